@@ -1,0 +1,49 @@
+"""Keys and upkeep, for admin keys."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from flask import Blueprint, Response
+
+from api import render
+from api.context import services
+from api.idempotency import forget_in_replay, idempotent
+from api.operations import operation
+from api.schemas import JanitorBody, KeyBody, KeyPageOut, NewKeyOut, PageQuery, ReportOut
+from core.errors import IdempotencyConflict, IdempotencyInProgress, NotFound
+
+admin = Blueprint("admin", __name__)
+
+
+@admin.post("/keys")
+@operation("Make an API key", access="admin", body=KeyBody, gives={201: NewKeyOut}, takes_headers=("Idempotency-Key",),
+           refuses=(IdempotencyConflict, IdempotencyInProgress))
+@idempotent
+def create_key(body: KeyBody) -> Response:
+    """The key itself is in this answer and nowhere else: only its SHA-256 is kept."""
+    record, key = services().access.create_key(body.owner_id, name=body.name, role=body.role)
+    forget_in_replay("key")
+    return render.answer(render.key(record) | {"key": key}, 201)
+
+
+@admin.get("/keys")
+@operation("List API keys", access="admin", query=PageQuery, gives={200: KeyPageOut}, headers=("Link",))
+def list_keys(query: PageQuery) -> Response:
+    """Those that were not revoked, oldest first."""
+    return render.page(services().access.list_keys(limit=query.limit, cursor=query.cursor), render.key)
+
+
+@admin.delete("/keys/<uuid:key_id>")
+@operation("Revoke an API key", access="admin", gives={204: None}, refuses=(NotFound,))
+def revoke_key(key_id: UUID) -> Response:
+    """The next request with it is answered 401."""
+    services().access.revoke_key(key_id)
+    return render.no_content()
+
+
+@admin.post("/janitor")
+@operation("Run the janitor now", access="admin", body=JanitorBody, gives={200: ReportOut})
+def janitor(body: JanitorBody) -> Response:
+    """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
+    return render.answer(services().upkeep.janitor(dry_run=body.dry_run).as_dict())

@@ -1,0 +1,243 @@
+"""multipart/form-data (RFC 7578) as a stream: fields and files come out in the order in which they arrive.
+
+``request.files`` would write every file to disk before a route sees it. Here a file is a stream over the
+socket: what is in memory is one read of 1 MiB, whatever the size, and nothing is copied on the way through
+where a whole read belongs to one file. The syntax is left to the ``multipart`` library's push parser; this
+module reads, keeps limits, and turns every fault into an error that a client understands (THREATS T3, T4, T6).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
+
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    ParserLimitReached,
+    PushMultipartParser,
+    parse_options_header,
+)
+
+from core.errors import GatewayError, MalformedUpload, RequestTooLarge, TooManyFiles
+
+READ_BYTES = 1024 * 1024                        # one read of the socket; 64 KiB reads cost three times the CPU
+_MAX_QUIET = 64 * 1024                          # bytes in a row that are neither a header nor in a part
+_BOUNDARY = re.compile(r"[\x20-\x7e]{1,200}")   # RFC 2046 §5.1.1 says 70; some clients send more
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|$)', re.DOTALL)   # an open quote runs to the end: no second try
+_EXTENDED = re.compile(r";\s*filename\*\s*=\s*([A-Za-z0-9-]+)'[^';\s]*'([^\s;\"]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FormLimits:
+    max_files: int = 200
+    max_segments: int = 1_000                   # fields and files together
+    max_field_size: int = 64 * 1024             # bytes of one value
+    max_fields_size: int = 1024 * 1024          # bytes of all values together
+    max_header_size: int = 8 * 1024             # bytes of one header line
+    max_header_count: int = 16                  # lines of one segment
+
+
+class ByteSource(Protocol):
+    """``read(n)`` gives up to n bytes and b"" at the end, like ``wsgi.input``."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    name: str
+    value: str
+
+
+class FilePart:
+    """A file in the form. ``filename`` and ``content_type`` are what the client says: clean and check them.
+
+    It must be read before the form is iterated on; what was not read by then is skipped."""
+
+    def __init__(self, name: str, filename: str, content_type: str, next_chunk: Callable[[], bytes]):
+        self.name = name
+        self.filename = filename                # decoded once, not cleaned: core.names.clean_name does that
+        self.content_type = content_type        # "" if the client sent none
+        self.bytes_read = 0
+        self._next_chunk = next_chunk
+        self._rest = memoryview(b"")
+        self._ended = False
+
+    def read(self, size: int = READ_BYTES, /) -> bytes:
+        """Up to ``size`` bytes, b"" only at the file's end; all that is left for a negative size.
+
+        MalformedUpload where the body breaks off, again at each further call: what was read is not the file."""
+        if size < 0:
+            return b"".join(iter(self.read, b""))
+        if not self._rest:
+            if self._ended or size == 0:
+                return b""
+            chunk = self._next_chunk()
+            self._ended = not chunk
+            if len(chunk) <= size:              # handed on as it came, without a copy
+                self.bytes_read += len(chunk)
+                return chunk
+            self._rest = memoryview(chunk)
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        self.bytes_read += len(piece)
+        return bytes(piece)
+
+    def skip(self) -> None:
+        """Read to the file's end and keep nothing."""
+        self._rest = memoryview(b"")
+        while not self._ended:
+            self._ended = not self._next_chunk()
+
+
+class FormReader:
+    """Iterate once to get each ``Field`` and ``FilePart`` of a body.
+
+    Raises MalformedUpload (400) for a body that is no form, breaks off, is shorter than its Content-Length, or
+    has a file field without a file name; TooManyFiles and RequestTooLarge (413) at the limits. Only an iteration
+    that ends without an error has seen the entire body. ``file_fields`` are the names that only files may bear. A
+    file input left empty by a browser (no name, no bytes) is passed over: whether a form without any file is an
+    error is for the caller to say."""
+
+    def __init__(
+        self,
+        stream: ByteSource,
+        content_type: str,
+        content_length: int | None,
+        limits: FormLimits | None = None,
+        *,
+        file_fields: frozenset[str] = frozenset({"files"}),
+    ):
+        self._stream = stream
+        self._limits = limits or FormLimits()
+        self._file_fields = file_fields
+        self._length = content_length
+        self._received = 0
+        self._failure: GatewayError | None = None
+        main_type, options = parse_options_header(content_type)
+        boundary = options.get("boundary", "")
+        if main_type != "multipart/form-data":
+            raise MalformedUpload("The body must be multipart/form-data")
+        if not _BOUNDARY.fullmatch(boundary):
+            raise MalformedUpload("The Content-Type header gives no valid boundary")
+        self._parser = PushMultipartParser(
+            boundary,
+            content_length=-1 if content_length is None else content_length,
+            max_header_size=self._limits.max_header_size,
+            max_header_count=self._limits.max_header_count,
+            max_segment_count=self._limits.max_segments,
+        )
+        self._events = self._parse()
+        self._parts = self._iterate()
+
+    def __iter__(self) -> Iterator[Field | FilePart]:
+        return self._parts
+
+    def _iterate(self) -> Iterator[Field | FilePart]:
+        files = field_bytes = 0
+        for segment in self._events:
+            assert isinstance(segment, MultipartSegment)        # each part is read to its end below
+            name = segment.name or ""
+            filename = _filename(segment)
+            if filename is None:
+                if name in self._file_fields:
+                    raise MalformedUpload(f"The field {name} is a file field, but has no filename")
+                value = self._value()
+                field_bytes += len(value)
+                if field_bytes > self._limits.max_fields_size:
+                    raise RequestTooLarge("The form's fields are too large")
+                yield Field(name, _text(value))
+            elif filename == "":
+                if self._next_chunk():
+                    raise MalformedUpload(f"A file in the field {name} has an empty filename")
+            else:
+                files += 1
+                if files > self._limits.max_files:
+                    raise TooManyFiles(f"At most {self._limits.max_files} files fit in one request")
+                part = FilePart(name, filename, segment.header("Content-Type", ""), self._next_chunk)
+                yield part
+                part.skip()
+
+    def _value(self) -> bytes:
+        value = bytearray()
+        while chunk := self._next_chunk():
+            value += chunk
+            if len(value) > self._limits.max_field_size:
+                raise RequestTooLarge(f"A field of the form is larger than {self._limits.max_field_size} bytes")
+        return bytes(value)
+
+    def _next_chunk(self) -> bytes:
+        """More bytes of the present part; b"" once, at its end."""
+        if self._failure:                       # the generator is over by then, which would look like the end
+            raise self._failure
+        return next(self._events, None) or b""
+
+    def _parse(self) -> Iterator[Any]:
+        """The parser's events: a segment, its bytes, None at its end.
+
+        They go on behind the last boundary, since only that tells a complete body from one that was cut there:
+        the server's read() ends quietly when the client goes away."""
+        quiet = 0
+        try:
+            while chunk := self._read():
+                quiet += len(chunk)
+                for event in self._parser.parse(chunk):
+                    quiet = 0
+                    yield event
+                if quiet > _MAX_QUIET:
+                    raise MalformedUpload("The body has too many bytes outside its parts")
+            self._parser.close()
+            if self._length is not None and self._received != self._length:
+                raise MalformedUpload("The body is shorter than its Content-Length")
+        except ParserLimitReached as error:
+            self._failure = RequestTooLarge(f"The form is too large: {error}")
+            raise self._failure from error
+        except MultipartError as error:
+            self._failure = MalformedUpload(f"The form can't be read: {error.args[0]}")
+            raise self._failure from error
+        except GatewayError as error:
+            self._failure = error
+            raise
+
+    def _read(self) -> bytes:
+        wanted = READ_BYTES if self._length is None else min(READ_BYTES, self._length - self._received)
+        if wanted <= 0:
+            return b""
+        try:
+            chunk = self._stream.read(wanted)
+        except (OSError, EOFError) as error:    # gunicorn's NoMoreData and a stalled or reset socket are OSErrors
+            raise MalformedUpload("The connection ended before the body did") from error
+        self._received += len(chunk)
+        return chunk
+
+
+def _filename(segment: MultipartSegment) -> str | None:
+    """The file's name, decoded once: as browsers escape it (HTML standard: %22, %0D, %0A), which the parser undoes,
+    or the extended notation of RFC 8187, which RFC 7578 forbids here but some clients send.
+
+    Also refuses what could make two readers see two different parts: a second Content-Disposition, and the
+    encodings that are obsolete since RFC 7578 §4.7, with which other bytes than the user's would be stored."""
+    headers = [value for name, value in segment.headerlist if name == "Content-Disposition"]
+    if len(headers) != 1:
+        raise MalformedUpload("A part has more than one Content-Disposition")
+    if segment.header("Content-Transfer-Encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
+        raise MalformedUpload("Parts must not have a Content-Transfer-Encoding")
+    found = _EXTENDED.search(_QUOTED.sub('""', headers[0])) if "*" in headers[0] else None
+    if not found:                               # also where the asterisk stood inside another value's quotes
+        return segment.filename  # type: ignore[no-any-return]
+    charset, value = found[1].lower(), unquote_to_bytes(found[2])
+    if charset == "iso-8859-1":
+        return value.decode("latin-1")
+    if charset != "utf-8":
+        raise MalformedUpload("A filename* must be in UTF-8")
+    return _text(value)
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedUpload("Text in the form must be UTF-8") from None

@@ -1,0 +1,143 @@
+"""What a route takes, gives and may refuse, said once: the view is called with parsed input, and the OpenAPI document
+(api/openapi.py) is written from the same words, so the two can't drift apart.
+
+    @files.patch("/<uuid:file_id>")
+    @operation("Change a file", body=FileChangeBody, gives={200: FileOut}, refuses=(NotFound, NameConflict))
+    def update(file_id: UUID, body: FileChangeBody) -> Response: ...
+
+A view with ``body`` takes JSON and gets the model; a route that streams its body declares ``streams`` instead, and then
+nobody here or in Flask touches the body (THREATS T7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from flask import Response, request
+from pydantic import BaseModel, ValidationError
+
+from core.errors import EncodingNotAllowed, GatewayError, InvalidInput, Unsupported
+
+Access = Literal["public", "public files", "user", "admin"]
+Model = TypeVar("Model", bound=BaseModel)
+View = Callable[..., Response]
+
+MAX_JSON_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A body that is not one JSON model: its media types, and the models among them."""
+
+    types: Mapping[str, type[BaseModel] | None]         # None: bytes
+    description: str = "The bytes"
+    headers: tuple[str, ...] = ()                       # names of api/openapi.py's HEADERS
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    summary: str
+    description: str
+    access: Access
+    query: type[BaseModel] | None
+    body: type[BaseModel] | None
+    streams: Mapping[str, Any] | None                   # an OpenAPI requestBody
+    gives: Mapping[int, type[BaseModel] | Content | None]
+    headers: tuple[str, ...]                            # of the answer, beside those that every answer has
+    takes_headers: tuple[str, ...]
+    refuses: tuple[type[GatewayError], ...] = field(default=())
+
+
+def operation(
+    summary: str, *,
+    gives: Mapping[int, type[BaseModel] | Content | None],
+    access: Access = "user",
+    query: type[BaseModel] | None = None,
+    body: type[BaseModel] | None = None,
+    streams: Mapping[str, Any] | None = None,
+    headers: tuple[str, ...] = (),
+    takes_headers: tuple[str, ...] = (),
+    refuses: tuple[type[GatewayError], ...] = (),
+) -> Callable[[View], View]:
+    """Describe the view below and parse its input. The view's docstring is the operation's description."""
+
+    def describe(view: View) -> View:
+        @wraps(view)
+        def parsed(**arguments: Any) -> Response:
+            if query is not None:
+                arguments["query"] = parse_query(query)
+            if body is not None:
+                arguments["body"] = parse_json(body)
+            return view(**arguments)
+
+        text = " ".join((view.__doc__ or "").split())
+        parsed.operation = Operation(  # type: ignore[attr-defined]
+            summary, text, access, query, body, streams, gives, headers, takes_headers, refuses)
+        return parsed
+
+    return describe
+
+
+def parse_query(model: type[Model]) -> Model:
+    """The query string as a model. A list may be repeated or separated by commas; all else is given at most once."""
+    values: dict[str, Any] = {}
+    for name, given in request.args.lists():
+        known = model.model_fields.get(name)
+        if known is None:
+            continue
+        if takes_many(known.annotation):
+            values[name] = given
+        elif len(given) > 1:
+            raise InvalidInput(f"{name} was given more than once.", errors=[_error(name, "given more than once")])
+        else:
+            values[name] = given[0]
+    return validated(model, values)
+
+
+def takes_many(annotation: Any) -> bool:
+    """Whether a field holds several values: ``tuple[str, ...]``, alone or beside None."""
+    return get_origin(annotation) is tuple or any(get_origin(part) is tuple for part in get_args(annotation))
+
+
+def parse_json(model: type[Model]) -> Model:
+    """The JSON body as a model. 415 for another media type or an encoded body, 413 beyond 1 MiB, else 400."""
+    refuse_encoded()
+    if request.mimetype != "application/json":
+        raise Unsupported("Send the body as application/json.")
+    request.max_content_length = MAX_JSON_BYTES
+    try:
+        raw = request.get_data(cache=True)              # kept for the digest of an Idempotency-Key
+    except OSError as error:
+        raise InvalidInput("The connection ended before the body did.") from error
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise InvalidInput("The body is not valid.", errors=flatten(error)) from error
+
+
+def refuse_encoded() -> None:
+    """Bodies are never inflated (THREATS T13)."""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise EncodingNotAllowed()
+
+
+def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(errors=flatten(error)) from error
+
+
+def flatten(error: ValidationError) -> list[dict[str, str]]:
+    """[{"field": "tags.3", "message": …}]; what the client sent is not repeated, it may be long or secret."""
+    return [
+        _error(".".join(str(part) for part in found["loc"])[:200], found["msg"].removeprefix("Value error, "))
+        for found in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+    ]
+
+
+def _error(name: str, message: str) -> dict[str, str]:
+    return {"field": name, "message": message}

@@ -1,0 +1,152 @@
+"""Records to contract JSON. Everything here is a plain function from a record to a dict; api/schemas.py says what they hold.
+
+Links are addresses under PUBLIC_URL and never presigned, and nothing of the request's Host gets into them (THREATS T38).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+from flask import Response, json, request
+from flask.json.provider import DefaultJSONProvider
+
+from api.context import http, services
+from core.errors import GatewayError
+from core.pages import Page
+from core.principal import Principal
+from db.events import EventRecord
+from db.files import FileRecord
+from db.keys import KeyRecord
+from db.previews import PreviewRecord
+from db.upload_sessions import SessionRecord
+from services.files import etag
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+class GatewayJSON(DefaultJSONProvider):
+    """Times as RFC 3339 in UTC with a Z, ids as text, members in the order they were written."""
+
+    sort_keys = False
+    compact = True
+    ensure_ascii = False
+
+    @staticmethod
+    def default(o: Any) -> Any:
+        if isinstance(o, datetime):
+            return timestamp(o)
+        if isinstance(o, (date, UUID)):
+            return str(o)
+        raise TypeError(f"{type(o).__name__} has no JSON form")
+
+
+def timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def answer(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(document), status, headers=dict(headers or {}), content_type="application/json")
+
+
+def no_content() -> Response:
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
+
+
+# -- files -----------------------------------------------------------------------------------------------------------------
+
+def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
+    """A file as this caller may see it: of another's public file no owner, no place in the bucket and no EXIF (T37)."""
+    address = f"{http().base_url}/api/files/{record.id}"
+    document: Json = {
+        "id": record.id, "original_name": record.original_name, "stored_name": record.stored_name,
+        "file_path": record.file_path, "mime_type": record.mime_type, "file_size": record.file_size,
+        "file_hash": record.file_hash, "folder_id": record.folder_id, "status": record.status,
+        "visibility": record.visibility, "tags": record.tags, "owner_id": record.owner_id,
+        "storage_class": record.storage_class, "uploaded_at": record.uploaded_at, "last_accessed": record.last_accessed,
+        "download_count": record.download_count, "is_deleted": record.is_deleted, "deleted_at": record.deleted_at,
+        "expires_at": record.expires_at, "problem": record.problem, "metadata": record.metadata,
+        "previews": [_preview(preview, address) for preview in previews],
+        "links": {"self": address, "download": f"{address}/download", "preview": f"{address}/preview"},
+    }
+    if not owns(principal, record):
+        del document["owner_id"], document["file_path"]
+        document["metadata"] = {name: value for name, value in record.metadata.items() if name != "exif"}
+    return document
+
+
+def owns(principal: Principal | None, record: FileRecord) -> bool:
+    return principal is not None and (principal.is_admin or principal.owner_id == record.owner_id)
+
+
+def _preview(preview: PreviewRecord, address: str) -> Json:
+    query = {"type": preview.preview_type}
+    if preview.preview_type == "thumbnail":
+        query["size"] = str(preview.variant)
+    elif preview.preview_type == "page":
+        query["page"] = str(preview.variant)
+    return {
+        "type": preview.preview_type, "width": preview.width, "height": preview.height, "mime_type": preview.mime_type,
+        "url": f"{address}/preview?{urlencode(query)}",
+    }
+
+
+def files(records: Sequence[FileRecord], principal: Principal | None) -> list[Json]:
+    """Several files, their previews fetched by one statement."""
+    previews = services().files.previews_of(records) if records else {}
+    return [file(record, previews.get(record.id, ()), principal) for record in records]
+
+
+def file_answer(record: FileRecord, principal: Principal | None, status: int = 200, **members: Any) -> Response:
+    """One file with its ETag; where it was just made, with its address."""
+    document = files([record], principal)[0] | members
+    headers = {"ETag": etag(record)}
+    if status == 201:
+        headers["Location"] = document["links"]["self"]
+    return answer(document, status, headers)
+
+
+def event(record: EventRecord) -> Json:
+    return {"id": record.id, "action": record.action, "actor": record.actor, "at": record.at}
+
+
+def session(record: SessionRecord) -> Json:
+    return {
+        "session_id": record.session_id, "files_uploaded": record.files_uploaded, "total_size": record.total_size,
+        "started_at": record.started_at, "completed_at": record.completed_at,
+    }
+
+
+def rejected(original_name: str, error: GatewayError) -> Json:
+    return {"original_name": original_name, "problem": error.as_problem()}
+
+
+def key(record: KeyRecord) -> Json:
+    return {
+        "id": record.id, "owner_id": record.owner_id, "name": record.name, "role": record.role,
+        "created_at": record.created_at, "revoked_at": record.revoked_at,
+    }
+
+
+# -- lists -----------------------------------------------------------------------------------------------------------------
+
+def page(found: Page[T], item: Callable[[T], Any], **members: Any) -> Response:
+    """A page whose items are rendered one by one."""
+    return page_of([item(record) for record in found.items], found.next_cursor, found.total, **members)
+
+
+def page_of(items: list[Any], next_cursor: str | None, total: int | None, **members: Any) -> Response:
+    """A page; its ``Link: rel="next"`` (RFC 8288) repeats the query with the next cursor."""
+    headers = {}
+    if next_cursor is not None:
+        query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
+        address = f"{http().base_url}{quote(request.path)}?{urlencode([*query, ('cursor', next_cursor)], errors='replace')}"
+        headers["Link"] = f'<{address}>; rel="next"'
+    return answer({"items": items, "next_cursor": next_cursor, "total": total, **members}, 200, headers)
+

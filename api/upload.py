@@ -1,0 +1,384 @@
+"""The plain ways in: a form with any number of files, and one raw body (``curl -T``).
+
+Both stream: nothing here touches ``request.form``, ``.files``, ``.data`` or ``get_json()``, which would read the body into
+memory or onto a disk. Every check on what comes in is in services/intake.py; this module knows only how the bytes arrive.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import ClientDisconnected
+
+from api import problems, render
+from api.context import http, principal, services
+from api.form_data import Field, FilePart, FormLimits, FormReader
+from api.idempotency import key_of_request, remember, replayed, request_digest
+from api.operations import operation, refuse_encoded, validated
+from api.schemas import FileOut, PlacementQuery, UploadOut
+from core import errors
+from core.errors import ChecksumMismatch, FileTooLarge, InvalidInput, MalformedUpload, TooMany
+from core.placement import Placement
+from services.intake import Readable
+
+upload = Blueprint("upload", __name__)
+
+FILE_FIELDS = frozenset({"files", "files[]", "file"})
+_PLACEMENT_FIELDS = frozenset(PlacementQuery.model_fields)
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):\s*(?=,|;|$)", re.IGNORECASE)
+_READ = 1024 * 1024                     # bytes
+_TOUCH = 60.0                           # seconds between signs of life for an Idempotency-Key
+_REFUSALS = (
+    errors.InvalidInput, errors.InvalidName, errors.MalformedUpload, errors.ChecksumMismatch, errors.NotFound,
+    errors.DuplicateFile, errors.LimitReached, errors.IdempotencyInProgress, errors.FileTooLarge, errors.QuotaExceeded,
+    errors.TypeNotAllowed, errors.TypeMismatch, errors.EncodingNotAllowed, errors.IdempotencyConflict, errors.TooMany,
+    errors.StorageFull,
+)
+_TAKES = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
+
+
+# -- the body --------------------------------------------------------------------------------------------------------------
+
+class RequestBody:
+    """The request's bytes as they arrive, counted, and hashed where a checksum was sent with them.
+
+    On gunicorn the end of a broken connection looks like the end of the body, so the count is compared with
+    Content-Length; every kind of loss is raised as MalformedUpload (THREATS T3)."""
+
+    def __init__(self, *, hashes: tuple[str, ...] = ()):
+        self.length = content_length()
+        self.received = 0
+        self.digests = {name: hashlib.new(name, usedforsecurity=False) for name in hashes}
+        self._stream = request.stream
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            chunk = self._stream.read(size)
+        except (OSError, ClientDisconnected) as error:
+            raise MalformedUpload("The connection ended before the body did.") from error
+        self.received += len(chunk)
+        for digest in self.digests.values():
+            digest.update(chunk)
+        if not chunk and size and self.length is not None and self.received != self.length:
+            raise MalformedUpload(f"The body ended after {self.received} of {self.length} bytes.")
+        return chunk
+
+
+def content_length() -> int | None:
+    """The declared length in bytes; None for a chunked body. InvalidInput for what is no length (THREATS T16, T17)."""
+    if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+        return None
+    given = request.environ.get("CONTENT_LENGTH") or ""
+    if not given:
+        return 0
+    if not _LENGTH.fullmatch(given):
+        raise InvalidInput("Content-Length is not a length.")
+    return int(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Checksums:
+    """What the client says the body's hashes are: Content-MD5 (RFC 1864), and sha-256 in Content-Digest or Repr-Digest
+    (RFC 9530). Without a Content-Encoding, which we refuse, both of the latter mean the same bytes."""
+
+    md5: bytes | None
+    sha256: bytes | None
+
+    @classmethod
+    def of_request(cls) -> Checksums:
+        md5 = request.headers.get("Content-MD5")
+        digests = [request.headers.get(name, "") for name in ("Content-Digest", "Repr-Digest")]
+        found = {_decoded(value, 32, "Content-Digest") for text in digests for value in _SHA256.findall(text)}
+        if len(found) > 1:
+            raise InvalidInput("Content-Digest and Repr-Digest differ.")
+        if not found and any("sha-256" in text.lower() for text in digests):
+            raise InvalidInput("The digest must read sha-256=:<base64>:")
+        return cls(None if md5 is None else _decoded(md5.strip(), 16, "Content-MD5"), found.pop() if found else None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, value in (("md5", self.md5), ("sha256", self.sha256)) if value is not None)
+
+    def check(self, body: RequestBody) -> None:
+        for name in self.names:
+            if body.digests[name].digest() != getattr(self, name):
+                raise ChecksumMismatch()
+
+
+def _decoded(text: str, size: int, header: str) -> bytes:
+    try:
+        value = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        value = b""
+    if len(value) != size:
+        raise InvalidInput(f"{header} is not {size} bytes in base64.")
+    return value
+
+
+# -- how many at once ------------------------------------------------------------------------------------------------------
+
+_in_flight: Counter[str] = Counter()
+_in_flight_lock = threading.Lock()
+
+
+@contextmanager
+def body_in_flight() -> Iterator[None]:
+    """Count this body among its owner's; TooMany beyond the limit, so that nobody's slow uploads take every thread (T7)."""
+    owner = principal().owner_id
+    with _in_flight_lock:
+        if _in_flight[owner] >= http().max_bodies_in_flight:
+            raise TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
+        _in_flight[owner] += 1
+    try:
+        yield
+    finally:
+        with _in_flight_lock:
+            _in_flight[owner] -= 1
+            if not _in_flight[owner]:
+                del _in_flight[owner]
+
+
+# -- once per Idempotency-Key ----------------------------------------------------------------------------------------------
+
+class Transcript:
+    """What makes two uploads the same request: fields, names, sizes and bytes, but not the boundary, which each try draws
+    anew. Hashes only where an Idempotency-Key asks for it."""
+
+    def __init__(self, key: str | None):
+        self.key = key
+        self._digest = hashlib.sha256(request_digest())
+        self._touched = monotonic()
+
+    def add(self, *words: str | bytes) -> None:
+        for word in words:
+            data = word if isinstance(word, bytes) else word.encode("utf-8", "surrogatepass")
+            self._digest.update(len(data).to_bytes(8, "big") + data)
+
+    def of_file(self, *words: str) -> FileDigest:
+        return FileDigest(self, words)
+
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+    def keep_alive(self) -> None:
+        """Hold the key for as long as bytes arrive."""
+        if self.key is not None and monotonic() - self._touched > _TOUCH:
+            services().idempotency.renew(principal(), self.key)
+            self._touched = monotonic()
+
+
+class FileDigest:
+    """One file's bytes on their way into the transcript."""
+
+    def __init__(self, transcript: Transcript, words: tuple[str, ...]):
+        self._transcript = transcript
+        self._words = words
+        self._sha256 = hashlib.sha256()
+
+    def reading(self, source: Readable) -> Readable:
+        return _Tee(source, self._update) if self._transcript.key is not None else source
+
+    def _update(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        self._transcript.keep_alive()
+
+    def end(self) -> None:
+        self._transcript.add(*self._words, self._sha256.digest())
+
+
+class _Tee:
+    def __init__(self, source: Readable, sink: Callable[[bytes], None]):
+        self._source = source
+        self._sink = sink
+
+    def read(self, size: int, /) -> bytes:
+        chunk = self._source.read(size)
+        self._sink(chunk)
+        return chunk
+
+
+def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], object]) -> Response:
+    """Store the upload; where its Idempotency-Key was used before, read it without storing and repeat the first answer."""
+    with body_in_flight():
+        transcript = Transcript(key_of_request())
+        key = transcript.key
+        if key is None:
+            return store(transcript)
+        first = services().idempotency.begin(principal(), key, None)
+        if first is not None:
+            read(transcript)
+            first.check_same(transcript.digest())
+            return replayed(first)
+        try:
+            response = store(transcript)
+        except BaseException:
+            services().idempotency.drop(principal(), key)
+            raise
+        if response.status_code < 300:
+            remember(key, transcript.digest(), response)
+        else:
+            services().idempotency.drop(principal(), key)
+        return response
+
+
+# -- the form --------------------------------------------------------------------------------------------------------------
+
+@upload.post("/upload")
+@operation(
+    "Upload files by a form", gives={201: UploadOut, 207: UploadOut}, headers=("Upload-Session",), takes_headers=_TAKES,
+    refuses=(*_REFUSALS, errors.TooManyFiles),
+    streams={"required": True, "content": {"multipart/form-data": {"schema": {
+        "type": "object", "required": ["files"],
+        "properties": {
+            "files": {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}},
+            "folder_id": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
+            "visibility": {"enum": ["private", "public"]},
+            "tags": {"type": "string", "description": "Repeated, or separated by commas"},
+            "on_duplicate": {"enum": ["link", "copy", "reject"]},
+        },
+    }, "encoding": {"files": {"contentType": "*/*"}}}}},
+)
+def upload_form() -> Response:
+    """Any number of parts named `files` (or `file`, `files[]`), each with a file name. Each gets its own verdict: `207` where
+    some were refused; where all were, the first one's status, with `rejected` in it. Fields hold for every file wherever they
+    stand. The files appear together once the entire body was read; a broken body leaves none. Fields with other names are
+    ignored."""
+    refuse_encoded()
+    return _once(_store_form, lambda transcript: _read_form(transcript, lambda part, reader: None))
+
+
+def _store_form(transcript: Transcript) -> Response:
+    with services().intake.batch(principal(), protocol="form", session_id=_session_id()) as batch:
+        placement = _read_form(transcript, lambda part, reader: batch.receive(
+            name=part.filename, claimed_type=part.content_type or None, stream=reader))
+        outcome = batch.commit(placement)
+    rejected = [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
+    if outcome.files:
+        response = render.answer({
+            "files": render.files(outcome.files, principal()), "rejected": rejected, "session": render.session(outcome.session),
+        }, 207 if rejected else 201)
+    else:
+        first = outcome.rejected[0].error
+        first.extra["rejected"] = rejected
+        response = problems.from_gateway_error(first)
+    response.headers["Upload-Session"] = outcome.session.session_id
+    return response
+
+
+def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable], None]) -> Placement:
+    """Read the entire body, handing over each file as it arrives; then where the files are to go."""
+    checksums = Checksums.of_request()
+    body = RequestBody(hashes=checksums.names)
+    limits = FormLimits(max_files=http().max_files_per_request)
+    if body.length is not None and body.length > http().max_file_size * limits.max_files + 2 * _READ:
+        raise errors.RequestTooLarge()
+    form = FormReader(body, request.headers.get("Content-Type", ""), body.length, limits, file_fields=FILE_FIELDS)
+    fields: dict[str, list[str]] = {}
+    files = 0
+    for part in form:
+        if isinstance(part, Field):
+            transcript.add(part.name, part.value)
+            if part.name in _PLACEMENT_FIELDS:
+                fields.setdefault(part.name, []).append(part.value)
+        elif part.name not in FILE_FIELDS:
+            problem = {"field": part.name[:200], "message": "not a field for files"}
+            raise InvalidInput("Files belong into parts named files.", errors=[problem])
+        else:
+            files += 1
+            digest = transcript.of_file(part.name, part.filename)
+            reader = digest.reading(part)
+            take(part, reader)
+            _skip_rest(reader)
+            digest.end()
+    if not files:
+        raise MalformedUpload("The form holds no file.")
+    checksums.check(body)
+    return _placement_of_fields(fields)
+
+
+def _skip_rest(reader: Readable) -> None:
+    """Read past what a refused file still sends. Without a Content-Length that could go on for ever (THREATS T2)."""
+    skipped = 0
+    while chunk := reader.read(_READ):
+        skipped += len(chunk)
+        if skipped > http().max_file_size:
+            raise FileTooLarge()
+
+
+def _placement_of_fields(fields: Mapping[str, list[str]]) -> Placement:
+    flat: dict[str, Any] = {}
+    for name, values in fields.items():
+        if name != "tags" and len(values) > 1:
+            raise InvalidInput(errors=[{"field": name, "message": "given more than once"}])
+        flat[name] = values if name == "tags" else values[0]
+    if flat.get("folder_id") == "":                     # "no folder" in a browser's form
+        del flat["folder_id"]
+    return _placement(validated(PlacementQuery, flat))
+
+
+def _placement(query: PlacementQuery) -> Placement:
+    return Placement(
+        folder_id=query.folder_id, visibility=query.visibility, tags=query.tags, on_duplicate=query.on_duplicate,
+    )
+
+
+# -- the raw body ----------------------------------------------------------------------------------------------------------
+
+@upload.put("/upload/<path:filename>")
+@operation(
+    "Upload one file as a raw body", query=PlacementQuery, gives={201: FileOut}, takes_headers=_TAKES, refuses=_REFUSALS,
+    headers=("Upload-Session", "ETag", "Location"),
+    streams={"required": True, "content": {"*/*": {"schema": {}}}},
+)
+def upload_raw(filename: str, query: PlacementQuery) -> Response:
+    """What `curl -T` sends. What the form's fields say stands in the query here."""
+    refuse_encoded()
+    return _once(lambda transcript: _store_raw(transcript, filename, _placement(query)), _read_raw)
+
+
+def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> Response:
+    checksums = Checksums.of_request()
+    body = RequestBody()
+    claimed = request.mimetype or None
+    services().intake.check_declared(filename, size=body.length, claimed_type=claimed)
+    digest = transcript.of_file()
+    with services().intake.batch(principal(), protocol="raw", session_id=_session_id()) as batch:
+        batch.receive(
+            name=filename, claimed_type=claimed, stream=digest.reading(body), size=body.length, content_md5=checksums.md5,
+            sha256=checksums.sha256.hex() if checksums.sha256 else None,
+        )
+        if batch.rejected:
+            raise batch.rejected[0].error
+        outcome = batch.commit(placement)
+    if not outcome.files:
+        raise outcome.rejected[0].error
+    digest.end()
+    response = render.file_answer(outcome.files[0], principal(), 201)
+    response.headers["Upload-Session"] = outcome.session.session_id
+    return response
+
+
+def _read_raw(transcript: Transcript) -> None:
+    digest = transcript.of_file()
+    _skip_rest(digest.reading(RequestBody()))
+    digest.end()
+
+
+def _session_id() -> str | None:
+    given = request.headers.get("Upload-Session")
+    if given is not None and not _SESSION.fullmatch(given):
+        raise InvalidInput("Upload-Session takes 1 to 64 letters, digits, hyphens and underscores.")
+    return given

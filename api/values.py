@@ -1,0 +1,102 @@
+"""The kinds of value that queries, headers and form fields are made of: text in, checked value out.
+
+pydantic reads "5.0" and " 5 " as the integer 5 and lets NUL through; a client deserves the same answer from every route
+(THREATS T16), and PostgreSQL takes no NUL.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+MAX_INT32 = 2**31 - 1
+MAX_INT64 = 2**63 - 1
+
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+
+
+def _integer(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not _INTEGER.fullmatch(value):
+        raise ValueError("must be an integer")
+    return int(value)
+
+
+def _storable(value: str) -> str:
+    if "\0" in value or not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError("must not hold NUL or lone surrogates")
+    return value
+
+
+def _words(value: Any) -> Any:
+    """Values that were repeated, separated by commas, or both."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(word.strip() for text in value for word in text.split(",") if word.strip())
+
+
+def _moment(value: Any, *, end: bool) -> Any:
+    """A time, or the first moment of a date; with ``end`` the first moment after it, since both ends are included."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if _DATE.fullmatch(value):
+            start, step = datetime.combine(date.fromisoformat(value), time(), UTC), timedelta(days=1)
+        elif _TIME.fullmatch(value):
+            start, step = datetime.fromisoformat(value.upper()), timedelta(microseconds=1)
+            start = (start if start.tzinfo else start.replace(tzinfo=UTC)).astimezone(UTC)
+        else:
+            raise ValueError
+        return start + step if end else start
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time such as 2026-11-23T04:15:00Z, or a date such as 2026-11-23") from None
+
+
+def page_size(value: int) -> int:
+    """Above 200 means 200 (CONTRACT, Conventions)."""
+    return min(value, 200)
+
+
+_MOMENT_SCHEMA = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}
+
+Int64 = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=MAX_INT64)]
+FolderId = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT32)]
+Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT64), AfterValidator(page_size)]
+Text = Annotated[str, AfterValidator(_storable)]
+ShortText = Annotated[str, Field(max_length=255), AfterValidator(_storable)]
+Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
+From = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=False)), WithJsonSchema(_MOMENT_SCHEMA)]
+Until = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)]
+Cursor = Annotated[str, Field(max_length=8192)]
+Owner = Annotated[str, Field(min_length=1, max_length=255, description="Admin keys only: another owner, or * for all"),
+                  AfterValidator(_storable)]
+
+
+def _tag(value: str) -> str:
+    value = _storable(value).strip()
+    if not value or "," in value or not value.isprintable():
+        raise ValueError("a tag is 1 to 100 printable characters without a comma")
+    return value
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag)]
+Tags = Annotated[tuple[Tag, ...], Field(max_length=50), AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))]
+TagWords = Annotated[Tags, BeforeValidator(_words)]
+
+
+def as_uuid(text: str) -> UUID | None:
+    """None for what can't be the id of anything."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        return None
+    return found if str(found) == text.lower() else None

@@ -1,0 +1,113 @@
+"""The upload gateway, wired. Everything the backend consists of is named on this page; the rules live one step away.
+
+    python app.py                start the whole gateway: PostgreSQL and an S3 server where none are set, worker, server
+    python app.py serve          the HTTP server alone          python app.py worker     the job worker alone
+    python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
+    python app.py env            settings of the running gateway as shell assignments
+    python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
+    python app.py janitor        one clean-up run
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from datetime import timedelta
+
+import flask
+from pydantic import ValidationError
+
+import api
+import commands
+from core.content_types import Rules
+from db import Database
+from services import Services
+from services.access import Access
+from services.delivery import Delivery, DeliveryLimits
+from services.files import Files
+from services.folders import Folders
+from services.health import Health
+from services.idempotency import Idempotency
+from services.intake import Intake, IntakeLimits
+from services.previews import Previews
+from services.search import Search
+from services.stats import Stats
+from services.upkeep import Upkeep
+from settings import Settings
+from storage_backends import StorageSettings, open_store
+from telemetry import configure_logging
+
+
+def storage_settings(settings: Settings) -> StorageSettings:
+    if settings.s3_endpoint is None or settings.s3_access_key is None or settings.s3_secret_key is None:
+        raise SystemExit("Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY, or run `python app.py` for an embedded S3 server.")
+    return StorageSettings(
+        backend=settings.storage_backend, endpoint=settings.s3_endpoint,
+        public_endpoint=settings.s3_public_endpoint or settings.s3_endpoint, region=settings.s3_region,
+        bucket=settings.s3_bucket, access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(), connections=settings.web_threads,
+    )
+
+
+def database_url(settings: Settings) -> str:
+    if settings.database_url is None:
+        raise SystemExit("Set DATABASE_URL, or run `python app.py` for an embedded PostgreSQL.")
+    return settings.database_url.get_secret_value()
+
+
+def wire(settings: Settings) -> Services:
+    """Everything the gateway is made of, in order of dependence."""
+    storage = storage_settings(settings)
+    db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2))
+    store = open_store(storage)
+    # Cursors must hold over restarts and between processes, and are no more secret than what they point into.
+    cursor_secret = hashlib.sha256(b"cursors\0" + storage.secret_key.encode()).digest()
+    quota = settings.quota_bytes
+    upload_ttl = timedelta(seconds=settings.upload_ttl)
+
+    access = Access(db, cursor_secret)
+    intake = Intake(
+        db, store, Rules(allowed=settings.allowed_types, denied=settings.denied_types),
+        IntakeLimits(settings.max_file_size, quota, settings.max_open_uploads),
+    )
+    files = Files(db, store, quota_bytes=quota, cursor_secret=cursor_secret)
+    delivery = Delivery(db, store, DeliveryLimits(
+        mode=settings.download_mode, url_ttl=timedelta(seconds=settings.download_url_ttl),
+        url_max_ttl=timedelta(seconds=settings.download_url_max_ttl), max_zip_files=settings.max_zip_files,
+        max_zip_bytes=settings.max_zip_bytes,
+    ))
+    return Services(
+        db=db,
+        access=access,
+        intake=intake,
+        files=files,
+        folders=Folders(db, cursor_secret),
+        delivery=delivery,
+        previews=Previews(db, store),
+        search=Search(db, cursor_secret),
+        stats=Stats(db, store, quota),
+        idempotency=Idempotency(db),
+        health=Health(db, store),
+        upkeep=Upkeep(db, store, intake, files, upload_ttl=upload_ttl),
+    )
+
+
+def create_app(settings: Settings | None = None, services: Services | None = None) -> flask.Flask:
+    """The HTTP application, for gunicorn and for tests."""
+    settings = settings or Settings()
+    return api.create(services or wire(settings), settings)
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        return 2
+    configure_logging(settings.log_level)
+    return commands.run(arguments, settings, commands.Wiring(wire, create_app, storage_settings, database_url))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,182 @@
+"""The commands behind ``python app.py``: each parses its words and calls one service."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+import flask
+from rich.console import Console
+from rich.table import Table
+
+from core.errors import GatewayError
+from core.principal import Role
+from services import Services
+from services.intake import FILE_PREFIX
+from settings import Settings
+from storage_backends import StorageSettings, open_store
+from storage_backends.base import ManagesBucket
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What app.py hands over: how the parts are made from the settings."""
+
+    wire: Callable[[Settings], Services]
+    create_app: Callable[[Settings], flask.Flask]
+    storage_settings: Callable[[Settings], StorageSettings]
+    database_url: Callable[[Settings], str]
+
+
+def run(arguments: list[str], settings: Settings, wiring: Wiring) -> int:
+    """Parse and run one command; the process's exit status. An error that a client would be told is one line here."""
+    words = _parser().parse_args(arguments)
+    try:
+        if words.command in _OF_RUNNING and not (settings.database_url and settings.s3_endpoint):
+            settings = _running(settings)
+        return _COMMANDS[words.command or "start"](words, settings, wiring)
+    except (GatewayError, ValueError) as error:
+        print(f"{words.command or 'start'}: {error}", file=sys.stderr)
+        return 1
+
+
+def _running(settings: Settings) -> Settings:
+    """The settings with what the supervisor chose for the embedded servers that run on this DATA_DIR."""
+    from embedded import supervisor
+
+    return Settings(**{name.lower(): value for name, value in supervisor.environment(settings).items()})  # type: ignore[arg-type]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="app.py", description="An upload gateway in front of an S3 bucket.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands (none: start the whole gateway)")
+    commands.add_parser("serve", help="the HTTP server alone")
+    commands.add_parser("worker", help="the job worker alone")
+    commands.add_parser("migrate", help="bring the database to the newest revision")
+    commands.add_parser("bootstrap", help="migrate, make bucket, CORS rules and a first admin key")
+    commands.add_parser("env", help="print the running deployment's settings as shell assignments")
+    doctor = commands.add_parser("doctor", help="check what the configured bucket can do")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    janitor = commands.add_parser("janitor", help="one clean-up run")
+    janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(dest="action", required=True)
+    create = keys.add_parser("create", help="make a key; it is shown this once")
+    create.add_argument("--owner", required=True, help="owner_id, any text of up to 255 characters")
+    create.add_argument("--role", choices=["user", "admin"], default="user")
+    create.add_argument("--name", default="")
+    create.add_argument("--json", action="store_true", help="print JSON instead of the bare key")
+    keys.add_parser("list", help="list the keys in use, one JSON object a line")
+    keys.add_parser("revoke", help="end a key at once").add_argument("id", type=UUID)
+    return parser
+
+
+def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from embedded import supervisor      # only here: a deployment does without the embedded servers
+
+    return supervisor.run(settings)
+
+
+def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    import web_server
+
+    wiring.database_url(settings), wiring.storage_settings(settings)     # say what is missing before workers start
+    return web_server.run(lambda: wiring.create_app(settings), settings)
+
+
+def _worker(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from jobs import worker
+
+    worker.run(wiring.wire(settings), database_url=wiring.database_url(settings))
+    return 0
+
+
+def _migrate(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from db.migrate import migrate
+
+    migrate(wiring.database_url(settings))
+    return 0
+
+
+def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    _migrate(words, settings, wiring)
+    store = open_store(wiring.storage_settings(settings))
+    if isinstance(store, ManagesBucket):
+        store.ensure_bucket()
+        origins = settings.cors_origins or (settings.base_url,)
+        if not store.set_cors(origins):
+            print("The bucket's CORS rules can't be set by request; see `python app.py doctor`.", file=sys.stderr)
+        store.set_abort_incomplete_rule(FILE_PREFIX, days=max(1, -(-settings.upload_ttl // 86_400)) + 1)
+    given = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
+    made = wiring.wire(settings).access.ensure_admin_key(given)
+    if made is not None:
+        print(f"ADMIN_API_KEY={made}")
+    return 0
+
+
+def _env(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from embedded import supervisor
+
+    for name, value in supervisor.environment(settings).items():
+        print(f"{name}={shlex.quote(value)}")
+    return 0
+
+
+def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from services.doctor import examine
+
+    store = open_store(wiring.storage_settings(settings))
+    checks = examine(store, origin=(settings.cors_origins or (settings.base_url,))[0])
+    if words.json:
+        print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence} for c in checks]))
+    else:
+        table = Table("check", "", "found", "if it is missing")
+        for check in checks:
+            mark = {True: "[green]yes", False: "[red]no", None: "[yellow]?"}[check.ok]
+            table.add_row(check.name, mark, check.detail, "" if check.ok else check.consequence)
+        Console().print(table)
+    return 0 if all(check.ok is not False for check in checks) else 1
+
+
+def _janitor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    print(json.dumps(wiring.wire(settings).upkeep.janitor(dry_run=words.dry_run).as_dict()))
+    return 0
+
+
+def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    access = wiring.wire(settings).access
+    if words.action == "create":
+        role: Role = words.role
+        record, key = access.create_key(words.owner, name=words.name, role=role)
+        shown = {
+            "id": str(record.id), "key": key, "owner_id": record.owner_id, "name": record.name, "role": record.role,
+            "created_at": record.created_at.isoformat().replace("+00:00", "Z"),
+        }
+        print(json.dumps(shown) if words.json else key)
+    elif words.action == "revoke":
+        access.revoke_key(words.id)
+    else:
+        cursor = None
+        while True:
+            page = access.list_keys(limit=200, cursor=cursor)
+            for record in page.items:
+                print(json.dumps({
+                    "id": str(record.id), "owner_id": record.owner_id, "name": record.name, "role": record.role,
+                }))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    return 0
+
+
+# These speak to a deployment that runs already, embedded servers included.
+_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "keys"})
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
+    "start": _start, "serve": _serve, "worker": _worker, "migrate": _migrate, "bootstrap": _bootstrap, "env": _env,
+    "doctor": _doctor, "janitor": _janitor, "keys": _keys,
+}

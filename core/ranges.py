@@ -1,0 +1,112 @@
+"""Range and conditional request headers as values (RFC 9110 §13 and §14), without any I/O.
+
+Whatever a client sends ends as one span, as "send it all", or as 416: never as an exception of another kind,
+and in time that does not grow with the header (THREATS T16, T33).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from core.errors import RangeNotSatisfiable
+
+_MAX_HEADER = 1_024                             # characters; one range needs fifty
+_MAX_DIGITS = 19                                # more than any object has
+_RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]*)\s*-\s*([0-9]*)\s*", re.IGNORECASE | re.ASCII)
+_ETAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes ``first`` to ``last``, both included (RFC 9110 §14.1.2)."""
+
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        return self.last - self.first + 1
+
+    def content_range(self, size: int) -> str:
+        """The value of Content-Range (§14.4)."""
+        return f"bytes {self.first}-{self.last}/{size}"
+
+
+def parse_range(header: str | None, size: int) -> Span | None:
+    """The one span asked for, cut to ``size`` bytes; None means the full 200.
+
+    RFC 9110 §14.2 lets a server ignore the field; we do for another unit, for what is malformed or reversed
+    (§14.1.1: invalid), and for several ranges. RangeNotSatisfiable (§15.5.17) where the one range lies wholly
+    behind the end, which is every range of an empty file (THREATS T11)."""
+    if header is None or len(header) > _MAX_HEADER:
+        return None
+    found = _RANGE.fullmatch(header)
+    if not found or found.groups() == ("", ""):
+        return None
+    low, high = (_bounded(text) for text in found.groups())
+    if low is None:                             # bytes=-500: the last 500
+        suffix = min(high or 0, size)
+        if suffix == 0:
+            raise RangeNotSatisfiable
+        return Span(size - suffix, size - 1)
+    if high is not None and _reversed(found[1], found[2]):
+        return None
+    if low >= size:
+        raise RangeNotSatisfiable
+    return Span(low, size - 1 if high is None else min(high, size - 1))
+
+
+def if_range_matches(header: str | None, etag: str | None, last_modified: datetime | None = None) -> bool:
+    """Whether Range may be honoured (§13.1.5): no If-Range, the same strong ETag, or exactly the same date.
+
+    ``etag`` is as sent in the ETag header, quotes included."""
+    if header is None:
+        return True
+    value = header.strip()
+    if value.startswith(('"', "W/")):
+        return etag is not None and value == etag and not value.startswith("W/")
+    try:
+        date = parsedate_to_datetime(value[:64])
+    except ValueError:
+        return False
+    if last_modified is None:
+        return False
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return date == last_modified.replace(microsecond=0)
+
+
+def etag_matches(header: str, etag: str | None, *, weak: bool) -> bool:
+    """Whether a list of entity tags names ``etag`` (as sent in the ETag header; None: there is no representation).
+
+    If-Match compares strongly (§13.1.1), If-None-Match weakly (§13.1.2, §8.8.3.2); ``*`` is any representation.
+    A list that breaks off matches what stood before the break."""
+    if etag is None:
+        return False
+    if header.strip() == "*":
+        return True
+    if not weak and etag.startswith("W/"):
+        return False
+    opaque, position = etag.removeprefix("W/"), 0
+    while found := _ETAG.match(header, position):
+        if found[2] == opaque and (weak or not found[1]):
+            return True
+        position = found.end()
+        if position >= len(header):
+            break
+    return False
+
+
+def _bounded(digits: str) -> int | None:
+    """An int of at most 19 digits; longer ones count as the largest of these (CPython refuses 4,301 digits)."""
+    if not digits:
+        return None
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
+
+
+def _reversed(first: str, last: str) -> bool:
+    a, b = first.lstrip("0"), last.lstrip("0")
+    return (len(a), a) > (len(b), b)            # compared as digits, so beyond 19 of them too

@@ -1,0 +1,126 @@
+"""Lists of files: filters and sorts chosen from the literals below, pages by keyset, totals where counting is cheap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from core.errors import InvalidInput
+from db import Tx, scalar
+from db.files import COLUMNS, FROM, FileRecord
+
+EXACT_UP_TO = 10_000
+FAMILIES = frozenset({"image", "video", "audio", "document", "text", "archive", "other"})
+
+# What a list may be sorted by: the expression, and the type that its value in a cursor is read back as.
+_SORTS = {
+    "uploaded_at": ("f.uploaded_at", "timestamptz"),
+    "original_name": ("f.name_key", "text"),
+    "file_size": ("f.file_size", "bigint"),
+    "mime_type": ("f.mime_type", "text"),
+    "download_count": ("f.download_count", "bigint"),
+    "last_accessed": ("coalesce(f.last_accessed, '-infinity')", "timestamptz"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileFilter:
+    owner_id: str | None                # None: everybody's
+    file_type: str | None = None        # a family, a MIME type, or image/*
+    folder_id: int | None = None
+    in_root: bool = False
+    recursive: bool = False
+    date_from: datetime | None = None
+    date_to: datetime | None = None     # excluded
+    min_size: int | None = None
+    max_size: int | None = None
+    tag: str | None = None
+    status: str | None = None
+    deleted: bool = False
+
+    @property
+    def unfiltered(self) -> bool:
+        return self == FileFilter(owner_id=self.owner_id)
+
+
+_BELOW = """f.folder_id in (
+    with recursive below (id) as (
+        select id from folders where id = %(folder)s
+        union all select c.id from folders c join below on c.parent_id = below.id
+    ) select id from below)"""
+
+
+def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
+    """The WHERE of a filter, and its parameters."""
+    tests = ["f.is_deleted = %(deleted)s"]
+    params: dict[str, Any] = {"deleted": wanted.deleted}
+
+    def test(sql: str, **values: Any) -> None:
+        tests.append(sql)
+        params.update(values)
+
+    if wanted.owner_id is not None:
+        test("f.owner_id = %(owner)s", owner=wanted.owner_id)
+    if wanted.file_type in FAMILIES:
+        test("f.file_type = %(file_type)s", file_type=wanted.file_type)
+    elif wanted.file_type is not None and wanted.file_type.endswith("/*"):
+        test("starts_with(f.mime_type, %(mime_prefix)s)", mime_prefix=wanted.file_type[:-1].lower())
+    elif wanted.file_type is not None:
+        test("f.mime_type = %(mime_type)s", mime_type=wanted.file_type.lower())
+    if wanted.folder_id is not None:
+        test(_BELOW if wanted.recursive else "f.folder_id = %(folder)s", folder=wanted.folder_id)
+    elif wanted.in_root and not wanted.recursive:
+        test("f.folder_id is null")
+    if wanted.date_from is not None:
+        test("f.uploaded_at >= %(date_from)s", date_from=wanted.date_from)
+    if wanted.date_to is not None:
+        test("f.uploaded_at < %(date_to)s", date_to=wanted.date_to)
+    if wanted.min_size is not None:
+        test("f.file_size >= %(min_size)s", min_size=wanted.min_size)
+    if wanted.max_size is not None:
+        test("f.file_size <= %(max_size)s", max_size=wanted.max_size)
+    if wanted.tag is not None:
+        test("f.tags @> array[%(tag)s]", tag=wanted.tag)
+    if wanted.status is not None:
+        test("f.status = %(status)s", status=wanted.status)
+    return " and ".join(tests), params
+
+
+def page(
+    tx: Tx, wanted: FileFilter, *, sort: str, after: list[Any] | None, limit: int,
+) -> tuple[list[FileRecord], list[list[Any]]]:
+    """Up to ``limit`` files behind the keyset position ``after`` ([sort value, id]), each with its own position.
+
+    Raises InvalidInput for a sort that is not in the list above."""
+    descending = sort.startswith("-")
+    if sort.removeprefix("-") not in _SORTS:
+        raise InvalidInput("Unknown sort.", errors=[{"field": "sort", "message": f"one of {', '.join(sorted(_SORTS))}"}])
+    expression, kind = _SORTS[sort.removeprefix("-")]
+    where, params = conditions(wanted)
+    order = "desc" if descending else "asc"
+    if after is not None:
+        where += f" and ({expression}, f.id) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
+        params |= {"after": after[0], "after_id": after[1]}
+    sql = (
+        f"select {COLUMNS}, ({expression})::text as position from {FROM} where {where}"
+        f" order by {expression} {order}, f.id {order} limit %(limit)s"
+    )
+    with tx.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(sql, params | {"limit": limit}).fetchall()
+    positions = [[row.pop("position"), str(row["id"])] for row in rows]
+    return [FileRecord(**row) for row in rows], positions
+
+
+def total(tx: Tx, wanted: FileFilter) -> int | None:
+    """How many there are: from the owner's counter without filters, else counted up to 10,000; None beyond that."""
+    if wanted.unfiltered:
+        if wanted.owner_id is None:
+            return int(scalar(tx, "select coalesce(sum(file_count), 0) from owner_usage"))
+        sql = "select coalesce((select file_count from owner_usage where owner_id = %(owner)s), 0)"
+        return int(scalar(tx, sql, {"owner": wanted.owner_id}))
+    where, params = conditions(wanted)
+    counted = int(scalar(tx, f"select count(*) from (select from files f where {where} limit {EXACT_UP_TO + 1}) c", params))
+    return counted if counted <= EXACT_UP_TO else None

@@ -1,0 +1,341 @@
+"""Files: what a person sees. Bytes are elsewhere (db/objects.py), so names are cheap: copy, move, rename, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from core.names import numbered
+from core.placement import Placement
+from db import Tx, execute, many, one
+
+COLUMNS = (
+    "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
+    " f.folder_id, f.status, f.visibility, f.tags, f.metadata, f.problem, f.uploaded_at, f.last_accessed,"
+    " f.download_count, f.is_deleted, f.deleted_at, f.expires_at, f.version, o.storage_class"
+)
+FROM = "files f join objects o on o.object_key = f.file_path"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    id: UUID
+    owner_id: str
+    original_name: str
+    stored_name: str
+    file_path: str                  # the object key
+    mime_type: str
+    file_type: str
+    file_size: int                  # bytes
+    file_hash: str | None           # SHA-256 in hex; None until the gateway has read the bytes
+    folder_id: int | None
+    status: str
+    visibility: str
+    tags: list[str]
+    metadata: dict[str, Any]
+    problem: dict[str, Any] | None
+    uploaded_at: datetime
+    last_accessed: datetime | None
+    download_count: int
+    is_deleted: bool
+    deleted_at: datetime | None
+    expires_at: datetime | None
+    version: int
+    storage_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file about to be published, its bytes stored under ``object_key`` by the upload ``upload_id``."""
+
+    upload_id: UUID
+    owner_id: str
+    original_name: str
+    object_key: str
+    etag: str
+    size: int
+    sha256: str | None
+    mime_type: str
+    file_type: str
+    status: str                     # ready, or processing where the bytes are still to be checked
+    placement: Placement
+    metadata: dict[str, Any]
+    session_id: str | None
+
+
+# Everybody who gives out a name in a folder takes this lock first, so that numbering decides once and never retries.
+_LOCK_NAMES = "select pg_advisory_xact_lock(hashtextextended('names:' || %(owner)s || ':' || coalesce(%(folder)s::text, ''), 0))"
+
+
+def lock_names(tx: Tx, owner_id: str, folder_id: int | None) -> None:
+    execute(tx, _LOCK_NAMES, {"owner": owner_id, "folder": folder_id})
+
+
+# The first free of the candidates, in order. Called under lock_names.
+_FREE_NAME = """(
+    select c.name from unnest(%(candidates)s::text[]) with ordinality c (name, n)
+    where not exists (
+        select from files t where t.owner_id = %(owner)s and t.folder_id is not distinct from %(folder)s
+        and t.name_key = name_key(c.name) and not t.is_deleted)
+    order by c.n limit 1)"""
+
+# One statement: find the owner's equal object or make this one, end the upload, add the file, count it in its session.
+# The equal object is locked against a purge (FOR SHARE; db/objects.mark_purging). Where no candidate is free, or the upload
+# is over, nothing is changed.
+_PUBLISH = f"""
+with name as materialized (select {_FREE_NAME} as free),
+live as materialized (
+    select id, reserved from uploads
+    where id = %(upload_id)s and status in ('pending', 'uploading', 'completing') and (select free from name) is not null
+    for update
+),
+equal as materialized (
+    select object_key from objects
+    where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
+    and %(link)s and exists (select from live)
+    order by created_at limit 1 for share
+),
+stored as (
+    insert into objects (object_key, owner_id, size, sha256, etag, content_type, checksum_state, checked_at)
+    select %(key)s, %(owner)s, %(size)s, %(sha256)s, %(etag)s, %(mime_type)s,
+           case when %(sha256)s::text is null then 'unverified' else 'verified' end,
+           case when %(sha256)s::text is null then null else now() end
+    from live where not exists (select from equal)
+    returning object_key
+),
+file as (
+    insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
+                       visibility, tags, metadata)
+    select uuidv7(), %(owner)s, name.free, coalesce((select object_key from equal), (select object_key from stored)),
+           %(mime_type)s, %(file_type)s, %(size)s, %(sha256)s, %(folder)s, %(status)s, %(visibility)s, %(tags)s, %(metadata)s
+    from name, live
+    returning *
+),
+forgotten as (
+    delete from uploads using live where uploads.id = live.id and %(forget)s and not exists (select from equal)
+),
+ended as (
+    update uploads
+    set status = case when exists (select from equal) then 'aborted' else 'done' end, reserved = 0, file_id = file.id,
+        updated_at = now()
+    from live, file where uploads.id = live.id and not (%(forget)s and not exists (select from equal))
+),
+released as (
+    update owner_usage set reserved_bytes = reserved_bytes - live.reserved
+    from live where owner_id = %(owner)s and live.reserved > 0
+),
+session as (
+    insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
+    select owner_id, %(session_id)s, 1, file_size, now() from file where %(session_id)s is not null
+    on conflict (owner_id, session_id) do update
+    set files_uploaded = s.files_uploaded + 1, total_size = s.total_size + excluded.total_size, completed_at = now()
+),
+event as (
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
+)
+select {COLUMNS.replace("o.storage_class", "'standard' as storage_class")} from file f
+"""
+
+
+def publish(tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool) -> FileRecord | None:
+    """Make an uploaded object a file, under a name that is free in its folder; call ``lock_names`` first.
+
+    With ``link`` the file goes onto an equal object that the owner already has: then its ``file_path`` is not
+    ``new.object_key``, and the upload ends ``aborted`` with its own object still to be deleted. With ``forget`` the row of
+    an upload that nobody can ask for again is deleted. The quota it held is given back; what the file uses is counted by
+    the table's trigger. None where the upload was over (expired, aborted) before."""
+    params = {
+        "owner": new.owner_id, "folder": new.placement.folder_id, "sha256": new.sha256, "size": new.size, "link": link,
+        "key": new.object_key, "etag": new.etag, "mime_type": new.mime_type, "file_type": new.file_type,
+        "status": new.status, "visibility": new.placement.visibility, "tags": list(new.placement.tags),
+        "metadata": Jsonb(new.metadata), "upload_id": new.upload_id, "session_id": new.session_id, "actor": actor,
+        "forget": forget,
+    }
+    return _first_free(tx, _PUBLISH, new.original_name, params)
+
+
+_GET = f"select {COLUMNS} from {FROM} where f.id = %(id)s"
+
+
+def get(tx: Tx, file_id: UUID) -> FileRecord | None:
+    return one(tx, FileRecord, _GET, {"id": file_id})
+
+
+def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
+    """The file, its row locked until the transaction ends."""
+    return one(tx, FileRecord, _GET + " for update of f", {"id": file_id})
+
+
+def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
+    return many(tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)})
+
+
+def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int) -> UUID | None:
+    """A file of the owner with these bytes, outside the trash."""
+    row = tx.execute(
+        "select f.id from files f join objects o on o.object_key = f.file_path where o.owner_id = %(owner)s"
+        " and o.sha256 = %(sha256)s and o.size = %(size)s and o.status = 'stored' and not f.is_deleted limit 1",
+        {"owner": owner_id, "sha256": sha256, "size": size},
+    ).fetchone()
+    return row[0] if row else None
+
+
+_UPDATE = f"""
+with f as (
+    update files set
+        original_name = coalesce(%(original_name)s, original_name),
+        visibility = coalesce(%(visibility)s, visibility),
+        tags = coalesce(%(tags)s::text[], tags),
+        expires_at = case when %(set_expires)s then %(expires_at)s::timestamptz else expires_at end,
+        folder_id = case when %(set_folder)s then %(folder)s::integer else folder_id end,
+        version = version + 1
+    where id = %(id)s
+    returning *
+), event as (
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, %(action)s, %(actor)s from f
+)
+select {COLUMNS} from f join objects o on o.object_key = f.file_path
+"""
+
+
+def update(
+    tx: Tx, file_id: UUID, *, actor: str, action: str = "updated", original_name: str | None = None,
+    visibility: str | None = None, tags: Sequence[str] | None = None, expires_at: datetime | None = None,
+    set_expires: bool = False, folder_id: int | None = None, set_folder: bool = False,
+) -> FileRecord | None:
+    """Change what an owner may edit; a taken name breaks the constraint ``file_name_conflict``."""
+    params = {
+        "id": file_id, "actor": actor, "action": action, "original_name": original_name, "visibility": visibility,
+        "tags": None if tags is None else list(tags), "expires_at": expires_at, "set_expires": set_expires,
+        "folder": folder_id, "set_folder": set_folder,
+    }
+    return one(tx, FileRecord, _UPDATE, params)
+
+
+_TRASH = f"""
+with f as (
+    update files set is_deleted = true, deleted_at = now(), version = version + 1
+    where id = %(id)s and not is_deleted returning *
+), event as (
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'trashed', %(actor)s from f
+)
+select {COLUMNS} from f join objects o on o.object_key = f.file_path
+"""
+
+
+def trash(tx: Tx, file_id: UUID, *, actor: str) -> FileRecord | None:
+    """Into the trash; None where it is there already."""
+    return one(tx, FileRecord, _TRASH, {"id": file_id, "actor": actor})
+
+
+_RESTORE = f"""
+with name as (select {_FREE_NAME} as free),
+f as (
+    update files set is_deleted = false, deleted_at = null, version = version + 1, original_name = name.free
+    from name where id = %(id)s and is_deleted and name.free is not null returning files.*
+), event as (
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'restored', %(actor)s from f
+)
+select {COLUMNS} from f join objects o on o.object_key = f.file_path
+"""
+
+
+def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
+    """Out of the trash, under a free name; call ``lock_names`` first. None where it is not in the trash any more."""
+    return _first_free(tx, _RESTORE, file.original_name, {
+        "id": file.id, "owner": file.owner_id, "folder": file.folder_id, "actor": actor,
+    })
+
+
+_COPY = f"""
+with name as (select {_FREE_NAME} as free),
+object as (select object_key from objects where object_key = %(key)s and status = 'stored' for share),
+f as (
+    insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
+                       visibility, tags, metadata, problem)
+    select uuidv7(), s.owner_id, name.free, object.object_key, s.mime_type, s.file_type, s.file_size, s.file_hash, %(folder)s,
+           s.status, 'private', s.tags, s.metadata, s.problem
+    from files s, name, object where s.id = %(id)s and name.free is not null
+    returning *
+), event as (
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'copied', %(actor)s from f
+)
+select {COLUMNS} from f join objects o on o.object_key = f.file_path
+"""
+
+
+def copy(tx: Tx, file: FileRecord, *, folder_id: int | None, original_name: str, actor: str) -> FileRecord | None:
+    """A new row on the same object; call ``lock_names`` first. None where the source went meanwhile."""
+    return _first_free(tx, _COPY, original_name, {
+        "id": file.id, "owner": file.owner_id, "folder": folder_id, "key": file.file_path, "actor": actor,
+    })
+
+
+def _first_free(tx: Tx, sql: str, name: str, params: dict[str, Any]) -> FileRecord | None:
+    for first, last in ((0, 8), (8, 256), (256, 10_000)):
+        candidates = [numbered(name, n) if n else name for n in range(first, last)]
+        record = one(tx, FileRecord, sql, params | {"candidates": candidates})
+        if record is not None:
+            return record
+    return None
+
+
+_REMOVE = """
+with gone as (delete from files where id = %(id)s returning id, owner_id)
+insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'purged', %(actor)s from gone
+"""
+
+
+def remove(tx: Tx, file_id: UUID, *, actor: str) -> bool:
+    """Delete the row (the caller holds the object's lock); False where it was gone."""
+    return execute(tx, _REMOVE, {"id": file_id, "actor": actor}) == 1
+
+
+_FINISH_CHECK = f"""
+with f as (
+    update files set status = %(status)s, file_hash = coalesce(%(sha256)s, file_hash),
+        mime_type = coalesce(%(mime_type)s, mime_type), file_type = coalesce(%(file_type)s, file_type),
+        problem = %(problem)s, version = version + 1
+    where id = %(id)s and status = 'processing' returning *
+), o as (
+    update objects set sha256 = coalesce(%(sha256)s, sha256), checked_at = now(),
+        checksum_state = case when %(status)s = 'ready' then 'verified' else checksum_state end,
+        content_type = coalesce(%(mime_type)s, content_type)
+    from f where object_key = f.file_path returning objects.*
+)
+select {COLUMNS} from f join o on o.object_key = f.file_path
+"""
+
+
+def finish_check(
+    tx: Tx, file_id: UUID, *, status: str, sha256: str | None, mime_type: str | None, file_type: str | None,
+    problem: dict[str, Any] | None,
+) -> FileRecord | None:
+    """processing -> ready | rejected | infected with what the check found; None if it was no longer processing.
+
+    The state test is in the WHERE, so two verifiers cannot both publish (THREATS T106)."""
+    return one(tx, FileRecord, _FINISH_CHECK, {
+        "id": file_id, "status": status, "sha256": sha256, "mime_type": mime_type, "file_type": file_type,
+        "problem": None if problem is None else Jsonb(problem),
+    })
+
+
+_ADD_METADATA = "update files set metadata = metadata || %(metadata)s, version = version + 1 where file_path = %(key)s"
+
+
+def add_metadata(tx: Tx, object_key: str, metadata: dict[str, Any]) -> None:
+    """Merge what was measured (width, height, exif) into every file on the object."""
+    execute(tx, _ADD_METADATA, {"key": object_key, "metadata": Jsonb(metadata)})
+
+
+_SET_PROBLEM = "update files set problem = %(problem)s, version = version + 1 where file_path = %(key)s and problem is null"
+
+
+def set_problem(tx: Tx, object_key: str, problem: dict[str, Any]) -> None:
+    """Say on every file of the object which step of its processing failed."""
+    execute(tx, _SET_PROBLEM, {"key": object_key, "problem": Jsonb(problem)})

@@ -1,0 +1,60 @@
+"""API keys. Only the SHA-256 of a key is kept: a 256-bit random key needs no slow hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from db import Tx, execute, many, one, scalar
+
+_COLUMNS = "id, owner_id, name, role, created_at, revoked_at"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    id: UUID
+    owner_id: str
+    name: str
+    role: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+def find(tx: Tx, key_digest: bytes) -> KeyRecord | None:
+    """The key with this digest, unless it was revoked."""
+    sql = f"select {_COLUMNS} from api_keys where key_digest = %(digest)s and revoked_at is null"
+    return one(tx, KeyRecord, sql, {"digest": key_digest})
+
+
+_CREATE = f"""
+insert into api_keys (key_digest, owner_id, name, role) values (%(digest)s, %(owner)s, %(name)s, %(role)s)
+on conflict (key_digest) do update set owner_id = api_keys.owner_id
+returning {_COLUMNS}
+"""
+
+
+def create(tx: Tx, key_digest: bytes, *, owner_id: str, name: str, role: str) -> KeyRecord:
+    """Add a key; one that is there already is left as it is and given back."""
+    record = one(tx, KeyRecord, _CREATE, {"digest": key_digest, "owner": owner_id, "name": name, "role": role})
+    assert record is not None
+    return record
+
+
+def any_admin(tx: Tx) -> bool:
+    return bool(scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)"))
+
+
+_LIST = f"""
+select {_COLUMNS} from api_keys where revoked_at is null and (%(after)s::uuid is null or id > %(after)s)
+order by id limit %(limit)s
+"""
+
+
+def list_all(tx: Tx, *, after: UUID | None, limit: int) -> list[KeyRecord]:
+    return many(tx, KeyRecord, _LIST, {"after": after, "limit": limit})
+
+
+def revoke(tx: Tx, key_id: UUID) -> bool:
+    """False where there is no such key, or it is revoked already."""
+    return execute(tx, "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null", {"id": key_id}) == 1

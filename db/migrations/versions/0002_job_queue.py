@@ -1,0 +1,15 @@
+"""The job queue's own tables (procrastinate), created as that library defines them."""
+
+from alembic import op
+from procrastinate.schema import SchemaManager
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql("set local lock_timeout = '5s'")
+    # Many statements in one string: only the driver's own connection takes that.
+    op.get_bind().connection.driver_connection.execute(SchemaManager.get_schema())

@@ -1,0 +1,59 @@
+"""Previews of stored objects: which exist, and under which object keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from db import Tx, execute, many, one
+
+_COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size"
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRecord:
+    object_key: str             # of the object shown, not of the preview
+    preview_type: str
+    variant: int                # the box of a thumbnail in pixels, or a page
+    preview_path: str           # the preview's own object key
+    mime_type: str
+    width: int | None
+    height: int | None
+    size: int                   # bytes
+
+
+def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:
+    sql = (
+        f"select {_COLUMNS} from file_previews where object_key = %(key)s and preview_type = %(type)s"
+        " and variant = %(variant)s and mime_type = %(mime_type)s"
+    )
+    return one(tx, PreviewRecord, sql, {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type})
+
+
+def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
+    sql = f"select {_COLUMNS} from file_previews where object_key = any(%(keys)s) order by object_key, preview_type, variant"
+    return many(tx, PreviewRecord, sql, {"keys": list(object_keys)})
+
+
+_ADD = """
+insert into file_previews (object_key, file_id, preview_type, variant, preview_path, mime_type, width, height, size)
+select o.object_key, %(file_id)s, %(type)s, %(variant)s, %(path)s, %(mime_type)s, %(width)s, %(height)s, %(size)s
+from objects o where o.object_key = %(key)s and o.status = 'stored' for share
+on conflict (object_key, preview_type, variant, mime_type) do nothing
+"""
+
+
+def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
+    """Record a preview that is in the bucket; False where another was quicker or the object is being purged."""
+    params = {
+        "key": preview.object_key, "file_id": file_id, "type": preview.preview_type, "variant": preview.variant,
+        "path": preview.preview_path, "mime_type": preview.mime_type, "width": preview.width, "height": preview.height,
+        "size": preview.size,
+    }
+    return execute(tx, _ADD, params) == 1
+
+
+def remove(tx: Tx, preview_path: str) -> None:
+    """Forget a preview whose object is gone, so that it is made again when asked for."""
+    execute(tx, "delete from file_previews where preview_path = %(path)s", {"path": preview_path})

@@ -1,0 +1,283 @@
+"""``python app.py`` without a command: everything on this machine, started in order and stopped in reverse.
+
+PostgreSQL and SeaweedFS only where DATABASE_URL and S3_ENDPOINT are not set, then ``bootstrap`` (migrations, bucket,
+first key), the worker and the server, each a child process that gets its addresses by environment variables. What is
+running is written to DATA_DIR/run.json (0600), where ``python app.py env`` and the next start after a crash read it;
+a lock on DATA_DIR/lock says whether it is running at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from rich.console import Console
+
+from embedded import postgres, seaweedfs
+from embedded.child import (
+    Child,
+    EmbeddedError,
+    end_leftover,
+    last_lines,
+    port_is_free,
+    read_json,
+    write_private,
+)
+from settings import Settings
+
+APP = Path(__file__).resolve().parent.parent / "app.py"
+START_PATIENCE = 90                   # seconds until the server must answer /healthz
+DRAIN = 40                            # seconds for the server to finish its requests: above web_server's own limit
+RESTARTS, RESTART_WINDOW = 5, 60      # a worker that ends more often than this within so many seconds is given up
+_console = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+class _Stopped(Exception):
+    """A signal asked for the end."""
+
+
+def run(settings: Settings) -> int:
+    """Start all parts, say where they are, and watch them until a signal or a death; the process's exit status.
+
+    SIGTERM, SIGINT and SIGHUP end it with status 0; a second one doesn't wait for requests that are in flight."""
+    try:
+        with ExitStack() as parts:
+            _Deployment(settings, parts).run()
+        return 0
+    except _Stopped:
+        _say("Stopped.")
+        return 0
+    except EmbeddedError as error:
+        print(f"upload-gateway: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings of the running deployment by their names, for ``python app.py env``.
+
+    Where database and bucket are both given there is nothing to look up; else they are those that the supervisor
+    wrote down. Raises EmbeddedError where no supervisor is running with this DATA_DIR."""
+    if settings.database_url and settings.s3_endpoint:
+        return _as_variables(settings)
+    data_dir = settings.data_dir.absolute()
+    found = read_json(data_dir / "run.json")
+    if not found or not _is_locked(data_dir / "lock"):
+        raise EmbeddedError(
+            f"No gateway is running with its data in {data_dir}: start it with 'make run', or set DATA_DIR, or set "
+            "DATABASE_URL and S3_ENDPOINT."
+        )
+    return dict(found["settings"])
+
+
+class _Deployment:
+    """One run. ``parts`` ends in reverse order what was started, however this ends."""
+
+    def __init__(self, settings: Settings, parts: ExitStack):
+        self.settings, self.parts = settings, parts
+        self.data_dir = settings.data_dir.absolute()
+        self.children: list[Child] = []
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        _lock(self.data_dir, self.parts)
+        self._end_leftovers()
+        _check_port(self.settings)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        try:
+            environ = {**os.environ, **self._start_servers()}
+            key = self._bootstrap(environ)
+            worker = self._start_app("worker", environ)
+            server = self._start_app("serve", environ, patience=DRAIN)
+            self._write_down(environ)
+            self._wait_until_served(server)
+            self._announce(key)
+            self._watch(worker, environ)
+        finally:
+            self.stopping.set()              # from here on a signal must not break off the stopping
+
+    def _start_servers(self) -> dict[str, str]:
+        """The embedded servers that are needed, and the variables that lead the application to them."""
+        variables = {"DATA_DIR": str(self.data_dir), "PYTHONUNBUFFERED": "1"}
+        if self.settings.database_url is None:
+            database = postgres.start(self.data_dir / "postgres", tell=_say)
+            self._keep(database.child, database.stop)
+            variables["DATABASE_URL"] = database.url
+        if self.settings.s3_endpoint is None:
+            bucket = seaweedfs.start(self.data_dir / "seaweedfs")
+            self._keep(bucket.child, bucket.stop)
+            variables |= {
+                "S3_ENDPOINT": bucket.endpoint,
+                "S3_ACCESS_KEY": bucket.access_key,
+                "S3_SECRET_KEY": bucket.secret_key,
+            }
+        return variables
+
+    def _bootstrap(self, environ: dict[str, str]) -> str | None:
+        """Migrations, bucket and first key; the key where one was made now."""
+        command = [sys.executable, str(APP), "bootstrap"]
+        done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode != 0:
+            reason = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-8:])
+            raise EmbeddedError(f"the database or the bucket could not be prepared:\n{reason}")
+        found = [line for line in done.stdout.splitlines() if line.startswith("ADMIN_API_KEY=")]
+        return shlex.split(found[0].partition("=")[2])[0] if found else None
+
+    def _start_app(self, command: str, environ: dict[str, str], *, patience: float = 15) -> Child:
+        child = Child.start(command, [sys.executable, str(APP), command], environ=environ, patience=patience)
+        self._keep(child, child.stop)
+        return child
+
+    def _keep(self, child: Child, stop: Callable[[], None]) -> None:
+        self.children.append(child)
+        self.parts.callback(stop)
+
+    def _write_down(self, environ: dict[str, str]) -> None:
+        known = {name.upper() for name in Settings.model_fields}
+        found = {name: value for name, value in environ.items() if name in known and value}
+        variables = {**_as_variables(self.settings), **found}
+        variables.setdefault("S3_PUBLIC_ENDPOINT", variables["S3_ENDPOINT"])
+        run = {
+            "pid": os.getpid(),
+            "started_at": int(time.time()),
+            "children": [{"name": child.name, "pid": child.process.pid} for child in self.children],
+            "settings": variables,
+        }
+        write_private(self.data_dir / "run.json", json.dumps(run, indent=1))
+
+    def _end_leftovers(self) -> None:
+        """Our own processes of a run that was killed; the two servers look after theirs when they start."""
+        for child in (read_json(self.data_dir / "run.json") or {}).get("children", []):
+            if child["name"] in ("worker", "serve"):
+                end_leftover(child["pid"], words=[str(APP), child["name"]], patience=5)
+
+    def _wait_until_served(self, server: Child) -> None:
+        deadline = time.monotonic() + START_PATIENCE
+        while not _answers(self.settings):
+            if not server.running:
+                raise EmbeddedError("the server ended while starting; its reason is above.")
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"the server did not answer /healthz within {START_PATIENCE} seconds.")
+            time.sleep(0.1)
+
+    def _announce(self, made: str | None) -> None:
+        address = self.settings.base_url
+        given = self.settings.admin_api_key.get_secret_value() if self.settings.admin_api_key else None
+        _say(f"\nThe gateway is at {address}   (Ctrl-C ends it; its data are in {self.data_dir})")
+        if made and made != given:
+            _say(f"Admin key, shown this once: {made}")
+        key = made or given
+        if key is None:
+            _say("Its admin key was shown when it was made. Another: python app.py keys create --owner me --role admin")
+            key = "YOUR_KEY"
+        authorization = shlex.quote(f"Authorization: Bearer {key}")
+        _say(f"Try it:\n  curl -H {authorization} -F 'files=Hello!;filename=hello.txt' {address}/api/upload\n")
+
+    def _watch(self, worker: Child, environ: dict[str, str]) -> None:
+        """Until the end: restart a worker that died, and give up when anything else did."""
+        restarts: list[float] = []
+        while True:
+            self.stopping.wait(0.5)
+            for child in [child for child in self.children if not child.running]:
+                now = time.monotonic()
+                restarts = [moment for moment in restarts if now - moment < RESTART_WINDOW]
+                ended = f"{child.name} ended by itself (status {child.process.returncode})"
+                if child is not worker or len(restarts) >= RESTARTS:
+                    log = self.data_dir / child.name.lower() / "server.log"
+                    raise EmbeddedError(f"{ended}; the rest was stopped.\n{last_lines(log)}".rstrip())
+                restarts.append(now)
+                print(f"upload-gateway: {ended}; it is started again.", file=sys.stderr, flush=True)
+                self.children.remove(child)
+                worker = self._start_app("worker", environ)
+                self._write_down(environ)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.stopping.is_set():
+            self.stopping.set()
+            raise _Stopped
+        for child in self.children:          # the second signal: no patience for requests, but still for the data
+            if child.name in ("worker", "serve") and child.running:
+                child.process.kill()
+
+
+def _say(line: str) -> None:
+    _console.print(line)
+
+
+def _lock(data_dir: Path, parts: ExitStack) -> None:
+    """Held until this process ends, in whatever way; children don't inherit it."""
+    file: IO[str] = parts.enter_context((data_dir / "lock").open("w"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = (read_json(data_dir / "run.json") or {}).get("pid", "?")
+        raise EmbeddedError(f"another gateway (process {pid}) is running with its data in {data_dir}.") from None
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _check_port(settings: Settings) -> None:
+    try:
+        host = str(socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise EmbeddedError(f"HOST={settings.host} is not an address of this machine: {error}") from error
+    if not port_is_free(settings.port, host):
+        raise EmbeddedError(
+            f"port {settings.port} on {settings.host} is taken by another program (or can't be used): "
+            "set PORT to a free one, as in 'PORT=8081 make run'."
+        )
+
+
+def _answers(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)   # noqa: S104 compared, not bound
+    connection = http.client.HTTPConnection(host, settings.port, timeout=2)
+    try:
+        connection.request("GET", "/healthz", headers={"Host": urlsplit(settings.base_url).netloc})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _as_variables(settings: Settings) -> dict[str, str]:
+    """Every setting that has a value, as it would be written in the environment."""
+    variables = {name.upper(): _as_text(getattr(settings, name)) for name in Settings.model_fields}
+    variables["DATA_DIR"] = str(settings.data_dir.absolute())
+    variables["PUBLIC_URL"] = settings.base_url
+    variables["S3_PUBLIC_ENDPOINT"] = variables["S3_PUBLIC_ENDPOINT"] or variables["S3_ENDPOINT"]
+    return {name: value for name, value in variables.items() if value}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""The second door to the services: work that is done after the answer, by ``python app.py worker``."""

@@ -1,0 +1,18 @@
+"""Untrusted bytes are parsed here, each file in a limited child process of its own (THREATS T91).
+
+Services call ``parsers.run`` and nothing else: ``run.thumbnails`` and its like start a child, which imports one
+module of this package (``image``, …), gives it the bytes and sends back what it made. A parser module has
+``parse(data, arguments) -> (values, blobs)`` and may fail in any way it likes: the parent sees ``ParserFailed``.
+"""
+
+
+class ParserFailed(Exception):
+    """The file could not be parsed; a normal result, not to be retried. ``reason`` is written for people."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Unsupported(ParserFailed):
+    """The parser does not know this kind of file."""

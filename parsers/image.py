@@ -1,0 +1,225 @@
+"""Images: how large they are, what they say of themselves, and small pictures of them.
+
+Runs in a child process (parsers/child.py). Only formats named here are opened, whatever Pillow would offer
+(THREATS T92). A picture is new pixels: upright, in sRGB, of the first frame, and nothing else of the original
+gets into it (THREATS T93). The order of work keeps memory down: the decoder shrinks first where it can (JPEG's
+``draft``), then the pixels are shrunk, and only what is left is turned and converted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from io import BytesIO
+from typing import Any, cast
+
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL.Image import Resampling, Transpose
+
+from parsers import ParserFailed, Unsupported
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "ICO")
+MAX_PIXELS = 64_000_000                         # before decoding
+MAX_SIZE = 4_096                                # pixels of the largest box that can be asked for
+_MAX_ICC = 4 * 1024 * 1024                      # bytes; press profiles have 2 MB
+
+_OUTPUTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "webp": ("image/webp", {"quality": 80, "method": 4}),
+    "jpeg": ("image/jpeg", {"quality": 82, "optimize": True, "progressive": True}),
+    "png": ("image/png", {"optimize": True}),
+}
+_UPRIGHT = {                                    # EXIF orientation -> how to turn it
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
+_SIDEWAYS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
+# Complaints about metadata, which common cameras and editors cause. All other warnings are errors.
+_HARMLESS = "Corrupt EXIF|Truncated File Read|Metadata Warning|Image appears to be a malformed MPO|Possibly corrupt"
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.preinit()
+
+
+def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """``{"sizes": [...], "format": "webp"}`` -> width, height, format, exif and thumbnails, and their bytes."""
+    sizes = [int(size) for size in arguments["sizes"]]
+    mime_type, options = _OUTPUTS[arguments["format"]]
+    if not all(1 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError("size")
+    _one_thread_for_avif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", _HARMLESS)
+        image = _open(data)
+        width, height = image.size
+        exif = _exif(image)
+        turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))     # Pillow turns TIFF itself
+        if turn in _SIDEWAYS:
+            width, height = height, width
+        values = {
+            "width": width, "height": height, "exif": exif,
+            "format": "JPEG" if image.format == "MPO" else image.format,
+        }  # fmt: skip
+        made: dict[tuple[int, int], bytes] = {}
+        largest = _shrink(image, max(sizes), turn, (width, height)) if sizes else image
+        listed, blobs = [], []
+        for size in sizes:
+            fitted = _fit(width, height, size)
+            if fitted not in made:
+                small = largest
+                if small.size != fitted:
+                    small = small.resize(fitted, Resampling.LANCZOS, reducing_gap=3.0)
+                made[fitted] = _encode(small, arguments["format"], options)
+            listed.append({"size": size, "width": fitted[0], "height": fitted[1], "mime_type": mime_type})
+            blobs.append(made[fitted])
+    return {**values, "thumbnails": listed}, blobs
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise Unsupported("This is not an image in a format that can be shown") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ParserFailed(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels") from None
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ParserFailed("The image has no pixels")
+    return image
+
+
+def _one_thread_for_avif() -> None:
+    """By default the decoder starts a thread for each core, whose stacks alone can exceed RLIMIT_AS."""
+    from PIL import AvifImagePlugin
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+def _fit(width: int, height: int, box: int) -> tuple[int, int]:
+    scale = min(1.0, box / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _shrink(
+    image: ImageFile.ImageFile, box: int, turn: Transpose | None, upright: tuple[int, int]
+) -> Image.Image:
+    """The first frame, upright, at most ``box`` pixels wide and high, as sRGB in mode RGB or RGBA."""
+    image.draft(None, (2 * box, 2 * box))       # twice as large, for the sake of the resampling below
+    image.load()
+    profile = image.info.get("icc_profile")
+    pixels = _to_8_bit(image)
+    target = _fit(*upright, box)
+    if turn in _SIDEWAYS:
+        target = target[::-1]                   # turned only after it was shrunk
+    if pixels.size != target:
+        pixels = pixels.resize(target, Resampling.LANCZOS, reducing_gap=2.0)
+    pixels = _to_srgb(pixels, profile)
+    return pixels.transpose(turn) if turn else pixels
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """In a mode that can be resampled: L, RGB, RGBA, CMYK or LAB."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode in ("I", "F"):
+        low, high = cast("tuple[float, float]", image.getextrema())      # of one band
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ParserFailed("The image's values are not finite")
+        if image.mode == "I" and low >= 0 and high <= 0xFFFF:
+            low, high = 0, 0xFFFF if high > 0xFF else 0xFF
+        scale = 255 / ((high - low) or 1)
+        return image.point(lambda value: value * scale - low * scale).convert("L")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    colours = image.convert("RGB") if alpha else image
+    profile: Any = ImageCms.createProfile("LAB") if colours.mode == "LAB" else None
+    if icc and len(icc) <= _MAX_ICC:
+        try:
+            profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+            space = profile.profile.xcolor_space.strip()
+            if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) != colours.mode:
+                profile = None
+        except (OSError, ImageCms.PyCMSError):
+            profile = None                      # a broken profile is as good as none
+    if profile:
+        with contextlib.suppress(OSError, ValueError, ImageCms.PyCMSError):
+            srgb = ImageCms.createProfile("sRGB")
+            colours = ImageCms.profileToProfile(colours, profile, srgb, outputMode="RGB") or colours
+    if colours.mode != "RGB":
+        colours = colours.convert("RGB")
+    if alpha:
+        colours.putalpha(alpha)
+    return colours
+
+
+def _encode(image: Image.Image, format: str, options: dict[str, Any]) -> bytes:
+    if format == "jpeg" and image.mode == "RGBA":
+        paper = Image.new("RGB", image.size, "white")
+        paper.paste(image, mask=image.getchannel("A"))
+        image = paper
+    image.info.clear()                          # save() would copy profile, comment and XMP from here
+    out = BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+# EXIF ------------------------------------------------------------------------------------------------------------
+
+_MAX_TAGS = 250
+_MAX_TEXT = 500                                 # characters of one value
+_MAX_NUMBERS = 16                               # of one value; longer ones are tables, not facts
+_POINTERS = {0x8769, 0x8825, 0xA005, 0x927C, 0x014A, 0x02BC, 0x83BB, 0x8649, 0x8773}
+
+
+def _exif(image: Image.Image) -> dict[str, Any]:
+    """Names and values as JSON takes them, GPSInfo as a dict of its own; {} where it can't be read."""
+    try:
+        exif = image.getexif()
+        found = _named(exif, ExifTags.TAGS)
+        found |= _named(exif.get_ifd(ExifTags.IFD.Exif), ExifTags.TAGS)
+        if gps := _named(exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPSTAGS):
+            found["GPSInfo"] = gps
+    except Exception:  # a dozen kinds of damage raise a dozen kinds of error, and none matters for the picture
+        return {}
+    return found
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as above
+        return 1
+
+
+def _named(tags: Any, names: dict[int, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for tag, raw in list(tags.items())[:_MAX_TAGS]:
+        if tag in names and tag not in _POINTERS and (value := _plain(raw)) is not None:
+            found[names[tag]] = value
+    return found
+
+
+def _plain(raw: Any) -> Any:
+    if isinstance(raw, bytes):
+        text = raw[: _MAX_TEXT + 1].rstrip(b"\0").decode("latin-1")
+        return _plain(text) if len(text) <= _MAX_TEXT and text.isascii() and text.isprintable() else None
+    if isinstance(raw, str):
+        return "".join(char for char in raw[:_MAX_TEXT] if char.isprintable()).strip() or None
+    if isinstance(raw, int):
+        return raw if abs(raw) < 1 << 53 else None
+    if isinstance(raw, tuple | list):
+        values = [_plain(value) for value in raw[:_MAX_NUMBERS]]
+        return values if len(raw) <= _MAX_NUMBERS and None not in values else None
+    try:
+        number = float(raw)                     # IFDRational; 0/0 is a common way to say "unknown"
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return round(number, 9) if math.isfinite(number) else None

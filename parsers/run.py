@@ -1,0 +1,206 @@
+"""The parent's side: start a child for one file, feed it, limit it, read its answer (THREATS T91).
+
+The bytes go to the child through a pipe, so a hostile file never has a path of ours, and the answer comes back
+through another with every length checked against a cap. The child has an empty environment, a folder of its own
+that is removed afterwards, and a process group of its own that is killed at the wall limit. However it ends, the
+caller sees an answer, ``Unsupported`` or ``ParserFailed``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from parsers import ParserFailed, Unsupported
+
+__all__ = ["Answer", "ImageResult", "Limits", "ParserFailed", "Thumbnail", "Unsupported", "run", "thumbnails"]
+
+MIB = 1024 * 1024
+_ROOT = str(Path(__file__).resolve().parent.parent)
+_START = "import sys; sys.path.insert(0, sys.argv.pop()); from parsers.child import main; main()"
+_MAX_VALUES = 4 * MIB                           # bytes of JSON
+
+
+class Source(Protocol):
+    """``read(n)`` gives up to n bytes and b"" at the end: a file, an open object, BytesIO."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    wall_seconds: float = 20                    # includes the time that the source takes
+    cpu_seconds: int = 10
+    memory: int = 1024 * MIB                    # bytes of address space
+    file_size: int = 64 * MIB                   # bytes of any file it writes
+    open_files: int = 64
+    max_input: int = 256 * MIB                  # bytes; the child holds them in memory
+    max_output: int = 32 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    values: dict[str, Any]
+    blobs: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    size: int                                   # what was asked for: the box it fits in
+    width: int                                  # pixels; never more than the original's
+    height: int
+    mime_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    width: int                                  # pixels of the original, held upright
+    height: int
+    format: str                                 # JPEG, PNG, …
+    exif: dict[str, Any]                        # JSON-safe and bounded; with GPSInfo (THREATS T37)
+    thumbnails: tuple[Thumbnail, ...]
+
+
+def thumbnails(
+    source: Source, sizes: Sequence[int] = (128, 256, 512, 1024), format: Literal["webp", "jpeg", "png"] = "webp",
+    *, limits: Limits | None = None,
+) -> ImageResult:
+    """Pictures of an image that fit into boxes of ``sizes`` pixels, all from one decode, and what it says of itself.
+
+    ``sizes`` may be empty: then only size and EXIF are read. Unsupported where it is no image in a format that we
+    open, ParserFailed where it is broken or too large."""
+    answer = run("image", source, {"sizes": list(sizes), "format": format}, limits=limits)
+    try:
+        values = dict(answer.values)
+        made = zip(values.pop("thumbnails"), answer.blobs, strict=True)
+        return ImageResult(**values, thumbnails=tuple(Thumbnail(**one, data=data) for one, data in made))
+    except (TypeError, ValueError, KeyError) as error:
+        raise ParserFailed("The parser's answer can't be read") from error
+
+
+def run(parser: str, source: Source, arguments: dict[str, Any], *, limits: Limits | None = None) -> Answer:
+    """What ``parsers.<parser>.parse`` made of the source's bytes, or ParserFailed.
+
+    Errors that the source raises pass through."""
+    limits = limits or Limits()
+    folder = tempfile.mkdtemp(prefix="parser-")
+    try:
+        with _Child(parser, arguments, limits, folder) as child:
+            child.feed(source)
+            return child.answer()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Child:
+    def __init__(self, parser: str, arguments: dict[str, Any], limits: Limits, folder: str):
+        own = {name: getattr(limits, name) for name in ("cpu_seconds", "memory", "file_size", "open_files")}
+        command = [sys.executable, "-I", "-B", "-c", _START, parser, json.dumps(arguments), json.dumps(own)]
+        self._limits = limits
+        self._process = subprocess.Popen(  # noqa: S603 our own interpreter and our own words, no shell
+            [*command, str(os.getpid()), _ROOT],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            cwd=folder, start_new_session=True,
+            # One arena: otherwise each of a library's threads reserves 64 MiB of the address space.
+            env={"TMPDIR": folder, "HOME": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
+        )  # fmt: skip
+        self._late = False
+        self._over = threading.Lock()           # held while the group is killed, and for ever once it was reaped
+        self._timer = threading.Timer(limits.wall_seconds, self._time_is_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._kill()
+        self._over.acquire()                    # from here on the number may be another process's
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        self._process.wait()
+
+    def feed(self, source: Source) -> None:
+        """All bytes of the source; the child answers only after the last, so neither waits for the other.
+
+        It may die before the end."""
+        pipe, sent = self._process.stdin, 0
+        assert pipe is not None
+        while chunk := source.read(MIB):
+            sent += len(chunk)
+            if sent > self._limits.max_input:
+                raise ParserFailed(f"The file is larger than {self._limits.max_input // MIB} MiB")
+            try:
+                pipe.write(chunk)
+            except BrokenPipeError:
+                return
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
+
+    def answer(self) -> Answer:
+        head = self._read(4)
+        length = struct.unpack(">I", head)[0]
+        if length > _MAX_VALUES:
+            raise ParserFailed("The parser's answer is too large")
+        try:
+            values = json.loads(self._read(length))
+            if "unsupported" in values:
+                raise Unsupported(str(values["unsupported"]))
+            if "failed" in values:
+                raise ParserFailed(str(values["failed"]))
+            lengths = [int(length) for length in values["blobs"]]
+            answered = values["values"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:  # as trustworthy as the bytes it read
+            raise ParserFailed("The parser's answer can't be read") from error
+        if any(length < 0 for length in lengths) or sum(lengths) > self._limits.max_output:
+            raise ParserFailed("The parser's answer is too large")
+        return Answer(answered, [self._read(length) for length in lengths])
+
+    def _read(self, length: int) -> bytes:
+        assert self._process.stdout is not None
+        data = self._process.stdout.read(length)
+        if len(data) < length:
+            raise ParserFailed(self._cause_of_death())
+        return data
+
+    def _cause_of_death(self) -> str:
+        """Words for an end without an answer. The process is left unreaped, so that its group can still be killed."""
+        if self._late:
+            return f"Reading the file took longer than {self._limits.wall_seconds:g} seconds"
+        if not hasattr(os, "waitid"):
+            return "The parser ended unexpectedly"
+        ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        code = ended.si_status if ended and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED) else 0
+        if self._late:
+            return f"Reading the file took longer than {self._limits.wall_seconds:g} seconds"
+        if code == signal.SIGXCPU or (code == signal.SIGKILL and not self._late):
+            return "Reading the file took too much processor time or memory"
+        return "The parser crashed" if code else "The parser ended unexpectedly"
+
+    def _time_is_up(self) -> None:
+        self._late = True
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._over.acquire(blocking=False):
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass                            # macOS says so of a group of which only the dead are left
+            finally:
+                self._over.release()

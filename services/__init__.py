@@ -1,0 +1,40 @@
+"""What the gateway does. No Flask, no SQL text, no vendor SDK here: only the steps and their order.
+
+A service is a small class whose constructor lists what it needs. A method is one thing a person could ask for; it takes
+the principal first, opens the transaction itself, and never holds it while bytes move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from db import Database
+from services.access import Access
+from services.delivery import Delivery
+from services.files import Files
+from services.folders import Folders
+from services.health import Health
+from services.idempotency import Idempotency
+from services.intake import Intake
+from services.previews import Previews
+from services.search import Search
+from services.stats import Stats
+from services.upkeep import Upkeep
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The bundle that app.wire() makes and both doors, api/ and jobs/, are given."""
+
+    db: Database            # to be closed by whoever wired it
+    access: Access
+    intake: Intake
+    files: Files
+    folders: Folders
+    delivery: Delivery
+    previews: Previews
+    search: Search
+    stats: Stats
+    idempotency: Idempotency
+    health: Health
+    upkeep: Upkeep

@@ -1,0 +1,321 @@
+"""Handing files out: by presigned URL, streamed through the gateway, or many in one ZIP. Every download is logged."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+import structlog
+
+from core import content_types, names
+from core.disposition import content_disposition
+from core.errors import (
+    ContentMissing, FileInTrash, FileNotReady, InvalidInput, NotFound, PreconditionFailed, RangeNotSatisfiable, TooLarge,
+)
+from core.principal import Principal
+from core.ranges import Span, etag_matches, if_range_matches, parse_range
+from db import Database, events, file_lists, files, folders, objects
+from db.files import FileRecord
+from services.access import visible
+from services.bucket import bucket_errors
+from services.files import bucket_errors_but_missing, parse_id
+from storage_backends.base import ByteRange, ObjectNotFound, ObjectReader, ObjectStore, PresignedRequest, Presigns
+
+log = structlog.get_logger()
+
+_PIECE = 256 * 1024        # bytes; what a slow reader makes us hold
+
+Disposition = Literal["inline", "attachment"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryLimits:
+    mode: Literal["redirect", "proxy"]
+    url_ttl: timedelta                  # of a presigned download, where the client asks for no other
+    url_max_ttl: timedelta
+    max_zip_files: int
+    max_zip_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestConditions:
+    """The request's headers of these names (RFC 9110 §13, §14), as they came."""
+
+    range: str | None = None
+    if_range: str | None = None
+    if_none_match: str | None = None
+    if_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Bytes on their way out; ``close`` must be called, also when the client is gone midway. HEAD has no body."""
+
+    status: Literal[200, 206]
+    headers: dict[str, str]
+    length: int
+    body: Iterator[bytes] | None
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Zip:
+    filename: str
+    body: Iterator[bytes]
+
+
+class Delivery:
+    def __init__(self, db: Database, store: ObjectStore, limits: DeliveryLimits):
+        self._db = db
+        self._store = store
+        self._presigns = store if isinstance(store, Presigns) else None
+        self._limits = limits
+
+    def open(
+        self, principal: Principal | None, file_id: UUID, *, method: Literal["GET", "HEAD"],
+        mode: Literal["redirect", "proxy"] | None = None, disposition: Disposition | None = None,
+        conditions: RequestConditions = RequestConditions(),
+    ) -> Redirect | NotModified | Stream:
+        """A download. HEAD is never redirected, since a URL signed for GET answers it with 403.
+
+        Raises FileNotReady, FileInTrash, ContentMissing, PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
+        with self._db.connection() as tx:
+            file = downloadable(visible(principal, files.get(tx, file_id)))
+        etag = f'"{file.file_hash}"' if file.file_hash else None
+        if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
+            raise PreconditionFailed()
+        if conditions.if_none_match is not None and etag_matches(conditions.if_none_match, etag, weak=True):
+            return NotModified({"ETag": etag} if etag else {})
+        redirect = (mode or self._limits.mode) == "redirect" and method == "GET"
+        if redirect and self._presigns is not None:
+            if _is_start(conditions.range):
+                self._count(principal, file)
+            return Redirect(self._presigned(file, self._limits.url_ttl, disposition).url)
+        return self._stream(principal, file, etag, method, disposition, conditions)
+
+    def _stream(
+        self, principal: Principal | None, file: FileRecord, etag: str | None, method: str, disposition: Disposition | None,
+        conditions: RequestConditions,
+    ) -> Stream:
+        try:
+            wanted = conditions.range if if_range_matches(conditions.if_range, etag, file.uploaded_at) else None
+            span = parse_range(wanted, file.file_size) if method == "GET" else None
+        except RangeNotSatisfiable as error:
+            raise RangeNotSatisfiable(size=file.file_size) from error
+        headers = {
+            "Content-Type": content_types.served_type(file.mime_type),
+            "Content-Disposition": content_disposition(_disposition(file, disposition), file.original_name),
+            "Accept-Ranges": "bytes",
+        }
+        if etag:
+            headers["ETag"] = etag
+        length = span.length if span else file.file_size
+        if span:
+            headers["Content-Range"] = span.content_range(file.file_size)
+        status: Literal[200, 206] = 206 if span else 200
+        if method == "HEAD":
+            self._stat(file)
+            return Stream(status, headers, length, None)
+        stack, reader = self._read(file, span)
+        if span is None or span.first == 0:
+            self._count(principal, file)
+        return Stream(status, headers, length, _pieces(stack, reader, length), stack.close)
+
+    def url(
+        self, principal: Principal | None, file_id: UUID, *, expires_in: int | None = None,
+        disposition: Disposition | None = None,
+    ) -> PresignedRequest:
+        """A presigned download URL, its life clamped to the maximum (THREATS T42). Raises InvalidInput below one second,
+        or where the bucket can't presign."""
+        if self._presigns is None:
+            raise InvalidInput("This deployment's storage can't presign URLs; use the download route.")
+        if expires_in is not None and expires_in < 1:
+            raise InvalidInput("expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}])
+        life = self._limits.url_ttl if expires_in is None else timedelta(seconds=min(expires_in, 7 * 86400))
+        with self._db.connection() as tx:
+            file = downloadable(visible(principal, files.get(tx, file_id)))
+            events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=_actor(principal))
+        return self._presigned(file, min(life, self._limits.url_max_ttl), disposition)
+
+    def _presigned(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> PresignedRequest:
+        assert self._presigns is not None
+        return self._presigns.presign_get(
+            file.file_path, expires_in=life, content_type=content_types.served_type(file.mime_type),
+            disposition=content_disposition(_disposition(file, disposition), file.original_name),
+        )
+
+    # -- reading an object ---------------------------------------------------------------------------------------------
+
+    def _read(self, file: FileRecord, span: Span | None) -> tuple[ExitStack, ObjectReader]:
+        """Open the object, so that what is wrong with it is told before a byte is sent (THREATS T34)."""
+        stack = ExitStack()
+        wanted = ByteRange(span.first, span.last) if span else None
+        try:
+            with bucket_errors_but_missing():
+                reader = stack.enter_context(self._store.open(file.file_path, byte_range=wanted))
+        except ObjectNotFound as error:
+            raise self._missing(file) from error
+        if reader.info.size != file.file_size:
+            stack.close()
+            raise self._missing(file)
+        return stack, reader
+
+    def _stat(self, file: FileRecord) -> None:
+        try:
+            with bucket_errors_but_missing():
+                found = self._store.stat(file.file_path).size == file.file_size
+        except ObjectNotFound:
+            found = False
+        if not found:
+            raise self._missing(file)
+
+    def _missing(self, file: FileRecord) -> ContentMissing:
+        log.error("content_missing", file_id=str(file.id), key=file.file_path)
+        with self._db.connection() as tx:
+            objects.record_check(tx, file.file_path, found=False)
+        return ContentMissing()
+
+    def _count(self, principal: Principal | None, file: FileRecord) -> None:
+        with self._db.connection() as tx:
+            events.record_download(tx, file.id, actor=_actor(principal))
+
+    # -- many files ----------------------------------------------------------------------------------------------------
+
+    def zip(self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None) -> Zip:
+        """A ZIP of files, or of a folder with all below it, streamed as it is read. Members are stored, not deflated.
+
+        Named files must all be readable and ready; of a folder what is not ready is left out and listed in the ZIP. Raises
+        NotFound, FileNotReady, FileInTrash, and TooLarge above the limits on count and bytes."""
+        if ids is not None:
+            members, left_out = self._named(principal, ids), []
+            filename = "files.zip"
+        elif folder is not None:
+            filename, members, left_out = self._in_folder(principal, folder)
+        else:
+            raise InvalidInput("Name the files by ids, or a folder.", errors=[{"field": "ids", "message": "missing"}])
+        if len(members) > self._limits.max_zip_files or sum(f.file_size for _, f in members) > self._limits.max_zip_bytes:
+            raise TooLarge("Too many files, or too many bytes, for one ZIP.")
+        for _, file in members:
+            if file.status != "ready":
+                raise FileNotReady(f"{file.original_name} has not passed its checks.")
+        return Zip(filename, self._zipped(principal, _unique(members), left_out))
+
+    def _named(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, FileRecord]]:
+        if len(ids) > self._limits.max_zip_files:
+            raise TooLarge("Too many files for one ZIP.")
+        wanted = list(dict.fromkeys(parse_id(text) for text in ids))
+        with self._db.connection() as tx:
+            found = {file.id: file for file in files.all_of(tx, wanted)}
+        chosen = [downloadable(visible(principal, found.get(file_id))) for file_id in wanted]
+        return [(file.original_name, file) for file in chosen]
+
+    def _in_folder(self, principal: Principal, folder_id: int) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
+        with self._db.connection() as tx:
+            folder = folders.get(tx, folder_id)
+            if folder is None or not (principal.is_admin or folder.owner_id == principal.owner_id):
+                raise NotFound("There is no such folder.")
+            wanted = file_lists.FileFilter(owner_id=folder.owner_id, folder_id=folder_id, recursive=True)
+            found, _ = file_lists.page(tx, wanted, sort="original_name", after=None, limit=self._limits.max_zip_files + 1)
+            paths = folders.paths_below(tx, folder_id)
+        members = [(paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found]
+        ready = [(name, file) for name, file in members if file.status == "ready"]
+        return f"{folder.name}.zip", ready, [name for name, file in members if file.status != "ready"]
+
+    def _zipped(self, principal: Principal, members: list[tuple[str, FileRecord]], left_out: list[str]) -> Iterator[bytes]:
+        sink = _Sink()
+        with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
+            for name, file in members:
+                entry = zipfile.ZipInfo(name, file.uploaded_at.astimezone(UTC).timetuple()[:6])
+                entry.external_attr = 0o644 << 16
+                stack, reader = self._read(file, None)
+                with stack, archive.open(entry, "w", force_zip64=True) as target:
+                    for piece in _pieces(stack, reader, file.file_size):
+                        target.write(piece)
+                        yield from sink.taken()
+                self._count(principal, file)
+            if left_out:
+                archive.writestr("NOT INCLUDED.txt", "Not ready when this was made:\n" + "\n".join(left_out) + "\n")
+        yield from sink.taken()
+
+
+class _Sink:
+    """An unseekable file that keeps what was written until it is taken."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def taken(self) -> list[bytes]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+
+def downloadable(file: FileRecord) -> FileRecord:
+    """The file, if its bytes may be handed out now."""
+    if file.is_deleted or (file.expires_at is not None and file.expires_at <= datetime.now(UTC)):
+        raise FileInTrash()
+    if file.status != "ready":
+        raise FileNotReady()
+    return file
+
+
+def _pieces(stack: ExitStack, reader: ObjectReader, length: int) -> Iterator[bytes]:
+    """Exactly ``length`` bytes, or an error that breaks the connection: never a clean short answer."""
+    with stack, bucket_errors():
+        while length:
+            piece = reader.read(min(_PIECE, length))
+            if not piece:
+                raise ContentMissing("The object ended before its length.")
+            length -= len(piece)
+            yield piece
+
+
+def _disposition(file: FileRecord, wanted: Disposition | None) -> Disposition:
+    return "inline" if wanted == "inline" and content_types.may_inline(file.mime_type) else "attachment"
+
+
+def _is_start(range_header: str | None) -> bool:
+    return range_header is None or range_header.replace(" ", "").lower().startswith("bytes=0-") or "=" not in range_header
+
+
+def _unique(members: list[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord]]:
+    """Entry names made distinct whatever their case, by numbering (THREATS T36)."""
+    taken: set[str] = set()
+    unique = []
+    for name, file in members:
+        path, slash, last = name.rpartition("/")
+        candidate, n = name, 0
+        while names.name_key(candidate) in taken:
+            n += 1
+            candidate = path + slash + names.numbered(last, n)
+        taken.add(names.name_key(candidate))
+        unique.append((candidate, file))
+    return unique
+
+
+def _actor(principal: Principal | None) -> str:
+    return principal.owner_id if principal else "anonymous"
+
+
+

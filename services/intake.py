@@ -1,0 +1,411 @@
+"""The one gate for every way in: admit -> receive -> complete -> verify.
+
+A client's bytes reach the bucket only after its name, declared size, type and quota were looked at and an upload row with
+a random object key was committed; they become a file only when all of them are stored and their SHA-256 is known. The
+form, a raw PUT, tus and direct uploads differ in how bytes arrive, never in what is checked.
+
+Memory is bounded by one part (``PART_SIZE``) for each upload under way, whatever the size; nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from types import TracebackType
+from typing import Literal, Protocol
+
+
+import psycopg
+import structlog
+
+from core import content_types, names
+from core.content_types import Rules
+from core.errors import (
+    ChecksumMismatch, DuplicateFile, FileTooLarge, GatewayError, InvalidInput, LimitReached, MalformedUpload, NotAuthenticated,
+    NotFound, QuotaExceeded, StorageFull, Unavailable, UploadGone,
+)
+from core.ids import new_id, object_key
+from core.parts import plan
+from core.placement import Placement
+from core.principal import Principal
+from db import Database, files, jobs, upload_sessions, uploads
+from db.files import FileRecord, NewFile
+from db.upload_sessions import SessionRecord
+from db.uploads import NewUpload, UploadRecord
+from services import sniff
+from services.bucket import bucket_errors, delete_quietly
+from storage_backends.base import Checksum, Multipart, ObjectInfo, ObjectStore, OutcomeUnknown, Part, StorageError
+
+log = structlog.get_logger()
+
+FILE_PREFIX = "files/"
+PART_SIZE = 8 * 1024 * 1024         # bytes; also what is held in memory for one upload
+_READ = 1024 * 1024                 # bytes; larger reads are three times faster than 64 KiB ones
+_HEAD = 64 * 1024                   # bytes that the type is told from
+_TTL = timedelta(hours=1)           # a form upload lives from renewal to renewal, so a killed process frees it soon
+_RENEW = 600.0                      # seconds
+_PREVIEWED = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"})
+
+# What ends the whole request, as opposed to a verdict on one of its files.
+_REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated)
+
+GatewayProtocol = Literal["form", "raw"]
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Store(ObjectStore, Multipart, Protocol):
+    """What receiving needs of the bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    max_file_size: int                  # bytes
+    quota_bytes: int | None             # bytes for each owner
+    max_open_uploads: int               # for each owner
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    original_name: str
+    error: GatewayError
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes that are in the bucket under an upload's key, checked, and not yet a file."""
+
+    upload: UploadRecord
+    etag: str
+    size: int
+    sha256: str
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    files: list[FileRecord]
+    rejected: list[Rejected]
+    session: SessionRecord
+
+
+@dataclass(slots=True)
+class Head:
+    """The first bytes of a file, and what they say."""
+
+    buffer: bytearray
+    ended: bool
+    mime_type: str = ""
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """One multipart under way: what was sent, hashed and reserved so far."""
+
+    upload: UploadRecord
+    sha256: "hashlib._Hash"
+    parts: list[Part] = field(default_factory=list)
+    size: int = 0
+    reserved: int = 0
+    renewed: float = field(default_factory=monotonic)
+
+
+class Intake:
+    def __init__(self, db: Database, store: Store, rules: Rules, limits: IntakeLimits):
+        self._db = db
+        self._store = store
+        self._rules = rules
+        self._limits = limits
+
+    # -- admit ---------------------------------------------------------------------------------------------------------
+
+    def check_declared(self, name: str, *, size: int | None, claimed_type: str | None) -> str:
+        """Judge what is known before a byte moves; the cleaned name. Raises InvalidName, FileTooLarge, TypeNotAllowed."""
+        clean = names.clean_name(name)
+        if size is not None and size > self._limits.max_file_size:
+            raise FileTooLarge(f"A file may have at most {self._limits.max_file_size} bytes.")
+        self._rules.check_name(names.extension(clean), claimed_type)
+        return clean
+
+    def admit(self, new: NewUpload) -> UploadRecord:
+        """Commit the upload's row and hold its quota. Raises QuotaExceeded or LimitReached, and then nothing is held."""
+        with self._db.transaction() as tx:
+            upload = self._admit(tx, new)
+        return upload
+
+    def _admit(self, tx: psycopg.Connection[object], new: NewUpload) -> UploadRecord:
+        limits = self._limits
+        try:
+            upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise NotFound("There is no such folder.") from error
+        if upload is None:
+            if uploads.charge(tx, new.owner_id, size=new.reserve, quota_bytes=limits.quota_bytes):
+                raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at a time.")
+            raise QuotaExceeded()
+        return upload
+
+    # -- receive -------------------------------------------------------------------------------------------------------
+
+    def batch(self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None) -> Batch:
+        """Files that appear together: ``with intake.batch(…) as batch: batch.receive(…); batch.commit(…)``."""
+        return Batch(self, principal, protocol, session_id or new_id().hex)
+
+    def receive(
+        self, principal: Principal, *, protocol: GatewayProtocol, session_id: str, name: str, claimed_type: str | None,
+        stream: Readable, size: int | None, sha256: str | None, content_md5: bytes | None,
+    ) -> Received:
+        """Store one file's bytes and check them. Whatever is raised, nothing of the file is left anywhere."""
+        clean = self.check_declared(name, size=size, claimed_type=claimed_type)
+        md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
+        new = NewUpload(
+            owner_id=principal.owner_id, protocol=protocol, status="uploading", original_name=clean,
+            object_key=object_key(FILE_PREFIX, names.extension(clean), datetime.now(UTC)),
+            content_type="application/octet-stream", size=size, reserve=size or 0, session_id=session_id, expires_in=_TTL,
+        )
+        # With a declared size the quota decides before the body is read; without, once a part of it is there.
+        upload = self.admit(new) if size is not None else None
+        try:
+            head = self._read_head(stream, clean)
+            if upload is None:
+                reserve = len(head.buffer) if head.ended else 2 * PART_SIZE
+                upload = self.admit(replace(new, reserve=reserve))
+            transfer = _Transfer(upload, hashlib.sha256(), reserved=upload.reserved)
+            if md5 is not None:
+                stream = _Digesting(stream, md5)
+                md5.update(head.buffer)
+            info = self._store_whole(transfer, head) if head.ended else self._store_parts(transfer, head, stream, size)
+            digest = transfer.sha256.hexdigest()
+            _check_sums(transfer, info, size, digest, sha256, md5, content_md5)
+        except BaseException as error:
+            if upload is not None:
+                self.discard([upload], problem=error.as_problem() if isinstance(error, GatewayError) else None)
+            raise
+        return Received(upload, info.etag, transfer.size, digest, head.mime_type)
+
+    def _read_head(self, stream: Readable, name: str) -> Head:
+        """Read up to one part; the type is judged as soon as the bytes that tell it are there."""
+        head = Head(bytearray(), ended=False)
+        while len(head.buffer) < PART_SIZE:
+            chunk = stream.read(min(_READ, PART_SIZE - len(head.buffer)))
+            if not chunk:
+                head.ended = True
+                break
+            head.buffer += chunk
+            if len(head.buffer) > self._limits.max_file_size:
+                raise FileTooLarge(f"A file may have at most {self._limits.max_file_size} bytes.")
+            if not head.mime_type and len(head.buffer) >= _HEAD:
+                head.mime_type = self.judge_type(name, head.buffer)
+        head.mime_type = head.mime_type or self.judge_type(name, head.buffer)
+        return head
+
+    def judge_type(self, name: str, head: bytes | bytearray) -> str:
+        """The type that the first bytes (64 KiB tell) and the name make together. Raises TypeMismatch, TypeNotAllowed."""
+        extension = names.extension(name)
+        mime_type = content_types.resolve(extension, sniff.detect(bytes(head[:_HEAD])), empty=not head)
+        self._rules.check(extension, mime_type)
+        return mime_type
+
+    def _store_whole(self, transfer: _Transfer, head: Head) -> ObjectInfo:
+        transfer.sha256.update(head.buffer)
+        transfer.size = len(head.buffer)
+        checksum = Checksum("sha256", b64encode(transfer.sha256.digest()).decode())
+        with bucket_errors():
+            return self._store.put(
+                transfer.upload.object_key, head.buffer, content_type=head.mime_type, size=transfer.size, checksum=checksum,
+            )
+
+    def _store_parts(self, transfer: _Transfer, head: Head, stream: Readable, size: int | None) -> ObjectInfo:
+        """Send part by part through one buffer, hashing on the way; each part confirmed by its checksum."""
+        part_size = plan(size or self._limits.max_file_size, preferred=PART_SIZE).part_size
+        upload, buffer = transfer.upload, head.buffer
+        with bucket_errors():
+            ref = self._store.create_multipart(upload.object_key, content_type=head.mime_type)
+        with self._db.connection() as tx:
+            if not uploads.set_multipart(tx, upload.id, ref.upload_id):
+                raise UploadGone()
+        ended = False
+        while buffer:
+            while len(buffer) < part_size and not ended:
+                chunk = stream.read(min(_READ, part_size - len(buffer)))
+                ended = not chunk
+                buffer += chunk
+            transfer.size += len(buffer)
+            if transfer.size > self._limits.max_file_size:
+                raise FileTooLarge(f"A file may have at most {self._limits.max_file_size} bytes.")
+            self._hold(transfer)
+            transfer.sha256.update(buffer)
+            checksum = Checksum("crc32", b64encode(zlib.crc32(buffer).to_bytes(4, "big")).decode())
+            with bucket_errors(), memoryview(buffer) as view:
+                transfer.parts.append(self._store.put_part(ref, len(transfer.parts) + 1, view, checksum=checksum))
+            buffer.clear()
+            while not ended and len(buffer) < _READ:
+                chunk = stream.read(_READ)
+                ended = not chunk
+                buffer += chunk
+        with bucket_errors():
+            try:
+                self._store.complete_multipart(ref, transfer.parts)
+            except OutcomeUnknown:
+                pass                                    # the answer was lost: what the bucket holds decides
+            info = self._store.stat(upload.object_key)
+        return info
+
+    def _hold(self, transfer: _Transfer) -> None:
+        """Keep quota ahead of the bytes, doubling so that statements stay few, and keep the upload alive."""
+        needed = transfer.size
+        if needed <= transfer.reserved and monotonic() - transfer.renewed < _RENEW:
+            return
+        wishes = [max(needed, 2 * transfer.reserved), needed] if needed > transfer.reserved else [transfer.reserved]
+        for reserve in wishes:
+            with self._db.connection() as tx:
+                held = uploads.extend(
+                    tx, transfer.upload.id, reserve=reserve, expires_in=_TTL, quota_bytes=self._limits.quota_bytes,
+                )
+            if held:
+                transfer.reserved, transfer.renewed = max(reserve, transfer.reserved), monotonic()
+                return
+        raise QuotaExceeded()
+
+    # -- complete ------------------------------------------------------------------------------------------------------
+
+    def publish(self, principal: Principal, received: Sequence[Received], placement: Placement, session_id: str) -> Outcome:
+        """Make received bytes files, all in one transaction. Raises NotFound for a folder that is not the owner's."""
+        published: list[FileRecord] = []
+        rejected: list[Rejected] = []
+        owner_id = principal.owner_id
+        try:
+            with self._db.transaction() as tx:
+                files.lock_names(tx, owner_id, placement.folder_id)
+                for item in received:
+                    if placement.on_duplicate == "reject" and files.duplicate_of(tx, owner_id, item.sha256, item.size):
+                        rejected.append(Rejected(item.upload.original_name, DuplicateFile()))
+                        continue
+                    record = files.publish(
+                        tx, _new_file(item, placement, session_id), actor=owner_id, link=placement.on_duplicate == "link",
+                        forget=True,
+                    )
+                    if record is None:
+                        raise UploadGone("The upload took too long and has expired.")
+                    published.append(record)
+                    if record.file_path == item.upload.object_key and record.mime_type in _PREVIEWED:
+                        jobs.enqueue(tx, "make_previews", file_id=str(record.id))
+                session = upload_sessions.get_or_open(tx, owner_id, session_id)
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise NotFound("There is no such folder.") from error
+        except psycopg.errors.CheckViolation as error:
+            raise InvalidInput(f"The request breaks the rule {error.diag.constraint_name}.") from error
+        kept = {record.file_path for record in published}
+        self.discard([item.upload for item in received if item.upload.object_key not in kept], complete=True)
+        return Outcome(published, rejected, session)
+
+    def discard(
+        self, given_up: Sequence[UploadRecord], *, problem: dict[str, str] | None = None, complete: bool = False,
+    ) -> None:
+        """End uploads and remove what they stored: one object each where they are ``complete``, else perhaps parts too.
+
+        What can't be removed now is left, by its row, to the janitor."""
+        if not given_up:
+            return
+        try:
+            with self._db.connection() as tx:
+                uploads.end(tx, [upload.id for upload in given_up], status="aborted", problem=problem)
+            gone = [upload.id for upload in given_up if self.remove_bytes(upload, complete=complete)]
+            with self._db.connection() as tx:
+                uploads.delete(tx, gone)
+        except Unavailable as error:
+            log.warning("uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error))
+
+    def remove_bytes(self, upload: UploadRecord, *, complete: bool = False) -> bool:
+        """Delete an upload's object, and unless it is ``complete`` its parts; True once all is known to be gone."""
+        try:
+            for ref in [] if complete else list(self._store.list_multiparts(upload.object_key)):
+                if ref.key == upload.object_key:
+                    self._store.abort_multipart(ref)
+        except StorageError as error:
+            log.warning("parts_left_for_janitor", key=upload.object_key, error=str(error))
+            return False
+        return delete_quietly(self._store, upload.object_key)
+
+
+class Batch:
+    """Files received one after another that appear together, or not at all.
+
+    Leaving the block without ``commit`` discards everything."""
+
+    def __init__(self, intake: Intake, principal: Principal, protocol: GatewayProtocol, session_id: str):
+        self._intake = intake
+        self._principal = principal
+        self._protocol: GatewayProtocol = protocol
+        self.session_id = session_id
+        self.received: list[Received] = []
+        self.rejected: list[Rejected] = []
+
+    def receive(
+        self, *, name: str, claimed_type: str | None, stream: Readable, size: int | None = None, sha256: str | None = None,
+        content_md5: bytes | None = None,
+    ) -> None:
+        """Take one file's bytes. A verdict on this file alone is kept in ``rejected``; what ends the request is raised."""
+        try:
+            self.received.append(self._intake.receive(
+                self._principal, protocol=self._protocol, session_id=self.session_id, name=name, claimed_type=claimed_type,
+                stream=stream, size=size, sha256=sha256, content_md5=content_md5,
+            ))
+        except _REQUEST_ERRORS:
+            raise
+        except GatewayError as error:
+            self.rejected.append(Rejected(name, error))
+
+    def commit(self, placement: Placement) -> Outcome:
+        outcome = self._intake.publish(self._principal, self.received, placement, self.session_id)
+        self.received = []
+        return Outcome(outcome.files, self.rejected + outcome.rejected, outcome.session)
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._intake.discard([item.upload for item in self.received])
+
+
+class _Digesting:
+    """A stream that is hashed as it is read."""
+
+    def __init__(self, stream: Readable, digest: "hashlib._Hash"):
+        self._stream = stream
+        self._digest = digest
+
+    def read(self, size: int, /) -> bytes:
+        chunk = self._stream.read(size)
+        self._digest.update(chunk)
+        return chunk
+
+
+def _check_sums(
+    transfer: _Transfer, info: ObjectInfo, size: int | None, digest: str, sha256: str | None, md5: "hashlib._Hash | None",
+    content_md5: bytes | None,
+) -> None:
+    if size is not None and transfer.size != size:
+        raise MalformedUpload(f"{size} bytes were announced and {transfer.size} arrived.")
+    if (sha256 is not None and sha256 != digest) or (md5 is not None and md5.digest() != content_md5):
+        raise ChecksumMismatch()
+    if info.size != transfer.size:
+        raise Unavailable("The bucket did not store all of the bytes; try again.")
+
+
+def _new_file(item: Received, placement: Placement, session_id: str) -> NewFile:
+    return NewFile(
+        upload_id=item.upload.id, owner_id=item.upload.owner_id, original_name=item.upload.original_name,
+        object_key=item.upload.object_key, etag=item.etag, size=item.size, sha256=item.sha256, mime_type=item.mime_type,
+        file_type=content_types.file_type(item.mime_type), status="ready", placement=placement,
+        metadata={"custom": placement.metadata} if placement.metadata else {}, session_id=session_id,
+    )
+
+

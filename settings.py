@@ -1,0 +1,87 @@
+"""Every setting once, with its unit, default and reason. app.py alone builds ``Settings`` and hands out the pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Words = Annotated[tuple[str, ...], NoDecode]      # written as "a, b, c" in the environment
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class Settings(BaseSettings):
+    """Read from environment variables of the same names in capitals, and from ``.env``."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    # The server
+    environment: Literal["development", "production"] = "development"
+    host: str = "127.0.0.1"                        # the image sets 0.0.0.0
+    port: int = Field(8080, ge=1, le=65535)
+    public_url: str | None = None                  # the address clients use; default http://HOST:PORT
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    web_workers: int = Field(2, ge=1, le=64)       # processes
+    web_threads: int = Field(32, ge=2, le=256)     # per process; a slow upload or download holds one
+    trusted_proxies: Words = ()                    # addresses and networks whose X-Forwarded-* are believed
+    cors_origins: Words = ()                       # pages on these origins may call the gateway and the bucket
+
+    # Where things are
+    data_dir: Path = Path("./var")
+    database_url: SecretStr | None = None          # unset: an embedded PostgreSQL under DATA_DIR
+    storage_backend: Literal["s3", "minio"] = "s3"
+    s3_endpoint: str | None = None                 # unset: an embedded SeaweedFS under DATA_DIR
+    s3_public_endpoint: str | None = None          # the bucket's address for browsers; default S3_ENDPOINT
+    s3_region: str = "us-east-1"
+    s3_bucket: str = "uploads"
+    s3_access_key: str | None = None
+    s3_secret_key: SecretStr | None = None
+    admin_api_key: SecretStr | None = None         # the first admin key; unset: made and shown once
+
+    # What may be uploaded
+    max_file_size: int = Field(50 * GIB, ge=1)     # bytes
+    max_files_per_request: int = Field(200, ge=1, le=10_000)
+    allowed_types: Words = ()                      # extensions, MIME types, image/*; empty: all that is not denied
+    denied_types: Words = ()
+    quota_bytes: int | None = Field(None, ge=0)    # for each owner
+    upload_ttl: int = Field(86_400, ge=60)         # seconds that an unfinished upload lives
+    max_open_uploads: int = Field(1_000, ge=1)     # unfinished uploads of one owner
+    max_bodies_in_flight: int = Field(8, ge=1)     # uploads through one web process for one owner at a time
+
+    # How files are handed out
+    download_mode: Literal["redirect", "proxy"] = "redirect"
+    download_url_ttl: int = Field(900, ge=1, le=604_800)        # seconds; default life of a presigned download
+    download_url_max_ttl: int = Field(86_400, ge=1, le=604_800)  # S3 itself ends at seven days
+    upload_url_ttl: int = Field(3_600, ge=60, le=3_600)         # seconds; presigned parts and puts
+    max_zip_files: int = Field(10_000, ge=1)
+    max_zip_bytes: int = Field(50 * GIB, ge=1)
+    trash_days: int = Field(30, ge=0)
+
+    # Later ways in and checks
+    rate_limits: Literal["on", "off"] = "on"
+    clamd_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_jwks_url: str | None = None
+
+    @field_validator("trusted_proxies", "cors_origins", "allowed_types", "denied_types", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("public_url", "s3_endpoint", "s3_public_endpoint")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/") if value else None
+
+    @property
+    def base_url(self) -> str:
+        """The gateway's address in links, without a slash at the end."""
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 compared, not bound
+        return self.public_url or f"http://{host}:{self.port}"

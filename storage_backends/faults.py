@@ -1,0 +1,105 @@
+"""What a failed request means: S3's error codes in terms of ``base``'s errors, and when to try again.
+
+Only exact codes count. "Not found" in particular is never read from a bare status, since a missing bucket, a missing
+upload and a proxy's own page are 404s too.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from html import unescape
+from typing import TypeVar
+
+from storage_backends.base import (
+    ChecksumMismatch,
+    InvalidPart,
+    ObjectNotFound,
+    OutcomeUnknown,
+    OutOfSpace,
+    PreconditionFailed,
+    StorageError,
+    StorageRefused,
+    StorageUnavailable,
+    UploadNotFound,
+)
+
+T = TypeVar("T")
+
+RULE_ID = "upload-gateway"  # of our CORS and lifecycle rules, so that those of others are left alone
+# Codes of a server or a key that can't set a rule on the bucket: a fact to report, not a failure.
+UNABLE = frozenset({"NotImplemented", "MethodNotAllowed", "AccessDenied", "MalformedXML", "InvalidArgument"})
+
+ATTEMPTS = 3
+FIRST_PAUSE = 0.1           # seconds; doubled for each attempt, and half of it is chance
+RETRY_WITHIN = 10.0         # seconds: what has taken longer is not tried again, the client is waiting
+
+_CODES: dict[str, type[StorageError]] = {
+    "NoSuchKey": ObjectNotFound,
+    "NoSuchUpload": UploadNotFound,
+    "PreconditionFailed": PreconditionFailed,
+    "BadDigest": ChecksumMismatch,
+    "InvalidDigest": ChecksumMismatch,
+    "XAmzContentSHA256Mismatch": ChecksumMismatch,
+    "XAmzContentChecksumMismatch": ChecksumMismatch,        # MinIO
+    "InvalidPart": InvalidPart,
+    "InvalidPartOrder": InvalidPart,
+    "EntityTooSmall": InvalidPart,
+    "XMinioStorageFull": OutOfSpace,
+    "QuotaExceeded": OutOfSpace,
+    "XMinioAdminBucketQuotaExceeded": OutOfSpace,
+    "InsufficientStorage": OutOfSpace,
+    "SlowDown": StorageUnavailable,
+    "SlowDownRead": StorageUnavailable,
+    "SlowDownWrite": StorageUnavailable,
+    "ServiceUnavailable": StorageUnavailable,
+    "XMinioServerNotInitialized": StorageUnavailable,
+    "ConditionalRequestConflict": StorageUnavailable,       # 409: another conditional write was under way
+    "OperationAborted": StorageUnavailable,
+    "RequestTimeout": StorageUnavailable,                   # 400: our body came too slowly and was dropped
+    "IncompleteBody": StorageUnavailable,
+    "AccessDenied": StorageRefused,
+    "InvalidAccessKeyId": StorageRefused,
+    "SignatureDoesNotMatch": StorageRefused,
+    "RequestTimeTooSkewed": StorageRefused,
+    "AuthorizationHeaderMalformed": StorageRefused,         # another region
+    "PermanentRedirect": StorageRefused,
+    "NoSuchBucket": StorageRefused,
+}
+_STATUSES: dict[int, type[StorageError]] = {
+    403: StorageRefused, 412: PreconditionFailed, 429: StorageUnavailable, 503: StorageUnavailable, 507: OutOfSpace,
+    500: OutcomeUnknown, 502: OutcomeUnknown, 504: OutcomeUnknown,
+}
+_FULL = re.compile(r"no space left|no free volume|no writable volume|disk is full", re.IGNORECASE)
+
+
+def translate(
+    operation: str, status: int, code: str | None, message: str | None, request_id: str | None,
+) -> StorageError:
+    """The error for an answer with ``status`` and S3's ``code`` in it, if it had one."""
+    kind = _CODES.get(code or "") or _STATUSES.get(status, StorageError)
+    if status >= 500 and message and _FULL.search(message):
+        kind = OutOfSpace
+    return kind(f"{operation}: {status} {code or ''} {message or ''}".rstrip(), code=code, request_id=request_id)
+
+
+def xml_text(document: bytes, tag: str) -> str | None:
+    """The text of the first element of that name, for answers too small to deserve a parser."""
+    found = re.search(rb"<%b>([^<]*)</%b>" % (tag.encode(), tag.encode()), document)
+    return unescape(found[1].decode("utf-8", "replace")) if found else None
+
+
+def attempt(call: Callable[[], T], *, repeatable: bool) -> T:
+    """Call, and try again after a pause where the bucket did not do it; with ``repeatable`` also where it may have."""
+    started = time.monotonic()
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except StorageUnavailable as fault:
+            hopeless = isinstance(fault, StorageRefused) or (isinstance(fault, OutcomeUnknown) and not repeatable)
+            if hopeless or number == ATTEMPTS or time.monotonic() - started > RETRY_WITHIN:
+                raise
+        time.sleep(FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.0))      # noqa: S311 spread, not secrecy
+    raise AssertionError("unreachable")

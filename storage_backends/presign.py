@@ -1,0 +1,99 @@
+"""Signature Version 4 in its query form: presigned URLs and POST policies, for both backends.
+
+A presigned URL is arithmetic over the secret key: no request is made. botocore's own signer was measured here at 75-150
+ms for 1,000 part URLs, which a page that starts one large upload waits for; this takes a tenth of it. It is held to
+botocore's signatures byte for byte by the tests, and to real servers by the contract suite.
+
+Source: "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)", Amazon S3 API reference.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from urllib.parse import quote, urlsplit
+
+MAX_EXPIRY = 7 * 24 * 3600          # seconds; S3 refuses more
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Presigner:
+    """Signs requests to one bucket on one endpoint, in path style (``https://host/bucket/key``)."""
+
+    def __init__(self, endpoint: str, *, region: str, bucket: str, access_key: str, secret_key: str):
+        """``endpoint`` is scheme, host and port. A path raises ValueError: the server would sign another one."""
+        parts = urlsplit(endpoint)
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError(f"the bucket's endpoint must be http(s)://host[:port] without a path, not {endpoint!r}")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        if parts.port not in (None, _DEFAULT_PORTS[parts.scheme]):
+            host = f"{host}:{parts.port}"
+        self.origin = f"{parts.scheme}://{host}"
+        self._host = host
+        self._region = region
+        self._bucket = bucket
+        self._access_key = access_key
+        self._secret_key = secret_key
+        self._day: tuple[str, str, bytes] = ("", "", b"")
+
+    def url(
+        self, method: str, key: str, *, expires_in: int, query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None, now: float | None = None,
+    ) -> str:
+        """A URL good for ``expires_in`` seconds. Every one of ``headers`` is signed: a request that lacks one, or has
+        another value, is answered with 403. An empty ``key`` addresses the bucket itself."""
+        stamp, scope, signing_key = self._at(now)
+        path = f"/{self._bucket}/{quote(key, safe='/~')}" if key else f"/{self._bucket}"
+        signed = {name.lower(): " ".join(value.split()) for name, value in (headers or {}).items()}
+        signed["host"] = self._host
+        names = ";".join(sorted(signed))
+        parameters = [
+            ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"),
+            ("X-Amz-Credential", f"{quote(self._access_key, safe='')}%2F{scope.replace('/', '%2F')}"),
+            ("X-Amz-Date", stamp),
+            ("X-Amz-Expires", str(min(expires_in, MAX_EXPIRY))),
+            ("X-Amz-SignedHeaders", names.replace(";", "%3B")),
+        ]
+        parameters += [(quote(name, safe=""), quote(value, safe="")) for name, value in (query or {}).items()]
+        canonical_query = "&".join(f"{name}={value}" for name, value in sorted(parameters))
+        canonical_headers = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
+        request = f"{method}\n{path}\n{canonical_query}\n{canonical_headers}\n{names}\nUNSIGNED-PAYLOAD"
+        to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256(request.encode()).hexdigest()}"
+        signature = hmac.digest(signing_key, to_sign.encode(), "sha256").hex()
+        return f"{self.origin}{path}?{canonical_query}&X-Amz-Signature={signature}"
+
+    def post_fields(
+        self, key: str, *, expires_in: int, min_size: int, max_size: int, content_type: str, now: float | None = None,
+    ) -> dict[str, str]:
+        """The form fields of a POST policy for exactly this key, this type and a size within these bounds, in bytes."""
+        now = time.time() if now is None else now
+        stamp, scope, signing_key = self._at(now)
+        fields = {
+            "key": key, "Content-Type": content_type, "x-amz-algorithm": "AWS4-HMAC-SHA256",
+            "x-amz-credential": f"{self._access_key}/{scope}", "x-amz-date": stamp,
+        }
+        expiration = datetime.fromtimestamp(now + min(expires_in, MAX_EXPIRY), UTC)
+        conditions: list[object] = [{"bucket": self._bucket}, ["content-length-range", min_size, max_size]]
+        conditions += [["eq", f"${name}", value] for name, value in fields.items()]
+        policy = {"expiration": expiration.strftime("%Y-%m-%dT%H:%M:%S.000Z"), "conditions": conditions}
+        fields["policy"] = base64.b64encode(json.dumps(policy).encode()).decode()
+        fields["x-amz-signature"] = hmac.digest(signing_key, fields["policy"].encode(), "sha256").hex()
+        return fields
+
+    def _at(self, now: float | None) -> tuple[str, str, bytes]:
+        """Time stamp, credential scope and the day's derived key, kept since deriving it costs four more digests."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        day, scope, signing_key = self._day
+        if day != stamp[:8]:
+            day = stamp[:8]
+            scope = f"{day}/{self._region}/s3/aws4_request"
+            signing_key = f"AWS4{self._secret_key}".encode()
+            for word in scope.split("/"):
+                signing_key = hmac.digest(signing_key, word.encode(), "sha256")
+            self._day = (day, scope, signing_key)       # one assignment: threads see the old day or the new one
+        return stamp, scope, signing_key

@@ -1,0 +1,191 @@
+"""Real servers for every test: one PostgreSQL and one SeaweedFS for each test process, a fresh database for each test."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from app import create_app, wire
+from core.principal import Principal
+from db import Database
+from db.migrate import migrate
+from embedded import postgres
+from services import Services
+from services.upkeep import PREFIXES
+from settings import Settings
+from storage_backends import open_store
+from tests.client import GatewayClient
+from tests.servers import S3Server, start_weed
+
+TEMPLATE = "gateway_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "settings(**values): settings of the gateway for this test")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
+    server = postgres.start(tmp_path_factory.mktemp("postgres"), fsync=False)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def database_template(postgres_server: postgres.Postgres) -> str:
+    """A migrated database's address; tests get clones of it."""
+    _admin(postgres_server.admin_url, f"create database {TEMPLATE} template template0 locale_provider builtin"
+                                      " builtin_locale 'C.UTF-8' encoding utf8")
+    url = _address(postgres_server.admin_url, TEMPLATE)
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def database_url(postgres_server: postgres.Postgres, database_template: str) -> Iterator[str]:
+    _admin(postgres_server.admin_url, "drop database if exists gateway_test with (force)")
+    _admin(postgres_server.admin_url, f"create database gateway_test template {TEMPLATE}")
+    yield _address(postgres_server.admin_url, "gateway_test")
+    _admin(postgres_server.admin_url, "drop database if exists gateway_test with (force)")
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = start_weed(tmp_path_factory.mktemp("weed"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_store(s3_server: S3Server) -> Any:
+    """The backend that tests look into the bucket with, beside the gateway's own."""
+    return open_store(s3_server.settings())
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, shared_store: Any) -> Iterator[Any]:
+    """The bucket, empty at the start of the test."""
+    _empty(shared_store)
+    yield shared_store
+
+
+def _empty(store: Any) -> None:
+    for prefix in (*PREFIXES, "incoming/"):
+        store.delete_many([info.key for info in store.list_objects(prefix)])
+        for ref in list(store.list_multiparts(prefix)):
+            store.abort_multipart(ref)
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, database_url: str, s3_server: S3Server, tmp_path: Path) -> Settings:
+    values: dict[str, Any] = {
+        "database_url": database_url, "s3_endpoint": s3_server.endpoint, "s3_access_key": s3_server.access_key,
+        "s3_secret_key": s3_server.secret_key, "s3_bucket": s3_server.bucket, "data_dir": tmp_path / "var",
+        "public_url": "http://gateway.test", "cors_origins": ("http://app.test",), "web_threads": 8,
+    }
+    for marker in reversed(list(request.node.iter_markers("settings"))):
+        values |= marker.kwargs
+    return Settings(_env_file=None, **values)
+
+
+@pytest.fixture
+def services(settings: Settings, bucket: Any) -> Iterator[Services]:
+    wired = wire(settings)
+    yield wired
+    wired.db.close()
+
+
+@pytest.fixture
+def app(services: Services, settings: Settings) -> Any:
+    application = create_app(settings, services)
+    application.testing = False          # errors become answers, as they do for users
+    return application
+
+
+@pytest.fixture
+def alice() -> Principal:
+    return Principal("alice")
+
+
+@pytest.fixture
+def bob() -> Principal:
+    return Principal("bob")
+
+
+@pytest.fixture
+def root() -> Principal:
+    return Principal("root", "admin")
+
+
+@pytest.fixture
+def client_for(app: Any, services: Services) -> Callable[..., GatewayClient]:
+    """A client with a fresh key of its own."""
+    def make(owner: str, role: str = "user") -> GatewayClient:
+        return GatewayClient(app, services.access.create_key(owner, role=role)[1])  # type: ignore[arg-type]
+    return make
+
+
+@pytest.fixture
+def client(client_for: Callable[..., GatewayClient]) -> GatewayClient:
+    return client_for("alice")
+
+
+@pytest.fixture
+def other(client_for: Callable[..., GatewayClient]) -> GatewayClient:
+    return client_for("bob")
+
+
+@pytest.fixture
+def admin(client_for: Callable[..., GatewayClient]) -> GatewayClient:
+    return client_for("root", "admin")
+
+
+@pytest.fixture
+def anonymous(app: Any) -> GatewayClient:
+    return GatewayClient(app, None)
+
+
+@pytest.fixture
+def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
+    """What is in the bucket without a row, and in the tables without an end: all empty when nothing was lost or leaked."""
+    def look() -> dict[str, list[str]]:
+        keys = [info.key for prefix in (*PREFIXES, "incoming/") for info in bucket.list_objects(prefix)]
+        multiparts = [ref.key for prefix in (*PREFIXES, "incoming/") for ref in bucket.list_multiparts(prefix)]
+        with db.connection() as tx:
+            stored = {row[0] for row in tx.execute("select object_key from objects where status = 'stored'")}
+            previews = {row[0] for row in tx.execute("select preview_path from file_previews")}
+            uploads = [str(row[0]) for row in tx.execute("select id from uploads where status not in ('done', 'expired')")]
+            held = [row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")]
+        return {
+            "objects without a row": sorted(set(keys) - stored - previews),
+            "rows without an object": sorted((stored | previews) - set(keys)),
+            "multiparts": multiparts, "uploads": uploads, "reservations": held,
+        }
+    return look
+
+
+NOTHING: dict[str, list[str]] = {
+    "objects without a row": [], "rows without an object": [], "multiparts": [], "uploads": [], "reservations": [],
+}
+
+
+def _admin(url: str, statement: str) -> None:
+    with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]
+
+
+def _address(url: str, database: str) -> str:
+    head, _, query = url.partition("?")
+    return head.rsplit("/", 1)[0] + "/" + database + (f"?{query}" if query else "")

@@ -1,0 +1,7 @@
+"""Runs the contract suite on every target."""
+
+from contract import StoreContract
+
+
+class TestStores(StoreContract):
+    pass

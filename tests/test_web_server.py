@@ -1,0 +1,363 @@
+"""The HTTP server with real sockets: slow, silent and mean clients, and an orderly end (THREATS T17 T55 T109 T110).
+
+Each server runs in a process of its own with few threads and short limits, so that 20 bad clients outnumber it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = 4                           # as in the script below
+SCRIPT = """
+import hashlib, pathlib, sys, time
+import web_server
+from flask import Flask, Response, request
+from settings import Settings
+
+port, record, limits = int(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
+for limit in limits:
+    name, _, value = limit.partition("=")
+    assert hasattr(web_server, name), name
+    setattr(web_server, name, float(value))
+
+def create_app():
+    app = Flask("probe")
+
+    @app.get("/hello")
+    def hello():
+        return {"hello": "world"}
+
+    @app.post("/read")
+    def read():
+        stream, received = request.environ["wsgi.input"], 0
+        try:
+            while chunk := stream.read(1024):
+                received += len(chunk)
+        except OSError as error:
+            reader = stream.reader
+            rest = stream.buf.getvalue()
+            rest += reader.buf.getvalue() if hasattr(reader, "buf") else reader.unreader.take_buffered()
+            with record.open("a") as file:
+                file.write(f"{type(error).__name__} {received + len(rest)}\\n")
+            raise
+        return {"received": received}
+
+    @app.post("/refuse")
+    def refuse():
+        return {"refused": True}, 413
+
+    @app.get("/slow")
+    def slow():
+        time.sleep(float(request.args["seconds"]))
+        return {"slept": True}
+
+    @app.get("/endless")
+    def endless():
+        return Response(bytes(262144) for _ in range(4096))
+
+    return app
+
+settings = Settings(_env_file=None, host="127.0.0.1", port=port, web_workers=1, web_threads=4)
+web_server.run(create_app, settings)
+"""
+
+
+class Running:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, record: Path, home: Path):
+        self.process, self.port, self.record, self.home = process, port, record, home
+
+    def connect(self, data: bytes = b"", *, timeout: float = 30) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        client.sendall(data)
+        return client
+
+    def ask(self, path: str = "/hello", *, timeout: float = 30) -> tuple[int, dict[str, object]]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.ask(timeout=5)
+                return
+            except OSError:
+                assert self.process.poll() is None, "the server ended"
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, **limits: float) -> Iterator[Running]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script, record, home = tmp_path / "serve.py", tmp_path / "record", tmp_path / "home"
+    script.write_text(SCRIPT)
+    record.touch()
+    home.mkdir()
+    (home / "gunicorn.conf.py").write_text("raise SystemExit('a stray gunicorn.conf.py was read')")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home), "GUNICORN_CMD_ARGS": "--workers 7"}
+    command = [sys.executable, str(script), str(port), str(record), *(f"{name}={n}" for name, n in limits.items())]
+    process = subprocess.Popen(command, env=environ, cwd=home)
+    running = Running(process, port, record, home)
+    try:
+        running.wait_until_it_answers()
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One with short limits, for the tests that leave it as they found it."""
+    limits = {"HEAD_SECONDS": 2, "BODY_SILENCE": 1, "BODY_WINDOW": 2, "SEND_SECONDS": 2, "LINGER_SECONDS": 0.2}
+    with serving(tmp_path_factory.mktemp("server"), **limits) as running:
+        yield running
+
+
+def everything(client: socket.socket) -> bytes:
+    """What comes until the server closes; a reset is an end too."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := client.recv(65536):
+            received += data
+    return received
+
+
+def one_problem(received: bytes, *statuses: int) -> dict[str, object]:
+    """The single answer in ``received``, checked to be problem+json with its request id in the header too."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert received.count(b"HTTP/1.1 ") == 1, received
+    document = json.loads(body)
+    assert document["status"] in statuses
+    assert int(head.split()[1]) == document["status"]
+    assert b"Content-Type: application/problem+json" in head
+    assert f"X-Request-ID: {document['request_id']}".encode() in head
+    assert document["title"]
+    assert document["detail"]
+    assert re.fullmatch("[a-z_]+", document["code"])
+    return document
+
+
+def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_turn(server: Running) -> None:
+    request = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+    with server.connect(request + request) as client:
+        received = b""
+        while received.count(b'{"hello":"world"}') < 2:
+            received += client.recv(65536)
+        client.sendall(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel")
+        time.sleep(0.2)
+        client.sendall(b"lo" + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        received = everything(client)
+    assert b'{"received":5}' in received
+    assert received.count(b'{"hello":"world"}') == 1
+
+
+def test_a_head_that_comes_byte_by_byte_is_read(server: Running) -> None:
+    with server.connect() as client:
+        for byte in b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n":
+            client.sendall(bytes([byte]))
+        assert b'{"hello":"world"}' in everything(client)
+
+
+def test_an_unread_body_does_not_hide_the_answer_from_the_client(server: Running) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with contextlib.suppress(ConnectionError):
+        connection.request("POST", "/refuse", body=bytes(200_000))
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_T110_half_sent_heads_hold_no_thread_and_end_with_408(server: Running) -> None:
+    half = b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Slow: "
+    clients = [server.connect(half) for _ in range(20)]
+    begun = time.monotonic()
+    assert server.ask()[0] == 200
+    assert time.monotonic() - begun < 1.9, "the request waited for the slow heads"
+    for client in clients:
+        with client:
+            assert one_problem(everything(client), 408)["code"] == "request_timeout"
+
+
+def test_T110_500_idle_connections_leave_it_responsive(server: Running) -> None:
+    clients = [server.connect() for _ in range(500)]
+    begun = time.monotonic()
+    for _ in range(10):
+        assert server.ask()[0] == 200
+    assert time.monotonic() - begun < 1.9, "the requests waited for the idle connections"
+    for client in clients:
+        client.close()
+
+
+def test_T110_clients_that_do_not_read_lose_their_connection(server: Running) -> None:
+    clients = []
+    for _ in range(20):
+        client = server.connect(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(1)
+        clients.append(client)
+        if len(clients) == THREADS:
+            break
+    assert server.ask()[0] == 200
+    for client in clients:
+        with client:
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := client.recv(1 << 20):
+                    received += len(data)
+            assert received < 262144 * 4096
+
+
+def test_T55_T110_stalled_bodies_are_closed_and_their_bytes_kept(server: Running) -> None:
+    before = len(server.record.read_text().splitlines())
+    stalled = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(1500)
+    clients = [server.connect(stalled) for _ in range(20)]
+    assert server.ask(timeout=60)[0] == 200
+    for client in clients:
+        with client:
+            everything(client)
+    assert server.record.read_text().splitlines()[before:] == ["ConnectionResetError 1500"] * 20
+
+
+def test_T55_a_chunked_body_that_stalls_is_closed_too(server: Running) -> None:
+    before = len(server.record.read_text().splitlines())
+    with server.connect(b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n") as client:
+        everything(client)
+    assert server.record.read_text().splitlines()[before:] == ["ConnectionResetError 3"]
+
+
+def test_T55_a_body_that_trickles_is_closed_and_a_slow_one_is_not(server: Running) -> None:
+    head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
+
+    def trickle(client: socket.socket) -> None:
+        for _ in range(300):                       # 500 bytes per second, for 30 seconds if it were let
+            client.sendall(bytes(50))
+            time.sleep(0.1)
+
+    with server.connect(head) as client, pytest.raises(ConnectionError):
+        trickle(client)
+    with server.connect(head) as client:
+        for _ in range(30):                        # 20 kB per second, for longer than the window
+            client.sendall(bytes(2000))
+            time.sleep(0.1)
+        client.settimeout(30)
+        assert b'{"received":60000}' in client.recv(65536)
+
+
+SMUGGLED = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /read HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="cl-te"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", id="te-cl"),
+        pytest.param(POST + b"Content-Length: -1\r\n\r\n", id="negative"),
+        pytest.param(POST + b"Content-Length: +5\r\n\r\nhello", id="plus"),
+        pytest.param(POST + b"Content-Length: 5, 5\r\n\r\nhello", id="list"),
+        pytest.param(POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", id="two-lengths"),
+        pytest.param(POST + b"Content-Length: 0x5\r\n\r\nhello", id="hexadecimal"),
+        pytest.param(POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", id="xchunked"),
+        pytest.param(POST + b"Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello", id="identity"),
+        pytest.param(POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", id="chunked-twice"),
+        pytest.param(POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", id="chunked-not-last"),
+        pytest.param(POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", id="space-before-colon"),
+        pytest.param(POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", id="folded"),
+        pytest.param(POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="te-in-1.0"),
+        pytest.param(POST.replace(b"\r\n", b"\n") + b"Content-Length: 5\n\nhello", id="bare-lf"),
+        pytest.param(POST + b"X: a\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="bare-lf-inside"),
+        pytest.param(POST + b"X: a\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="bare-cr-inside"),
+        pytest.param(POST + b"Host: y\r\nContent-Length: 5\r\n\r\nhello", id="two-hosts"),
+    ],
+)
+def test_T17_a_body_of_unclear_length_never_becomes_two_requests(server: Running, request_bytes: bytes) -> None:
+    with server.connect(request_bytes + SMUGGLED) as client:
+        one_problem(everything(client), 400, 501)
+
+
+def test_T17_a_bad_chunk_ends_the_connection(server: Running) -> None:
+    for bad in (b"-1\r\n", b"0x3\r\nabc\r\n", b"3\r\nabcdef\r\n", b"3 3\r\nabc\r\n", b"\r\n"):
+        with server.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n" + bad + b"0\r\n\r\n" + SMUGGLED) as client:
+            assert everything(client).count(b"HTTP/1.1 ") <= 1
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\r\n\r\n", 400, "invalid_input", id="tls"),
+        pytest.param(b"GET /hello HTTP/9.9\r\nHost: x\r\n\r\n", 400, "invalid_input", id="version"),
+        pytest.param(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414, "uri_too_long", id="long-line"),
+        pytest.param(b"GET /" + b"a" * 9000, 414, "uri_too_long", id="long-line-without-end"),
+        pytest.param(b"GET /hello HTTP/1.1\r\nExpect: magic\r\n\r\n", 417, "expectation_failed", id="expect"),
+        pytest.param(b"GET /hello HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "headers_too_large", id="field"),
+        pytest.param(b"GET /hello HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers_too_large", id="fields"),
+        pytest.param(b"GET /hello HTTP/1.1\r\nX: " + b"a" * 70_000, 431, "headers_too_large", id="field-without-end"),
+        pytest.param(POST + b"Transfer-Encoding: magic\r\n\r\n", 501, "not_implemented", id="coding"),
+    ],
+)
+def test_what_the_server_refuses_itself_is_a_problem(
+    server: Running, request_bytes: bytes, status: int, code: str
+) -> None:
+    with server.connect(request_bytes) as client:
+        assert one_problem(everything(client), status)["code"] == code
+
+
+def test_a_request_line_of_8190_bytes_passes(server: Running) -> None:
+    line = b"GET /hello?" + b"a" * (8190 - len(b"GET /hello? HTTP/1.1")) + b" HTTP/1.1"
+    with server.connect(line + b"\r\nHost: x\r\nConnection: close\r\n\r\n") as client:
+        assert b'{"hello":"world"}' in everything(client)
+
+
+def test_no_stray_configuration_and_no_control_socket(server: Running) -> None:
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=True
+    )
+    assert len(children.stdout.split()) == 1, "GUNICORN_CMD_ARGS was read"
+    assert not list(server.home.rglob("*.ctl"))
+
+
+def test_T109_sigterm_finishes_the_request_in_flight_and_takes_no_new_one(tmp_path: Path) -> None:
+    with serving(tmp_path) as running:
+        with running.connect(), running.connect(b"GET /hello HTTP/1.1\r\n"):        # idle, and half a head
+            client = running.connect(b"GET /slow?seconds=2 HTTP/1.1\r\nHost: x\r\n\r\n")
+            time.sleep(0.5)
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            with pytest.raises(ConnectionError):
+                running.ask(timeout=5)
+            with client:
+                received = everything(client)
+            assert b'{"slept":true}' in received
+            assert running.process.wait(15) == 0, "idle connections held it up"
+
+
+def test_T109_two_stops_in_a_row_free_the_port(tmp_path: Path) -> None:
+    with serving(tmp_path) as running:
+        port = running.port
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
