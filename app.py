@@ -23,7 +23,9 @@ from core.content_types import Rules
 from db import Database
 from services import Services
 from services.access import Access
+from services.checking import Checking
 from services.delivery import Delivery, DeliveryLimits
+from services.direct import DirectLimits, DirectUploads
 from services.files import Files
 from services.folders import Folders
 from services.health import Health
@@ -35,6 +37,7 @@ from services.stats import Stats
 from services.upkeep import Upkeep
 from settings import Settings
 from storage_backends import StorageSettings, open_store
+from storage_backends.base import Copies, Multipart, PresignsParts
 from telemetry import configure_logging
 
 
@@ -60,6 +63,8 @@ def wire(settings: Settings) -> Services:
     storage = storage_settings(settings)
     db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2))
     store = open_store(storage)
+    if not isinstance(store, Multipart):
+        raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
     # Cursors must hold over restarts and between processes, and are no more secret than what they point into.
     cursor_secret = hashlib.sha256(b"cursors\0" + storage.secret_key.encode()).digest()
     quota = settings.quota_bytes
@@ -76,11 +81,18 @@ def wire(settings: Settings) -> Services:
         url_max_ttl=timedelta(seconds=settings.download_url_max_ttl), max_zip_files=settings.max_zip_files,
         max_zip_bytes=settings.max_zip_bytes,
     ))
+    # What the store can do is asked here, once; what it can't is not mounted.
+    direct = DirectUploads(
+        db, store, intake, DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl)),
+        cursor_secret=cursor_secret,
+    ) if isinstance(store, PresignsParts) and isinstance(store, Copies) else None
     return Services(
         db=db,
         access=access,
         intake=intake,
         files=files,
+        checking=Checking(db, store, intake, files),
+        direct=direct,
         folders=Folders(db, cursor_secret),
         delivery=delivery,
         previews=Previews(db, store),

@@ -130,7 +130,7 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
     from services.doctor import examine
 
     store = open_store(wiring.storage_settings(settings))
-    checks = examine(store, origin=(settings.cors_origins or (settings.base_url,))[0])
+    checks = examine(store, origins=settings.cors_origins or (settings.base_url,))
     if words.json:
         print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence} for c in checks]))
     else:

@@ -22,11 +22,11 @@ class Settings(BaseSettings):
     # The server
     environment: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"                        # the image sets 0.0.0.0
-    port: int = Field(8080, ge=1, le=65535)
+    port: int = Field(default=8080, ge=1, le=65535)
     public_url: str | None = None                  # the address clients use; default http://HOST:PORT
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    web_workers: int = Field(2, ge=1, le=64)       # processes
-    web_threads: int = Field(32, ge=2, le=256)     # per process; a slow upload or download holds one
+    web_workers: int = Field(default=2, ge=1, le=64)       # processes
+    web_threads: int = Field(default=32, ge=2, le=256)     # per process; a slow upload or download holds one
     trusted_proxies: Words = ()                    # addresses and networks whose X-Forwarded-* are believed
     cors_origins: Words = ()                       # pages on these origins may call the gateway and the bucket
 
@@ -43,23 +43,23 @@ class Settings(BaseSettings):
     admin_api_key: SecretStr | None = None         # the first admin key; unset: made and shown once
 
     # What may be uploaded
-    max_file_size: int = Field(50 * GIB, ge=1)     # bytes
-    max_files_per_request: int = Field(200, ge=1, le=10_000)
+    max_file_size: int = Field(default=50 * GIB, ge=1)     # bytes
+    max_files_per_request: int = Field(default=200, ge=1, le=10_000)
     allowed_types: Words = ()                      # extensions, MIME types, image/*; empty: all that is not denied
     denied_types: Words = ()
-    quota_bytes: int | None = Field(None, ge=0)    # for each owner
-    upload_ttl: int = Field(86_400, ge=60)         # seconds that an unfinished upload lives
-    max_open_uploads: int = Field(1_000, ge=1)     # unfinished uploads of one owner
-    max_bodies_in_flight: int = Field(8, ge=1)     # uploads through one web process for one owner at a time
+    quota_bytes: int | None = Field(default=None, ge=0)    # for each owner
+    upload_ttl: int = Field(default=86_400, ge=60)         # seconds that an unfinished upload lives
+    max_open_uploads: int = Field(default=1_000, ge=1)     # unfinished uploads of one owner
+    max_bodies_in_flight: int = Field(default=8, ge=1)     # uploads through one web process for one owner at a time
 
     # How files are handed out
     download_mode: Literal["redirect", "proxy"] = "redirect"
-    download_url_ttl: int = Field(900, ge=1, le=604_800)        # seconds; default life of a presigned download
-    download_url_max_ttl: int = Field(86_400, ge=1, le=604_800)  # S3 itself ends at seven days
-    upload_url_ttl: int = Field(3_600, ge=60, le=3_600)         # seconds; presigned parts and puts
-    max_zip_files: int = Field(10_000, ge=1)
-    max_zip_bytes: int = Field(50 * GIB, ge=1)
-    trash_days: int = Field(30, ge=0)
+    download_url_ttl: int = Field(default=900, ge=1, le=604_800)        # seconds; default life of a presigned download
+    download_url_max_ttl: int = Field(default=86_400, ge=1, le=604_800)  # S3 itself ends at seven days
+    upload_url_ttl: int = Field(default=3_600, ge=60, le=3_600)         # seconds; presigned parts and puts
+    max_zip_files: int = Field(default=10_000, ge=1)
+    max_zip_bytes: int = Field(default=50 * GIB, ge=1)
+    trash_days: int = Field(default=30, ge=0)
 
     # Later ways in and checks
     rate_limits: Literal["on", "off"] = "on"

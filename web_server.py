@@ -271,6 +271,9 @@ def options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def run(create_app: Callable[[], Flask], settings: Settings) -> None:
-    """Serve until SIGTERM, then finish the requests in flight (GRACE_SECONDS at most). Never returns."""
+def run(create_app: Callable[[], Flask], settings: Settings) -> int:
+    """Serve until SIGTERM, then finish the requests in flight (GRACE_SECONDS at most).
+
+    gunicorn ends the process itself, with status 0, or 3 where the application could not be made."""
     Server(create_app, settings).run()
+    return 0

@@ -24,21 +24,21 @@ from multipart import (
 
 from core.errors import GatewayError, MalformedUpload, RequestTooLarge, TooManyFiles
 
-READ_BYTES = 1024 * 1024                        # one read of the socket; 64 KiB reads cost three times the CPU
-_MAX_QUIET = 64 * 1024                          # bytes in a row that are neither a header nor in a part
-_BOUNDARY = re.compile(r"[\x20-\x7e]{1,200}")   # RFC 2046 §5.1.1 says 70; some clients send more
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|$)', re.DOTALL)   # an open quote runs to the end: no second try
+READ_BYTES = 1024 * 1024  # one read of the socket; 64 KiB reads cost three times the CPU
+_MAX_QUIET = 64 * 1024  # bytes in a row that are neither a header nor in a part
+_BOUNDARY = re.compile(r"[\x20-\x7e]{1,200}")  # RFC 2046 §5.1.1 says 70; some clients send more
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|$)', re.DOTALL)  # an open quote runs to the end: no second try
 _EXTENDED = re.compile(r";\s*filename\*\s*=\s*([A-Za-z0-9-]+)'[^';\s]*'([^\s;\"]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class FormLimits:
     max_files: int = 200
-    max_segments: int = 1_000                   # fields and files together
-    max_field_size: int = 64 * 1024             # bytes of one value
-    max_fields_size: int = 1024 * 1024          # bytes of all values together
-    max_header_size: int = 8 * 1024             # bytes of one header line
-    max_header_count: int = 16                  # lines of one segment
+    max_segments: int = 1_000  # fields and files together
+    max_field_size: int = 64 * 1024  # bytes of one value
+    max_fields_size: int = 1024 * 1024  # bytes of all values together
+    max_header_size: int = 8 * 1024  # bytes of one header line
+    max_header_count: int = 16  # lines of one segment
 
 
 class ByteSource(Protocol):
@@ -60,8 +60,8 @@ class FilePart:
 
     def __init__(self, name: str, filename: str, content_type: str, next_chunk: Callable[[], bytes]):
         self.name = name
-        self.filename = filename                # decoded once, not cleaned: core.names.clean_name does that
-        self.content_type = content_type        # "" if the client sent none
+        self.filename = filename  # decoded once, not cleaned: core.names.clean_name does that
+        self.content_type = content_type  # "" if the client sent none
         self.bytes_read = 0
         self._next_chunk = next_chunk
         self._rest = memoryview(b"")
@@ -78,7 +78,7 @@ class FilePart:
                 return b""
             chunk = self._next_chunk()
             self._ended = not chunk
-            if len(chunk) <= size:              # handed on as it came, without a copy
+            if len(chunk) <= size:  # handed on as it came, without a copy
                 self.bytes_read += len(chunk)
                 return chunk
             self._rest = memoryview(chunk)
@@ -139,7 +139,7 @@ class FormReader:
     def _iterate(self) -> Iterator[Field | FilePart]:
         files = field_bytes = 0
         for segment in self._events:
-            assert isinstance(segment, MultipartSegment)        # each part is read to its end below
+            assert isinstance(segment, MultipartSegment)  # each part is read to its end below
             name = segment.name or ""
             filename = _filename(segment)
             if filename is None:
@@ -166,12 +166,14 @@ class FormReader:
         while chunk := self._next_chunk():
             value += chunk
             if len(value) > self._limits.max_field_size:
-                raise RequestTooLarge(f"A field of the form is larger than {self._limits.max_field_size} bytes")
+                raise RequestTooLarge(
+                    f"A field of the form is larger than {self._limits.max_field_size} bytes"
+                )
         return bytes(value)
 
     def _next_chunk(self) -> bytes:
         """More bytes of the present part; b"" once, at its end."""
-        if self._failure:                       # the generator is over by then, which would look like the end
+        if self._failure:  # the generator is over by then, which would look like the end
             raise self._failure
         return next(self._events, None) or b""
 
@@ -208,7 +210,10 @@ class FormReader:
             return b""
         try:
             chunk = self._stream.read(wanted)
-        except (OSError, EOFError) as error:    # gunicorn's NoMoreData and a stalled or reset socket are OSErrors
+        except (
+            OSError,
+            EOFError,
+        ) as error:  # gunicorn's NoMoreData and a stalled or reset socket are OSErrors
             raise MalformedUpload("The connection ended before the body did") from error
         self._received += len(chunk)
         return chunk
@@ -223,10 +228,14 @@ def _filename(segment: MultipartSegment) -> str | None:
     headers = [value for name, value in segment.headerlist if name == "Content-Disposition"]
     if len(headers) != 1:
         raise MalformedUpload("A part has more than one Content-Disposition")
-    if segment.header("Content-Transfer-Encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
+    if segment.header("Content-Transfer-Encoding", "binary").strip().lower() not in (
+        "binary",
+        "8bit",
+        "7bit",
+    ):
         raise MalformedUpload("Parts must not have a Content-Transfer-Encoding")
     found = _EXTENDED.search(_QUOTED.sub('""', headers[0])) if "*" in headers[0] else None
-    if not found:                               # also where the asterisk stood inside another value's quotes
+    if not found:  # also where the asterisk stood inside another value's quotes
         return segment.filename  # type: ignore[no-any-return]
     charset, value = found[1].lower(), unquote_to_bytes(found[2])
     if charset == "iso-8859-1":

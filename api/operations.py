@@ -11,9 +11,11 @@ nobody here or in Flask touches the body (THREATS T7).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from flask import Response, request
@@ -24,6 +26,7 @@ from core.errors import EncodingNotAllowed, GatewayError, InvalidInput, Unsuppor
 Access = Literal["public", "public files", "user", "admin"]
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., Response]
+Shape = type[BaseModel] | UnionType
 
 MAX_JSON_BYTES = 1024 * 1024
 
@@ -32,7 +35,7 @@ MAX_JSON_BYTES = 1024 * 1024
 class Content:
     """A body that is not one JSON model: its media types, and the models among them."""
 
-    types: Mapping[str, type[BaseModel] | None]         # None: bytes
+    types: Mapping[str, Shape | None]                   # None: bytes
     description: str = "The bytes"
     headers: tuple[str, ...] = ()                       # names of api/openapi.py's HEADERS
 
@@ -115,7 +118,7 @@ def parse_json(model: type[Model]) -> Model:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        raise InvalidInput("The body is not valid.", errors=flatten(error)) from error
+        raise InvalidInput("The body is not valid.", errors=flatten(error, "body")) from error
 
 
 def refuse_encoded() -> None:
@@ -128,15 +131,17 @@ def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(errors=flatten(error)) from error
+        raise InvalidInput(errors=flatten(error, "query")) from error
 
 
-def flatten(error: ValidationError) -> list[dict[str, str]]:
+def flatten(error: ValidationError, whole: str) -> list[dict[str, str]]:
     """[{"field": "tags.3", "message": …}]; what the client sent is not repeated, it may be long or secret."""
-    return [
-        _error(".".join(str(part) for part in found["loc"])[:200], found["msg"].removeprefix("Value error, "))
-        for found in error.errors(include_url=False, include_context=False, include_input=False)[:20]
-    ]
+    found: dict[str, str] = {}
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        # pydantic names the branches of a union by its own validators: "folder.literal['root']"
+        parts = [str(part) for part in fault["loc"] if isinstance(part, int) or not re.search(r"[\[\](]|^int$", part)]
+        found.setdefault(".".join(parts)[:200] or whole, fault["msg"].removeprefix("Value error, "))
+    return [_error(name, message) for name, message in list(found.items())[:20]]
 
 
 def _error(name: str, message: str) -> dict[str, str]:

@@ -29,9 +29,9 @@ def healthz() -> Response:
 def readyz() -> Response:
     """503 with the same `checks` where one of them failed."""
     checks = services().health.ready()
-    if all(found is True or found == "ok" for found in checks.values()):
+    if all(checks.values()):
         return answer({"status": "ready", "checks": checks})
-    failed = ", ".join(name for name, found in checks.items() if found is not True and found != "ok")
+    failed = ", ".join(name for name, found in checks.items() if not found)
     return problems.from_gateway_error(Unavailable(f"Not ready: {failed}.", checks=checks))
 
 

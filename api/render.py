@@ -33,8 +33,10 @@ class GatewayJSON(DefaultJSONProvider):
     """Times as RFC 3339 in UTC with a Z, ids as text, members in the order they were written."""
 
     sort_keys = False
-    compact = True
     ensure_ascii = False
+
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        return super().dumps(obj, separators=(",", ":"), **kwargs)
 
     @staticmethod
     def default(o: Any) -> Any:

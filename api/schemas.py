@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from api.values import (
-    Cursor, FolderId, From, Int64, Limit, Owner, ShortText, Tag, Tags, TagWords, Text, Until, Words,
+    Cursor, FolderId, FolderIdText, From, Int64, Limit, Owner, ShortText, Tags, TagWords, Text, Until, Words,
 )
 from core.placement import OnDuplicate, Visibility
 
@@ -61,7 +61,7 @@ class OwnerQuery(Query):
 class FileListQuery(OwnedPageQuery):
     file_type: Annotated[ShortText | None, Field(
         description="image, video, audio, document, text, archive, other; or a MIME type; or image/*")] = None
-    folder: FolderId | Literal["root"] | None = None
+    folder: FolderIdText | Literal["root"] | None = None
     recursive: bool = False
     date_from: From | None = None
     date_to: Until | None = None
@@ -99,7 +99,7 @@ class DeleteFileQuery(Query):
 
 class ArchiveQuery(Query):
     ids: Words | None = None
-    folder: FolderId | None = None
+    folder: FolderIdText | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -111,7 +111,7 @@ class ArchiveQuery(Query):
 class PlacementQuery(Query):
     """Where uploaded files go: the query of a raw upload, and the fields of a form."""
 
-    folder_id: FolderId | None = None
+    folder_id: FolderIdText | None = None
     visibility: Visibility = "private"
     tags: TagWords = ()
     on_duplicate: OnDuplicate = "link"
@@ -128,7 +128,7 @@ class DeleteFolderQuery(Query):
 class SearchQuery(OwnedPageQuery):
     query: str = ""                         # any string is a valid query (THREATS T81)
     file_type: ShortText | None = None
-    folder: FolderId | Literal["root"] | None = None
+    folder: FolderIdText | Literal["root"] | None = None
     date_from: From | None = None
     date_to: Until | None = None
     facets: Annotated[Words, Field(description="Of file_type, folder, owner, month")] = ()
@@ -374,6 +374,17 @@ class FolderTreeOut(Out):
 
 class FolderPageOut(PageOut):
     items: list[FolderOut]
+
+
+class DeletedFolderOut(Out):
+    id: int
+    action: Literal["deleted"]
+    trashed_files: int = 0
+    deleted_folders: int = 1
+
+
+class StatsOut(BaseModel):
+    model_config = ConfigDict(extra="allow")
 
 
 class HitOut(Out):

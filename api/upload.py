@@ -353,7 +353,6 @@ def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> R
     checksums = Checksums.of_request()
     body = RequestBody()
     claimed = request.mimetype or None
-    services().intake.check_declared(filename, size=body.length, claimed_type=claimed)
     digest = transcript.of_file()
     with services().intake.batch(principal(), protocol="raw", session_id=_session_id()) as batch:
         batch.receive(

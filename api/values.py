@@ -30,7 +30,7 @@ def _integer(value: Any) -> Any:
 
 
 def _storable(value: str) -> str:
-    if "\0" in value or not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
+    if "\0" in value or (not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value)):
         raise ValueError("must not hold NUL or lone surrogates")
     return value
 
@@ -69,7 +69,8 @@ def page_size(value: int) -> int:
 _MOMENT_SCHEMA = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}
 
 Int64 = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=MAX_INT64)]
-FolderId = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT32)]
+FolderId = Annotated[int, Field(ge=1, le=MAX_INT32)]                    # in JSON
+FolderIdText = Annotated[FolderId, BeforeValidator(_integer)]           # in a query or a form
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT64), AfterValidator(page_size)]
 Text = Annotated[str, AfterValidator(_storable)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(_storable)]

@@ -16,7 +16,7 @@ from core.errors import TypeMismatch, TypeNotAllowed
 FileType = Literal["image", "video", "audio", "document", "text", "archive", "other"]
 
 OCTET_STREAM = "application/octet-stream"
-EMPTY = "inode/x-empty"                         # libmagic's word for no bytes
+EMPTY = "inode/x-empty"  # libmagic's word for no bytes
 
 
 def _words(text: str) -> frozenset[str]:
@@ -350,7 +350,9 @@ _OLE = _words(
 _OLE_NAMES = re.compile(
     r"application/(?:msword|vnd\.ms-(?:excel|powerpoint|outlook|project)|vnd\.visio|x-mspublisher|x-msi)"
 )
-_HOLDS_HTML = frozenset({"text/markdown", "text/x-rst", "text/asciidoc", "text/x-vue", "text/x-jsx", "text/x-php"})
+_HOLDS_HTML = frozenset(
+    {"text/markdown", "text/x-rst", "text/asciidoc", "text/x-vue", "text/x-jsx", "text/x-php"}
+)
 _GENERIC = frozenset({"text/plain", "text/xml", OCTET_STREAM})
 _MIME = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 
@@ -470,7 +472,7 @@ class Rules:
 class _Entries:
     extensions: frozenset[str]
     types: frozenset[str]
-    families: tuple[str, ...]                   # "image/", or "" for */*
+    families: tuple[str, ...]  # "image/", or "" for */*
 
     @classmethod
     def parse(cls, entries: tuple[str, ...]) -> _Entries:
@@ -483,7 +485,7 @@ class _Entries:
             elif "/" in entry:
                 types.add(canonical(entry))
             elif last := entry.rpartition(".")[2]:
-                extensions.add(last)            # "tar.gz" counts as "gz": only the last extension is looked at
+                extensions.add(last)  # "tar.gz" counts as "gz": only the last extension is looked at
         return cls(frozenset(extensions), frozenset(types), tuple(families))
 
     def names_extension(self, extension: str) -> bool:
@@ -505,7 +507,11 @@ class _Entries:
 
 
 def _is_text(mime: str) -> bool:
-    return mime.startswith("text/") or mime in _TEXTS or (mime.endswith(("+json", "+xml")) and mime[:6] != "image/")
+    return (
+        mime.startswith("text/")
+        or mime in _TEXTS
+        or (mime.endswith(("+json", "+xml")) and mime[:6] != "image/")
+    )
 
 
 def _is_vague_text(mime: str) -> bool:

@@ -11,7 +11,7 @@ import unicodedata
 from typing import Literal
 from urllib.parse import quote
 
-_ATTR_CHARS = "!#$&+-.^_`|~"                    # RFC 8187 §3.2.1, beside letters and digits
+_ATTR_CHARS = "!#$&+-.^_`|~"  # RFC 8187 §3.2.1, beside letters and digits
 # Besides what is not printable ASCII: quoting characters, and "%", which some clients decode (RFC 6266 appendix D).
 _NOT_PLAIN = re.compile(r'[^\x20-\x7e]|["\\%]')
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
@@ -25,5 +25,5 @@ def content_disposition(kind: Literal["inline", "attachment"], name: str) -> str
     if not plain.strip("._ "):
         plain = "file"
     elif plain.startswith("_") and not plain.partition(".")[0].strip("_ "):
-        plain = "file" + plain[plain.index(".") :]           # 日本語.pdf -> file.pdf, not ___.pdf
+        plain = "file" + plain[plain.index(".") :]  # 日本語.pdf -> file.pdf, not ___.pdf
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name or 'file', safe=_ATTR_CHARS)}"

@@ -23,7 +23,7 @@ from core.errors import InvalidCursor
 CursorValue = str | int | float | None
 
 _SEAL_BYTES = 16
-_MAX_CURSOR = 8_192                             # characters; sort values are names and numbers
+_MAX_CURSOR = 8_192  # characters; sort values are names and numbers
 _EXTENSION = re.compile(r"[a-z0-9]{1,16}")
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -14,15 +14,15 @@ import unicodedata
 
 from core.errors import InvalidName
 
-MAX_NAME_BYTES = 255                            # of UTF-8: what common file systems hold
-_MAX_RAW = 4_096                                # characters; NFC is quadratic in runs of combining marks
+MAX_NAME_BYTES = 255  # of UTF-8: what common file systems hold
+_MAX_RAW = 4_096  # characters; NFC is quadratic in runs of combining marks
 _MAX_SUFFIX_BYTES = 64
 
-_BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")                        # whitespace controls: they separated words
+_BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")  # whitespace controls: they separated words
 _REMOVED = re.compile(
-    "[\x00-\x1f\x7f-\x9f"                                               # C0, DEL, C1
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"                      # bidi controls: "gpj.exe" shown as "exe.jpg"
-    "\ufeff]"                                                           # byte order mark
+    "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi controls: "gpj.exe" shown as "exe.jpg"
+    "\ufeff]"  # byte order mark
 )
 _SEPARATORS = re.compile(r"[/\\]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -74,7 +74,7 @@ def name_key(name: str) -> str:
 
 def _cut(name: str, insert: str) -> str:
     """Put ``insert`` before the extension and shorten what precedes it to fit, at a character's end."""
-    found = _SUFFIX.search(name, 1)             # from 1: in ".htaccess" the dot begins the name
+    found = _SUFFIX.search(name, 1)  # from 1: in ".htaccess" the dot begins the name
     suffix = found.group() if found and len(found.group().encode()) <= _MAX_SUFFIX_BYTES else ""
     stem = name[: len(name) - len(suffix)]
     room = MAX_NAME_BYTES - len(insert) - len(suffix.encode())

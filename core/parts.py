@@ -17,8 +17,8 @@ GIB = 1024 * MIB
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    size: int                                   # bytes of the entire file
-    part_size: int                              # bytes of every part but the last
+    size: int  # bytes of the entire file
+    part_size: int  # bytes of every part but the last
     part_count: int
 
     def offset_of(self, number: int) -> int:
@@ -33,7 +33,12 @@ class PartPlan:
 
 
 def plan(
-    size: int, *, min_size: int = 5 * MIB, preferred: int = 8 * MIB, max_count: int = 10_000, max_size: int = 5 * GIB
+    size: int,
+    *,
+    min_size: int = 5 * MIB,
+    preferred: int = 8 * MIB,
+    max_count: int = 10_000,
+    max_size: int = 5 * GIB,
 ) -> PartPlan:
     """Parts of the preferred size, or of the next MiB with which ``max_count`` parts hold the file.
 

@@ -10,11 +10,28 @@ Role = Literal["user", "admin"]
 
 
 @dataclass(frozen=True, slots=True)
+class UploadBudget:
+    """What an upload token allows; how much of it is taken is counted in its row, by the uploads themselves."""
+
+    token_id: UUID
+    folder_id: int | None               # None: the owner's root and any folder
+    max_size: int | None                # bytes of one file
+    allowed_types: tuple[str, ...]      # as in ALLOWED_TYPES; empty: what the deployment allows
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
+    """The owner that a credential speaks for. With a ``budget`` it is an upload token, good for uploading and no more."""
+
     owner_id: str
     role: Role = "user"
     key_id: UUID | None = None
+    budget: UploadBudget | None = None
 
     @property
     def is_admin(self) -> bool:
         return self.role == "admin"
+
+    @property
+    def token_id(self) -> UUID | None:
+        return self.budget.token_id if self.budget else None

@@ -13,8 +13,8 @@ from email.utils import parsedate_to_datetime
 
 from core.errors import RangeNotSatisfiable
 
-_MAX_HEADER = 1_024                             # characters; one range needs fifty
-_MAX_DIGITS = 19                                # more than any object has
+_MAX_HEADER = 1_024  # characters; one range needs fifty
+_MAX_DIGITS = 19  # more than any object has
 _RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]*)\s*-\s*([0-9]*)\s*", re.IGNORECASE | re.ASCII)
 _ETAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
@@ -47,7 +47,7 @@ def parse_range(header: str | None, size: int) -> Span | None:
     if not found or found.groups() == ("", ""):
         return None
     low, high = (_bounded(text) for text in found.groups())
-    if low is None:                             # bytes=-500: the last 500
+    if low is None:  # bytes=-500: the last 500
         suffix = min(high or 0, size)
         if suffix == 0:
             raise RangeNotSatisfiable
@@ -109,4 +109,4 @@ def _bounded(digits: str) -> int | None:
 
 def _reversed(first: str, last: str) -> bool:
     a, b = first.lstrip("0"), last.lstrip("0")
-    return (len(a), a) > (len(b), b)            # compared as digits, so beyond 19 of them too
+    return (len(a), a) > (len(b), b)  # compared as digits, so beyond 19 of them too

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from core.names import numbered
 from core.placement import Placement
 from db import Tx, execute, many, one
+from db.upload_sessions import SessionRecord
 
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
@@ -65,7 +66,6 @@ class NewFile:
     status: str                     # ready, or processing where the bytes are still to be checked
     placement: Placement
     metadata: dict[str, Any]
-    session_id: str | None
 
 
 # Everybody who gives out a name in a folder takes this lock first, so that numbering decides once and never retries.
@@ -76,6 +76,27 @@ def lock_names(tx: Tx, owner_id: str, folder_id: int | None) -> None:
     execute(tx, _LOCK_NAMES, {"owner": owner_id, "folder": folder_id})
 
 
+_OPEN_PUBLICATION = f"""
+with locked as materialized ({_LOCK_NAMES.replace("select", "select true,", 1)})
+insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
+select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now() from locked
+on conflict (owner_id, session_id) do update
+set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
+    completed_at = now()
+returning session_id, files_uploaded, total_size, started_at, completed_at
+"""
+
+
+def open_publication(tx: Tx, owner_id: str, folder_id: int | None, *, session_id: str, count: int, size: int) -> SessionRecord:
+    """``lock_names`` for ``count`` files of ``size`` bytes in all, which are counted in their upload session: one statement.
+    Fewer in the end is told by calling it again with the difference."""
+    record = one(tx, SessionRecord, _OPEN_PUBLICATION, {
+        "owner": owner_id, "folder": folder_id, "session": session_id, "files": count, "size": size,
+    })
+    assert record is not None
+    return record
+
+
 # The first free of the candidates, in order. Called under lock_names.
 _FREE_NAME = """(
     select c.name from unnest(%(candidates)s::text[]) with ordinality c (name, n)
@@ -84,13 +105,13 @@ _FREE_NAME = """(
         and t.name_key = name_key(c.name) and not t.is_deleted)
     order by c.n limit 1)"""
 
-# One statement: find the owner's equal object or make this one, end the upload, add the file, count it in its session.
+# One statement: find the owner's equal object or make this one, end the upload, add the file.
 # The equal object is locked against a purge (FOR SHARE; db/objects.mark_purging). Where no candidate is free, or the upload
 # is over, nothing is changed.
 _PUBLISH = f"""
 with name as materialized (select {_FREE_NAME} as free),
 live as materialized (
-    select id, reserved from uploads
+    select id, token_id, reserved from uploads
     where id = %(upload_id)s and status in ('pending', 'uploading', 'completing') and (select free from name) is not null
     for update
 ),
@@ -125,15 +146,12 @@ ended as (
         updated_at = now()
     from live, file where uploads.id = live.id and not (%(forget)s and not exists (select from equal))
 ),
+spent as (
+    update upload_tokens t set bytes_used = t.bytes_used - live.reserved + %(size)s from live where t.id = live.token_id
+),
 released as (
     update owner_usage set reserved_bytes = reserved_bytes - live.reserved
     from live where owner_id = %(owner)s and live.reserved > 0
-),
-session as (
-    insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
-    select owner_id, %(session_id)s, 1, file_size, now() from file where %(session_id)s is not null
-    on conflict (owner_id, session_id) do update
-    set files_uploaded = s.files_uploaded + 1, total_size = s.total_size + excluded.total_size, completed_at = now()
 ),
 event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
@@ -143,7 +161,7 @@ select {COLUMNS.replace("o.storage_class", "'standard' as storage_class")} from 
 
 
 def publish(tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool) -> FileRecord | None:
-    """Make an uploaded object a file, under a name that is free in its folder; call ``lock_names`` first.
+    """Make an uploaded object a file, under a name that is free in its folder; call ``open_publication`` first.
 
     With ``link`` the file goes onto an equal object that the owner already has: then its ``file_path`` is not
     ``new.object_key``, and the upload ends ``aborted`` with its own object still to be deleted. With ``forget`` the row of
@@ -153,7 +171,7 @@ def publish(tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool) -> Fi
         "owner": new.owner_id, "folder": new.placement.folder_id, "sha256": new.sha256, "size": new.size, "link": link,
         "key": new.object_key, "etag": new.etag, "mime_type": new.mime_type, "file_type": new.file_type,
         "status": new.status, "visibility": new.placement.visibility, "tags": list(new.placement.tags),
-        "metadata": Jsonb(new.metadata), "upload_id": new.upload_id, "session_id": new.session_id, "actor": actor,
+        "metadata": Jsonb(new.metadata), "upload_id": new.upload_id, "actor": actor,
         "forget": forget,
     }
     return _first_free(tx, _PUBLISH, new.original_name, params)
@@ -298,30 +316,29 @@ def remove(tx: Tx, file_id: UUID, *, actor: str) -> bool:
 
 _FINISH_CHECK = f"""
 with f as (
-    update files set status = %(status)s, file_hash = coalesce(%(sha256)s, file_hash),
+    update files set status = %(status)s, file_hash = coalesce(%(sha256)s, file_hash), file_path = coalesce(%(onto)s, file_path),
         mime_type = coalesce(%(mime_type)s, mime_type), file_type = coalesce(%(file_type)s, file_type),
         problem = %(problem)s, version = version + 1
     where id = %(id)s and status = 'processing' returning *
-), o as (
-    update objects set sha256 = coalesce(%(sha256)s, sha256), checked_at = now(),
-        checksum_state = case when %(status)s = 'ready' then 'verified' else checksum_state end,
-        content_type = coalesce(%(mime_type)s, content_type)
-    from f where object_key = f.file_path returning objects.*
+), checked as (
+    update objects set sha256 = %(sha256)s, checked_at = now(), checksum_state = 'verified'
+    from f where object_key = f.file_path and %(sha256)s::text is not null and %(onto)s::text is null
 )
-select {COLUMNS} from f join o on o.object_key = f.file_path
+select {COLUMNS} from f join objects o on o.object_key = f.file_path
 """
 
 
 def finish_check(
     tx: Tx, file_id: UUID, *, status: str, sha256: str | None, mime_type: str | None, file_type: str | None,
-    problem: dict[str, Any] | None,
+    problem: dict[str, Any] | None, onto: str | None = None,
 ) -> FileRecord | None:
-    """processing -> ready | rejected | infected with what the check found; None if it was no longer processing.
+    """processing -> ready | rejected | infected with what the check found; None if it was no longer processing. ``onto``
+    puts the file on another, equal object, which the caller has locked.
 
     The state test is in the WHERE, so two verifiers cannot both publish (THREATS T106)."""
     return one(tx, FileRecord, _FINISH_CHECK, {
         "id": file_id, "status": status, "sha256": sha256, "mime_type": mime_type, "file_type": file_type,
-        "problem": None if problem is None else Jsonb(problem),
+        "problem": None if problem is None else Jsonb(problem), "onto": onto,
     })
 
 

@@ -61,6 +61,26 @@ def lock_of_file(tx: Tx, file_id: object) -> str | None:
     return key
 
 
+_EQUAL = """
+select object_key from objects
+where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
+and object_key <> %(other)s
+order by created_at limit 1 for share
+"""
+
+
+def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: str) -> str | None:
+    """The owner's oldest other object of these bytes, locked against a purge; its key, or None."""
+    params = {"owner": owner_id, "sha256": sha256, "size": size, "other": other_than}
+    key: str | None = scalar(tx, _EQUAL, params)
+    return key
+
+
+def lock(tx: Tx, object_key: str) -> None:
+    """Lock an object against new links to it until the transaction ends."""
+    execute(tx, "select 1 from objects where object_key = %(key)s for update", {"key": object_key})
+
+
 _MARK_PURGING = """
 update objects o set status = 'purging'
 where o.object_key = %(key)s and o.status = 'stored'
@@ -88,6 +108,7 @@ _KNOWN = """
 select k.key from unnest(%(keys)s::text[]) k(key)
 where exists (select from objects where object_key = k.key)
    or exists (select from uploads where object_key = k.key and not cleaned)
+   or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
    or exists (select from file_previews where preview_path = k.key)
 """
 

@@ -18,8 +18,8 @@ from core.placement import Placement
 from db import Tx, execute, many, one, scalar
 
 COLUMNS = (
-    "id, owner_id, protocol, status, object_key, multipart_id, original_name, content_type, size, reserved, part_size,"
-    " folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, file_id, problem, cleaned, created_at,"
+    "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size, reserved, part_size,"
+    " folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, file_id, problem, cleaned, created_at,"
     " updated_at, expires_at"
 )
 
@@ -31,6 +31,7 @@ class UploadRecord:
     protocol: str
     status: str
     object_key: str
+    incoming_key: str | None
     multipart_id: str | None
     original_name: str
     content_type: str
@@ -44,6 +45,7 @@ class UploadRecord:
     metadata: dict[str, Any]
     sha256: str | None
     session_id: str | None
+    token_id: UUID | None
     file_id: UUID | None
     problem: dict[str, Any] | None
     cleaned: bool
@@ -74,6 +76,8 @@ class NewUpload:
     part_size: int | None = None
     placement: Placement = Placement()
     sha256: str | None = None
+    incoming_key: str | None = None
+    token_id: UUID | None = None        # the upload token whose budget it is charged to
 
 
 # One conditional UPDATE decides on the quota, so that no number of parallel uploads gets past it (THREATS T71).
@@ -86,6 +90,12 @@ with held as (
        or u.used_bytes + u.reserved_bytes + excluded.reserved_bytes <= coalesce(u.quota_bytes, %(quota)s)
     returning 1
 ),
+budget as (
+    update upload_tokens set files_used = files_used + 1, bytes_used = bytes_used + %(reserve)s
+    where id = %(token_id)s and expires_at > now() and (max_files is null or files_used < max_files)
+    and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)
+    returning id
+),
 open as (
     select count(*) as n from (
         select from uploads where owner_id = %(owner_id)s and status in ('pending', 'uploading', 'completing') limit %(max_open)s
@@ -95,20 +105,19 @@ session as (
     insert into upload_sessions (owner_id, session_id) select %(owner_id)s, %(session_id)s from held
     on conflict (owner_id, session_id) do nothing
 )
-insert into uploads (owner_id, protocol, status, object_key, original_name, content_type, size, reserved, part_size, folder_id,
-                     visibility, tags, on_duplicate, metadata, sha256, session_id, expires_at)
-select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(original_name)s, %(content_type)s, %(size)s, %(reserve)s,
-       %(part_size)s, %(folder_id)s, %(visibility)s, %(tags)s, %(on_duplicate)s, %(metadata)s, %(sha256)s, %(session_id)s,
-       now() + %(expires_in)s
-from held, open where open.n < %(max_open)s
+insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
+                     folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, expires_at)
+select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
+       %(reserve)s, %(part_size)s, %(folder_id)s, %(visibility)s, %(tags)s, %(on_duplicate)s, %(metadata)s, %(sha256)s,
+       %(session_id)s, %(token_id)s, now() + %(expires_in)s
+from held, open where open.n < %(max_open)s and (%(token_id)s::uuid is null or exists (select from budget))
 returning {COLUMNS}
 """
 
 
 def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> UploadRecord | None:
-    """Record an upload and hold its quota; None where the quota, or the number of open uploads, does not allow it.
-
-    The caller rolls the transaction back on None, since the quota may have been held by then."""
+    """Record an upload and hold its quota and its token's budget; None where one of these, or the number of open uploads,
+    does not allow it. The caller rolls the transaction back on None, since some of it may have been held by then."""
     place = new.placement
     return one(tx, UploadRecord, _ADMIT, {
         "owner_id": new.owner_id, "protocol": new.protocol, "status": new.status, "object_key": new.object_key,
@@ -116,18 +125,43 @@ def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> 
         "part_size": new.part_size, "folder_id": place.folder_id, "visibility": place.visibility, "tags": list(place.tags),
         "on_duplicate": place.on_duplicate, "metadata": Jsonb(place.metadata), "sha256": new.sha256,
         "session_id": new.session_id, "expires_in": new.expires_in, "quota": quota_bytes, "max_open": max_open,
+        "incoming_key": new.incoming_key, "token_id": new.token_id,
     })
+
+
+_REFUSAL = """
+select case
+    when coalesce(u.quota_bytes, %(quota)s) is not null
+         and coalesce(u.used_bytes + u.reserved_bytes, 0) + %(reserve)s > coalesce(u.quota_bytes, %(quota)s) then 'quota'
+    when %(token_id)s::uuid is not null and not exists (
+        select from upload_tokens where id = %(token_id)s and expires_at > now()
+        and (max_files is null or files_used < max_files)
+        and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)) then 'budget'
+    else 'open uploads' end
+from (select 1) one left join owner_usage u on u.owner_id = %(owner_id)s
+"""
+
+
+def refusal(tx: Tx, new: NewUpload, *, quota_bytes: int | None) -> str:
+    """Why ``admit`` gave None a moment ago: 'quota', 'budget' or 'open uploads'."""
+    params = {"owner_id": new.owner_id, "reserve": new.reserve, "token_id": new.token_id, "quota": quota_bytes}
+    return str(scalar(tx, _REFUSAL, params))
 
 
 _EXTEND = """
 with up as (
-    select id, owner_id, reserved from uploads where id = %(id)s and status in ('pending', 'uploading') for update
+    select id, owner_id, token_id, reserved, greatest(%(reserve)s - reserved, 0) as more
+    from uploads where id = %(id)s and status in ('pending', 'uploading', 'completing') for update
+),
+budget as (
+    update upload_tokens t set bytes_used = t.bytes_used + up.more from up
+    where t.id = up.token_id and (t.max_total_size is null or t.bytes_used + up.more <= t.max_total_size) returning 1
 ),
 held as (
-    update owner_usage u set reserved_bytes = u.reserved_bytes + greatest(%(reserve)s - up.reserved, 0)
-    from up where u.owner_id = up.owner_id
+    update owner_usage u set reserved_bytes = u.reserved_bytes + up.more
+    from up where u.owner_id = up.owner_id and (up.token_id is null or exists (select from budget))
     and (coalesce(u.quota_bytes, %(quota)s) is null
-         or u.used_bytes + u.reserved_bytes + greatest(%(reserve)s - up.reserved, 0) <= coalesce(u.quota_bytes, %(quota)s))
+         or u.used_bytes + u.reserved_bytes + up.more <= coalesce(u.quota_bytes, %(quota)s))
     returning 1
 )
 update uploads set reserved = greatest(uploads.reserved, %(reserve)s), expires_at = now() + %(expires_in)s, updated_at = now()
@@ -136,7 +170,8 @@ from held where uploads.id = %(id)s
 
 
 def extend(tx: Tx, upload_id: UUID, *, reserve: int, expires_in: timedelta, quota_bytes: int | None) -> bool:
-    """Hold ``reserve`` bytes in all and live longer; False where the quota does not allow it or the upload is over."""
+    """Hold ``reserve`` bytes in all and live longer; False where quota or budget do not allow it or the upload is over, and
+    then the caller rolls back."""
     params = {"id": upload_id, "reserve": reserve, "expires_in": expires_in, "quota": quota_bytes}
     return execute(tx, _EXTEND, params) == 1
 
@@ -163,6 +198,81 @@ def lock(tx: Tx, upload_id: UUID) -> UploadRecord | None:
     return one(tx, UploadRecord, f"select {COLUMNS} from uploads where id = %(id)s for update", {"id": upload_id})
 
 
+def of_file(tx: Tx, file_id: UUID) -> UploadRecord | None:
+    """The upload that brought a file, while its row is kept."""
+    return one(tx, UploadRecord, f"select {COLUMNS} from uploads where file_id = %(id)s limit 1", {"id": file_id})
+
+
+_UNFINISHED = f"""
+select {COLUMNS} from uploads
+where owner_id = %(owner)s and status in ('pending', 'uploading', 'completing') and (%(token)s::uuid is null or token_id = %(token)s)
+and (%(after)s::uuid is null or id < %(after)s)
+order by id desc limit %(limit)s
+"""
+
+
+def unfinished(tx: Tx, owner_id: str, *, token_id: UUID | None, after: UUID | None, limit: int) -> list[UploadRecord]:
+    """An owner's uploads under way, newest first, from behind ``after``; with ``token_id`` only those of the upload token."""
+    return many(tx, UploadRecord, _UNFINISHED, {"owner": owner_id, "token": token_id, "after": after, "limit": limit})
+
+
+def by_incoming_keys(tx: Tx, keys: list[str]) -> list[UploadRecord]:
+    """The unfinished uploads whose bytes arrive under these object keys."""
+    sql = f"select {COLUMNS} from uploads where incoming_key = any(%(keys)s) and status in ('pending', 'uploading', 'completing')"
+    return many(tx, UploadRecord, sql, {"keys": keys})
+
+
+def any_incoming(tx: Tx) -> bool:
+    """Whether some client may be bringing bytes that the gateway is not told of."""
+    sql = "select exists (select from uploads where incoming_key is not null and status in ('pending', 'uploading'))"
+    return bool(scalar(tx, sql))
+
+
+_RENEW = """
+update uploads set expires_at = now() + %(expires_in)s, updated_at = now()
+where id = %(id)s and status in ('pending', 'uploading')
+"""
+
+
+def renew(tx: Tx, upload_id: UUID, *, expires_in: timedelta) -> bool:
+    """Live longer, since the client is still at it; False where the upload is over."""
+    return execute(tx, _RENEW, {"id": upload_id, "expires_in": expires_in}) == 1
+
+
+_CLAIM = f"""
+update uploads set status = 'completing', updated_at = now()
+where id = %(id)s and (status in ('pending', 'uploading') or (status = 'completing' and updated_at < now() - %(lease)s))
+returning {COLUMNS}
+"""
+
+
+def claim_completion(tx: Tx, upload_id: UUID, *, lease: timedelta) -> UploadRecord | None:
+    """-> completing, by one of all who ask; None for the others. A claim whose holder died is taken over after the lease."""
+    return one(tx, UploadRecord, _CLAIM, {"id": upload_id, "lease": lease})
+
+
+def release_completion(tx: Tx, upload_id: UUID) -> None:
+    """completing -> uploading: it was not complete, and can go on."""
+    sql = "update uploads set status = 'uploading', updated_at = now() where id = %(id)s and status = 'completing'"
+    execute(tx, sql, {"id": upload_id})
+
+
+def declare_sha256(tx: Tx, upload_id: UUID, sha256: str) -> None:
+    """Keep the checksum that a client told only at the end; one told before stands."""
+    sql = "update uploads set sha256 = coalesce(sha256, %(sha256)s) where id = %(id)s"
+    execute(tx, sql, {"id": upload_id, "sha256": sha256})
+
+
+_STUCK = f"""
+select {COLUMNS} from uploads where status = 'completing' and updated_at < now() - %(lease)s order by updated_at limit %(limit)s
+"""
+
+
+def stuck(tx: Tx, *, lease: timedelta, limit: int) -> list[UploadRecord]:
+    """Completions whose holder died."""
+    return many(tx, UploadRecord, _STUCK, {"lease": lease, "limit": limit})
+
+
 _SET_MULTIPART = """
 update uploads set multipart_id = %(multipart_id)s, status = 'uploading', updated_at = now()
 where id = %(id)s and status in ('pending', 'uploading')
@@ -175,7 +285,7 @@ def set_multipart(tx: Tx, upload_id: UUID, multipart_id: str) -> bool:
 
 _END = """
 with up as (
-    select id, owner_id, reserved from uploads
+    select id, owner_id, token_id, reserved from uploads
     where id = any(%(ids)s) and status in ('pending', 'uploading', 'completing')
     and (not %(expired_only)s or (expires_at < now() and status <> 'completing'))
     order by id for update
@@ -183,6 +293,10 @@ with up as (
 freed as (
     update owner_usage u set reserved_bytes = u.reserved_bytes - f.bytes
     from (select owner_id, sum(reserved) as bytes from up group by owner_id) f where u.owner_id = f.owner_id
+),
+refunded as (
+    update upload_tokens t set files_used = t.files_used - f.files, bytes_used = t.bytes_used - f.bytes
+    from (select token_id, count(*) as files, sum(reserved) as bytes from up group by token_id) f where t.id = f.token_id
 )
 update uploads set status = %(status)s, reserved = 0, problem = coalesce(%(problem)s, problem), updated_at = now()
 from up where uploads.id = up.id

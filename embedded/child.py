@@ -20,20 +20,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.errors import Unavailable
+
 LOG_KEPT = 8 * 1024 * 1024            # bytes; a longer log is begun anew at the next start
 _PR_SET_PDEATHSIG = 1                 # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class EmbeddedError(Exception):
-    """A part could not be started. The text is one sentence for the person at the terminal."""
+class EmbeddedError(Unavailable):
+    """A part could not be started or is not running. The text is one sentence for the person at the terminal."""
 
 
 class Child:
     """A started process; ``stop`` asks it with its own signal first and kills it only when it doesn't end in time."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], *, stop_signal: int, patience: float):
-        self.name, self.process = name, process
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], *, log: Path | None, stop_signal: int, patience: float
+    ):
+        self.name, self.process, self.log = name, process, log
         self._stop_signal, self._patience = stop_signal, patience
 
     @classmethod
@@ -84,7 +88,7 @@ class Child:
         finally:
             if output is not None:
                 os.close(output)
-        return cls(name, process, stop_signal=stop_signal, patience=patience)
+        return cls(name, process, log=log, stop_signal=stop_signal, patience=patience)
 
     @property
     def running(self) -> bool:
@@ -199,8 +203,10 @@ def free_port(*, also_above: int = 0, taken: Sequence[int] = ()) -> int:
     raise EmbeddedError("No free port was found on 127.0.0.1 between 11000 and 22000.")
 
 
-def last_lines(log: Path, count: int = 5) -> str:
-    """The end of a log, for an error message."""
+def last_lines(log: Path | None, count: int = 5) -> str:
+    """The end of a log, for an error message; nothing where there is none."""
+    if log is None:
+        return ""
     try:
         return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
     except FileNotFoundError:

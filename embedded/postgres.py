@@ -187,11 +187,11 @@ def _initialise(
 def _stop_leftover(cluster: Path) -> None:
     """Stop a server that lives on this cluster; forget a lock file whose process id is another program's by now."""
     lock = cluster / "postmaster.pid"
-    try:
-        pid = int(lock.read_text().split("\n", 1)[0])
-    except (FileNotFoundError, ValueError):
+    if not lock.exists():
         return
-    end_leftover(pid, words=["postgres", str(cluster)], stop_signal=signal.SIGINT, patience=60)
+    first_line = lock.read_text().partition("\n")[0]
+    if first_line.isdigit():                      # else it was cut short, by a full disk or a power cut
+        end_leftover(int(first_line), words=["postgres", str(cluster)], stop_signal=signal.SIGINT, patience=60)
     lock.unlink(missing_ok=True)
 
 

@@ -185,7 +185,9 @@ class _Deployment:
             _say(f"Admin key, shown this once: {made}")
         key = made or given
         if key is None:
-            _say("Its admin key was shown when it was made. Another: python app.py keys create --owner me --role admin")
+            python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else "python"
+            another = f"{python} {os.path.relpath(APP)} keys create --owner me --role admin"
+            _say(f"Its admin key was shown when it was made. For another: {another}")
             key = "YOUR_KEY"
         authorization = shlex.quote(f"Authorization: Bearer {key}")
         _say(f"Try it:\n  curl -H {authorization} -F 'files=Hello!;filename=hello.txt' {address}/api/upload\n")
@@ -200,8 +202,7 @@ class _Deployment:
                 restarts = [moment for moment in restarts if now - moment < RESTART_WINDOW]
                 ended = f"{child.name} ended by itself (status {child.process.returncode})"
                 if child is not worker or len(restarts) >= RESTARTS:
-                    log = self.data_dir / child.name.lower() / "server.log"
-                    raise EmbeddedError(f"{ended}; the rest was stopped.\n{last_lines(log)}".rstrip())
+                    raise EmbeddedError(f"{ended}; the rest was stopped.\n{last_lines(child.log)}".rstrip())
                 restarts.append(now)
                 print(f"upload-gateway: {ended}; it is started again.", file=sys.stderr, flush=True)
                 self.children.remove(child)

@@ -25,13 +25,19 @@ from parsers import ParserFailed, Unsupported
 
 def main() -> None:
     """``argv``: the parser's name, its arguments and the limits as JSON, our parent's process id."""
-    name, arguments, limits, parent = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])
+    name, arguments, limits, parent = (
+        sys.argv[1],
+        json.loads(sys.argv[2]),
+        json.loads(sys.argv[3]),
+        int(sys.argv[4]),
+    )
     answer = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)            # what a library prints is no part of the answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no part of the answer
     _limit(limits)
-    with contextlib.suppress(OSError, AttributeError):      # not Linux
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
         _die_with(parent)
-    module = importlib.import_module(f"parsers.{name}")     # before the locks: imports read many files
+    module = importlib.import_module(f"parsers.{name}")  # before the locks: imports read many files
+    os.umask(0o077)
     with contextlib.suppress(OSError, AttributeError):
         _lock_down()
     values, blobs = _parse(module, arguments)
@@ -57,7 +63,6 @@ def _parse(module: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], list
 
 
 def _limit(limits: dict[str, int]) -> None:
-    os.umask(0o077)
     for name, soft, hard in (
         ("CORE", 0, 0),
         ("AS", limits["memory"], limits["memory"]),
@@ -65,7 +70,7 @@ def _limit(limits: dict[str, int]) -> None:
         ("FSIZE", limits["file_size"], limits["file_size"]),
         ("NOFILE", limits["open_files"], limits["open_files"]),
     ):
-        with contextlib.suppress(ValueError, OSError, AttributeError):     # macOS refuses some of them
+        with contextlib.suppress(ValueError, OSError, AttributeError):  # macOS refuses some of them
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
 
 
@@ -81,7 +86,7 @@ _SYSTEM_CALLS = {
 }
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _FS_EXECUTE, _FS_READ_FILE, _FS_READ_DIR = 1, 4, 8
-_FS_ALL = (1 << 13) - 1                                     # every right of Landlock's first version
+_FS_ALL = (1 << 13) - 1  # every right of Landlock's first version
 
 
 def _libc() -> ctypes.CDLL:
@@ -90,7 +95,7 @@ def _libc() -> ctypes.CDLL:
 
 def _die_with(parent: int) -> None:
     _libc().prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:                              # it died before the line above
+    if os.getppid() != parent:  # it died before the line above
         sys.exit(1)
 
 
@@ -106,7 +111,7 @@ def _landlock(libc: ctypes.CDLL) -> None:
     handled = ctypes.c_uint64(_FS_ALL)
     ruleset = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(handled), ctypes.c_size_t(8), 0)
     if ruleset < 0:
-        return                                              # no Landlock in this kernel, or not enabled
+        return  # no Landlock in this kernel, or not enabled
     here = os.path.dirname(os.path.abspath(__file__))
     core = os.path.join(os.path.dirname(here), "core")
     read = _FS_EXECUTE | _FS_READ_FILE | _FS_READ_DIR
@@ -129,10 +134,15 @@ def _seccomp(libc: ctypes.CDLL) -> None:
     if platform.machine() not in _SYSTEM_CALLS:
         return
     architecture, forbidden = _SYSTEM_CALLS[platform.machine()]
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06   # BPF: LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K
-    allow, refuse = 0x7FFF0000, 0x00050000 | 1              # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO | EPERM
+    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # BPF: LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K
+    allow, refuse = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO | EPERM
     count = len(forbidden)
-    program = [(load, 0, 0, 4), (equal, 0, count + 3, architecture), (load, 0, 0, 0), (at_least, count + 1, 0, 1 << 30)]
+    program = [
+        (load, 0, 0, 4),
+        (equal, 0, count + 3, architecture),
+        (load, 0, 0, 0),
+        (at_least, count + 1, 0, 1 << 30),
+    ]
     program += [(equal, count - i, 0, number) for i, number in enumerate(forbidden)]
     program += [(give, 0, 0, allow), (give, 0, 0, refuse)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))

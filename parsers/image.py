@@ -11,18 +11,42 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any, cast
 
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    IcoImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 from PIL.Image import Resampling, Transpose
 
 from parsers import ParserFailed, Unsupported
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "ICO")
-MAX_PIXELS = 64_000_000                         # before decoding
-MAX_SIZE = 4_096                                # pixels of the largest box that can be asked for
-_MAX_ICC = 4 * 1024 * 1024                      # bytes; press profiles have 2 MB
+# Their plugins are imported here, so that Pillow need not load all forty to find these.
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, GifImagePlugin.GifImageFile,
+        WebPImagePlugin.WebPImageFile, AvifImagePlugin.AvifImageFile, TiffImagePlugin.TiffImageFile,
+        BmpImagePlugin.BmpImageFile, IcoImagePlugin.IcoImageFile,
+    )
+)  # fmt: skip
+MAX_PIXELS = 64_000_000  # before decoding
+MAX_SIZE = 4_096  # pixels of the largest box that can be asked for
+_STRIP_PIXELS = 4_000_000
+_MAX_ICC = 4 * 1024 * 1024  # bytes; press profiles have 2 MB
 
 _OUTPUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "webp": ("image/webp", {"quality": 80, "method": 4}),
@@ -35,10 +59,14 @@ _UPRIGHT = {                                    # EXIF orientation -> how to tur
 }  # fmt: skip
 _SIDEWAYS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
 # Complaints about metadata, which common cameras and editors cause. All other warnings are errors.
-_HARMLESS = "Corrupt EXIF|Truncated File Read|Metadata Warning|Image appears to be a malformed MPO|Possibly corrupt"
+_HARMLESS = (
+    "Corrupt EXIF|Possibly corrupt|Truncated File Read|Metadata Warning|Tag data larger|Tag offset too large"
+    "|Image appears to be a malformed MPO|Palette images with Transparency"
+)
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-Image.preinit()
+# By default a thread for each core: on a large machine their stacks alone exceed RLIMIT_AS.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
@@ -47,14 +75,15 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
     mime_type, options = _OUTPUTS[arguments["format"]]
     if not all(1 <= size <= MAX_SIZE for size in sizes):
         raise ValueError("size")
-    _one_thread_for_avif()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", _HARMLESS)
         image = _open(data)
         width, height = image.size
         exif = _exif(image)
-        turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))     # Pillow turns TIFF itself
+        turn = (
+            None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
+        )  # Pillow turns TIFF itself
         if turn in _SIDEWAYS:
             width, height = height, width
         values = {
@@ -89,13 +118,6 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def _one_thread_for_avif() -> None:
-    """By default the decoder starts a thread for each core, whose stacks alone can exceed RLIMIT_AS."""
-    from PIL import AvifImagePlugin
-
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-
-
 def _fit(width: int, height: int, box: int) -> tuple[int, int]:
     scale = min(1.0, box / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -105,36 +127,55 @@ def _shrink(
     image: ImageFile.ImageFile, box: int, turn: Transpose | None, upright: tuple[int, int]
 ) -> Image.Image:
     """The first frame, upright, at most ``box`` pixels wide and high, as sRGB in mode RGB or RGBA."""
-    image.draft(None, (2 * box, 2 * box))       # twice as large, for the sake of the resampling below
+    image.draft(None, (2 * box, 2 * box))  # twice as large, for the sake of the resampling below
     image.load()
-    profile = image.info.get("icc_profile")
-    pixels = _to_8_bit(image)
     target = _fit(*upright, box)
     if turn in _SIDEWAYS:
-        target = target[::-1]                   # turned only after it was shrunk
+        target = target[::-1]  # turned only after it was shrunk
+    pixels = _reduce(image, int(min(image.width / target[0], image.height / target[1]) / 2))
     if pixels.size != target:
-        pixels = pixels.resize(target, Resampling.LANCZOS, reducing_gap=2.0)
-    pixels = _to_srgb(pixels, profile)
-    return pixels.transpose(turn) if turn else pixels
+        pixels = pixels.resize(target, Resampling.LANCZOS)
+    pixels = _to_srgb(pixels, image.info.get("icc_profile"))
+    return pixels if turn is None else pixels.transpose(turn)
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """In a mode that can be resampled: L, RGB, RGBA, CMYK or LAB."""
+def _reduce(image: Image.Image, factor: int) -> Image.Image:
+    """The image in 8 bits, each ``factor`` x ``factor`` pixels averaged into one.
+
+    Strip by strip: a copy of 64 megapixels with transparency, let alone two, would not fit beside them."""
+    convert = _converter(image)
+    if factor < 2:
+        return convert(image)
+    rows = factor * max(1, _STRIP_PIXELS // (image.width * factor))
+    reduced = None
+    for top in range(0, image.height, rows):
+        strip = convert(image.crop((0, top, image.width, min(top + rows, image.height)))).reduce(factor)
+        if reduced is None:
+            reduced = Image.new(strip.mode, (strip.width, -(-image.height // factor)))
+        reduced.paste(strip, (0, top // factor))
+    assert reduced is not None
+    return reduced
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """How to bring the image, or a strip of it, into a mode that can be resampled: L, RGB, RGBA, CMYK or LAB."""
     if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+        return lambda strip: strip.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("I", "F"):
-        low, high = cast("tuple[float, float]", image.getextrema())      # of one band
+        low, high = cast("tuple[float, float]", image.getextrema())  # of one band
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ParserFailed("The image's values are not finite")
         if image.mode == "I" and low >= 0 and high <= 0xFFFF:
             low, high = 0, 0xFFFF if high > 0xFF else 0xFF
         scale = 255 / ((high - low) or 1)
-        return image.point(lambda value: value * scale - low * scale).convert("L")
+        return lambda strip: strip.point(lambda value: value * scale - low * scale).convert("L")
     if image.has_transparency_data:
-        return image.convert("RGBA")
-    if image.mode in ("L", "RGB", "CMYK", "LAB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+        mode = "RGBA"
+    elif image.mode in ("L", "RGB", "CMYK", "LAB"):
+        mode = image.mode
+    else:
+        mode = "L" if image.mode == "1" else "RGB"
+    return lambda strip: strip if strip.mode == mode else strip.convert(mode)
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
@@ -148,7 +189,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
             if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) != colours.mode:
                 profile = None
         except (OSError, ImageCms.PyCMSError):
-            profile = None                      # a broken profile is as good as none
+            profile = None  # a broken profile is as good as none
     if profile:
         with contextlib.suppress(OSError, ValueError, ImageCms.PyCMSError):
             srgb = ImageCms.createProfile("sRGB")
@@ -165,7 +206,7 @@ def _encode(image: Image.Image, format: str, options: dict[str, Any]) -> bytes:
         paper = Image.new("RGB", image.size, "white")
         paper.paste(image, mask=image.getchannel("A"))
         image = paper
-    image.info.clear()                          # save() would copy profile, comment and XMP from here
+    image.info.clear()  # save() would copy profile, comment and XMP from here
     out = BytesIO()
     image.save(out, format, **options)
     return out.getvalue()
@@ -174,8 +215,8 @@ def _encode(image: Image.Image, format: str, options: dict[str, Any]) -> bytes:
 # EXIF ------------------------------------------------------------------------------------------------------------
 
 _MAX_TAGS = 250
-_MAX_TEXT = 500                                 # characters of one value
-_MAX_NUMBERS = 16                               # of one value; longer ones are tables, not facts
+_MAX_TEXT = 500  # characters of one value
+_MAX_NUMBERS = 16  # of one value; longer ones are tables, not facts
 _POINTERS = {0x8769, 0x8825, 0xA005, 0x927C, 0x014A, 0x02BC, 0x83BB, 0x8649, 0x8773}
 
 
@@ -187,7 +228,9 @@ def _exif(image: Image.Image) -> dict[str, Any]:
         found |= _named(exif.get_ifd(ExifTags.IFD.Exif), ExifTags.TAGS)
         if gps := _named(exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPSTAGS):
             found["GPSInfo"] = gps
-    except Exception:  # a dozen kinds of damage raise a dozen kinds of error, and none matters for the picture
+    except (
+        Exception
+    ):  # a dozen kinds of damage raise a dozen kinds of error, and none matters for the picture
         return {}
     return found
 
@@ -219,7 +262,7 @@ def _plain(raw: Any) -> Any:
         values = [_plain(value) for value in raw[:_MAX_NUMBERS]]
         return values if len(raw) <= _MAX_NUMBERS and None not in values else None
     try:
-        number = float(raw)                     # IFDRational; 0/0 is a common way to say "unknown"
+        number = float(raw)  # IFDRational; 0/0 is a common way to say "unknown"
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return round(number, 9) if math.isfinite(number) else None

@@ -30,7 +30,7 @@ __all__ = ["Answer", "ImageResult", "Limits", "ParserFailed", "Thumbnail", "Unsu
 MIB = 1024 * 1024
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from parsers.child import main; main()"
-_MAX_VALUES = 4 * MIB                           # bytes of JSON
+_MAX_VALUES = 4 * MIB  # bytes of JSON
 
 
 class Source(Protocol):
@@ -41,12 +41,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    wall_seconds: float = 20                    # includes the time that the source takes
+    wall_seconds: float = 20  # includes the time that the source takes
     cpu_seconds: int = 10
-    memory: int = 1024 * MIB                    # bytes of address space
-    file_size: int = 64 * MIB                   # bytes of any file it writes
+    memory: int = 1024 * MIB  # bytes of address space
+    file_size: int = 64 * MIB  # bytes of any file it writes
     open_files: int = 64
-    max_input: int = 256 * MIB                  # bytes; the child holds them in memory
+    max_input: int = 256 * MIB  # bytes; the child holds them in memory
     max_output: int = 32 * MIB
 
 
@@ -58,8 +58,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    size: int                                   # what was asked for: the box it fits in
-    width: int                                  # pixels; never more than the original's
+    size: int  # what was asked for: the box it fits in
+    width: int  # pixels; never more than the original's
     height: int
     mime_type: str
     data: bytes
@@ -67,16 +67,19 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    width: int                                  # pixels of the original, held upright
+    width: int  # pixels of the original, held upright
     height: int
-    format: str                                 # JPEG, PNG, …
-    exif: dict[str, Any]                        # JSON-safe and bounded; with GPSInfo (THREATS T37)
+    format: str  # JPEG, PNG, …
+    exif: dict[str, Any]  # JSON-safe and bounded; with GPSInfo (THREATS T37)
     thumbnails: tuple[Thumbnail, ...]
 
 
 def thumbnails(
-    source: Source, sizes: Sequence[int] = (128, 256, 512, 1024), format: Literal["webp", "jpeg", "png"] = "webp",
-    *, limits: Limits | None = None,
+    source: Source,
+    sizes: Sequence[int] = (128, 256, 512, 1024),
+    format: Literal["webp", "jpeg", "png"] = "webp",
+    *,
+    limits: Limits | None = None,
 ) -> ImageResult:
     """Pictures of an image that fit into boxes of ``sizes`` pixels, all from one decode, and what it says of itself.
 
@@ -108,7 +111,7 @@ def run(parser: str, source: Source, arguments: dict[str, Any], *, limits: Limit
 class _Child:
     def __init__(self, parser: str, arguments: dict[str, Any], limits: Limits, folder: str):
         own = {name: getattr(limits, name) for name in ("cpu_seconds", "memory", "file_size", "open_files")}
-        command = [sys.executable, "-I", "-B", "-c", _START, parser, json.dumps(arguments), json.dumps(own)]
+        command = [sys.executable, "-I", "-c", _START, parser, json.dumps(arguments), json.dumps(own)]
         self._limits = limits
         self._process = subprocess.Popen(  # noqa: S603 our own interpreter and our own words, no shell
             [*command, str(os.getpid()), _ROOT],
@@ -118,7 +121,7 @@ class _Child:
             env={"TMPDIR": folder, "HOME": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
         )  # fmt: skip
         self._late = False
-        self._over = threading.Lock()           # held while the group is killed, and for ever once it was reaped
+        self._over = threading.Lock()  # held while the group is killed, and for ever once it was reaped
         self._timer = threading.Timer(limits.wall_seconds, self._time_is_up)
         self._timer.daemon = True
         self._timer.start()
@@ -129,7 +132,7 @@ class _Child:
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         self._kill()
-        self._over.acquire()                    # from here on the number may be another process's
+        self._over.acquire()  # from here on the number may be another process's
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
@@ -165,7 +168,12 @@ class _Child:
                 raise ParserFailed(str(values["failed"]))
             lengths = [int(length) for length in values["blobs"]]
             answered = values["values"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:  # as trustworthy as the bytes it read
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            RecursionError,
+        ) as error:  # as trustworthy as the bytes it read
             raise ParserFailed("The parser's answer can't be read") from error
         if any(length < 0 for length in lengths) or sum(lengths) > self._limits.max_output:
             raise ParserFailed("The parser's answer is too large")
@@ -201,6 +209,6 @@ class _Child:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
-                pass                            # macOS says so of a group of which only the dead are left
+                pass  # macOS says so of a group of which only the dead are left
             finally:
                 self._over.release()

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from db import Database
 from services.access import Access
+from services.checking import Checking
 from services.delivery import Delivery
+from services.direct import DirectUploads
 from services.files import Files
 from services.folders import Folders
 from services.health import Health
@@ -31,6 +33,8 @@ class Services:
     intake: Intake
     files: Files
     folders: Folders
+    checking: Checking
+    direct: DirectUploads | None        # None where the store can't presign
     delivery: Delivery
     previews: Previews
     search: Search

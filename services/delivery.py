@@ -202,7 +202,7 @@ class Delivery:
         Named files must all be readable and ready; of a folder what is not ready is left out and listed in the ZIP. Raises
         NotFound, FileNotReady, FileInTrash, and TooLarge above the limits on count and bytes."""
         if ids is not None:
-            members, left_out = self._named(principal, ids), []
+            members, left_out = self._named(principal, ids), list[str]()
             filename = "files.zip"
         elif folder is not None:
             filename, members, left_out = self._in_folder(principal, folder)

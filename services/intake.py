@@ -33,7 +33,7 @@ from core.ids import new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, jobs, upload_sessions, uploads
+from db import Database, files, jobs, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
@@ -44,12 +44,13 @@ from storage_backends.base import Checksum, Multipart, ObjectInfo, ObjectStore, 
 log = structlog.get_logger()
 
 FILE_PREFIX = "files/"
+INCOMING_PREFIX = "incoming/"        # where clients bring a single object, until it is copied to its own key
 PART_SIZE = 8 * 1024 * 1024         # bytes; also what is held in memory for one upload
 _READ = 1024 * 1024                 # bytes; larger reads are three times faster than 64 KiB ones
 _HEAD = 64 * 1024                   # bytes that the type is told from
 _TTL = timedelta(hours=1)           # a form upload lives from renewal to renewal, so a killed process frees it soon
 _RENEW = 600.0                      # seconds
-_PREVIEWED = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"})
+PREVIEWED = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"})
 
 # What ends the whole request, as opposed to a verdict on one of its files.
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated)
@@ -126,31 +127,60 @@ class Intake:
 
     # -- admit ---------------------------------------------------------------------------------------------------------
 
-    def check_declared(self, name: str, *, size: int | None, claimed_type: str | None) -> str:
+    def check_declared(self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None) -> str:
         """Judge what is known before a byte moves; the cleaned name. Raises InvalidName, FileTooLarge, TypeNotAllowed."""
         clean = names.clean_name(name)
-        if size is not None and size > self._limits.max_file_size:
-            raise FileTooLarge(f"A file may have at most {self._limits.max_file_size} bytes.")
-        self._rules.check_name(names.extension(clean), claimed_type)
+        self.check_size(principal, size or 0)
+        for rules in self._rules_for(principal):
+            rules.check_name(names.extension(clean), claimed_type)
         return clean
 
-    def admit(self, new: NewUpload) -> UploadRecord:
-        """Commit the upload's row and hold its quota. Raises QuotaExceeded or LimitReached, and then nothing is held."""
-        with self._db.transaction() as tx:
-            upload = self._admit(tx, new)
-        return upload
+    def check_size(self, principal: Principal, size: int) -> None:
+        limit = self.max_size(principal)
+        if size > limit:
+            raise FileTooLarge(f"A file may have at most {limit} bytes.")
 
-    def _admit(self, tx: psycopg.Connection[object], new: NewUpload) -> UploadRecord:
-        limits = self._limits
+    def max_size(self, principal: Principal) -> int:
+        """Bytes that one file of this caller may have: the deployment's limit, or the upload token's where that is lower."""
+        budget = principal.budget
+        return min(self._limits.max_file_size, budget.max_size if budget and budget.max_size is not None else self._limits.max_file_size)
+
+    def _rules_for(self, principal: Principal) -> list[Rules]:
+        allowed = principal.budget.allowed_types if principal.budget else ()
+        return [self._rules, Rules(allowed=allowed, denied=())] if allowed else [self._rules]
+
+    def place(self, principal: Principal, placement: Placement) -> Placement:
+        """Where the files go: an upload token that names a folder puts them there and nowhere else."""
+        folder_id = principal.budget.folder_id if principal.budget else None
+        if folder_id is None or placement.folder_id == folder_id:
+            return placement
+        if placement.folder_id is not None:
+            raise NotFound("There is no such folder.")
+        return replace(placement, folder_id=folder_id)
+
+    def admit(self, principal: Principal, new: NewUpload) -> UploadRecord:
+        """Commit the upload's row and hold its quota. Raises QuotaExceeded, LimitReached, or NotFound for the folder; then
+        nothing is held."""
+        budget = principal.budget
+        if budget is not None:
+            new = replace(new, token_id=budget.token_id)
+        limits, upload = self._limits, None
         try:
-            upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
+            with self._db.transaction() as tx:
+                upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
+                if upload is None:
+                    raise psycopg.Rollback
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("There is no such folder.") from error
-        if upload is None:
-            if uploads.charge(tx, new.owner_id, size=new.reserve, quota_bytes=limits.quota_bytes):
-                raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at a time.")
+        if upload is not None:
+            return upload
+        with self._db.connection() as tx:
+            reason = uploads.refusal(tx, new, quota_bytes=limits.quota_bytes)
+        if reason == "quota":
             raise QuotaExceeded()
-        return upload
+        if reason == "budget":
+            raise QuotaExceeded("The upload token's budget does not leave room for this.")
+        raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at a time.")
 
     # -- receive -------------------------------------------------------------------------------------------------------
 
@@ -163,7 +193,7 @@ class Intake:
         stream: Readable, size: int | None, sha256: str | None, content_md5: bytes | None,
     ) -> Received:
         """Store one file's bytes and check them. Whatever is raised, nothing of the file is left anywhere."""
-        clean = self.check_declared(name, size=size, claimed_type=claimed_type)
+        clean = self.check_declared(principal, name, size=size, claimed_type=claimed_type)
         md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
         new = NewUpload(
             owner_id=principal.owner_id, protocol=protocol, status="uploading", original_name=clean,
@@ -171,17 +201,17 @@ class Intake:
             content_type="application/octet-stream", size=size, reserve=size or 0, session_id=session_id, expires_in=_TTL,
         )
         # With a declared size the quota decides before the body is read; without, once a part of it is there.
-        upload = self.admit(new) if size is not None else None
+        upload = self.admit(principal, new) if size is not None else None
         try:
-            head = self._read_head(stream, clean)
+            head = self._read_head(principal, stream, clean)
             if upload is None:
                 reserve = len(head.buffer) if head.ended else 2 * PART_SIZE
-                upload = self.admit(replace(new, reserve=reserve))
+                upload = self.admit(principal, replace(new, reserve=reserve))
             transfer = _Transfer(upload, hashlib.sha256(), reserved=upload.reserved)
             if md5 is not None:
                 stream = _Digesting(stream, md5)
                 md5.update(head.buffer)
-            info = self._store_whole(transfer, head) if head.ended else self._store_parts(transfer, head, stream, size)
+            info = self._store_whole(transfer, head) if head.ended else self._store_parts(principal, transfer, head, stream, size)
             digest = transfer.sha256.hexdigest()
             _check_sums(transfer, info, size, digest, sha256, md5, content_md5)
         except BaseException as error:
@@ -190,7 +220,7 @@ class Intake:
             raise
         return Received(upload, info.etag, transfer.size, digest, head.mime_type)
 
-    def _read_head(self, stream: Readable, name: str) -> Head:
+    def _read_head(self, principal: Principal, stream: Readable, name: str) -> Head:
         """Read up to one part; the type is judged as soon as the bytes that tell it are there."""
         head = Head(bytearray(), ended=False)
         while len(head.buffer) < PART_SIZE:
@@ -199,18 +229,18 @@ class Intake:
                 head.ended = True
                 break
             head.buffer += chunk
-            if len(head.buffer) > self._limits.max_file_size:
-                raise FileTooLarge(f"A file may have at most {self._limits.max_file_size} bytes.")
+            self.check_size(principal, len(head.buffer))
             if not head.mime_type and len(head.buffer) >= _HEAD:
-                head.mime_type = self.judge_type(name, head.buffer)
-        head.mime_type = head.mime_type or self.judge_type(name, head.buffer)
+                head.mime_type = self.judge_type(principal, name, head.buffer)
+        head.mime_type = head.mime_type or self.judge_type(principal, name, head.buffer)
         return head
 
-    def judge_type(self, name: str, head: bytes | bytearray) -> str:
+    def judge_type(self, principal: Principal, name: str, head: bytes | bytearray) -> str:
         """The type that the first bytes (64 KiB tell) and the name make together. Raises TypeMismatch, TypeNotAllowed."""
         extension = names.extension(name)
         mime_type = content_types.resolve(extension, sniff.detect(bytes(head[:_HEAD])), empty=not head)
-        self._rules.check(extension, mime_type)
+        for rules in self._rules_for(principal):
+            rules.check(extension, mime_type)
         return mime_type
 
     def _store_whole(self, transfer: _Transfer, head: Head) -> ObjectInfo:
@@ -222,9 +252,11 @@ class Intake:
                 transfer.upload.object_key, head.buffer, content_type=head.mime_type, size=transfer.size, checksum=checksum,
             )
 
-    def _store_parts(self, transfer: _Transfer, head: Head, stream: Readable, size: int | None) -> ObjectInfo:
+    def _store_parts(
+        self, principal: Principal, transfer: _Transfer, head: Head, stream: Readable, size: int | None,
+    ) -> ObjectInfo:
         """Send part by part through one buffer, hashing on the way; each part confirmed by its checksum."""
-        part_size = plan(size or self._limits.max_file_size, preferred=PART_SIZE).part_size
+        part_size = plan(size or self.max_size(principal), preferred=PART_SIZE).part_size
         upload, buffer = transfer.upload, head.buffer
         with bucket_errors():
             ref = self._store.create_multipart(upload.object_key, content_type=head.mime_type)
@@ -238,8 +270,7 @@ class Intake:
                 ended = not chunk
                 buffer += chunk
             transfer.size += len(buffer)
-            if transfer.size > self._limits.max_file_size:
-                raise FileTooLarge(f"A file may have at most {self._limits.max_file_size} bytes.")
+            self.check_size(principal, transfer.size)
             self._hold(transfer)
             transfer.sha256.update(buffer)
             checksum = Checksum("crc32", b64encode(zlib.crc32(buffer).to_bytes(4, "big")).decode())
@@ -265,39 +296,50 @@ class Intake:
             return
         wishes = [max(needed, 2 * transfer.reserved), needed] if needed > transfer.reserved else [transfer.reserved]
         for reserve in wishes:
-            with self._db.connection() as tx:
-                held = uploads.extend(
-                    tx, transfer.upload.id, reserve=reserve, expires_in=_TTL, quota_bytes=self._limits.quota_bytes,
-                )
-            if held:
+            if self._extend(transfer.upload, reserve):
                 transfer.reserved, transfer.renewed = max(reserve, transfer.reserved), monotonic()
                 return
         raise QuotaExceeded()
+
+    def _extend(self, upload: UploadRecord, reserve: int) -> bool:
+        with self._db.transaction() as tx:
+            held = uploads.extend(tx, upload.id, reserve=reserve, expires_in=_TTL, quota_bytes=self._limits.quota_bytes)
+            if not held:
+                raise psycopg.Rollback
+        return held
 
     # -- complete ------------------------------------------------------------------------------------------------------
 
     def publish(self, principal: Principal, received: Sequence[Received], placement: Placement, session_id: str) -> Outcome:
         """Make received bytes files, all in one transaction. Raises NotFound for a folder that is not the owner's."""
+        placement = self.place(principal, placement)
         published: list[FileRecord] = []
         rejected: list[Rejected] = []
         owner_id = principal.owner_id
         try:
             with self._db.transaction() as tx:
-                files.lock_names(tx, owner_id, placement.folder_id)
+                session = files.open_publication(
+                    tx, owner_id, placement.folder_id, session_id=session_id, count=len(received),
+                    size=sum(item.size for item in received),
+                )
                 for item in received:
                     if placement.on_duplicate == "reject" and files.duplicate_of(tx, owner_id, item.sha256, item.size):
                         rejected.append(Rejected(item.upload.original_name, DuplicateFile()))
                         continue
                     record = files.publish(
-                        tx, _new_file(item, placement, session_id), actor=owner_id, link=placement.on_duplicate == "link",
+                        tx, _new_file(item, placement), actor=owner_id, link=placement.on_duplicate == "link",
                         forget=True,
                     )
                     if record is None:
                         raise UploadGone("The upload took too long and has expired.")
                     published.append(record)
-                    if record.file_path == item.upload.object_key and record.mime_type in _PREVIEWED:
+                    if record.file_path == item.upload.object_key and record.mime_type in PREVIEWED:
                         jobs.enqueue(tx, "make_previews", file_id=str(record.id))
-                session = upload_sessions.get_or_open(tx, owner_id, session_id)
+                if rejected:
+                    session = files.open_publication(
+                        tx, owner_id, placement.folder_id, session_id=session_id, count=-len(rejected),
+                        size=sum(record.file_size for record in published) - sum(item.size for item in received),
+                    )
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("There is no such folder.") from error
         except psycopg.errors.CheckViolation as error:
@@ -323,6 +365,24 @@ class Intake:
         except Unavailable as error:
             log.warning("uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error))
 
+    def abort(self, upload: UploadRecord) -> None:
+        """End an upload at its client's word, and remove what arrived; the row is kept, so that the client is told."""
+        with self._db.connection() as tx:
+            ended = uploads.end(tx, [upload.id], status="aborted")
+        if ended and self.remove_bytes(upload):
+            with self._db.connection() as tx:
+                uploads.mark_cleaned(tx, upload.id)
+
+    def hold(self, upload: UploadRecord, size: int) -> None:
+        """Hold quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
+        if not self._extend(upload, size):
+            self.discard([upload])
+            raise QuotaExceeded()
+
+    def delete(self, key: str) -> None:
+        """Delete an object that is no longer needed, now or by the janitor."""
+        delete_quietly(self._store, key)
+
     def remove_bytes(self, upload: UploadRecord, *, complete: bool = False) -> bool:
         """Delete an upload's object, and unless it is ``complete`` its parts; True once all is known to be gone."""
         try:
@@ -332,7 +392,8 @@ class Intake:
         except StorageError as error:
             log.warning("parts_left_for_janitor", key=upload.object_key, error=str(error))
             return False
-        return delete_quietly(self._store, upload.object_key)
+        keys = [upload.object_key, *([upload.incoming_key] if upload.incoming_key else [])]
+        return all([delete_quietly(self._store, key) for key in keys])
 
 
 class Batch:
@@ -400,12 +461,12 @@ def _check_sums(
         raise Unavailable("The bucket did not store all of the bytes; try again.")
 
 
-def _new_file(item: Received, placement: Placement, session_id: str) -> NewFile:
+def _new_file(item: Received, placement: Placement) -> NewFile:
     return NewFile(
         upload_id=item.upload.id, owner_id=item.upload.owner_id, original_name=item.upload.original_name,
         object_key=item.upload.object_key, etag=item.etag, size=item.size, sha256=item.sha256, mime_type=item.mime_type,
         file_type=content_types.file_type(item.mime_type), status="ready", placement=placement,
-        metadata={"custom": placement.metadata} if placement.metadata else {}, session_id=session_id,
+        metadata={"custom": placement.metadata} if placement.metadata else {},
     )
 
 

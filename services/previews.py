@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -27,7 +28,7 @@ log = structlog.get_logger()
 
 PREVIEW_PREFIX = "previews/"
 SIZES = (128, 256, 512, 1024)
-FORMATS = {"image/webp": "webp", "image/jpeg": "jpeg", "image/png": "png"}
+FORMATS: dict[str, Literal["webp", "jpeg", "png"]] = {"image/webp": "webp", "image/jpeg": "jpeg", "image/png": "png"}
 PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"})
 _PATIENCE = 60.0           # seconds that a request waits for a child's turn
 

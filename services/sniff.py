@@ -18,7 +18,7 @@ from typing import Any
 
 from core.content_types import EMPTY, OCTET_STREAM
 
-HEAD_BYTES = 65_536                             # as much as libmagic is given
+HEAD_BYTES = 65_536  # as much as libmagic is given
 
 _lock = threading.Lock()
 _magic: Any = None
@@ -110,10 +110,10 @@ def _program(data: bytes) -> str | None:
         return "application/x-mach-binary"
     if data.startswith(b"\0asm"):
         return "application/wasm"
-    if data.startswith(b"MZ") and b"\0" in data[:64]:                   # text may begin with "MZ" too
+    if data.startswith(b"MZ") and b"\0" in data[:64]:  # text may begin with "MZ" too
         return "application/vnd.microsoft.portable-executable"
     if data.startswith(b"\xca\xfe\xba\xbe"):
-        few = data[4:7] == b"\0\0\0" and data[7:8] < b"\x1e"           # architectures; Java counts versions here
+        few = data[4:7] == b"\0\0\0" and data[7:8] < b"\x1e"  # architectures; Java counts versions here
         return "application/x-mach-binary" if few else "application/x-java-applet"
     return None
 
@@ -121,8 +121,10 @@ def _program(data: bytes) -> str | None:
 # Office documents ---------------------------------------------------------------------------------------------
 
 _OPEN_XML = "application/vnd.openxmlformats-officedocument."
-_MAIN_TYPE = re.compile(rb'ContentType="application/(vnd\.(?:openxmlformats|ms-)[\w.+-]{1,120}?)\.main(?:\+xml)?"')
-_MACRO_TYPES = {                                # whose registered name isn't the main part's without its end
+_MAIN_TYPE = re.compile(
+    rb'ContentType="application/(vnd\.(?:openxmlformats|ms-)[\w.+-]{1,120}?)\.main(?:\+xml)?"'
+)
+_MACRO_TYPES = {  # whose registered name isn't the main part's without its end
     "vnd.ms-word.document.macroenabled": "vnd.ms-word.document.macroenabled.12",
     "vnd.ms-excel.sheet.macroenabled": "vnd.ms-excel.sheet.macroenabled.12",
     "vnd.ms-excel.sheet.binary.macroenabled": "vnd.ms-excel.sheet.binary.macroenabled.12",
@@ -160,7 +162,7 @@ def _office_type(data: bytes) -> str | None:
         for prefix, mime in _FOLDERS.items():
             if name.startswith(prefix):
                 folder = folder or mime
-        if flags & 8 and not packed:            # the length follows the data, so the next header must be searched
+        if flags & 8 and not packed:  # the length follows the data, so the next header must be searched
             position = data.find(b"PK\x03\x04", start)
             if position < 0:
                 break
@@ -185,12 +187,14 @@ _MIME = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 def _ask_libmagic(data: bytes) -> str:
     global _magic
-    with _lock:                                 # a libmagic cookie must not be used by two threads at once
+    with _lock:  # a libmagic cookie must not be used by two threads at once
         if _magic is None:
             _magic = _open_system() or _open_bundled()
         try:
             found = str(_magic.from_buffer(data))
-        except Exception:  # MagicException, and whatever a future version adds: a type is a hint, never a failure
+        except (
+            Exception
+        ):  # MagicException, and whatever a future version adds: a type is a hint, never a failure
             return OCTET_STREAM
     return found if _MIME.fullmatch(found) else OCTET_STREAM
 

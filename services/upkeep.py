@@ -14,13 +14,13 @@ from db import Database, idempotency, objects, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
-from services.intake import FILE_PREFIX, Intake
+from services.intake import FILE_PREFIX, INCOMING_PREFIX, Intake
 from services.previews import PREVIEW_PREFIX
 from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectStore, StorageError
 
 log = structlog.get_logger()
 
-PREFIXES = (FILE_PREFIX, PREVIEW_PREFIX)        # all that is ours in the bucket; nothing outside is ever touched
+PREFIXES = (FILE_PREFIX, PREVIEW_PREFIX, INCOMING_PREFIX)        # all that is ours in the bucket; nothing outside is ever touched
 _GRACE = timedelta(hours=1)                     # on top of the longest upload life; clocks differ, rows come late
 _CLEANERS_OWN = timedelta(minutes=5)            # whoever ended an upload removes its bytes first
 _FORGET_UPLOADS = timedelta(days=7)

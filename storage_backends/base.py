@@ -86,9 +86,9 @@ class Checksum:
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     key: str
-    size: int                           # bytes
-    etag: str                           # opaque, without the quotes
-    content_type: str | None            # None where a listing does not tell
+    size: int  # bytes
+    etag: str  # opaque, without the quotes
+    content_type: str | None  # None where a listing does not tell
     last_modified: datetime
     checksum: Checksum | None = None
 
@@ -108,14 +108,14 @@ class ByteRange:
 class ObjectReader(Protocol):
     """An open object. ``read(n)`` gives up to n bytes, b"" at the end; a break midway raises StorageUnavailable."""
 
-    info: ObjectInfo                    # of the whole object, also where a range was asked for
+    info: ObjectInfo  # of the whole object, also where a range was asked for
 
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    min_size: int = 5 * 1024 * 1024     # bytes; the last part may be smaller
+    min_size: int = 5 * 1024 * 1024  # bytes; the last part may be smaller
     max_size: int = 5 * 1024**3
     max_count: int = 10_000
 
@@ -129,9 +129,9 @@ class MultipartRef:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    number: int                         # 1..10,000
-    size: int                           # bytes
-    etag: str                           # without the quotes
+    number: int  # 1..10,000
+    size: int  # bytes
+    etag: str  # without the quotes
     checksum: Checksum | None = None
 
 
@@ -150,17 +150,16 @@ class PresignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class PresignedPost:
-    """A POST policy: ``fields`` go before the file in a multipart/form-data body. It can be replayed until it expires.
-    """
+    """A POST policy: ``fields`` go before the file in a multipart/form-data body. It can be replayed while it lives."""
 
-    url: str                            # ends in a slash
+    url: str  # ends in a slash
     fields: Mapping[str, str]
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    free: int                           # bytes
+    free: int  # bytes
     total: int
 
 
@@ -169,8 +168,14 @@ class ObjectStore(Protocol):
     """The floor: what every backend does."""
 
     def put(
-        self, key: str, body: BinaryIO | bytes | bytearray | memoryview, *, content_type: str, size: int | None = None,
-        checksum: Checksum | None = None, if_absent: bool = False,
+        self,
+        key: str,
+        body: BinaryIO | bytes | bytearray | memoryview,
+        *,
+        content_type: str,
+        size: int | None = None,
+        checksum: Checksum | None = None,
+        if_absent: bool = False,
     ) -> ObjectInfo:
         """Write one object whole. ``size`` in bytes is needed for a stream; a stream that ends early raises ValueError,
         and what its ``read`` raises is passed on, with nothing written. With ``if_absent`` an existing object is kept
@@ -180,7 +185,11 @@ class ObjectStore(Protocol):
     def stat(self, key: str) -> ObjectInfo: ...
 
     def open(
-        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None,
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
     ) -> AbstractContextManager[ObjectReader]:
         """Read an object, or the range of it. ObjectNotFound and PreconditionFailed are raised on entering the context,
         before any byte."""
@@ -206,14 +215,23 @@ class Multipart(Protocol):
     part_limits: PartLimits
 
     def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None,
+        self,
+        key: str,
+        *,
+        content_type: str,
+        checksums: Literal["sha256", "crc32"] | None = None,
     ) -> MultipartRef:
         """Begin an upload. ``checksums`` names the algorithm that every part will bring: AWS S3 refuses checksums that
         were not announced here, and, where they were, completion wants them repeated in each ``Part``."""
         ...
 
     def put_part(
-        self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None,
+        self,
+        ref: MultipartRef,
+        number: int,
+        body: bytes | bytearray | memoryview,
+        *,
+        checksum: Checksum | None = None,
     ) -> Part:
         """Store one part; the answer's ETag, and ``checksum`` where the bucket enforced it and said so, confirm it."""
         ...
@@ -222,7 +240,9 @@ class Multipart(Protocol):
         """What the bucket holds, all pages, by number; UploadNotFound where the upload is over."""
         ...
 
-    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
+    def complete_multipart(
+        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
+    ) -> ObjectInfo:
         """Join the parts. The answer's size is the sum of theirs: ``stat`` tells what the bucket holds. Not repeated
         inside: after OutcomeUnknown the caller finds out with ``stat`` and ``list_parts``."""
         ...
@@ -242,26 +262,48 @@ class Presigns(Protocol):
     """URLs on the public endpoint, for browsers and other clients outside."""
 
     def presign_get(
-        self, key: str, *, expires_in: timedelta, content_type: str, disposition: str,
+        self,
+        key: str,
+        *,
+        expires_in: timedelta,
+        content_type: str,
+        disposition: str,
     ) -> PresignedRequest:
         """Content-Type and Content-Disposition of the answer are fixed in the signature (THREATS T32)."""
         ...
 
     def presign_put(
-        self, key: str, *, expires_in: timedelta, size: int, content_type: str, checksum: Checksum | None = None,
+        self,
+        key: str,
+        *,
+        expires_in: timedelta,
+        size: int,
+        content_type: str,
+        checksum: Checksum | None = None,
     ) -> PresignedRequest:
         """Signs length, type, If-None-Match: * and, where given, the checksum (THREATS T41)."""
         ...
 
     def presign_post(
-        self, key: str, *, expires_in: timedelta, min_size: int, max_size: int, content_type: str,
+        self,
+        key: str,
+        *,
+        expires_in: timedelta,
+        min_size: int,
+        max_size: int,
+        content_type: str,
     ) -> PresignedPost: ...
 
 
 @runtime_checkable
 class PresignsParts(Presigns, Multipart, ObjectStore, Protocol):
     def presign_part(
-        self, ref: MultipartRef, number: int, *, size: int, expires_in: timedelta,
+        self,
+        ref: MultipartRef,
+        number: int,
+        *,
+        size: int,
+        expires_in: timedelta,
     ) -> PresignedRequest:
         """Signs the part's exact length."""
         ...
@@ -272,14 +314,24 @@ class Copies(Protocol):
     """Copying inside the bucket, without the bytes passing through us."""
 
     def copy(
-        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None,
+        self,
+        source: str,
+        target: str,
+        *,
+        content_type: str | None = None,
+        if_source_etag: str | None = None,
     ) -> ObjectInfo:
         """One request, up to 5 GiB on S3. Another type than the source's is set where ``content_type`` is given.
         PreconditionFailed where the source has another ETag than ``if_source_etag``."""
         ...
 
     def copy_part(
-        self, ref: MultipartRef, number: int, source: str, *, byte_range: ByteRange | None = None,
+        self,
+        ref: MultipartRef,
+        number: int,
+        source: str,
+        *,
+        byte_range: ByteRange | None = None,
         if_source_etag: str | None = None,
     ) -> Part: ...
 

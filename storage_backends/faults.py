@@ -33,8 +33,8 @@ RULE_ID = "upload-gateway"  # of our CORS and lifecycle rules, so that those of 
 UNABLE = frozenset({"NotImplemented", "MethodNotAllowed", "AccessDenied", "MalformedXML", "InvalidArgument"})
 
 ATTEMPTS = 3
-FIRST_PAUSE = 0.1           # seconds; doubled for each attempt, and half of it is chance
-RETRY_WITHIN = 10.0         # seconds: what has taken longer is not tried again, the client is waiting
+FIRST_PAUSE = 0.1  # seconds; doubled for each attempt, and half of it is chance
+RETRY_WITHIN = 10.0  # seconds: what has taken longer is not tried again, the client is waiting
 
 _CODES: dict[str, type[StorageError]] = {
     "NoSuchKey": ObjectNotFound,
@@ -43,7 +43,7 @@ _CODES: dict[str, type[StorageError]] = {
     "BadDigest": ChecksumMismatch,
     "InvalidDigest": ChecksumMismatch,
     "XAmzContentSHA256Mismatch": ChecksumMismatch,
-    "XAmzContentChecksumMismatch": ChecksumMismatch,        # MinIO
+    "XAmzContentChecksumMismatch": ChecksumMismatch,  # MinIO
     "InvalidPart": InvalidPart,
     "InvalidPartOrder": InvalidPart,
     "EntityTooSmall": InvalidPart,
@@ -56,39 +56,62 @@ _CODES: dict[str, type[StorageError]] = {
     "SlowDownWrite": StorageUnavailable,
     "ServiceUnavailable": StorageUnavailable,
     "XMinioServerNotInitialized": StorageUnavailable,
-    "ConditionalRequestConflict": StorageUnavailable,       # 409: another conditional write was under way
+    "ConditionalRequestConflict": StorageUnavailable,  # 409: another conditional write was under way
     "OperationAborted": StorageUnavailable,
-    "RequestTimeout": StorageUnavailable,                   # 400: our body came too slowly and was dropped
+    "RequestTimeout": StorageUnavailable,  # 400: our body came too slowly and was dropped
     "IncompleteBody": StorageUnavailable,
     "AccessDenied": StorageRefused,
     "InvalidAccessKeyId": StorageRefused,
     "SignatureDoesNotMatch": StorageRefused,
     "RequestTimeTooSkewed": StorageRefused,
-    "AuthorizationHeaderMalformed": StorageRefused,         # another region
+    "AuthorizationHeaderMalformed": StorageRefused,  # another region
     "PermanentRedirect": StorageRefused,
     "NoSuchBucket": StorageRefused,
 }
 _STATUSES: dict[int, type[StorageError]] = {
-    403: StorageRefused, 412: PreconditionFailed, 429: StorageUnavailable, 503: StorageUnavailable, 507: OutOfSpace,
-    500: OutcomeUnknown, 502: OutcomeUnknown, 504: OutcomeUnknown,
+    403: StorageRefused,
+    412: PreconditionFailed,
+    429: StorageUnavailable,
+    503: StorageUnavailable,
+    507: OutOfSpace,
+    500: OutcomeUnknown,
+    502: OutcomeUnknown,
+    504: OutcomeUnknown,
 }
 _FULL = re.compile(r"no space left|no free volume|no writable volume|disk is full", re.IGNORECASE)
 
 
 def translate(
-    operation: str, status: int, code: str | None, message: str | None, request_id: str | None,
+    operation: str,
+    status: int,
+    code: str | None,
+    message: str | None,
+    request_id: str | None,
 ) -> StorageError:
     """The error for an answer with ``status`` and S3's ``code`` in it, if it had one."""
     kind = _CODES.get(code or "") or _STATUSES.get(status, StorageError)
     if status >= 500 and message and _FULL.search(message):
         kind = OutOfSpace
-    return kind(f"{operation}: {status} {code or ''} {message or ''}".rstrip(), code=code, request_id=request_id)
+    return kind(
+        f"{operation}: {status} {code or ''} {message or ''}".rstrip(), code=code, request_id=request_id
+    )
 
 
 def xml_text(document: bytes, tag: str) -> str | None:
     """The text of the first element of that name, for answers too small to deserve a parser."""
     found = re.search(rb"<%b>([^<]*)</%b>" % (tag.encode(), tag.encode()), document)
     return unescape(found[1].decode("utf-8", "replace")) if found else None
+
+
+def able(action: Callable[[], None]) -> bool:
+    """Set a rule on the bucket; False where the server has no such rules or the key may not set them."""
+    try:
+        action()
+    except StorageError as error:
+        if error.code not in UNABLE:
+            raise
+        return False
+    return True
 
 
 def attempt(call: Callable[[], T], *, repeatable: bool) -> T:
@@ -98,8 +121,10 @@ def attempt(call: Callable[[], T], *, repeatable: bool) -> T:
         try:
             return call()
         except StorageUnavailable as fault:
-            hopeless = isinstance(fault, StorageRefused) or (isinstance(fault, OutcomeUnknown) and not repeatable)
+            hopeless = isinstance(fault, StorageRefused) or (
+                isinstance(fault, OutcomeUnknown) and not repeatable
+            )
             if hopeless or number == ATTEMPTS or time.monotonic() - started > RETRY_WITHIN:
                 raise
-        time.sleep(FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.0))      # noqa: S311 spread, not secrecy
+        time.sleep(FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.0))  # noqa: S311 spread, not secrecy
     raise AssertionError("unreachable")

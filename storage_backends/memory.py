@@ -62,8 +62,14 @@ class MemoryStore:
     # Objects
 
     def put(
-        self, key: str, body: BinaryIO | bytes | bytearray | memoryview, *, content_type: str, size: int | None = None,
-        checksum: Checksum | None = None, if_absent: bool = False,
+        self,
+        key: str,
+        body: BinaryIO | bytes | bytearray | memoryview,
+        *,
+        content_type: str,
+        size: int | None = None,
+        checksum: Checksum | None = None,
+        if_absent: bool = False,
     ) -> ObjectInfo:
         if isinstance(body, bytes | bytearray | memoryview):
             data = bytes(body)
@@ -77,7 +83,12 @@ class MemoryStore:
         return self._store(key, data, content_type, if_absent, checksum)
 
     def _store(
-        self, key: str, data: bytes, content_type: str | None, if_absent: bool, checksum: Checksum | None = None,
+        self,
+        key: str,
+        data: bytes,
+        content_type: str | None,
+        if_absent: bool,
+        checksum: Checksum | None = None,
     ) -> ObjectInfo:
         info = ObjectInfo(key, len(data), secrets.token_hex(16), content_type, datetime.now(UTC), checksum)
         with self._lock:
@@ -100,7 +111,11 @@ class MemoryStore:
 
     @contextmanager
     def open(
-        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None,
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
     ) -> Iterator[ObjectReader]:
         info, data = self._load(key, if_match)
         if byte_range:
@@ -113,7 +128,9 @@ class MemoryStore:
 
     def list_objects(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         with self._lock:
-            keys = sorted(key for key in self._objects if key.startswith(prefix) and (after is None or key > after))
+            keys = sorted(
+                key for key in self._objects if key.startswith(prefix) and (after is None or key > after)
+            )
             found = [self._objects[key][0] for key in keys]
         for info in found:
             yield replace(info, content_type=None, checksum=None)
@@ -124,7 +141,11 @@ class MemoryStore:
     # Multipart
 
     def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None,
+        self,
+        key: str,
+        *,
+        content_type: str,
+        checksums: Literal["sha256", "crc32"] | None = None,
     ) -> MultipartRef:
         ref = MultipartRef(key, secrets.token_hex(16), datetime.now(UTC))
         with self._lock:
@@ -138,7 +159,12 @@ class MemoryStore:
         return upload
 
     def put_part(
-        self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None,
+        self,
+        ref: MultipartRef,
+        number: int,
+        body: bytes | bytearray | memoryview,
+        *,
+        checksum: Checksum | None = None,
     ) -> Part:
         data = bytes(body)
         _verify(data, checksum)
@@ -152,7 +178,9 @@ class MemoryStore:
             parts = [part for _, (part, _) in sorted(self._upload(ref).parts.items())]
         yield from parts
 
-    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
+    def complete_multipart(
+        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
+    ) -> ObjectInfo:
         with self._lock:
             upload = self._upload(ref)
             numbers = [part.number for part in parts]
@@ -180,13 +208,23 @@ class MemoryStore:
     # Copies, many deletes
 
     def copy(
-        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None,
+        self,
+        source: str,
+        target: str,
+        *,
+        content_type: str | None = None,
+        if_source_etag: str | None = None,
     ) -> ObjectInfo:
         info, data = self._load(source, if_source_etag)
         return self._store(target, data, content_type or info.content_type, False)
 
     def copy_part(
-        self, ref: MultipartRef, number: int, source: str, *, byte_range: ByteRange | None = None,
+        self,
+        ref: MultipartRef,
+        number: int,
+        source: str,
+        *,
+        byte_range: ByteRange | None = None,
         if_source_etag: str | None = None,
     ) -> Part:
         data = self._load(source, if_source_etag)[1]
@@ -210,7 +248,7 @@ def _drained(body: BinaryIO, size: int) -> bytes:
 def _cut(data: bytes, byte_range: ByteRange) -> bytes:
     if byte_range.first >= len(data):
         raise StorageError("the range begins behind the end", code="InvalidRange")
-    return data[byte_range.first:byte_range.last + 1]
+    return data[byte_range.first : byte_range.last + 1]
 
 
 def _verify(data: bytes, checksum: Checksum | None) -> None:

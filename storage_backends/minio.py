@@ -31,10 +31,9 @@ from minio.helpers import DictType
 from minio.lifecycleconfig import AbortIncompleteMultipartUpload, LifecycleConfig, Rule
 from urllib3.exceptions import HTTPError
 
-from storage_backends import StorageSettings, faults
+from storage_backends import Observer, StorageSettings, faults
 from storage_backends.base import (
     ByteRange,
-    Checksum,
     Copies,
     DeletesMany,
     ManagesBucket,
@@ -49,11 +48,10 @@ from storage_backends.base import (
     UploadNotFound,
 )
 from storage_backends.faults import RULE_ID, xml_text
-from storage_backends.signed_http import SignedHttp, error_in, translate_wire
-from storage_backends.transfers import Observer, Transfers, completed
+from storage_backends.signed_http import COPY_PATIENCE, SignedHttp, error_in, translate_wire
+from storage_backends.transfers import Transfers, checksum_in, completed
 
-LIST_PAGE = 1_000               # keys in one answer; S3's limit
-COPY_PATIENCE = 600.0           # seconds: a copy says nothing until it is done, which for 5 GiB takes minutes
+LIST_PAGE = 1_000  # keys in one answer; S3's limit
 
 
 class MinioStore(Transfers):
@@ -75,7 +73,8 @@ class MinioStore(Transfers):
 
     def _translate(self, operation: str, error: Exception) -> StorageError | None:
         if isinstance(error, S3Error):
-            return faults.translate(operation, error.response.status, error.code, error.message, error.request_id)
+            request_id = error.request_id or error.response.headers.get("x-amz-request-id")
+            return faults.translate(operation, error.response.status, error.code, error.message, request_id)
         if isinstance(error, ServerError):
             return faults.translate(operation, error.status_code, None, str(error), None)
         if isinstance(error, InvalidResponseError):
@@ -89,12 +88,21 @@ class MinioStore(Transfers):
     # Objects
 
     def stat(self, key: str) -> ObjectInfo:
-        found = self._call("stat", lambda: self._client.stat_object(
-            self._bucket, key, extra_headers={"x-amz-checksum-mode": "ENABLED"}))
+        found = self._call(
+            "stat",
+            lambda: self._client.stat_object(
+                self._bucket, key, extra_headers={"x-amz-checksum-mode": "ENABLED"}
+            ),
+        )
         headers = cast(Mapping[str, str], found.metadata)
         return ObjectInfo(
-            key, cast(int, found.size), found.etag or "", headers.get("Content-Type"),
-            cast(datetime, found.last_modified), _checksum(headers))
+            key,
+            cast(int, found.size),
+            found.etag or "",
+            headers.get("Content-Type"),
+            cast(datetime, found.last_modified),
+            checksum_in(headers, "x-amz-checksum-{}"),
+        )
 
     def delete(self, key: str) -> None:
         with suppress(ObjectNotFound):
@@ -111,19 +119,27 @@ class MinioStore(Transfers):
             for item in items:
                 after = cast(str, item.object_name)
                 yield ObjectInfo(
-                    after, cast(int, item.size), item.etag or "", None, cast(datetime, item.last_modified))
+                    after, cast(int, item.size), item.etag or "", None, cast(datetime, item.last_modified)
+                )
             if len(items) < LIST_PAGE:
                 return
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        failed = self._call("delete_many", lambda: list(
-            self._client.remove_objects(self._bucket, [DeleteObject(key) for key in keys])))
+        failed = self._call(
+            "delete_many",
+            lambda: list(self._client.remove_objects(self._bucket, [DeleteObject(key) for key in keys])),
+        )
         for error in failed:
             if error.code != "NoSuchKey":
                 raise faults.translate("delete_many", 200, error.code, error.message, None)
 
     def copy(
-        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None,
+        self,
+        source: str,
+        target: str,
+        *,
+        content_type: str | None = None,
+        if_source_etag: str | None = None,
     ) -> ObjectInfo:
         headers = self._source(source, if_source_etag)
         if content_type is not None:
@@ -136,21 +152,36 @@ class MinioStore(Transfers):
 
     def _source(self, key: str, etag: str | None) -> dict[str, str]:
         return {
-            str(name): str(value) for name, value in
-            CopySource(self._bucket, key, match_etag=etag).gen_copy_headers().items()}
+            str(name): str(value)
+            for name, value in CopySource(self._bucket, key, match_etag=etag).gen_copy_headers().items()
+        }
 
     def _copied(self, operation: str, key: str, query: dict[str, str], headers: dict[str, str]) -> str:
         """Copy to ``key``; the new ETag. minio-py has one timeout for all calls, too short for a copy."""
+
         def request() -> str:
-            return _etag_in(operation, self._http.send(
-                operation, "PUT", key, query=query, signed={**headers, "Content-Length": "0"}, stall=COPY_PATIENCE))
+            return _etag_in(
+                operation,
+                self._http.send(
+                    operation,
+                    "PUT",
+                    key,
+                    query=query,
+                    signed={**headers, "Content-Length": "0"},
+                    stall=COPY_PATIENCE,
+                ),
+            )
 
         return self._call(operation, request)
 
     # Multipart
 
     def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None,
+        self,
+        key: str,
+        *,
+        content_type: str,
+        checksums: Literal["sha256", "crc32"] | None = None,
     ) -> MultipartRef:
         def request() -> str:
             headers: DictType = {"Content-Type": content_type}
@@ -161,7 +192,12 @@ class MinioStore(Transfers):
         return MultipartRef(key, self._call("create_multipart", request, repeatable=False))
 
     def copy_part(
-        self, ref: MultipartRef, number: int, source: str, *, byte_range: ByteRange | None = None,
+        self,
+        ref: MultipartRef,
+        number: int,
+        source: str,
+        *,
+        byte_range: ByteRange | None = None,
         if_source_etag: str | None = None,
     ) -> Part:
         headers = self._source(source, if_source_etag)
@@ -185,26 +221,41 @@ class MinioStore(Transfers):
                 return
             marker = page.next_part_number_marker
 
-    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
+    def complete_multipart(
+        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
+    ) -> ObjectInfo:
         listed = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag>"
-            f"{_checksum_element(part)}</Part>" for part in parts)
+            f"{_checksum_element(part)}</Part>"
+            for part in parts
+        )
         body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
         signed = {"Content-Type": "application/xml", "Content-Length": str(len(body))}
         if if_absent:
             signed["If-None-Match"] = "*"
 
         def request() -> str:
-            return _etag_in("complete_multipart", self._http.send(
-                "complete_multipart", "POST", ref.key, query={"uploadId": ref.upload_id}, signed=signed, body=body,
-                stall=COPY_PATIENCE))
+            return _etag_in(
+                "complete_multipart",
+                self._http.send(
+                    "complete_multipart",
+                    "POST",
+                    ref.key,
+                    query={"uploadId": ref.upload_id},
+                    signed=signed,
+                    body=body,
+                    stall=COPY_PATIENCE,
+                ),
+            )
 
         return completed(ref, parts, self._call("complete_multipart", request, repeatable=False))
 
     def abort_multipart(self, ref: MultipartRef) -> None:
         with suppress(UploadNotFound):
-            self._call("abort_multipart", lambda: self._client._abort_multipart_upload(
-                self._bucket, ref.key, ref.upload_id))
+            self._call(
+                "abort_multipart",
+                lambda: self._client._abort_multipart_upload(self._bucket, ref.key, ref.upload_id),
+            )
 
     def list_multiparts(self, prefix: str) -> Iterator[MultipartRef]:
         key_marker: str | None = None
@@ -212,7 +263,12 @@ class MinioStore(Transfers):
 
         def next_page() -> ListMultipartUploadsResult:
             # The SDK's own call asks for URL-encoded keys, which SeaweedFS confirms and then does not send.
-            query: DictType = {"uploads": "", "delimiter": "", "max-uploads": str(LIST_PAGE), "prefix": prefix}
+            query: DictType = {
+                "uploads": "",
+                "delimiter": "",
+                "max-uploads": str(LIST_PAGE),
+                "prefix": prefix,
+            }
             if key_marker:
                 query |= {"key-marker": key_marker, "upload-id-marker": id_marker or ""}
             return ListMultipartUploadsResult(self._client._execute("GET", self._bucket, query_params=query))
@@ -233,7 +289,7 @@ class MinioStore(Transfers):
         try:
             self._call("ensure_bucket", lambda: self._client.make_bucket(self._bucket, self._settings.region))
         except StorageError as error:
-            if error.code != "BucketAlreadyOwnedByYou":     # another process was quicker
+            if error.code != "BucketAlreadyOwnedByYou":  # another process was quicker
                 raise
             return False
         return True
@@ -243,31 +299,44 @@ class MinioStore(Transfers):
             ["<CORSRule><ID>", RULE_ID, "</ID>"]
             + [f"<AllowedOrigin>{escape(origin)}</AllowedOrigin>" for origin in origins]
             + [f"<AllowedMethod>{method}</AllowedMethod>" for method in ("GET", "HEAD", "PUT", "POST")]
-            + ["<AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader><MaxAgeSeconds>3600</MaxAgeSeconds>"]
-            + ["</CORSRule>"])
-        try:
+            + [
+                "<AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader><MaxAgeSeconds>3600</MaxAgeSeconds>"
+            ]
+            + ["</CORSRule>"]
+        )
+
+        def change() -> None:
             document = self._cors("GET", none_yet="NoSuchCORSConfiguration")
             found = re.findall(rb"<CORSRule>.*?</CORSRule>", document, re.DOTALL)
-            rules = [rule for rule in found if xml_text(rule, "ID") != RULE_ID] + ([ours.encode()] if origins else [])
+            rules = [rule for rule in found if xml_text(rule, "ID") != RULE_ID] + (
+                [ours.encode()] if origins else []
+            )
             if rules:
                 self._cors("PUT", b"<CORSConfiguration>%b</CORSConfiguration>" % b"".join(rules))
             elif found:
                 self._cors("DELETE")
-        except StorageError as error:
-            if error.code not in faults.UNABLE:
-                raise
-            return False
-        return True
+
+        return faults.able(change)
 
     def _cors(self, method: str, body: bytes = b"", *, none_yet: str | None = None) -> bytes:
         """minio-py has no call for these rules."""
         signed = {}
         if body:
             digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-            signed = {"Content-Type": "application/xml", "Content-Length": str(len(body)), "Content-MD5": digest}
+            signed = {
+                "Content-Type": "application/xml",
+                "Content-Length": str(len(body)),
+                "Content-MD5": digest,
+            }
         try:
-            return self._call("set_cors", lambda: self._http.send(
-                "set_cors", method, "", query={"cors": ""}, signed=signed, body=body or None).data)
+            return self._call(
+                "set_cors",
+                lambda: (
+                    self._http.send(
+                        "set_cors", method, "", query={"cors": ""}, signed=signed, body=body or None
+                    ).data
+                ),
+            )
         except StorageError as error:
             if error.code != none_yet:
                 raise
@@ -275,25 +344,34 @@ class MinioStore(Transfers):
 
     def set_abort_incomplete_rule(self, prefix: str, *, days: int) -> bool:
         ours = Rule(
-            ENABLED, rule_filter=Filter(prefix=prefix), rule_id=RULE_ID,
-            abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(days))
-        try:
+            ENABLED,
+            rule_filter=Filter(prefix=prefix),
+            rule_id=RULE_ID,
+            abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(days),
+        )
+
+        def change() -> None:
             found = self._call("set_lifecycle", lambda: self._client.get_bucket_lifecycle(self._bucket))
             rules = [rule for rule in (found.rules if found else ()) if rule.rule_id != RULE_ID] + [ours]
-            self._call("set_lifecycle", lambda: self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig(rules)))
-        except StorageError as error:
-            if error.code not in faults.UNABLE:
-                raise
-            return False
-        return True
+            self._call(
+                "set_lifecycle",
+                lambda: self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig(rules)),
+            )
+
+        return faults.able(change)
 
 
 def _new_client(settings: StorageSettings, http: SignedHttp) -> Minio:
     parts = urlsplit(settings.endpoint)
     client = Minio(
-        parts.netloc, access_key=settings.access_key, secret_key=settings.secret_key, region=settings.region,
-        secure=parts.scheme == "https", http_client=http.pool)
-    client._base_url.virtual_style_flag = False     # presigned requests are in path style too
+        parts.netloc,
+        access_key=settings.access_key,
+        secret_key=settings.secret_key,
+        region=settings.region,
+        secure=parts.scheme == "https",
+        http_client=http.pool,
+    )
+    client._base_url.virtual_style_flag = False  # presigned requests are in path style too
     return client
 
 
@@ -308,15 +386,6 @@ def _etag_in(operation: str, answer: urllib3.BaseHTTPResponse) -> str:
     return etag.strip('"')
 
 
-def _checksum(headers: Mapping[str, str]) -> Checksum | None:
-    """A checksum of the bytes themselves; a multipart's composite (``…-3``) is one of its parts' checksums instead."""
-    for algorithm in _ALGORITHMS:
-        value = headers.get(f"x-amz-checksum-{algorithm}")
-        if value and "-" not in value:
-            return Checksum(algorithm, value)
-    return None
-
-
 def _checksum_element(part: Part) -> str:
     if part.checksum is None:
         return ""
@@ -324,7 +393,6 @@ def _checksum_element(part: Part) -> str:
     return f"<{name}>{escape(part.checksum.value)}</{name}>"
 
 
-_ALGORITHMS: tuple[Literal["sha256", "crc32"], ...] = ("sha256", "crc32")
 # The abilities, for the type checker to prove.
 _direct: type[PresignsParts] = MinioStore
 _copies: type[Copies] = MinioStore

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from urllib.parse import quote, urlsplit
 
-MAX_EXPIRY = 7 * 24 * 3600          # seconds; S3 refuses more
+MAX_EXPIRY = 7 * 24 * 3600  # seconds; S3 refuses more
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -29,7 +29,9 @@ class Presigner:
         """``endpoint`` is scheme, host and port. A path raises ValueError: the server would sign another one."""
         parts = urlsplit(endpoint)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise ValueError(f"the bucket's endpoint must be http(s)://host[:port] without a path, not {endpoint!r}")
+            raise ValueError(
+                f"the bucket's endpoint must be http(s)://host[:port] without a path, not {endpoint!r}"
+            )
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         if parts.port not in (None, _DEFAULT_PORTS[parts.scheme]):
             host = f"{host}:{parts.port}"
@@ -42,8 +44,14 @@ class Presigner:
         self._day: tuple[str, str, bytes] = ("", "", b"")
 
     def url(
-        self, method: str, key: str, *, expires_in: int, query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None, now: float | None = None,
+        self,
+        method: str,
+        key: str,
+        *,
+        expires_in: int,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        now: float | None = None,
     ) -> str:
         """A URL good for ``expires_in`` seconds. Every one of ``headers`` is signed: a request that lacks one, or has
         another value, is answered with 403. An empty ``key`` addresses the bucket itself."""
@@ -68,14 +76,24 @@ class Presigner:
         return f"{self.origin}{path}?{canonical_query}&X-Amz-Signature={signature}"
 
     def post_fields(
-        self, key: str, *, expires_in: int, min_size: int, max_size: int, content_type: str, now: float | None = None,
+        self,
+        key: str,
+        *,
+        expires_in: int,
+        min_size: int,
+        max_size: int,
+        content_type: str,
+        now: float | None = None,
     ) -> dict[str, str]:
         """The form fields of a POST policy for exactly this key, this type and a size within these bounds, in bytes."""
         now = time.time() if now is None else now
         stamp, scope, signing_key = self._at(now)
         fields = {
-            "key": key, "Content-Type": content_type, "x-amz-algorithm": "AWS4-HMAC-SHA256",
-            "x-amz-credential": f"{self._access_key}/{scope}", "x-amz-date": stamp,
+            "key": key,
+            "Content-Type": content_type,
+            "x-amz-algorithm": "AWS4-HMAC-SHA256",
+            "x-amz-credential": f"{self._access_key}/{scope}",
+            "x-amz-date": stamp,
         }
         expiration = datetime.fromtimestamp(now + min(expires_in, MAX_EXPIRY), UTC)
         conditions: list[object] = [{"bucket": self._bucket}, ["content-length-range", min_size, max_size]]
@@ -95,5 +113,5 @@ class Presigner:
             signing_key = f"AWS4{self._secret_key}".encode()
             for word in scope.split("/"):
                 signing_key = hmac.digest(signing_key, word.encode(), "sha256")
-            self._day = (day, scope, signing_key)       # one assignment: threads see the old day or the new one
+            self._day = (day, scope, signing_key)  # one assignment: threads see the old day or the new one
         return stamp, scope, signing_key

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC
 from typing import Any, Literal
 
 import boto3
@@ -23,10 +24,9 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from storage_backends import StorageSettings, faults
+from storage_backends import Observer, StorageSettings, faults
 from storage_backends.base import (
     ByteRange,
-    Checksum,
     Copies,
     DeletesMany,
     ManagesBucket,
@@ -41,11 +41,10 @@ from storage_backends.base import (
     UploadNotFound,
 )
 from storage_backends.faults import RULE_ID
-from storage_backends.signed_http import CONNECT_TIMEOUT, STALL_TIMEOUT, ca_bundle
-from storage_backends.transfers import Observer, Transfers, completed
+from storage_backends.signed_http import CONNECT_TIMEOUT, COPY_PATIENCE, STALL_TIMEOUT, ca_bundle
+from storage_backends.transfers import Transfers, checksum_in, completed
 
-DELETE_BATCH = 1_000            # keys in one DeleteObjects; S3's limit
-COPY_PATIENCE = 600.0           # seconds: a copy says nothing until it is done, which for 5 GiB takes minutes
+DELETE_BATCH = 1_000  # keys in one DeleteObjects; S3's limit
 
 
 class S3Store(Transfers):
@@ -69,7 +68,7 @@ class S3Store(Transfers):
             details, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
             status = int(meta.get("HTTPStatusCode", 0))
             code = details.get("Code")
-            if operation == "stat" and status == 404 and code in ("404", "NotFound"):       # HEAD has no body
+            if operation == "stat" and status == 404 and code in ("404", "NotFound"):  # HEAD has no body
                 code = "NoSuchKey"
             return faults.translate(operation, status, code, details.get("Message"), meta.get("RequestId"))
         if isinstance(error, EndpointConnectionError | ConnectTimeoutError | SSLError):
@@ -79,21 +78,33 @@ class S3Store(Transfers):
         return None
 
     def _ask(
-        self, operation: str, method: str, *, repeatable: bool = True, patience: float = STALL_TIMEOUT,
+        self,
+        operation: str,
+        method: str,
+        *,
+        repeatable: bool = True,
+        patience: float = STALL_TIMEOUT,
         **arguments: Any,
     ) -> Any:
         """Call the client's ``method`` on the bucket."""
         return self._call(
-            operation, lambda: getattr(self._client(patience), method)(Bucket=self._bucket, **arguments),
-            repeatable=repeatable)
+            operation,
+            lambda: getattr(self._client(patience), method)(Bucket=self._bucket, **arguments),
+            repeatable=repeatable,
+        )
 
     # Objects
 
     def stat(self, key: str) -> ObjectInfo:
         head = self._ask("stat", "head_object", Key=key, ChecksumMode="ENABLED")
         return ObjectInfo(
-            key, head["ContentLength"], head["ETag"].strip('"'), head.get("ContentType"), head["LastModified"],
-            _checksum(head))
+            key,
+            head["ContentLength"],
+            head["ETag"].strip('"'),
+            head.get("ContentType"),
+            head["LastModified"].astimezone(UTC),
+            checksum_in(head, "Checksum{}"),
+        )
 
     def delete(self, key: str) -> None:
         with suppress(ObjectNotFound):
@@ -104,21 +115,27 @@ class S3Store(Transfers):
         while True:
             page = self._ask("list_objects", "list_objects_v2", **arguments)
             for item in page.get("Contents", ()):
-                yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), None, item["LastModified"])
+                modified = item["LastModified"].astimezone(UTC)
+                yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), None, modified)
             if not page.get("IsTruncated"):
                 return
             arguments = {"Prefix": prefix, "ContinuationToken": page["NextContinuationToken"]}
 
     def delete_many(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), DELETE_BATCH):
-            batch = [{"Key": key} for key in keys[start:start + DELETE_BATCH]]
+            batch = [{"Key": key} for key in keys[start : start + DELETE_BATCH]]
             answer = self._ask("delete_many", "delete_objects", Delete={"Objects": batch, "Quiet": True})
             for error in answer.get("Errors", ()):
                 if error.get("Code") != "NoSuchKey":
                     raise faults.translate("delete_many", 200, error.get("Code"), error.get("Message"), None)
 
     def copy(
-        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None,
+        self,
+        source: str,
+        target: str,
+        *,
+        content_type: str | None = None,
+        if_source_etag: str | None = None,
     ) -> ObjectInfo:
         arguments = self._source(source, if_source_etag)
         if content_type is not None:
@@ -136,16 +153,30 @@ class S3Store(Transfers):
     # Multipart
 
     def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None,
+        self,
+        key: str,
+        *,
+        content_type: str,
+        checksums: Literal["sha256", "crc32"] | None = None,
     ) -> MultipartRef:
         announced: dict[str, Any] = {"ChecksumAlgorithm": checksums.upper()} if checksums else {}
         answer = self._ask(
-            "create_multipart", "create_multipart_upload", repeatable=False, Key=key, ContentType=content_type,
-            **announced)
+            "create_multipart",
+            "create_multipart_upload",
+            repeatable=False,
+            Key=key,
+            ContentType=content_type,
+            **announced,
+        )
         return MultipartRef(key, answer["UploadId"])
 
     def copy_part(
-        self, ref: MultipartRef, number: int, source: str, *, byte_range: ByteRange | None = None,
+        self,
+        ref: MultipartRef,
+        number: int,
+        source: str,
+        *,
+        byte_range: ByteRange | None = None,
         if_source_etag: str | None = None,
     ) -> Part:
         arguments = self._source(source, if_source_etag)
@@ -153,8 +184,14 @@ class S3Store(Transfers):
             arguments["CopySourceRange"] = f"bytes={byte_range.first}-{byte_range.last}"
         size = byte_range.length if byte_range else self.stat(source).size
         answer = self._ask(
-            "copy_part", "upload_part_copy", patience=COPY_PATIENCE, Key=ref.key, UploadId=ref.upload_id,
-            PartNumber=number, **arguments)
+            "copy_part",
+            "upload_part_copy",
+            patience=COPY_PATIENCE,
+            Key=ref.key,
+            UploadId=ref.upload_id,
+            PartNumber=number,
+            **arguments,
+        )
         return Part(number, size, answer["CopyPartResult"]["ETag"].strip('"'))
 
     def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
@@ -162,17 +199,31 @@ class S3Store(Transfers):
         while True:
             page = self._ask("list_parts", "list_parts", Key=ref.key, UploadId=ref.upload_id, **marker)
             for item in page.get("Parts", ()):
-                yield Part(item["PartNumber"], item["Size"], item["ETag"].strip('"'), _checksum(item))
+                yield Part(
+                    item["PartNumber"], item["Size"], item["ETag"].strip('"'), checksum_in(item, "Checksum{}")
+                )
             if not page.get("IsTruncated"):
                 return
             marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
-    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
-        listed = [{"PartNumber": part.number, "ETag": f'"{part.etag}"', **_checksum_argument(part)} for part in parts]
+    def complete_multipart(
+        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
+    ) -> ObjectInfo:
+        listed = [
+            {"PartNumber": part.number, "ETag": f'"{part.etag}"', **_checksum_argument(part)}
+            for part in parts
+        ]
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         answer = self._ask(
-            "complete_multipart", "complete_multipart_upload", repeatable=False, patience=COPY_PATIENCE, Key=ref.key,
-            UploadId=ref.upload_id, MultipartUpload={"Parts": listed}, **condition)
+            "complete_multipart",
+            "complete_multipart_upload",
+            repeatable=False,
+            patience=COPY_PATIENCE,
+            Key=ref.key,
+            UploadId=ref.upload_id,
+            MultipartUpload={"Parts": listed},
+            **condition,
+        )
         return completed(ref, parts, answer.get("ETag"))
 
     def abort_multipart(self, ref: MultipartRef) -> None:
@@ -210,44 +261,47 @@ class S3Store(Transfers):
         try:
             self._ask("ensure_bucket", "create_bucket", **place)
         except StorageError as error:
-            if error.code != "BucketAlreadyOwnedByYou":     # another process was quicker
+            if error.code != "BucketAlreadyOwnedByYou":  # another process was quicker
                 raise
             return False
         return True
 
     def set_cors(self, origins: Sequence[str]) -> bool:
         ours = {
-            "ID": RULE_ID, "AllowedOrigins": list(origins), "AllowedMethods": ["GET", "HEAD", "PUT", "POST"],
-            "AllowedHeaders": ["*"], "ExposeHeaders": ["ETag"], "MaxAgeSeconds": 3600,
+            "ID": RULE_ID,
+            "AllowedOrigins": list(origins),
+            "AllowedMethods": ["GET", "HEAD", "PUT", "POST"],
+            "AllowedHeaders": ["*"],
+            "ExposeHeaders": ["ETag"],
+            "MaxAgeSeconds": 3600,
         }
-        try:
+
+        def change() -> None:
             found = self._rules("get_bucket_cors", "CORSRules", "NoSuchCORSConfiguration")
             rules = [rule for rule in found if rule.get("ID") != RULE_ID] + ([ours] if origins else [])
             if rules:
                 self._ask("set_cors", "put_bucket_cors", CORSConfiguration={"CORSRules": rules})
             elif found:
                 self._ask("set_cors", "delete_bucket_cors")
-        except StorageError as error:
-            if error.code not in faults.UNABLE:
-                raise
-            return False
-        return True
+
+        return faults.able(change)
 
     def set_abort_incomplete_rule(self, prefix: str, *, days: int) -> bool:
         ours = {
-            "ID": RULE_ID, "Status": "Enabled", "Filter": {"Prefix": prefix},
+            "ID": RULE_ID,
+            "Status": "Enabled",
+            "Filter": {"Prefix": prefix},
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
         }
-        try:
+
+        def change() -> None:
             found = self._rules("get_bucket_lifecycle_configuration", "Rules", "NoSuchLifecycleConfiguration")
             rules = [rule for rule in found if rule.get("ID") != RULE_ID] + [ours]
             self._ask(
-                "set_lifecycle", "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": rules})
-        except StorageError as error:
-            if error.code not in faults.UNABLE:
-                raise
-            return False
-        return True
+                "set_lifecycle", "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": rules}
+            )
+
+        return faults.able(change)
 
     def _rules(self, method: str, member: str, none_yet: str) -> list[dict[str, Any]]:
         try:
@@ -260,27 +314,32 @@ class S3Store(Transfers):
 
 def _new_client(settings: StorageSettings, patience: float) -> Any:
     session = boto3.session.Session(
-        aws_access_key_id=settings.access_key, aws_secret_access_key=settings.secret_key, region_name=settings.region)
-    return session.client("s3", endpoint_url=settings.endpoint, verify=ca_bundle(), config=Config(
-        signature_version="s3v4", s3={"addressing_style": "path"}, max_pool_connections=settings.connections,
-        connect_timeout=CONNECT_TIMEOUT, read_timeout=patience, retries={"total_max_attempts": 1}, proxies={},
-        request_checksum_calculation="when_required", response_checksum_validation="when_required"))
-
-
-def _checksum(answer: dict[str, Any]) -> Checksum | None:
-    """A checksum of the bytes themselves; a multipart's composite (``…-3``) is one of its parts' checksums instead."""
-    for algorithm in _ALGORITHMS:
-        value = answer.get(f"Checksum{algorithm.upper()}")
-        if value and "-" not in value:
-            return Checksum(algorithm, value)
-    return None
+        aws_access_key_id=settings.access_key,
+        aws_secret_access_key=settings.secret_key,
+        region_name=settings.region,
+    )
+    return session.client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        verify=ca_bundle(),
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            max_pool_connections=settings.connections,
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=patience,
+            retries={"total_max_attempts": 1},
+            proxies={},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
 
 
 def _checksum_argument(part: Part) -> dict[str, str]:
     return {f"Checksum{part.checksum.algorithm.upper()}": part.checksum.value} if part.checksum else {}
 
 
-_ALGORITHMS: tuple[Literal["sha256", "crc32"], ...] = ("sha256", "crc32")
 # The abilities, for the type checker to prove.
 _direct: type[PresignsParts] = S3Store
 _copies: type[Copies] = S3Store

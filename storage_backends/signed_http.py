@@ -22,10 +22,11 @@ from storage_backends import faults
 from storage_backends.base import OutcomeUnknown, StorageError, StorageUnavailable
 from storage_backends.presign import Presigner
 
-CONNECT_TIMEOUT = 5.0           # seconds
-STALL_TIMEOUT = 60.0            # seconds without one byte moving
-URL_LIFE = 900                  # seconds; the URL is used at once, this covers a clock that is a little off
-ERROR_BODY = 64 * 1024          # bytes of an error document that are read
+CONNECT_TIMEOUT = 5.0  # seconds
+STALL_TIMEOUT = 60.0  # seconds without one byte moving
+COPY_PATIENCE = 600.0  # seconds: a copy says nothing until it is done, which for 5 GiB takes minutes
+URL_LIFE = 900  # seconds; the URL is used at once, this covers a clock that is a little off
+ERROR_BODY = 64 * 1024  # bytes of an error document that are read
 
 
 def ca_bundle() -> str:
@@ -58,7 +59,10 @@ class _PatientHTTPSPool(HTTPSConnectionPool):
 
 def new_pool(connections: int) -> urllib3.PoolManager:
     pool = urllib3.PoolManager(
-        num_pools=2, maxsize=connections, retries=False, ca_certs=ca_bundle(),
+        num_pools=2,
+        maxsize=connections,
+        retries=False,
+        ca_certs=ca_bundle(),
         timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=STALL_TIMEOUT),
     )
     pool.pool_classes_by_scheme = {"http": _PatientHTTPPool, "https": _PatientHTTPSPool}
@@ -93,18 +97,32 @@ class SignedHttp:
         return made[1]
 
     def send(
-        self, operation: str, method: str, key: str, *, query: Mapping[str, str] | None = None,
-        signed: Mapping[str, str] | None = None, unsigned: Mapping[str, str] | None = None,
-        body: bytes | Iterable[bytes | memoryview] | None = None, stream: bool = False, stall: float = STALL_TIMEOUT,
+        self,
+        operation: str,
+        method: str,
+        key: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        signed: Mapping[str, str] | None = None,
+        unsigned: Mapping[str, str] | None = None,
+        body: bytes | Iterable[bytes | memoryview] | None = None,
+        stream: bool = False,
+        stall: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """One request, not repeated. With ``stream`` the caller reads the body and must release or close the answer."""
         url = self._presigner.url(method, key, expires_in=URL_LIFE, query=query, headers=signed)
-        origin = self._presigner.origin
+        origin, stall = self._presigner.origin, stall or STALL_TIMEOUT
         try:
             # Through the connection pool with a bare path: PoolManager would resolve dots in keys after we signed them.
             response = self.pool.connection_from_url(origin).urlopen(
-                method, url[len(origin):], body=cast(bytes, body), headers={**(signed or {}), **(unsigned or {})},
-                redirect=False, assert_same_host=False, preload_content=False, decode_content=False,
+                method,
+                url[len(origin) :],
+                body=cast(bytes, body),
+                headers={**(signed or {}), **(unsigned or {})},
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
                 timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, stall), read=stall),
             )
             if response.status < 300 and stream:
@@ -115,7 +133,7 @@ class SignedHttp:
                 return response
             document = response.read(ERROR_BODY)
             if response.length_remaining != 0:
-                response.close()            # what is left of it is not worth the connection
+                response.close()  # what is left of it is not worth the connection
             response.release_conn()
         except HTTPError as error:
             raise translate_wire(operation, error) from error
@@ -124,6 +142,9 @@ class SignedHttp:
 
 def error_in(operation: str, status: int, headers: Mapping[str, str], document: bytes) -> StorageError:
     return faults.translate(
-        operation, status, faults.xml_text(document, "Code"), faults.xml_text(document, "Message"),
+        operation,
+        status,
+        faults.xml_text(document, "Code"),
+        faults.xml_text(document, "Message"),
         headers.get("x-amz-request-id") or faults.xml_text(document, "RequestId"),
     )

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from storage_backends import StorageSettings, faults
+from storage_backends import Observer, StorageSettings, faults
 from storage_backends.base import (
     ByteRange,
     Checksum,
@@ -37,11 +37,10 @@ from storage_backends.signed_http import SignedHttp
 
 T = TypeVar("T")
 Body = BinaryIO | bytes | bytearray | memoryview
-Observer = Callable[[str, str, float], None]        # operation, outcome ("ok" or the error's name), seconds
 
-PIECE = 256 * 1024              # bytes handed to the socket at once; a stall is counted over each
+PIECE = 256 * 1024  # bytes handed to the socket at once; a stall is counted over each
 PROBE_PREFIX = "probe/"
-PROBE_STALL = 5.0               # seconds
+PROBE_STALL = 5.0  # seconds
 
 
 class _SourceFailed(Exception):
@@ -60,7 +59,7 @@ class Reader:
         if self.finished or size == 0:
             return b""
         try:
-            data = self._response.read(None if size < 0 else size)      # raises where the body ends too early
+            data = self._response.read(None if size < 0 else size)  # raises where the body ends too early
         except (HTTPError, OSError, ValueError) as error:
             raise StorageUnavailable(f"reading {self.info.key}: {error}") from error
         self.finished = size < 0 or not data
@@ -72,8 +71,10 @@ class Transfers:
 
     def __init__(self, settings: StorageSettings, *, observe: Observer | None = None):
         keys = {
-            "region": settings.region, "bucket": settings.bucket,
-            "access_key": settings.access_key, "secret_key": settings.secret_key,
+            "region": settings.region,
+            "bucket": settings.bucket,
+            "access_key": settings.access_key,
+            "secret_key": settings.secret_key,
         }
         self._settings = settings
         self._bucket = settings.bucket
@@ -88,6 +89,7 @@ class Transfers:
     def _call(self, operation: str, request: Callable[[], T], *, repeatable: bool = True) -> T:
         """The one funnel to the bucket: time, bounded repeats and translated errors. ``repeatable`` says that doing it
         twice does no harm, also where the first try's outcome is unknown."""
+
         def once() -> T:
             try:
                 return request()
@@ -114,7 +116,13 @@ class Transfers:
     # Objects
 
     def put(
-        self, key: str, body: Body, *, content_type: str, size: int | None = None, checksum: Checksum | None = None,
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str,
+        size: int | None = None,
+        checksum: Checksum | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
         whole = isinstance(body, bytes | bytearray | memoryview)
@@ -140,14 +148,20 @@ class Transfers:
 
     @contextmanager
     def open(
-        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None,
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
     ) -> Iterator[Reader]:
         headers = {}
         if byte_range:
             headers["Range"] = f"bytes={byte_range.first}-{byte_range.last}"
         if if_match is not None:
             headers["If-Match"] = f'"{if_match}"'
-        response = self._call("open", lambda: self._http.send("open", "GET", key, unsigned=headers, stream=True))
+        response = self._call(
+            "open", lambda: self._http.send("open", "GET", key, unsigned=headers, stream=True)
+        )
         reader = None
         try:
             if byte_range and response.status != 206:
@@ -156,7 +170,7 @@ class Transfers:
             yield reader
         finally:
             if reader is None or not reader.finished:
-                response.close()        # an unread rest would be taken for the next answer
+                response.close()  # an unread rest would be taken for the next answer
             response.release_conn()
 
     def check(self) -> None:
@@ -178,51 +192,99 @@ class Transfers:
     # Parts
 
     def put_part(
-        self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None,
+        self,
+        ref: MultipartRef,
+        number: int,
+        body: bytes | bytearray | memoryview,
+        *,
+        checksum: Checksum | None = None,
     ) -> Part:
         size = memoryview(body).nbytes
         signed = {"Content-Length": str(size), **_checksum_header(checksum)}
         query = {"partNumber": str(number), "uploadId": ref.upload_id}
-        response = self._call("put_part", lambda: self._http.send(
-            "put_part", "PUT", ref.key, query=query, signed=signed, body=_pieces(body, size)))
+        response = self._call(
+            "put_part",
+            lambda: self._http.send(
+                "put_part", "PUT", ref.key, query=query, signed=signed, body=_pieces(body, size)
+            ),
+        )
         return Part(number, size, _etag("put_part", response), _confirmed("put_part", response, checksum))
 
     # What clients outside may do
 
     def presign_get(
-        self, key: str, *, expires_in: timedelta, content_type: str, disposition: str,
+        self,
+        key: str,
+        *,
+        expires_in: timedelta,
+        content_type: str,
+        disposition: str,
     ) -> PresignedRequest:
         query = {"response-content-type": content_type, "response-content-disposition": disposition}
         return self._presigned("GET", key, expires_in, query, {})
 
     def presign_put(
-        self, key: str, *, expires_in: timedelta, size: int, content_type: str, checksum: Checksum | None = None,
+        self,
+        key: str,
+        *,
+        expires_in: timedelta,
+        size: int,
+        content_type: str,
+        checksum: Checksum | None = None,
     ) -> PresignedRequest:
         headers = {"Content-Type": content_type, "If-None-Match": "*", **_checksum_header(checksum)}
         return self._presigned("PUT", key, expires_in, {}, headers, size)
 
     def presign_part(
-        self, ref: MultipartRef, number: int, *, size: int, expires_in: timedelta,
+        self,
+        ref: MultipartRef,
+        number: int,
+        *,
+        size: int,
+        expires_in: timedelta,
     ) -> PresignedRequest:
         query = {"partNumber": str(number), "uploadId": ref.upload_id}
         return self._presigned("PUT", ref.key, expires_in, query, {}, size)
 
     def presign_post(
-        self, key: str, *, expires_in: timedelta, min_size: int, max_size: int, content_type: str,
+        self,
+        key: str,
+        *,
+        expires_in: timedelta,
+        min_size: int,
+        max_size: int,
+        content_type: str,
     ) -> PresignedPost:
         now, seconds = time.time(), _seconds(expires_in)
         fields = self._public.post_fields(
-            key, expires_in=seconds, min_size=min_size, max_size=max_size, content_type=content_type, now=now)
+            key, expires_in=seconds, min_size=min_size, max_size=max_size, content_type=content_type, now=now
+        )
         return PresignedPost(f"{self._public.origin}/{self._bucket}/", fields, _after(now, seconds))
 
     def _presigned(
-        self, method: Literal["GET", "PUT"], key: str, expires_in: timedelta, query: dict[str, str],
-        headers: dict[str, str], size: int | None = None,
+        self,
+        method: Literal["GET", "PUT"],
+        key: str,
+        expires_in: timedelta,
+        query: dict[str, str],
+        headers: dict[str, str],
+        size: int | None = None,
     ) -> PresignedRequest:
         now, seconds = time.time(), _seconds(expires_in)
         signed = headers if size is None else {**headers, "Content-Length": str(size)}
         url = self._public.url(method, key, expires_in=seconds, query=query, headers=signed, now=now)
         return PresignedRequest(method, url, _after(now, seconds), headers)
+
+
+def checksum_in(answer: Mapping[str, Any], name: str) -> Checksum | None:
+    """A checksum of the bytes themselves, found as ``name`` with the algorithm put in. What a multipart may have, one
+    of its parts' checksums (``…-3``), is none."""
+    algorithms: tuple[Literal["sha256", "crc32"], ...] = ("sha256", "crc32")
+    for algorithm in algorithms:
+        value = answer.get(name.format(algorithm.upper()))
+        if value and "-" not in value:
+            return Checksum(algorithm, value)
+    return None
 
 
 def completed(ref: MultipartRef, parts: Sequence[Part], etag: str | None) -> ObjectInfo:
@@ -239,7 +301,7 @@ def _pieces(body: Body, size: int) -> Iterator[bytes | memoryview]:
         if len(view) != size:
             raise _SourceFailed from ValueError(f"the body has {len(view)} bytes instead of {size}")
         for start in range(0, size, PIECE):
-            yield view[start:start + PIECE]
+            yield view[start : start + PIECE]
         return
     left = size
     while left:
@@ -281,7 +343,9 @@ def _checksum_header(checksum: Checksum | None) -> dict[str, str]:
     return {f"x-amz-checksum-{checksum.algorithm}": checksum.value} if checksum else {}
 
 
-def _confirmed(operation: str, response: urllib3.BaseHTTPResponse, checksum: Checksum | None) -> Checksum | None:
+def _confirmed(
+    operation: str, response: urllib3.BaseHTTPResponse, checksum: Checksum | None
+) -> Checksum | None:
     """The checksum, if the bucket's answer repeats it."""
     echo = response.headers.get(f"x-amz-checksum-{checksum.algorithm}") if checksum else None
     if checksum and echo and echo != checksum.value:
@@ -305,9 +369,15 @@ def _date(response: urllib3.BaseHTTPResponse, header: str) -> datetime:
 
 def _described(key: str, response: urllib3.BaseHTTPResponse) -> ObjectInfo:
     """The whole object's description from the answer to a GET, of a range or not."""
-    total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
+    total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get(
+        "Content-Length", ""
+    )
     if not total.isdigit():
         raise StorageUnavailable(f"open {key}: the bucket did not say how long the object is")
     return ObjectInfo(
-        key, int(total), _etag("open", response), response.headers.get("Content-Type"),
-        _date(response, "Last-Modified"))
+        key,
+        int(total),
+        _etag("open", response),
+        response.headers.get("Content-Type"),
+        _date(response, "Last-Modified"),
+    )

@@ -82,7 +82,7 @@ def bucket(s3_server: S3Server, shared_store: Any) -> Iterator[Any]:
 
 
 def _empty(store: Any) -> None:
-    for prefix in (*PREFIXES, "incoming/"):
+    for prefix in PREFIXES:
         store.delete_many([info.key for info in store.list_objects(prefix)])
         for ref in list(store.list_multiparts(prefix)):
             store.abort_multipart(ref)
@@ -161,8 +161,8 @@ def anonymous(app: Any) -> GatewayClient:
 def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
     """What is in the bucket without a row, and in the tables without an end: all empty when nothing was lost or leaked."""
     def look() -> dict[str, list[str]]:
-        keys = [info.key for prefix in (*PREFIXES, "incoming/") for info in bucket.list_objects(prefix)]
-        multiparts = [ref.key for prefix in (*PREFIXES, "incoming/") for ref in bucket.list_multiparts(prefix)]
+        keys = [info.key for prefix in PREFIXES for info in bucket.list_objects(prefix)]
+        multiparts = [ref.key for prefix in PREFIXES for ref in bucket.list_multiparts(prefix)]
         with db.connection() as tx:
             stored = {row[0] for row in tx.execute("select object_key from objects where status = 'stored'")}
             previews = {row[0] for row in tx.execute("select preview_path from file_previews")}

@@ -20,7 +20,7 @@ from storage_backends.presign import Presigner
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-0123456789"
 BUCKET = "uploads"
-START_TIMEOUT = 60.0            # seconds
+START_TIMEOUT = 60.0  # seconds
 
 
 @dataclass
@@ -33,8 +33,14 @@ class S3Server:
 
     def settings(self, backend: str = "s3") -> StorageSettings:
         return StorageSettings(
-            backend=backend, endpoint=self.endpoint, public_endpoint=self.endpoint, region="us-east-1",
-            bucket=self.bucket, access_key=self.access_key, secret_key=self.secret_key)
+            backend=backend,
+            endpoint=self.endpoint,
+            public_endpoint=self.endpoint,
+            region="us-east-1",
+            bucket=self.bucket,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+        )
 
     def stop(self) -> None:
         """Ask it to end, and end it where it does not within ten seconds."""
@@ -83,43 +89,69 @@ def start_weed(directory: Path) -> S3Server:
     ports = {name: free_port() for name in ("s3", "master", "filer", "volume", "admin")}
     directory.mkdir(parents=True, exist_ok=True)
     command = [
-        binary, "-logtostderr", "mini", f"-dir={directory}", f"-bucket={BUCKET}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        binary,
+        "-logtostderr",
+        "mini",
+        f"-dir={directory}",
+        f"-bucket={BUCKET}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         *(f"-{name}.port={port}" for name, port in ports.items()),
     ]
-    environment = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "GOMEMLIMIT": "512MiB"}
-    return _started(command, environment, ports["s3"], directory)
+    environment = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "GOMEMLIMIT": "512MiB",
+    }
+    return _started(command, environment, ports["s3"], directory, makes_bucket=True)
 
 
 def start_minio(directory: Path) -> S3Server:
-    """MinIO, without a bucket."""
+    """MinIO, without a bucket; raises RuntimeError like ``start_weed``."""
     binary = minio_binary()
     if binary is None:
         raise RuntimeError("no minio binary on PATH")
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
     command = [
-        binary, "server", str(directory), "--address", f"127.0.0.1:{port}", "--console-address", f"127.0.0.1:{free_port()}",
+        binary,
+        "server",
+        str(directory),
+        "--address",
+        f"127.0.0.1:{port}",
+        "--console-address",
+        f"127.0.0.1:{free_port()}",
     ]
     environment = {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY, "MINIO_BROWSER": "off"}
-    return _started(command, environment, port, directory)
+    return _started(command, environment, port, directory, makes_bucket=False)
 
 
-def _started(command: list[str], environment: dict[str, str], port: int, directory: Path) -> S3Server:
+def _started(
+    command: list[str], environment: dict[str, str], port: int, directory: Path, *, makes_bucket: bool
+) -> S3Server:
     log = directory / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=directory)
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=directory
+        )
     server = S3Server(f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, BUCKET, process)
     # Not any answer will do: only a signed call shows that it is this server, with these keys, and ready.
     presigner = Presigner(
-        server.endpoint, region="us-east-1", bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+        server.endpoint, region="us-east-1", bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY
+    )
     deadline = time.monotonic() + START_TIMEOUT
     with urllib3.PoolManager(retries=False, timeout=2) as http:
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(urllib3.exceptions.HTTPError):
-                answer = http.request("GET", presigner.url("GET", "", expires_in=60, query={"list-type": "2"}))
-                if answer.status == 200 or (answer.status == 404 and b"NoSuchBucket" in answer.data):
+                answer = http.request(
+                    "GET", presigner.url("GET", "", expires_in=60, query={"list-type": "2"})
+                )
+                if answer.status == 200 or (not makes_bucket and b"NoSuchBucket" in answer.data):
                     return server
             time.sleep(0.1)
     server.stop()

@@ -1,12 +1,13 @@
 """The targets of the contract suite: which backend talks to which server, and what that server enforces.
 
-``pytest tests/storage_backends --store-table`` prints test by test what held where; with ``--every-store-test`` also the
-tests whose needs a server is not expected to meet, which is how the sets below were found.
+``STORE_TABLE=1 pytest tests/storage_backends`` prints test by test what held where; with ``EVERY_STORE_TEST=1`` also
+the tests whose needs a server is not expected to meet, which is how the sets below were found.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,21 +16,25 @@ from typing import Any
 
 import pytest
 
-from storage_backends import base, open_store
+from storage_backends import open_store
 from storage_backends.memory import MemoryStore
 from tests.servers import BUCKET, S3Server, minio_binary, start_minio, start_weed
+
+pytest.register_assert_rewrite("tests.storage_backends.contract")
 
 ABILITIES = {"Multipart", "Presigns", "PresignsParts", "Copies", "DeletesMany", "ManagesBucket"}
 CONDITIONS = {"conditional_put", "conditional_complete", "copy_conditions", "part_copy_conditions"}
 CHECKSUMS = {"checksums", "checksums_kept"}
 KEYS = {"backslash_keys", "byte_order"}
-UPLOADS = {"smallest_part", "multiparts_by_prefix", "upload_gone"}
+UPLOADS = {"upload_dates", "smallest_part", "multiparts_by_prefix", "upload_gone"}
 ACCESS = {"signatures", "post_policies", "cors", "lifecycle"}
 WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS
 HAS = {
     "memory": {"Multipart", "Copies", "DeletesMany"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS,
     # Checks neither signatures nor lengths, checksums or conditions of a copy.
-    "moto": ABILITIES | KEYS | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
+    "moto": ABILITIES
+    | KEYS
+    | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
     "seaweedfs": WORDS - KEYS,
     "minio": WORDS,
 }
@@ -45,14 +50,11 @@ class Target:
 
 
 TARGETS = [Target("memory", "memory")] + [
-    Target(server, backend) for server in ("moto", "seaweedfs", "minio") for backend in ("s3", "minio")
+    Target(server, backend)
+    for server in ("moto", "seaweedfs", "minio")
+    for backend in ("s3", "minio")
     if server != "minio" or minio_binary()
 ]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--store-table", action="store_true", help="print the contract suite's outcome test by target")
-    parser.addoption("--every-store-test", action="store_true", help="run it whatever a server is known to enforce")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -60,12 +62,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     wanted = getattr(metafunc.function, "needs", frozenset())
     assert wanted <= WORDS, f"unknown needs: {wanted - WORDS}"
-    everything = metafunc.config.getoption("every_store_test")
-    metafunc.parametrize("target", [
-        pytest.param(target, id=str(target), marks=[pytest.mark.needs_minio] if target.server == "minio" else [])
-        for target in TARGETS
-        if wanted <= HAS[target.server] or (everything and (target.backend != "memory" or wanted <= HAS["memory"]))
-    ], scope="session")
+    everything = "EVERY_STORE_TEST" in os.environ
+    metafunc.parametrize(
+        "target",
+        [
+            pytest.param(
+                target, id=str(target), marks=[pytest.mark.needs_minio] if target.server == "minio" else []
+            )
+            for target in TARGETS
+            if wanted <= HAS[target.server]
+            or (everything and (target.backend != "memory" or wanted <= HAS["memory"]))
+        ],
+        scope="session",
+    )
 
 
 class Stores:
@@ -153,14 +162,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _OUTCOMES.setdefault(name, {}).setdefault(target, set()).add(report.outcome)
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not config.getoption("store_table") or not _OUTCOMES:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if "STORE_TABLE" not in os.environ or not _OUTCOMES:
         return
     columns = [str(target) for target in TARGETS]
     width = max(map(len, _OUTCOMES))
     terminalreporter.section("stores: + holds, - does not, . not asked of it")
     terminalreporter.write_line(" " * width + "  " + "  ".join(columns))
     for name, found in _OUTCOMES.items():
-        marks = ["." if not found.get(column) else "+" if found[column] == {"passed"} else "-" for column in columns]
+        marks = [
+            "." if not found.get(column) else "+" if found[column] == {"passed"} else "-"
+            for column in columns
+        ]
         cells = "  ".join(mark.center(len(column)) for mark, column in zip(marks, columns, strict=True))
         terminalreporter.write_line(f"{name:<{width}}  {cells}")

@@ -1,7 +1,7 @@
 """What every store has to do, as one class of tests.
 
-A test asks for words with ``@needs``: an ability (the name of a Protocol) or something that only some servers enforce. It
-runs on each target that has them all; what a server does not enforce is written down in ``conftest.TARGETS``, so that
+A test asks for words with ``@needs``: an ability (the name of a Protocol) or something that only some servers enforce.
+It runs on each target that has them all; what a server does not enforce is written down in ``conftest.HAS``, so that
 nothing is skipped unseen. The ``store`` fixture fails a test that leaves an object or a multipart behind.
 """
 
@@ -11,6 +11,8 @@ import base64
 import hashlib
 import io
 import random
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -36,11 +38,38 @@ from storage_backends.base import (
 )
 
 MIB = 1024 * 1024
+_SETTINGS = ("backend", "endpoint", "public_endpoint", "region", "bucket", "access_key", "secret_key")
 HOUR = timedelta(hours=1)
 ODD_NAMES = [
-    "dir/ü +~(x)&=?.bin", "a/b;c,d@e:f$g!h'i*j.bin", "日本語/📄.txt", "per%cent%2Ftwice.bin", 'quo"te<tag>&amp;.bin',
-    "br[1]{2}^`|#.bin", "dots../..a/.b",
+    "dir/ü +~(x)&=?.bin",
+    "a/b;c,d@e:f$g!h'i*j.bin",
+    "日本語/📄.txt",
+    "per%cent%2Ftwice.bin",
+    'quo"te<tag>&amp;.bin',
+    "br[1]{2}^`|#.bin",
+    "dots../..a/.b",
 ]
+FORKING = """
+import os, sys
+from storage_backends import StorageSettings, open_store
+prefix, store = sys.argv[1], open_store(StorageSettings(*sys.argv[2:]))
+
+def look(name):
+    assert store.stat(prefix + name).size == len(name)
+    with store.open(prefix + name) as reader:
+        assert reader.read() == name.encode()
+
+def clients():
+    return [store._http.pool, store._client() if callable(store._client) else store._client]
+
+look("parent")
+before, child = clients(), os.fork()
+assert [new is old for new, old in zip(clients(), before)] == [bool(child)] * 2
+for _ in range(50):
+    look("parent" if child else "its child")
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
 Test = TypeVar("Test", bound=Callable[..., Any])
 
 
@@ -48,6 +77,7 @@ def needs(*words: str) -> Callable[[Test], Test]:
     def mark(test: Test) -> Test:
         test.needs = frozenset(words)  # type: ignore[attr-defined]
         return test
+
     return mark
 
 
@@ -72,7 +102,11 @@ HTTP = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, rea
 
 
 def send(
-    request: PresignedRequest, body: bytes | None = None, *, method: str | None = None, **changed: str | None,
+    request: PresignedRequest,
+    body: bytes | None = None,
+    *,
+    method: str | None = None,
+    **changed: str | None,
 ) -> urllib3.BaseHTTPResponse:
     """Send what a client was handed; ``changed`` replaces headers by their names in lower case, None leaves one out."""
     headers = {name.lower(): value for name, value in request.headers.items()}
@@ -85,7 +119,8 @@ def send(
 
 def send_form(form: PresignedPost, body: bytes, **changed: str) -> urllib3.BaseHTTPResponse:
     fields: list[tuple[str, Any]] = [
-        (name, changed.get(name.replace("-", "_").lower(), value)) for name, value in form.fields.items()]
+        (name, changed.get(name.replace("-", "_").lower(), value)) for name, value in form.fields.items()
+    ]
     return HTTP.request("POST", form.url, fields=[*fields, ("file", ("name.bin", body))])
 
 
@@ -100,7 +135,11 @@ class StoreContract:
         assert '"' not in info.etag
         assert abs(info.last_modified - datetime.now(UTC)) < timedelta(minutes=5)
         with store.open(key) as reader:
-            assert (reader.info.size, reader.info.etag, reader.info.content_type) == (5, put.etag, "text/plain")
+            assert (reader.info.size, reader.info.etag, reader.info.content_type) == (
+                5,
+                put.etag,
+                "text/plain",
+            )
             assert reader.read() == data
             assert reader.read() == b""
         store.delete(key)
@@ -202,7 +241,9 @@ class StoreContract:
 
     @needs("checksums_kept")
     def test_the_checksum_is_confirmed_and_kept(self, store, prefix):
-        assert store.put(f"{prefix}x", b"s", content_type="text/plain", checksum=sha256(b"s")).checksum == sha256(b"s")
+        assert store.put(
+            f"{prefix}x", b"s", content_type="text/plain", checksum=sha256(b"s")
+        ).checksum == sha256(b"s")
         assert store.stat(f"{prefix}x").checksum == sha256(b"s")
         store.delete(f"{prefix}x")
 
@@ -212,7 +253,7 @@ class StoreContract:
         for first, last in [(0, 0), (0, 299_999), (299_999, 299_999), (1000, 200_000), (299_000, 400_000)]:
             with store.open(f"{prefix}x", byte_range=ByteRange(first, last)) as reader:
                 assert reader.info.size == 300_000
-                assert reader.read() == data[first:last + 1]
+                assert reader.read() == data[first : last + 1]
         with pytest.raises(StorageError), store.open(f"{prefix}x", byte_range=ByteRange(300_000, 300_001)):
             pass
         store.delete(f"{prefix}x")
@@ -304,6 +345,17 @@ class StoreContract:
         store.check()
         assert list(store.list_objects("probe/")) == []
 
+    @needs("ManagesBucket")
+    def test_a_forked_process_gets_clients_of_its_own(self, store, prefix):
+        """gunicorn forks after the import; sharing a socket would mix up answers."""
+        for name in ("parent", "its child"):
+            store.put(prefix + name, name.encode(), content_type="text/plain")
+        arguments = [getattr(store._settings, name) for name in _SETTINGS]
+        command = [sys.executable, "-W", "ignore", "-c", FORKING, prefix, *arguments]
+        subprocess.run(command, check=True, timeout=60)
+        store.delete(f"{prefix}parent")
+        store.delete(f"{prefix}its child")
+
     # Multipart
 
     @needs("Multipart")
@@ -313,7 +365,8 @@ class StoreContract:
         parts = [store.put_part(ref, number, piece) for number, piece in enumerate(pieces, 1)]
         assert [(part.number, part.size) for part in parts] == [(1, 5 * MIB), (2, 5 * MIB), (3, 4)]
         assert [(part.number, part.size, part.etag) for part in store.list_parts(ref)] == [
-            (part.number, part.size, part.etag) for part in parts]
+            (part.number, part.size, part.etag) for part in parts
+        ]
         with pytest.raises(ObjectNotFound):
             store.stat(key)
         done = store.complete_multipart(ref, parts)
@@ -321,7 +374,9 @@ class StoreContract:
         assert (info.size, info.etag, info.content_type) == (10 * MIB + 4, done.etag, "image/png")
         assert done.size == info.size
         assert read(store, key) == b"".join(pieces)
-        assert read(store, key, byte_range=ByteRange(5 * MIB - 2, 5 * MIB + 1)) == pieces[0][-2:] + pieces[1][:2]
+        assert (
+            read(store, key, byte_range=ByteRange(5 * MIB - 2, 5 * MIB + 1)) == pieces[0][-2:] + pieces[1][:2]
+        )
         store.delete(key)
 
     @needs("Multipart")
@@ -421,7 +476,10 @@ class StoreContract:
         data = noise(5 * MIB, 7), b"end"
         algorithm = checksum(b"").algorithm if announced else None
         ref = store.create_multipart(f"{prefix}big", content_type="image/png", checksums=algorithm)
-        parts = [store.put_part(ref, number, piece, checksum=checksum(piece)) for number, piece in enumerate(data, 1)]
+        parts = [
+            store.put_part(ref, number, piece, checksum=checksum(piece))
+            for number, piece in enumerate(data, 1)
+        ]
         for part, piece in zip(parts, data, strict=True):
             assert part.checksum in (None, checksum(piece))
         store.complete_multipart(ref, parts)
@@ -438,7 +496,7 @@ class StoreContract:
         assert list(store.list_parts(ref)) == []
         store.abort_multipart(ref)
 
-    @needs("Multipart")
+    @needs("Multipart", "upload_dates")
     def test_multiparts_are_listed_by_key(self, store, prefix):
         refs = [store.create_multipart(f"{prefix}one", content_type="image/png") for _ in range(2)]
         found = list(store.list_multiparts(f"{prefix}one"))
@@ -465,7 +523,10 @@ class StoreContract:
         copied = store.copy(source, target)
         assert (copied.key, copied.size, copied.content_type) == (target, 7, "text/plain")
         assert copied.etag == store.stat(target).etag
-        assert store.copy(source, target, content_type="image/png", if_source_etag=put.etag).content_type == "image/png"
+        assert (
+            store.copy(source, target, content_type="image/png", if_source_etag=put.etag).content_type
+            == "image/png"
+        )
         assert store.stat(target).content_type == "image/png"
         assert read(store, target) == b"content"
         store.delete(source)
@@ -497,7 +558,7 @@ class StoreContract:
         assert (first.size, second.size) == (5 * MIB + 100, 6 * MIB)
         assert [part.size for part in store.list_parts(ref)] == [first.size, second.size]
         store.complete_multipart(ref, [first, second])
-        assert read(store, f"{prefix}joined") == data[100:5 * MIB + 200] + data
+        assert read(store, f"{prefix}joined") == data[100 : 5 * MIB + 200] + data
         assert store.stat(f"{prefix}joined").content_type == "image/png"
         store.delete_many([f"{prefix}ü source", f"{prefix}joined"])
 
@@ -520,7 +581,8 @@ class StoreContract:
         store.put(key, b"<script>", content_type="text/html")
         disposition = f"attachment; filename=\"a_ b.txt\"; filename*=UTF-8''{quote('ä; b.txt')}"
         request = store.presign_get(
-            key, expires_in=HOUR, content_type="text/plain; charset=utf-8", disposition=disposition)
+            key, expires_in=HOUR, content_type="text/plain; charset=utf-8", disposition=disposition
+        )
         assert abs(request.expires_at - datetime.now(UTC) - HOUR) < timedelta(minutes=1)
         answer = send(request)
         assert (answer.status, answer.data) == (200, b"<script>")
@@ -533,9 +595,15 @@ class StoreContract:
     def test_T32_a_changed_presigned_get_is_refused(self, store, prefix):
         store.put(f"{prefix}x", b"<script>", content_type="text/html")
         store.put(f"{prefix}y", b"other", content_type="text/html")
-        request = store.presign_get(f"{prefix}x", expires_in=HOUR, content_type="text/plain", disposition="attachment")
-        for old, new in [("text%2Fplain", "text%2Fhtml"), ("attachment", "inline"), (f"{prefix}x", f"{prefix}y"),
-                         ("X-Amz-Expires=3600", "X-Amz-Expires=7200")]:
+        request = store.presign_get(
+            f"{prefix}x", expires_in=HOUR, content_type="text/plain", disposition="attachment"
+        )
+        for old, new in [
+            ("text%2Fplain", "text%2Fhtml"),
+            ("attachment", "inline"),
+            (f"{prefix}x", f"{prefix}y"),
+            ("X-Amz-Expires=3600", "X-Amz-Expires=7200"),
+        ]:
             assert old in request.url
             assert HTTP.request("GET", request.url.replace(old, new)).status == 403
         assert send(request, b"", method="PUT").status == 403
@@ -545,7 +613,8 @@ class StoreContract:
     def test_T42_a_presigned_url_expires(self, store, prefix):
         store.put(f"{prefix}x", b"x", content_type="text/html")
         request = store.presign_get(
-            f"{prefix}x", expires_in=timedelta(seconds=1), content_type="text/plain", disposition="attachment")
+            f"{prefix}x", expires_in=timedelta(seconds=1), content_type="text/plain", disposition="attachment"
+        )
         assert send(request).status == 200
         time.sleep(2.1)
         assert send(request).status == 403
@@ -578,7 +647,8 @@ class StoreContract:
     @needs("Presigns", "signatures", "checksums")
     def test_T41_a_presigned_put_fixes_the_checksum(self, store, prefix):
         request = store.presign_put(
-            f"{prefix}x", expires_in=HOUR, size=5, content_type="image/png", checksum=sha256(b"12345"))
+            f"{prefix}x", expires_in=HOUR, size=5, content_type="image/png", checksum=sha256(b"12345")
+        )
         assert send(request, b"99999").status == 400
         assert send(request, b"99999", x_amz_checksum_sha256=sha256(b"99999").value).status == 403
         assert send(request, b"99999", x_amz_checksum_sha256=None).status == 403
@@ -607,7 +677,9 @@ class StoreContract:
         request = store.presign_part(ref, 1, size=5, expires_in=HOUR)
         assert send(request, b"1234").status == 403
         assert send(request, b"123456").status == 403
-        other = type(request)(request.method, request.url.replace("partNumber=1", "partNumber=2"), request.expires_at)
+        other = type(request)(
+            request.method, request.url.replace("partNumber=1", "partNumber=2"), request.expires_at
+        )
         assert send(other, b"12345").status == 403
         assert list(store.list_parts(ref)) == []
         store.abort_multipart(ref)
@@ -635,7 +707,9 @@ class StoreContract:
 
     @needs("Presigns", "post_policies")
     def test_T41_a_post_form_fixes_size_type_and_key(self, store, prefix):
-        form = store.presign_post(f"{prefix}x", expires_in=HOUR, min_size=3, max_size=6, content_type="image/png")
+        form = store.presign_post(
+            f"{prefix}x", expires_in=HOUR, min_size=3, max_size=6, content_type="image/png"
+        )
         assert send_form(form, b"12").status in (400, 403)
         assert send_form(form, b"1234567").status in (400, 403)
         assert send_form(form, b"12345", key=f"{prefix}y").status == 403
@@ -654,9 +728,15 @@ class StoreContract:
         request = store.presign_put(f"{prefix}x", expires_in=HOUR, size=5, content_type="image/png")
 
         def preflight(who: str) -> urllib3.BaseHTTPResponse:
-            return HTTP.request("OPTIONS", request.url, headers={
-                "Origin": who, "Access-Control-Request-Method": "PUT",
-                "Access-Control-Request-Headers": "content-type,if-none-match"})
+            return HTTP.request(
+                "OPTIONS",
+                request.url,
+                headers={
+                    "Origin": who,
+                    "Access-Control-Request-Method": "PUT",
+                    "Access-Control-Request-Headers": "content-type,if-none-match",
+                },
+            )
 
         for _ in range(2):
             assert store.set_cors([origin]) is True

@@ -1,6 +1,6 @@
 """Runs the contract suite on every target."""
 
-from contract import StoreContract
+from tests.storage_backends.contract import StoreContract
 
 
 class TestStores(StoreContract):

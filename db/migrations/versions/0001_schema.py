@@ -175,6 +175,24 @@ _STATEMENTS = [
         unique (owner_id, session_id)
     )
     """,
+    # A short-lived credential for uploading within a budget, and what of the budget is taken.
+    """
+    create table upload_tokens (
+        id             uuid primary key default uuidv7(),
+        token_digest   bytea not null unique check (octet_length(token_digest) = 32),
+        owner_id       text not null check (length(owner_id) between 1 and 255),
+        folder_id      integer references folders (id) on delete cascade,
+        max_files      integer check (max_files > 0),
+        max_size       bigint check (max_size >= 0),                    -- bytes of one file
+        max_total_size bigint check (max_total_size >= 0),
+        allowed_types  text[] not null default '{}',
+        files_used     integer not null default 0 check (files_used >= 0),
+        bytes_used     bigint not null default 0 check (bytes_used >= 0),
+        created_at     timestamptz not null default now(),
+        expires_at     timestamptz not null
+    )
+    """,
+    "create index upload_tokens_over on upload_tokens (expires_at)",
     # A transfer in progress, whatever the protocol. The row, with its object key, is there before the first byte is sent.
     """
     create table uploads (
@@ -183,7 +201,8 @@ _STATEMENTS = [
         protocol      text not null check (protocol in ('form', 'raw', 'direct', 's3', 'tus', 'ietf')),
         status        text not null default 'pending'
                       check (status in ('pending', 'uploading', 'completing', 'done', 'aborted', 'expired')),
-        object_key    text not null unique,
+        object_key    text not null unique,                             -- where the bytes end; never given to a client's POST
+        incoming_key  text unique,                                      -- where a single direct PUT or POST brings them first
         multipart_id  text,
         original_name text not null,
         content_type  text not null,
@@ -197,6 +216,7 @@ _STATEMENTS = [
         metadata      jsonb not null default '{}',
         sha256        text check (sha256 ~ '^[0-9a-f]{64}$'),           -- as the client declared it
         session_id    text,
+        token_id      uuid references upload_tokens (id) on delete set null,
         file_id       uuid references files (id) on delete set null,
         problem       jsonb,
         cleaned       boolean not null default false,                   -- nothing of it is left in the bucket
@@ -209,6 +229,7 @@ _STATEMENTS = [
     "create index uploads_expiring on uploads (expires_at) where status in ('pending', 'uploading', 'completing')",
     "create index uploads_unclean on uploads (updated_at) where status in ('aborted', 'expired') and not cleaned",
     "create index uploads_over on uploads (updated_at) where status in ('done', 'aborted', 'expired')",
+    "create index uploads_incoming on uploads (incoming_key) where status in ('pending', 'uploading')",
     "create index uploads_by_file on uploads (file_id) where file_id is not null",
     """
     create table owner_usage (

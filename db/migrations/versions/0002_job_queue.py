@@ -12,4 +12,6 @@ depends_on = None
 def upgrade() -> None:
     op.get_bind().exec_driver_sql("set local lock_timeout = '5s'")
     # Many statements in one string: only the driver's own connection takes that.
-    op.get_bind().connection.driver_connection.execute(SchemaManager.get_schema())
+    connection = op.get_bind().connection.driver_connection
+    assert connection is not None
+    connection.execute(SchemaManager.get_schema())

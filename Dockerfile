@@ -1,0 +1,31 @@
+# The gateway, its worker and its commands: one image, `serve` unless told otherwise. PostgreSQL and the bucket are
+# other containers (docker-compose.yml), so only the core's packages are in it.
+FROM python:3.13-slim AS packages
+COPY requirements.txt .
+RUN python -m venv --without-pip /opt/gateway \
+    && pip --python /opt/gateway/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements.txt
+
+FROM python:3.13-slim
+COPY --from=packages /opt/gateway /opt/gateway
+WORKDIR /app
+COPY app.py commands.py settings.py telemetry.py web_server.py ./
+COPY api/ api/
+COPY core/ core/
+COPY db/ db/
+COPY embedded/ embedded/
+COPY jobs/ jobs/
+COPY parsers/ parsers/
+COPY services/ services/
+COPY storage_backends/ storage_backends/
+
+# Nothing in the image is writable for the user it runs as; /tmp is enough (see read_only in docker-compose.yml).
+USER 10001:10001
+ENV PATH=/opt/gateway/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    HOST=0.0.0.0 PORT=8080 DATA_DIR=/tmp ENVIRONMENT=production
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=4)"]
+# The server finishes the requests in flight (30 s at most): give it that long, as stop_grace_period does.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "app.py"]
+CMD ["serve"]

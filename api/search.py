@@ -1,0 +1,45 @@
+"""Search, suggestions, and what the storage holds."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from api import render
+from api.context import principal, services
+from api.operations import operation
+from api.schemas import OwnerQuery, SearchOut, StatsOut, SuggestOut, SuggestQuery
+from api.schemas import SearchQuery as SearchParameters
+from core import errors
+from services.search import SearchQuery
+
+search = Blueprint("search", __name__)
+
+
+@search.get("/search")
+@operation("Search files", query=SearchParameters, gives={200: SearchOut}, headers=("Link",),
+           refuses=(errors.InvalidCursor, errors.NotAllowed))
+def find(query: SearchParameters) -> Response:
+    """Best first; an empty query finds everything, newest first. Any string is a valid query. Operators: `"a phrase"`,
+    `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`, `ext:`, `tag:`, `size:>10mb`, `before:`, `after:`, `is:deleted`."""
+    found = services().search.search(principal(), SearchQuery(**query.model_dump()))
+    files = render.files([hit.file for hit in found.items], principal())
+    items = [
+        {"file": file, "score": hit.score, "highlights": hit.highlights}
+        for file, hit in zip(files, found.items, strict=True)
+    ]
+    members = {"facets": found.facets} if query.facets else {}
+    return render.page_of(items, found.next_cursor, found.total, **members)
+
+
+@search.get("/search/suggest")
+@operation("Suggest names", query=SuggestQuery, gives={200: SuggestOut})
+def suggest(query: SuggestQuery) -> Response:
+    """Names of the caller's files that begin so."""
+    return render.answer({"items": services().search.suggest(principal(), query.prefix, query.limit)})
+
+
+@search.get("/storage/stats")
+@operation("Storage statistics", query=OwnerQuery, gives={200: StatsOut}, refuses=(errors.NotAllowed,))
+def stats(query: OwnerQuery) -> Response:
+    """Counts and sizes, the quota, and the newest events."""
+    return render.answer(services().stats.storage(principal(), query.owner))

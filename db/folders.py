@@ -1,0 +1,185 @@
+"""Folders: a tree for each owner, kept one by the trigger ``folders_keep_tree``; paths and counts are worked out here.
+
+The rules are constraints, and their names are what the caller tells errors by: ``folder_name_conflict``,
+``folder_cycle``, ``folder_too_deep``, ``folder_parent``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from db import Tx, execute, many, one, scalar
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRecord:
+    id: int
+    owner_id: str
+    name: str
+    description: str
+    parent_id: int | None
+    created_at: datetime
+    updated_at: datetime
+    path: str                   # /a/b
+    file_count: int             # directly inside; the trash counts nowhere
+    total_file_count: int       # with all below
+    total_size: int             # bytes, with all below
+
+
+# The chosen folders with their paths and counts: one statement, whatever their number. Depth is bounded by the trigger.
+_VIEWS = """
+with recursive chosen as ({chosen}),
+up (base, parent_id, path) as (
+    select id, parent_id, '/' || name from chosen
+    union all
+    select up.base, f.parent_id, '/' || f.name || up.path from up join folders f on f.id = up.parent_id
+),
+down (base, id) as (
+    select id, id from chosen
+    union all
+    select down.base, f.id from down join folders f on f.parent_id = down.id
+),
+inside as materialized (
+    select folder_id, count(*) as files, sum(file_size) as bytes from files
+    where not is_deleted and folder_id in (select id from down) group by folder_id
+),
+below as (
+    select down.base, sum(inside.files) as files, sum(inside.bytes) as bytes
+    from down join inside on inside.folder_id = down.id group by down.base
+)
+select c.id, c.owner_id, c.name, c.description, c.parent_id, c.created_at, c.updated_at, up.path,
+       coalesce(inside.files, 0) as file_count, coalesce(below.files, 0)::bigint as total_file_count,
+       coalesce(below.bytes, 0)::bigint as total_size
+from chosen c join up on up.base = c.id and up.parent_id is null
+left join inside on inside.folder_id = c.id left join below on below.base = c.id
+order by {order}
+"""
+_GET = _VIEWS.format(chosen="select * from folders where id = %(id)s", order="c.id")
+_TREE = _VIEWS.format(
+    chosen="select * from folders where %(owner)s::text is null or owner_id = %(owner)s",
+    order="c.owner_id, c.name_key, c.id",
+)
+_PAGE = _VIEWS.format(
+    chosen="select * from folders where (%(owner)s::text is null or owner_id = %(owner)s) and id > %(after)s"
+           " order by id limit %(limit)s",
+    order="c.id",
+)
+
+
+def get(tx: Tx, folder_id: int) -> FolderRecord | None:
+    return one(tx, FolderRecord, _GET, {"id": folder_id})
+
+
+def of_owner(tx: Tx, owner_id: str | None) -> list[FolderRecord]:
+    """All folders of the owner (None: of everybody), siblings in the order of their names."""
+    return many(tx, FolderRecord, _TREE, {"owner": owner_id})
+
+
+def page(tx: Tx, owner_id: str | None, *, after: int, limit: int) -> list[FolderRecord]:
+    """Folders with an id above ``after``, in the order of their ids."""
+    return many(tx, FolderRecord, _PAGE, {"owner": owner_id, "after": after, "limit": limit})
+
+
+def count(tx: Tx, owner_id: str | None) -> int:
+    sql = "select count(*) from folders where %(owner)s::text is null or owner_id = %(owner)s"
+    return int(scalar(tx, sql, {"owner": owner_id}))
+
+
+def owner_of(tx: Tx, folder_id: int) -> str | None:
+    owner: str | None = scalar(tx, "select owner_id from folders where id = %(id)s", {"id": folder_id})
+    return owner
+
+
+def lock_tree(tx: Tx, owner_id: str) -> None:
+    """Keep others from adding, moving and deleting the owner's folders; the trigger takes the same lock."""
+    execute(tx, "select pg_advisory_xact_lock(hashtextextended('folders:' || %(owner)s, 0))", {"owner": owner_id})
+
+
+def create(tx: Tx, owner_id: str, *, name: str, description: str, parent_id: int | None) -> int:
+    return int(scalar(
+        tx,
+        "insert into folders (owner_id, name, description, parent_id)"
+        " values (%(owner)s, %(name)s, %(description)s, %(parent)s) returning id",
+        {"owner": owner_id, "name": name, "description": description, "parent": parent_id},
+    ))
+
+
+_UPDATE = """
+update folders set name = coalesce(%(name)s, name), description = coalesce(%(description)s, description),
+    parent_id = case when %(set_parent)s then %(parent)s::integer else parent_id end, updated_at = now()
+where id = %(id)s
+"""
+
+
+def update(
+    tx: Tx, folder_id: int, *, name: str | None, description: str | None, parent_id: int | None, set_parent: bool,
+) -> bool:
+    return execute(tx, _UPDATE, {
+        "id": folder_id, "name": name, "description": description, "parent": parent_id, "set_parent": set_parent,
+    }) == 1
+
+
+# The rows are locked, so that no file can be put into these folders until the transaction ends: its foreign key waits.
+_LOCK_BELOW = """
+with recursive below (id) as (
+    select id from folders where id = %(id)s
+    union all
+    select f.id from folders f join below on f.parent_id = below.id
+)
+select id from folders where id in (select id from below) order by id for update
+"""
+
+
+def lock_below(tx: Tx, folder_id: int) -> list[int]:
+    """The folder and all below, locked; nothing where it is gone."""
+    return [row[0] for row in tx.execute(_LOCK_BELOW, {"id": folder_id}).fetchall()]
+
+
+def holds_files(tx: Tx, folder_ids: Sequence[int]) -> bool:
+    """Outside the trash."""
+    sql = "select exists (select from files where folder_id = any(%(ids)s) and not is_deleted)"
+    return bool(scalar(tx, sql, {"ids": list(folder_ids)}))
+
+
+_TRASH = """
+with chosen as materialized (
+    select id, is_deleted from files where folder_id = any(%(ids)s) order by id limit %(limit)s for no key update
+), trashed as (
+    update files f set is_deleted = true, deleted_at = coalesce(f.deleted_at, now()), folder_id = null,
+        version = f.version + (not f.is_deleted)::integer
+    from chosen where f.id = chosen.id
+    returning f.id, f.owner_id, chosen.is_deleted as before
+), events as (
+    insert into file_events (file_id, owner_id, action, actor)
+    select id, owner_id, 'trashed', %(actor)s from trashed where not before
+)
+select count(*), count(*) filter (where not before) from trashed
+"""
+
+
+def trash_inside(tx: Tx, folder_ids: Sequence[int], *, actor: str, limit: int) -> tuple[int, int]:
+    """Take up to ``limit`` files out of these folders, into the trash: how many, and how many were not there before."""
+    row = tx.execute(_TRASH, {"ids": list(folder_ids), "actor": actor, "limit": limit}).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def remove(tx: Tx, folder_ids: Sequence[int]) -> int:
+    return execute(tx, "delete from folders where id = any(%(ids)s)", {"ids": list(folder_ids)})
+
+
+_PATHS_BELOW = """
+with recursive below (id, path) as (
+    select id, '' from folders where id = %(id)s
+    union all
+    select f.id, below.path || f.name || '/' from folders f join below on f.parent_id = below.id
+)
+select id, path from below
+"""
+
+
+def paths_below(tx: Tx, folder_id: int) -> dict[int, str]:
+    """Where the folders below lie, seen from this one: "" is itself, "a/b/" a folder in a folder of it."""
+    return dict(tx.execute(_PATHS_BELOW, {"id": folder_id}).fetchall())

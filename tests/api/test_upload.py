@@ -1,0 +1,474 @@
+"""The form and the raw body over a real bucket: verdicts, limits, broken bodies, checksums, replays."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from tests.client import Answer, GatewayClient, form_data
+from tests.conftest import NOTHING
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+HTML = b"<!doctype html><html><body><script>alert(1)</script></body></html>"
+MIB = 1024 * 1024
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+def names(client: GatewayClient) -> list[str]:
+    return [file["original_name"] for file in client.get("/api/files?sort=original_name").json["items"]]
+
+
+# -- what is stored --------------------------------------------------------------------------------------------------
+
+def test_a_form_stores_its_files_with_its_fields(client: GatewayClient) -> None:
+    folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
+    answer = client.upload(
+        ("Plan (final).txt", b"one"), ("日本語.png", PNG, "image/png"),
+        folder_id=str(folder), visibility="public", tags=["a, b", "c", "a"],
+    )
+    assert answer.status == 201
+    first, second = answer.json["files"]
+    assert (first["original_name"], second["original_name"]) == ("Plan (final).txt", "日本語.png")
+    assert (first["mime_type"], second["mime_type"]) == ("text/plain", "image/png")
+    assert {first["folder_id"], second["folder_id"]} == {folder}
+    assert first["visibility"] == "public"
+    assert first["tags"] == ["a", "b", "c"]
+    assert first["status"] == "ready"
+    assert first["file_hash"] == hashlib.sha256(b"one").hexdigest()
+    assert first["owner_id"] == "alice"
+    assert answer.json["rejected"] == []
+    session = answer.json["session"]
+    assert (session["files_uploaded"], session["total_size"]) == (2, 3 + len(PNG))
+    assert answer.headers["Upload-Session"] == session["session_id"]
+
+
+def test_fields_hold_wherever_they_stand(client: GatewayClient) -> None:
+    body, content_type = form_data([("a.txt", b"a")], {"visibility": "public"}, fields_last=True)
+    answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
+    assert answer.json["files"][0]["visibility"] == "public"
+
+
+@pytest.mark.parametrize("field", ["files", "files[]", "file"])
+def test_names_of_file_fields(client: GatewayClient, field: str) -> None:
+    body, content_type = form_data([("a.txt", b"a")], field=field)
+    assert client.post("/api/upload", data=body, headers={"Content-Type": content_type}).status == 201
+
+
+def test_files_in_another_field_are_refused_by_name(client: GatewayClient, leftovers: Leftovers) -> None:
+    body, content_type = form_data([("a.txt", b"a")], field="avatar")
+    answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
+    assert (answer.status, answer.code) == (400, "invalid_input")
+    assert answer.json["errors"] == [{"field": "avatar", "message": "not a field for files"}]
+    assert leftovers() == NOTHING
+
+
+def test_T64_fields_that_the_gateway_sets_itself_are_ignored(client: GatewayClient) -> None:
+    file = client.add(owner_id="bob", status="infected", file_size="0", file_hash="0" * 64, id="1")
+    assert (file["owner_id"], file["status"], file["file_size"]) == ("alice", "ready", 5)
+
+
+def test_a_raw_body_is_one_file(client: GatewayClient) -> None:
+    answer = client.put("/api/upload/notes%20%C3%BC.txt?tags=a,b&visibility=public", data=b"hello")
+    assert answer.status == 201
+    assert answer.json["original_name"] == "notes ü.txt"
+    assert answer.json["tags"] == ["a", "b"]
+    assert answer.headers["Location"] == answer.json["links"]["self"]
+    assert answer.headers["ETag"] == client.get(f"/api/files/{answer.json['id']}").headers["ETag"]
+    assert answer.headers["Upload-Session"]
+
+
+def test_a_raw_body_in_chunks(client: GatewayClient) -> None:
+    answer = client.put("/api/upload/big.txt", data=iter([b"x" * MIB] * 9))
+    assert (answer.status, answer.json["file_size"]) == (201, 9 * MIB)
+    assert answer.json["file_hash"] == hashlib.sha256(b"x" * 9 * MIB).hexdigest()
+
+
+def test_T11_an_empty_file_is_a_file(client: GatewayClient) -> None:
+    for answer in (client.put("/api/upload/empty.csv", data=b""), client.put("/api/upload/empty2.csv")):
+        assert (answer.status, answer.json["file_size"]) == (201, 0)
+
+
+def test_sessions_group_requests(client: GatewayClient) -> None:
+    first = client.upload(("a.txt", b"aa"))
+    session = first.headers["Upload-Session"]
+    second = client.upload(("b.txt", b"bbb"), headers={"Upload-Session": session})
+    assert second.json["session"]["session_id"] == session
+    assert (second.json["session"]["files_uploaded"], second.json["session"]["total_size"]) == (2, 5)
+    client.put("/api/upload/c.txt", data=b"c", headers={"Upload-Session": session})
+    third = client.upload(("d.txt", b"d"), headers={"Upload-Session": session})
+    assert third.json["session"]["files_uploaded"] == 4
+
+
+@pytest.mark.parametrize("session", ["", "a b", "x" * 65, "../x", "é"])
+def test_a_bad_session_id(client: GatewayClient, session: str) -> None:
+    answer = client.upload(("a.txt", b"a"), headers={"Upload-Session": session.encode().decode("latin-1")})
+    assert (answer.status, answer.code) == (400, "invalid_input")
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("folder_id", "x"), ("folder_id", "-1"), ("folder_id", "1.0"), ("folder_id", "9" * 5000), ("folder_id", "9223372036854775808"),
+    ("visibility", "secret"), ("on_duplicate", "maybe"), ("tags", ",".join(map(str, range(51)))), ("tags", "x" * 101),
+    ("tags", "a\0b"), ("visibility", ["private", "public"]),
+])
+def test_T16_bad_fields(client: GatewayClient, leftovers: Leftovers, field: str, value: Any) -> None:
+    for answer in (client.upload(("a.txt", b"a"), **{field: value}), client.put("/api/upload/a.txt", data=b"a", params={field: value})):
+        assert (answer.status, answer.code) == (400, "invalid_input")
+        assert answer.json["errors"][0]["field"].startswith(field)
+    assert leftovers() == NOTHING
+    assert names(client) == []
+
+
+def test_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, leftovers: Leftovers) -> None:
+    folder = str(other.post("/api/folders", json={"name": "Theirs"}).json["id"])
+    for answer in (client.upload(("a.txt", b"a"), folder_id=folder), client.put(f"/api/upload/a.txt?folder_id={folder}", data=b"a")):
+        assert (answer.status, answer.code) == (404, "not_found")
+    assert leftovers() == NOTHING
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.settings(max_file_size=1000)
+def test_T1_a_declared_size_over_the_limit_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
+    class Unread:
+        def read(self, size: int = -1) -> bytes:
+            raise AssertionError("the body was read")
+
+    with app.test_client() as wsgi:
+        response = wsgi.put("/api/upload/a.bin", environ_overrides={"wsgi.input": Unread()}, headers={
+            "Authorization": f"Bearer {client.key}", "Content-Length": "1001"})
+    assert response.status_code == 413
+    assert response.get_json()["code"] == "file_too_large"
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.settings(quota_bytes=1000)
+def test_T1_a_declared_size_over_the_quota_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
+    class Unread:
+        def read(self, size: int = -1) -> bytes:
+            raise AssertionError("the body was read")
+
+    with app.test_client() as wsgi:
+        response = wsgi.put("/api/upload/a.bin", environ_overrides={"wsgi.input": Unread()}, headers={
+            "Authorization": f"Bearer {client.key}", "Content-Length": "1001"})
+    assert response.status_code == 413
+    assert response.get_json()["code"] == "quota_exceeded"
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.settings(max_file_size=10 * MIB)
+def test_T2_an_undeclared_size_is_cut_off_midway(client: GatewayClient, leftovers: Leftovers) -> None:
+    read = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal read
+        while True:
+            read += MIB
+            yield b"x" * MIB
+
+    answer = client.put("/api/upload/endless.txt", data=endless())
+    assert (answer.status, answer.code) == (413, "file_too_large")
+    assert read <= 20 * MIB
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.settings(max_file_size=2 * MIB)
+def test_T2_an_endless_form_is_cut_off_too(client: GatewayClient, leftovers: Leftovers) -> None:
+    body, content_type = form_data([("a.txt", b"")])
+    head = body[:body.index(b"\r\n\r\n") + 4]
+
+    def endless() -> Iterator[bytes]:
+        yield head
+        for _ in range(64):
+            yield b"x" * MIB
+        raise AssertionError("read on and on")
+
+    answer = client.post("/api/upload", data=endless(), headers={"Content-Type": content_type})
+    assert (answer.status, answer.code) == (413, "file_too_large")
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.settings(max_file_size=1000)
+def test_T5_each_file_gets_its_own_verdict(client: GatewayClient, leftovers: Leftovers) -> None:
+    answer = client.upload(
+        ("good.txt", b"good"), ("big.txt", b"x" * 1001), ("fake.png", HTML), ("..", b"x"), ("also good.txt", b"fine"))
+    assert answer.status == 207
+    assert [file["original_name"] for file in answer.json["files"]] == ["good.txt", "also good.txt"]
+    assert [(item["original_name"], item["problem"]["code"]) for item in answer.json["rejected"]] == [
+        ("big.txt", "file_too_large"), ("fake.png", "type_mismatch"), ("..", "invalid_name")]
+    assert answer.json["session"]["files_uploaded"] == 2
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.settings(max_file_size=1000)
+def test_T5_where_all_are_refused_the_first_ones_status_counts(client: GatewayClient, leftovers: Leftovers) -> None:
+    answer = client.upload(("fake.png", HTML), ("big.txt", b"x" * 1001))
+    assert (answer.status, answer.code) == (415, "type_mismatch")
+    assert [item["problem"]["code"] for item in answer.json["rejected"]] == ["type_mismatch", "file_too_large"]
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.settings(max_files_per_request=3)
+def test_one_file_more_than_fit_is_413(client: GatewayClient, leftovers: Leftovers) -> None:
+    answer = client.upload(*((f"{number}.txt", b"%d" % number) for number in range(4)))
+    assert (answer.status, answer.code) == (413, "too_many_files")
+    assert client.upload(*((f"{number}.txt", b"%d" % number) for number in range(3))).status == 201
+    assert leftovers() == NOTHING
+
+
+def test_a_raw_body_of_a_forbidden_type(client: GatewayClient, leftovers: Leftovers) -> None:
+    answer = client.put("/api/upload/fake.png", data=HTML)
+    assert (answer.status, answer.code) == (415, "type_mismatch")
+    assert leftovers() == NOTHING
+
+
+def test_duplicates(client: GatewayClient, leftovers: Leftovers) -> None:
+    first = client.add("a.txt", b"same")
+    linked = client.add("b.txt", b"same")
+    copied = client.add("c.txt", b"same", on_duplicate="copy")
+    assert linked["file_path"] == first["file_path"]
+    assert copied["file_path"] != first["file_path"]
+    for answer in (client.upload(("d.txt", b"same"), on_duplicate="reject"),
+                   client.put("/api/upload/d.txt?on_duplicate=reject", data=b"same")):
+        assert (answer.status, answer.code) == (409, "duplicate_file")
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.settings(max_bodies_in_flight=2)
+def test_T7_bodies_in_flight_are_capped_for_each_owner(client: GatewayClient, other: GatewayClient) -> None:
+    started, go_on = threading.Semaphore(0), threading.Event()
+    answers: list[Answer] = []
+
+    def slow() -> Iterator[bytes]:
+        yield b"a"
+        started.release()
+        go_on.wait(30)
+        yield b"b"
+
+    threads = [
+        threading.Thread(target=lambda n=n: answers.append(client.put(f"/api/upload/{n}.txt", data=slow()))) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            assert started.acquire(timeout=30)
+        third = client.put("/api/upload/third.txt", data=b"c")
+        assert (third.status, third.code) == (429, "rate_limited")
+        assert int(third.headers["Retry-After"]) >= 1
+        assert other.put("/api/upload/theirs.txt", data=b"c").status == 201
+        assert client.get("/api/files").status == 200
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join(30)
+    assert [answer.status for answer in answers] == [201, 201]
+    assert client.put("/api/upload/third.txt", data=b"c").status == 201
+
+
+# -- broken bodies ---------------------------------------------------------------------------------------------------
+
+class Cut:
+    """A connection that ends after ``data``: quietly, as gunicorn's does, or with an error."""
+
+    def __init__(self, data: bytes, error: Exception | None = None):
+        self._data = data
+        self._error = error
+
+    def read(self, size: int = -1) -> bytes:
+        piece, self._data = self._data[:size], self._data[size:]
+        if not piece and self._error:
+            raise self._error
+        return piece
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError(104, "reset"), TimeoutError("stalled"), OSError("no more data")])
+@pytest.mark.parametrize("sent", [0, 1, 70_000, 9 * MIB])
+def test_T3_a_raw_body_that_breaks_off(
+    app: Flask, client: GatewayClient, leftovers: Leftovers, sent: int, error: Exception | None,
+) -> None:
+    with app.test_client() as wsgi:
+        response = wsgi.put(
+            "/api/upload/cut.txt", environ_overrides={"wsgi.input": Cut(b"x" * sent, error), "wsgi.input_terminated": True},
+            headers={"Authorization": f"Bearer {client.key}", "Content-Length": str(10 * MIB)})
+    assert response.status_code == 400
+    assert response.get_json()["code"] == "malformed_upload"
+    assert leftovers() == NOTHING
+    assert names(client) == []
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError(104, "reset")])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.97])
+def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
+    app: Flask, client: GatewayClient, leftovers: Leftovers, share: float, error: Exception | None,
+) -> None:
+    body, content_type = form_data([("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)])
+    for length in (str(len(body)), None):
+        headers = {"Authorization": f"Bearer {client.key}", "Content-Type": content_type}
+        headers |= {"Content-Length": length} if length else {"Transfer-Encoding": "chunked"}
+        with app.test_client() as wsgi:
+            response = wsgi.post(
+                "/api/upload", headers=headers, environ_overrides={
+                    "wsgi.input": Cut(body[:int(len(body) * share)], error), "wsgi.input_terminated": True})
+        assert response.status_code == 400
+        assert response.get_json()["code"] == "malformed_upload"
+    assert leftovers() == NOTHING
+    assert names(client) == []
+
+
+@pytest.mark.parametrize(("body", "content_type"), [
+    (b"", "multipart/form-data; boundary=b"),
+    (b"--b--\r\n", "multipart/form-data; boundary=b"),
+    (b"hello", "multipart/form-data; boundary=b"),
+    (b"hello", "multipart/form-data"),
+    (b"hello", "application/octet-stream"),
+    (b"hello", ""),
+    (b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
+    (b'--b\r\nContent-Disposition: form-data; name="files"; filename=""\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
+    (b'--b\r\nContent-Disposition: form-data; name="files"; filename="a\xe9.txt"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
+    (b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nx\r\n', "multipart/form-data; boundary=b"),
+    (b'--b\r\nContent-Disposition: form-data; name="tags"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
+])
+def test_T4_forms_that_are_none(client: GatewayClient, leftovers: Leftovers, body: bytes, content_type: str) -> None:
+    answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
+    assert (answer.status, answer.code) == (400, "malformed_upload")
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x-unknown"])
+def test_T13_encoded_bodies_are_refused(client: GatewayClient, leftovers: Leftovers, encoding: str) -> None:
+    headers = {"Content-Encoding": encoding}
+    for answer in (client.upload(("a.txt", b"a"), headers=headers), client.put("/api/upload/a.txt", data=b"a", headers=headers)):
+        assert (answer.status, answer.code) == (415, "encoding_not_allowed")
+    assert client.put("/api/upload/a.txt", data=b"a", headers={"Content-Encoding": "identity"}).status == 201
+
+
+@pytest.mark.parametrize("length", ["-1", "1.0", "5x", "9" * 5000, "99999999999999999999", "+5", "٥"])
+def test_T16_a_content_length_that_is_none(app: Flask, client: GatewayClient, length: str) -> None:
+    with app.test_client() as wsgi:
+        response = wsgi.put(
+            "/api/upload/a.txt", data=b"hello", headers={"Authorization": f"Bearer {client.key}"},
+            environ_overrides={"CONTENT_LENGTH": length})
+    assert response.status_code in (400, 413)
+    assert response.content_type == "application/problem+json"
+
+
+# -- checksums -------------------------------------------------------------------------------------------------------
+
+def digest_headers(data: bytes) -> list[dict[str, str]]:
+    sha256 = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    return [
+        {"Content-MD5": base64.b64encode(hashlib.md5(data).digest()).decode()},
+        {"Content-Digest": f"sha-256=:{sha256}:"},
+        {"Repr-Digest": f"sha-512=:AAAA:, sha-256=:{sha256}:"},
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_T12_checksums_of_bodies(client: GatewayClient, leftovers: Leftovers, which: int) -> None:
+    raw = b"hello"
+    form, content_type = form_data([("form.txt", b"hi")])
+    for right in (True, False):
+        for path, method, body in (("/api/upload/raw.txt", "PUT", raw), ("/api/upload", "POST", form)):
+            headers = digest_headers(body if right else body + b"!")[which]
+            answer = client.request(method, path, data=body, headers=headers | {"Content-Type": content_type})
+            if right:
+                assert answer.status == 201
+            else:
+                assert (answer.status, answer.code) == (400, "checksum_mismatch")
+    assert leftovers() == NOTHING
+    assert len(names(client)) == 2
+
+
+@pytest.mark.parametrize("headers", [
+    {"Content-MD5": "x"}, {"Content-MD5": ""}, {"Content-MD5": "AAAA"}, {"Content-Digest": "sha-256=:AAAA:"},
+    {"Content-Digest": "sha-256=abc"}, {"Content-Digest": "sha-256=:!:"},
+    digest_headers(b"a")[1] | {"Repr-Digest": digest_headers(b"b")[1]["Content-Digest"]},
+])
+def test_checksums_that_are_none(client: GatewayClient, headers: dict[str, str]) -> None:
+    answer = client.put("/api/upload/a.txt", data=b"a", headers=headers)
+    assert (answer.status, answer.code) == (400, "invalid_input")
+
+
+# -- once ------------------------------------------------------------------------------------------------------------
+
+KEY = {"Idempotency-Key": "0199-abc"}
+
+
+def test_T14_the_same_form_again_is_one_upload(client: GatewayClient) -> None:
+    first = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)
+    again = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)     # with another boundary
+    assert (first.status, again.status) == (201, 201)
+    assert again.json == first.json
+    assert again.headers["Upload-Session"] == first.headers["Upload-Session"]
+    assert names(client) == ["a.txt", "b.txt"]
+
+
+def test_T14_the_same_raw_body_again_is_one_upload(client: GatewayClient) -> None:
+    answers = [client.put("/api/upload/a.txt?tags=x", data=b"one", headers=KEY) for _ in range(2)]
+    assert [answer.status for answer in answers] == [201, 201]
+    assert answers[0].json == answers[1].json
+    assert {name: answers[0].headers[name] for name in ("ETag", "Location", "Upload-Session")} == {
+        name: answers[1].headers[name] for name in ("ETag", "Location", "Upload-Session")}
+    assert names(client) == ["a.txt"]
+
+
+@pytest.mark.parametrize("change", ["bytes", "name", "field", "more", "route", "query"])
+def test_T14_another_request_under_the_key_is_422(client: GatewayClient, leftovers: Leftovers, change: str) -> None:
+    assert client.upload(("a.txt", b"one"), headers=KEY).status == 201
+    answer = {
+        "bytes": lambda: client.upload(("a.txt", b"two"), headers=KEY),
+        "name": lambda: client.upload(("b.txt", b"one"), headers=KEY),
+        "field": lambda: client.upload(("a.txt", b"one"), visibility="public", headers=KEY),
+        "more": lambda: client.upload(("a.txt", b"one"), ("b.txt", b"one"), headers=KEY),
+        "route": lambda: client.put("/api/upload/a.txt", data=b"one", headers=KEY),
+        "query": lambda: client.post("/api/folders", json={"name": "a"}, headers=KEY),
+    }[change]()
+    assert (answer.status, answer.code) == (422, "idempotency_conflict")
+    assert names(client) == ["a.txt"]
+    assert leftovers() == NOTHING
+
+
+def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
+    inside: list[Answer] = []
+
+    def body() -> Iterator[bytes]:
+        yield b"a"
+        inside.append(client.put("/api/upload/a.txt", data=b"ab", headers=KEY))
+        yield b"b"
+
+    assert client.put("/api/upload/a.txt", data=body(), headers=KEY).status == 201
+    assert (inside[0].status, inside[0].code) == (409, "idempotency_in_progress")
+
+
+def test_T14_a_failed_upload_may_be_sent_again_under_its_key(app: Flask, client: GatewayClient) -> None:
+    with app.test_client() as wsgi:
+        response = wsgi.put(
+            "/api/upload/a.txt", environ_overrides={"wsgi.input": Cut(b"hel"), "wsgi.input_terminated": True},
+            headers={"Authorization": f"Bearer {client.key}", "Content-Length": "5", **KEY})
+    assert response.status_code == 400
+    assert client.upload(("fake.png", HTML), headers=KEY).status == 415
+    assert client.put("/api/upload/a.txt", data=b"hello", headers=KEY).status == 201
+
+
+def test_T14_keys_of_different_owners_do_not_meet(client: GatewayClient, other: GatewayClient) -> None:
+    assert client.put("/api/upload/a.txt", data=b"one", headers=KEY).status == 201
+    assert other.put("/api/upload/b.txt", data=b"two", headers=KEY).status == 201
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a b", "é"])
+def test_keys_that_are_none(client: GatewayClient, key: str) -> None:
+    headers = {"Idempotency-Key": key.encode().decode("latin-1")}
+    assert client.put("/api/upload/a.txt", data=b"one", headers=headers).status == 400
+    assert client.post("/api/folders", json={"name": "a"}, headers=headers).status == 400
+
+
+def test_nobody_uploads_without_a_credential(anonymous: GatewayClient) -> None:
+    assert anonymous.upload(("a.txt", b"a")).status == 401
+    assert anonymous.put("/api/upload/a.txt", data=b"a").status == 401

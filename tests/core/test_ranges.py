@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import RangeNotSatisfiable
+from core.ranges import Span, etag_matches, if_range_matches, parse_range
+
+
+@pytest.mark.parametrize(
+    ("header", "span"),
+    [
+        ("bytes=0-0", Span(0, 0)),
+        ("bytes=0-99", Span(0, 99)),
+        ("bytes=10-", Span(10, 99)),
+        ("bytes=-10", Span(90, 99)),
+        ("bytes=-1000", Span(0, 99)),
+        ("bytes=50-1000", Span(50, 99)),
+        ("BYTES = 1 - 2", Span(1, 2)),
+        ("bytes=5-" + "9" * 900, Span(5, 99)),
+        ("bytes=-" + "9" * 900, Span(0, 99)),
+        ("bytes=000000000000000000000001-2", Span(1, 2)),
+    ],
+)
+def test_T33_one_range(header: str, span: Span) -> None:
+    assert parse_range(header, 100) == span
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=5-1",
+        "bytes=1-2,4-5",
+        "items=0-1",
+        "bytes=1.5-2",
+        "bytes=--1",
+        "bytes=+1-2",
+        "bytes=0x1-2",
+        "bytes=١-٢",
+        "bytes=" + "9" * 90 + "-" + "9" * 80,
+        "bytes=0-1;",
+        "bytes=" + "0-0," * 2000,
+        "bytes=0-" + "9" * 8000,
+    ],
+)
+def test_T33_T16_what_is_ignored_gets_the_full_answer(header: str | None) -> None:
+    assert parse_range(header, 100) is None
+
+
+@pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=" + "9" * 500 + "-"])
+def test_T33_past_the_end(header: str) -> None:
+    with pytest.raises(RangeNotSatisfiable):
+        parse_range(header, 100)
+
+
+@pytest.mark.parametrize("header", ["bytes=0-0", "bytes=0-", "bytes=-1", "bytes=-0"])
+def test_T11_no_range_of_an_empty_file(header: str) -> None:
+    with pytest.raises(RangeNotSatisfiable):
+        parse_range(header, 0)
+
+
+@given(st.text() | st.from_regex(r"bytes=[0-9]{0,30}-[0-9]{0,30}", fullmatch=True), st.integers(0, 2**63))
+def test_T33_a_span_lies_inside(header: str, size: int) -> None:
+    try:
+        span = parse_range(header, size)
+    except RangeNotSatisfiable:
+        return
+    assert span is None or 0 <= span.first <= span.last < size
+
+
+def test_content_range() -> None:
+    assert Span(0, 9).content_range(100) == "bytes 0-9/100"
+    assert Span(0, 9).length == 10
+
+
+def test_T33_if_range() -> None:
+    changed = datetime(2026, 11, 23, 4, 15, 0, 123456, tzinfo=UTC)
+    assert if_range_matches(None, '"a"')
+    assert if_range_matches(' "a" ', '"a"')
+    assert not if_range_matches('"b"', '"a"')
+    assert not if_range_matches('W/"a"', 'W/"a"')  # RFC 9110 §13.1.5: strong comparison
+    assert not if_range_matches('"a"', None)
+    assert if_range_matches("Mon, 23 Nov 2026 04:15:00 GMT", '"a"', changed)
+    assert not if_range_matches("Mon, 23 Nov 2026 04:15:01 GMT", '"a"', changed)
+    assert not if_range_matches("yesterday", '"a"', changed)
+    assert not if_range_matches("Mon, 23 Nov 2026 04:15:00 GMT", '"a"')
+
+
+@given(st.text())
+def test_T33_if_range_never_raises(header: str) -> None:
+    assert not if_range_matches(header, '"never in hypothesis text, surely"', datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("header", "etag", "weak", "strong"),
+    [
+        ('"a"', '"a"', True, True),
+        ('"b", "a"', '"a"', True, True),
+        ('"b" ,W/"a"', '"a"', True, False),
+        ('W/"a"', 'W/"a"', True, False),
+        ('"a"', 'W/"a"', True, False),
+        ("*", '"a"', True, True),
+        ("*", None, False, False),
+        ('"a"', None, False, False),
+        ('"b"', '"a"', False, False),
+        ("a", '"a"', False, False),
+        ('"x,y"', '"x,y"', True, True),
+        ('"a" junk', '"a"', False, False),
+        ("", '"a"', False, False),
+        ('"",' * 2000 + '"a"', '"a"', True, True),
+    ],
+)
+def test_entity_tag_lists(header: str, etag: str | None, weak: bool, strong: bool) -> None:
+    assert etag_matches(header, etag, weak=True) is weak
+    assert etag_matches(header, etag, weak=False) is strong

@@ -1,0 +1,244 @@
+"""``python app.py`` as a newcomer runs it: a process of its own, an empty DATA_DIR, real servers, signals and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedded.child import command_line
+from settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+APP = ROOT / "app.py"
+PATIENCE = 90                         # seconds; a start takes about five
+
+
+class Gateway:
+    """``python app.py`` with its data in one folder, run in another that is empty."""
+
+    def __init__(self, folder: Path):
+        self.data_dir, self.cwd, self.log = folder / "data", folder / "cwd", folder / "log"
+        self.cwd.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        ours = {name.upper() for name in Settings.model_fields}
+        self.environ = {name: value for name, value in os.environ.items() if name not in ours}
+        self.environ |= {"DATA_DIR": str(self.data_dir), "PORT": str(self.port), "WEB_WORKERS": "1"}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> str:
+        """Start it and wait until it says how to use it; what it said."""
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(APP)], env=self.environ, cwd=self.cwd, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + PATIENCE
+        while "/api/upload" not in self.said():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.1)
+        return self.said()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def command(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(APP), *words], env={**self.environ, **environ}, cwd=self.cwd,
+            capture_output=True, text=True, timeout=PATIENCE,
+        )
+
+    def environment(self) -> dict[str, str]:
+        done = self.command("env")
+        assert done.returncode == 0, done.stderr
+        return dict(word.split("=", 1) for word in shlex.split(done.stdout))
+
+    def children(self) -> dict[str, int]:
+        run = json.loads((self.data_dir / "run.json").read_text())
+        return {child["name"]: child["pid"] for child in run["children"]}
+
+    def wait_for_end(self) -> int:
+        assert self.process is not None
+        return self.process.wait(PATIENCE)
+
+
+def wait_until_gone(pids: dict[str, int], marks: dict[str, str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while alive := [name for name, pid in pids.items() if command_line(pid) == marks[name]]:
+        assert time.monotonic() < deadline, f"still there: {alive}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path)
+    yield gateway
+    if gateway.process is not None and gateway.process.poll() is None:
+        gateway.process.terminate()
+        gateway.process.wait(PATIENCE)
+
+
+def upload(line: str) -> dict[str, object]:
+    """Paste the curl line; the answer."""
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gateway: Gateway) -> None:
+    said = gateway.start()
+    assert f"http://127.0.0.1:{gateway.port}" in said
+    curl = re.search(r"^ *(curl .*)$", said, re.MULTILINE)
+    key = re.search(r"^Admin key, shown this once: (\S+)$", said, re.MULTILINE)
+    assert curl, said
+    assert key, said
+    assert key[1] in curl[1]
+    answer = upload(curl[1])
+    [file] = answer["files"]                                          # type: ignore[misc]
+    assert file["original_name"] == "hello.txt"
+
+    environment = gateway.environment()
+    assert environment["PORT"] == str(gateway.port)
+    with psycopg.connect(environment["DATABASE_URL"]) as connection:
+        assert connection.execute("select original_name from files").fetchall() == [("hello.txt",)]
+        is_superuser = connection.execute("select rolsuper from pg_roles where rolname = current_user").fetchone()
+        assert is_superuser == (False,)
+    assert environment["S3_ENDPOINT"].startswith("http://127.0.0.1:")
+    assert environment["S3_ACCESS_KEY"]
+    assert environment["S3_SECRET_KEY"]
+
+    pids = gateway.children()
+    marks = {name: command_line(pid) for name, pid in pids.items()}
+    assert set(pids) == {"PostgreSQL", "SeaweedFS", "worker", "serve"}
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.wait_for_end() == 0
+    wait_until_gone(pids, marks)
+    stopped = gateway.command("env")
+    assert stopped.returncode == 1
+    assert "No gateway is running" in stopped.stderr
+
+    said = gateway.start()
+    assert "shown this once" not in said
+    assert "keys create" in said
+    again = gateway.environment()
+    assert again["DATABASE_URL"] == environment["DATABASE_URL"]
+    assert again["S3_SECRET_KEY"] == environment["S3_SECRET_KEY"]
+    connection = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+    connection.request("GET", f"/api/files/{file['id']}", headers={"Authorization": f"Bearer {key[1]}"})
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_secrets_are_readable_by_their_owner_alone(gateway: Gateway) -> None:
+    gateway.start()
+    for name in ("run.json", "postgres/password", "postgres/superuser-password", "seaweedfs/secret-key"):
+        assert stat.S_IMODE((gateway.data_dir / name).stat().st_mode) == 0o600, name
+    assert stat.S_IMODE((gateway.data_dir / "postgres" / "cluster").stat().st_mode) == 0o700
+    assert not (gateway.data_dir / "postgres").stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    hba = (gateway.data_dir / "postgres" / "cluster" / "pg_hba.conf").read_text()
+    rules = [line for line in hba.splitlines() if line.strip() and not line.startswith("#")]
+    assert rules
+    assert all(rule.endswith("scram-sha-256") for rule in rules), rules
+
+
+def test_every_port_is_on_loopback(gateway: Gateway) -> None:
+    gateway.start()
+    own = {str(pid) for pid in gateway.children().values()}
+    inodes = {
+        match[1] for pid in own for link in Path(f"/proc/{pid}/fd").iterdir()
+        if (match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link)))
+    }
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in inodes:
+                listening.append(words[1].partition(":")[0])
+    assert len(listening) >= 7, "PostgreSQL, five ports of SeaweedFS and the gateway"
+    assert set(listening) == {"0100007F"}, "127.0.0.1 as the kernel writes it"
+
+
+def test_ctrl_c_ends_it_and_its_children(gateway: Gateway) -> None:
+    gateway.start()
+    pids = gateway.children()
+    marks = {name: command_line(pid) for name, pid in pids.items()}
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGINT)
+    assert gateway.wait_for_end() == 0
+    wait_until_gone(pids, marks)
+    assert "Traceback" not in gateway.said()
+
+
+def test_T101_a_killed_parent_leaves_nothing_that_blocks_the_next_start(gateway: Gateway) -> None:
+    gateway.start()
+    before = gateway.environment()["DATABASE_URL"]
+    assert gateway.process is not None
+    gateway.process.kill()
+    gateway.process.wait()
+    gateway.start()                                                   # at once, on the same port
+    after = gateway.environment()
+    with psycopg.connect(after["DATABASE_URL"]) as connection:
+        assert connection.execute("select count(*) from files").fetchone() == (0,)
+    assert before.split("@")[0] == after["DATABASE_URL"].split("@")[0]
+
+
+def test_a_worker_that_dies_is_started_again(gateway: Gateway) -> None:
+    gateway.start()
+    first = gateway.children()["worker"]
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    while gateway.children()["worker"] == first:
+        assert time.monotonic() < deadline, gateway.said()
+        time.sleep(0.1)
+    assert command_line(gateway.children()["worker"])
+
+
+def test_when_a_server_dies_the_rest_is_stopped_with_a_clear_line(gateway: Gateway) -> None:
+    gateway.start()
+    pids = gateway.children()
+    marks = {name: command_line(pid) for name, pid in pids.items()}
+    os.kill(pids["SeaweedFS"], signal.SIGKILL)
+    assert gateway.wait_for_end() == 1
+    assert "SeaweedFS ended by itself" in gateway.said()
+    wait_until_gone(pids, marks)
+
+
+def test_a_taken_port_is_one_clear_line(gateway: Gateway) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", gateway.port))
+        other.listen()
+        done = gateway.command()
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert f"port {gateway.port} on 127.0.0.1 is taken" in line
+    assert "PORT" in line
+
+
+def test_a_second_gateway_on_the_same_data_is_refused(gateway: Gateway) -> None:
+    gateway.start()
+    done = gateway.command(PORT=str(gateway.port + 1))
+    assert done.returncode == 1
+    assert "another gateway" in done.stderr
+
+
+def test_a_given_database_is_not_embedded_and_its_failure_is_told(gateway: Gateway) -> None:
+    done = gateway.command(DATABASE_URL="postgresql://nobody:x@127.0.0.1:1/none")
+    assert done.returncode == 1
+    assert "could not be prepared" in done.stderr
+    assert not (gateway.data_dir / "postgres").exists()

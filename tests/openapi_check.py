@@ -1,0 +1,127 @@
+"""Holds a response that a test has seen against the OpenAPI document. Imports nothing of the gateway.
+
+``tests/client.py`` calls ``check_response`` for every response of the suite, so a member, a status or a media type that the
+document does not know fails the test that met it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator, FormatChecker
+
+PROBLEM = "application/problem+json"
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+class Checker:
+    """One document, its validators compiled once."""
+
+    def __init__(self, document: dict[str, Any]):
+        self._components = document["components"]
+        self._routes: list[tuple[int, re.Pattern[str], dict[str, Any]]] = []
+        for path, operations in document["paths"].items():
+            pattern = "".join(
+                _segment(piece, path, operations) if odd % 2 else re.escape(piece)
+                for odd, piece in enumerate(_PLACE.split(path))
+            )
+            self._routes.append((path.count("{"), re.compile(pattern + r"\Z", re.DOTALL), operations))
+        self._routes.sort(key=lambda route: route[0])            # a literal path before one with places
+        self._problem = self._validator({"$ref": "#/components/schemas/Problem"})
+
+    def _validator(self, schema: dict[str, Any]) -> Draft202012Validator:
+        return _compiled(self, json.dumps(schema, sort_keys=True))
+
+    def compile(self, schema: str) -> Draft202012Validator:
+        whole = {**json.loads(schema), "components": self._components}
+        return Draft202012Validator(whole, format_checker=FormatChecker())
+
+    def operation(self, method: str, path: str) -> dict[str, Any] | None:
+        for _, pattern, operations in self._routes:
+            if pattern.match(path):
+                found = operations.get(method.lower())
+                if found is None and method == "HEAD":
+                    found = operations.get("get")                # HEAD = GET without body
+                if found is not None:
+                    return found
+        return None
+
+    def check(self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        where = f"{method} {path[:200]} -> {status}"
+        if method == "OPTIONS":
+            return
+        assert headers.get("X-Request-ID"), f"{where}: no X-Request-ID"
+        media_type = headers.get("Content-Type", "").partition(";")[0].strip()
+        operation = self.operation(method, path)
+        if method == "HEAD":
+            assert not body, f"{where}: HEAD has a body"
+        if status >= 400:
+            self._check_problem(where, method, status, headers, media_type, body)
+            if operation is not None and status != 405:
+                assert str(status) in operation["responses"], f"{where}: {body[:300]!r} is not in the document"
+            return
+        assert operation is not None, f"{where}: no such operation in the document"
+        assert str(status) in operation["responses"], f"{where}: the document knows {list(operation['responses'])}"
+        content = operation["responses"][str(status)].get("content")
+        if method == "HEAD":
+            return
+        if not content:
+            assert not body, f"{where}: a body where the document has none"
+            return
+        assert media_type in content or "*/*" in content, f"{where}: {media_type} instead of {list(content)}"
+        schema = content.get(media_type, {}).get("schema")
+        if schema and media_type == "application/json":
+            self._hold(where, self._validator(schema), body)
+
+    def _check_problem(
+        self, where: str, method: str, status: int, headers: Mapping[str, str], media_type: str, body: bytes,
+    ) -> None:
+        assert media_type == PROBLEM, f"{where}: {media_type} instead of {PROBLEM}: {body[:300]!r}"
+        if method != "HEAD":
+            self._hold(where, self._problem, body)
+            document = json.loads(body)
+            assert document["status"] == status, where
+            assert document["request_id"] == headers["X-Request-ID"], where
+        for code, header in ((401, "WWW-Authenticate"), (405, "Allow"), (429, "Retry-After"), (503, "Retry-After")):
+            assert status != code or headers.get(header), f"{where}: no {header}"
+
+    @staticmethod
+    def _hold(where: str, validator: Draft202012Validator, body: bytes) -> None:
+        faults = sorted(validator.iter_errors(json.loads(body)), key=lambda fault: len(fault.path), reverse=True)
+        assert not faults, f"{where}: {list(faults[0].path)}: {faults[0].message[:500]}"
+
+
+@lru_cache(maxsize=512)
+def _compiled(checker: Checker, schema: str) -> Draft202012Validator:
+    return checker.compile(schema)
+
+
+def _segment(name: str, path: str, operations: Mapping[str, Any]) -> str:
+    """A place in a path; only the last may hold slashes, and an id fits only what looks like one."""
+    schemas = [
+        parameter["schema"] for operation in operations.values() for parameter in operation["parameters"]
+        if parameter["in"] == "path" and parameter["name"] == name
+    ]
+    if schemas and schemas[0].get("format") == "uuid":
+        return "[0-9A-Fa-f-]{36}"
+    if schemas and schemas[0]["type"] == "integer":
+        return "[0-9]+"
+    return ".+" if path.endswith(f"{{{name}}}") else "[^/]+"
+
+
+_checkers: dict[int, tuple[dict[str, Any], Checker]] = {}
+
+
+def check_response(
+    document: dict[str, Any], method: str, path: str, status: int, headers: Mapping[str, str], body: bytes,
+) -> None:
+    """AssertionError unless the response is one that the document promises. ``path`` is decoded and has no query;
+    ``headers`` must not mind the case of names."""
+    known = _checkers.get(id(document))
+    if known is None:
+        known = _checkers[id(document)] = (document, Checker(document))
+    known[1].check(method.upper(), path, status, headers, body)

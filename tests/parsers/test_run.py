@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parsers import run as runner
+from parsers.run import Answer, Limits, ParserFailed, Unsupported
+
+ROOT = Path(__file__).parents[2]
+LINUX = sys.platform == "linux"
+Parse = Callable[..., Answer]
+
+
+@pytest.fixture
+def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parse:
+    """Run a parser whose ``parse(data, arguments)`` has the given body."""
+
+    def parse_with(
+        code: str, data: bytes = b"", arguments: dict[str, Any] | None = None, **limits: Any
+    ) -> Answer:
+        module = "import os, signal, socket, subprocess, sys, time\ndef parse(data, arguments):\n"
+        (tmp_path / "probe.py").write_text(module + textwrap.indent(textwrap.dedent(code), "    "))
+        start = (
+            "import sys; sys.path.insert(0, sys.argv.pop()); import parsers\n"
+            f"parsers.__path__.append({str(tmp_path)!r})\n"
+            "from parsers.child import main; main()"
+        )
+        monkeypatch.setattr(runner, "_START", start)
+        return runner.run("probe", io.BytesIO(data), arguments or {}, limits=Limits(**limits))
+
+    return parse_with
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not LINUX or "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_bytes_and_arguments_go_in_values_and_blobs_come_out(parse: Parse) -> None:
+    data = os.urandom(3_000_000)
+    answer = parse(
+        "return {'n': len(data), 'a': arguments}, [data[:2_000_000], b'', data[2_000_000:]]",
+        data,
+        {"x": [1, "é"]},
+    )
+    assert answer == Answer({"n": 3_000_000, "a": {"x": [1, "é"]}}, [data[:2_000_000], b"", data[2_000_000:]])
+
+
+def test_T91_the_environment_is_empty_and_the_folder_its_own(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_SECRET_KEY", "secret")
+    before = set(os.listdir(tempfile.gettempdir()))
+    values = parse(
+        "open('left', 'w').close(); return {'env': dict(os.environ), 'cwd': os.getcwd()}, []"
+    ).values
+    assert set(values["env"]) <= {
+        "TMPDIR",
+        "HOME",
+        "LANG",
+        "MALLOC_ARENA_MAX",
+        "LC_CTYPE",
+        "__CF_USER_TEXT_ENCODING",
+    }
+    assert os.path.realpath(values["env"]["TMPDIR"]) == os.path.realpath(values["cwd"])
+    assert not os.path.exists(values["cwd"])
+    assert not {
+        name
+        for name in set(os.listdir(tempfile.gettempdir())) - before
+        if name == os.path.basename(values["cwd"])
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("os.abort()", "crashed"),
+        ("os._exit(3)", "unexpectedly"),
+        ("return bytearray(3 << 30) and {}, []", "memory"),
+        ("raise RuntimeError('/secret/path 0x7f00')", r"can't be read \(RuntimeError\)"),
+        ("return {'x': float('nan')}, []", "unexpectedly"),
+        ("return {'x': object()}, []", "unexpectedly"),
+        ("return {}, [bytes(40 << 20)]", "too large"),
+        ("return {'x': 'y' * (5 << 20)}, []", "too large"),
+        ("sys.stdout.write('noise'); os.write(1, b'noise'); raise ValueError", "ValueError"),
+    ],
+)
+def test_T91_every_death_is_a_normal_result(parse: Parse, code: str, reason: str) -> None:
+    with pytest.raises(ParserFailed, match=reason) as failed:
+        parse(code)
+    assert "secret" not in failed.value.reason
+
+
+def test_T91_the_processor_limit(parse: Parse) -> None:
+    with pytest.raises(ParserFailed, match="processor time"):
+        parse("while True: pass", cpu_seconds=1, wall_seconds=60)
+
+
+def test_T91_the_wall_limit_kills_the_whole_group(parse: Parse, tmp_path: Path) -> None:
+    with pytest.raises(ParserFailed, match="longer than 2 seconds"):
+        # The grandchild holds the pipe open, so only the death of the group ends the wait.
+        parse(
+            """
+            if os.fork() == 0:
+                time.sleep(300)
+            os.makedirs('x', exist_ok=True)
+            time.sleep(300)
+            """,
+            wall_seconds=2,
+        )
+    if LINUX:
+        left = subprocess.run(
+            ["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False
+        ).stdout.split()
+        assert not [pid for pid in left if alive(int(pid))]
+
+
+def test_T91_a_grandchild_does_not_outlive_a_good_answer(parse: Parse) -> None:
+    pid = parse(
+        """
+        child = os.fork()
+        if child == 0:
+            time.sleep(300)
+        return {'pid': child}, []
+        """
+    ).values["pid"]
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def test_T91_files_and_descriptors_are_limited(parse: Parse) -> None:
+    values = parse(
+        """
+        import resource
+        names = ('CORE', 'FSIZE', 'NOFILE', 'CPU', 'AS')
+        return {name: resource.getrlimit(getattr(resource, 'RLIMIT_' + name))[0] for name in names}, []
+        """
+    ).values
+    assert (values["CORE"], values["FSIZE"], values["NOFILE"], values["CPU"]) == (0, 64 << 20, 64, 10)
+    assert not LINUX or values["AS"] == 1 << 30
+
+
+@pytest.mark.skipif(not LINUX or os.uname().machine not in ("x86_64", "aarch64"), reason="seccomp is Linux's")
+def test_T91_no_network_no_programs_no_signals(parse: Parse) -> None:
+    values = parse(
+        """
+        refused = []
+        for name, attempt in {
+            'socket': lambda: socket.socket(), 'unix': lambda: socket.socket(socket.AF_UNIX),
+            'execve': lambda: os.execv('/bin/true', ['true']), 'kill': lambda: os.kill(os.getppid(), 0),
+        }.items():
+            try:
+                attempt()
+            except PermissionError:
+                refused.append(name)
+        return {'refused': refused}, []
+        """
+    ).values
+    assert values["refused"] == ["socket", "unix", "execve", "kill"]
+
+
+def has_landlock() -> bool:
+    return LINUX and ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1) > 0
+
+
+@pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
+def test_T91_no_credentials_of_the_gateway(parse: Parse) -> None:
+    """An empty environment is worth little while the parent's can be read in /proc, or settings in .env."""
+    values = parse(
+        """
+        refused = []
+        for path in (f'/proc/{os.getppid()}/environ', '/proc/self/maps', '/etc/passwd', arguments['settings']):
+            try:
+                open(path, 'rb').close()
+            except PermissionError:
+                refused.append(path)
+        return {'refused': len(refused)}, []
+        """,
+        arguments={"settings": str(ROOT / "pyproject.toml")},
+    ).values
+    assert values["refused"] == 4
+
+
+def test_T91_a_large_input_is_refused(parse: Parse) -> None:
+    with pytest.raises(ParserFailed, match="larger than 1 MiB"):
+        parse("return {}, []", bytes(1_048_577), max_input=1 << 20)
+    assert parse("return {'n': len(data)}, []", bytes(1_048_576), max_input=1 << 20).values == {
+        "n": 1_048_576
+    }
+
+
+def test_a_child_that_dies_before_it_read_all(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_START", "raise SystemExit")
+    with pytest.raises(ParserFailed, match="unexpectedly"):
+        runner.run("probe", io.BytesIO(bytes(20_000_000)), {})
+
+
+def test_what_the_parser_says_is_passed_on(parse: Parse) -> None:
+    with pytest.raises(Unsupported, match="not mine"):
+        parse("from parsers import Unsupported; raise Unsupported('not mine')")
+    with pytest.raises(ParserFailed, match="is broken") as failed:
+        parse("from parsers import ParserFailed; raise ParserFailed('is broken')")
+    assert not isinstance(failed.value, Unsupported)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0\0",
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\x02[]",
+        b"\0\0\0\x02{}",
+        b"\0\0\0\x03nul",
+        b"\0\0\0\x1a" + json.dumps({"values": {}, "blobs": [-1]}).encode(),
+        b"\0\0\x9c\x40" + b"[" * 40_000,
+    ],
+)
+def test_T91_a_lying_child_is_a_failed_parser(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(
+        runner, "_START", f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({answer!r})"
+    )
+    with pytest.raises(ParserFailed):
+        runner.run("probe", io.BytesIO(b"x"), {})
+
+
+def test_errors_of_the_source_pass_through_and_leave_no_child(parse: Parse) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise ConnectionError("bucket")
+
+    with pytest.raises(ConnectionError):
+        runner.run("image", Broken(), {"sizes": [], "format": "webp"})
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # nothing left to wait for
