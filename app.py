@@ -24,6 +24,7 @@ from db import Database
 from services import Services
 from services.access import Access
 from services.checking import Checking
+from services.companion import Companion
 from services.delivery import Delivery, DeliveryLimits
 from services.direct import DirectLimits, DirectUploads
 from services.files import Files
@@ -93,6 +94,7 @@ def wire(settings: Settings) -> Services:
         files=files,
         checking=Checking(db, store, intake, files),
         direct=direct,
+        companion=Companion(db, direct, bucket=storage.bucket, secret=cursor_secret) if direct else None,
         folders=Folders(db, cursor_secret),
         delivery=delivery,
         previews=Previews(db, store),

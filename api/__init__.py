@@ -18,11 +18,13 @@ from werkzeug.routing import BaseConverter, ValidationError
 
 from api import auth, problems
 from api.admin import admin
+from api.companion import companion
 from api.context import EXTENSION, Gateway, HttpSettings, request_id
 from api.files import files
 from api.folders import folders
 from api.ops import ops
 from api.render import GatewayJSON
+from api.s3_xml import s3_xml
 from api.search import search
 from api.upload import upload
 from api.values import MAX_INT32
@@ -40,7 +42,7 @@ _EXPOSED = [
     "Tus-Checksum-Algorithm", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "Idempotency-Replayed",
 ]
 _BLUEPRINTS = ((ops, ""), (upload, "/api"), (files, "/api/files"), (folders, "/api/folders"), (search, "/api"),
-               (admin, "/api/admin"))
+               (admin, "/api/admin"), (companion, "/s3"), (s3_xml, "/s3/objects"))
 
 
 def create(services: Services, settings: Settings) -> Flask:

@@ -38,7 +38,9 @@ def authenticate() -> None:
         if not found:
             raise NotAuthenticated("Send the credential as: Authorization: Bearer <key>")
         g.principal = services().access.authenticate(found.group(1))
-    elif operation is None or operation.access != "public files" or request.method not in ("GET", "HEAD"):
+    elif operation is None or not (
+        operation.access == "signed" or operation.access == "public files" and request.method in ("GET", "HEAD")
+    ):
         raise NotAuthenticated()
     if operation is not None and operation.access == "admin" and not g.principal.is_admin:
         raise NotAllowed("This needs an admin key.")

@@ -47,7 +47,7 @@ def idempotent(view: Callable[..., Response]) -> Callable[..., Response]:
         key = key_of_request()
         if key is None:
             return view(**arguments)
-        digest = request_digest(request.get_data())
+        digest = request_digest(g.get("body", b""))
         first = services().idempotency.begin(principal(), key, digest)
         if first is not None:
             return replayed(first)

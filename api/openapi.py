@@ -127,7 +127,7 @@ def _operation(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     }
     if operation.access == "public":
         described["security"] = []
-    elif operation.access == "public files":
+    elif operation.access in ("public files", "signed"):
         described["security"] = [{"bearer": []}, {}]
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": {

@@ -18,12 +18,13 @@ from functools import wraps
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from flask import Response, request
+from flask import Response, g, request
 from pydantic import BaseModel, ValidationError
 
-from core.errors import EncodingNotAllowed, GatewayError, InvalidInput, Unsupported
+from api.body import read_whole, refuse_encoded
+from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 
-Access = Literal["public", "public files", "user", "admin"]
+Access = Literal["public", "public files", "signed", "user", "admin"]      # signed: by its address, or by a credential
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., Response]
 Shape = type[BaseModel] | UnionType
@@ -110,21 +111,14 @@ def parse_json(model: type[Model]) -> Model:
     refuse_encoded()
     if request.mimetype != "application/json":
         raise Unsupported("Send the body as application/json.")
-    request.max_content_length = MAX_JSON_BYTES
     try:
-        raw = request.get_data(cache=True)              # kept for the digest of an Idempotency-Key
-    except OSError as error:
-        raise InvalidInput("The connection ended before the body did.") from error
+        g.body = read_whole(MAX_JSON_BYTES)             # kept for the digest of an Idempotency-Key
+    except MalformedUpload as error:
+        raise InvalidInput(error.detail) from error
     try:
-        return model.model_validate_json(raw)
+        return model.model_validate_json(g.body)
     except ValidationError as error:
         raise InvalidInput("The body is not valid.", errors=flatten(error, "body")) from error
-
-
-def refuse_encoded() -> None:
-    """Bodies are never inflated (THREATS T13)."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise EncodingNotAllowed()
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:

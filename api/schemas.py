@@ -383,8 +383,47 @@ class DeletedFolderOut(Out):
     deleted_folders: int = 1
 
 
-class StatsOut(BaseModel):
-    model_config = ConfigDict(extra="allow")
+class CountedTypeOut(Out):
+    file_type: FileType
+    count: int
+    size: int
+
+
+class CountedFolderOut(Out):
+    folder_id: int | None
+    name: str | None
+    count: int
+    size: int
+
+
+class QuotaOut(Out):
+    used: int
+    limit: int | None
+
+
+class CapacityOut(Out):
+    free: int
+    total: int
+
+
+class ActivityOut(Out):
+    file_id: UUID
+    action: str
+    at: datetime
+    original_name: str | None
+
+
+class StatsOut(Out):
+    total_files: int
+    total_size: int
+    by_type: list[CountedTypeOut]
+    by_folder: list[CountedFolderOut]
+    by_status: dict[Status, int]
+    deduplicated_bytes: int
+    compressed_bytes_saved: int
+    quota: QuotaOut
+    capacity: CapacityOut | None
+    recent_activity: list[ActivityOut]
 
 
 class HitOut(Out):
@@ -434,7 +473,14 @@ class ReadyOut(Out):
     checks: dict[str, bool | str]
 
 
-class ReportOut(BaseModel):
-    """What the janitor found and did."""
+class ReportOut(Out):
+    """What the janitor found and did, or with ``dry_run`` would do."""
 
-    model_config = ConfigDict(extra="allow")
+    dry_run: bool
+    expired_uploads: int
+    cleaned_uploads: int
+    purged_objects: int
+    orphaned_objects: int
+    orphaned_bytes: int
+    orphaned_multiparts: int
+    forgotten_rows: int

@@ -6,29 +6,26 @@ memory or onto a disk. Every check on what comes in is in services/intake.py; th
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import ClientDisconnected
 
 from api import problems, render
+from api.body import Checksums, RequestBody, refuse_encoded
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import key_of_request, remember, replayed, request_digest
-from api.operations import operation, refuse_encoded, validated
+from api.operations import operation, validated
 from api.schemas import FileOut, PlacementQuery, UploadOut
 from core import errors
-from core.errors import ChecksumMismatch, FileTooLarge, InvalidInput, MalformedUpload, TooMany
+from core.errors import FileTooLarge, InvalidInput, MalformedUpload, TooMany
 from core.placement import Placement
 from services.intake import Readable
 
@@ -37,8 +34,6 @@ upload = Blueprint("upload", __name__)
 FILE_FIELDS = frozenset({"files", "files[]", "file"})
 _PLACEMENT_FIELDS = frozenset(PlacementQuery.model_fields)
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LENGTH = re.compile(r"[0-9]{1,19}")
-_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):\s*(?=,|;|$)", re.IGNORECASE)
 _READ = 1024 * 1024                     # bytes
 _TOUCH = 60.0                           # seconds between signs of life for an Idempotency-Key
 _REFUSALS = (
@@ -48,84 +43,6 @@ _REFUSALS = (
     errors.StorageFull,
 )
 _TAKES = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
-
-
-# -- the body --------------------------------------------------------------------------------------------------------------
-
-class RequestBody:
-    """The request's bytes as they arrive, counted, and hashed where a checksum was sent with them.
-
-    On gunicorn the end of a broken connection looks like the end of the body, so the count is compared with
-    Content-Length; every kind of loss is raised as MalformedUpload (THREATS T3)."""
-
-    def __init__(self, *, hashes: tuple[str, ...] = ()):
-        self.length = content_length()
-        self.received = 0
-        self.digests = {name: hashlib.new(name, usedforsecurity=False) for name in hashes}
-        self._stream = request.stream
-
-    def read(self, size: int, /) -> bytes:
-        try:
-            chunk = self._stream.read(size)
-        except (OSError, ClientDisconnected) as error:
-            raise MalformedUpload("The connection ended before the body did.") from error
-        self.received += len(chunk)
-        for digest in self.digests.values():
-            digest.update(chunk)
-        if not chunk and size and self.length is not None and self.received != self.length:
-            raise MalformedUpload(f"The body ended after {self.received} of {self.length} bytes.")
-        return chunk
-
-
-def content_length() -> int | None:
-    """The declared length in bytes; None for a chunked body. InvalidInput for what is no length (THREATS T16, T17)."""
-    if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-        return None
-    given = request.environ.get("CONTENT_LENGTH") or ""
-    if not given:
-        return 0
-    if not _LENGTH.fullmatch(given):
-        raise InvalidInput("Content-Length is not a length.")
-    return int(given)
-
-
-@dataclass(frozen=True, slots=True)
-class Checksums:
-    """What the client says the body's hashes are: Content-MD5 (RFC 1864), and sha-256 in Content-Digest or Repr-Digest
-    (RFC 9530). Without a Content-Encoding, which we refuse, both of the latter mean the same bytes."""
-
-    md5: bytes | None
-    sha256: bytes | None
-
-    @classmethod
-    def of_request(cls) -> Checksums:
-        md5 = request.headers.get("Content-MD5")
-        digests = [request.headers.get(name, "") for name in ("Content-Digest", "Repr-Digest")]
-        found = {_decoded(value, 32, "Content-Digest") for text in digests for value in _SHA256.findall(text)}
-        if len(found) > 1:
-            raise InvalidInput("Content-Digest and Repr-Digest differ.")
-        if not found and any("sha-256" in text.lower() for text in digests):
-            raise InvalidInput("The digest must read sha-256=:<base64>:")
-        return cls(None if md5 is None else _decoded(md5.strip(), 16, "Content-MD5"), found.pop() if found else None)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name, value in (("md5", self.md5), ("sha256", self.sha256)) if value is not None)
-
-    def check(self, body: RequestBody) -> None:
-        for name in self.names:
-            if body.digests[name].digest() != getattr(self, name):
-                raise ChecksumMismatch()
-
-
-def _decoded(text: str, size: int, header: str) -> bytes:
-    try:
-        value = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        value = b""
-    if len(value) != size:
-        raise InvalidInput(f"{header} is not {size} bytes in base64.")
-    return value
 
 
 # -- how many at once ------------------------------------------------------------------------------------------------------

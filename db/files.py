@@ -18,7 +18,7 @@ from db.upload_sessions import SessionRecord
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
     " f.folder_id, f.status, f.visibility, f.tags, f.metadata, f.problem, f.uploaded_at, f.last_accessed,"
-    " f.download_count, f.is_deleted, f.deleted_at, f.expires_at, f.version, o.storage_class"
+    " f.download_count, f.is_deleted, f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -48,6 +48,7 @@ class FileRecord:
     expires_at: datetime | None
     version: int
     storage_class: str
+    content_found: bool             # whether the last look into the bucket found the object
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ released as (
 event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
 )
-select {COLUMNS.replace("o.storage_class", "'standard' as storage_class")} from file f
+select {COLUMNS.replace("o.storage_class, o.found", "'standard' as storage_class, true")} from file f
 """
 
 

@@ -176,17 +176,16 @@ def extend(tx: Tx, upload_id: UUID, *, reserve: int, expires_in: timedelta, quot
     return execute(tx, _EXTEND, params) == 1
 
 
-_CHARGE = """
-insert into owner_usage as u (owner_id) select %(owner)s where %(quota)s::bigint is null or %(size)s <= %(quota)s
-on conflict (owner_id) do update set owner_id = excluded.owner_id
-where coalesce(u.quota_bytes, %(quota)s) is null
-   or u.used_bytes + u.reserved_bytes + %(size)s <= coalesce(u.quota_bytes, %(quota)s)
+_WITHIN_QUOTA = """
+select coalesce(quota_bytes, %(quota)s) is null or used_bytes + reserved_bytes <= coalesce(quota_bytes, %(quota)s)
+from owner_usage where owner_id = %(owner)s
 """
 
 
-def charge(tx: Tx, owner_id: str, *, size: int, quota_bytes: int | None) -> bool:
-    """For a copy, whose row the trigger will count in the same transaction: does it fit? Locks the owner's usage."""
-    return execute(tx, _CHARGE, {"owner": owner_id, "size": size, "quota": quota_bytes}) == 1
+def within_quota(tx: Tx, owner_id: str, *, quota_bytes: int | None) -> bool:
+    """Whether what was just added fits. The statement that added it has locked the owner's usage, so the answer is exact;
+    on False the caller rolls back."""
+    return scalar(tx, _WITHIN_QUOTA, {"owner": owner_id, "quota": quota_bytes}) is not False
 
 
 def get(tx: Tx, upload_id: UUID) -> UploadRecord | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from db import Database
 from services.access import Access
 from services.checking import Checking
+from services.companion import Companion
 from services.delivery import Delivery
 from services.direct import DirectUploads
 from services.files import Files
@@ -35,6 +36,7 @@ class Services:
     folders: Folders
     checking: Checking
     direct: DirectUploads | None        # None where the store can't presign
+    companion: Companion | None         # as direct
     delivery: Delivery
     previews: Previews
     search: Search

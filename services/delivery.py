@@ -277,6 +277,8 @@ def downloadable(file: FileRecord) -> FileRecord:
         raise FileInTrash()
     if file.status != "ready":
         raise FileNotReady()
+    if not file.content_found:
+        raise ContentMissing()
     return file
 
 

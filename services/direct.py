@@ -45,6 +45,8 @@ log = structlog.get_logger()
 PART_SIZE = 8 * 1024 * 1024         # bytes; a lost connection costs at most one of them
 FIRST_BATCH = 100                   # part URLs in the first answer
 MAX_BATCH = 1_000                   # part URLs in one call
+MAX_PARTS = 10_000                  # S3's limits, for clients that cut by themselves
+MIN_PART = 5 * 1024 * 1024          # bytes, of all parts but the last
 _CLAIM_LEASE = timedelta(seconds=60)
 _WAIT = 60.0                        # seconds that a second completer waits for the first
 _POLL = 0.1
@@ -215,14 +217,17 @@ class DirectUploads:
         if not 1 <= len(part_numbers) <= MAX_BATCH:
             raise InvalidInput(f"Ask for 1 to {MAX_BATCH} parts.", errors=[{"field": "part_numbers", "message": "1 to 1000"}])
         upload = self.get(principal, upload_id)
-        if upload.multipart_id is None or upload.size is None:
+        if upload.multipart_id is None:
             raise InvalidInput("This upload has no parts.")
-        parts = plan(upload.size, preferred=PART_SIZE)
-        if not all(1 <= number <= parts.part_count for number in part_numbers):
+        parts = None if upload.size is None else plan(upload.size, preferred=PART_SIZE)
+        last = parts.part_count if parts else MAX_PARTS
+        if not all(1 <= number <= last for number in part_numbers):
             raise InvalidInput(
-                f"Parts are numbered 1 to {parts.part_count}.", errors=[{"field": "part_numbers", "message": "out of range"}],
+                f"Parts are numbered 1 to {last}.", errors=[{"field": "part_numbers", "message": "out of range"}],
             )
         self.renew(upload)
+        if parts is None:                   # every part but the last has 5 MiB at least, so this much must fit
+            self._foresee(principal, upload, (max(part_numbers) - 1) * MIN_PART)
         return self._signed(upload, parts, part_numbers)
 
     def renew(self, upload: UploadRecord) -> None:
@@ -230,11 +235,18 @@ class DirectUploads:
             if not uploads.renew(tx, upload.id, expires_in=self._limits.upload_ttl):
                 raise UploadGone()
 
-    def _signed(self, upload: UploadRecord, parts: PartPlan, numbers: Sequence[int]) -> list[PartUrl]:
+    def _foresee(self, principal: Principal, upload: UploadRecord, size: int) -> None:
+        """Refuse early what would be too large, of an upload whose size nobody told; hold quota for what is known."""
+        self._intake.check_size(principal, size)
+        if size > upload.reserved:
+            self._intake.hold(upload, size, expires_in=self._limits.upload_ttl)
+
+    def _signed(self, upload: UploadRecord, parts: PartPlan | None, numbers: Sequence[int]) -> list[PartUrl]:
         assert upload.multipart_id is not None
         ref, life = MultipartRef(upload.object_key, upload.multipart_id), self._url_life(upload)
         return [
-            PartUrl(n, self._store.presign_part(ref, n, size=parts.length_of(n), expires_in=life)) for n in numbers
+            PartUrl(n, self._store.presign_part(ref, n, size=parts.length_of(n) if parts else None, expires_in=life))
+            for n in numbers
         ]
 
     def _url_life(self, upload: UploadRecord) -> timedelta:
@@ -420,6 +432,8 @@ def _compare(held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, siz
         if [(p.number, p.size) for p in held] != [(n, expected.length_of(n)) for n in range(1, expected.part_count + 1)]:
             gaps = missing((part.number for part in held), expected.part_count)
             raise PartsMismatch(f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps)
+    elif wanted is None:
+        raise PartsMismatch("List the parts: how many they are was not announced.")
     elif [part.number for part in held] != list(range(1, len(held) + 1)):
         raise PartsMismatch("Parts are missing.")
     if wanted is not None and sorted((n, etag.strip('"')) for n, etag in wanted) != [(p.number, p.etag) for p in held]:

@@ -170,9 +170,7 @@ class Files:
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
         visibility = None if isinstance(change.visibility, Unset) else change.visibility
-        with self._changing(principal, file_id, if_match) as (tx, file):
-            if name is not None:
-                files.lock_names(tx, file.owner_id, file.folder_id)
+        with self._changing(principal, file_id, if_match, names=name is not None) as (tx, file):
             return _still(files.update(
                 tx, file_id, actor=principal.owner_id, original_name=name, visibility=visibility, tags=tags,
                 expires_at=None if isinstance(change.expires_at, Unset) else change.expires_at,
@@ -180,8 +178,7 @@ class Files:
             ))
 
     def move(self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None) -> FileRecord:
-        with self._changing(principal, file_id, if_match) as (tx, file):
-            files.lock_names(tx, file.owner_id, target_folder_id)
+        with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, file):
             return _still(files.update(
                 tx, file_id, actor=principal.owner_id, action="moved", folder_id=target_folder_id, set_folder=True,
             ))
@@ -198,11 +195,12 @@ class Files:
                 raise FileNotReady()
             folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
             files.lock_names(tx, file.owner_id, folder_id)
-            if not uploads.charge(tx, file.owner_id, size=file.file_size, quota_bytes=self._quota_bytes):
-                raise QuotaExceeded()
-            return _still(files.copy(
+            copied = _still(files.copy(
                 tx, file, folder_id=folder_id, original_name=name or file.original_name, actor=principal.owner_id,
             ))
+            if not uploads.within_quota(tx, file.owner_id, quota_bytes=self._quota_bytes):
+                raise QuotaExceeded()
+            return copied
 
     def trash(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> FileRecord:
         """Into the trash; a file that is there already is given back as it is."""
@@ -277,9 +275,16 @@ class Files:
             raise NotFound("There is no such folder.") from error
 
     @contextmanager
-    def _changing(self, principal: Principal, file_id: UUID, if_match: str | None) -> Iterator[tuple[Tx, FileRecord]]:
-        """The file, its row locked, after ownership and If-Match were checked."""
+    def _changing(
+        self, principal: Principal, file_id: UUID, if_match: str | None, *, names: bool = False,
+        folder_id: int | None | Unset = UNSET,
+    ) -> Iterator[tuple[Tx, FileRecord]]:
+        """The file, its row locked, after ownership and If-Match were checked. ``names`` takes the name lock before it, in
+        the folder that it moves to or is in."""
         with self._naming() as tx:
+            if names:
+                seen = owned(principal, files.get(tx, file_id))
+                files.lock_names(tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id)
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             yield tx, file

@@ -301,9 +301,9 @@ class Intake:
                 return
         raise QuotaExceeded()
 
-    def _extend(self, upload: UploadRecord, reserve: int) -> bool:
+    def _extend(self, upload: UploadRecord, reserve: int, expires_in: timedelta = _TTL) -> bool:
         with self._db.transaction() as tx:
-            held = uploads.extend(tx, upload.id, reserve=reserve, expires_in=_TTL, quota_bytes=self._limits.quota_bytes)
+            held = uploads.extend(tx, upload.id, reserve=reserve, expires_in=expires_in, quota_bytes=self._limits.quota_bytes)
             if not held:
                 raise psycopg.Rollback
         return held
@@ -373,9 +373,9 @@ class Intake:
             with self._db.connection() as tx:
                 uploads.mark_cleaned(tx, upload.id)
 
-    def hold(self, upload: UploadRecord, size: int) -> None:
+    def hold(self, upload: UploadRecord, size: int, *, expires_in: timedelta = _TTL) -> None:
         """Hold quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
-        if not self._extend(upload, size):
+        if not self._extend(upload, size, expires_in):
             self.discard([upload])
             raise QuotaExceeded()
 

@@ -302,10 +302,10 @@ class PresignsParts(Presigns, Multipart, ObjectStore, Protocol):
         ref: MultipartRef,
         number: int,
         *,
-        size: int,
+        size: int | None,
         expires_in: timedelta,
     ) -> PresignedRequest:
-        """Signs the part's exact length."""
+        """Signs the part's exact length; with None any length, for clients that don't tell theirs."""
         ...
 
 

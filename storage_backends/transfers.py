@@ -240,7 +240,7 @@ class Transfers:
         ref: MultipartRef,
         number: int,
         *,
-        size: int,
+        size: int | None,
         expires_in: timedelta,
     ) -> PresignedRequest:
         query = {"partNumber": str(number), "uploadId": ref.upload_id}

@@ -127,13 +127,15 @@ class GatewayClient:
         options: dict[str, Any] = {"data": data}
         if data is not None and not isinstance(data, (bytes, bytearray)):
             headers["Transfer-Encoding"] = "chunked"
-            options = {"environ_overrides": {"wsgi.input": _Chunks(data), "wsgi.input_terminated": True}}
-        with self.target.test_client(use_cookies=False) as client:
-            response = client.open(path, method=method, headers=headers, **options)
-            try:
-                return Answer(response.status_code, response.headers, response.get_data())
-            finally:
-                response.close()
+            options = {"environ_overrides": {
+                "wsgi.input": _Chunks(data), "wsgi.input_terminated": True,
+                "CONTENT_TYPE": headers.get("Content-Type", ""),        # werkzeug would draw a boundary of its own
+            }}
+        response = self.target.test_client(use_cookies=False).open(path, method=method, headers=headers, **options)
+        try:
+            return Answer(response.status_code, response.headers, response.get_data())
+        finally:
+            response.close()
 
 
 _documents: dict[str | int, dict[str, Any]] = {}

@@ -166,7 +166,7 @@ def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
         with db.connection() as tx:
             stored = {row[0] for row in tx.execute("select object_key from objects where status = 'stored'")}
             previews = {row[0] for row in tx.execute("select preview_path from file_previews")}
-            uploads = [str(row[0]) for row in tx.execute("select id from uploads where status not in ('done', 'expired')")]
+            uploads = [str(row[0]) for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")]
             held = [row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")]
         return {
             "objects without a row": sorted(set(keys) - stored - previews),

@@ -262,7 +262,7 @@ def test_a_body_of_another_type_is_415(client: GatewayClient) -> None:
 
 def test_pages_link_to_the_next_with_the_query_kept(client: GatewayClient) -> None:
     for number in range(3):
-        client.add(f"{number} ü&.txt", b"%d" % number)
+        client.add(f"{number} ü&.txt", b"text %d" % number)
     first = client.get("/api/files?limit=2&sort=original_name&file_type=text")
     link = first.headers["Link"]
     assert link.startswith("<http://gateway.test/api/files?limit=2&sort=original_name&file_type=text&cursor=")

@@ -22,6 +22,41 @@ MIB = 1024 * 1024
 Leftovers = Callable[[], dict[str, list[str]]]
 
 
+class Cut:
+    """A connection that ends after ``data``: quietly, as gunicorn's does, or with an error."""
+
+    def __init__(self, data: bytes, error: Exception | None = None):
+        self._data = data
+        self._error = error
+
+    def read(self, size: int = -1) -> bytes:
+        piece, self._data = self._data[:size], self._data[size:]
+        if not piece and self._error:
+            raise self._error
+        return piece
+
+
+class Unread:
+    """A body that must not be touched."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise AssertionError("the body was read")
+
+
+def send(
+    app: Flask, client: GatewayClient, method: str, path: str, body: Any, length: int | str | None, **headers: str,
+) -> tuple[int, str]:
+    """A request whose body stream behaves as ``body`` does; the status and the problem's code."""
+    environ = {"wsgi.input": body, "wsgi.input_terminated": True, "CONTENT_TYPE": headers.pop("Content_Type", "")}
+    if length is None:
+        headers["Transfer-Encoding"] = "chunked"
+    else:
+        environ["CONTENT_LENGTH"] = str(length)
+    response = app.test_client().open(path, method=method, environ_overrides=environ, headers={
+        "Authorization": f"Bearer {client.key}", **{name.replace("_", "-"): value for name, value in headers.items()}})
+    return response.status_code, response.get_json(force=True).get("code")
+
+
 def names(client: GatewayClient) -> list[str]:
     return [file["original_name"] for file in client.get("/api/files?sort=original_name").json["items"]]
 
@@ -137,29 +172,20 @@ def test_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, lef
 
 @pytest.mark.settings(max_file_size=1000)
 def test_T1_a_declared_size_over_the_limit_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
-    class Unread:
-        def read(self, size: int = -1) -> bytes:
-            raise AssertionError("the body was read")
-
-    with app.test_client() as wsgi:
-        response = wsgi.put("/api/upload/a.bin", environ_overrides={"wsgi.input": Unread()}, headers={
-            "Authorization": f"Bearer {client.key}", "Content-Length": "1001"})
-    assert response.status_code == 413
-    assert response.get_json()["code"] == "file_too_large"
+    assert send(app, client, "PUT", "/api/upload/a.bin", Unread(), 1001) == (413, "file_too_large")
     assert leftovers() == NOTHING
 
 
 @pytest.mark.settings(quota_bytes=1000)
 def test_T1_a_declared_size_over_the_quota_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
-    class Unread:
-        def read(self, size: int = -1) -> bytes:
-            raise AssertionError("the body was read")
+    assert send(app, client, "PUT", "/api/upload/a.bin", Unread(), 1001) == (413, "quota_exceeded")
+    assert leftovers() == NOTHING
 
-    with app.test_client() as wsgi:
-        response = wsgi.put("/api/upload/a.bin", environ_overrides={"wsgi.input": Unread()}, headers={
-            "Authorization": f"Bearer {client.key}", "Content-Length": "1001"})
-    assert response.status_code == 413
-    assert response.get_json()["code"] == "quota_exceeded"
+
+@pytest.mark.settings(max_file_size=1000, max_files_per_request=3)
+def test_T1_a_form_that_can_not_fit_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
+    status = send(app, client, "POST", "/api/upload", Unread(), 10 * MIB, Content_Type="multipart/form-data; boundary=b")
+    assert status == (413, "request_too_large")
     assert leftovers() == NOTHING
 
 
@@ -191,7 +217,7 @@ def test_T2_an_endless_form_is_cut_off_too(client: GatewayClient, leftovers: Lef
         raise AssertionError("read on and on")
 
     answer = client.post("/api/upload", data=endless(), headers={"Content-Type": content_type})
-    assert (answer.status, answer.code) == (413, "file_too_large")
+    assert (answer.status, answer.code) == (413, "file_too_large"), answer.json
     assert leftovers() == NOTHING
 
 
@@ -274,31 +300,13 @@ def test_T7_bodies_in_flight_are_capped_for_each_owner(client: GatewayClient, ot
 
 # -- broken bodies ---------------------------------------------------------------------------------------------------
 
-class Cut:
-    """A connection that ends after ``data``: quietly, as gunicorn's does, or with an error."""
-
-    def __init__(self, data: bytes, error: Exception | None = None):
-        self._data = data
-        self._error = error
-
-    def read(self, size: int = -1) -> bytes:
-        piece, self._data = self._data[:size], self._data[size:]
-        if not piece and self._error:
-            raise self._error
-        return piece
-
-
 @pytest.mark.parametrize("error", [None, ConnectionResetError(104, "reset"), TimeoutError("stalled"), OSError("no more data")])
 @pytest.mark.parametrize("sent", [0, 1, 70_000, 9 * MIB])
 def test_T3_a_raw_body_that_breaks_off(
     app: Flask, client: GatewayClient, leftovers: Leftovers, sent: int, error: Exception | None,
 ) -> None:
-    with app.test_client() as wsgi:
-        response = wsgi.put(
-            "/api/upload/cut.txt", environ_overrides={"wsgi.input": Cut(b"x" * sent, error), "wsgi.input_terminated": True},
-            headers={"Authorization": f"Bearer {client.key}", "Content-Length": str(10 * MIB)})
-    assert response.status_code == 400
-    assert response.get_json()["code"] == "malformed_upload"
+    found = send(app, client, "PUT", "/api/upload/cut.txt", Cut(b"x" * sent, error), 10 * MIB)
+    assert found == (400, "malformed_upload")
     assert leftovers() == NOTHING
     assert names(client) == []
 
@@ -309,15 +317,12 @@ def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
     app: Flask, client: GatewayClient, leftovers: Leftovers, share: float, error: Exception | None,
 ) -> None:
     body, content_type = form_data([("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)])
-    for length in (str(len(body)), None):
-        headers = {"Authorization": f"Bearer {client.key}", "Content-Type": content_type}
-        headers |= {"Content-Length": length} if length else {"Transfer-Encoding": "chunked"}
-        with app.test_client() as wsgi:
-            response = wsgi.post(
-                "/api/upload", headers=headers, environ_overrides={
-                    "wsgi.input": Cut(body[:int(len(body) * share)], error), "wsgi.input_terminated": True})
-        assert response.status_code == 400
-        assert response.get_json()["code"] == "malformed_upload"
+    assert send(app, client, "POST", "/api/upload", Cut(body), None, Content_Type=content_type)[0] == 201
+    for file in client.get("/api/files").json["items"]:
+        client.delete(f"/api/files/{file['id']}?permanent=true")
+    for length in (len(body), None):
+        cut = Cut(body[:int(len(body) * share)], error)
+        assert send(app, client, "POST", "/api/upload", cut, length, Content_Type=content_type) == (400, "malformed_upload")
     assert leftovers() == NOTHING
     assert names(client) == []
 
@@ -351,12 +356,7 @@ def test_T13_encoded_bodies_are_refused(client: GatewayClient, leftovers: Leftov
 
 @pytest.mark.parametrize("length", ["-1", "1.0", "5x", "9" * 5000, "99999999999999999999", "+5", "٥"])
 def test_T16_a_content_length_that_is_none(app: Flask, client: GatewayClient, length: str) -> None:
-    with app.test_client() as wsgi:
-        response = wsgi.put(
-            "/api/upload/a.txt", data=b"hello", headers={"Authorization": f"Bearer {client.key}"},
-            environ_overrides={"CONTENT_LENGTH": length})
-    assert response.status_code in (400, 413)
-    assert response.content_type == "application/problem+json"
+    assert send(app, client, "PUT", "/api/upload/a.txt", Unread(), length)[0] in (400, 413)
 
 
 # -- checksums -------------------------------------------------------------------------------------------------------
@@ -440,7 +440,9 @@ def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
 
     def body() -> Iterator[bytes]:
         yield b"a"
-        inside.append(client.put("/api/upload/a.txt", data=b"ab", headers=KEY))
+        second = threading.Thread(target=lambda: inside.append(client.put("/api/upload/a.txt", data=b"ab", headers=KEY)))
+        second.start()
+        second.join(30)
         yield b"b"
 
     assert client.put("/api/upload/a.txt", data=body(), headers=KEY).status == 201
@@ -448,11 +450,8 @@ def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
 
 
 def test_T14_a_failed_upload_may_be_sent_again_under_its_key(app: Flask, client: GatewayClient) -> None:
-    with app.test_client() as wsgi:
-        response = wsgi.put(
-            "/api/upload/a.txt", environ_overrides={"wsgi.input": Cut(b"hel"), "wsgi.input_terminated": True},
-            headers={"Authorization": f"Bearer {client.key}", "Content-Length": "5", **KEY})
-    assert response.status_code == 400
+    cut = send(app, client, "PUT", "/api/upload/a.txt", Cut(b"hel"), 5, Idempotency_Key=KEY["Idempotency-Key"])
+    assert cut == (400, "malformed_upload")
     assert client.upload(("fake.png", HTML), headers=KEY).status == 415
     assert client.put("/api/upload/a.txt", data=b"hello", headers=KEY).status == 201
 

@@ -22,6 +22,11 @@ _STATEMENTS = [
     """
     create index files_by_name_parts on files using gin (name_key gin_trgm_ops) with (gin_pending_list_limit = 512)
     """,
+    # Counts and sizes of folders without touching the files themselves.
+    "drop index files_by_folder",
+    """
+    create index files_by_folder on files (folder_id, is_deleted) include (file_size) where folder_id is not null
+    """,
     # The newest of everybody's, for admins: files_newest begins with the owner.
     "create index files_newest_of_all on files (is_deleted, uploaded_at, id)",
 ]

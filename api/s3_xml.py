@@ -1,0 +1,183 @@
+"""The S3-shaped routes that ``POST /s3/sign`` leads to: create, list, complete and abort of a multipart upload.
+
+The plugin takes them for the bucket's own, and speaks and expects S3's XML, errors included. That way a completion is seen
+by the gateway, which lists parts from the bucket and completes the upload by the same steps as on every other way in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from uuid import UUID
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from flask import Blueprint, Response, g, request
+from pydantic import ValidationError
+
+from api.body import read_whole, refuse_encoded
+from api.companion import XML_ROUTES, CompleteBody, location, offered
+from api.context import caller_or_none
+from api.operations import MAX_JSON_BYTES, Content, operation
+from api.problems import MEDIA_TYPE
+from core import errors
+from core.errors import InvalidInput, NotAuthenticated
+from db.uploads import UploadRecord
+
+s3_xml = Blueprint("s3_xml", __name__)
+
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+_XML = "application/xml"  # the plugin reads errors of exactly this type, without a charset
+_DOCUMENT = Content({_XML: None}, "As S3 answers")
+
+_QUOTES = {'"': "&quot;"}
+
+# S3's own words for what it has a word for.
+_CODES = {
+    "not_found": "NoSuchUpload",
+    "upload_gone": "NoSuchUpload",
+    "not_allowed": "AccessDenied",
+    "parts_mismatch": "InvalidPart",
+    "not_authenticated": "AccessDenied",
+    "file_too_large": "EntityTooLarge",
+    "request_too_large": "EntityTooLarge",
+    "invalid_input": "InvalidRequest",
+    "method_not_allowed": "MethodNotAllowed",
+    "rate_limited": "SlowDown",
+    "unavailable": "ServiceUnavailable",
+    "internal_error": "InternalError",
+}
+
+
+@s3_xml.post("/<uuid:upload_id>")
+@operation(
+    "CreateMultipartUpload (?uploads) and CompleteMultipartUpload",
+    access="signed",
+    gives={200: _DOCUMENT},
+    streams={"required": False, "content": {_XML: {"schema": {"type": "string"}}}},
+    refuses=(
+        errors.UploadGone,
+        errors.PartsMismatch,
+        errors.NotAllowed,
+        errors.FileTooLarge,
+        errors.QuotaExceeded,
+        errors.Locked,
+        errors.EncodingNotAllowed,
+    ),
+)
+def create_or_complete(upload_id: UUID) -> Response:
+    """By addresses that `POST /s3/sign` gave out. The upload exists since then; both may be repeated."""
+    upload = _signed_for(upload_id)
+    if "uploads" in request.args:
+        if upload.status not in ("uploading", "completing"):
+            raise errors.UploadGone()
+        return _answer(
+            "InitiateMultipartUploadResult",
+            [
+                ("Bucket", offered().bucket),
+                ("Key", upload.object_key),
+                ("UploadId", str(upload.id)),
+            ],
+        )
+    parts = [(part.PartNumber, part.ETag) for part in _completed_parts().parts]
+    file = offered().complete(g.principal, upload, parts)
+    return _answer(
+        "CompleteMultipartUploadResult",
+        [
+            ("Location", location(file.id)),
+            ("Bucket", offered().bucket),
+            ("Key", upload.object_key),
+            ("ETag", f'"{file.id}"'),
+        ],
+    )
+
+
+@s3_xml.get("/<uuid:upload_id>")
+@operation(
+    "ListParts", access="signed", gives={200: _DOCUMENT}, refuses=(errors.NotAllowed, errors.UploadGone)
+)
+def list_parts(upload_id: UUID) -> Response:
+    """All parts in one page: the plugin reads no second one."""
+    upload = _signed_for(upload_id)
+    rows = "".join(
+        "<Part>"
+        + _elements([("PartNumber", part.number), ("ETag", f'"{part.etag}"'), ("Size", part.size)])
+        + "</Part>"
+        for part in offered().parts(upload)
+    )
+    return _answer(
+        "ListPartsResult",
+        [
+            ("Bucket", offered().bucket),
+            ("Key", upload.object_key),
+            ("UploadId", str(upload.id)),
+            ("IsTruncated", "false"),
+        ],
+        rows,
+    )
+
+
+@s3_xml.delete("/<uuid:upload_id>")
+@operation("AbortMultipartUpload", access="signed", gives={204: None}, refuses=(errors.NotAllowed,))
+def abort(upload_id: UUID) -> Response:
+    offered().abort(g.principal, _signed_for(upload_id))
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
+
+
+def _signed_for(upload_id: UUID) -> UploadRecord:
+    """The upload that the address was signed for; a credential that comes along must be its owner's too (THREATS T45)."""
+    ticket = request.args.get("ticket")
+    if caller_or_none() is None:
+        if ticket is None:
+            raise NotAuthenticated()
+        g.principal = offered().redeem(upload_id, ticket)
+    return offered().find(g.principal, upload_id, None)
+
+
+def _completed_parts() -> CompleteBody:
+    refuse_encoded()
+    raw = read_whole(MAX_JSON_BYTES)
+    try:
+        if b"<!" in raw or b"\0" in raw:  # no DTD, no entities, and no UTF-16 to hide them in
+            raise ValueError
+        root = ElementTree.fromstring(raw.decode())  # noqa: S314
+        parts = [
+            {_local(child.tag): (child.text or "").strip() for child in part}
+            for part in root
+            if _local(part.tag) == "Part"
+        ]
+        return CompleteBody.model_validate({"parts": parts})
+    except (ValidationError, ElementTree.ParseError, ValueError) as error:
+        raise InvalidInput("The body is not a CompleteMultipartUpload document.") from error
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _answer(name: str, elements: Iterable[tuple[str, object]], rows: str = "") -> Response:
+    document = f'<?xml version="1.0" encoding="UTF-8"?>\n<{name} xmlns="{NAMESPACE}">{_elements(elements)}{rows}</{name}>'
+    return Response(document, content_type=_XML)
+
+
+def _elements(elements: Iterable[tuple[str, object]]) -> str:
+    return "".join(f"<{name}>{escape(str(value), _QUOTES)}</{name}>" for name, value in elements)
+
+
+@s3_xml.after_app_request
+def _errors_as_s3(response: Response) -> Response:
+    """Problems of these routes, whoever raised them, as S3's ``<Error>``; its status, headers and words stay."""
+    if response.mimetype == MEDIA_TYPE and request.path.startswith(XML_ROUTES):
+        problem = json.loads(response.get_data())
+        code = _CODES.get(problem["code"]) or re.sub(
+            r"(?:^|_)(\w)", lambda match: match[1].upper(), problem["code"]
+        )
+        elements = _elements(
+            [("Code", code), ("Message", problem["detail"]), ("RequestId", problem["request_id"])]
+        )
+        response.set_data(f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{elements}</Error>')
+        response.content_type = _XML
+    return response

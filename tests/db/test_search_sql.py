@@ -1,0 +1,184 @@
+"""The tree as SQL, on a real server: what each kind of leaf finds, and that the work is bounded."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.search_query import parse
+from db import Database, Tx, execute, scalar
+from db import search as index
+from db.file_lists import FileFilter
+from tests.rows import add_file
+
+ALICE = FileFilter(owner_id="alice")
+
+
+def names(db: Database, query: str, **options: Any) -> list[str]:
+    tree = parse(query)
+    with db.connection() as tx:
+        found = index.find(tx, FileFilter("alice", deleted=tree.deleted), tree, limit=100, **options)
+        return [scalar(tx, "select original_name from files where id = %(id)s", {"id": hit.id}) for hit in found.hits]
+
+
+@pytest.fixture
+def library(db: Database) -> Database:
+    now = datetime.now(UTC)
+    add_file(db, "Annual Report.pdf", tags=["plans"], size=5 * 2**20, at=now - timedelta(days=400))
+    add_file(db, "annual - budget (old).xlsx", mime_type="application/vnd.ms-excel", at=now - timedelta(days=3))
+    add_file(db, "my_reporting.txt", mime_type="text/plain", file_type="text", size=10, at=now - timedelta(days=2))
+    add_file(db, "100%.txt", mime_type="text/plain", file_type="text", at=now - timedelta(days=1))
+    add_file(db, "100x.txt", mime_type="text/plain", file_type="text", at=now - timedelta(hours=3))
+    add_file(db, "東京旅行の写真.jpg", mime_type="image/jpeg", file_type="image", at=now - timedelta(hours=2))
+    add_file(db, "Straße.jpg", mime_type="image/jpeg", file_type="image", tags=["street"], at=now - timedelta(hours=1))
+    add_file(db, "report of bob.pdf", owner="bob")
+    add_file(db, "report in the trash.pdf", deleted=True)
+    return db
+
+
+@pytest.mark.parametrize(("query", "found"), [
+    ("report", {"Annual Report.pdf", "my_reporting.txt"}),
+    ("REPORT", {"Annual Report.pdf", "my_reporting.txt"}),
+    ("eport", {"Annual Report.pdf", "my_reporting.txt"}),
+    ("report annual", {"Annual Report.pdf"}),
+    ("report -annual", {"my_reporting.txt"}),
+    ("budget OR straße", {"annual - budget (old).xlsx", "Straße.jpg"}),
+    ("budget OR ext:jpg -tag:street", {"annual - budget (old).xlsx", "東京旅行の写真.jpg"}),
+    ("STRASSE", {"Straße.jpg"}),
+    ("旅行", {"東京旅行の写真.jpg"}),
+    ("an", {"Annual Report.pdf", "annual - budget (old).xlsx"}),
+    ('"annual report"', {"Annual Report.pdf"}),
+    ('"annual budget"', {"annual - budget (old).xlsx"}),
+    ('"report annual"', set()),
+    ('"budget (old)"', {"annual - budget (old).xlsx"}),
+    ("rep*", {"Annual Report.pdf", "my_reporting.txt"}),
+    ("port*", set()),
+    ("my_rep*", {"my_reporting.txt"}),
+    ("name:report", {"Annual Report.pdf", "my_reporting.txt"}),
+    ("content:report", set()),
+    ("report -content:report", {"Annual Report.pdf", "my_reporting.txt"}),
+    ("type:image", {"東京旅行の写真.jpg", "Straße.jpg"}),
+    ("type:image/*", {"東京旅行の写真.jpg", "Straße.jpg"}),
+    ("type:application/pdf", {"Annual Report.pdf"}),
+    ("type:pdf", {"Annual Report.pdf"}),
+    ("-type:image -type:text", {"Annual Report.pdf", "annual - budget (old).xlsx"}),
+    ("ext:PDF", {"Annual Report.pdf"}),
+    ("ext:df", set()),
+    ("tag:plans", {"Annual Report.pdf"}),
+    ("tag:plan", set()),
+    ("size:>1mb", {"Annual Report.pdf"}),
+    ("size:5mb", {"Annual Report.pdf"}),
+    ("size:1..20", {"my_reporting.txt"}),
+    (f"before:{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}", {"Annual Report.pdf"}),
+    (f"after:{datetime.now(UTC) - timedelta(days=30):%Y-%m} annual", {"annual - budget (old).xlsx"}),
+    ("is:deleted", {"report in the trash.pdf"}),
+    ("is:deleted budget", set()),
+])
+def test_what_a_query_finds(library: Database, query: str, found: set[str]) -> None:
+    assert set(names(library, query)) == found
+    assert set(names(library, query, newest_only=True)) == found
+
+
+@pytest.mark.parametrize(("query", "found"), [
+    ("%", {"100%.txt"}), ("100%", {"100%.txt"}), ("_", {"my_reporting.txt"}), ("y_r", {"my_reporting.txt"}),
+    ("o_t", set()), ("\\", set()), ("ext:%", set()), ("type:%", set()), ('"100%"', {"100%.txt"}), ("1_0*", set()),
+])
+def test_T81_wildcards_are_literal(library: Database, query: str, found: set[str]) -> None:
+    # '"100%"' as words is 100, which the other name has not as a whole word.
+    assert set(names(library, query)) == found
+
+
+def test_ranked_whole_names_then_words_then_beginnings_then_parts_then_near_words(db: Database) -> None:
+    wanted = ["plan.pdf", "big plan.pdf", "planner book.pdf", "explanation it is.pdf", "plums and pears.pdf"]
+    for name in reversed(wanted):
+        add_file(db, name)
+    assert names(db, "plan", corrections={"plan": ["plums"]}) == wanted
+
+
+def test_equal_ones_newest_first_and_everything_without_a_query(db: Database) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for day in (3, 1, 2):
+        add_file(db, f"plan {day}.pdf", at=at + timedelta(days=day))
+    assert names(db, "plan") == names(db, "") == ["plan 3.pdf", "plan 2.pdf", "plan 1.pdf"]
+
+
+def test_T81_at_most_so_many_are_ranked_and_an_old_file_of_just_this_name_is_among_them(
+    db: Database, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index, "RANKED", 5)
+    add_file(db, "report.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
+    add_file(db, "a report.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
+    for number in range(10):
+        add_file(db, f"new report {number}.pdf")
+    with db.connection() as tx:
+        found = index.find(tx, ALICE, parse("report"), limit=100, facets=("file_type",))
+    assert found.matched == 6
+    assert len(found.hits) == 7 and found.facets == {"file_type": [{"value": "document", "count": 7}]}
+    assert names(db, "report")[0] == "report.pdf"
+    assert "a report.pdf" not in names(db, "report")
+
+
+def test_T81_newest_only_looks_at_so_many_files(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "NEWEST", 3)
+    for number in range(5):
+        add_file(db, f"plan {number}.pdf")
+    assert names(db, "-zzz", newest_only=True) == ["plan 4.pdf", "plan 3.pdf", "plan 2.pdf"]
+
+
+def test_T81_a_search_has_a_time_limit_of_its_own(db: Database) -> None:
+    with db.transaction() as tx:
+        index.bound(tx, 1234)
+        assert scalar(tx, "show statement_timeout") == "1234ms"
+
+
+def test_T81_parts_and_near_words_use_the_trigram_index(db: Database) -> None:
+    add_file(db, "0.pdf", key="files/0")
+    with db.transaction() as tx:
+        execute(tx, "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+                    " select 'alice', md5(n::text) || n, 'files/0', 'a/b', 'other', 1, 'ready'"
+                    " from generate_series(1, 5000) n")
+        execute(tx, "analyze files")
+        execute(tx, "set local enable_seqscan = off")
+        for test in (
+            "name_key like '%report%'", "'reprot' <% name_key",
+            "name_key like '%an%port%' and coalesce(name_words like '% x %', false)",
+        ):
+            assert "files_by_name_parts" in _plan(tx, f"select id from files where {test}"), test
+
+
+def test_everybodys_newest_need_no_sort(db: Database) -> None:
+    with db.transaction() as tx:
+        execute(tx, "set local enable_seqscan = off")
+        plan = _plan(tx, "select id from files where not is_deleted order by uploaded_at desc, id desc limit 5")
+    assert "files_newest_of_all" in plan and "Sort" not in plan
+
+
+def _plan(tx: Tx, sql: str) -> str:
+    return "\n".join(row[0] for row in tx.execute("explain " + sql).fetchall())  # type: ignore[arg-type]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(st.text(st.characters(exclude_categories=()), max_size=60) | st.lists(st.sampled_from([
+    '"', "-", "OR ", " ", "*", "name:", "content:", "type:", "ext:", "tag:", "size:>9999999999tb", "size:0..1",
+    "before:1", "before:9999-12-31", "after:0001", "is:deleted ", "%", "_", "\\", "a", "é", "日本", "report", "ﷺ",
+]), max_size=30).map("".join))
+def test_T81_every_query_runs(library: Database, query: str) -> None:
+    with library.connection() as tx:
+        found = index.find(
+            tx, ALICE, parse(query), corrections={"a": ["é", "report"]}, facets=tuple(index.FACETS), limit=5,
+        )
+        assert found.matched <= 8
+        assert all(0 <= hit.score <= 1_000_000 for hit in found.hits)
+        index.names_beginning(tx, "alice", query.replace("\0", "").encode(errors="ignore").decode(), limit=5)
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("Annual_Report - (Final).PDF", " annual report final pdf "), ("Müller+東京", " müller 東京 "),
+])
+def test_names_as_words(db: Database, name: str, words: str) -> None:
+    with db.connection() as tx:
+        assert " ".join(["", *scalar(tx, "select name_words(%(name)s)", {"name": name}).split(), ""]) == words

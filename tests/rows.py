@@ -1,0 +1,36 @@
+"""Rows that tests need without an upload having brought them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from db import Database, scalar
+
+_ADD = """
+with o as (
+    insert into objects (object_key, owner_id, size, sha256, etag, content_type)
+    values (coalesce(%(key)s, %(new_key)s), %(owner)s, %(size)s, null, 'e', %(mime_type)s)
+    on conflict (object_key) do update set size = excluded.size returning object_key
+)
+insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, folder_id, status, tags,
+                   uploaded_at, is_deleted, deleted_at, visibility)
+select %(owner)s, %(name)s, o.object_key, %(mime_type)s, %(file_type)s, %(size)s, %(folder)s, %(status)s, %(tags)s,
+       coalesce(%(at)s, now()), %(deleted)s, case when %(deleted)s then now() end, %(visibility)s
+from o returning id
+"""
+
+
+def add_file(
+    db: Database, name: str, *, owner: str = "alice", mime_type: str = "application/pdf", file_type: str = "document",
+    size: int = 100, folder: int | None = None, status: str = "ready", tags: Sequence[str] = (),
+    at: datetime | None = None, deleted: bool = False, key: str | None = None, visibility: str = "private",
+) -> UUID:
+    with db.transaction() as tx:
+        file_id: UUID = scalar(tx, _ADD, {
+            "key": key, "new_key": f"files/{uuid4().hex}", "owner": owner, "name": name, "mime_type": mime_type,
+            "file_type": file_type, "size": size, "folder": folder, "status": status, "tags": list(tags), "at": at,
+            "deleted": deleted, "visibility": visibility,
+        })
+    return file_id
