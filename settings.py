@@ -80,6 +80,12 @@ class Settings(BaseSettings):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/") if value else None
 
+    @field_validator("clamd_url")
+    @classmethod
+    def _no_scan_yet(cls, value: str | None) -> None:
+        if value is not None:      # better no start than files that somebody believes were scanned
+            raise ValueError("virus scanning is not there yet; start without it")
+
     @property
     def base_url(self) -> str:
         """The gateway's address in links, without a slash at the end."""

@@ -161,7 +161,9 @@ class CredentialsOut(Out):
     region: str
 
 
-class SignedOut(Out):
+class SignedOut(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     url: str
     key: str | None = None
     headers: dict[str, str] | None = None
@@ -214,7 +216,7 @@ def create(body: NewMultipartBody) -> Response:
     return render.answer({"key": upload.object_key, "uploadId": upload.id, "bucket": offered().bucket})
 
 
-@companion.get("/multipart/<upload_id>")
+@companion.get("/multipart/<string:upload_id>")
 @operation("List the parts that arrived", query=KeyQuery, gives={200: PartsOut}, refuses=_GO_ON)
 def list_parts(upload_id: str, query: KeyQuery) -> Response:
     """All of them, read from the bucket."""
@@ -222,7 +224,7 @@ def list_parts(upload_id: str, query: KeyQuery) -> Response:
     return render.answer([_part(part, upload) for part in offered().parts(upload)])  # type: ignore[arg-type]
 
 
-@companion.get("/multipart/<upload_id>/batch")
+@companion.get("/multipart/<string:upload_id>/batch")
 @operation("Sign several parts", query=BatchQuery, gives={200: SignedPartsOut}, refuses=_SIGN)
 def sign_batch(upload_id: str, query: BatchQuery) -> Response:
     """Up to 1,000 at once."""
@@ -231,7 +233,7 @@ def sign_batch(upload_id: str, query: BatchQuery) -> Response:
     return render.answer({"presignedUrls": {str(part.part_number): part.request.url for part in signed}})
 
 
-@companion.get("/multipart/<upload_id>/<part_number>")
+@companion.get("/multipart/<string:upload_id>/<string:part_number>")
 @operation("Sign a part", query=KeyQuery, gives={200: SignedPartOut}, refuses=_SIGN)
 def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     """A URL that takes this part with any length: the plugin does not tell it."""
@@ -240,7 +242,7 @@ def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     return render.answer({"url": signed.url, "expires": seconds_left(signed.expires_at)})
 
 
-@companion.post("/multipart/<upload_id>/complete")
+@companion.post("/multipart/<string:upload_id>/complete")
 @operation(
     "Complete a file of several parts",
     query=KeyQuery,
@@ -262,7 +264,7 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
     )
 
 
-@companion.delete("/multipart/<upload_id>")
+@companion.delete("/multipart/<string:upload_id>")
 @operation(
     "Abort a file of several parts", query=KeyQuery, gives={200: NothingOut}, refuses=(errors.NotFound,)
 )

@@ -31,6 +31,7 @@ _ARGUMENT_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "uuid": {"type": "string", "format": "uuid"},
     "folder_id": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
     "path": {"type": "string", "minLength": 1},
+    "string": {"type": "string", "pattern": "^[^/]+$"},
 }
 
 # Headers of answers, and of requests.

@@ -164,7 +164,8 @@ held as (
          or u.used_bytes + u.reserved_bytes + up.more <= coalesce(u.quota_bytes, %(quota)s))
     returning 1
 )
-update uploads set reserved = greatest(uploads.reserved, %(reserve)s), expires_at = now() + %(expires_in)s, updated_at = now()
+update uploads set reserved = greatest(uploads.reserved, %(reserve)s),
+    expires_at = greatest(expires_at, now() + %(expires_in)s), updated_at = now()
 from held where uploads.id = %(id)s
 """
 
@@ -216,8 +217,8 @@ def unfinished(tx: Tx, owner_id: str, *, token_id: UUID | None, after: UUID | No
 
 
 def by_incoming_keys(tx: Tx, keys: list[str]) -> list[UploadRecord]:
-    """The unfinished uploads whose bytes arrive under these object keys."""
-    sql = f"select {COLUMNS} from uploads where incoming_key = any(%(keys)s) and status in ('pending', 'uploading', 'completing')"
+    """The uploads whose bytes arrived under these object keys and that nobody is completing."""
+    sql = f"select {COLUMNS} from uploads where incoming_key = any(%(keys)s) and status in ('pending', 'uploading')"
     return many(tx, UploadRecord, sql, {"keys": keys})
 
 
@@ -239,27 +240,44 @@ def renew(tx: Tx, upload_id: UUID, *, expires_in: timedelta) -> bool:
 
 
 _CLAIM = f"""
-update uploads set status = 'completing', updated_at = now()
+update uploads set status = 'completing', updated_at = now(),
+    object_key = case when incoming_key is not null and status <> 'pending' then %(fresh_key)s else object_key end
 where id = %(id)s and (status in ('pending', 'uploading') or (status = 'completing' and updated_at < now() - %(lease)s))
 returning {COLUMNS}
 """
 
 
-def claim_completion(tx: Tx, upload_id: UUID, *, lease: timedelta) -> UploadRecord | None:
-    """-> completing, by one of all who ask; None for the others. A claim whose holder died is taken over after the lease."""
-    return one(tx, UploadRecord, _CLAIM, {"id": upload_id, "lease": lease})
+def claim_completion(tx: Tx, upload_id: UUID, *, lease: timedelta, fresh_key: str) -> UploadRecord | None:
+    """-> completing, by one of all who ask; None for the others. A claim whose holder died is taken over after the lease.
+
+    Bytes that are copied in are copied to ``fresh_key`` by every attempt but the first, so that no two write one object."""
+    return one(tx, UploadRecord, _CLAIM, {"id": upload_id, "lease": lease, "fresh_key": fresh_key})
 
 
-def release_completion(tx: Tx, upload_id: UUID) -> None:
-    """completing -> uploading: it was not complete, and can go on."""
-    sql = "update uploads set status = 'uploading', updated_at = now() where id = %(id)s and status = 'completing'"
-    execute(tx, sql, {"id": upload_id})
+_RELEASE = """
+update uploads set status = 'uploading', updated_at = now()
+where id = %(id)s and status = 'completing' and object_key = %(object_key)s
+"""
 
 
-def declare_sha256(tx: Tx, upload_id: UUID, sha256: str) -> None:
-    """Keep the checksum that a client told only at the end; one told before stands."""
-    sql = "update uploads set sha256 = coalesce(sha256, %(sha256)s) where id = %(id)s"
-    execute(tx, sql, {"id": upload_id, "sha256": sha256})
+def release_completion(tx: Tx, upload_id: UUID, *, object_key: str) -> bool:
+    """completing -> uploading: it was not complete, and can go on. False where it ended meanwhile."""
+    return execute(tx, _RELEASE, {"id": upload_id, "object_key": object_key}) == 1
+
+
+_DECLARE = """
+with up as (
+    update uploads set sha256 = %(sha256)s where id = %(id)s and sha256 is null returning file_id
+)
+update files set status = 'rejected', problem = %(problem)s, version = version + 1 from up
+where files.id = up.file_id and status = 'ready' and file_hash <> %(sha256)s
+"""
+
+
+def declare_sha256(tx: Tx, upload_id: UUID, sha256: str, *, problem: dict[str, Any]) -> None:
+    """Keep the checksum that a client told only at the end; one told before stands. A file that was found to have another
+    one before this came is rejected now, with ``problem``."""
+    execute(tx, _DECLARE, {"id": upload_id, "sha256": sha256, "problem": Jsonb(problem)})
 
 
 _STUCK = f"""

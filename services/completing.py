@@ -2,9 +2,9 @@
 
     pending | uploading -> completing (one claim) -> done
 
-A claim is a row's compare-and-set with a lease, so that a completer that died is followed by another. What came by a
-single PUT or a POST form is copied to a key that no client ever heard of, and each attempt copies to a key of its own: a
-slow attempt that was given up can then not change the bytes under a file that a later one made (THREATS R1, T45).
+A claim is a compare-and-set with a lease, so that a completer that died is followed by another. What came by a single
+PUT or a POST form is copied to a key that no client ever heard of, and each attempt copies to a key of its own: a slow
+attempt that was given up can't change the bytes under a file that a later one made (THREATS R1, T45).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import batched
 from typing import Protocol
 from uuid import UUID
 
@@ -21,14 +20,7 @@ import structlog
 
 from core import content_types, names
 from core.errors import (
-    ChecksumMismatch,
-    FileTooLarge,
-    GatewayError,
-    Locked,
-    NotFound,
-    PartsMismatch,
-    Unavailable,
-    UploadGone,
+    ChecksumMismatch, FileTooLarge, GatewayError, Locked, NotFound, PartsMismatch, Unavailable, UploadGone,
 )
 from core.ids import object_key
 from core.parts import PartPlan, missing, plan
@@ -40,16 +32,267 @@ from services.bucket import bucket_errors
 from services.intake import FILE_PREFIX, INCOMING_PREFIX, PART_SIZE, Intake
 from services.upload_tokens import uploader_of
 from storage_backends.base import (
-    Copies,
-    InvalidPart,
-    MultipartRef,
-    ObjectNotFound,
-    OutcomeUnknown,
-    Part,
-    PreconditionFailed,
-    PresignsParts,
-    StorageError,
+    Copies, InvalidPart, MultipartRef, ObjectNotFound, OutcomeUnknown, Part, PreconditionFailed, PresignsParts, StorageError,
     UploadNotFound,
 )
 
 log = structlog.get_logger()
+
+_CLAIM_LEASE = timedelta(seconds=60)
+_WAIT = 60.0                        # seconds that a second completer waits for the first
+_POLL = 0.1
+_BATCH = 1_000
+
+
+class DirectStore(PresignsParts, Copies, Protocol):
+    """What direct uploads need of the bucket."""
+
+
+class Completing:
+    def __init__(self, db: Database, store: DirectStore, intake: Intake):
+        self._db = db
+        self._store = store
+        self._intake = intake
+
+    def complete(
+        self, principal: Principal, upload_id: UUID, *, parts: Sequence[tuple[int, str]] | None, sha256: str | None,
+    ) -> FileRecord:
+        """See DirectUploads.complete."""
+        deadline = time.monotonic() + _WAIT
+        while True:
+            with self._db.connection() as tx:
+                upload = own(principal, uploads.get(tx, upload_id))
+            if upload.status in ("aborted", "expired"):
+                raise UploadGone()
+            if upload.status == "done":
+                return self._file_of(upload, sha256)
+            file = self._attempt(upload, parts, sha256)
+            if file is not None:
+                return file
+            if time.monotonic() > deadline:
+                raise Locked("Another request is completing this upload.")
+            time.sleep(_POLL)
+
+    def sweep(self) -> int:
+        """Complete what the bucket took without telling us: a POST form, or a single PUT whose tab was closed; and what a
+        completer left that died. One listing of the incoming prefix, and none while nobody may be bringing anything. The
+        number completed."""
+        with self._db.connection() as tx:
+            found = uploads.stuck(tx, lease=_CLAIM_LEASE, limit=_BATCH)
+            awaited = uploads.any_incoming(tx)
+        if awaited:
+            with bucket_errors():
+                keys = [info.key for info in self._store.list_objects(INCOMING_PREFIX)]
+            for start in range(0, len(keys), _BATCH):
+                with self._db.connection() as tx:
+                    found += uploads.by_incoming_keys(tx, keys[start : start + _BATCH])
+        completed = 0
+        for upload in found:
+            try:
+                completed += self._attempt(upload, None, None) is not None
+            except (GatewayError, StorageError) as error:
+                log.warning("sweep_left_upload", upload_id=str(upload.id), error=type(error).__name__, detail=str(error))
+        return completed
+
+    def held_parts(self, upload: UploadRecord) -> list[Part] | None:
+        """The bucket's parts, all pages, by number; None where the bucket no longer knows the upload. A part sent again may
+        be listed twice by some servers: then the later entry is the one that counts (THREATS T43)."""
+        assert upload.multipart_id is not None
+        with bucket_errors():
+            try:
+                listed = list(self._store.list_parts(MultipartRef(upload.object_key, upload.multipart_id)))
+            except UploadNotFound:
+                return None
+        return sorted({part.number: part for part in listed}.values(), key=lambda part: part.number)
+
+    # -- one attempt ---------------------------------------------------------------------------------------------------
+
+    def _attempt(
+        self, upload: UploadRecord, parts: Sequence[tuple[int, str]] | None, sha256: str | None,
+    ) -> FileRecord | None:
+        """Complete the upload, unless somebody else is at it: then None."""
+        own_key = object_key(FILE_PREFIX, names.extension(upload.original_name), datetime.now(UTC))
+        with self._db.connection() as tx:
+            claimed = uploads.claim_completion(tx, upload.id, lease=_CLAIM_LEASE, fresh_key=own_key)
+        if claimed is None:
+            return None
+        try:
+            etag, size = self._assemble(claimed, parts) if claimed.multipart_id else self._bring_in(claimed, parts)
+            file = self._publish(claimed, etag, size, sha256)
+        except BaseException:
+            self._give_back(claimed)
+            raise
+        if file is None:
+            return self._overtaken(claimed, sha256)
+        if claimed.incoming_key is not None:
+            self._intake.delete(claimed.incoming_key)
+            if claimed.object_key != upload.object_key:         # what an attempt that died had copied
+                self._intake.delete(upload.object_key)
+        return file
+
+    def _give_back(self, upload: UploadRecord) -> None:
+        """It was not complete, and can go on. The copy is deleted only where the row says that it became no file: the
+        answer to a COMMIT may have been lost (THREATS T104)."""
+        with self._db.connection() as tx:
+            released = uploads.release_completion(tx, upload.id, object_key=upload.object_key)
+        if released and upload.incoming_key is not None:
+            self._intake.delete(upload.object_key)
+
+    def _overtaken(self, upload: UploadRecord, sha256: str | None) -> FileRecord:
+        """The upload ended while its bytes were being put together: by an abort, or by a completer that took over."""
+        with self._db.connection() as tx:
+            now = uploads.get(tx, upload.id)
+        if now is None or now.status != "done":
+            self._intake.remove_bytes(upload)
+            raise UploadGone()
+        file = self._file_of(now, sha256)
+        if upload.incoming_key is not None and file.file_path != upload.object_key:
+            self._intake.delete(upload.object_key)
+        return file
+
+    def _assemble(self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None) -> tuple[str, int]:
+        """Complete the multipart from the bucket's own list, compared with the plan and with the client's list."""
+        assert upload.multipart_id is not None
+        held = self.held_parts(upload)
+        if held is None:
+            return self._assembled_before(upload)
+        _compare(held, wanted, upload)
+        size = sum(part.size for part in held)
+        with bucket_errors():
+            try:
+                self._store.complete_multipart(MultipartRef(upload.object_key, upload.multipart_id), held)
+            except InvalidPart as error:
+                raise PartsMismatch("A part was sent again while the upload was being completed.") from error
+            except (UploadNotFound, OutcomeUnknown):
+                pass                    # done a moment ago, or the answer was lost: what the bucket holds decides
+            try:
+                info = self._store.stat(upload.object_key)
+            except ObjectNotFound as error:
+                raise Unavailable("The bucket has not assembled the parts; try again.") from error
+        if info.size != size:           # nothing is left to resume from
+            problem = PartsMismatch(f"The parts have {size} bytes, the bucket made {info.size} of them.").as_problem()
+            self._intake.abort(upload, problem=problem)
+            raise UploadGone(problem["detail"])
+        return info.etag, info.size
+
+    def _assembled_before(self, upload: UploadRecord) -> tuple[str, int]:
+        """The bucket's upload is over: a completer died after the last step, or the bucket has aborted it."""
+        with bucket_errors():
+            try:
+                info = self._store.stat(upload.object_key)
+            except ObjectNotFound as error:
+                raise UploadGone("The bucket no longer knows this upload.") from error
+        if upload.size is not None and info.size != upload.size:
+            raise UploadGone(f"{upload.size} bytes were announced, the bucket holds {info.size}.")
+        return info.etag, info.size
+
+    def _bring_in(self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None) -> tuple[str, int]:
+        """Copy what arrived to the object key, exactly the version looked at."""
+        if upload.incoming_key is None:
+            raise PartsMismatch("This upload can't be completed here.")
+        with bucket_errors():
+            try:
+                info = self._store.stat(upload.incoming_key)
+                arrived = Part(1, info.size, info.etag)
+                if upload.size not in (None, info.size):
+                    raise PartsMismatch(f"{upload.size} bytes were announced, {info.size} arrived.")
+                if wanted is not None and _listed(wanted) != [(1, arrived.etag)]:
+                    raise PartsMismatch()
+                copied = self._store.copy(upload.incoming_key, upload.object_key, if_source_etag=info.etag)
+            except ObjectNotFound as error:
+                raise PartsMismatch("The bucket holds nothing of this upload.", missing=[(1, 1)]) from error
+            except PreconditionFailed as error:
+                raise PartsMismatch("The object was replaced while it was being completed.") from error
+        if copied.size != info.size:
+            raise Unavailable("The bucket did not copy all of the bytes; try again.")
+        return copied.etag, copied.size
+
+    def _publish(self, upload: UploadRecord, etag: str, size: int, sha256: str | None) -> FileRecord | None:
+        """The file appears as ``processing``, and its check is queued in the same transaction. None where the upload is over.
+
+        A checksum that contradicts the one declared at the beginning settles the check: no bytes have both."""
+        with self._db.connection() as tx:
+            uploader = uploader_of(tx, upload)
+        limit = self._intake.max_size(uploader)
+        if size > limit:
+            error = FileTooLarge(f"A file may have at most {limit} bytes.")
+            self._intake.abort(upload, problem=error.as_problem())
+            raise error
+        if upload.size is None:
+            self._intake.hold(upload, size)
+        new = NewFile(
+            upload_id=upload.id, owner_id=upload.owner_id, original_name=upload.original_name, object_key=upload.object_key,
+            etag=etag, size=size, sha256=None, mime_type=upload.content_type,
+            file_type=content_types.file_type(upload.content_type), status="processing", placement=upload.placement,
+            metadata={"custom": upload.metadata} if upload.metadata else {},
+        )
+        try:
+            with self._db.transaction() as tx:
+                files.open_publication(
+                    tx, upload.owner_id, upload.folder_id, session_id=upload.session_id or upload.id.hex, count=1, size=size,
+                )
+                file = files.publish(tx, new, actor=upload.owner_id, link=False, forget=False)
+                if file is None:
+                    raise psycopg.Rollback
+                if sha256 not in (None, upload.sha256) and upload.sha256 is not None:
+                    file = files.finish_check(
+                        tx, file.id, status="rejected", sha256=None, mime_type=None, file_type=None,
+                        problem=ChecksumMismatch("The upload began with another sha256 than it ended with.").as_problem(),
+                    ) or file
+                else:
+                    if sha256 is not None:
+                        uploads.declare_sha256(tx, upload.id, sha256, problem=ChecksumMismatch().as_problem())
+                    jobs.enqueue(tx, "check_file", file_id=str(file.id))
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise NotFound("The folder was deleted a moment ago; try again.") from error
+        return file
+
+    def _file_of(self, upload: UploadRecord, sha256: str | None) -> FileRecord:
+        """The file that an upload became. A checksum counts also where the sweep was quicker than the client."""
+        with self._db.connection() as tx:
+            if sha256 is not None and upload.sha256 is None:
+                uploads.declare_sha256(tx, upload.id, sha256, problem=ChecksumMismatch().as_problem())
+            file = files.get(tx, upload.file_id) if upload.file_id else None
+        if file is None:
+            raise UploadGone("The file was deleted since.")
+        return file
+
+
+def own(principal: Principal, upload: UploadRecord | None) -> UploadRecord:
+    """The upload, if it is this caller's; else NotFound. An upload token's are only those that it began itself."""
+    if upload is None or not (principal.is_admin or upload.owner_id == principal.owner_id) or (
+        principal.token_id is not None and upload.token_id != principal.token_id
+    ):
+        raise NotFound("There is no such upload.")
+    return upload
+
+
+def plan_of(upload: UploadRecord, size: int) -> PartPlan:
+    """The parts as they were planned when the upload began: one, where it is sent whole."""
+    if upload.incoming_key is not None:
+        return PartPlan(size, max(size, 1), 1)
+    part_size = upload.part_size or plan(size, preferred=PART_SIZE).part_size
+    return PartPlan(size, part_size, max(1, -(-size // part_size)))
+
+
+def fits(expected: PartPlan, part: Part) -> bool:
+    return 1 <= part.number <= expected.part_count and part.size == expected.length_of(part.number)
+
+
+def _compare(held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, upload: UploadRecord) -> None:
+    """The bucket's parts against the plan (number and size of each) and against the client's list (number and ETag)."""
+    numbers = [part.number for part in held]
+    if upload.size is not None:
+        expected = plan_of(upload, upload.size)
+        gaps = missing((part.number for part in held if fits(expected, part)), expected.part_count)
+        if gaps or len(held) != expected.part_count:
+            raise PartsMismatch(f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps)
+    elif not held or numbers != list(range(1, len(held) + 1)):
+        raise PartsMismatch("Parts are missing.", missing=missing(numbers, max(numbers, default=1)))
+    if wanted is not None and _listed(wanted) != [(part.number, part.etag) for part in held]:
+        raise PartsMismatch()
+
+
+def _listed(parts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The client's list in order, its ETags without the quotes that some clients keep and others drop."""
+    return sorted((number, etag.strip().strip('"')) for number, etag in parts)

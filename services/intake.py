@@ -365,10 +365,11 @@ class Intake:
         except Unavailable as error:
             log.warning("uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error))
 
-    def abort(self, upload: UploadRecord) -> None:
-        """End an upload at its client's word, and remove what arrived; the row is kept, so that the client is told."""
+    def abort(self, upload: UploadRecord, *, problem: dict[str, str] | None = None) -> None:
+        """End an upload at its client's word or for a ``problem``, and remove what arrived; the row is kept, so that the
+        client is told."""
         with self._db.connection() as tx:
-            ended = uploads.end(tx, [upload.id], status="aborted")
+            ended = uploads.end(tx, [upload.id], status="aborted", problem=problem)
         if ended and self.remove_bytes(upload):
             with self._db.connection() as tx:
                 uploads.mark_cleaned(tx, upload.id)
@@ -376,7 +377,7 @@ class Intake:
     def hold(self, upload: UploadRecord, size: int, *, expires_in: timedelta = _TTL) -> None:
         """Hold quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
         if not self._extend(upload, size, expires_in):
-            self.discard([upload])
+            self.abort(upload, problem=QuotaExceeded().as_problem())
             raise QuotaExceeded()
 
     def delete(self, key: str) -> None:

@@ -110,6 +110,8 @@ def _segment(name: str, path: str, operations: Mapping[str, Any]) -> str:
         return "[0-9A-Fa-f-]{36}"
     if schemas and schemas[0]["type"] == "integer":
         return "[0-9]+"
+    if schemas and "/" in schemas[0].get("pattern", ""):         # ^[^/]+$
+        return "[^/]+"
     return ".+" if path.endswith(f"{{{name}}}") else "[^/]+"
 
 
