@@ -1,11 +1,11 @@
 """The upload gateway, wired. Everything the backend consists of is named on this page; the rules live one step away.
 
-    python app.py                start the whole gateway: PostgreSQL and an S3 server where none are set, worker, server
-    python app.py serve          the HTTP server alone          python app.py worker     the job worker alone
-    python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
-    python app.py env            settings of the running gateway as shell assignments
-    python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
-    python app.py janitor        one clean-up run
+python app.py                start the whole gateway: PostgreSQL and an S3 server where none are set, worker, server
+python app.py serve          the HTTP server alone          python app.py worker     the job worker alone
+python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
+python app.py env            settings of the running gateway as shell assignments
+python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
+python app.py janitor        one clean-up run
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from services.previews import Previews
 from services.search import Search
 from services.stats import Stats
 from services.upkeep import Upkeep
+from services.upload_tokens import UploadTokens
 from settings import Settings
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import Copies, Multipart, PresignsParts
@@ -44,12 +45,18 @@ from telemetry import configure_logging
 
 def storage_settings(settings: Settings) -> StorageSettings:
     if settings.s3_endpoint is None or settings.s3_access_key is None or settings.s3_secret_key is None:
-        raise SystemExit("Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY, or run `python app.py` for an embedded S3 server.")
+        raise SystemExit(
+            "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY, or run `python app.py` for an embedded S3 server."
+        )
     return StorageSettings(
-        backend=settings.storage_backend, endpoint=settings.s3_endpoint,
-        public_endpoint=settings.s3_public_endpoint or settings.s3_endpoint, region=settings.s3_region,
-        bucket=settings.s3_bucket, access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key.get_secret_value(), connections=settings.web_threads,
+        backend=settings.storage_backend,
+        endpoint=settings.s3_endpoint,
+        public_endpoint=settings.s3_public_endpoint or settings.s3_endpoint,
+        region=settings.s3_region,
+        bucket=settings.s3_bucket,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        connections=settings.web_threads,
     )
 
 
@@ -73,20 +80,35 @@ def wire(settings: Settings) -> Services:
 
     access = Access(db, cursor_secret)
     intake = Intake(
-        db, store, Rules(allowed=settings.allowed_types, denied=settings.denied_types),
+        db,
+        store,
+        Rules(allowed=settings.allowed_types, denied=settings.denied_types),
         IntakeLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
     files = Files(db, store, quota_bytes=quota, cursor_secret=cursor_secret)
-    delivery = Delivery(db, store, DeliveryLimits(
-        mode=settings.download_mode, url_ttl=timedelta(seconds=settings.download_url_ttl),
-        url_max_ttl=timedelta(seconds=settings.download_url_max_ttl), max_zip_files=settings.max_zip_files,
-        max_zip_bytes=settings.max_zip_bytes,
-    ))
+    delivery = Delivery(
+        db,
+        store,
+        DeliveryLimits(
+            mode=settings.download_mode,
+            url_ttl=timedelta(seconds=settings.download_url_ttl),
+            url_max_ttl=timedelta(seconds=settings.download_url_max_ttl),
+            max_zip_files=settings.max_zip_files,
+            max_zip_bytes=settings.max_zip_bytes,
+        ),
+    )
     # What the store can do is asked here, once; what it can't is not mounted.
-    direct = DirectUploads(
-        db, store, intake, DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl)),
-        cursor_secret=cursor_secret,
-    ) if isinstance(store, PresignsParts) and isinstance(store, Copies) else None
+    direct = (
+        DirectUploads(
+            db,
+            store,
+            intake,
+            DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl)),
+            cursor_secret=cursor_secret,
+        )
+        if isinstance(store, PresignsParts) and isinstance(store, Copies)
+        else None
+    )
     return Services(
         db=db,
         access=access,
@@ -100,6 +122,7 @@ def wire(settings: Settings) -> Services:
         previews=Previews(db, store),
         search=Search(db, cursor_secret),
         stats=Stats(db, store, quota),
+        upload_tokens=UploadTokens(db),
         idempotency=Idempotency(db),
         health=Health(db, store),
         upkeep=Upkeep(db, store, intake, files, upload_ttl=upload_ttl),
@@ -120,7 +143,9 @@ def main(arguments: list[str]) -> int:
             print(f"{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)  # noqa: T201
         return 2
     configure_logging(settings.log_level)
-    return commands.run(arguments, settings, commands.Wiring(wire, create_app, storage_settings, database_url))
+    return commands.run(
+        arguments, settings, commands.Wiring(wire, create_app, storage_settings, database_url)
+    )
 
 
 if __name__ == "__main__":

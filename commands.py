@@ -54,7 +54,9 @@ def _running(settings: Settings) -> Settings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.py", description="An upload gateway in front of an S3 bucket.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands (none: start the whole gateway)")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands (none: start the whole gateway)"
+    )
     commands.add_parser("serve", help="the HTTP server alone")
     commands.add_parser("worker", help="the job worker alone")
     commands.add_parser("migrate", help="bring the database to the newest revision")
@@ -64,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     janitor = commands.add_parser("janitor", help="one clean-up run")
     janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(dest="action", required=True)
+    keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
+        dest="action", required=True
+    )
     create = keys.add_parser("create", help="make a key; it is shown this once")
     create.add_argument("--owner", required=True, help="owner_id, any text of up to 255 characters")
     create.add_argument("--role", choices=["user", "admin"], default="user")
@@ -76,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    from embedded import supervisor      # only here: a deployment does without the embedded servers
+    from embedded import supervisor  # only here: a deployment does without the embedded servers
 
     return supervisor.run(settings)
 
@@ -84,7 +88,10 @@ def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     import web_server
 
-    wiring.database_url(settings), wiring.storage_settings(settings)     # say what is missing before workers start
+    (
+        wiring.database_url(settings),
+        wiring.storage_settings(settings),
+    )  # say what is missing before workers start
     return web_server.run(lambda: wiring.create_app(settings), settings)
 
 
@@ -109,7 +116,10 @@ def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
         store.ensure_bucket()
         origins = settings.cors_origins or (settings.base_url,)
         if not store.set_cors(origins):
-            print("The bucket's CORS rules can't be set by request; see `python app.py doctor`.", file=sys.stderr)
+            print(
+                "The bucket's CORS rules can't be set by request; see `python app.py doctor`.",
+                file=sys.stderr,
+            )
         store.set_abort_incomplete_rule(FILE_PREFIX, days=max(1, -(-settings.upload_ttl // 86_400)) + 1)
     given = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     made = wiring.wire(settings).access.ensure_admin_key(given)
@@ -132,7 +142,14 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
     store = open_store(wiring.storage_settings(settings))
     checks = examine(store, origins=settings.cors_origins or (settings.base_url,))
     if words.json:
-        print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence} for c in checks]))
+        print(
+            json.dumps(
+                [
+                    {"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence}
+                    for c in checks
+                ]
+            )
+        )
     else:
         table = Table("check", "", "found", "if it is missing")
         for check in checks:
@@ -153,7 +170,11 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
         role: Role = words.role
         record, key = access.create_key(words.owner, name=words.name, role=role)
         shown = {
-            "id": str(record.id), "key": key, "owner_id": record.owner_id, "name": record.name, "role": record.role,
+            "id": str(record.id),
+            "key": key,
+            "owner_id": record.owner_id,
+            "name": record.name,
+            "role": record.role,
             "created_at": record.created_at.isoformat().replace("+00:00", "Z"),
         }
         print(json.dumps(shown) if words.json else key)
@@ -164,9 +185,16 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
         while True:
             page = access.list_keys(limit=200, cursor=cursor)
             for record in page.items:
-                print(json.dumps({
-                    "id": str(record.id), "owner_id": record.owner_id, "name": record.name, "role": record.role,
-                }))
+                print(
+                    json.dumps(
+                        {
+                            "id": str(record.id),
+                            "owner_id": record.owner_id,
+                            "name": record.name,
+                            "role": record.role,
+                        }
+                    )
+                )
             cursor = page.next_cursor
             if cursor is None:
                 break
@@ -177,6 +205,13 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 _OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "keys"})
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
-    "start": _start, "serve": _serve, "worker": _worker, "migrate": _migrate, "bootstrap": _bootstrap, "env": _env,
-    "doctor": _doctor, "janitor": _janitor, "keys": _keys,
+    "start": _start,
+    "serve": _serve,
+    "worker": _worker,
+    "migrate": _migrate,
+    "bootstrap": _bootstrap,
+    "env": _env,
+    "doctor": _doctor,
+    "janitor": _janitor,
+    "keys": _keys,
 }

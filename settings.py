@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Words = Annotated[tuple[str, ...], NoDecode]      # written as "a, b, c" in the environment
+Words = Annotated[tuple[str, ...], NoDecode]  # written as "a, b, c" in the environment
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -21,42 +21,46 @@ class Settings(BaseSettings):
 
     # The server
     environment: Literal["development", "production"] = "development"
-    host: str = "127.0.0.1"                        # the image sets 0.0.0.0
+    host: str = "127.0.0.1"  # the image sets 0.0.0.0
     port: int = Field(default=8080, ge=1, le=65535)
-    public_url: str | None = None                  # the address clients use; default http://HOST:PORT
+    public_url: str | None = None  # the address clients use; default http://HOST:PORT
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    web_workers: int = Field(default=2, ge=1, le=64)       # processes
-    web_threads: int = Field(default=32, ge=2, le=256)     # per process; a slow upload or download holds one
-    trusted_proxies: Words = ()                    # addresses and networks whose X-Forwarded-* are believed
-    cors_origins: Words = ()                       # pages on these origins may call the gateway and the bucket
+    web_workers: int = Field(default=2, ge=1, le=64)  # processes
+    web_threads: int = Field(default=32, ge=2, le=256)  # per process; a slow upload or download holds one
+    trusted_proxies: Words = ()  # addresses and networks whose X-Forwarded-* are believed
+    cors_origins: Words = ()  # pages on these origins may call the gateway and the bucket
 
     # Where things are
     data_dir: Path = Path("./var")
-    database_url: SecretStr | None = None          # unset: an embedded PostgreSQL under DATA_DIR
+    database_url: SecretStr | None = None  # unset: an embedded PostgreSQL under DATA_DIR
     storage_backend: Literal["s3", "minio"] = "s3"
-    s3_endpoint: str | None = None                 # unset: an embedded SeaweedFS under DATA_DIR
-    s3_public_endpoint: str | None = None          # the bucket's address for browsers; default S3_ENDPOINT
+    s3_endpoint: str | None = None  # unset: an embedded SeaweedFS under DATA_DIR
+    s3_public_endpoint: str | None = None  # the bucket's address for browsers; default S3_ENDPOINT
     s3_region: str = "us-east-1"
     s3_bucket: str = "uploads"
     s3_access_key: str | None = None
     s3_secret_key: SecretStr | None = None
-    admin_api_key: SecretStr | None = None         # the first admin key; unset: made and shown once
+    admin_api_key: SecretStr | None = None  # the first admin key; unset: made and shown once
 
     # What may be uploaded
-    max_file_size: int = Field(default=50 * GIB, ge=1)     # bytes
+    max_file_size: int = Field(default=50 * GIB, ge=1)  # bytes
     max_files_per_request: int = Field(default=200, ge=1, le=10_000)
-    allowed_types: Words = ()                      # extensions, MIME types, image/*; empty: all that is not denied
+    allowed_types: Words = ()  # extensions, MIME types, image/*; empty: all that is not denied
     denied_types: Words = ()
-    quota_bytes: int | None = Field(default=None, ge=0)    # for each owner
-    upload_ttl: int = Field(default=86_400, ge=60)         # seconds that an unfinished upload lives
-    max_open_uploads: int = Field(default=1_000, ge=1)     # unfinished uploads of one owner
-    max_bodies_in_flight: int = Field(default=8, ge=1)     # uploads through one web process for one owner at a time
+    quota_bytes: int | None = Field(default=None, ge=0)  # for each owner
+    upload_ttl: int = Field(default=86_400, ge=60)  # seconds that an unfinished upload lives
+    max_open_uploads: int = Field(default=1_000, ge=1)  # unfinished uploads of one owner
+    max_bodies_in_flight: int = Field(
+        default=8, ge=1
+    )  # uploads through one web process for one owner at a time
 
     # How files are handed out
     download_mode: Literal["redirect", "proxy"] = "redirect"
-    download_url_ttl: int = Field(default=900, ge=1, le=604_800)        # seconds; default life of a presigned download
+    download_url_ttl: int = Field(
+        default=900, ge=1, le=604_800
+    )  # seconds; default life of a presigned download
     download_url_max_ttl: int = Field(default=86_400, ge=1, le=604_800)  # S3 itself ends at seven days
-    upload_url_ttl: int = Field(default=3_600, ge=60, le=3_600)         # seconds; presigned parts and puts
+    upload_url_ttl: int = Field(default=3_600, ge=60, le=3_600)  # seconds; presigned parts and puts
     max_zip_files: int = Field(default=10_000, ge=1)
     max_zip_bytes: int = Field(default=50 * GIB, ge=1)
     trash_days: int = Field(default=30, ge=0)
@@ -71,7 +75,11 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies", "cors_origins", "allowed_types", "denied_types", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+        return (
+            tuple(word.strip() for word in value.split(",") if word.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("public_url", "s3_endpoint", "s3_public_endpoint")
     @classmethod
@@ -83,7 +91,7 @@ class Settings(BaseSettings):
     @field_validator("clamd_url")
     @classmethod
     def _no_scan_yet(cls, value: str | None) -> None:
-        if value is not None:      # better no start than files that somebody believes were scanned
+        if value is not None:  # better no start than files that somebody believes were scanned
             raise ValueError("virus scanning is not there yet; start without it")
 
     @property

@@ -1,8 +1,8 @@
 """HTTP: parse, call one service, render. ``install`` puts it onto a Flask application.
 
-A request passes, in this order: its id, who asks (api/auth.py), then the route's own parsing and view (api/operations.py);
-whatever goes wrong on the way becomes a problem document (api/problems.py). On the way out every response gets its id and
-the headers that keep browsers from guessing.
+A request passes, in this order: its id, who asks (api/auth.py), then the route's own parsing and view
+(api/operations.py); whatever goes wrong on the way becomes a problem document (api/problems.py). On the way
+out every response gets its id and the headers that keep browsers from guessing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from api.render import GatewayJSON
 from api.s3_xml import s3_xml
 from api.search import search
 from api.upload import upload
+from api.upload_tokens import TokenInPath, upload_tokens
+from api.uploads import uploads
 from api.values import MAX_INT32
 from services import Services
 from settings import Settings
@@ -36,22 +38,61 @@ __all__ = ["HttpSettings", "create", "install"]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 _EXPOSED = [
-    "Location", "ETag", "X-Request-ID", "Link", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges",
-    "Upload-Session", "Upload-Offset", "Upload-Length", "Upload-Expires", "Upload-Metadata", "Upload-File-Id", "Upload-Concat",
-    "Upload-Defer-Length", "Upload-Complete", "Upload-Limit", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
-    "Tus-Checksum-Algorithm", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "Idempotency-Replayed",
+    "Location",
+    "ETag",
+    "X-Request-ID",
+    "Link",
+    "Retry-After",
+    "Content-Disposition",
+    "Content-Range",
+    "Accept-Ranges",
+    "Upload-Session",
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Expires",
+    "Upload-Metadata",
+    "Upload-File-Id",
+    "Upload-Concat",
+    "Upload-Defer-Length",
+    "Upload-Complete",
+    "Upload-Limit",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Checksum-Algorithm",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "Idempotency-Replayed",
 ]
-_BLUEPRINTS = ((ops, ""), (upload, "/api"), (files, "/api/files"), (folders, "/api/folders"), (search, "/api"),
-               (admin, "/api/admin"), (companion, "/s3"), (s3_xml, "/s3/objects"))
+_BLUEPRINTS = (
+    (ops, ""),
+    (upload, "/api"),
+    (files, "/api/files"),
+    (folders, "/api/folders"),
+    (search, "/api"),
+    (admin, "/api/admin"),
+    (companion, "/s3"),
+    (s3_xml, "/s3/objects"),
+    (upload_tokens, "/api"),
+)
 
 
 def create(services: Services, settings: Settings) -> Flask:
     """The HTTP application around the services."""
     app = Flask("gateway", static_folder=None)
-    install(app, services, HttpSettings(
-        base_url=settings.base_url, cors_origins=settings.cors_origins, max_file_size=settings.max_file_size,
-        max_files_per_request=settings.max_files_per_request, max_bodies_in_flight=settings.max_bodies_in_flight,
-    ))
+    install(
+        app,
+        services,
+        HttpSettings(
+            base_url=settings.base_url,
+            cors_origins=settings.cors_origins,
+            max_file_size=settings.max_file_size,
+            max_files_per_request=settings.max_files_per_request,
+            max_bodies_in_flight=settings.max_bodies_in_flight,
+        ),
+    )
     return app
 
 
@@ -59,7 +100,7 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
     """Put the routes and all that surrounds them onto ``app``. ValueError for a CORS origin that is not exact."""
     app.extensions[EXTENSION] = Gateway(services, http)
     app.json = GatewayJSON(app)
-    app.url_map.merge_slashes = False                   # a redirect from // would be HTML, and names may hold it
+    app.url_map.merge_slashes = False  # a redirect from // would be HTML, and names may hold it
     app.url_map.converters["folder_id"] = FolderIdConverter
     problems.install(app)
     app.before_request(_begin)
@@ -68,6 +109,9 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
     _allow_origins(app, http.cors_origins)
     for blueprint, prefix in _BLUEPRINTS:
         app.register_blueprint(blueprint, url_prefix=prefix or None)
+    if services.direct is not None:
+        app.register_blueprint(uploads, url_prefix="/api/uploads")
+    app.wsgi_app = TokenInPath(app.wsgi_app)  # type: ignore[method-assign]
 
 
 class FolderIdConverter(BaseConverter):
@@ -84,7 +128,7 @@ class FolderIdConverter(BaseConverter):
 
 
 def _begin() -> None:
-    """Name the request: by the client's own id where it is short and plain, so that it can reach a log (THREATS T25)."""
+    """Name the request: by the client's own id where that is short and plain enough for a log (THREATS T25)."""
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     structlog.contextvars.clear_contextvars()
@@ -102,15 +146,17 @@ def _finish(response: Response) -> Response:
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     headers.setdefault("Cache-Control", "private, no-store")
     if request.method == "OPTIONS" and response.is_sequence and not response.get_data():
-        headers.pop("Content-Type", None)               # Flask would call nothing HTML
+        headers.pop("Content-Type", None)  # Flask would call nothing HTML
     return response
 
 
 def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
-    """CORS for exactly these origins (THREATS T38): no wildcard, no pattern, never ``null``. Without any, no CORS headers."""
+    """CORS for exactly these origins (THREATS T38): no wildcard, no pattern, never ``null``."""
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"CORS_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}")
+            raise ValueError(
+                f"CORS_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}"
+            )
     if origins:
         options: dict[str, Any] = {"supports_credentials": True, "expose_headers": _EXPOSED, "max_age": 600}
         patterns = [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in origins]

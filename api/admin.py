@@ -7,18 +7,25 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from api import render
+from api.answers import KeyPageOut, NewKeyOut, ReportOut
 from api.context import services
 from api.idempotency import forget_in_replay, idempotent
 from api.operations import operation
-from api.schemas import JanitorBody, KeyBody, KeyPageOut, NewKeyOut, PageQuery, ReportOut
+from api.schemas import JanitorBody, KeyBody, PageQuery
 from core.errors import IdempotencyConflict, IdempotencyInProgress, NotFound
 
 admin = Blueprint("admin", __name__)
 
 
 @admin.post("/keys")
-@operation("Make an API key", access="admin", body=KeyBody, gives={201: NewKeyOut}, takes_headers=("Idempotency-Key",),
-           refuses=(IdempotencyConflict, IdempotencyInProgress))
+@operation(
+    "Make an API key",
+    access="admin",
+    body=KeyBody,
+    gives={201: NewKeyOut},
+    takes_headers=("Idempotency-Key",),
+    refuses=(IdempotencyConflict, IdempotencyInProgress),
+)
 @idempotent
 def create_key(body: KeyBody) -> Response:
     """The key itself is in this answer and nowhere else: only its SHA-256 is kept."""

@@ -13,6 +13,10 @@ from flask import current_app, g, request
 from api.context import services
 from api.operations import Operation
 from core.errors import NotAllowed, NotAuthenticated
+from services import upload_tokens
+
+# All that an upload token may speak to; there it sees its own uploads only (services/completing.own).
+TOKEN_BLUEPRINTS = frozenset({"upload", "uploads", "tus", "companion", "s3_xml"})
 
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,4096}) *", re.IGNORECASE)
 
@@ -30,16 +34,23 @@ def authenticate() -> None:
     operation = current_operation()
     if operation is not None and operation.access == "public":
         return
-    if request.method == "OPTIONS":         # a CORS preflight bears no credential, and tells nothing but methods
+    if request.method == "OPTIONS":  # a CORS preflight bears no credential, and tells nothing but methods
         return
     header = request.headers.get("Authorization")
     if header is not None:
         found = _BEARER.fullmatch(header)
         if not found:
             raise NotAuthenticated("Send the credential as: Authorization: Bearer <key>")
-        g.principal = services().access.authenticate(found.group(1))
+        credential = found.group(1)
+        if credential.startswith(upload_tokens.PREFIX):
+            g.principal = services().upload_tokens.authenticate(credential)
+            if request.blueprint not in TOKEN_BLUEPRINTS:
+                raise NotAllowed("An upload token is good for uploading and nothing else.")
+        else:
+            g.principal = services().access.authenticate(credential)
     elif operation is None or not (
-        operation.access == "signed" or operation.access == "public files" and request.method in ("GET", "HEAD")
+        operation.access == "signed"
+        or (operation.access == "public files" and request.method in ("GET", "HEAD"))
     ):
         raise NotAuthenticated()
     if operation is not None and operation.access == "admin" and not g.principal.is_admin:

@@ -17,11 +17,13 @@ from flask import Blueprint, Response, request
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from api import render
+from api.answers import Out
 from api.context import http, principal, services
 from api.idempotency import idempotent
 from api.operations import operation, validated
 from api.problems import MEDIA_TYPE
-from api.schemas import Body, Out, PlacementQuery, Query
+from api.schemas import PlacementQuery, Query
+from api.upload_schemas import Metadata
 from api.values import Int64, Text, Words, as_uuid
 from core import errors
 from core.errors import InvalidInput, NotFound
@@ -33,7 +35,6 @@ from storage_backends.base import Part
 companion = Blueprint("companion", __name__)
 
 XML_ROUTES = "/s3/objects/"
-MAX_METADATA = 64 * 1024  # bytes of JSON
 _METADATA = re.compile(r"metadata\[(.{1,255})\]", re.DOTALL)
 _UUID_BEFORE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-", re.IGNORECASE)
 _NOTHING = ("", "null", "undefined")  # what JavaScript writes for a field that is not set
@@ -81,6 +82,10 @@ class BatchQuery(KeyQuery):
     partNumbers: Words
 
 
+class _Metadata(PlacementQuery):
+    metadata: Metadata = {}
+
+
 class CompletedPart(Lenient):
     PartNumber: Annotated[int, Field(ge=1, le=10_000)]
     ETag: Annotated[
@@ -92,7 +97,7 @@ class CompleteBody(Lenient):
     parts: Annotated[list[CompletedPart], Field(max_length=10_000)]
 
 
-class SignBody(Body):
+class SignBody(Lenient):
     """The plugin's request, to which an application may add what the plugin does not tell."""
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
@@ -361,17 +366,11 @@ def placement_of(metadata: Mapping[str, Any]) -> Placement:
     words = {name: kept.pop(name, None) for name in ("folder_id", "visibility", "tags")}
     if isinstance(words["tags"], list):
         words["tags"] = [str(tag) for tag in words["tags"]]
-    place = validated(
-        PlacementQuery,
-        {name: value for name, value in words.items() if value is not None and value not in _NOTHING},
+    given = {name: value for name, value in words.items() if value is not None and value not in _NOTHING}
+    place = validated(_Metadata, {**given, "metadata": kept})
+    return Placement(
+        folder_id=place.folder_id, visibility=place.visibility, tags=place.tags, metadata=place.metadata
     )
-    try:
-        encoded = json.dumps(kept, ensure_ascii=False, allow_nan=False).replace("\\\\", "")
-    except ValueError as error:
-        raise InvalidInput("metadata takes JSON, which has no NaN.") from error
-    if len(encoded.encode()) > MAX_METADATA or "\\u0000" in encoded:  # which PostgreSQL does not take
-        raise InvalidInput(f"metadata takes {MAX_METADATA} bytes of JSON without NUL.")
-    return Placement(folder_id=place.folder_id, visibility=place.visibility, tags=place.tags, metadata=kept)
 
 
 def _metadata_of_query() -> dict[str, str]:

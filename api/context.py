@@ -16,11 +16,11 @@ EXTENSION = "gateway"
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    base_url: str                           # the address clients use, without a slash at the end
-    cors_origins: tuple[str, ...] = ()      # exact origins, "https://app.example.com"
-    max_file_size: int = 50 * 1024**3       # bytes
+    base_url: str  # the address clients use, without a slash at the end
+    cors_origins: tuple[str, ...] = ()  # exact origins, "https://app.example.com"
+    max_file_size: int = 50 * 1024**3  # bytes
     max_files_per_request: int = 200
-    max_bodies_in_flight: int = 8           # uploads through this process for one owner at a time
+    max_bodies_in_flight: int = 8  # uploads through this process for one owner at a time
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from core.errors import GatewayError
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-code,summary b{font-family:ui-monospace,monospace}summary{cursor:pointer;padding:.3rem 0}summary b{display:inline-block;min-width:5rem}
-details{border-bottom:1px solid #ddd}table{border-collapse:collapse;margin:.5rem 0}td,th{text-align:left;padding:.2rem .8rem .2rem 0;
+code,summary b{font-family:ui-monospace,monospace}
+summary{cursor:pointer;padding:.3rem 0}summary b{display:inline-block;min-width:5rem}
+details{border-bottom:1px solid #ddd}table{border-collapse:collapse;margin:.5rem 0}
+td,th{text-align:left;padding:.2rem .8rem .2rem 0;
 vertical-align:top}@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}a{color:#8bf}details{border-color:#444}}
 """
 
@@ -22,16 +24,24 @@ vertical-align:top}@media(prefers-color-scheme:dark){body{color:#ddd;background:
 def policy() -> str:
     """The page's Content-Security-Policy: its own style and nothing else."""
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    closed = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return f"default-src 'none'; style-src 'sha256-{digest}'; {closed}"
 
 
 def page(document: dict[str, Any] | None) -> str:
     """The whole document; for None only where to find it."""
-    body = "".join(_whole(document)) if document else (
-        '<h1>Upload gateway</h1><p><a href="/docs">How to use the API</a> · '
-        '<a href="/openapi.json">OpenAPI document</a></p>')
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Upload gateway</title>'
-            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>{body}</body></html>')
+    body = (
+        "".join(_whole(document))
+        if document
+        else (
+            '<h1>Upload gateway</h1><p><a href="/docs">How to use the API</a> · '
+            '<a href="/openapi.json">OpenAPI document</a></p>'
+        )
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Upload gateway</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>{body}</body></html>'
+    )
 
 
 def _whole(document: dict[str, Any]) -> Iterator[str]:
@@ -45,25 +55,34 @@ def _whole(document: dict[str, Any]) -> Iterator[str]:
         yield f"<h2>{escape(tag)}</h2>{''.join(parts)}"
     yield "<h2>Error codes</h2><table><tr><th>code<th>status<th>meaning</tr>"
     for kind in _leaves(GatewayError):
-        yield (f'<tr id="{escape(kind.code)}"><td><code>{escape(kind.code)}</code><td>{status_of(kind)}'
-               f"<td>{escape(kind.title)}</tr>")
+        yield (
+            f'<tr id="{escape(kind.code)}"><td><code>{escape(kind.code)}</code><td>{status_of(kind)}'
+            f"<td>{escape(kind.title)}</tr>"
+        )
     yield "</table>"
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield (f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation['summary'])}</summary>"
-           f"<p>{escape(operation['description'])}</p>")
+    yield (
+        f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code> "
+        f"{escape(operation['summary'])}</summary>"
+        f"<p>{escape(operation['description'])}</p>"
+    )
     if operation["parameters"]:
         yield "<table>"
         for parameter in operation["parameters"]:
-            yield (f"<tr><td><code>{escape(parameter['name'])}</code><td>{escape(parameter['in'])}"
-                   f"<td>{escape(_kind(parameter['schema']))}<td>{escape(parameter.get('description', ''))}</tr>")
+            yield (
+                f"<tr><td><code>{escape(parameter['name'])}</code><td>{escape(parameter['in'])}"
+                f"<td>{escape(_kind(parameter['schema']))}<td>{escape(parameter.get('description', ''))}</tr>"
+            )
         yield "</table>"
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"<p>Body: {escape(media_type)} {escape(_kind(content['schema']))}</p>"
     yield "<table>"
     for status, response in operation["responses"].items():
-        shapes = ", ".join(f"{name} {_kind(content['schema'])}" for name, content in response.get("content", {}).items())
+        shapes = ", ".join(
+            f"{name} {_kind(content['schema'])}" for name, content in response.get("content", {}).items()
+        )
         yield f"<tr><td>{status}<td>{escape(response['description'])}<td>{escape(shapes)}</tr>"
     yield "</table></details>"
 

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import cast
 from uuid import UUID
 
 from flask import Blueprint, Response, request
 
 from api import render, streaming
+from api.answers import (
+    BatchOut,
+    DeletedFileOut,
+    EventPageOut,
+    FileDetailsOut,
+    FileOut,
+    FilePageOut,
+    PublicFileOut,
+    UrlOut,
+)
 from api.context import caller_or_none, principal, services
 from api.idempotency import idempotent
 from api.operations import Content, operation
 from api.problems import status_of
 from api.schemas import (
-    ArchiveQuery, BatchBody, BatchOut, CopyBody, DeletedFileOut, DeleteFileQuery, DownloadQuery, EventPageOut, FileChangeBody,
-    FileDetailsOut, FileDetailsQuery, FileListQuery, FileOut, FilePageOut, MoveBody, PageQuery, PreviewQuery, PublicFileOut,
-    UrlOut, UrlQuery,
+    ArchiveQuery,
+    BatchBody,
+    CopyBody,
+    DeleteFileQuery,
+    DownloadQuery,
+    FileChangeBody,
+    FileDetailsQuery,
+    FileListQuery,
+    MoveBody,
+    PageQuery,
+    PreviewQuery,
+    UrlQuery,
 )
 from core import errors
 from core.disposition import content_disposition
@@ -32,38 +50,61 @@ _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
 
 @files.get("")
-@operation("List files", query=FileListQuery, gives={200: FilePageOut}, headers=("Link",),
-           refuses=(errors.InvalidCursor, errors.NotAllowed))
+@operation(
+    "List files",
+    query=FileListQuery,
+    gives={200: FilePageOut},
+    headers=("Link",),
+    refuses=(errors.InvalidCursor, errors.NotAllowed),
+)
 def list_files(query: FileListQuery) -> Response:
-    """The caller's own, newest first; `?folder=` one folder's, `?deleted=true` the trash. Pages are keyset pages: the last
-    costs what the first does."""
+    """The caller's own, newest first; `?folder=` one folder's, `?deleted=true` the trash.
+    The last page costs what the first does."""
     found = services().files.list(principal(), FileQuery(**query.model_dump()))
     return render.page_of(render.files(found.items, principal()), found.next_cursor, found.total)
 
 
 @files.get("/<uuid:file_id>")
-@operation("Get a file", access="public files", query=FileDetailsQuery, gives={200: Content(
-    {"application/json": FileDetailsOut | PublicFileOut}, "The file; of another's public file, what everybody may see")},
-    headers=("ETag",), refuses=(errors.NotFound,))
+@operation(
+    "Get a file",
+    access="public files",
+    query=FileDetailsQuery,
+    gives={
+        200: Content(
+            {"application/json": FileDetailsOut | PublicFileOut},
+            "The file; of another's public file, what everybody may see",
+        )
+    },
+    headers=("ETag",),
+    refuses=(errors.NotFound,),
+)
 def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
-    """With statistics, the newest 50 events, and integrity; `?verify=true` re-reads the object and compares the SHA-256."""
+    """With statistics, its newest 50 events, and integrity; `?verify=true` re-reads the object and compares."""
     caller = caller_or_none()
     if caller is not None:
         try:
             found = services().files.details(caller, file_id, verify=query.verify)
         except NotFound:
-            pass                                    # not the caller's own; it may be public
+            pass  # not the caller's own; it may be public
         else:
             return render.file_answer(
-                found.file, caller, statistics=found.statistics, integrity=found.integrity,
+                found.file,
+                caller,
+                statistics=found.statistics,
+                integrity=found.integrity,
                 access_history=[render.event(event) for event in found.history],
             )
     return render.file_answer(services().files.get(caller, file_id), caller)
 
 
 @files.get("/<uuid:file_id>/history")
-@operation("Get a file's history", query=PageQuery, gives={200: EventPageOut}, headers=("Link",),
-           refuses=(errors.NotFound, errors.InvalidCursor))
+@operation(
+    "Get a file's history",
+    query=PageQuery,
+    gives={200: EventPageOut},
+    headers=("Link",),
+    refuses=(errors.NotFound, errors.InvalidCursor),
+)
 def history(file_id: UUID, query: PageQuery) -> Response:
     """Newest first."""
     found = services().files.history(principal(), file_id, limit=query.limit, cursor=query.cursor)
@@ -71,21 +112,34 @@ def history(file_id: UUID, query: PageQuery) -> Response:
 
 
 @files.patch("/<uuid:file_id>")
-@operation("Change a file", body=FileChangeBody, gives={200: FileOut}, headers=("ETag",), takes_headers=("If-Match",),
-           refuses=(errors.NotFound, errors.InvalidName, errors.NameConflict, errors.PreconditionFailed))
+@operation(
+    "Change a file",
+    body=FileChangeBody,
+    gives={200: FileOut},
+    headers=("ETag",),
+    takes_headers=("If-Match",),
+    refuses=(errors.NotFound, errors.InvalidName, errors.NameConflict, errors.PreconditionFailed),
+)
 def update(file_id: UUID, body: FileChangeBody) -> Response:
     """Only the members given are changed; `expires_at: null` takes the expiry away."""
     change = FileChange(
-        original_name=body.given("original_name", UNSET), visibility=body.given("visibility", UNSET),
-        tags=body.given("tags", UNSET), expires_at=body.given("expires_at", UNSET),
+        original_name=body.given("original_name", UNSET),
+        visibility=body.given("visibility", UNSET),
+        tags=body.given("tags", UNSET),
+        expires_at=body.given("expires_at", UNSET),
     )
     record = services().files.update(principal(), file_id, change, if_match=_if_match())
     return render.file_answer(record, principal())
 
 
 @files.delete("/<uuid:file_id>")
-@operation("Delete a file", query=DeleteFileQuery, gives={200: DeletedFileOut}, takes_headers=("If-Match",),
-           refuses=(errors.NotFound, errors.PreconditionFailed))
+@operation(
+    "Delete a file",
+    query=DeleteFileQuery,
+    gives={200: DeletedFileOut},
+    takes_headers=("If-Match",),
+    refuses=(errors.NotFound, errors.PreconditionFailed),
+)
 def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
     """Into the trash, where it can be restored from; `?permanent=true` removes it for good."""
     if query.permanent:
@@ -103,8 +157,14 @@ def restore(file_id: UUID) -> Response:
 
 
 @files.put("/<uuid:file_id>/move")
-@operation("Move a file", body=MoveBody, gives={200: FileOut}, headers=("ETag",), takes_headers=("If-Match",),
-           refuses=(errors.NotFound, errors.NameConflict, errors.PreconditionFailed))
+@operation(
+    "Move a file",
+    body=MoveBody,
+    gives={200: FileOut},
+    headers=("ETag",),
+    takes_headers=("If-Match",),
+    refuses=(errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
+)
 def move(file_id: UUID, body: MoveBody) -> Response:
     """Into another folder of the same owner; null is the root."""
     record = services().files.move(principal(), file_id, body.target_folder_id, if_match=_if_match())
@@ -112,15 +172,29 @@ def move(file_id: UUID, body: MoveBody) -> Response:
 
 
 @files.post("/<uuid:file_id>/copy")
-@operation("Copy a file", body=CopyBody, gives={201: FileOut}, headers=("ETag", "Location"),
-           takes_headers=("Idempotency-Key",),
-           refuses=(errors.NotFound, errors.FileNotReady, errors.InvalidName, errors.QuotaExceeded,
-                    errors.IdempotencyConflict, errors.IdempotencyInProgress))
+@operation(
+    "Copy a file",
+    body=CopyBody,
+    gives={201: FileOut},
+    headers=("ETag", "Location"),
+    takes_headers=("Idempotency-Key",),
+    refuses=(
+        errors.NotFound,
+        errors.FileNotReady,
+        errors.InvalidName,
+        errors.QuotaExceeded,
+        errors.IdempotencyConflict,
+        errors.IdempotencyInProgress,
+    ),
+)
 @idempotent
 def copy(file_id: UUID, body: CopyBody) -> Response:
     """A new file on the same stored object: no bytes are copied. Numbered where the name is taken."""
     record = services().files.copy(
-        principal(), file_id, target_folder_id=body.given("target_folder_id", UNSET), original_name=body.original_name,
+        principal(),
+        file_id,
+        target_folder_id=body.given("target_folder_id", UNSET),
+        original_name=body.original_name,
     )
     return render.file_answer(record, principal(), 201)
 
@@ -130,31 +204,59 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
 def batch(body: BatchBody) -> Response:
     """In the order asked, each with the status that it would have had alone; one failure stops no other."""
     results = services().files.batch(
-        principal(), body.action, body.ids, target_folder_id=body.target_folder_id, add=body.add, remove=body.remove,
+        principal(),
+        body.action,
+        body.ids,
+        target_folder_id=body.target_folder_id,
+        add=body.add,
+        remove=body.remove,
     )
-    return render.answer({"results": [
-        {"id": text, "status": status_of(error) if error else 200, "problem": error.as_problem() if error else None}
-        for text, error in results
-    ]})
+    return render.answer(
+        {
+            "results": [
+                {
+                    "id": text,
+                    "status": status_of(error) if error else 200,
+                    "problem": error.as_problem() if error else None,
+                }
+                for text, error in results
+            ]
+        }
+    )
 
 
-# -- bytes -----------------------------------------------------------------------------------------------------------------
+# -- bytes ---------------------------------------------------------------------------------------------------
+
 
 @files.route("/<uuid:file_id>/download", methods=["GET", "HEAD"])
-@operation("Download a file", access="public files", query=DownloadQuery, gives={
-    200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
-    206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
-    302: None, 304: None,
-}, headers=("Location", "ETag"), takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreconditionFailed, errors.RangeNotSatisfiable))
+@operation(
+    "Download a file",
+    access="public files",
+    query=DownloadQuery,
+    gives={
+        200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
+        206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
+        302: None,
+        304: None,
+    },
+    headers=("Location", "ETag"),
+    takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
+    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+)
 def download(file_id: UUID, query: DownloadQuery) -> Response:
     """A redirect to a presigned URL, or with `?mode=proxy` (or where configured so) the bytes themselves. HEAD is never
     redirected. `?disposition=inline` holds only for types that can't run script."""
     headers = request.headers
     found = services().delivery.open(
-        caller_or_none(), file_id, method="HEAD" if request.method == "HEAD" else "GET", mode=query.mode,
-        disposition=query.disposition, conditions=RequestConditions(
-            range=headers.get("Range"), if_range=headers.get("If-Range"), if_none_match=headers.get("If-None-Match"),
+        caller_or_none(),
+        file_id,
+        method="HEAD" if request.method == "HEAD" else "GET",
+        mode=query.mode,
+        disposition=query.disposition,
+        conditions=RequestConditions(
+            range=headers.get("Range"),
+            if_range=headers.get("If-Range"),
+            if_none_match=headers.get("If-None-Match"),
             if_match=headers.get("If-Match"),
         ),
     )
@@ -166,28 +268,44 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
 
 
 @files.get("/<uuid:file_id>/url")
-@operation("Get a download URL", access="public files", query=UrlQuery, gives={200: UrlOut}, refuses=_NOT_SERVED)
+@operation(
+    "Get a download URL", access="public files", query=UrlQuery, gives={200: UrlOut}, refuses=_NOT_SERVED
+)
 def url(file_id: UUID, query: UrlQuery) -> Response:
     """A presigned URL of the bucket: whoever has it may download until it expires."""
     found = services().delivery.url(
-        caller_or_none(), file_id, expires_in=query.expires_in, disposition=query.disposition,
+        caller_or_none(),
+        file_id,
+        expires_in=query.expires_in,
+        disposition=query.disposition,
     )
     return render.answer({"url": found.url, "expires_at": found.expires_at})
 
 
 @files.get("/<uuid:file_id>/preview")
-@operation("Preview a file", access="public files", query=PreviewQuery, gives={
-    200: Content(dict.fromkeys(_PICTURES), "The preview", ("ETag",)), 304: None,
-}, headers=("ETag",), takes_headers=("Accept", "If-None-Match"),
-    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreviewUnsupported, errors.PreviewFailed))
+@operation(
+    "Preview a file",
+    access="public files",
+    query=PreviewQuery,
+    gives={
+        200: Content(dict.fromkeys(_PICTURES), "The preview", ("ETag",)),
+        304: None,
+    },
+    headers=("ETag",),
+    takes_headers=("Accept", "If-None-Match"),
+    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreviewUnsupported, errors.PreviewFailed),
+)
 def preview(file_id: UUID, query: PreviewQuery) -> Response:
     """Made on demand. WebP, or JPEG or PNG where `Accept` prefers them."""
     if query.type not in (None, "thumbnail"):
-        services().files.get(caller_or_none(), file_id)         # so that another's file is 404 here too
+        services().files.get(caller_or_none(), file_id)  # so that another's file is 404 here too
         raise PreviewUnsupported()
     mime_type = request.accept_mimetypes.best_match(_PICTURES, default=_PICTURES[0])
     found = services().previews.thumbnail(
-        caller_or_none(), file_id, size=int(query.size), mime_type=cast(str, mime_type),
+        caller_or_none(),
+        file_id,
+        size=int(query.size),
+        mime_type=mime_type,
         if_none_match=request.headers.get("If-None-Match"),
     )
     if found.not_modified:
@@ -199,16 +317,24 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
 
 
 @files.get("/archive")
-@operation("Download many files as a ZIP", query=ArchiveQuery,
-           gives={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
-           refuses=(*_NOT_SERVED, errors.ContentMissing, errors.TooLarge))
+@operation(
+    "Download many files as a ZIP",
+    query=ArchiveQuery,
+    gives={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
+    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.TooLarge),
+)
 def archive(query: ArchiveQuery) -> Response:
     """The files named by `?ids=`, or a folder with all below it, streamed."""
     found = services().delivery.zip(principal(), ids=query.ids, folder=query.folder)
-    response = Response(found.body, content_type="application/zip", direct_passthrough=True, headers={
-        "Content-Disposition": content_disposition("attachment", found.filename),
-        "Cache-Control": "private, no-store",
-    })
+    response = Response(
+        found.body,
+        content_type="application/zip",
+        direct_passthrough=True,
+        headers={
+            "Content-Disposition": content_disposition("attachment", found.filename),
+            "Cache-Control": "private, no-store",
+        },
+    )
     return streaming.guarded(response)
 
 

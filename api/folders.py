@@ -7,12 +7,11 @@ from typing import Any
 from flask import Blueprint, Response
 
 from api import render
+from api.answers import DeletedFolderOut, FolderOut, FolderPageOut, FolderTreeOut
 from api.context import http, principal, services
 from api.idempotency import idempotent
 from api.operations import Content, operation
-from api.schemas import (
-    DeletedFolderOut, DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery, FolderOut, FolderPageOut, FolderTreeOut,
-)
+from api.schemas import DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery
 from core import errors
 from core.unset import UNSET
 from services.folders import FolderChange, FolderNode, FolderView
@@ -23,33 +22,54 @@ _PLACES = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.Fold
 
 
 @folders.post("")
-@operation("Make a folder", body=FolderBody, gives={201: FolderOut}, headers=("Location",), takes_headers=("Idempotency-Key",),
-           refuses=(*_PLACES, errors.LimitReached, errors.IdempotencyConflict, errors.IdempotencyInProgress))
+@operation(
+    "Make a folder",
+    body=FolderBody,
+    gives={201: FolderOut},
+    headers=("Location",),
+    takes_headers=("Idempotency-Key",),
+    refuses=(*_PLACES, errors.LimitReached, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+)
 @idempotent
 def create(body: FolderBody) -> Response:
     """Names are unique among siblings, whatever their case or Unicode form."""
     made = services().folders.create(
-        principal(), name=body.name, description=body.description, parent_id=body.parent_folder_id,
+        principal(),
+        name=body.name,
+        description=body.description,
+        parent_id=body.parent_folder_id,
     )
     return render.answer(_folder(made), 201, {"Location": f"{http().base_url}/api/folders/{made.id}"})
 
 
 @folders.get("")
-@operation("List folders", query=FolderListQuery, gives={200: Content(
-    {"application/json": FolderTreeOut | FolderPageOut}, "The tree; with `?flat=true` a page")}, headers=("Link",),
-    refuses=(errors.InvalidCursor, errors.NotAllowed))
+@operation(
+    "List folders",
+    query=FolderListQuery,
+    gives={
+        200: Content(
+            {"application/json": FolderTreeOut | FolderPageOut}, "The tree; with `?flat=true` a page"
+        )
+    },
+    headers=("Link",),
+    refuses=(errors.InvalidCursor, errors.NotAllowed),
+)
 def list_folders(query: FolderListQuery) -> Response:
     """The tree, or with `?flat=true` a flat list, paged like others."""
     if query.flat:
-        found = services().folders.flat(principal(), owner=query.owner, limit=query.limit, cursor=query.cursor)
+        found = services().folders.flat(
+            principal(), owner=query.owner, limit=query.limit, cursor=query.cursor
+        )
         return render.page(found, _folder)
-    return render.answer({"items": [_node(node) for node in services().folders.tree(principal(), owner=query.owner)]})
+    return render.answer(
+        {"items": [_node(node) for node in services().folders.tree(principal(), owner=query.owner)]}
+    )
 
 
 @folders.get("/<folder_id:folder_id>")
 @operation("Get a folder", gives={200: FolderOut}, refuses=(errors.NotFound,))
 def get(folder_id: int) -> Response:
-    """`file_count` is what lies directly inside, `total_file_count` and `total_size` all below; the trash counts nowhere."""
+    """`file_count` is what lies directly inside, `total_file_count` and `total_size` all below, without the trash."""
     return render.answer(_folder(services().folders.get(principal(), folder_id)))
 
 
@@ -58,15 +78,20 @@ def get(folder_id: int) -> Response:
 def update(folder_id: int, body: FolderChangeBody) -> Response:
     """Only the members given are changed; `parent_folder_id: null` moves it to the root."""
     change = FolderChange(
-        name=body.given("name", UNSET), description=body.given("description", UNSET),
+        name=body.given("name", UNSET),
+        description=body.given("description", UNSET),
         parent_id=body.given("parent_folder_id", UNSET),
     )
     return render.answer(_folder(services().folders.update(principal(), folder_id, change)))
 
 
 @folders.delete("/<folder_id:folder_id>")
-@operation("Delete a folder", query=DeleteFolderQuery, gives={200: DeletedFolderOut},
-           refuses=(errors.NotFound, errors.FolderNotEmpty))
+@operation(
+    "Delete a folder",
+    query=DeleteFolderQuery,
+    gives={200: DeletedFolderOut},
+    refuses=(errors.NotFound, errors.FolderNotEmpty),
+)
 def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
     """With `?recursive=true` all files below go to the trash."""
     found = services().folders.delete(principal(), folder_id, recursive=query.recursive)
@@ -75,9 +100,16 @@ def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
 
 def _folder(view: FolderView) -> dict[str, Any]:
     return {
-        "id": view.id, "name": view.name, "description": view.description, "parent_id": view.parent_id, "path": view.path,
-        "created_at": view.created_at, "updated_at": view.updated_at, "file_count": view.file_count,
-        "total_file_count": view.total_file_count, "total_size": view.total_size,
+        "id": view.id,
+        "name": view.name,
+        "description": view.description,
+        "parent_id": view.parent_id,
+        "path": view.path,
+        "created_at": view.created_at,
+        "updated_at": view.updated_at,
+        "file_count": view.file_count,
+        "total_file_count": view.total_file_count,
+        "total_size": view.total_size,
     }
 
 

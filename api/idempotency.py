@@ -1,7 +1,8 @@
 """``Idempotency-Key``: the same request again gets the first answer, for 24 hours (THREATS T14, T104).
 
-Two requests are the same when method, path, query and body are. Only success is remembered: a request that failed may be
-sent again. What must not be kept, such as a new API key, is left out of the remembered answer by ``forget_in_replay``.
+Two requests are the same when method, path, query and body are. Only success is remembered: a request that
+failed may be sent again. What must not be kept, such as a new API key, is left out of the remembered answer
+by ``forget_in_replay``.
 """
 
 from __future__ import annotations
@@ -69,7 +70,12 @@ def remember(key: str, digest: bytes, response: Response) -> None:
         body[member] = None
     headers = {name: response.headers[name] for name in _REMEMBERED if name in response.headers}
     services().idempotency.finish(
-        principal(), key, request_digest=digest, status=response.status_code, body=body, headers=headers,
+        principal(),
+        key,
+        request_digest=digest,
+        status=response.status_code,
+        body=body,
+        headers=headers,
     )
 
 
@@ -79,6 +85,8 @@ def forget_in_replay(*members: str) -> None:
 
 
 def replayed(first: Replay) -> Response:
-    response = Response(json.dumps(first.body), first.status, headers=first.headers, content_type="application/json")
+    response = Response(
+        json.dumps(first.body), first.status, headers=first.headers, content_type="application/json"
+    )
     response.headers["Idempotency-Replayed"] = "true"
     return response

@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
+from api.answers import Problem
 from api.context import EXTENSION
 from api.operations import Content, Operation, Shape
 from api.problems import MEDIA_TYPE, status_of
-from api.schemas import Problem
 from core import errors
 from core.errors import GatewayError
 
@@ -53,10 +53,10 @@ REQUEST_HEADERS: Mapping[str, str] = {
     "If-Range": "The range only if the file still has this ETag",
     "Range": "One range of bytes",
     "Accept": "",
-    "Idempotency-Key": "The same request again within 24 hours gets the first answer; 1 to 255 visible ASCII characters",
+    "Idempotency-Key": "The same request within 24 hours gets the first answer; 1 to 255 visible ASCII characters",
     "Upload-Session": "The session to add to: 1 to 64 letters, digits, hyphens and underscores",
-    "Content-MD5": "RFC 1864, of the body; a wrong one is 400 checksum_mismatch",
-    "Content-Digest": "RFC 9530, sha-256=:<base64>: of the body (also as Repr-Digest); a wrong one is 400 checksum_mismatch",
+    "Content-MD5": "RFC 1864, of the body; wrong: 400 checksum_mismatch",
+    "Content-Digest": "RFC 9530, sha-256=:<base64>: of the body, also as Repr-Digest; wrong: 400 checksum_mismatch",
 }
 _COMMON_REFUSALS = (errors.InvalidInput, GatewayError, errors.Unavailable)
 
@@ -73,7 +73,8 @@ def document(app: Flask) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "Upload gateway", "version": "1",
+            "title": "Upload gateway",
+            "version": "1",
             "description": "Errors are application/problem+json (RFC 9457); clients switch on their `code`.",
         },
         "servers": [{"url": app.extensions[EXTENSION].http.base_url}],
@@ -82,7 +83,9 @@ def document(app: Flask) -> dict[str, Any]:
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "An API key"}},
             "schemas": schemas,
-            "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
+            "headers": {
+                name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
+            },
         },
     }
 
@@ -104,7 +107,7 @@ def _schemas(found: list[tuple[Rule, str, Operation]]) -> dict[str, Any]:
         if operation.body is not None:
             models[operation.body, "validation"] = None
         for shape in operation.gives.values():
-            for part in (shape.types.values() if isinstance(shape, Content) else [shape]):
+            for part in shape.types.values() if isinstance(shape, Content) else [shape]:
                 for model in _parts(part):
                     models[model, "serialization"] = None
     _, schemas = models_json_schema(list(models), ref_template=_REF)
@@ -122,8 +125,14 @@ def _operation(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     section, _, name = rule.endpoint.partition(".")
     described: dict[str, Any] = {
         "operationId": f"{section}_{name}" + ("_head" if method == "HEAD" else ""),
-        "tags": [section], "summary": operation.summary, "description": operation.description,
-        "parameters": [*_path_parameters(rule), *_query_parameters(operation), *_header_parameters(operation)],
+        "tags": [section],
+        "summary": operation.summary,
+        "description": operation.description,
+        "parameters": [
+            *_path_parameters(rule),
+            *_query_parameters(operation),
+            *_header_parameters(operation),
+        ],
         "responses": _responses(rule, method, operation),
     }
     if operation.access == "public":
@@ -131,8 +140,10 @@ def _operation(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     elif operation.access in ("public files", "signed"):
         described["security"] = [{"bearer": []}, {}]
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": {
-            "application/json": {"schema": {"$ref": _REF.format(model=operation.body.__name__)}}}}
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model=operation.body.__name__)}}},
+        }
     elif operation.streams is not None:
         described["requestBody"] = dict(operation.streams)
     return described
@@ -151,45 +162,67 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     for name, described in schema.get("properties", {}).items():
         described = {key: value for key, value in described.items() if key != "title"}
         options = [option for option in described.get("anyOf", []) if option != {"type": "null"}]
-        if "anyOf" in described:                        # null can't be sent in a query
+        if "anyOf" in described:  # null can't be sent in a query
             del described["anyOf"]
             described |= options[0] if len(options) == 1 else {"anyOf": options}
             if described.get("default", "") is None:
                 del described["default"]
         text = described.pop("description", None)
-        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": described}
+        parameter = {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "schema": described,
+        }
         yield parameter | ({"description": text} if text else {})
 
 
 def _header_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     for name in operation.takes_headers:
-        if name != "Accept":                            # OpenAPI keeps this one for itself
-            yield {"name": name, "in": "header", "required": False, "description": REQUEST_HEADERS[name],
-                   "schema": {"type": "string"}}
+        if name != "Accept":  # OpenAPI keeps this one for itself
+            yield {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": REQUEST_HEADERS[name],
+                "schema": {"type": "string"},
+            }
 
 
 def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, shape in operation.gives.items():
-        content = shape if isinstance(shape, Content) else Content({} if shape is None else {"application/json": shape}, "")
+        content = (
+            shape
+            if isinstance(shape, Content)
+            else Content({} if shape is None else {"application/json": shape}, "")
+        )
         described: dict[str, Any] = {
             "description": content.description or HTTPStatus(status).phrase,
             "headers": _headers("X-Request-ID", *operation.headers, *content.headers),
         }
         if content.types and method != "HEAD":
             described["content"] = {
-                media_type: {"schema": _schema(part)} for media_type, part in content.types.items()}
+                media_type: {"schema": _schema(part)} for media_type, part in content.types.items()
+            }
         responses[str(status)] = described
     for status, codes in sorted(_refusals(rule, method, operation).items()):
-        described = {"description": ", ".join(codes), "headers": _headers("X-Request-ID", *_PROBLEM_HEADERS.get(status, ()))}
+        described = {
+            "description": ", ".join(codes),
+            "headers": _headers("X-Request-ID", *_PROBLEM_HEADERS.get(status, ())),
+        }
         if method != "HEAD":
-            described["content"] = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+            schema = {"$ref": _REF.format(model="Problem")} if operation.error_type == MEDIA_TYPE else {}
+            described["content"] = {operation.error_type: {"schema": schema}}
         responses[str(status)] = described
     return dict(sorted(responses.items()))
 
 
 _PROBLEM_HEADERS: Mapping[int, tuple[str, ...]] = {
-    401: ("WWW-Authenticate",), 416: ("Content-Range",), 429: ("Retry-After",), 503: ("Retry-After",),
+    401: ("WWW-Authenticate",),
+    416: ("Content-Range",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
 }
 
 

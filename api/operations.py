@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -24,7 +24,9 @@ from pydantic import BaseModel, ValidationError
 from api.body import read_whole, refuse_encoded
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 
-Access = Literal["public", "public files", "signed", "user", "admin"]      # signed: by its address, or by a credential
+Access = Literal[
+    "public", "public files", "signed", "user", "admin"
+]  # signed: by its address, or by a credential
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., Response]
 Shape = type[BaseModel] | UnionType
@@ -36,9 +38,9 @@ MAX_JSON_BYTES = 1024 * 1024
 class Content:
     """A body that is not one JSON model: its media types, and the models among them."""
 
-    types: Mapping[str, Shape | None]                   # None: bytes
+    types: Mapping[str, Shape | None]  # None: bytes
     description: str = "The bytes"
-    headers: tuple[str, ...] = ()                       # names of api/openapi.py's HEADERS
+    headers: tuple[str, ...] = ()  # names of api/openapi.py's HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,17 @@ class Operation:
     access: Access
     query: type[BaseModel] | None
     body: type[BaseModel] | None
-    streams: Mapping[str, Any] | None                   # an OpenAPI requestBody
+    streams: Mapping[str, Any] | None  # an OpenAPI requestBody
     gives: Mapping[int, type[BaseModel] | Content | None]
-    headers: tuple[str, ...]                            # of the answer, beside those that every answer has
+    headers: tuple[str, ...]  # of the answer, beside those that every answer has
     takes_headers: tuple[str, ...]
-    refuses: tuple[type[GatewayError], ...] = field(default=())
+    refuses: tuple[type[GatewayError], ...]
+    error_type: str  # the media type of its refusals
 
 
 def operation(
-    summary: str, *,
+    summary: str,
+    *,
     gives: Mapping[int, type[BaseModel] | Content | None],
     access: Access = "user",
     query: type[BaseModel] | None = None,
@@ -65,6 +69,7 @@ def operation(
     headers: tuple[str, ...] = (),
     takes_headers: tuple[str, ...] = (),
     refuses: tuple[type[GatewayError], ...] = (),
+    error_type: str = "application/problem+json",
 ) -> Callable[[View], View]:
     """Describe the view below and parse its input. The view's docstring is the operation's description."""
 
@@ -79,7 +84,8 @@ def operation(
 
         text = " ".join((view.__doc__ or "").split())
         parsed.operation = Operation(  # type: ignore[attr-defined]
-            summary, text, access, query, body, streams, gives, headers, takes_headers, refuses)
+            summary, text, access, query, body, streams, gives, headers, takes_headers, refuses, error_type
+        )
         return parsed
 
     return describe
@@ -95,7 +101,9 @@ def parse_query(model: type[Model]) -> Model:
         if takes_many(known.annotation):
             values[name] = given
         elif len(given) > 1:
-            raise InvalidInput(f"{name} was given more than once.", errors=[_error(name, "given more than once")])
+            raise InvalidInput(
+                f"{name} was given more than once.", errors=[_error(name, "given more than once")]
+            )
         else:
             values[name] = given[0]
     return validated(model, values)
@@ -112,7 +120,7 @@ def parse_json(model: type[Model]) -> Model:
     if request.mimetype != "application/json":
         raise Unsupported("Send the body as application/json.")
     try:
-        g.body = read_whole(MAX_JSON_BYTES)             # kept for the digest of an Idempotency-Key
+        g.body = read_whole(MAX_JSON_BYTES)  # kept for the digest of an Idempotency-Key
     except MalformedUpload as error:
         raise InvalidInput(error.detail) from error
     try:
@@ -133,7 +141,11 @@ def flatten(error: ValidationError, whole: str) -> list[dict[str, str]]:
     found: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         # pydantic names the branches of a union by its own validators: "folder.literal['root']"
-        parts = [str(part) for part in fault["loc"] if isinstance(part, int) or not re.search(r"[\[\](]|^int$", part)]
+        parts = [
+            str(part)
+            for part in fault["loc"]
+            if isinstance(part, int) or not re.search(r"[\[\](]|^int$", part)
+        ]
         found.setdefault(".".join(parts)[:200] or whole, fault["msg"].removeprefix("Value error, "))
     return [_error(name, message) for name, message in list(found.items())[:20]]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app
 
 from api import openapi, problems
+from api.answers import HealthOut, ReadyOut
 from api.context import services
 from api.docs_page import page, policy
 from api.operations import Content, operation
 from api.render import answer
-from api.schemas import HealthOut, ReadyOut
 from core.errors import Unavailable
 
 ops = Blueprint("ops", __name__)
@@ -45,11 +45,15 @@ def document() -> Response:
 @operation("This document, to read", access="public", gives={200: _HTML})
 def docs() -> Response:
     text = page(openapi.document(current_app))
-    return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})
+    return Response(
+        text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()}
+    )
 
 
 @ops.get("/")
 @operation("Where to go from here", access="public", gives={200: _HTML})
 def index() -> Response:
     text = page(None)
-    return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})
+    return Response(
+        text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()}
+    )

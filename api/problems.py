@@ -1,8 +1,8 @@
 """Errors as problem documents (RFC 9457): the only place where an error family becomes a status.
 
-Three handlers cover everything that can happen in a request: what a service refuses (``GatewayError``), what Flask refuses
-(``HTTPException``: no such route, wrong method), and what nobody expected, which is logged and told as a plain 500. No text
-of an unexpected error leaves the process (THREATS T35).
+Three handlers cover everything that can happen in a request: what a service refuses (``GatewayError``), what
+Flask refuses (``HTTPException``: no such route, wrong method), and what nobody expected, which is logged and
+told as a plain 500. No text of an unexpected error leaves the process (THREATS T35).
 """
 
 from __future__ import annotations
@@ -42,13 +42,26 @@ STATUS: Mapping[type[GatewayError], int] = {
 
 # What Flask and werkzeug raise themselves.
 _HTTP_CODES = {
-    400: "invalid_input", 401: "not_authenticated", 403: "not_allowed", 404: "not_found", 405: "method_not_allowed",
-    408: "request_timeout", 410: "gone", 412: "precondition_failed", 413: "request_too_large", 414: "uri_too_long",
-    415: "unsupported_media_type", 416: "range_not_satisfiable", 429: "rate_limited", 431: "headers_too_large",
-    500: "internal_error", 501: "not_implemented", 503: "unavailable",
+    400: "invalid_input",
+    401: "not_authenticated",
+    403: "not_allowed",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    410: "gone",
+    412: "precondition_failed",
+    413: "request_too_large",
+    414: "uri_too_long",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+    429: "rate_limited",
+    431: "headers_too_large",
+    500: "internal_error",
+    501: "not_implemented",
+    503: "unavailable",
 }
 _KEPT_HEADERS = ("allow", "retry-after", "content-range", "www-authenticate")
-_RETRY_AFTER = 5                    # seconds, where the error names none
+_RETRY_AFTER = 5  # seconds, where the error names none
 
 log = structlog.get_logger("api")
 
@@ -76,10 +89,14 @@ def from_gateway_error(error: GatewayError) -> Response:
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="gateway"'
     if status == 416 and "size" in extra:
-        headers["Content-Range"] = f"bytes */{extra['size']}"           # RFC 9110 §15.5.17
+        headers["Content-Range"] = f"bytes */{extra['size']}"  # RFC 9110 §15.5.17
     if status >= 500:
-        log.warning("refused", status=status, code=error.code, detail=error.detail, cause=repr(error.__cause__))
-    return problem(status, error.code, error.title, error.detail, errors=error.errors, extra=extra, headers=headers)
+        log.warning(
+            "refused", status=status, code=error.code, detail=error.detail, cause=repr(error.__cause__)
+        )
+    return problem(
+        status, error.code, error.title, error.detail, errors=error.errors, extra=extra, headers=headers
+    )
 
 
 def from_storage_error(error: StorageError) -> Response:
@@ -94,18 +111,29 @@ def from_http_exception(error: HTTPException) -> Response | HTTPException:
         return error
     headers = {name: value for name, value in error.get_headers() if name.lower() in _KEPT_HEADERS}
     phrase = _phrase(status)
-    return problem(status, _HTTP_CODES.get(status, "internal_error" if status >= 500 else "invalid_input"), phrase, phrase,
-                   headers=headers)
+    return problem(
+        status,
+        _HTTP_CODES.get(status, "internal_error" if status >= 500 else "invalid_input"),
+        phrase,
+        phrase,
+        headers=headers,
+    )
 
 
 def from_anything(error: Exception) -> Response:
     log.exception("unexpected error")
     kind = errors.GatewayError
-    return problem(500, kind.code, kind.title, "Something went wrong here. Please report it with the request_id.")
+    return problem(
+        500, kind.code, kind.title, "Something went wrong here. Please report it with the request_id."
+    )
 
 
 def problem(
-    status: int, code: str, title: str, detail: str, *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    *,
     errors: list[dict[str, str]] | None = None,
     extra: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
@@ -113,7 +141,11 @@ def problem(
     """The problem document as a response. ``type`` leads to the code's entry on the documentation page."""
     document: dict[str, Any] = {
         **(extra or {}),
-        "type": f"{http().base_url}/docs#{code}", "title": title, "status": status, "detail": detail, "code": code,
+        "type": f"{http().base_url}/docs#{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
         "request_id": request_id(),
     }
     if errors:

@@ -1,6 +1,7 @@
-"""Records to contract JSON. Everything here is a plain function from a record to a dict; api/schemas.py says what they hold.
+"""Records to contract JSON: plain functions from a record to a dict; api/answers.py says what these hold.
 
-Links are addresses under PUBLIC_URL and never presigned, and nothing of the request's Host gets into them (THREATS T38).
+Links are addresses under PUBLIC_URL and never presigned, and nothing of the request's Host gets into them
+(THREATS T38).
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def answer(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(document), status, headers=dict(headers or {}), content_type="application/json")
+def answer(
+    document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(
+        json.dumps(document), status, headers=dict(headers or {}), content_type="application/json"
+    )
 
 
 def no_content() -> Response:
@@ -61,19 +66,34 @@ def no_content() -> Response:
     return response
 
 
-# -- files -----------------------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------------------
+
 
 def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
     """A file as this caller may see it: of another's public file no owner, no place in the bucket and no EXIF (T37)."""
     address = f"{http().base_url}/api/files/{record.id}"
     document: Json = {
-        "id": record.id, "original_name": record.original_name, "stored_name": record.stored_name,
-        "file_path": record.file_path, "mime_type": record.mime_type, "file_size": record.file_size,
-        "file_hash": record.file_hash, "folder_id": record.folder_id, "status": record.status,
-        "visibility": record.visibility, "tags": record.tags, "owner_id": record.owner_id,
-        "storage_class": record.storage_class, "uploaded_at": record.uploaded_at, "last_accessed": record.last_accessed,
-        "download_count": record.download_count, "is_deleted": record.is_deleted, "deleted_at": record.deleted_at,
-        "expires_at": record.expires_at, "problem": record.problem, "metadata": record.metadata,
+        "id": record.id,
+        "original_name": record.original_name,
+        "stored_name": record.stored_name,
+        "file_path": record.file_path,
+        "mime_type": record.mime_type,
+        "file_size": record.file_size,
+        "file_hash": record.file_hash,
+        "folder_id": record.folder_id,
+        "status": record.status,
+        "visibility": record.visibility,
+        "tags": record.tags,
+        "owner_id": record.owner_id,
+        "storage_class": record.storage_class,
+        "uploaded_at": record.uploaded_at,
+        "last_accessed": record.last_accessed,
+        "download_count": record.download_count,
+        "is_deleted": record.is_deleted,
+        "deleted_at": record.deleted_at,
+        "expires_at": record.expires_at,
+        "problem": record.problem,
+        "metadata": record.metadata,
         "previews": [_preview(preview, address) for preview in previews],
         "links": {"self": address, "download": f"{address}/download", "preview": f"{address}/preview"},
     }
@@ -94,7 +114,10 @@ def _preview(preview: PreviewRecord, address: str) -> Json:
     elif preview.preview_type == "page":
         query["page"] = str(preview.variant)
     return {
-        "type": preview.preview_type, "width": preview.width, "height": preview.height, "mime_type": preview.mime_type,
+        "type": preview.preview_type,
+        "width": preview.width,
+        "height": preview.height,
+        "mime_type": preview.mime_type,
         "url": f"{address}/preview?{urlencode(query)}",
     }
 
@@ -105,7 +128,9 @@ def files(records: Sequence[FileRecord], principal: Principal | None) -> list[Js
     return [file(record, previews.get(record.id, ()), principal) for record in records]
 
 
-def file_answer(record: FileRecord, principal: Principal | None, status: int = 200, **members: Any) -> Response:
+def file_answer(
+    record: FileRecord, principal: Principal | None, status: int = 200, **members: Any
+) -> Response:
     """One file with its ETag; where it was just made, with its address."""
     document = files([record], principal)[0] | members
     headers = {"ETag": etag(record)}
@@ -120,8 +145,11 @@ def event(record: EventRecord) -> Json:
 
 def session(record: SessionRecord) -> Json:
     return {
-        "session_id": record.session_id, "files_uploaded": record.files_uploaded, "total_size": record.total_size,
-        "started_at": record.started_at, "completed_at": record.completed_at,
+        "session_id": record.session_id,
+        "files_uploaded": record.files_uploaded,
+        "total_size": record.total_size,
+        "started_at": record.started_at,
+        "completed_at": record.completed_at,
     }
 
 
@@ -131,12 +159,17 @@ def rejected(original_name: str, error: GatewayError) -> Json:
 
 def key(record: KeyRecord) -> Json:
     return {
-        "id": record.id, "owner_id": record.owner_id, "name": record.name, "role": record.role,
-        "created_at": record.created_at, "revoked_at": record.revoked_at,
+        "id": record.id,
+        "owner_id": record.owner_id,
+        "name": record.name,
+        "role": record.role,
+        "created_at": record.created_at,
+        "revoked_at": record.revoked_at,
     }
 
 
-# -- lists -----------------------------------------------------------------------------------------------------------------
+# -- lists ---------------------------------------------------------------------------------------------------
+
 
 def page(found: Page[T], item: Callable[[T], Any], **members: Any) -> Response:
     """A page whose items are rendered one by one."""
@@ -148,7 +181,7 @@ def page_of(items: list[Any], next_cursor: str | None, total: int | None, **memb
     headers = {}
     if next_cursor is not None:
         query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
-        address = f"{http().base_url}{quote(request.path)}?{urlencode([*query, ('cursor', next_cursor)], errors='replace')}"
+        query.append(("cursor", next_cursor))
+        address = f"{http().base_url}{quote(request.path)}?{urlencode(query, errors='replace')}"
         headers["Link"] = f'<{address}>; rel="next"'
     return answer({"items": items, "next_cursor": next_cursor, "total": total, **members}, 200, headers)
-

@@ -13,7 +13,7 @@ from uuid import UUID
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 from pydantic import ValidationError
 
 from api.body import read_whole, refuse_encoded
@@ -23,6 +23,7 @@ from api.operations import MAX_JSON_BYTES, Content, operation
 from api.problems import MEDIA_TYPE
 from core import errors
 from core.errors import InvalidInput, NotAuthenticated
+from core.principal import Principal
 from db.uploads import UploadRecord
 
 s3_xml = Blueprint("s3_xml", __name__)
@@ -54,6 +55,7 @@ _CODES = {
 @operation(
     "CreateMultipartUpload (?uploads) and CompleteMultipartUpload",
     access="signed",
+    error_type=_XML,
     gives={200: _DOCUMENT},
     streams={"required": False, "content": {_XML: {"schema": {"type": "string"}}}},
     refuses=(
@@ -68,7 +70,7 @@ _CODES = {
 )
 def create_or_complete(upload_id: UUID) -> Response:
     """By addresses that `POST /s3/sign` gave out. The upload exists since then; both may be repeated."""
-    upload = _signed_for(upload_id)
+    caller, upload = _signed_for(upload_id)
     if "uploads" in request.args:
         if upload.status not in ("uploading", "completing"):
             raise errors.UploadGone()
@@ -81,25 +83,28 @@ def create_or_complete(upload_id: UUID) -> Response:
             ],
         )
     parts = [(part.PartNumber, part.ETag) for part in _completed_parts().parts]
-    file = offered().complete(g.principal, upload, parts)
+    file = offered().complete(caller, upload, parts)
     return _answer(
         "CompleteMultipartUploadResult",
         [
             ("Location", location(file.id)),
             ("Bucket", offered().bucket),
             ("Key", upload.object_key),
-            ("ETag", f'"{file.id}"'),
         ],
     )
 
 
 @s3_xml.get("/<uuid:upload_id>")
 @operation(
-    "ListParts", access="signed", gives={200: _DOCUMENT}, refuses=(errors.NotAllowed, errors.UploadGone)
+    "ListParts",
+    access="signed",
+    error_type=_XML,
+    gives={200: _DOCUMENT},
+    refuses=(errors.NotAllowed, errors.UploadGone),
 )
 def list_parts(upload_id: UUID) -> Response:
     """All parts in one page: the plugin reads no second one."""
-    upload = _signed_for(upload_id)
+    _, upload = _signed_for(upload_id)
     rows = "".join(
         "<Part>"
         + _elements([("PartNumber", part.number), ("ETag", f'"{part.etag}"'), ("Size", part.size)])
@@ -119,22 +124,26 @@ def list_parts(upload_id: UUID) -> Response:
 
 
 @s3_xml.delete("/<uuid:upload_id>")
-@operation("AbortMultipartUpload", access="signed", gives={204: None}, refuses=(errors.NotAllowed,))
+@operation(
+    "AbortMultipartUpload", access="signed", error_type=_XML, gives={204: None}, refuses=(errors.NotAllowed,)
+)
 def abort(upload_id: UUID) -> Response:
-    offered().abort(g.principal, _signed_for(upload_id))
+    caller, upload = _signed_for(upload_id)
+    offered().abort(caller, upload)
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
 
 
-def _signed_for(upload_id: UUID) -> UploadRecord:
-    """The upload that the address was signed for; a credential that comes along must be its owner's too (THREATS T45)."""
-    ticket = request.args.get("ticket")
-    if caller_or_none() is None:
+def _signed_for(upload_id: UUID) -> tuple[Principal, UploadRecord]:
+    """The upload that the address was signed for, and for whom. A credential that comes along must be its owner's (THREATS
+    T45)."""
+    caller, ticket = caller_or_none(), request.args.get("ticket")
+    if caller is None:
         if ticket is None:
             raise NotAuthenticated()
-        g.principal = offered().redeem(upload_id, ticket)
-    return offered().find(g.principal, upload_id, None)
+        caller = offered().redeem(upload_id, ticket)
+    return caller, offered().find(caller, upload_id, None)
 
 
 def _completed_parts() -> CompleteBody:

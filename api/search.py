@@ -5,9 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from api import render
+from api.answers import SearchOut, StatsOut, SuggestOut
 from api.context import principal, services
 from api.operations import operation
-from api.schemas import OwnerQuery, SearchOut, StatsOut, SuggestOut, SuggestQuery
+from api.schemas import OwnerQuery, SuggestQuery
 from api.schemas import SearchQuery as SearchParameters
 from core import errors
 from services.search import SearchQuery
@@ -16,11 +17,17 @@ search = Blueprint("search", __name__)
 
 
 @search.get("/search")
-@operation("Search files", query=SearchParameters, gives={200: SearchOut}, headers=("Link",),
-           refuses=(errors.InvalidCursor, errors.NotAllowed))
+@operation(
+    "Search files",
+    query=SearchParameters,
+    gives={200: SearchOut},
+    headers=("Link",),
+    refuses=(errors.InvalidCursor, errors.NotAllowed),
+)
 def find(query: SearchParameters) -> Response:
-    """Best first; an empty query finds everything, newest first. Any string is a valid query. Operators: `"a phrase"`,
-    `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`, `ext:`, `tag:`, `size:>10mb`, `before:`, `after:`, `is:deleted`."""
+    """Best first; an empty query finds everything, newest first. Any string is a valid query. Operators: `"a
+    phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`, `ext:`, `tag:`, `size:>10mb`, `before:`,
+    `after:`, `is:deleted`."""
     found = services().search.search(principal(), SearchQuery(**query.model_dump()))
     files = render.files([hit.file for hit in found.items], principal())
     items = [

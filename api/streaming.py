@@ -1,4 +1,4 @@
-"""A stored object as a response. What users uploaded is never trusted by a browser, whatever its type says (THREATS T31).
+"""A stored object as a response. Browsers are told never to trust what users uploaded (THREATS T31).
 
 The body is closed when the client goes away: werkzeug closes the response, and with it the connection to the bucket.
 """
@@ -14,7 +14,7 @@ _SANDBOX = "default-src 'none'; sandbox"
 
 
 def stream(found: Stream) -> Response:
-    """The bytes with their length and headers. A body that breaks off midway breaks the connection, never ends it well."""
+    """The bytes with their length and headers. A body that breaks off breaks the connection, never ends it well."""
     response = Response(found.body or (), found.status, direct_passthrough=True)
     response.headers.update(found.headers)
     response.headers["Content-Length"] = str(found.length)
@@ -49,5 +49,5 @@ def guarded(response: Response) -> Response:
     headers["Referrer-Policy"] = "no-referrer"
     # A file that anybody may read may be shown on anybody's page; all others on none.
     headers["Cross-Origin-Resource-Policy"] = "cross-origin" if caller_or_none() is None else "same-origin"
-    headers.setdefault("Cache-Control", "private, no-cache")            # asked again each time, by ETag
+    headers.setdefault("Cache-Control", "private, no-cache")  # asked again each time, by ETag
     return response

@@ -1,7 +1,8 @@
 """The plain ways in: a form with any number of files, and one raw body (``curl -T``).
 
-Both stream: nothing here touches ``request.form``, ``.files``, ``.data`` or ``get_json()``, which would read the body into
-memory or onto a disk. Every check on what comes in is in services/intake.py; this module knows only how the bytes arrive.
+Both stream: nothing here touches ``request.form``, ``.files``, ``.data`` or ``get_json()``, which would read
+the body into memory or onto a disk. Every check on what comes in is in services/intake.py; this module knows
+only how the bytes arrive.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from api import problems, render
+from api.answers import FileOut, UploadOut
 from api.body import Checksums, RequestBody, refuse_encoded
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import key_of_request, remember, replayed, request_digest
 from api.operations import operation, validated
-from api.schemas import FileOut, PlacementQuery, UploadOut
+from api.schemas import PlacementQuery
 from core import errors
 from core.errors import FileTooLarge, InvalidInput, MalformedUpload, TooMany
 from core.placement import Placement
@@ -34,18 +36,30 @@ upload = Blueprint("upload", __name__)
 FILE_FIELDS = frozenset({"files", "files[]", "file"})
 _PLACEMENT_FIELDS = frozenset(PlacementQuery.model_fields)
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_READ = 1024 * 1024                     # bytes
-_TOUCH = 60.0                           # seconds between signs of life for an Idempotency-Key
+_READ = 1024 * 1024  # bytes
+_TOUCH = 60.0  # seconds between signs of life for an Idempotency-Key
 _REFUSALS = (
-    errors.InvalidInput, errors.InvalidName, errors.MalformedUpload, errors.ChecksumMismatch, errors.NotFound,
-    errors.DuplicateFile, errors.LimitReached, errors.IdempotencyInProgress, errors.FileTooLarge, errors.QuotaExceeded,
-    errors.TypeNotAllowed, errors.TypeMismatch, errors.EncodingNotAllowed, errors.IdempotencyConflict, errors.TooMany,
+    errors.InvalidInput,
+    errors.InvalidName,
+    errors.MalformedUpload,
+    errors.ChecksumMismatch,
+    errors.NotFound,
+    errors.DuplicateFile,
+    errors.LimitReached,
+    errors.IdempotencyInProgress,
+    errors.FileTooLarge,
+    errors.QuotaExceeded,
+    errors.TypeNotAllowed,
+    errors.TypeMismatch,
+    errors.EncodingNotAllowed,
+    errors.IdempotencyConflict,
+    errors.TooMany,
     errors.StorageFull,
 )
 _TAKES = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
 
 
-# -- how many at once ------------------------------------------------------------------------------------------------------
+# -- how many at once ----------------------------------------------------------------------------------------
 
 _in_flight: Counter[str] = Counter()
 _in_flight_lock = threading.Lock()
@@ -53,7 +67,7 @@ _in_flight_lock = threading.Lock()
 
 @contextmanager
 def body_in_flight() -> Iterator[None]:
-    """Count this body among its owner's; TooMany beyond the limit, so that nobody's slow uploads take every thread (T7)."""
+    """Count this body among its owner's; TooMany beyond the limit: nobody may hold every thread (THREATS T7)."""
     owner = principal().owner_id
     with _in_flight_lock:
         if _in_flight[owner] >= http().max_bodies_in_flight:
@@ -68,11 +82,12 @@ def body_in_flight() -> Iterator[None]:
                 del _in_flight[owner]
 
 
-# -- once per Idempotency-Key ----------------------------------------------------------------------------------------------
+# -- once per Idempotency-Key --------------------------------------------------------------------------------
+
 
 class Transcript:
-    """What makes two uploads the same request: fields, names, sizes and bytes, but not the boundary, which each try draws
-    anew. Hashes only where an Idempotency-Key asks for it."""
+    """What makes two uploads the same request: fields, names, sizes and bytes, but not the
+    boundary, which each try draws anew. Hashes only where an Idempotency-Key asks for it."""
 
     def __init__(self, key: str | None):
         self.key = key
@@ -128,7 +143,7 @@ class _Tee:
 
 
 def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], object]) -> Response:
-    """Store the upload; where its Idempotency-Key was used before, read it without storing and repeat the first answer."""
+    """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer."""
     with body_in_flight():
         transcript = Transcript(key_of_request())
         key = transcript.key
@@ -151,42 +166,67 @@ def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], 
         return response
 
 
-# -- the form --------------------------------------------------------------------------------------------------------------
+# -- the form ------------------------------------------------------------------------------------------------
+
 
 @upload.post("/upload")
 @operation(
-    "Upload files by a form", gives={201: UploadOut, 207: UploadOut}, headers=("Upload-Session",), takes_headers=_TAKES,
+    "Upload files by a form",
+    gives={201: UploadOut, 207: UploadOut},
+    headers=("Upload-Session",),
+    takes_headers=_TAKES,
     refuses=(*_REFUSALS, errors.TooManyFiles),
-    streams={"required": True, "content": {"multipart/form-data": {"schema": {
-        "type": "object", "required": ["files"],
-        "properties": {
-            "files": {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}},
-            "folder_id": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
-            "visibility": {"enum": ["private", "public"]},
-            "tags": {"type": "string", "description": "Repeated, or separated by commas"},
-            "on_duplicate": {"enum": ["link", "copy", "reject"]},
+    streams={
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+                        },
+                        "folder_id": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
+                        "visibility": {"enum": ["private", "public"]},
+                        "tags": {"type": "string", "description": "Repeated, or separated by commas"},
+                        "on_duplicate": {"enum": ["link", "copy", "reject"]},
+                    },
+                },
+                "encoding": {"files": {"contentType": "*/*"}},
+            }
         },
-    }, "encoding": {"files": {"contentType": "*/*"}}}}},
+    },
 )
 def upload_form() -> Response:
-    """Any number of parts named `files` (or `file`, `files[]`), each with a file name. Each gets its own verdict: `207` where
-    some were refused; where all were, the first one's status, with `rejected` in it. Fields hold for every file wherever they
-    stand. The files appear together once the entire body was read; a broken body leaves none. Fields with other names are
-    ignored."""
+    """Any number of parts named `files` (or `file`, `files[]`), each with a file name. Each gets its own
+    verdict: `207` where some were refused; where all were, the first one's status, with `rejected` in it.
+    Fields hold for every file wherever they stand. The files appear together once the entire body was read; a
+    broken body leaves none. Fields with other names are ignored."""
     refuse_encoded()
     return _once(_store_form, lambda transcript: _read_form(transcript, lambda part, reader: None))
 
 
 def _store_form(transcript: Transcript) -> Response:
     with services().intake.batch(principal(), protocol="form", session_id=_session_id()) as batch:
-        placement = _read_form(transcript, lambda part, reader: batch.receive(
-            name=part.filename, claimed_type=part.content_type or None, stream=reader))
+        placement = _read_form(
+            transcript,
+            lambda part, reader: batch.receive(
+                name=part.filename, claimed_type=part.content_type or None, stream=reader
+            ),
+        )
         outcome = batch.commit(placement)
     rejected = [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
     if outcome.files:
-        response = render.answer({
-            "files": render.files(outcome.files, principal()), "rejected": rejected, "session": render.session(outcome.session),
-        }, 207 if rejected else 201)
+        response = render.answer(
+            {
+                "files": render.files(outcome.files, principal()),
+                "rejected": rejected,
+                "session": render.session(outcome.session),
+            },
+            207 if rejected else 201,
+        )
     else:
         first = outcome.rejected[0].error
         first.extra["rejected"] = rejected
@@ -202,7 +242,9 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable], None
     limits = FormLimits(max_files=http().max_files_per_request)
     if body.length is not None and body.length > http().max_file_size * limits.max_files + 2 * _READ:
         raise errors.RequestTooLarge()
-    form = FormReader(body, request.headers.get("Content-Type", ""), body.length, limits, file_fields=FILE_FIELDS)
+    form = FormReader(
+        body, request.headers.get("Content-Type", ""), body.length, limits, file_fields=FILE_FIELDS
+    )
     fields: dict[str, list[str]] = {}
     files = 0
     for part in form:
@@ -241,22 +283,30 @@ def _placement_of_fields(fields: Mapping[str, list[str]]) -> Placement:
         if name != "tags" and len(values) > 1:
             raise InvalidInput(errors=[{"field": name, "message": "given more than once"}])
         flat[name] = values if name == "tags" else values[0]
-    if flat.get("folder_id") == "":                     # "no folder" in a browser's form
+    if flat.get("folder_id") == "":  # "no folder" in a browser's form
         del flat["folder_id"]
     return _placement(validated(PlacementQuery, flat))
 
 
 def _placement(query: PlacementQuery) -> Placement:
     return Placement(
-        folder_id=query.folder_id, visibility=query.visibility, tags=query.tags, on_duplicate=query.on_duplicate,
+        folder_id=query.folder_id,
+        visibility=query.visibility,
+        tags=query.tags,
+        on_duplicate=query.on_duplicate,
     )
 
 
-# -- the raw body ----------------------------------------------------------------------------------------------------------
+# -- the raw body --------------------------------------------------------------------------------------------
+
 
 @upload.put("/upload/<path:filename>")
 @operation(
-    "Upload one file as a raw body", query=PlacementQuery, gives={201: FileOut}, takes_headers=_TAKES, refuses=_REFUSALS,
+    "Upload one file as a raw body",
+    query=PlacementQuery,
+    gives={201: FileOut},
+    takes_headers=_TAKES,
+    refuses=_REFUSALS,
     headers=("Upload-Session", "ETag", "Location"),
     streams={"required": True, "content": {"*/*": {"schema": {}}}},
 )
@@ -273,7 +323,11 @@ def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> R
     digest = transcript.of_file()
     with services().intake.batch(principal(), protocol="raw", session_id=_session_id()) as batch:
         batch.receive(
-            name=filename, claimed_type=claimed, stream=digest.reading(body), size=body.length, content_md5=checksums.md5,
+            name=filename,
+            claimed_type=claimed,
+            stream=digest.reading(body),
+            size=body.length,
+            content_md5=checksums.md5,
             sha256=checksums.sha256.hex() if checksums.sha256 else None,
         )
         if batch.rejected:

@@ -58,7 +58,9 @@ def _moment(value: Any, *, end: bool) -> Any:
             raise ValueError
         return start + step if end else start
     except (ValueError, OverflowError):
-        raise ValueError("must be a time such as 2026-11-23T04:15:00Z, or a date such as 2026-11-23") from None
+        raise ValueError(
+            "must be a time such as 2026-11-23T04:15:00Z, or a date such as 2026-11-23"
+        ) from None
 
 
 def page_size(value: int) -> int:
@@ -69,17 +71,24 @@ def page_size(value: int) -> int:
 _MOMENT_SCHEMA = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}
 
 Int64 = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=MAX_INT64)]
-FolderId = Annotated[int, Field(ge=1, le=MAX_INT32)]                    # in JSON
-FolderIdText = Annotated[FolderId, BeforeValidator(_integer)]           # in a query or a form
+FolderId = Annotated[int, Field(ge=1, le=MAX_INT32)]  # in JSON
+FolderIdText = Annotated[FolderId, BeforeValidator(_integer)]  # in a query or a form
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT64), AfterValidator(page_size)]
 Text = Annotated[str, AfterValidator(_storable)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(_storable)]
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
-From = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=False)), WithJsonSchema(_MOMENT_SCHEMA)]
-Until = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)]
+From = Annotated[
+    datetime, BeforeValidator(lambda value: _moment(value, end=False)), WithJsonSchema(_MOMENT_SCHEMA)
+]
+Until = Annotated[
+    datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)
+]
 Cursor = Annotated[str, Field(max_length=8192)]
-Owner = Annotated[str, Field(min_length=1, max_length=255, description="Admin keys only: another owner, or * for all"),
-                  AfterValidator(_storable)]
+Owner = Annotated[
+    str,
+    Field(min_length=1, max_length=255, description="Admin keys only: another owner, or * for all"),
+    AfterValidator(_storable),
+]
 
 
 def _tag(value: str) -> str:
@@ -90,7 +99,9 @@ def _tag(value: str) -> str:
 
 
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag)]
-Tags = Annotated[tuple[Tag, ...], Field(max_length=50), AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))]
+Tags = Annotated[
+    tuple[Tag, ...], Field(max_length=50), AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))
+]
 TagWords = Annotated[Tags, BeforeValidator(_words)]
 
 

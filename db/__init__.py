@@ -4,7 +4,8 @@ Every other module here holds one aggregate: its record, then its SQL. Their fun
 open one themselves; a service opens it (``with db.transaction() as tx``) and never holds it while bytes move.
 
 Rows are locked in one order everywhere, so that transactions can wait for each other but never in a circle:
-name lock (``files.lock_names``) -> objects -> uploads -> files -> owner_usage.
+folder tree -> name lock (``files.lock_names``) -> objects -> uploads -> files -> owner_usage.
+Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/folders.py).
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ Tx = psycopg.Connection[Any]
 Record = TypeVar("Record")
 
 # A statement that runs longer than this is a defect or an attack (THREATS T81); a lock waited for so long, a stuck peer.
-_SESSION = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+_SESSION = (
+    "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+)
 
 
 class Database:
     """A connection pool that opens on first use, so that it is never carried over a fork (one pool per process)."""
 
-    def __init__(self, url: str, *, max_connections: int = 16, cursor_factory: type[psycopg.Cursor[Any]] | None = None):
+    def __init__(
+        self, url: str, *, max_connections: int = 16, cursor_factory: type[psycopg.Cursor[Any]] | None = None
+    ):
         self.url = url
         self._max = max_connections
         self._cursor_factory = cursor_factory
@@ -46,8 +51,15 @@ class Database:
                 if self._cursor_factory is not None:
                     kwargs["cursor_factory"] = self._cursor_factory
                 self._pool = ConnectionPool(
-                    self.url, min_size=1, max_size=self._max, timeout=5, max_lifetime=1800, kwargs=kwargs, open=True,
-                    check=ConnectionPool.check_connection, name="gateway",
+                    self.url,
+                    min_size=1,
+                    max_size=self._max,
+                    timeout=5,
+                    max_lifetime=1800,
+                    kwargs=kwargs,
+                    open=True,
+                    check=ConnectionPool.check_connection,
+                    name="gateway",
                 )
                 self._pid = os.getpid()
             return self._pool

@@ -28,13 +28,13 @@ _SORTS = {
 
 @dataclass(frozen=True, slots=True)
 class FileFilter:
-    owner_id: str | None                # None: everybody's
-    file_type: str | None = None        # a family, a MIME type, or image/*
+    owner_id: str | None  # None: everybody's
+    file_type: str | None = None  # a family, a MIME type, or image/*
     folder_id: int | None = None
     in_root: bool = False
     recursive: bool = False
     date_from: datetime | None = None
-    date_to: datetime | None = None     # excluded
+    date_to: datetime | None = None  # excluded
     min_size: int | None = None
     max_size: int | None = None
     tag: str | None = None
@@ -90,19 +90,28 @@ def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
 
 
 def page(
-    tx: Tx, wanted: FileFilter, *, sort: str, after: list[Any] | None, limit: int,
+    tx: Tx,
+    wanted: FileFilter,
+    *,
+    sort: str,
+    after: list[Any] | None,
+    limit: int,
 ) -> tuple[list[FileRecord], list[list[Any]]]:
     """Up to ``limit`` files behind the keyset position ``after`` ([sort value, id]), each with its own position.
 
     Raises InvalidInput for a sort that is not in the list above."""
     descending = sort.startswith("-")
     if sort.removeprefix("-") not in _SORTS:
-        raise InvalidInput("Unknown sort.", errors=[{"field": "sort", "message": f"one of {', '.join(sorted(_SORTS))}"}])
+        raise InvalidInput(
+            "Unknown sort.", errors=[{"field": "sort", "message": f"one of {', '.join(sorted(_SORTS))}"}]
+        )
     expression, kind = _SORTS[sort.removeprefix("-")]
     where, params = conditions(wanted)
     order = "desc" if descending else "asc"
     if after is not None:
-        where += f" and ({expression}, f.id) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
+        where += (
+            f" and ({expression}, f.id) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
+        )
         params |= {"after": after[0], "after_id": after[1]}
     sql = (
         f"select {COLUMNS}, ({expression})::text as position from {FROM} where {where}"
@@ -122,5 +131,9 @@ def total(tx: Tx, wanted: FileFilter) -> int | None:
         sql = "select coalesce((select file_count from owner_usage where owner_id = %(owner)s), 0)"
         return int(scalar(tx, sql, {"owner": wanted.owner_id}))
     where, params = conditions(wanted)
-    counted = int(scalar(tx, f"select count(*) from (select from files f where {where} limit {EXACT_UP_TO + 1}) c", params))
+    counted = int(
+        scalar(
+            tx, f"select count(*) from (select from files f where {where} limit {EXACT_UP_TO + 1}) c", params
+        )
+    )
     return counted if counted <= EXACT_UP_TO else None

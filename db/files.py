@@ -29,11 +29,11 @@ class FileRecord:
     owner_id: str
     original_name: str
     stored_name: str
-    file_path: str                  # the object key
+    file_path: str  # the object key
     mime_type: str
     file_type: str
-    file_size: int                  # bytes
-    file_hash: str | None           # SHA-256 in hex; None until the gateway has read the bytes
+    file_size: int  # bytes
+    file_hash: str | None  # SHA-256 in hex; None until the gateway has read the bytes
     folder_id: int | None
     status: str
     visibility: str
@@ -48,7 +48,7 @@ class FileRecord:
     expires_at: datetime | None
     version: int
     storage_class: str
-    content_found: bool             # whether the last look into the bucket found the object
+    content_found: bool  # whether the last look into the bucket found the object
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class NewFile:
     sha256: str | None
     mime_type: str
     file_type: str
-    status: str                     # ready, or processing where the bytes are still to be checked
+    status: str  # ready, or processing where the bytes are still to be checked
     placement: Placement
     metadata: dict[str, Any]
 
@@ -88,12 +88,23 @@ returning session_id, files_uploaded, total_size, started_at, completed_at
 """
 
 
-def open_publication(tx: Tx, owner_id: str, folder_id: int | None, *, session_id: str, count: int, size: int) -> SessionRecord:
+def open_publication(
+    tx: Tx, owner_id: str, folder_id: int | None, *, session_id: str, count: int, size: int
+) -> SessionRecord:
     """``lock_names`` for ``count`` files of ``size`` bytes in all, which are counted in their upload session: one statement.
     Fewer in the end is told by calling it again with the difference."""
-    record = one(tx, SessionRecord, _OPEN_PUBLICATION, {
-        "owner": owner_id, "folder": folder_id, "session": session_id, "files": count, "size": size,
-    })
+    record = one(
+        tx,
+        SessionRecord,
+        _OPEN_PUBLICATION,
+        {
+            "owner": owner_id,
+            "folder": folder_id,
+            "session": session_id,
+            "files": count,
+            "size": size,
+        },
+    )
     assert record is not None
     return record
 
@@ -169,10 +180,21 @@ def publish(tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool) -> Fi
     an upload that nobody can ask for again is deleted. The quota it held is given back; what the file uses is counted by
     the table's trigger. None where the upload was over (expired, aborted) before."""
     params = {
-        "owner": new.owner_id, "folder": new.placement.folder_id, "sha256": new.sha256, "size": new.size, "link": link,
-        "key": new.object_key, "etag": new.etag, "mime_type": new.mime_type, "file_type": new.file_type,
-        "status": new.status, "visibility": new.placement.visibility, "tags": list(new.placement.tags),
-        "metadata": Jsonb(new.metadata), "upload_id": new.upload_id, "actor": actor,
+        "owner": new.owner_id,
+        "folder": new.placement.folder_id,
+        "sha256": new.sha256,
+        "size": new.size,
+        "link": link,
+        "key": new.object_key,
+        "etag": new.etag,
+        "mime_type": new.mime_type,
+        "file_type": new.file_type,
+        "status": new.status,
+        "visibility": new.placement.visibility,
+        "tags": list(new.placement.tags),
+        "metadata": Jsonb(new.metadata),
+        "upload_id": new.upload_id,
+        "actor": actor,
         "forget": forget,
     }
     return _first_free(tx, _PUBLISH, new.original_name, params)
@@ -191,7 +213,9 @@ def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
 
 
 def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
-    return many(tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)})
+    return many(
+        tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)}
+    )
 
 
 def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int) -> UUID | None:
@@ -223,15 +247,31 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 
 def update(
-    tx: Tx, file_id: UUID, *, actor: str, action: str = "updated", original_name: str | None = None,
-    visibility: str | None = None, tags: Sequence[str] | None = None, expires_at: datetime | None = None,
-    set_expires: bool = False, folder_id: int | None = None, set_folder: bool = False,
+    tx: Tx,
+    file_id: UUID,
+    *,
+    actor: str,
+    action: str = "updated",
+    original_name: str | None = None,
+    visibility: str | None = None,
+    tags: Sequence[str] | None = None,
+    expires_at: datetime | None = None,
+    set_expires: bool = False,
+    folder_id: int | None = None,
+    set_folder: bool = False,
 ) -> FileRecord | None:
     """Change what an owner may edit; a taken name breaks the constraint ``file_name_conflict``."""
     params = {
-        "id": file_id, "actor": actor, "action": action, "original_name": original_name, "visibility": visibility,
-        "tags": None if tags is None else list(tags), "expires_at": expires_at, "set_expires": set_expires,
-        "folder": folder_id, "set_folder": set_folder,
+        "id": file_id,
+        "actor": actor,
+        "action": action,
+        "original_name": original_name,
+        "visibility": visibility,
+        "tags": None if tags is None else list(tags),
+        "expires_at": expires_at,
+        "set_expires": set_expires,
+        "folder": folder_id,
+        "set_folder": set_folder,
     }
     return one(tx, FileRecord, _UPDATE, params)
 
@@ -266,9 +306,17 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
     """Out of the trash, under a free name; call ``lock_names`` first. None where it is not in the trash any more."""
-    return _first_free(tx, _RESTORE, file.original_name, {
-        "id": file.id, "owner": file.owner_id, "folder": file.folder_id, "actor": actor,
-    })
+    return _first_free(
+        tx,
+        _RESTORE,
+        file.original_name,
+        {
+            "id": file.id,
+            "owner": file.owner_id,
+            "folder": file.folder_id,
+            "actor": actor,
+        },
+    )
 
 
 _COPY = f"""
@@ -288,11 +336,22 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 """
 
 
-def copy(tx: Tx, file: FileRecord, *, folder_id: int | None, original_name: str, actor: str) -> FileRecord | None:
+def copy(
+    tx: Tx, file: FileRecord, *, folder_id: int | None, original_name: str, actor: str
+) -> FileRecord | None:
     """A new row on the same object; call ``lock_names`` first. None where the source went meanwhile."""
-    return _first_free(tx, _COPY, original_name, {
-        "id": file.id, "owner": file.owner_id, "folder": folder_id, "key": file.file_path, "actor": actor,
-    })
+    return _first_free(
+        tx,
+        _COPY,
+        original_name,
+        {
+            "id": file.id,
+            "owner": file.owner_id,
+            "folder": folder_id,
+            "key": file.file_path,
+            "actor": actor,
+        },
+    )
 
 
 def _first_free(tx: Tx, sql: str, name: str, params: dict[str, Any]) -> FileRecord | None:
@@ -330,20 +389,39 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 
 def finish_check(
-    tx: Tx, file_id: UUID, *, status: str, sha256: str | None, mime_type: str | None, file_type: str | None,
-    problem: dict[str, Any] | None, onto: str | None = None,
+    tx: Tx,
+    file_id: UUID,
+    *,
+    status: str,
+    sha256: str | None,
+    mime_type: str | None,
+    file_type: str | None,
+    problem: dict[str, Any] | None,
+    onto: str | None = None,
 ) -> FileRecord | None:
     """processing -> ready | rejected | infected with what the check found; None if it was no longer processing. ``onto``
     puts the file on another, equal object, which the caller has locked.
 
     The state test is in the WHERE, so two verifiers cannot both publish (THREATS T106)."""
-    return one(tx, FileRecord, _FINISH_CHECK, {
-        "id": file_id, "status": status, "sha256": sha256, "mime_type": mime_type, "file_type": file_type,
-        "problem": None if problem is None else Jsonb(problem), "onto": onto,
-    })
+    return one(
+        tx,
+        FileRecord,
+        _FINISH_CHECK,
+        {
+            "id": file_id,
+            "status": status,
+            "sha256": sha256,
+            "mime_type": mime_type,
+            "file_type": file_type,
+            "problem": None if problem is None else Jsonb(problem),
+            "onto": onto,
+        },
+    )
 
 
-_ADD_METADATA = "update files set metadata = metadata || %(metadata)s, version = version + 1 where file_path = %(key)s"
+_ADD_METADATA = (
+    "update files set metadata = metadata || %(metadata)s, version = version + 1 where file_path = %(key)s"
+)
 
 
 def add_metadata(tx: Tx, object_key: str, metadata: dict[str, Any]) -> None:

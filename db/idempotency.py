@@ -13,9 +13,9 @@ from db import Tx, execute, one
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
-    mine: bool                      # this request is the first and holds the key now
+    mine: bool  # this request is the first and holds the key now
     request_digest: bytes
-    response_status: int | None     # None while the first request is running
+    response_status: int | None  # None while the first request is running
     response: Any
     headers: dict[str, str]
 
@@ -38,7 +38,13 @@ where owner_id = %(owner)s and key = %(key)s and not exists (select from claimed
 
 
 def claim(
-    tx: Tx, owner_id: str, key: str, request_digest: bytes, *, lease: timedelta, keep: timedelta,
+    tx: Tx,
+    owner_id: str,
+    key: str,
+    request_digest: bytes,
+    *,
+    lease: timedelta,
+    keep: timedelta,
 ) -> IdempotencyRecord | None:
     """Take the key for this request, or tell what became of the first one. A lease that its holder let run out is taken
     over. None where the other claimed it in this very moment and has not committed."""
@@ -54,12 +60,27 @@ where owner_id = %(owner)s and key = %(key)s and response_status is null
 
 
 def finish(
-    tx: Tx, owner_id: str, key: str, *, request_digest: bytes, status: int, response: Any, headers: dict[str, str],
+    tx: Tx,
+    owner_id: str,
+    key: str,
+    *,
+    request_digest: bytes,
+    status: int,
+    response: Any,
+    headers: dict[str, str],
 ) -> None:
-    execute(tx, _FINISH, {
-        "owner": owner_id, "key": key, "digest": request_digest, "status": status, "response": Jsonb(response),
-        "headers": Jsonb(headers),
-    })
+    execute(
+        tx,
+        _FINISH,
+        {
+            "owner": owner_id,
+            "key": key,
+            "digest": request_digest,
+            "status": status,
+            "response": Jsonb(response),
+            "headers": Jsonb(headers),
+        },
+    )
 
 
 def renew(tx: Tx, owner_id: str, key: str, *, lease: timedelta) -> None:

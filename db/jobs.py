@@ -17,7 +17,9 @@ def _queue() -> procrastinate.App:
     return procrastinate.App(connector=SyncPsycopgConnector())
 
 
-def enqueue(tx: Tx, task: str, *, lock: str | None = None, priority: int = 0, delay_seconds: int = 0, **arguments: Any) -> None:
+def enqueue(
+    tx: Tx, task: str, *, lock: str | None = None, priority: int = 0, delay_seconds: int = 0, **arguments: Any
+) -> None:
     """Run ``task`` (a name from jobs/tasks.py) once the transaction has committed. Jobs of one ``lock`` run one by one."""
     options: dict[str, Any] = {"connection": tx, "priority": priority, "lock": lock}
     if delay_seconds:

@@ -36,13 +36,17 @@ returning {_COLUMNS}
 
 def create(tx: Tx, key_digest: bytes, *, owner_id: str, name: str, role: str) -> KeyRecord:
     """Add a key; one that is there already is left as it is and given back."""
-    record = one(tx, KeyRecord, _CREATE, {"digest": key_digest, "owner": owner_id, "name": name, "role": role})
+    record = one(
+        tx, KeyRecord, _CREATE, {"digest": key_digest, "owner": owner_id, "name": name, "role": role}
+    )
     assert record is not None
     return record
 
 
 def any_admin(tx: Tx) -> bool:
-    return bool(scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)"))
+    return bool(
+        scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)")
+    )
 
 
 _LIST = f"""
@@ -57,4 +61,11 @@ def list_all(tx: Tx, *, after: UUID | None, limit: int) -> list[KeyRecord]:
 
 def revoke(tx: Tx, key_id: UUID) -> bool:
     """False where there is no such key, or it is revoked already."""
-    return execute(tx, "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null", {"id": key_id}) == 1
+    return (
+        execute(
+            tx,
+            "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null",
+            {"id": key_id},
+        )
+        == 1
+    )

@@ -16,14 +16,16 @@ from alembic.config import Config
 from core.errors import Unavailable
 
 _LOCK = 0x6761_7465  # any number that nobody else uses in this database
-_REQUIRED = 180000   # PostgreSQL 18: uuidv7(), casefold(), NULLS NOT DISTINCT as we use them
+_REQUIRED = 180000  # PostgreSQL 18: uuidv7(), casefold(), NULLS NOT DISTINCT as we use them
 
 
 def migrate(url: str, *, wait_seconds: float = 300) -> None:
     """Run all outstanding revisions. Raises Unavailable where the server is older than 18 or the lock never came free."""
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
         if conn.info.server_version < _REQUIRED:
-            raise Unavailable(f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}.")
+            raise Unavailable(
+                f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}."
+            )
         deadline = time.monotonic() + wait_seconds
         while True:
             row = conn.execute("select pg_try_advisory_lock(%s)", [_LOCK]).fetchone()

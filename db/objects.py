@@ -35,7 +35,9 @@ class ObjectRecord:
 
 
 def get(tx: Tx, object_key: str) -> ObjectRecord | None:
-    return one(tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = %(key)s", {"key": object_key})
+    return one(
+        tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = %(key)s", {"key": object_key}
+    )
 
 
 _RECORD_CHECK = """
@@ -119,4 +121,9 @@ def known_keys(tx: Tx, keys: Sequence[str]) -> set[str]:
 
 
 def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
-    return many(tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = any(%(keys)s)", {"keys": list(keys)})
+    return many(
+        tx,
+        ObjectRecord,
+        f"select {COLUMNS} from objects where object_key = any(%(keys)s)",
+        {"keys": list(keys)},
+    )

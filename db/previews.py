@@ -13,14 +13,14 @@ _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, h
 
 @dataclass(frozen=True, slots=True)
 class PreviewRecord:
-    object_key: str             # of the object shown, not of the preview
+    object_key: str  # of the object shown, not of the preview
     preview_type: str
-    variant: int                # the box of a thumbnail in pixels, or a page
-    preview_path: str           # the preview's own object key
+    variant: int  # the box of a thumbnail in pixels, or a page
+    preview_path: str  # the preview's own object key
     mime_type: str
     width: int | None
     height: int | None
-    size: int                   # bytes
+    size: int  # bytes
 
 
 def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:
@@ -28,7 +28,12 @@ def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type:
         f"select {_COLUMNS} from file_previews where object_key = %(key)s and preview_type = %(type)s"
         " and variant = %(variant)s and mime_type = %(mime_type)s"
     )
-    return one(tx, PreviewRecord, sql, {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type})
+    return one(
+        tx,
+        PreviewRecord,
+        sql,
+        {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type},
+    )
 
 
 def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
@@ -47,8 +52,14 @@ on conflict (object_key, preview_type, variant, mime_type) do nothing
 def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
     """Record a preview that is in the bucket; False where another was quicker or the object is being purged."""
     params = {
-        "key": preview.object_key, "file_id": file_id, "type": preview.preview_type, "variant": preview.variant,
-        "path": preview.preview_path, "mime_type": preview.mime_type, "width": preview.width, "height": preview.height,
+        "key": preview.object_key,
+        "file_id": file_id,
+        "type": preview.preview_type,
+        "variant": preview.variant,
+        "path": preview.preview_path,
+        "mime_type": preview.mime_type,
+        "width": preview.width,
+        "height": preview.height,
         "size": preview.size,
     }
     return execute(tx, _ADD, params) == 1

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 
-
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
     session_id: str
     files_uploaded: int
-    total_size: int             # bytes
+    total_size: int  # bytes
     started_at: datetime
     completed_at: datetime | None

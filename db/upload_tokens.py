@@ -46,8 +46,9 @@ def get(tx: Tx, token_id: UUID) -> UploadTokenRecord | None:
 
 _CREATE = f"""
 insert into upload_tokens (token_digest, owner_id, folder_id, max_files, max_size, max_total_size, allowed_types, expires_at)
-values (%(digest)s, %(owner)s, %(folder)s, %(max_files)s, %(max_size)s, %(max_total_size)s, %(allowed_types)s,
-        now() + %(expires_in)s)
+select %(digest)s, %(owner)s, %(folder)s::integer, %(max_files)s, %(max_size)s, %(max_total_size)s, %(allowed_types)s,
+       now() + %(expires_in)s
+where %(folder)s::integer is null or exists (select from folders where id = %(folder)s and owner_id = %(owner)s)
 returning {_COLUMNS}
 """
 
@@ -55,13 +56,12 @@ returning {_COLUMNS}
 def create(
     tx: Tx, token_digest: bytes, *, owner_id: str, folder_id: int | None, max_files: int | None, max_size: int | None,
     max_total_size: int | None, allowed_types: list[str], expires_in: timedelta,
-) -> UploadTokenRecord:
-    record = one(tx, UploadTokenRecord, _CREATE, {
+) -> UploadTokenRecord | None:
+    """Keep a new token; None where the folder is not the owner's."""
+    return one(tx, UploadTokenRecord, _CREATE, {
         "digest": token_digest, "owner": owner_id, "folder": folder_id, "max_files": max_files, "max_size": max_size,
         "max_total_size": max_total_size, "allowed_types": allowed_types, "expires_in": expires_in,
     })
-    assert record is not None
-    return record
 
 
 def forget_old(tx: Tx, *, keep: timedelta) -> int:

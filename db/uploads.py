@@ -198,9 +198,32 @@ def lock(tx: Tx, upload_id: UUID) -> UploadRecord | None:
     return one(tx, UploadRecord, f"select {COLUMNS} from uploads where id = %(id)s for update", {"id": upload_id})
 
 
-def of_file(tx: Tx, file_id: UUID) -> UploadRecord | None:
+def of_file(tx: Tx, file_id: UUID, *, lock: bool = False) -> UploadRecord | None:
     """The upload that brought a file, while its row is kept."""
-    return one(tx, UploadRecord, f"select {COLUMNS} from uploads where file_id = %(id)s limit 1", {"id": file_id})
+    sql = f"select {COLUMNS} from uploads where file_id = %(id)s limit 1" + (" for update" if lock else "")
+    return one(tx, UploadRecord, sql, {"id": file_id})
+
+
+_LOCK_CONTENT = "select pg_advisory_xact_lock(hashtextextended('content:' || %(owner)s || ':' || %(sha256)s, 0))"
+
+
+def lock_content(tx: Tx, owner_id: str, sha256: str) -> None:
+    """Let one after another decide on an owner's equal bytes, until the transaction ends."""
+    execute(tx, _LOCK_CONTENT, {"owner": owner_id, "sha256": sha256})
+
+
+_UNCHECKED_FILES = """
+select f.id, now() - f.uploaded_at from files f
+where f.status = 'processing' and f.uploaded_at < now() - %(after)s and not exists (
+    select from procrastinate_jobs j
+    where j.task_name = 'check_file' and j.status in ('todo', 'doing') and j.args ->> 'file_id' = f.id::text)
+order by f.uploaded_at limit %(limit)s
+"""
+
+
+def unchecked_files(tx: Tx, *, after: timedelta, limit: int) -> list[tuple[UUID, timedelta]]:
+    """Files whose bytes nobody has read back and for which no job is left, with the time since they came."""
+    return tx.execute(_UNCHECKED_FILES, {"after": after, "limit": limit}).fetchall()
 
 
 _UNFINISHED = f"""

@@ -38,6 +38,8 @@ from embedded.child import (
 )
 
 DATABASE = ROLE = "gw"
+# What trigrams take for a letter comes from the system's locale; under plain C only ASCII is. The first that is there.
+LETTERS = ("C.UTF-8", "en_US.UTF-8", "C")
 START_PATIENCE = 180                  # seconds; recovery after a crash replays the log before it answers
 _UNSAFE_BUT_FAST = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
 
@@ -221,7 +223,12 @@ def _make_database(server: Postgres, password: str) -> None:
             make_role = sql.SQL("create role {} login createdb password {}")
             connection.execute(make_role.format(sql.Identifier(ROLE), sql.Literal(password)))
         if connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone() is None:
-            connection.execute(
-                f"create database {DATABASE} owner {ROLE} template template0 encoding 'UTF8' "
-                "locale_provider builtin builtin_locale 'C.UTF-8' locale 'C'"
-            )
+            for letters in LETTERS:
+                try:
+                    connection.execute(
+                        f"create database {DATABASE} owner {ROLE} template template0 encoding 'UTF8' "
+                        f"locale_provider builtin builtin_locale 'C.UTF-8' lc_collate 'C' lc_ctype '{letters}'"
+                    )
+                    break
+                except psycopg.errors.WrongObjectType:      # this system has no such locale
+                    continue

@@ -10,7 +10,6 @@ from procrastinate import RetryStrategy
 from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
-SWEEP_CRON = "* * * * * */3"        # every three seconds, so that an upload of a closed tab is a file within ten
 STALLED_CRON = "* * * * *"
 
 # A bucket or database that is away for some minutes must not cost a job: 2, 4, 8 … seconds, about half an hour in all.
@@ -26,15 +25,10 @@ def register(queue: procrastinate.App, services: Services) -> None:
     def check_file(file_id: str) -> None:
         services.checking.check(UUID(file_id))
 
-    @queue.periodic(cron=SWEEP_CRON)
-    @queue.task(name="sweep_incoming", queueing_lock="sweep_incoming", lock="sweep_incoming")
-    def sweep_incoming(timestamp: int) -> None:
-        if services.direct is not None:
-            services.direct.sweep()
-
     @queue.periodic(cron=JANITOR_CRON)
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor")
     def janitor(timestamp: int) -> None:
+        services.checking.requeue_lost()
         services.upkeep.janitor()
 
     @queue.periodic(cron=STALLED_CRON)

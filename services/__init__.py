@@ -23,24 +23,26 @@ from services.previews import Previews
 from services.search import Search
 from services.stats import Stats
 from services.upkeep import Upkeep
+from services.upload_tokens import UploadTokens
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """The bundle that app.wire() makes and both doors, api/ and jobs/, are given."""
 
-    db: Database            # to be closed by whoever wired it
+    db: Database  # to be closed by whoever wired it
     access: Access
     intake: Intake
     files: Files
     folders: Folders
     checking: Checking
-    direct: DirectUploads | None        # None where the store can't presign
-    companion: Companion | None         # as direct
+    direct: DirectUploads | None  # None where the store can't presign
+    companion: Companion | None  # as direct
     delivery: Delivery
     previews: Previews
     search: Search
     stats: Stats
+    upload_tokens: UploadTokens
     idempotency: Idempotency
     health: Health
     upkeep: Upkeep

@@ -34,7 +34,9 @@ def visible(principal: Principal | None, file: FileRecord | None) -> FileRecord:
         if file is None or file.visibility != "public" or file.is_deleted:
             raise NotAuthenticated()
         return file
-    if file is None or not (may_change(principal, file.owner_id) or (file.visibility == "public" and not file.is_deleted)):
+    if file is None or not (
+        may_change(principal, file.owner_id) or (file.visibility == "public" and not file.is_deleted)
+    ):
         raise NotFound("There is no such file.")
     return file
 
@@ -59,7 +61,9 @@ class Access:
             raise NotAuthenticated()
         return Principal(owner_id=key.owner_id, role=_role(key.role), key_id=key.id)
 
-    def create_key(self, owner_id: str, *, name: str = "", role: Role = "user", key: str | None = None) -> tuple[KeyRecord, str]:
+    def create_key(
+        self, owner_id: str, *, name: str = "", role: Role = "user", key: str | None = None
+    ) -> tuple[KeyRecord, str]:
         """A new key and its record; the key is not kept, so this is the only time it can be shown."""
         if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:
             raise InvalidInput("owner_id takes 1 to 255 characters, name at most 255.")
@@ -68,13 +72,17 @@ class Access:
             return keys.create(tx, secret_digest(key), owner_id=owner_id, name=name, role=role), key
 
     def list_keys(self, *, limit: int, cursor: str | None) -> Page[KeyRecord]:
-        after = UUID(str(decode_cursor(cursor, scope="keys", secret=self._cursor_secret)[0])) if cursor else None
+        after = (
+            UUID(str(decode_cursor(cursor, scope="keys", secret=self._cursor_secret)[0])) if cursor else None
+        )
         with self._db.connection() as tx:
             records = keys.list_all(tx, after=after, limit=limit + 1)
         more = len(records) > limit
         records = records[:limit]
         last = str(records[-1].id) if more else None
-        return Page(records, encode_cursor([last], scope="keys", secret=self._cursor_secret) if more else None)
+        return Page(
+            records, encode_cursor([last], scope="keys", secret=self._cursor_secret) if more else None
+        )
 
     def revoke_key(self, key_id: UUID) -> None:
         with self._db.transaction() as tx:

@@ -6,26 +6,30 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 
 from core import content_types
-from core.errors import ChecksumMismatch, ContentMissing, DuplicateFile, Unsupported
+from core.errors import ChecksumMismatch, ContentMissing, DuplicateFile, GatewayError, Unsupported
 from core.principal import Principal
-from db import Database, files, jobs, objects, upload_tokens, uploads
+from db import Database, Tx, files, jobs, objects, uploads
 from db.files import FileRecord
-from db.uploads import UploadRecord
 from services.bucket import bucket_errors
 from services.files import Files
 from services.intake import PREVIEWED, Intake
+from services.upload_tokens import uploader_of
 from storage_backends.base import ObjectStore
 
 log = structlog.get_logger()
 
 _READ = 1024 * 1024
 _HEAD = 64 * 1024
+_LOST = timedelta(minutes=10)       # a check without a job for so long was lost by the queue, or its job gave up
+_GIVE_UP = timedelta(days=7)
+_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +51,35 @@ class Checking:
         with self._db.connection() as tx:
             file = files.get(tx, file_id)
             upload = uploads.of_file(tx, file_id)
-        if file is None or file.status != "processing":
+            uploader = Principal(file.owner_id) if file is not None else None
+            if upload is not None:
+                uploader = uploader_of(tx, upload)
+        if file is None or uploader is None or file.status != "processing":
             return
         try:
             found = self._read(file)
-            mime_type = self._judge(file, upload, found)
-        except (ContentMissing, ChecksumMismatch, Unsupported) as error:
-            self._finish(file, status="rejected", problem=error.as_problem())
+            mime_type = self._intake.judge_type(uploader, file.original_name, found.head)
+        except (ContentMissing, Unsupported) as error:
+            with self._db.connection() as tx:
+                _reject(tx, file, error)
             return
-        if self._settle_duplicate(file, upload, found, mime_type):
-            return
-        self._finish(file, status="ready", found=found, mime_type=mime_type)
+        self._finish(file, found, mime_type)
+
+    def requeue_lost(self) -> int:
+        """Queue again the checks of files that nobody will come back to; reject those that could not be checked for a week.
+        Their number."""
+        with self._db.transaction() as tx:
+            lost = uploads.unchecked_files(tx, after=_LOST, limit=_BATCH)
+            for file_id, age in lost:
+                file = files.get(tx, file_id)
+                if age > _GIVE_UP and file is not None:
+                    problem = {"code": "check_failed", "detail": "The file could not be checked for a week; its bytes are kept."}
+                    files.finish_check(
+                        tx, file_id, status="rejected", sha256=None, mime_type=None, file_type=None, problem=problem)
+                    log.error("file_never_checked", file_id=str(file_id))
+                else:
+                    jobs.enqueue(tx, "check_file", file_id=str(file_id))
+        return len(lost)
 
     def _read(self, file: FileRecord) -> _Found:
         digest, size, head = hashlib.sha256(), 0, b""
@@ -67,60 +89,45 @@ class Checking:
                     head += chunk[: _HEAD - len(head)]
                 digest.update(chunk)
                 size += len(chunk)
+        if size != file.file_size:
+            raise ContentMissing(f"{file.file_size} bytes were announced, the bucket holds {size}.")
         return _Found(digest.hexdigest(), size, head)
 
-    def _judge(self, file: FileRecord, upload: UploadRecord | None, found: _Found) -> str:
-        if found.size != file.file_size:
-            raise ContentMissing(f"{file.file_size} bytes were announced, the bucket holds {found.size}.")
-        if upload is not None and upload.sha256 is not None and upload.sha256 != found.sha256:
-            raise ChecksumMismatch()
-        return self._intake.judge_type(self._principal_of(file, upload), file.original_name, found.head)
+    def _finish(self, file: FileRecord, found: _Found, mime_type: str) -> None:
+        """Say what was found, in one transaction: the checksum that the client told last, the owner's equal object.
 
-    def _principal_of(self, file: FileRecord, upload: UploadRecord | None) -> Principal:
-        """Who uploaded it, as far as the rules on types go: an upload token may have narrowed them."""
-        if upload is None or upload.token_id is None:
-            return Principal(file.owner_id)
-        with self._db.connection() as tx:
-            token = upload_tokens.get(tx, upload.token_id)
-        return Principal(file.owner_id, budget=token.budget if token else None)
-
-    def _settle_duplicate(self, file: FileRecord, upload: UploadRecord | None, found: _Found, mime_type: str) -> bool:
-        """Bytes that the owner already has: onto the one object with ``link``, rejected with ``reject``."""
-        wish = upload.on_duplicate if upload is not None else "copy"
-        if wish == "copy":
-            return False
+        Checks of equal bytes go one after another, so that of two at once one finds the other's object."""
+        orphaned = False
         with self._db.transaction() as tx:
-            equal = objects.equal_to(tx, file.owner_id, found.sha256, found.size, other_than=file.file_path)
-            if equal is None:
-                return False
+            uploads.lock_content(tx, file.owner_id, found.sha256)
+            upload = uploads.of_file(tx, file.id, lock=True)
+            if upload is not None and upload.sha256 not in (None, found.sha256):
+                _reject(tx, file, ChecksumMismatch(f"sha256 {upload.sha256} was declared, the stored bytes have {found.sha256}."))
+                return
+            wish = upload.on_duplicate if upload is not None else "copy"
+            if wish == "reject" and files.duplicate_of(tx, file.owner_id, found.sha256, found.size) is not None:
+                _reject(tx, file, DuplicateFile())
+                return
+            equal = None
             if wish == "link":
                 objects.lock(tx, file.file_path)
-                linked = files.finish_check(
-                    tx, file.id, status="ready", sha256=found.sha256, mime_type=mime_type,
-                    file_type=content_types.file_type(mime_type), problem=None, onto=equal,
-                )
-                orphaned = linked is not None and objects.mark_purging(tx, file.file_path)
-            else:
-                in_use = files.duplicate_of(tx, file.owner_id, found.sha256, found.size)
-                if in_use is None:
-                    return False
-        if wish == "reject":
-            self._finish(file, status="rejected", problem=DuplicateFile().as_problem())
-        elif orphaned:
-            self._files.remove_object(file.file_path)
-        return True
-
-    def _finish(
-        self, file: FileRecord, *, status: str, found: _Found | None = None, mime_type: str | None = None,
-        problem: dict[str, Any] | None = None,
-    ) -> None:
-        with self._db.transaction() as tx:
+                equal = objects.equal_to(tx, file.owner_id, found.sha256, found.size, other_than=file.file_path)
             done = files.finish_check(
-                tx, file.id, status=status, sha256=found.sha256 if found else None, mime_type=mime_type,
-                file_type=content_types.file_type(mime_type) if mime_type else None, problem=problem,
+                tx, file.id, status="ready", sha256=found.sha256, mime_type=mime_type,
+                file_type=content_types.file_type(mime_type), problem=None, onto=equal,
             )
-            if done is not None and status == "ready" and done.mime_type in PREVIEWED:
+            if done is None:
+                return
+            if equal is not None:
+                orphaned = objects.mark_purging(tx, file.file_path)
+            elif mime_type in PREVIEWED:
                 jobs.enqueue(tx, "make_previews", file_id=str(file.id))
-        log.info("file_checked", file_id=str(file.id), status=status, problem=(problem or {}).get("code"))
+        if orphaned:
+            self._files.remove_object(file.file_path)
+        log.info("file_checked", file_id=str(file.id), status="ready")
 
 
+def _reject(tx: Tx, file: FileRecord, error: GatewayError) -> None:
+    problem: dict[str, Any] = error.as_problem()
+    files.finish_check(tx, file.id, status="rejected", sha256=None, mime_type=None, file_type=None, problem=problem)
+    log.info("file_checked", file_id=str(file.id), status="rejected", problem=error.code)

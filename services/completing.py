@@ -10,6 +10,7 @@ attempt that was given up can't change the bytes under a file that a later one m
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -20,7 +21,7 @@ import structlog
 
 from core import content_types, names
 from core.errors import (
-    ChecksumMismatch, FileTooLarge, GatewayError, Locked, NotFound, PartsMismatch, Unavailable, UploadGone,
+    ChecksumMismatch, FileTooLarge, GatewayError, Locked, NameConflict, NotFound, PartsMismatch, Unavailable, UploadGone,
 )
 from core.ids import object_key
 from core.parts import PartPlan, missing, plan
@@ -95,15 +96,17 @@ class Completing:
         return completed
 
     def held_parts(self, upload: UploadRecord) -> list[Part] | None:
-        """The bucket's parts, all pages, by number; None where the bucket no longer knows the upload. A part sent again may
-        be listed twice by some servers: then the later entry is the one that counts (THREATS T43)."""
+        """The bucket's parts, all pages, by number; None where the bucket no longer knows the upload.
+
+        A part that was sent twice with different bytes is listed twice by SeaweedFS, in no order that tells which came last
+        (seen with 4.48); it assembles the one whose ETag completion names."""
         assert upload.multipart_id is not None
         with bucket_errors():
             try:
                 listed = list(self._store.list_parts(MultipartRef(upload.object_key, upload.multipart_id)))
             except UploadNotFound:
                 return None
-        return sorted({part.number: part for part in listed}.values(), key=lambda part: part.number)
+        return sorted(listed, key=lambda part: part.number)
 
     # -- one attempt ---------------------------------------------------------------------------------------------------
 
@@ -119,29 +122,38 @@ class Completing:
         try:
             etag, size = self._assemble(claimed, parts) if claimed.multipart_id else self._bring_in(claimed, parts)
             file = self._publish(claimed, etag, size, sha256)
-        except BaseException:
-            self._give_back(claimed)
+        except BaseException as error:
+            if not self._give_back(claimed) and isinstance(error, (PartsMismatch, Unavailable)):
+                return self._overtaken(claimed, sha256)
             raise
         if file is None:
-            return self._overtaken(claimed, sha256)
+            file = self._overtaken(claimed, sha256)
+            if file is None:                                    # nothing ended it, so it was the name
+                self._give_back(claimed)
+                raise NameConflict("Too many files in this folder have this name.")
+            return file
         if claimed.incoming_key is not None:
             self._intake.delete(claimed.incoming_key)
             if claimed.object_key != upload.object_key:         # what an attempt that died had copied
                 self._intake.delete(upload.object_key)
         return file
 
-    def _give_back(self, upload: UploadRecord) -> None:
-        """It was not complete, and can go on. The copy is deleted only where the row says that it became no file: the
-        answer to a COMMIT may have been lost (THREATS T104)."""
+    def _give_back(self, upload: UploadRecord) -> bool:
+        """It was not complete, and can go on; False where it is over. The copy is deleted only where the row says that it
+        became no file: the answer to a COMMIT may have been lost (THREATS T104)."""
         with self._db.connection() as tx:
             released = uploads.release_completion(tx, upload.id, object_key=upload.object_key)
         if released and upload.incoming_key is not None:
             self._intake.delete(upload.object_key)
+        return released
 
-    def _overtaken(self, upload: UploadRecord, sha256: str | None) -> FileRecord:
-        """The upload ended while its bytes were being put together: by an abort, or by a completer that took over."""
+    def _overtaken(self, upload: UploadRecord, sha256: str | None) -> FileRecord | None:
+        """The upload ended while its bytes were being put together: by an abort, or by a completer that took over. None where
+        it has not ended."""
         with self._db.connection() as tx:
             now = uploads.get(tx, upload.id)
+        if now is not None and now.status in ("pending", "uploading", "completing"):
+            return None
         if now is None or now.status != "done":
             self._intake.remove_bytes(upload)
             raise UploadGone()
@@ -156,11 +168,11 @@ class Completing:
         held = self.held_parts(upload)
         if held is None:
             return self._assembled_before(upload)
-        _compare(held, wanted, upload)
-        size = sum(part.size for part in held)
+        chosen = _choose(held, wanted, upload)
+        size = sum(part.size for part in chosen)
         with bucket_errors():
             try:
-                self._store.complete_multipart(MultipartRef(upload.object_key, upload.multipart_id), held)
+                self._store.complete_multipart(MultipartRef(upload.object_key, upload.multipart_id), chosen)
             except InvalidPart as error:
                 raise PartsMismatch("A part was sent again while the upload was being completed.") from error
             except (UploadNotFound, OutcomeUnknown):
@@ -279,18 +291,35 @@ def fits(expected: PartPlan, part: Part) -> bool:
     return 1 <= part.number <= expected.part_count and part.size == expected.length_of(part.number)
 
 
-def _compare(held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, upload: UploadRecord) -> None:
-    """The bucket's parts against the plan (number and size of each) and against the client's list (number and ETag)."""
-    numbers = [part.number for part in held]
+def unequivocal(held: Sequence[Part]) -> list[Part]:
+    """The parts of which the bucket holds one version. A client that sends another of them again knows its ETag."""
+    versions = Counter(part.number for part in held)
+    return [part for part in held if versions[part.number] == 1]
+
+
+def _choose(held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, upload: UploadRecord) -> list[Part]:
+    """The parts to assemble: those of the plan (number and size of each), and where the client tells its list, exactly that
+    (number and ETag). Raises PartsMismatch with the ranges that are missing."""
+    numbers = sorted({part.number for part in held})
     if upload.size is not None:
         expected = plan_of(upload, upload.size)
-        gaps = missing((part.number for part in held if fits(expected, part)), expected.part_count)
-        if gaps or len(held) != expected.part_count:
+        held = [part for part in held if fits(expected, part)]
+        gaps = missing((part.number for part in held), expected.part_count)
+        if gaps or len(numbers) != expected.part_count:
             raise PartsMismatch(f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps)
-    elif not held or numbers != list(range(1, len(held) + 1)):
+    elif not held or numbers != list(range(1, len(numbers) + 1)):
         raise PartsMismatch("Parts are missing.", missing=missing(numbers, max(numbers, default=1)))
-    if wanted is not None and _listed(wanted) != [(part.number, part.etag) for part in held]:
+    if wanted is None:
+        chosen = unequivocal(held)
+        twice = [number for number in numbers if number not in {part.number for part in chosen}]
+        if twice:
+            raise PartsMismatch(f"Parts {twice[:20]} were sent twice with different bytes: name the ETags that count.")
+        return chosen
+    by_etag = {(part.number, part.etag): part for part in held}
+    listed = _listed(wanted)
+    if [number for number, _ in listed] != numbers or not all(entry in by_etag for entry in listed):
         raise PartsMismatch()
+    return [by_etag[entry] for entry in listed]
 
 
 def _listed(parts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:

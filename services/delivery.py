@@ -15,7 +15,14 @@ import structlog
 from core import content_types, names
 from core.disposition import content_disposition
 from core.errors import (
-    ContentMissing, FileInTrash, FileNotReady, InvalidInput, NotFound, PreconditionFailed, RangeNotSatisfiable, TooLarge,
+    ContentMissing,
+    FileInTrash,
+    FileNotReady,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    TooLarge,
 )
 from core.principal import Principal
 from core.ranges import Span, etag_matches, if_range_matches, parse_range
@@ -24,11 +31,18 @@ from db.files import FileRecord
 from services.access import visible
 from services.bucket import bucket_errors
 from services.files import bucket_errors_but_missing, parse_id
-from storage_backends.base import ByteRange, ObjectNotFound, ObjectReader, ObjectStore, PresignedRequest, Presigns
+from storage_backends.base import (
+    ByteRange,
+    ObjectNotFound,
+    ObjectReader,
+    ObjectStore,
+    PresignedRequest,
+    Presigns,
+)
 
 log = structlog.get_logger()
 
-_PIECE = 256 * 1024        # bytes; what a slow reader makes us hold
+_PIECE = 256 * 1024  # bytes; what a slow reader makes us hold
 
 Disposition = Literal["inline", "attachment"]
 
@@ -36,7 +50,7 @@ Disposition = Literal["inline", "attachment"]
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:
     mode: Literal["redirect", "proxy"]
-    url_ttl: timedelta                  # of a presigned download, where the client asks for no other
+    url_ttl: timedelta  # of a presigned download, where the client asks for no other
     url_max_ttl: timedelta
     max_zip_files: int
     max_zip_bytes: int
@@ -87,8 +101,13 @@ class Delivery:
         self._limits = limits
 
     def open(
-        self, principal: Principal | None, file_id: UUID, *, method: Literal["GET", "HEAD"],
-        mode: Literal["redirect", "proxy"] | None = None, disposition: Disposition | None = None,
+        self,
+        principal: Principal | None,
+        file_id: UUID,
+        *,
+        method: Literal["GET", "HEAD"],
+        mode: Literal["redirect", "proxy"] | None = None,
+        disposition: Disposition | None = None,
         conditions: RequestConditions = RequestConditions(),
     ) -> Redirect | NotModified | Stream:
         """A download. HEAD is never redirected, since a URL signed for GET answers it with 403.
@@ -109,11 +128,18 @@ class Delivery:
         return self._stream(principal, file, etag, method, disposition, conditions)
 
     def _stream(
-        self, principal: Principal | None, file: FileRecord, etag: str | None, method: str, disposition: Disposition | None,
+        self,
+        principal: Principal | None,
+        file: FileRecord,
+        etag: str | None,
+        method: str,
+        disposition: Disposition | None,
         conditions: RequestConditions,
     ) -> Stream:
         try:
-            wanted = conditions.range if if_range_matches(conditions.if_range, etag, file.uploaded_at) else None
+            wanted = (
+                conditions.range if if_range_matches(conditions.if_range, etag, file.uploaded_at) else None
+            )
             span = parse_range(wanted, file.file_size) if method == "GET" else None
         except RangeNotSatisfiable as error:
             raise RangeNotSatisfiable(size=file.file_size) from error
@@ -137,7 +163,11 @@ class Delivery:
         return Stream(status, headers, length, _pieces(stack, reader, length), stack.close)
 
     def url(
-        self, principal: Principal | None, file_id: UUID, *, expires_in: int | None = None,
+        self,
+        principal: Principal | None,
+        file_id: UUID,
+        *,
+        expires_in: int | None = None,
         disposition: Disposition | None = None,
     ) -> PresignedRequest:
         """A presigned download URL, its life clamped to the maximum (THREATS T42). Raises InvalidInput below one second,
@@ -145,17 +175,23 @@ class Delivery:
         if self._presigns is None:
             raise InvalidInput("This deployment's storage can't presign URLs; use the download route.")
         if expires_in is not None and expires_in < 1:
-            raise InvalidInput("expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}])
+            raise InvalidInput(
+                "expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}]
+            )
         life = self._limits.url_ttl if expires_in is None else timedelta(seconds=min(expires_in, 7 * 86400))
         with self._db.connection() as tx:
             file = downloadable(visible(principal, files.get(tx, file_id)))
             events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=_actor(principal))
         return self._presigned(file, min(life, self._limits.url_max_ttl), disposition)
 
-    def _presigned(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> PresignedRequest:
+    def _presigned(
+        self, file: FileRecord, life: timedelta, disposition: Disposition | None
+    ) -> PresignedRequest:
         assert self._presigns is not None
         return self._presigns.presign_get(
-            file.file_path, expires_in=life, content_type=content_types.served_type(file.mime_type),
+            file.file_path,
+            expires_in=life,
+            content_type=content_types.served_type(file.mime_type),
             disposition=content_disposition(_disposition(file, disposition), file.original_name),
         )
 
@@ -196,7 +232,9 @@ class Delivery:
 
     # -- many files ----------------------------------------------------------------------------------------------------
 
-    def zip(self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None) -> Zip:
+    def zip(
+        self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None
+    ) -> Zip:
         """A ZIP of files, or of a folder with all below it, streamed as it is read. Members are stored, not deflated.
 
         Named files must all be readable and ready; of a folder what is not ready is left out and listed in the ZIP. Raises
@@ -207,8 +245,13 @@ class Delivery:
         elif folder is not None:
             filename, members, left_out = self._in_folder(principal, folder)
         else:
-            raise InvalidInput("Name the files by ids, or a folder.", errors=[{"field": "ids", "message": "missing"}])
-        if len(members) > self._limits.max_zip_files or sum(f.file_size for _, f in members) > self._limits.max_zip_bytes:
+            raise InvalidInput(
+                "Name the files by ids, or a folder.", errors=[{"field": "ids", "message": "missing"}]
+            )
+        if (
+            len(members) > self._limits.max_zip_files
+            or sum(f.file_size for _, f in members) > self._limits.max_zip_bytes
+        ):
             raise TooLarge("Too many files, or too many bytes, for one ZIP.")
         for _, file in members:
             if file.status != "ready":
@@ -224,19 +267,25 @@ class Delivery:
         chosen = [downloadable(visible(principal, found.get(file_id))) for file_id in wanted]
         return [(file.original_name, file) for file in chosen]
 
-    def _in_folder(self, principal: Principal, folder_id: int) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
+    def _in_folder(
+        self, principal: Principal, folder_id: int
+    ) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
         with self._db.connection() as tx:
             folder = folders.get(tx, folder_id)
             if folder is None or not (principal.is_admin or folder.owner_id == principal.owner_id):
                 raise NotFound("There is no such folder.")
             wanted = file_lists.FileFilter(owner_id=folder.owner_id, folder_id=folder_id, recursive=True)
-            found, _ = file_lists.page(tx, wanted, sort="original_name", after=None, limit=self._limits.max_zip_files + 1)
+            found, _ = file_lists.page(
+                tx, wanted, sort="original_name", after=None, limit=self._limits.max_zip_files + 1
+            )
             paths = folders.paths_below(tx, folder_id)
         members = [(paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found]
         ready = [(name, file) for name, file in members if file.status == "ready"]
         return f"{folder.name}.zip", ready, [name for name, file in members if file.status != "ready"]
 
-    def _zipped(self, principal: Principal, members: list[tuple[str, FileRecord]], left_out: list[str]) -> Iterator[bytes]:
+    def _zipped(
+        self, principal: Principal, members: list[tuple[str, FileRecord]], left_out: list[str]
+    ) -> Iterator[bytes]:
         sink = _Sink()
         with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
             for name, file in members:
@@ -249,7 +298,9 @@ class Delivery:
                         yield from sink.taken()
                 self._count(principal, file)
             if left_out:
-                archive.writestr("NOT INCLUDED.txt", "Not ready when this was made:\n" + "\n".join(left_out) + "\n")
+                archive.writestr(
+                    "NOT INCLUDED.txt", "Not ready when this was made:\n" + "\n".join(left_out) + "\n"
+                )
         yield from sink.taken()
 
 
@@ -298,7 +349,11 @@ def _disposition(file: FileRecord, wanted: Disposition | None) -> Disposition:
 
 
 def _is_start(range_header: str | None) -> bool:
-    return range_header is None or range_header.replace(" ", "").lower().startswith("bytes=0-") or "=" not in range_header
+    return (
+        range_header is None
+        or range_header.replace(" ", "").lower().startswith("bytes=0-")
+        or "=" not in range_header
+    )
 
 
 def _unique(members: list[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord]]:
@@ -318,6 +373,3 @@ def _unique(members: list[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord
 
 def _actor(principal: Principal | None) -> str:
     return principal.owner_id if principal else "anonymous"
-
-
-

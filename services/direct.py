@@ -28,7 +28,7 @@ from db import Database, files, uploads
 from db.files import FileRecord
 from db.uploads import NewUpload, UploadRecord
 from services.bucket import bucket_errors
-from services.completing import Completing, DirectStore, fits, own, plan_of
+from services.completing import Completing, DirectStore, fits, own, plan_of, unequivocal
 from services.intake import FILE_PREFIX, INCOMING_PREFIX, PART_SIZE, Intake
 from storage_backends.base import Checksum, MultipartRef, ObjectNotFound, Part, PresignedPost, PresignedRequest
 
@@ -205,8 +205,9 @@ class DirectUploads:
                 return False
 
     def list_parts(self, upload: UploadRecord) -> list[Part]:
-        """The bucket's parts, all pages, each number once; none where the bucket's upload is over."""
-        return self._completing.held_parts(upload) or []
+        """The bucket's parts, all pages, each number once; none where the bucket's upload is over. A part of which there are
+        two versions counts as missing: whoever sends it again can say which is meant."""
+        return unequivocal(self._completing.held_parts(upload) or [])
 
     def sign_parts(self, principal: Principal, upload_id: UUID, part_numbers: Sequence[int]) -> list[PartUrl]:
         """Fresh URLs for these parts, which also shows that the client is still at it. Part 1 of an upload that is sent whole

@@ -14,7 +14,14 @@ import psycopg
 
 from core import names
 from core.errors import (
-    FileNotReady, GatewayError, InvalidCursor, InvalidInput, NameConflict, NotFound, PreconditionFailed, QuotaExceeded,
+    FileNotReady,
+    GatewayError,
+    InvalidCursor,
+    InvalidInput,
+    NameConflict,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
 )
 from core.ids import decode_cursor, encode_cursor
 from core.pages import Page
@@ -40,7 +47,7 @@ _READ = 1024 * 1024
 class FileQuery:
     """What ``GET /api/files`` may ask for; times are a half-open interval."""
 
-    file_type: str | None = None            # a family, a MIME type, or image/*
+    file_type: str | None = None  # a family, a MIME type, or image/*
     folder: int | Literal["root"] | None = None
     recursive: bool = False
     date_from: datetime | None = None
@@ -61,7 +68,7 @@ class FileChange:
     original_name: str | Unset = UNSET
     visibility: Visibility | Unset = UNSET
     tags: Sequence[str] | Unset = UNSET
-    expires_at: datetime | None | Unset = UNSET
+    expires_at: datetime | Unset | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +119,10 @@ class Files:
         if object_record is None:
             raise NotFound("There is no such file.")
         integrity = {
-            "exists": object_record.found, "size_matches": object_record.found and object_record.size == file.file_size,
-            "checksum": object_record.checksum_state, "checked_at": object_record.checked_at,
+            "exists": object_record.found,
+            "size_matches": object_record.found and object_record.size == file.file_size,
+            "checksum": object_record.checksum_state,
+            "checked_at": object_record.checked_at,
         }
         return FileDetails(file, {"downloads": file.download_count, **statistics}, history, integrity)
 
@@ -127,30 +136,49 @@ class Files:
                     size += len(chunk)
             found = True
             if file.file_hash is not None:
-                state = "verified" if (digest.hexdigest(), size) == (file.file_hash, file.file_size) else "mismatch"
+                state = (
+                    "verified"
+                    if (digest.hexdigest(), size) == (file.file_hash, file.file_size)
+                    else "mismatch"
+                )
         except ObjectNotFound:
             found = False
         with self._db.transaction() as tx:
             objects.record_check(tx, file.file_path, found=found, checksum_state=state)
             events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
 
-    def history(self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None) -> Page[EventRecord]:
+    def history(
+        self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None
+    ) -> Page[EventRecord]:
         scope = f"history:{file_id}"
-        before = int(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0])) if cursor else None
+        before = (
+            int(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0])) if cursor else None
+        )
         with self._db.connection() as tx:
             owned(principal, files.get(tx, file_id))
             found = events.of_file(tx, file_id, before=before, limit=limit + 1)
         more = len(found) > limit
         found = found[:limit]
-        return Page(found, encode_cursor([found[-1].id], scope=scope, secret=self._cursor_secret) if more else None)
+        return Page(
+            found, encode_cursor([found[-1].id], scope=scope, secret=self._cursor_secret) if more else None
+        )
 
     def list(self, principal: Principal, query: FileQuery) -> Page[FileRecord]:
         """A page of files by keyset. The total is exact up to 10,000 and, without filters, whatever the number."""
         owner = owner_scope(principal, query.owner)
         wanted = FileFilter(
-            owner_id=owner, file_type=query.file_type, folder_id=query.folder if isinstance(query.folder, int) else None,
-            in_root=query.folder == "root", recursive=query.recursive, date_from=query.date_from, date_to=query.date_to,
-            min_size=query.min_size, max_size=query.max_size, tag=query.tag, status=query.status, deleted=query.deleted,
+            owner_id=owner,
+            file_type=query.file_type,
+            folder_id=query.folder if isinstance(query.folder, int) else None,
+            in_root=query.folder == "root",
+            recursive=query.recursive,
+            date_from=query.date_from,
+            date_to=query.date_to,
+            min_size=query.min_size,
+            max_size=query.max_size,
+            tag=query.tag,
+            status=query.status,
+            deleted=query.deleted,
         )
         scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
         after = decode_cursor(query.cursor, scope=scope, secret=self._cursor_secret) if query.cursor else None
@@ -160,31 +188,58 @@ class Files:
             records, keys = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=query.limit + 1)
             total = file_lists.total(tx, wanted)
         more = len(records) > query.limit
-        cursor = encode_cursor(keys[query.limit - 1], scope=scope, secret=self._cursor_secret) if more else None
+        cursor = (
+            encode_cursor(keys[query.limit - 1], scope=scope, secret=self._cursor_secret) if more else None
+        )
         return Page(records[: query.limit], cursor, total)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def update(self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None) -> FileRecord:
+    def update(
+        self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None
+    ) -> FileRecord:
         """Rename, show, tag, or set the expiry. Raises NameConflict where the new name is taken in the folder."""
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
         visibility = None if isinstance(change.visibility, Unset) else change.visibility
         with self._changing(principal, file_id, if_match, names=name is not None) as (tx, file):
-            return _still(files.update(
-                tx, file_id, actor=principal.owner_id, original_name=name, visibility=visibility, tags=tags,
-                expires_at=None if isinstance(change.expires_at, Unset) else change.expires_at,
-                set_expires=not isinstance(change.expires_at, Unset),
-            ))
+            return _still(
+                files.update(
+                    tx,
+                    file_id,
+                    actor=principal.owner_id,
+                    original_name=name,
+                    visibility=visibility,
+                    tags=tags,
+                    expires_at=None if isinstance(change.expires_at, Unset) else change.expires_at,
+                    set_expires=not isinstance(change.expires_at, Unset),
+                )
+            )
 
-    def move(self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None) -> FileRecord:
-        with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, file):
-            return _still(files.update(
-                tx, file_id, actor=principal.owner_id, action="moved", folder_id=target_folder_id, set_folder=True,
-            ))
+    def move(
+        self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None
+    ) -> FileRecord:
+        with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (
+            tx,
+            file,
+        ):
+            return _still(
+                files.update(
+                    tx,
+                    file_id,
+                    actor=principal.owner_id,
+                    action="moved",
+                    folder_id=target_folder_id,
+                    set_folder=True,
+                )
+            )
 
     def copy(
-        self, principal: Principal, file_id: UUID, *, target_folder_id: int | None | Unset = UNSET,
+        self,
+        principal: Principal,
+        file_id: UUID,
+        *,
+        target_folder_id: int | Unset | None = UNSET,
         original_name: str | None = None,
     ) -> FileRecord:
         """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken."""
@@ -195,9 +250,15 @@ class Files:
                 raise FileNotReady()
             folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
             files.lock_names(tx, file.owner_id, folder_id)
-            copied = _still(files.copy(
-                tx, file, folder_id=folder_id, original_name=name or file.original_name, actor=principal.owner_id,
-            ))
+            copied = _still(
+                files.copy(
+                    tx,
+                    file,
+                    folder_id=folder_id,
+                    original_name=name or file.original_name,
+                    actor=principal.owner_id,
+                )
+            )
             if not uploads.within_quota(tx, file.owner_id, quota_bytes=self._quota_bytes):
                 raise QuotaExceeded()
             return copied
@@ -230,15 +291,23 @@ class Files:
         """Finish a purge: previews, then the object, then its row. False where the bucket left that to the janitor."""
         with self._db.connection() as tx:
             shown = previews.of_objects(tx, [object_key])
-        if not all([delete_quietly(self._store, key) for key in [*(p.preview_path for p in shown), object_key]]):
+        if not all(
+            [delete_quietly(self._store, key) for key in [*(p.preview_path for p in shown), object_key]]
+        ):
             return False
         with self._db.connection() as tx:
             objects.remove(tx, object_key)
         return True
 
     def batch(
-        self, principal: Principal, action: BatchAction, ids: Sequence[str], *, target_folder_id: int | None = None,
-        add: Sequence[str] = (), remove: Sequence[str] = (),
+        self,
+        principal: Principal,
+        action: BatchAction,
+        ids: Sequence[str],
+        *,
+        target_folder_id: int | None = None,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
     ) -> Sequence[tuple[str, GatewayError | None]]:
         """One action on many files, each on its own: one failure stops no other."""
         steps: dict[BatchAction, Callable[[UUID], object]] = {
@@ -257,7 +326,9 @@ class Files:
                 results.append((text, error))
         return results
 
-    def _retag(self, principal: Principal, file_id: UUID, add: Sequence[str], remove: Sequence[str]) -> FileRecord:
+    def _retag(
+        self, principal: Principal, file_id: UUID, add: Sequence[str], remove: Sequence[str]
+    ) -> FileRecord:
         dropped = set(clean_tags(remove))
         with self._changing(principal, file_id, None) as (tx, file):
             tags = clean_tags([*(tag for tag in file.tags if tag not in dropped), *add])
@@ -276,15 +347,22 @@ class Files:
 
     @contextmanager
     def _changing(
-        self, principal: Principal, file_id: UUID, if_match: str | None, *, names: bool = False,
-        folder_id: int | None | Unset = UNSET,
+        self,
+        principal: Principal,
+        file_id: UUID,
+        if_match: str | None,
+        *,
+        names: bool = False,
+        folder_id: int | Unset | None = UNSET,
     ) -> Iterator[tuple[Tx, FileRecord]]:
         """The file, its row locked, after ownership and If-Match were checked. ``names`` takes the name lock before it, in
         the folder that it moves to or is in."""
         with self._naming() as tx:
             if names:
                 seen = owned(principal, files.get(tx, file_id))
-                files.lock_names(tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id)
+                files.lock_names(
+                    tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id
+                )
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             yield tx, file
@@ -314,7 +392,9 @@ def parse_id(text: str) -> UUID:
 def clean_tags(tags: Sequence[str]) -> list[str]:
     """Tags trimmed, without repeats, in order. Raises InvalidInput where one is empty, long or has control characters."""
     clean = list(dict.fromkeys(tag.strip() for tag in tags))
-    if len(clean) > MAX_TAGS or not all(1 <= len(tag) <= 100 and tag.isprintable() and "," not in tag for tag in clean):
+    if len(clean) > MAX_TAGS or not all(
+        1 <= len(tag) <= 100 and tag.isprintable() and "," not in tag for tag in clean
+    ):
         raise InvalidInput(
             "Tags are at most 50, of 1 to 100 printable characters each, without commas.",
             errors=[{"field": "tags", "message": "not valid"}],

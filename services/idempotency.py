@@ -11,7 +11,7 @@ from core.principal import Principal
 from db import Database, idempotency
 
 KEEP = timedelta(hours=24)
-LEASE = timedelta(minutes=10)       # a first request that neither ends nor renews in this time is taken for dead
+LEASE = timedelta(minutes=10)  # a first request that neither ends nor renews in this time is taken for dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,17 @@ class Idempotency:
         if not 1 <= len(key) <= 255 or not key.isprintable():
             raise InvalidInput("An Idempotency-Key has 1 to 255 printable characters.")
         with self._db.connection() as tx:
-            found = idempotency.claim(tx, principal.owner_id, key, request_digest or b"", lease=LEASE, keep=KEEP)
+            found = idempotency.claim(
+                tx, principal.owner_id, key, request_digest or b"", lease=LEASE, keep=KEEP
+            )
         if found is not None and found.mine:
             return None
         if found is None or found.response_status is None:
-            if found is not None and request_digest is not None and found.request_digest not in (b"", request_digest):
+            if (
+                found is not None
+                and request_digest is not None
+                and found.request_digest not in (b"", request_digest)
+            ):
                 raise IdempotencyConflict()
             raise IdempotencyInProgress()
         replay = Replay(found.request_digest, found.response_status, found.response, found.headers)
@@ -58,11 +64,24 @@ class Idempotency:
             idempotency.renew(tx, principal.owner_id, key, lease=LEASE)
 
     def finish(
-        self, principal: Principal, key: str, *, request_digest: bytes, status: int, body: Any, headers: dict[str, str],
+        self,
+        principal: Principal,
+        key: str,
+        *,
+        request_digest: bytes,
+        status: int,
+        body: Any,
+        headers: dict[str, str],
     ) -> None:
         with self._db.connection() as tx:
             idempotency.finish(
-                tx, principal.owner_id, key, request_digest=request_digest, status=status, response=body, headers=headers,
+                tx,
+                principal.owner_id,
+                key,
+                request_digest=request_digest,
+                status=status,
+                response=body,
+                headers=headers,
             )
 
     def drop(self, principal: Principal, key: str) -> None:

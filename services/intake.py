@@ -19,15 +19,25 @@ from time import monotonic
 from types import TracebackType
 from typing import Literal, Protocol
 
-
 import psycopg
 import structlog
 
 from core import content_types, names
 from core.content_types import Rules
 from core.errors import (
-    ChecksumMismatch, DuplicateFile, FileTooLarge, GatewayError, InvalidInput, LimitReached, MalformedUpload, NotAuthenticated,
-    NotFound, QuotaExceeded, StorageFull, Unavailable, UploadGone,
+    ChecksumMismatch,
+    DuplicateFile,
+    FileTooLarge,
+    GatewayError,
+    InvalidInput,
+    LimitReached,
+    MalformedUpload,
+    NotAuthenticated,
+    NotFound,
+    QuotaExceeded,
+    StorageFull,
+    Unavailable,
+    UploadGone,
 )
 from core.ids import new_id, object_key
 from core.parts import plan
@@ -39,18 +49,28 @@ from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
 from services import sniff
 from services.bucket import bucket_errors, delete_quietly
-from storage_backends.base import Checksum, Multipart, ObjectInfo, ObjectStore, OutcomeUnknown, Part, StorageError
+from storage_backends.base import (
+    Checksum,
+    Multipart,
+    ObjectInfo,
+    ObjectStore,
+    OutcomeUnknown,
+    Part,
+    StorageError,
+)
 
 log = structlog.get_logger()
 
 FILE_PREFIX = "files/"
-INCOMING_PREFIX = "incoming/"        # where clients bring a single object, until it is copied to its own key
-PART_SIZE = 8 * 1024 * 1024         # bytes; also what is held in memory for one upload
-_READ = 1024 * 1024                 # bytes; larger reads are three times faster than 64 KiB ones
-_HEAD = 64 * 1024                   # bytes that the type is told from
-_TTL = timedelta(hours=1)           # a form upload lives from renewal to renewal, so a killed process frees it soon
-_RENEW = 600.0                      # seconds
-PREVIEWED = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"})
+INCOMING_PREFIX = "incoming/"  # where clients bring a single object, until it is copied to its own key
+PART_SIZE = 8 * 1024 * 1024  # bytes; also what is held in memory for one upload
+_READ = 1024 * 1024  # bytes; larger reads are three times faster than 64 KiB ones
+_HEAD = 64 * 1024  # bytes that the type is told from
+_TTL = timedelta(hours=1)  # a form upload lives from renewal to renewal, so a killed process frees it soon
+_RENEW = 600.0  # seconds
+PREVIEWED = frozenset(
+    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"}
+)
 
 # What ends the whole request, as opposed to a verdict on one of its files.
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated)
@@ -68,9 +88,9 @@ class Store(ObjectStore, Multipart, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IntakeLimits:
-    max_file_size: int                  # bytes
-    quota_bytes: int | None             # bytes for each owner
-    max_open_uploads: int               # for each owner
+    max_file_size: int  # bytes
+    quota_bytes: int | None  # bytes for each owner
+    max_open_uploads: int  # for each owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +131,7 @@ class _Transfer:
     """One multipart under way: what was sent, hashed and reserved so far."""
 
     upload: UploadRecord
-    sha256: "hashlib._Hash"
+    sha256: hashlib._Hash
     parts: list[Part] = field(default_factory=list)
     size: int = 0
     reserved: int = 0
@@ -127,7 +147,9 @@ class Intake:
 
     # -- admit ---------------------------------------------------------------------------------------------------------
 
-    def check_declared(self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None) -> str:
+    def check_declared(
+        self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None
+    ) -> str:
         """Judge what is known before a byte moves; the cleaned name. Raises InvalidName, FileTooLarge, TypeNotAllowed."""
         clean = names.clean_name(name)
         self.check_size(principal, size or 0)
@@ -143,7 +165,10 @@ class Intake:
     def max_size(self, principal: Principal) -> int:
         """Bytes that one file of this caller may have: the deployment's limit, or the upload token's where that is lower."""
         budget = principal.budget
-        return min(self._limits.max_file_size, budget.max_size if budget and budget.max_size is not None else self._limits.max_file_size)
+        return min(
+            self._limits.max_file_size,
+            budget.max_size if budget and budget.max_size is not None else self._limits.max_file_size,
+        )
 
     def _rules_for(self, principal: Principal) -> list[Rules]:
         allowed = principal.budget.allowed_types if principal.budget else ()
@@ -167,7 +192,9 @@ class Intake:
         limits, upload = self._limits, None
         try:
             with self._db.transaction() as tx:
-                upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
+                upload = uploads.admit(
+                    tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads
+                )
                 if upload is None:
                     raise psycopg.Rollback
         except psycopg.errors.ForeignKeyViolation as error:
@@ -184,21 +211,39 @@ class Intake:
 
     # -- receive -------------------------------------------------------------------------------------------------------
 
-    def batch(self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None) -> Batch:
+    def batch(
+        self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None
+    ) -> Batch:
         """Files that appear together: ``with intake.batch(…) as batch: batch.receive(…); batch.commit(…)``."""
         return Batch(self, principal, protocol, session_id or new_id().hex)
 
     def receive(
-        self, principal: Principal, *, protocol: GatewayProtocol, session_id: str, name: str, claimed_type: str | None,
-        stream: Readable, size: int | None, sha256: str | None, content_md5: bytes | None,
+        self,
+        principal: Principal,
+        *,
+        protocol: GatewayProtocol,
+        session_id: str,
+        name: str,
+        claimed_type: str | None,
+        stream: Readable,
+        size: int | None,
+        sha256: str | None,
+        content_md5: bytes | None,
     ) -> Received:
         """Store one file's bytes and check them. Whatever is raised, nothing of the file is left anywhere."""
         clean = self.check_declared(principal, name, size=size, claimed_type=claimed_type)
         md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
         new = NewUpload(
-            owner_id=principal.owner_id, protocol=protocol, status="uploading", original_name=clean,
+            owner_id=principal.owner_id,
+            protocol=protocol,
+            status="uploading",
+            original_name=clean,
             object_key=object_key(FILE_PREFIX, names.extension(clean), datetime.now(UTC)),
-            content_type="application/octet-stream", size=size, reserve=size or 0, session_id=session_id, expires_in=_TTL,
+            content_type="application/octet-stream",
+            size=size,
+            reserve=size or 0,
+            session_id=session_id,
+            expires_in=_TTL,
         )
         # With a declared size the quota decides before the body is read; without, once a part of it is there.
         upload = self.admit(principal, new) if size is not None else None
@@ -211,12 +256,18 @@ class Intake:
             if md5 is not None:
                 stream = _Digesting(stream, md5)
                 md5.update(head.buffer)
-            info = self._store_whole(transfer, head) if head.ended else self._store_parts(principal, transfer, head, stream, size)
+            info = (
+                self._store_whole(transfer, head)
+                if head.ended
+                else self._store_parts(principal, transfer, head, stream, size)
+            )
             digest = transfer.sha256.hexdigest()
             _check_sums(transfer, info, size, digest, sha256, md5, content_md5)
         except BaseException as error:
             if upload is not None:
-                self.discard([upload], problem=error.as_problem() if isinstance(error, GatewayError) else None)
+                self.discard(
+                    [upload], problem=error.as_problem() if isinstance(error, GatewayError) else None
+                )
             raise
         return Received(upload, info.etag, transfer.size, digest, head.mime_type)
 
@@ -249,11 +300,20 @@ class Intake:
         checksum = Checksum("sha256", b64encode(transfer.sha256.digest()).decode())
         with bucket_errors():
             return self._store.put(
-                transfer.upload.object_key, head.buffer, content_type=head.mime_type, size=transfer.size, checksum=checksum,
+                transfer.upload.object_key,
+                head.buffer,
+                content_type=head.mime_type,
+                size=transfer.size,
+                checksum=checksum,
             )
 
     def _store_parts(
-        self, principal: Principal, transfer: _Transfer, head: Head, stream: Readable, size: int | None,
+        self,
+        principal: Principal,
+        transfer: _Transfer,
+        head: Head,
+        stream: Readable,
+        size: int | None,
     ) -> ObjectInfo:
         """Send part by part through one buffer, hashing on the way; each part confirmed by its checksum."""
         part_size = plan(size or self.max_size(principal), preferred=PART_SIZE).part_size
@@ -275,7 +335,9 @@ class Intake:
             transfer.sha256.update(buffer)
             checksum = Checksum("crc32", b64encode(zlib.crc32(buffer).to_bytes(4, "big")).decode())
             with bucket_errors(), memoryview(buffer) as view:
-                transfer.parts.append(self._store.put_part(ref, len(transfer.parts) + 1, view, checksum=checksum))
+                transfer.parts.append(
+                    self._store.put_part(ref, len(transfer.parts) + 1, view, checksum=checksum)
+                )
             buffer.clear()
             while not ended and len(buffer) < _READ:
                 chunk = stream.read(_READ)
@@ -285,7 +347,7 @@ class Intake:
             try:
                 self._store.complete_multipart(ref, transfer.parts)
             except OutcomeUnknown:
-                pass                                    # the answer was lost: what the bucket holds decides
+                pass  # the answer was lost: what the bucket holds decides
             info = self._store.stat(upload.object_key)
         return info
 
@@ -294,7 +356,11 @@ class Intake:
         needed = transfer.size
         if needed <= transfer.reserved and monotonic() - transfer.renewed < _RENEW:
             return
-        wishes = [max(needed, 2 * transfer.reserved), needed] if needed > transfer.reserved else [transfer.reserved]
+        wishes = (
+            [max(needed, 2 * transfer.reserved), needed]
+            if needed > transfer.reserved
+            else [transfer.reserved]
+        )
         for reserve in wishes:
             if self._extend(transfer.upload, reserve):
                 transfer.reserved, transfer.renewed = max(reserve, transfer.reserved), monotonic()
@@ -303,14 +369,18 @@ class Intake:
 
     def _extend(self, upload: UploadRecord, reserve: int, expires_in: timedelta = _TTL) -> bool:
         with self._db.transaction() as tx:
-            held = uploads.extend(tx, upload.id, reserve=reserve, expires_in=expires_in, quota_bytes=self._limits.quota_bytes)
+            held = uploads.extend(
+                tx, upload.id, reserve=reserve, expires_in=expires_in, quota_bytes=self._limits.quota_bytes
+            )
             if not held:
                 raise psycopg.Rollback
         return held
 
     # -- complete ------------------------------------------------------------------------------------------------------
 
-    def publish(self, principal: Principal, received: Sequence[Received], placement: Placement, session_id: str) -> Outcome:
+    def publish(
+        self, principal: Principal, received: Sequence[Received], placement: Placement, session_id: str
+    ) -> Outcome:
         """Make received bytes files, all in one transaction. Raises NotFound for a folder that is not the owner's."""
         placement = self.place(principal, placement)
         published: list[FileRecord] = []
@@ -319,15 +389,24 @@ class Intake:
         try:
             with self._db.transaction() as tx:
                 session = files.open_publication(
-                    tx, owner_id, placement.folder_id, session_id=session_id, count=len(received),
+                    tx,
+                    owner_id,
+                    placement.folder_id,
+                    session_id=session_id,
+                    count=len(received),
                     size=sum(item.size for item in received),
                 )
                 for item in received:
-                    if placement.on_duplicate == "reject" and files.duplicate_of(tx, owner_id, item.sha256, item.size):
+                    if placement.on_duplicate == "reject" and files.duplicate_of(
+                        tx, owner_id, item.sha256, item.size
+                    ):
                         rejected.append(Rejected(item.upload.original_name, DuplicateFile()))
                         continue
                     record = files.publish(
-                        tx, _new_file(item, placement), actor=owner_id, link=placement.on_duplicate == "link",
+                        tx,
+                        _new_file(item, placement),
+                        actor=owner_id,
+                        link=placement.on_duplicate == "link",
                         forget=True,
                     )
                     if record is None:
@@ -337,8 +416,13 @@ class Intake:
                         jobs.enqueue(tx, "make_previews", file_id=str(record.id))
                 if rejected:
                     session = files.open_publication(
-                        tx, owner_id, placement.folder_id, session_id=session_id, count=-len(rejected),
-                        size=sum(record.file_size for record in published) - sum(item.size for item in received),
+                        tx,
+                        owner_id,
+                        placement.folder_id,
+                        session_id=session_id,
+                        count=-len(rejected),
+                        size=sum(record.file_size for record in published)
+                        - sum(item.size for item in received),
                     )
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("There is no such folder.") from error
@@ -349,7 +433,11 @@ class Intake:
         return Outcome(published, rejected, session)
 
     def discard(
-        self, given_up: Sequence[UploadRecord], *, problem: dict[str, str] | None = None, complete: bool = False,
+        self,
+        given_up: Sequence[UploadRecord],
+        *,
+        problem: dict[str, str] | None = None,
+        complete: bool = False,
     ) -> None:
         """End uploads and remove what they stored: one object each where they are ``complete``, else perhaps parts too.
 
@@ -363,7 +451,9 @@ class Intake:
             with self._db.connection() as tx:
                 uploads.delete(tx, gone)
         except Unavailable as error:
-            log.warning("uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error))
+            log.warning(
+                "uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error)
+            )
 
     def abort(self, upload: UploadRecord, *, problem: dict[str, str] | None = None) -> None:
         """End an upload at its client's word or for a ``problem``, and remove what arrived; the row is kept, so that the
@@ -411,15 +501,30 @@ class Batch:
         self.rejected: list[Rejected] = []
 
     def receive(
-        self, *, name: str, claimed_type: str | None, stream: Readable, size: int | None = None, sha256: str | None = None,
+        self,
+        *,
+        name: str,
+        claimed_type: str | None,
+        stream: Readable,
+        size: int | None = None,
+        sha256: str | None = None,
         content_md5: bytes | None = None,
     ) -> None:
         """Take one file's bytes. A verdict on this file alone is kept in ``rejected``; what ends the request is raised."""
         try:
-            self.received.append(self._intake.receive(
-                self._principal, protocol=self._protocol, session_id=self.session_id, name=name, claimed_type=claimed_type,
-                stream=stream, size=size, sha256=sha256, content_md5=content_md5,
-            ))
+            self.received.append(
+                self._intake.receive(
+                    self._principal,
+                    protocol=self._protocol,
+                    session_id=self.session_id,
+                    name=name,
+                    claimed_type=claimed_type,
+                    stream=stream,
+                    size=size,
+                    sha256=sha256,
+                    content_md5=content_md5,
+                )
+            )
         except _REQUEST_ERRORS:
             raise
         except GatewayError as error:
@@ -433,14 +538,16 @@ class Batch:
     def __enter__(self) -> Batch:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._intake.discard([item.upload for item in self.received])
 
 
 class _Digesting:
     """A stream that is hashed as it is read."""
 
-    def __init__(self, stream: Readable, digest: "hashlib._Hash"):
+    def __init__(self, stream: Readable, digest: hashlib._Hash):
         self._stream = stream
         self._digest = digest
 
@@ -451,7 +558,12 @@ class _Digesting:
 
 
 def _check_sums(
-    transfer: _Transfer, info: ObjectInfo, size: int | None, digest: str, sha256: str | None, md5: "hashlib._Hash | None",
+    transfer: _Transfer,
+    info: ObjectInfo,
+    size: int | None,
+    digest: str,
+    sha256: str | None,
+    md5: hashlib._Hash | None,
     content_md5: bytes | None,
 ) -> None:
     if size is not None and transfer.size != size:
@@ -464,10 +576,16 @@ def _check_sums(
 
 def _new_file(item: Received, placement: Placement) -> NewFile:
     return NewFile(
-        upload_id=item.upload.id, owner_id=item.upload.owner_id, original_name=item.upload.original_name,
-        object_key=item.upload.object_key, etag=item.etag, size=item.size, sha256=item.sha256, mime_type=item.mime_type,
-        file_type=content_types.file_type(item.mime_type), status="ready", placement=placement,
+        upload_id=item.upload.id,
+        owner_id=item.upload.owner_id,
+        original_name=item.upload.original_name,
+        object_key=item.upload.object_key,
+        etag=item.etag,
+        size=item.size,
+        sha256=item.sha256,
+        mime_type=item.mime_type,
+        file_type=content_types.file_type(item.mime_type),
+        status="ready",
+        placement=placement,
         metadata={"custom": placement.metadata} if placement.metadata else {},
     )
-
-

@@ -28,9 +28,15 @@ log = structlog.get_logger()
 
 PREVIEW_PREFIX = "previews/"
 SIZES = (128, 256, 512, 1024)
-FORMATS: dict[str, Literal["webp", "jpeg", "png"]] = {"image/webp": "webp", "image/jpeg": "jpeg", "image/png": "png"}
-PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"})
-_PATIENCE = 60.0           # seconds that a request waits for a child's turn
+FORMATS: dict[str, Literal["webp", "jpeg", "png"]] = {
+    "image/webp": "webp",
+    "image/jpeg": "jpeg",
+    "image/png": "png",
+}
+PICTURES = frozenset(
+    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"}
+)
+_PATIENCE = 60.0  # seconds that a request waits for a child's turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,15 @@ class Previews:
     def __init__(self, db: Database, store: ObjectStore, *, children: int = 2):
         self._db = db
         self._store = store
-        self._turns = threading.BoundedSemaphore(children)      # decoders of this process at one time
+        self._turns = threading.BoundedSemaphore(children)  # decoders of this process at one time
 
     def thumbnail(
-        self, principal: Principal | None, file_id: UUID, *, size: int, mime_type: str = "image/webp",
+        self,
+        principal: Principal | None,
+        file_id: UUID,
+        *,
+        size: int,
+        mime_type: str = "image/webp",
         if_none_match: str | None = None,
     ) -> Preview:
         """A picture of the file that fits a box of ``size`` pixels, made now where it is missing.
@@ -61,10 +72,18 @@ class Previews:
             if file.mime_type not in PICTURES:
                 raise PreviewUnsupported()
             shown = previews.find(
-                tx, file.file_path, preview_type="thumbnail", variant=size, mime_type=mime_type,
+                tx,
+                file.file_path,
+                preview_type="thumbnail",
+                variant=size,
+                mime_type=mime_type,
             )
             events.record(
-                tx, file.id, owner_id=file.owner_id, action="previewed", actor=principal.owner_id if principal else "anonymous",
+                tx,
+                file.id,
+                owner_id=file.owner_id,
+                action="previewed",
+                actor=principal.owner_id if principal else "anonymous",
             )
         if shown is not None:
             etag = _etag(file, shown)
@@ -85,7 +104,9 @@ class Previews:
             file = files.get(tx, file_id)
             if file is None or file.status != "ready" or file.mime_type not in PICTURES:
                 return
-            have = {p.variant for p in previews.of_objects(tx, [file.file_path]) if p.mime_type == "image/webp"}
+            have = {
+                p.variant for p in previews.of_objects(tx, [file.file_path]) if p.mime_type == "image/webp"
+            }
         missing = [size for size in SIZES if size not in have]
         if not missing and "width" in file.metadata:
             return
@@ -97,7 +118,9 @@ class Previews:
         except ContentMissing:
             log.warning("preview_without_object", file_id=str(file_id))
 
-    def _make(self, file: FileRecord, sizes: Sequence[int], mime_type: str) -> list[tuple[PreviewRecord, bytes]]:
+    def _make(
+        self, file: FileRecord, sizes: Sequence[int], mime_type: str
+    ) -> list[tuple[PreviewRecord, bytes]]:
         if not self._turns.acquire(timeout=_PATIENCE):
             raise Unavailable("Too many previews are being made; try again.")
         try:
@@ -118,7 +141,9 @@ class Previews:
             for size, picture in zip(sizes, result.thumbnails, strict=True)
         ]
 
-    def _keep(self, file: FileRecord, size: int, mime_type: str, width: int, height: int, body: bytes) -> PreviewRecord:
+    def _keep(
+        self, file: FileRecord, size: int, mime_type: str, width: int, height: int, body: bytes
+    ) -> PreviewRecord:
         """Put a preview into the bucket and record it. Whoever was quicker, or purged the object, wins; ours is deleted."""
         key = object_key(PREVIEW_PREFIX, FORMATS[mime_type], datetime.now(UTC))
         record = PreviewRecord(file.file_path, "thumbnail", size, key, mime_type, width, height, len(body))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from db import Database, idempotency, objects, uploads
+from db import Database, idempotency, objects, upload_tokens, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
@@ -20,12 +20,16 @@ from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectSto
 
 log = structlog.get_logger()
 
-PREFIXES = (FILE_PREFIX, PREVIEW_PREFIX, INCOMING_PREFIX)        # all that is ours in the bucket; nothing outside is ever touched
-_GRACE = timedelta(hours=1)                     # on top of the longest upload life; clocks differ, rows come late
-_CLEANERS_OWN = timedelta(minutes=5)            # whoever ended an upload removes its bytes first
+PREFIXES = (
+    FILE_PREFIX,
+    PREVIEW_PREFIX,
+    INCOMING_PREFIX,
+)  # all that is ours in the bucket; nothing outside is ever touched
+_GRACE = timedelta(hours=1)  # on top of the longest upload life; clocks differ, rows come late
+_CLEANERS_OWN = timedelta(minutes=5)  # whoever ended an upload removes its bytes first
 _FORGET_UPLOADS = timedelta(days=7)
 _BATCH = 1_000
-_ROUNDS = 1_000                                 # of a batch each; a run is bounded
+_ROUNDS = 1_000  # of a batch each; a run is bounded
 
 T = TypeVar("T")
 
@@ -48,7 +52,9 @@ class JanitorReport:
 
 
 class Upkeep:
-    def __init__(self, db: Database, store: ObjectStore, intake: Intake, files: Files, *, upload_ttl: timedelta):
+    def __init__(
+        self, db: Database, store: ObjectStore, intake: Intake, files: Files, *, upload_ttl: timedelta
+    ):
         self._db = db
         self._store = store
         self._intake = intake
@@ -79,7 +85,9 @@ class Upkeep:
                 report.expired_uploads += len(found)
                 return
             with self._db.connection() as tx:
-                ended = set(uploads.end(tx, [upload.id for upload in found], status="expired", expired_only=True))
+                ended = set(
+                    uploads.end(tx, [upload.id for upload in found], status="expired", expired_only=True)
+                )
             for upload in found:
                 if upload.id in ended and self._intake.remove_bytes(upload):
                     with self._db.connection() as tx:
@@ -106,9 +114,10 @@ class Upkeep:
                 report.purged_objects += 1
 
     def _remove_orphans(self, report: JanitorReport) -> None:
-        """Objects under our prefixes that no row names, old enough that none can still be coming."""
-        oldest_live = datetime.now(UTC) - self._orphan_age
+        """Objects under our prefixes that no row names, old enough that none can still be coming. What clients bring has a
+        row before they hear of the key, so without one it is a replay of an upload that is over, however young."""
         for prefix in PREFIXES:
+            oldest_live = datetime.now(UTC) - (timedelta() if prefix == INCOMING_PREFIX else self._orphan_age)
             for batch in _batches(self._store.list_objects(prefix), _BATCH):
                 old = [info for info in batch if info.last_modified < oldest_live]
                 for info in self._unknown(old):
@@ -148,6 +157,7 @@ class Upkeep:
             return
         with self._db.connection() as tx:
             report.forgotten_rows += uploads.forget_old(tx, keep=_FORGET_UPLOADS, limit=10 * _BATCH)
+            report.forgotten_rows += upload_tokens.forget_old(tx, keep=_FORGET_UPLOADS)
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP, limit=10 * _BATCH)
 
 

@@ -4,7 +4,8 @@
     answer = client.post("/api/folders", json={"name": "Plans"})
     assert answer.status == 201 and answer.json["name"] == "Plans"
 
-Both kinds answer alike, follow no redirect, and hold each response against the OpenAPI document (tests/openapi_check.py).
+Both kinds answer alike, follow no redirect, and hold each response against the OpenAPI document
+(tests/openapi_check.py).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from werkzeug.datastructures import Headers
 
 from tests.openapi_check import check_response
 
-File = tuple[str, bytes] | tuple[str, bytes, str]           # file name, bytes, media type
+File = tuple[str, bytes] | tuple[str, bytes, str]  # file name, bytes, media type
 
 
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: Mapping[str, str]                              # names in any case
+    headers: Mapping[str, str]  # names in any case
     body: bytes
 
     @property
@@ -75,7 +76,9 @@ class GatewayClient:
     def options(self, path: str, **options: Any) -> Answer:
         return self.request("OPTIONS", path, **options)
 
-    def upload(self, *files: File, headers: Mapping[str, str] | None = None, **fields: str | Iterable[str]) -> Answer:
+    def upload(
+        self, *files: File, headers: Mapping[str, str] | None = None, **fields: str | Iterable[str]
+    ) -> Answer:
         """POST /api/upload with these files and fields."""
         body, content_type = form_data(files, fields)
         return self.post("/api/upload", data=body, headers={"Content-Type": content_type, **(headers or {})})
@@ -87,8 +90,14 @@ class GatewayClient:
         return answer.json["files"][0]
 
     def request(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None,
-        data: bytes | Iterator[bytes] | None = None, headers: Mapping[str, str] | None = None,
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: bytes | Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request. ``path`` is already percent-encoded; ``data`` as an iterator is sent as a chunked body."""
         sent = Headers(dict(headers or {}))
@@ -99,10 +108,20 @@ class GatewayClient:
             sent.setdefault("Content-Type", "application/json")
         if params:
             path += "?" + urlencode(params, doseq=True)
-        answer = self._over_http(method, path, data, sent) if self._session else self._in_process(method, path, data, sent)
+        answer = (
+            self._over_http(method, path, data, sent)
+            if self._session
+            else self._in_process(method, path, data, sent)
+        )
         if self._check:
             check_response(
-                self.document, method, unquote(path.partition("?")[0]), answer.status, answer.headers, answer.body)
+                self.document,
+                method,
+                unquote(path.partition("?")[0]),
+                answer.status,
+                answer.headers,
+                answer.body,
+            )
         return answer
 
     @property
@@ -118,7 +137,12 @@ class GatewayClient:
     def _over_http(self, method: str, path: str, data: Any, headers: Headers) -> Answer:
         assert self._session is not None
         response = self._session.request(
-            method, f"{self.target}{path}", data=data, headers=dict(headers), allow_redirects=False, timeout=120,
+            method,
+            f"{self.target}{path}",
+            data=data,
+            headers=dict(headers),
+            allow_redirects=False,
+            timeout=120,
         )
         return Answer(response.status_code, response.headers, response.content)
 
@@ -127,11 +151,18 @@ class GatewayClient:
         options: dict[str, Any] = {"data": data}
         if data is not None and not isinstance(data, (bytes, bytearray)):
             headers["Transfer-Encoding"] = "chunked"
-            options = {"environ_overrides": {
-                "wsgi.input": _Chunks(data), "wsgi.input_terminated": True,
-                "CONTENT_TYPE": headers.get("Content-Type", ""),        # werkzeug would draw a boundary of its own
-            }}
-        response = self.target.test_client(use_cookies=False).open(path, method=method, headers=headers, **options)
+            options = {
+                "environ_overrides": {
+                    "wsgi.input": _Chunks(data),
+                    "wsgi.input_terminated": True,
+                    "CONTENT_TYPE": headers.get(
+                        "Content-Type", ""
+                    ),  # werkzeug would draw a boundary of its own
+                }
+            }
+        response = self.target.test_client(use_cookies=False).open(
+            path, method=method, headers=headers, **options
+        )
         try:
             return Answer(response.status_code, response.headers, response.get_data())
         finally:
@@ -158,8 +189,12 @@ class _Chunks:
 
 
 def form_data(
-    files: Iterable[File], fields: Mapping[str, str | Iterable[str]] | None = None, *, field: str = "files",
-    boundary: str | None = None, fields_last: bool = False,
+    files: Iterable[File],
+    fields: Mapping[str, str | Iterable[str]] | None = None,
+    *,
+    field: str = "files",
+    boundary: str | None = None,
+    fields_last: bool = False,
 ) -> tuple[bytes, str]:
     """A multipart/form-data body and its Content-Type, names escaped as browsers do."""
     boundary = boundary or "test" + secrets.token_hex(8)

@@ -39,8 +39,11 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgr
 @pytest.fixture(scope="session")
 def database_template(postgres_server: postgres.Postgres) -> str:
     """A migrated database's address; tests get clones of it."""
-    _admin(postgres_server.admin_url, f"create database {TEMPLATE} template template0 locale_provider builtin"
-                                      " builtin_locale 'C.UTF-8' encoding utf8")
+    _admin(
+        postgres_server.admin_url,
+        f"create database {TEMPLATE} template template0 locale_provider builtin"
+        " builtin_locale 'C.UTF-8' lc_ctype 'C.UTF-8' encoding utf8",
+    )
     url = _address(postgres_server.admin_url, TEMPLATE)
     migrate(url)
     return url
@@ -89,11 +92,19 @@ def _empty(store: Any) -> None:
 
 
 @pytest.fixture
-def settings(request: pytest.FixtureRequest, database_url: str, s3_server: S3Server, tmp_path: Path) -> Settings:
+def settings(
+    request: pytest.FixtureRequest, database_url: str, s3_server: S3Server, tmp_path: Path
+) -> Settings:
     values: dict[str, Any] = {
-        "database_url": database_url, "s3_endpoint": s3_server.endpoint, "s3_access_key": s3_server.access_key,
-        "s3_secret_key": s3_server.secret_key, "s3_bucket": s3_server.bucket, "data_dir": tmp_path / "var",
-        "public_url": "http://gateway.test", "cors_origins": ("http://app.test",), "web_threads": 8,
+        "database_url": database_url,
+        "s3_endpoint": s3_server.endpoint,
+        "s3_access_key": s3_server.access_key,
+        "s3_secret_key": s3_server.secret_key,
+        "s3_bucket": s3_server.bucket,
+        "data_dir": tmp_path / "var",
+        "public_url": "http://gateway.test",
+        "cors_origins": ("http://app.test",),
+        "web_threads": 8,
     }
     for marker in reversed(list(request.node.iter_markers("settings"))):
         values |= marker.kwargs
@@ -110,7 +121,7 @@ def services(settings: Settings, bucket: Any) -> Iterator[Services]:
 @pytest.fixture
 def app(services: Services, settings: Settings) -> Any:
     application = create_app(settings, services)
-    application.testing = False          # errors become answers, as they do for users
+    application.testing = False  # errors become answers, as they do for users
     return application
 
 
@@ -132,8 +143,10 @@ def root() -> Principal:
 @pytest.fixture
 def client_for(app: Any, services: Services) -> Callable[..., GatewayClient]:
     """A client with a fresh key of its own."""
+
     def make(owner: str, role: str = "user") -> GatewayClient:
         return GatewayClient(app, services.access.create_key(owner, role=role)[1])  # type: ignore[arg-type]
+
     return make
 
 
@@ -160,24 +173,37 @@ def anonymous(app: Any) -> GatewayClient:
 @pytest.fixture
 def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
     """What is in the bucket without a row, and in the tables without an end: all empty when nothing was lost or leaked."""
+
     def look() -> dict[str, list[str]]:
         keys = [info.key for prefix in PREFIXES for info in bucket.list_objects(prefix)]
         multiparts = [ref.key for prefix in PREFIXES for ref in bucket.list_multiparts(prefix)]
         with db.connection() as tx:
             stored = {row[0] for row in tx.execute("select object_key from objects where status = 'stored'")}
             previews = {row[0] for row in tx.execute("select preview_path from file_previews")}
-            uploads = [str(row[0]) for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")]
-            held = [row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")]
+            uploads = [
+                str(row[0])
+                for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")
+            ]
+            held = [
+                row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")
+            ]
         return {
             "objects without a row": sorted(set(keys) - stored - previews),
             "rows without an object": sorted((stored | previews) - set(keys)),
-            "multiparts": multiparts, "uploads": uploads, "reservations": held,
+            "multiparts": multiparts,
+            "uploads": uploads,
+            "reservations": held,
         }
+
     return look
 
 
 NOTHING: dict[str, list[str]] = {
-    "objects without a row": [], "rows without an object": [], "multiparts": [], "uploads": [], "reservations": [],
+    "objects without a row": [],
+    "rows without an object": [],
+    "multiparts": [],
+    "uploads": [],
+    "reservations": [],
 }
 
 

@@ -22,7 +22,7 @@ class Source:
         if self._fails_at is not None and end > self._fails_at:
             assert self._error is not None
             raise self._error
-        piece = bytes(self._data[self.taken:end])
+        piece = bytes(self._data[self.taken : end])
         self.taken = end
         return piece
 
@@ -48,7 +48,9 @@ class Repeated:
         return piece
 
 
-def picture(kind: str, width: int = 40, height: int = 30, color: tuple[int, ...] = (200, 30, 60), mode: str = "RGB") -> bytes:
+def picture(
+    kind: str, width: int = 40, height: int = 30, color: tuple[int, ...] = (200, 30, 60), mode: str = "RGB"
+) -> bytes:
     """A real picture in one of Pillow's formats."""
     out = io.BytesIO()
     Image.new(mode, (width, height), color).save(out, kind)

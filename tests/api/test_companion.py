@@ -65,15 +65,17 @@ def checked(services: Services, client: GatewayClient, file_id: str) -> dict[str
 def test_params_sign_a_form_that_both_versions_can_send(
     client: GatewayClient, services: Services, leftovers: Callable[[], object]
 ) -> None:
-    query = urlencode({
-        "filename": "写真.txt",
-        "type": "undefined",
-        "metadata[folder_id]": "null",
-        "metadata[tags]": "a, b",
-        "metadata[visibility]": "public",
-        "metadata[relativePath]": "null",
-        "metadata[caption]": "Höhle [1]",
-    })
+    query = urlencode(
+        {
+            "filename": "写真.txt",
+            "type": "undefined",
+            "metadata[folder_id]": "null",
+            "metadata[tags]": "a, b",
+            "metadata[visibility]": "public",
+            "metadata[relativePath]": "null",
+            "metadata[caption]": "Höhle [1]",
+        }
+    )
     answer = client.get(f"/s3/params?{query}")
     params = answer.json
     assert answer.status == 200
@@ -125,7 +127,9 @@ def test_quota_is_held_when_the_size_is_seen(
     assert leftovers() == NOTHING
 
 
-@pytest.mark.parametrize("query", ["", "?filename=", "?type=text/plain", "?filename=%2F", "?filename=a&metadata[folder_id]=x"])
+@pytest.mark.parametrize(
+    "query", ["", "?filename=", "?type=text/plain", "?filename=%2F", "?filename=a&metadata[folder_id]=x"]
+)
 def test_params_that_are_refused_say_why_in_their_words(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/s3/params{query}")
     assert answer.status == 400
@@ -201,6 +205,15 @@ def test_T43_a_hole_is_no_file(client: GatewayClient) -> None:
     etag = upload.put(2, PIECE)
     parts = {"parts": [{"PartNumber": 2, "ETag": etag}]}
     assert client.post(upload.at("/complete"), json=parts).status == 409
+
+
+def test_T43_nobody_but_the_client_says_how_many_parts(client: GatewayClient) -> None:
+    """What has arrived may be the beginning of more: its size was not told."""
+    upload = Multipart(client)
+    etag = upload.put(1, PIECE)
+    answer = client.post(f"/api/uploads/{upload.id}/complete", json={})
+    assert (answer.status, answer.json["code"]) == (409, "parts_mismatch")
+    assert upload.complete(etag).status == 200
 
 
 def test_several_parts_in_one_call(client: GatewayClient) -> None:
@@ -305,7 +318,8 @@ def element(answer: Answer, name: str) -> list[str]:
 
 def document(*etags: str) -> bytes:
     parts = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>" for number, etag in enumerate(etags, 1)
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
+        for number, etag in enumerate(etags, 1)
     )
     return f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
 
@@ -319,7 +333,9 @@ def test_sign_request_through_a_whole_multipart(
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "application/xml"
     [upload_id] = element(answer, "UploadId")
-    assert sign.send("POST", created["url"]).body == answer.body  # the plugin repeats it after a network error
+    assert (
+        sign.send("POST", created["url"]).body == answer.body
+    )  # the plugin repeats it after a network error
     request = {"key": created["key"], "uploadId": upload_id}
     etags = []
     for number, data in enumerate((PIECE, b"tail"), 1):
@@ -345,7 +361,9 @@ def test_sign_request_of_a_single_file(client: GatewayClient, services: Services
     form = sign(method="PUT", key="0b5a3a52-1c1b-4c8e-9d53-0d7d3f6f0b11-a.txt", contentType="text/plain")
     assert form["key"] == form["fields"]["key"]
     assert 200 <= post_form(form, b"one").status_code < 300
-    put = sign(method="PUT", key="whatever", filename="b.txt", contentType="text/plain", size=3, metadata={"n": "1"})
+    put = sign(
+        method="PUT", key="whatever", filename="b.txt", contentType="text/plain", size=3, metadata={"n": "1"}
+    )
     assert requests.put(put["url"], data=b"two!", headers=put["headers"], timeout=30).status_code == 403
     assert requests.put(put["url"], data=b"two", headers=put["headers"], timeout=30).status_code == 200
     assert services.direct is not None
@@ -378,10 +396,21 @@ def test_an_address_opens_its_own_upload_and_nothing_else(client: GatewayClient,
     assert element(sign.send("PATCH", one), "Code") == ["MethodNotAllowed"]
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"<", b"{}", document(), document("x y"), document('a"b'), b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + document("&b;"),
-    document("x").decode().encode("utf-16"), b"<a>" * 10_000, document("0").replace(b"<PartNumber>1", b"<PartNumber>0"),
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<",
+        b"{}",
+        document(),
+        document("x y"),
+        document('a"b'),
+        b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + document("&b;"),
+        document("x").decode().encode("utf-16"),
+        b"<a>" * 10_000,
+        document("0").replace(b"<PartNumber>1", b"<PartNumber>0"),
+    ],
+)
 def test_T44_a_body_that_is_none_completes_nothing(client: GatewayClient, body: bytes) -> None:
     sign = Signed(client)
     created = sign(method="POST", key="a.bin")
@@ -395,11 +424,19 @@ def test_T44_a_body_that_is_none_completes_nothing(client: GatewayClient, body: 
     assert sign.send("POST", url, document(etag)).status == 200
 
 
-@pytest.mark.parametrize("request_", [
-    {"method": "GET", "key": "a"}, {"method": "DELETE", "key": "a"}, {"method": "PATCH", "key": "a"}, {"method": "PUT"},
-    {"method": "PUT", "key": ""}, {"method": "POST", "key": "a", "metadata": {"visibility": "all"}},
-    {"method": "POST", "key": "a", "metadata": {"x": "\0"}}, {"method": "POST", "key": "a", "metadata": {"x": "y" * 70_000}},
-])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"method": "GET", "key": "a"},
+        {"method": "DELETE", "key": "a"},
+        {"method": "PATCH", "key": "a"},
+        {"method": "PUT"},
+        {"method": "PUT", "key": ""},
+        {"method": "POST", "key": "a", "metadata": {"visibility": "all"}},
+        {"method": "POST", "key": "a", "metadata": {"x": "\0"}},
+        {"method": "POST", "key": "a", "metadata": {"x": "y" * 70_000}},
+    ],
+)
 def test_sign_refuses(client: GatewayClient, request_: dict[str, Any]) -> None:
     assert client.post("/s3/sign", json=request_).status == 400
 
@@ -407,7 +444,12 @@ def test_sign_refuses(client: GatewayClient, request_: dict[str, Any]) -> None:
 def test_sign_matches_key_and_upload(client: GatewayClient, other: GatewayClient) -> None:
     created = Signed(client)(method="POST", key="a.bin")
     for caller, key in ((client, "a.bin"), (other, created["key"])):
-        for request_ in ({"method": "GET"}, {"method": "POST"}, {"method": "DELETE"}, {"method": "PUT", "partNumber": 1}):
+        for request_ in (
+            {"method": "GET"},
+            {"method": "POST"},
+            {"method": "DELETE"},
+            {"method": "PUT", "partNumber": 1},
+        ):
             answer = caller.post("/s3/sign", json={**request_, "key": key, "uploadId": created["id"]})
             assert answer.status == 404
 
@@ -415,12 +457,16 @@ def test_sign_matches_key_and_upload(client: GatewayClient, other: GatewayClient
 # -- CORS --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "path", "headers"), [
-    ("GET", "/s3/params", "authorization"), ("POST", "/s3/multipart", "authorization,content-type"),
-    ("DELETE", "/s3/multipart/x", "uppy-auth-token,uppy-credentials-params,authorization"),
-    ("POST", "/s3/objects/0199c0de-0000-7000-8000-000000000000", "content-type"),
-    ("DELETE", "/s3/objects/0199c0de-0000-7000-8000-000000000000", ""),
-])
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", "/s3/params", "authorization"),
+        ("POST", "/s3/multipart", "authorization,content-type"),
+        ("DELETE", "/s3/multipart/x", "uppy-auth-token,uppy-credentials-params,authorization"),
+        ("POST", "/s3/objects/0199c0de-0000-7000-8000-000000000000", "content-type"),
+        ("DELETE", "/s3/objects/0199c0de-0000-7000-8000-000000000000", ""),
+    ],
+)
 def test_T38_the_page_of_an_allowed_origin_may_ask(
     anonymous: GatewayClient, method: str, path: str, headers: str
 ) -> None:

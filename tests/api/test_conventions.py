@@ -18,7 +18,8 @@ from tests.client import GatewayClient
 PROBLEM = "application/problem+json"
 
 
-# -- who gets in -----------------------------------------------------------------------------------------------------
+# -- who gets in ---------------------------------------------------------------------------------------------
+
 
 def test_open_to_everybody(anonymous: GatewayClient) -> None:
     for path in ("/healthz", "/readyz", "/openapi.json", "/docs", "/"):
@@ -26,9 +27,20 @@ def test_open_to_everybody(anonymous: GatewayClient) -> None:
 
 
 CLOSED = [
-    "/api/files", "/api/folders", "/api/search", "/api/storage/stats", "/api/admin/keys", f"/api/files/{uuid4()}",
-    f"/api/files/{uuid4()}/download", f"/api/files/{uuid4()}/url", f"/api/files/{uuid4()}/preview",
-    f"/api/files/{uuid4()}/history", "/api/nothing/here", "/api", "/s3/nothing", "/elsewhere",
+    "/api/files",
+    "/api/folders",
+    "/api/search",
+    "/api/storage/stats",
+    "/api/admin/keys",
+    f"/api/files/{uuid4()}",
+    f"/api/files/{uuid4()}/download",
+    f"/api/files/{uuid4()}/url",
+    f"/api/files/{uuid4()}/preview",
+    f"/api/files/{uuid4()}/history",
+    "/api/nothing/here",
+    "/api",
+    "/s3/nothing",
+    "/elsewhere",
 ]
 
 
@@ -42,8 +54,16 @@ def test_without_a_credential_everything_else_is_401(anonymous: GatewayClient) -
 
 
 BAD_CREDENTIALS = [
-    "Bearer wrong", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "wrong", "", "Bearer a b", "Bearer " + "x" * 5000,
-    "Bearer \xe9", "Bearer ' or true --",
+    "Bearer wrong",
+    "Bearer",
+    "Bearer ",
+    "Basic dXNlcjpwYXNz",
+    "wrong",
+    "",
+    "Bearer a b",
+    "Bearer " + "x" * 5000,
+    "Bearer \xe9",
+    "Bearer ' or true --",
 ]
 
 
@@ -66,9 +86,15 @@ def test_a_revoked_key_is_out_at_once(admin: GatewayClient) -> None:
 
 
 FOR_ADMINS = [
-    ("GET", "/api/admin/keys"), ("POST", "/api/admin/keys"), ("POST", "/api/admin/janitor"),
-    ("DELETE", f"/api/admin/keys/{uuid4()}"), ("GET", "/api/files?owner=*"), ("GET", "/api/files?owner=bob"),
-    ("GET", "/api/search?owner=*"), ("GET", "/api/folders?owner=bob"), ("GET", "/api/storage/stats?owner=*"),
+    ("GET", "/api/admin/keys"),
+    ("POST", "/api/admin/keys"),
+    ("POST", "/api/admin/janitor"),
+    ("DELETE", f"/api/admin/keys/{uuid4()}"),
+    ("GET", "/api/files?owner=*"),
+    ("GET", "/api/files?owner=bob"),
+    ("GET", "/api/search?owner=*"),
+    ("GET", "/api/folders?owner=bob"),
+    ("GET", "/api/storage/stats?owner=*"),
 ]
 
 
@@ -78,12 +104,23 @@ def test_what_only_admins_may(client: GatewayClient) -> None:
         assert (answer.status, answer.code) == (403, "not_allowed"), path
 
 
-# -- errors ----------------------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------------
 
 ABSENT = [
-    "/api/nothing", "/api/files/not-a-uuid", "/api/files/not-a-uuid/download", f"/api/files/{uuid4()}", "/api/files/",
-    "/api/folders/0", "/api/folders/x", "/api/folders/" + "9" * 5000, "/api/folders/2147483648", "/api/folders/-1",
-    "/api//files", "/api/files/%00", "/api/files/..%2f..%2fetc%2fpasswd", "/api/folders/%D9%A1",
+    "/api/nothing",
+    "/api/files/not-a-uuid",
+    "/api/files/not-a-uuid/download",
+    f"/api/files/{uuid4()}",
+    "/api/files/",
+    "/api/folders/0",
+    "/api/folders/x",
+    "/api/folders/" + "9" * 5000,
+    "/api/folders/2147483648",
+    "/api/folders/-1",
+    "/api//files",
+    "/api/files/%00",
+    "/api/files/..%2f..%2fetc%2fpasswd",
+    "/api/folders/%D9%A1",
 ]
 
 
@@ -124,7 +161,9 @@ def test_the_documentation_needs_no_other_server_and_no_script(anonymous: Gatewa
 
 
 def test_T35_an_unexpected_error_tells_nothing(
-    client: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch,
+    client: GatewayClient,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("select key_digest from api_keys; /srv/secret.py")
@@ -137,7 +176,9 @@ def test_T35_an_unexpected_error_tells_nothing(
     assert b"Traceback" not in answer.body
 
 
-def test_T35_an_unreachable_database_is_503_with_retry_after(client: GatewayClient, services: Services) -> None:
+def test_T35_an_unreachable_database_is_503_with_retry_after(
+    client: GatewayClient, services: Services
+) -> None:
     services.db.url = "postgresql://nobody@127.0.0.1:1/nothing"
     services.db.close()
     services.access._db.url = services.db.url
@@ -161,7 +202,8 @@ def test_the_server_header_tells_no_version(client: GatewayClient) -> None:
     assert "Server" not in client.get("/api/files").headers
 
 
-# -- request ids -----------------------------------------------------------------------------------------------------
+# -- request ids ---------------------------------------------------------------------------------------------
+
 
 def test_T25_a_plain_request_id_is_kept(anonymous: GatewayClient) -> None:
     for given in ("client-1.2_3", "A" * 128, "01234567"):
@@ -169,16 +211,39 @@ def test_T25_a_plain_request_id_is_kept(anonymous: GatewayClient) -> None:
 
 
 def test_T25_any_other_request_id_is_replaced(anonymous: GatewayClient) -> None:
-    for given in ("short", "A" * 129, "has space", "\x1b[31mred\x1b[0m", "über-lang", "a/../../b", "<script>", ""):
+    for given in (
+        "short",
+        "A" * 129,
+        "has space",
+        "\x1b[31mred\x1b[0m",
+        "über-lang",
+        "a/../../b",
+        "<script>",
+        "",
+    ):
         answer = anonymous.get("/nothing", headers={"X-Request-ID": given.encode().decode("latin-1")})
         assert answer.headers["X-Request-ID"].isalnum()
         assert answer.headers["X-Request-ID"] != given
         assert answer.json["request_id"] == answer.headers["X-Request-ID"]
 
 
-# -- numbers, dates, lists -------------------------------------------------------------------------------------------
+# -- numbers, dates, lists -----------------------------------------------------------------------------------
 
-BAD_NUMBERS = ["-1", "1.0", "1.5", "9223372036854775808", "9" * 5000, "NaN", "Infinity", "1e3", "0x10", " 1", "1_000", "١", ""]
+BAD_NUMBERS = [
+    "-1",
+    "1.0",
+    "1.5",
+    "9223372036854775808",
+    "9" * 5000,
+    "NaN",
+    "Infinity",
+    "1e3",
+    "0x10",
+    " 1",
+    "1_000",
+    "١",
+    "",
+]
 
 
 def test_T16_bad_numbers_in_queries(client: GatewayClient) -> None:
@@ -190,7 +255,18 @@ def test_T16_bad_numbers_in_queries(client: GatewayClient) -> None:
 
 
 def test_T16_bad_numbers_in_bodies(client: GatewayClient) -> None:
-    for value in ("-1", "0", "1.0", "9223372036854775808", "9" * 5000, "NaN", "Infinity", '"5"', "true", "[]"):
+    for value in (
+        "-1",
+        "0",
+        "1.0",
+        "9223372036854775808",
+        "9" * 5000,
+        "NaN",
+        "Infinity",
+        '"5"',
+        "true",
+        "[]",
+    ):
         body = f'{{"name": "x", "parent_folder_id": {value}}}'.encode()
         answer = client.post("/api/folders", data=body, headers={"Content-Type": "application/json"})
         assert (answer.status, answer.code) == (400, "invalid_input"), value
@@ -204,9 +280,22 @@ def test_limits_of_pages(client: GatewayClient) -> None:
 
 
 BAD_DATES = [
-    "yesterday", "2026-13-01", "2026-02-30", "20261123", "2026-11-23T25:00:00Z", "2026-11-23T04:15:00+99:00", "", "1",
+    "yesterday",
+    "2026-13-01",
+    "2026-02-30",
+    "20261123",
+    "2026-11-23T25:00:00Z",
+    "2026-11-23T04:15:00+99:00",
+    "",
+    "1",
 ]
-GOOD_DATES = ["2026-11-23", "2026-11-23T04:15:00Z", "2026-11-23T04:15:00.123456+05:30", "0001-01-01", "9999-12-30"]
+GOOD_DATES = [
+    "2026-11-23",
+    "2026-11-23T04:15:00Z",
+    "2026-11-23T04:15:00.123456+05:30",
+    "0001-01-01",
+    "9999-12-30",
+]
 
 
 def test_dates(client: GatewayClient) -> None:
@@ -219,20 +308,36 @@ def test_dates(client: GatewayClient) -> None:
 
 def test_a_date_counts_as_a_whole_day_both_ends_included(client: GatewayClient, db: Database) -> None:
     file = client.add()
-    moments = ["2026-11-22T23:59:59.999999Z", "2026-11-23T00:00:00Z", "2026-11-23T23:59:59.999999Z", "2026-11-24T00:00:00Z"]
+    moments = [
+        "2026-11-22T23:59:59.999999Z",
+        "2026-11-23T00:00:00Z",
+        "2026-11-23T23:59:59.999999Z",
+        "2026-11-24T00:00:00Z",
+    ]
     found = []
     for moment in moments:
         with db.connection() as tx:
             tx.execute("update files set uploaded_at = %s where id = %s", (moment, file["id"]))
         page = client.get("/api/files", params={"date_from": "2026-11-23", "date_to": "2026-11-23"}).json
         found.append(len(page["items"]))
-        assert len(client.get("/api/files", params={"date_from": moment, "date_to": moment}).json["items"]) == 1
+        assert (
+            len(client.get("/api/files", params={"date_from": moment, "date_to": moment}).json["items"]) == 1
+        )
     assert found == [0, 1, 1, 0]
 
 
 BAD_BODIES = [
-    b"", b"null", b"[]", b"{", b'{"name": "a"} x', b'{"name": "\\ud800"}', b"\xff\xfe", b"[" * 100_000, b'{"name": NaN}',
-    b'{"name": "a", "owner_id": "bob"}', b'{"name": 5}',
+    b"",
+    b"null",
+    b"[]",
+    b"{",
+    b'{"name": "a"} x',
+    b'{"name": "\\ud800"}',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"name": NaN}',
+    b'{"name": "a", "owner_id": "bob"}',
+    b'{"name": 5}',
 ]
 
 
@@ -245,7 +350,9 @@ def test_bodies_that_are_not_what_they_should_be(client: GatewayClient) -> None:
 def test_a_json_body_has_a_limit(client: GatewayClient) -> None:
     answer = client.post("/api/folders", data=b" " * 1_100_000, headers={"Content-Type": "application/json"})
     assert (answer.status, answer.code) == (413, "request_too_large")
-    answer = client.post("/api/folders", data=iter([b" " * 600_000] * 2), headers={"Content-Type": "application/json"})
+    answer = client.post(
+        "/api/folders", data=iter([b" " * 600_000] * 2), headers={"Content-Type": "application/json"}
+    )
     assert answer.status == 413
 
 
@@ -256,7 +363,9 @@ def test_T13_an_encoded_json_body_is_not_inflated(client: GatewayClient) -> None
 
 
 def test_a_body_of_another_type_is_415(client: GatewayClient) -> None:
-    answer = client.post("/api/folders", data=b"name=a", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    answer = client.post(
+        "/api/folders", data=b"name=a", headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
     assert (answer.status, answer.code) == (415, "unsupported_media_type")
 
 
@@ -286,7 +395,8 @@ def test_a_cursor_of_another_is_400(client: GatewayClient, other: GatewayClient)
     assert (answer.status, answer.code) == (400, "invalid_cursor")
 
 
-# -- CORS ------------------------------------------------------------------------------------------------------------
+# -- CORS ----------------------------------------------------------------------------------------------------
+
 
 def test_T38_an_allowed_origin_may_call(client: GatewayClient) -> None:
     answer = client.get("/api/files", headers={"Origin": "http://app.test"})
@@ -304,18 +414,28 @@ def test_T38_errors_too_can_be_read_there(anonymous: GatewayClient) -> None:
 
 
 def test_T38_a_preflight_needs_no_credential(anonymous: GatewayClient) -> None:
-    answer = anonymous.options("/api/files", headers={
-        "Origin": "http://app.test", "Access-Control-Request-Method": "PATCH",
-        "Access-Control-Request-Headers": "authorization, if-match, x-anything",
-    })
+    answer = anonymous.options(
+        "/api/files",
+        headers={
+            "Origin": "http://app.test",
+            "Access-Control-Request-Method": "PATCH",
+            "Access-Control-Request-Headers": "authorization, if-match, x-anything",
+        },
+    )
     assert answer.status == 200
     assert "PATCH" in answer.headers["Access-Control-Allow-Methods"]
     assert "authorization" in answer.headers["Access-Control-Allow-Headers"].lower()
 
 
 FOREIGN = [
-    "null", "http://evil.test", "http://app.test.evil.test", "https://app.test", "http://app.test:81", "http://xapp.test",
-    "http://app.test/", "*",
+    "null",
+    "http://evil.test",
+    "http://app.test.evil.test",
+    "https://app.test",
+    "http://app.test:81",
+    "http://xapp.test",
+    "http://app.test/",
+    "*",
 ]
 
 
@@ -341,7 +461,9 @@ def test_T38_links_do_not_repeat_the_host_header(client: GatewayClient) -> None:
 
 
 def test_admins_see_all_where_they_ask_for_it(
-    client: GatewayClient, admin: GatewayClient, client_for: Callable[..., GatewayClient],
+    client: GatewayClient,
+    admin: GatewayClient,
+    client_for: Callable[..., GatewayClient],
 ) -> None:
     client.add("one.txt")
     assert admin.get("/api/files").json["items"] == []

@@ -8,6 +8,7 @@ import pytest
 
 from services import Services
 from tests.client import GatewayClient
+from tests.each import each
 
 
 def make(client: GatewayClient, name: str, parent: int | None = None) -> int:
@@ -16,14 +17,20 @@ def make(client: GatewayClient, name: str, parent: int | None = None) -> int:
     return int(answer.json["id"])
 
 
-# -- folders ---------------------------------------------------------------------------------------------------------
+# -- folders -------------------------------------------------------------------------------------------------
+
 
 def test_a_folder_is_made_and_read(client: GatewayClient) -> None:
     made = client.post("/api/folders", json={"name": "Plans", "description": "of houses"})
     assert made.status == 201
     folder = made.json
     assert made.headers["Location"] == f"http://gateway.test/api/folders/{folder['id']}"
-    assert (folder["name"], folder["description"], folder["parent_id"], folder["path"]) == ("Plans", "of houses", None, "/Plans")
+    assert (folder["name"], folder["description"], folder["parent_id"], folder["path"]) == (
+        "Plans",
+        "of houses",
+        None,
+        "/Plans",
+    )
     assert (folder["file_count"], folder["total_file_count"], folder["total_size"]) == (0, 0, 0)
     assert client.get(f"/api/folders/{folder['id']}").json == folder
 
@@ -35,7 +42,9 @@ def test_the_tree_and_the_flat_list(client: GatewayClient) -> None:
     client.delete(f"/api/files/{client.add('b.txt', b'123', folder_id=str(below))['id']}")
     (node,) = client.get("/api/folders").json["items"]
     assert (node["id"], node["file_count"], node["total_file_count"], node["total_size"]) == (top, 0, 1, 5)
-    assert [(child["id"], child["path"], child["file_count"]) for child in node["children"]] == [(below, "/top/below", 1)]
+    assert [(child["id"], child["path"], child["file_count"]) for child in node["children"]] == [
+        (below, "/top/below", 1)
+    ]
     first = client.get("/api/folders?flat=true&limit=1")
     assert (len(first.json["items"]), first.json["total"]) == (1, 2)
     assert 'rel="next"' in first.headers["Link"]
@@ -76,20 +85,36 @@ def test_deleting_folders(client: GatewayClient) -> None:
     assert client.get(f"/api/folders/{top}").status == 404
 
 
-@pytest.mark.parametrize("body", [
-    {}, {"name": ""}, {"name": "  "}, {"name": ".."}, {"name": None}, {"name": "a", "parent_id": 1}, {"name": "x" * 5000},
-    {"name": "a", "parent_folder_id": "1"}, {"name": "a", "description": "x" * 4001}, {"name": "a", "description": "\0"},
-    {"name": "a", "description": None}, {"name": "a", "id": 1},
-])
+@each(
+    "body",
+    [
+        {},
+        {"name": ""},
+        {"name": "  "},
+        {"name": ".."},
+        {"name": None},
+        {"name": "a", "parent_id": 1},
+        {"name": "x" * 5000},
+        {"name": "a", "parent_folder_id": "1"},
+        {"name": "a", "description": "x" * 4001},
+        {"name": "a", "description": "\0"},
+        {"name": "a", "description": None},
+        {"name": "a", "id": 1},
+    ],
+)
 def test_folders_that_are_refused(client: GatewayClient, body: Any) -> None:
     assert client.post("/api/folders", json=body).status == 400
 
 
-def test_T64_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, admin: GatewayClient) -> None:
+def test_T64_anothers_folder_is_404(
+    client: GatewayClient, other: GatewayClient, admin: GatewayClient
+) -> None:
     theirs, mine = make(other, "theirs"), make(client, "mine")
     for answer in (
-        client.get(f"/api/folders/{theirs}"), client.patch(f"/api/folders/{theirs}", json={"name": "x"}),
-        client.delete(f"/api/folders/{theirs}"), client.post("/api/folders", json={"name": "x", "parent_folder_id": theirs}),
+        client.get(f"/api/folders/{theirs}"),
+        client.patch(f"/api/folders/{theirs}", json={"name": "x"}),
+        client.delete(f"/api/folders/{theirs}"),
+        client.post("/api/folders", json={"name": "x", "parent_folder_id": theirs}),
         client.patch(f"/api/folders/{mine}", json={"parent_folder_id": theirs}),
     ):
         assert (answer.status, answer.code) == (404, "not_found")
@@ -97,7 +122,8 @@ def test_T64_anothers_folder_is_404(client: GatewayClient, other: GatewayClient,
     assert len(admin.get("/api/folders?owner=*").json["items"]) == 2
 
 
-# -- search and statistics -------------------------------------------------------------------------------------------
+# -- search and statistics -----------------------------------------------------------------------------------
+
 
 def test_search_finds_and_marks(client: GatewayClient, other: GatewayClient) -> None:
     client.add("Quarterly report.txt", b"numbers, numbers")
@@ -113,16 +139,35 @@ def test_search_finds_and_marks(client: GatewayClient, other: GatewayClient) -> 
     assert client.get("/api/search/suggest?prefix=quart").json == {"items": ["Quarterly report.txt"]}
 
 
-@pytest.mark.parametrize("query", [
-    '"', "- - -", "\0", "%", "OR", "a" * 3000, "size:>" + "9" * 50, "before:never", "type:", "'; drop table files; --", "\\", "((", "*",
-    "is:deleted", "name:", "😀", "a:b:c", "%ff",
-])
+@each(
+    "query",
+    [
+        '"',
+        "- - -",
+        "\0",
+        "%",
+        "OR",
+        "a" * 3000,
+        "size:>" + "9" * 50,
+        "before:never",
+        "type:",
+        "'; drop table files; --",
+        "\\",
+        "((",
+        "*",
+        "is:deleted",
+        "name:",
+        "😀",
+        "a:b:c",
+        "%ff",
+    ],
+)
 def test_T81_any_query_is_valid(client: GatewayClient, query: str) -> None:
     assert client.get("/api/search", params={"query": query}).status == 200
     assert client.get("/api/search/suggest", params={"prefix": query}).status == 200
 
 
-@pytest.mark.parametrize("query", ["facets=colour", "facets=owner,colour", "limit=0", "folder=x", "date_to=x", "cursor=x"])
+@each("query", ["facets=colour", "facets=owner,colour", "limit=0", "folder=x", "date_to=x", "cursor=x"])
 def test_searches_asked_for_badly(client: GatewayClient, query: str) -> None:
     assert client.get(f"/api/search?{query}").status == 400
 
@@ -151,7 +196,8 @@ def test_statistics(client: GatewayClient, other: GatewayClient, admin: GatewayC
     assert admin.get("/api/storage/stats?owner=*").json["total_files"] == 3
 
 
-# -- keys and upkeep -------------------------------------------------------------------------------------------------
+# -- keys and upkeep -----------------------------------------------------------------------------------------
+
 
 def test_keys_are_made_listed_and_revoked(admin: GatewayClient) -> None:
     made = admin.post("/api/admin/keys", json={"owner_id": "carol", "name": "laptop", "role": "admin"})
@@ -169,7 +215,9 @@ def test_keys_are_made_listed_and_revoked(admin: GatewayClient) -> None:
 
 def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, services: Services) -> None:
     header = {"Idempotency-Key": "key-1"}
-    first, again = (admin.post("/api/admin/keys", json={"owner_id": "carol"}, headers=header) for _ in range(2))
+    first, again = (
+        admin.post("/api/admin/keys", json={"owner_id": "carol"}, headers=header) for _ in range(2)
+    )
     assert first.json["key"]
     assert again.json == first.json | {"key": None}
     with services.db.connection() as tx:
@@ -177,10 +225,19 @@ def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, servi
     assert first.json["key"] not in str(stored)
 
 
-@pytest.mark.parametrize("body", [
-    {}, {"owner_id": ""}, {"owner_id": "x" * 256}, {"owner_id": "a\0b"}, {"owner_id": "a", "role": "root"}, {"owner_id": 5},
-    {"owner_id": "a", "key": "chosen"}, {"owner_id": "a", "name": "x" * 256},
-])
+@each(
+    "body",
+    [
+        {},
+        {"owner_id": ""},
+        {"owner_id": "x" * 256},
+        {"owner_id": "a\0b"},
+        {"owner_id": "a", "role": "root"},
+        {"owner_id": 5},
+        {"owner_id": "a", "key": "chosen"},
+        {"owner_id": "a", "name": "x" * 256},
+    ],
+)
 def test_keys_that_are_refused(admin: GatewayClient, body: Any) -> None:
     assert admin.post("/api/admin/keys", json=body).status == 400
 
@@ -192,13 +249,21 @@ def test_the_janitor_can_be_asked(admin: GatewayClient) -> None:
         assert answer.json["dry_run"] is body.get("dry_run", True)
 
 
-# -- health ----------------------------------------------------------------------------------------------------------
+# -- health --------------------------------------------------------------------------------------------------
+
 
 def test_T124_readiness_tells_no_more_than_it_must(
-    anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch,
+    anonymous: GatewayClient,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert anonymous.get("/readyz").json == {"status": "ready", "checks": {"database": True, "bucket": True, "queue": True}}
-    monkeypatch.setattr(type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True})
+    assert anonymous.get("/readyz").json == {
+        "status": "ready",
+        "checks": {"database": True, "bucket": True, "queue": True},
+    }
+    monkeypatch.setattr(
+        type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True}
+    )
     answer = anonymous.get("/readyz")
     assert (answer.status, answer.code) == (503, "unavailable")
     assert answer.json["checks"]["bucket"] is False

@@ -16,6 +16,7 @@ from PIL import Image
 
 from db import Database
 from tests.client import Answer, GatewayClient
+from tests.each import each
 
 CONTENT = bytes(range(256)) * 40
 
@@ -32,12 +33,15 @@ def picture(exif: bool = False, size: tuple[int, int] = (640, 480)) -> bytes:
     return buffer.getvalue()
 
 
-def proxied(client: GatewayClient, file: dict[str, Any], *, method: str = "GET", query: str = "", **headers: str) -> Answer:
+def proxied(
+    client: GatewayClient, file: dict[str, Any], *, method: str = "GET", query: str = "", **headers: str
+) -> Answer:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return client.request(method, f"/api/files/{file['id']}/download?mode=proxy{query}", headers=named)
 
 
-# -- headers ---------------------------------------------------------------------------------------------------------
+# -- headers -------------------------------------------------------------------------------------------------
+
 
 def safe(answer: Answer) -> None:
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -50,9 +54,13 @@ def safe(answer: Answer) -> None:
 def test_T31_every_answer_with_user_bytes_is_safe(client: GatewayClient) -> None:
     file, photo = client.add("a.txt", CONTENT), client.add("p.jpg", picture())
     answers = [
-        proxied(client, file), proxied(client, file, Range="bytes=5-9"), proxied(client, file, method="HEAD"),
-        proxied(client, file, If_None_Match="*"), client.get(f"/api/files/{file['id']}/download"),
-        client.get(f"/api/files/{photo['id']}/preview"), client.get(f"/api/files/archive?ids={file['id']}"),
+        proxied(client, file),
+        proxied(client, file, Range="bytes=5-9"),
+        proxied(client, file, method="HEAD"),
+        proxied(client, file, If_None_Match="*"),
+        client.get(f"/api/files/{file['id']}/download"),
+        client.get(f"/api/files/{photo['id']}/preview"),
+        client.get(f"/api/files/archive?ids={file['id']}"),
     ]
     assert [answer.status for answer in answers] == [200, 206, 200, 304, 302, 200, 200]
     for answer in answers:
@@ -60,18 +68,30 @@ def test_T31_every_answer_with_user_bytes_is_safe(client: GatewayClient) -> None
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-@pytest.mark.parametrize(("name", "content", "inline"), [
-    ("a.txt", b"plain", True), ("p.jpg", picture(), True), ("page.html", b"<!doctype html><script>1</script>", False),
-    ("v.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", False),
-    ("d.pdf", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF", False), ("u.bin", b"\0\1\2\3" * 9, False),
-])
-def test_T32_inline_only_what_can_not_run_script(client: GatewayClient, name: str, content: bytes, inline: bool) -> None:
+@each(
+    ("name", "content", "inline"),
+    [
+        ("a.txt", b"plain", True),
+        ("p.jpg", picture(), True),
+        ("page.html", b"<!doctype html><script>1</script>", False),
+        ("v.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", False),
+        ("d.pdf", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF", False),
+        ("u.bin", b"\0\1\2\3" * 9, False),
+    ],
+)
+def test_T32_inline_only_what_can_not_run_script(
+    client: GatewayClient, name: str, content: bytes, inline: bool
+) -> None:
     file = client.add(name, content)
     assert proxied(client, file).headers["Content-Disposition"].startswith("attachment")
     asked = proxied(client, file, query="&disposition=inline")
     assert asked.headers["Content-Disposition"].startswith("inline" if inline else "attachment")
     signed = client.get(f"/api/files/{file['id']}/url?disposition=inline").json["url"]
-    assert requests.get(signed, timeout=30).headers["Content-Disposition"].startswith("inline" if inline else "attachment")
+    assert (
+        requests.get(signed, timeout=30)
+        .headers["Content-Disposition"]
+        .startswith("inline" if inline else "attachment")
+    )
 
 
 def test_T32_text_is_served_as_plain_text_in_utf_8(client: GatewayClient) -> None:
@@ -79,7 +99,8 @@ def test_T32_text_is_served_as_plain_text_in_utf_8(client: GatewayClient) -> Non
     assert answer.headers["Content-Type"].lower().replace(" ", "") == "text/plain;charset=utf-8"
 
 
-# -- redirects -------------------------------------------------------------------------------------------------------
+# -- redirects -----------------------------------------------------------------------------------------------
+
 
 def test_a_download_leads_to_the_bucket(client: GatewayClient) -> None:
     file = client.add("Plan ü.txt", CONTENT)
@@ -108,38 +129,67 @@ def test_a_deployment_may_stream_by_default(client: GatewayClient) -> None:
 @pytest.mark.settings(download_url_max_ttl=3600)
 def test_url_lives_as_long_as_asked_within_limits(client: GatewayClient) -> None:
     file = client.add("a.txt", CONTENT)
-    for asked, status in (("60", 200), ("9223372036854775807", 200), ("0", 400), ("-1", 400), ("1.5", 400), ("x", 400)):
+    for asked, status in (
+        ("60", 200),
+        ("9223372036854775807", 200),
+        ("0", 400),
+        ("-1", 400),
+        ("1.5", 400),
+        ("x", 400),
+    ):
         answer = client.get(f"/api/files/{file['id']}/url?expires_in={asked}")
         assert answer.status == status
         if status == 200:
             assert requests.get(answer.json["url"], timeout=30).content == CONTENT
 
 
-# -- ranges ----------------------------------------------------------------------------------------------------------
+# -- ranges --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("header", "first", "last"), [
-    ("bytes=0-0", 0, 0), ("bytes=0-", 0, 10239), ("bytes=100-199", 100, 199), ("bytes=-1", 10239, 10239),
-    ("bytes=10000-99999", 10000, 10239), ("bytes=-99999", 0, 10239), ("bytes=10239-", 10239, 10239),
-])
+
+@each(
+    ("header", "first", "last"),
+    [
+        ("bytes=0-0", 0, 0),
+        ("bytes=0-", 0, 10239),
+        ("bytes=100-199", 100, 199),
+        ("bytes=-1", 10239, 10239),
+        ("bytes=10000-99999", 10000, 10239),
+        ("bytes=-99999", 0, 10239),
+        ("bytes=10239-", 10239, 10239),
+    ],
+)
 def test_T33_one_range(client: GatewayClient, header: str, first: int, last: int) -> None:
     answer = proxied(client, client.add("a.bin", CONTENT), Range=header)
     assert answer.status == 206
-    assert answer.body == CONTENT[first:last + 1]
+    assert answer.body == CONTENT[first : last + 1]
     assert answer.headers["Content-Range"] == f"bytes {first}-{last}/10240"
     assert answer.headers["Content-Length"] == str(last - first + 1)
 
 
-@pytest.mark.parametrize("header", ["bytes=10240-", "bytes=99999-100000", "bytes=-0", f"bytes={'9' * 900}-"])
+@each("header", ["bytes=10240-", "bytes=99999-100000", "bytes=-0", f"bytes={'9' * 900}-"])
 def test_T33_a_range_past_the_end(client: GatewayClient, header: str) -> None:
     answer = proxied(client, client.add("a.bin", CONTENT), Range=header)
     assert (answer.status, answer.code) == (416, "range_not_satisfiable")
     assert answer.headers["Content-Range"] == "bytes */10240"
 
 
-@pytest.mark.parametrize("header", [
-    "bytes=5-1", "bytes=a-b", "bytes=", "bytes", "lines=1-2", "bytes=1-2,4-5", "bytes=0-0," * 1000, "bytes=1--2", "bytes=1.0-2",
-    "bytes=" + "1" * 8000, "bytes=-", "=",
-])
+@each(
+    "header",
+    [
+        "bytes=5-1",
+        "bytes=a-b",
+        "bytes=",
+        "bytes",
+        "lines=1-2",
+        "bytes=1-2,4-5",
+        "bytes=0-0," * 1000,
+        "bytes=1--2",
+        "bytes=1.0-2",
+        "bytes=" + "1" * 8000,
+        "bytes=-",
+        "=",
+    ],
+)
 def test_T33_a_range_that_is_none_gives_all(client: GatewayClient, header: str) -> None:
     file = client.add("a.bin", CONTENT)
     started = time.monotonic()
@@ -174,7 +224,8 @@ def test_T33_head_is_get_without_body(client: GatewayClient) -> None:
     assert head.body == b""
     varying = {"x-request-id", "date"}
     assert {k.lower(): v for k, v in dict(head.headers).items() if k.lower() not in varying} == {
-        k.lower(): v for k, v in dict(get.headers).items() if k.lower() not in varying}
+        k.lower(): v for k, v in dict(get.headers).items() if k.lower() not in varying
+    }
 
 
 def test_T11_an_empty_file_is_served(client: GatewayClient) -> None:
@@ -187,12 +238,12 @@ def test_T11_an_empty_file_is_served(client: GatewayClient) -> None:
 
 def test_downloads_are_counted_once(client: GatewayClient) -> None:
     file = client.add("a.bin", CONTENT)
-    etag = proxied(client, file).headers["ETag"]                    # 1
+    etag = proxied(client, file).headers["ETag"]  # 1
     proxied(client, file, method="HEAD")
     proxied(client, file, If_None_Match=etag)
     proxied(client, file, Range="bytes=5-9")
-    proxied(client, file, Range="bytes=0-4")                        # 2
-    client.get(f"/api/files/{file['id']}/download")                 # 3
+    proxied(client, file, Range="bytes=0-4")  # 2
+    client.get(f"/api/files/{file['id']}/download")  # 3
     assert client.get(f"/api/files/{file['id']}").json["download_count"] == 3
 
 
@@ -205,12 +256,20 @@ def test_T34_a_file_without_its_object_is_410(client: GatewayClient, bucket: Any
     assert proxied(client, file).code == "content_missing"
 
 
-# -- previews --------------------------------------------------------------------------------------------------------
+# -- previews ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("accept", "mime_type"), [
-    ("*/*", "image/webp"), ("image/jpeg", "image/jpeg"), ("image/png, image/webp;q=0.5", "image/png"), ("text/html", "image/webp"),
-    ("", "image/webp"), ("image/*", "image/webp"),
-])
+
+@each(
+    ("accept", "mime_type"),
+    [
+        ("*/*", "image/webp"),
+        ("image/jpeg", "image/jpeg"),
+        ("image/png, image/webp;q=0.5", "image/png"),
+        ("text/html", "image/webp"),
+        ("", "image/webp"),
+        ("image/*", "image/webp"),
+    ],
+)
 def test_previews_by_accept(client: GatewayClient, accept: str, mime_type: str) -> None:
     file = client.add("p.jpg", picture())
     answer = client.get(f"/api/files/{file['id']}/preview?size=128", headers={"Accept": accept})
@@ -227,23 +286,26 @@ def test_previews_are_revalidated_by_etag(client: GatewayClient) -> None:
     assert client.get(address, headers={"If-None-Match": etag}).status == 304
 
 
-@pytest.mark.parametrize("query", ["size=100", "size=x", "size=256.0", "type=movie", "page=0"])
+@each("query", ["size=100", "size=x", "size=256.0", "type=movie", "page=0"])
 def test_previews_asked_for_badly(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/api/files/{client.add('p.jpg', picture())['id']}/preview?{query}")
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-@pytest.mark.parametrize("query", ["", "type=text", "type=page&page=2", "type=contents"])
+@each("query", ["", "type=text", "type=page&page=2", "type=contents"])
 def test_what_has_no_preview(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/api/files/{client.add('u.bin', CONTENT)['id']}/preview?{query}")
     assert (answer.status, answer.code) == (415, "preview_unsupported")
 
 
-# -- public files ----------------------------------------------------------------------------------------------------
+# -- public files --------------------------------------------------------------------------------------------
 
-def test_T37_a_public_file_shows_what_it_must(client: GatewayClient, anonymous: GatewayClient, other: GatewayClient) -> None:
+
+def test_T37_a_public_file_shows_what_it_must(
+    client: GatewayClient, anonymous: GatewayClient, other: GatewayClient
+) -> None:
     file = client.add("p.jpg", picture(exif=True), visibility="public")
-    client.get(f"/api/files/{file['id']}/preview")                  # now the EXIF is known
+    client.get(f"/api/files/{file['id']}/preview")  # now the EXIF is known
     mine = client.get(f"/api/files/{file['id']}").json
     assert "SecretCam" in str(mine["metadata"]["exif"])
     assert {"statistics", "access_history", "integrity", "owner_id", "file_path"} <= set(mine)
@@ -266,11 +328,23 @@ def test_a_public_file_may_stand_on_any_page(client: GatewayClient, anonymous: G
     assert proxied(anonymous, file).headers["Cross-Origin-Resource-Policy"] == "cross-origin"
 
 
-@pytest.mark.parametrize(("method", "path"), [
-    ("GET", "/history"), ("PATCH", ""), ("DELETE", ""), ("PUT", "/move"), ("POST", "/copy"), ("POST", "/restore"),
-])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/history"),
+        ("PATCH", ""),
+        ("DELETE", ""),
+        ("PUT", "/move"),
+        ("POST", "/copy"),
+        ("POST", "/restore"),
+    ],
+)
 def test_a_public_file_can_not_be_changed_by_others(
-    client: GatewayClient, anonymous: GatewayClient, other: GatewayClient, method: str, path: str,
+    client: GatewayClient,
+    anonymous: GatewayClient,
+    other: GatewayClient,
+    method: str,
+    path: str,
 ) -> None:
     file = client.add("a.txt", b"a", visibility="public")
     body = {"target_folder_id": None} if path in ("/move", "/copy") else {}
@@ -278,7 +352,9 @@ def test_a_public_file_can_not_be_changed_by_others(
     assert other.request(method, f"/api/files/{file['id']}{path}", json=body).status == 404
 
 
-def test_a_private_or_trashed_file_is_401_for_anybody(client: GatewayClient, anonymous: GatewayClient) -> None:
+def test_a_private_or_trashed_file_is_401_for_anybody(
+    client: GatewayClient, anonymous: GatewayClient
+) -> None:
     private = client.add("a.txt", b"a")["id"]
     trashed = client.add("b.txt", b"b", visibility="public")["id"]
     client.delete(f"/api/files/{trashed}")
@@ -311,32 +387,49 @@ def test_what_is_in_the_trash_is_409(client: GatewayClient) -> None:
         assert (answer.status, answer.code) == (409, "file_in_trash")
 
 
-# -- many at once ----------------------------------------------------------------------------------------------------
+# -- many at once --------------------------------------------------------------------------------------------
+
 
 def test_T36_a_zip_of_files_and_of_a_folder(client: GatewayClient) -> None:
     folder = client.post("/api/folders", json={"name": "Fotos ü"}).json["id"]
     below = client.post("/api/folders", json={"name": "below", "parent_folder_id": folder}).json["id"]
-    one, two = client.add("a.txt", b"one", folder_id=str(folder)), client.add("a.txt", b"two", folder_id=str(below))
+    one, two = (
+        client.add("a.txt", b"one", folder_id=str(folder)),
+        client.add("a.txt", b"two", folder_id=str(below)),
+    )
     by_ids = client.get("/api/files/archive", params={"ids": f"{one['id']},{two['id']}"})
     assert by_ids.headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(by_ids.body)) as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == {"a.txt": b"one", "a (1).txt": b"two"}
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            "a.txt": b"one",
+            "a (1).txt": b"two",
+        }
     by_folder = client.get("/api/files/archive", params={"folder": folder})
     assert "Fotos%20%C3%BC.zip" in by_folder.headers["Content-Disposition"]
     with zipfile.ZipFile(io.BytesIO(by_folder.body)) as archive:
         assert sorted(archive.read(name) for name in archive.namelist()) == [b"one", b"two"]
 
 
-@pytest.mark.parametrize(("query", "status"), [
-    ("", 400), ("ids=", 400), ("ids=x", 404), (f"ids={uuid4()}", 404), ("folder=999999", 404), ("folder=x", 400),
-    (f"ids={uuid4()}&folder=1", 400),
-])
+@each(
+    ("query", "status"),
+    [
+        ("", 400),
+        ("ids=", 400),
+        ("ids=x", 404),
+        (f"ids={uuid4()}", 404),
+        ("folder=999999", 404),
+        ("folder=x", 400),
+        (f"ids={uuid4()}&folder=1", 400),
+    ],
+)
 def test_T36_a_zip_of_nothing(client: GatewayClient, query: str, status: int) -> None:
     assert client.get(f"/api/files/archive?{query}").status == status
 
 
 def test_T36_a_zip_holds_nothing_of_others(
-    client: GatewayClient, other: GatewayClient, client_for: Callable[..., GatewayClient],
+    client: GatewayClient,
+    other: GatewayClient,
+    client_for: Callable[..., GatewayClient],
 ) -> None:
     theirs, mine = other.add()["id"], client.add()["id"]
     assert client.get(f"/api/files/archive?ids={mine},{theirs}").status == 404

@@ -13,9 +13,11 @@ from flask import Flask
 
 from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING
+from tests.each import each
 
 PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 HTML = b"<!doctype html><html><body><script>alert(1)</script></body></html>"
 MIB = 1024 * 1024
 
@@ -44,16 +46,33 @@ class Unread:
 
 
 def send(
-    app: Flask, client: GatewayClient, method: str, path: str, body: Any, length: int | str | None, **headers: str,
+    app: Flask,
+    client: GatewayClient,
+    method: str,
+    path: str,
+    body: Any,
+    length: int | str | None,
+    **headers: str,
 ) -> tuple[int, str]:
     """A request whose body stream behaves as ``body`` does; the status and the problem's code."""
-    environ = {"wsgi.input": body, "wsgi.input_terminated": True, "CONTENT_TYPE": headers.pop("Content_Type", "")}
+    environ = {
+        "wsgi.input": body,
+        "wsgi.input_terminated": True,
+        "CONTENT_TYPE": headers.pop("Content_Type", ""),
+    }
     if length is None:
         headers["Transfer-Encoding"] = "chunked"
     else:
         environ["CONTENT_LENGTH"] = str(length)
-    response = app.test_client().open(path, method=method, environ_overrides=environ, headers={
-        "Authorization": f"Bearer {client.key}", **{name.replace("_", "-"): value for name, value in headers.items()}})
+    response = app.test_client().open(
+        path,
+        method=method,
+        environ_overrides=environ,
+        headers={
+            "Authorization": f"Bearer {client.key}",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        },
+    )
     return response.status_code, response.get_json(force=True).get("code")
 
 
@@ -61,13 +80,17 @@ def names(client: GatewayClient) -> list[str]:
     return [file["original_name"] for file in client.get("/api/files?sort=original_name").json["items"]]
 
 
-# -- what is stored --------------------------------------------------------------------------------------------------
+# -- what is stored ------------------------------------------------------------------------------------------
+
 
 def test_a_form_stores_its_files_with_its_fields(client: GatewayClient) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     answer = client.upload(
-        ("Plan (final).txt", b"one"), ("日本語.png", PNG, "image/png"),
-        folder_id=str(folder), visibility="public", tags=["a, b", "c", "a"],
+        ("Plan (final).txt", b"one"),
+        ("日本語.png", PNG, "image/png"),
+        folder_id=str(folder),
+        visibility="public",
+        tags=["a, b", "c", "a"],
     )
     assert answer.status == 201
     first, second = answer.json["files"]
@@ -91,7 +114,7 @@ def test_fields_hold_wherever_they_stand(client: GatewayClient) -> None:
     assert answer.json["files"][0]["visibility"] == "public"
 
 
-@pytest.mark.parametrize("field", ["files", "files[]", "file"])
+@each("field", ["files", "files[]", "file"])
 def test_names_of_file_fields(client: GatewayClient, field: str) -> None:
     body, content_type = form_data([("a.txt", b"a")], field=field)
     assert client.post("/api/upload", data=body, headers={"Content-Type": content_type}).status == 201
@@ -142,19 +165,33 @@ def test_sessions_group_requests(client: GatewayClient) -> None:
     assert third.json["session"]["files_uploaded"] == 4
 
 
-@pytest.mark.parametrize("session", ["", "a b", "x" * 65, "../x", "é"])
+@each("session", ["", "a b", "x" * 65, "../x", "é"])
 def test_a_bad_session_id(client: GatewayClient, session: str) -> None:
     answer = client.upload(("a.txt", b"a"), headers={"Upload-Session": session.encode().decode("latin-1")})
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("folder_id", "x"), ("folder_id", "-1"), ("folder_id", "1.0"), ("folder_id", "9" * 5000), ("folder_id", "9223372036854775808"),
-    ("visibility", "secret"), ("on_duplicate", "maybe"), ("tags", ",".join(map(str, range(51)))), ("tags", "x" * 101),
-    ("tags", "a\0b"), ("visibility", ["private", "public"]),
-])
+@each(
+    ("field", "value"),
+    [
+        ("folder_id", "x"),
+        ("folder_id", "-1"),
+        ("folder_id", "1.0"),
+        ("folder_id", "9" * 5000),
+        ("folder_id", "9223372036854775808"),
+        ("visibility", "secret"),
+        ("on_duplicate", "maybe"),
+        ("tags", ",".join(map(str, range(51)))),
+        ("tags", "x" * 101),
+        ("tags", "a\0b"),
+        ("visibility", ["private", "public"]),
+    ],
+)
 def test_T16_bad_fields(client: GatewayClient, leftovers: Leftovers, field: str, value: Any) -> None:
-    for answer in (client.upload(("a.txt", b"a"), **{field: value}), client.put("/api/upload/a.txt", data=b"a", params={field: value})):
+    for answer in (
+        client.upload(("a.txt", b"a"), **{field: value}),
+        client.put("/api/upload/a.txt", data=b"a", params={field: value}),
+    ):
         assert (answer.status, answer.code) == (400, "invalid_input")
         assert answer.json["errors"][0]["field"].startswith(field)
     assert leftovers() == NOTHING
@@ -163,28 +200,40 @@ def test_T16_bad_fields(client: GatewayClient, leftovers: Leftovers, field: str,
 
 def test_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, leftovers: Leftovers) -> None:
     folder = str(other.post("/api/folders", json={"name": "Theirs"}).json["id"])
-    for answer in (client.upload(("a.txt", b"a"), folder_id=folder), client.put(f"/api/upload/a.txt?folder_id={folder}", data=b"a")):
+    for answer in (
+        client.upload(("a.txt", b"a"), folder_id=folder),
+        client.put(f"/api/upload/a.txt?folder_id={folder}", data=b"a"),
+    ):
         assert (answer.status, answer.code) == (404, "not_found")
     assert leftovers() == NOTHING
 
 
-# -- limits ----------------------------------------------------------------------------------------------------------
+# -- limits --------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T1_a_declared_size_over_the_limit_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T1_a_declared_size_over_the_limit_is_refused_unread(
+    app: Flask, client: GatewayClient, leftovers: Leftovers
+) -> None:
     assert send(app, client, "PUT", "/api/upload/a.bin", Unread(), 1001) == (413, "file_too_large")
     assert leftovers() == NOTHING
 
 
 @pytest.mark.settings(quota_bytes=1000)
-def test_T1_a_declared_size_over_the_quota_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T1_a_declared_size_over_the_quota_is_refused_unread(
+    app: Flask, client: GatewayClient, leftovers: Leftovers
+) -> None:
     assert send(app, client, "PUT", "/api/upload/a.bin", Unread(), 1001) == (413, "quota_exceeded")
     assert leftovers() == NOTHING
 
 
 @pytest.mark.settings(max_file_size=1000, max_files_per_request=3)
-def test_T1_a_form_that_can_not_fit_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
-    status = send(app, client, "POST", "/api/upload", Unread(), 10 * MIB, Content_Type="multipart/form-data; boundary=b")
+def test_T1_a_form_that_can_not_fit_is_refused_unread(
+    app: Flask, client: GatewayClient, leftovers: Leftovers
+) -> None:
+    status = send(
+        app, client, "POST", "/api/upload", Unread(), 10 * MIB, Content_Type="multipart/form-data; boundary=b"
+    )
     assert status == (413, "request_too_large")
     assert leftovers() == NOTHING
 
@@ -208,7 +257,7 @@ def test_T2_an_undeclared_size_is_cut_off_midway(client: GatewayClient, leftover
 @pytest.mark.settings(max_file_size=2 * MIB)
 def test_T2_an_endless_form_is_cut_off_too(client: GatewayClient, leftovers: Leftovers) -> None:
     body, content_type = form_data([("a.txt", b"")])
-    head = body[:body.index(b"\r\n\r\n") + 4]
+    head = body[: body.index(b"\r\n\r\n") + 4]
 
     def endless() -> Iterator[bytes]:
         yield head
@@ -224,20 +273,33 @@ def test_T2_an_endless_form_is_cut_off_too(client: GatewayClient, leftovers: Lef
 @pytest.mark.settings(max_file_size=1000)
 def test_T5_each_file_gets_its_own_verdict(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.upload(
-        ("good.txt", b"good"), ("big.txt", b"x" * 1001), ("fake.png", HTML), ("..", b"x"), ("also good.txt", b"fine"))
+        ("good.txt", b"good"),
+        ("big.txt", b"x" * 1001),
+        ("fake.png", HTML),
+        ("..", b"x"),
+        ("also good.txt", b"fine"),
+    )
     assert answer.status == 207
     assert [file["original_name"] for file in answer.json["files"]] == ["good.txt", "also good.txt"]
     assert [(item["original_name"], item["problem"]["code"]) for item in answer.json["rejected"]] == [
-        ("big.txt", "file_too_large"), ("fake.png", "type_mismatch"), ("..", "invalid_name")]
+        ("big.txt", "file_too_large"),
+        ("fake.png", "type_mismatch"),
+        ("..", "invalid_name"),
+    ]
     assert answer.json["session"]["files_uploaded"] == 2
     assert leftovers() == NOTHING
 
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T5_where_all_are_refused_the_first_ones_status_counts(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T5_where_all_are_refused_the_first_ones_status_counts(
+    client: GatewayClient, leftovers: Leftovers
+) -> None:
     answer = client.upload(("fake.png", HTML), ("big.txt", b"x" * 1001))
     assert (answer.status, answer.code) == (415, "type_mismatch")
-    assert [item["problem"]["code"] for item in answer.json["rejected"]] == ["type_mismatch", "file_too_large"]
+    assert [item["problem"]["code"] for item in answer.json["rejected"]] == [
+        "type_mismatch",
+        "file_too_large",
+    ]
     assert leftovers() == NOTHING
 
 
@@ -261,8 +323,10 @@ def test_duplicates(client: GatewayClient, leftovers: Leftovers) -> None:
     copied = client.add("c.txt", b"same", on_duplicate="copy")
     assert linked["file_path"] == first["file_path"]
     assert copied["file_path"] != first["file_path"]
-    for answer in (client.upload(("d.txt", b"same"), on_duplicate="reject"),
-                   client.put("/api/upload/d.txt?on_duplicate=reject", data=b"same")):
+    for answer in (
+        client.upload(("d.txt", b"same"), on_duplicate="reject"),
+        client.put("/api/upload/d.txt?on_duplicate=reject", data=b"same"),
+    ):
         assert (answer.status, answer.code) == (409, "duplicate_file")
     assert leftovers() == NOTHING
 
@@ -279,7 +343,9 @@ def test_T7_bodies_in_flight_are_capped_for_each_owner(client: GatewayClient, ot
         yield b"b"
 
     threads = [
-        threading.Thread(target=lambda n=n: answers.append(client.put(f"/api/upload/{n}.txt", data=slow()))) for n in range(2)]
+        threading.Thread(target=lambda n=n: answers.append(client.put(f"/api/upload/{n}.txt", data=slow())))
+        for n in range(2)
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -298,12 +364,17 @@ def test_T7_bodies_in_flight_are_capped_for_each_owner(client: GatewayClient, ot
     assert client.put("/api/upload/third.txt", data=b"c").status == 201
 
 
-# -- broken bodies ---------------------------------------------------------------------------------------------------
+# -- broken bodies -------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("error", [None, ConnectionResetError(104, "reset"), TimeoutError("stalled"), OSError("no more data")])
-@pytest.mark.parametrize("sent", [0, 1, 70_000, 9 * MIB])
+
+@each("error", [None, ConnectionResetError(104, "reset"), TimeoutError("stalled"), OSError("no more data")])
+@each("sent", [0, 1, 70_000, 9 * MIB])
 def test_T3_a_raw_body_that_breaks_off(
-    app: Flask, client: GatewayClient, leftovers: Leftovers, sent: int, error: Exception | None,
+    app: Flask,
+    client: GatewayClient,
+    leftovers: Leftovers,
+    sent: int,
+    error: Exception | None,
 ) -> None:
     found = send(app, client, "PUT", "/api/upload/cut.txt", Cut(b"x" * sent, error), 10 * MIB)
     assert found == (400, "malformed_upload")
@@ -314,52 +385,85 @@ def test_T3_a_raw_body_that_breaks_off(
 @pytest.mark.parametrize("error", [None, ConnectionResetError(104, "reset")])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.97])
 def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
-    app: Flask, client: GatewayClient, leftovers: Leftovers, share: float, error: Exception | None,
+    app: Flask,
+    client: GatewayClient,
+    leftovers: Leftovers,
+    share: float,
+    error: Exception | None,
 ) -> None:
-    body, content_type = form_data([("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)])
+    body, content_type = form_data(
+        [("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)]
+    )
     assert send(app, client, "POST", "/api/upload", Cut(body), None, Content_Type=content_type)[0] == 201
     for file in client.get("/api/files").json["items"]:
         client.delete(f"/api/files/{file['id']}?permanent=true")
     for length in (len(body), None):
-        cut = Cut(body[:int(len(body) * share)], error)
-        assert send(app, client, "POST", "/api/upload", cut, length, Content_Type=content_type) == (400, "malformed_upload")
+        cut = Cut(body[: int(len(body) * share)], error)
+        assert send(app, client, "POST", "/api/upload", cut, length, Content_Type=content_type) == (
+            400,
+            "malformed_upload",
+        )
     assert leftovers() == NOTHING
     assert names(client) == []
 
 
-@pytest.mark.parametrize(("body", "content_type"), [
-    (b"", "multipart/form-data; boundary=b"),
-    (b"--b--\r\n", "multipart/form-data; boundary=b"),
-    (b"hello", "multipart/form-data; boundary=b"),
-    (b"hello", "multipart/form-data"),
-    (b"hello", "application/octet-stream"),
-    (b"hello", ""),
-    (b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
-    (b'--b\r\nContent-Disposition: form-data; name="files"; filename=""\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
-    (b'--b\r\nContent-Disposition: form-data; name="files"; filename="a\xe9.txt"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
-    (b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nx\r\n', "multipart/form-data; boundary=b"),
-    (b'--b\r\nContent-Disposition: form-data; name="tags"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b"),
-])
-def test_T4_forms_that_are_none(client: GatewayClient, leftovers: Leftovers, body: bytes, content_type: str) -> None:
+@each(
+    ("body", "content_type"),
+    [
+        (b"", "multipart/form-data; boundary=b"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b"),
+        (b"hello", "multipart/form-data; boundary=b"),
+        (b"hello", "multipart/form-data"),
+        (b"hello", "application/octet-stream"),
+        (b"hello", ""),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--b--\r\n',
+            "multipart/form-data; boundary=b",
+        ),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename=""\r\n\r\nx\r\n--b--\r\n',
+            "multipart/form-data; boundary=b",
+        ),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="a\xe9.txt"\r\n\r\nx\r\n--b--\r\n',
+            "multipart/form-data; boundary=b",
+        ),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nx\r\n',
+            "multipart/form-data; boundary=b",
+        ),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="tags"\r\n\r\nx\r\n--b--\r\n',
+            "multipart/form-data; boundary=b",
+        ),
+    ],
+)
+def test_T4_forms_that_are_none(
+    client: GatewayClient, leftovers: Leftovers, body: bytes, content_type: str
+) -> None:
     answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
     assert (answer.status, answer.code) == (400, "malformed_upload")
     assert leftovers() == NOTHING
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x-unknown"])
+@each("encoding", ["gzip", "br", "identity, gzip", "x-unknown"])
 def test_T13_encoded_bodies_are_refused(client: GatewayClient, leftovers: Leftovers, encoding: str) -> None:
     headers = {"Content-Encoding": encoding}
-    for answer in (client.upload(("a.txt", b"a"), headers=headers), client.put("/api/upload/a.txt", data=b"a", headers=headers)):
+    for answer in (
+        client.upload(("a.txt", b"a"), headers=headers),
+        client.put("/api/upload/a.txt", data=b"a", headers=headers),
+    ):
         assert (answer.status, answer.code) == (415, "encoding_not_allowed")
     assert client.put("/api/upload/a.txt", data=b"a", headers={"Content-Encoding": "identity"}).status == 201
 
 
-@pytest.mark.parametrize("length", ["-1", "1.0", "5x", "9" * 5000, "99999999999999999999", "+5", "٥"])
+@each("length", ["-1", "1.0", "5x", "9" * 5000, "99999999999999999999", "+5", "٥"])
 def test_T16_a_content_length_that_is_none(app: Flask, client: GatewayClient, length: str) -> None:
     assert send(app, client, "PUT", "/api/upload/a.txt", Unread(), length)[0] in (400, 413)
 
 
-# -- checksums -------------------------------------------------------------------------------------------------------
+# -- checksums -----------------------------------------------------------------------------------------------
+
 
 def digest_headers(data: bytes) -> list[dict[str, str]]:
     sha256 = base64.b64encode(hashlib.sha256(data).digest()).decode()
@@ -386,24 +490,33 @@ def test_T12_checksums_of_bodies(client: GatewayClient, leftovers: Leftovers, wh
     assert len(names(client)) == 2
 
 
-@pytest.mark.parametrize("headers", [
-    {"Content-MD5": "x"}, {"Content-MD5": ""}, {"Content-MD5": "AAAA"}, {"Content-Digest": "sha-256=:AAAA:"},
-    {"Content-Digest": "sha-256=abc"}, {"Content-Digest": "sha-256=:!:"},
-    digest_headers(b"a")[1] | {"Repr-Digest": digest_headers(b"b")[1]["Content-Digest"]},
-])
+@each(
+    "headers",
+    [
+        {"Content-MD5": "x"},
+        {"Content-MD5": ""},
+        {"Content-MD5": "AAAA"},
+        {"Content-Digest": "sha-256=:AAAA:"},
+        {"Content-Digest": "sha-256=abc"},
+        {"Content-Digest": "sha-256=:!:"},
+        digest_headers(b"a")[1] | {"Repr-Digest": digest_headers(b"b")[1]["Content-Digest"]},
+    ],
+)
 def test_checksums_that_are_none(client: GatewayClient, headers: dict[str, str]) -> None:
     answer = client.put("/api/upload/a.txt", data=b"a", headers=headers)
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-# -- once ------------------------------------------------------------------------------------------------------------
+# -- once ----------------------------------------------------------------------------------------------------
 
 KEY = {"Idempotency-Key": "0199-abc"}
 
 
 def test_T14_the_same_form_again_is_one_upload(client: GatewayClient) -> None:
     first = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)
-    again = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)     # with another boundary
+    again = client.upload(
+        ("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY
+    )  # with another boundary
     assert (first.status, again.status) == (201, 201)
     assert again.json == first.json
     assert again.headers["Upload-Session"] == first.headers["Upload-Session"]
@@ -415,12 +528,15 @@ def test_T14_the_same_raw_body_again_is_one_upload(client: GatewayClient) -> Non
     assert [answer.status for answer in answers] == [201, 201]
     assert answers[0].json == answers[1].json
     assert {name: answers[0].headers[name] for name in ("ETag", "Location", "Upload-Session")} == {
-        name: answers[1].headers[name] for name in ("ETag", "Location", "Upload-Session")}
+        name: answers[1].headers[name] for name in ("ETag", "Location", "Upload-Session")
+    }
     assert names(client) == ["a.txt"]
 
 
 @pytest.mark.parametrize("change", ["bytes", "name", "field", "more", "route", "query"])
-def test_T14_another_request_under_the_key_is_422(client: GatewayClient, leftovers: Leftovers, change: str) -> None:
+def test_T14_another_request_under_the_key_is_422(
+    client: GatewayClient, leftovers: Leftovers, change: str
+) -> None:
     assert client.upload(("a.txt", b"one"), headers=KEY).status == 201
     answer = {
         "bytes": lambda: client.upload(("a.txt", b"two"), headers=KEY),
@@ -440,7 +556,9 @@ def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
 
     def body() -> Iterator[bytes]:
         yield b"a"
-        second = threading.Thread(target=lambda: inside.append(client.put("/api/upload/a.txt", data=b"ab", headers=KEY)))
+        second = threading.Thread(
+            target=lambda: inside.append(client.put("/api/upload/a.txt", data=b"ab", headers=KEY))
+        )
         second.start()
         second.join(30)
         yield b"b"
@@ -450,7 +568,9 @@ def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
 
 
 def test_T14_a_failed_upload_may_be_sent_again_under_its_key(app: Flask, client: GatewayClient) -> None:
-    cut = send(app, client, "PUT", "/api/upload/a.txt", Cut(b"hel"), 5, Idempotency_Key=KEY["Idempotency-Key"])
+    cut = send(
+        app, client, "PUT", "/api/upload/a.txt", Cut(b"hel"), 5, Idempotency_Key=KEY["Idempotency-Key"]
+    )
     assert cut == (400, "malformed_upload")
     assert client.upload(("fake.png", HTML), headers=KEY).status == 415
     assert client.put("/api/upload/a.txt", data=b"hello", headers=KEY).status == 201
@@ -461,7 +581,7 @@ def test_T14_keys_of_different_owners_do_not_meet(client: GatewayClient, other: 
     assert other.put("/api/upload/b.txt", data=b"two", headers=KEY).status == 201
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "a b", "é"])
+@each("key", ["", "x" * 256, "a b", "é"])
 def test_keys_that_are_none(client: GatewayClient, key: str) -> None:
     headers = {"Idempotency-Key": key.encode().decode("latin-1")}
     assert client.put("/api/upload/a.txt", data=b"one", headers=headers).status == 400

@@ -41,13 +41,20 @@ def test_rename_move_and_copy_cost_no_bytes(services: Services, alice: Principal
     moved = services.files.move(alice, file.id, folder.id, if_match=None)
     copied = services.files.copy(alice, file.id, target_folder_id=None)
     again = services.files.copy(alice, file.id)
-    assert (renamed.original_name, moved.folder_id, copied.folder_id, copied.original_name) == ("b.txt", folder.id, None, "b.txt")
+    assert (renamed.original_name, moved.folder_id, copied.folder_id, copied.original_name) == (
+        "b.txt",
+        folder.id,
+        None,
+        "b.txt",
+    )
     assert again.original_name == "b (1).txt"
     assert len({f.file_path for f in (file, renamed, moved, copied, again)}) == 1
     assert len(list(bucket.list_objects("files/"))) == 1
 
 
-def test_T24_a_rename_onto_a_taken_name_is_refused_whatever_its_form(services: Services, alice: Principal) -> None:
+def test_T24_a_rename_onto_a_taken_name_is_refused_whatever_its_form(
+    services: Services, alice: Principal
+) -> None:
     upload(services, alice, "Café.txt", b"1")
     file = upload(services, alice, "b.txt", b"2")
     for taken in ("café.txt", "CAFÉ.TXT", "ｃafé.txt"):
@@ -62,7 +69,7 @@ def test_T14_a_stale_If_Match_changes_nothing(services: Services, alice: Princip
     services.delivery.open(alice, file.id, method="GET")
     counted_file = services.files.get(alice, file.id)
     assert counted_file.download_count == 1
-    assert etag(counted_file) == etag(file)                    # counting is no edit
+    assert etag(counted_file) == etag(file)  # counting is no edit
     renamed = services.files.update(alice, file.id, FileChange(tags=["x"]), if_match=etag(file))
     assert etag(renamed) != etag(file)
     for change in (
@@ -90,7 +97,10 @@ def test_the_trash_holds_no_name_and_gives_back_numbered(services: Services, ali
 
 
 def test_a_purge_takes_the_object_with_the_last_file_on_it(
-    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers,
+    services: Services,
+    alice: Principal,
+    bucket: Any,
+    leftovers: Leftovers,
 ) -> None:
     first = upload(services, alice, "a.txt", b"same")
     second = upload(services, alice, "b.txt", b"same")
@@ -114,10 +124,14 @@ def test_T72_usage_is_the_sum_of_all_files(services: Services, alice: Principal,
         assert tx.execute("select used_bytes, file_count from owner_usage").fetchall() == [(8, 1)]
     services.files.purge(alice, copy.id)
     with db.connection() as tx:
-        assert tx.execute("select used_bytes, file_count, reserved_bytes from owner_usage").fetchall() == [(4, 1, 0)]
+        assert tx.execute("select used_bytes, file_count, reserved_bytes from owner_usage").fetchall() == [
+            (4, 1, 0)
+        ]
 
 
-def test_T64_what_is_another_owners_is_not_there(services: Services, alice: Principal, bob: Principal, root: Principal) -> None:
+def test_T64_what_is_another_owners_is_not_there(
+    services: Services, alice: Principal, bob: Principal, root: Principal
+) -> None:
     hers = upload(services, alice, "a.txt", b"1")
     his_folder = services.folders.create(bob, "his", "", None)
     for call in every_call(services, hers.id):
@@ -150,7 +164,9 @@ def every_call(services: Services, file_id: UUID) -> list[Callable[[Principal], 
     ]
 
 
-def test_T35_not_yours_and_not_there_cost_the_same_work(services: Services, alice: Principal, bob: Principal) -> None:
+def test_T35_not_yours_and_not_there_cost_the_same_work(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
     hers = upload(services, alice, "a.txt", b"1")
     answers = []
     for file_id in (hers.id, new_id()):
@@ -160,7 +176,9 @@ def test_T35_not_yours_and_not_there_cost_the_same_work(services: Services, alic
     assert answers[0] == answers[1]
 
 
-def test_T34_a_missing_object_is_told_before_a_byte_is_sent(services: Services, alice: Principal, bucket: Any) -> None:
+def test_T34_a_missing_object_is_told_before_a_byte_is_sent(
+    services: Services, alice: Principal, bucket: Any
+) -> None:
     file = upload(services, alice, "a.txt", b"1")
     bucket.delete(file.file_path)
     with pytest.raises(ContentMissing):
@@ -169,7 +187,7 @@ def test_T34_a_missing_object_is_told_before_a_byte_is_sent(services: Services, 
         services.delivery.open(alice, file.id, method="HEAD")
     details = services.files.details(alice, file.id)
     assert details.integrity["exists"] is False
-    with pytest.raises(ContentMissing):                        # redirecting: as soon as it is known
+    with pytest.raises(ContentMissing):  # redirecting: as soon as it is known
         services.delivery.open(alice, file.id, method="GET", mode="redirect")
 
 
@@ -182,7 +200,15 @@ def test_T34_a_changed_byte_is_found_by_verify(services: Services, alice: Princi
 
 def test_T84_keyset_pages_neither_skip_nor_repeat(services: Services, alice: Principal) -> None:
     made = {upload(services, alice, f"{n:02}.txt", os.urandom(n)).id for n in range(23)}
-    for sort in ("uploaded_at", "-uploaded_at", "original_name", "-file_size", "mime_type", "-download_count", "last_accessed"):
+    for sort in (
+        "uploaded_at",
+        "-uploaded_at",
+        "original_name",
+        "-file_size",
+        "mime_type",
+        "-download_count",
+        "last_accessed",
+    ):
         seen, cursor = [], None
         while True:
             page = services.files.list(alice, FileQuery(sort=sort, limit=5, cursor=cursor))
@@ -191,7 +217,7 @@ def test_T84_keyset_pages_neither_skip_nor_repeat(services: Services, alice: Pri
             cursor = page.next_cursor
             if cursor is None:
                 break
-            if len(seen) == 10:                                # a file that comes and goes meanwhile disturbs nobody
+            if len(seen) == 10:  # a file that comes and goes meanwhile disturbs nobody
                 services.files.purge(alice, upload(services, alice, "zz.txt", b"new").id)
         assert len(seen) == 23
         assert set(seen) == made
@@ -199,7 +225,11 @@ def test_T84_keyset_pages_neither_skip_nor_repeat(services: Services, alice: Pri
 
 @pytest.mark.parametrize("seed", range(3))
 def test_T107_whatever_is_done_to_a_file_at_once_ends_in_a_legal_state(
-    services: Services, alice: Principal, leftovers: Leftovers, db: Database, seed: int,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    db: Database,
+    seed: int,
 ) -> None:
     chance = random.Random(seed)
     folder = services.folders.create(alice, "f", "", None)
@@ -208,15 +238,17 @@ def test_T107_whatever_is_done_to_a_file_at_once_ends_in_a_legal_state(
 
     def act(_: int) -> str | None:
         file_id = chance.choice(ids)
-        action: Callable[[], object] = chance.choice([
-            lambda: services.files.trash(alice, file_id),
-            lambda: services.files.restore(alice, file_id),
-            lambda: services.files.purge(alice, file_id),
-            lambda: services.files.move(alice, file_id, folder.id, if_match=None),
-            lambda: services.files.copy(alice, file_id),
-            lambda: upload(services, alice, "a.bin", data),
-            lambda: drain(services.delivery.open(alice, file_id, method="GET", mode="proxy")),
-        ])
+        action: Callable[[], object] = chance.choice(
+            [
+                lambda: services.files.trash(alice, file_id),
+                lambda: services.files.restore(alice, file_id),
+                lambda: services.files.purge(alice, file_id),
+                lambda: services.files.move(alice, file_id, folder.id, if_match=None),
+                lambda: services.files.copy(alice, file_id),
+                lambda: upload(services, alice, "a.bin", data),
+                lambda: drain(services.delivery.open(alice, file_id, method="GET", mode="proxy")),
+            ]
+        )
         try:
             action()
         except (NotFound, FileInTrash, NameConflict, ContentMissing) as error:
@@ -232,7 +264,9 @@ def test_T107_whatever_is_done_to_a_file_at_once_ends_in_a_legal_state(
     assert None in outcomes
     assert leftovers() == NOTHING
     with db.connection() as tx:
-        usage = tx.execute("select used_bytes, file_count from owner_usage where owner_id = 'alice'").fetchone()
+        usage = tx.execute(
+            "select used_bytes, file_count from owner_usage where owner_id = 'alice'"
+        ).fetchone()
         truth = tx.execute(
             "select coalesce(sum(file_size), 0)::bigint, count(*) filter (where not is_deleted) from files"
         ).fetchone()
@@ -240,7 +274,9 @@ def test_T107_whatever_is_done_to_a_file_at_once_ends_in_a_legal_state(
 
 
 def test_T65_public_files_are_read_by_anybody_and_changed_by_nobody_else(
-    services: Services, alice: Principal, bob: Principal,
+    services: Services,
+    alice: Principal,
+    bob: Principal,
 ) -> None:
     file = upload(services, alice, "a.txt", b"1", visibility="public")
     assert services.files.get(None, file.id).id == file.id
@@ -255,7 +291,10 @@ def test_T65_public_files_are_read_by_anybody_and_changed_by_nobody_else(
 def test_batch_reports_each_and_stops_for_none(services: Services, alice: Principal, bob: Principal) -> None:
     mine, theirs = upload(services, alice, "a.txt", b"1"), upload(services, bob, "a.txt", b"1")
     ids = [str(mine.id), str(theirs.id), "nonsense", str(mine.id)]
-    codes = [error.code if isinstance(error, GatewayError) else None for _, error in services.files.batch(alice, "delete", ids)]
+    codes = [
+        error.code if isinstance(error, GatewayError) else None
+        for _, error in services.files.batch(alice, "delete", ids)
+    ]
     assert codes == [None, "not_found", "not_found", None]
     services.files.batch(alice, "restore", ids)
     services.files.batch(alice, "tag", ids, add=["new", "old"], remove=["gone"])

@@ -14,7 +14,14 @@ import pytest
 
 from app import wire
 from core.errors import (
-    ChecksumMismatch, DuplicateFile, FileTooLarge, GatewayError, MalformedUpload, NotFound, QuotaExceeded, TypeMismatch,
+    ChecksumMismatch,
+    DuplicateFile,
+    FileTooLarge,
+    GatewayError,
+    MalformedUpload,
+    NotFound,
+    QuotaExceeded,
+    TypeMismatch,
     TypeNotAllowed,
 )
 from core.placement import Placement
@@ -32,7 +39,13 @@ MIB = 1024 * 1024
 
 
 def upload(
-    services: Services, principal: Principal, name: str, source: Any, *, size: int | None = None, sums: dict[str, Any] | None = None,
+    services: Services,
+    principal: Principal,
+    name: str,
+    source: Any,
+    *,
+    size: int | None = None,
+    sums: dict[str, Any] | None = None,
     **placement: Any,
 ) -> FileRecord:
     """One file through the gate; the verdict on it is raised."""
@@ -50,10 +63,17 @@ def stored(bucket: Any, file: FileRecord) -> bytes:
         return bytes(reader.read(-1))
 
 
-@pytest.mark.parametrize("size", [0, 1, 64 * 1024, PART_SIZE - 1, PART_SIZE, PART_SIZE + 1, 2 * PART_SIZE, 20 * MIB + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1, 64 * 1024, PART_SIZE - 1, PART_SIZE, PART_SIZE + 1, 2 * PART_SIZE, 20 * MIB + 7]
+)
 @pytest.mark.parametrize("declared", [True, False])
 def test_what_was_sent_is_what_is_stored(
-    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers, size: int, declared: bool,
+    services: Services,
+    alice: Principal,
+    bucket: Any,
+    leftovers: Leftovers,
+    size: int,
+    declared: bool,
 ) -> None:
     data = os.urandom(size)
     file = upload(services, alice, "Plan (final).bin", data, size=size if declared else None)
@@ -64,7 +84,9 @@ def test_what_was_sent_is_what_is_stored(
 
 @pytest.mark.settings(max_file_size=100_000)
 def test_T1_a_declared_size_over_the_limit_is_refused_before_a_byte_is_read(
-    services: Services, alice: Principal, leftovers: Leftovers,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
 ) -> None:
     source = Source(b"x" * 100_001)
     with pytest.raises(FileTooLarge):
@@ -75,7 +97,9 @@ def test_T1_a_declared_size_over_the_limit_is_refused_before_a_byte_is_read(
 
 @pytest.mark.settings(max_file_size=20 * MIB)
 def test_T2_an_undeclared_size_over_the_limit_ends_the_multipart(
-    services: Services, alice: Principal, leftovers: Leftovers,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
 ) -> None:
     source = Source(os.urandom(MIB) * 64)
     with pytest.raises(FileTooLarge):
@@ -86,9 +110,14 @@ def test_T2_an_undeclared_size_over_the_limit_ends_the_multipart(
 
 @pytest.mark.parametrize("at", [0, 1000, PART_SIZE + 5, 3 * PART_SIZE])
 def test_T3_a_connection_lost_midway_leaves_nothing(
-    services: Services, alice: Principal, leftovers: Leftovers, at: int,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    at: int,
 ) -> None:
-    broken = Source(os.urandom(4 * PART_SIZE), fails_at=at, error=ConnectionResetError(errno.ECONNRESET, "reset"))
+    broken = Source(
+        os.urandom(4 * PART_SIZE), fails_at=at, error=ConnectionResetError(errno.ECONNRESET, "reset")
+    )
     with pytest.raises(ConnectionResetError):
         upload(services, alice, "a.bin", broken, size=4 * PART_SIZE)
     assert leftovers() == NOTHING
@@ -96,30 +125,43 @@ def test_T3_a_connection_lost_midway_leaves_nothing(
 
 @pytest.mark.parametrize("size", [10, 3 * PART_SIZE])
 def test_T3_a_body_shorter_than_announced_never_becomes_a_file(
-    services: Services, alice: Principal, leftovers: Leftovers, size: int,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    size: int,
 ) -> None:
     with pytest.raises(MalformedUpload):
         upload(services, alice, "a.bin", os.urandom(size - 1), size=size)
     assert leftovers() == NOTHING
 
 
-@pytest.mark.parametrize(("name", "data", "error"), [
-    ("photo.png", b"<!DOCTYPE html><script>alert(1)</script>" + b" " * 9_000_000, TypeMismatch),
-    ("run.exe", b"MZ" + bytes(200), TypeNotAllowed),
-])
+@pytest.mark.parametrize(
+    ("name", "data", "error"),
+    [
+        ("photo.png", b"<!DOCTYPE html><script>alert(1)</script>" + b" " * 9_000_000, TypeMismatch),
+        ("run.exe", b"MZ" + bytes(200), TypeNotAllowed),
+    ],
+)
 @pytest.mark.settings(denied_types=("exe",))
 def test_T9_T10_a_refused_type_costs_one_part_at_most_and_leaves_nothing(
-    services: Services, alice: Principal, leftovers: Leftovers, name: str, data: bytes, error: type[GatewayError],
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    name: str,
+    data: bytes,
+    error: type[GatewayError],
 ) -> None:
     source = Source(data)
     with pytest.raises(error):
         upload(services, alice, name, source, size=len(data))
-    assert source.taken <= MIB            # judged by the first bytes, before the rest was read
+    assert source.taken <= MIB  # judged by the first bytes, before the rest was read
     assert leftovers() == NOTHING
 
 
 @pytest.mark.parametrize("size", [100, 2 * PART_SIZE])
-def test_T12_a_wrong_checksum_stores_nothing(services: Services, alice: Principal, leftovers: Leftovers, size: int) -> None:
+def test_T12_a_wrong_checksum_stores_nothing(
+    services: Services, alice: Principal, leftovers: Leftovers, size: int
+) -> None:
     data = os.urandom(size)
     right = {"sha256": hashlib.sha256(data).hexdigest(), "content_md5": hashlib.md5(data).digest()}
     assert upload(services, alice, "good.bin", data, size=size, sums=right).file_hash == right["sha256"]
@@ -129,7 +171,9 @@ def test_T12_a_wrong_checksum_stores_nothing(services: Services, alice: Principa
     assert leftovers() == NOTHING
 
 
-def test_duplicates_link_copy_or_are_rejected(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_duplicates_link_copy_or_are_rejected(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
     data = os.urandom(5000)
     first = upload(services, alice, "a.bin", data)
     linked = upload(services, alice, "b.bin", data)
@@ -142,7 +186,12 @@ def test_duplicates_link_copy_or_are_rejected(services: Services, alice: Princip
 
 
 def test_T15_equal_bytes_of_another_owner_are_new_bytes(
-    services: Services, alice: Principal, bob: Principal, bucket: Any, db: Database, leftovers: Leftovers,
+    services: Services,
+    alice: Principal,
+    bob: Principal,
+    bucket: Any,
+    db: Database,
+    leftovers: Leftovers,
 ) -> None:
     data = os.urandom(9000)
     hers = upload(services, alice, "a.bin", data)
@@ -151,7 +200,7 @@ def test_T15_equal_bytes_of_another_owner_are_new_bytes(
     with counted(services) as shared:
         his = upload(services, bob, "a.bin", data)
     assert his.file_path != hers.file_path
-    assert [sql for sql in shared.statements] == [sql for sql in alone.statements]       # equal work
+    assert [sql for sql in shared.statements] == [sql for sql in alone.statements]  # equal work
     with db.connection() as tx:
         used = dict(tx.execute("select owner_id, used_bytes from owner_usage").fetchall())
     assert used == {"alice": 18_000, "bob": 9000}
@@ -161,22 +210,26 @@ def test_T15_equal_bytes_of_another_owner_are_new_bytes(
 
 
 def test_T24_thirty_uploads_of_one_name_at_once_are_numbered(services: Services, alice: Principal) -> None:
-    names = ["Café.txt", "CAFÉ.txt"]                       # NFC and NFD, lower and upper case
+    names = ["Café.txt", "CAFÉ.txt"]  # NFC and NFD, lower and upper case
     with ThreadPoolExecutor(15) as pool:
-        made = list(pool.map(lambda n: upload(services, alice, names[n % 2], os.urandom(50)).original_name, range(30)))
+        made = list(
+            pool.map(lambda n: upload(services, alice, names[n % 2], os.urandom(50)).original_name, range(30))
+        )
     assert len({name.casefold() for name in made}) == 30
     numbers = sorted(int(name.split("(")[1].split(")")[0]) for name in made if "(" in name)
     assert numbers == list(range(1, 30))
 
 
 @pytest.mark.settings(quota_bytes=1_000_000)
-def test_quota_is_held_before_the_bytes_and_given_back(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_quota_is_held_before_the_bytes_and_given_back(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
     source = Source(os.urandom(1_000_001))
     with pytest.raises(QuotaExceeded):
         upload(services, alice, "a.bin", source, size=1_000_001)
     assert source.taken == 0
     with pytest.raises(QuotaExceeded):
-        upload(services, alice, "a.bin", os.urandom(1_000_001))            # not declared: as the bytes arrive
+        upload(services, alice, "a.bin", os.urandom(1_000_001))  # not declared: as the bytes arrive
     upload(services, alice, "a.bin", os.urandom(600_000))
     with pytest.raises(QuotaExceeded):
         upload(services, alice, "b.bin", os.urandom(400_001))
@@ -185,7 +238,9 @@ def test_quota_is_held_before_the_bytes_and_given_back(services: Services, alice
 
 
 @pytest.mark.settings(quota_bytes=40 * MIB)
-def test_quota_without_a_declared_size_is_exact_to_the_last_part(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_quota_without_a_declared_size_is_exact_to_the_last_part(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
     with pytest.raises(QuotaExceeded):
         upload(services, alice, "a.bin", os.urandom(MIB) * 41)
     assert upload(services, alice, "a.bin", os.urandom(MIB) * 40).file_size == 40 * MIB
@@ -193,13 +248,16 @@ def test_quota_without_a_declared_size_is_exact_to_the_last_part(services: Servi
 
 
 @pytest.mark.settings(quota_bytes=10_000)
-def test_T71_parallel_uploads_do_not_get_past_the_quota(services: Services, alice: Principal, db: Database) -> None:
+def test_T71_parallel_uploads_do_not_get_past_the_quota(
+    services: Services, alice: Principal, db: Database
+) -> None:
     def attempt(_: int) -> bool:
         try:
             upload(services, alice, "a.bin", os.urandom(1_000), size=1_000)
         except QuotaExceeded:
             return False
         return True
+
     with ThreadPoolExecutor(20) as pool:
         accepted = sum(pool.map(attempt, range(40)))
     assert accepted == 10
@@ -207,7 +265,9 @@ def test_T71_parallel_uploads_do_not_get_past_the_quota(services: Services, alic
         assert tx.execute("select used_bytes, reserved_bytes from owner_usage").fetchall() == [(10_000, 0)]
 
 
-def test_a_batch_appears_as_a_whole_or_not_at_all(services: Services, alice: Principal, leftovers: Leftovers, db: Database) -> None:
+def test_a_batch_appears_as_a_whole_or_not_at_all(
+    services: Services, alice: Principal, leftovers: Leftovers, db: Database
+) -> None:
     with pytest.raises(RuntimeError), services.intake.batch(alice, protocol="form") as batch:
         batch.receive(name="a.txt", claimed_type=None, stream=Source(b"a"))
         batch.receive(name="b.bin", claimed_type=None, stream=Source(os.urandom(PART_SIZE + 1)))
@@ -218,7 +278,10 @@ def test_a_batch_appears_as_a_whole_or_not_at_all(services: Services, alice: Pri
 
 
 def test_a_foreign_folder_is_not_there_and_leaves_nothing(
-    services: Services, alice: Principal, bob: Principal, leftovers: Leftovers,
+    services: Services,
+    alice: Principal,
+    bob: Principal,
+    leftovers: Leftovers,
 ) -> None:
     folder = services.folders.create(bob, "his", "", None)
     with pytest.raises(NotFound):
@@ -228,7 +291,10 @@ def test_a_foreign_folder_is_not_there_and_leaves_nothing(
 
 @pytest.mark.parametrize("name", ["notes.txt", "dot.png"])
 def test_a_file_costs_four_statements_and_its_key_one(
-    services: Services, alice: Principal, settings: Settings, name: str,
+    services: Services,
+    alice: Principal,
+    settings: Settings,
+    name: str,
 ) -> None:
     data = b"plain text" if name.endswith("txt") else Source.png()
     with counted(services) as log:

@@ -21,7 +21,10 @@ Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def test_all_sizes_are_made_once_and_shared_by_equal_files(
-    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers,
+    services: Services,
+    alice: Principal,
+    bucket: Any,
+    leftovers: Leftovers,
 ) -> None:
     photo = upload(services, alice, "a.jpg", picture("JPEG", 1600, 1200))
     copy = services.files.copy(alice, photo.id)
@@ -30,7 +33,10 @@ def test_all_sizes_are_made_once_and_shared_by_equal_files(
     assert len(list(bucket.list_objects("previews/"))) == 4
     shown = services.files.previews_of([photo, copy])
     assert [(p.variant, p.width, p.height) for p in shown[copy.id]] == [
-        (128, 128, 96), (256, 256, 192), (512, 512, 384), (1024, 1024, 768),
+        (128, 128, 96),
+        (256, 256, 192),
+        (512, 512, 384),
+        (1024, 1024, 768),
     ]
     measured = services.files.get(alice, photo.id).metadata
     assert (measured["width"], measured["height"]) == (1600, 1200)
@@ -41,21 +47,29 @@ def test_all_sizes_are_made_once_and_shared_by_equal_files(
     assert list(bucket.list_objects("previews/")) == []
 
 
-@pytest.mark.parametrize(("mime_type", "kind"), [("image/webp", "WEBP"), ("image/jpeg", "JPEG"), ("image/png", "PNG")])
-def test_what_is_missing_is_made_on_demand(services: Services, alice: Principal, bucket: Any, mime_type: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("mime_type", "kind"), [("image/webp", "WEBP"), ("image/jpeg", "JPEG"), ("image/png", "PNG")]
+)
+def test_what_is_missing_is_made_on_demand(
+    services: Services, alice: Principal, bucket: Any, mime_type: str, kind: str
+) -> None:
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
     first = services.previews.thumbnail(alice, photo.id, size=128, mime_type=mime_type)
     with Image.open(io.BytesIO(first.body)) as shown:
         assert (shown.format, shown.size) == (kind, (128, 85))
-    again = services.previews.thumbnail(alice, photo.id, size=128, mime_type=mime_type, if_none_match=first.etag)
+    again = services.previews.thumbnail(
+        alice, photo.id, size=128, mime_type=mime_type, if_none_match=first.etag
+    )
     assert again.not_modified
-    for lost in bucket.list_objects("previews/"):                  # an operator's mistake heals itself
+    for lost in bucket.list_objects("previews/"):  # an operator's mistake heals itself
         bucket.delete(lost.key)
     assert services.previews.thumbnail(alice, photo.id, size=128, mime_type=mime_type).etag == first.etag
     assert len(list(bucket.list_objects("previews/"))) == 1
 
 
-def test_a_picture_that_cannot_be_decoded_is_a_result(services: Services, alice: Principal, db: Database) -> None:
+def test_a_picture_that_cannot_be_decoded_is_a_result(
+    services: Services, alice: Principal, db: Database
+) -> None:
     broken = upload(services, alice, "a.png", picture("PNG", 300, 200)[:60])
     with pytest.raises(PreviewFailed):
         services.previews.thumbnail(alice, broken.id, size=128)
@@ -65,7 +79,9 @@ def test_a_picture_that_cannot_be_decoded_is_a_result(services: Services, alice:
     assert problem["code"] == "preview_failed"
 
 
-def test_what_has_no_picture_or_is_not_ready_has_no_preview(services: Services, alice: Principal, db: Database) -> None:
+def test_what_has_no_picture_or_is_not_ready_has_no_preview(
+    services: Services, alice: Principal, db: Database
+) -> None:
     text = upload(services, alice, "a.txt", b"text")
     with pytest.raises(PreviewUnsupported):
         services.previews.thumbnail(alice, text.id, size=128)

@@ -34,8 +34,14 @@ INTAKE_STEPS = ["discard"]
 @pytest.mark.parametrize("step", STORE_STEPS)
 @pytest.mark.parametrize("size", [100, 3 * PART_SIZE])
 def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
-    services: Services, alice: Principal, leftovers: Leftovers, db: Database, monkeypatch: pytest.MonkeyPatch, step: str,
-    moment: str, size: int,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    moment: str,
+    size: int,
 ) -> None:
     store = services.intake._store
     real = getattr(store, step)
@@ -48,7 +54,7 @@ def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
     reached = True
     with monkeypatch.context() as patch:
         patch.setattr(store, step, killed)
-        patch.setattr(services.intake, "discard", lambda *a, **k: None)          # dead processes clean up nothing
+        patch.setattr(services.intake, "discard", lambda *a, **k: None)  # dead processes clean up nothing
         try:
             upload(services, alice, "a.bin", os.urandom(size))
             reached = False
@@ -68,11 +74,16 @@ def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
 def pass_time(db: Database) -> None:
     """Let the life of every upload be over."""
     with db.connection() as tx:
-        tx.execute("update uploads set expires_at = now() - interval '1 second', updated_at = now() - interval '1 hour'")
+        tx.execute(
+            "update uploads set expires_at = now() - interval '1 second', updated_at = now() - interval '1 hour'"
+        )
 
 
 def test_T101_a_purge_killed_midway_is_finished(
-    services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = upload(services, alice, "a.txt", b"1")
     with monkeypatch.context() as patch:
@@ -86,7 +97,11 @@ def test_T101_a_purge_killed_midway_is_finished(
 
 
 def test_T103_a_bucket_that_is_away_costs_no_row_and_no_object(
-    services: Services, alice: Principal, leftovers: Leftovers, db: Database, monkeypatch: pytest.MonkeyPatch,
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    db: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = upload(services, alice, "kept.bin", os.urandom(1000))
 
@@ -105,8 +120,11 @@ def test_T103_a_bucket_that_is_away_costs_no_row_and_no_object(
     assert leftovers() == NOTHING
 
 
-def test_an_upload_that_went_on_meanwhile_is_not_expired(services: Services, alice: Principal, db: Database) -> None:
+def test_an_upload_that_went_on_meanwhile_is_not_expired(
+    services: Services, alice: Principal, db: Database
+) -> None:
     """The janitor looks at the time again in the statement that ends the upload."""
+
     class Slow(Source):
         def read(self, size: int = -1, /) -> bytes:
             if self.taken == PART_SIZE:
@@ -119,7 +137,10 @@ def test_an_upload_that_went_on_meanwhile_is_not_expired(services: Services, ali
 
 
 def test_orphans_are_deleted_once_nobody_can_still_be_bringing_them(
-    services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch,
+    services: Services,
+    alice: Principal,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = upload(services, alice, "a.txt", b"mine")
     bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
@@ -136,7 +157,10 @@ def test_orphans_are_deleted_once_nobody_can_still_be_bringing_them(
 
 
 def test_a_multipart_without_a_row_is_aborted(
-    services: Services, bucket: Any, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers,
+    services: Services,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    leftovers: Leftovers,
 ) -> None:
     bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
     assert services.upkeep.janitor().orphaned_multiparts == 0

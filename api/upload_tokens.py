@@ -1,0 +1,79 @@
+"""Upload tokens: how an app's backend gets one, and how one that stands in a path becomes a credential."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Response
+
+from api import render
+from api.context import http, principal, services
+from api.idempotency import forget_in_replay, idempotent
+from api.operations import operation
+from api.upload_schemas import UploadTokenBody, UploadTokenOut
+from core.errors import IdempotencyConflict, IdempotencyInProgress, NotAllowed, NotFound
+from services.upload_tokens import MAX_LIFE, PREFIX, Budget
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+upload_tokens = Blueprint("upload_tokens", __name__)
+
+_IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/uploads?)(?:/.*)?)", re.DOTALL)
+
+
+@upload_tokens.post("/upload-tokens")
+@operation(
+    "Make an upload token",
+    body=UploadTokenBody,
+    gives={201: UploadTokenOut},
+    takes_headers=("Idempotency-Key",),
+    refuses=(NotAllowed, NotFound, IdempotencyConflict, IdempotencyInProgress),
+)
+@idempotent
+def create(body: UploadTokenBody) -> Response:
+    """For an app's own backend, which gives it to one of its users: a credential that uploads within this budget and does
+    nothing else. It is sent as a Bearer credential, or stands in the path (`endpoints`) for clients that can send no header.
+    A key makes tokens for its own `owner_id`, an admin key for any. Only its SHA-256 is kept."""
+    budget = Budget(
+        folder_id=body.folder_id,
+        max_files=body.max_files,
+        max_size=body.max_size,
+        max_total_size=body.max_total_size,
+        allowed_types=body.allowed_types,
+    )
+    life = timedelta(seconds=min(body.expires_in, int(MAX_LIFE.total_seconds())))
+    record, token = services().upload_tokens.create(principal(), body.owner_id, budget, expires_in=life)
+    forget_in_replay("token", "endpoints")
+    base = f"{http().base_url}/t/{token}"
+    endpoints = {
+        "upload": f"{base}/api/upload",
+        "uploads": f"{base}/api/uploads",
+        "tus": f"{base}/api/tus",
+        "companion": base,
+    }
+    return render.answer({"token": token, "expires_at": record.expires_at, "endpoints": endpoints}, 201)
+
+
+class TokenInPath:
+    """``/t/<token>/api/uploads`` is ``/api/uploads`` with that credential, and with no other.
+
+    Done before the application sees the path, so that no route, log line or error repeats the token."""
+
+    def __init__(self, application: WSGIApplication):
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        found = _IN_PATH.fullmatch(environ.get("PATH_INFO", ""))
+        if found is not None:
+            token, path = found.groups()
+            environ["SCRIPT_NAME"] = f"{environ.get('SCRIPT_NAME', '')}/t/{token}"
+            environ["PATH_INFO"] = path
+            environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+            for name in ("RAW_URI", "REQUEST_URI"):
+                if name in environ:
+                    environ[name] = path
+        return self._application(environ, start_response)

@@ -1,0 +1,333 @@
+"""A running gateway (server and worker as processes of their own), a bucket, and a page on a third origin.
+
+Everything is on loopback ports. What a machine lacks is named in one line: skipped there, a failure where
+GATEWAY_TESTS_STRICT=1 says that nothing may be missing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+import requests
+from playwright.sync_api import sync_playwright
+
+from embedded import postgres
+from services.upkeep import PREFIXES
+from storage_backends import open_store
+from tests.client import GatewayClient
+from tests.conftest import TEMPLATE
+from tests.servers import S3Server, free_port, minio_binary, start_minio, start_weed
+
+ROOT = Path(__file__).resolve().parents[2]
+UPPY = Path(__file__).parent / "uppy"
+PACKAGES = {"chromium": "chromium", "npm": "npm"}  # program -> Debian package
+PATIENCE = 60.0  # seconds until a file must be ready; usually one to four
+
+
+def needs(program: str) -> str:
+    """Where the program is; without it the test is skipped, or fails where nothing may be missing."""
+    found = shutil.which(program)
+    if found is None:
+        reason = f"{program.upper()} IS MISSING, browser tests do not run: apt install {PACKAGES[program]}"
+        if os.environ.get("GATEWAY_TESTS_STRICT") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return found
+
+
+# -- the gateway -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Live:
+    """A gateway at ``url`` on a bucket of one kind, and what a test looks into it with."""
+
+    server: str
+    url: str
+    page: str  # the origin of the page
+    site: Path  # what it serves
+    admin: GatewayClient
+    database_url: str
+    store: Any
+
+    def owner(self) -> Owner:
+        """Somebody new, with a key and, for browsers, an upload token."""
+        name = f"e2e-{uuid4().hex[:12]}"
+        key = self.admin.post("/api/admin/keys", json={"owner_id": name}).json["key"]
+        client = self.admin.as_(key)
+        token = client.post("/api/upload-tokens", json={"owner_id": name}).json["token"]
+        return Owner(name, self, client, key, token)
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
+
+
+@dataclass
+class Owner:
+    name: str
+    live: Live
+    client: GatewayClient
+    key: str
+    token: str
+
+    def ready(self, *paths: Path) -> list[dict[str, Any]]:
+        """Wait until exactly these files are ready, compare every byte with the bucket's, and see that nothing is left."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            files = self.client.get("/api/files?sort=original_name").json["items"]
+            if len(files) >= len(paths) and all(file["status"] != "processing" for file in files):
+                break
+            assert time.monotonic() < deadline, files
+            time.sleep(0.1)
+        assert {file["original_name"]: (file["status"], file["file_hash"]) for file in files} == {
+            path.name: ("ready", hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths
+        }
+        for file in files:
+            [path] = [path for path in paths if path.name == file["original_name"]]
+            stored = self.client.get(f"/api/files/{file['id']}/download?mode=proxy").body
+            assert stored == path.read_bytes()
+        self.nothing_left(files=len(paths))
+        return list(files)
+
+    def nothing_left(self, *, files: int = 0) -> None:
+        """No object beside those of files, no parts, no quota held. The last steps may be a moment behind the answer."""
+        nothing: tuple[int, list[str], list[str], list[int]] = (files, [], [], [])
+        deadline = time.monotonic() + 10
+        while (left := self._left()) != nothing and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left == nothing
+
+    def _left(self) -> tuple[int, list[str], list[str], list[int]]:
+        live = self.live
+        present = {info.key for prefix in PREFIXES for info in live.store.list_objects(prefix)}
+        wanted = live.sql("select object_key from objects union all select preview_path from file_previews")
+        keys = live.sql("select object_key from uploads where owner_id = %s", self.name)
+        multiparts = [ref.key for (key,) in keys for ref in live.store.list_multiparts(key)]
+        held = live.sql("select reserved_bytes from owner_usage where owner_id = %s", self.name)
+        mine = live.sql("select count(*) from files where owner_id = %s", self.name)[0][0]
+        return (
+            mine,
+            sorted(present - {key for (key,) in wanted}),
+            multiparts,
+            [size for (size,) in held if size],
+        )
+
+
+@pytest.fixture(scope="session", params=["seaweedfs", "minio"])
+def live(
+    request: pytest.FixtureRequest,
+    postgres_server: postgres.Postgres,
+    database_template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Live]:
+    if request.param == "minio" and minio_binary() is None:
+        pytest.skip("MINIO IS MISSING, browser tests run on SeaweedFS alone: put a minio binary on PATH")
+    directory = tmp_path_factory.mktemp(request.param)
+    with contextlib.ExitStack() as parts:
+        page = parts.enter_context(page_server(directory))
+        bucket: S3Server = (start_weed if request.param == "seaweedfs" else start_minio)(directory / "s3")
+        assert bucket.process is not None
+        parts.callback(bucket.process.wait)
+        parts.callback(
+            bucket.process.kill
+        )  # SeaweedFS takes ten seconds to end in order, and nothing of it is kept
+        database = f"gateway_e2e_{request.param}"
+        with psycopg.connect(postgres_server.admin_url, autocommit=True) as connection:
+            connection.execute(f"drop database if exists {database} with (force)")  # type: ignore[arg-type]
+            connection.execute(f"create database {database} template {TEMPLATE}")  # type: ignore[arg-type]
+        address = postgres_server.admin_url.partition("?")
+        database_url = address[0].rsplit("/", 1)[0] + "/" + database + "".join(address[1:])
+        port = free_port()
+        environ = {
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith(("S3_", "DATABASE_"))
+            },
+            "PORT": str(port),
+            "PUBLIC_URL": f"http://127.0.0.1:{port}",
+            "DATA_DIR": str(directory / "var"),
+            "DATABASE_URL": database_url,
+            "S3_ENDPOINT": bucket.endpoint,
+            "S3_ACCESS_KEY": bucket.access_key,
+            "S3_SECRET_KEY": bucket.secret_key,
+            "S3_BUCKET": bucket.bucket,
+            "STORAGE_BACKEND": "s3" if request.param == "seaweedfs" else "minio",
+            "CORS_ORIGINS": page,
+            "ADMIN_API_KEY": "e2e-" + uuid4().hex,
+            "WEB_WORKERS": "1",
+            "WEB_THREADS": "8",
+            "RATE_LIMITS": "off",
+        }
+        command = [sys.executable, str(ROOT / "app.py")]
+        subprocess.run(
+            [*command, "bootstrap"], env=environ, cwd=directory, check=True, capture_output=True, timeout=60
+        )
+        for name in ("serve", "worker"):
+            log = parts.enter_context((directory / f"{name}.log").open("wb"))
+            process = subprocess.Popen([*command, name], env=environ, cwd=directory, stdout=log, stderr=log)
+            parts.callback(_stop, process)
+        url = environ["PUBLIC_URL"]
+        _wait(f"{url}/readyz", directory / "serve.log")
+        store = open_store(bucket.settings(environ["STORAGE_BACKEND"]))
+        yield Live(
+            request.param,
+            url,
+            page,
+            directory / "site",
+            GatewayClient(url, environ["ADMIN_API_KEY"]),
+            database_url,
+            store,
+        )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
+def _wait(url: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(requests.ConnectionError):
+            if requests.get(url, timeout=5).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"{url} did not answer:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.fixture
+def owner(live: Live) -> Owner:
+    return live.owner()
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def page_server(directory: Path) -> Iterator[str]:
+    """Serves tests/e2e/site, examples/ and the bundles; the origin."""
+    site = directory / "site"
+    for source in (Path(__file__).parent / "site", ROOT / "examples"):
+        shutil.copytree(source, site, dirs_exist_ok=True)
+    handler = functools.partial(_Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with contextlib.suppress(ConnectionError):  # a page that was left while it loaded
+            super().copyfile(source, outputfile)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bundled(live: Live, bundle: Callable[[int], bytes]) -> Callable[[int], None]:
+    """Puts the bundle of a version on the page's origin."""
+
+    def serve(version: int) -> None:
+        module = live.site / "bundle" / f"{version}.js"
+        module.parent.mkdir(exist_ok=True)
+        module.write_bytes(bundle(version))
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Callable[[int], bytes]:
+    """The unmodified plugin of a version, with all it imports, as one module."""
+
+    @functools.cache
+    def made(version: int) -> bytes:
+        npm, source = needs("npm"), UPPY / f"v{version}"
+        files = [source / name for name in ("package.json", "package-lock.json", ".npmrc")]
+        digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        target = ROOT / ".venv" / "uppy" / f"v{version}-{digest}"
+        target.mkdir(parents=True, exist_ok=True)
+        with (target / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may come at once
+            if not (target / "uppy.js").exists():
+                for file in files:
+                    shutil.copy(file, target)
+                (target / "entry.js").write_text(
+                    "export { default as Uppy } from '@uppy/core'\nexport { default as AwsS3 } from '@uppy/aws-s3'\n"
+                )
+                _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], target)
+                build = [
+                    "entry.js",
+                    "--bundle",
+                    "--format=esm",
+                    "--outfile=uppy.js.new",
+                    "--log-level=warning",
+                ]
+                _run(["node_modules/.bin/esbuild", *build], target)
+                (target / "uppy.js.new").rename(target / "uppy.js")
+        return (target / "uppy.js").read_bytes()
+
+    return made
+
+
+def _run(command: list[str], directory: Path) -> None:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
+    if done.returncode == 0:
+        return
+    reason = (
+        f"{command[0]} FAILED, browser tests do not run (no package registry in reach?): {done.stderr[-500:]}"
+    )
+    if os.environ.get("GATEWAY_TESTS_STRICT") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+# -- the browser -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """For one module at a time: while Playwright runs in this thread nothing else can run an event loop in it."""
+    chromium = needs("chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context()
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    yield page
+    page.unroute_all(behavior="ignoreErrors")
+    context.close()
+
+
+def made(directory: Path, name: str, size: int) -> Path:
+    """Text, so that no kind of file is seen in it by chance, and no two parts alike."""
+    path = directory / name
+    path.write_bytes((os.urandom(size // 2 + 1).hex().encode() + b"\n")[:size])
+    return path

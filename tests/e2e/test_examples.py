@@ -1,0 +1,80 @@
+"""examples/, as they are given to users. examples/plain.html is the plain client of test_browser.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Owner, made
+
+MIB = 1024 * 1024
+EXAMPLES = ROOT / "examples"
+
+
+def test_each_is_short() -> None:
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
+        "plain.html",
+        "uppy.html",
+        "resume.py",
+    }
+    for path in EXAMPLES.iterdir():
+        if path.is_file():
+            assert len(path.read_text().splitlines()) < 80, path
+
+
+@pytest.mark.needs_chromium
+def test_the_uppy_page(owner: Owner, page: Any, bundled: Callable[[int], None], tmp_path: Path) -> None:
+    bundled(6)
+
+    def package(route: Any) -> None:
+        name = "AwsS3" if "aws-s3" in route.request.url else "Uppy"
+        module = f"export {{ {name} as default }} from '{owner.live.page}/bundle/6.js'"
+        headers = {"Access-Control-Allow-Origin": "*"}
+        route.fulfill(body=module, content_type="text/javascript", headers=headers)
+
+    page.route("https://esm.sh/**", package)
+    settings = urlencode({"gateway": owner.live.url, "token": owner.token})
+    page.goto(f"{owner.live.page}/uppy.html#{settings}")
+    paths = [made(tmp_path, "small.txt", 1000), made(tmp_path, "large.txt", 17 * MIB)]
+    page.wait_for_load_state("networkidle")
+    page.set_input_files("#files", paths)
+    for path in paths:
+        page.wait_for_function(
+            "text => document.body.innerText.includes(text)", arg=f"{path.name} is there: "
+        )
+    files = owner.ready(*paths)
+    assert all(file["tags"] == ["from the website"] for file in files)
+
+
+def test_the_script_goes_on_after_it_was_killed(owner: Owner, tmp_path: Path) -> None:
+    path = made(tmp_path, "film.txt", 20 * MIB)
+    environ = {**os.environ, "GATEWAY": owner.live.url, "KEY": owner.key, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(EXAMPLES / "resume.py"), str(path)]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as first:
+        assert first.stderr is not None
+        assert first.stderr.readline() == "part 1 of 3\n"
+        first.kill()
+    [upload] = owner.client.get("/api/uploads").json["items"]
+    again = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0, again.stderr
+    assert "part 1 of 3" not in again.stderr
+    [file] = owner.ready(path)
+    assert again.stdout == f"film.txt is file {file['id']}\n"
+    done = owner.client.get(f"/api/uploads/{upload['id']}").json
+    assert (done["status"], done["file_id"]) == ("done", file["id"])
+
+
+def test_the_script_with_an_empty_file(owner: Owner, tmp_path: Path) -> None:
+    path = made(tmp_path, "空.txt", 0)
+    environ = {**os.environ, "GATEWAY": owner.live.url, "KEY": owner.token}
+    subprocess.run(
+        [sys.executable, str(EXAMPLES / "resume.py"), str(path)], env=environ, check=True, timeout=60
+    )
+    owner.ready(path)
