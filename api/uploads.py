@@ -181,13 +181,16 @@ def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
         },
     },
 )
-@idempotent
 def complete(upload_id: UUID) -> Response:
     """The file, `processing` until a worker has read it back. Asking again gives the same file. Where `parts` differ from
     what the bucket holds, or some are missing, it can go on after the `409`; the body may be left out."""
-    body = CompleteUploadBody()
-    if request.content_length or request.mimetype or "Transfer-Encoding" in request.headers:
-        body = parse_json(CompleteUploadBody)
+    has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
+    body = parse_json(CompleteUploadBody) if has_body else CompleteUploadBody()
+    return _complete_once(upload_id=upload_id, body=body)
+
+
+@idempotent
+def _complete_once(upload_id: UUID, body: CompleteUploadBody) -> Response:
     parts = None if body.parts is None else [(part.part_number, part.etag) for part in body.parts]
     file = _direct().complete(principal(), upload_id, parts=parts, sha256=body.sha256)
     return render.file_answer(file, principal(), 201)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -25,6 +25,12 @@ def bucket_errors() -> Iterator[None]:
     except StorageUnavailable as error:
         log.warning("bucket_unavailable", error=str(error), storage_request_id=error.request_id)
         raise Unavailable("The bucket can't be reached or is too busy; try again.") from error
+
+
+def delete_all_quietly(store: ObjectStore, keys: Iterable[str]) -> bool:
+    """Try each of the keys, whatever becomes of the others; True where all are known to be gone."""
+    gone = [delete_quietly(store, key) for key in keys]
+    return all(gone)
 
 
 def delete_quietly(store: ObjectStore, key: str) -> bool:

@@ -21,7 +21,15 @@ import structlog
 
 from core import content_types, names
 from core.errors import (
-    ChecksumMismatch, FileTooLarge, GatewayError, Locked, NameConflict, NotFound, PartsMismatch, Unavailable, UploadGone,
+    ChecksumMismatch,
+    FileTooLarge,
+    GatewayError,
+    Locked,
+    NameConflict,
+    NotFound,
+    PartsMismatch,
+    Unavailable,
+    UploadGone,
 )
 from core.ids import object_key
 from core.parts import PartPlan, missing, plan
@@ -33,7 +41,15 @@ from services.bucket import bucket_errors
 from services.intake import FILE_PREFIX, INCOMING_PREFIX, PART_SIZE, Intake
 from services.upload_tokens import uploader_of
 from storage_backends.base import (
-    Copies, InvalidPart, MultipartRef, ObjectNotFound, OutcomeUnknown, Part, PreconditionFailed, PresignsParts, StorageError,
+    Copies,
+    InvalidPart,
+    MultipartRef,
+    ObjectNotFound,
+    OutcomeUnknown,
+    Part,
+    PreconditionFailed,
+    PresignsParts,
+    StorageError,
     UploadNotFound,
 )
 

@@ -30,7 +30,14 @@ from db.uploads import NewUpload, UploadRecord
 from services.bucket import bucket_errors
 from services.completing import Completing, DirectStore, fits, own, plan_of, unequivocal
 from services.intake import FILE_PREFIX, INCOMING_PREFIX, PART_SIZE, Intake
-from storage_backends.base import Checksum, MultipartRef, ObjectNotFound, Part, PresignedPost, PresignedRequest
+from storage_backends.base import (
+    Checksum,
+    MultipartRef,
+    ObjectNotFound,
+    Part,
+    PresignedPost,
+    PresignedRequest,
+)
 
 MAX_PARTS = 10_000                  # S3's limits, for clients that cut by themselves
 MIN_PART = 5 * 1024 * 1024          # bytes, of all parts but the last

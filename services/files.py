@@ -35,7 +35,7 @@ from db.file_lists import FileFilter
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from services.access import owned, owner_scope, visible
-from services.bucket import bucket_errors, delete_quietly
+from services.bucket import bucket_errors, delete_all_quietly
 from storage_backends.base import ObjectNotFound, ObjectStore
 
 BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
@@ -202,7 +202,7 @@ class Files:
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
         visibility = None if isinstance(change.visibility, Unset) else change.visibility
-        with self._changing(principal, file_id, if_match, names=name is not None) as (tx, file):
+        with self._changing(principal, file_id, if_match, names=name is not None) as (tx, _):
             return _still(
                 files.update(
                     tx,
@@ -291,9 +291,7 @@ class Files:
         """Finish a purge: previews, then the object, then its row. False where the bucket left that to the janitor."""
         with self._db.connection() as tx:
             shown = previews.of_objects(tx, [object_key])
-        if not all(
-            [delete_quietly(self._store, key) for key in [*(p.preview_path for p in shown), object_key]]
-        ):
+        if not delete_all_quietly(self._store, [*(preview.preview_path for preview in shown), object_key]):
             return False
         with self._db.connection() as tx:
             objects.remove(tx, object_key)

