@@ -50,9 +50,8 @@ class Settings(BaseSettings):
     quota_bytes: int | None = Field(default=None, ge=0)  # for each owner
     upload_ttl: int = Field(default=86_400, ge=60)  # seconds that an unfinished upload lives
     max_open_uploads: int = Field(default=1_000, ge=1)  # unfinished uploads of one owner
-    max_bodies_in_flight: int = Field(
-        default=8, ge=1
-    )  # uploads through one web process for one owner at a time
+    # Uploads through one web process for one owner at a time; a few more wait for a place.
+    max_bodies_in_flight: int = Field(default=24, ge=1)
 
     # How files are handed out
     download_mode: Literal["redirect", "proxy"] = "redirect"

@@ -1,6 +1,6 @@
 """``/s3``: what the ``@uppy/aws-s3`` plugin, versions 5 and 6, expects of its companion, and ``signRequest`` of version 6.
 
-The shapes are the plugin's (PROTOCOLS, A): bare arrays, ``PartNumber`` a JSON number, a POST form with a ``url`` that ends
+The shapes are the plugin's: bare arrays, ``PartNumber`` a JSON number, a POST form with a ``url`` that ends
 in a slash. Version 6 sends neither header nor cookie here, so its page uses ``/t/<token>/s3``; it never reads the body of an
 error, version 5 reads ``message``. Requests that ``/s3/sign`` does not sign for the bucket lead to api/s3_xml.py.
 """
@@ -11,20 +11,34 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from api import render
-from api.answers import Out
+from api.companion_schemas import (
+    BatchQuery,
+    CompleteBody,
+    CompletedOut,
+    CredentialsOut,
+    KeyQuery,
+    MultipartOut,
+    NewMultipartBody,
+    NothingOut,
+    ParamsOut,
+    ParamsQuery,
+    PartsOut,
+    SignBody,
+    SignedOut,
+    SignedPartOut,
+    SignedPartsOut,
+    Wishes,
+)
 from api.context import http, principal, services
 from api.idempotency import idempotent
 from api.operations import operation, validated
 from api.problems import MEDIA_TYPE
-from api.schemas import PlacementQuery, Query
-from api.upload_schemas import Metadata
-from api.values import Int64, Text, Words, as_uuid
+from api.values import as_uuid
 from core import errors
 from core.errors import InvalidInput, NotFound
 from core.placement import Placement
@@ -38,7 +52,6 @@ XML_ROUTES = "/s3/objects/"
 _METADATA = re.compile(r"metadata\[(.{1,255})\]", re.DOTALL)
 _UUID_BEFORE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-", re.IGNORECASE)
 _NOTHING = ("", "null", "undefined")  # what JavaScript writes for a field that is not set
-_NAME = Annotated[Text, Field(max_length=4096)]
 
 _BEGIN = (
     errors.InvalidName,
@@ -50,130 +63,8 @@ _BEGIN = (
     errors.StorageFull,
 )
 _GO_ON = (errors.NotFound, errors.UploadGone)
-_SIGN = (*_GO_ON, errors.FileTooLarge, errors.QuotaExceeded)
-_COMPLETE = (*_GO_ON, errors.PartsMismatch, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked)
-
-
-# -- what comes in -----------------------------------------------------------------------------------------------------
-
-
-class Lenient(BaseModel):
-    """Members that we don't know are the plugin's business."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class ParamsQuery(Query):
-    filename: Annotated[_NAME, Field(description="Further fields as metadata[name]=value")] = ""
-    type: Annotated[Text, Field(max_length=255)] | None = None
-
-
-class NewMultipartBody(Lenient):
-    filename: _NAME = ""
-    type: Annotated[Text, Field(max_length=255)] | None = None
-    metadata: dict[str, Any] | None = None
-
-
-class KeyQuery(Query):
-    key: Annotated[Text, Field(max_length=1024, description="As it was given when the upload was created")]
-
-
-class BatchQuery(KeyQuery):
-    partNumbers: Words
-
-
-class _Metadata(PlacementQuery):
-    metadata: Metadata = {}
-
-
-class CompletedPart(Lenient):
-    PartNumber: Annotated[int, Field(ge=1, le=10_000)]
-    ETag: Annotated[
-        str, Field(pattern=r'^"?[\x21\x23-\x7e]{1,255}"?$', description="With or without its quotes")
-    ]
-
-
-class CompleteBody(Lenient):
-    parts: Annotated[list[CompletedPart], Field(max_length=10_000)]
-
-
-class SignBody(Lenient):
-    """The plugin's request, to which an application may add what the plugin does not tell."""
-
-    method: Literal["GET", "PUT", "POST", "DELETE"]
-    key: Annotated[Text, Field(min_length=1, max_length=4096)]
-    uploadId: Annotated[str, Field(max_length=64)] | None = None
-    partNumber: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    contentType: Annotated[Text, Field(max_length=255)] | None = None
-    filename: _NAME | None = None
-    size: (
-        Annotated[Int64, Field(description="Of a single file: then a PUT is signed and not a form")] | None
-    ) = None
-    metadata: dict[str, Any] | None = None
-
-
-# -- what goes out -----------------------------------------------------------------------------------------------------
-
-
-class ParamsOut(Out):
-    method: Literal["POST"]
-    url: str
-    fields: dict[str, str]
-    expires: int
-    id: Annotated[str, Field(description="Ours: GET /api/uploads/<id> tells when it has become a file")]
-
-
-class MultipartOut(Out):
-    key: str
-    uploadId: str
-    bucket: str
-
-
-class PartOut(Out):
-    PartNumber: int
-    ETag: str
-    Size: int
-    LastModified: datetime
-
-
-class PartsOut(RootModel[list[PartOut]]):
-    pass
-
-
-class SignedPartOut(Out):
-    url: str
-    expires: int
-
-
-class SignedPartsOut(Out):
-    presignedUrls: dict[str, str]
-
-
-class CompletedOut(Out):
-    location: str
-    key: str
-    bucket: str
-    id: Annotated[str, Field(description="Ours: the file's")]
-
-
-class NothingOut(Out):
-    pass
-
-
-class CredentialsOut(Out):
-    credentials: dict[str, str]
-    bucket: str
-    region: str
-
-
-class SignedOut(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    url: str
-    key: str | None = None
-    headers: dict[str, str] | None = None
-    fields: dict[str, str] | None = None
-    id: str
+_SIGN = (*_GO_ON, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked)
+_COMPLETE = (*_SIGN, errors.PartsMismatch, errors.StorageFull)
 
 
 # -- companionEndpoint -------------------------------------------------------------------------------------------------
@@ -367,7 +258,7 @@ def placement_of(metadata: Mapping[str, Any]) -> Placement:
     if isinstance(words["tags"], list):
         words["tags"] = [str(tag) for tag in words["tags"]]
     given = {name: value for name, value in words.items() if value is not None and value not in _NOTHING}
-    place = validated(_Metadata, {**given, "metadata": kept})
+    place = validated(Wishes, {**given, "metadata": kept})
     return Placement(
         folder_id=place.folder_id, visibility=place.visibility, tags=place.tags, metadata=place.metadata
     )

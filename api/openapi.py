@@ -230,9 +230,7 @@ def _refusals(rule: Rule, method: str, operation: Operation) -> dict[int, list[s
     """Status -> codes of what this operation may refuse: what its view names, and what any of its kind may."""
     kinds: list[type[GatewayError]] = [*_COMMON_REFUSALS, *operation.refuses]
     if operation.access != "public":
-        kinds.append(errors.NotAuthenticated)
-    if operation.access == "admin":
-        kinds.append(errors.NotAllowed)
+        kinds += [errors.NotAuthenticated, errors.NotAllowed]  # an upload token is good for few routes
     if rule.arguments:
         kinds.append(errors.NotFound)
     if operation.body is not None:

@@ -17,7 +17,8 @@ from flask import Blueprint, Response, request
 from pydantic import ValidationError
 
 from api.body import read_whole, refuse_encoded
-from api.companion import XML_ROUTES, CompleteBody, location, offered
+from api.companion import XML_ROUTES, location, offered
+from api.companion_schemas import CompleteBody
 from api.context import caller_or_none
 from api.operations import MAX_JSON_BYTES, Content, operation
 from api.problems import MEDIA_TYPE

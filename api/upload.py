@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, json, request
 
 from api import problems, render
 from api.answers import FileOut, UploadOut
@@ -29,7 +30,9 @@ from api.schemas import PlacementQuery
 from core import errors
 from core.errors import FileTooLarge, InvalidInput, MalformedUpload, TooMany
 from core.placement import Placement
-from services.intake import Readable
+from db import Tx
+from db.files import FileRecord
+from services.intake import Outcome, Readable
 
 upload = Blueprint("upload", __name__)
 
@@ -62,24 +65,38 @@ _TAKES = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
 # -- how many at once ----------------------------------------------------------------------------------------
 
 _in_flight: Counter[str] = Counter()
-_in_flight_lock = threading.Lock()
+_waiting: Counter[str] = Counter()
+_one_ended = threading.Condition()
+_PATIENCE = 20.0  # seconds that a body waits for another of its owner to end
 
 
 @contextmanager
 def body_in_flight() -> Iterator[None]:
-    """Count this body among its owner's; TooMany beyond the limit: nobody may hold every thread (THREATS T7)."""
-    owner = principal().owner_id
-    with _in_flight_lock:
-        if _in_flight[owner] >= http().max_bodies_in_flight:
-            raise TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
+    """Count this body among its owner's. Beyond the limit some may wait for a place, the rest are TooMany: nobody
+    may hold every thread (THREATS T7)."""
+    owner, limit = principal().owner_id, http().max_bodies_in_flight
+    with _one_ended:
+        if _in_flight[owner] >= limit:
+            if _waiting[owner] >= http().max_bodies_waiting:
+                raise _too_many()
+            _waiting[owner] += 1
+            found = _one_ended.wait_for(lambda: _in_flight[owner] < limit, timeout=_PATIENCE)
+            _waiting[owner] -= 1
+            if not found:
+                raise _too_many()
         _in_flight[owner] += 1
     try:
         yield
     finally:
-        with _in_flight_lock:
+        with _one_ended:
             _in_flight[owner] -= 1
-            if not _in_flight[owner]:
-                del _in_flight[owner]
+            if not _in_flight[owner] and not _waiting[owner]:
+                del _in_flight[owner], _waiting[owner]
+            _one_ended.notify_all()
+
+
+def _too_many() -> TooMany:
+    return TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
 
 
 # -- once per Idempotency-Key --------------------------------------------------------------------------------
@@ -104,6 +121,24 @@ class Transcript:
 
     def digest(self) -> bytes:
         return self._digest.digest()
+
+    def committed(self, tx: Tx, outcome: Outcome) -> None:
+        """Joins the transaction that publishes, so that a retry finds the files even if we die before the answer."""
+        if self.key is None or not outcome.files:
+            return
+        facts = {
+            "files": [str(file.id) for file in outcome.files],
+            "rejected": [render.rejected(one.original_name, one.error) for one in outcome.rejected],
+            "session": render.session(outcome.session),
+        }
+        services().idempotency.committed(
+            tx,
+            principal(),
+            self.key,
+            request_digest=self.digest(),
+            status=201,
+            facts=json.loads(render.answer(facts).get_data()),
+        )
 
     def keep_alive(self) -> None:
         """Hold the key for as long as bytes arrive."""
@@ -142,8 +177,13 @@ class _Tee:
         return chunk
 
 
-def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], object]) -> Response:
-    """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer."""
+def _once(
+    store: Callable[[Transcript], Response],
+    read: Callable[[Transcript], object],
+    again: Callable[[Any], Response],
+) -> Response:
+    """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer, or make
+    it ``again`` from what was committed where the first request died before its answer."""
     with body_in_flight():
         transcript = Transcript(key_of_request())
         key = transcript.key
@@ -153,7 +193,7 @@ def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], 
         if first is not None:
             read(transcript)
             first.check_same(transcript.digest())
-            return replayed(first)
+            return replayed(first) if first.facts is None else again(first.facts)
         try:
             response = store(transcript)
         except BaseException:
@@ -205,7 +245,11 @@ def upload_form() -> Response:
     Fields hold for every file wherever they stand. The files appear together once the entire body was read; a
     broken body leaves none. Fields with other names are ignored."""
     refuse_encoded()
-    return _once(_store_form, lambda transcript: _read_form(transcript, lambda part, reader: None))
+    return _once(
+        _store_form,
+        lambda transcript: _read_form(transcript, lambda part, reader: None),
+        lambda facts: _form_answer(_files_of(facts), facts["rejected"], facts["session"]),
+    )
 
 
 def _store_form(transcript: Transcript) -> Response:
@@ -216,23 +260,29 @@ def _store_form(transcript: Transcript) -> Response:
                 name=part.filename, claimed_type=part.content_type or None, stream=reader
             ),
         )
-        outcome = batch.commit(placement)
+        outcome = batch.commit(placement, within=transcript.committed)
     rejected = [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
     if outcome.files:
-        response = render.answer(
-            {
-                "files": render.files(outcome.files, principal()),
-                "rejected": rejected,
-                "session": render.session(outcome.session),
-            },
-            207 if rejected else 201,
-        )
-    else:
-        first = outcome.rejected[0].error
-        first.extra["rejected"] = rejected
-        response = problems.from_gateway_error(first)
+        return _form_answer(outcome.files, rejected, render.session(outcome.session))
+    first = outcome.rejected[0].error
+    first.extra["rejected"] = rejected
+    response = problems.from_gateway_error(first)
     response.headers["Upload-Session"] = outcome.session.session_id
     return response
+
+
+def _form_answer(
+    files: list[FileRecord], rejected: list[dict[str, Any]], session: dict[str, Any]
+) -> Response:
+    body = {"files": render.files(files, principal()), "rejected": rejected, "session": session}
+    response = render.answer(body, 207 if rejected else 201)
+    response.headers["Upload-Session"] = session["session_id"]
+    return response
+
+
+def _files_of(facts: Any) -> list[FileRecord]:
+    """The files that a request committed before it died, as they are now."""
+    return [services().files.get(principal(), UUID(file_id)) for file_id in facts["files"]]
 
 
 def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable], None]) -> Placement:
@@ -313,7 +363,11 @@ def _placement(query: PlacementQuery) -> Placement:
 def upload_raw(filename: str, query: PlacementQuery) -> Response:
     """What `curl -T` sends. What the form's fields say stands in the query here."""
     refuse_encoded()
-    return _once(lambda transcript: _store_raw(transcript, filename, _placement(query)), _read_raw)
+    return _once(
+        lambda transcript: _store_raw(transcript, filename, _placement(query)),
+        _read_raw,
+        lambda facts: _raw_answer(_files_of(facts)[0], facts["session"]["session_id"]),
+    )
 
 
 def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> Response:
@@ -332,12 +386,16 @@ def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> R
         )
         if batch.rejected:
             raise batch.rejected[0].error
-        outcome = batch.commit(placement)
+        digest.end()
+        outcome = batch.commit(placement, within=transcript.committed)
     if not outcome.files:
         raise outcome.rejected[0].error
-    digest.end()
-    response = render.file_answer(outcome.files[0], principal(), 201)
-    response.headers["Upload-Session"] = outcome.session.session_id
+    return _raw_answer(outcome.files[0], outcome.session.session_id)
+
+
+def _raw_answer(file: FileRecord, session_id: str) -> Response:
+    response = render.file_answer(file, principal(), 201)
+    response.headers["Upload-Session"] = session_id
     return response
 
 

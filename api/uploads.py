@@ -111,9 +111,7 @@ def begin(body: BeginUploadBody) -> Response:
 )
 def list_unfinished(query: PageQuery) -> Response:
     """The caller's own, by every protocol, newest first."""
-    return render.page(
-        _direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished
-    )
+    return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)
 
 
 @uploads.get("/<uuid:upload_id>")

@@ -160,10 +160,11 @@ ended as (
 ),
 spent as (
     update upload_tokens t set bytes_used = t.bytes_used - live.reserved + %(size)s from live where t.id = live.token_id
+    returning 1
 ),
 released as (
     update owner_usage set reserved_bytes = reserved_bytes - live.reserved
-    from live where owner_id = %(owner)s and live.reserved > 0
+    from live where owner_id = %(owner)s and live.reserved > 0 and (select count(*) from spent) >= 0     -- locks in this order
 ),
 event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file

@@ -55,7 +55,7 @@ def claim(
 _FINISH = """
 update idempotency_keys
 set request_digest = %(digest)s, response_status = %(status)s, response = %(response)s, headers = %(headers)s
-where owner_id = %(owner)s and key = %(key)s and response_status is null
+where owner_id = %(owner)s and key = %(key)s
 """
 
 

@@ -21,8 +21,8 @@ class UploadTokenRecord:
     owner_id: str
     folder_id: int | None
     max_files: int | None
-    max_size: int | None            # bytes of one file
-    max_total_size: int | None      # bytes of all files together
+    max_size: int | None  # bytes of one file
+    max_total_size: int | None  # bytes of all files together
     allowed_types: list[str]
     files_used: int
     bytes_used: int
@@ -41,7 +41,9 @@ def find(tx: Tx, token_digest: bytes) -> UploadTokenRecord | None:
 
 
 def get(tx: Tx, token_id: UUID) -> UploadTokenRecord | None:
-    return one(tx, UploadTokenRecord, f"select {_COLUMNS} from upload_tokens where id = %(id)s", {"id": token_id})
+    return one(
+        tx, UploadTokenRecord, f"select {_COLUMNS} from upload_tokens where id = %(id)s", {"id": token_id}
+    )
 
 
 _CREATE = f"""
@@ -54,14 +56,33 @@ returning {_COLUMNS}
 
 
 def create(
-    tx: Tx, token_digest: bytes, *, owner_id: str, folder_id: int | None, max_files: int | None, max_size: int | None,
-    max_total_size: int | None, allowed_types: list[str], expires_in: timedelta,
+    tx: Tx,
+    token_digest: bytes,
+    *,
+    owner_id: str,
+    folder_id: int | None,
+    max_files: int | None,
+    max_size: int | None,
+    max_total_size: int | None,
+    allowed_types: list[str],
+    expires_in: timedelta,
 ) -> UploadTokenRecord | None:
     """Keep a new token; None where the folder is not the owner's."""
-    return one(tx, UploadTokenRecord, _CREATE, {
-        "digest": token_digest, "owner": owner_id, "folder": folder_id, "max_files": max_files, "max_size": max_size,
-        "max_total_size": max_total_size, "allowed_types": allowed_types, "expires_in": expires_in,
-    })
+    return one(
+        tx,
+        UploadTokenRecord,
+        _CREATE,
+        {
+            "digest": token_digest,
+            "owner": owner_id,
+            "folder": folder_id,
+            "max_files": max_files,
+            "max_size": max_size,
+            "max_total_size": max_total_size,
+            "allowed_types": allowed_types,
+            "expires_in": expires_in,
+        },
+    )
 
 
 def forget_old(tx: Tx, *, keep: timedelta) -> int:

@@ -80,21 +80,23 @@ class NewUpload:
     token_id: UUID | None = None        # the upload token whose budget it is charged to
 
 
-# One conditional UPDATE decides on the quota, so that no number of parallel uploads gets past it (THREATS T71).
+# One conditional UPDATE decides on the quota, so that no number of parallel uploads gets past it (THREATS T71). Everywhere
+# the token is taken before the owner's usage: each CTE that changes usage looks at the one that changes the token.
 _ADMIT = f"""
-with held as (
-    insert into owner_usage as u (owner_id, reserved_bytes)
-    select %(owner_id)s, %(reserve)s where %(quota)s::bigint is null or %(reserve)s <= %(quota)s
-    on conflict (owner_id) do update set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes
-    where coalesce(u.quota_bytes, %(quota)s) is null
-       or u.used_bytes + u.reserved_bytes + excluded.reserved_bytes <= coalesce(u.quota_bytes, %(quota)s)
-    returning 1
-),
-budget as (
+with budget as (
     update upload_tokens set files_used = files_used + 1, bytes_used = bytes_used + %(reserve)s
     where id = %(token_id)s and expires_at > now() and (max_files is null or files_used < max_files)
     and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)
     returning id
+),
+held as (
+    insert into owner_usage as u (owner_id, reserved_bytes)
+    select %(owner_id)s, %(reserve)s where (%(quota)s::bigint is null or %(reserve)s <= %(quota)s)
+    and (%(token_id)s::uuid is null or exists (select from budget))
+    on conflict (owner_id) do update set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes
+    where coalesce(u.quota_bytes, %(quota)s) is null
+       or u.used_bytes + u.reserved_bytes + excluded.reserved_bytes <= coalesce(u.quota_bytes, %(quota)s)
+    returning 1
 ),
 open as (
     select count(*) as n from (
@@ -110,7 +112,7 @@ insert into uploads (owner_id, protocol, status, object_key, incoming_key, origi
 select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
        %(reserve)s, %(part_size)s, %(folder_id)s, %(visibility)s, %(tags)s, %(on_duplicate)s, %(metadata)s, %(sha256)s,
        %(session_id)s, %(token_id)s, now() + %(expires_in)s
-from held, open where open.n < %(max_open)s and (%(token_id)s::uuid is null or exists (select from budget))
+from held, open where open.n < %(max_open)s
 returning {COLUMNS}
 """
 
@@ -330,13 +332,15 @@ with up as (
     and (not %(expired_only)s or (expires_at < now() and status <> 'completing'))
     order by id for update
 ),
-freed as (
-    update owner_usage u set reserved_bytes = u.reserved_bytes - f.bytes
-    from (select owner_id, sum(reserved) as bytes from up group by owner_id) f where u.owner_id = f.owner_id
-),
 refunded as (
     update upload_tokens t set files_used = t.files_used - f.files, bytes_used = t.bytes_used - f.bytes
-    from (select token_id, count(*) as files, sum(reserved) as bytes from up group by token_id) f where t.id = f.token_id
+    from (select token_id, count(*) as files, sum(reserved) as bytes from up group by token_id) f
+    where t.id = f.token_id returning 1
+),
+freed as (
+    update owner_usage u set reserved_bytes = u.reserved_bytes - f.bytes
+    from (select owner_id, sum(reserved) as bytes from up group by owner_id) f
+    where u.owner_id = f.owner_id and (select count(*) from refunded) >= 0
 )
 update uploads set status = %(status)s, reserved = 0, problem = coalesce(%(problem)s, problem), updated_at = now()
 from up where uploads.id = up.id

@@ -18,21 +18,29 @@ from services.direct import DirectUploads
 
 log = structlog.get_logger()
 
-SWEEP_EVERY = 3.0      # seconds
-_DRAIN = 20.0          # seconds that running jobs get after SIGTERM before they go back to the queue
+SWEEP_EVERY = 3.0  # seconds
+_DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they go back to the queue
 
 
 def run(services: Services, *, database_url: str, concurrency: int = 2) -> None:
     """Work until told to stop (SIGTERM, SIGINT)."""
-    queue = procrastinate.App(connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=concurrency + 2))
+    queue = procrastinate.App(
+        connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=concurrency + 2)
+    )
     register(queue, services)
     stopped = threading.Event()
-    sweeper = threading.Thread(target=_sweep_until, args=(stopped, services.direct), name="sweep", daemon=True)
+    sweeper = threading.Thread(
+        target=_sweep_until, args=(stopped, services.direct), name="sweep", daemon=True
+    )
     sweeper.start()
     try:
         queue.run_worker(
-            concurrency=concurrency, wait=True, install_signal_handlers=True, shutdown_graceful_timeout=_DRAIN,
-            fetch_job_polling_interval=5, delete_jobs="successful",
+            concurrency=concurrency,
+            wait=True,
+            install_signal_handlers=True,
+            shutdown_graceful_timeout=_DRAIN,
+            fetch_job_polling_interval=5,
+            delete_jobs="successful",
         )
     finally:
         stopped.set()
@@ -44,5 +52,5 @@ def _sweep_until(stopped: threading.Event, direct: DirectUploads | None) -> None
     while direct is not None and not stopped.wait(SWEEP_EVERY):
         try:
             direct.sweep()
-        except Exception:                           # whatever it was, the next look is due
+        except Exception:  # whatever it was, the next look is due
             log.exception("sweep_failed")

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 _READ = 1024 * 1024
 _HEAD = 64 * 1024
-_LOST = timedelta(minutes=10)       # a check without a job for so long was lost by the queue, or its job gave up
+_LOST = timedelta(minutes=10)  # a check without a job for so long was lost by the queue, or its job gave up
 _GIVE_UP = timedelta(days=7)
 _BATCH = 1_000
 
@@ -73,9 +73,19 @@ class Checking:
             for file_id, age in lost:
                 file = files.get(tx, file_id)
                 if age > _GIVE_UP and file is not None:
-                    problem = {"code": "check_failed", "detail": "The file could not be checked for a week; its bytes are kept."}
+                    problem = {
+                        "code": "check_failed",
+                        "detail": "The file could not be checked for a week; its bytes are kept.",
+                    }
                     files.finish_check(
-                        tx, file_id, status="rejected", sha256=None, mime_type=None, file_type=None, problem=problem)
+                        tx,
+                        file_id,
+                        status="rejected",
+                        sha256=None,
+                        mime_type=None,
+                        file_type=None,
+                        problem=problem,
+                    )
                     log.error("file_never_checked", file_id=str(file_id))
                 else:
                     jobs.enqueue(tx, "check_file", file_id=str(file_id))
@@ -102,19 +112,36 @@ class Checking:
             uploads.lock_content(tx, file.owner_id, found.sha256)
             upload = uploads.of_file(tx, file.id, lock=True)
             if upload is not None and upload.sha256 not in (None, found.sha256):
-                _reject(tx, file, ChecksumMismatch(f"sha256 {upload.sha256} was declared, the stored bytes have {found.sha256}."))
+                _reject(
+                    tx,
+                    file,
+                    ChecksumMismatch(
+                        f"sha256 {upload.sha256} was declared, the stored bytes have {found.sha256}."
+                    ),
+                )
                 return
             wish = upload.on_duplicate if upload is not None else "copy"
-            if wish == "reject" and files.duplicate_of(tx, file.owner_id, found.sha256, found.size) is not None:
+            if (
+                wish == "reject"
+                and files.duplicate_of(tx, file.owner_id, found.sha256, found.size) is not None
+            ):
                 _reject(tx, file, DuplicateFile())
                 return
             equal = None
             if wish == "link":
                 objects.lock(tx, file.file_path)
-                equal = objects.equal_to(tx, file.owner_id, found.sha256, found.size, other_than=file.file_path)
+                equal = objects.equal_to(
+                    tx, file.owner_id, found.sha256, found.size, other_than=file.file_path
+                )
             done = files.finish_check(
-                tx, file.id, status="ready", sha256=found.sha256, mime_type=mime_type,
-                file_type=content_types.file_type(mime_type), problem=None, onto=equal,
+                tx,
+                file.id,
+                status="ready",
+                sha256=found.sha256,
+                mime_type=mime_type,
+                file_type=content_types.file_type(mime_type),
+                problem=None,
+                onto=equal,
             )
             if done is None:
                 return
@@ -129,5 +156,7 @@ class Checking:
 
 def _reject(tx: Tx, file: FileRecord, error: GatewayError) -> None:
     problem: dict[str, Any] = error.as_problem()
-    files.finish_check(tx, file.id, status="rejected", sha256=None, mime_type=None, file_type=None, problem=problem)
+    files.finish_check(
+        tx, file.id, status="rejected", sha256=None, mime_type=None, file_type=None, problem=problem
+    )
     log.info("file_checked", file_id=str(file.id), status="rejected", problem=error.code)

@@ -56,7 +56,7 @@ from storage_backends.base import (
 log = structlog.get_logger()
 
 _CLAIM_LEASE = timedelta(seconds=60)
-_WAIT = 60.0                        # seconds that a second completer waits for the first
+_WAIT = 60.0  # seconds that a second completer waits for the first
 _POLL = 0.1
 _BATCH = 1_000
 
@@ -72,7 +72,12 @@ class Completing:
         self._intake = intake
 
     def complete(
-        self, principal: Principal, upload_id: UUID, *, parts: Sequence[tuple[int, str]] | None, sha256: str | None,
+        self,
+        principal: Principal,
+        upload_id: UUID,
+        *,
+        parts: Sequence[tuple[int, str]] | None,
+        sha256: str | None,
     ) -> FileRecord:
         """See DirectUploads.complete."""
         deadline = time.monotonic() + _WAIT
@@ -108,7 +113,12 @@ class Completing:
             try:
                 completed += self._attempt(upload, None, None) is not None
             except (GatewayError, StorageError) as error:
-                log.warning("sweep_left_upload", upload_id=str(upload.id), error=type(error).__name__, detail=str(error))
+                log.warning(
+                    "sweep_left_upload",
+                    upload_id=str(upload.id),
+                    error=type(error).__name__,
+                    detail=str(error),
+                )
         return completed
 
     def held_parts(self, upload: UploadRecord) -> list[Part] | None:
@@ -127,7 +137,10 @@ class Completing:
     # -- one attempt ---------------------------------------------------------------------------------------------------
 
     def _attempt(
-        self, upload: UploadRecord, parts: Sequence[tuple[int, str]] | None, sha256: str | None,
+        self,
+        upload: UploadRecord,
+        parts: Sequence[tuple[int, str]] | None,
+        sha256: str | None,
     ) -> FileRecord | None:
         """Complete the upload, unless somebody else is at it: then None."""
         own_key = object_key(FILE_PREFIX, names.extension(upload.original_name), datetime.now(UTC))
@@ -136,7 +149,9 @@ class Completing:
         if claimed is None:
             return None
         try:
-            etag, size = self._assemble(claimed, parts) if claimed.multipart_id else self._bring_in(claimed, parts)
+            etag, size = (
+                self._assemble(claimed, parts) if claimed.multipart_id else self._bring_in(claimed, parts)
+            )
             file = self._publish(claimed, etag, size, sha256)
         except BaseException as error:
             if not self._give_back(claimed) and isinstance(error, (PartsMismatch, Unavailable)):
@@ -144,13 +159,13 @@ class Completing:
             raise
         if file is None:
             file = self._overtaken(claimed, sha256)
-            if file is None:                                    # nothing ended it, so it was the name
+            if file is None:  # nothing ended it, so it was the name
                 self._give_back(claimed)
                 raise NameConflict("Too many files in this folder have this name.")
             return file
         if claimed.incoming_key is not None:
             self._intake.delete(claimed.incoming_key)
-            if claimed.object_key != upload.object_key:         # what an attempt that died had copied
+            if claimed.object_key != upload.object_key:  # what an attempt that died had copied
                 self._intake.delete(upload.object_key)
         return file
 
@@ -192,13 +207,15 @@ class Completing:
             except InvalidPart as error:
                 raise PartsMismatch("A part was sent again while the upload was being completed.") from error
             except (UploadNotFound, OutcomeUnknown):
-                pass                    # done a moment ago, or the answer was lost: what the bucket holds decides
+                pass  # done a moment ago, or the answer was lost: what the bucket holds decides
             try:
                 info = self._store.stat(upload.object_key)
             except ObjectNotFound as error:
                 raise Unavailable("The bucket has not assembled the parts; try again.") from error
-        if info.size != size:           # nothing is left to resume from
-            problem = PartsMismatch(f"The parts have {size} bytes, the bucket made {info.size} of them.").as_problem()
+        if info.size != size:  # nothing is left to resume from
+            problem = PartsMismatch(
+                f"The parts have {size} bytes, the bucket made {info.size} of them."
+            ).as_problem()
             self._intake.abort(upload, problem=problem)
             raise UploadGone(problem["detail"])
         return info.etag, info.size
@@ -249,24 +266,47 @@ class Completing:
         if upload.size is None:
             self._intake.hold(upload, size)
         new = NewFile(
-            upload_id=upload.id, owner_id=upload.owner_id, original_name=upload.original_name, object_key=upload.object_key,
-            etag=etag, size=size, sha256=None, mime_type=upload.content_type,
-            file_type=content_types.file_type(upload.content_type), status="processing", placement=upload.placement,
+            upload_id=upload.id,
+            owner_id=upload.owner_id,
+            original_name=upload.original_name,
+            object_key=upload.object_key,
+            etag=etag,
+            size=size,
+            sha256=None,
+            mime_type=upload.content_type,
+            file_type=content_types.file_type(upload.content_type),
+            status="processing",
+            placement=upload.placement,
             metadata={"custom": upload.metadata} if upload.metadata else {},
         )
         try:
             with self._db.transaction() as tx:
                 files.open_publication(
-                    tx, upload.owner_id, upload.folder_id, session_id=upload.session_id or upload.id.hex, count=1, size=size,
+                    tx,
+                    upload.owner_id,
+                    upload.folder_id,
+                    session_id=upload.session_id or upload.id.hex,
+                    count=1,
+                    size=size,
                 )
                 file = files.publish(tx, new, actor=upload.owner_id, link=False, forget=False)
                 if file is None:
                     raise psycopg.Rollback
                 if sha256 not in (None, upload.sha256) and upload.sha256 is not None:
-                    file = files.finish_check(
-                        tx, file.id, status="rejected", sha256=None, mime_type=None, file_type=None,
-                        problem=ChecksumMismatch("The upload began with another sha256 than it ended with.").as_problem(),
-                    ) or file
+                    file = (
+                        files.finish_check(
+                            tx,
+                            file.id,
+                            status="rejected",
+                            sha256=None,
+                            mime_type=None,
+                            file_type=None,
+                            problem=ChecksumMismatch(
+                                "The upload began with another sha256 than it ended with."
+                            ).as_problem(),
+                        )
+                        or file
+                    )
                 else:
                     if sha256 is not None:
                         uploads.declare_sha256(tx, upload.id, sha256, problem=ChecksumMismatch().as_problem())
@@ -288,8 +328,10 @@ class Completing:
 
 def own(principal: Principal, upload: UploadRecord | None) -> UploadRecord:
     """The upload, if it is this caller's; else NotFound. An upload token's are only those that it began itself."""
-    if upload is None or not (principal.is_admin or upload.owner_id == principal.owner_id) or (
-        principal.token_id is not None and upload.token_id != principal.token_id
+    if (
+        upload is None
+        or not (principal.is_admin or upload.owner_id == principal.owner_id)
+        or (principal.token_id is not None and upload.token_id != principal.token_id)
     ):
         raise NotFound("There is no such upload.")
     return upload
@@ -313,7 +355,9 @@ def unequivocal(held: Sequence[Part]) -> list[Part]:
     return [part for part in held if versions[part.number] == 1]
 
 
-def _choose(held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, upload: UploadRecord) -> list[Part]:
+def _choose(
+    held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, upload: UploadRecord
+) -> list[Part]:
     """The parts to assemble: those of the plan (number and size of each), and where the client tells its list, exactly that
     (number and ETag). Raises PartsMismatch with the ranges that are missing."""
     numbers = sorted({part.number for part in held})
@@ -322,14 +366,20 @@ def _choose(held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, uplo
         held = [part for part in held if fits(expected, part)]
         gaps = missing((part.number for part in held), expected.part_count)
         if gaps or len(numbers) != expected.part_count:
-            raise PartsMismatch(f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps)
+            raise PartsMismatch(
+                f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps
+            )
+    elif wanted is None:  # what has arrived may be the beginning of more
+        raise PartsMismatch("List the parts: how many they are was not announced.")
     elif not held or numbers != list(range(1, len(numbers) + 1)):
         raise PartsMismatch("Parts are missing.", missing=missing(numbers, max(numbers, default=1)))
     if wanted is None:
         chosen = unequivocal(held)
         twice = [number for number in numbers if number not in {part.number for part in chosen}]
         if twice:
-            raise PartsMismatch(f"Parts {twice[:20]} were sent twice with different bytes: name the ETags that count.")
+            raise PartsMismatch(
+                f"Parts {twice[:20]} were sent twice with different bytes: name the ETags that count."
+            )
         return chosen
     by_etag = {(part.number, part.etag): part for part in held}
     listed = _listed(wanted)

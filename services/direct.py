@@ -39,19 +39,19 @@ from storage_backends.base import (
     PresignedRequest,
 )
 
-MAX_PARTS = 10_000                  # S3's limits, for clients that cut by themselves
-MIN_PART = 5 * 1024 * 1024          # bytes, of all parts but the last
-FIRST_BATCH = 100                   # part URLs in the first answer
-MAX_BATCH = 1_000                   # part URLs in one call
-MAX_SINGLE = 5 * 1024**3            # bytes that S3 takes in one PUT or POST
+MAX_PARTS = 10_000  # S3's limits, for clients that cut by themselves
+MIN_PART = 5 * 1024 * 1024  # bytes, of all parts but the last
+FIRST_BATCH = 100  # part URLs in the first answer
+MAX_BATCH = 1_000  # part URLs in one call
+MAX_SINGLE = 5 * 1024**3  # bytes that S3 takes in one PUT or POST
 
 DirectProtocol = Literal["direct", "s3"]
 
 
 @dataclass(frozen=True, slots=True)
 class DirectLimits:
-    upload_ttl: timedelta               # an unfinished upload lives so long after its last sign of life
-    url_ttl: timedelta                  # of presigned upload URLs
+    upload_ttl: timedelta  # an unfinished upload lives so long after its last sign of life
+    url_ttl: timedelta  # of presigned upload URLs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class UploadPlan:
 
     upload: UploadRecord
     method: Literal["PUT", "multipart"]
-    part_size: int                      # bytes
+    part_size: int  # bytes
     part_count: int
     request: PresignedRequest | None
     parts: list[PartUrl]
@@ -83,7 +83,9 @@ class UploadProgress:
 
 
 class DirectUploads:
-    def __init__(self, db: Database, store: DirectStore, intake: Intake, limits: DirectLimits, *, cursor_secret: bytes):
+    def __init__(
+        self, db: Database, store: DirectStore, intake: Intake, limits: DirectLimits, *, cursor_secret: bytes
+    ):
         self._db = db
         self._store = store
         self._intake = intake
@@ -94,16 +96,30 @@ class DirectUploads:
     # -- begin ---------------------------------------------------------------------------------------------------------
 
     def begin(
-        self, principal: Principal, *, filename: str, size: int, content_type: str | None = None, sha256: str | None = None,
-        session_id: str | None = None, placement: Placement = Placement(),  # noqa: B008 immutable
+        self,
+        principal: Principal,
+        *,
+        filename: str,
+        size: int,
+        content_type: str | None = None,
+        sha256: str | None = None,
+        session_id: str | None = None,
+        placement: Placement = Placement(),  # noqa: B008 immutable
     ) -> UploadPlan:
         """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here."""
         self._intake.check_size(principal, size)
         parts = plan(size, preferred=PART_SIZE)
         single = parts.part_count == 1
         upload = self.admit(
-            principal, protocol="direct", filename=filename, size=size, content_type=content_type, sha256=sha256,
-            session_id=session_id, placement=placement, single=single,
+            principal,
+            protocol="direct",
+            filename=filename,
+            size=size,
+            content_type=content_type,
+            sha256=sha256,
+            session_id=session_id,
+            placement=placement,
+            single=single,
         )
         if single:
             return UploadPlan(upload, "PUT", parts.part_size, 1, self.sign_put(upload), [])
@@ -112,23 +128,42 @@ class DirectUploads:
         return UploadPlan(upload, "multipart", parts.part_size, parts.part_count, None, batch)
 
     def admit(
-        self, principal: Principal, *, protocol: DirectProtocol, filename: str, size: int | None, content_type: str | None,
-        sha256: str | None = None, session_id: str | None = None,
-        placement: Placement = Placement(), single: bool,  # noqa: B008 immutable
+        self,
+        principal: Principal,
+        *,
+        protocol: DirectProtocol,
+        filename: str,
+        size: int | None,
+        content_type: str | None,
+        sha256: str | None = None,
+        session_id: str | None = None,
+        placement: Placement = Placement(),
+        single: bool,
     ) -> UploadRecord:
         """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen."""
         claimed = None if content_type in (None, "", "undefined", "null") else content_type
         clean = self._intake.check_declared(principal, filename, size=size, claimed_type=claimed)
         extension, now = names.extension(clean), datetime.now(UTC)
-        return self._intake.admit(principal, NewUpload(
-            owner_id=principal.owner_id, protocol=protocol, original_name=clean, size=size, reserve=size or 0,
-            object_key=object_key(FILE_PREFIX, extension, now),
-            incoming_key=object_key(INCOMING_PREFIX, extension, now) if single else None,
-            content_type=_signable(claimed) or content_types.mime_for_extension(extension) or "application/octet-stream",
-            part_size=None if size is None else plan(size, preferred=PART_SIZE).part_size,
-            session_id=session_id or new_id().hex, expires_in=self._limits.upload_ttl, sha256=sha256,
-            placement=self._intake.place(principal, placement),
-        ))
+        return self._intake.admit(
+            principal,
+            NewUpload(
+                owner_id=principal.owner_id,
+                protocol=protocol,
+                original_name=clean,
+                size=size,
+                reserve=size or 0,
+                object_key=object_key(FILE_PREFIX, extension, now),
+                incoming_key=object_key(INCOMING_PREFIX, extension, now) if single else None,
+                content_type=_signable(claimed)
+                or content_types.mime_for_extension(extension)
+                or "application/octet-stream",
+                part_size=None if size is None else plan(size, preferred=PART_SIZE).part_size,
+                session_id=session_id or new_id().hex,
+                expires_in=self._limits.upload_ttl,
+                sha256=sha256,
+                placement=self._intake.place(principal, placement),
+            ),
+        )
 
     def start_multipart(self, upload: UploadRecord) -> UploadRecord:
         """Open the bucket's multipart upload; where that fails nothing is left of ours."""
@@ -147,7 +182,10 @@ class DirectUploads:
         """The single PUT: length, type, If-None-Match: * and the checksum, where the client declared one, are signed."""
         assert upload.incoming_key is not None and upload.size is not None
         return self._store.presign_put(
-            upload.incoming_key, expires_in=self._url_life, size=upload.size, content_type=upload.content_type,
+            upload.incoming_key,
+            expires_in=self._url_life,
+            size=upload.size,
+            content_type=upload.content_type,
             checksum=Checksum("sha256", _base64(upload.sha256)) if upload.sha256 else None,
         )
 
@@ -157,7 +195,10 @@ class DirectUploads:
         assert upload.incoming_key is not None
         largest = self._intake.max_size(principal) if upload.size is None else upload.size
         return self._store.presign_post(
-            upload.incoming_key, expires_in=self._url_life, min_size=upload.size or 0, max_size=min(largest, MAX_SINGLE),
+            upload.incoming_key,
+            expires_in=self._url_life,
+            min_size=upload.size or 0,
+            max_size=min(largest, MAX_SINGLE),
             content_type=upload.content_type,
         )
 
@@ -179,11 +220,16 @@ class DirectUploads:
         if upload.size is None:
             return UploadProgress(upload, sum(part.size for part in parts), parts, [])
         if not parts and upload.multipart_id and self._assembled(upload):
-            return UploadProgress(upload, upload.size, [], [])          # a completer died in the last step: ask it again
+            return UploadProgress(
+                upload, upload.size, [], []
+            )  # a completer died in the last step: ask it again
         expected = plan_of(upload, upload.size)
         parts = [part for part in parts if fits(expected, part)]
         return UploadProgress(
-            upload, sum(part.size for part in parts), parts, missing((part.number for part in parts), expected.part_count),
+            upload,
+            sum(part.size for part in parts),
+            parts,
+            missing((part.number for part in parts), expected.part_count),
         )
 
     def _size_of(self, upload: UploadRecord) -> int:
@@ -220,7 +266,9 @@ class DirectUploads:
         """Fresh URLs for these parts, which also shows that the client is still at it. Part 1 of an upload that is sent whole
         is its PUT. Raises UploadGone, Locked, InvalidInput."""
         if not 1 <= len(part_numbers) <= MAX_BATCH:
-            raise InvalidInput(f"Ask for 1 to {MAX_BATCH} parts.", errors=[{"field": "part_numbers", "message": "1 to 1000"}])
+            raise InvalidInput(
+                f"Ask for 1 to {MAX_BATCH} parts.", errors=[{"field": "part_numbers", "message": "1 to 1000"}]
+            )
         upload = self.get(principal, upload_id)
         if upload.multipart_id is None and (upload.incoming_key is None or upload.size is None):
             raise InvalidInput("This upload has no parts to ask for.")
@@ -228,9 +276,10 @@ class DirectUploads:
         last = parts.part_count if parts else MAX_PARTS
         if not all(1 <= number <= last for number in part_numbers):
             raise InvalidInput(
-                f"Parts are numbered 1 to {last}.", errors=[{"field": "part_numbers", "message": "out of range"}],
+                f"Parts are numbered 1 to {last}.",
+                errors=[{"field": "part_numbers", "message": "out of range"}],
             )
-        if parts is None:                   # every part but the last has 5 MiB at least, so this much must fit
+        if parts is None:  # every part but the last has 5 MiB at least, so this much must fit
             self._foresee(principal, upload, (max(part_numbers) - 1) * MIN_PART)
         self.renew(upload)
         return self._signed(upload, parts, part_numbers)
@@ -256,7 +305,10 @@ class DirectUploads:
             return [PartUrl(1, self.sign_put(upload))]
         ref, life = MultipartRef(upload.object_key, upload.multipart_id), self._url_life
         return [
-            PartUrl(n, self._store.presign_part(ref, n, size=parts.length_of(n) if parts else None, expires_in=life))
+            PartUrl(
+                n,
+                self._store.presign_part(ref, n, size=parts.length_of(n) if parts else None, expires_in=life),
+            )
             for n in dict.fromkeys(numbers)
         ]
 
@@ -274,15 +326,24 @@ class DirectUploads:
             except (ValueError, IndexError) as error:
                 raise InvalidCursor() from error
         with self._db.connection() as tx:
-            found = uploads.unfinished(tx, principal.owner_id, token_id=principal.token_id, after=after, limit=limit + 1)
+            found = uploads.unfinished(
+                tx, principal.owner_id, token_id=principal.token_id, after=after, limit=limit + 1
+            )
         more = len(found) > limit
         found = found[:limit]
-        return Page(found, encode_cursor([str(found[-1].id)], scope=scope, secret=self._cursor_secret) if more else None)
+        return Page(
+            found,
+            encode_cursor([str(found[-1].id)], scope=scope, secret=self._cursor_secret) if more else None,
+        )
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
     def complete(
-        self, principal: Principal, upload_id: UUID, *, parts: Sequence[tuple[int, str]] | None = None,
+        self,
+        principal: Principal,
+        upload_id: UUID,
+        *,
+        parts: Sequence[tuple[int, str]] | None = None,
         sha256: str | None = None,
     ) -> FileRecord:
         """Make the upload a file. Idempotent, and safe when asked many times at once: one does it, all get the same file.

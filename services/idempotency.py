@@ -8,9 +8,10 @@ from typing import Any
 
 from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidInput
 from core.principal import Principal
-from db import Database, idempotency
+from db import Database, Tx, idempotency
 
 KEEP = timedelta(hours=24)
+COMMITTED = "$committed"
 LEASE = timedelta(minutes=10)  # a first request that neither ends nor renews in this time is taken for dead
 
 
@@ -22,6 +23,11 @@ class Replay:
     status: int
     body: Any
     headers: dict[str, str]
+
+    @property
+    def facts(self) -> Any:
+        """What ``committed`` kept, where the first answer was never finished; else None."""
+        return self.body.get(COMMITTED) if isinstance(self.body, dict) else None
 
     def check_same(self, request_digest: bytes) -> None:
         if request_digest != self.request_digest:
@@ -62,6 +68,21 @@ class Idempotency:
         """Say that the first request is still alive: a long upload calls this every few minutes."""
         with self._db.connection() as tx:
             idempotency.renew(tx, principal.owner_id, key, lease=LEASE)
+
+    def committed(
+        self, tx: Tx, principal: Principal, key: str, *, request_digest: bytes, status: int, facts: Any
+    ) -> None:
+        """Keep, in the transaction that does what was asked, enough to answer the request again: if the process dies
+        before ``finish``, a retry finds out instead of doing it twice (THREATS T104)."""
+        idempotency.finish(
+            tx,
+            principal.owner_id,
+            key,
+            request_digest=request_digest,
+            status=status,
+            response={COMMITTED: facts},
+            headers={},
+        )
 
     def finish(
         self,

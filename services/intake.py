@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -44,7 +44,7 @@ from core.ids import new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, jobs, uploads
+from db import Database, Tx, files, jobs, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
@@ -116,6 +116,9 @@ class Outcome:
     files: list[FileRecord]
     rejected: list[Rejected]
     session: SessionRecord
+
+
+Within = Callable[[Tx, Outcome], None]  # joins the transaction that publishes
 
 
 @dataclass(slots=True)
@@ -378,9 +381,17 @@ class Intake:
     # -- complete ------------------------------------------------------------------------------------------------------
 
     def publish(
-        self, principal: Principal, received: Sequence[Received], placement: Placement, session_id: str
+        self,
+        principal: Principal,
+        received: Sequence[Received],
+        placement: Placement,
+        session_id: str,
+        *,
+        within: Within | None = None,
     ) -> Outcome:
-        """Make received bytes files, all in one transaction. Raises NotFound for a folder that is not the owner's."""
+        """Make received bytes files, all in one transaction, and do what ``within`` adds to it.
+
+        Raises NotFound for a folder that is not the owner's."""
         placement = self.place(principal, placement)
         published: list[FileRecord] = []
         rejected: list[Rejected] = []
@@ -423,6 +434,8 @@ class Intake:
                         size=sum(record.file_size for record in published)
                         - sum(item.size for item in received),
                     )
+                if within is not None:
+                    within(tx, Outcome(published, rejected, session))
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("There is no such folder.") from error
         except psycopg.errors.CheckViolation as error:
@@ -529,9 +542,20 @@ class Batch:
         except GatewayError as error:
             self.rejected.append(Rejected(name, error))
 
-    def commit(self, placement: Placement) -> Outcome:
-        outcome = self._intake.publish(self._principal, self.received, placement, self.session_id)
+    def commit(self, placement: Placement, *, within: Within | None = None) -> Outcome:
+        """Make all that was received files. ``within`` joins the transaction that does it, with the outcome to be."""
+
+        def told(tx: Tx, outcome: Outcome) -> None:
+            if within is not None:
+                within(tx, self._with_refused(outcome))
+
+        outcome = self._intake.publish(
+            self._principal, self.received, placement, self.session_id, within=told
+        )
         self.received = []
+        return self._with_refused(outcome)
+
+    def _with_refused(self, outcome: Outcome) -> Outcome:
         return Outcome(outcome.files, self.rejected + outcome.rejected, outcome.session)
 
     def __enter__(self) -> Batch:

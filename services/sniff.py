@@ -37,7 +37,17 @@ def detect(head: bytes | bytearray | memoryview) -> str:
         return program
     if data.startswith(b"PK\x03\x04") and (office := _office_type(data)):
         return office
-    return _ask_libmagic(data)
+    found = _ask_libmagic(data)
+    return "text/plain" if found == OCTET_STREAM and len(data) < 4 and _is_plain(data) else found
+
+
+def _is_plain(data: bytes) -> bool:
+    """Printable text, where libmagic gives no opinion because there is too little of it."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return False
+    return text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
 
 
 # Markup and scripts -------------------------------------------------------------------------------------------

@@ -16,20 +16,20 @@ from db import Database, Tx, upload_tokens
 from db.upload_tokens import UploadTokenRecord
 from db.uploads import UploadRecord
 
-PREFIX = "gwt_"                             # tells a token from a key (gw_) before any look into the database
+PREFIX = "gwt_"  # tells a token from a key (gw_) before any look into the database
 DEFAULT_LIFE = timedelta(hours=1)
-MAX_LIFE = timedelta(hours=24)              # asking for more gets this much
+MAX_LIFE = timedelta(hours=24)  # asking for more gets this much
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What a token allows; None means no limit beside those that hold for the owner anyway."""
 
-    folder_id: int | None = None            # its files go there and nowhere else
+    folder_id: int | None = None  # its files go there and nowhere else
     max_files: int | None = None
-    max_size: int | None = None             # bytes of one file
-    max_total_size: int | None = None       # bytes of all files together
-    allowed_types: tuple[str, ...] = ()     # as in ALLOWED_TYPES
+    max_size: int | None = None  # bytes of one file
+    max_total_size: int | None = None  # bytes of all files together
+    allowed_types: tuple[str, ...] = ()  # as in ALLOWED_TYPES
 
 
 class UploadTokens:
@@ -37,7 +37,12 @@ class UploadTokens:
         self._db = db
 
     def create(
-        self, principal: Principal, owner_id: str, budget: Budget, *, expires_in: timedelta | None = None,
+        self,
+        principal: Principal,
+        owner_id: str,
+        budget: Budget,
+        *,
+        expires_in: timedelta | None = None,
     ) -> tuple[UploadTokenRecord, str]:
         """A new token for ``owner_id``; only its digest is kept, so this is the only time it can be shown.
 
@@ -49,8 +54,14 @@ class UploadTokens:
         token = new_secret(PREFIX)
         with self._db.connection() as tx:
             record = upload_tokens.create(
-                tx, secret_digest(token), owner_id=owner_id, folder_id=budget.folder_id, max_files=budget.max_files,
-                max_size=budget.max_size, max_total_size=budget.max_total_size, allowed_types=list(budget.allowed_types),
+                tx,
+                secret_digest(token),
+                owner_id=owner_id,
+                folder_id=budget.folder_id,
+                max_files=budget.max_files,
+                max_size=budget.max_size,
+                max_total_size=budget.max_total_size,
+                allowed_types=list(budget.allowed_types),
                 expires_in=min(expires_in or DEFAULT_LIFE, MAX_LIFE),
             )
         if record is None:

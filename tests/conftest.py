@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
-    server = postgres.start(tmp_path_factory.mktemp("postgres"), fsync=False)
-    yield server
-    server.stop()
+def postgres_server() -> Iterator[postgres.Postgres]:
+    # Not under pytest's own directory, which every run of root's closes to others, PostgreSQL's user among them.
+    with tempfile.TemporaryDirectory(prefix="gateway-postgres-") as directory:
+        server = postgres.start(Path(directory), fsync=False)
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -288,6 +288,32 @@ def test_T45_keys_and_ids_are_matched_to_the_callers_own(client: GatewayClient, 
     assert mine.complete(etag).status == 200
 
 
+@pytest.mark.settings(max_file_size=20 * MIB)
+def test_a_token_in_the_path_is_all_that_version_6_sends(
+    client: GatewayClient, anonymous: GatewayClient, leftovers: Callable[[], Any]
+) -> None:
+    budget = {"owner_id": "alice", "max_files": 2, "max_size": 6 * MIB, "allowed_types": ["bin", "txt"]}
+    token = client.post("/api/upload-tokens", json=budget).json["token"]
+    page = GatewayClient(anonymous.target, None, check=False)
+    refused = page.get(f"/t/{token}/s3/params?filename=a.png")
+    assert (refused.status, refused.json["error"]) == (415, refused.json["detail"])
+    params = page.get(f"/t/{token}/s3/params?filename=a.txt").json
+    assert post_form(params, b"x" * (6 * MIB + 1)).status_code == 400
+    made = page.post(f"/t/{token}/s3/multipart", json={"filename": "b.bin", "type": "undefined"}).json
+    third = page.get(f"/t/{token}/s3/params?filename=c.txt")
+    assert (third.status, third.json["code"]) == (413, "quota_exceeded")
+    at, key = f"/t/{token}/s3/multipart/{made['uploadId']}", urlencode({"key": made["key"]})
+    assert page.get(f"{at}/3?{key}").json["code"] == "file_too_large"
+    parts = []
+    for number in (1, 2):
+        url = page.get(f"{at}/{number}?{key}").json["url"]
+        etag = requests.put(url, data=PIECE, timeout=30).headers["ETag"]
+        parts.append({"PartNumber": number, "ETag": etag})
+    done = page.post(f"{at}/complete?{key}", json={"parts": parts})
+    assert (done.status, done.json["code"]) == (413, "file_too_large")
+    assert leftovers()["multiparts"] == []
+
+
 # -- signRequest -------------------------------------------------------------------------------------------------------
 
 
@@ -393,7 +419,7 @@ def test_an_address_opens_its_own_upload_and_nothing_else(client: GatewayClient,
     assert sign.send("POST", f"{path}?uploads", key=client.key).status == 200
     assert sign.send("DELETE", one).status == 204
     assert element(sign.send("POST", one), "Code") == ["NoSuchUpload"]
-    assert element(sign.send("PATCH", one), "Code") == ["MethodNotAllowed"]
+    assert element(sign.send("PATCH", one, key=client.key), "Code") == ["MethodNotAllowed"]
 
 
 @pytest.mark.parametrize(

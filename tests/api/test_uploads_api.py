@@ -53,14 +53,30 @@ def test_a_small_file(client: GatewayClient, services: Services, leftovers: Left
     data = b"hello world"
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     begun = begin(
-        client, data, filename="../Plän.txt", content_type="text/plain", folder_id=folder, visibility="public",
-        tags=["x", "y"], metadata={"color": {"deep": [1, None]}}, session_id="s-1", sha256=hashlib.sha256(data).hexdigest().upper(),
+        client,
+        data,
+        filename="../Plän.txt",
+        content_type="text/plain",
+        folder_id=folder,
+        visibility="public",
+        tags=["x", "y"],
+        metadata={"color": {"deep": [1, None]}},
+        session_id="s-1",
+        sha256=hashlib.sha256(data).hexdigest().upper(),
     )
     assert begun["method"] == "PUT" and begun["part_count"] == 1 and begun["parts"] == []
-    assert {name.lower() for name in begun["headers"]} == {"content-type", "if-none-match", "x-amz-checksum-sha256"}
+    assert {name.lower() for name in begun["headers"]} == {
+        "content-type",
+        "if-none-match",
+        "x-amz-checksum-sha256",
+    }
     progress = client.get(f"/api/uploads/{begun['id']}").json
     assert (progress["status"], progress["protocol"], progress["bytes_received"], progress["missing"]) == (
-        "pending", "direct", 0, [[1, 1]])
+        "pending",
+        "direct",
+        0,
+        [[1, 1]],
+    )
     etags = send_all(begun, data)
     progress = client.get(f"/api/uploads/{begun['id']}").json
     assert (progress["bytes_received"], progress["missing"]) == (11, [])
@@ -69,7 +85,12 @@ def test_a_small_file(client: GatewayClient, services: Services, leftovers: Left
     answer = complete(client, begun["id"], parts=etags)
     file = answer.json
     assert answer.status == 201 and answer.headers["Location"] == file["links"]["self"]
-    assert (file["status"], file["file_hash"], file["folder_id"], file["tags"]) == ("processing", None, folder, ["x", "y"])
+    assert (file["status"], file["file_hash"], file["folder_id"], file["tags"]) == (
+        "processing",
+        None,
+        folder,
+        ["x", "y"],
+    )
     assert file["metadata"]["custom"] == {"color": {"deep": [1, None]}}
     for path in ("download", "url", "preview"):
         assert client.get(f"/api/files/{file['id']}/{path}").code == "file_not_ready"
@@ -83,10 +104,17 @@ def test_a_small_file(client: GatewayClient, services: Services, leftovers: Left
     assert leftovers() == NOTHING
 
 
-def test_a_large_file_in_batches_resumed(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
+def test_a_large_file_in_batches_resumed(
+    client: GatewayClient, services: Services, leftovers: Leftovers
+) -> None:
     data = os.urandom(2 * PART_SIZE + 3)
     begun = begin(client, data)
-    assert (begun["method"], begun["part_size"], begun["part_count"], begun.get("url")) == ("multipart", PART_SIZE, 3, None)
+    assert (begun["method"], begun["part_size"], begun["part_count"], begun.get("url")) == (
+        "multipart",
+        PART_SIZE,
+        3,
+        None,
+    )
     sent = [send_part(begun["parts"][2], data)]
     (listed,) = client.get("/api/uploads").json["items"]
     assert (listed["id"], listed["filename"], listed["status"]) == (begun["id"], "a.bin", "uploading")
@@ -99,7 +127,7 @@ def test_a_large_file_in_batches_resumed(client: GatewayClient, services: Servic
     sent += [send_part(part, data) for part in answer.json["parts"]]
     wrong = [{**part, "etag": "0" * 32} for part in sent]
     assert complete(client, begun["id"], parts=wrong).code == "parts_mismatch"
-    answer = client.post(f"/api/uploads/{begun['id']}/complete")        # no body at all
+    answer = client.post(f"/api/uploads/{begun['id']}/complete")  # no body at all
     assert answer.status == 201
     assert client.get("/api/uploads").json["items"] == []
     services.checking.check(answer.json["id"])
@@ -118,7 +146,9 @@ def test_the_first_answer_holds_a_hundred_parts_and_a_call_a_thousand(client: Ga
     assert client.delete(f"/api/uploads/{begun['id']}").status == 204
 
 
-def test_T44_complete_20_times_at_once_gives_one_file_and_one_answer(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T44_complete_20_times_at_once_gives_one_file_and_one_answer(
+    client: GatewayClient, leftovers: Leftovers
+) -> None:
     data = os.urandom(PART_SIZE + 10)
     begun = begin(client, data)
     etags = send_all(begun, data)
@@ -144,11 +174,16 @@ def test_T44_after_an_abort_all_is_gone(client: GatewayClient, leftovers: Leftov
     assert leftovers() == NOTHING
 
 
-def test_T45_anothers_upload_looks_like_none(client: GatewayClient, other: GatewayClient, anonymous: GatewayClient) -> None:
+def test_T45_anothers_upload_looks_like_none(
+    client: GatewayClient, other: GatewayClient, anonymous: GatewayClient
+) -> None:
     begun = begin(client, b"hello")
     none = "01a208dd-56e4-7322-819f-29c8c4d08d49"
     for method, path, body in (
-        ("GET", "", None), ("POST", "/parts", {"part_numbers": [1]}), ("POST", "/complete", {}), ("DELETE", "", None),
+        ("GET", "", None),
+        ("POST", "/parts", {"part_numbers": [1]}),
+        ("POST", "/complete", {}),
+        ("DELETE", "", None),
     ):
         foreign = other.request(method, f"/api/uploads/{begun['id']}{path}", json=body)
         absent = other.request(method, f"/api/uploads/{none}{path}", json=body)
@@ -181,10 +216,14 @@ def test_what_is_refused_is_refused_before_a_byte_moves(client: GatewayClient, l
         ({"filename": "a.bin", "size": 6_000_000}, 413, "quota_exceeded"),
         ({"filename": "\u202e", "size": 1}, 400, "invalid_name"),
         ({"filename": "a", "size": 1, "folder_id": 99}, 404, "not_found"),
-        ({"filename": "a", "size": -1}, 400, "invalid_input"), ({"filename": "a", "size": 1.5}, 400, "invalid_input"),
-        ({"filename": "a", "size": "1"}, 400, "invalid_input"), ({"filename": "a", "size": 2**63}, 400, "invalid_input"),
+        ({"filename": "a", "size": -1}, 400, "invalid_input"),
+        ({"filename": "a", "size": 1.5}, 400, "invalid_input"),
+        ({"filename": "a", "size": "1"}, 400, "invalid_input"),
+        ({"filename": "a", "size": 2**63}, 400, "invalid_input"),
         ({"filename": "a", "size": 2**63 - 1}, 413, "file_too_large"),
-        ({"filename": "a"}, 400, "invalid_input"), ({"size": 1}, 400, "invalid_input"), ([], 400, "invalid_input"),
+        ({"filename": "a"}, 400, "invalid_input"),
+        ({"size": 1}, 400, "invalid_input"),
+        ([], 400, "invalid_input"),
         ({"filename": "a", "size": 1, "sha256": "x"}, 400, "invalid_input"),
         ({"filename": "a", "size": 1, "session_id": "a b"}, 400, "invalid_input"),
         ({"filename": "a", "size": 1, "metadata": {"a": "\x00"}}, 400, "invalid_input"),
@@ -197,15 +236,25 @@ def test_what_is_refused_is_refused_before_a_byte_moves(client: GatewayClient, l
     ):
         answer = client.post("/api/uploads", json=body)
         assert (answer.status, answer.code) == (status, code), (body, answer.body)
-    for raw in (b'{"filename":"a","size":NaN}', b'{"filename":"a","size":1,"metadata":{"a":NaN}}', b"", b"\xff", b"[" * 5000,
-                b'{"filename":"a","size":' + b"9" * 5000 + b"}", b'{"filename":"\\ud800","size":1}',
-                b'{"filename":"a","size":1,"metadata":{"a":' + b"9" * 5000 + b"}}"):
+    for raw in (
+        b'{"filename":"a","size":NaN}',
+        b'{"filename":"a","size":1,"metadata":{"a":NaN}}',
+        b"",
+        b"\xff",
+        b"[" * 5000,
+        b'{"filename":"a","size":' + b"9" * 5000 + b"}",
+        b'{"filename":"\\ud800","size":1}',
+        b'{"filename":"a","size":1,"metadata":{"a":' + b"9" * 5000 + b"}}",
+    ):
         answer = client.post("/api/uploads", data=raw, headers={"Content-Type": "application/json"})
         assert answer.status == 400, (raw[:50], answer.body)
     assert leftovers() == NOTHING
 
 
-@pytest.mark.parametrize("content_type", ["text/plain; charset=utf-8", "evil\r\nX: y", "ä/ö", "", "undefined", "a/b" * 60, "text / plain"])
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain; charset=utf-8", "evil\r\nX: y", "ä/ö", "", "undefined", "a/b" * 60, "text / plain"],
+)
 def test_any_content_type_can_be_signed_and_sent(client: GatewayClient, content_type: str) -> None:
     answer = client.post("/api/uploads", json={"filename": "a.txt", "size": 5, "content_type": content_type})
     assert answer.status == 201, answer.body
@@ -216,11 +265,20 @@ def test_any_content_type_can_be_signed_and_sent(client: GatewayClient, content_
 def test_completion_refuses_what_is_no_list_of_parts(client: GatewayClient) -> None:
     begun = begin(client, b"hello")
     send_all(begun, b"hello")
-    for body in ({"parts": [{"part_number": "1", "etag": "a"}]}, {"parts": [{"part_number": 0, "etag": "a"}]}, {"parts": 1},
-                 {"parts": [{"part_number": 1}]}, {"sha256": "zz"}, {"x": 1}, {"parts": [{"part_number": 1, "etag": "a\x00"}]}):
+    for body in (
+        {"parts": [{"part_number": "1", "etag": "a"}]},
+        {"parts": [{"part_number": 0, "etag": "a"}]},
+        {"parts": 1},
+        {"parts": [{"part_number": 1}]},
+        {"sha256": "zz"},
+        {"x": 1},
+        {"parts": [{"part_number": 1, "etag": "a\x00"}]},
+    ):
         assert client.post(f"/api/uploads/{begun['id']}/complete", json=body).status == 400, body
     for etag in ("a", "<x/>", "]]>", "'\"", "x" * 200):
-        assert complete(client, begun["id"], parts=[{"part_number": 1, "etag": etag}]).code == "parts_mismatch"
+        assert (
+            complete(client, begun["id"], parts=[{"part_number": 1, "etag": etag}]).code == "parts_mismatch"
+        )
     assert complete(client, begun["id"]).status == 201
 
 
@@ -233,7 +291,9 @@ def test_a_full_list_of_ten_thousand_parts_fits_into_one_request(client: Gateway
 def test_unfinished_uploads_are_a_page(client: GatewayClient) -> None:
     ids = [begin(client, b"x")["id"] for _ in range(3)]
     first = client.get("/api/uploads", params={"limit": 2})
-    assert [item["id"] for item in first.json["items"]] == ids[:0:-1] and 'rel="next"' in first.headers["Link"]
+    assert [item["id"] for item in first.json["items"]] == ids[:0:-1] and 'rel="next"' in first.headers[
+        "Link"
+    ]
     rest = client.get("/api/uploads", params={"limit": 2, "cursor": first.json["next_cursor"]}).json
     assert [item["id"] for item in rest["items"]] == ids[:1] and rest["next_cursor"] is None
     assert client.get("/api/uploads", params={"cursor": "AAAA"}).code == "invalid_cursor"
@@ -254,14 +314,20 @@ def worker(settings: Settings, services: Services, tmp_path: Path) -> Iterator[s
     """``python app.py worker`` on the same database and bucket."""
     assert settings.database_url is not None and settings.s3_secret_key is not None
     environment = {
-        "PATH": os.environ["PATH"], "DATABASE_URL": settings.database_url.get_secret_value(),
-        "S3_ENDPOINT": str(settings.s3_endpoint), "S3_BUCKET": settings.s3_bucket, "S3_ACCESS_KEY": str(settings.s3_access_key),
-        "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(), "DATA_DIR": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "S3_ENDPOINT": str(settings.s3_endpoint),
+        "S3_BUCKET": settings.s3_bucket,
+        "S3_ACCESS_KEY": str(settings.s3_access_key),
+        "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+        "DATA_DIR": str(tmp_path),
     }
     log = tmp_path / "worker.log"
     root = Path(__file__).parents[2]
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "app.py", "worker"], cwd=root, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "worker"], cwd=root, env=environment, stdout=output, stderr=output
+        )
     yield process
     process.terminate()
     assert process.wait(40) == 0, log.read_text()
@@ -286,7 +352,7 @@ def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
     large, small, bad = os.urandom(PART_SIZE + 10), b"hello", b"<!DOCTYPE html><script>1</script>"
     begun = begin(client, large, filename="large.bin")
     complete(client, begun["id"], parts=send_all(begun, large))
-    send_all(begin(client, small, filename="closed tab.txt"), small)            # and no complete
+    send_all(begin(client, small, filename="closed tab.txt"), small)  # and no complete
     lie = begin(client, bad, filename="lie.png")
     send_all(lie, bad)
     file_id = complete(client, lie["id"]).json["id"]
@@ -300,10 +366,14 @@ def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
 def test_the_sweep_does_not_wait_behind_long_checks(
     client: GatewayClient, db: Database, worker: subprocess.Popen[bytes]
 ) -> None:
-    with db.connection() as tx:                                 # a row that every check has to wait for
-        tx.execute("create function dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(15); return new; end $$")
-        tx.execute("create trigger dawdle before update of status on files for each row execute function dawdle()")
-    for _ in range(4):                                          # more than the worker does at once
+    with db.connection() as tx:  # a row that every check has to wait for
+        tx.execute(
+            "create function dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(15); return new; end $$"
+        )
+        tx.execute(
+            "create trigger dawdle before update of status on files for each row execute function dawdle()"
+        )
+    for _ in range(4):  # more than the worker does at once
         begun = begin(client, b"hello")
         send_all(begun, b"hello")
         complete(client, begun["id"])

@@ -50,7 +50,9 @@ def send(begun: UploadPlan, data: bytes) -> None:
         put(part.request.url, data[start : start + PART_SIZE], part.request.headers)
 
 
-def completed(services: Services, who: Principal, data: bytes, *, sha256: str | None = None, **options: Any) -> FileRecord:
+def completed(
+    services: Services, who: Principal, data: bytes, *, sha256: str | None = None, **options: Any
+) -> FileRecord:
     assert services.direct is not None
     return services.direct.complete(who, sent(services, who, data, **options).upload.id, sha256=sha256)
 
@@ -67,21 +69,35 @@ def problem_of(file: FileRecord) -> str | None:
 # -- T47 -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "data", "code"), [
-    ("photo.png", HTML, "type_mismatch"), ("plan.pdf", HTML, "type_mismatch"), ("note.txt", b"MZ" + bytes(200), "type_not_allowed"),
-])
-@pytest.mark.settings(denied_types=("application/x-msdownload", "application/vnd.microsoft.portable-executable", "exe"))
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("photo.png", HTML, "type_mismatch"),
+        ("plan.pdf", HTML, "type_mismatch"),
+        ("note.txt", b"MZ" + bytes(200), "type_not_allowed"),
+    ],
+)
+@pytest.mark.settings(
+    denied_types=("application/x-msdownload", "application/vnd.microsoft.portable-executable", "exe")
+)
 def test_T47_bytes_that_are_not_what_the_name_says_are_never_downloadable(
-    services: Services, alice: Principal, bob: Principal, bucket: Any, leftovers: Leftovers, name: str, data: bytes, code: str
+    services: Services,
+    alice: Principal,
+    bob: Principal,
+    bucket: Any,
+    leftovers: Leftovers,
+    name: str,
+    data: bytes,
+    code: str,
 ) -> None:
-    file = completed(services, alice, data, name=name, content_type="image/png", placement=Placement(visibility="public"))
+    file = completed(
+        services, alice, data, name=name, content_type="image/png", placement=Placement(visibility="public")
+    )
     assert file.status == "processing"
     for state in ("processing", "rejected"):
         for who in (alice, bob, None):
             with pytest.raises(FileNotReady):
-                services.delivery.open(
-                    who, file.id, method="GET", mode="proxy"
-                )
+                services.delivery.open(who, file.id, method="GET", mode="proxy")
             with pytest.raises(FileNotReady):
                 services.delivery.url(who, file.id, expires_in=None, disposition=None)
             with pytest.raises(FileNotReady):
@@ -102,7 +118,7 @@ def test_T47_a_wrong_checksum_rejects_and_a_right_one_does_not(
     assert (ended.status, ended.file_hash) == ("ready", right)
     ended = checked(services, completed(services, alice, data, sha256=wrong))
     assert (ended.status, problem_of(ended)) == ("rejected", "checksum_mismatch")
-    if size > PART_SIZE:                                        # a single PUT's checksum is enforced by the bucket
+    if size > PART_SIZE:  # a single PUT's checksum is enforced by the bucket
         ended = checked(services, _begun_with(services, alice, data, wrong, None))
         assert (ended.status, problem_of(ended)) == ("rejected", "checksum_mismatch")
     contradictory = checked(services, _begun_with(services, alice, data, right, wrong))
@@ -132,11 +148,18 @@ def test_T47_a_checksum_counts_also_where_the_sweep_was_quicker(
     first = services.direct.complete(alice, good.upload.id, sha256=right)
     second = services.direct.complete(alice, bad.upload.id, sha256=wrong)
     assert checked(services, first).status == "ready"
-    assert (checked(services, second).status, problem_of(checked(services, second))) == ("rejected", "checksum_mismatch")
-    assert services.direct.complete(alice, good.upload.id, sha256=wrong).status == "ready"     # what was said first stands
+    assert (checked(services, second).status, problem_of(checked(services, second))) == (
+        "rejected",
+        "checksum_mismatch",
+    )
+    assert (
+        services.direct.complete(alice, good.upload.id, sha256=wrong).status == "ready"
+    )  # what was said first stands
 
 
-def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, alice: Principal, bucket: Any) -> None:
+def test_T47_an_object_of_another_size_or_none_is_rejected(
+    services: Services, alice: Principal, bucket: Any
+) -> None:
     changed, gone = completed(services, alice, b"hello"), completed(services, alice, b"hello!")
     bucket.put(changed.file_path, b"hello world", content_type="text/plain")
     bucket.delete(gone.file_path)
@@ -145,11 +168,17 @@ def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, a
         assert (ended.status, problem_of(ended)) == ("rejected", "content_missing")
 
 
-def test_the_type_is_detected_and_pictures_get_previews(services: Services, alice: Principal, db: Database) -> None:
-    file = checked(services, completed(services, alice, Source.png(), name="a", content_type="application/x-lie"))
+def test_the_type_is_detected_and_pictures_get_previews(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    file = checked(
+        services, completed(services, alice, Source.png(), name="a", content_type="application/x-lie")
+    )
     assert (file.status, file.mime_type, file.file_type) == ("ready", "image/png", "image")
     with db.connection() as tx:
-        jobs = tx.execute("select task_name from procrastinate_jobs where args ->> 'file_id' = %s", [str(file.id)]).fetchall()
+        jobs = tx.execute(
+            "select task_name from procrastinate_jobs where args ->> 'file_id' = %s", [str(file.id)]
+        ).fetchall()
     assert sorted(row[0] for row in jobs) == ["check_file", "make_previews"]
 
 
@@ -172,7 +201,9 @@ def test_equal_bytes_are_linked_copied_or_rejected_as_asked(
     assert leftovers() == NOTHING
 
 
-def test_equal_bytes_checked_at_once_end_on_one_object(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_equal_bytes_checked_at_once_end_on_one_object(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
     data = os.urandom(1000)
     files = [completed(services, alice, data) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -182,7 +213,9 @@ def test_equal_bytes_checked_at_once_end_on_one_object(services: Services, alice
     assert leftovers() == NOTHING
 
 
-def test_T106_two_checks_of_one_file_have_one_effect(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_T106_two_checks_of_one_file_have_one_effect(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
     file = completed(services, alice, os.urandom(1000))
     with ThreadPoolExecutor(6) as pool:
         ended = list(pool.map(lambda _: checked(services, file), range(6)))
@@ -198,14 +231,16 @@ def test_a_check_without_a_job_is_queued_again_and_given_up_after_a_week(
 ) -> None:
     def queued() -> int:
         with db.connection() as tx:
-            row = tx.execute("select count(*) from procrastinate_jobs where task_name = 'check_file' and status = 'todo'").fetchone()
+            row = tx.execute(
+                "select count(*) from procrastinate_jobs where task_name = 'check_file' and status = 'todo'"
+            ).fetchone()
         assert row is not None
         return int(row[0])
 
     file = completed(services, alice, b"hello")
     with db.connection() as tx:
         tx.execute("update files set uploaded_at = now() - interval '1 hour'")
-    assert services.checking.requeue_lost() == 0 and queued() == 1          # its job is there
+    assert services.checking.requeue_lost() == 0 and queued() == 1  # its job is there
     with db.connection() as tx:
         tx.execute("delete from procrastinate_jobs")
     assert services.checking.requeue_lost() == 1 and queued() == 1
@@ -217,7 +252,9 @@ def test_a_check_without_a_job_is_queued_again_and_given_up_after_a_week(
     assert (ended.status, problem_of(ended)) == ("rejected", "check_failed")
 
 
-def test_an_unreachable_bucket_leaves_the_file_processing(services: Services, settings: Settings, alice: Principal) -> None:
+def test_an_unreachable_bucket_leaves_the_file_processing(
+    services: Services, settings: Settings, alice: Principal
+) -> None:
     file = completed(services, alice, b"hello")
     dead = S3Store(storage_settings(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})))
     intake = Intake(services.db, dead, Rules(), IntakeLimits(10**9, None, 100))
@@ -313,9 +350,13 @@ MOMENTS = [(number, after) for number in range(1, 40) for after in (False, True)
 
 def time_passes(db: Database, *, expires: bool) -> None:
     with db.connection() as tx:
-        tx.execute("update uploads set updated_at = now() - interval '1 hour' where status in ('completing', 'aborted', 'expired')")
+        tx.execute(
+            "update uploads set updated_at = now() - interval '1 hour' where status in ('completing', 'aborted', 'expired')"
+        )
         if expires:
-            tx.execute("update uploads set expires_at = now() - interval '1 second' where status in ('pending', 'uploading')")
+            tx.execute(
+                "update uploads set expires_at = now() - interval '1 second' where status in ('pending', 'uploading')"
+            )
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
@@ -336,20 +377,29 @@ def test_T101_killed_anywhere_in_the_beginning_nothing_is_left(
 @pytest.mark.parametrize("rescue", ["client", "sweep"])
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
-    services: Services, mortal: Mortal, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers, size: int, rescue: str,
+    services: Services,
+    mortal: Mortal,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+    size: int,
+    rescue: str,
 ) -> None:
     assert services.direct is not None
     deaths = 0
     for number, after in MOMENTS:
         data = os.urandom(size)
         begun = sent(services, alice, data)
-        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
+        survived = mortal.survives(
+            number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id)
+        )
         deaths += not survived
         time_passes(db, expires=False)
         if rescue == "sweep":
             services.direct.sweep()
             services.upkeep.janitor()
-        file = services.direct.complete(alice, begun.upload.id)             # the client's retry
+        file = services.direct.complete(alice, begun.upload.id)  # the client's retry
         services.upkeep.janitor()
         (listed,) = services.files.list(alice, FileQuery()).items
         assert listed.id == file.id, (number, after)
@@ -372,7 +422,9 @@ def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
     for number, after in MOMENTS:
         data = os.urandom(size)
         begun = sent(services, alice, data)
-        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
+        survived = mortal.survives(
+            number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id)
+        )
         for _ in range(2):
             time_passes(db, expires=True)
             services.upkeep.janitor()
@@ -416,7 +468,9 @@ def test_T101_killed_anywhere_in_an_abort_the_janitor_ends_it(
     assert services.direct is not None
     for number, after in MOMENTS:
         begun = sent(services, alice, os.urandom(size))
-        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.abort(alice, begun.upload.id))
+        survived = mortal.survives(
+            number, after, lambda begun=begun: mortal.direct.abort(alice, begun.upload.id)
+        )
         time_passes(db, expires=True)
         services.upkeep.janitor()
         with pytest.raises(UploadGone):

@@ -59,7 +59,9 @@ def slice_of(data: bytes, number: int) -> bytes:
 
 
 def send_parts(parts: list[PartUrl], data: bytes) -> list[tuple[int, str]]:
-    return [(p.part_number, put(p.request.url, slice_of(data, p.part_number), p.request.headers)) for p in parts]
+    return [
+        (p.part_number, put(p.request.url, slice_of(data, p.part_number), p.request.headers)) for p in parts
+    ]
 
 
 def send_all(begun: UploadPlan, data: bytes) -> list[tuple[int, str]]:
@@ -95,7 +97,10 @@ def expire(db: Database, upload_id: UUID) -> None:
 
 
 def let_lease_pass(db: Database) -> None:
-    sql(db, "update uploads set updated_at = now() - interval '10 minutes' where status in ('completing', 'aborted', 'expired')")
+    sql(
+        db,
+        "update uploads set updated_at = now() - interval '10 minutes' where status in ('completing', 'aborted', 'expired')",
+    )
 
 
 def incoming(bucket: Any) -> list[str]:
@@ -132,7 +137,12 @@ def test_what_was_sent_is_what_is_stored(
     with pytest.raises(FileNotReady):
         services.delivery.url(alice, file.id, expires_in=None, disposition=None)
     done = direct(services).progress(alice, begun.upload.id)
-    assert (done.upload.status, done.upload.file_id, done.bytes_received, done.missing) == ("done", file.id, size, [])
+    assert (done.upload.status, done.upload.file_id, done.bytes_received, done.missing) == (
+        "done",
+        file.id,
+        size,
+        [],
+    )
 
     file = checked(services, file)
     assert (file.status, file.file_hash) == ("ready", hashlib.sha256(data).hexdigest())
@@ -143,24 +153,41 @@ def test_what_was_sent_is_what_is_stored(
 
 def test_headers_are_those_a_browser_may_set(services: Services, alice: Principal) -> None:
     data = b"hello"
-    begun = begin(services, alice, data, sha256=hashlib.sha256(data).hexdigest(), content_type="text/plain; charset=utf-8")
+    begun = begin(
+        services,
+        alice,
+        data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        content_type="text/plain; charset=utf-8",
+    )
     assert begun.request is not None
     assert dict(begun.request.headers) == {
-        "Content-Type": "text/plain", "If-None-Match": "*",
+        "Content-Type": "text/plain",
+        "If-None-Match": "*",
         "x-amz-checksum-sha256": b64encode(hashlib.sha256(data).digest()).decode(),
     }
     many = begin(services, alice, bytes(PART_SIZE + 1))
     assert [dict(part.request.headers) for part in many.parts] == [{}, {}]
 
 
-@pytest.mark.parametrize(("options", "error"), [
-    ({"size": 2_000_001}, FileTooLarge), ({"size": 1_000_001}, QuotaExceeded), ({"filename": "a.exe"}, TypeNotAllowed),
-    ({"filename": "a.bin", "content_type": "text/x-php"}, TypeNotAllowed), ({"filename": "/"}, InvalidInput),
-    ({"placement": Placement(folder_id=4711)}, NotFound),
-])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"size": 2_000_001}, FileTooLarge),
+        ({"size": 1_000_001}, QuotaExceeded),
+        ({"filename": "a.exe"}, TypeNotAllowed),
+        ({"filename": "a.bin", "content_type": "text/x-php"}, TypeNotAllowed),
+        ({"filename": "/"}, InvalidInput),
+        ({"placement": Placement(folder_id=4711)}, NotFound),
+    ],
+)
 @pytest.mark.settings(max_file_size=2_000_000, quota_bytes=1_000_000, denied_types=("exe", "text/x-php"))
 def test_what_is_known_is_judged_before_a_byte_moves(
-    services: Services, alice: Principal, leftovers: Leftovers, options: dict[str, Any], error: type[GatewayError]
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    options: dict[str, Any],
+    error: type[GatewayError],
 ) -> None:
     with pytest.raises(error):
         begin(services, alice, b"x", **options)
@@ -176,7 +203,9 @@ def test_T73_unfinished_uploads_are_limited(services: Services, alice: Principal
 
 
 @pytest.mark.settings(quota_bytes=10_000_000)
-def test_T71_uploads_begun_at_once_share_one_quota(services: Services, alice: Principal, db: Database) -> None:
+def test_T71_uploads_begun_at_once_share_one_quota(
+    services: Services, alice: Principal, db: Database
+) -> None:
     def one(_: int) -> bool:
         try:
             return begin(services, alice, bytes(1_000_000)) is not None
@@ -190,7 +219,9 @@ def test_T71_uploads_begun_at_once_share_one_quota(services: Services, alice: Pr
 # -- T41, T42: what a URL allows -------------------------------------------------------------------------------------------
 
 
-def test_T41_a_put_url_takes_exactly_what_was_announced_and_once(services: Services, alice: Principal) -> None:
+def test_T41_a_put_url_takes_exactly_what_was_announced_and_once(
+    services: Services, alice: Principal
+) -> None:
     data = b"hello world"
     begun = begin(services, alice, data, content_type="text/plain", filename="a.txt")
     assert begun.request is not None
@@ -232,7 +263,7 @@ def test_T41_a_post_form_takes_its_key_type_and_size_only_and_its_replay_changes
     assert post_form(form, b"hello world", **{"Content-Type": "text/html"}).status_code == 403
     assert post_form(form, b"hello world", key=admitted.object_key).status_code == 403
     assert post_form(form, b"hello world").ok
-    assert post_form(form, b"HELLO WORLD").ok                   # what a policy can't forbid
+    assert post_form(form, b"HELLO WORLD").ok  # what a policy can't forbid
     file = direct(services).complete(alice, admitted.id)
     assert post_form(form, b"replayed!!!").ok
     file = checked(services, file)
@@ -294,7 +325,11 @@ def test_T43_missing_or_different_parts_are_told_and_the_upload_goes_on(
     assert direct(services).progress(alice, begun.upload.id).missing == [(2, 3), (5, 5)]
     etags += send_parts(direct(services).sign_parts(alice, begun.upload.id, [2, 3, 5]), data)
     for wrong in (
-        etags[:-1], [*etags, (6, etags[0][1])], [*etags[:-1], (5, '"' + "0" * 32 + '"')], [*etags, etags[0]], [],
+        etags[:-1],
+        [*etags, (6, etags[0][1])],
+        [*etags[:-1], (5, '"' + "0" * 32 + '"')],
+        [*etags, etags[0]],
+        [],
         [(n, "</ETag><x>") for n, _ in etags],
     ):
         with pytest.raises(PartsMismatch):
@@ -308,17 +343,17 @@ def test_T43_missing_or_different_parts_are_told_and_the_upload_goes_on(
 def test_T43_of_a_part_sent_twice_the_one_that_the_client_names_counts(
     services: Services, alice: Principal, bucket: Any
 ) -> None:
-    for _ in range(4):                                          # which one a server lists first is chance
+    for _ in range(4):  # which one a server lists first is chance
         old, data = os.urandom(PART_SIZE + 5), os.urandom(PART_SIZE + 5)
         begun = begin(services, alice, data)
         first = send_all(begun, old)
         again = send_parts(begun.parts[1:], data)
         assert direct(services).progress(alice, begun.upload.id).missing == [(2, 2)]
-        with pytest.raises(PartsMismatch):                      # nobody can tell which is meant
+        with pytest.raises(PartsMismatch):  # nobody can tell which is meant
             direct(services).complete(alice, begun.upload.id)
         with pytest.raises(PartsMismatch):
             direct(services).complete(alice, begun.upload.id, parts=[*first, *again])
-        send_parts(begun.parts[1:], data)                       # what a client does that was told it is missing
+        send_parts(begun.parts[1:], data)  # what a client does that was told it is missing
         file = direct(services).complete(alice, begun.upload.id, parts=[first[0], again[0]])
         assert stored(bucket, file) == old[:PART_SIZE] + data[PART_SIZE:]
 
@@ -362,7 +397,9 @@ def test_asking_for_urls_keeps_an_upload_alive(services: Services, alice: Princi
     assert left > timedelta(minutes=-1)
 
 
-def test_unfinished_uploads_are_paged_newest_first(services: Services, alice: Principal, bob: Principal) -> None:
+def test_unfinished_uploads_are_paged_newest_first(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
     ids = [begin(services, alice, b"x").upload.id for _ in range(5)]
     begin(services, bob, b"x")
     seen, cursor = [], None
@@ -404,7 +441,9 @@ def test_T44_complete_20_times_at_once_is_one_file(
     begun = begin(services, alice, data)
     etags = send_all(begun, data)
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: direct(services).complete(alice, begun.upload.id, parts=etags), range(20)))
+        answers = list(
+            pool.map(lambda _: direct(services).complete(alice, begun.upload.id, parts=etags), range(20))
+        )
     assert len({(file.id, file.file_path, file.original_name) for file in answers}) == 1
     assert [file.id for file in files_of(services, alice)] == [answers[0].id]
     file = checked(services, answers[0])
@@ -435,7 +474,9 @@ def test_T44_complete_after_abort_or_expiry_is_gone(
     assert leftovers() == NOTHING
 
 
-def test_abort_during_completion_ends_in_one_of_both(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_abort_during_completion_ends_in_one_of_both(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
     for _ in range(5):
         data = os.urandom(PART_SIZE + 1)
         begun = begin(services, alice, data)
@@ -459,7 +500,9 @@ def test_abort_during_completion_ends_in_one_of_both(services: Services, alice: 
             services.files.purge(alice, file.id, if_match=None)
 
 
-def test_T45_anothers_upload_is_not_there(services: Services, alice: Principal, bob: Principal, bucket: Any) -> None:
+def test_T45_anothers_upload_is_not_there(
+    services: Services, alice: Principal, bob: Principal, bucket: Any
+) -> None:
     data = os.urandom(PART_SIZE + 1)
     begun = begin(services, alice, data)
     send_all(begun, data)
@@ -483,7 +526,9 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
     small, large = b"good bytes", os.urandom(2 * PART_SIZE)
     evil = {len(small): b"EVIL BYTES", PART_SIZE: os.urandom(PART_SIZE)}
     one, many = begin(services, alice, small), begin(services, alice, large)
-    form_upload = direct(services).admit(alice, protocol="s3", filename="f", size=10, content_type=None, single=True)
+    form_upload = direct(services).admit(
+        alice, protocol="s3", filename="f", size=10, content_type=None, single=True
+    )
     form = direct(services).sign_post(alice, form_upload)
     assert post_form(form, small).ok
     send_all(one, small)
@@ -493,8 +538,13 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
     for begun in (one, many):
         numbers = range(1, begun.part_count + 1)
         for part in [*begun.parts, *direct(services).sign_parts(alice, begun.upload.id, numbers)]:
-            urls.append((part.request.url, part.request.headers, evil[min(PART_SIZE, begun.upload.size or 0)]))
-    files = [direct(services).complete(alice, upload_id) for upload_id in (one.upload.id, many.upload.id, form_upload.id)]
+            urls.append(
+                (part.request.url, part.request.headers, evil[min(PART_SIZE, begun.upload.size or 0)])
+            )
+    files = [
+        direct(services).complete(alice, upload_id)
+        for upload_id in (one.upload.id, many.upload.id, form_upload.id)
+    ]
 
     def attack() -> None:
         for url, headers, body in urls:
@@ -522,7 +572,7 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
         assert send(url, b"", method="GET").content == good
     assert len(files_of(services, alice)) == 3
     services.upkeep.janitor()
-    assert leftovers() == NOTHING                               # what the attack left in incoming/ is gone too
+    assert leftovers() == NOTHING  # what the attack left in incoming/ is gone too
 
 
 # -- T46: abandoned --------------------------------------------------------------------------------------------------------
@@ -551,7 +601,9 @@ def test_T46_abandoned_uploads_are_gone_after_one_janitor_run(
     assert leftovers() == NOTHING
 
 
-def test_T46_the_janitor_leaves_living_uploads_alone(services: Services, alice: Principal, bucket: Any) -> None:
+def test_T46_the_janitor_leaves_living_uploads_alone(
+    services: Services, alice: Principal, bucket: Any
+) -> None:
     small, large = b"hello", os.urandom(2 * PART_SIZE)
     one, many = begin(services, alice, small), begin(services, alice, large)
     send_all(one, small)
@@ -577,13 +629,23 @@ def test_T46_a_lifecycle_rule_is_the_second_net(services: Services, settings: Se
 # -- T48: the bucket itself ------------------------------------------------------------------------------------------------
 
 
-def test_T48_the_bucket_is_private(services: Services, settings: Settings, alice: Principal, bucket: Any) -> None:
+def test_T48_the_bucket_is_private(
+    services: Services, settings: Settings, alice: Principal, bucket: Any
+) -> None:
     file = upload(services, alice, b"secret")
     base = f"{settings.s3_endpoint}/{settings.s3_bucket}"
     for method, path in (
-        ("GET", f"/{file.file_path}"), ("HEAD", f"/{file.file_path}"), ("PUT", f"/{file.file_path}"),
-        ("DELETE", f"/{file.file_path}"), ("GET", "?list-type=2"), ("GET", "?uploads"), ("POST", f"/{file.file_path}?uploads"),
-        ("PUT", "/incoming/x"), ("PUT", "?cors"), ("PUT", "?policy"), ("DELETE", ""),
+        ("GET", f"/{file.file_path}"),
+        ("HEAD", f"/{file.file_path}"),
+        ("PUT", f"/{file.file_path}"),
+        ("DELETE", f"/{file.file_path}"),
+        ("GET", "?list-type=2"),
+        ("GET", "?uploads"),
+        ("POST", f"/{file.file_path}?uploads"),
+        ("PUT", "/incoming/x"),
+        ("PUT", "?cors"),
+        ("PUT", "?policy"),
+        ("DELETE", ""),
     ):
         assert send(base + path, b"", method=method).status_code == 403, (method, path)
     assert stored(bucket, file) == b"secret"
@@ -596,31 +658,46 @@ def test_T48_the_bucket_is_private(services: Services, settings: Settings, alice
 def counted(settings: Settings, services: Services) -> Iterator[tuple[DirectUploads, Counter[str]]]:
     """Direct uploads whose requests to the bucket are counted."""
     requests: Counter[str] = Counter()
-    store = open_store(storage_settings(settings), observe=lambda operation, outcome, seconds: requests.update([operation]))
+    store = open_store(
+        storage_settings(settings), observe=lambda operation, outcome, seconds: requests.update([operation])
+    )
     limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
     yield DirectUploads(services.db, store, services.intake, limits, cursor_secret=b"x"), requests  # type: ignore[arg-type]
 
 
 def test_the_sweep_finds_what_arrived_by_one_listing(
-    services: Services, alice: Principal, bucket: Any, counted: tuple[DirectUploads, Counter[str]], leftovers: Leftovers
+    services: Services,
+    alice: Principal,
+    bucket: Any,
+    counted: tuple[DirectUploads, Counter[str]],
+    leftovers: Leftovers,
 ) -> None:
     sweeper, requests = counted
-    assert sweeper.sweep() == 0 and not requests                # nobody is bringing anything: not one request
+    assert sweeper.sweep() == 0 and not requests  # nobody is bringing anything: not one request
     pending = [begin(services, alice, b"never arrives") for _ in range(40)]
     assert sweeper.sweep() == 0 and requests == {"list_objects": 1}
     requests.clear()
     for begun in pending[:3]:
         send_all(begun, b"never arrives")
-    form_upload = direct(services).admit(alice, protocol="s3", filename="f.txt", size=None, content_type=None, single=True)
+    form_upload = direct(services).admit(
+        alice, protocol="s3", filename="f.txt", size=None, content_type=None, single=True
+    )
     assert post_form(direct(services).sign_post(alice, form_upload), b"from a form").ok
     assert sweeper.sweep() == 4
-    assert requests == {"list_objects": 1, "stat": 8, "copy": 4}  # the copy looks at what it made; deletes are the intake's
-    assert sorted(stored(bucket, file) for file in files_of(services, alice)) == [b"from a form", *[b"never arrives"] * 3]
+    assert requests == {
+        "list_objects": 1,
+        "stat": 8,
+        "copy": 4,
+    }  # the copy looks at what it made; deletes are the intake's
+    assert sorted(stored(bucket, file) for file in files_of(services, alice)) == [
+        b"from a form",
+        *[b"never arrives"] * 3,
+    ]
     assert sweeper.sweep() == 0
     assert incoming(bucket) == []
     many = begin(services, alice, bytes(PART_SIZE + 1))
     send_all(many, bytes(PART_SIZE + 1))
-    assert sweeper.sweep() == 0                                 # a multipart is completed at its client's word only
+    assert sweeper.sweep() == 0  # a multipart is completed at its client's word only
 
 
 def test_the_sweep_and_the_client_make_one_file(services: Services, alice: Principal, bucket: Any) -> None:
@@ -639,12 +716,19 @@ def test_the_sweep_and_the_client_make_one_file(services: Services, alice: Princ
 @pytest.mark.settings(quota_bytes=1000, max_file_size=2000)
 @pytest.mark.parametrize(("size", "error"), [(1500, QuotaExceeded), (2001, None)])
 def test_a_size_that_nobody_told_is_held_against_the_limits_when_it_is_seen(
-    services: Services, alice: Principal, leftovers: Leftovers, bucket: Any, size: int, error: type[GatewayError] | None
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    bucket: Any,
+    size: int,
+    error: type[GatewayError] | None,
 ) -> None:
-    admitted = direct(services).admit(alice, protocol="s3", filename="f", size=None, content_type=None, single=True)
+    admitted = direct(services).admit(
+        alice, protocol="s3", filename="f", size=None, content_type=None, single=True
+    )
     form = direct(services).sign_post(alice, admitted)
     if error is None:
-        assert not post_form(form, bytes(size)).ok              # the policy knows the limit
+        assert not post_form(form, bytes(size)).ok  # the policy knows the limit
         return
     assert post_form(form, bytes(size)).ok
     with pytest.raises(error):
@@ -663,7 +747,7 @@ def test_a_completer_that_died_is_followed_by_another(
     send_all(begun, b"hello")
     sql(db, "update uploads set status = 'completing', updated_at = now()")
     bucket.put(begun.upload.object_key, b"half", content_type="text/plain")
-    assert direct(services).sweep() == 0                        # its lease still runs
+    assert direct(services).sweep() == 0  # its lease still runs
     let_lease_pass(db)
     assert direct(services).sweep() == 1
     (file,) = files_of(services, alice)
