@@ -49,7 +49,7 @@ class BeginUploadBody(Body):
     visibility: Visibility = "private"
     tags: Tags = ()
     on_duplicate: OnDuplicate = "link"
-    metadata: Metadata = {}
+    metadata: Annotated[Metadata, Field(default_factory=dict)]
     sha256: Sha256 | None = None
     session_id: SessionId | None = None
 

@@ -7,7 +7,7 @@ finds it from here. ``cleaned`` says that nothing of an aborted or expired uploa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,9 +18,9 @@ from core.placement import Placement
 from db import Tx, execute, many, one, scalar
 
 COLUMNS = (
-    "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size, reserved, part_size,"
-    " folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, file_id, problem, cleaned, created_at,"
-    " updated_at, expires_at"
+    "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
+    " reserved, part_size, folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, file_id,"
+    " problem, cleaned, created_at, updated_at, expires_at"
 )
 
 
@@ -74,7 +74,7 @@ class NewUpload:
     expires_in: timedelta
     status: str = "pending"
     part_size: int | None = None
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     sha256: str | None = None
     incoming_key: str | None = None
     token_id: UUID | None = None        # the upload token whose budget it is charged to
@@ -230,8 +230,8 @@ def unchecked_files(tx: Tx, *, after: timedelta, limit: int) -> list[tuple[UUID,
 
 _UNFINISHED = f"""
 select {COLUMNS} from uploads
-where owner_id = %(owner)s and status in ('pending', 'uploading', 'completing') and (%(token)s::uuid is null or token_id = %(token)s)
-and (%(after)s::uuid is null or id < %(after)s)
+where owner_id = %(owner)s and status in ('pending', 'uploading', 'completing')
+and (%(token)s::uuid is null or token_id = %(token)s) and (%(after)s::uuid is null or id < %(after)s)
 order by id desc limit %(limit)s
 """
 

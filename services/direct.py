@@ -137,7 +137,7 @@ class DirectUploads:
         content_type: str | None,
         sha256: str | None = None,
         session_id: str | None = None,
-        placement: Placement = Placement(),
+        placement: Placement = Placement(),  # noqa: B008 immutable
         single: bool,
     ) -> UploadRecord:
         """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen."""
@@ -180,7 +180,8 @@ class DirectUploads:
 
     def sign_put(self, upload: UploadRecord) -> PresignedRequest:
         """The single PUT: length, type, If-None-Match: * and the checksum, where the client declared one, are signed."""
-        assert upload.incoming_key is not None and upload.size is not None
+        assert upload.incoming_key is not None
+        assert upload.size is not None
         return self._store.presign_put(
             upload.incoming_key,
             expires_in=self._url_life,

@@ -219,10 +219,7 @@ class Files:
     def move(
         self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None
     ) -> FileRecord:
-        with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (
-            tx,
-            file,
-        ):
+        with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, _):
             return _still(
                 files.update(
                     tx,

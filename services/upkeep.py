@@ -73,7 +73,8 @@ class Upkeep:
         except StorageError as error:
             log.warning("janitor_bucket_unavailable", error=str(error))
         self._forget(report)
-        log.info("janitor_run", **report.as_dict())
+        if any(report.as_dict().values()):
+            log.info("janitor_run", **report.as_dict())
         return report
 
     def _expire_uploads(self, report: JanitorReport) -> None:

@@ -316,11 +316,17 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
+def _tell(request: Any) -> None:
+    """Shown by pytest where the test fails."""
+    print(request.failure, request.method, request.url.partition("?")[0])
+
+
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context()
     context.set_default_timeout(30_000)
     page = context.new_page()
+    page.on("requestfailed", _tell)
     yield page
     page.unroute_all(behavior="ignoreErrors")
     context.close()

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -27,8 +27,8 @@ from services.intake import PART_SIZE, Intake, IntakeLimits
 from settings import Settings
 from storage_backends.s3 import S3Store
 from tests.conftest import NOTHING
+from tests.direct import begin, checked, send_all
 from tests.material import Source
-from tests.presigned import put
 
 Leftovers = Callable[[], dict[str, list[str]]]
 HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
@@ -36,18 +36,9 @@ HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
 
 def sent(services: Services, who: Principal, data: bytes, name: str = "a.bin", **options: Any) -> UploadPlan:
     """Begun, and all bytes sent."""
-    assert services.direct is not None
-    begun = services.direct.begin(who, filename=name, size=len(data), **options)
-    send(begun, data)
+    begun = begin(services, who, data, filename=name, **options)
+    send_all(begun, data)
     return begun
-
-
-def send(begun: UploadPlan, data: bytes) -> None:
-    if begun.request is not None:
-        put(begun.request.url, data, begun.request.headers)
-    for part in begun.parts:
-        start = (part.part_number - 1) * PART_SIZE
-        put(part.request.url, data[start : start + PART_SIZE], part.request.headers)
 
 
 def completed(
@@ -55,11 +46,6 @@ def completed(
 ) -> FileRecord:
     assert services.direct is not None
     return services.direct.complete(who, sent(services, who, data, **options).upload.id, sha256=sha256)
-
-
-def checked(services: Services, file: FileRecord) -> FileRecord:
-    services.checking.check(file.id)
-    return services.files.get(Principal(file.owner_id), file.id)
 
 
 def problem_of(file: FileRecord) -> str | None:
@@ -328,10 +314,8 @@ class Mortal:
     def survives(self, number: int, after: bool, action: Callable[[], Any]) -> bool:
         fuse = Fuse(number, after=after)
         self._db.fuse = self._store.fuse = fuse
-        try:
+        with suppress(Killed):
             action()
-        except Killed:
-            pass
         return not fuse.burnt
 
     def close(self) -> None:

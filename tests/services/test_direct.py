@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import UUID
 
 import pytest
 
-from app import storage_settings, wire
+from app import wire
 from core.errors import (
     FileNotReady,
     FileTooLarge,
@@ -33,84 +31,28 @@ from core.principal import Principal
 from db import Database
 from db.files import FileRecord
 from services import Services
-from services.direct import DirectLimits, DirectUploads, PartUrl, UploadPlan
-from services.intake import INCOMING_PREFIX, PART_SIZE
+from services.direct import UploadPlan
+from services.intake import PART_SIZE
 from settings import Settings
-from storage_backends import open_store
 from tests.conftest import NOTHING
+from tests.direct import (
+    begin,
+    checked,
+    direct,
+    expire,
+    files_of,
+    incoming,
+    send_all,
+    send_parts,
+    sql,
+    stored,
+    upload,
+)
 from tests.presigned import post_form, put, send
 
 Leftovers = Callable[[], dict[str, list[str]]]
 MIB = 1024 * 1024
 PNG_BUT_HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
-
-
-def direct(services: Services) -> DirectUploads:
-    assert services.direct is not None
-    return services.direct
-
-
-def begin(services: Services, who: Principal, data: bytes, **options: Any) -> UploadPlan:
-    return direct(services).begin(who, **{"filename": "Plan (final).bin", "size": len(data), **options})
-
-
-def slice_of(data: bytes, number: int) -> bytes:
-    return data[(number - 1) * PART_SIZE : number * PART_SIZE]
-
-
-def send_parts(parts: list[PartUrl], data: bytes) -> list[tuple[int, str]]:
-    return [
-        (p.part_number, put(p.request.url, slice_of(data, p.part_number), p.request.headers)) for p in parts
-    ]
-
-
-def send_all(begun: UploadPlan, data: bytes) -> list[tuple[int, str]]:
-    if begun.request is not None:
-        return [(1, put(begun.request.url, data, begun.request.headers))]
-    return send_parts(begun.parts, data)
-
-
-def upload(services: Services, who: Principal, data: bytes, **options: Any) -> FileRecord:
-    """All the way to the check."""
-    begun = begin(services, who, data, **options)
-    send_all(begun, data)
-    return checked(services, direct(services).complete(who, begun.upload.id))
-
-
-def checked(services: Services, file: FileRecord) -> FileRecord:
-    services.checking.check(file.id)
-    return services.files.get(Principal(file.owner_id), file.id)
-
-
-def stored(bucket: Any, file: FileRecord) -> bytes:
-    with bucket.open(file.file_path) as reader:
-        return bytes(reader.read(-1))
-
-
-def sql(db: Database, statement: str, *values: Any) -> None:
-    with db.connection() as tx:
-        tx.execute(statement, values)
-
-
-def expire(db: Database, upload_id: UUID) -> None:
-    sql(db, "update uploads set expires_at = now() - interval '1 second' where id = %s", upload_id)
-
-
-def let_lease_pass(db: Database) -> None:
-    sql(
-        db,
-        "update uploads set updated_at = now() - interval '10 minutes' where status in ('completing', 'aborted', 'expired')",
-    )
-
-
-def incoming(bucket: Any) -> list[str]:
-    return [info.key for info in bucket.list_objects(INCOMING_PREFIX)]
-
-
-def files_of(services: Services, who: Principal) -> list[FileRecord]:
-    from services.files import FileQuery
-
-    return services.files.list(who, FileQuery()).items
 
 
 # -- all the way -----------------------------------------------------------------------------------------------------------
@@ -575,57 +517,6 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
     assert leftovers() == NOTHING  # what the attack left in incoming/ is gone too
 
 
-# -- T46: abandoned --------------------------------------------------------------------------------------------------------
-
-
-def test_T46_abandoned_uploads_are_gone_after_one_janitor_run(
-    services: Services, alice: Principal, db: Database, leftovers: Leftovers
-) -> None:
-    small, large = b"hello", os.urandom(3 * PART_SIZE)
-    never = begin(services, alice, small)
-    arrived = begin(services, alice, small)
-    send_all(arrived, small)
-    half = begin(services, alice, large)
-    send_parts(half.parts[:2], large)
-    assert leftovers()["reservations"] == ["alice"] and leftovers()["multiparts"]
-    for begun in (never, arrived, half):
-        expire(db, begun.upload.id)
-    assert services.upkeep.janitor().expired_uploads == 3
-    assert leftovers() == NOTHING
-    # URLs that live on can bring bytes once more, or not at all; the next run takes them.
-    assert never.request is not None
-    put(never.request.url, small, never.request.headers)
-    assert send(half.parts[2].request.url, large[2 * PART_SIZE :]).status_code == 404
-    assert direct(services).sweep() == 0
-    services.upkeep.janitor()
-    assert leftovers() == NOTHING
-
-
-def test_T46_the_janitor_leaves_living_uploads_alone(
-    services: Services, alice: Principal, bucket: Any
-) -> None:
-    small, large = b"hello", os.urandom(2 * PART_SIZE)
-    one, many = begin(services, alice, small), begin(services, alice, large)
-    send_all(one, small)
-    send_parts(many.parts[:1], large)
-    services.upkeep.janitor()
-    send_parts(many.parts[1:], large)
-    assert stored(bucket, direct(services).complete(alice, one.upload.id)) == small
-    assert stored(bucket, direct(services).complete(alice, many.upload.id)) == large
-
-
-def test_T46_a_lifecycle_rule_is_the_second_net(services: Services, settings: Settings, bucket: Any) -> None:
-    import commands
-    from app import create_app, database_url
-
-    wiring = commands.Wiring(lambda settings: services, create_app, storage_settings, database_url)
-    assert commands.run(["bootstrap"], settings, wiring) == 0
-    rules = bucket._ask("look", "get_bucket_lifecycle_configuration")["Rules"]
-    (rule,) = [rule for rule in rules if "AbortIncompleteMultipartUpload" in rule]
-    assert rule["Status"] == "Enabled" and rule["Filter"]["Prefix"] == "files/"
-    assert rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] * 86_400 > settings.upload_ttl
-
-
 # -- T48: the bucket itself ------------------------------------------------------------------------------------------------
 
 
@@ -649,110 +540,6 @@ def test_T48_the_bucket_is_private(
     ):
         assert send(base + path, b"", method=method).status_code == 403, (method, path)
     assert stored(bucket, file) == b"secret"
-
-
-# -- what the bucket took without telling us -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def counted(settings: Settings, services: Services) -> Iterator[tuple[DirectUploads, Counter[str]]]:
-    """Direct uploads whose requests to the bucket are counted."""
-    requests: Counter[str] = Counter()
-    store = open_store(
-        storage_settings(settings), observe=lambda operation, outcome, seconds: requests.update([operation])
-    )
-    limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
-    yield DirectUploads(services.db, store, services.intake, limits, cursor_secret=b"x"), requests  # type: ignore[arg-type]
-
-
-def test_the_sweep_finds_what_arrived_by_one_listing(
-    services: Services,
-    alice: Principal,
-    bucket: Any,
-    counted: tuple[DirectUploads, Counter[str]],
-    leftovers: Leftovers,
-) -> None:
-    sweeper, requests = counted
-    assert sweeper.sweep() == 0 and not requests  # nobody is bringing anything: not one request
-    pending = [begin(services, alice, b"never arrives") for _ in range(40)]
-    assert sweeper.sweep() == 0 and requests == {"list_objects": 1}
-    requests.clear()
-    for begun in pending[:3]:
-        send_all(begun, b"never arrives")
-    form_upload = direct(services).admit(
-        alice, protocol="s3", filename="f.txt", size=None, content_type=None, single=True
-    )
-    assert post_form(direct(services).sign_post(alice, form_upload), b"from a form").ok
-    assert sweeper.sweep() == 4
-    assert requests == {
-        "list_objects": 1,
-        "stat": 8,
-        "copy": 4,
-    }  # the copy looks at what it made; deletes are the intake's
-    assert sorted(stored(bucket, file) for file in files_of(services, alice)) == [
-        b"from a form",
-        *[b"never arrives"] * 3,
-    ]
-    assert sweeper.sweep() == 0
-    assert incoming(bucket) == []
-    many = begin(services, alice, bytes(PART_SIZE + 1))
-    send_all(many, bytes(PART_SIZE + 1))
-    assert sweeper.sweep() == 0  # a multipart is completed at its client's word only
-
-
-def test_the_sweep_and_the_client_make_one_file(services: Services, alice: Principal, bucket: Any) -> None:
-    for _ in range(5):
-        data = os.urandom(100)
-        begun = begin(services, alice, data)
-        send_all(begun, data)
-        with ThreadPoolExecutor(3) as pool:
-            swept = [pool.submit(direct(services).sweep) for _ in range(2)]
-            file = pool.submit(direct(services).complete, alice, begun.upload.id).result()
-            assert sum(done.result() for done in swept) <= 1
-        assert stored(bucket, file) == data
-    assert len(files_of(services, alice)) == 5
-
-
-@pytest.mark.settings(quota_bytes=1000, max_file_size=2000)
-@pytest.mark.parametrize(("size", "error"), [(1500, QuotaExceeded), (2001, None)])
-def test_a_size_that_nobody_told_is_held_against_the_limits_when_it_is_seen(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    bucket: Any,
-    size: int,
-    error: type[GatewayError] | None,
-) -> None:
-    admitted = direct(services).admit(
-        alice, protocol="s3", filename="f", size=None, content_type=None, single=True
-    )
-    form = direct(services).sign_post(alice, admitted)
-    if error is None:
-        assert not post_form(form, bytes(size)).ok  # the policy knows the limit
-        return
-    assert post_form(form, bytes(size)).ok
-    with pytest.raises(error):
-        direct(services).complete(alice, admitted.id)
-    with pytest.raises(UploadGone):
-        direct(services).complete(alice, admitted.id)
-    assert direct(services).get(alice, admitted.id).problem is not None
-    assert incoming(bucket) == [] and files_of(services, alice) == []
-    assert leftovers()["reservations"] == []
-
-
-def test_a_completer_that_died_is_followed_by_another(
-    services: Services, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
-) -> None:
-    begun = begin(services, alice, b"hello")
-    send_all(begun, b"hello")
-    sql(db, "update uploads set status = 'completing', updated_at = now()")
-    bucket.put(begun.upload.object_key, b"half", content_type="text/plain")
-    assert direct(services).sweep() == 0  # its lease still runs
-    let_lease_pass(db)
-    assert direct(services).sweep() == 1
-    (file,) = files_of(services, alice)
-    assert file.file_path != begun.upload.object_key and stored(bucket, file) == b"hello"
-    assert leftovers() == NOTHING
 
 
 def test_a_folder_deleted_meanwhile_leaves_the_file_in_the_root(services: Services, alice: Principal) -> None:
