@@ -120,7 +120,8 @@ def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
                 "The bucket's CORS rules can't be set by request; see `python app.py doctor`.",
                 file=sys.stderr,
             )
-        store.set_abort_incomplete_rule(FILE_PREFIX, days=max(1, -(-settings.upload_ttl // 86_400)) + 1)
+        # Counted from the beginning, while an upload's life is renewed as long as its client is at it: so, generously.
+        store.set_abort_incomplete_rule(FILE_PREFIX, days=max(30, -(-settings.upload_ttl // 86_400) + 1))
     given = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     made = wiring.wire(settings).access.ensure_admin_key(given)
     if made is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidInput
@@ -47,7 +48,7 @@ class Idempotency:
             raise InvalidInput("An Idempotency-Key has 1 to 255 printable characters.")
         with self._db.connection() as tx:
             found = idempotency.claim(
-                tx, principal.owner_id, key, request_digest or b"", lease=LEASE, keep=KEEP
+                tx, principal.owner_id, _scoped(principal, key), request_digest or b"", lease=LEASE, keep=KEEP
             )
         if found is not None and found.mine:
             return None
@@ -67,7 +68,7 @@ class Idempotency:
     def renew(self, principal: Principal, key: str) -> None:
         """Say that the first request is still alive: a long upload calls this every few minutes."""
         with self._db.connection() as tx:
-            idempotency.renew(tx, principal.owner_id, key, lease=LEASE)
+            idempotency.renew(tx, principal.owner_id, _scoped(principal, key), lease=LEASE)
 
     def committed(
         self, tx: Tx, principal: Principal, key: str, *, request_digest: bytes, status: int, facts: Any
@@ -77,7 +78,7 @@ class Idempotency:
         idempotency.finish(
             tx,
             principal.owner_id,
-            key,
+            _scoped(principal, key),
             request_digest=request_digest,
             status=status,
             response={COMMITTED: facts},
@@ -98,7 +99,7 @@ class Idempotency:
             idempotency.finish(
                 tx,
                 principal.owner_id,
-                key,
+                _scoped(principal, key),
                 request_digest=request_digest,
                 status=status,
                 response=body,
@@ -108,4 +109,9 @@ class Idempotency:
     def drop(self, principal: Principal, key: str) -> None:
         """The request failed and changed nothing: the next one with the key is a first one again."""
         with self._db.connection() as tx:
-            idempotency.drop(tx, principal.owner_id, key)
+            idempotency.drop(tx, principal.owner_id, _scoped(principal, key))
+
+
+def _scoped(principal: Principal, key: str) -> str:
+    """An upload token's keys are its own: it must not be told the answers that its owner's key was given."""
+    return key if principal.token_id is None else sha256(f"{principal.token_id} {key}".encode()).hexdigest()
