@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
+from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
 
 import pytest
@@ -67,6 +67,15 @@ def create_app():
     @app.get("/endless")
     def endless():
         return Response(bytes(262144) for _ in range(4096))
+
+    @app.get("/broken")
+    def broken():
+        def pieces():
+            yield bytes(262144)
+            raise ConnectionError("the bucket went away")
+
+        length = {"Content-Length": "1000000"} if request.args["kind"] == "length" else {}
+        return Response(pieces(), headers=length)
 
     return app
 
@@ -338,6 +347,18 @@ def test_no_stray_configuration_and_no_control_socket(server: Running) -> None:
     )
     assert len(children.stdout.split()) == 1, "GUNICORN_CMD_ARGS was read"
     assert not list(server.home.rglob("*.ctl"))
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked"])
+def test_T34_a_stream_broken_midway_is_never_a_clean_short_answer(server: Running, kind: str) -> None:
+    """Whoever streams an object, or a ZIP of unknown length, learns from the connection that it is not whole."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", f"/broken?kind={kind}")
+    answer = connection.getresponse()
+    assert answer.status == 200
+    with pytest.raises(IncompleteRead):
+        answer.read()
+    connection.close()
 
 
 def test_T109_sigterm_finishes_the_request_in_flight_and_takes_no_new_one(tmp_path: Path) -> None:

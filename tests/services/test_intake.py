@@ -22,6 +22,7 @@ from core.errors import (
     MalformedUpload,
     NotFound,
     QuotaExceeded,
+    StorageFull,
     TypeMismatch,
     TypeNotAllowed,
 )
@@ -32,6 +33,7 @@ from db.files import FileRecord
 from services import Services
 from services.intake import PART_SIZE
 from settings import Settings
+from storage_backends.base import OutOfSpace
 from tests.conftest import NOTHING
 from tests.material import Source
 
@@ -169,6 +171,20 @@ def test_T12_a_wrong_checksum_stores_nothing(
     for wrong in ({"sha256": "0" * 64}, {"content_md5": bytes(16)}):
         with pytest.raises(ChecksumMismatch):
             upload(services, alice, "bad.bin", data, size=size, sums=wrong)
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("step", ["put", "put_part", "complete_multipart"])
+def test_T7_a_full_bucket_is_told_and_leaves_nothing(
+    services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*arguments: Any, **keywords: Any) -> Any:
+        raise OutOfSpace("no space left")
+
+    size = 100 if step == "put" else 2 * PART_SIZE
+    monkeypatch.setattr(services.intake._store, step, full)
+    with pytest.raises(StorageFull):
+        upload(services, alice, "a.bin", os.urandom(size), size=size)
     assert leftovers() == NOTHING
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from datetime import UTC, datetime
 
 import pytest
@@ -31,6 +32,16 @@ def test_hits_have_a_score_and_marks(search: Search, db: Database, alice: Princi
     best, other = page.items
     assert 1 >= best.score > other.score > 0
     assert best.highlights == {"name": "<mark>Plan</mark> &lt;b&gt;.pdf", "content": None}
+
+
+def test_T26_a_name_that_is_markup_is_text_in_highlights(search: Search, db: Database, alice: Principal) -> None:
+    """The only place where a name is put into HTML; there are no CSV exports."""
+    add_file(db, "<img src=x onerror=alert(1)> plan & 'quote\".txt")
+    for query in ("plan", "img", "onerror"):
+        shown = search.search(alice, SearchQuery(query)).items[0].highlights["name"] or ""
+        bare = shown.replace("<mark>", "").replace("</mark>", "")
+        assert "<mark>" in shown and not set("<>\"'") & set(bare)
+        assert html.unescape(bare) == "<img src=x onerror=alert(1)> plan & 'quote\".txt"
 
 
 @pytest.mark.parametrize(("typed", "name"), [
