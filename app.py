@@ -23,6 +23,7 @@ from core.content_types import Rules
 from db import Database
 from services import Services
 from services.access import Access
+from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
 from services.companion import Companion
 from services.delivery import Delivery, DeliveryLimits
@@ -31,7 +32,7 @@ from services.files import Files
 from services.folders import Folders
 from services.health import Health
 from services.idempotency import Idempotency
-from services.intake import Intake, IntakeLimits
+from services.intake import Intake
 from services.previews import Previews
 from services.search import Search
 from services.stats import Stats
@@ -79,12 +80,12 @@ def wire(settings: Settings) -> Services:
     upload_ttl = timedelta(seconds=settings.upload_ttl)
 
     access = Access(db, cursor_secret)
-    intake = Intake(
+    admission = Admission(
         db,
-        store,
         Rules(allowed=settings.allowed_types, denied=settings.denied_types),
-        IntakeLimits(settings.max_file_size, quota, settings.max_open_uploads),
+        AdmissionLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
+    intake = Intake(db, store, admission)
     files = Files(db, store, quota_bytes=quota, cursor_secret=cursor_secret)
     delivery = Delivery(
         db,

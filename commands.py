@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core.errors import GatewayError
+from core.ids import FILE_PREFIX
 from core.principal import Role
 from services import Services
-from services.intake import FILE_PREFIX
 from settings import Settings
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import ManagesBucket

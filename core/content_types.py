@@ -327,6 +327,11 @@ _ARCHIVES = _words(
 )
 
 # What a browser may show in place: it can't run script (THREATS T32). PDF and SVG are not among them.
+# What thumbnails are made of (parsers/image.py opens these formats).
+PICTURES = frozenset(
+    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"}
+)
+
 INLINE_TYPES = _words(
     "image/png image/jpeg image/gif image/webp image/avif text/plain audio/mpeg audio/mp4 audio/aac audio/ogg"
     " audio/wav audio/flac audio/webm video/mp4 video/x-m4v video/webm video/ogg video/quicktime"

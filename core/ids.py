@@ -22,6 +22,11 @@ from core.errors import InvalidCursor
 
 CursorValue = str | int | float | None
 
+# The layout of the bucket; the janitor touches nothing outside these prefixes.
+FILE_PREFIX = "files/"
+INCOMING_PREFIX = "incoming/"  # where clients bring a single object, until it is copied to a key of its own
+PREVIEW_PREFIX = "previews/"
+
 _SEAL_BYTES = 16
 _MAX_CURSOR = 8_192  # characters; sort values are names and numbers
 _EXTENSION = re.compile(r"[a-z0-9]{1,16}")

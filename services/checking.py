@@ -17,16 +17,16 @@ from core.errors import ChecksumMismatch, ContentMissing, DuplicateFile, Gateway
 from core.principal import Principal
 from db import Database, Tx, files, jobs, objects, uploads
 from db.files import FileRecord
+from services.admission import HEAD_SIZE
 from services.bucket import bucket_errors
 from services.files import Files
-from services.intake import PREVIEWED, Intake
+from services.intake import Intake
 from services.upload_tokens import uploader_of
 from storage_backends.base import ObjectStore
 
 log = structlog.get_logger()
 
 _READ = 1024 * 1024
-_HEAD = 64 * 1024
 _LOST = timedelta(minutes=10)  # a check without a job for so long was lost by the queue, or its job gave up
 _GIVE_UP = timedelta(days=7)
 _BATCH = 1_000
@@ -58,7 +58,7 @@ class Checking:
             return
         try:
             found = self._read(file)
-            mime_type = self._intake.judge_type(uploader, file.original_name, found.head)
+            mime_type = self._intake.admission.judge_type(uploader, file.original_name, found.head)
         except (ContentMissing, Unsupported) as error:
             with self._db.connection() as tx:
                 _reject(tx, file, error)
@@ -95,8 +95,8 @@ class Checking:
         digest, size, head = hashlib.sha256(), 0, b""
         with bucket_errors(), self._store.open(file.file_path) as reader:
             while chunk := reader.read(_READ):
-                if len(head) < _HEAD:
-                    head += chunk[: _HEAD - len(head)]
+                if len(head) < HEAD_SIZE:
+                    head += chunk[: HEAD_SIZE - len(head)]
                 digest.update(chunk)
                 size += len(chunk)
         if size != file.file_size:
@@ -147,7 +147,7 @@ class Checking:
                 return
             if equal is not None:
                 orphaned = objects.mark_purging(tx, file.file_path)
-            elif mime_type in PREVIEWED:
+            elif mime_type in content_types.PICTURES:
                 jobs.enqueue(tx, "make_previews", file_id=str(file.id))
         if orphaned:
             self._files.remove_object(file.file_path)

@@ -31,14 +31,14 @@ from core.errors import (
     Unavailable,
     UploadGone,
 )
-from core.ids import object_key
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, object_key
 from core.parts import PartPlan, missing, plan
 from core.principal import Principal
 from db import Database, files, jobs, uploads
 from db.files import FileRecord, NewFile
 from db.uploads import UploadRecord
 from services.bucket import bucket_errors
-from services.intake import FILE_PREFIX, INCOMING_PREFIX, PART_SIZE, Intake
+from services.intake import PART_SIZE, Intake
 from services.upload_tokens import uploader_of
 from storage_backends.base import (
     Copies,
@@ -258,7 +258,7 @@ class Completing:
         A checksum that contradicts the one declared at the beginning settles the check: no bytes have both."""
         with self._db.connection() as tx:
             uploader = uploader_of(tx, upload)
-        limit = self._intake.max_size(uploader)
+        limit = self._intake.admission.max_size(uploader)
         if size > limit:
             error = FileTooLarge(f"A file may have at most {limit} bytes.")
             self._intake.abort(upload, problem=error.as_problem())

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from core import content_types, names
 from core.errors import GatewayError, InvalidCursor, InvalidInput, Locked, UploadGone
-from core.ids import decode_cursor, encode_cursor, new_id, object_key
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, decode_cursor, encode_cursor, new_id, object_key
 from core.pages import Page
 from core.parts import PartPlan, missing, plan
 from core.placement import Placement
@@ -29,7 +29,7 @@ from db.files import FileRecord
 from db.uploads import NewUpload, UploadRecord
 from services.bucket import bucket_errors
 from services.completing import Completing, DirectStore, fits, own, plan_of, unequivocal
-from services.intake import FILE_PREFIX, INCOMING_PREFIX, PART_SIZE, Intake
+from services.intake import PART_SIZE, Intake
 from storage_backends.base import (
     Checksum,
     MultipartRef,
@@ -107,7 +107,7 @@ class DirectUploads:
         placement: Placement = Placement(),  # noqa: B008 immutable
     ) -> UploadPlan:
         """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here."""
-        self._intake.check_size(principal, size)
+        self._intake.admission.check_size(principal, size)
         parts = plan(size, preferred=PART_SIZE)
         single = parts.part_count == 1
         upload = self.admit(
@@ -142,9 +142,9 @@ class DirectUploads:
     ) -> UploadRecord:
         """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen."""
         claimed = None if content_type in (None, "", "undefined", "null") else content_type
-        clean = self._intake.check_declared(principal, filename, size=size, claimed_type=claimed)
+        clean = self._intake.admission.check_declared(principal, filename, size=size, claimed_type=claimed)
         extension, now = names.extension(clean), datetime.now(UTC)
-        return self._intake.admit(
+        return self._intake.admission.admit(
             principal,
             NewUpload(
                 owner_id=principal.owner_id,
@@ -161,7 +161,7 @@ class DirectUploads:
                 session_id=session_id or new_id().hex,
                 expires_in=self._limits.upload_ttl,
                 sha256=sha256,
-                placement=self._intake.place(principal, placement),
+                placement=self._intake.admission.place(principal, placement),
             ),
         )
 
@@ -194,7 +194,7 @@ class DirectUploads:
         """A POST policy for clients that can do no other. It can't forbid overwriting: its object is copied before it is
         looked at (THREATS T41)."""
         assert upload.incoming_key is not None
-        largest = self._intake.max_size(principal) if upload.size is None else upload.size
+        largest = self._intake.admission.max_size(principal) if upload.size is None else upload.size
         return self._store.presign_post(
             upload.incoming_key,
             expires_in=self._url_life,
@@ -297,7 +297,7 @@ class DirectUploads:
 
     def _foresee(self, principal: Principal, upload: UploadRecord, size: int) -> None:
         """Refuse early what would be too large, of an upload whose size nobody told; hold quota for what is known."""
-        self._intake.check_size(principal, size)
+        self._intake.admission.check_size(principal, size)
         if size > upload.reserved:
             self._intake.hold(upload, size, expires_in=self._limits.upload_ttl)
 

@@ -24,14 +24,11 @@ import psycopg
 import structlog
 
 from core import content_types, names
-from core.content_types import Rules
 from core.errors import (
     ChecksumMismatch,
     DuplicateFile,
-    FileTooLarge,
     GatewayError,
     InvalidInput,
-    LimitReached,
     MalformedUpload,
     NotAuthenticated,
     NotFound,
@@ -40,7 +37,7 @@ from core.errors import (
     Unavailable,
     UploadGone,
 )
-from core.ids import new_id, object_key
+from core.ids import FILE_PREFIX, new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
@@ -48,7 +45,7 @@ from db import Database, Tx, files, jobs, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
-from services import sniff
+from services.admission import HEAD_SIZE, Admission
 from services.bucket import bucket_errors, delete_all_quietly, delete_quietly
 from storage_backends.base import (
     Checksum,
@@ -62,16 +59,10 @@ from storage_backends.base import (
 
 log = structlog.get_logger()
 
-FILE_PREFIX = "files/"
-INCOMING_PREFIX = "incoming/"  # where clients bring a single object, until it is copied to its own key
 PART_SIZE = 8 * 1024 * 1024  # bytes; also what is held in memory for one upload
 _READ = 1024 * 1024  # bytes; larger reads are three times faster than 64 KiB ones
-_HEAD = 64 * 1024  # bytes that the type is told from
 _TTL = timedelta(hours=1)  # a form upload lives from renewal to renewal, so a killed process frees it soon
 _RENEW = 600.0  # seconds
-PREVIEWED = frozenset(
-    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"}
-)
 
 # What ends the whole request, as opposed to a verdict on one of its files.
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated)
@@ -85,13 +76,6 @@ class Readable(Protocol):
 
 class Store(ObjectStore, Multipart, Protocol):
     """What receiving needs of the bucket."""
-
-
-@dataclass(frozen=True, slots=True)
-class IntakeLimits:
-    max_file_size: int  # bytes
-    quota_bytes: int | None  # bytes for each owner
-    max_open_uploads: int  # for each owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,75 +127,10 @@ class _Transfer:
 
 
 class Intake:
-    def __init__(self, db: Database, store: Store, rules: Rules, limits: IntakeLimits):
+    def __init__(self, db: Database, store: Store, admission: Admission):
         self._db = db
         self._store = store
-        self._rules = rules
-        self._limits = limits
-
-    # -- admit ---------------------------------------------------------------------------------------------------------
-
-    def check_declared(
-        self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None
-    ) -> str:
-        """Judge what is known before a byte moves; the cleaned name. Raises InvalidName, FileTooLarge, TypeNotAllowed."""
-        clean = names.clean_name(name)
-        self.check_size(principal, size or 0)
-        for rules in self._rules_for(principal):
-            rules.check_name(names.extension(clean), claimed_type)
-        return clean
-
-    def check_size(self, principal: Principal, size: int) -> None:
-        limit = self.max_size(principal)
-        if size > limit:
-            raise FileTooLarge(f"A file may have at most {limit} bytes.")
-
-    def max_size(self, principal: Principal) -> int:
-        """Bytes that one file of this caller may have: the deployment's limit, or the upload token's where that is lower."""
-        budget = principal.budget
-        return min(
-            self._limits.max_file_size,
-            budget.max_size if budget and budget.max_size is not None else self._limits.max_file_size,
-        )
-
-    def _rules_for(self, principal: Principal) -> list[Rules]:
-        allowed = principal.budget.allowed_types if principal.budget else ()
-        return [self._rules, Rules(allowed=allowed, denied=())] if allowed else [self._rules]
-
-    def place(self, principal: Principal, placement: Placement) -> Placement:
-        """Where the files go: an upload token that names a folder puts them there and nowhere else."""
-        folder_id = principal.budget.folder_id if principal.budget else None
-        if folder_id is None or placement.folder_id == folder_id:
-            return placement
-        if placement.folder_id is not None:
-            raise NotFound("There is no such folder.")
-        return replace(placement, folder_id=folder_id)
-
-    def admit(self, principal: Principal, new: NewUpload) -> UploadRecord:
-        """Commit the upload's row and hold its quota. Raises QuotaExceeded, LimitReached, or NotFound for the folder; then
-        nothing is held."""
-        budget = principal.budget
-        if budget is not None:
-            new = replace(new, token_id=budget.token_id)
-        limits, upload = self._limits, None
-        try:
-            with self._db.transaction() as tx:
-                upload = uploads.admit(
-                    tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads
-                )
-                if upload is None:
-                    raise psycopg.Rollback
-        except psycopg.errors.ForeignKeyViolation as error:
-            raise NotFound("There is no such folder.") from error
-        if upload is not None:
-            return upload
-        with self._db.connection() as tx:
-            reason = uploads.refusal(tx, new, quota_bytes=limits.quota_bytes)
-        if reason == "quota":
-            raise QuotaExceeded()
-        if reason == "budget":
-            raise QuotaExceeded("The upload token's budget does not leave room for this.")
-        raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at a time.")
+        self.admission = admission
 
     # -- receive -------------------------------------------------------------------------------------------------------
 
@@ -235,7 +154,7 @@ class Intake:
         content_md5: bytes | None,
     ) -> Received:
         """Store one file's bytes and check them. Whatever is raised, nothing of the file is left anywhere."""
-        clean = self.check_declared(principal, name, size=size, claimed_type=claimed_type)
+        clean = self.admission.check_declared(principal, name, size=size, claimed_type=claimed_type)
         md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
         new = NewUpload(
             owner_id=principal.owner_id,
@@ -250,12 +169,12 @@ class Intake:
             expires_in=_TTL,
         )
         # With a declared size the quota decides before the body is read; without, once a part of it is there.
-        upload = self.admit(principal, new) if size is not None else None
+        upload = self.admission.admit(principal, new) if size is not None else None
         try:
             head = self._read_head(principal, stream, clean)
             if upload is None:
                 reserve = len(head.buffer) if head.ended else 2 * PART_SIZE
-                upload = self.admit(principal, replace(new, reserve=reserve))
+                upload = self.admission.admit(principal, replace(new, reserve=reserve))
             transfer = _Transfer(upload, hashlib.sha256(), reserved=upload.reserved)
             if md5 is not None:
                 stream = _Digesting(stream, md5)
@@ -284,19 +203,11 @@ class Intake:
                 head.ended = True
                 break
             head.buffer += chunk
-            self.check_size(principal, len(head.buffer))
-            if not head.mime_type and len(head.buffer) >= _HEAD:
-                head.mime_type = self.judge_type(principal, name, head.buffer)
-        head.mime_type = head.mime_type or self.judge_type(principal, name, head.buffer)
+            self.admission.check_size(principal, len(head.buffer))
+            if not head.mime_type and len(head.buffer) >= HEAD_SIZE:
+                head.mime_type = self.admission.judge_type(principal, name, head.buffer)
+        head.mime_type = head.mime_type or self.admission.judge_type(principal, name, head.buffer)
         return head
-
-    def judge_type(self, principal: Principal, name: str, head: bytes | bytearray) -> str:
-        """The type that the first bytes (64 KiB tell) and the name make together. Raises TypeMismatch, TypeNotAllowed."""
-        extension = names.extension(name)
-        mime_type = content_types.resolve(extension, sniff.detect(bytes(head[:_HEAD])), empty=not head)
-        for rules in self._rules_for(principal):
-            rules.check(extension, mime_type)
-        return mime_type
 
     def _store_whole(self, transfer: _Transfer, head: Head) -> ObjectInfo:
         transfer.sha256.update(head.buffer)
@@ -320,7 +231,7 @@ class Intake:
         size: int | None,
     ) -> ObjectInfo:
         """Send part by part through one buffer, hashing on the way; each part confirmed by its checksum."""
-        part_size = plan(size or self.max_size(principal), preferred=PART_SIZE).part_size
+        part_size = plan(size or self.admission.max_size(principal), preferred=PART_SIZE).part_size
         upload, buffer = transfer.upload, head.buffer
         with bucket_errors():
             ref = self._store.create_multipart(upload.object_key, content_type=head.mime_type)
@@ -334,7 +245,7 @@ class Intake:
                 ended = not chunk
                 buffer += chunk
             transfer.size += len(buffer)
-            self.check_size(principal, transfer.size)
+            self.admission.check_size(principal, transfer.size)
             self._hold(transfer)
             transfer.sha256.update(buffer)
             checksum = Checksum("crc32", b64encode(zlib.crc32(buffer).to_bytes(4, "big")).decode())
@@ -364,19 +275,10 @@ class Intake:
             else [transfer.reserved]
         )
         for reserve in wishes:
-            if self._extend(transfer.upload, reserve):
+            if self.admission.extend(transfer.upload, reserve, expires_in=_TTL):
                 transfer.reserved, transfer.renewed = max(reserve, transfer.reserved), monotonic()
                 return
         raise QuotaExceeded()
-
-    def _extend(self, upload: UploadRecord, reserve: int, expires_in: timedelta = _TTL) -> bool:
-        with self._db.transaction() as tx:
-            held = uploads.extend(
-                tx, upload.id, reserve=reserve, expires_in=expires_in, quota_bytes=self._limits.quota_bytes
-            )
-            if not held:
-                raise psycopg.Rollback
-        return held
 
     # -- complete ------------------------------------------------------------------------------------------------------
 
@@ -392,7 +294,7 @@ class Intake:
         """Make received bytes files, all in one transaction, and do what ``within`` adds to it.
 
         Raises NotFound for a folder that is not the owner's."""
-        placement = self.place(principal, placement)
+        placement = self.admission.place(principal, placement)
         published: list[FileRecord] = []
         rejected: list[Rejected] = []
         owner_id = principal.owner_id
@@ -422,7 +324,10 @@ class Intake:
                     if record is None:
                         raise UploadGone("The upload took too long and has expired.")
                     published.append(record)
-                    if record.file_path == item.upload.object_key and record.mime_type in PREVIEWED:
+                    if (
+                        record.file_path == item.upload.object_key
+                        and record.mime_type in content_types.PICTURES
+                    ):
                         jobs.enqueue(tx, "make_previews", file_id=str(record.id))
                 if rejected:
                     session = files.open_publication(
@@ -478,7 +383,7 @@ class Intake:
 
     def hold(self, upload: UploadRecord, size: int, *, expires_in: timedelta = _TTL) -> None:
         """Hold quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
-        if not self._extend(upload, size, expires_in):
+        if not self.admission.extend(upload, size, expires_in=expires_in):
             self.abort(upload, problem=QuotaExceeded().as_problem())
             raise QuotaExceeded()
 

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import structlog
 
+from core.content_types import PICTURES
 from core.errors import ContentMissing, PreviewFailed, PreviewUnsupported, Unavailable
-from core.ids import object_key
+from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
 from core.ranges import etag_matches
 from db import Database, events, files, previews
@@ -26,16 +27,12 @@ from storage_backends.base import ObjectNotFound, ObjectStore
 
 log = structlog.get_logger()
 
-PREVIEW_PREFIX = "previews/"
 SIZES = (128, 256, 512, 1024)
 FORMATS: dict[str, Literal["webp", "jpeg", "png"]] = {
     "image/webp": "webp",
     "image/jpeg": "jpeg",
     "image/png": "png",
 }
-PICTURES = frozenset(
-    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"}
-)
 _PATIENCE = 60.0  # seconds that a request waits for a child's turn
 
 

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import structlog
 
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX
 from db import Database, idempotency, objects, upload_tokens, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
-from services.intake import FILE_PREFIX, INCOMING_PREFIX, Intake
-from services.previews import PREVIEW_PREFIX
+from services.intake import Intake
 from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectStore, StorageError
 
 log = structlog.get_logger()

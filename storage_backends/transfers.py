@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -66,7 +67,7 @@ class Reader:
         return data
 
 
-class Transfers:
+class Transfers(ABC):
     part_limits = PartLimits()
 
     def __init__(self, settings: StorageSettings, *, observe: Observer | None = None):
@@ -82,9 +83,9 @@ class Transfers:
         self._http = SignedHttp(Presigner(settings.endpoint, **keys), settings.connections)
         self._public = Presigner(settings.public_endpoint or settings.endpoint, **keys)
 
+    @abstractmethod
     def _translate(self, operation: str, error: Exception) -> StorageError | None:
         """The vendor's exception in ``base``'s terms; None for what is no answer of the bucket, a bug above all."""
-        raise NotImplementedError
 
     def _call(self, operation: str, request: Callable[[], T], *, repeatable: bool = True) -> T:
         """The one funnel to the bucket: time, bounded repeats and translated errors. ``repeatable`` says that doing it

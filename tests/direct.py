@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from core.ids import INCOMING_PREFIX
 from core.principal import Principal
 from db import Database
 from db.files import FileRecord
 from services import Services
 from services.direct import DirectUploads, PartUrl, UploadPlan
 from services.files import FileQuery
-from services.intake import INCOMING_PREFIX, PART_SIZE
+from services.intake import PART_SIZE
 from tests.presigned import put
 
 
