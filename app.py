@@ -74,19 +74,19 @@ def wire(settings: Settings) -> Services:
     store = open_store(storage)
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
-    # Cursors must hold over restarts and between processes, and are no more secret than what they point into.
-    cursor_secret = hashlib.sha256(b"cursors\0" + storage.secret_key.encode()).digest()
+    # What seals cursors and tickets: the same in all processes and after a restart, and as secret as the bucket's key.
+    seal_secret = hashlib.sha256(b"seals\0" + storage.secret_key.encode()).digest()
     quota = settings.quota_bytes
     upload_ttl = timedelta(seconds=settings.upload_ttl)
 
-    access = Access(db, cursor_secret)
+    access = Access(db, seal_secret)
     admission = Admission(
         db,
         Rules(allowed=settings.allowed_types, denied=settings.denied_types),
         AdmissionLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
     intake = Intake(db, store, admission)
-    files = Files(db, store, quota_bytes=quota, cursor_secret=cursor_secret)
+    files = Files(db, store, quota_bytes=quota, cursor_secret=seal_secret)
     delivery = Delivery(
         db,
         store,
@@ -105,7 +105,7 @@ def wire(settings: Settings) -> Services:
             store,
             intake,
             DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl)),
-            cursor_secret=cursor_secret,
+            cursor_secret=seal_secret,
         )
         if isinstance(store, PresignsParts) and isinstance(store, Copies)
         else None
@@ -117,11 +117,11 @@ def wire(settings: Settings) -> Services:
         files=files,
         checking=Checking(db, store, intake, files),
         direct=direct,
-        companion=Companion(db, direct, bucket=storage.bucket, secret=cursor_secret) if direct else None,
-        folders=Folders(db, cursor_secret),
+        companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
+        folders=Folders(db, seal_secret),
         delivery=delivery,
         previews=Previews(db, store),
-        search=Search(db, cursor_secret),
+        search=Search(db, seal_secret),
         stats=Stats(db, store, quota),
         upload_tokens=UploadTokens(db),
         idempotency=Idempotency(db),
