@@ -230,34 +230,36 @@ class Intake:
         stream: Readable,
         size: int | None,
     ) -> ObjectInfo:
-        """Send part by part through one buffer, hashing on the way; each part confirmed by its checksum."""
+        """Send part by part through one buffer, which is filled again and again in place, hashing on the way; each part
+        is confirmed by its checksum."""
         part_size = plan(size or self.admission.max_size(principal), preferred=PART_SIZE).part_size
-        upload, buffer = transfer.upload, head.buffer
+        upload, buffer, filled, ended = transfer.upload, head.buffer, len(head.buffer), False
+        buffer.extend(bytes(part_size - filled))
         with bucket_errors():
-            ref = self._store.create_multipart(upload.object_key, content_type=head.mime_type)
+            ref = self._store.create_multipart(
+                upload.object_key, content_type=head.mime_type, checksums="crc32"
+            )
         with self._db.connection() as tx:
             if not uploads.set_multipart(tx, upload.id, ref.upload_id):
                 raise UploadGone()
-        ended = False
-        while buffer:
-            while len(buffer) < part_size and not ended:
-                chunk = stream.read(min(_READ, part_size - len(buffer)))
+        while True:
+            while filled < part_size and not ended:
+                chunk = stream.read(min(_READ, part_size - filled))
                 ended = not chunk
-                buffer += chunk
-            transfer.size += len(buffer)
+                buffer[filled : filled + len(chunk)] = chunk
+                filled += len(chunk)
+            if not filled:
+                break
+            transfer.size += filled
             self.admission.check_size(principal, transfer.size)
             self._hold(transfer)
-            transfer.sha256.update(buffer)
-            checksum = Checksum("crc32", b64encode(zlib.crc32(buffer).to_bytes(4, "big")).decode())
-            with bucket_errors(), memoryview(buffer) as view:
+            with memoryview(buffer)[:filled] as part, bucket_errors():
+                transfer.sha256.update(part)
+                checksum = Checksum("crc32", b64encode(zlib.crc32(part).to_bytes(4, "big")).decode())
                 transfer.parts.append(
-                    self._store.put_part(ref, len(transfer.parts) + 1, view, checksum=checksum)
+                    self._store.put_part(ref, len(transfer.parts) + 1, part, checksum=checksum)
                 )
-            buffer.clear()
-            while not ended and len(buffer) < _READ:
-                chunk = stream.read(_READ)
-                ended = not chunk
-                buffer += chunk
+            filled = 0
         with bucket_errors():
             with suppress(OutcomeUnknown):  # the answer was lost: what the bucket holds decides
                 self._store.complete_multipart(ref, transfer.parts)

@@ -73,7 +73,7 @@ class Upkeep:
         except StorageError as error:
             log.warning("janitor_bucket_unavailable", error=str(error))
         self._forget(report)
-        if any(report.as_dict().values()):
+        if any(value for name, value in report.as_dict().items() if name != "dry_run"):
             log.info("janitor_run", **report.as_dict())
         return report
 
