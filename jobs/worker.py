@@ -6,6 +6,8 @@ it has to happen within ten seconds also while every worker is busy reading back
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 
 import procrastinate
@@ -24,6 +26,7 @@ _DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they go back
 
 def run(services: Services, *, database_url: str, concurrency: int = 2) -> None:
     """Work until told to stop (SIGTERM, SIGINT)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until procrastinate, once it works, takes the signal over
     queue = procrastinate.App(
         connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=concurrency + 2)
     )

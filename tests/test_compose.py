@@ -213,6 +213,10 @@ def test_each_services_command_runs_in_a_bare_folder(
             assert running["gateway"].poll() is None, "the gateway ended"
             assert time.monotonic() < deadline, "the health check never passed"
             time.sleep(0.2)
+        with psycopg.connect(environ["DATABASE_URL"], autocommit=True) as connection:
+            while connection.execute("select count(*) from procrastinate_workers").fetchone() == (0,):
+                assert time.monotonic() < deadline, "the worker never began"
+                time.sleep(0.2)
         assert all(process.poll() is None for process in running.values())
         for process in running.values():
             process.send_signal(signal.SIGTERM)

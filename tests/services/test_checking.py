@@ -20,10 +20,11 @@ from core.principal import Principal
 from db import Database
 from db.files import FileRecord
 from services import Services
+from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
 from services.direct import DirectLimits, DirectUploads, UploadPlan
 from services.files import FileQuery, Files
-from services.intake import PART_SIZE, Intake, IntakeLimits
+from services.intake import PART_SIZE, Intake
 from settings import Settings
 from storage_backends.s3 import S3Store
 from tests.conftest import NOTHING
@@ -243,7 +244,7 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
 ) -> None:
     file = completed(services, alice, b"hello")
     dead = S3Store(storage_settings(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})))
-    intake = Intake(services.db, dead, Rules(), IntakeLimits(10**9, None, 100))
+    intake = Intake(services.db, dead, Admission(services.db, Rules(), AdmissionLimits(10**9, None, 100)))
     checking = Checking(services.db, dead, intake, services.files)
     with pytest.raises(Unavailable):
         checking.check(file.id)
@@ -305,7 +306,7 @@ class Mortal:
     def __init__(self, settings: Settings, database_url: str):
         self._db = FusedDatabase(database_url, max_connections=2)
         self._store = FusedStore(storage_settings(settings))
-        intake = Intake(self._db, self._store, Rules(), IntakeLimits(10**9, None, 100))
+        intake = Intake(self._db, self._store, Admission(self._db, Rules(), AdmissionLimits(10**9, None, 100)))
         files = Files(self._db, self._store, quota_bytes=None, cursor_secret=b"x")
         limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
         self.direct = DirectUploads(self._db, self._store, intake, limits, cursor_secret=b"x")
