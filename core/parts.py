@@ -60,11 +60,3 @@ def missing(received: Iterable[int], part_count: int) -> list[tuple[int, int]]:
             gaps.append((expected, number - 1))
         expected = number + 1
     return gaps
-
-
-def contiguous(received: Iterable[int]) -> int:
-    """The number up to which all parts are there, 0 if the first is missing."""
-    numbers, last = set(received), 0
-    while last + 1 in numbers:
-        last += 1
-    return last

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from db import Tx, execute, many, one, scalar
 
@@ -90,6 +90,11 @@ def count(tx: Tx, owner_id: str | None) -> int:
 def owner_of(tx: Tx, folder_id: int) -> str | None:
     owner: str | None = scalar(tx, "select owner_id from folders where id = %(id)s", {"id": folder_id})
     return owner
+
+
+def wait_briefly(tx: Tx, longest: timedelta) -> None:
+    """Give up on a lock after this time, in this transaction only."""
+    execute(tx, "select set_config('lock_timeout', %(longest)s, true)", {"longest": f"{round(longest.total_seconds() * 1000)}ms"})
 
 
 def lock_tree(tx: Tx, owner_id: str) -> None:

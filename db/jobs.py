@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
 import procrastinate
 from procrastinate import SyncPsycopgConnector
 
-from db import Tx
+from db import Tx, scalar
 
 
 @cache
@@ -25,3 +26,15 @@ def enqueue(
     if delay_seconds:
         options["schedule_in"] = {"seconds": delay_seconds}
     _queue().configure_task(task, allow_unknown=True, **options).defer(**arguments)
+
+
+_WAITING = """
+select exists (
+    select from procrastinate_jobs j join procrastinate_events e on e.job_id = j.id and e.type = 'deferred'
+    where j.status = 'todo' and j.scheduled_at is null and e.at < now() - %(longer_than)s)
+"""
+
+
+def any_waiting(tx: Tx, *, longer_than: timedelta) -> bool:
+    """Whether a job that is due has been waiting for so long: then no worker is at work."""
+    return scalar(tx, _WAITING, {"longer_than": longer_than}) is True

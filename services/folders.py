@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 
 import psycopg
 
@@ -26,7 +27,7 @@ from core.names import clean_folder_name
 from core.pages import Page
 from core.principal import Principal
 from core.unset import UNSET, Unset
-from db import Database, Tx, execute, folders
+from db import Database, Tx, folders
 from db.folders import FolderRecord
 from services.access import may_change, owner_scope
 
@@ -35,7 +36,8 @@ FolderView = FolderRecord
 MAX_FOLDERS = 10_000        # of one owner (THREATS T73)
 MAX_DESCRIPTION = 4_000     # characters
 _TRASHED_AT_ONCE = 1_000    # files in one transaction
-_LOCK_WAIT = "300ms"        # less than PostgreSQL's deadlock_timeout of a second: who is in a circle with us goes on
+# Less than PostgreSQL's deadlock_timeout of a second: who is in a circle with us goes on.
+_LOCK_WAIT = timedelta(milliseconds=300)
 _ATTEMPTS = 30
 
 
@@ -138,7 +140,7 @@ class Folders:
                 try:
                     while True:
                         with conn.transaction():
-                            execute(conn, f"set local lock_timeout = '{_LOCK_WAIT}'")
+                            folders.wait_briefly(conn, _LOCK_WAIT)
                             folders.lock_tree(conn, _owner(conn, principal, folder_id))
                             doomed = folders.lock_below(conn, folder_id)
                             if not recursive and (len(doomed) > 1 or folders.holds_files(conn, doomed)):

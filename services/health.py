@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import structlog
 
 from core.errors import Unavailable
-from db import Database, scalar
+from db import Database, jobs
 from storage_backends.base import ObjectStore, StorageError
 
 log = structlog.get_logger()
+
+_QUEUE_LAG = timedelta(minutes=10)
 
 
 class Health:
@@ -22,21 +26,16 @@ class Health:
 
     def _database(self) -> bool:
         try:
-            with self._db.connection() as tx:
-                return bool(scalar(tx, "select true"))
+            with self._db.connection():  # the pool hands out no connection that does not answer
+                return True
         except Unavailable:
             return False
 
     def _queue(self) -> bool:
         """Whether a worker took jobs lately: no job may wait longer than ten minutes."""
-        sql = """
-        select not exists (
-            select from procrastinate_jobs j join procrastinate_events e on e.job_id = j.id and e.type = 'deferred'
-            where j.status = 'todo' and j.scheduled_at is null and e.at < now() - interval '10 minutes')
-        """
         try:
             with self._db.connection() as tx:
-                return bool(scalar(tx, sql))
+                return not jobs.any_waiting(tx, longer_than=_QUEUE_LAG)
         except Unavailable:
             return False
 

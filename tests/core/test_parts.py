@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import FileTooLarge
-from core.parts import GIB, MIB, PartPlan, contiguous, missing, plan
+from core.parts import GIB, MIB, PartPlan, missing, plan
 
 LARGEST = 10_000 * 5 * GIB  # 48.8 TiB
 
@@ -44,9 +44,3 @@ def test_missing_parts_are_the_others(received: set[int], part_count: int) -> No
     listed = [number for first, last in gaps for number in range(first, last + 1)]
     assert listed == [number for number in range(1, part_count + 1) if number not in received]
     assert all(before[1] + 1 < after[0] for before, after in itertools.pairwise(gaps))
-
-
-def test_contiguous_parts() -> None:
-    assert contiguous([]) == 0
-    assert contiguous([2, 3]) == 0
-    assert contiguous([3, 1, 2, 5]) == 3
