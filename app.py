@@ -26,6 +26,7 @@ from services.access import Access
 from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
 from services.companion import Companion
+from services.contents import Contents
 from services.delivery import Delivery, DeliveryLimits
 from services.direct import DirectLimits, DirectUploads
 from services.files import Files
@@ -80,16 +81,18 @@ def wire(settings: Settings) -> Services:
     upload_ttl = timedelta(seconds=settings.upload_ttl)
 
     access = Access(db, seal_secret)
+    contents = Contents(store)
     admission = Admission(
         db,
         Rules(allowed=settings.allowed_types, denied=settings.denied_types),
         AdmissionLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
     intake = Intake(db, store, admission)
-    files = Files(db, store, quota_bytes=quota, cursor_secret=seal_secret)
+    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
     delivery = Delivery(
         db,
         store,
+        contents,
         DeliveryLimits(
             mode=settings.download_mode,
             url_ttl=timedelta(seconds=settings.download_url_ttl),
@@ -115,12 +118,12 @@ def wire(settings: Settings) -> Services:
         access=access,
         intake=intake,
         files=files,
-        checking=Checking(db, store, intake, files),
+        checking=Checking(db, contents, intake, files),
         direct=direct,
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,
-        previews=Previews(db, store),
+        previews=Previews(db, store, contents),
         search=Search(db, seal_secret),
         stats=Stats(db, store, quota),
         upload_tokens=UploadTokens(db),

@@ -19,9 +19,17 @@ def _queue() -> procrastinate.App:
 
 
 def enqueue(
-    tx: Tx, task: str, *, lock: str | None = None, priority: int = 0, delay_seconds: int = 0, **arguments: Any
+    tx: Tx,
+    task: str,
+    *,
+    owner_id: str,
+    lock: str | None = None,
+    priority: int = 0,
+    delay_seconds: int = 0,
+    **arguments: Any,
 ) -> None:
-    """Run ``task`` (a name from jobs/tasks.py) once the transaction has committed. Jobs of one ``lock`` run one by one."""
+    """Run ``task`` (a name from jobs/tasks.py) for ``owner_id`` once the transaction has committed. Jobs of one ``lock`` run
+    one by one."""
     options: dict[str, Any] = {"connection": tx, "priority": priority, "lock": lock}
     if delay_seconds:
         options["schedule_in"] = {"seconds": delay_seconds}

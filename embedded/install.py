@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         )
     stamps = json.loads(STAMPS.read_text()) if STAMPS.exists() else {}
     changed = False
-    names = ["requirements.txt", *(["requirements-dev.txt"] if for_tests else [])]
+    names = ["requirements.txt", *(["requirements-media.txt", "requirements-dev.txt"] if for_tests else [])]
     files = [ROOT / name for name in names]
     wanted = digest("".join(file.read_text() for file in files))
     if wanted not in stamps.get("locks", []):

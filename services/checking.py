@@ -17,12 +17,13 @@ from core.errors import ChecksumMismatch, ContentMissing, DuplicateFile, Gateway
 from core.principal import Principal
 from db import Database, Tx, files, jobs, objects, uploads
 from db.files import FileRecord
+from services import processing
 from services.admission import HEAD_SIZE
-from services.bucket import bucket_errors
+from services.contents import Contents
 from services.files import Files
 from services.intake import Intake
 from services.upload_tokens import uploader_of
-from storage_backends.base import ObjectStore
+from storage_backends.base import ObjectNotFound
 
 log = structlog.get_logger()
 
@@ -40,9 +41,9 @@ class _Found:
 
 
 class Checking:
-    def __init__(self, db: Database, store: ObjectStore, intake: Intake, files_service: Files):
+    def __init__(self, db: Database, contents: Contents, intake: Intake, files_service: Files):
         self._db = db
-        self._store = store
+        self._contents = contents
         self._intake = intake
         self._files = files_service
 
@@ -59,9 +60,9 @@ class Checking:
         try:
             found = self._read(file)
             mime_type = self._intake.admission.judge_type(uploader, file.original_name, found.head)
-        except (ContentMissing, Unsupported) as error:
+        except (ObjectNotFound, Unsupported) as error:
             with self._db.connection() as tx:
-                _reject(tx, file, error)
+                _reject(tx, file, ContentMissing() if isinstance(error, ObjectNotFound) else error)
             return
         self._finish(file, found, mime_type)
 
@@ -87,20 +88,20 @@ class Checking:
                         problem=problem,
                     )
                     log.error("file_never_checked", file_id=str(file_id))
-                else:
-                    jobs.enqueue(tx, "check_file", file_id=str(file_id))
+                elif file is not None:
+                    jobs.enqueue(tx, "check_file", owner_id=file.owner_id, file_id=str(file_id))
         return len(lost)
 
     def _read(self, file: FileRecord) -> _Found:
         digest, size, head = hashlib.sha256(), 0, b""
-        with bucket_errors(), self._store.open(file.file_path) as reader:
+        with self._contents.open(file) as reader:
             while chunk := reader.read(_READ):
                 if len(head) < HEAD_SIZE:
                     head += chunk[: HEAD_SIZE - len(head)]
                 digest.update(chunk)
                 size += len(chunk)
         if size != file.file_size:
-            raise ContentMissing(f"{file.file_size} bytes were announced, the bucket holds {size}.")
+            raise ObjectNotFound(f"{file.file_size} bytes were announced, the bucket holds {size}.")
         return _Found(digest.hexdigest(), size, head)
 
     def _finish(self, file: FileRecord, found: _Found, mime_type: str) -> None:
@@ -147,8 +148,8 @@ class Checking:
                 return
             if equal is not None:
                 orphaned = objects.mark_purging(tx, file.file_path)
-            elif mime_type in content_types.PICTURES:
-                jobs.enqueue(tx, "make_previews", file_id=str(file.id))
+            else:
+                processing.begin(tx, done)
         if orphaned:
             self._files.remove_object(file.file_path)
         log.info("file_checked", file_id=str(file.id), status="ready")

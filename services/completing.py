@@ -310,7 +310,7 @@ class Completing:
                 else:
                     if sha256 is not None:
                         uploads.declare_sha256(tx, upload.id, sha256, problem=ChecksumMismatch().as_problem())
-                    jobs.enqueue(tx, "check_file", file_id=str(file.id))
+                    jobs.enqueue(tx, "check_file", owner_id=file.owner_id, file_id=str(file.id))
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("The folder was deleted a moment ago; try again.") from error
         return file

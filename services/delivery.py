@@ -30,11 +30,10 @@ from db import Database, events, file_lists, files, folders, objects
 from db.files import FileRecord
 from services.access import visible
 from services.bucket import bucket_errors
-from services.files import bucket_errors_but_missing, parse_id
+from services.contents import Contents, Reader
+from services.files import parse_id
 from storage_backends.base import (
-    ByteRange,
     ObjectNotFound,
-    ObjectReader,
     ObjectStore,
     PresignedRequest,
     Presigns,
@@ -94,9 +93,9 @@ class Zip:
 
 
 class Delivery:
-    def __init__(self, db: Database, store: ObjectStore, limits: DeliveryLimits):
+    def __init__(self, db: Database, store: ObjectStore, contents: Contents, limits: DeliveryLimits):
         self._db = db
-        self._store = store
+        self._contents = contents
         self._presigns = store if isinstance(store, Presigns) else None
         self._limits = limits
 
@@ -155,7 +154,8 @@ class Delivery:
             headers["Content-Range"] = span.content_range(file.file_size)
         status: Literal[200, 206] = 206 if span else 200
         if method == "HEAD":
-            self._stat(file)
+            if not self._contents.exists(file):
+                raise self._missing(file)
             return Stream(status, headers, length, None)
         stack, reader = self._read(file, span)
         if span is None or span.first == 0:
@@ -197,28 +197,13 @@ class Delivery:
 
     # -- reading an object ---------------------------------------------------------------------------------------------
 
-    def _read(self, file: FileRecord, span: Span | None) -> tuple[ExitStack, ObjectReader]:
+    def _read(self, file: FileRecord, span: Span | None) -> tuple[ExitStack, Reader]:
         """Open the object, so that what is wrong with it is told before a byte is sent (THREATS T34)."""
         stack = ExitStack()
-        wanted = ByteRange(span.first, span.last) if span else None
         try:
-            with bucket_errors_but_missing():
-                reader = stack.enter_context(self._store.open(file.file_path, byte_range=wanted))
+            return stack, stack.enter_context(self._contents.open(file, span))
         except ObjectNotFound as error:
             raise self._missing(file) from error
-        if reader.info.size != file.file_size:
-            stack.close()
-            raise self._missing(file)
-        return stack, reader
-
-    def _stat(self, file: FileRecord) -> None:
-        try:
-            with bucket_errors_but_missing():
-                found = self._store.stat(file.file_path).size == file.file_size
-        except ObjectNotFound:
-            found = False
-        if not found:
-            raise self._missing(file)
 
     def _missing(self, file: FileRecord) -> ContentMissing:
         log.error("content_missing", file_id=str(file.id), key=file.file_path)
@@ -333,7 +318,7 @@ def downloadable(file: FileRecord) -> FileRecord:
     return file
 
 
-def _pieces(stack: ExitStack, reader: ObjectReader, length: int) -> Iterator[bytes]:
+def _pieces(stack: ExitStack, reader: Reader, length: int) -> Iterator[bytes]:
     """Exactly ``length`` bytes, or an error that breaks the connection: never a clean short answer."""
     with stack, bucket_errors():
         while length:

@@ -35,7 +35,8 @@ from db.file_lists import FileFilter
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from services.access import owned, owner_scope, visible
-from services.bucket import bucket_errors, delete_all_quietly
+from services.bucket import delete_all_quietly
+from services.contents import Contents
 from storage_backends.base import ObjectNotFound, ObjectStore
 
 BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
@@ -85,9 +86,18 @@ def etag(file: FileRecord) -> str:
 
 
 class Files:
-    def __init__(self, db: Database, store: ObjectStore, *, quota_bytes: int | None, cursor_secret: bytes):
+    def __init__(
+        self,
+        db: Database,
+        store: ObjectStore,
+        contents: Contents,
+        *,
+        quota_bytes: int | None,
+        cursor_secret: bytes,
+    ):
         self._db = db
         self._store = store
+        self._contents = contents
         self._quota_bytes = quota_bytes
         self._cursor_secret = cursor_secret
 
@@ -130,7 +140,7 @@ class Files:
         digest, size = hashlib.sha256(), 0
         state: str | None = None
         try:
-            with bucket_errors_but_missing(), self._store.open(file.file_path) as reader:
+            with self._contents.open(file) as reader:
                 while chunk := reader.read(_READ):
                     digest.update(chunk)
                     size += len(chunk)
@@ -361,19 +371,6 @@ class Files:
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             yield tx, file
-
-
-@contextmanager
-def bucket_errors_but_missing() -> Iterator[None]:
-    """Like ``bucket_errors``, for those to whom a missing object is a finding."""
-    missing: ObjectNotFound | None = None
-    with bucket_errors():
-        try:
-            yield
-        except ObjectNotFound as error:
-            missing = error
-    if missing is not None:
-        raise missing
 
 
 def parse_id(text: str) -> UUID:

@@ -41,10 +41,11 @@ from core.ids import FILE_PREFIX, new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, files, jobs, uploads
+from db import Database, Tx, files, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
+from services import processing
 from services.admission import HEAD_SIZE, Admission
 from services.bucket import bucket_errors, delete_all_quietly, delete_quietly
 from storage_backends.base import (
@@ -326,11 +327,8 @@ class Intake:
                     if record is None:
                         raise UploadGone("The upload took too long and has expired.")
                     published.append(record)
-                    if (
-                        record.file_path == item.upload.object_key
-                        and record.mime_type in content_types.PICTURES
-                    ):
-                        jobs.enqueue(tx, "make_previews", file_id=str(record.id))
+                    if record.file_path == item.upload.object_key:
+                        processing.begin(tx, record)
                 if rejected:
                     session = files.open_publication(
                         tx,

@@ -22,6 +22,7 @@ from db.previews import PreviewRecord
 from parsers import run as parsers
 from services.access import visible
 from services.bucket import bucket_errors, delete_quietly
+from services.contents import Contents
 from services.delivery import downloadable
 from storage_backends.base import ObjectNotFound, ObjectStore
 
@@ -47,9 +48,10 @@ class Preview:
 
 
 class Previews:
-    def __init__(self, db: Database, store: ObjectStore, *, children: int = 2):
+    def __init__(self, db: Database, store: ObjectStore, contents: Contents, *, children: int = 2):
         self._db = db
         self._store = store
+        self._contents = contents
         self._turns = threading.BoundedSemaphore(children)  # decoders of this process at one time
 
     def thumbnail(
@@ -121,8 +123,10 @@ class Previews:
         if not self._turns.acquire(timeout=_PATIENCE):
             raise Unavailable("Too many previews are being made; try again.")
         try:
-            with bucket_errors(), self._store.open(file.file_path) as reader:
+            with self._contents.open(file) as reader:
                 result = parsers.thumbnails(reader, sizes, FORMATS[mime_type])
+        except ObjectNotFound as error:
+            raise ContentMissing() from error
         except parsers.Unsupported as error:
             raise PreviewUnsupported() from error
         except parsers.ParserFailed as error:
