@@ -41,7 +41,8 @@ def main() -> None:
     with contextlib.suppress(OSError, AttributeError):
         _lock_down()
     values, blobs = _parse(module, arguments)
-    body = json.dumps({**values, "blobs": [len(blob) for blob in blobs]}, allow_nan=False).encode()
+    said = {**values, "blobs": [len(blob) for blob in blobs]}
+    body = json.dumps(said, allow_nan=False, ensure_ascii=False).encode(errors="surrogatepass")
     with os.fdopen(answer, "wb") as out:
         out.write(struct.pack(">I", len(body)) + body)
         out.writelines(blobs)

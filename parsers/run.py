@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -23,14 +24,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from core import previewable
+from core.content_types import canonical
+from core.names import extension as extension_of
+from core.previewable import Family, Kind
 from parsers import ParserFailed, Unsupported
 
-__all__ = ["Answer", "ImageResult", "Limits", "ParserFailed", "Thumbnail", "Unsupported", "run", "thumbnails"]
+__all__ = [
+    "Answer", "ImageResult", "Limits", "ParserFailed", "Reading", "Thumbnail", "Unsupported", "kinds", "read", "run",
+    "thumbnails",
+]  # fmt: skip
 
 MIB = 1024 * 1024
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from parsers.child import main; main()"
-_MAX_VALUES = 4 * MIB  # bytes of JSON
+_MAX_VALUES = 8 * MIB  # bytes of JSON
 
 
 class Source(Protocol):
@@ -66,6 +74,96 @@ class Thumbnail:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What one child made of one file. Everything is safe as JSON and for PostgreSQL: no NUL, no lone surrogate.
+
+    What was not wanted, or what files of this type don't have, is empty or None."""
+
+    # width, height (pixels upright; of PDF and SVG their own units), format, exif, gps, placeholder (ThumbHash, base64),
+    # pages, title, author, duration (s), audio, video
+    metadata: dict[str, Any]
+    pictures: tuple[Thumbnail, ...]  # one for each of ``sizes``
+    text: str | None  # for search: cleaned and capped (THREATS T83)
+    text_language: str | None  # ISO 639-1
+    document: dict[str, Any] | None  # content, language, encoding, truncated; html, table
+    contents: dict[str, Any] | None  # entries, total_entries, total_size, truncated
+
+
+Want = Literal["metadata", "picture", "text", "document", "contents"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Which parser reads a family, and how much of a file it is given."""
+
+    parser: str
+    limits: Limits = Limits()
+    head: int | None = None  # bytes from the beginning that are enough; None: all
+
+
+_READERS: dict[Family, _Reader] = {
+    "image": _Reader("image"),
+    "pdf": _Reader("pdf"),
+    "text": _Reader("text", head=4 * MIB),
+}
+
+
+def kinds(mime_type: str, extension: str = "") -> frozenset[Kind]:
+    """The kinds of preview that a file of this type has in this installation (``core.previewable``)."""
+    found = previewable.family(mime_type, extension)
+    return previewable.kinds(mime_type, extension) if found in _READERS else frozenset()
+
+
+def read(
+    source: Source,
+    mime_type: str,
+    *,
+    name: str,
+    want: frozenset[Want],
+    sizes: Sequence[int] = (),
+    format: Literal["webp", "jpeg", "png"] = "webp",
+    page: int = 1,
+) -> Reading:
+    """What a file shows, says and is about: one child process, one decode.
+
+    ``mime_type`` is the stored type, ``name`` the file's name, whose extension tells one plain text from another.
+    ``sizes`` are the boxes, in pixels, that "picture" is made for; ``page`` is for documents that have pages.
+    Unsupported for a type that nobody reads, an encrypted file, a page that is not there; ParserFailed where the file is
+    broken, too large or hostile. Errors that the source raises pass through."""
+    extension = extension_of(name)
+    family = previewable.family(mime_type, extension)
+    reader = _READERS.get(family) if family else None
+    if reader is None:
+        raise Unsupported("Files of this type have no preview")
+    arguments = {
+        "mime_type": canonical(mime_type), "extension": extension, "want": sorted(want),
+        "sizes": list(sizes), "format": format, "page": page, "head": reader.head,
+    }  # fmt: skip
+    answer = run(reader.parser, source, arguments, limits=reader.limits, head=reader.head)
+    try:
+        values = {"pictures": [], **dict.fromkeys(_OPTIONAL), "metadata": {}, **_plain(answer.values)}
+        made = zip(values.pop("pictures"), answer.blobs, strict=True)
+        return Reading(**values, pictures=tuple(Thumbnail(**one, data=data) for one, data in made))
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
+        raise ParserFailed("The parser's answer can't be read") from error
+
+
+_OPTIONAL = ("text", "text_language", "document", "contents")
+_REFUSED = re.compile("[\0\ud800-\udfff]")
+
+
+def _plain(value: Any) -> Any:
+    """Without the characters that PostgreSQL refuses, whatever the child let through."""
+    if isinstance(value, str):
+        return _REFUSED.sub("", value)
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    return value
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     width: int  # pixels of the original, held upright
     height: int
@@ -78,31 +176,33 @@ def thumbnails(
     source: Source,
     sizes: Sequence[int] = (128, 256, 512, 1024),
     format: Literal["webp", "jpeg", "png"] = "webp",
+) -> ImageResult:
+    """Pictures of an image that fit into boxes of ``sizes`` pixels, and what it says of itself."""
+    result = read(
+        source, "image/png", name="", want=frozenset({"metadata", "picture"}), sizes=sizes, format=format
+    )
+    told = result.metadata
+    exif = {**told["exif"], "GPSInfo": told["gps"]} if told["gps"] else told["exif"]
+    return ImageResult(told["width"], told["height"], told["format"], exif, result.pictures)
+
+
+def run(
+    parser: str,
+    source: Source,
+    arguments: dict[str, Any],
     *,
     limits: Limits | None = None,
-) -> ImageResult:
-    """Pictures of an image that fit into boxes of ``sizes`` pixels, all from one decode, and what it says of itself.
-
-    ``sizes`` may be empty: then only size and EXIF are read. Unsupported where it is no image in a format that we
-    open, ParserFailed where it is broken or too large."""
-    answer = run("image", source, {"sizes": list(sizes), "format": format}, limits=limits)
-    try:
-        values = dict(answer.values)
-        made = zip(values.pop("thumbnails"), answer.blobs, strict=True)
-        return ImageResult(**values, thumbnails=tuple(Thumbnail(**one, data=data) for one, data in made))
-    except (TypeError, ValueError, KeyError) as error:
-        raise ParserFailed("The parser's answer can't be read") from error
-
-
-def run(parser: str, source: Source, arguments: dict[str, Any], *, limits: Limits | None = None) -> Answer:
+    head: int | None = None,
+) -> Answer:
     """What ``parsers.<parser>.parse`` made of the source's bytes, or ParserFailed.
 
-    Errors that the source raises pass through."""
+    With ``head`` it is given that many bytes from the beginning, and the rest is not read. Errors that the source
+    raises pass through."""
     limits = limits or Limits()
     folder = tempfile.mkdtemp(prefix="parser-")
     try:
         with _Child(parser, arguments, limits, folder) as child:
-            child.feed(source)
+            child.feed(source, head)
             return child.answer()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,7 +218,7 @@ class _Child:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             cwd=folder, start_new_session=True,
             # One arena: otherwise each of a library's threads reserves 64 MiB of the address space.
-            env={"TMPDIR": folder, "HOME": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
+            env={"TMPDIR": folder, "HOME": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         self._late = False
         self._over = threading.Lock()  # held while the group is killed, and for ever once it was reaped
@@ -138,13 +238,13 @@ class _Child:
                 pipe.close()  # type: ignore[union-attr]
         self._process.wait()
 
-    def feed(self, source: Source) -> None:
+    def feed(self, source: Source, head: int | None) -> None:
         """All bytes of the source; the child answers only after the last, so neither waits for the other.
 
         It may die before the end."""
         pipe, sent = self._process.stdin, 0
         assert pipe is not None
-        while chunk := source.read(MIB):
+        while chunk := source.read(MIB if head is None else min(MIB, head - sent)):
             sent += len(chunk)
             if sent > self._limits.max_input:
                 raise ParserFailed(f"The file is larger than {self._limits.max_input // MIB} MiB")
@@ -152,6 +252,8 @@ class _Child:
                 pipe.write(chunk)
             except BrokenPipeError:
                 return
+            if sent == head:
+                break
         with contextlib.suppress(BrokenPipeError):
             pipe.close()
 
