@@ -5,7 +5,7 @@ python app.py serve          the HTTP server alone          python app.py worker
 python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
 python app.py env            settings of the running gateway as shell assignments
 python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
-python app.py janitor        one clean-up run
+python app.py janitor        one clean-up run         python app.py jobs       what waits, and what failed
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ from services.folders import Folders
 from services.health import Health
 from services.idempotency import Idempotency
 from services.intake import Intake
+from services.jobs import Jobs
 from services.previews import Previews
+from services.processing import Processing
 from services.search import Search
 from services.stats import Stats
+from services.turns import Turns
 from services.upkeep import Upkeep
 from services.upload_tokens import UploadTokens
 from settings import Settings
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import Copies, Multipart, PresignsParts
-from telemetry import configure_logging
+from telemetry import configure_logging, metrics
 
 
 def storage_settings(settings: Settings) -> StorageSettings:
@@ -72,7 +75,7 @@ def wire(settings: Settings) -> Services:
     """Everything the gateway is made of, in order of dependence."""
     storage = storage_settings(settings)
     db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2))
-    store = open_store(storage)
+    store = open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
     # What seals cursors and tickets: the same in all processes and after a restart, and as secret as the bucket's key.
@@ -88,7 +91,8 @@ def wire(settings: Settings) -> Services:
         AdmissionLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
     intake = Intake(db, store, admission)
-    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
+    turns = Turns(places=settings.preview_places)  # at what costs more than a request should
+    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret, turns=turns)
     delivery = Delivery(
         db,
         store,
@@ -113,6 +117,7 @@ def wire(settings: Settings) -> Services:
         if isinstance(store, PresignsParts) and isinstance(store, Copies)
         else None
     )
+    previews = Previews(db, store, contents, turns)
     return Services(
         db=db,
         access=access,
@@ -123,7 +128,9 @@ def wire(settings: Settings) -> Services:
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,
-        previews=Previews(db, store, contents),
+        previews=previews,
+        processing=Processing(db, previews),
+        jobs=Jobs(db, seal_secret),
         search=Search(db, seal_secret),
         stats=Stats(db, store, quota),
         upload_tokens=UploadTokens(db),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from typing import Any
 
 import structlog
@@ -32,6 +33,7 @@ from api.uploads import uploads
 from api.values import MAX_INT32
 from services import Services
 from settings import Settings
+from telemetry import metrics
 
 __all__ = ["HttpSettings", "create", "install"]
 
@@ -103,6 +105,7 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
     app.json = GatewayJSON(app)
     app.url_map.merge_slashes = False  # a redirect from // would be HTML, and names may hold it
     app.url_map.converters["folder_id"] = FolderIdConverter
+    app.url_map.converters["job_id"] = JobIdConverter
     problems.install(app)
     app.before_request(_begin)
     app.before_request(auth.authenticate)
@@ -128,9 +131,19 @@ class FolderIdConverter(BaseConverter):
         return number
 
 
+class JobIdConverter(BaseConverter):
+    """A positive 64-bit integer."""
+
+    regex = "[0-9]{1,18}"
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+
 def _begin() -> None:
     """Name the request: by the client's own id where that is short and plain enough for a log (THREATS T25)."""
     given = request.headers.get("X-Request-ID", "")
+    g.begun = time.monotonic()
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
@@ -138,6 +151,9 @@ def _begin() -> None:
 
 def _finish(response: Response) -> Response:
     headers = response.headers
+    if "begun" in g:
+        rule = request.url_rule.rule if request.url_rule is not None else None
+        metrics().request(rule, request.method, response.status_code, time.monotonic() - g.begun)
     name = request_id()
     if name is not None:
         headers["X-Request-ID"] = name

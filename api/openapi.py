@@ -30,6 +30,7 @@ _ARGUMENT = re.compile(r"<(?:(?P<kind>[a-z_]+)(?:\([^)]*\))?:)?(?P<name>\w+)>")
 _ARGUMENT_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "uuid": {"type": "string", "format": "uuid"},
     "folder_id": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
+    "job_id": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1},
     "path": {"type": "string", "minLength": 1},
     "string": {"type": "string", "pattern": "^[^/]+$"},
 }

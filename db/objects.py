@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
 
 from db import Tx, execute, many, one, scalar
 
@@ -50,6 +53,26 @@ where object_key = %(key)s
 def record_check(tx: Tx, object_key: str, *, found: bool, checksum_state: str | None = None) -> None:
     """Keep what a look into the bucket found; ``checksum_state`` None leaves the last verdict on the bytes."""
     execute(tx, _RECORD_CHECK, {"key": object_key, "found": found, "checksum_state": checksum_state})
+
+
+_TOLD = """
+with o as (
+    update objects set {change} where object_key = %(key)s and status = 'stored' returning object_key
+)
+update files set version = version + 1 from o where file_path = o.object_key
+"""
+
+
+def add_measured(tx: Tx, object_key: str, measured: dict[str, Any]) -> None:
+    """Keep what was found of the bytes (width, exif, …): every file on the object shows it, also one linked to it later."""
+    sql = _TOLD.format(change="measured = measured || %(measured)s")
+    execute(tx, sql, {"key": object_key, "measured": Jsonb(measured)})
+
+
+def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None:
+    """Say on every file of the object which step of its processing failed; None: none."""
+    sql = _TOLD.format(change="problem = %(problem)s")
+    execute(tx, sql, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
 
 
 _LOCK_OF_FILE = """

@@ -19,7 +19,9 @@ from services.folders import Folders
 from services.health import Health
 from services.idempotency import Idempotency
 from services.intake import Intake
+from services.jobs import Jobs
 from services.previews import Previews
+from services.processing import Processing
 from services.search import Search
 from services.stats import Stats
 from services.upkeep import Upkeep
@@ -40,6 +42,8 @@ class Services:
     companion: Companion | None  # as direct
     delivery: Delivery
     previews: Previews
+    processing: Processing
+    jobs: Jobs
     search: Search
     stats: Stats
     upload_tokens: UploadTokens

@@ -52,6 +52,7 @@ from storage_backends.base import (
     StorageError,
     UploadNotFound,
 )
+from telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -313,6 +314,8 @@ class Completing:
                     jobs.enqueue(tx, "check_file", owner_id=file.owner_id, file_id=str(file.id))
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("The folder was deleted a moment ago; try again.") from error
+        if file is not None:
+            metrics().upload(upload.protocol, "done")
         return file
 
     def _file_of(self, upload: UploadRecord, sha256: str | None) -> FileRecord:

@@ -57,6 +57,7 @@ from storage_backends.base import (
     Part,
     StorageError,
 )
+from telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -446,6 +447,7 @@ class Batch:
             raise
         except GatewayError as error:
             self.rejected.append(Rejected(name, error))
+            metrics().upload(self._protocol, error.code)
 
     def commit(self, placement: Placement, *, within: Within | None = None) -> Outcome:
         """Make all that was received files. ``within`` joins the transaction that does it, with the outcome to be."""
@@ -457,6 +459,10 @@ class Batch:
         outcome = self._intake.publish(
             self._principal, self.received, placement, self.session_id, within=told
         )
+        for record in outcome.files:
+            metrics().upload(self._protocol, "done", record.file_size)
+        for refused in outcome.rejected:
+            metrics().upload(self._protocol, refused.error.code)
         self.received = []
         return self._with_refused(outcome)
 
