@@ -11,6 +11,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import tarfile
 import time
 import zlib
@@ -19,7 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
 
-from parsers import ParserFailed, Unsupported, words
+from parsers import ParserFailed, Unsupported
 from parsers.packages import open_zip
 from parsers.ranged import Exhausted
 
@@ -30,6 +31,8 @@ _MAX_NAME = 1_024  # characters
 _MAX_UNPACKED = 1024 * 1024 * 1024  # bytes
 _SECONDS = 6.0  # of processor time
 _BLOCK = tarfile.BLOCKSIZE
+# Controls, directions that make a name look like another, and what is no character.
+_UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_SIZE = 1 << 53  # what JSON's readers take for a whole number
 
 
@@ -39,11 +42,11 @@ def _zstd(file: BinaryIO) -> BinaryIO:
     return cast("BinaryIO", zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file))
 
 
-_PACKED: tuple[tuple[bytes, Callable[[BinaryIO], Any]], ...] = (
-    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\0", lzma.LZMAFile),
-    (b"\x28\xb5\x2f\xfd", _zstd),
+_PACKED: tuple[tuple[bytes, str, Callable[[BinaryIO], Any]], ...] = (
+    (b"\x1f\x8b", "GZIP", lambda file: gzip.GzipFile(fileobj=file)),
+    (b"BZh", "BZIP2", bz2.BZ2File),
+    (b"\xfd7zXZ\0", "XZ", lzma.LZMAFile),
+    (b"\x28\xb5\x2f\xfd", "ZSTD", _zstd),
 )
 _BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
@@ -56,12 +59,9 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
         return {"metadata": {}}, []
     if magic.startswith(b"PK"):
         return {"metadata": {"format": "ZIP"}, "contents": _zip(file)}, []
-    for prefix, opened in _PACKED:
+    for prefix, format, opened in _PACKED:
         if magic.startswith(prefix):
-            return {
-                "metadata": {"format": "packed"},
-                "contents": _unpacked(opened(file), arguments, magic),
-            }, []
+            return {"metadata": {"format": format}, "contents": _unpacked(opened(file), arguments, magic)}, []
     if _is_tar(magic):
         return {"metadata": {"format": "TAR"}, "contents": _tar(file, "r:")}, []
     raise Unsupported("This is not an archive whose contents can be listed")
@@ -82,7 +82,7 @@ class _Listing:
         if len(self._entries) < _MAX_LISTED:
             self._entries.append(
                 {
-                    "name": words.clean(name.encode(errors="replace").decode())[:_MAX_NAME], "size": size,
+                    "name": _UNSEEN.sub("\ufffd", name[:_MAX_NAME]), "size": size,
                     "compressed_size": packed, "is_directory": is_directory, "modified_at": modified,
                 }
             )  # fmt: skip

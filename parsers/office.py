@@ -40,7 +40,7 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
         values["text"] = words.for_search(found)
         values["text_language"] = language.of(values["text"])
     if "document" in want:
-        text = words.clean(found).strip()
+        text = re.sub(r"\n\s*\n\s*", "\n\n", words.clean(found)).strip()
         shown = {
             "content": text[:_SHOWN],
             "language": None,

@@ -126,7 +126,7 @@ def _draw(root: Element, size: tuple[int, int], has_text: bool) -> Image.Image:
             svg_string=tostring(root, encoding="unicode"),
             width=size[0],
             skip_system_fonts=not has_text,
-            resources_dir="",
+            resources_dir=".",  # a folder of the child's own, with nothing in it
             # Text whose font is not there falls back to these; without them it would be left out.
             font_family="DejaVu Sans",
             sans_serif_family="DejaVu Sans",
