@@ -50,6 +50,7 @@ _FAMILIES: dict[str, Family] = {
             "application/gzip",
             "application/x-bzip2",
             "application/x-xz",
+            "application/zstd",
         ),
         "archive",
     ),

@@ -87,6 +87,15 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
     return {"metadata": metadata, "pictures": listed}, blobs
 
 
+def first_frame(data: bytes, box: int) -> Image.Image:
+    """A picture that is part of something else, upright, within a box."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", _HARMLESS)
+        opened = _open(data, FORMATS)
+        return _shrink(opened, box, None, opened.size)
+
+
 def _open(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
     try:
         image = Image.open(BytesIO(data), formats=formats)

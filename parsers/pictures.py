@@ -28,7 +28,7 @@ def sizes_of(arguments: dict[str, Any]) -> list[int]:
     return sizes
 
 
-def fit(width: int, height: int, box: int, *, enlarge: bool = False) -> tuple[int, int]:
+def fit(width: float, height: float, box: int, *, enlarge: bool = False) -> tuple[int, int]:
     """Width and height within a box, in proportion; never more than they were, and never 0."""
     scale = box / max(width, height)
     if not enlarge:

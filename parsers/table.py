@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from collections import Counter
 
-_MAX_ROWS = 200
-_MAX_COLUMNS = 50
-_MAX_CELL = 500  # characters
+MAX_ROWS = 200
+MAX_COLUMNS = 50
+MAX_CELL = 500  # characters
 _DELIMITERS = ",;\t|"
 _SNIFFED = 20  # lines
 
@@ -22,8 +22,8 @@ def rows(text: str, mime_type: str) -> list[list[str]]:
     found = []
     for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter):
         if row:
-            found.append([cell[:_MAX_CELL] for cell in row[:_MAX_COLUMNS]])
-        if len(found) == _MAX_ROWS:
+            found.append([cell[:MAX_CELL] for cell in row[:MAX_COLUMNS]])
+        if len(found) == MAX_ROWS:
             break
     return found
 

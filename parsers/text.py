@@ -7,10 +7,10 @@ images from elsewhere and no links but those of the web (parsers/markup.py).
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from typing import Any
 
 from parsers import language, markup, table, words
+from parsers.html_text import without_tags
 
 SHOWN = 64 * 1024  # bytes of the file that a preview shows
 _TABLES = {"text/csv": "csv", "text/tab-separated-values": "tsv"}
@@ -24,7 +24,7 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
     text, encoding = words.decode(data, cut=head is not None and len(data) >= head)
     values: dict[str, Any] = {"metadata": {"format": "text", "encoding": encoding}}
     if "text" in want:
-        values["text"] = words.for_search(_without_tags(text) if mime in _MARKED_UP else text)
+        values["text"] = words.for_search(without_tags(text) if mime in _MARKED_UP else text)
         values["text_language"] = language.of(values["text"])
     if "document" in want:
         values["document"] = _document(text, mime, arguments["extension"])
@@ -40,41 +40,3 @@ def _document(text: str, mime: str, extension: str) -> dict[str, Any]:
         return {"content": shown, "language": "markdown", "html": markup.rendered(shown)}
     name, html = markup.highlighted(shown, mime, extension)
     return {"content": shown, "language": name, "html": html}
-
-
-class _Text(HTMLParser):
-    """What a page says, without what its tags and scripts do."""
-
-    _SILENT = frozenset({"script", "style", "template", "noscript", "svg"})
-    _INLINE = frozenset(
-        {"a", "abbr", "b", "code", "em", "i", "mark", "small", "span", "strong", "sub", "sup", "u"}
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self._silent = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self._silent += tag in self._SILENT
-        self._break(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self._SILENT and self._silent:
-            self._silent -= 1
-        self._break(tag)
-
-    def _break(self, tag: str) -> None:
-        if tag not in self._INLINE:
-            self.found.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.found.append(data)
-
-
-def _without_tags(text: str) -> str:
-    reader = _Text()
-    reader.feed(text[: words.MAX_BYTES])
-    reader.close()
-    return "".join(reader.found)
