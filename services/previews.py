@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -21,14 +21,14 @@ from core import names
 from core.errors import ContentMissing, GatewayError, InvalidInput, PreviewFailed, PreviewUnsupported
 from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
-from core.ranges import etag_matches
+from core.ranges import Span, etag_matches
 from db import Database, Tx, events, files, objects, previews
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from parsers import run as parsers
 from services.access import may_change, visible
 from services.bucket import bucket_errors, delete_quietly
-from services.contents import Contents
+from services.contents import Contents, Reader
 from services.delivery import downloadable
 from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
@@ -181,17 +181,16 @@ class Previews:
         page: int = 1,
     ) -> parsers.Reading:
         """What one child process reads of the file. Raises PreviewUnsupported, PreviewFailed, ContentMissing, Unavailable."""
-        with _as_results():
-            with self._contents.open(file) as reader:
-                return parsers.read(
-                    reader,
-                    file.mime_type,
-                    name=file.original_name,
-                    want=frozenset(want),
-                    sizes=tuple(sizes),
-                    format=format,
-                    page=page,
-                )
+        with _as_results(), _Source(self._contents, file) as source:
+            return parsers.read(
+                source,
+                file.mime_type,
+                name=file.original_name,
+                want=frozenset(want),
+                sizes=tuple(sizes),
+                format=format,
+                page=page,
+            )
 
     def keep(
         self,
@@ -257,6 +256,36 @@ class Previews:
         with self._db.connection() as tx:
             previews.remove(tx, shown.preview_path)
         return None
+
+
+class _Source:
+    """A file's bytes as parsers take them: from the beginning, or any span; the bucket is asked only for what is read."""
+
+    def __init__(self, contents: Contents, file: FileRecord):
+        self.size = file.file_size
+        self._contents, self._file = contents, file
+        self._stack = ExitStack()
+        self._reader: Reader | None = None
+
+    def read(self, size: int, /) -> bytes:
+        if self._reader is None:
+            self._reader = self._stack.enter_context(self._contents.open(self._file))
+        return self._reader.read(size)
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        with self._contents.open(self._file, Span(offset, offset + size - 1)) as reader:
+            found = bytearray()
+            while chunk := reader.read(size - len(found)):
+                found += chunk
+                if len(found) == size:
+                    break
+        return bytes(found)
+
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
 
 # Every member is there, whatever the parser left out.

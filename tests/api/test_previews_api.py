@@ -13,7 +13,7 @@ from core.principal import Principal
 from services import Services
 from tests.client import Answer, GatewayClient
 from tests.material import picture
-from tests.services.test_previews import document
+from tests.parsers import samples
 
 SANDBOX = "default-src 'none'; sandbox"
 
@@ -88,7 +88,7 @@ def test_the_record_lists_what_was_made_and_what_was_found(client: GatewayClient
 
 
 def test_pages_have_bounds(client: GatewayClient, services: Services) -> None:
-    file = client.add("a.pdf", document(2))
+    file = client.add("a.pdf", samples.pdf())
     address = f"/api/files/{file['id']}/preview?type=page&page="
     assert client.get(address + "2").headers["Content-Type"] == "image/webp"
     process(services, file)

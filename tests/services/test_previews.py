@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -21,25 +21,10 @@ from services.previews import PreviewWish
 from services.turns import Turns
 from tests.conftest import NOTHING
 from tests.material import picture
+from tests.parsers import samples
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
-
-
-def document(pages: int) -> bytes:
-    """A PDF of empty pages, 300 x 200 points each."""
-    kids = " ".join(f"{number} 0 R" for number in range(3, 3 + pages))
-    objects = [b"<</Type/Catalog/Pages 2 0 R>>", f"<</Type/Pages/Kids[{kids}]/Count {pages}>>".encode()]
-    objects += [b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 200]>>"] * pages
-    body, places = b"%PDF-1.4\n", []
-    for number, text in enumerate(objects, 1):
-        places.append(len(body))
-        body += b"%d 0 obj\n%s\nendobj\n" % (number, text)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    return body + (
-        b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF"
-        % (len(objects) + 1, table, len(objects) + 1, len(body))
-    )
 
 
 @pytest.fixture
@@ -123,10 +108,31 @@ def test_a_text_is_shown_as_json_and_kept(
     assert [info.key.rpartition(".")[2] for info in bucket.list_objects("previews/")] == ["json"]
 
 
+def test_an_archive_is_listed_by_its_directory_alone(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 6 MiB the bucket is asked for what the listing needs."""
+    asked = []
+    opened = services.previews._contents.open
+
+    def counted(file: Any, span: Any = None) -> Any:
+        asked.append(span.last - span.first + 1 if span else file.file_size)
+        return opened(file, span)
+
+    archive = samples.zipped({"plan.txt": b"text", "big.bin": os.urandom(6 * 1024 * 1024)})
+    file = upload(services, alice, "a.zip", archive)
+    monkeypatch.setattr(services.previews._contents, "open", counted)
+    shown = services.previews.show(alice, file.id, PreviewWish())
+    found = json.loads(shown.body)
+    assert [entry["name"] for entry in found["entries"]] == ["plan.txt", "big.bin"]
+    assert (found["total_entries"], found["truncated"]) == (2, False)
+    assert 0 < sum(asked) < 2 * 1024 * 1024
+
+
 def test_any_page_of_a_document_is_a_picture(
     services: Services, alice: Principal, db: Database, children: list[str]
 ) -> None:
-    paper = upload(services, alice, "a.pdf", document(3))
+    paper = upload(services, alice, "a.pdf", samples.pdf(["One", "Two", "Three"]))
     for page in (1, 3):
         shown = services.previews.show(alice, paper.id, PreviewWish(type="page", page=page))
         with Image.open(io.BytesIO(shown.body)) as image:
@@ -229,11 +235,3 @@ def test_T75_verifications_take_turns_too(services: Services, alice: Principal) 
         assert result == []
     thread.join(30)
     assert result[0].integrity["checksum"] == "verified"
-
-
-def zipped(**members: bytes) -> bytes:
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return body.getvalue()
