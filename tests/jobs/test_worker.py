@@ -189,6 +189,23 @@ def test_T75_an_owners_backlog_does_not_starve_another(crew: Crew, services: Ser
     assert services.jobs.counts()["default"]["todo"] > 400
 
 
+def test_T102_a_worker_outlives_its_database_connections(crew: Crew, db: Database) -> None:
+    """All of them are cut, as by a restart of the server; the same process goes on."""
+    worker = crew.start()
+    enqueue(db, "slow", seconds=0, name="before")
+    wait_for(lambda: "end-before" in crew.words(), crew)
+    with db.connection() as tx:
+        tx.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+    enqueue(db, "slow", seconds=0, name="after")
+    wait_for(lambda: "end-after" in crew.words(), crew)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
 def test_jobs_of_one_file_run_one_by_one(crew: Crew, db: Database) -> None:
     for name in ("one", "two", "three"):
         enqueue(db, "slow", seconds=0.3, name=name, file_id="0199")
