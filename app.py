@@ -5,7 +5,7 @@ python app.py serve          the HTTP server alone          python app.py worker
 python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
 python app.py env            settings of the running gateway as shell assignments
 python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
-python app.py janitor        one clean-up run
+python app.py janitor        one clean-up run               python app.py rescan     scan everything for viruses again
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from services import Services
 from services.access import Access
 from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
+from services.clamd import Clamd, ScannerSettings
 from services.companion import Companion
 from services.contents import Contents
 from services.delivery import Delivery, DeliveryLimits
@@ -35,6 +36,7 @@ from services.health import Health
 from services.idempotency import Idempotency
 from services.intake import Intake
 from services.previews import Previews
+from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
 from services.upkeep import Upkeep
@@ -87,7 +89,26 @@ def wire(settings: Settings) -> Services:
         Rules(allowed=settings.allowed_types, denied=settings.denied_types),
         AdmissionLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
-    intake = Intake(db, store, admission)
+    scanning = (
+        Scanning(
+            db,
+            store,
+            contents,
+            Clamd(
+                ScannerSettings(
+                    settings.clamd_url,
+                    max_size=settings.scan_max_size,
+                    timeout=settings.scan_timeout,
+                    at_once=settings.scan_concurrency,
+                )
+            ),
+            unscannable=settings.scan_unscannable,
+            rescan_every=timedelta(days=settings.rescan_days) if settings.rescan_days else None,
+        )
+        if settings.clamd_url is not None
+        else None
+    )
+    intake = Intake(db, store, admission, scan=scanning is not None)
     files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
     delivery = Delivery(
         db,
@@ -118,7 +139,8 @@ def wire(settings: Settings) -> Services:
         access=access,
         intake=intake,
         files=files,
-        checking=Checking(db, contents, intake, files),
+        checking=Checking(db, contents, intake, files, scanning),
+        scanning=scanning,
         direct=direct,
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
@@ -128,7 +150,7 @@ def wire(settings: Settings) -> Services:
         stats=Stats(db, store, quota),
         upload_tokens=UploadTokens(db),
         idempotency=Idempotency(db),
-        health=Health(db, store),
+        health=Health(db, store, scanning),
         upkeep=Upkeep(db, store, intake, files, upload_ttl=upload_ttl),
     )
 

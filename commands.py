@@ -62,10 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("migrate", help="bring the database to the newest revision")
     commands.add_parser("bootstrap", help="migrate, make bucket, CORS rules and a first admin key")
     commands.add_parser("env", help="print the running deployment's settings as shell assignments")
-    doctor = commands.add_parser("doctor", help="check what the configured bucket can do")
+    doctor = commands.add_parser("doctor", help="check what the configured bucket and virus scanner can do")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     janitor = commands.add_parser("janitor", help="one clean-up run")
     janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    commands.add_parser("rescan", help="scan everything for viruses again, in the background")
     keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
         dest="action", required=True
     )
@@ -138,10 +139,14 @@ def _env(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 
 
 def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from services import scanner_doctor
     from services.doctor import examine
+    from services.scanning import configured
 
     store = open_store(wiring.storage_settings(settings))
     checks = examine(store, origins=settings.cors_origins or (settings.base_url,))
+    if settings.clamd_url is not None:
+        checks += scanner_doctor.examine(configured(wiring.wire(settings).scanning).clamd)
     if words.json:
         print(
             json.dumps(
@@ -162,6 +167,14 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
 
 def _janitor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     print(json.dumps(wiring.wire(settings).upkeep.janitor(dry_run=words.dry_run).as_dict()))
+    return 0
+
+
+def _rescan(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from services.scanning import configured
+
+    begun = configured(wiring.wire(settings).scanning).begin_rescan()
+    print(json.dumps({"id": begun.id, "scanned": begun.scanned, "infected": begun.infected}))
     return 0
 
 
@@ -203,7 +216,7 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 
 
 # These speak to a deployment that runs already, embedded servers included.
-_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "keys"})
+_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "keys", "rescan"})
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "start": _start,
@@ -214,5 +227,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "env": _env,
     "doctor": _doctor,
     "janitor": _janitor,
+    "rescan": _rescan,
     "keys": _keys,
 }

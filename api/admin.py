@@ -7,12 +7,13 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from api import render
-from api.answers import KeyPageOut, NewKeyOut, ReportOut
+from api.answers import KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from api.context import services
 from api.idempotency import forget_in_replay, idempotent
 from api.operations import operation
 from api.schemas import JanitorBody, KeyBody, PageQuery
-from core.errors import IdempotencyConflict, IdempotencyInProgress, NotFound
+from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, NotFound
+from services.scanning import configured
 
 admin = Blueprint("admin", __name__)
 
@@ -54,3 +55,20 @@ def revoke_key(key_id: UUID) -> Response:
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
     return render.answer(services().upkeep.janitor(dry_run=body.dry_run).as_dict())
+
+
+@admin.post("/rescan")
+@operation("Scan everything for viruses again", access="admin", gives={202: RescanOut}, refuses=(Conflict,))
+def rescan() -> Response:
+    """In the background, at the lowest priority. Where a re-scan is under way already, how far it has come."""
+    return render.answer(render.rescan(configured(services().scanning).begin_rescan()), 202)
+
+
+@admin.get("/rescan")
+@operation("Get the latest re-scan", access="admin", gives={200: RescanOut}, refuses=(Conflict, NotFound))
+def latest_rescan() -> Response:
+    """The one under way, or the last one."""
+    found = configured(services().scanning).latest_rescan()
+    if found is None:
+        raise NotFound("There was no re-scan yet.")
+    return render.answer(render.rescan(found))

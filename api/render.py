@@ -23,6 +23,7 @@ from db.events import EventRecord
 from db.files import FileRecord
 from db.keys import KeyRecord
 from db.previews import PreviewRecord
+from db.scans import RescanRecord
 from db.upload_sessions import SessionRecord
 from services.files import etag
 
@@ -165,6 +166,17 @@ def key(record: KeyRecord) -> Json:
         "role": record.role,
         "created_at": record.created_at,
         "revoked_at": record.revoked_at,
+    }
+
+
+def rescan(record: RescanRecord) -> Json:
+    return {
+        "id": record.id,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "scanned": record.scanned,
+        "infected": record.infected,
+        "failed": record.failed,
     }
 
 

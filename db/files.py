@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from core.names import numbered
 from core.placement import Placement
-from db import Tx, execute, many, one
+from db import Tx, execute, many, one, scalar
 from db.upload_sessions import SessionRecord
 
 COLUMNS = (
@@ -78,9 +78,14 @@ def lock_names(tx: Tx, owner_id: str, folder_id: int | None) -> None:
 
 
 _OPEN_PUBLICATION = f"""
-with locked as materialized ({_LOCK_NAMES.replace("select", "select true,", 1)})
+with locked as materialized ({_LOCK_NAMES.replace("select", "select true,", 1)}),
+alike as materialized (
+    select pg_advisory_xact_lock(hashtextextended('content:' || %(owner)s || ':' || c.sha256, 0))
+    from (select sha256 from locked, unnest(%(contents)s::text[]) s (sha256) order by 1) c
+)
 insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
-select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now() from locked
+select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now()
+from locked where (select count(*) from alike) >= 0
 on conflict (owner_id, session_id) do update
 set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
     completed_at = now()
@@ -89,10 +94,20 @@ returning session_id, files_uploaded, total_size, started_at, completed_at
 
 
 def open_publication(
-    tx: Tx, owner_id: str, folder_id: int | None, *, session_id: str, count: int, size: int
+    tx: Tx,
+    owner_id: str,
+    folder_id: int | None,
+    *,
+    session_id: str,
+    count: int,
+    size: int,
+    contents: Iterable[str] = (),
 ) -> SessionRecord:
     """``lock_names`` for ``count`` files of ``size`` bytes in all, which are counted in their upload session: one statement.
-    Fewer in the end is told by calling it again with the difference."""
+    Fewer in the end is told by calling it again with the difference.
+
+    ``contents`` are checksums of which the owner may have an equal object: as by ``uploads.lock_content``, one after another
+    decides on these, in one order, so that equal bytes that come at once end on one object."""
     record = one(
         tx,
         SessionRecord,
@@ -103,6 +118,7 @@ def open_publication(
             "session": session_id,
             "files": count,
             "size": size,
+            "contents": list(contents),
         },
     )
     assert record is not None
@@ -130,7 +146,7 @@ live as materialized (
 equal as materialized (
     select object_key from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
-    and %(link)s and exists (select from live)
+    and scan_verdict is distinct from 'infected' and %(link)s and exists (select from live)
     order by created_at limit 1 for share
 ),
 stored as (
@@ -223,7 +239,8 @@ def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int) -> UUID | None:
     """A file of the owner with these bytes, outside the trash."""
     row = tx.execute(
         "select f.id from files f join objects o on o.object_key = f.file_path where o.owner_id = %(owner)s"
-        " and o.sha256 = %(sha256)s and o.size = %(size)s and o.status = 'stored' and not f.is_deleted limit 1",
+        " and o.sha256 = %(sha256)s and o.size = %(size)s and o.status = 'stored' and not f.is_deleted"
+        " and o.scan_verdict is distinct from 'infected' limit 1",
         {"owner": owner_id, "sha256": sha256, "size": size},
     ).fetchone()
     return row[0] if row else None
@@ -418,6 +435,16 @@ def finish_check(
             "onto": onto,
         },
     )
+
+
+_ANOTHER_READY = """
+select exists (select from files where file_path = %(key)s and id <> %(id)s and status = 'ready')
+"""
+
+
+def another_ready(tx: Tx, file: FileRecord) -> bool:
+    """Whether another file on the object is ``ready``: then what follows has begun already."""
+    return scalar(tx, _ANOTHER_READY, {"key": file.file_path, "id": file.id}) is True
 
 
 _ADD_METADATA = (

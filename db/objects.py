@@ -66,7 +66,7 @@ def lock_of_file(tx: Tx, file_id: object) -> str | None:
 _EQUAL = """
 select object_key from objects
 where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
-and object_key <> %(other)s
+and scan_verdict is distinct from 'infected' and object_key <> %(other)s
 order by created_at limit 1 for share
 """
 
@@ -112,11 +112,12 @@ where exists (select from objects where object_key = k.key)
    or exists (select from uploads where object_key = k.key and not cleaned)
    or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
    or exists (select from file_previews where preview_path = k.key)
+   or exists (select from retired_objects where object_key = k.key)
 """
 
 
 def known_keys(tx: Tx, keys: Sequence[str]) -> set[str]:
-    """Those of the keys that belong to something: a stored object, an upload, a preview."""
+    """Those of the keys that belong to something: a stored object, an upload, a preview, or an object with a time to go."""
     return {row[0] for row in tx.execute(_KNOWN, {"keys": list(keys)}).fetchall()}
 
 

@@ -11,6 +11,7 @@ from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
 STALLED_CRON = "* * * * *"
+RESCAN_CRON = "23 * * * *"
 
 # A bucket or database that is away for some minutes must not cost a job: 2, 4, 8 … seconds, about half an hour in all.
 _PATIENT = RetryStrategy(max_attempts=10, exponential_wait=2)
@@ -24,6 +25,17 @@ def register(queue: procrastinate.App, services: Services) -> None:
     @queue.task(name="check_file", retry=_PATIENT)
     def check_file(file_id: str) -> None:
         services.checking.check(UUID(file_id))
+
+    @queue.task(name="rescan", retry=_PATIENT)
+    def rescan() -> None:
+        if services.scanning is not None:
+            services.scanning.rescan_some()
+
+    @queue.periodic(cron=RESCAN_CRON)
+    @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning")
+    def keep_rescanning(timestamp: int) -> None:
+        if services.scanning is not None:
+            services.scanning.keep_rescanning()
 
     @queue.periodic(cron=JANITOR_CRON)
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor")

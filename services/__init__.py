@@ -20,6 +20,7 @@ from services.health import Health
 from services.idempotency import Idempotency
 from services.intake import Intake
 from services.previews import Previews
+from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
 from services.upkeep import Upkeep
@@ -36,6 +37,7 @@ class Services:
     files: Files
     folders: Folders
     checking: Checking
+    scanning: Scanning | None  # None where no scanner is configured
     direct: DirectUploads | None  # None where the store can't presign
     companion: Companion | None  # as direct
     delivery: Delivery
