@@ -27,6 +27,7 @@ from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
 from services.clamd import Clamd, ScannerSettings
 from services.companion import Companion
+from services.compression import Compression
 from services.contents import Contents
 from services.delivery import Delivery, DeliveryLimits
 from services.direct import DirectLimits, DirectUploads
@@ -83,7 +84,7 @@ def wire(settings: Settings) -> Services:
     upload_ttl = timedelta(seconds=settings.upload_ttl)
 
     access = Access(db, seal_secret)
-    contents = Contents(store)
+    contents = Contents(db, store)
     admission = Admission(
         db,
         Rules(allowed=settings.allowed_types, denied=settings.denied_types),
@@ -121,6 +122,7 @@ def wire(settings: Settings) -> Services:
             max_zip_files=settings.max_zip_files,
             max_zip_bytes=settings.max_zip_bytes,
         ),
+        link_secret=seal_secret,
     )
     # What the store can do is asked here, once; what it can't is not mounted.
     direct = (
@@ -145,6 +147,7 @@ def wire(settings: Settings) -> Services:
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,
+        compression=Compression(db, store, contents, on=settings.compression == "on"),
         previews=Previews(db, store, contents),
         search=Search(db, seal_secret),
         stats=Stats(db, store, quota),

@@ -18,7 +18,8 @@ from db.upload_sessions import SessionRecord
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
     " f.folder_id, f.status, f.visibility, f.tags, f.metadata, f.problem, f.uploaded_at, f.last_accessed,"
-    " f.download_count, f.is_deleted, f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found"
+    " f.download_count, f.is_deleted, f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found,"
+    " o.encoding, o.stored_size"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -49,6 +50,8 @@ class FileRecord:
     version: int
     storage_class: str
     content_found: bool  # whether the last look into the bucket found the object
+    encoding: str | None  # zstd where the object is stored compressed; services/contents.py reads it
+    stored_size: int | None  # bytes in the bucket, where it is encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ live as materialized (
     for update
 ),
 equal as materialized (
-    select object_key from objects
+    select object_key, encoding, stored_size from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
     and scan_verdict is distinct from 'infected' and %(link)s and exists (select from live)
     order by created_at limit 1 for share
@@ -185,7 +188,8 @@ released as (
 event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
 )
-select {COLUMNS.replace("o.storage_class, o.found", "'standard' as storage_class, true")} from file f
+select {COLUMNS.replace("o.storage_class, o.found", "'standard' as storage_class, true").replace("o.", "equal.")}
+from file f left join equal on true
 """
 
 
@@ -225,8 +229,10 @@ def get(tx: Tx, file_id: UUID) -> FileRecord | None:
 
 
 def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
-    """The file, its row locked until the transaction ends."""
-    return one(tx, FileRecord, _GET + " for update of f", {"id": file_id})
+    """The file, its row locked until the transaction ends. Read after it was locked: a statement that waits for an object to
+    be rewritten would join the file as it is now with the objects as they were."""
+    execute(tx, "select 1 from files where id = %(id)s for update", {"id": file_id})
+    return get(tx, file_id)
 
 
 def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
@@ -339,7 +345,7 @@ def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
 
 _COPY = f"""
 with name as (select {_FREE_NAME} as free),
-object as (select object_key from objects where object_key = %(key)s and status = 'stored' for share),
+object as (select object_key from objects where object_key = %(key)s and status = 'stored'),
 f as (
     insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
                        visibility, tags, metadata, problem)
@@ -355,9 +361,10 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 
 def copy(
-    tx: Tx, file: FileRecord, *, folder_id: int | None, original_name: str, actor: str
+    tx: Tx, file: FileRecord, *, object_key: str, folder_id: int | None, original_name: str, actor: str
 ) -> FileRecord | None:
-    """A new row on the same object; call ``lock_names`` first. None where the source went meanwhile."""
+    """A new row on the same object, which the caller has locked; call ``lock_names`` before. None where the source went
+    meanwhile."""
     return _first_free(
         tx,
         _COPY,
@@ -366,7 +373,7 @@ def copy(
             "id": file.id,
             "owner": file.owner_id,
             "folder": folder_id,
-            "key": file.file_path,
+            "key": object_key,
             "actor": actor,
         },
     )

@@ -5,16 +5,9 @@ Whoever deletes says so first (``deleting``), so that no replacement is put to u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
-from db import Tx, execute, many
-
-
-@dataclass(frozen=True, slots=True)
-class RetiredRecord:
-    object_key: str
-    multipart_id: str | None  # of a replacement that was being written in parts
+from db import Tx, execute
 
 
 def reserve(tx: Tx, object_key: str, *, lease: timedelta) -> None:
@@ -31,7 +24,7 @@ where object_key = %(key)s and not deleting
 
 
 def renew(tx: Tx, object_key: str, *, lease: timedelta, multipart_id: str | None = None) -> bool:
-    """False where it is being deleted."""
+    """False where it is being deleted. ``multipart_id`` keeps the multipart from being taken for one that nobody owns."""
     return execute(tx, _RENEW, {"key": object_key, "lease": lease, "multipart_id": multipart_id}) == 1
 
 
@@ -45,13 +38,13 @@ _DUE = """
 update retired_objects set deleting = true where object_key in (
     select object_key from retired_objects where delete_after <= now() order by delete_after limit %(limit)s
     for update skip locked)
-returning object_key, multipart_id
+returning object_key
 """
 
 
-def take_due(tx: Tx, *, limit: int) -> list[RetiredRecord]:
-    """What is to be deleted now, the longest due first; from here on it can't be put to use."""
-    return many(tx, RetiredRecord, _DUE, {"limit": limit})
+def take_due(tx: Tx, *, limit: int) -> list[str]:
+    """The keys of what is to be deleted now, the longest due first; from here on it can't be put to use."""
+    return [row[0] for row in tx.execute(_DUE, {"limit": limit}).fetchall()]
 
 
 def count_due(tx: Tx) -> int:

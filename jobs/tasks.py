@@ -26,6 +26,10 @@ def register(queue: procrastinate.App, services: Services) -> None:
     def check_file(file_id: str) -> None:
         services.checking.check(UUID(file_id))
 
+    @queue.task(name="compress_object", retry=_PATIENT)
+    def compress_object(file_id: str) -> None:
+        services.compression.compress(UUID(file_id))
+
     @queue.task(name="rescan", retry=_PATIENT)
     def rescan() -> None:
         if services.scanning is not None:

@@ -12,6 +12,7 @@ from db import Database
 from services.access import Access
 from services.checking import Checking
 from services.companion import Companion
+from services.compression import Compression
 from services.delivery import Delivery
 from services.direct import DirectUploads
 from services.files import Files
@@ -41,6 +42,7 @@ class Services:
     direct: DirectUploads | None  # None where the store can't presign
     companion: Companion | None  # as direct
     delivery: Delivery
+    compression: Compression
     previews: Previews
     search: Search
     stats: Stats

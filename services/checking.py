@@ -147,6 +147,7 @@ class Checking:
         orphaned = False
         with self._db.transaction() as tx:
             uploads.lock_content(tx, file.owner_id, found.sha256)
+            objects.lock_of_file(tx, file.id)
             upload = uploads.of_file(tx, file.id, lock=True)
             if upload is not None and upload.sha256 not in (None, found.sha256):
                 _reject(
@@ -169,7 +170,6 @@ class Checking:
                 return
             equal = None
             if wish == "link":
-                objects.lock(tx, file.file_path)
                 equal = objects.equal_to(
                     tx, file.owner_id, found.sha256, found.size, other_than=file.file_path
                 )

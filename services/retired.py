@@ -7,7 +7,7 @@ import structlog
 
 from db import Database, retired
 from services.bucket import delete_quietly
-from storage_backends.base import Multipart, MultipartRef, ObjectStore, StorageError
+from storage_backends.base import Multipart, ObjectStore, StorageError
 
 log = structlog.get_logger()
 
@@ -18,18 +18,20 @@ def remove_due(db: Database, store: ObjectStore) -> int:
     """Delete what is due; the number. What the bucket does not confirm is left, by its row, for the next run."""
     with db.connection() as tx:
         due = retired.take_due(tx, limit=_BATCH)
-    gone = [entry.object_key for entry in due if _remove(store, entry)]
+    gone = [key for key in due if _remove(store, key)]
     if gone:
         with db.connection() as tx:
             retired.forget(tx, gone)
     return len(gone)
 
 
-def _remove(store: ObjectStore, entry: retired.RetiredRecord) -> bool:
-    if entry.multipart_id is not None and isinstance(store, Multipart):
-        try:
-            store.abort_multipart(MultipartRef(entry.object_key, entry.multipart_id))
-        except StorageError as error:
-            log.warning("parts_left_for_janitor", key=entry.object_key, error=str(error))
-            return False
-    return delete_quietly(store, entry.object_key)
+def _remove(store: ObjectStore, key: str) -> bool:
+    """The object, and parts of it where its writer died."""
+    try:
+        if isinstance(store, Multipart):
+            for ref in [ref for ref in store.list_multiparts(key) if ref.key == key]:
+                store.abort_multipart(ref)
+    except StorageError as error:
+        log.warning("parts_left_for_janitor", key=key, error=str(error))
+        return False
+    return delete_quietly(store, key)
