@@ -45,6 +45,8 @@ def register(queue: procrastinate.App, services: Services) -> None:
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor")
     def janitor(timestamp: int) -> None:
         services.checking.requeue_lost()
+        if services.scanning is not None:
+            services.scanning.bury()
         services.upkeep.janitor()
 
     @queue.periodic(cron=STALLED_CRON)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import requests
 from pydantic import ValidationError
 
 from app import wire
@@ -23,12 +24,15 @@ from services import Services, scanner_doctor
 from services import scanning as scanning_module
 from services.clamd import Clamd as ClamdClient
 from services.clamd import ScannerSettings
+from services.delivery import Link, RequestConditions
 from services.scanning import configured
 from settings import Settings
+from storage_backends.base import PresignedRequest
 from tests.clamd import EICAR, STREAM_LIMIT, Clamd, Proxy
 from tests.conftest import NOTHING
 from tests.direct import begin, checked, send_all
 from tests.material import Source
+from tests.services.test_compression import text
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -403,6 +407,33 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
         assert tx.execute("select count(*) from object_texts").fetchone() == (0,)
     assert leftovers() == NOTHING
     assert rescan(services) == {"scanned": 1, "infected": 0, "failed": 0}
+
+
+@pytest.mark.parametrize("stored", ["as it is", "compressed since"])
+def test_T98_urls_given_out_before_the_hit_lead_nowhere(
+    services: Services, scanner: Clamd, alice: Principal, leftovers: Leftovers, bucket: Any, stored: str
+) -> None:
+    data = text(9000) + b"late hit"
+    file = checked(services, upload(services, alice, "a.txt", data))
+    found = services.delivery.url(alice, file.id, expires_in=3600)
+    assert isinstance(found, PresignedRequest)
+    assert requests.get(found.url, timeout=30).content == data
+    if stored == "compressed since":
+        services.compression.compress(file.id)
+        link = services.delivery.url(alice, file.id)
+        assert isinstance(link, Link)
+    scanner.learn("Test.Late", b"late hit")
+    rescan(services)
+    assert requests.get(found.url, timeout=30).status_code == 404
+    if stored == "compressed since":
+        with pytest.raises(FileNotReady):
+            services.delivery.open_link(link.token, method="GET", conditions=RequestConditions())
+    now = services.files.get(alice, file.id)
+    assert now.status == "infected"
+    assert bucket.stat(now.file_path).size == (now.stored_size or now.file_size)  # kept for the operator
+    assert leftovers() == NOTHING
+    services.files.purge(alice, file.id)
+    assert leftovers() == NOTHING
 
 
 def test_T98_a_preview_or_text_made_meanwhile_is_not_kept(
