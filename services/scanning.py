@@ -227,7 +227,7 @@ def problem_of(scan: Scan) -> dict[str, Any]:
 
 
 def _enqueue(tx: Tx) -> None:
-    jobs.enqueue(tx, "rescan", owner_id="", lock="rescan", priority=_LOWEST)
+    jobs.enqueue(tx, "rescan", owner_id="", priority=_LOWEST)  # no lock: of two links one advances the row
 
 
 def configured(scanning: Scanning | None) -> Scanning:

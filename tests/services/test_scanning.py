@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
 import zipfile
@@ -14,7 +15,9 @@ import pytest
 import requests
 from pydantic import ValidationError
 
-from app import wire
+import commands
+from app import create_app, storage_settings, wire
+from app import database_url as database_url_of
 from core.errors import FileNotReady, Unavailable
 from core.principal import Principal
 from core.scan import read_answer, read_version
@@ -578,6 +581,21 @@ def test_an_admin_asks_for_a_rescan_and_sees_how_far_it_is(
         pass
     found = admin.get("/api/admin/rescan").json
     assert (found["id"], found["scanned"], found["finished_at"] is not None) == (begun.json["id"], 1, True)
+
+
+def test_the_commands_begin_a_rescan_and_examine_the_scanner(
+    services: Services, settings: Settings, scanner: Clamd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wiring = commands.Wiring(lambda _: services, create_app, storage_settings, database_url_of)
+    configured(services.scanning)
+    assert commands.run(["rescan"], settings, wiring) == 0
+    assert json.loads(capsys.readouterr().out) == {"id": 1, "scanned": 0, "infected": 0}
+    commands.run(["doctor", "--json"], settings, wiring)
+    found = {check["name"]: check["ok"] for check in json.loads(capsys.readouterr().out)}
+    assert {ok for name, ok in found.items() if name.startswith("scanner")} == {True}
+    scanner.stop()
+    assert commands.run(["rescan"], settings, wiring) == 1
+    assert "scanner" in capsys.readouterr().err
 
 
 def test_a_client_sees_an_upload_go_from_processing_to_ready_or_infected(
