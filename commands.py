@@ -155,6 +155,13 @@ def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
             )
         # Counted from the beginning, while an upload's life is renewed as long as its client is at it: so, generously.
         store.set_abort_incomplete_rule(FILE_PREFIX, days=max(30, -(-settings.upload_ttl // 86_400) + 1))
+    if settings.clamd_url is not None:
+        print(
+            "CLAMD_URL is set. clamd must have AlertExceedsMax, AlertEncryptedArchive and AlertEncryptedDoc set to yes, and"
+            f" StreamMaxLength, MaxFileSize and MaxScanSize to {settings.scan_max_size} bytes or more (SCAN_MAX_SIZE);"
+            " `python app.py doctor` tries it out.",
+            file=sys.stderr,
+        )
     given = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     made = wiring.wire(settings).access.ensure_admin_key(given)
     if made is not None:

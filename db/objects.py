@@ -109,15 +109,23 @@ def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: str) 
 
 
 _MARK_PURGING = """
-update objects o set status = 'purging'
-where o.object_key = %(key)s and o.status = 'stored'
-and not exists (select from files f where f.file_path = o.object_key)
+with purged as (
+    update objects o set status = 'purging'
+    where o.object_key = %(key)s and o.status = 'stored'
+    and not exists (select from files f where f.file_path = o.object_key)
+    returning object_key
+),
+earlier as (
+    update retired_objects r set delete_after = now() from purged where r.replaced_by = purged.object_key
+)
+select object_key from purged
 """
 
 
 def mark_purging(tx: Tx, object_key: str) -> bool:
-    """stored -> purging where no file is left on it. The caller holds ``lock_of_file``, so that none can appear."""
-    return execute(tx, _MARK_PURGING, {"key": object_key}) == 1
+    """stored -> purging where no file is left on it; what it once replaced is due for deletion too. The caller holds
+    ``lock_of_file``, so that no file can appear."""
+    return scalar(tx, _MARK_PURGING, {"key": object_key}) is not None
 
 
 def purging(tx: Tx, *, limit: int) -> Sequence[str]:
@@ -192,8 +200,8 @@ replaced as (
         etag = %(etag)s, found = true, checksum_state = 'verified', checked_at = now(), urls_until = null
     from old, taken where o.object_key = old.object_key returning 1
 )
-insert into retired_objects (object_key, delete_after)
-select old.object_key, greatest(old.urls_until, now() + %(grace)s) from old, replaced
+insert into retired_objects (object_key, delete_after, replaced_by)
+select old.object_key, greatest(old.urls_until, now() + %(grace)s), %(new)s from old, replaced
 """
 
 
@@ -220,6 +228,24 @@ def replace(
         "grace": grace,
     }
     return execute(tx, _REPLACE, params) == 1
+
+
+_RENAME = """
+with old as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
+taken as (
+    delete from retired_objects r using old where r.object_key = %(new)s and not r.deleting returning 1
+),
+renamed as (
+    update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null
+    from old, taken where o.object_key = old.object_key returning 1
+)
+insert into retired_objects (object_key, delete_after, replaced_by) select old.object_key, now(), %(new)s from old, renamed
+"""
+
+
+def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
+    """Put a copy under a reserved key to use, and let the old object be deleted now; False as in ``replace``."""
+    return execute(tx, _RENAME, {"old": old, "new": new, "etag": etag}) == 1
 
 
 def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int, int] | None:

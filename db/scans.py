@@ -69,7 +69,8 @@ unseen as (delete from file_previews where object_key = any(%(keys)s) returning 
 retired as (
     insert into retired_objects (object_key, delete_after) select preview_path, now() from unseen
     on conflict (object_key) do update set delete_after = excluded.delete_after
-)
+),
+earlier as (update retired_objects set delete_after = now() where replaced_by = any(%(keys)s))
 update files set status = 'infected', problem = %(problem)s, version = version + 1
 where file_path = any(%(keys)s) and status in ('processing', 'ready')
 """
@@ -79,7 +80,8 @@ def condemn(
     tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str, problem: dict[str, Any]
 ) -> list[str]:
     """Every file on the object, and on the owner's objects of the same bytes, is ``infected`` from now on; their texts and
-    previews are gone from the tables, and the previews' own objects are due for deletion (THREATS T98).
+    previews are gone from the tables, and the previews' own objects are due for deletion, as is what the object once
+    replaced (THREATS T98).
 
     The keys of these objects. Found by content too, since a key changes when an object is rewritten."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "key": object_key}
@@ -92,6 +94,16 @@ def condemn(
     }
     execute(tx, _CONDEMN, found)
     return keys
+
+
+_EXPOSED = """
+select object_key from objects where scan_verdict = 'infected' and urls_until > now() and status = 'stored' limit %(limit)s
+"""
+
+
+def exposed(tx: Tx, *, limit: int) -> list[str]:
+    """Keys of infected objects that a URL given out before may still lead to."""
+    return [row[0] for row in tx.execute(_EXPOSED, {"limit": limit}).fetchall()]
 
 
 # -- re-scans --------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""Deleting what is no longer in use, once its time has come: replaced objects, abandoned replacements, previews of files
-that turned out infected."""
+"""Deleting what is no longer in use, once its time has come: replaced objects, replacements that were given up, previews of
+files that turned out infected."""
 
 from __future__ import annotations
 

@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import structlog
 
+from core import names
 from core.errors import Conflict, Unavailable
+from core.ids import FILE_PREFIX, object_key
 from core.scan import Scan, Signatures
-from db import Database, Tx, jobs, objects, scans, uploads
+from db import Database, Tx, jobs, objects, retired, scans, uploads
 from db.files import FileRecord
 from db.scans import RescanRecord
 from services.clamd import Clamd
 from services.contents import Contents
 from services.retired import remove_due
-from storage_backends.base import ObjectNotFound, ObjectStore
+from storage_backends.base import Copies, ObjectNotFound, ObjectStore, StorageError
 
 log = structlog.get_logger()
 
@@ -34,6 +36,7 @@ _BATCH = 100  # objects of one link of the chain, unless they take longer than
 _LINK = 30.0  # seconds
 _LOST = timedelta(minutes=10)  # a re-scan without a job for so long goes on
 _LOWEST = -100
+_LEASE = timedelta(hours=1)  # for a copy that nobody puts to use
 
 
 class Scanning:
@@ -84,8 +87,26 @@ class Scanning:
         log.warning("file_infected", file_id=str(file.id), objects=keys, finding=scan.finding)
 
     def bury(self) -> None:
-        """Delete the previews of what was condemned. What the bucket does not confirm is left to the janitor."""
+        """Take what was condemned out of reach: its previews are deleted, and an object to which URLs of the bucket are still
+        about is moved to a key that nobody was told. What the bucket does not confirm is left to the next run."""
+        if isinstance(self._store, Copies):
+            with self._db.connection() as tx:
+                exposed = scans.exposed(tx, limit=_BATCH)
+            for key in exposed:
+                self._hide(self._store, key)
         remove_due(self._db, self._store)
+
+    def _hide(self, store: Copies, key: str) -> None:
+        hidden = object_key(FILE_PREFIX, names.extension(key), datetime.now(UTC))
+        with self._db.connection() as tx:
+            retired.reserve(tx, hidden, lease=_LEASE)
+        try:
+            copied = store.copy(key, hidden)
+        except StorageError as error:  # over 5 GiB, for one
+            log.error("infected_object_keeps_its_urls", key=key, error=str(error))
+            return
+        with self._db.transaction() as tx:
+            objects.rename(tx, key, hidden, etag=copied.etag)
 
     def _scan(self, file: FileRecord) -> Scan:
         started = time.monotonic()
@@ -206,7 +227,7 @@ def problem_of(scan: Scan) -> dict[str, Any]:
 
 
 def _enqueue(tx: Tx) -> None:
-    jobs.enqueue(tx, "rescan", owner_id="", lock="rescan", priority=_LOWEST)
+    jobs.enqueue(tx, "rescan", owner_id="", priority=_LOWEST)  # no lock: of two links one advances the row
 
 
 def configured(scanning: Scanning | None) -> Scanning:

@@ -318,6 +318,18 @@ def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
     assert leftovers() == NOTHING
 
 
+def test_the_old_object_does_not_outlive_a_purge(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    url = url_of(services, file, expires_in=7200).url
+    services.compression.compress(file.id)
+    services.files.purge(alice, file.id)
+    services.upkeep.janitor()
+    assert requests.get(url, timeout=30).status_code == 404
+    assert leftovers() == NOTHING
+
+
 def test_much_loaded_files_are_written_once_in_a_while(
     services: Services, alice: Principal, db: Database
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
 import zipfile
@@ -11,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import requests
 from pydantic import ValidationError
 
-from app import wire
+import commands
+from app import create_app, storage_settings, wire
+from app import database_url as database_url_of
 from core.errors import FileNotReady, Unavailable
 from core.principal import Principal
 from core.scan import read_answer, read_version
@@ -23,12 +27,15 @@ from services import Services, scanner_doctor
 from services import scanning as scanning_module
 from services.clamd import Clamd as ClamdClient
 from services.clamd import ScannerSettings
+from services.delivery import Link, RequestConditions
 from services.scanning import configured
 from settings import Settings
+from storage_backends.base import PresignedRequest
 from tests.clamd import EICAR, STREAM_LIMIT, Clamd, Proxy
 from tests.conftest import NOTHING
 from tests.direct import begin, checked, send_all
 from tests.material import Source
+from tests.services.test_compression import text
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -405,6 +412,33 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
     assert rescan(services) == {"scanned": 1, "infected": 0, "failed": 0}
 
 
+@pytest.mark.parametrize("stored", ["as it is", "compressed since"])
+def test_T98_urls_given_out_before_the_hit_lead_nowhere(
+    services: Services, scanner: Clamd, alice: Principal, leftovers: Leftovers, bucket: Any, stored: str
+) -> None:
+    data = text(9000) + b"late hit"
+    file = checked(services, upload(services, alice, "a.txt", data))
+    found = services.delivery.url(alice, file.id, expires_in=3600)
+    assert isinstance(found, PresignedRequest)
+    assert requests.get(found.url, timeout=30).content == data
+    if stored == "compressed since":
+        services.compression.compress(file.id)
+        link = services.delivery.url(alice, file.id)
+        assert isinstance(link, Link)
+    scanner.learn("Test.Late", b"late hit")
+    rescan(services)
+    assert requests.get(found.url, timeout=30).status_code == 404
+    if stored == "compressed since":
+        with pytest.raises(FileNotReady):
+            services.delivery.open_link(link.token, method="GET", conditions=RequestConditions())
+    now = services.files.get(alice, file.id)
+    assert now.status == "infected"
+    assert bucket.stat(now.file_path).size == (now.stored_size or now.file_size)  # kept for the operator
+    assert leftovers() == NOTHING
+    services.files.purge(alice, file.id)
+    assert leftovers() == NOTHING
+
+
 def test_T98_a_preview_or_text_made_meanwhile_is_not_kept(
     services: Services, alice: Principal, scanner: Clamd, db: Database
 ) -> None:
@@ -547,6 +581,21 @@ def test_an_admin_asks_for_a_rescan_and_sees_how_far_it_is(
         pass
     found = admin.get("/api/admin/rescan").json
     assert (found["id"], found["scanned"], found["finished_at"] is not None) == (begun.json["id"], 1, True)
+
+
+def test_the_commands_begin_a_rescan_and_examine_the_scanner(
+    services: Services, settings: Settings, scanner: Clamd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wiring = commands.Wiring(lambda _: services, create_app, storage_settings, database_url_of)
+    configured(services.scanning)
+    assert commands.run(["rescan"], settings, wiring) == 0
+    assert json.loads(capsys.readouterr().out) == {"id": 1, "scanned": 0, "infected": 0}
+    commands.run(["doctor", "--json"], settings, wiring)
+    found = {check["name"]: check["ok"] for check in json.loads(capsys.readouterr().out)}
+    assert {ok for name, ok in found.items() if name.startswith("scanner")} == {True}
+    scanner.stop()
+    assert commands.run(["rescan"], settings, wiring) == 1
+    assert "scanner" in capsys.readouterr().err
 
 
 def test_a_client_sees_an_upload_go_from_processing_to_ready_or_infected(

@@ -18,6 +18,14 @@ _STATEMENTS = [
         add constraint object_encoding check (
             (encoding is null) = (stored_size is null) and (encoding is null) = (frame_ends is null))
     """,
+    # An object that was replaced does not outlive the files: it goes when they are purged, or found infected.
+    """
+    alter table retired_objects
+        add column replaced_by text references objects (object_key) on update cascade on delete set null
+    """,
+    "create index retired_objects_replaced on retired_objects (replaced_by) where replaced_by is not null",
+    # Infected objects to which URLs are still about.
+    "create index objects_exposed on objects (urls_until) where scan_verdict = 'infected' and urls_until is not null",
 ]
 
 
