@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -123,13 +123,35 @@ def page(
     return [FileRecord(**row) for row in rows], positions
 
 
+_OF_TYPES = """
+select coalesce(sum(files), 0) from type_sums
+where is_deleted = %(deleted)s and (%(owner)s::text is null or owner_id = %(owner)s)
+and (%(file_type)s::text is null or file_type = %(file_type)s) and (%(status)s::text is null or status = %(status)s)
+"""
+_OF_ROOT = """
+select coalesce(sum(files), 0) from folder_sums
+where folder_id is null and (%(owner)s::text is null or owner_id = %(owner)s)
+"""
+_OF_FOLDERS = """
+select coalesce(sum(f.files), 0) from folder_sums f where {place} and (%(owner)s::text is null or f.owner_id = %(owner)s)
+"""
+
+
 def total(tx: Tx, wanted: FileFilter) -> int | None:
-    """How many there are: from the owner's counter without filters, else counted up to 10,000; None beyond that."""
-    if wanted.unfiltered:
-        if wanted.owner_id is None:
-            return int(scalar(tx, "select coalesce(sum(file_count), 0) from owner_usage"))
+    """How many there are: from the counters (db/sums.py) where one tells, else counted up to 10,000; None beyond that."""
+    params: dict[str, Any] = {"owner": wanted.owner_id, "folder": wanted.folder_id, "deleted": wanted.deleted}
+    everywhere = replace(wanted, folder_id=None, in_root=False, recursive=False)
+    if wanted.unfiltered and wanted.owner_id is not None:
         sql = "select coalesce((select file_count from owner_usage where owner_id = %(owner)s), 0)"
-        return int(scalar(tx, sql, {"owner": wanted.owner_id}))
+        return int(scalar(tx, sql, params))
+    if wanted.folder_id is not None and everywhere.unfiltered:
+        place = _BELOW if wanted.recursive else "f.folder_id = %(folder)s"
+        return int(scalar(tx, _OF_FOLDERS.format(place=place), params))
+    if wanted.in_root and not wanted.recursive and everywhere.unfiltered:
+        return int(scalar(tx, _OF_ROOT, params))
+    kinds = FileFilter(wanted.owner_id, file_type=wanted.file_type, status=wanted.status, deleted=wanted.deleted)
+    if wanted == kinds and (wanted.file_type is None or wanted.file_type in FAMILIES):
+        return int(scalar(tx, _OF_TYPES, params | {"file_type": wanted.file_type, "status": wanted.status}))
     where, params = conditions(wanted)
     counted = int(
         scalar(
