@@ -6,7 +6,7 @@ python app.py bootstrap      migrate, make bucket and key   python app.py migrat
 python app.py env            settings of the running gateway as shell assignments
 python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
 python app.py janitor        one clean-up run               python app.py jobs       what waits, and what failed
-python app.py rescan         scan everything for viruses again
+python app.py rescan         scan everything again          python app.py seed-demo  demonstration files, by the million
 """
 
 from __future__ import annotations
