@@ -221,9 +221,11 @@ def test_the_job_is_queued_for_what_may_shrink_behind_what_reads_it(
     big, small = upload(services, alice, "a.txt", text(5000)), upload(services, alice, "b.txt", b"short")
     linked = upload(services, alice, "c.txt", text(5000))
     assert linked.file_path == big.file_path
+    for file in (big, small, linked):
+        services.processing.process(file.id)
     with db.connection() as tx:
         rows = tx.execute(
-            "select args ->> 'file_id', lock, priority from procrastinate_jobs where task_name = 'compress_object'"
+            "select args ->> 'file_id', lock, priority / 1_000_000 from procrastinate_jobs where task_name = 'compress_object'"
         ).fetchall()
     assert rows == [(str(big.id), f"object:{big.file_path}", -10)]
     assert small.id != big.id
