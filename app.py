@@ -5,7 +5,8 @@ python app.py serve          the HTTP server alone          python app.py worker
 python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
 python app.py env            settings of the running gateway as shell assignments
 python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
-python app.py janitor        one clean-up run         python app.py jobs       what waits, and what failed
+python app.py janitor        one clean-up run               python app.py jobs       what waits, and what failed
+python app.py rescan         scan everything for viruses again
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from services import Services
 from services.access import Access
 from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
+from services.clamd import Clamd, ScannerSettings
 from services.companion import Companion
+from services.compression import Compression
 from services.contents import Contents
 from services.delivery import Delivery, DeliveryLimits
 from services.direct import DirectLimits, DirectUploads
@@ -37,6 +40,7 @@ from services.intake import Intake
 from services.jobs import Jobs
 from services.previews import Previews
 from services.processing import Processing
+from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
 from services.turns import Turns
@@ -84,13 +88,32 @@ def wire(settings: Settings) -> Services:
     upload_ttl = timedelta(seconds=settings.upload_ttl)
 
     access = Access(db, seal_secret)
-    contents = Contents(store)
+    contents = Contents(db, store)
     admission = Admission(
         db,
         Rules(allowed=settings.allowed_types, denied=settings.denied_types),
         AdmissionLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
-    intake = Intake(db, store, admission)
+    scanning = (
+        Scanning(
+            db,
+            store,
+            contents,
+            Clamd(
+                ScannerSettings(
+                    settings.clamd_url,
+                    max_size=settings.scan_max_size,
+                    timeout=settings.scan_timeout,
+                    at_once=settings.scan_concurrency,
+                )
+            ),
+            unscannable=settings.scan_unscannable,
+            rescan_every=timedelta(days=settings.rescan_days) if settings.rescan_days else None,
+        )
+        if settings.clamd_url is not None
+        else None
+    )
+    intake = Intake(db, store, admission, scan=scanning is not None)
     turns = Turns(places=settings.preview_places)  # at what costs more than a request should
     files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret, turns=turns)
     delivery = Delivery(
@@ -104,6 +127,7 @@ def wire(settings: Settings) -> Services:
             max_zip_files=settings.max_zip_files,
             max_zip_bytes=settings.max_zip_bytes,
         ),
+        link_secret=seal_secret,
     )
     # What the store can do is asked here, once; what it can't is not mounted.
     direct = (
@@ -123,11 +147,13 @@ def wire(settings: Settings) -> Services:
         access=access,
         intake=intake,
         files=files,
-        checking=Checking(db, contents, intake, files),
+        checking=Checking(db, contents, intake, files, scanning),
+        scanning=scanning,
         direct=direct,
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,
+        compression=Compression(db, store, contents, on=settings.compression == "on"),
         previews=previews,
         processing=Processing(db, previews),
         jobs=Jobs(db, seal_secret),
@@ -135,7 +161,7 @@ def wire(settings: Settings) -> Services:
         stats=Stats(db, store, quota),
         upload_tokens=UploadTokens(db),
         idempotency=Idempotency(db),
-        health=Health(db, store),
+        health=Health(db, store, scanning),
         upkeep=Upkeep(db, store, intake, files, upload_ttl=upload_ttl),
     )
 

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("migrate", help="bring the database to the newest revision")
     commands.add_parser("bootstrap", help="migrate, make bucket, CORS rules and a first admin key")
     commands.add_parser("env", help="print the running deployment's settings as shell assignments")
-    doctor = commands.add_parser("doctor", help="check what the configured bucket can do")
+    doctor = commands.add_parser("doctor", help="check what the configured bucket and virus scanner can do")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     janitor = commands.add_parser("janitor", help="one clean-up run")
     janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_parser("counts", help="how many, by queue and status, as JSON")
     jobs.add_parser("retry", help="try a failed job again").add_argument("id", type=int)
     jobs.add_parser("remove", help="forget a failed job, or cancel one that waits").add_argument("id", type=int)
+    commands.add_parser("rescan", help="scan everything for viruses again, in the background")
     keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
         dest="action", required=True
     )
@@ -154,6 +155,13 @@ def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
             )
         # Counted from the beginning, while an upload's life is renewed as long as its client is at it: so, generously.
         store.set_abort_incomplete_rule(FILE_PREFIX, days=max(30, -(-settings.upload_ttl // 86_400) + 1))
+    if settings.clamd_url is not None:
+        print(
+            "CLAMD_URL is set. clamd must have AlertExceedsMax, AlertEncryptedArchive and AlertEncryptedDoc set to yes, and"
+            f" StreamMaxLength, MaxFileSize and MaxScanSize to {settings.scan_max_size} bytes or more (SCAN_MAX_SIZE);"
+            " `python app.py doctor` tries it out.",
+            file=sys.stderr,
+        )
     given = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     made = wiring.wire(settings).access.ensure_admin_key(given)
     if made is not None:
@@ -170,10 +178,14 @@ def _env(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 
 
 def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from services import scanner_doctor
     from services.doctor import examine
+    from services.scanning import configured
 
     store = open_store(wiring.storage_settings(settings))
     checks = examine(store, origins=settings.cors_origins or (settings.base_url,))
+    if settings.clamd_url is not None:
+        checks += scanner_doctor.examine(configured(wiring.wire(settings).scanning).clamd)
     if words.json:
         print(
             json.dumps(
@@ -194,6 +206,14 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
 
 def _janitor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     print(json.dumps(wiring.wire(settings).upkeep.janitor(dry_run=words.dry_run).as_dict()))
+    return 0
+
+
+def _rescan(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from services.scanning import configured
+
+    begun = configured(wiring.wire(settings).scanning).begin_rescan()
+    print(json.dumps({"id": begun.id, "scanned": begun.scanned, "infected": begun.infected}))
     return 0
 
 
@@ -256,7 +276,7 @@ def _jobs(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 
 
 # These speak to a deployment that runs already, embedded servers included.
-_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "jobs", "keys"})
+_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "jobs", "keys", "rescan"})
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "start": _start,
@@ -268,5 +288,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "doctor": _doctor,
     "janitor": _janitor,
     "jobs": _jobs,
+    "rescan": _rescan,
     "keys": _keys,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,10 +70,17 @@ class Settings(BaseSettings):
     # Previews and verifications inside requests of one web process, at a time; of one owner, one at a time.
     preview_places: int = Field(default=2, ge=1, le=64)
     trash_days: int = Field(default=30, ge=0)
+    compression: Literal["on", "off"] = "on"  # store with zstd what shrinks by a tenth; off: what is compressed stays so
 
     # Later ways in and checks
     rate_limits: Literal["on", "off"] = "on"
-    clamd_url: str | None = None
+    clamd_url: str | None = None  # tcp://host:port or unix:///path; unset: no virus scans
+    scan_max_size: int = Field(default=100 * MIB, ge=1)  # bytes; not above clamd's StreamMaxLength (its default)
+    scan_timeout: int = Field(default=180, ge=1)  # seconds of clamd's silence; above its MaxScanTime (120)
+    scan_concurrency: int = Field(default=2, ge=1)  # scans at one time by one worker process; below clamd's MaxThreads
+    # What becomes of files that the scanner can't look into: too large, encrypted, beyond its limits.
+    scan_unscannable: Literal["reject", "accept"] = "reject"
+    rescan_days: int = Field(default=7, ge=0)  # everything is scanned again so often, with new signatures; 0: by command
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_jwks_url: str | None = None
@@ -95,9 +103,10 @@ class Settings(BaseSettings):
 
     @field_validator("clamd_url")
     @classmethod
-    def _no_scan_yet(cls, value: str | None) -> None:
-        if value is not None:  # better no start than files that somebody believes were scanned
-            raise ValueError("virus scanning is not there yet; start without it")
+    def _scanner(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"tcp://[^/:]+:\d{1,5}|unix://(/.+)", value):
+            raise ValueError("must be tcp://host:port or unix:///path")
+        return value
 
     @property
     def base_url(self) -> str:

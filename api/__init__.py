@@ -21,7 +21,7 @@ from api import auth, problems
 from api.admin import admin
 from api.companion import companion
 from api.context import EXTENSION, Gateway, HttpSettings, request_id
-from api.files import files
+from api.files import files, links
 from api.folders import folders
 from api.ops import ops
 from api.render import GatewayJSON
@@ -72,6 +72,7 @@ _BLUEPRINTS = (
     (ops, ""),
     (upload, "/api"),
     (files, "/api/files"),
+    (links, "/d"),
     (folders, "/api/folders"),
     (search, "/api"),
     (admin, "/api/admin"),

@@ -7,13 +7,14 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from api import render
-from api.answers import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut
+from api.answers import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from api.context import services
 from api.idempotency import forget_in_replay, idempotent
 from api.operations import operation
 from api.schemas import JanitorBody, JobListQuery, KeyBody, PageQuery
 from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotFound
 from services.jobs import JobQuery
+from services.scanning import configured
 
 admin = Blueprint("admin", __name__)
 
@@ -88,3 +89,23 @@ def remove_job(job_id: int) -> Response:
     """Forget one that failed, or cancel one that waits. `409` where a worker is at it."""
     services().jobs.remove(job_id)
     return render.no_content()
+
+
+# -- the virus scan --------------------------------------------------------------------------------------------------------
+
+
+@admin.post("/rescan")
+@operation("Scan everything for viruses again", access="admin", gives={202: RescanOut}, refuses=(Conflict,))
+def rescan() -> Response:
+    """In the background, at the lowest priority. Where a re-scan is under way already, how far it has come."""
+    return render.answer(render.rescan(configured(services().scanning).begin_rescan()), 202)
+
+
+@admin.get("/rescan")
+@operation("Get the latest re-scan", access="admin", gives={200: RescanOut}, refuses=(Conflict, NotFound))
+def latest_rescan() -> Response:
+    """The one under way, or the last one."""
+    found = configured(services().scanning).latest_rescan()
+    if found is None:
+        raise NotFound("There was no re-scan yet.")
+    return render.answer(render.rescan(found))

@@ -351,6 +351,17 @@ class ReadyOut(Out):
     checks: dict[str, bool | str]
 
 
+class RescanOut(Out):
+    """Virus scans of everything stored; ``failed`` counts what could not be scanned and kept its verdict."""
+
+    id: int
+    started_at: datetime
+    finished_at: datetime | None
+    scanned: int
+    infected: int
+    failed: int
+
+
 class ReportOut(Out):
     """What the janitor found and did, or with ``dry_run`` would do."""
 
@@ -358,6 +369,7 @@ class ReportOut(Out):
     expired_uploads: int
     cleaned_uploads: int
     purged_objects: int
+    retired_objects: int
     orphaned_objects: int
     orphaned_bytes: int
     orphaned_multiparts: int

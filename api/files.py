@@ -21,7 +21,7 @@ from api.answers import (
     TextPreviewOut,
     UrlOut,
 )
-from api.context import caller_or_none, principal, services
+from api.context import caller_or_none, http, principal, services
 from api.idempotency import idempotent
 from api.operations import Content, operation
 from api.problems import status_of
@@ -43,11 +43,12 @@ from core import errors
 from core.disposition import content_disposition
 from core.errors import NotFound
 from core.unset import UNSET
-from services.delivery import NotModified, Redirect, RequestConditions
+from services.delivery import Link, NotModified, Redirect, RequestConditions
 from services.files import FileChange, FileQuery
 from services.previews import PictureType, PreviewWish
 
 files = Blueprint("files", __name__)
+links = Blueprint("links", __name__)
 
 _NOT_SERVED = (errors.NotFound, errors.FileNotReady, errors.FileInTrash)
 _PICTURES = ("image/webp", "image/jpeg", "image/png")
@@ -250,22 +251,42 @@ def batch(body: BatchBody) -> Response:
 def download(file_id: UUID, query: DownloadQuery) -> Response:
     """A redirect to a presigned URL, or with `?mode=proxy` (or where configured so) the bytes themselves. HEAD is never
     redirected. `?disposition=inline` holds only for types that can't run script."""
-    headers = request.headers
     found = services().delivery.open(
         caller_or_none(),
         file_id,
         method="HEAD" if request.method == "HEAD" else "GET",
         mode=query.mode,
         disposition=query.disposition,
-        conditions=RequestConditions(
-            range=headers.get("Range"),
-            if_range=headers.get("If-Range"),
-            if_none_match=headers.get("If-None-Match"),
-            if_match=headers.get("If-Match"),
-        ),
+        conditions=_conditions(),
     )
     if isinstance(found, Redirect):
         return streaming.redirect(found.url)
+    if isinstance(found, NotModified):
+        return streaming.not_modified(found.headers)
+    return streaming.stream(found)
+
+
+@links.route("/<string:token>", methods=["GET", "HEAD"])
+@operation(
+    "Download by a link",
+    access="signed",
+    gives={
+        200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
+        206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
+        304: None,
+    },
+    headers=("ETag",),
+    takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
+    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+)
+def download_by_link(token: str) -> Response:
+    """An address that `GET /api/files/{file_id}/url` gave out. It needs no credential beside itself; it ends at its time, or
+    with the file: in the trash, purged or found infected, it is refused."""
+    found = services().delivery.open_link(
+        token,
+        method="HEAD" if request.method == "HEAD" else "GET",
+        conditions=_conditions(),
+    )
     if isinstance(found, NotModified):
         return streaming.not_modified(found.headers)
     return streaming.stream(found)
@@ -276,14 +297,16 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
     "Get a download URL", access="public files", query=UrlQuery, gives={200: UrlOut}, refuses=_NOT_SERVED
 )
 def url(file_id: UUID, query: UrlQuery) -> Response:
-    """A presigned URL of the bucket: whoever has it may download until it expires."""
+    """Whoever has it may download until it expires: a presigned URL of the bucket, or, of a file that is stored compressed,
+    a signed one of the gateway's own."""
     found = services().delivery.url(
         caller_or_none(),
         file_id,
         expires_in=query.expires_in,
         disposition=query.disposition,
     )
-    return render.answer({"url": found.url, "expires_at": found.expires_at})
+    address = f"{http().base_url}/d/{found.token}" if isinstance(found, Link) else found.url
+    return render.answer({"url": address, "expires_at": found.expires_at})
 
 
 @files.get("/<uuid:file_id>/preview")
@@ -357,6 +380,16 @@ def archive(query: ArchiveQuery) -> Response:
         },
     )
     return streaming.guarded(response)
+
+
+def _conditions() -> RequestConditions:
+    headers = request.headers
+    return RequestConditions(
+        range=headers.get("Range"),
+        if_range=headers.get("If-Range"),
+        if_none_match=headers.get("If-None-Match"),
+        if_match=headers.get("If-Match"),
+    )
 
 
 def _if_match() -> str | None:

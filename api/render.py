@@ -24,6 +24,7 @@ from db.files import FileRecord
 from db.jobs import JobRecord
 from db.keys import KeyRecord
 from db.previews import PreviewRecord
+from db.scans import RescanRecord
 from db.upload_sessions import SessionRecord
 from services.files import etag
 
@@ -188,6 +189,17 @@ def job(record: JobRecord) -> Json:
         "enqueued_at": record.enqueued_at,
         "started_at": record.started_at,
         "scheduled_at": record.scheduled_at,
+    }
+
+
+def rescan(record: RescanRecord) -> Json:
+    return {
+        "id": record.id,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "scanned": record.scanned,
+        "infected": record.infected,
+        "failed": record.failed,
     }
 
 

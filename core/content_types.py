@@ -326,6 +326,17 @@ _ARCHIVES = _words(
     " application/vnd.google-earth.kmz application/x-lha application/x-arj"
 )
 
+# Not text, and as a rule not compressed by themselves either.
+_UNCOMPRESSED = _words(
+    "image/bmp image/tiff image/vnd.adobe.photoshop image/x-portable-pixmap image/x-portable-graymap"
+    " image/x-portable-bitmap image/x-tga image/vnd.dwg image/vnd.dxf audio/wav audio/aiff application/msword"
+    " application/vnd.ms-excel application/vnd.ms-powerpoint application/vnd.ms-outlook application/vnd.ms-project"
+    " application/vnd.visio application/x-mspublisher application/x-ole-storage application/rtf application/postscript"
+    " application/x-tar application/x-cpio application/x-archive application/x-sqlite3 application/wasm"
+    " application/x-executable application/x-sharedlib application/x-mach-binary application/x-netcdf"
+    " application/vnd.microsoft.portable-executable model/obj model/stl model/gltf-binary font/ttf font/collection"
+)
+
 # What a browser may show in place: it can't run script (THREATS T32). PDF and SVG are not among them.
 # What thumbnails are made of (parsers/image.py opens these formats).
 PICTURES = frozenset(
@@ -388,6 +399,13 @@ def file_type(mime: str) -> FileType:
     if top == "video":
         return "video"
     return "audio" if top == "audio" else "other"
+
+
+def may_shrink(mime: str, size: int) -> bool:
+    """Whether compressing bytes of this type is worth a trial: text, and what keeps its content as it is. ``size`` in bytes;
+    small files gain nothing, since a bucket stores and bills whole blocks."""
+    mime = canonical(mime)
+    return size >= 4096 and (mime in _UNCOMPRESSED or mime == "image/svg+xml" or _is_text(mime))
 
 
 def may_inline(mime: str) -> bool:

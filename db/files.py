@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,14 +12,14 @@ from psycopg.types.json import Jsonb
 
 from core.names import numbered
 from core.placement import Placement
-from db import Tx, execute, many, one
+from db import Tx, execute, many, one, scalar
 from db.upload_sessions import SessionRecord
 
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
     " f.folder_id, f.status, f.visibility, f.tags, o.measured || f.metadata as metadata,"
     " coalesce(f.problem, o.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
-    " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found"
+    " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found, o.encoding, o.stored_size"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -50,6 +50,8 @@ class FileRecord:
     version: int
     storage_class: str
     content_found: bool  # whether the last look into the bucket found the object
+    encoding: str | None  # zstd where the object is stored compressed; services/contents.py reads it
+    stored_size: int | None  # bytes in the bucket, where it is encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,14 @@ def lock_names(tx: Tx, owner_id: str, folder_id: int | None) -> None:
 
 
 _OPEN_PUBLICATION = f"""
-with locked as materialized ({_LOCK_NAMES.replace("select", "select true,", 1)})
+with locked as materialized ({_LOCK_NAMES.replace("select", "select true,", 1)}),
+alike as materialized (
+    select pg_advisory_xact_lock(hashtextextended('content:' || %(owner)s || ':' || c.sha256, 0))
+    from (select sha256 from locked, unnest(%(contents)s::text[]) s (sha256) order by 1) c
+)
 insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
-select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now() from locked
+select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now()
+from locked where (select count(*) from alike) >= 0
 on conflict (owner_id, session_id) do update
 set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
     completed_at = now()
@@ -90,10 +97,20 @@ returning session_id, files_uploaded, total_size, started_at, completed_at
 
 
 def open_publication(
-    tx: Tx, owner_id: str, folder_id: int | None, *, session_id: str, count: int, size: int
+    tx: Tx,
+    owner_id: str,
+    folder_id: int | None,
+    *,
+    session_id: str,
+    count: int,
+    size: int,
+    contents: Iterable[str] = (),
 ) -> SessionRecord:
     """``lock_names`` for ``count`` files of ``size`` bytes in all, which are counted in their upload session: one statement.
-    Fewer in the end is told by calling it again with the difference."""
+    Fewer in the end is told by calling it again with the difference.
+
+    ``contents`` are checksums of which the owner may have an equal object: as by ``uploads.lock_content``, one after another
+    decides on these, in one order, so that equal bytes that come at once end on one object."""
     record = one(
         tx,
         SessionRecord,
@@ -104,6 +121,7 @@ def open_publication(
             "session": session_id,
             "files": count,
             "size": size,
+            "contents": list(contents),
         },
     )
     assert record is not None
@@ -129,9 +147,9 @@ live as materialized (
     for update
 ),
 equal as materialized (
-    select object_key, measured, problem from objects
+    select object_key, measured, problem, encoding, stored_size from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
-    and %(link)s and exists (select from live)
+    and scan_verdict is distinct from 'infected' and %(link)s and exists (select from live)
     order by created_at limit 1 for share
 ),
 stored as (
@@ -173,6 +191,7 @@ event as (
 select {COLUMNS}
 from file f cross join (
     select coalesce((select measured from equal), '{{}}') as measured, (select problem from equal) as problem,
+           (select encoding from equal) as encoding, (select stored_size from equal) as stored_size,
            'standard' as storage_class, true as found) o
 """
 
@@ -213,8 +232,10 @@ def get(tx: Tx, file_id: UUID) -> FileRecord | None:
 
 
 def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
-    """The file, its row locked until the transaction ends."""
-    return one(tx, FileRecord, _GET + " for update of f", {"id": file_id})
+    """The file, its row locked until the transaction ends. Read after it was locked: a statement that waits for an object to
+    be rewritten would join the file as it is now with the objects as they were."""
+    execute(tx, "select 1 from files where id = %(id)s for update", {"id": file_id})
+    return get(tx, file_id)
 
 
 def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
@@ -227,7 +248,8 @@ def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int) -> UUID | None:
     """A file of the owner with these bytes, outside the trash."""
     row = tx.execute(
         "select f.id from files f join objects o on o.object_key = f.file_path where o.owner_id = %(owner)s"
-        " and o.sha256 = %(sha256)s and o.size = %(size)s and o.status = 'stored' and not f.is_deleted limit 1",
+        " and o.sha256 = %(sha256)s and o.size = %(size)s and o.status = 'stored' and not f.is_deleted"
+        " and o.scan_verdict is distinct from 'infected' limit 1",
         {"owner": owner_id, "sha256": sha256, "size": size},
     ).fetchone()
     return row[0] if row else None
@@ -326,7 +348,7 @@ def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
 
 _COPY = f"""
 with name as (select {_FREE_NAME} as free),
-object as (select object_key from objects where object_key = %(key)s and status = 'stored' for share),
+object as (select object_key from objects where object_key = %(key)s and status = 'stored'),
 f as (
     insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
                        visibility, tags, metadata, problem)
@@ -342,9 +364,10 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 
 def copy(
-    tx: Tx, file: FileRecord, *, folder_id: int | None, original_name: str, actor: str
+    tx: Tx, file: FileRecord, *, object_key: str, folder_id: int | None, original_name: str, actor: str
 ) -> FileRecord | None:
-    """A new row on the same object; call ``lock_names`` first. None where the source went meanwhile."""
+    """A new row on the same object, which the caller has locked; call ``lock_names`` before. None where the source went
+    meanwhile."""
     return _first_free(
         tx,
         _COPY,
@@ -353,7 +376,7 @@ def copy(
             "id": file.id,
             "owner": file.owner_id,
             "folder": folder_id,
-            "key": file.file_path,
+            "key": object_key,
             "actor": actor,
         },
     )
@@ -422,3 +445,13 @@ def finish_check(
             "onto": onto,
         },
     )
+
+
+_ANOTHER_READY = """
+select exists (select from files where file_path = %(key)s and id <> %(id)s and status = 'ready')
+"""
+
+
+def another_ready(tx: Tx, file: FileRecord) -> bool:
+    """Whether another file on the object is ``ready``: then what follows has begun already."""
+    return scalar(tx, _ANOTHER_READY, {"key": file.file_path, "id": file.id}) is True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -75,21 +75,28 @@ def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None
     execute(tx, sql, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
 
 
-_LOCK_OF_FILE = """
-select o.object_key from objects o join files f on f.file_path = o.object_key where f.id = %(file_id)s for update of o
-"""
+_KEY_OF_FILE = "select file_path from files where id = %(file_id)s"
 
 
-def lock_of_file(tx: Tx, file_id: object) -> str | None:
-    """Lock the object of a file against new links to it, before the file is removed; its key, or None."""
-    key: str | None = scalar(tx, _LOCK_OF_FILE, {"file_id": file_id})
-    return key
+def lock_of_file(tx: Tx, file_id: object, *, share: bool = False) -> str | None:
+    """Lock the object of a file: against new links to it, before the file is removed, or with ``share`` against its removal,
+    before a link is made. Its key, or None where there is no such file.
+
+    An object that is rewritten while this waits for its lock has another key then, and is looked for anew."""
+    lock = "select object_key from objects where object_key = %(key)s for " + ("share" if share else "update")
+    while True:
+        key: str | None = scalar(tx, _KEY_OF_FILE, {"file_id": file_id})
+        if key is None:
+            return None
+        locked = scalar(tx, lock, {"key": key})
+        if locked is not None and scalar(tx, _KEY_OF_FILE, {"file_id": file_id}) == key:
+            return key
 
 
 _EQUAL = """
 select object_key from objects
 where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
-and object_key <> %(other)s
+and scan_verdict is distinct from 'infected' and object_key <> %(other)s
 order by created_at limit 1 for share
 """
 
@@ -101,21 +108,24 @@ def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: str) 
     return key
 
 
-def lock(tx: Tx, object_key: str) -> None:
-    """Lock an object against new links to it until the transaction ends."""
-    execute(tx, "select 1 from objects where object_key = %(key)s for update", {"key": object_key})
-
-
 _MARK_PURGING = """
-update objects o set status = 'purging'
-where o.object_key = %(key)s and o.status = 'stored'
-and not exists (select from files f where f.file_path = o.object_key)
+with purged as (
+    update objects o set status = 'purging'
+    where o.object_key = %(key)s and o.status = 'stored'
+    and not exists (select from files f where f.file_path = o.object_key)
+    returning object_key
+),
+earlier as (
+    update retired_objects r set delete_after = now() from purged where r.replaced_by = purged.object_key
+)
+select object_key from purged
 """
 
 
 def mark_purging(tx: Tx, object_key: str) -> bool:
-    """stored -> purging where no file is left on it. The caller holds ``lock_of_file``, so that none can appear."""
-    return execute(tx, _MARK_PURGING, {"key": object_key}) == 1
+    """stored -> purging where no file is left on it; what it once replaced is due for deletion too. The caller holds
+    ``lock_of_file``, so that no file can appear."""
+    return scalar(tx, _MARK_PURGING, {"key": object_key}) is not None
 
 
 def purging(tx: Tx, *, limit: int) -> Sequence[str]:
@@ -135,11 +145,12 @@ where exists (select from objects where object_key = k.key)
    or exists (select from uploads where object_key = k.key and not cleaned)
    or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
    or exists (select from file_previews where preview_path = k.key)
+   or exists (select from retired_objects where object_key = k.key)
 """
 
 
 def known_keys(tx: Tx, keys: Sequence[str]) -> set[str]:
-    """Those of the keys that belong to something: a stored object, an upload, a preview."""
+    """Those of the keys that belong to something: a stored object, an upload, a preview, or an object with a time to go."""
     return {row[0] for row in tx.execute(_KNOWN, {"keys": list(keys)}).fetchall()}
 
 
@@ -150,3 +161,107 @@ def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
         f"select {COLUMNS} from objects where object_key = any(%(keys)s)",
         {"keys": list(keys)},
     )
+
+
+# -- stored compressed -----------------------------------------------------------------------------------------------------
+
+_NOTE_URL = """
+with present as (
+    select urls_until from objects where object_key = %(key)s and status = 'stored' and encoding is null
+),
+noted as (
+    update objects o set urls_until = now() + 2 * %(life)s::interval from present
+    where o.object_key = %(key)s and coalesce(present.urls_until, '-infinity') < now() + %(life)s::interval
+    returning 1
+)
+select exists (select from present where urls_until >= now() + %(life)s::interval) or exists (select from noted)
+"""
+
+
+def note_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
+    """Remember that a URL to the object is given out, good for ``life``, so that the object outlives it when it is replaced;
+    False where that has happened already. Twice the life is noted, so that a much loaded file is written once in a
+    while and not for every download."""
+    return scalar(tx, _NOTE_URL, {"key": object_key, "life": life}) is True
+
+
+# Atomic: the replacement, reserved in retired_objects until now, is in use and the old object due for deletion. Files,
+# previews and texts follow the key by their foreign keys (on update cascade).
+_REPLACE = """
+with old as (
+    select object_key, urls_until from objects
+    where object_key = %(old)s and status = 'stored' and encoding is null and sha256 = %(sha256)s for update
+),
+taken as (
+    delete from retired_objects r using old where r.object_key = %(new)s and not r.deleting returning 1
+),
+replaced as (
+    update objects o set object_key = %(new)s, encoding = 'zstd', stored_size = %(stored_size)s, frame_ends = %(frame_ends)s,
+        etag = %(etag)s, found = true, checksum_state = 'verified', checked_at = now(), urls_until = null
+    from old, taken where o.object_key = old.object_key returning 1
+)
+insert into retired_objects (object_key, delete_after, replaced_by)
+select old.object_key, greatest(old.urls_until, now() + %(grace)s), %(new)s from old, replaced
+"""
+
+
+def replace(
+    tx: Tx,
+    old: str,
+    new: str,
+    *,
+    sha256: str,
+    stored_size: int,
+    frame_ends: Sequence[int],
+    etag: str,
+    grace: timedelta,
+) -> bool:
+    """Put a compressed replacement to use. False where the object is gone or was replaced before, or the replacement given
+    up. The old one is kept for the URLs given out for it, and for those who read it now (``grace``)."""
+    params = {
+        "old": old,
+        "new": new,
+        "sha256": sha256,
+        "stored_size": stored_size,
+        "frame_ends": list(frame_ends),
+        "etag": etag,
+        "grace": grace,
+    }
+    return execute(tx, _REPLACE, params) == 1
+
+
+_RENAME = """
+with old as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
+taken as (
+    delete from retired_objects r using old where r.object_key = %(new)s and not r.deleting returning 1
+),
+renamed as (
+    update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null
+    from old, taken where o.object_key = old.object_key returning 1
+)
+insert into retired_objects (object_key, delete_after, replaced_by) select old.object_key, now(), %(new)s from old, renamed
+"""
+
+
+def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
+    """Put a copy under a reserved key to use, and let the old object be deleted now; False as in ``replace``."""
+    return execute(tx, _RENAME, {"old": old, "new": new, "etag": etag}) == 1
+
+
+def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int, int] | None:
+    """Where the frames ``first`` to ``last`` (from 0, both included) begin and end in a compressed object; None where there
+    is no such object or frame."""
+    row = tx.execute(
+        "select coalesce(frame_ends[%(first)s], 0), frame_ends[%(last)s] from objects where object_key = %(key)s",
+        {"key": object_key, "first": first, "last": last + 1},
+    ).fetchone()
+    return (row[0], row[1]) if row is not None and row[1] is not None else None
+
+
+def saved_by_compression(tx: Tx, owner_id: str | None) -> int:
+    """Bytes that an owner's objects, or all (None), take less in the bucket than they hold."""
+    sql = (
+        "select coalesce(sum(size - stored_size), 0)::bigint from objects where status = 'stored' and encoding is not null"
+        " and (%(owner)s::text is null or owner_id = %(owner)s)"
+    )
+    return int(scalar(tx, sql, {"owner": owner_id}))

@@ -45,13 +45,14 @@ def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
 _ADD = """
 insert into file_previews (object_key, file_id, preview_type, variant, preview_path, mime_type, width, height, size)
 select o.object_key, %(file_id)s, %(type)s, %(variant)s, %(path)s, %(mime_type)s, %(width)s, %(height)s, %(size)s
-from objects o where o.object_key = %(key)s and o.status = 'stored' for share
+from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
 on conflict (object_key, preview_type, variant, mime_type) do nothing
 """
 
 
 def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
-    """Record a preview that is in the bucket; False where another was quicker or the object is being purged."""
+    """Record a preview that is in the bucket; False where another was quicker, or the object is being purged
+    or turned out infected."""
     params = {
         "key": preview.object_key,
         "file_id": file_id,

@@ -406,9 +406,11 @@ def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
 _LIVE_MULTIPARTS = """
 select multipart_id from uploads
 where multipart_id = any(%(ids)s) and status in ('pending', 'uploading', 'completing')
+union all
+select multipart_id from retired_objects where multipart_id = any(%(ids)s)
 """
 
 
 def live_multiparts(tx: Tx, multipart_ids: list[str]) -> set[str]:
-    """Those of S3's upload ids that an unfinished upload owns."""
+    """Those of S3's upload ids that an unfinished upload owns, or an object that is being rewritten."""
     return {row[0] for row in tx.execute(_LIVE_MULTIPARTS, {"ids": multipart_ids}).fetchall()}

@@ -17,6 +17,7 @@ from db.jobs import MAINTENANCE
 from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
+RESCAN_CRON = "23 * * * *"
 
 
 class Patience(BaseRetryStrategy):
@@ -43,10 +44,27 @@ def register(queue: procrastinate.App, services: Services) -> None:
     def process_file(file_id: str) -> None:
         services.processing.process(UUID(file_id))
 
+    @queue.task(name="compress_object", retry=_PATIENT)
+    def compress_object(file_id: str) -> None:
+        services.compression.compress(UUID(file_id))
+
+    @queue.task(name="rescan", retry=_PATIENT)
+    def rescan() -> None:
+        if services.scanning is not None:
+            services.scanning.rescan_some()
+
+    @queue.periodic(cron=RESCAN_CRON)
+    @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning")
+    def keep_rescanning(timestamp: int) -> None:
+        if services.scanning is not None:
+            services.scanning.keep_rescanning()
+
     @queue.periodic(cron=JANITOR_CRON)
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)
     def janitor(timestamp: int) -> None:
         services.checking.requeue_lost()
+        if services.scanning is not None:
+            services.scanning.bury()
         services.upkeep.janitor()
 
     @queue.periodic(cron="17 * * * *")

@@ -28,7 +28,7 @@ SEEKS = True
 _MAX_LISTED = 5_000
 _MAX_COUNTED = 200_000
 _MAX_NAME = 1_024  # characters
-_MAX_UNPACKED = 1024 * 1024 * 1024  # bytes
+_MAX_UNPACKED = 512 * 1024 * 1024  # bytes
 _SECONDS = 6.0  # of processor time
 _BLOCK = tarfile.BLOCKSIZE
 # Controls, directions that make a name look like another, and what is no character.
@@ -146,7 +146,7 @@ class _Limited(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(min(len(buffer), 1024 * 1024))
+        data = self._file.read1(min(len(buffer), 1024 * 1024))  # what comes before damage is given
         self.given += len(data)
         if self.given > _MAX_UNPACKED or time.process_time() > self._until:
             raise Exhausted("too much to unpack")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
+from parsers.patience import TooSlow, in_time
+
+_SECONDS = 2.0  # of processor time: unfinished comments make the parser start over and over
 _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "head"})
 _INLINE = frozenset(
     {"a", "abbr", "b", "code", "em", "font", "i", "mark", "small", "span", "strong", "sub", "sup", "u"}
@@ -12,10 +15,14 @@ _INLINE = frozenset(
 
 
 def without_tags(html: str) -> str:
-    """The text, each block on a line of its own."""
+    """The text, each block on a line of its own; markup that takes too long to read is left as it is."""
     reader = _Text()
-    reader.feed(html)
-    reader.close()
+    try:
+        with in_time(_SECONDS):
+            reader.feed(html)
+            reader.close()
+    except TooSlow:
+        return html
     return "".join(reader.found)
 
 

@@ -54,7 +54,7 @@ _SIDEWAYS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Tr
 # Complaints about metadata, which common cameras and editors cause. All other warnings are errors.
 _HARMLESS = (
     "Corrupt EXIF|Possibly corrupt|Truncated File Read|Metadata Warning|Tag data larger|Tag offset too large"
-    "|Image appears to be a malformed MPO|Palette images with Transparency"
+    "|Image appears to be a malformed MPO|Invalid APNG|Palette images with Transparency"
 )
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS

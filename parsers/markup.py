@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-_SECONDS = 3.0  # of processor time: lexers are expressions, and some text makes expressions slow
+from parsers.patience import TooSlow, in_time
+
+_SECONDS = 2.5  # of processor time: lexers are expressions, and some text makes expressions slow
 _MAX_HTML = 2 * 1024 * 1024  # characters
 _MAX_PRETTY = 256 * 1024
 _MAX_DEPTH = 100
 _LINKS = frozenset({"http", "https", "mailto"})
-
-
-class _TooSlow(Exception):
-    pass
-
-
-@contextmanager
-def _in_time() -> Iterator[None]:
-    def over(*_: Any) -> None:
-        raise _TooSlow
-
-    before = signal.signal(signal.SIGVTALRM, over)
-    signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 def highlighted(text: str, mime_type: str, extension: str) -> tuple[str | None, str | None]:
@@ -57,10 +38,10 @@ def highlighted(text: str, mime_type: str, extension: str) -> tuple[str | None, 
     if name == "text":
         return None, None
     try:
-        with _in_time():
+        with in_time(_SECONDS):
             shown = indented(text) if name == "json" else text
             html = highlight(shown, lexer, HtmlFormatter(cssclass="highlight"))
-    except (_TooSlow, RecursionError):
+    except (TooSlow, RecursionError):
         return name, None
     return name, html if len(html) <= _MAX_HTML else None
 
@@ -106,9 +87,9 @@ def rendered(text: str) -> str | None:
     markdown.add_render_rule("image", _in_words)
     markdown.add_render_rule("link_open", _foreign)
     try:
-        with _in_time():
+        with in_time(_SECONDS):
             html = str(markdown.render(text))
-    except (_TooSlow, RecursionError):
+    except (TooSlow, RecursionError):
         return None
     return html if len(html) <= _MAX_HTML else None
 

@@ -10,6 +10,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any, BinaryIO
 
 import av
@@ -27,6 +28,7 @@ _SECONDS = 6.0  # of processor time
 _MAX_PIXELS = 64_000_000
 _POSTERS = (0.1, 0.3, 0.0)  # of the duration; the first that is not all but one colour
 _DULL = 8.0  # standard deviation of brightness
+_TRIED, _STEP = 240, 12  # frames of the beginning, where no key frame was good enough
 _RATE = 8_000  # samples a second that a waveform is drawn from
 _WAVE = (79, 124, 255, 255)
 _TAGS = {
@@ -121,22 +123,37 @@ def _poster(container: Any, film: Any, box: int, metadata: dict[str, Any]) -> Im
         raise ParserFailed(f"The film has more than {_MAX_PIXELS // 1_000_000} megapixels")
     context.thread_count = 1
     context.thread_type = "NONE"
-    context.skip_frame = "NONKEY"
     best, contrast = None, -1.0
-    until = time.process_time() + _SECONDS
-    for part in _POSTERS:
-        with suppress(av.FFmpegError, StopIteration, Exhausted):
-            container.seek(int((container.duration or 0) * part))
-            frame = next(container.decode(film))
-            shown = _as_image(frame, film, box, metadata)
-            deviation = ImageStat.Stat(shown.convert("L")).stddev[0]
-            if deviation > contrast:
-                best, contrast = shown, deviation
-        if contrast > _DULL or time.process_time() > until:
+    for frame in _candidates(container, film):
+        shown = _as_image(frame, film, box, metadata)
+        deviation = ImageStat.Stat(shown.convert("L")).stddev[0]
+        if deviation > contrast:
+            best, contrast = shown, deviation
+        if contrast > _DULL:
             break
     if best is None:
         raise ParserFailed("No picture of the film can be read")
     return best
+
+
+def _candidates(container: Any, film: Any) -> Iterator[Any]:
+    """Key frames of some places; then, as short films often have but one and begin black, frames of the beginning."""
+    context, until = film.codec_context, time.process_time() + _SECONDS
+    context.skip_frame = "NONKEY"
+    for part in _POSTERS:
+        with suppress(av.FFmpegError, Exhausted):
+            container.seek(int((container.duration or 0) * part))
+            yield from islice(container.decode(film), 1)
+        if time.process_time() > until:
+            return
+    context.skip_frame = "DEFAULT"
+    with suppress(av.FFmpegError, Exhausted):
+        container.seek(0)
+        for number, frame in enumerate(islice(container.decode(film), _TRIED)):
+            if number % _STEP == 0:
+                yield frame
+            if time.process_time() > until:
+                return
 
 
 def _as_image(frame: Any, film: Any, box: int, metadata: dict[str, Any]) -> Image.Image:

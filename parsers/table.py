@@ -8,7 +8,7 @@ from collections import Counter
 MAX_ROWS = 200
 MAX_COLUMNS = 50
 MAX_CELL = 500  # characters
-_DELIMITERS = ",;\t|"
+_DELIMITERS = "\t;|,"  # a comma last: where others do as well, it stands within numbers
 _SNIFFED = 20  # lines
 
 

@@ -12,6 +12,7 @@ from db import Database
 from services.access import Access
 from services.checking import Checking
 from services.companion import Companion
+from services.compression import Compression
 from services.delivery import Delivery
 from services.direct import DirectUploads
 from services.files import Files
@@ -22,6 +23,7 @@ from services.intake import Intake
 from services.jobs import Jobs
 from services.previews import Previews
 from services.processing import Processing
+from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
 from services.upkeep import Upkeep
@@ -38,9 +40,11 @@ class Services:
     files: Files
     folders: Folders
     checking: Checking
+    scanning: Scanning | None  # None where no scanner is configured
     direct: DirectUploads | None  # None where the store can't presign
     companion: Companion | None  # as direct
     delivery: Delivery
+    compression: Compression
     previews: Previews
     processing: Processing
     jobs: Jobs

@@ -1,7 +1,12 @@
-"""Handing files out: by presigned URL, streamed through the gateway, or many in one ZIP. Every download is logged."""
+"""Handing files out: by presigned URL, streamed through the gateway, or many in one ZIP. Every download is logged.
+
+What the bucket holds compressed is never redirected to: it is streamed, and who asks for a URL gets one of the gateway's own,
+sealed as cursors are, under a scope that is no list's (THREATS T62).
+"""
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,12 +23,15 @@ from core.errors import (
     ContentMissing,
     FileInTrash,
     FileNotReady,
+    InvalidCursor,
     InvalidInput,
+    NotAuthenticated,
     NotFound,
     PreconditionFailed,
     RangeNotSatisfiable,
     TooLarge,
 )
+from core.ids import decode_cursor, encode_cursor
 from core.principal import Principal
 from core.ranges import Span, etag_matches, if_range_matches, parse_range
 from db import Database, events, file_lists, files, folders, objects
@@ -41,6 +49,7 @@ from storage_backends.base import (
 
 log = structlog.get_logger()
 
+_LINKS = "download link"
 _PIECE = 256 * 1024  # bytes; what a slow reader makes us hold
 
 Disposition = Literal["inline", "attachment"]
@@ -71,6 +80,14 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A download that needs no other credential: whoever has the token may ``open_link`` until it expires."""
+
+    token: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class NotModified:
     headers: dict[str, str]
 
@@ -93,9 +110,18 @@ class Zip:
 
 
 class Delivery:
-    def __init__(self, db: Database, store: ObjectStore, contents: Contents, limits: DeliveryLimits):
+    def __init__(
+        self,
+        db: Database,
+        store: ObjectStore,
+        contents: Contents,
+        limits: DeliveryLimits,
+        *,
+        link_secret: bytes,
+    ):
         self._db = db
         self._contents = contents
+        self._link_secret = link_secret
         self._presigns = store if isinstance(store, Presigns) else None
         self._limits = limits
 
@@ -114,16 +140,44 @@ class Delivery:
         Raises FileNotReady, FileInTrash, ContentMissing, PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
         with self._db.connection() as tx:
             file = downloadable(visible(principal, files.get(tx, file_id)))
+        return self._deliver(principal, file, method, mode or self._limits.mode, disposition, conditions)
+
+    def open_link(
+        self, token: str, *, method: Literal["GET", "HEAD"], conditions: RequestConditions
+    ) -> NotModified | Stream:
+        """The download that a link of ``url`` stands for, with what was fixed when it was made. What ends the file ends the
+        link. Raises NotAuthenticated for a link that is over or not ours, and what ``open`` raises."""
+        file_id, expires, disposition = self._unsealed(token)
+        if time.time() >= expires:
+            raise NotAuthenticated("This link is not valid, or not any more.")
+        with self._db.connection() as tx:
+            file = files.get(tx, file_id)
+        if file is None:
+            raise NotFound("There is no such file.")
+        found = self._deliver(None, downloadable(file), method, "proxy", disposition, conditions)
+        assert not isinstance(found, Redirect)
+        return found
+
+    def _deliver(
+        self,
+        principal: Principal | None,
+        file: FileRecord,
+        method: Literal["GET", "HEAD"],
+        mode: Literal["redirect", "proxy"],
+        disposition: Disposition | None,
+        conditions: RequestConditions,
+    ) -> Redirect | NotModified | Stream:
         etag = f'"{file.file_hash}"' if file.file_hash else None
         if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
             raise PreconditionFailed()
         if conditions.if_none_match is not None and etag_matches(conditions.if_none_match, etag, weak=True):
             return NotModified({"ETag": etag} if etag else {})
-        redirect = (mode or self._limits.mode) == "redirect" and method == "GET"
-        if redirect and self._presigns is not None:
-            if _is_start(conditions.range):
-                self._count(principal, file)
-            return Redirect(self._presigned(file, self._limits.url_ttl, disposition).url)
+        if mode == "redirect" and method == "GET":
+            signed = self._presigned(file, self._limits.url_ttl, disposition)
+            if signed is not None:
+                if _is_start(conditions.range):
+                    self._count(principal, file)
+                return Redirect(signed.url)
         return self._stream(principal, file, etag, method, disposition, conditions)
 
     def _stream(
@@ -169,11 +223,9 @@ class Delivery:
         *,
         expires_in: int | None = None,
         disposition: Disposition | None = None,
-    ) -> PresignedRequest:
-        """A presigned download URL, its life clamped to the maximum (THREATS T42). Raises InvalidInput below one second,
-        or where the bucket can't presign."""
-        if self._presigns is None:
-            raise InvalidInput("This deployment's storage can't presign URLs; use the download route.")
+    ) -> PresignedRequest | Link:
+        """A presigned download URL, its life clamped to the maximum (THREATS T42); a link of our own for what the bucket
+        can't hand out as it was uploaded. Raises InvalidInput below one second."""
         if expires_in is not None and expires_in < 1:
             raise InvalidInput(
                 "expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}]
@@ -182,12 +234,33 @@ class Delivery:
         with self._db.connection() as tx:
             file = downloadable(visible(principal, files.get(tx, file_id)))
             events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=_actor(principal))
-        return self._presigned(file, min(life, self._limits.url_max_ttl), disposition)
+        life = min(life, self._limits.url_max_ttl)
+        return self._presigned(file, life, disposition) or self._sealed(file, life, disposition)
+
+    def _sealed(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
+        expires = int(time.time() + life.total_seconds())
+        token = encode_cursor(
+            [str(file.id), expires, disposition or ""], scope=_LINKS, secret=self._link_secret
+        )
+        return Link(token, datetime.fromtimestamp(expires, UTC))
+
+    def _unsealed(self, token: str) -> tuple[UUID, int, Disposition | None]:
+        try:
+            file_id, expires, disposition = decode_cursor(token, scope=_LINKS, secret=self._link_secret)
+        except InvalidCursor as error:
+            raise NotAuthenticated("This link is not valid, or not any more.") from error
+        return UUID(str(file_id)), int(expires or 0), "inline" if disposition == "inline" else None
 
     def _presigned(
         self, file: FileRecord, life: timedelta, disposition: Disposition | None
-    ) -> PresignedRequest:
-        assert self._presigns is not None
+    ) -> PresignedRequest | None:
+        """None where there can be none: the object is stored compressed, or is so since a moment ago, or nothing is presigned
+        here."""
+        if self._presigns is None or file.encoding is not None:
+            return None
+        with self._db.connection() as tx:
+            if not objects.note_url(tx, file.file_path, life=life):
+                return None
         return self._presigns.presign_get(
             file.file_path,
             expires_in=life,

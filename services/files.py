@@ -36,7 +36,7 @@ from db.files import FileRecord
 from db.previews import PreviewRecord
 from services.access import owned, owner_scope, visible
 from services.bucket import delete_all_quietly
-from services.contents import Contents
+from services.contents import Contents, Damaged
 from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
 
@@ -157,6 +157,8 @@ class Files:
                 )
         except ObjectNotFound:
             found = False
+        except Damaged:
+            found, state = True, "mismatch"
         with self._db.transaction() as tx:
             objects.record_check(tx, file.file_path, found=found, checksum_state=state)
             events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
@@ -261,10 +263,14 @@ class Files:
                 raise FileNotReady()
             folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
             files.lock_names(tx, file.owner_id, folder_id)
+            key = objects.lock_of_file(tx, file_id, share=True)
+            if key is None:
+                raise NotFound("There is no such file.")
             copied = _still(
                 files.copy(
                     tx,
                     file,
+                    object_key=key,
                     folder_id=folder_id,
                     original_name=name or file.original_name,
                     actor=principal.owner_id,

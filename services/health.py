@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from core.errors import Unavailable
 from db import Database, jobs
+from services.scanning import Scanning
 from storage_backends.base import ObjectStore, StorageError
 
 log = structlog.get_logger()
 
 _QUEUE_LAG = timedelta(minutes=10)
+_OLD_SIGNATURES = 7  # days
 
 
 class Health:
-    def __init__(self, db: Database, store: ObjectStore):
+    def __init__(self, db: Database, store: ObjectStore, scanning: Scanning | None = None):
         self._db = db
         self._store = store
+        self._scanning = scanning
 
-    def ready(self) -> dict[str, bool]:
+    def ready(self) -> dict[str, bool | str]:
         """Each part and whether it answers; says nothing about why (THREATS T124), the log does."""
-        return {"database": self._database(), "bucket": self._bucket(), **self._queues()}
+        checks: dict[str, bool | str] = {
+            "database": self._database(),
+            "bucket": self._bucket(),
+            **self._queues(),
+        }
+        return checks if self._scanning is None else checks | self._scanner(self._scanning)
+
+    def _scanner(self, scanning: Scanning) -> dict[str, bool | str]:
+        """Whether clamd answers, and how old its signatures are: that is for people to judge and closes no door."""
+        try:
+            made_at = scanning.signatures().made_at
+        except Unavailable:
+            return {"clamd": False}
+        if made_at is None:  # local signatures alone bear no date
+            return {"clamd": True, "signature_age": "unknown"}
+        days = max(0, (datetime.now(UTC) - made_at).days)
+        if days > _OLD_SIGNATURES:
+            log.warning("signatures_are_old", days=days)
+        return {"clamd": True, "signature_age": f"{days} days"}
 
     def _database(self) -> bool:
         try:

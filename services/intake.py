@@ -41,7 +41,7 @@ from core.ids import FILE_PREFIX, new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, files, uploads
+from db import Database, Tx, files, jobs, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
@@ -129,10 +129,11 @@ class _Transfer:
 
 
 class Intake:
-    def __init__(self, db: Database, store: Store, admission: Admission):
+    def __init__(self, db: Database, store: Store, admission: Admission, *, scan: bool = False):
         self._db = db
         self._store = store
         self.admission = admission
+        self._scan = scan  # files are ``processing`` until a scanner has seen them
 
     # -- receive -------------------------------------------------------------------------------------------------------
 
@@ -311,6 +312,7 @@ class Intake:
                     session_id=session_id,
                     count=len(received),
                     size=sum(item.size for item in received),
+                    contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in received},
                 )
                 for item in received:
                     if placement.on_duplicate == "reject" and files.duplicate_of(
@@ -320,7 +322,7 @@ class Intake:
                         continue
                     record = files.publish(
                         tx,
-                        _new_file(item, placement),
+                        _new_file(item, placement, "processing" if self._scan else "ready"),
                         actor=owner_id,
                         link=placement.on_duplicate == "link",
                         forget=True,
@@ -328,7 +330,9 @@ class Intake:
                     if record is None:
                         raise UploadGone("The upload took too long and has expired.")
                     published.append(record)
-                    if record.file_path == item.upload.object_key:
+                    if self._scan:
+                        jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
+                    elif record.file_path == item.upload.object_key:
                         processing.begin(tx, record)
                 if rejected:
                     session = files.open_publication(
@@ -508,7 +512,7 @@ def _check_sums(
         raise Unavailable("The bucket did not store all of the bytes; try again.")
 
 
-def _new_file(item: Received, placement: Placement) -> NewFile:
+def _new_file(item: Received, placement: Placement, status: str) -> NewFile:
     return NewFile(
         upload_id=item.upload.id,
         owner_id=item.upload.owner_id,
@@ -519,7 +523,7 @@ def _new_file(item: Received, placement: Placement) -> NewFile:
         sha256=item.sha256,
         mime_type=item.mime_type,
         file_type=content_types.file_type(item.mime_type),
-        status="ready",
+        status=status,
         placement=placement,
         metadata={"custom": placement.metadata} if placement.metadata else {},
     )

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from core.content_types import may_shrink
 from core.errors import ContentMissing, GatewayError, PreviewFailed, PreviewUnsupported
 from db import Database, Tx, files, jobs, objects, texts
 from db.files import FileRecord
@@ -32,13 +33,25 @@ _STEPS: dict[PreviewType, tuple[frozenset[parsers.Want], str]] = {
 def begin(tx: Tx, file: FileRecord) -> None:
     """Enqueue what follows a file's becoming ``ready`` on an object of its own. One that shares another's has all already."""
     if file.file_size and kinds_of(file):
-        jobs.enqueue(
-            tx,
-            "process_file",
-            owner_id=file.owner_id,
-            lock=f"object:{file.file_path}",
-            file_id=str(file.id),
-        )
+        _enqueue(tx, "process_file", file)
+    else:
+        _begin_compression(tx, file)
+
+
+def _begin_compression(tx: Tx, file: FileRecord) -> None:
+    if may_shrink(file.mime_type, file.file_size):
+        _enqueue(tx, "compress_object", file, priority=-10)
+
+
+def _enqueue(tx: Tx, task: str, file: FileRecord, *, priority: int = 0) -> None:
+    jobs.enqueue(
+        tx,
+        task,
+        owner_id=file.owner_id,
+        lock=f"object:{file.file_path}",
+        priority=priority,
+        file_id=str(file.id),
+    )
 
 
 class Processing:
@@ -71,6 +84,7 @@ class Processing:
         with self._db.transaction() as tx:
             objects.add_measured(tx, file.file_path, measured)
             objects.set_problem(tx, file.file_path, problem)
+            _begin_compression(tx, file)  # after what is kept under the key that was read
 
     def _read(
         self, file: FileRecord, steps: list[PreviewType]

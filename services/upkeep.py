@@ -11,11 +11,12 @@ from typing import TypeVar
 import structlog
 
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX
-from db import Database, idempotency, objects, upload_tokens, uploads
+from db import Database, idempotency, objects, retired, upload_tokens, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
 from services.intake import Intake
+from services.retired import remove_due
 from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectStore, StorageError
 
 log = structlog.get_logger()
@@ -42,6 +43,7 @@ class JanitorReport:
     expired_uploads: int = 0
     cleaned_uploads: int = 0
     purged_objects: int = 0
+    retired_objects: int = 0
     orphaned_objects: int = 0
     orphaned_bytes: int = 0
     orphaned_multiparts: int = 0
@@ -67,6 +69,7 @@ class Upkeep:
         self._expire_uploads(report)
         self._clean_uploads(report)
         self._finish_purges(report)
+        self._remove_retired(report)
         try:
             self._remove_orphans(report)
             self._abort_orphaned_multiparts(report)
@@ -113,6 +116,13 @@ class Upkeep:
         for key in keys:
             if report.dry_run or self._files.remove_object(key):
                 report.purged_objects += 1
+
+    def _remove_retired(self, report: JanitorReport) -> None:
+        if report.dry_run:
+            with self._db.connection() as tx:
+                report.retired_objects = retired.count_due(tx)
+        else:
+            report.retired_objects = remove_due(self._db, self._store)
 
     def _remove_orphans(self, report: JanitorReport) -> None:
         """Objects under our prefixes that no row names, old enough that none can still be coming. What clients bring has a

@@ -183,6 +183,7 @@ def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
         with db.connection() as tx:
             stored = {row[0] for row in tx.execute("select object_key from objects where status = 'stored'")}
             previews = {row[0] for row in tx.execute("select preview_path from file_previews")}
+            retired = {row[0] for row in tx.execute("select object_key from retired_objects")}
             uploads = [
                 str(row[0])
                 for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")
@@ -191,9 +192,10 @@ def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
                 row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")
             ]
         return {
-            "objects without a row": sorted(set(keys) - stored - previews),
+            "objects without a row": sorted(set(keys) - stored - previews - retired),
             "rows without an object": sorted((stored | previews) - set(keys)),
             "multiparts": multiparts,
+            "retired": sorted(retired),
             "uploads": uploads,
             "reservations": held,
         }
@@ -205,6 +207,7 @@ NOTHING: dict[str, list[str]] = {
     "objects without a row": [],
     "rows without an object": [],
     "multiparts": [],
+    "retired": [],
     "uploads": [],
     "reservations": [],
 }

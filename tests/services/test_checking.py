@@ -247,7 +247,7 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
     file = completed(services, alice, b"hello")
     dead = S3Store(storage_settings(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})))
     intake = Intake(services.db, dead, Admission(services.db, Rules(), AdmissionLimits(10**9, None, 100)))
-    checking = Checking(services.db, Contents(dead), intake, services.files)
+    checking = Checking(services.db, Contents(services.db, dead), intake, services.files)
     with pytest.raises(Unavailable):
         checking.check(file.id)
     assert services.files.get(alice, file.id).status == "processing"
@@ -309,10 +309,10 @@ class Mortal:
         self._db = FusedDatabase(database_url, max_connections=2)
         self._store = FusedStore(storage_settings(settings))
         intake = Intake(self._db, self._store, Admission(self._db, Rules(), AdmissionLimits(10**9, None, 100)))
-        files = Files(self._db, self._store, Contents(self._store), quota_bytes=None, cursor_secret=b"x")
+        files = Files(self._db, self._store, Contents(self._db, self._store), quota_bytes=None, cursor_secret=b"x")
         limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
         self.direct = DirectUploads(self._db, self._store, intake, limits, cursor_secret=b"x")
-        self.checking = Checking(self._db, Contents(self._store), intake, files)
+        self.checking = Checking(self._db, Contents(self._db, self._store), intake, files)
 
     def survives(self, number: int, after: bool, action: Callable[[], Any]) -> bool:
         fuse = Fuse(number, after=after)

@@ -1,0 +1,196 @@
+"""Verdicts of the virus scanner, and re-scans. A verdict belongs to the object: files that share it share the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from core.scan import Scan
+from db import Tx, execute, many, one, scalar
+from db.files import COLUMNS, FROM, FileRecord
+
+_KNOWN = """
+select scan_verdict, scan_finding, scanned_with from objects
+where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
+and scan_verdict is not null and scanned_with = %(signatures)s
+order by scanned_at desc limit 1
+"""
+
+
+def known(tx: Tx, owner_id: str, sha256: str, size: int, *, signatures: str) -> Scan | None:
+    """What a scan with these signatures found in the owner's equal bytes. Never in another owner's: the time that is saved
+    would tell that somebody has them (THREATS T15)."""
+    params = {"owner": owner_id, "sha256": sha256, "size": size, "signatures": signatures}
+    row = tx.execute(_KNOWN, params).fetchone()
+    return Scan(*row) if row else None
+
+
+_RECORD = """
+update objects set scan_verdict = %(verdict)s, scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now()
+where status = 'stored' and scan_verdict is distinct from 'infected'
+and (object_key = %(key)s or (owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s))
+"""
+
+
+def record(tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str) -> None:
+    """Keep the verdict on the object and the owner's objects of the same bytes. Infected stays infected: the way out is a
+    new upload, which is scanned anew."""
+    execute(
+        tx,
+        _RECORD,
+        {
+            "verdict": scan.verdict,
+            "finding": scan.finding,
+            "signatures": scan.signatures,
+            "key": object_key,
+            "owner": owner_id,
+            "sha256": sha256,
+            "size": size,
+        },
+    )
+
+
+_LOCK_EQUAL = """
+select object_key from objects
+where object_key = %(key)s or (owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s)
+order by object_key for update
+"""
+_CONDEMN = """
+with condemned as (
+    update objects set scan_verdict = 'infected', scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now()
+    where object_key = any(%(keys)s)
+),
+unread as (delete from object_texts where object_key = any(%(keys)s)),
+unseen as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
+retired as (
+    insert into retired_objects (object_key, delete_after) select preview_path, now() from unseen
+    on conflict (object_key) do update set delete_after = excluded.delete_after
+),
+earlier as (update retired_objects set delete_after = now() where replaced_by = any(%(keys)s))
+update files set status = 'infected', problem = %(problem)s, version = version + 1
+where file_path = any(%(keys)s) and status in ('processing', 'ready')
+"""
+
+
+def condemn(
+    tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str, problem: dict[str, Any]
+) -> list[str]:
+    """Every file on the object, and on the owner's objects of the same bytes, is ``infected`` from now on; their texts and
+    previews are gone from the tables, and the previews' own objects are due for deletion, as is what the object once
+    replaced (THREATS T98).
+
+    The keys of these objects. Found by content too, since a key changes when an object is rewritten."""
+    params = {"owner": owner_id, "sha256": sha256, "size": size, "key": object_key}
+    keys = [row[0] for row in tx.execute(_LOCK_EQUAL, params).fetchall()]
+    found = {
+        "keys": keys,
+        "finding": scan.finding,
+        "signatures": scan.signatures,
+        "problem": Jsonb(problem),
+    }
+    execute(tx, _CONDEMN, found)
+    return keys
+
+
+_EXPOSED = """
+select object_key from objects where scan_verdict = 'infected' and urls_until > now() and status = 'stored' limit %(limit)s
+"""
+
+
+def exposed(tx: Tx, *, limit: int) -> list[str]:
+    """Keys of infected objects that a URL given out before may still lead to."""
+    return [row[0] for row in tx.execute(_EXPOSED, {"limit": limit}).fetchall()]
+
+
+# -- re-scans --------------------------------------------------------------------------------------------------------------
+
+_RESCAN = "id, scanned_with, after_key, scanned, infected, failed, started_at, updated_at, finished_at"
+
+
+@dataclass(frozen=True, slots=True)
+class RescanRecord:
+    id: int
+    scanned_with: str | None
+    after_key: str
+    scanned: int
+    infected: int
+    failed: int
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+def latest_rescan(tx: Tx) -> RescanRecord | None:
+    return one(tx, RescanRecord, f"select {_RESCAN} from rescans order by id desc limit 1")
+
+
+def begin_rescan(tx: Tx, *, signatures: str | None) -> RescanRecord | None:
+    """None where one is under way already."""
+    sql = (
+        "insert into rescans (scanned_with) values (%(signatures)s)"
+        f" on conflict ((true)) where finished_at is null do nothing returning {_RESCAN}"
+    )
+    return one(tx, RescanRecord, sql, {"signatures": signatures})
+
+
+def rescan_due(tx: Tx, *, every: timedelta) -> bool:
+    """Whether none has begun for so long."""
+    sql = (
+        "select not exists (select from rescans where finished_at is null or started_at > now() - %(every)s)"
+    )
+    return scalar(tx, sql, {"every": every}) is True
+
+
+_NEXT = f"""
+select distinct on (o.object_key) {COLUMNS} from {FROM}
+where o.object_key > %(after)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' and f.status = 'ready'
+order by o.object_key, f.id limit %(limit)s
+"""
+
+
+def next_objects(tx: Tx, *, after: str, limit: int) -> Sequence[FileRecord]:
+    """Objects that can be downloaded, the trash included, in the order of their keys: one file of each."""
+    return many(tx, FileRecord, _NEXT, {"after": after, "limit": limit})
+
+
+_ADVANCE = f"""
+update rescans set after_key = %(to)s, scanned = scanned + %(scanned)s, infected = infected + %(infected)s,
+    failed = failed + %(failed)s, updated_at = now(), finished_at = case when %(finished)s then now() end
+where id = %(id)s and after_key = %(from)s and finished_at is null
+returning {_RESCAN}
+"""
+
+
+def advance_rescan(
+    tx: Tx, rescan: RescanRecord, *, to: str, scanned: int, infected: int, failed: int, finished: bool
+) -> RescanRecord | None:
+    """Keep how far it has come; None where another worker was there first, and this one's link of the chain ends."""
+    return one(
+        tx,
+        RescanRecord,
+        _ADVANCE,
+        {
+            "id": rescan.id,
+            "from": rescan.after_key,
+            "to": to,
+            "scanned": scanned,
+            "infected": infected,
+            "failed": failed,
+            "finished": finished,
+        },
+    )
+
+
+_LOST = f"""
+select {_RESCAN} from rescans r where finished_at is null and updated_at < now() - %(after)s and not exists (
+    select from procrastinate_jobs j where j.task_name = 'rescan' and j.status in ('todo', 'doing'))
+"""
+
+
+def lost_rescan(tx: Tx, *, after: timedelta) -> RescanRecord | None:
+    """One under way that no job goes on with."""
+    return one(tx, RescanRecord, _LOST, {"after": after})

@@ -1,0 +1,87 @@
+"""The tasks of scans and compression as a worker runs them: from the upload's own transaction to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import procrastinate
+import pytest
+from procrastinate import PsycopgConnector
+
+from core.principal import Principal
+from db import Database
+from jobs.tasks import register
+from services import Services
+from services.scanning import configured
+from settings import Settings
+from tests.clamd import EICAR, STREAM_LIMIT, Clamd
+from tests.conftest import NOTHING
+from tests.services.test_compression import read, text, time_passes
+from tests.services.test_intake import upload
+
+
+@pytest.fixture(scope="module")
+def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clamd]:
+    running = Clamd(tmp_path_factory.mktemp("clamd"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def settings(settings: Settings, scanner: Clamd) -> Settings:
+    return settings.model_copy(update={"clamd_url": scanner.url, "scan_max_size": STREAM_LIMIT})
+
+
+def work(services: Services, database_url: str) -> None:
+    """Until nothing is due, also of what the jobs themselves enqueue."""
+
+    def due() -> bool:
+        with services.db.connection() as tx:
+            sql = "select exists (select from procrastinate_jobs where status = 'todo' and scheduled_at is null)"
+            return tx.execute(sql).fetchone() == (True,)
+
+    while due():
+        queue = procrastinate.App(connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=3))
+        register(queue, services)
+        queue.run_worker(wait=False, install_signal_handlers=False, concurrency=2)
+
+
+def test_uploads_are_scanned_then_compressed_and_scanned_again(
+    services: Services,
+    database_url: str,
+    db: Database,
+    alice: Principal,
+    leftovers: Callable[[], dict[str, list[str]]],
+) -> None:
+    data = text(9000)
+    good, twin, bad = (
+        upload(services, alice, name, content)
+        for name, content in (("a.txt", data), ("b.txt", data), ("c.txt", EICAR + text(9000)))
+    )
+    work(services, database_url)
+    ended = {
+        name: services.files.get(alice, file.id)
+        for name, file in (("good", good), ("twin", twin), ("bad", bad))
+    }
+    assert {name: file.status for name, file in ended.items()} == {
+        "good": "ready",
+        "twin": "ready",
+        "bad": "infected",
+    }
+    assert ended["good"].file_path == ended["twin"].file_path
+    assert (ended["good"].encoding, ended["bad"].encoding) == ("zstd", None)
+    assert read(services, ended["twin"]) == data
+    configured(services.scanning).begin_rescan()
+    work(services, database_url)
+    latest = configured(services.scanning).latest_rescan()
+    assert latest is not None
+    assert (latest.scanned, latest.failed, latest.finished_at is not None) == (1, 0, True)
+    with db.connection() as tx:
+        left = tx.execute(
+            "select task_name, status from procrastinate_jobs where status in ('failed', 'doing')"
+        ).fetchall()
+    assert left == []
+    time_passes(db)
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING

@@ -1,0 +1,675 @@
+"""Objects stored compressed: the same bytes whatever the way, the old object as long as somebody may ask for it, and nothing
+lost or left over wherever the job dies."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+import pytest
+import requests
+import zstandard
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from app import storage_settings, wire
+from core.content_types import may_shrink
+from core.errors import FileInTrash, NotAuthenticated, NotFound, Unavailable
+from core.ids import encode_cursor
+from core.principal import Principal
+from core.ranges import Span
+from db import Database, objects
+from db.files import FileRecord
+from db.objects import saved_by_compression
+from services import Services, compression
+from services.compression import Compression
+from services.contents import FRAME, Contents, Damaged
+from services.delivery import Link, Redirect, RequestConditions, Stream
+from services.files import FileQuery
+from settings import Settings
+from tests.conftest import NOTHING
+from tests.services.test_checking import MOMENTS, Fuse, FusedDatabase, FusedStore, Killed
+from tests.services.test_intake import upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+def text(size: int, seed: int = 0) -> bytes:
+    """Prose of a kind: shrinks to about a third, and no two places are alike."""
+    rng = random.Random(seed)
+    words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(400)]
+    out = bytearray()
+    while len(out) < size:
+        out += b" ".join(rng.choices(words, k=50)) + b"\n"
+    return bytes(out[:size])
+
+
+def compressed(
+    services: Services, who: Principal, data: bytes, name: str = "a.txt", **placement: Any
+) -> FileRecord:
+    file = upload(services, who, name, data, **placement)
+    services.compression.compress(file.id)
+    return services.files.get(who, file.id)
+
+
+def read(services: Services, file: FileRecord, span: Span | None = None) -> bytes:
+    with Contents(services.db, services.intake._store).open(file, span) as reader:
+        pieces = []
+        while piece := reader.read(100_000):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def download(services: Services, file: FileRecord, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    found = services.delivery.open(
+        Principal(file.owner_id), file.id, method="GET", conditions=RequestConditions(**headers)
+    )
+    assert isinstance(found, Stream)
+    assert found.body is not None
+    with_length = b"".join(found.body)
+    assert len(with_length) == found.length
+    return found.status, found.headers, with_length
+
+
+def raw(bucket: Any, key: str) -> bytes:
+    with bucket.open(key) as reader:
+        return bytes(reader.read(-1))
+
+
+def time_passes(db: Database) -> None:
+    with db.connection() as tx:
+        tx.execute("update retired_objects set delete_after = now() - interval '1 second'")
+
+
+# -- what is stored --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size", [4096, FRAME - 1, FRAME, FRAME + 1, 2 * FRAME - 1, 2 * FRAME, 2 * FRAME + 1, 3 * FRAME + 12345]
+)
+def test_bytes_around_the_edges_of_frames_come_back(
+    services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers, size: int
+) -> None:
+    data = text(size)
+    before = upload(services, alice, "a.txt", data)
+    services.compression.compress(before.id)
+    file = services.files.get(alice, before.id)
+    assert (file.encoding, file.file_size, file.file_hash) == ("zstd", size, hashlib.sha256(data).hexdigest())
+    assert file.file_path != before.file_path
+    assert file.file_path.endswith(file.stored_name)
+    assert read(services, file) == data
+    assert (
+        zstandard.ZstdDecompressor()
+        .stream_reader(raw(bucket, file.file_path), read_across_frames=True)
+        .read()
+        == data
+    )
+    for first, last in ((0, 0), (size - 1, size - 1), (0, size - 1), (FRAME - 1, FRAME), (FRAME, size - 1)):
+        if first <= last < size:
+            assert read(services, file, Span(first, last)) == data[first : last + 1], (first, last)
+    assert len(raw(bucket, file.file_path)) == file.stored_size
+    with db.connection() as tx:
+        assert saved_by_compression(tx, "alice") == size - (file.stored_size or 0)
+        assert saved_by_compression(tx, "bob") == 0
+        assert saved_by_compression(tx, None) == size - (file.stored_size or 0)
+        usage = tx.execute("select used_bytes from owner_usage where owner_id = 'alice'").fetchone()
+    assert usage == (size,)  # the quota counts what was uploaded
+    assert services.stats.storage(alice)["deduplicated_bytes"] == 0
+    assert leftovers() | {"retired": []} == NOTHING
+    time_passes(db)
+    assert services.upkeep.janitor(dry_run=True).retired_objects == 1
+    assert services.upkeep.janitor().retired_objects == 1
+    assert leftovers() == NOTHING
+    assert read(services, file) == data
+
+
+def test_an_object_of_many_parts(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers, db: Database
+) -> None:
+    monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
+    noise = base64.b64encode(os.urandom(12 * FRAME))  # 16 MiB that shrink by a quarter: two parts and a rest
+    file = compressed(services, alice, noise)
+    assert file.encoding == "zstd"
+    assert (file.stored_size or 0) > 2 * 5 * 1024 * 1024
+    assert read(services, file) == noise
+    assert read(services, file, Span(7 * FRAME - 3, 9 * FRAME + 3)) == noise[7 * FRAME - 3 : 9 * FRAME + 4]
+    time_passes(db)
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_what_is_left_alone(
+    services: Services, settings: Settings, alice: Principal, leftovers: Leftovers
+) -> None:
+    off = wire(settings.model_copy(update={"compression": "off"}))
+    for gateway, name, data in (
+        (services, "short.txt", text(4095)),
+        (services, "photo.png", b"\x89PNG\r\n\x1a\n" + text(50_000)),
+        (services, "noise.wav", b"RIFF\x24\x00\x01\x00WAVEfmt " + os.urandom(50_000)),
+        (services, "first.csv", os.urandom(60_000).hex().encode()[: FRAME // 20] + b"," * 3),
+        (off, "off.txt", text(50_000)),
+    ):
+        file = upload(gateway, alice, name, data)
+        gateway.compression.compress(file.id)
+        now = services.files.get(alice, file.id)
+        if name == "first.csv":  # hex shrinks to a half: the one that does not stay
+            assert now.encoding == "zstd"
+        else:
+            assert (now.encoding, now.file_path) == (None, file.file_path), name
+    shrunk = compressed(services, alice, text(50_000, seed=1))
+    assert read(off, off.files.get(alice, shrunk.id)) == text(
+        50_000, seed=1
+    )  # off: what is compressed stays readable
+    off.db.close()
+
+
+def test_a_file_that_shrinks_at_its_beginning_only_is_left_alone(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
+    data = text(FRAME) + b"RIFF" + os.urandom(8 * FRAME)
+    file = upload(
+        services,
+        alice,
+        "a.wav",
+        b"RIFF\xff\xff\xff\x00WAVEfmt \x10\0\0\0\1\0\1\0\x44\xac\0\0\x88\x58\1\0\2\0\x10\0data" + data,
+    )
+    assert may_shrink(file.mime_type, file.file_size)
+    services.compression.compress(file.id)
+    assert services.files.get(alice, file.id).file_path == file.file_path
+    services.upkeep.janitor()  # what was written for the trial goes at once
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("mime", "expected"),
+    [
+        ("text/plain", True),
+        ("text/csv", True),
+        ("application/json", True),
+        ("text/xml", True),
+        ("image/svg+xml", True),
+        ("image/bmp", True),
+        ("image/tiff", True),
+        ("application/msword", True),
+        ("application/vnd.ms-excel", True),
+        ("image/png", False),
+        ("image/jpeg", False),
+        ("application/zip", False),
+        ("application/pdf", False),
+        ("video/mp4", False),
+        ("application/octet-stream", False),
+    ],
+)
+def test_the_kinds_that_may_shrink(mime: str, expected: bool) -> None:
+    assert may_shrink(mime, 4096) is expected
+    assert may_shrink(mime, 4095) is False
+
+
+def test_the_job_is_queued_for_what_may_shrink_behind_what_reads_it(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    big, small = upload(services, alice, "a.txt", text(5000)), upload(services, alice, "b.txt", b"short")
+    linked = upload(services, alice, "c.txt", text(5000))
+    assert linked.file_path == big.file_path
+    with db.connection() as tx:
+        rows = tx.execute(
+            "select args ->> 'file_id', lock, priority from procrastinate_jobs where task_name = 'compress_object'"
+        ).fetchall()
+    assert rows == [(str(big.id), f"object:{big.file_path}", -10)]
+    assert small.id != big.id
+
+
+# -- ranges ----------------------------------------------------------------------------------------------------------------
+
+
+def test_any_range_is_that_of_the_original(services: Services, alice: Principal) -> None:
+    size = 3 * FRAME + 777
+    data = text(size)
+    file = compressed(services, alice, data)
+
+    @given(st.integers(0, size - 1), st.integers(0, size - 1))
+    @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    def holds(one: int, other: int) -> None:
+        first, last = sorted((one, other))
+        status, headers, body = download(services, file, range=f"bytes={first}-{last}")
+        assert body == data[first : last + 1]
+        assert (status, headers["Content-Range"]) == (206, f"bytes {first}-{last}/{size}")
+
+    holds()
+    assert download(services, file)[1]["ETag"] == f'"{hashlib.sha256(data).hexdigest()}"'
+    assert download(services, file, range="bytes=-5")[2] == data[-5:]
+    assert download(services, file, range=f"bytes={size - 1}-")[2] == data[-1:]
+
+
+def test_a_range_reads_no_more_than_its_frames(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = compressed(services, alice, text(8 * FRAME))
+    asked: list[Any] = []
+    store = type(services.intake._store)
+    real = store.open
+
+    def seen(self: Any, key: str, **options: Any) -> Any:
+        asked.append(options.get("byte_range"))
+        return real(self, key, **options)
+
+    monkeypatch.setattr(store, "open", seen)
+    read(services, file, Span(5 * FRAME + 10, 5 * FRAME + 20))
+    assert [wanted.length for wanted in asked] == [pytest.approx((file.stored_size or 0) / 8, rel=0.2)]
+
+
+# -- handing out -----------------------------------------------------------------------------------------------------------
+
+
+def url_of(services: Services, file: FileRecord, **options: Any) -> Any:
+    return services.delivery.url(Principal(file.owner_id), file.id, **options)
+
+
+def test_a_compressed_object_is_streamed_never_redirected_to(services: Services, alice: Principal) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    assert isinstance(services.delivery.open(alice, file.id, method="GET"), Redirect)
+    services.compression.compress(file.id)
+    for mode in (None, "redirect", "proxy"):
+        found = services.delivery.open(alice, file.id, method="GET", mode=mode)  # type: ignore[arg-type]
+        assert isinstance(found, Stream)
+        found.close()
+    found = services.delivery.open(alice, file.id, method="HEAD")
+    assert isinstance(found, Stream)
+    assert (found.length, found.body) == (9000, None)
+    linked = upload(services, alice, "b.txt", text(9000))  # equal bytes that come later
+    assert linked.encoding == "zstd"
+    assert isinstance(services.delivery.open(alice, linked.id, method="GET"), Stream)
+    zipped = b"".join(services.delivery.zip(alice, ids=[str(file.id), str(linked.id)]).body)
+    assert zipped.count(text(9000)) == 2
+
+
+def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
+    services: Services, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
+) -> None:
+    data = text(9000)
+    file = upload(services, alice, "a.txt", data)
+    url = url_of(services, file, expires_in=7200).url
+    services.compression.compress(file.id)
+    with db.connection() as tx:
+        row = tx.execute(
+            "select delete_after - now() > interval '7190 seconds' from retired_objects"
+        ).fetchone()
+    assert row == (True,)
+    services.upkeep.janitor()
+    assert requests.get(url, timeout=30).content == data
+    assert download(services, file)[2] == data
+    with db.connection() as tx:
+        tx.execute("update retired_objects set delete_after = delete_after - interval '3 hours'")
+    services.upkeep.janitor()
+    assert requests.get(url, timeout=30).status_code == 200  # twice the life is kept
+    time_passes(db)
+    services.upkeep.janitor()
+    assert requests.get(url, timeout=30).status_code == 404
+    assert leftovers() == NOTHING
+
+
+def test_the_old_object_does_not_outlive_a_purge(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    url = url_of(services, file, expires_in=7200).url
+    services.compression.compress(file.id)
+    services.files.purge(alice, file.id)
+    services.upkeep.janitor()
+    assert requests.get(url, timeout=30).status_code == 404
+    assert leftovers() == NOTHING
+
+
+def test_much_loaded_files_are_written_once_in_a_while(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+
+    def written() -> Any:
+        with db.connection() as tx:
+            return tx.execute("select xmin::text, urls_until from objects").fetchone()
+
+    services.delivery.open(alice, file.id, method="GET")
+    first = written()
+    for _ in range(5):
+        services.delivery.open(alice, file.id, method="GET")
+    assert written() == first
+    url_of(services, file, expires_in=80_000)
+    assert written()[1] > first[1]
+
+
+def test_an_object_is_replaced_between_a_look_and_the_url(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look finds it plain, then the job replaces it: no URL of the old object goes out unrecorded."""
+    file = upload(services, alice, "a.txt", text(9000))
+    real = objects.note_url
+
+    def late(*arguments: Any, **keywords: Any) -> bool:
+        services.compression.compress(file.id)
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(objects, "note_url", late)
+    assert isinstance(url_of(services, file), Link)
+
+
+def test_T62_a_link_is_good_for_one_file_until_its_end_and_nothing_else(
+    services: Services, settings: Settings, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = text(9000)
+    file, other = compressed(services, alice, data), compressed(services, alice, text(9000, seed=2))
+    link, another = url_of(services, file, expires_in=60), url_of(services, other)
+
+    def opened(token: str, method: Any = "GET", **headers: str) -> Any:
+        return services.delivery.open_link(token, method=method, conditions=RequestConditions(**headers))
+
+    found = opened(link.token)
+    assert b"".join(found.body) == data
+    assert found.headers["Content-Disposition"].startswith("attachment")
+    assert b"".join(opened(link.token, range="bytes=5-9").body) == data[5:10]
+    assert opened(link.token, "HEAD").length == 9000
+    inline = opened(url_of(services, file, disposition="inline").token)
+    assert inline.headers["Content-Disposition"].startswith("inline")
+    inline.close()
+    secret = services.delivery._link_secret
+    half = len(link.token) // 2
+    for bad in (
+        "",
+        "x",
+        link.token[:-1],
+        link.token + "A",
+        link.token[:half] + another.token[half:],
+        link.token[:22] + another.token[22:],
+        another.token[:22] + link.token[22:],
+        encode_cursor([str(file.id), 2**40, ""], scope="s3 routes", secret=secret),
+        encode_cursor([str(file.id), 2**40, ""], scope="keys", secret=secret),
+        encode_cursor([str(file.id), 2**40, ""], scope="download link", secret=b"another"),
+    ):
+        with pytest.raises(NotAuthenticated):
+            opened(bad)
+    with pytest.raises(NotAuthenticated):
+        services.access.authenticate(link.token)
+    moment = time.time() + 61
+    with monkeypatch.context() as patch:
+        patch.setattr("services.delivery.time.time", lambda: moment)
+        with pytest.raises(NotAuthenticated):
+            opened(link.token)
+    services.files.trash(alice, file.id)
+    with pytest.raises(FileInTrash):
+        opened(link.token)
+    services.files.purge(alice, file.id)
+    with pytest.raises(NotFound):
+        opened(link.token)
+
+
+def test_links_over_http(client: Any, anonymous: Any, services: Services) -> None:
+    data = text(9000)
+    made = client.add("Plan (final).txt", data)
+    services.compression.compress(UUID(made["id"]))
+    assert client.get(f"/api/files/{made['id']}").json["file_hash"] == hashlib.sha256(data).hexdigest()
+    answer = client.get(f"/api/files/{made['id']}/download")
+    assert (answer.status, answer.body) == (200, data)
+    url = client.get(f"/api/files/{made['id']}/url").json["url"]
+    path = url.removeprefix("http://gateway.test")
+    assert path.startswith("/d/")
+    got = anonymous.get(path)
+    assert (got.status, got.body) == (200, data)
+    for name in ("ETag", "Content-Disposition", "Content-Type", "Accept-Ranges", "X-Content-Type-Options"):
+        assert got.headers[name] == answer.headers[name]
+    assert got.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    part = anonymous.get(path, headers={"Range": "bytes=100-199"})
+    assert (part.status, part.body, part.headers["Content-Range"]) == (
+        206,
+        data[100:200],
+        "bytes 100-199/9000",
+    )
+    assert anonymous.get(path, headers={"If-None-Match": got.headers["ETag"]}).status == 304
+    assert anonymous.get(path, headers={"Range": "bytes=9000-"}).status == 416
+    head = anonymous.request("HEAD", path)
+    assert (head.status, head.headers["Content-Length"]) == (200, "9000")
+    assert (anonymous.get(path[:-2]).status, anonymous.get(path[:-2]).code) == (401, "not_authenticated")
+    assert (
+        client.get(f"/api/files/{made['id']}", headers={"Authorization": f"Bearer {path[3:]}"}).status == 401
+    )
+
+
+# -- at once ---------------------------------------------------------------------------------------------------------------
+
+
+def test_downloads_during_the_replacement_are_whole(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers
+) -> None:
+    data = text(2 * FRAME)
+    files = [upload(services, alice, f"{n}.txt", data + b"%d" % n) for n in range(4)]
+    stop = threading.Event()
+
+    def load(file: FileRecord, expected: bytes) -> int:
+        count = 0
+        while not stop.is_set() or not count:
+            found = services.delivery.open(alice, file.id, method="GET", mode="proxy")
+            assert isinstance(found, Stream)
+            assert found.body is not None
+            assert b"".join(found.body) == expected
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(6) as pool:
+        loads = [pool.submit(load, file, data + b"%d" % n) for n, file in enumerate(files)]
+        for file in files:
+            services.compression.compress(file.id)
+        stop.set()
+        assert all(result.result(60) >= 1 for result in loads)
+    assert {services.files.get(alice, file.id).encoding for file in files} == {"zstd"}
+    time_passes(db)
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_a_reader_with_an_old_record_finds_the_new_object(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    data = text(9000)
+    old = upload(services, alice, "a.txt", data)
+    services.compression.compress(old.id)
+    time_passes(db)
+    services.upkeep.janitor()
+    assert read(services, old) == data
+    assert read(services, old, Span(10, 20)) == data[10:21]
+    assert Contents(services.db, services.intake._store).exists(old)
+
+
+def test_T106_the_job_run_by_many_at_once_has_one_effect(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda _: services.compression.compress(file.id), range(5)))
+    assert services.files.get(alice, file.id).encoding == "zstd"
+    time_passes(db)
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_T107_replacement_against_copy_purge_and_equal_uploads(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers, purged: bool
+) -> None:
+    """One legal outcome each: no file without its object, no object without a file."""
+
+    def at_once(data: bytes) -> None:
+        file = upload(services, alice, "a.txt", data)
+        actions: list[Callable[[], Any]] = [
+            lambda: services.compression.compress(file.id),
+            lambda: services.files.copy(alice, file.id),
+            lambda: upload(services, alice, "b.txt", data),
+            lambda: services.files.move(alice, file.id, None, if_match=None),
+        ]
+        if purged:
+            actions.append(lambda: services.files.purge(alice, file.id))
+        allowed = (NotFound,) if purged else ()
+        with ThreadPoolExecutor(5) as pool:
+            ends = [pool.submit(action) for action in actions]
+            for end in ends:
+                with suppress(*allowed):
+                    end.result(60)
+
+    for number in range(6):
+        data = text(5000, seed=number)
+        at_once(data)
+        for left in services.files.list(alice, FileQuery()).items:
+            assert read(services, left) == data
+            services.files.purge(alice, left.id)
+        with db.connection() as tx:
+            assert tx.execute("select count(*) from objects").fetchone() == (0,)
+    time_passes(db)
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+# -- damage ----------------------------------------------------------------------------------------------------------------
+
+
+def test_damage_is_found_and_never_a_clean_short_download(
+    services: Services, alice: Principal, bucket: Any
+) -> None:
+    file = compressed(services, alice, text(2 * FRAME))
+    whole = bytearray(raw(bucket, file.file_path))
+    whole[len(whole) // 2] ^= 0xFF
+    bucket.put(file.file_path, bytes(whole), content_type="application/zstd")
+    with pytest.raises(Damaged):
+        read(services, file)
+    assert services.files.details(alice, file.id, verify=True).integrity["checksum"] == "mismatch"
+    bucket.put(file.file_path, bytes(whole[:-1]), content_type="application/zstd")
+    assert services.files.details(alice, file.id, verify=True).integrity["exists"] is False
+
+
+def test_a_damaged_original_is_not_compressed_but_told(
+    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    bucket.put(file.file_path, text(9000, seed=9), content_type="text/plain")
+    services.compression.compress(file.id)
+    assert services.files.get(alice, file.id).encoding is None
+    assert services.files.details(alice, file.id).integrity["checksum"] == "mismatch"
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_what_the_bucket_gives_back_differently_is_never_put_to_use(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    store = type(services.intake._store)
+    real = store.put
+
+    def damaged(self: Any, key: str, body: Any, **options: Any) -> Any:
+        return real(self, key, bytes(body[:-1]) + bytes([body[-1] ^ 1]), **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", damaged)
+        with pytest.raises(Unavailable):
+            services.compression.compress(file.id)
+    assert services.files.get(alice, file.id).encoding is None
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+# -- T101: killed anywhere -------------------------------------------------------------------------------------------------
+
+
+class Mortal:
+    def __init__(self, settings: Settings, database_url: str):
+        self._db = FusedDatabase(database_url, max_connections=2)
+        self._store = FusedStore(storage_settings(settings))
+        self.compression = Compression(self._db, self._store, Contents(self._db, self._store), on=True)
+
+    def survives(self, number: int, after: bool, action: Callable[[], Any]) -> bool:
+        fuse = Fuse(number, after=after)
+        self._db.fuse = self._store.fuse = fuse
+        with suppress(Killed):
+            action()
+        return not fuse.burnt
+
+    def close(self) -> None:
+        self._db.close()
+
+
+@contextmanager
+def mortal(settings: Settings, database_url: str) -> Iterator[Mortal]:
+    gateway = Mortal(settings, database_url)
+    yield gateway
+    gateway.close()
+
+
+@pytest.mark.parametrize("data", [text(9000), base64.b64encode(random.Random(1).randbytes(11 * FRAME // 2))])
+def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
+    services: Services,
+    settings: Settings,
+    alice: Principal,
+    db: Database,
+    database_url: str,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+) -> None:
+    """Written at once, and in two parts."""
+    monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
+    deaths, done = 0, set()
+    file = upload(services, alice, "a.txt", data)
+    with mortal(settings, database_url) as gateway:
+        for number, after in MOMENTS:
+            survived = gateway.survives(
+                number, after, lambda file=file: gateway.compression.compress(file.id)
+            )
+            deaths += not survived
+            time_passes(db)
+            services.upkeep.janitor()
+            assert leftovers() == NOTHING, (number, after)
+            now = services.files.get(alice, file.id)
+            assert read(services, now) == data, (number, after)
+            done.add(now.encoding)
+            if survived:
+                break
+            if now.encoding is not None:
+                services.files.purge(alice, file.id)
+                file = upload(services, alice, "a.txt", data)
+    assert survived
+    assert deaths >= 12
+    assert done == {None, "zstd"}
+
+
+def test_a_replacement_that_was_given_up_is_not_put_to_use(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slower than its lease: the janitor has begun to delete it."""
+    file = upload(services, alice, "a.txt", text(9000))
+    real = Compression._reads_back
+
+    def slow(self: Any, *arguments: Any) -> bool:
+        good = real(self, *arguments)
+        time_passes(db)
+        services.upkeep.janitor()
+        return good
+
+    monkeypatch.setattr(Compression, "_reads_back", slow)
+    services.compression.compress(file.id)
+    assert services.files.get(alice, file.id).encoding is None
+    assert download_plain(services, file) == text(9000)
+    assert leftovers() == NOTHING
+
+
+def download_plain(services: Services, file: FileRecord) -> bytes:
+    found = services.delivery.open(Principal(file.owner_id), file.id, method="GET", mode="proxy")
+    assert isinstance(found, Stream)
+    assert found.body is not None
+    return b"".join(found.body)
