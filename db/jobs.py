@@ -140,6 +140,23 @@ def note_error(tx: Tx, job_id: int, error: str) -> None:
     )
 
 
+_REVIVE = """
+update procrastinate_jobs j set status = 'todo', attempts = 0, scheduled_at = null
+where j.status = 'failed' and j.error like %(error)s || '%%' and j.task_name <> all(%(others)s)
+and not exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'failed' and e.at > now() - %(wait)s)
+and exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'deferred' and e.at > now() - %(within)s)
+"""
+
+
+def revive(
+    tx: Tx, *, error: str, other_than: Sequence[str], wait: timedelta, within: timedelta
+) -> int:
+    """Try failed jobs again whose ``error`` begins so, ``wait`` after they failed and ``within`` so long of being enqueued;
+    how many there were."""
+    params = {"error": error, "others": list(other_than), "wait": wait, "within": within}
+    return execute(tx, _REVIVE, params)
+
+
 _FORGET = """
 delete from procrastinate_jobs j where j.status in ('failed', 'cancelled', 'succeeded', 'aborted') and not exists (
     select from procrastinate_events e where e.job_id = j.id and e.at > now() - %(after)s)
