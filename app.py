@@ -114,8 +114,7 @@ def wire(settings: Settings) -> Services:
         else None
     )
     intake = Intake(db, store, admission, scan=scanning is not None)
-    turns = Turns(places=settings.preview_places)  # at what costs more than a request should
-    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret, turns=turns)
+    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
     delivery = Delivery(
         db,
         store,
@@ -141,7 +140,7 @@ def wire(settings: Settings) -> Services:
         if isinstance(store, PresignsParts) and isinstance(store, Copies)
         else None
     )
-    previews = Previews(db, store, contents, turns)
+    previews = Previews(db, store, contents, Turns(places=settings.preview_places))
     return Services(
         db=db,
         access=access,

@@ -136,7 +136,9 @@ def give_back(tx: Tx, ids: Sequence[int]) -> int:
 def note_error(tx: Tx, job_id: int, error: str) -> None:
     """Keep why an attempt failed, to be shown to admins."""
     execute(
-        tx, "update procrastinate_jobs set error = %(error)s where id = %(id)s", {"id": job_id, "error": error}
+        tx,
+        "update procrastinate_jobs set error = %(error)s where id = %(id)s",
+        {"id": job_id, "error": error},
     )
 
 
@@ -148,9 +150,7 @@ and exists (select from procrastinate_events e where e.job_id = j.id and e.type 
 """
 
 
-def revive(
-    tx: Tx, *, error: str, other_than: Sequence[str], wait: timedelta, within: timedelta
-) -> int:
+def revive(tx: Tx, *, error: str, other_than: Sequence[str], wait: timedelta, within: timedelta) -> int:
     """Try failed jobs again whose ``error`` begins so, ``wait`` after they failed and ``within`` so long of being enqueued;
     how many there were."""
     params = {"error": error, "others": list(other_than), "wait": wait, "within": within}
