@@ -6,7 +6,7 @@ python app.py bootstrap      migrate, make bucket and key   python app.py migrat
 python app.py env            settings of the running gateway as shell assignments
 python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
 python app.py janitor        one clean-up run               python app.py jobs       what waits, and what failed
-python app.py rescan         scan everything for viruses again
+python app.py rescan         scan everything again          python app.py seed-demo  demonstration files, by the million
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
 from services.clamd import Clamd, ScannerSettings
 from services.companion import Companion
+from services.completing import Completing
 from services.compression import Compression
 from services.contents import Contents
 from services.delivery import Delivery, DeliveryLimits
@@ -44,6 +45,7 @@ from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
 from services.turns import Turns
+from services.tus import Tus
 from services.upkeep import Upkeep
 from services.upload_tokens import UploadTokens
 from settings import Settings
@@ -129,17 +131,11 @@ def wire(settings: Settings) -> Services:
         link_secret=seal_secret,
     )
     # What the store can do is asked here, once; what it can't is not mounted.
-    direct = (
-        DirectUploads(
-            db,
-            store,
-            intake,
-            DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl)),
-            cursor_secret=seal_secret,
-        )
-        if isinstance(store, PresignsParts) and isinstance(store, Copies)
-        else None
-    )
+    direct = tus = None
+    if isinstance(store, PresignsParts) and isinstance(store, Copies):
+        limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
+        direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
+        tus = Tus(db, store, intake, Completing(db, store, intake), ttl=upload_ttl)
     previews = Previews(db, store, contents, Turns(places=settings.preview_places))
     return Services(
         db=db,
@@ -149,6 +145,7 @@ def wire(settings: Settings) -> Services:
         checking=Checking(db, contents, intake, files, scanning),
         scanning=scanning,
         direct=direct,
+        tus=tus,
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,

@@ -144,6 +144,8 @@ select k.key from unnest(%(keys)s::text[]) k(key)
 where exists (select from objects where object_key = k.key)
    or exists (select from uploads where object_key = k.key and not cleaned)
    or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
+   or exists (select from upload_objects o join uploads u on u.id = o.upload_id
+              where o.object_key = k.key and u.status in ('pending', 'uploading', 'completing'))
    or exists (select from file_previews where preview_path = k.key)
    or exists (select from retired_objects where object_key = k.key)
 """
@@ -256,12 +258,3 @@ def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int
         {"key": object_key, "first": first, "last": last + 1},
     ).fetchone()
     return (row[0], row[1]) if row is not None and row[1] is not None else None
-
-
-def saved_by_compression(tx: Tx, owner_id: str | None) -> int:
-    """Bytes that an owner's objects, or all (None), take less in the bucket than they hold."""
-    sql = (
-        "select coalesce(sum(size - stored_size), 0)::bigint from objects where status = 'stored' and encoding is not null"
-        " and (%(owner)s::text is null or owner_id = %(owner)s)"
-    )
-    return int(scalar(tx, sql, {"owner": owner_id}))

@@ -18,6 +18,7 @@ from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
 RESCAN_CRON = "23 * * * *"
+RECOUNT_CRON = "23 3 * * *"  # UTC; it reads all files
 
 
 class Patience(BaseRetryStrategy):
@@ -54,7 +55,7 @@ def register(queue: procrastinate.App, services: Services) -> None:
             services.scanning.rescan_some()
 
     @queue.periodic(cron=RESCAN_CRON)
-    @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning")
+    @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning", queue=MAINTENANCE)
     def keep_rescanning(timestamp: int) -> None:
         if services.scanning is not None:
             services.scanning.keep_rescanning()
@@ -66,6 +67,11 @@ def register(queue: procrastinate.App, services: Services) -> None:
         services.jobs.revive()
         if services.scanning is not None:
             services.scanning.bury()
+        services.upkeep.janitor(recount=False)
+
+    @queue.periodic(cron=RECOUNT_CRON)
+    @queue.task(name="recount", queueing_lock="recount", lock="janitor", queue=MAINTENANCE)
+    def recount(timestamp: int) -> None:
         services.upkeep.janitor()
 
     @queue.periodic(cron="17 * * * *")

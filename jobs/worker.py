@@ -151,7 +151,11 @@ class _Worker:
 def _sweep_until(stopped: threading.Event, services: Services, lease: timedelta) -> None:
     """Safe in several workers at once: who completes an upload, or takes a job back, is decided by its row."""
     while not stopped.wait(SWEEP_EVERY):
-        for look in (services.direct.sweep if services.direct else None, lambda: services.jobs.rescue(lease)):
+        for look in (
+            services.direct.sweep if services.direct else None,
+            services.tus.sweep if services.tus else None,
+            lambda: services.jobs.rescue(lease),
+        ):
             try:
                 if look is not None:
                     look()

@@ -26,6 +26,7 @@ from services.processing import Processing
 from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
+from services.tus import Tus
 from services.upkeep import Upkeep
 from services.upload_tokens import UploadTokens
 
@@ -42,6 +43,7 @@ class Services:
     checking: Checking
     scanning: Scanning | None  # None where no scanner is configured
     direct: DirectUploads | None  # None where the store can't presign
+    tus: Tus | None  # as direct
     companion: Companion | None  # as direct
     delivery: Delivery
     compression: Compression

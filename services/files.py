@@ -200,8 +200,10 @@ class Files:
         if after is not None and len(after) != 2:
             raise InvalidCursor()
         with self._db.connection() as tx:
-            records, keys = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=query.limit + 1)
             total = file_lists.total(tx, wanted)
+            records, keys = file_lists.page(
+                tx, wanted, sort=query.sort, after=after, limit=query.limit + 1, expected=total
+            )
         more = len(records) > query.limit
         cursor = (
             encode_cursor(keys[query.limit - 1], scope=scope, secret=self._cursor_secret) if more else None
