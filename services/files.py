@@ -95,14 +95,13 @@ class Files:
         *,
         quota_bytes: int | None,
         cursor_secret: bytes,
-        turns: Turns | None = None,
     ):
         self._db = db
         self._store = store
         self._contents = contents
         self._quota_bytes = quota_bytes
         self._cursor_secret = cursor_secret
-        self._turns = turns or Turns()
+        self._turns = Turns()  # at reading whole objects inside requests
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
