@@ -5,7 +5,8 @@ python app.py serve          the HTTP server alone          python app.py worker
 python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
 python app.py env            settings of the running gateway as shell assignments
 python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
-python app.py janitor        one clean-up run               python app.py rescan     scan everything for viruses again
+python app.py janitor        one clean-up run               python app.py jobs       what waits, and what failed
+python app.py rescan         scan everything again          python app.py seed-demo  demonstration files, by the million
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
 from services.clamd import Clamd, ScannerSettings
 from services.companion import Companion
+from services.completing import Completing
 from services.compression import Compression
 from services.contents import Contents
 from services.delivery import Delivery, DeliveryLimits
@@ -36,16 +38,20 @@ from services.folders import Folders
 from services.health import Health
 from services.idempotency import Idempotency
 from services.intake import Intake
+from services.jobs import Jobs
 from services.previews import Previews
+from services.processing import Processing
 from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
+from services.turns import Turns
+from services.tus import Tus
 from services.upkeep import Upkeep
 from services.upload_tokens import UploadTokens
 from settings import Settings
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import Copies, Multipart, PresignsParts
-from telemetry import configure_logging
+from telemetry import configure_logging, metrics
 
 
 def storage_settings(settings: Settings) -> StorageSettings:
@@ -75,7 +81,7 @@ def wire(settings: Settings) -> Services:
     """Everything the gateway is made of, in order of dependence."""
     storage = storage_settings(settings)
     db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2))
-    store = open_store(storage)
+    store = open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
     # What seals cursors and tickets: the same in all processes and after a restart, and as secret as the bucket's key.
@@ -110,7 +116,8 @@ def wire(settings: Settings) -> Services:
         else None
     )
     intake = Intake(db, store, admission, scan=scanning is not None)
-    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
+    turns = Turns(places=settings.preview_places)  # at what costs more than a request should
+    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret, turns=turns)
     delivery = Delivery(
         db,
         store,
@@ -125,17 +132,12 @@ def wire(settings: Settings) -> Services:
         link_secret=seal_secret,
     )
     # What the store can do is asked here, once; what it can't is not mounted.
-    direct = (
-        DirectUploads(
-            db,
-            store,
-            intake,
-            DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl)),
-            cursor_secret=seal_secret,
-        )
-        if isinstance(store, PresignsParts) and isinstance(store, Copies)
-        else None
-    )
+    direct = tus = None
+    if isinstance(store, PresignsParts) and isinstance(store, Copies):
+        limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
+        direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
+        tus = Tus(db, store, intake, Completing(db, store, intake), ttl=upload_ttl)
+    previews = Previews(db, store, contents, turns)
     return Services(
         db=db,
         access=access,
@@ -144,11 +146,14 @@ def wire(settings: Settings) -> Services:
         checking=Checking(db, contents, intake, files, scanning),
         scanning=scanning,
         direct=direct,
+        tus=tus,
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,
         compression=Compression(db, store, contents, on=settings.compression == "on"),
-        previews=Previews(db, store, contents),
+        previews=previews,
+        processing=Processing(db, previews),
+        jobs=Jobs(db, seal_secret),
         search=Search(db, seal_secret),
         stats=Stats(db, store, quota),
         upload_tokens=UploadTokens(db),

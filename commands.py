@@ -7,17 +7,20 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
 import flask
 from rich.console import Console
 from rich.table import Table
 
+import telemetry
 from core.errors import GatewayError
 from core.ids import FILE_PREFIX
 from core.principal import Role
+from db.jobs import QUEUES
 from services import Services
+from services.jobs import JobQuery
 from settings import Settings
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import ManagesBucket
@@ -58,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", title="commands (none: start the whole gateway)"
     )
     commands.add_parser("serve", help="the HTTP server alone")
-    commands.add_parser("worker", help="the job worker alone")
+    worker = commands.add_parser("worker", help="the job worker alone; any number of them, on any machine")
+    worker.add_argument("--queues", default=",".join(QUEUES), help="comma-separated; default: %(default)s")
+    worker.add_argument(
+        "--concurrency", type=int, metavar="N", help="jobs of each queue at one time (WORKER_CONCURRENCY)"
+    )
     commands.add_parser("migrate", help="bring the database to the newest revision")
     commands.add_parser("bootstrap", help="migrate, make bucket, CORS rules and a first admin key")
     commands.add_parser("env", help="print the running deployment's settings as shell assignments")
@@ -66,7 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     janitor = commands.add_parser("janitor", help="one clean-up run")
     janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    jobs = commands.add_parser("jobs", help="what waits in the queue, and what failed").add_subparsers(
+        dest="action", required=True
+    )
+    listed = jobs.add_parser("list", help="jobs that wait, run or failed, one JSON object a line")
+    listed.add_argument("--status", choices=["todo", "doing", "failed", "cancelled"])
+    for name in ("queue", "task", "owner"):
+        listed.add_argument(f"--{name}")
+    jobs.add_parser("counts", help="how many, by queue and status, as JSON")
+    jobs.add_parser("retry", help="try a failed job again").add_argument("id", type=int)
+    jobs.add_parser("remove", help="forget a failed job, or cancel one that waits").add_argument("id", type=int)
     commands.add_parser("rescan", help="scan everything for viruses again, in the background")
+    demo = commands.add_parser("seed-demo", help="add demonstration files, under owners of their own")
+    demo.add_argument("--files", type=int, required=True, metavar="N", help="how many")
+    demo.add_argument("--objects", type=int, default=300, metavar="N", help="how many of them with real bytes (300)")
+    demo.add_argument("--folders", type=int, default=50, metavar="N", help="of each owner (50; at most 10000)")
+    demo.add_argument("--owners", type=int, default=1, metavar="N", help="how many: demo-1, demo-2 … (1)")
+    demo.add_argument("--owner", metavar="ID", help="instead, an owner who has nothing yet")
+    demo.add_argument("--seed", type=int, default=1, metavar="N", help="other numbers invent other files (1)")
     keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
         dest="action", required=True
     )
@@ -89,6 +113,7 @@ def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     import web_server
 
+    telemetry.share_metrics(settings.data_dir)
     (
         wiring.database_url(settings),
         wiring.storage_settings(settings),
@@ -99,7 +124,21 @@ def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _worker(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     from jobs import worker
 
-    worker.run(wiring.wire(settings), database_url=wiring.database_url(settings))
+    queues = [name.strip() for name in words.queues.split(",") if name.strip()]
+    if not queues or not set(queues) <= set(QUEUES):
+        raise ValueError(f"--queues takes some of {', '.join(QUEUES)}")
+    if words.concurrency is not None and not 1 <= words.concurrency <= 64:
+        raise ValueError("--concurrency takes 1 to 64")
+    telemetry.share_metrics(settings.data_dir)
+    if settings.worker_metrics_port is not None:
+        telemetry.serve_metrics(settings.host, settings.worker_metrics_port)
+    worker.run(
+        wiring.wire(settings),
+        database_url=wiring.database_url(settings),
+        queues=queues,
+        concurrency=words.concurrency or settings.worker_concurrency,
+        lease=settings.worker_lease,
+    )
     return 0
 
 
@@ -185,6 +224,16 @@ def _rescan(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
     return 0
 
 
+def _seed_demo(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from services.demo import Demo, DemoPlan
+
+    store = open_store(wiring.storage_settings(settings))
+    plan = DemoPlan(words.files, words.objects, words.folders, words.owners, words.seed, words.owner)
+    report = Demo(wiring.wire(settings).db, store).seed(plan, tell=lambda line: print(line, file=sys.stderr))
+    print(json.dumps(report.as_dict(), ensure_ascii=False))
+    return 0
+
+
 def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     access = wiring.wire(settings).access
     if words.action == "create":
@@ -222,8 +271,29 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     return 0
 
 
+def _jobs(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    service = wiring.wire(settings).jobs
+    if words.action == "retry":
+        service.retry(words.id)
+    elif words.action == "remove":
+        service.remove(words.id)
+    elif words.action == "counts":
+        print(json.dumps(service.counts()))
+    else:
+        cursor = None
+        while True:
+            query = JobQuery(words.status, words.queue, words.task, words.owner, limit=200, cursor=cursor)
+            page = service.page(query)
+            for job in page.items:
+                print(json.dumps(asdict(job), default=str))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    return 0
+
+
 # These speak to a deployment that runs already, embedded servers included.
-_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "keys", "rescan"})
+_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "jobs", "keys", "rescan", "seed-demo"})
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "start": _start,
@@ -234,6 +304,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "env": _env,
     "doctor": _doctor,
     "janitor": _janitor,
+    "jobs": _jobs,
     "rescan": _rescan,
+    "seed-demo": _seed_demo,
     "keys": _keys,
 }

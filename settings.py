@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     web_workers: int = Field(default=2, ge=1, le=64)  # processes
     web_threads: int = Field(default=32, ge=2, le=256)  # per process; a slow upload or download holds one
+    # Of `worker`, which can also be told by --concurrency and --queues.
+    worker_concurrency: int = Field(default=2, ge=1, le=64)  # jobs of each queue at one time
+    worker_lease: int = Field(default=30, ge=3, le=3_600)  # seconds of silence after which its jobs go to others
+    worker_metrics_port: int | None = Field(default=None, ge=1, le=65535)  # unset: counted with the server's
     trusted_proxies: Words = ()  # addresses and networks whose X-Forwarded-* are believed
     cors_origins: Words = ()  # pages on these origins may call the gateway and the bucket
 
@@ -63,6 +67,8 @@ class Settings(BaseSettings):
     upload_url_ttl: int = Field(default=3_600, ge=60, le=3_600)  # seconds; presigned parts and puts
     max_zip_files: int = Field(default=10_000, ge=1)
     max_zip_bytes: int = Field(default=50 * GIB, ge=1)
+    # Previews and verifications inside requests of one web process, at a time; of one owner, one at a time.
+    preview_places: int = Field(default=2, ge=1, le=64)
     trash_days: int = Field(default=30, ge=0)
     compression: Literal["on", "off"] = "on"  # store with zstd what shrinks by a tenth; off: what is compressed stays so
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from typing import Any
 
 import structlog
@@ -26,12 +27,15 @@ from api.ops import ops
 from api.render import GatewayJSON
 from api.s3_xml import s3_xml
 from api.search import search
+from api.tus import PATH as tus_path
+from api.tus import SlashAtEnd, tus
 from api.upload import upload
 from api.upload_tokens import TokenInPath, upload_tokens
 from api.uploads import uploads
 from api.values import MAX_INT32
 from services import Services
 from settings import Settings
+from telemetry import metrics
 
 __all__ = ["HttpSettings", "create", "install"]
 
@@ -55,6 +59,8 @@ _EXPOSED = [
     "Upload-Concat",
     "Upload-Defer-Length",
     "Upload-Complete",
+    "Upload-Incomplete",
+    "Upload-Draft-Interop-Version",
     "Upload-Limit",
     "Tus-Resumable",
     "Tus-Version",
@@ -88,6 +94,8 @@ def create(services: Services, settings: Settings) -> Flask:
         services,
         HttpSettings(
             base_url=settings.base_url,
+            public_url_set=settings.public_url is not None,
+            trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,
             max_file_size=settings.max_file_size,
             max_files_per_request=settings.max_files_per_request,
@@ -104,6 +112,7 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
     app.json = GatewayJSON(app)
     app.url_map.merge_slashes = False  # a redirect from // would be HTML, and names may hold it
     app.url_map.converters["folder_id"] = FolderIdConverter
+    app.url_map.converters["job_id"] = JobIdConverter
     problems.install(app)
     app.before_request(_begin)
     app.before_request(auth.authenticate)
@@ -113,7 +122,9 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
         app.register_blueprint(blueprint, url_prefix=prefix or None)
     if services.direct is not None:
         app.register_blueprint(uploads, url_prefix="/api/uploads")
-    app.wsgi_app = TokenInPath(app.wsgi_app)  # type: ignore[method-assign]
+    if services.tus is not None:
+        app.register_blueprint(tus, url_prefix=tus_path)
+    app.wsgi_app = TokenInPath(SlashAtEnd(app.wsgi_app))  # type: ignore[method-assign]
 
 
 class FolderIdConverter(BaseConverter):
@@ -129,9 +140,19 @@ class FolderIdConverter(BaseConverter):
         return number
 
 
+class JobIdConverter(BaseConverter):
+    """A positive 64-bit integer."""
+
+    regex = "[0-9]{1,18}"
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+
 def _begin() -> None:
     """Name the request: by the client's own id where that is short and plain enough for a log (THREATS T25)."""
     given = request.headers.get("X-Request-ID", "")
+    g.begun = time.monotonic()
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
@@ -139,6 +160,9 @@ def _begin() -> None:
 
 def _finish(response: Response) -> Response:
     headers = response.headers
+    if "begun" in g:
+        rule = request.url_rule.rule if request.url_rule is not None else None
+        metrics().request(rule, request.method, response.status_code, time.monotonic() - g.begun)
     name = request_id()
     if name is not None:
         headers["X-Request-ID"] = name

@@ -1,4 +1,4 @@
-"""Keys and upkeep, for admin keys."""
+"""Keys, jobs and upkeep, for admin keys."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from api import render
-from api.answers import KeyPageOut, NewKeyOut, ReportOut, RescanOut
+from api.answers import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from api.context import services
 from api.idempotency import forget_in_replay, idempotent
 from api.operations import operation
-from api.schemas import JanitorBody, KeyBody, PageQuery
-from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, NotFound
+from api.schemas import JanitorBody, JobListQuery, KeyBody, PageQuery
+from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotFound
+from services.jobs import JobQuery
 from services.scanning import configured
 
 admin = Blueprint("admin", __name__)
@@ -55,6 +56,42 @@ def revoke_key(key_id: UUID) -> Response:
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
     return render.answer(services().upkeep.janitor(dry_run=body.dry_run).as_dict())
+
+
+# -- jobs ------------------------------------------------------------------------------------------------------------------
+
+
+@admin.get("/jobs")
+@operation(
+    "List jobs",
+    access="admin",
+    query=JobListQuery,
+    gives={200: JobPageOut},
+    headers=("Link",),
+    refuses=(InvalidCursor,),
+)
+def list_jobs(query: JobListQuery) -> Response:
+    """Those that wait, run or failed, newest first; what succeeded is not kept. `counts` is of all, by queue and status."""
+    found = services().jobs.page(JobQuery(**query.model_dump()))
+    return render.page(found, render.job, counts=services().jobs.counts())
+
+
+@admin.post("/jobs/<job_id:job_id>/retry")
+@operation("Retry a failed job", access="admin", gives={200: JobOut}, refuses=(NotFound, Conflict))
+def retry_job(job_id: int) -> Response:
+    """Back into its queue, its attempts counted anew. `409` where it did not fail."""
+    return render.answer(render.job(services().jobs.retry(job_id)))
+
+
+@admin.delete("/jobs/<job_id:job_id>")
+@operation("Remove a job", access="admin", gives={204: None}, refuses=(NotFound, Conflict))
+def remove_job(job_id: int) -> Response:
+    """Forget one that failed, or cancel one that waits. `409` where a worker is at it."""
+    services().jobs.remove(job_id)
+    return render.no_content()
+
+
+# -- the virus scan --------------------------------------------------------------------------------------------------------
 
 
 @admin.post("/rescan")

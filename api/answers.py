@@ -58,6 +58,34 @@ class PreviewOut(Out):
     url: str
 
 
+class TextPreviewOut(Out):
+    """The beginning of a text: 64 KiB at most."""
+
+    content: str
+    language: str | None = Field(description="Of code or markup: python, markdown, csv, …")
+    truncated: bool
+    encoding: str | None = None
+    html: str | None = Field(default=None, description="Highlighted or rendered, and safe to insert")
+    table: list[list[str]] | None = None
+
+
+class ListedEntryOut(Out):
+    name: str
+    size: int | None
+    compressed_size: int | None
+    is_directory: bool
+    modified_at: str | None
+
+
+class ContentsPreviewOut(Out):
+    """What an archive holds; names are data, not paths."""
+
+    entries: list[ListedEntryOut]
+    total_entries: int
+    total_size: int | None
+    truncated: bool
+
+
 class FileLinks(Out):
     self: str
     download: str
@@ -292,6 +320,28 @@ class KeyPageOut(PageOut):
     items: list[KeyOut]
 
 
+class JobOut(Out):
+    """A job of the queue. ``file_id`` is the file it is about, ``error`` why its last attempt failed."""
+
+    id: int
+    queue: str
+    task: str
+    owner_id: str | None
+    file_id: str | None
+    status: Literal["todo", "doing", "failed", "cancelled", "succeeded", "aborted"]
+    attempts: int
+    deaths: int = Field(description="Workers that ended while they did it")
+    error: str | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    scheduled_at: datetime | None = Field(description="Not before then")
+
+
+class JobPageOut(PageOut):
+    items: list[JobOut]
+    counts: dict[str, dict[str, int]] = Field(description="By queue, then by status")
+
+
 class HealthOut(Out):
     status: Literal["ok"]
 
@@ -324,3 +374,4 @@ class ReportOut(Out):
     orphaned_bytes: int
     orphaned_multiparts: int
     forgotten_rows: int
+    corrected_counters: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import cast
 from uuid import UUID
 
 from flask import Blueprint, Response, request
@@ -10,12 +11,14 @@ from flask import Blueprint, Response, request
 from api import render, streaming
 from api.answers import (
     BatchOut,
+    ContentsPreviewOut,
     DeletedFileOut,
     EventPageOut,
     FileDetailsOut,
     FileOut,
     FilePageOut,
     PublicFileOut,
+    TextPreviewOut,
     UrlOut,
 )
 from api.context import caller_or_none, http, principal, services
@@ -38,10 +41,11 @@ from api.schemas import (
 )
 from core import errors
 from core.disposition import content_disposition
-from core.errors import NotFound, PreviewUnsupported
+from core.errors import NotFound
 from core.unset import UNSET
 from services.delivery import Link, NotModified, Redirect, RequestConditions
 from services.files import FileChange, FileQuery
+from services.previews import PictureType, PreviewWish
 
 files = Blueprint("files", __name__)
 links = Blueprint("links", __name__)
@@ -77,7 +81,7 @@ def list_files(query: FileListQuery) -> Response:
         )
     },
     headers=("ETag",),
-    refuses=(errors.NotFound,),
+    refuses=(errors.NotFound, errors.TooMany),
 )
 def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
     """With statistics, its newest 50 events, and integrity; `?verify=true` re-reads the object and compares."""
@@ -311,25 +315,42 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     access="public files",
     query=PreviewQuery,
     gives={
-        200: Content(dict.fromkeys(_PICTURES), "The preview", ("ETag",)),
+        200: Content(
+            {**dict.fromkeys(_PICTURES), "application/json": TextPreviewOut | ContentsPreviewOut},
+            "A picture; for `type=text` and `type=contents` JSON",
+            ("ETag",),
+        ),
         304: None,
     },
     headers=("ETag",),
     takes_headers=("Accept", "If-None-Match"),
-    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreviewUnsupported, errors.PreviewFailed),
+    refuses=(
+        *_NOT_SERVED,
+        errors.ContentMissing,
+        errors.InvalidInput,
+        errors.PreviewUnsupported,
+        errors.PreviewFailed,
+        errors.TooMany,
+        errors.Unavailable,
+    ),
 )
 def preview(file_id: UUID, query: PreviewQuery) -> Response:
-    """Made on demand. WebP, or JPEG or PNG where `Accept` prefers them."""
-    if query.type not in (None, "thumbnail"):
-        services().files.get(caller_or_none(), file_id)  # so that another's file is 404 here too
-        raise PreviewUnsupported()
-    mime_type = request.accept_mimetypes.best_match(_PICTURES, default=_PICTURES[0])
-    found = services().previews.thumbnail(
+    """Made on demand where it is missing. Without `type` the first that the file has of `thumbnail`, `text` and
+    `contents`. Pictures are WebP, or JPEG or PNG where `Accept` prefers them; a page fits in 1024 pixels, and one beyond the
+    last is `400 invalid_input`. What could not be made is not tried again for a day, unless its owner asks with `?retry=true`."""
+    found = services().previews.show(
         caller_or_none(),
         file_id,
-        size=int(query.size),
-        mime_type=mime_type,
-        if_none_match=request.headers.get("If-None-Match"),
+        PreviewWish(
+            type=query.type,
+            size=int(query.size),
+            page=query.page,
+            mime_type=cast(
+                PictureType, request.accept_mimetypes.best_match(_PICTURES, default=_PICTURES[0])
+            ),
+            if_none_match=request.headers.get("If-None-Match"),
+            retry=query.retry,
+        ),
     )
     if found.not_modified:
         response = streaming.not_modified({"ETag": found.etag})

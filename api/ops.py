@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app
 
+import telemetry
 from api import openapi, problems
 from api.answers import HealthOut, ReadyOut
 from api.context import services
@@ -33,6 +34,31 @@ def readyz() -> Response:
         return answer({"status": "ready", "checks": checks})
     failed = ", ".join(name for name, found in checks.items() if not found)
     return problems.from_gateway_error(Unavailable(f"Not ready: {failed}.", checks=checks))
+
+
+@ops.get("/metrics")
+@operation("Metrics", access="public", gives={200: Content({"text/plain": None}, "Prometheus' text format")})
+def show_metrics() -> Response:
+    """Requests, uploads, calls to the bucket, jobs, queues and previews: how many, how long and with what outcome, of all
+    processes on this machine. Without the queues where the database does not answer."""
+    now = []
+    try:
+        queues = services().jobs.queues()
+    except Unavailable:
+        pass
+    else:
+        now.append(
+            telemetry.queue_jobs(
+                [
+                    ((queue.queue, state), float(getattr(queue, state)))
+                    for queue in queues
+                    for state in ("waiting", "scheduled", "running", "failed")
+                ]
+            )
+        )
+        now.append(telemetry.queue_oldest([((queue.queue,), queue.oldest_seconds) for queue in queues]))
+    text = telemetry.metrics().exposition(now)
+    return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @ops.get("/openapi.json")

@@ -21,6 +21,7 @@ from core.pages import Page
 from core.principal import Principal
 from db.events import EventRecord
 from db.files import FileRecord
+from db.jobs import JobRecord
 from db.keys import KeyRecord
 from db.previews import PreviewRecord
 from db.scans import RescanRecord
@@ -100,8 +101,11 @@ def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Princ
     }
     if not owns(principal, record):
         del document["owner_id"], document["file_path"]
-        document["metadata"] = {name: value for name, value in record.metadata.items() if name != "exif"}
+        document["metadata"] = {name: value for name, value in record.metadata.items() if name not in _OWNERS_ONLY}
     return document
+
+
+_OWNERS_ONLY = frozenset({"exif", "gps"})  # of the metadata (THREATS T37)
 
 
 def owns(principal: Principal | None, record: FileRecord) -> bool:
@@ -166,6 +170,25 @@ def key(record: KeyRecord) -> Json:
         "role": record.role,
         "created_at": record.created_at,
         "revoked_at": record.revoked_at,
+    }
+
+
+def job(record: JobRecord) -> Json:
+    """Of its arguments the file alone: others may hold what is nobody's to see."""
+    file_id = record.arguments.get("file_id")
+    return {
+        "id": record.id,
+        "queue": record.queue,
+        "task": record.task,
+        "owner_id": record.owner_id,
+        "file_id": file_id if isinstance(file_id, str) else None,
+        "status": record.status,
+        "attempts": record.attempts,
+        "deaths": record.deaths,
+        "error": record.error,
+        "enqueued_at": record.enqueued_at,
+        "started_at": record.started_at,
+        "scheduled_at": record.scheduled_at,
     }
 
 

@@ -113,6 +113,7 @@ class PreviewQuery(Query):
         Literal["128", "256", "512", "1024"], Field(description="The box of a thumbnail in pixels")
     ] = "256"
     page: Annotated[Int64, Field(ge=1)] = 1
+    retry: Annotated[bool, Field(description="Try again what is known to have failed; the owner's word")] = False
 
 
 class DeleteFileQuery(Query):
@@ -137,6 +138,13 @@ class PlacementQuery(Query):
     visibility: Visibility = "private"
     tags: TagWords = ()
     on_duplicate: OnDuplicate = "link"
+
+
+class JobListQuery(PageQuery):
+    status: Literal["todo", "doing", "failed", "cancelled"] | None = None
+    queue: ShortText | None = None
+    task: ShortText | None = None
+    owner: Owner | None = None
 
 
 class FolderListQuery(OwnedPageQuery):

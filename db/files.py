@@ -17,9 +17,9 @@ from db.upload_sessions import SessionRecord
 
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
-    " f.folder_id, f.status, f.visibility, f.tags, f.metadata, f.problem, f.uploaded_at, f.last_accessed,"
-    " f.download_count, f.is_deleted, f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found,"
-    " o.encoding, o.stored_size"
+    " f.folder_id, f.status, f.visibility, f.tags, o.measured || f.metadata as metadata,"
+    " coalesce(f.problem, o.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
+    " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found, o.encoding, o.stored_size"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -147,7 +147,7 @@ live as materialized (
     for update
 ),
 equal as materialized (
-    select object_key, encoding, stored_size from objects
+    select object_key, measured, problem, encoding, stored_size from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
     and scan_verdict is distinct from 'infected' and %(link)s and exists (select from live)
     order by created_at limit 1 for share
@@ -188,8 +188,11 @@ released as (
 event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
 )
-select {COLUMNS.replace("o.storage_class, o.found", "'standard' as storage_class, true").replace("o.", "equal.")}
-from file f left join equal on true
+select {COLUMNS}
+from file f cross join (
+    select coalesce((select measured from equal), '{{}}') as measured, (select problem from equal) as problem,
+           (select encoding from equal) as encoding, (select stored_size from equal) as stored_size,
+           'standard' as storage_class, true as found) o
 """
 
 
@@ -452,21 +455,3 @@ select exists (select from files where file_path = %(key)s and id <> %(id)s and 
 def another_ready(tx: Tx, file: FileRecord) -> bool:
     """Whether another file on the object is ``ready``: then what follows has begun already."""
     return scalar(tx, _ANOTHER_READY, {"key": file.file_path, "id": file.id}) is True
-
-
-_ADD_METADATA = (
-    "update files set metadata = metadata || %(metadata)s, version = version + 1 where file_path = %(key)s"
-)
-
-
-def add_metadata(tx: Tx, object_key: str, metadata: dict[str, Any]) -> None:
-    """Merge what was measured (width, height, exif) into every file on the object."""
-    execute(tx, _ADD_METADATA, {"key": object_key, "metadata": Jsonb(metadata)})
-
-
-_SET_PROBLEM = "update files set problem = %(problem)s, version = version + 1 where file_path = %(key)s and problem is null"
-
-
-def set_problem(tx: Tx, object_key: str, problem: dict[str, Any]) -> None:
-    """Say on every file of the object which step of its processing failed."""
-    execute(tx, _SET_PROBLEM, {"key": object_key, "problem": Jsonb(problem)})

@@ -1,21 +1,47 @@
-"""Putting work into the queue, inside the caller's transaction: the job exists exactly if the state change does."""
+"""The job queue: putting work into it inside the caller's transaction, and looking at it.
+
+The tables are procrastinate's (its workers take, retry and finish jobs by its own functions) with three members of ours:
+whose job it is, how many workers died of it, and why its last attempt failed.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from functools import cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
-import procrastinate
-from procrastinate import SyncPsycopgConnector
+from psycopg.types.json import Jsonb
 
-from db import Tx, scalar
+from db import Tx, execute, many, one
 
+Status = Literal["todo", "doing", "failed", "cancelled", "succeeded"]
 
-@cache
-def _queue() -> procrastinate.App:
-    # An app without a worker: names are enough to enqueue, and no connection of its own is ever opened.
-    return procrastinate.App(connector=SyncPsycopgConnector())
+# Queues never wait for each other: each has places of its own in a worker (jobs/worker.py).
+CHECKS, PROCESSING, MAINTENANCE, DEFAULT = "checks", "processing", "maintenance", "default"
+QUEUES = (CHECKS, PROCESSING, DEFAULT, MAINTENANCE)
+_QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # all others: DEFAULT
+
+_CLASS = 1_000_000  # places in one class of priority
+
+# Fair queueing by start time: an owner's next job stands one place behind the owner's last, and whoever has none waiting
+# begins at the head of the queue. So owners take turns however many jobs each has, and nobody waits for ever. Two index
+# entries are read, however long the queue.
+_ENQUEUE = """
+with bounds as (select (%(class)s - 1) * %(size)s + 1 as low, %(class)s * %(size)s as high),
+place as (
+    select least(
+        (select max(j.priority) from procrastinate_jobs j, bounds
+         where j.status = 'todo' and j.queue_name = %(queue)s and j.priority between low and high),
+        (select min(j.priority) from procrastinate_jobs j, bounds
+         where j.status = 'todo' and j.queue_name = %(queue)s and j.owner_id = %(owner)s and j.priority between low and high) - 1
+    ) as found
+)
+insert into procrastinate_jobs (queue_name, task_name, priority, lock, args, scheduled_at, owner_id)
+select %(queue)s, %(task)s, greatest(coalesce(place.found, high), low), %(lock)s, %(arguments)s,
+       now() + nullif(%(delay)s, 0) * interval '1 second', %(owner)s
+from place, bounds
+"""
 
 
 def enqueue(
@@ -28,21 +54,207 @@ def enqueue(
     delay_seconds: int = 0,
     **arguments: Any,
 ) -> None:
-    """Run ``task`` (a name from jobs/tasks.py) for ``owner_id`` once the transaction has committed. Jobs of one ``lock`` run
-    one by one."""
-    options: dict[str, Any] = {"connection": tx, "priority": priority, "lock": lock}
-    if delay_seconds:
-        options["schedule_in"] = {"seconds": delay_seconds}
-    _queue().configure_task(task, allow_unknown=True, **options).defer(**arguments)
+    """Run ``task`` (a name from jobs/tasks.py) for ``owner_id`` once the transaction has committed: one statement.
+
+    Jobs of one ``lock`` run one by one; without one, those of one ``file_id`` do. ``priority`` (-2000 to 2000) is a class:
+    all of a higher one go first; within a class owners take turns."""
+    if lock is None and "file_id" in arguments:
+        lock = f"file:{arguments['file_id']}"
+    params = {
+        "queue": _QUEUE_OF.get(task, DEFAULT),
+        "task": task,
+        "owner": owner_id,
+        "lock": lock,
+        "class": priority,
+        "size": _CLASS,
+        "delay": delay_seconds,
+        "arguments": Jsonb(arguments),
+    }
+    execute(tx, _ENQUEUE, params)
 
 
-_WAITING = """
-select exists (
-    select from procrastinate_jobs j join procrastinate_events e on e.job_id = j.id and e.type = 'deferred'
-    where j.status = 'todo' and j.scheduled_at is null and e.at < now() - %(longer_than)s)
+# -- what workers and the janitor do ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    id: int
+    queue: str
+    task: str
+    owner_id: str | None
+    arguments: dict[str, Any]
+    status: str
+    attempts: int
+    deaths: int
+    error: str | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    scheduled_at: datetime | None  # not before then
+
+
+_COLUMNS = """
+j.id, j.queue_name as queue, j.task_name as task, j.owner_id, j.args as arguments, j.status::text, j.attempts, j.deaths,
+j.error, (select min(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'deferred') as enqueued_at,
+(select max(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'started') as started_at, j.scheduled_at
+"""
+
+# A wait that differs from job to job: what ran beside a job that kills its worker should not meet it again.
+_RESCUE = f"""
+with dead as (
+    select j.id from procrastinate_jobs j left join procrastinate_workers w on w.id = j.worker_id
+    where j.status = 'doing' and (w.id is null or w.last_heartbeat < now() - %(lease)s)
+    for update of j skip locked
+), j as (
+    update procrastinate_jobs j
+    set status = case when j.deaths + 1 >= %(most)s then 'failed' else 'todo' end::procrastinate_job_status,
+        deaths = j.deaths + 1, attempts = j.attempts + 1, worker_id = null, abort_requested = false,
+        scheduled_at = now() + %(wait)s * power(2, j.deaths) * (0.5 + random()),
+        error = 'Its worker ended or fell silent.'
+    from dead where j.id = dead.id
+    returning j.*
+)
+select {_COLUMNS} from j
 """
 
 
-def any_waiting(tx: Tx, *, longer_than: timedelta) -> bool:
-    """Whether a job that is due has been waiting for so long: then no worker is at work."""
-    return scalar(tx, _WAITING, {"longer_than": longer_than}) is True
+def rescue(tx: Tx, *, lease: timedelta, wait: timedelta, max_deaths: int) -> list[JobRecord]:
+    """Take jobs back from workers without a sign of life for ``lease``: to the queue after about ``wait``, doubled with each
+    death, or to ``failed`` at the ``max_deaths``-th."""
+    return many(tx, JobRecord, _RESCUE, {"lease": lease, "wait": wait, "most": max_deaths})
+
+
+_GIVE_BACK = """
+update procrastinate_jobs set status = 'todo', worker_id = null, abort_requested = false
+where id = any(%(ids)s) and status = 'doing'
+"""
+
+
+def give_back(tx: Tx, ids: Sequence[int]) -> int:
+    """Return jobs that a worker has no time left for; it was no failure of theirs."""
+    return execute(tx, _GIVE_BACK, {"ids": list(ids)})
+
+
+def note_error(tx: Tx, job_id: int, error: str) -> None:
+    """Keep why an attempt failed, to be shown to admins."""
+    execute(
+        tx, "update procrastinate_jobs set error = %(error)s where id = %(id)s", {"id": job_id, "error": error}
+    )
+
+
+_FORGET = """
+delete from procrastinate_jobs j where j.status in ('failed', 'cancelled', 'succeeded', 'aborted') and not exists (
+    select from procrastinate_events e where e.job_id = j.id and e.at > now() - %(after)s)
+"""
+
+
+def forget_old(tx: Tx, *, after: timedelta) -> int:
+    """Delete jobs that ended, in whatever way, and were not touched for so long."""
+    return execute(tx, _FORGET, {"after": after})
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------------
+
+_LIST = f"""
+select {_COLUMNS} from procrastinate_jobs j
+where (%(status)s::text is null or j.status = %(status)s::procrastinate_job_status)
+and (%(queue)s::text is null or j.queue_name = %(queue)s) and (%(task)s::text is null or j.task_name = %(task)s)
+and (%(owner)s::text is null or j.owner_id = %(owner)s) and (%(before)s::bigint is null or j.id < %(before)s)
+order by j.id desc limit %(limit)s
+"""
+
+
+def list_all(
+    tx: Tx,
+    *,
+    status: Status | None,
+    queue: str | None,
+    task: str | None,
+    owner_id: str | None,
+    before: int | None,
+    limit: int,
+) -> list[JobRecord]:
+    """Jobs, newest first, from just before the job ``before``. Those that succeeded are not kept."""
+    params = {
+        "status": status,
+        "queue": queue,
+        "task": task,
+        "owner": owner_id,
+        "before": before,
+        "limit": limit,
+    }
+    return many(tx, JobRecord, _LIST, params)
+
+
+def get(tx: Tx, job_id: int) -> JobRecord | None:
+    return one(
+        tx, JobRecord, f"select {_COLUMNS} from procrastinate_jobs j where j.id = %(id)s", {"id": job_id}
+    )
+
+
+_COUNTS = "select queue_name, status::text, count(*) from procrastinate_jobs group by 1, 2 order by 1, 2"
+
+
+def counts(tx: Tx) -> list[tuple[str, str, int]]:
+    """(queue, status, number of jobs)."""
+    return tx.execute(_COUNTS).fetchall()
+
+
+_RETRY = """
+update procrastinate_jobs set status = 'todo', scheduled_at = null, attempts = 0, deaths = 0
+where id = %(id)s and status in ('failed', 'cancelled')
+"""
+
+
+def retry(tx: Tx, job_id: int) -> bool:
+    """failed | cancelled -> todo, its attempts counted anew; False where it is neither."""
+    return execute(tx, _RETRY, {"id": job_id}) == 1
+
+
+_REMOVE = "delete from procrastinate_jobs where id = %(id)s and status <> 'doing'"
+
+
+def remove(tx: Tx, job_id: int) -> bool:
+    """Delete a job that no worker holds: what waits is cancelled by it, what failed forgotten. False where one holds it."""
+    return execute(tx, _REMOVE, {"id": job_id}) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRecord:
+    queue: str
+    waiting: int  # due, and not begun
+    scheduled: int  # to be begun later: a retry or a delay
+    running: int
+    failed: int
+    oldest_seconds: float  # since the job that has waited longest was due; 0 where none is
+
+
+_LAG = """
+select j.queue_name as queue, count(*) filter (where j.status = 'todo' and due) as waiting,
+       count(*) filter (where j.status = 'todo' and not due) as scheduled,
+       count(*) filter (where j.status = 'doing') as running, count(*) filter (where j.status = 'failed') as failed,
+       coalesce(extract(epoch from now() - min(coalesce(j.scheduled_at, (
+           select min(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'deferred'
+       ))) filter (where j.status = 'todo' and due)), 0)::float as oldest_seconds
+from (select *, coalesce(scheduled_at <= now(), true) as due from procrastinate_jobs) j
+group by 1 order by 1
+"""
+
+
+def queues(tx: Tx) -> list[QueueRecord]:
+    """Each queue that holds jobs: how many, and how long the first in line has been waiting."""
+    return many(tx, QueueRecord, _LAG)
+
+
+_LAGGING = """
+select distinct j.queue_name from procrastinate_jobs j
+join procrastinate_events e on e.job_id = j.id and e.type = 'deferred'
+where j.status = 'todo' and j.scheduled_at is null and e.at < now() - %(longer_than)s and not exists (
+    select from procrastinate_jobs d join procrastinate_workers w on w.id = d.worker_id
+    where d.queue_name = j.queue_name and d.status = 'doing' and w.last_heartbeat > now() - interval '1 minute')
+"""
+
+
+def lagging(tx: Tx, *, longer_than: timedelta) -> list[str]:
+    """Queues in which a job that is due has been waiting for so long while nothing of theirs is being done: no worker is
+    there. (A long backlog that is worked off is no fault.)"""
+    return [row[0] for row in tx.execute(_LAGGING, {"longer_than": longer_than}).fetchall()]

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg.types.json import Jsonb
 
 from db import Tx, execute, many, one, scalar
 
@@ -50,6 +53,26 @@ where object_key = %(key)s
 def record_check(tx: Tx, object_key: str, *, found: bool, checksum_state: str | None = None) -> None:
     """Keep what a look into the bucket found; ``checksum_state`` None leaves the last verdict on the bytes."""
     execute(tx, _RECORD_CHECK, {"key": object_key, "found": found, "checksum_state": checksum_state})
+
+
+_TOLD = """
+with o as (
+    update objects set {change} where object_key = %(key)s and status = 'stored' returning object_key
+)
+update files set version = version + 1 from o where file_path = o.object_key
+"""
+
+
+def add_measured(tx: Tx, object_key: str, measured: dict[str, Any]) -> None:
+    """Keep what was found of the bytes (width, exif, …): every file on the object shows it, also one linked to it later."""
+    sql = _TOLD.format(change="measured = measured || %(measured)s")
+    execute(tx, sql, {"key": object_key, "measured": Jsonb(measured)})
+
+
+def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None:
+    """Say on every file of the object which step of its processing failed; None: none."""
+    sql = _TOLD.format(change="problem = %(problem)s")
+    execute(tx, sql, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
 
 
 _KEY_OF_FILE = "select file_path from files where id = %(file_id)s"
@@ -121,6 +144,8 @@ select k.key from unnest(%(keys)s::text[]) k(key)
 where exists (select from objects where object_key = k.key)
    or exists (select from uploads where object_key = k.key and not cleaned)
    or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
+   or exists (select from upload_objects o join uploads u on u.id = o.upload_id
+              where o.object_key = k.key and u.status in ('pending', 'uploading', 'completing'))
    or exists (select from file_previews where preview_path = k.key)
    or exists (select from retired_objects where object_key = k.key)
 """
@@ -235,12 +260,3 @@ def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int
         {"key": object_key, "first": first, "last": last + 1},
     ).fetchone()
     return (row[0], row[1]) if row is not None and row[1] is not None else None
-
-
-def saved_by_compression(tx: Tx, owner_id: str | None) -> int:
-    """Bytes that an owner's objects, or all (None), take less in the bucket than they hold."""
-    sql = (
-        "select coalesce(sum(size - stored_size), 0)::bigint from objects where status = 'stored' and encoding is not null"
-        " and (%(owner)s::text is null or owner_id = %(owner)s)"
-    )
-    return int(scalar(tx, sql, {"owner": owner_id}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from db import Tx, execute, many, one
@@ -69,3 +70,53 @@ def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
 def remove(tx: Tx, preview_path: str) -> None:
     """Forget a preview whose object is gone, so that it is made again when asked for."""
     execute(tx, "delete from file_previews where preview_path = %(path)s", {"path": preview_path})
+
+
+# -- those that can't be made ----------------------------------------------------------------------------------------------
+
+_ADD_FAILURE = """
+insert into preview_failures (object_key, preview_type, variant, code, detail)
+select o.object_key, %(type)s, %(variant)s, %(code)s, %(detail)s
+from objects o where o.object_key = %(key)s and o.status = 'stored' for share
+on conflict (object_key, preview_type, variant) do update
+set code = excluded.code, detail = excluded.detail, failed_at = now()
+"""
+
+
+def add_failure(
+    tx: Tx, object_key: str, *, preview_type: str, variant: int, code: str, detail: str
+) -> None:
+    """Remember why a preview can't be made. ``variant``: a page; 0 for the other types, or for all pages."""
+    params = {
+        "key": object_key,
+        "type": preview_type,
+        "variant": variant,
+        "code": code,
+        "detail": detail,
+    }
+    execute(tx, _ADD_FAILURE, params)
+
+
+_FAILURE = """
+select code, detail from preview_failures
+where object_key = %(key)s and preview_type = %(type)s and variant in (0, %(variant)s) and failed_at > now() - %(within)s
+order by variant limit 1
+"""
+
+
+def failure(
+    tx: Tx, object_key: str, *, preview_type: str, variant: int, within: timedelta
+) -> tuple[str, str] | None:
+    """The code and words of a failure that is not older than ``within``."""
+    params = {"key": object_key, "type": preview_type, "variant": variant, "within": within}
+    row = tx.execute(_FAILURE, params).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+_FORGET_FAILURE = """
+delete from preview_failures where object_key = %(key)s and preview_type = %(type)s and variant in (0, %(variant)s)
+"""
+
+
+def forget_failure(tx: Tx, object_key: str, *, preview_type: str, variant: int) -> None:
+    execute(tx, _FORGET_FAILURE, {"key": object_key, "type": preview_type, "variant": variant})

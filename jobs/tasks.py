@@ -1,30 +1,49 @@
-"""Task name -> one service call, with its retry rule. Services enqueue by these names (db/jobs.py) and never import this."""
+"""Task name -> one service call, with its retry rule. Services enqueue by these names (db/jobs.py) and never import this.
+
+Every task may run twice, or be cut off anywhere: what it changes, it changes by compare-and-set.
+"""
 
 from __future__ import annotations
 
+import random
 from uuid import UUID
 
 import procrastinate
-from procrastinate import RetryStrategy
+from procrastinate import BaseRetryStrategy, RetryDecision
+from procrastinate.jobs import Job
 
+from core.errors import Unavailable
+from db.jobs import MAINTENANCE
 from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
-STALLED_CRON = "* * * * *"
 RESCAN_CRON = "23 * * * *"
+RECOUNT_CRON = "23 3 * * *"  # UTC; it reads all files
 
-# A bucket or database that is away for some minutes must not cost a job: 2, 4, 8 … seconds, about half an hour in all.
-_PATIENT = RetryStrategy(max_attempts=10, exponential_wait=2)
+
+class Patience(BaseRetryStrategy):
+    """Again after 2, 4, 8 … seconds, not all at once: ten times, about half an hour in all, where a bucket or database is
+    away; four times where it is the job itself that fails."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        most = 10 if isinstance(exception, Unavailable) else 4
+        if job.attempts + 1 >= most:
+            return None
+        wait = min(2 ** (job.attempts + 1), 600) * random.uniform(0.75, 1.25)  # noqa: S311 spreads load
+        return RetryDecision(retry_in={"seconds": max(1, round(wait))})
+
+
+_PATIENT = Patience()
 
 
 def register(queue: procrastinate.App, services: Services) -> None:
-    @queue.task(name="make_previews", retry=_PATIENT)
-    def make_previews(file_id: str) -> None:
-        services.previews.make_all(UUID(file_id))
-
     @queue.task(name="check_file", retry=_PATIENT)
     def check_file(file_id: str) -> None:
         services.checking.check(UUID(file_id))
+
+    @queue.task(name="process_file", retry=_PATIENT)
+    def process_file(file_id: str) -> None:
+        services.processing.process(UUID(file_id))
 
     @queue.task(name="compress_object", retry=_PATIENT)
     def compress_object(file_id: str) -> None:
@@ -36,27 +55,25 @@ def register(queue: procrastinate.App, services: Services) -> None:
             services.scanning.rescan_some()
 
     @queue.periodic(cron=RESCAN_CRON)
-    @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning")
+    @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning", queue=MAINTENANCE)
     def keep_rescanning(timestamp: int) -> None:
         if services.scanning is not None:
             services.scanning.keep_rescanning()
 
     @queue.periodic(cron=JANITOR_CRON)
-    @queue.task(name="janitor", queueing_lock="janitor", lock="janitor")
+    @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)
     def janitor(timestamp: int) -> None:
         services.checking.requeue_lost()
         if services.scanning is not None:
             services.scanning.bury()
+        services.upkeep.janitor(recount=False)
+
+    @queue.periodic(cron=RECOUNT_CRON)
+    @queue.task(name="recount", queueing_lock="recount", lock="janitor", queue=MAINTENANCE)
+    def recount(timestamp: int) -> None:
         services.upkeep.janitor()
 
-    @queue.periodic(cron=STALLED_CRON)
-    @queue.task(name="retry_stalled", queueing_lock="retry_stalled", pass_context=True)
-    async def retry_stalled(context: procrastinate.JobContext, timestamp: int) -> None:
-        """Give jobs of workers that died (no heartbeat for 30 s) to the living."""
-        for job in await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=30):
-            await queue.job_manager.retry_job(job)
-
     @queue.periodic(cron="17 * * * *")
-    @queue.task(name="forget_jobs", queueing_lock="forget_jobs", pass_context=True)
-    async def forget_jobs(context: procrastinate.JobContext, timestamp: int) -> None:
-        await queue.job_manager.delete_old_jobs(nb_hours=24, include_failed=False)
+    @queue.task(name="forget_jobs", queueing_lock="forget_jobs", queue=MAINTENANCE)
+    def forget_jobs(timestamp: int) -> None:
+        services.jobs.forget_old()

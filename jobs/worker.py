@@ -1,59 +1,163 @@
-"""The worker process: takes jobs from PostgreSQL until SIGTERM, then finishes those it holds.
+"""The worker process: takes jobs from PostgreSQL until SIGTERM, then finishes those it holds, or gives them back.
 
-Beside the jobs it looks every few seconds for uploads that the bucket took without telling us. That is no job of the queue:
-it has to happen within ten seconds also while every worker is busy reading back large files.
+Each queue has places of its own (``concurrency``), so that checks never wait behind previews, nor the janitor behind either.
+Any number of workers on any number of machines share the work; ``--queues`` gives one only some of it.
+
+Beside the jobs a thread looks every few seconds for two things that have to happen also while every place is taken: uploads
+that the bucket took without telling us (within ten seconds), and jobs whose worker died.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
 
 import procrastinate
 import structlog
 from procrastinate import PsycopgConnector
+from procrastinate.exceptions import ConnectorException
 
+from core.errors import Unavailable
+from db.jobs import QUEUES
 from jobs.tasks import register
 from services import Services
-from services.direct import DirectUploads
+from telemetry import metrics
 
 log = structlog.get_logger()
 
 SWEEP_EVERY = 3.0  # seconds
 _DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they go back to the queue
+_POLL = (
+    2.0  # seconds between looks for jobs that nothing announces: retries, and those whose lock became free
+)
+_REST = 2.0  # seconds before a queue whose connection broke is listened to again
 
 
-def run(services: Services, *, database_url: str, concurrency: int = 2) -> None:
-    """Work until told to stop (SIGTERM, SIGINT)."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until procrastinate, once it works, takes the signal over
-    queue = procrastinate.App(
-        connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=concurrency + 2)
-    )
-    register(queue, services)
+def run(
+    services: Services,
+    *,
+    database_url: str,
+    queues: Sequence[str] = QUEUES,
+    concurrency: int = 2,
+    lease: int = 30,
+) -> None:
+    """Work until told to stop (SIGTERM, SIGINT). ``concurrency``: jobs of each queue at one time; ``lease``: seconds
+    without a sign of life after which a worker's jobs are given to others."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop below takes the signal over
     stopped = threading.Event()
     sweeper = threading.Thread(
-        target=_sweep_until, args=(stopped, services.direct), name="sweep", daemon=True
+        target=_sweep_until, args=(stopped, services, timedelta(seconds=lease)), name="sweep", daemon=True
     )
     sweeper.start()
+    worker = _Worker(services, database_url, list(queues), concurrency, lease)
     try:
-        queue.run_worker(
-            concurrency=concurrency,
-            wait=True,
-            install_signal_handlers=True,
-            shutdown_graceful_timeout=_DRAIN,
-            fetch_job_polling_interval=5,
-            delete_jobs="successful",
-        )
+        asyncio.run(worker.work())
     finally:
         stopped.set()
         sweeper.join(_DRAIN)
 
 
-def _sweep_until(stopped: threading.Event, direct: DirectUploads | None) -> None:
-    """Safe in several workers at once: who completes an upload is decided by its row."""
-    while direct is not None and not stopped.wait(SWEEP_EVERY):
+class _Worker:
+    def __init__(
+        self, services: Services, database_url: str, queues: list[str], concurrency: int, lease: int
+    ):
+        self._services = services
+        self._queues, self._concurrency, self._lease = queues, concurrency, lease
+        places = len(queues) * concurrency
+        self._app = procrastinate.App(
+            connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=len(queues) + 4)
+        )
+        register(self._app, services)
+        self._threads = ThreadPoolExecutor(places + 2, thread_name_prefix="job")
+        self._running: set[int] = set()
+
+    async def work(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(self._threads)  # a place is a thread: Python's own choice may be fewer
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with self._app.open_async():
+            lanes = [asyncio.create_task(self._serve(queue), name=queue) for queue in self._queues]
+            await stop.wait()
+            for lane in lanes:
+                lane.cancel()  # asks procrastinate to take no more jobs and to finish those it has
+            _, late = await asyncio.wait(lanes, timeout=_DRAIN)
+            if late:
+                await self._leave()
+
+    async def _serve(self, queue: str) -> None:
+        """Work on one queue for ever. A lost connection ends procrastinate's worker, never ours."""
+        while True:
+            try:
+                await self._app.run_worker_async(
+                    queues=[queue],
+                    name=queue,
+                    concurrency=self._concurrency,
+                    install_signal_handlers=False,
+                    fetch_job_polling_interval=_POLL,
+                    shutdown_graceful_timeout=_DRAIN,
+                    update_heartbeat_interval=self._lease / 3,
+                    stalled_worker_timeout=self._lease,
+                    delete_jobs="successful",
+                    worker_middleware=[self._watch],
+                )
+            except ConnectorException as error:
+                log.warning("queue_lost", queue=queue, error=str(error))
+            await asyncio.sleep(_REST)
+
+    async def _watch(self, call: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
+        """Around each job: who runs, how long it took, why it failed."""
+        job, begun, outcome = context.job, time.monotonic(), "ok"
+        self._running.add(job.id)
         try:
-            direct.sweep()
-        except Exception:  # whatever it was, the next look is due
-            log.exception("sweep_failed")
+            return await call()
+        except Exception as error:
+            task = self._app.tasks.get(job.task_name)
+            final = task is None or task.get_retry_exception(exception=error, job=job) is None
+            outcome = "failed" if final else "retried"
+            await asyncio.to_thread(self._note, job, error, final)
+            raise
+        finally:
+            self._running.discard(job.id)
+            metrics().job(job.task_name, outcome, time.monotonic() - begun)
+
+    def _note(self, job: Any, error: Exception, final: bool) -> None:
+        log.warning("job_failed", job=job.id, task=job.task_name, final=final, exc_info=error)
+        try:
+            self._services.jobs.failed(job.id, job.task_name, job.task_kwargs, error, final=final)
+        except Unavailable:
+            log.warning("job_error_not_kept", job=job.id)
+
+    async def _leave(self) -> None:
+        """Give back what can't be finished in time, and end at once: a job in a thread can't be stopped otherwise. Its
+        parsers die with this process, and whatever it was doing in the bucket will be done again."""
+        held = sorted(self._running)
+        log.warning("jobs_given_back", jobs=held)
+        try:
+            await asyncio.to_thread(self._services.jobs.give_back, held)
+        finally:
+            os._exit(0)
+
+
+def _sweep_until(stopped: threading.Event, services: Services, lease: timedelta) -> None:
+    """Safe in several workers at once: who completes an upload, or takes a job back, is decided by its row."""
+    while not stopped.wait(SWEEP_EVERY):
+        for look in (
+            services.direct.sweep if services.direct else None,
+            services.tus.sweep if services.tus else None,
+            lambda: services.jobs.rescue(lease),
+        ):
+            try:
+                if look is not None:
+                    look()
+            except Exception:  # whatever it was, the next look is due
+                log.exception("sweep_failed")

@@ -1,8 +1,9 @@
 """Untrusted bytes are parsed here, each file in a limited child process of its own (THREATS T91).
 
-Services call ``parsers.run`` and nothing else: ``run.thumbnails`` and its like start a child, which imports one
-module of this package (``image``, …), gives it the bytes and sends back what it made. A parser module has
-``parse(data, arguments) -> (values, blobs)`` and may fail in any way it likes: the parent sees ``ParserFailed``.
+Services call ``parsers.run`` and nothing else: ``run.read`` starts a child, which imports one module of this package
+(``image``, …), gives it the bytes and sends back what it made. A parser module has ``parse(data, arguments) -> (values,
+blobs)``, where data are bytes, or a file if it ``SEEKS``. It may fail in any way it likes: the parent sees
+``ParserFailed``.
 """
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import io
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ import sys
 from typing import Any
 
 from parsers import ParserFailed, Unsupported
+from parsers.ranged import RangedFile
 
 
 def main() -> None:
@@ -40,17 +42,27 @@ def main() -> None:
     os.umask(0o077)
     with contextlib.suppress(OSError, AttributeError):
         _lock_down()
-    values, blobs = _parse(module, arguments)
-    body = json.dumps({**values, "blobs": [len(blob) for blob in blobs]}, allow_nan=False).encode()
+    values, blobs = _parse(module, arguments, _input(module, limits, answer))
+    said = {**values, "blobs": [len(blob) for blob in blobs]}
+    body = json.dumps(said, allow_nan=False, ensure_ascii=False).encode(errors="surrogatepass")
     with os.fdopen(answer, "wb") as out:
         out.write(struct.pack(">I", len(body)) + body)
         out.writelines(blobs)
 
 
-def _parse(module: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+def _input(module: Any, limits: dict[str, int], answer: int) -> Any:
+    """The file's bytes; for a parser that ``SEEKS`` a file, which may be the parent's."""
+    if size := limits.get("ranged"):
+        file = RangedFile(size, limits["max_input"], sys.stdin.buffer, answer)
+        return io.BufferedReader(file, 64 * 1024)
+    data = sys.stdin.buffer.read()
+    return io.BytesIO(data) if getattr(module, "SEEKS", False) else data
+
+
+def _parse(module: Any, arguments: dict[str, Any], given: Any) -> tuple[dict[str, Any], list[bytes]]:
     # Only our own words go into the answer: a library's message can hold addresses and paths (THREATS T35).
     try:
-        values, blobs = module.parse(sys.stdin.buffer.read(), arguments)
+        values, blobs = module.parse(given, arguments)
     except Unsupported as error:
         return {"unsupported": error.reason}, []
     except ParserFailed as error:

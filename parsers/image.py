@@ -1,8 +1,7 @@
 """Images: how large they are, what they say of themselves, and small pictures of them.
 
-Runs in a child process (parsers/child.py). Only formats named here are opened, whatever Pillow would offer
-(THREATS T92). A picture is new pixels: upright, in sRGB, of the first frame, and nothing else of the original
-gets into it (THREATS T93). The order of work keeps memory down: the decoder shrinks first where it can (JPEG's
+Only formats named here are opened, whatever Pillow would offer (THREATS T92). A picture is upright, in sRGB, of the
+first frame (THREATS T93). The order of work keeps memory down: the decoder shrinks first where it can (JPEG's
 ``draft``), then the pixels are shrunk, and only what is left is turned and converted.
 """
 
@@ -18,7 +17,6 @@ from typing import Any, cast
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
-    ExifTags,
     GifImagePlugin,
     IcoImagePlugin,
     Image,
@@ -32,7 +30,8 @@ from PIL import (
 )
 from PIL.Image import Resampling, Transpose
 
-from parsers import ParserFailed, Unsupported
+from parsers import ParserFailed, Unsupported, exif, pictures
+from parsers.thumbhash import placeholder
 
 # Their plugins are imported here, so that Pillow need not load all forty to find these.
 FORMATS = tuple(
@@ -44,15 +43,9 @@ FORMATS = tuple(
     )
 )  # fmt: skip
 MAX_PIXELS = 64_000_000  # before decoding
-MAX_SIZE = 4_096  # pixels of the largest box that can be asked for
 _STRIP_PIXELS = 4_000_000
 _MAX_ICC = 4 * 1024 * 1024  # bytes; press profiles have 2 MB
 
-_OUTPUTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "webp": ("image/webp", {"quality": 80, "method": 4}),
-    "jpeg": ("image/jpeg", {"quality": 82, "optimize": True, "progressive": True}),
-    "png": ("image/png", {"optimize": True}),
-}
 _UPRIGHT = {                                    # EXIF orientation -> how to turn it
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
     6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
@@ -61,7 +54,7 @@ _SIDEWAYS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Tr
 # Complaints about metadata, which common cameras and editors cause. All other warnings are errors.
 _HARMLESS = (
     "Corrupt EXIF|Possibly corrupt|Truncated File Read|Metadata Warning|Tag data larger|Tag offset too large"
-    "|Image appears to be a malformed MPO|Palette images with Transparency"
+    "|Image appears to be a malformed MPO|Invalid APNG|Palette images with Transparency"
 )
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -70,44 +63,42 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """``{"sizes": [...], "format": "webp"}`` -> width, height, format, exif and thumbnails, and their bytes."""
-    sizes = [int(size) for size in arguments["sizes"]]
-    mime_type, options = _OUTPUTS[arguments["format"]]
-    if not all(1 <= size <= MAX_SIZE for size in sizes):
-        raise ValueError("size")
+    """Metadata (width, height, format, exif, gps, placeholder) and pictures of the first frame."""
+    sizes = pictures.sizes_of(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", _HARMLESS)
-        image = _open(data)
+        image = _open(data, tuple(arguments.get("formats", FORMATS)))
         width, height = image.size
-        exif = _exif(image)
-        turn = (
-            None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
-        )  # Pillow turns TIFF itself
+        camera, place = exif.facts(image)
+        # Pillow turns TIFF itself
+        turn = None if image.format == "TIFF" else _UPRIGHT.get(exif.orientation(image))
         if turn in _SIDEWAYS:
             width, height = height, width
-        values = {
-            "width": width, "height": height, "exif": exif,
+        metadata = {
+            "width": width, "height": height, "exif": camera, "gps": place,
             "format": "JPEG" if image.format == "MPO" else image.format,
         }  # fmt: skip
-        made: dict[tuple[int, int], bytes] = {}
-        largest = _shrink(image, max(sizes), turn, (width, height)) if sizes else image
-        listed, blobs = [], []
-        for size in sizes:
-            fitted = _fit(width, height, size)
-            if fitted not in made:
-                small = largest
-                if small.size != fitted:
-                    small = small.resize(fitted, Resampling.LANCZOS, reducing_gap=3.0)
-                made[fitted] = _encode(small, arguments["format"], options)
-            listed.append({"size": size, "width": fitted[0], "height": fitted[1], "mime_type": mime_type})
-            blobs.append(made[fitted])
-    return {**values, "thumbnails": listed}, blobs
+        if not sizes:
+            return {"metadata": metadata}, []
+        largest = _shrink(image, max(sizes), turn, (width, height))
+        listed, blobs = pictures.encode_all(largest, sizes, arguments["format"], (width, height))
+        metadata["placeholder"] = placeholder(largest)
+    return {"metadata": metadata, "pictures": listed}, blobs
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def first_frame(data: bytes, box: int) -> Image.Image:
+    """A picture that is part of something else, upright, within a box."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", _HARMLESS)
+        opened = _open(data, FORMATS)
+        return _shrink(opened, box, None, opened.size)
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         raise Unsupported("This is not an image in a format that can be shown") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -118,18 +109,13 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def _fit(width: int, height: int, box: int) -> tuple[int, int]:
-    scale = min(1.0, box / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def _shrink(
     image: ImageFile.ImageFile, box: int, turn: Transpose | None, upright: tuple[int, int]
 ) -> Image.Image:
     """The first frame, upright, at most ``box`` pixels wide and high, as sRGB in mode RGB or RGBA."""
     image.draft(None, (2 * box, 2 * box))  # twice as large, for the sake of the resampling below
     image.load()
-    target = _fit(*upright, box)
+    target = pictures.fit(*upright, box)
     if turn in _SIDEWAYS:
         target = target[::-1]  # turned only after it was shrunk
     pixels = _reduce(image, int(min(image.width / target[0], image.height / target[1]) / 2))
@@ -199,70 +185,3 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     if alpha:
         colours.putalpha(alpha)
     return colours
-
-
-def _encode(image: Image.Image, format: str, options: dict[str, Any]) -> bytes:
-    if format == "jpeg" and image.mode == "RGBA":
-        paper = Image.new("RGB", image.size, "white")
-        paper.paste(image, mask=image.getchannel("A"))
-        image = paper
-    image.info.clear()  # save() would copy profile, comment and XMP from here
-    out = BytesIO()
-    image.save(out, format, **options)
-    return out.getvalue()
-
-
-# EXIF ------------------------------------------------------------------------------------------------------------
-
-_MAX_TAGS = 250
-_MAX_TEXT = 500  # characters of one value
-_MAX_NUMBERS = 16  # of one value; longer ones are tables, not facts
-_POINTERS = {0x8769, 0x8825, 0xA005, 0x927C, 0x014A, 0x02BC, 0x83BB, 0x8649, 0x8773}
-
-
-def _exif(image: Image.Image) -> dict[str, Any]:
-    """Names and values as JSON takes them, GPSInfo as a dict of its own; {} where it can't be read."""
-    try:
-        exif = image.getexif()
-        found = _named(exif, ExifTags.TAGS)
-        found |= _named(exif.get_ifd(ExifTags.IFD.Exif), ExifTags.TAGS)
-        if gps := _named(exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPSTAGS):
-            found["GPSInfo"] = gps
-    except (
-        Exception
-    ):  # a dozen kinds of damage raise a dozen kinds of error, and none matters for the picture
-        return {}
-    return found
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # as above
-        return 1
-
-
-def _named(tags: Any, names: dict[int, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for tag, raw in list(tags.items())[:_MAX_TAGS]:
-        if tag in names and tag not in _POINTERS and (value := _plain(raw)) is not None:
-            found[names[tag]] = value
-    return found
-
-
-def _plain(raw: Any) -> Any:
-    if isinstance(raw, bytes):
-        text = raw[: _MAX_TEXT + 1].rstrip(b"\0").decode("latin-1")
-        return _plain(text) if len(text) <= _MAX_TEXT and text.isascii() and text.isprintable() else None
-    if isinstance(raw, str):
-        return "".join(char for char in raw[:_MAX_TEXT] if char.isprintable()).strip() or None
-    if isinstance(raw, int):
-        return raw if abs(raw) < 1 << 53 else None
-    if isinstance(raw, tuple | list):
-        values = [_plain(value) for value in raw[:_MAX_NUMBERS]]
-        return values if len(raw) <= _MAX_NUMBERS and None not in values else None
-    try:
-        number = float(raw)  # IFDRational; 0/0 is a common way to say "unknown"
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return round(number, 9) if math.isfinite(number) else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -20,23 +21,47 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from core import previewable
+from core.content_types import canonical
+from core.names import extension as extension_of
+from core.previewable import Family, Kind
 from parsers import ParserFailed, Unsupported
+from parsers.ranged import ASK, MAX_ASKS, MAX_LENGTH, SPAN
 
-__all__ = ["Answer", "ImageResult", "Limits", "ParserFailed", "Thumbnail", "Unsupported", "run", "thumbnails"]
+__all__ = [
+    "Answer", "ImageResult", "Limits", "ParserFailed", "RangedSource", "Reading", "Thumbnail", "Unsupported", "kinds",
+    "read", "run", "thumbnails",
+]  # fmt: skip
 
 MIB = 1024 * 1024
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from parsers.child import main; main()"
-_MAX_VALUES = 4 * MIB  # bytes of JSON
+_MAX_VALUES = 8 * MIB  # bytes of JSON
+_SMALL = 4 * MIB  # bytes; what is no larger goes through the pipe at once
+_CHILDS = ("cpu_seconds", "memory", "file_size", "open_files", "max_input")
 
 
 class Source(Protocol):
     """``read(n)`` gives up to n bytes and b"" at the end: a file, an open object, BytesIO."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+@runtime_checkable
+class RangedSource(Source, Protocol):
+    """A source that may be read anywhere: large videos and archives need it, everything else does without."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        """Exactly ``size`` bytes, all of them within the file; at most 8 MiB are asked for at a time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +91,110 @@ class Thumbnail:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What one child made of one file. Everything is safe as JSON and for PostgreSQL: no NUL, no lone surrogate.
+
+    What was not wanted, or what files of this type don't have, is empty or None."""
+
+    # width, height (pixels upright; of PDF and SVG their own units), format, exif, gps, placeholder (ThumbHash, base64),
+    # pages, title, author, duration (s), audio, video
+    metadata: dict[str, Any]
+    pictures: tuple[Thumbnail, ...]  # one for each of ``sizes``
+    text: str | None  # for search: cleaned and capped (THREATS T83)
+    text_language: str | None  # ISO 639-1
+    document: dict[str, Any] | None  # content, language, encoding, truncated; html, table
+    contents: dict[str, Any] | None  # entries, total_entries, total_size, truncated
+
+
+Want = Literal["metadata", "picture", "text", "document", "contents"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Which parser reads a family, and how much of a file it is given."""
+
+    parser: str
+    limits: Limits = Limits()
+    head: int | None = None  # bytes from the beginning that are enough; None: all
+    ranges: bool = False  # it seeks: of a large RangedSource it gets what it asks for
+    needs: str = "PIL"  # a module; what is not installed is not offered
+
+
+_READERS: dict[Family, _Reader] = {
+    "image": _Reader("image"),
+    "heif": _Reader("heif", needs="pillow_heif"),
+    "svg": _Reader("svg", Limits(max_input=8 * MIB)),
+    "pdf": _Reader("pdf"),
+    "office": _Reader("office", ranges=True),
+    "text": _Reader("text", head=4 * MIB),
+    "archive": _Reader("archive", ranges=True),
+    "media": _Reader("media", ranges=True, needs="av"),
+}
+
+
+@cache
+def _reader(family: Family | None) -> _Reader | None:
+    reader = _READERS.get(family) if family else None
+    return reader if reader and find_spec(reader.needs) else None
+
+
+def kinds(mime_type: str, extension: str = "") -> frozenset[Kind]:
+    """The kinds of preview that a file of this type has in this installation (``core.previewable``)."""
+    readable = _reader(previewable.family(mime_type, extension))
+    return previewable.kinds(mime_type, extension) if readable else frozenset()
+
+
+def read(
+    source: Source,
+    mime_type: str,
+    *,
+    name: str,
+    want: frozenset[Want],
+    sizes: Sequence[int] = (),
+    format: Literal["webp", "jpeg", "png"] = "webp",
+    page: int = 1,
+) -> Reading:
+    """What a file shows, says and is about: one child process, one decode.
+
+    ``mime_type`` is the stored type, ``name`` the file's name, whose extension tells one plain text from another.
+    ``sizes`` are the boxes, in pixels, that "picture" is made for; ``page`` is for documents that have pages.
+    Unsupported for a type that nobody reads, an encrypted file, a page that is not there; ParserFailed where the file is
+    broken, too large or hostile. Errors that the source raises pass through."""
+    extension = extension_of(name)
+    reader = _reader(previewable.family(mime_type, extension))
+    if reader is None:
+        raise Unsupported("Files of this type have no preview")
+    arguments = {
+        "mime_type": canonical(mime_type), "extension": extension, "stem": name.rpartition(".")[0], "want": sorted(want),
+        "sizes": list(sizes), "format": format, "page": page, "head": reader.head,
+    }  # fmt: skip
+    answer = run(
+        reader.parser, source, arguments, limits=reader.limits, head=reader.head, ranges=reader.ranges
+    )
+    try:
+        values = {"pictures": [], **dict.fromkeys(_OPTIONAL), "metadata": {}, **_plain(answer.values)}
+        made = zip(values.pop("pictures"), answer.blobs, strict=True)
+        return Reading(**values, pictures=tuple(Thumbnail(**one, data=data) for one, data in made))
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
+        raise ParserFailed("The parser's answer can't be read") from error
+
+
+_OPTIONAL = ("text", "text_language", "document", "contents")
+_REFUSED = re.compile("[\0\ud800-\udfff]")
+
+
+def _plain(value: Any) -> Any:
+    """Without the characters that PostgreSQL refuses, whatever the child let through."""
+    if isinstance(value, str):
+        return _REFUSED.sub("", value)
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    return value
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     width: int  # pixels of the original, held upright
     height: int
@@ -78,39 +207,48 @@ def thumbnails(
     source: Source,
     sizes: Sequence[int] = (128, 256, 512, 1024),
     format: Literal["webp", "jpeg", "png"] = "webp",
+) -> ImageResult:
+    """Pictures of an image that fit into boxes of ``sizes`` pixels, and what it says of itself."""
+    result = read(
+        source, "image/png", name="", want=frozenset({"metadata", "picture"}), sizes=sizes, format=format
+    )
+    told = result.metadata
+    exif = {**told["exif"], "GPSInfo": told["gps"]} if told["gps"] else told["exif"]
+    return ImageResult(told["width"], told["height"], told["format"], exif, result.pictures)
+
+
+def run(
+    parser: str,
+    source: Source,
+    arguments: dict[str, Any],
     *,
     limits: Limits | None = None,
-) -> ImageResult:
-    """Pictures of an image that fit into boxes of ``sizes`` pixels, all from one decode, and what it says of itself.
-
-    ``sizes`` may be empty: then only size and EXIF are read. Unsupported where it is no image in a format that we
-    open, ParserFailed where it is broken or too large."""
-    answer = run("image", source, {"sizes": list(sizes), "format": format}, limits=limits)
-    try:
-        values = dict(answer.values)
-        made = zip(values.pop("thumbnails"), answer.blobs, strict=True)
-        return ImageResult(**values, thumbnails=tuple(Thumbnail(**one, data=data) for one, data in made))
-    except (TypeError, ValueError, KeyError) as error:
-        raise ParserFailed("The parser's answer can't be read") from error
-
-
-def run(parser: str, source: Source, arguments: dict[str, Any], *, limits: Limits | None = None) -> Answer:
+    head: int | None = None,
+    ranges: bool = False,
+) -> Answer:
     """What ``parsers.<parser>.parse`` made of the source's bytes, or ParserFailed.
 
-    Errors that the source raises pass through."""
+    With ``head`` it is given that many bytes from the beginning, and the rest is not read. With ``ranges`` it is given
+    what it asks for of a RangedSource of more than 4 MiB. Errors that the source raises pass through."""
     limits = limits or Limits()
     folder = tempfile.mkdtemp(prefix="parser-")
     try:
-        with _Child(parser, arguments, limits, folder) as child:
-            child.feed(source)
+        ranged = source if ranges and isinstance(source, RangedSource) and source.size > _SMALL else None
+        with _Child(parser, arguments, limits, folder, ranged) as child:
+            if ranged is None:
+                child.feed(source, head)
             return child.answer()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Child:
-    def __init__(self, parser: str, arguments: dict[str, Any], limits: Limits, folder: str):
-        own = {name: getattr(limits, name) for name in ("cpu_seconds", "memory", "file_size", "open_files")}
+    def __init__(
+        self, parser: str, arguments: dict[str, Any], limits: Limits, folder: str, ranged: RangedSource | None
+    ):
+        own = {name: getattr(limits, name) for name in _CHILDS}
+        own["ranged"] = ranged.size if ranged else 0
+        self._ranged = ranged
         command = [sys.executable, "-I", "-c", _START, parser, json.dumps(arguments), json.dumps(own)]
         self._limits = limits
         self._process = subprocess.Popen(  # noqa: S603 our own interpreter and our own words, no shell
@@ -118,7 +256,7 @@ class _Child:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             cwd=folder, start_new_session=True,
             # One arena: otherwise each of a library's threads reserves 64 MiB of the address space.
-            env={"TMPDIR": folder, "HOME": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
+            env={"TMPDIR": folder, "HOME": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         self._late = False
         self._over = threading.Lock()  # held while the group is killed, and for ever once it was reaped
@@ -138,13 +276,13 @@ class _Child:
                 pipe.close()  # type: ignore[union-attr]
         self._process.wait()
 
-    def feed(self, source: Source) -> None:
+    def feed(self, source: Source, head: int | None) -> None:
         """All bytes of the source; the child answers only after the last, so neither waits for the other.
 
         It may die before the end."""
         pipe, sent = self._process.stdin, 0
         assert pipe is not None
-        while chunk := source.read(MIB):
+        while chunk := source.read(MIB if head is None else min(MIB, head - sent)):
             sent += len(chunk)
             if sent > self._limits.max_input:
                 raise ParserFailed(f"The file is larger than {self._limits.max_input // MIB} MiB")
@@ -152,11 +290,15 @@ class _Child:
                 pipe.write(chunk)
             except BrokenPipeError:
                 return
+            if sent == head:
+                break
         with contextlib.suppress(BrokenPipeError):
             pipe.close()
 
     def answer(self) -> Answer:
         head = self._read(4)
+        if self._ranged:
+            head = self._serve(self._ranged, head)
         length = struct.unpack(">I", head)[0]
         if length > _MAX_VALUES:
             raise ParserFailed("The parser's answer is too large")
@@ -178,6 +320,24 @@ class _Child:
         if any(length < 0 for length in lengths) or sum(lengths) > self._limits.max_output:
             raise ParserFailed("The parser's answer is too large")
         return Answer(answered, [self._read(length) for length in lengths])
+
+    def _serve(self, source: RangedSource, head: bytes) -> bytes:
+        """Give the spans that are asked for, until the answer begins, whose first bytes are returned."""
+        assert self._process.stdin is not None
+        asks = sent = 0
+        while head == ASK:
+            offset, length = SPAN.unpack(self._read(SPAN.size))
+            asks += 1
+            sent += length
+            within = 0 < length <= MAX_LENGTH and offset + length <= source.size
+            if not within or asks > MAX_ASKS or sent > self._limits.max_input:
+                raise ParserFailed("The parser asked for too much of the file")
+            data = source.read_at(offset, length)
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(struct.pack(">I", len(data)) + data)
+                self._process.stdin.flush()
+            head = self._read(4)
+        return head
 
     def _read(self, length: int) -> bytes:
         assert self._process.stdout is not None

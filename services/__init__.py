@@ -20,10 +20,13 @@ from services.folders import Folders
 from services.health import Health
 from services.idempotency import Idempotency
 from services.intake import Intake
+from services.jobs import Jobs
 from services.previews import Previews
+from services.processing import Processing
 from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
+from services.tus import Tus
 from services.upkeep import Upkeep
 from services.upload_tokens import UploadTokens
 
@@ -40,10 +43,13 @@ class Services:
     checking: Checking
     scanning: Scanning | None  # None where no scanner is configured
     direct: DirectUploads | None  # None where the store can't presign
+    tus: Tus | None  # as direct
     companion: Companion | None  # as direct
     delivery: Delivery
     compression: Compression
     previews: Previews
+    processing: Processing
+    jobs: Jobs
     search: Search
     stats: Stats
     upload_tokens: UploadTokens

@@ -37,6 +37,7 @@ from db.previews import PreviewRecord
 from services.access import owned, owner_scope, visible
 from services.bucket import delete_all_quietly
 from services.contents import Contents, Damaged
+from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
 
 BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
@@ -94,12 +95,14 @@ class Files:
         *,
         quota_bytes: int | None,
         cursor_secret: bytes,
+        turns: Turns | None = None,
     ):
         self._db = db
         self._store = store
         self._contents = contents
         self._quota_bytes = quota_bytes
         self._cursor_secret = cursor_secret
+        self._turns = turns or Turns()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -120,7 +123,8 @@ class Files:
         with self._db.connection() as tx:
             file = owned(principal, files.get(tx, file_id))
         if verify:
-            self._verify(principal, file)
+            with self._turns.take(principal.owner_id):
+                self._verify(principal, file)
         with self._db.connection() as tx:
             object_record = objects.get(tx, file.file_path)
             statistics = events.statistics(tx, file_id)
@@ -197,8 +201,10 @@ class Files:
         if after is not None and len(after) != 2:
             raise InvalidCursor()
         with self._db.connection() as tx:
-            records, keys = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=query.limit + 1)
             total = file_lists.total(tx, wanted)
+            records, keys = file_lists.page(
+                tx, wanted, sort=query.sort, after=after, limit=query.limit + 1, expected=total
+            )
         more = len(records) > query.limit
         cursor = (
             encode_cursor(keys[query.limit - 1], scope=scope, secret=self._cursor_secret) if more else None

@@ -28,7 +28,7 @@ class Health:
         checks: dict[str, bool | str] = {
             "database": self._database(),
             "bucket": self._bucket(),
-            "queue": self._queue(),
+            **self._queues(),
         }
         return checks if self._scanning is None else checks | self._scanner(self._scanning)
 
@@ -52,13 +52,14 @@ class Health:
         except Unavailable:
             return False
 
-    def _queue(self) -> bool:
-        """Whether a worker took jobs lately: no job may wait longer than ten minutes."""
+    def _queues(self) -> dict[str, bool]:
+        """Whether workers are at each queue: no job may wait longer than ten minutes while none of its queue is done."""
         try:
             with self._db.connection() as tx:
-                return not jobs.any_waiting(tx, longer_than=_QUEUE_LAG)
+                late = jobs.lagging(tx, longer_than=_QUEUE_LAG)
         except Unavailable:
-            return False
+            return {"queue": False}
+        return {"queue": not late} | {f"queue_{name}": False for name in late}
 
     def _bucket(self) -> bool:
         try:

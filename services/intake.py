@@ -27,7 +27,9 @@ from core import content_types, names
 from core.errors import (
     ChecksumMismatch,
     DuplicateFile,
+    FileTooLarge,
     GatewayError,
+    InconsistentLength,
     InvalidInput,
     MalformedUpload,
     NotAuthenticated,
@@ -37,11 +39,11 @@ from core.errors import (
     Unavailable,
     UploadGone,
 )
-from core.ids import FILE_PREFIX, new_id, object_key
+from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, files, jobs, uploads
+from db import Database, Tx, files, jobs, resumable, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
@@ -57,6 +59,7 @@ from storage_backends.base import (
     Part,
     StorageError,
 )
+from telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -69,6 +72,7 @@ _RENEW = 600.0  # seconds
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated)
 
 GatewayProtocol = Literal["form", "raw"]
+RESUMABLE = ("tus", "ietf")  # protocols whose bytes come through services/appending.py
 
 
 class Readable(Protocol):
@@ -385,6 +389,15 @@ class Intake:
             with self._db.connection() as tx:
                 uploads.mark_cleaned(tx, upload.id)
 
+    def overrun(self, upload: UploadRecord) -> GatewayError:
+        """The error for more bytes than were announced. The IETF draft also ends such an upload (section 4.4)."""
+        told = f"The upload was announced with {upload.size} bytes; more came."
+        if upload.protocol == "tus":
+            return FileTooLarge(told)
+        error = InconsistentLength(told)
+        self.abort(upload, problem=error.as_problem())
+        return error
+
     def hold(self, upload: UploadRecord, size: int, *, expires_in: timedelta = _TTL) -> None:
         """Hold quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
         if not self.admission.extend(upload, size, expires_in=expires_in):
@@ -397,15 +410,35 @@ class Intake:
 
     def remove_bytes(self, upload: UploadRecord, *, complete: bool = False) -> bool:
         """Delete an upload's object, and unless it is ``complete`` its parts; True once all is known to be gone."""
-        try:
-            for ref in [] if complete else list(self._store.list_multiparts(upload.object_key)):
-                if ref.key == upload.object_key:
-                    self._store.abort_multipart(ref)
-        except StorageError as error:
-            log.warning("parts_left_for_janitor", key=upload.object_key, error=str(error))
+        if upload.protocol in RESUMABLE and not self.remove_keys(upload):
+            return False
+        if not complete and not self._abort_parts(upload.object_key):
             return False
         keys = [upload.object_key, *([upload.incoming_key] if upload.incoming_key else [])]
         return delete_all_quietly(self._store, keys)
+
+    def remove_keys(self, upload: UploadRecord) -> bool:
+        """Remove what the writers of a resumable upload left under keys of their own; True once all is known to be gone."""
+        with self._db.connection() as tx:
+            keys = resumable.keys(tx, upload.id)
+        gone = [key for key in keys if self.remove_key(key)]
+        with self._db.connection() as tx:
+            resumable.forget_keys(tx, gone)
+        return len(gone) == len(keys)
+
+    def remove_key(self, key: str) -> bool:
+        """Delete an object and abort the multiparts of its key; False where the bucket did not confirm."""
+        return (key.startswith(TAIL_PREFIX) or self._abort_parts(key)) and delete_quietly(self._store, key)
+
+    def _abort_parts(self, key: str) -> bool:
+        try:
+            for ref in list(self._store.list_multiparts(key)):
+                if ref.key == key:
+                    self._store.abort_multipart(ref)
+        except StorageError as error:
+            log.warning("parts_left_for_janitor", key=key, error=str(error))
+            return False
+        return True
 
 
 class Batch:
@@ -450,6 +483,7 @@ class Batch:
             raise
         except GatewayError as error:
             self.rejected.append(Rejected(name, error))
+            metrics().upload(self._protocol, error.code)
 
     def commit(self, placement: Placement, *, within: Within | None = None) -> Outcome:
         """Make all that was received files. ``within`` joins the transaction that does it, with the outcome to be."""
@@ -461,6 +495,10 @@ class Batch:
         outcome = self._intake.publish(
             self._principal, self.received, placement, self.session_id, within=told
         )
+        for record in outcome.files:
+            metrics().upload(self._protocol, "done", record.file_size)
+        for refused in outcome.rejected:
+            metrics().upload(self._protocol, refused.error.code)
         self.received = []
         return self._with_refused(outcome)
 

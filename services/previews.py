@@ -1,40 +1,64 @@
-"""Thumbnails: made in a limited child process, kept in the bucket under a prefix of their own, shared by equal files."""
+"""Previews: pictures, pages, texts and listings of files, kept in the bucket under a prefix of their own.
+
+They belong to the object, so that equal files share them. A worker makes the usual ones after the upload
+(services/processing.py); what is missing is made when it is asked for. What can't be made is remembered for a day, so that
+a hostile file is not opened again at every request.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
 
-from core.content_types import PICTURES
-from core.errors import ContentMissing, PreviewFailed, PreviewUnsupported, Unavailable
+from core import names
+from core.errors import ContentMissing, GatewayError, InvalidInput, PreviewFailed, PreviewUnsupported
 from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
-from core.ranges import etag_matches
-from db import Database, events, files, previews
+from core.ranges import Span, etag_matches
+from db import Database, Tx, events, files, objects, previews
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from parsers import run as parsers
-from services.access import visible
+from services.access import may_change, visible
 from services.bucket import bucket_errors, delete_quietly
-from services.contents import Contents
+from services.contents import Contents, Reader
 from services.delivery import downloadable
+from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
+from telemetry import metrics
 
 log = structlog.get_logger()
 
+PreviewType = Literal["thumbnail", "text", "page", "contents"]
+PictureType = Literal["image/webp", "image/jpeg", "image/png"]
+
 SIZES = (128, 256, 512, 1024)
+PAGE_SIZE = 1024  # pixels of the box that a page fits in
+JSON = "application/json"
 FORMATS: dict[str, Literal["webp", "jpeg", "png"]] = {
     "image/webp": "webp",
     "image/jpeg": "jpeg",
     "image/png": "png",
 }
-_PATIENCE = 60.0  # seconds that a request waits for a child's turn
+_REMEMBER = timedelta(days=1)
+_BY_DEFAULT: tuple[PreviewType, ...] = ("thumbnail", "text", "contents")  # the first that the file has
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewWish:
+    type: PreviewType | None = None  # None: the first that the file has of thumbnail, text, contents
+    size: int = 256  # of a thumbnail: one of SIZES
+    page: int = 1
+    mime_type: PictureType = "image/webp"  # of a picture
+    if_none_match: str | None = None
+    retry: bool = False  # the owner's word that a failure is not to be believed any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,114 +71,179 @@ class Preview:
     not_modified: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """One preview of an object, as file_previews knows it."""
+
+    type: PreviewType
+    variant: int  # the box of a thumbnail in pixels, a page, or 0
+    mime_type: str
+
+
 class Previews:
-    def __init__(self, db: Database, store: ObjectStore, contents: Contents, *, children: int = 2):
+    def __init__(self, db: Database, store: ObjectStore, contents: Contents, turns: Turns):
         self._db = db
         self._store = store
         self._contents = contents
-        self._turns = threading.BoundedSemaphore(children)  # decoders of this process at one time
+        self._turns = turns
 
-    def thumbnail(
-        self,
-        principal: Principal | None,
-        file_id: UUID,
-        *,
-        size: int,
-        mime_type: str = "image/webp",
-        if_none_match: str | None = None,
-    ) -> Preview:
-        """A picture of the file that fits a box of ``size`` pixels, made now where it is missing.
+    # -- what a request asks for ---------------------------------------------------------------------------------------
 
-        Raises PreviewUnsupported for what has no picture, PreviewFailed where making it failed, FileNotReady, FileInTrash."""
+    def show(self, principal: Principal | None, file_id: UUID, wish: PreviewWish) -> Preview:
+        """A preview of the file, made now where it is missing.
+
+        Raises PreviewUnsupported where the file has none of this type, PreviewFailed where making it failed, InvalidInput
+        for a page beyond the last, FileNotReady, FileInTrash, ContentMissing, TooMany, Unavailable."""
         with self._db.connection() as tx:
             file = downloadable(visible(principal, files.get(tx, file_id)))
-            if file.mime_type not in PICTURES:
-                raise PreviewUnsupported()
+            shape = _shape(file, wish)
             shown = previews.find(
-                tx,
-                file.file_path,
-                preview_type="thumbnail",
-                variant=size,
-                mime_type=mime_type,
+                tx, file.file_path, preview_type=shape.type, variant=shape.variant, mime_type=shape.mime_type
             )
-            events.record(
-                tx,
-                file.id,
-                owner_id=file.owner_id,
-                action="previewed",
-                actor=principal.owner_id if principal else "anonymous",
-            )
+            if shown is None:
+                own = principal is not None and may_change(principal, file.owner_id)
+                self._recall(tx, file, shape, forget=wish.retry and own)
+            actor = principal.owner_id if principal else "anonymous"
+            events.record(tx, file.id, owner_id=file.owner_id, action="previewed", actor=actor)
+        etag = _etag(file, shape)
         if shown is not None:
-            etag = _etag(file, shown)
-            if if_none_match is not None and etag_matches(if_none_match, etag, weak=True):
-                return Preview(b"", mime_type, etag, not_modified=True)
+            if wish.if_none_match is not None and etag_matches(wish.if_none_match, etag, weak=True):
+                metrics().preview(shape.type, "not_modified")
+                return Preview(b"", shape.mime_type, etag, not_modified=True)
             body = self._stored(shown)
             if body is not None:
-                return Preview(body, mime_type, etag)
-        made = self._make(file, [size], mime_type)
-        record, body = made[0]
-        return Preview(body, mime_type, _etag(file, record))
+                metrics().preview(shape.type, "stored")
+                return Preview(body, shape.mime_type, etag)
+        with self._turns.take(actor):
+            if shape.type == "page":
+                self._check_page(file, shape.variant)
+            body = self._make(file, shape)
+        if wish.retry and file.problem is not None:
+            with self._db.transaction() as tx:
+                objects.set_problem(tx, file.file_path, None)
+        return Preview(body, shape.mime_type, etag)
 
-    def make_all(self, file_id: UUID) -> None:
-        """The job after an upload: all sizes in WebP from one decode, and what the picture tells about itself.
+    def _check_page(self, file: FileRecord, page: int) -> None:
+        """Raise InvalidInput for a page that is not there, so that nothing is opened or remembered for it."""
+        pages = file.metadata.get("pages")
+        if not isinstance(pages, int):
+            try:
+                measured = told(self.read(file, {"metadata"}))
+            except (PreviewFailed, PreviewUnsupported) as error:
+                self.remember(file, "page", error)
+                raise
+            pages = measured.get("pages") or 0
+            with self._db.transaction() as tx:
+                objects.add_measured(tx, file.file_path, measured)
+        if page > pages:
+            detail = f"The document has {pages} pages."
+            raise InvalidInput(detail, errors=[{"field": "page", "message": detail}])
 
-        A picture that can't be decoded is a result, kept as the file's ``problem``, not an error to retry."""
-        with self._db.connection() as tx:
-            file = files.get(tx, file_id)
-            if file is None or file.status != "ready" or file.mime_type not in PICTURES:
-                return
-            have = {
-                p.variant for p in previews.of_objects(tx, [file.file_path]) if p.mime_type == "image/webp"
-            }
-        missing = [size for size in SIZES if size not in have]
-        if not missing and "width" in file.metadata:
-            return
+    def _make(self, file: FileRecord, shape: _Shape) -> bytes:
+        """Make one preview and keep it, or keep that it failed."""
         try:
-            self._make(file, missing or [SIZES[0]], "image/webp")
-        except PreviewFailed as error:
-            with self._db.connection() as tx:
-                files.set_problem(tx, file.file_path, error.as_problem())
-        except ContentMissing:
-            log.warning("preview_without_object", file_id=str(file_id))
+            if shape.type in ("text", "contents"):
+                reading = self.read(file, {"document" if shape.type == "text" else "contents"})
+                document = reading.document if shape.type == "text" else reading.contents
+                if document is None:
+                    raise PreviewUnsupported("The file has no preview of this type.")
+                return self.keep(file, shape.type, 0, JSON, as_json(shape.type, document))
+            is_page = shape.type == "page"
+            reading = self.read(
+                file,
+                {"picture", "metadata"},
+                sizes=[PAGE_SIZE if is_page else shape.variant],
+                format=FORMATS[shape.mime_type],
+                page=shape.variant if is_page else 1,
+            )
+            if not reading.pictures:
+                raise PreviewUnsupported("The file has no picture.")
+        except (PreviewFailed, PreviewUnsupported) as error:
+            self.remember(file, shape.type, error, page=shape.variant if shape.type == "page" else 0)
+            raise
+        if not is_page and "width" not in file.metadata:
+            with self._db.transaction() as tx:
+                objects.add_measured(tx, file.file_path, told(reading))
+        [picture] = reading.pictures
+        return self.keep(
+            file, shape.type, shape.variant, shape.mime_type, picture.data, picture.width, picture.height
+        )
 
-    def _make(
-        self, file: FileRecord, sizes: Sequence[int], mime_type: str
-    ) -> list[tuple[PreviewRecord, bytes]]:
-        if not self._turns.acquire(timeout=_PATIENCE):
-            raise Unavailable("Too many previews are being made; try again.")
-        try:
-            with self._contents.open(file) as reader:
-                result = parsers.thumbnails(reader, sizes, FORMATS[mime_type])
-        except ObjectNotFound as error:
-            raise ContentMissing() from error
-        except parsers.Unsupported as error:
-            raise PreviewUnsupported() from error
-        except parsers.ParserFailed as error:
-            raise PreviewFailed(f"The preview could not be made: {error}") from error
-        finally:
-            self._turns.release()
-        if "width" not in file.metadata:
-            measured = {"width": result.width, "height": result.height, "exif": result.exif}
-            with self._db.connection() as tx:
-                files.add_metadata(tx, file.file_path, measured)
-        return [
-            (self._keep(file, size, mime_type, picture.width, picture.height, picture.data), picture.data)
-            for size, picture in zip(sizes, result.thumbnails, strict=True)
-        ]
+    # -- what processing also needs ------------------------------------------------------------------------------------
 
-    def _keep(
-        self, file: FileRecord, size: int, mime_type: str, width: int, height: int, body: bytes
-    ) -> PreviewRecord:
+    def read(
+        self,
+        file: FileRecord,
+        want: set[parsers.Want],
+        *,
+        sizes: Sequence[int] = (),
+        format: Literal["webp", "jpeg", "png"] = "webp",
+        page: int = 1,
+    ) -> parsers.Reading:
+        """What one child process reads of the file. Raises PreviewUnsupported, PreviewFailed, ContentMissing, Unavailable."""
+        with _as_results(), _Source(self._contents, file) as source:
+            return parsers.read(
+                source,
+                file.mime_type,
+                name=file.original_name,
+                want=frozenset(want),
+                sizes=tuple(sizes),
+                format=format,
+                page=page,
+            )
+
+    def keep(
+        self,
+        file: FileRecord,
+        preview_type: PreviewType,
+        variant: int,
+        mime_type: str,
+        body: bytes,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bytes:
         """Put a preview into the bucket and record it. Whoever was quicker, or purged the object, wins; ours is deleted."""
-        key = object_key(PREVIEW_PREFIX, FORMATS[mime_type], datetime.now(UTC))
-        record = PreviewRecord(file.file_path, "thumbnail", size, key, mime_type, width, height, len(body))
+        key = object_key(PREVIEW_PREFIX, FORMATS.get(mime_type, "json"), datetime.now(UTC))
+        record = PreviewRecord(
+            file.file_path, preview_type, variant, key, mime_type, width, height, len(body)
+        )
         with bucket_errors():
             self._store.put(key, body, content_type=mime_type, size=len(body))
-        with self._db.connection() as tx:
+        with self._db.transaction() as tx:
             kept = previews.add(tx, record, file_id=file.id)
         if not kept:
             delete_quietly(self._store, key)
-        return record
+        metrics().preview(preview_type, "made")
+        return body
+
+    def remember(
+        self, file: FileRecord, preview_type: PreviewType, error: GatewayError, *, page: int = 0
+    ) -> None:
+        """Keep that a preview can't be made, and why."""
+        metrics().preview(preview_type, error.code)
+        with self._db.transaction() as tx:
+            previews.add_failure(
+                tx,
+                file.file_path,
+                preview_type=preview_type,
+                variant=page,
+                code=error.code,
+                detail=error.detail,
+            )
+
+    # -- what is kept --------------------------------------------------------------------------------------------------
+
+    def _recall(self, tx: Tx, file: FileRecord, shape: _Shape, *, forget: bool) -> None:
+        """Raise the failure that is known, unless it is to be forgotten or too old."""
+        page = shape.variant if shape.type == "page" else 0
+        if forget:
+            previews.forget_failure(tx, file.file_path, preview_type=shape.type, variant=page)
+            return
+        known = previews.failure(tx, file.file_path, preview_type=shape.type, variant=page, within=_REMEMBER)
+        if known is not None:
+            code, detail = known
+            metrics().preview(shape.type, code)
+            raise (PreviewFailed if code == PreviewFailed.code else PreviewUnsupported)(detail)
 
     def _stored(self, shown: PreviewRecord) -> bytes | None:
         """The preview's bytes; None where its object is gone, which also forgets the row."""
@@ -169,6 +258,94 @@ class Previews:
         return None
 
 
-def _etag(file: FileRecord, shown: PreviewRecord) -> str:
+class _Source:
+    """A file's bytes as parsers take them: from the beginning, or any span; the bucket is asked only for what is read."""
+
+    def __init__(self, contents: Contents, file: FileRecord):
+        self.size = file.file_size
+        self._contents, self._file = contents, file
+        self._stack = ExitStack()
+        self._reader: Reader | None = None
+
+    def read(self, size: int, /) -> bytes:
+        if self._reader is None:
+            self._reader = self._stack.enter_context(self._contents.open(self._file))
+        return self._reader.read(size)
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        with self._contents.open(self._file, Span(offset, offset + size - 1)) as reader:
+            found = bytearray()
+            while chunk := reader.read(size - len(found)):
+                found += chunk
+                if len(found) == size:
+                    break
+        return bytes(found)
+
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+# Every member is there, whatever the parser left out.
+_MEMBERS: dict[str, dict[str, Any]] = {
+    "text": {
+        "content": "",
+        "language": None,
+        "encoding": None,
+        "truncated": False,
+        "html": None,
+        "table": None,
+    },
+    "contents": {"entries": [], "total_entries": 0, "total_size": None, "truncated": False},
+}
+
+
+def as_json(preview_type: PreviewType, document: dict[str, Any]) -> bytes:
+    """A text or a listing as it is stored and served."""
+    whole = _MEMBERS[preview_type] | document
+    return json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def told(reading: parsers.Reading) -> dict[str, Any]:
+    """What a reading adds to the metadata; never ``custom``, which is the client's own."""
+    return {
+        name: value for name, value in reading.metadata.items() if value is not None and name != "custom"
+    }
+
+
+def kinds_of(file: FileRecord) -> frozenset[str]:
+    """The types of preview that such a file has here."""
+    return parsers.kinds(file.mime_type, names.extension(file.original_name))
+
+
+def _shape(file: FileRecord, wish: PreviewWish) -> _Shape:
+    kinds = kinds_of(file)
+    kind = wish.type or next((kind for kind in _BY_DEFAULT if kind in kinds), None)
+    if kind is None or kind not in kinds or file.file_size == 0:
+        raise PreviewUnsupported()
+    if kind == "thumbnail":
+        return _Shape(kind, wish.size, wish.mime_type)
+    if kind == "page":
+        return _Shape(kind, wish.page, wish.mime_type)
+    return _Shape(kind, 0, JSON)
+
+
+def _etag(file: FileRecord, shape: _Shape) -> str:
     """Follows the bytes shown and the shape asked for, not the preview's object key, which changes when it is made again."""
-    return f'"{(file.file_hash or "")[:32]}-{shown.variant}-{FORMATS[shown.mime_type]}"'
+    kind = "" if shape.type == "thumbnail" else f"-{shape.type}"
+    return f'"{(file.file_hash or "")[:32]}{kind}-{shape.variant}-{FORMATS.get(shape.mime_type, "json")}"'
+
+
+@contextmanager
+def _as_results() -> Iterator[None]:
+    """What ends a reading, in words for the client."""
+    try:
+        yield
+    except ObjectNotFound as error:
+        raise ContentMissing() from error
+    except parsers.Unsupported as error:
+        raise PreviewUnsupported(error.reason) from error
+    except parsers.ParserFailed as error:
+        raise PreviewFailed(f"The preview could not be made: {error.reason}") from error

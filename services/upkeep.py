@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import structlog
 
-from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX
-from db import Database, idempotency, objects, retired, upload_tokens, uploads
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, TAIL_PREFIX
+from db import Database, idempotency, objects, resumable, retired, sums, upload_tokens, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
@@ -25,6 +25,7 @@ PREFIXES = (
     FILE_PREFIX,
     PREVIEW_PREFIX,
     INCOMING_PREFIX,
+    TAIL_PREFIX,
 )  # all that is ours in the bucket; nothing outside is ever touched
 _GRACE = timedelta(hours=1)  # on top of the longest upload life; clocks differ, rows come late
 _CLEANERS_OWN = timedelta(minutes=5)  # whoever ended an upload removes its bytes first
@@ -48,6 +49,7 @@ class JanitorReport:
     orphaned_bytes: int = 0
     orphaned_multiparts: int = 0
     forgotten_rows: int = 0
+    corrected_counters: int = 0
 
     def as_dict(self) -> dict[str, int | bool]:
         return asdict(self)
@@ -63,11 +65,13 @@ class Upkeep:
         self._files = files
         self._orphan_age = max(upload_ttl, timedelta(hours=1)) + _GRACE
 
-    def janitor(self, *, dry_run: bool = False) -> JanitorReport:
-        """One run over everything. Raises Unavailable where the database is gone; a failing bucket is left for the next run."""
+    def janitor(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
+        """One run over everything; ``recount`` also compares the counters, which reads all files. Raises Unavailable where
+        the database is gone; a failing bucket is left for the next run."""
         report = JanitorReport(dry_run)
         self._expire_uploads(report)
         self._clean_uploads(report)
+        self._forget_keys(report)
         self._finish_purges(report)
         self._remove_retired(report)
         try:
@@ -76,6 +80,8 @@ class Upkeep:
         except StorageError as error:
             log.warning("janitor_bucket_unavailable", error=str(error))
         self._forget(report)
+        if recount:
+            self._recount(report)
         if any(value for name, value in report.as_dict().items() if name != "dry_run"):
             log.info("janitor_run", **report.as_dict())
         return report
@@ -110,6 +116,16 @@ class Upkeep:
                     with self._db.connection() as tx:
                         uploads.mark_cleaned(tx, upload.id)
 
+    def _forget_keys(self, report: JanitorReport) -> None:
+        """What writers of resumable uploads that are over had noted: removed, unless it is a file's object by now."""
+        if report.dry_run:
+            return
+        with self._db.connection() as tx:
+            noted = resumable.keys_of_the_over(tx, limit=10 * _BATCH)
+        done = [key for key, has_file in noted if has_file or self._intake.remove_key(key)]
+        with self._db.connection() as tx:
+            resumable.forget_keys(tx, done)
+
     def _finish_purges(self, report: JanitorReport) -> None:
         with self._db.connection() as tx:
             keys = objects.purging(tx, limit=_BATCH)
@@ -125,10 +141,12 @@ class Upkeep:
             report.retired_objects = remove_due(self._db, self._store)
 
     def _remove_orphans(self, report: JanitorReport) -> None:
-        """Objects under our prefixes that no row names, old enough that none can still be coming. What clients bring has a
-        row before they hear of the key, so without one it is a replay of an upload that is over, however young."""
+        """Objects under our prefixes that no row names, old enough that none can still be coming. What clients bring, and
+        tails, have a row before anybody hears of the key, so without one it is a replay of an upload that is over, however
+        young."""
         for prefix in PREFIXES:
-            oldest_live = datetime.now(UTC) - (timedelta() if prefix == INCOMING_PREFIX else self._orphan_age)
+            row_leads = prefix in (INCOMING_PREFIX, TAIL_PREFIX)
+            oldest_live = datetime.now(UTC) - (timedelta() if row_leads else self._orphan_age)
             for batch in _batches(self._store.list_objects(prefix), _BATCH):
                 old = [info for info in batch if info.last_modified < oldest_live]
                 for info in self._unknown(old):
@@ -170,6 +188,25 @@ class Upkeep:
             report.forgotten_rows += uploads.forget_old(tx, keep=_FORGET_UPLOADS, limit=10 * _BATCH)
             report.forgotten_rows += upload_tokens.forget_old(tx, keep=_FORGET_UPLOADS)
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP, limit=10 * _BATCH)
+
+    def _recount(self, report: JanitorReport) -> None:
+        """Put right each counter that is not what it counts, and say so: none should ever be (THREATS T72)."""
+        with self._db.connection() as tx:
+            found = sums.differences(tx)
+        for wrong in found:
+            log.warning(
+                "counter_differs",
+                owner_id=wrong.owner_id,
+                counter=wrong.counter,
+                kept=wrong.kept,
+                counted=wrong.counted,
+                dry_run=report.dry_run,
+            )
+        if not report.dry_run:
+            for owner_id in sorted({wrong.owner_id for wrong in found}):
+                with self._db.transaction() as tx:
+                    sums.repair(tx, owner_id)
+        report.corrected_counters += len(found)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

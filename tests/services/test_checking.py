@@ -26,6 +26,7 @@ from services.contents import Contents
 from services.direct import DirectLimits, DirectUploads, UploadPlan
 from services.files import FileQuery, Files
 from services.intake import PART_SIZE, Intake
+from services.previews import PreviewWish
 from settings import Settings
 from storage_backends.s3 import S3Store
 from tests.conftest import NOTHING
@@ -89,7 +90,7 @@ def test_T47_bytes_that_are_not_what_the_name_says_are_never_downloadable(
             with pytest.raises(FileNotReady):
                 services.delivery.url(who, file.id, expires_in=None, disposition=None)
             with pytest.raises(FileNotReady):
-                services.previews.thumbnail(who, file.id, size=256)
+                services.previews.show(who, file.id, PreviewWish())
         if state == "processing":
             file = checked(services, file)
             assert (file.status, problem_of(file), file.file_hash) == ("rejected", code, None)
@@ -167,7 +168,7 @@ def test_the_type_is_detected_and_pictures_get_previews(
         jobs = tx.execute(
             "select task_name from procrastinate_jobs where args ->> 'file_id' = %s", [str(file.id)]
         ).fetchall()
-    assert sorted(row[0] for row in jobs) == ["check_file", "make_previews"]
+    assert sorted(row[0] for row in jobs) == ["check_file", "process_file"]
 
 
 # -- equal bytes -----------------------------------------------------------------------------------------------------------

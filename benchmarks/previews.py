@@ -1,0 +1,84 @@
+"""How fast files are read, and with how much memory: ``python benchmarks/previews.py [FILES_EACH]``.
+
+Each kind is read over and over by one thread, then by two, each read in a child process of its own, as the worker does it;
+the figures are files per second, the processor time of one child, which other load on the machine changes little, and its
+largest resident set. Bounded: 20 s each."""
+
+from __future__ import annotations
+
+import io
+import resource
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from parsers.run import kinds, read
+
+SIZES = (128, 256, 512, 1024)
+SECONDS = 20.0  # at most, of each measurement
+
+
+def once(data: bytes, mime: str, extension: str, want: set[str]) -> None:
+    read(io.BytesIO(data), mime, name=f"x.{extension}", want=frozenset(want), sizes=SIZES)  # type: ignore[arg-type]
+
+
+def rate(data: bytes, mime: str, extension: str, want: set[str], workers: int, count: int) -> float:
+    """Files per second."""
+    until = time.monotonic() + SECONDS
+
+    def work(share: int) -> int:
+        done = 0
+        while done < share and time.monotonic() < until:
+            once(data, mime, extension, want)
+            done += 1
+        return done
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(workers) as pool:
+        done = sum(pool.map(work, [count // workers] * workers))
+    return done / (time.monotonic() - begun)
+
+
+def processor() -> float:
+    """Seconds that all children so far have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def peak(data: bytes, *arguments: str) -> float:
+    """MiB of the child, asked of a small process of its own: the kernel counts what a child was before it started its
+    program, and keeps the largest of all children there ever were."""
+    command = [sys.executable, __file__, "--peak", *arguments]
+    return float(subprocess.run(command, input=data, capture_output=True, check=True).stdout)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--peak"]:
+        mime, extension, *want = sys.argv[2:]
+        once(sys.stdin.buffer.read(), mime, extension, set(want))
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+        return
+    from benchmarks.preview_files import FILES
+
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    print(f"{'':36}{'KB':>8}{'1 worker':>10}{'2 workers':>11}{'CPU, ms':>9}{'MiB':>6}")
+    for name, mime, extension, want, make in FILES:
+        if not kinds(mime, extension):
+            print(f"{name:36} not installed")
+            continue
+        data, before = make(), processor()
+        once(data, mime, extension, want)
+        used = processor() - before
+        one, two = (rate(data, mime, extension, want, workers, count) for workers in (1, 2))
+        memory = peak(data, mime, extension, *want)
+        print(
+            f"{name:36}{len(data) // 1000:8}{one:10.1f}{two:11.1f}{used * 1000:9.0f}{memory:6.0f}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""HEIC, what telephones take pictures in: as parsers/image.py, with a decoder that not every installation has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pillow_heif
+
+from parsers import image
+
+pillow_heif.options.THUMBNAILS = False
+pillow_heif.options.DECODE_THREADS = 1
+pillow_heif.register_heif_opener()
+
+
+def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """As for other images. The decoder turns the picture upright itself."""
+    return image.parse(data, {**arguments, "formats": ["HEIF"]})

@@ -1,0 +1,132 @@
+"""ZIP files, and documents that are ZIP files, held to what they may cost (THREATS T95).
+
+A directory of entries is a claim: entries are counted, must not overlap, and what comes out of them is counted again.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import IO, BinaryIO
+from xml.sax import SAXException
+from xml.sax.handler import ContentHandler
+
+import defusedxml.sax
+from defusedxml import DefusedXmlException
+
+from parsers import ParserFailed, Unsupported
+
+_MAX_ENTRIES = 10_000
+_MIB = 1024 * 1024
+_MAX_ENTRY = 64 * _MIB  # that is read of one
+_MAX_TOTAL = 192 * _MIB  # that is read of all
+_MAX_RATIO = 250  # of an entry above 4 MiB
+_MAX_DEPTH = 256
+_LOCAL_HEADER = 30  # bytes, and the name
+
+
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """The archive, each of its entries in a place of its own. Raises ParserFailed."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError, OverflowError):
+        raise ParserFailed("The archive is broken") from None
+    entries = archive.infolist()
+    end = archive.start_dir
+    for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
+        # CPython looks for this since 3.11.8 and 3.12.2 only.
+        if entry.header_offset + _LOCAL_HEADER + len(entry.orig_filename) + entry.compress_size > end:
+            raise ParserFailed("The archive's entries overlap")
+        end = entry.header_offset
+    return archive
+
+
+class Package:
+    """A document of many parts."""
+
+    def __init__(self, file: BinaryIO):
+        self._archive = open_zip(file)
+        if len(self._archive.infolist()) > _MAX_ENTRIES:
+            raise ParserFailed("The document has too many parts")
+        self._left = _MAX_TOTAL
+        self.names = self._archive.namelist()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._archive.NameToInfo
+
+    def open(self, name: str) -> IO[bytes]:
+        """A part's bytes; reading raises ParserFailed where they become too many."""
+        entry = self._archive.getinfo(name)
+        if entry.flag_bits & 1:
+            raise Unsupported("The document is encrypted")
+        if entry.file_size > _MAX_ENTRY:
+            raise ParserFailed("A part of the document is too large")
+        if entry.file_size > 4 * _MIB and entry.file_size > _MAX_RATIO * entry.compress_size:
+            raise ParserFailed("A part of the document is packed too densely")
+        try:
+            return io.BufferedReader(_Counted(self, self._archive.open(entry)))
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+            raise ParserFailed("The document is broken") from None
+
+    def spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise ParserFailed("The document is too large")
+
+    def events(self, name: str, handler: ContentHandler) -> None:
+        """Tell the handler what an XML part holds. No DTD, no entities, nothing from elsewhere, 256 levels."""
+        parser = defusedxml.sax.make_parser()
+        parser.forbid_dtd = True
+        parser.setContentHandler(handler)
+        try:
+            with self.open(name) as part:
+                parser.parse(part)
+        except DefusedXmlException:
+            raise ParserFailed("The document declares entities") from None
+        except (SAXException, zipfile.BadZipFile, EOFError, OSError):
+            raise ParserFailed("The document is broken") from None
+
+
+class _Counted(io.RawIOBase):
+    """What an entry gives, whatever its directory says of it."""
+
+    def __init__(self, package: Package, entry: IO[bytes]):
+        self._package, self._entry, self._given = package, entry, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self._entry.read(len(buffer))
+        self._given += len(data)
+        self._package.spend(len(data))
+        if self._given > _MAX_ENTRY:
+            raise ParserFailed("A part of the document is too large")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class Enough(Exception):
+    """A handler has what it wanted."""
+
+
+class Handler(ContentHandler):
+    """Calls ``start`` and ``end`` with names without their prefixes, and keeps nesting in bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def startElement(self, name: str, attrs: object) -> None:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise ParserFailed("The document is nested too deeply")
+        self.start(name.rpartition(":")[2], attrs)
+
+    def endElement(self, name: str) -> None:
+        self._depth -= 1
+        self.end(name.rpartition(":")[2])
+
+    def start(self, tag: str, attributes: object) -> None: ...
+
+    def end(self, tag: str) -> None: ...

@@ -1,0 +1,107 @@
+"""PDF: one page as a picture, what the document says of itself, its text (THREATS T94).
+
+pdfium draws pages; scripts, forms and links are no part of this build's drawing, so nothing in a file can act."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pypdfium2
+import pypdfium2.raw as pdfium
+from PIL import Image
+
+from parsers import ParserFailed, Unsupported, language, pictures, words
+from parsers.thumbhash import placeholder
+
+_MAX_PAGE = 1_024  # pixels, whatever size is asked for
+_MAX_PAGES = 2_000  # that text is taken from
+_TEXT_SECONDS = 5.0  # of processor time; what was read until then is the text
+_DOCUMENT = 64 * 1024  # characters of text that a preview shows
+
+
+def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Page ``page`` as pictures; metadata pages, title, author, width and height (points); the text of all pages."""
+    want, sizes = arguments["want"], pictures.sizes_of(arguments)
+    document = _open(data)
+    count = len(document)
+    if count < 1:
+        raise ParserFailed("The document has no pages")
+    number = int(arguments["page"])
+    values: dict[str, Any] = {"metadata": {"format": "PDF", "pages": count, **_told(document)}}
+    blobs: list[bytes] = []
+    if sizes:
+        if not 1 <= number <= count:
+            raise Unsupported(f"The document has {count} pages")
+        image = _draw(document, number, min(max(sizes), _MAX_PAGE))
+        # A page has no pixels of its own: every size can be made of it.
+        values["pictures"], blobs = pictures.encode_all(image, sizes, arguments["format"], image.size)
+        if number == 1:
+            values["metadata"]["placeholder"] = placeholder(image)
+    if "text" in want or "document" in want:
+        text, complete = _text(document, count)
+        if "text" in want:
+            values["text"] = words.for_search(text)
+            values["text_language"] = language.of(values["text"])
+        if "document" in want:
+            shown = words.clean(text)
+            values["document"] = {
+                "content": shown[:_DOCUMENT], "language": None, "encoding": None,
+                "truncated": len(shown) > _DOCUMENT or not complete,
+            }  # fmt: skip
+    return values, blobs
+
+
+def _open(data: bytes) -> pypdfium2.PdfDocument:
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        if getattr(error, "err_code", None) in (pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY):
+            raise Unsupported("The document is encrypted") from None
+        raise ParserFailed("The document is broken") from None
+
+
+def _told(document: pypdfium2.PdfDocument) -> dict[str, Any]:
+    told = {}
+    for key, name in (("title", "Title"), ("author", "Author")):
+        if value := words.clean(document.get_metadata_value(name)).strip():
+            told[key] = value
+    return told
+
+
+def _draw(document: pypdfium2.PdfDocument, number: int, box: int) -> Image.Image:
+    """The page on white, its longer side ``box`` pixels, whatever it measures in points."""
+    try:
+        page = document[number - 1]
+        width, height = page.get_size()
+        if not (width > 0 and height > 0):
+            raise ParserFailed("The page has no size")
+        pixels = pictures.fit(width, height, box, enlarge=True)
+        bitmap = pypdfium2.PdfBitmap.new_native(*pixels, pdfium.FPDFBitmap_BGRx)
+        bitmap.fill_rect((255, 255, 255, 255), 0, 0, *pixels)
+        pdfium.FPDF_RenderPageBitmap(bitmap, page, 0, 0, *pixels, 0, pdfium.FPDF_ANNOT)
+        image: Image.Image = bitmap.to_pil().convert("RGB")
+        return image
+    except pypdfium2.PdfiumError:
+        raise ParserFailed("The page is broken") from None
+
+
+def _text(document: pypdfium2.PdfDocument, count: int) -> tuple[str, bool]:
+    """The text of the pages, up to what search keeps, and whether that is all of it."""
+    until = time.process_time() + _TEXT_SECONDS
+    found: list[str] = []
+    size = 0
+    for number in range(min(count, _MAX_PAGES)):
+        if size > words.MAX_BYTES or time.process_time() > until:
+            return "\n".join(found), False
+        try:
+            page = document[number]
+            text = page.get_textpage()
+            piece = text.get_text_range(0, min(text.count_chars(), words.MAX_BYTES))
+            text.close()
+            page.close()
+        except (pypdfium2.PdfiumError, ValueError):
+            continue  # a broken page among others
+        found.append(piece)
+        size += len(piece)
+    return "\n".join(found), count <= _MAX_PAGES

@@ -1,0 +1,261 @@
+"""Spreadsheets: what their cells show, as text of all sheets and rows of the first."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+from parsers import words
+from parsers.packages import Enough, Handler, Package
+from parsers.table import MAX_CELL, MAX_COLUMNS, MAX_ROWS
+
+_MAX_SHEETS = 100
+_MAX_STRINGS = 1_000_000
+_MAX_STRING_CHARACTERS = 32 * 1024 * 1024
+
+
+def numbered(package: Package, pattern: str) -> list[str]:
+    """The parts whose names fit, by the number in them."""
+    found = [(int(match[1]), name) for name in package.names if (match := re.fullmatch(pattern, name))]
+    return [name for _, name in sorted(found)]
+
+
+def cleaned(rows: list[list[str]]) -> list[list[str]]:
+    return [[words.clean(cell) for cell in row] for row in rows]
+
+
+class _Cells(Handler):
+    """Collects rows: the text of all, the first ones as they are."""
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self.lines: list[str] = []
+        self.rows: list[list[str]] = []
+        self._row: list[str] = []
+        self._left = limit
+
+    def _add(self, cell: str, column: int | None = None) -> None:
+        if column is not None and len(self._row) < column <= MAX_COLUMNS:
+            self._row += [""] * (column - len(self._row))
+        self._row.append(cell)
+
+    def _end_row(self) -> None:
+        row, self._row = self._row, []
+        while row and not row[-1]:
+            row.pop()
+        if not row:
+            return
+        if len(self.rows) < MAX_ROWS:
+            self.rows.append([cell[:MAX_CELL] for cell in row[:MAX_COLUMNS]])
+        line = "\t".join(cell for cell in row if cell)
+        self.lines.append(line)
+        self._left -= len(line) + 1
+        if self._left < 0:
+            raise Enough
+
+
+# xlsx ---------------------------------------------------------------------------------------------------------------
+
+
+def xlsx(package: Package, limit: int) -> tuple[str, list[list[str]]]:
+    """The text of all sheets, at most some ``limit`` characters, and the rows of the first one that has any."""
+    strings, styles = _Strings(), _Styles()
+    for name, handler in (("xl/sharedStrings.xml", strings), ("xl/styles.xml", styles)):
+        if name in package:
+            with suppress(Enough):
+                package.events(name, handler)
+    lines: list[str] = []
+    rows: list[list[str]] = []
+    for name in numbered(package, r"xl/worksheets/sheet(\d{1,5})\.xml")[:_MAX_SHEETS]:
+        sheet = _Sheet(limit, strings.found, styles.dates())
+        with suppress(Enough):
+            package.events(name, sheet)
+        lines += sheet.lines
+        rows = rows or sheet.rows
+        limit -= sum(map(len, sheet.lines))
+        if limit < 0:
+            break
+    return "\n".join(lines), rows
+
+
+class _Strings(Handler):
+    """The strings that cells name by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._pieces: list[str] | None = None
+        self._text = self._phonetic = False
+        self._size = 0
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag == "si":
+            self._pieces = []
+        elif tag == "rPh":  # how to pronounce what stands there already
+            self._phonetic = True
+        elif tag == "t":
+            self._text = not self._phonetic
+
+    def characters(self, content: str) -> None:
+        if self._text and self._pieces is not None:
+            self._pieces.append(content)
+            self._size += len(content)
+
+    def end(self, tag: str) -> None:
+        if tag == "t":
+            self._text = False
+        elif tag == "rPh":
+            self._phonetic = False
+        elif tag == "si" and self._pieces is not None:
+            self.found.append("".join(self._pieces))
+            self._pieces = None
+            if len(self.found) > _MAX_STRINGS or self._size > _MAX_STRING_CHARACTERS:
+                raise Enough
+
+
+class _Styles(Handler):
+    """Which of the cell formats show dates: ECMA-376 part 1, 18.8.30, and formats of the document's own."""
+
+    _BUILT_IN = frozenset([*range(14, 23), *range(45, 48)])
+    _QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: dict[str, bool] = {}
+        self._formats: list[str] = []
+        self._cells = False
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag == "numFmt":
+            code = self._QUOTED.sub("", attributes.get("formatCode", "")[:200]).lower()
+            self._own[attributes.get("numFmtId", "")] = any(letter in code for letter in "ydhs")
+        elif tag == "cellXfs":
+            self._cells = True
+        elif tag == "xf" and self._cells:
+            self._formats.append(attributes.get("numFmtId", ""))
+
+    def end(self, tag: str) -> None:
+        if tag == "cellXfs":
+            self._cells = False
+
+    def dates(self) -> frozenset[str]:
+        """Their numbers, as cells name them."""
+        return frozenset(
+            str(at)
+            for at, number in enumerate(self._formats)
+            if self._own.get(number, number.isdecimal() and int(number[:5]) in self._BUILT_IN)
+        )
+
+
+class _Sheet(_Cells):
+    def __init__(self, limit: int, strings: list[str], dates: frozenset[str]):
+        super().__init__(limit)
+        self._strings, self._dates = strings, dates
+        self._kind, self._style, self._column = "", "", 0
+        self._value: list[str] = []
+        self._reading = False
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag == "c":
+            self._kind, self._style = attributes.get("t", "n"), attributes.get("s", "")
+            self._column = _column(attributes.get("r", ""))
+            self._value = []
+        elif tag in ("v", "t"):
+            self._reading = True
+
+    def characters(self, content: str) -> None:
+        if self._reading:
+            self._value.append(content)
+
+    def end(self, tag: str) -> None:
+        if tag in ("v", "t"):
+            self._reading = False
+        elif tag == "c":
+            if self._value:
+                self._add(self._shown("".join(self._value)), self._column)
+        elif tag == "row":
+            self._end_row()
+
+    def _shown(self, value: str) -> str:
+        if self._kind == "s":
+            return (
+                self._strings[int(value[:8])]
+                if value.isdecimal() and int(value[:8]) < len(self._strings)
+                else ""
+            )
+        if self._kind == "b":
+            return "TRUE" if value == "1" else "FALSE"
+        if self._kind == "n" and self._style in self._dates:
+            return _date(value)
+        return value
+
+
+def _column(reference: str) -> int:
+    """0 for A1; what is no reference comes next."""
+    column = 0
+    for letter in reference[:4]:
+        if not "A" <= letter <= "Z":
+            break
+        column = column * 26 + ord(letter) - 64
+    return column - 1
+
+
+def _date(value: str) -> str:
+    """A day's number since 1899-12-30, as people write it; a time alone, where there is no day."""
+    try:
+        days = float(value)
+        moment = datetime(1899, 12, 30) + timedelta(seconds=round(days * 86_400))
+    except (ValueError, OverflowError):
+        return value
+    if 0 <= days < 1:
+        return moment.strftime("%H:%M:%S")
+    return moment.strftime("%Y-%m-%d") if days == int(days) else moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+# ods ----------------------------------------------------------------------------------------------------------------
+
+
+def ods(package: Package, limit: int) -> tuple[str, list[list[str]]]:
+    """As for xlsx."""
+    handler = _Ods(limit)
+    with suppress(Enough):
+        package.events("content.xml", handler)
+    return "\n".join(handler.lines), handler.first or handler.rows
+
+
+class _Ods(_Cells):
+    def __init__(self, limit: int):
+        super().__init__(limit)
+        self.first: list[list[str]] = []
+        self._text: list[str] = []
+        self._repeated = 1
+        self._reading = 0
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag in ("table-cell", "covered-table-cell"):
+            times = attributes.get("table:number-columns-repeated", "1")
+            self._repeated = min(int(times[:4]), MAX_COLUMNS) if times.isdecimal() else 1
+            self._text = []
+        elif tag == "p":
+            if self._text:
+                self._text.append("\n")
+            self._reading += 1
+        elif tag == "s":
+            self._text.append(" ")
+
+    def characters(self, content: str) -> None:
+        if self._reading:
+            self._text.append(content)
+
+    def end(self, tag: str) -> None:
+        if tag == "p":
+            self._reading -= 1
+        elif tag in ("table-cell", "covered-table-cell"):
+            for _ in range(self._repeated if len(self._row) < MAX_COLUMNS else 1):
+                self._add("".join(self._text))
+        elif tag == "table-row":
+            self._end_row()
+        elif tag == "table" and not self.first:
+            self.first, self.rows = self.rows, []

@@ -1,0 +1,70 @@
+"""Whose turn it is: the order in which jobs are taken, whatever each owner has waiting."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from db import Database, jobs
+
+
+def enqueued(db: Database, owners: str, *, priority: int = 0, task: str = "work") -> None:
+    with db.transaction() as tx:
+        for owner in owners:
+            jobs.enqueue(tx, task, owner_id=owner, priority=priority)
+
+
+def taken(db: Database, count: int) -> str:
+    """The owners of the next jobs, taken as a worker takes them and done at once."""
+    found = ""
+    with db.connection() as tx:
+        row = tx.execute("select procrastinate_register_worker_v1()").fetchone()
+        assert row is not None
+        for _ in range(count):
+            job = tx.execute(
+                "select id, owner_id from procrastinate_fetch_job_v2(array['default'], %s::bigint)", [row[0]]
+            ).fetchone()
+            assert job is not None
+            found += job[1]
+            tx.execute("select procrastinate_finish_job_v1(%s, 'succeeded', true)", [job[0]])
+    return found
+
+
+def test_owners_take_turns(db: Database) -> None:
+    enqueued(db, "aaaaaa")
+    enqueued(db, "bb")
+    enqueued(db, "c")
+    assert taken(db, 9) == "abcabaaaa"
+
+
+def test_who_comes_late_begins_at_the_head_and_does_not_overtake_for_ever(db: Database) -> None:
+    enqueued(db, "aaaaaaaa")
+    assert taken(db, 4) == "aaaa"
+    enqueued(db, "bbbb")
+    assert taken(db, 8) == "abababab"
+    enqueued(db, "aaa")
+    order = ""
+    for _ in range(3):  # b comes again and again, one at a time: a is served in between
+        enqueued(db, "b")
+        order += taken(db, 2)
+    assert order.count("a") == 3
+
+
+def test_a_higher_priority_goes_first_and_owners_take_turns_within_it(db: Database) -> None:
+    enqueued(db, "aa", priority=-100)
+    enqueued(db, "bb")
+    enqueued(db, "ccd", priority=1)
+    assert taken(db, 7) == "cdcbbaa"
+
+
+def test_a_waiting_job_is_no_lag_while_its_queue_is_worked_on(db: Database) -> None:
+    enqueued(db, "ab")
+    with db.connection() as tx:
+        tx.execute("update procrastinate_events set at = now() - interval '1 hour'")
+        assert jobs.lagging(tx, longer_than=timedelta(minutes=10)) == ["default"]
+        [queue] = jobs.queues(tx)
+        assert (queue.queue, queue.waiting, queue.running) == ("default", 2, 0)
+        assert 3_500 < queue.oldest_seconds < 3_700
+        tx.execute(
+            "select procrastinate_fetch_job_v2(array['default'], (select procrastinate_register_worker_v1()))"
+        )
+        assert jobs.lagging(tx, longer_than=timedelta(minutes=10)) == []

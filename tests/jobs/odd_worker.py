@@ -1,0 +1,64 @@
+"""A worker as ``python app.py worker`` starts it, with some tasks more: one that kills it, one that always fails, one that
+takes its time and tells when it begins and ends. Run as a program by test_worker.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from uuid import UUID
+
+import procrastinate
+
+import app
+from jobs import tasks, worker
+from services import Services, jobs
+from settings import Settings
+
+
+def register(queue: procrastinate.App, services: Services) -> None:
+    tasks.register(queue, services)
+    notes = Path(sys.argv[1])
+
+    def note(word: str) -> None:
+        with notes.open("a") as file:
+            file.write(f"{word} {os.getpid()}\n")
+
+    @queue.task(name="kill_worker", retry=tasks.Patience())
+    def kill_worker() -> None:
+        note("kill")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @queue.task(name="always_fails", retry=tasks.Patience())
+    def always_fails(file_id: str = "") -> None:
+        note("fail")
+        raise ValueError("secret words")
+
+    @queue.task(name="slow", retry=tasks.Patience())
+    def slow(seconds: float, name: str = "slow", file_id: str = "") -> None:
+        note(f"begin-{name}")
+        time.sleep(seconds)
+        note(f"end-{name}")
+
+    poisoned = os.environ.get("POISONED")
+    if poisoned:
+        services.checking.check = lambda file_id: (  # type: ignore[method-assign]
+            os.kill(os.getpid(), signal.SIGKILL) if file_id == UUID(poisoned) else None
+        )
+
+
+if __name__ == "__main__":
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    worker.register = register  # type: ignore[attr-defined]
+    worker.SWEEP_EVERY = worker._POLL = 0.3
+    worker._DRAIN = float(os.environ.get("DRAIN", "20"))
+    jobs._WAIT *= 0.02
+    wired = app.wire(settings)
+    worker.run(
+        wired,
+        database_url=app.database_url(settings),
+        lease=3,
+        concurrency=int(os.environ.get("PLACES", "1")),
+    )

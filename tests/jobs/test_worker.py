@@ -1,0 +1,216 @@
+"""Workers as processes of their own: killed, stopped, poisoned, and never unfair."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.principal import Principal
+from db import Database, jobs
+from services import Services
+from services.jobs import MAX_DEATHS, JobQuery
+from settings import Settings
+from tests.material import picture
+from tests.services.test_intake import upload
+
+ROOT = Path(__file__).parents[2]
+
+
+class Crew:
+    """Workers on the test's database and bucket, each ended when the test is over, and what their tasks wrote down."""
+
+    def __init__(self, settings: Settings, folder: Path):
+        assert settings.database_url is not None and settings.s3_secret_key is not None
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "S3_ENDPOINT": str(settings.s3_endpoint),
+            "S3_BUCKET": settings.s3_bucket,
+            "S3_ACCESS_KEY": str(settings.s3_access_key),
+            "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            "DATA_DIR": str(folder),
+        }
+        self.notes, self.log = folder / "notes", folder / "worker.log"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, **environment: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "odd_worker.py"), str(self.notes)],
+                cwd=ROOT, env=self.environment | environment, stdout=output, stderr=output,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def told(self) -> list[list[str]]:
+        """[word, process id] in order."""
+        return [line.split() for line in self.notes.read_text().splitlines()] if self.notes.exists() else []
+
+    def words(self) -> list[str]:
+        return [word for word, _ in self.told()]
+
+
+@pytest.fixture
+def crew(settings: Settings, services: Services, tmp_path: Path) -> Iterator[Crew]:
+    found = Crew(settings, tmp_path)
+    yield found
+    for process in found.processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def wait_for(look: Callable[[], Any], crew: Crew, seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, crew.log.read_text()[-3000:]
+        time.sleep(0.05)
+    return found
+
+
+def enqueue(db: Database, task: str, *, owner_id: str = "alice", **arguments: Any) -> None:
+    with db.transaction() as tx:
+        jobs.enqueue(tx, task, owner_id=owner_id, **arguments)
+
+
+def test_T106_a_killed_workers_job_is_done_by_another_and_takes_effect_once(
+    crew: Crew, services: Services, alice: Principal, db: Database, bucket: Any
+) -> None:
+    """One worker is killed with a job in hand, and what it had made is made again, not twice."""
+    first = crew.start()
+    enqueue(db, "slow", seconds=600, name="held")
+    wait_for(lambda: crew.words() == ["begin-held"], crew)
+    first.kill()
+    first.wait()
+    photo = upload(services, alice, "a.png", picture("PNG", 200, 100))
+    services.processing.process(photo.id)  # as if it was cut off just before its end
+    with db.connection() as tx:
+        tx.execute("update objects set measured = '{}'")
+        tx.execute(
+            'update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\''
+        )
+    second = crew.start()
+    wait_for(lambda: "end-held" in crew.words(), crew)
+    assert [pid for _, pid in crew.told()] == [str(first.pid), str(second.pid), str(second.pid)]
+    wait_for(lambda: services.jobs.page(JobQuery(owner="alice")).items == [], crew)
+    assert len(list(bucket.list_objects("previews/"))) == 4
+    assert services.files.get(alice, photo.id).metadata["width"] == 200
+
+
+def test_a_job_that_kills_its_worker_each_time_ends_failed(
+    crew: Crew, services: Services, alice: Principal, db: Database
+) -> None:
+    """The supervisor starts a worker again whenever it dies; what it died of is not begun for ever, and its file says so."""
+    photo = upload(services, alice, "a.png", picture("PNG"))
+    with db.connection() as tx:
+        tx.execute("update files set status = 'processing'")
+        tx.execute("delete from procrastinate_jobs")
+    enqueue(db, "check_file", file_id=str(photo.id))
+    worker = crew.start(POISONED=str(photo.id))
+    deaths = 0
+    deadline = time.monotonic() + 90
+
+    def failed() -> list[Any]:
+        return services.jobs.page(JobQuery(status="failed")).items
+
+    while not failed():
+        assert time.monotonic() < deadline, crew.log.read_text()[-3000:]
+        if worker.poll() is not None:
+            assert worker.returncode == -signal.SIGKILL
+            deaths += 1
+            worker = crew.start(POISONED=str(photo.id))
+        time.sleep(0.05)
+    assert deaths == MAX_DEATHS
+    [job] = failed()
+    assert (job.task, job.owner_id, job.deaths) == ("check_file", "alice", MAX_DEATHS)
+    file = services.files.get(alice, photo.id)
+    assert file.status == "rejected"
+    assert file.problem is not None
+    assert file.problem["code"] == "check_failed"
+    assert services.checking.requeue_lost() == 0
+
+
+def test_a_job_that_always_raises_is_tried_a_few_times(
+    crew: Crew, services: Services, alice: Principal, db: Database
+) -> None:
+    photo = upload(services, alice, "a.png", picture("PNG"))
+    with db.connection() as tx:
+        tx.execute("update procrastinate_jobs set task_name = 'always_fails'")
+    crew.start()
+
+    def due() -> bool:  # its waits of 2, 4 and 8 seconds are cut short
+        with db.connection() as tx:
+            tx.execute(
+                "update procrastinate_jobs set scheduled_at = now() where status = 'todo' and scheduled_at > now()"
+            )
+        return services.jobs.counts().get("processing", {}).get("failed") == 1
+
+    wait_for(due, crew)
+    assert crew.words() == ["fail"] * 4
+    [job] = services.jobs.page(JobQuery(status="failed")).items
+    assert (job.attempts, job.error) == (4, "ValueError")  # the words stay in the log
+    assert "secret words" in crew.log.read_text()
+    assert services.files.get(alice, photo.id).problem is None  # only its own task speaks for a file
+    services.jobs.retry(job.id)
+    wait_for(lambda: len(crew.words()) > 4, crew)
+
+
+def test_T109_SIGTERM_returns_what_cannot_be_finished(crew: Crew, services: Services, db: Database) -> None:
+    worker = crew.start(DRAIN="1")
+    enqueue(db, "slow", seconds=600)
+    wait_for(lambda: crew.words() == ["begin-slow"], crew)
+    enqueue(db, "slow", seconds=0, name="next")
+    worker.terminate()
+    assert worker.wait(30) == 0
+    found = services.jobs.page(JobQuery(task="slow")).items
+    assert [(job.status, job.attempts, job.deaths) for job in found] == [("todo", 0, 0)] * 2
+    assert crew.words() == ["begin-slow"]
+
+
+def test_T75_an_owners_backlog_does_not_starve_another(crew: Crew, services: Services, db: Database) -> None:
+    """500 jobs of alice wait; bob's, enqueued last, is among the first done. The janitor's queue waits for neither."""
+    with db.transaction() as tx:
+        for number in range(500):
+            jobs.enqueue(tx, "slow", owner_id="alice", seconds=0, name=f"alice{number}")
+        jobs.enqueue(tx, "slow", owner_id="bob", seconds=0, name="bob")
+    crew.start()
+    wait_for(lambda: "end-bob" in crew.words(), crew)
+    before = crew.words().index("begin-bob")
+    assert before <= 2
+    assert services.jobs.counts()["default"]["todo"] > 400
+
+
+def test_T102_a_worker_outlives_its_database_connections(crew: Crew, db: Database) -> None:
+    """All of them are cut, as by a restart of the server; the same process goes on."""
+    worker = crew.start()
+    enqueue(db, "slow", seconds=0, name="before")
+    wait_for(lambda: "end-before" in crew.words(), crew)
+    with db.connection() as tx:
+        tx.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+    enqueue(db, "slow", seconds=0, name="after")
+    wait_for(lambda: "end-after" in crew.words(), crew)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
+def test_jobs_of_one_file_run_one_by_one(crew: Crew, db: Database) -> None:
+    for name in ("one", "two", "three"):
+        enqueue(db, "slow", seconds=0.3, name=name, file_id="0199")
+    enqueue(db, "slow", seconds=0.3, name="other", file_id="0200")
+    crew.start(PLACES="4")
+    wait_for(lambda: len(crew.words()) == 8, crew)
+    own = [word for word in crew.words() if not word.endswith("other")]
+    assert own == ["begin-one", "end-one", "begin-two", "end-two", "begin-three", "end-three"]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from parsers.run import Reading, Unsupported, read
+from tests.parsers import samples
+from tests.parsers.samples import GERMAN
+
+OFFICE = "application/vnd.openxmlformats-officedocument."
+ODF = "application/vnd.oasis.opendocument."
+
+
+def show(data: bytes, mime: str, **options: Any) -> Reading:
+    want = frozenset({"metadata", "picture", "text", "document"})
+    return read(io.BytesIO(data), mime, name="x", want=want, sizes=(1024, 128), format="png", **options)
+
+
+def page(data: bytes, number: int = 1) -> Image.Image:
+    shown = show(data, "application/pdf", page=number).pictures[0]
+    return Image.open(io.BytesIO(shown.data)).convert("RGB")
+
+
+def red(pixel: Any) -> bool:
+    return pixel[0] > 200 > 80 > max(pixel[1:])
+
+
+def test_T94_pages_and_what_a_document_says_of_itself() -> None:
+    reading = show(samples.pdf(), "application/pdf")
+    assert reading.metadata.pop("placeholder")
+    assert reading.metadata == {"format": "PDF", "pages": 2, "title": "A title", "author": "An Author"}
+    assert [(one.size, one.width, one.height) for one in reading.pictures] == [
+        (1024, 768, 1024),
+        (128, 96, 128),
+    ]
+    assert reading.text == "Hello page one\nSecond page"
+    assert reading.document and reading.document["content"] == reading.text
+
+
+@pytest.mark.parametrize(
+    ("turn", "corner"), [(0, (10, 10)), (90, (-10, 10)), (180, (-10, -10)), (270, (10, -10))]
+)
+def test_T94_pages_are_upright(turn: int, corner: tuple[int, int]) -> None:
+    image = page(samples.pdf(rotate=turn))
+    assert (image.width > image.height) == (turn in (90, 270))
+    x, y = (at if at > 0 else side + at for at, side in zip(corner, image.size, strict=True))
+    assert red(image.getpixel((x, y)))
+
+
+def test_T94_each_page_within_the_real_count() -> None:
+    data = samples.pdf([f"page {n}" for n in range(1, 4)])
+    assert page(data, 3) != page(data, 1)
+    for number in (0, 4, -1, 10**9):
+        with pytest.raises(Unsupported, match="3 pages"):
+            page(data, number)
+
+
+@pytest.mark.parametrize("box", ["0 0 14400 14400", "0 0 10 20", "0 0 0.5 0.5", "-100 -100 200 300"])
+def test_T94_the_scale_follows_the_page(box: str) -> None:
+    assert max(page(samples.pdf(box=box)).size) == 1024
+
+
+def test_T94_links_and_scripts_leave_no_trace_in_what_is_shown() -> None:
+    link = (
+        "/OpenAction << /S /URI /URI (http://e.org) >> /AA << /WC << /S /JavaScript /JS (app.alert(1)) >> >>"
+    )
+    reading = show(samples.pdf(catalog=link), "application/pdf")
+    assert "e.org" not in repr(reading) and "alert" not in repr(reading)
+
+
+@pytest.mark.parametrize(
+    ("data", "mime", "metadata", "text"),
+    [
+        (samples.docx(), OFFICE + "wordprocessingml.document",
+         {"format": "DOCX", "pages": 3}, f"{GERMAN}\none two\na footnote"),
+        (samples.pptx(), OFFICE + "presentationml.presentation",
+         {"format": "PPTX", "pages": 3}, "Slide number 1\nSlide number 2\nSlide number 10"),
+        (samples.xlsx(), OFFICE + "spreadsheetml.sheet",
+         {"format": "XLSX"}, "Amount Due date inline\n12.50 2026-11-25 TRUE 2026-11-25 18:00:00\nelsewhere"),
+        (samples.odf(), ODF + "text", {"format": "ODT", "pages": 7}, f"Heading\n{GERMAN}\none two three"),
+        (samples.odf("spreadsheet"), ODF + "spreadsheet", {"format": "ODS", "pages": 7}, "Amount Due"),
+        (samples.odf("presentation"), ODF + "presentation", {"format": "ODP", "pages": 7}, "First slide"),
+    ],
+    ids=["docx", "pptx", "xlsx", "odt", "ods", "odp"],
+)  # fmt: skip
+def test_T95_office_documents(data: bytes, mime: str, metadata: dict[str, Any], text: str) -> None:
+    reading = show(data, mime)
+    assert reading.metadata == {"title": "The title", "author": "The author", **metadata}
+    assert reading.text == text
+    assert reading.text_language == ("de" if GERMAN in text else None)
+    assert reading.document and not reading.document["truncated"]
+    assert reading.pictures == ()
+
+
+def test_books() -> None:
+    """Chapters in the order of the spine; what an index names outside the file is not there."""
+    reading = show(samples.epub(), "application/epub+zip")
+    assert reading.metadata == {"format": "EPUB", "title": "A book", "author": "A writer"}
+    assert reading.text == "Chapter one\nIt was dark.\nChapter two\nIt was dark."
+
+
+def test_sheets_are_tables() -> None:
+    found = show(samples.xlsx(), OFFICE + "spreadsheetml.sheet").document
+    assert found and found["table"] == [
+        ["Amount", "Due date", "", "inline"],
+        ["12.50", "2026-11-25", "TRUE", "2026-11-25 18:00:00"],
+    ]
+    found = show(samples.odf("spreadsheet"), ODF + "spreadsheet").document
+    assert found and found["table"] == [["Amount", "", "", "Due"]]
+
+
+def test_T95_a_long_document_is_cut() -> None:
+    body = "<w:p><w:r><w:t>" + "</w:t></w:r></w:p><w:p><w:r><w:t>".join(
+        f"line {n} {n * 7}" for n in range(99_999)
+    )
+    reading = show(samples.docx(body + "</w:t></w:r></w:p>"), OFFICE + "wordprocessingml.document")
+    assert reading.document and reading.document["truncated"]
+    assert len(reading.document["content"]) == 65_536
+    assert reading.text and 500_000 < len(reading.text) <= 1 << 20

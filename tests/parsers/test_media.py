@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from core import previewable
+from parsers import run
+from parsers.run import Reading, Unsupported, read
+from tests.parsers.samples import GREEN, RED, audio, corners, encoded, video
+from tests.parsers.test_image import close, colours
+
+media = pytest.mark.skipif(not run.kinds("video/mp4"), reason="the [media] packages are not installed")
+
+
+def show(source: Any, mime: str, size: int = 128) -> Reading:
+    data = io.BytesIO(source) if isinstance(source, bytes) else source
+    want = frozenset({"metadata", "picture"})
+    return read(data, mime, name="x", want=want, sizes=(size,), format="png")
+
+
+def picture(reading: Reading) -> Image.Image:
+    return Image.open(io.BytesIO(reading.pictures[0].data))
+
+
+class Ranged:
+    """A source that can be read anywhere, and not from the beginning."""
+
+    def __init__(self, data: bytes):
+        self._data, self.size = data, len(data)
+        self.asked: list[tuple[int, int]] = []
+
+    def read(self, size: int, /) -> bytes:
+        raise AssertionError("the whole file was asked for")
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        self.asked.append((offset, size))
+        return self._data[offset : offset + size]
+
+
+@media
+@pytest.mark.parametrize(
+    ("format", "codec", "mime"),
+    [
+        ("mp4", "mpeg4", "video/mp4"),
+        ("webm", "libvpx", "video/webm"),
+        ("matroska", "libx264", "video/x-matroska"),
+    ],
+)
+def test_a_poster_is_not_the_black_beginning(format: str, codec: str, mime: str) -> None:
+    reading = show(video(format, codec), mime)
+    assert (reading.metadata["width"], reading.metadata["height"]) == (320, 240)
+    assert reading.metadata["duration"] == pytest.approx(2, abs=0.1)
+    assert reading.metadata["video"]["frame_rate"] == 25
+    shown = colours(picture(reading))
+    assert close(shown[0], GREEN, 40) and close(shown[3], RED, 40)
+
+
+@media
+@pytest.mark.parametrize(("turned", "corner"), [(0, 0), (90, 1), (180, 3), (270, 2)])
+def test_T93_films_are_upright(turned: int, corner: int) -> None:
+    reading = show(video(turned=turned), "video/mp4")
+    shown = colours(picture(reading))
+    assert [close(pixel, GREEN, 40) for pixel in shown] == [at == corner for at in range(4)]
+    assert picture(reading).size == (
+        (reading.metadata["width"] * 2 // 5),
+        (reading.metadata["height"] * 2 // 5),
+    )
+
+
+@media
+@pytest.mark.parametrize(
+    ("format", "codec", "mime"),
+    [
+        ("mp3", "mp3", "audio/mpeg"), ("flac", "flac", "audio/flac"), ("wav", "pcm_s16le", "audio/wav"),
+        ("mp4", "aac", "audio/mp4"),
+    ],
+)  # fmt: skip
+def test_sound_is_a_waveform_and_tags(format: str, codec: str, mime: str) -> None:
+    reading = show(audio(format, codec), mime)
+    told = reading.metadata["audio"]
+    assert (told["title"], told["artist"], told["album"], told["channels"]) == ("A tone", "Sine", "Waves", 2)
+    assert reading.metadata["duration"] == pytest.approx(3, abs=0.1)
+    drawn = picture(reading).getchannel("A")
+    assert drawn.size == (128, 32)
+    silent, loud = (
+        drawn.crop(box).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+        for box in ((5, 0, 55, 32), (70, 0, 120, 32))
+    )
+    assert silent < 40 < 150 < loud  # type: ignore[operator]
+
+
+@media
+def test_cover_art_comes_before_a_waveform() -> None:
+    reading = show(audio(cover=encoded(corners(), "JPEG")), "audio/mpeg")
+    assert close(colours(picture(reading))[1], GREEN, 40)
+    assert reading.metadata["title"] == "With a cover"
+
+
+@media
+def test_T91_a_large_film_is_read_where_it_is_needed() -> None:
+    """Its index stands at the end, 200 MB away; a few hundred KB are fetched."""
+    data = video()
+    index = data.index(b"moov") - 4
+    source = Ranged(
+        data[:index] + struct.pack(">I4s", 200_000_008, b"free") + bytes(200_000_000) + data[index:]
+    )
+    assert close(colours(picture(show(source, "video/mp4")))[0], GREEN, 40)
+    assert sum(size for _, size in source.asked) < 2_000_000
+    assert all(offset >= 0 and offset + size <= source.size for offset, size in source.asked)
+
+
+@media
+def test_a_source_that_breaks_passes_through() -> None:
+    class Broken(Ranged):
+        def read_at(self, offset: int, size: int, /) -> bytes:
+            raise ConnectionError("bucket")
+
+    with pytest.raises(ConnectionError):
+        show(Broken(bytes(5_000_000)), "video/mp4")
+
+
+@media
+@pytest.mark.parametrize("turn", [1, 6])
+def test_T93_heic(turn: int) -> None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = turn, "Maker"
+    exif.get_ifd(0x8825)[1] = "N"
+    image = corners() if turn == 1 else corners().transpose(Image.Transpose.ROTATE_90)
+    reading = show(encoded(image, "HEIF", exif=exif.tobytes()), "image/heic")
+    assert (reading.metadata["width"], reading.metadata["height"], reading.metadata["format"]) == (
+        400,
+        300,
+        "HEIF",
+    )
+    assert reading.metadata["exif"]["Make"] == "Maker"
+    assert reading.metadata["gps"] == {"GPSLatitudeRef": "N"}
+    shown = colours(picture(reading))
+    assert close(shown[0], RED, 40) and close(shown[1], GREEN, 40)
+
+
+def test_without_the_packages_nothing_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "find_spec", lambda name: None if name in ("av", "pillow_heif") else True)
+    run._reader.cache_clear()
+    try:
+        for mime in ("video/mp4", "audio/mpeg", "image/heic"):
+            assert previewable.kinds(mime) == {"thumbnail"}
+            assert run.kinds(mime) == frozenset()
+            with pytest.raises(Unsupported):
+                show(b"", mime)
+        assert run.kinds("image/png") == {"thumbnail"}
+    finally:
+        run._reader.cache_clear()

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from typing import Any
+
+import pytest
+
+from db import Database
+from parsers import words
+from parsers.run import Reading, Unsupported, read
+from tests.parsers.samples import GERMAN
+
+RUSSIAN = "Это короткий рассказ о доме, который стоял у самой реки, и о людях, которые в нём когда-то жили."
+JAPANESE = "これは家と庭についての短い文章です。春になると庭には花が咲き、家族はみんなそこで食事をします。"
+
+
+def show(data: bytes, mime: str = "text/plain", name: str = "x.txt") -> Reading:
+    return read(io.BytesIO(data), mime, name=name, want=frozenset({"metadata", "text", "document"}))
+
+
+def document(data: bytes, mime: str, name: str) -> dict[str, Any]:
+    found = show(data, mime, name).document
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (GERMAN, "utf-8"),
+        (GERMAN, "utf-16-le"),
+        (GERMAN, "utf-16-be"),
+        (GERMAN, "cp1252"),
+        (RUSSIAN, "cp1251"),
+        (RUSSIAN, "koi8_r"),
+        (JAPANESE, "shift_jis"),
+        (JAPANESE, "euc_jp"),
+    ],
+)
+def test_T83_encodings_without_a_mark(text: str, encoding: str) -> None:
+    assert words.decode(text.encode(encoding) * 5)[0] == text * 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_T83_encodings_with_a_mark(encoding: str) -> None:
+    assert words.decode(GERMAN.encode(encoding))[0] == GERMAN
+    assert words.decode(codecs.BOM_UTF16_BE + GERMAN.encode("utf-16-be"))[0] == GERMAN
+
+
+def test_T83_a_character_cut_in_two_is_no_other_encoding() -> None:
+    assert words.decode("aä".encode()[:-1], cut=True) == ("a", "utf-8")
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x7fELF\x02\x01\x01" + bytes(99), bytes(range(256)) * 9, b"\x89PNG\r\n\x1a\n\0\0\0"]
+)
+def test_what_is_no_text(data: bytes) -> None:
+    with pytest.raises(Unsupported):
+        words.decode(data)
+
+
+def test_T83_nothing_that_a_database_refuses() -> None:
+    assert words.clean("a\0b\ud800c\x1b[2Jd\ufffee\r\nf\rg\th") == "abc[2Jde\nf\ng\th"
+    assert words.for_search("  many   blanks \n\n\n and\u00a0lines ") == "many blanks\nand lines"
+    reading = show("x\0y".encode("utf-16") + b"\x00\xd8")
+    assert reading.text == "xy"
+
+
+# Each fills a tsvector faster than prose does: short words, words of one letter of three bytes, hyphens, paths, digits.
+DENSE = {
+    "short words": lambda n: f"{n:x}",
+    "one letter": lambda n: chr(0x4E00 + n % 20_000),
+    "hyphens": lambda n: f"a{n:x}-b{n:x}-c{n:x}",
+    "addresses": lambda n: f"h{n}.org/p{n}?q={n}",
+    "mail": lambda n: f"a{n}@b{n}.net",
+    "numbers": lambda n: f"-{n}.{n}e{n % 9}",
+    "paths": lambda n: f"/a{n}/b{n}.c",
+    "glued": lambda n: f"a{n}.b{n}_c{n}/d{n}&e{n};",
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_T83_a_tsvector_stays_under_its_limit(kind: str, db: Database) -> None:
+    """250,000 distinct words are refused with 54000: the cap must be there before, whatever the words look like."""
+    whole = " ".join(map(DENSE[kind], range(250_000)))
+    kept = words.for_search(whole)
+    assert 0 < len(kept.encode()) <= words.MAX_BYTES
+    assert whole.startswith(kept)
+    with db.connection() as tx:
+        for dictionary in ("simple", "german"):
+            tx.execute("select length(to_tsvector(%s::regconfig, %s))", (dictionary, kept))
+
+
+def test_T83_prose_is_kept_up_to_a_mebibyte() -> None:
+    assert len(words.for_search((GERMAN + "\n") * 20_000).encode()) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        (GERMAN, "de"),
+        (RUSSIAN, "ru"),
+        ("Les enfants jouent dans le jardin pendant que leurs parents préparent le dîner.", "fr"),
+        ("The committee will meet again on Thursday to discuss the budget for the next year.", "en"),
+        ("Tere tulemast meie kodulehele, siin on palju huvitavat teavet kõigi jaoks.", "et"),
+        ("12 13 14; 15 16 17", None),
+        ("ok", None),
+    ],
+)
+def test_the_natural_language(text: str, language: str | None) -> None:
+    assert show(text.encode()).text_language == language
+
+
+def test_source_code_is_coloured_and_safe() -> None:
+    found = document(b"def f():\n    return '<script>alert(1)</script>'\n", "text/x-python", "x.py")
+    assert found["language"] == "python"
+    assert '<span class="k">def</span>' in found["html"]
+    assert "<script" not in found["html"]
+    assert not found["truncated"]
+
+
+@pytest.mark.parametrize(
+    ("mime", "name", "language"),
+    [
+        ("text/plain", "x.ts", "typescript"),
+        ("text/x-python", "without", "python"),
+        ("text/html", "x.html", "html"),
+        ("text/plain", "x.txt", None),
+        ("application/yaml", "x.yml", "yaml"),
+        ("text/x-c", "x.c", "c"),
+    ],
+)
+def test_the_programming_language(mime: str, name: str, language: str | None) -> None:
+    assert document(b"a = 1\n", mime, name)["language"] == language
+
+
+def test_only_the_first_64_kib_are_shown() -> None:
+    found = document("ä".encode() * 50_000, "text/plain", "x.txt")
+    assert found["truncated"]
+    assert len(found["content"].encode()) == 65_536
+
+
+def test_markdown_is_rendered_without_html_pictures_or_scripts() -> None:
+    source = (
+        "# Title\n\n[web](https://e.org/?a=1&b=2) [bad](javascript:alert(1)) [data](data:text/html,x) [rel](../x)\n\n"
+        "![a picture](https://tracker.example/x.png) <img src=x onerror=alert(1)> <b>raw</b>\n\n| a | b |\n|--|--|\n| 1 | 2 |\n"
+    )
+    html = document(source.encode(), "text/markdown", "x.md")["html"]
+    assert "<h1>Title</h1>" in html and "<td>1</td>" in html
+    assert (
+        '<a href="https://e.org/?a=1&amp;b=2" rel="noopener noreferrer nofollow" target="_blank">web</a>'
+        in html
+    )
+    assert html.count("href=") == 1
+    assert "a picture" in html and "tracker" not in html
+    assert not re.search(r"<(?:img|b|script)\b", html)
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (b"a,b\n1,2\n", [["a", "b"], ["1", "2"]]),
+        (b"a;b,5\n1;2,5\n", [["a", "b,5"], ["1", "2,5"]]),
+        (b'a\tb\n"x\ty"\tz\n', [["a", "b"], ["x\ty", "z"]]),
+        (b'a,b\n"two\nlines","quote "" here"\n', [["a", "b"], ["two\nlines", 'quote " here']]),
+    ],
+)
+def test_tables(data: bytes, rows: list[list[str]]) -> None:
+    assert document(data, "text/csv", "x.csv")["table"] == rows
+
+
+def test_tables_are_capped() -> None:
+    table = document(((",".join(["c" * 600] * 60)) + "\n").encode() * 2, "text/csv", "x.csv")["table"]
+    assert (len(table[0]), len(table[0][0])) == (50, 500)
+    assert len(document(b"a,b\n" * 999, "text/csv", "x.csv")["table"]) == 200
+
+
+def test_json_is_indented_and_its_numbers_are_left_alone() -> None:
+    found = document(b'{"a":[1.10,12345678901234567890,{}],"b":"{,}"}', "application/json", "x.json")
+    plain = re.sub(r"<[^>]*>", "", found["html"]).strip()
+    assert plain == '{\n  "a": [\n    1.10,\n    12345678901234567890,\n    {}\n  ],\n  "b": "{,}"\n}'
+    assert found["content"] == '{"a":[1.10,12345678901234567890,{}],"b":"{,}"}'
+
+
+def test_html_is_searched_without_its_tags() -> None:
+    page = b"<head><title>t</title></head><style>p{}</style><p>Hello <b>W</b>orld &amp; all<script>var x='hidden'</script><p>end"
+    assert show(page, "text/html", "x.html").text == "Hello World & all\nend"
