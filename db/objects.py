@@ -169,7 +169,8 @@ def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
 
 _NOTE_URL = """
 with present as (
-    select urls_until from objects where object_key = %(key)s and status = 'stored' and encoding is null
+    select urls_until from objects
+    where object_key = %(key)s and status = 'stored' and encoding is null and scan_verdict is distinct from 'infected'
 ),
 noted as (
     update objects o set urls_until = now() + 2 * %(life)s::interval from present
@@ -182,8 +183,8 @@ select exists (select from present where urls_until >= now() + %(life)s::interva
 
 def note_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
     """Remember that a URL to the object is given out, good for ``life``, so that the object outlives it when it is replaced;
-    False where that has happened already. Twice the life is noted, so that a much loaded file is written once in a
-    while and not for every download."""
+    False where that has happened already, or it turned out infected. Twice the life is noted, so that a much loaded file is
+    written once in a while and not for every download."""
     return scalar(tx, _NOTE_URL, {"key": object_key, "life": life}) is True
 
 
@@ -192,7 +193,8 @@ def note_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
 _REPLACE = """
 with old as (
     select object_key, urls_until from objects
-    where object_key = %(old)s and status = 'stored' and encoding is null and sha256 = %(sha256)s for update
+    where object_key = %(old)s and status = 'stored' and encoding is null and sha256 = %(sha256)s
+    and scan_verdict is distinct from 'infected' for update
 ),
 taken as (
     delete from retired_objects r using old where r.object_key = %(new)s and not r.deleting returning 1
@@ -218,8 +220,8 @@ def replace(
     etag: str,
     grace: timedelta,
 ) -> bool:
-    """Put a compressed replacement to use. False where the object is gone or was replaced before, or the replacement given
-    up. The old one is kept for the URLs given out for it, and for those who read it now (``grace``)."""
+    """Put a compressed replacement to use. False where the object is gone, was replaced before or turned out infected, or the
+    replacement was given up. The old one is kept for the URLs given out for it, and for those who read it now (``grace``)."""
     params = {
         "old": old,
         "new": new,

@@ -123,7 +123,7 @@ def scanned(db: Database, owner: str) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_deduplicated_bytes_are_what_a_look_at_every_row_finds(
     services: Services,
     alice: Principal,

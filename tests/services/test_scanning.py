@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -27,16 +28,18 @@ from services import Services, scanner_doctor
 from services import scanning as scanning_module
 from services.clamd import Clamd as ClamdClient
 from services.clamd import ScannerSettings
+from services.contents import Contents
 from services.delivery import Link, RequestConditions
 from services.previews import PreviewWish
-from services.scanning import configured
+from services.scanning import Scanning, configured
 from settings import Settings
 from storage_backends.base import PresignedRequest
 from tests.clamd import EICAR, STREAM_LIMIT, Clamd, Proxy
 from tests.conftest import NOTHING
 from tests.direct import begin, checked, send_all
 from tests.material import Source
-from tests.services.test_compression import text
+from tests.services.test_checking import Fuse, FusedDatabase, FusedStore, Killed
+from tests.services.test_compression import AFTER_EACH_CALL, text, time_passes
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -507,6 +510,59 @@ def test_T98_a_rescan_begins_by_itself_when_one_is_due(
         runs.append(latest.id)
     assert len(set(runs[:3])) == 1  # the first ever; nothing due; due, but nothing learnt since
     assert runs[3] != runs[2]
+
+
+def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
+    services: Services,
+    settings: Settings,
+    alice: Principal,
+    db: Database,
+    database_url: str,
+    leftovers: Leftovers,
+) -> None:
+    before = wire(
+        settings.model_copy(update={"clamd_url": None})
+    )  # as the gateway was before it had a scanner
+    fused_db, store = FusedDatabase(database_url, max_connections=2), FusedStore(storage_settings(settings))
+    dying = Scanning(
+        fused_db,
+        store,
+        Contents(fused_db, store),
+        configured(services.scanning).clamd,
+        unscannable="reject",
+        rescan_every=None,
+    )
+
+    def everything(scanning: Scanning) -> None:
+        scanning.begin_rescan()
+        while scanning.rescan_some():
+            pass
+
+    deaths, survived = 0, False
+    for number, after in AFTER_EACH_CALL:
+        file = upload(before, alice, "a.png", Source.png() + EICAR + b"%d" % number)
+        before.previews.thumbnail(alice, file.id, size=128)
+        given = before.delivery.url(alice, file.id)
+        assert isinstance(given, PresignedRequest)
+        fused_db.fuse = store.fuse = fuse = Fuse(number, after=after)
+        with suppress(Killed):
+            everything(dying)
+        survived = not fuse.burnt
+        deaths += fuse.burnt
+        everything(configured(services.scanning))
+        configured(services.scanning).bury()
+        time_passes(db)
+        services.upkeep.janitor()
+        assert services.files.get(alice, file.id).status == "infected", (number, after)
+        assert requests.get(given.url, timeout=30).status_code == 404, (number, after)
+        assert leftovers() == NOTHING, (number, after)
+        services.files.purge(alice, file.id)
+        if survived:
+            break
+    assert survived
+    assert deaths >= 8
+    before.db.close()
+    fused_db.close()
 
 
 def test_an_object_that_is_gone_does_not_stop_a_rescan(
