@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from parsers.patience import TooSlow, in_time
 
-_SECONDS = 2.5  # of processor time: lexers are expressions, and some text makes expressions slow
+_SECONDS = 1.5  # of processor time: lexers are expressions, and some text makes expressions slow
 _MAX_HTML = 2 * 1024 * 1024  # characters
 _MAX_PRETTY = 256 * 1024
 _MAX_DEPTH = 100

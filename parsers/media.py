@@ -57,9 +57,14 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
 def _film(container: Any) -> Any:
     """The first moving picture; cover art is a video of one frame to FFmpeg."""
     for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
+        if stream.codec_context and not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     return None
+
+
+def _sound(container: Any) -> Any:
+    """The first that there is a decoder for."""
+    return next((stream for stream in container.streams.audio if stream.codec_context), None)
 
 
 def _told(container: Any) -> dict[str, Any]:
@@ -74,8 +79,7 @@ def _told(container: Any) -> dict[str, Any]:
         if film.average_rate:
             metadata["video"]["frame_rate"] = round(float(film.average_rate), 3)
     tags = {key.lower(): value for key, value in container.metadata.items()}
-    if container.streams.audio:
-        sound = container.streams.audio[0]
+    if (sound := _sound(container)) is not None:
         tags = {key.lower(): value for key, value in sound.metadata.items()} | tags
         audio = {
             "codec": sound.codec_context.name, "sample_rate": sound.codec_context.sample_rate,
@@ -100,9 +104,9 @@ def _picture(container: Any, box: int, metadata: dict[str, Any]) -> Image.Image:
         return _poster(container, film, box, metadata)
     if (cover := _cover(container, box)) is not None:
         return cover
-    if not container.streams.audio:
-        raise ParserFailed("The recording has neither picture nor sound")
-    return _waveform(container, container.streams.audio[0], box, metadata.get("duration"))
+    if (sound := _sound(container)) is None:
+        raise ParserFailed("The recording has neither picture nor sound that can be read")
+    return _waveform(container, sound, box, metadata.get("duration"))
 
 
 # Film ---------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from typing import IO, BinaryIO
 from xml.sax import SAXException
 from xml.sax.handler import ContentHandler
@@ -23,6 +24,7 @@ _MAX_TOTAL = 192 * _MIB  # that is read of all
 _MAX_RATIO = 250  # of an entry above 4 MiB
 _MAX_DEPTH = 256
 _LOCAL_HEADER = 30  # bytes, and the name
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
@@ -65,7 +67,7 @@ class Package:
             raise ParserFailed("A part of the document is packed too densely")
         try:
             return io.BufferedReader(_Counted(self, self._archive.open(entry)))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        except _BROKEN:
             raise ParserFailed("The document is broken") from None
 
     def spend(self, count: int) -> None:
@@ -83,7 +85,7 @@ class Package:
                 parser.parse(part)
         except DefusedXmlException:
             raise ParserFailed("The document declares entities") from None
-        except (SAXException, zipfile.BadZipFile, EOFError, OSError):
+        except (SAXException, *_BROKEN):
             raise ParserFailed("The document is broken") from None
 
 
@@ -97,7 +99,10 @@ class _Counted(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._entry.read(len(buffer))
+        try:
+            data = self._entry.read(len(buffer))
+        except _BROKEN:
+            raise ParserFailed("The document is broken") from None
         self._given += len(data)
         self._package.spend(len(data))
         if self._given > _MAX_ENTRY:

@@ -15,7 +15,7 @@ _MAX_INDEX = 800_000
 _POSITIONS = 2 * 16_383 * 2
 
 _UNWANTED = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-_WORD = re.compile(r"\S+")
+_WORD = re.compile(r"\S{1,256}")  # a file without blanks is not one word
 _SAMPLE = 65_536  # bytes that an encoding is guessed from
 
 _MARKS = (
