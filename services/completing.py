@@ -339,7 +339,7 @@ class Completing:
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("The folder was deleted a moment ago; try again.") from error
         if file is not None:
-            metrics().upload(upload.protocol, "done")
+            metrics().upload(upload.protocol, "done", size if upload.protocol in ("tus", "ietf") else 0)
         return file
 
     def _file_of(self, upload: UploadRecord, sha256: str | None) -> FileRecord:
