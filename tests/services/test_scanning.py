@@ -30,6 +30,7 @@ from services.clamd import Clamd as ClamdClient
 from services.clamd import ScannerSettings
 from services.contents import Contents
 from services.delivery import Link, RequestConditions
+from services.previews import PreviewWish
 from services.scanning import Scanning, configured
 from settings import Settings
 from storage_backends.base import PresignedRequest
@@ -107,7 +108,7 @@ def refused_everywhere(services: Services, file: FileRecord) -> None:
         lambda: services.delivery.open(who, file.id, method="HEAD"),
         lambda: services.delivery.url(who, file.id),
         lambda: services.delivery.zip(who, ids=[str(file.id)]),
-        lambda: services.previews.thumbnail(who, file.id, size=256),
+        lambda: services.previews.show(who, file.id, PreviewWish()),
         lambda: services.files.copy(who, file.id),
     ):
         with pytest.raises(FileNotReady):
@@ -198,7 +199,7 @@ def test_T96_clean_files_get_what_follows_once(services: Services, alice: Princi
     def due() -> int:
         with db.connection() as tx:
             row = tx.execute(
-                "select count(*) from procrastinate_jobs where task_name = 'make_previews'"
+                "select count(*) from procrastinate_jobs where task_name = 'process_file'"
             ).fetchone()
         assert row is not None
         return int(row[0])
@@ -394,7 +395,7 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
     theirs = checked(services, upload(services, bob, "d.png", bad))
     good = checked(services, upload(services, alice, "good.png", Source.png()))
     for file in (first, good):
-        services.previews.make_all(file.id)
+        services.processing.process(file.id)
     with db.connection() as tx:
         tx.execute("insert into object_texts (object_key, content) values (%s, 'words')", [first.file_path])
     assert len(services.files.previews_of([first])[first.id]) == 4
@@ -476,8 +477,8 @@ def test_T98_a_rescan_survives_a_scanner_that_goes_away_and_workers_that_die(
         tx.execute("update rescans set updated_at = now() - interval '1 hour'")
     scanning.keep_rescanning()
     with db.connection() as tx:
-        assert tx.execute("select task_name, priority from procrastinate_jobs").fetchall() == [
-            ("rescan", -100)
+        assert tx.execute("select task_name, priority < 0 from procrastinate_jobs").fetchall() == [
+            ("rescan", True)
         ]
     while scanning.rescan_some():
         pass
@@ -540,7 +541,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
     deaths, survived = 0, False
     for number, after in AFTER_EACH_CALL:
         file = upload(before, alice, "a.png", Source.png() + EICAR + b"%d" % number)
-        before.previews.thumbnail(alice, file.id, size=128)
+        before.previews.keep(file, "text", 0, "application/json", b"{}")
         given = before.delivery.url(alice, file.id)
         assert isinstance(given, PresignedRequest)
         fused_db.fuse = store.fuse = fuse = Fuse(number, after=after)
