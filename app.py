@@ -116,8 +116,7 @@ def wire(settings: Settings) -> Services:
         else None
     )
     intake = Intake(db, store, admission, scan=scanning is not None)
-    turns = Turns(places=settings.preview_places)  # at what costs more than a request should
-    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret, turns=turns)
+    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
     delivery = Delivery(
         db,
         store,
@@ -137,7 +136,7 @@ def wire(settings: Settings) -> Services:
         limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
         direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
         tus = Tus(db, store, intake, Completing(db, store, intake), ttl=upload_ttl)
-    previews = Previews(db, store, contents, turns)
+    previews = Previews(db, store, contents, Turns(places=settings.preview_places))
     return Services(
         db=db,
         access=access,

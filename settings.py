@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     upload_url_ttl: int = Field(default=3_600, ge=60, le=3_600)  # seconds; presigned parts and puts
     max_zip_files: int = Field(default=10_000, ge=1)
     max_zip_bytes: int = Field(default=50 * GIB, ge=1)
-    # Previews and verifications inside requests of one web process, at a time; of one owner, one at a time.
+    # Previews made inside requests of one web process at a time; for one owner, one at a time.
     preview_places: int = Field(default=2, ge=1, le=64)
     trash_days: int = Field(default=30, ge=0)
     compression: Literal["on", "off"] = "on"  # store with zstd what shrinks by a tenth; off: what is compressed stays so

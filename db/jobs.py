@@ -28,19 +28,18 @@ _CLASS = 1_000_000  # places in one class of priority
 # begins at the head of the queue. So owners take turns however many jobs each has, and nobody waits for ever. Two index
 # entries are read, however long the queue.
 _ENQUEUE = """
-with bounds as (select (%(class)s - 1) * %(size)s + 1 as low, %(class)s * %(size)s as high),
-place as (
-    select least(
-        (select max(j.priority) from procrastinate_jobs j, bounds
-         where j.status = 'todo' and j.queue_name = %(queue)s and j.priority between low and high),
-        (select min(j.priority) from procrastinate_jobs j, bounds
-         where j.status = 'todo' and j.queue_name = %(queue)s and j.owner_id = %(owner)s and j.priority between low and high) - 1
-    ) as found
-)
 insert into procrastinate_jobs (queue_name, task_name, priority, lock, args, scheduled_at, owner_id)
-select %(queue)s, %(task)s, greatest(coalesce(place.found, high), low), %(lock)s, %(arguments)s,
-       now() + nullif(%(delay)s, 0) * interval '1 second', %(owner)s
-from place, bounds
+select %(queue)s::text, %(task)s::text,
+       greatest(%(low)s::integer, coalesce(least(
+           (select priority from procrastinate_jobs
+            where status = 'todo' and queue_name = %(queue)s::text and priority between %(low)s::integer and %(high)s::integer
+            order by priority desc limit 1),
+           (select priority from procrastinate_jobs
+            where status = 'todo' and queue_name = %(queue)s::text and owner_id = %(owner)s::text
+            and priority between %(low)s::integer and %(high)s::integer
+            order by priority limit 1) - 1
+       ), %(high)s::integer)),
+       %(lock)s::text, %(arguments)s::jsonb, now() + nullif(%(delay)s::integer, 0) * interval '1 second', %(owner)s::text
 """
 
 
@@ -65,8 +64,8 @@ def enqueue(
         "task": task,
         "owner": owner_id,
         "lock": lock,
-        "class": priority,
-        "size": _CLASS,
+        "low": (priority - 1) * _CLASS + 1,
+        "high": priority * _CLASS,
         "delay": delay_seconds,
         "arguments": Jsonb(arguments),
     }
@@ -137,8 +136,25 @@ def give_back(tx: Tx, ids: Sequence[int]) -> int:
 def note_error(tx: Tx, job_id: int, error: str) -> None:
     """Keep why an attempt failed, to be shown to admins."""
     execute(
-        tx, "update procrastinate_jobs set error = %(error)s where id = %(id)s", {"id": job_id, "error": error}
+        tx,
+        "update procrastinate_jobs set error = %(error)s where id = %(id)s",
+        {"id": job_id, "error": error},
     )
+
+
+_REVIVE = """
+update procrastinate_jobs j set status = 'todo', attempts = 0, scheduled_at = null
+where j.status = 'failed' and j.error like %(error)s || '%%' and j.task_name <> all(%(others)s)
+and not exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'failed' and e.at > now() - %(wait)s)
+and exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'deferred' and e.at > now() - %(within)s)
+"""
+
+
+def revive(tx: Tx, *, error: str, other_than: Sequence[str], wait: timedelta, within: timedelta) -> int:
+    """Try failed jobs again whose ``error`` begins so, ``wait`` after they failed and ``within`` so long of being enqueued;
+    how many there were."""
+    params = {"error": error, "others": list(other_than), "wait": wait, "within": within}
+    return execute(tx, _REVIVE, params)
 
 
 _FORGET = """
@@ -225,18 +241,21 @@ class QueueRecord:
     scheduled: int  # to be begun later: a retry or a delay
     running: int
     failed: int
-    oldest_seconds: float  # since the job that has waited longest was due; 0 where none is
+    oldest_seconds: float  # since the oldest waiting job was enqueued; 0 where none waits
 
 
 _LAG = """
-select j.queue_name as queue, count(*) filter (where j.status = 'todo' and due) as waiting,
-       count(*) filter (where j.status = 'todo' and not due) as scheduled,
-       count(*) filter (where j.status = 'doing') as running, count(*) filter (where j.status = 'failed') as failed,
-       coalesce(extract(epoch from now() - min(coalesce(j.scheduled_at, (
-           select min(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'deferred'
-       ))) filter (where j.status = 'todo' and due)), 0)::float as oldest_seconds
-from (select *, coalesce(scheduled_at <= now(), true) as due from procrastinate_jobs) j
-group by 1 order by 1
+select queue, waiting, scheduled, running, failed,
+       coalesce(extract(epoch from now() - (
+           select min(e.at) from procrastinate_events e where e.job_id = first and e.type = 'deferred'
+       )), 0)::float as oldest_seconds
+from (
+    select queue_name as queue, count(*) filter (where status = 'todo' and due) as waiting,
+           count(*) filter (where status = 'todo' and not due) as scheduled, count(*) filter (where status = 'doing') as running,
+           count(*) filter (where status = 'failed') as failed, min(id) filter (where status = 'todo' and due) as first
+    from (select *, coalesce(scheduled_at <= now(), true) as due from procrastinate_jobs) j
+    group by 1
+) q order by 1
 """
 
 

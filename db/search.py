@@ -1,9 +1,13 @@
 """Search: a tree of core/search_query.py -> SQL. Values are always parameters, and ``% _ \\`` in them are literal.
 
-A search ranks at most the newest 10,000 files that match, and those whose name begins with the whole query; counts and
-facets are over the same. That bounds its work whatever it asks for: with a common word the newest files are walked
-until there are enough, with a rare one the trigram index names the few. A search that is slow all the same (fewer than
-three letters in a row have no trigram) is cut off by its caller and asked again of the newest files only.
+Candidates come from three sources. *Names*: the words of names (db/words.py), newest file first, so that a common word
+costs no more than a rare one. *Texts*: the index of texts. *Mixed*: texts with one term, in files whose name or text has
+the others. A search that names no word that could be looked up, or a common word under filters, walks the owner's files
+instead, as lists do. At most ``RANKED`` matches are ranked and counted; a single word, the most frequent search, is counted
+in the index alone, and only what can be on the page is looked at. What is slow all the same is cut off by the caller and
+asked again of the newest files only (THREATS T81).
+
+A file's rank is one of the classes below, the highest that fits; within a class the newest comes first.
 """
 
 from __future__ import annotations
@@ -13,33 +17,35 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from core.search_query import (
-    ExtensionIs,
-    HasTag,
-    Leaf,
-    SearchTree,
-    SizeWithin,
-    Term,
-    TypeIs,
-    UploadedWithin,
-    spaced,
-)
+from core.names import name_key
+from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
+from core.words import MAX_WORD, is_run
 from db import Tx, execute
 from db.file_lists import FAMILIES, FileFilter, conditions
+from db.texts import tsquery
+from db.words import SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
 
 RANKED = 10_000             # matches that are ranked and counted
 NEWEST = 20_000             # files that a search which took too long is content with
-_BEGINNING = 1_000          # names that begin with the query, whatever their age
-_SIMILAR = 2_000            # names looked at for near words
+_BEST = 1_001               # of each source of a single word: what all pages together can show, and one more
+_EXACT = 1_000              # names that are just the query
+_IN_RANGE = 20_000          # entries of words beyond those that are listed
+_MIXED = 500                # texts with one of several terms
+_MIXED_TERMS = 4
 _FACET_VALUES = 100
+
+# Scores in millionths. Docs: docs/search-ranking.md.
+EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000
+PARTS, NEAR, CONTENTS = 600_000, 500_000, 300_000
 
 _FACETS = {
     "file_type": "file_type", "folder": "folder_id", "owner": "owner_id",
     "month": "to_char(uploaded_at at time zone 'UTC', 'YYYY-MM')",
-}
+}  # fmt: skip
 FACETS = frozenset(_FACETS)
+_COLUMNS = "f.id, f.uploaded_at, f.name_key, f.name_words, f.file_type, f.folder_id, f.owner_id"
 
-Corrections = Mapping[str, Sequence[str]]       # a term's text -> the words it may be misspelt for
+Corrections = Mapping[str, Sequence[str]]       # a word -> the words it may be misspelt for
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +59,19 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    matched: int                # RANKED + 1 where there are more
+    matched: int                # RANKED + 1 where there are more, or where not all words were followed
     hits: list[Position]
     facets: dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A group of terms that can be looked up; ``lists``: a name that fits has a word of each, None: names can't be looked
+    up; ``texts``: the tsquery of texts that fit, None: none does."""
+
+    leaves: tuple[Leaf, ...]
+    lists: tuple[WordList, ...] | None
+    texts: str | None
 
 
 @dataclass(slots=True)
@@ -73,169 +89,429 @@ class _Statement:
 def bound(tx: Tx, milliseconds: int) -> None:
     """Give the statements of this transaction so long each, and set how near a misspelt word has to be."""
     execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-                " set_config('pg_trgm.word_similarity_threshold', '0.35', true)", {"limit": str(milliseconds)})
+                " set_config('pg_trgm.similarity_threshold', '0.25', true)", {"limit": str(milliseconds)})  # fmt: skip
 
 
 def find(
     tx: Tx, wanted: FileFilter, tree: SearchTree, *, corrections: Corrections | None = None, facets: Sequence[str] = (),
     after: Position | None = None, limit: int, newest_only: bool = False,
-) -> Found:
+) -> Found:  # fmt: skip
     """The best matches after ``after``, best first, those of equal score newest first."""
-    corrections = corrections or {}
-    where, params = conditions(wanted)
-    statement = _Statement(params)
-    tests = " and ".join([where, *(_group(statement, group, corrections) for group in tree.groups)])
-    columns = "f.id, f.uploaded_at, f.name_key, f.name_words, f.file_type, f.folder_id, f.owner_id"
-    source = "files f"
-    beginning = ""
-    if newest_only:
-        scope = conditions(FileFilter(owner_id=wanted.owner_id, deleted=wanted.deleted))[0]
-        source = (f"(select * from files f where {scope}"
-                  f" order by f.uploaded_at desc, f.id desc limit {NEWEST}) f")
-    elif tree.plain is not None:
-        beginning = (
-            f" union select * from (select {columns} from files f where {tests}"
-            f" and f.name_key like {statement.value(_like(tree.plain) + '%')} limit {_BEGINNING}) b"
-        )
-    behind = ""
-    if after is not None:
-        behind = (f"where (score, uploaded_at, id) < ({statement.value(after.score)}::integer,"
-                  f" {statement.value(after.uploaded_at)}::timestamptz, {statement.value(after.id)}::uuid)")
-    counted = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
+    statement = _Search(tx, wanted, tree, corrections or {})
+    columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
     sql = f"""
-    with near as materialized (
-        select {columns} from {source} where {tests}
-        order by f.uploaded_at desc, f.id desc limit {RANKED + 1}
-    ),
-    hits as materialized (select * from near{beginning}),
+    with {statement.hits(newest_only, single=not facets, after=after, limit=limit)},
     page as (
         select id, uploaded_at, score
-        from (select id, uploaded_at, {_score(statement, tree.terms, corrections)} as score
-              from hits) s
-        {behind}
+        from (select id, uploaded_at, {statement.score()} as score from hits f) s
+        {statement.behind(after)}
         order by score desc, uploaded_at desc, id desc limit {statement.value(limit)}::integer
     )
-    select (select count(*) from near),
+    select (select matched from counted),
            (select json_agg(json_build_array(score, uploaded_at::text, id)
                             order by score desc, uploaded_at desc, id desc) from page),
-           json_build_object({counted})
+           json_build_object({columns})
     """
     # Never prepared: a plan that does not know the words can't tell a common one from a rare one.
     row = tx.execute(sql, statement.params, prepare=False).fetchone()
     assert row is not None
-    return Found(row[0], [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2])
+    matched = RANKED + 1 if statement.cut and not newest_only else row[0]
+    return Found(matched, [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2])
 
 
-def similar_names(tx: Tx, wanted: FileFilter, word: str) -> list[str]:
-    """Keys of some names that may hold the word misspelt; the caller compares word by word."""
-    where, params = conditions(wanted)
-    sql = f"select f.name_key from files f where {where} and %(word)s <%% f.name_key limit {_SIMILAR}"
-    return [row[0] for row in tx.execute(sql, params | {"word": word}, prepare=False).fetchall()]
+class _Search(_Statement):
+    """The SQL of one search."""
+
+    __slots__ = ("_corrections", "_groups", "_others", "_tree", "_tx", "_wanted", "_where", "cut")
+
+    def __init__(self, tx: Tx, wanted: FileFilter, tree: SearchTree, corrections: Corrections):
+        where, params = conditions(wanted)
+        _Statement.__init__(self, params | {"owner": wanted.owner_id, "deleted": wanted.deleted})
+        self._tx, self._wanted, self._tree, self._corrections, self._where = tx, wanted, tree, corrections, where
+        self._groups: list[_Group] = []                     # those that can be looked up
+        self._others: list[tuple[Leaf, ...]] = []           # the others are tests of each file
+        self._read_groups()
+        self.cut = any(words.beyond for group in self._groups for words in group.lists or ())
+
+    # -- what is looked up ---------------------------------------------------------------------------------
+
+    def _read_groups(self) -> None:
+        terms: dict[Term, list[list[Sought]]] = {}
+        for group in self._tree.groups:
+            if all(isinstance(leaf, Term) and not leaf.negated and leaf.words for leaf in group):
+                terms |= {leaf: _sought(leaf) for leaf in group if isinstance(leaf, Term)}
+        flat = [(term, each) for term, sought in terms.items() if term.where != "content" for each in sought]
+        found = iter(meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each]))
+        lists: dict[Term, list[WordList]] = {term: [] for term in terms}
+        for term, each in flat:
+            lists[term].append(_either([next(found) for _ in each] + [WordList(tuple(self._near(term)))]))
+        queries = tsquery(self._tx, self._wanted.owner_id, [term for term in terms if term.where != "name"])
+        for group in self._tree.groups:
+            leaves = [leaf for leaf in group if isinstance(leaf, Term) and leaf in terms]
+            if len(leaves) < len(group):
+                self._others.append(group)
+                continue
+            in_names = [lists[leaf] for leaf in leaves if leaf.where != "content"]
+            if len(in_names) > 1:                           # of each alternative its most telling word
+                in_names = [[_either([max(each, key=lambda one: len(one.words[0])) for each in in_names if each])]]
+            texts = " | ".join(queries[leaf] for leaf in leaves if leaf.where != "name")
+            self._groups.append(_Group(group, tuple(in_names[0]) if in_names and in_names[0] else None, texts or None))
+
+    def _near(self, term: Term) -> Sequence[str]:
+        return self._corrections.get(term.key, ()) if term.kind == "part" and not term.negated else ()
+
+    # -- the hits ------------------------------------------------------------------------------------------
+
+    def hits(self, newest_only: bool, *, single: bool, after: Position | None, limit: int) -> str:
+        """The CTEs ``hits``, with _COLUMNS, and ``counted``."""
+        if newest_only or not self._groups:
+            return self._walk(newest_only)
+        if single and self._is_single():
+            return self._single(limit if after is None else _BEST)
+        names = self._by_name()
+        if names is None:
+            return self._walk(False)
+        sources = [names] if names else []
+        tests = self._tests([group.leaves for group in self._groups], names_only=True) + self._tests(self._others)
+        for whole in self._whole_names() if names else ():  # however old they are
+            for test in self._exact_keys(whole):
+                sources.append(f"select {_COLUMNS} from files f {self._texts_beside(self._others)}"
+                               f" where {self._where} and {test}{tests} limit {_EXACT}")  # fmt: skip
+        ctes = []
+        texts = [group.texts for group in self._groups]
+        if all(texts):
+            query = " & ".join(f"({text})" for text in texts)
+            sources.append(self._by_text(query, RANKED + 1, self._tests(self._others)))
+        if len(self._groups) > 1:
+            for group in [group for group in self._groups if group.texts][:_MIXED_TERMS]:
+                others = [g.leaves for g in self._groups if g is not group] + self._others
+                sources.append(self._by_text(group.texts or "", _MIXED, self._tests(others)))
+        for number, source in enumerate(sources):
+            ctes.append(f"source{number} as materialized ({source})")
+        union = " union ".join(f"select * from source{number}" for number in range(len(sources)))
+        if not sources:
+            union = f"select {_COLUMNS} from files f where false"
+        ctes.append(f"hits as materialized ({union})")
+        ctes.append(f"counted as (select least(count(*), {RANKED + 1}) as matched from hits)")
+        return ", ".join(ctes)
+
+    def _walk(self, newest_only: bool) -> str:
+        source = "files f"
+        if newest_only:
+            scope = conditions(FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted))[0]
+            source = (
+                f"(select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {NEWEST}) f"
+            )
+        tests = self._tests(self._tree.groups)
+        return f"""hits as materialized (
+            select {_COLUMNS} from {source} {self._texts_beside(self._tree.groups)} where {self._where}{tests}
+            order by f.uploaded_at desc, f.id desc limit {RANKED + 1}
+        ), counted as (select count(*) as matched from hits)"""
+
+    def _is_single(self) -> bool:
+        """One group of single words, nothing else asked: being in the lists is all that is to be tested."""
+        scope = FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted)
+        return (
+            len(self._groups) == 1 and not self._others and self._wanted == scope
+            and all(isinstance(leaf, Term) and len(leaf.words) == 1 and len(leaf.words[0]) <= MAX_WORD
+                    and (leaf.kind != "part" or leaf.words[0] == leaf.key)
+                    for leaf in self._groups[0].leaves)
+        )  # fmt: skip
+
+    def _single(self, best: int) -> str:
+        group = self._groups[0]
+        named = "select null::uuid as file_id where false"
+        picked = []
+        if group.lists is not None:
+            words = group.lists[0]
+            named = self._entries(words, RANKED + 1)
+            # Apart, since each is a class of its own: the words themselves, and those that they are a part of.
+            own = tuple(dict.fromkeys(leaf.words[0] for leaf in group.leaves if isinstance(leaf, Term)))
+            others = tuple(word for word in words.words if word not in own)
+            for some in (WordList(own), WordList(others, words.beyond)):
+                for begin in ("^", ""):
+                    listed = WordList(tuple(begin + w for w in some.words), tuple(begin + w for w in some.beyond))
+                    if listed.words or listed.beyond:
+                        picked.append(f"(select file_id from ({self._entries(listed, best)}) e"
+                                      f" order by uploaded_at desc, file_id desc limit {best})")  # fmt: skip
+            picked += [
+                f"(select f.id from files f where f.is_deleted = %(deleted)s and {self._mine('f')} and {test}"
+                f" limit {_EXACT})" for leaf in group.leaves for test in self._exact_keys(leaf)
+            ]  # fmt: skip
+            if words.beyond:
+                begins = " or ".join(f"f.name_words like {self.value('% ' + like(w) + '%')}" for w in words.beyond)
+                picked.append(f"(select f.id from (select * from files f where f.is_deleted = %(deleted)s"
+                              f" and {self._mine('f')} order by f.uploaded_at desc, f.id desc limit 5000) f"
+                              f" where {begins} limit {best})")  # fmt: skip
+        texts = "select null::uuid as id, null::timestamptz as uploaded_at where false"
+        if group.texts is not None:
+            query = self.value(group.texts)
+            # Of more texts than are counted only the newest are followed to their files.
+            texts = f"""
+            select f.id, f.uploaded_at from (
+                select object_key from (
+                    select t.object_key, t.created_at, row_number() over (order by t.created_at desc) as n,
+                           count(*) over () as many
+                    from (select t.object_key, t.created_at from object_texts t
+                          where {self._mine("t")} and t.words @@ {query}::tsquery
+                          order by t.created_at desc limit {RANKED + 1}) t
+                ) t where many <= {RANKED} or n <= {_BEST}
+            ) t join files f on f.file_path = t.object_key
+            where f.is_deleted = %(deleted)s and f.status = 'ready' and {self._mine("f")} limit {RANKED + 1}
+            """
+            picked.append(f"(select id from in_texts order by uploaded_at desc, id desc limit {best})")
+        return f"""
+        in_names as materialized ({named}),
+        in_texts as materialized ({texts}),
+        picked (file_id) as ({" union ".join(picked)}),
+        hits as materialized (select {_COLUMNS} from picked join files f on f.id = picked.file_id),
+        counted as (
+            select case when n.many > {RANKED} then {RANKED + 1}
+                        else (select count(*) from (select file_id from in_names union select id from in_texts) u)
+                   end as matched
+            from (select greatest((select count(*) from in_names), 0) as many) n
+        )
+        """
+
+    def _by_name(self) -> str | None:
+        """Files whose name fits all groups; "" where none can, None where walking the files is better."""
+        if any(group.lists is None for group in self._groups):
+            return ""
+        lists = [words for group in self._groups for words in group.lists or ()]
+        sizes = self._sizes(lists)
+        first, *rest = (lists[at] for at in sorted(range(len(lists)), key=lambda at: sizes[at]))
+        filtered = bool(self._others) or self._wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
+        if filtered and min(sizes) > RANKED:
+            return None
+        also = "".join(
+            f" and exists (select from file_words o where {self._mine('o')} and o.is_deleted = %(deleted)s"
+            f" and o.word = any({self.value(list(words.words))}::text[])"
+            f" and o.uploaded_at = e.uploaded_at and o.file_id = e.file_id)"
+            for words in rest
+            if len(words.words) <= 4 and not words.beyond
+        )
+        tests = self._tests([group.leaves for group in self._groups], names_only=True) + self._tests(self._others)
+        return f"""
+        select {_COLUMNS} from ({self._entries(first, None)}) e join files f on f.id = e.file_id
+        {self._texts_beside(self._others)}
+        where {self._where}{also}{tests} order by e.uploaded_at desc, e.file_id desc limit {RANKED + 1}
+        """
+
+    def _by_text(self, query: str, most: int, tests: str) -> str:
+        """Files with one of the newest ``most`` texts of these words, ready ones: others have no text that counts."""
+        return f"""
+        select {_COLUMNS}
+        from (select * from object_texts t where {self._mine("t")} and t.words @@ {self.value(query)}::tsquery
+              order by t.created_at desc limit {most}) t
+        join files f on f.file_path = t.object_key
+        where f.status = 'ready' and {self._where}{tests} limit {RANKED + 1}
+        """
+
+    def _entries(self, words: WordList, most: int | None) -> str:
+        """Time and file of the names with one of the words, newest first: ``most`` of each word."""
+        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}"
+        columns = "fw.uploaded_at, fw.file_id"
+        order = "order by fw.uploaded_at desc, fw.file_id desc" + (f" limit {most}" if most else "")
+        if len(words.words) == 1 and not words.beyond:
+            return f"select {columns} from file_words fw where {only} and fw.word = {self.value(words.words[0])} {order}"
+        if most is None:
+            any_word = f"any({self.value(list(words.words))}::text[])"
+            listed = f"select {columns} from file_words fw where {only} and fw.word = {any_word}"
+        else:
+            listed = (
+                f"select e.* from unnest({self.value(list(words.words))}::text[]) w (word), lateral (select {columns}"
+                f' from file_words fw where {only} and fw.word = w.word collate "C" {order}) e'
+            )
+        ranges = [
+            f"(select {columns} from file_words fw where {only} and fw.word >= {self.value(word)}"
+            f" and fw.word < {self.value(word + chr(0x10FFFF))} limit {_IN_RANGE})"
+            for word in words.beyond
+        ]
+        return " union ".join([f"({listed})", *ranges]) if ranges else listed.replace("select", "select distinct", 1)
+
+    def _sizes(self, lists: Sequence[WordList]) -> list[int]:
+        """How many entries the lists have, counted to one more than are ranked."""
+        counts = ", ".join(
+            f"(select count(*) from (select from file_words fw where fw.is_deleted = %(deleted)s and {self._mine('fw')}"
+            f" and fw.word = any(%(l{n})s::text[]) limit {RANKED + 1}) c)"
+            for n in range(len(lists))
+        )
+        params = {f"l{n}": list(words.words) for n, words in enumerate(lists)}
+        row = self._tx.execute(f"select {counts}", self.params | params, prepare=False).fetchone()
+        return [RANKED + 1 if words.beyond else count for words, count in zip(lists, row or (), strict=True)]
+
+    def _mine(self, table: str) -> str:
+        return f"{table}.owner_id = %(owner)s" if self._wanted.owner_id is not None else "true"
+
+    # -- tests of each file --------------------------------------------------------------------------------
+
+    def _tests(self, groups: Sequence[tuple[Leaf, ...]], *, names_only: bool = False) -> str:
+        return "".join(
+            " and (" + " or ".join(self._leaf(leaf, names_only) for leaf in group) + ")" for group in groups
+        )
+
+    def _texts_beside(self, groups: Sequence[tuple[Leaf, ...]]) -> str:
+        if any(isinstance(leaf, Term) and leaf.where != "name" for group in groups for leaf in group):
+            return "left join object_texts t on t.object_key = f.file_path and f.status = 'ready'"
+        return ""
+
+    def _leaf(self, leaf: Leaf, names_only: bool) -> str:
+        match leaf:
+            case Term():
+                test = self._term(leaf, names_only)
+            case TypeIs(value=value):
+                test = self._type(value.lower())
+            case ExtensionIs(value=value):
+                test = f"f.name_key like {self.value('%.' + like(name_key(value.lstrip('.'))))}"
+            case HasTag(value=value):
+                test = f"f.tags && {self.value([value, value.casefold()])}::text[]"
+            case SizeWithin(low=low, high=high):
+                test = self._within("f.file_size", "bigint", low, high)
+            case UploadedWithin(start=start, end=end):
+                test = self._within("f.uploaded_at", "timestamptz", start, end)
+        return f"not ({test})" if leaf.negated else f"({test})"
+
+    def _term(self, term: Term, names_only: bool) -> str:
+        tests = [] if term.where == "content" else self._in_name(term)
+        if term.where != "name" and not names_only and term.words:
+            query = tsquery(self._tx, self._wanted.owner_id, [term])[term]
+            tests.append(f"coalesce(t.words @@ {self.value(query)}::tsquery, false)")
+        return " or ".join(tests) or "false"
+
+    def _in_name(self, term: Term) -> list[str]:
+        literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
+        if not term.words:
+            return [literal]
+        if term.kind == "phrase":
+            return [self._spelt(term, "% ", " %")]
+        begins = self._spelt(term, "% ", "%")
+        if term.kind == "prefix" or len(term.key) < SHORTEST_PART or term.key.isdecimal():
+            return [begins]
+        near = [f"f.name_words like {self.value(f'% {like(word)} %')}" for word in self._near(term)]
+        return [literal, *([begins] if len(term.words) > 1 else []), *near]
+
+    def _spelt(self, term: Term, before: str, behind: str) -> str:
+        """That the words of a name have the term's in order, between what the patterns say."""
+        return " or ".join(
+            f"f.name_words like {self.value(before + like(spelling) + behind)}" for spelling in term.spellings
+        )
+
+    def _type(self, value: str) -> str:
+        if value in FAMILIES:
+            return f"f.file_type = {self.value(value)}"
+        if value.endswith("/*"):
+            return f"starts_with(f.mime_type, {self.value(value[:-1])})"
+        if "/" in value:
+            return f"f.mime_type = {self.value(value)}"
+        ending = self.value("%." + like(value))
+        return f"f.name_key like {ending} or f.mime_type like {self.value('%' + like(value) + '%')}"
+
+    def _within(self, column: str, kind: str, low: Any, high: Any) -> str:
+        tests = [] if low is None else [f"{column} >= {self.value(low)}::{kind}"]
+        tests += [] if high is None else [f"{column} < {self.value(high)}::{kind}"]
+        return " and ".join(tests)
+
+    # -- the order -----------------------------------------------------------------------------------------
+
+    def _exact_keys(self, leaf: Leaf) -> list[str]:
+        """Tests of names that are the term, or the term and an extension: ranges of files_by_name."""
+        if not isinstance(leaf, Term) or leaf.kind == "prefix" or leaf.where == "content":
+            return []
+        key = leaf.key
+        return [
+            f"f.name_key = {self.value(key)}",
+            f"f.name_key >= {self.value(key + '.')} and f.name_key < {self.value(key + '/')}",
+        ]
+
+    def _terms(self) -> list[list[Term]]:
+        """For each group that has terms to be found, those that a name may have."""
+        return [
+            [leaf for leaf in group if isinstance(leaf, Term) and not leaf.negated and leaf.where != "content"]
+            for group in self._tree.groups
+            if any(isinstance(leaf, Term) and not leaf.negated for leaf in group)
+        ]
+
+    def _whole_names(self) -> list[Term]:
+        """What whole names are compared with: each alternative of the one group, or all terms together."""
+        groups = self._terms()
+        if len(groups) == 1:
+            return groups[0]
+        if not groups or any(len(group) != 1 for group in groups):
+            return []
+        text = " ".join(group[0].text for group in groups)
+        return [Term(text, "prefix" if groups[-1][0].kind == "prefix" else "part")]
+
+    def score(self) -> str:
+        """The rank class of a hit, in millionths."""
+        groups = self._terms()
+        if not groups:
+            return str(EXACT)
+        cases: list[tuple[str, int]] = []
+        for term in self._whole_names():
+            key, last = like(term.key), "" if term.kind == "prefix" else " "
+            if term.kind != "prefix":
+                exact = f"f.name_key = {self.value(term.key)} or f.name_key like {self.value(key + '.%')}" \
+                        f" and f.name_key not like {self.value(key + '.%.%')}"  # fmt: skip
+                cases.append((exact, EXACT))
+            if term.words:
+                cases.append((self._spelt(term, " ", last + "%"), START))
+            if term.kind != "phrase":
+                cases.append((f"f.name_key like {self.value(key + '%')}", BEGINNING))
+            if len(term.words) > 1 or (term.words and term.kind == "phrase"):
+                cases.append((self._spelt(term, "% ", last + "%"), PHRASE))
+        cases.sort(key=lambda case: -case[1])
+
+        def everywhere(test: Any) -> str:
+            each = [" or ".join(test(term) for term in group) or "false" for group in groups]
+            return " and ".join(f"({any_of})" for any_of in each)
+
+        cases.append((everywhere(self._as_words), WORDS))
+        cases.append((everywhere(self._as_parts), PARTS))
+        if any(self._near(term) for group in groups for term in group):
+            cases.append((everywhere(lambda term: " or ".join(self._in_name(term))), NEAR))
+        written = " ".join(f"when {test} then {score}" for test, score in cases)
+        return f"(case {written} else {CONTENTS} end)"
+
+    def _as_words(self, term: Term) -> str:
+        if not term.words:
+            return f"f.name_key like {self.value('%' + like(term.key) + '%')}"
+        return self._spelt(term, "% ", "%" if term.kind == "prefix" else " %")
+
+    def _as_parts(self, term: Term) -> str:
+        literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
+        return f"{literal} or {self._spelt(term, '% ', '%')}" if term.words else literal
+
+    def behind(self, after: Position | None) -> str:
+        if after is None:
+            return ""
+        return (
+            f"where (score, uploaded_at, id) < ({self.value(after.score)}::integer,"
+            f" {self.value(after.uploaded_at)}::timestamptz, {self.value(after.id)}::uuid)"
+        )
 
 
-def names_beginning(tx: Tx, owner_id: str, prefix: str, *, limit: int) -> list[str]:
-    """Distinct names of the owner's files outside the trash whose key begins with ``prefix``, in order."""
-    sql = """
-    select min(original_name) from (
-        select f.original_name, f.name_key from files f
-        where f.owner_id = %(owner)s and f.is_deleted = false and f.name_key like %(pattern)s
-        order by f.name_key, f.id limit 1000
-    ) n group by name_key order by name_key limit %(limit)s
-    """
-    params = {"owner": owner_id, "pattern": _like(prefix) + "%", "limit": limit}
-    return [row[0] for row in tx.execute(sql, params, prepare=False).fetchall()]
+def _sought(term: Term) -> list[list[Sought]]:
+    """What a name that fits the term has words of: of each list one; the file is tested all the same."""
+    words = [word[:MAX_WORD] for word in term.words][:8]
+    first, last = words[0], words[-1]
+    sought = [[Sought(word)] for word in words]
+    open_ended = term.kind != "phrase" and (not is_run(last) or len(last) == 1)
+    if open_ended:
+        sought[-1] = [Sought(last, begins=True)]
+    if term.kind == "part" and not is_run(first):
+        if len(words) == 1:
+            return [[sought_part(first)]]
+        end = sought_end(first)                             # of y_rep the y may end a longer word
+        sought[0] = [end] if end.pattern else []
+    if term.token is not None:                              # report2026 may be one word of a name, or two
+        longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
+        return [[sought_part(term.token), *(sought[longest] or [Sought(words[longest])])]]
+    return [alternatives for alternatives in sought if alternatives]
 
 
-# -- the tree as tests ------------------------------------------------------------------------------------------
-
-def _group(statement: _Statement, group: Sequence[Leaf], corrections: Corrections) -> str:
-    return "(" + " or ".join(_leaf(statement, leaf, corrections) for leaf in group) + ")"
-
-
-def _leaf(statement: _Statement, leaf: Leaf, corrections: Corrections) -> str:
-    match leaf:
-        case Term():
-            test = _term(statement, leaf, corrections)
-        case TypeIs(value=value):
-            test = _type(statement, value)
-        case ExtensionIs(value=value):
-            test = f"f.name_key like {statement.value('%.' + _like(value))}"
-        case HasTag(value=value):
-            test = f"f.tags && {statement.value([value, value.casefold()])}::text[]"
-        case SizeWithin(low=low, high=high):
-            test = _within(statement, "f.file_size", "bigint", low, high)
-        case UploadedWithin(start=start, end=end):
-            test = _within(statement, "f.uploaded_at", "timestamptz", start, end)
-    return f"not ({test})" if leaf.negated else f"({test})"
-
-
-def _term(statement: _Statement, term: Term, corrections: Corrections) -> str:
-    sources = []
-    if term.where != "content":
-        sources.append(_in_name(statement, term, () if term.negated else corrections.get(term.text, ())))
-    if term.where != "name":
-        sources += _in_content(statement, term)
-    return " or ".join(sources) or "false"
-
-
-def _in_content(statement: _Statement, term: Term) -> list[str]:
-    """The test that a file's text holds the term. No text is extracted yet, so there is none.
-
-    Its place is here alone: it has to say that the file is ready and not in the trash (THREATS R2, T82)."""
-    return []
-
-
-def _in_name(statement: _Statement, term: Term, near: Sequence[str]) -> str:
-    # The first LIKE finds, by its index; what tells words from parts is asked of what it found. In coalesce() the
-    # planner expects that to hold for half of it, else for next to none, and would sort all files with a common word.
-    words = _like(spaced(term.text))
-    literal = statement.value(f"%{_like(term.text)}%")
-    if term.kind == "prefix" and words:
-        return f"f.name_key like {literal} and coalesce(f.name_words like {statement.value(f'% {words}%')}, false)"
-    if term.kind == "phrase" and words:
-        apart = statement.value(f"%{words.replace(' ', '%')}%")
-        exact = f"f.name_key like {literal} or f.name_words like {statement.value(f'% {words} %')}"
-        return f"f.name_key like {apart} and coalesce({exact}, false)"
-    tests = [literal, *(statement.value(f"%{word}%") for word in near)]
-    return " or ".join(f"f.name_key like {test}" for test in tests)
-
-
-def _type(statement: _Statement, value: str) -> str:
-    if value in FAMILIES:
-        return f"f.file_type = {statement.value(value)}"
-    if value.endswith("/*"):
-        return f"starts_with(f.mime_type, {statement.value(value[:-1])})"
-    if "/" in value:
-        return f"f.mime_type = {statement.value(value)}"
-    ending = statement.value("%." + _like(value))
-    return f"f.name_key like {ending} or f.mime_type like {statement.value('%' + _like(value) + '%')}"
-
-
-def _within(statement: _Statement, column: str, kind: str, low: Any, high: Any) -> str:
-    tests = [] if low is None else [f"{column} >= {statement.value(low)}::{kind}"]
-    tests += [] if high is None else [f"{column} < {statement.value(high)}::{kind}"]
-    return " and ".join(tests)
-
-
-def _score(statement: _Statement, terms: Sequence[Term], corrections: Corrections) -> str:
-    """In millionths: how well each term fits, on average, and a tenth for how much of the name the terms make up."""
-    if not terms:
-        return "1000000"
-    fits = " + ".join(_fit(statement, term, bool(corrections.get(term.text))) for term in terms)
-    length = statement.value(sum(len(term.text) for term in terms))
-    return f"((({fits}) * 9000 / {len(terms)}) + least(100000, 100000 * {length}::integer / length(name_key)))::integer"
-
-
-def _fit(statement: _Statement, term: Term, corrected: bool) -> str:
-    """0 to 100: the whole name, or all before its extension; a whole word; a word's beginning; a part; a near word."""
-    whole, text = statement.value(term.text), _like(spaced(term.text))
-    dotted = statement.value(_like(term.text) + ".%")
-    word, beginning = statement.value(f"% {text} %"), statement.value(f"% {text}%")
-    part = statement.value("%" + _like(term.text) + "%")
-    return (
-        f"case when name_key = {whole} or name_key like {dotted} then 100 when name_words like {word} then 80"
-        f" when name_words like {beginning} then 60 when name_key like {part} then 40 else {20 if corrected else 0} end"
-    )
+def _either(lists: Sequence[WordList]) -> WordList:
+    words = dict.fromkeys(word for each in lists for word in each.words)
+    return WordList(tuple(words), tuple(dict.fromkeys(word for each in lists for word in each.beyond)))
 
 
 def _facet(expression: str) -> str:
@@ -243,7 +519,3 @@ def _facet(expression: str) -> str:
         "(select coalesce(json_agg(json_build_object('value', value, 'count', n) order by n desc, value), '[]') from ("
         f"select {expression} as value, count(*) as n from hits group by 1 order by 2 desc, 1 limit {_FACET_VALUES}) t)"
     )
-
-
-def _like(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -1,18 +1,117 @@
-"""What the contents of stored objects say, for search. A text belongs to the object, so that equal files share it."""
+"""What the contents of stored objects say, for search. A text belongs to the object, so that equal files share it.
+
+Each text is indexed by its words as core/words.py writes them and, where its language is one that PostgreSQL has a stemmer
+for, by its stems, written ``stem/language``: ``reports`` finds itself in every text, ``report`` in English ones. Words and
+stems are in one vector, so whatever language a search is in, the exact word is found, and a stem meets only stems of its own
+language (the German stem of a word never a French text). Texts are taken apart by core, not by PostgreSQL's parser: it takes
+a run of Chinese, Japanese or Thai for one word, and what it calls a letter depends on the server's locale.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from core.search_query import Term
+from core.words import MAX_WORD, is_run, text_vector
 from db import Tx, execute
 
+# ISO 639-1 -> the Snowball dictionary.
+STEMMERS = {
+    "ar": "arabic_stem", "ca": "catalan_stem", "da": "danish_stem", "de": "german_stem", "el": "greek_stem",
+    "en": "english_stem", "es": "spanish_stem", "et": "estonian_stem", "eu": "basque_stem", "fi": "finnish_stem",
+    "fr": "french_stem", "ga": "irish_stem", "hi": "hindi_stem", "hu": "hungarian_stem", "hy": "armenian_stem",
+    "id": "indonesian_stem", "it": "italian_stem", "lt": "lithuanian_stem", "nb": "norwegian_stem",
+    "ne": "nepali_stem", "nl": "dutch_stem", "nn": "norwegian_stem", "no": "norwegian_stem",
+    "pt": "portuguese_stem", "ro": "romanian_stem", "ru": "russian_stem", "sr": "serbian_stem",
+    "sv": "swedish_stem", "ta": "tamil_stem", "tr": "turkish_stem", "yi": "yiddish_stem",
+}  # fmt: skip
+_LONGEST_PHRASE = 32        # words
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
 _PUT = """
-insert into object_texts (object_key, content, language)
-select o.object_key, %(content)s, %(language)s
+insert into object_texts (object_key, owner_id, content, language, words)
+select o.object_key, o.owner_id, %(content)s, %(language)s, %(vector)s::tsvector || array_to_tsvector(array(
+    select distinct s || '/' || %(language)s from unnest(%(distinct)s::text[]) w,
+         unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s
+    where s <> ''))
 from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
-on conflict (object_key) do update set content = excluded.content, language = excluded.language
+on conflict (object_key) do update
+set content = excluded.content, language = excluded.language, words = excluded.words, created_at = now()
 """
 
 
 def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
-    """Keep an object's text, cleaned and capped by its parser (THREATS T83), with its natural language (ISO 639-1) where it
-    is known; False where the object is being purged or turned out infected."""
-    return execute(tx, _PUT, {"key": object_key, "content": content, "language": language}) == 1
+    """Keep and index an object's text, cleaned and capped by its parser, with its natural language (ISO 639-1) where it is
+    known; False where the object is being purged or turned out infected.
+
+    Of a very long text the beginning is indexed. One that PostgreSQL can't index all the same is kept without words, which
+    says so, and nobody tries it again (THREATS T83)."""
+    content = _UNSTORABLE.sub("", content)
+    vector, distinct = text_vector(content)
+    params = {
+        "key": object_key,
+        "content": content,
+        "language": language,
+        "vector": vector,
+        "distinct": distinct,
+        "stemmer": STEMMERS.get(language or ""),
+    }
+    try:
+        with tx.transaction():
+            return execute(tx, _PUT, params) == 1
+    except psycopg.errors.ProgramLimitExceeded:
+        return execute(tx, _PUT, params | {"vector": None, "distinct": [], "stemmer": None}) == 1
+
+
+def beginnings(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) -> dict[str, str]:
+    """So many characters of each object's text."""
+    sql = "select object_key, substr(content, %(start)s, %(length)s) from object_texts where object_key = any(%(keys)s)"
+    params: dict[str, Any] = {"start": skip + 1, "length": length, "keys": list(object_keys)}
+    return dict(tx.execute(sql, params).fetchall())
+
+
+# Stems in the languages of the owner's own texts, so that there are few.
+_STEMS = """
+with used as materialized (
+    select l.language, l.stemmer from unnest(%(languages)s::text[], %(stemmers)s::regdictionary[]) l (language, stemmer)
+    where exists (select from object_texts t where {mine} and t.language = l.language)
+)
+select w, s || '/' || u.language from unnest(%(words)s::text[]) w, used u, unnest(ts_lexize(u.stemmer, w)) s where s <> ''
+"""
+
+
+def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[str]]:
+    """For each word its stems as texts are indexed by them, in the languages that the owner's texts (None: all) are in."""
+    mine = "t.owner_id = %(owner)s" if owner_id is not None else "true"
+    params = {
+        "owner": owner_id,
+        "languages": list(STEMMERS),
+        "stemmers": list(STEMMERS.values()),
+        "words": list(dict.fromkeys(words)),
+    }
+    found: dict[str, list[str]] = {}
+    for word, stem in tx.execute(_STEMS.format(mine=mine), params).fetchall():
+        found.setdefault(word, []).append(stem)
+    return found
+
+
+def tsquery(tx: Tx, owner_id: str | None, terms: Sequence[Term]) -> dict[Term, str]:
+    """What texts are asked for each term, in PostgreSQL's syntax: a word as it is or by its stem, a phrase by exact words."""
+    single = [term.words[0] for term in terms if len(term.words) == 1 and term.kind == "part"]
+    known = stems(tx, owner_id, single) if single else {}
+    return {term: _tsquery(term, known) for term in terms}
+
+
+def _tsquery(term: Term, known: dict[str, list[str]]) -> str:
+    words = [word[:MAX_WORD] for word in term.words][:_LONGEST_PHRASE]
+    quoted = [f"'{word}'" for word in words]
+    if term.kind == "prefix" or (len(words[-1]) == 1 and is_run(words[-1])):
+        quoted[-1] += ":*"
+    if len(words) > 1:
+        token = f"'{term.token[:MAX_WORD]}' | " if term.token else ""
+        return f"({token}{' <-> '.join(quoted)})"
+    return "(" + " | ".join(quoted + [f"'{stem}'" for stem in known.get(term.words[0], ()) if term.kind == "part"]) + ")"

@@ -64,6 +64,7 @@ def register(queue: procrastinate.App, services: Services) -> None:
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)
     def janitor(timestamp: int) -> None:
         services.checking.requeue_lost()
+        services.jobs.revive()
         if services.scanning is not None:
             services.scanning.bury()
         services.upkeep.janitor(recount=False)

@@ -5,7 +5,7 @@ pdfium draws pages; scripts, forms and links are no part of this build's drawing
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 import pypdfium2
 import pypdfium2.raw as pdfium
@@ -14,16 +14,17 @@ from PIL import Image
 from parsers import ParserFailed, Unsupported, language, pictures, words
 from parsers.thumbhash import placeholder
 
+SEEKS = True
 _MAX_PAGE = 1_024  # pixels, whatever size is asked for
 _MAX_PAGES = 2_000  # that text is taken from
 _TEXT_SECONDS = 5.0  # of processor time; what was read until then is the text
 _DOCUMENT = 64 * 1024  # characters of text that a preview shows
 
 
-def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Page ``page`` as pictures; metadata pages, title, author, width and height (points); the text of all pages."""
     want, sizes = arguments["want"], pictures.sizes_of(arguments)
-    document = _open(data)
+    document = _open(file)
     count = len(document)
     if count < 1:
         raise ParserFailed("The document has no pages")
@@ -52,9 +53,9 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
     return values, blobs
 
 
-def _open(data: bytes) -> pypdfium2.PdfDocument:
+def _open(file: BinaryIO) -> pypdfium2.PdfDocument:
     try:
-        return pypdfium2.PdfDocument(data)
+        return pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
         if getattr(error, "err_code", None) in (pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY):
             raise Unsupported("The document is encrypted") from None

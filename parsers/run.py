@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from core import previewable
 from core.content_types import canonical
@@ -32,6 +32,7 @@ from core.names import extension as extension_of
 from core.previewable import Family, Kind
 from parsers import ParserFailed, Unsupported
 from parsers.ranged import ASK, MAX_ASKS, MAX_LENGTH, SPAN
+from parsers.words import MAX_BYTES
 
 __all__ = [
     "Answer", "ImageResult", "Limits", "ParserFailed", "RangedSource", "Reading", "Thumbnail", "Unsupported", "kinds",
@@ -42,7 +43,6 @@ MIB = 1024 * 1024
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from parsers.child import main; main()"
 _MAX_VALUES = 8 * MIB  # bytes of JSON
-_SMALL = 4 * MIB  # bytes; what is no larger goes through the pipe at once
 _CHILDS = ("cpu_seconds", "memory", "file_size", "open_files", "max_input")
 
 
@@ -116,7 +116,7 @@ class _Reader:
     parser: str
     limits: Limits = Limits()
     head: int | None = None  # bytes from the beginning that are enough; None: all
-    ranges: bool = False  # it seeks: of a large RangedSource it gets what it asks for
+    ranges: int | None = None  # it seeks: a RangedSource of more bytes than that is read where it asks
     needs: str = "PIL"  # a module; what is not installed is not offered
 
 
@@ -124,11 +124,11 @@ _READERS: dict[Family, _Reader] = {
     "image": _Reader("image"),
     "heif": _Reader("heif", needs="pillow_heif"),
     "svg": _Reader("svg", Limits(max_input=8 * MIB)),
-    "pdf": _Reader("pdf"),
-    "office": _Reader("office", ranges=True),
+    "pdf": _Reader("pdf", ranges=64 * MIB),  # drawing jumps about in it: whole is quicker
+    "office": _Reader("office", ranges=4 * MIB),
     "text": _Reader("text", head=4 * MIB),
-    "archive": _Reader("archive", ranges=True),
-    "media": _Reader("media", ranges=True, needs="av"),
+    "archive": _Reader("archive", ranges=4 * MIB),
+    "media": _Reader("media", ranges=4 * MIB, needs="av"),
 }
 
 
@@ -172,14 +172,26 @@ def read(
         reader.parser, source, arguments, limits=reader.limits, head=reader.head, ranges=reader.ranges
     )
     try:
-        values = {"pictures": [], **dict.fromkeys(_OPTIONAL), "metadata": {}, **_plain(answer.values)}
-        made = zip(values.pop("pictures"), answer.blobs, strict=True)
-        return Reading(**values, pictures=tuple(Thumbnail(**one, data=data) for one, data in made))
-    except (TypeError, ValueError, KeyError, RecursionError) as error:
+        values = _plain(answer.values)
+        made = zip(values.pop("pictures", ()), answer.blobs, strict=True)
+        shown = tuple(Thumbnail(**one, data=data) for one, data in made)
+        told = {name: _of_type(kind, values.pop(name, None)) for name, kind in _TOLD.items()}
+        if values or len((told["text"] or "").encode()) > MAX_BYTES:
+            raise ValueError("unknown or too much")
+        return Reading(**{**told, "metadata": told["metadata"] or {}}, pictures=shown)
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ParserFailed("The parser's answer can't be read") from error
 
 
-_OPTIONAL = ("text", "text_language", "document", "contents")
+_TOLD = {"metadata": dict, "text": str, "text_language": str, "document": dict, "contents": dict}
+
+
+def _of_type(kind: type, value: Any) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(kind.__name__)
+    return value
+
+
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
@@ -224,16 +236,17 @@ def run(
     *,
     limits: Limits | None = None,
     head: int | None = None,
-    ranges: bool = False,
+    ranges: int | None = None,
 ) -> Answer:
     """What ``parsers.<parser>.parse`` made of the source's bytes, or ParserFailed.
 
     With ``head`` it is given that many bytes from the beginning, and the rest is not read. With ``ranges`` it is given
-    what it asks for of a RangedSource of more than 4 MiB. Errors that the source raises pass through."""
+    what it asks for of a RangedSource of more bytes than that. Errors that the source raises pass through."""
     limits = limits or Limits()
     folder = tempfile.mkdtemp(prefix="parser-")
     try:
-        ranged = source if ranges and isinstance(source, RangedSource) and source.size > _SMALL else None
+        seeks = isinstance(source, RangedSource) and ranges is not None and source.size > ranges
+        ranged = cast("RangedSource", source) if seeks else None
         with _Child(parser, arguments, limits, folder, ranged) as child:
             if ranged is None:
                 child.feed(source, head)

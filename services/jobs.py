@@ -25,6 +25,7 @@ log = structlog.get_logger()
 MAX_DEATHS = 3  # workers that may die of one job
 _WAIT = timedelta(seconds=5)  # after the first death; doubled with each
 _KEEP = timedelta(days=30)  # failed jobs
+_AGAIN, _GIVE_UP = timedelta(hours=1), timedelta(days=7)  # where a bucket or database was away
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,25 @@ class Jobs:
     def failed(
         self, job_id: int, task: str, arguments: Mapping[str, Any], error: BaseException, *, final: bool
     ) -> None:
-        """Keep why an attempt failed; with ``final``, that none will follow, on the file too, unless all that was missing
-        is a database or bucket: then the janitor will ask for it again."""
+        """Keep why an attempt failed; with ``final``, that none will follow, on the file too. Where all that was missing is a
+        bucket or database, ``revive`` will ask for it again, and an unchecked file is nothing worse than unchecked."""
         with self._db.transaction() as tx:
             jobs.note_error(tx, job_id, _words(error))
-            if final and not isinstance(error, Unavailable):
+            if final and isinstance(error, Unavailable):
+                if task != "check_file":
+                    _say_on_file(
+                        tx, task, arguments, "the bucket or the database was away; it will be tried again"
+                    )
+            elif final:
                 _say_on_file(tx, task, arguments, f"it failed each time ({type(error).__name__})")
+
+    def revive(self) -> int:
+        """Try again, each hour for a week, what failed because the bucket or the database was away; how many. Checks are not
+        among them: ``checking.requeue_lost`` looks after these."""
+        with self._db.transaction() as tx:
+            return jobs.revive(
+                tx, error=Unavailable.code, other_than=["check_file"], wait=_AGAIN, within=_GIVE_UP
+            )
 
     def give_back(self, ids: list[int]) -> None:
         """Return the jobs that a stopping worker can't finish."""

@@ -311,7 +311,9 @@ def as_json(preview_type: PreviewType, document: dict[str, Any]) -> bytes:
 def told(reading: parsers.Reading) -> dict[str, Any]:
     """What a reading adds to the metadata; never ``custom``, which is the client's own."""
     return {
-        name: value for name, value in reading.metadata.items() if value is not None and name != "custom"
+        name: value
+        for name, value in reading.metadata.items()
+        if value not in (None, {}, []) and name != "custom"
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,11 +14,13 @@ from uuid import UUID
 import psycopg
 
 from core.errors import InvalidCursor, InvalidInput
+from core.highlight import mark, snippet
 from core.ids import decode_cursor, encode_cursor
 from core.names import name_key
 from core.principal import Principal
-from core.search_query import MAX_TEXT, SearchTree, highlight, is_near, misspellable, parse, words_of
-from db import Database, Tx, file_lists, files
+from core.search_query import MAX_TEXT, SearchTree, Term, parse
+from core.words import is_near, misspellable, parts, phrase, swapped
+from db import Database, Tx, file_lists, files, texts, words
 from db import search as index
 from db.file_lists import FileFilter
 from db.files import FileRecord
@@ -31,6 +33,9 @@ _FEW = 20                   # with fewer matches than this, near words are tried
 _SECONDS = 1.2              # for the whole search; then it is content with the newest files (THREATS T81)
 _MAX_CORRECTED = 4          # terms
 _MAX_NEAR = 8               # words tried for one term
+_READ = 8_000               # characters of each text that its first match is looked for in
+_READ_AGAIN = 400_000       # and then of those texts together that have none there
+_SHORTEST_STEM = 3          # characters
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -100,13 +105,20 @@ class Search:
             total = found.matched if complete and found.matched <= index.RANKED else None
             if not tree.groups and wanted.unfiltered:
                 total = file_lists.total(conn, wanted)
-        marks = [term.text for term in tree.terms] + [word for words in corrections.values() for word in words]
+            shown = [
+                (position, file) for position in found.hits[:room]
+                # None or elsewhere: purged, trashed or restored since it was found.
+                if (file := records.get(position.id)) is not None and file.is_deleted == tree.deleted
+            ]
+            snippets = _snippets(conn, wanted.owner_id, tree, [file for _, file in shown])
+        marks = [parts(term.key) or [term.key] for term in tree.terms]
+        marks += [[word] for near in corrections.values() for word in near]
         hits = [
-            Hit(file, position.score / 1e6, {"name": highlight(file.original_name, marks), "content": None})
-            for position in found.hits[:room]
-            # None or elsewhere: purged, trashed or restored since it was found.
-            if (file := records.get(position.id)) is not None and file.is_deleted == tree.deleted
-        ]
+            Hit(file, position.score / 1e6, {
+                "name": mark(file.original_name, marks), "content": snippets.get(file.file_path),
+            })
+            for position, file in shown
+        ]  # fmt: skip
         next_cursor = None
         if len(found.hits) > room and seen + room < MAX_RESULTS:
             last = found.hits[room - 1]
@@ -116,10 +128,12 @@ class Search:
         return SearchPage(hits, next_cursor, total, found.facets)
 
     def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
-        """Distinct names of the caller's own files that begin so, whatever their case; wildcards are literal."""
+        """What the caller may be typing, of their own files outside the trash: names that begin so, whatever their case, then
+        words inside names, then names with such a word inside; distinct. Wildcards are literal."""
         prefix = _UNSTORABLE.sub("", prefix[:MAX_TEXT])
         with self._db.connection() as tx:
-            return index.names_beginning(tx, principal.owner_id, name_key(prefix), limit=limit)
+            typed = name_key(prefix)
+            return words.suggestions(tx, principal.owner_id, typed, phrase(typed), limit=limit)
 
     def _position(self, cursor: str | None, scope: str) -> tuple[int, index.Position | None]:
         if cursor is None:
@@ -134,13 +148,52 @@ class Search:
 def _corrections(deadline: float, conn: Tx, wanted: FileFilter, tree: SearchTree) -> dict[str, list[str]]:
     """For terms that may be misspelt, the words near them in the names that are searched."""
     found: dict[str, list[str]] = {}
-    for term in [term for term in tree.terms if misspellable(term)][:_MAX_CORRECTED]:
-        names = _within(deadline, conn, partial(index.similar_names, wanted=wanted, word=term.text)) or []
-        words = {word for name in names for word in words_of(name)} - {term.text}
-        near = [word for word in words if is_near(term.text, word)]
+    single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
+    for word in [word for word in dict.fromkeys(single) if misspellable(word)][:_MAX_CORRECTED]:
+        look = partial(words.similar, owner_id=wanted.owner_id, word=word, others=swapped(word))
+        near = {other for other in _within(deadline, conn, look) or [] if other != word and is_near(word, other)}
         if near:
-            found[term.text] = sorted(near, key=lambda word: (abs(len(word) - len(term.text)), word))[:_MAX_NEAR]
+            found[word] = sorted(near, key=lambda other: (abs(len(other) - len(word)), other))[:_MAX_NEAR]
     return found
+
+
+def _snippets(conn: Tx, owner_id: str | None, tree: SearchTree, hits: Sequence[FileRecord]) -> dict[str, str]:
+    """By object key, a line around the first match in the text of each hit: ready ones only (THREATS T82).
+
+    A bounded part of the texts is read: where it has no match, there is no line."""
+    terms = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term)]
+    terms = [term for term in terms if not term.negated and term.where != "name" and term.words]
+    keys = {hit.file_path for hit in hits if hit.status == "ready"}
+    if not terms or not keys:
+        return {}
+    needles = _needles(conn, owner_id, terms)
+    found: dict[str, str] = {}
+    skip, length = 0, _READ
+    for _ in range(2):
+        for key, text in texts.beginnings(conn, sorted(keys - found.keys()), skip=skip, length=length).items():
+            if (line := snippet(text, needles)) is not None:
+                found[key] = line
+            elif len(text) < length:
+                keys.discard(key)                       # all of it was read
+        left = keys - found.keys()
+        if not left:
+            break
+        skip, length = _READ, _READ_AGAIN // len(left)
+    return found
+
+
+def _needles(conn: Tx, owner_id: str | None, terms: Sequence[Term]) -> list[str]:
+    """What is looked for in texts: each term's pieces, and of each stem what it shares with the word."""
+    pieces = [piece for term in terms for piece in parts(term.key)]
+    needles = dict.fromkeys(pieces)
+    for word, stems in texts.stems(conn, owner_id, pieces).items():
+        for stem in stems:
+            shared = stem.partition("/")[0]
+            while not word.startswith(shared):
+                shared = shared[:-1]
+            if len(shared) >= _SHORTEST_STEM:
+                needles[shared] = None
+    return list(needles)
 
 
 def _within(deadline: float, conn: Tx, look: Callable[[Tx], T]) -> T | None:

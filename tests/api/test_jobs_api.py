@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from core.errors import Unavailable
 from db import Database, jobs
 from services import Services
+from services.jobs import JobQuery
 from tests.client import Answer, GatewayClient
 from tests.material import picture
 
@@ -72,6 +75,34 @@ def test_a_failed_job_is_tried_again_or_forgotten(admin: GatewayClient, db: Data
         assert told(admin.delete(f"/api/admin/jobs/{job}")) == (404, "not_found")
     for odd in ("999999999999999999", "9" * 5000, "-1", "x"):
         assert admin.post(f"/api/admin/jobs/{odd}/retry").status == 404
+
+
+def test_what_failed_for_want_of_a_bucket_is_tried_again_for_a_week(
+    client: GatewayClient, services: Services, db: Database
+) -> None:
+    """Its file says so meanwhile, and no more once it was done. What failed by itself stays failed."""
+    photo = client.add("a.png", picture("PNG"))
+    [job] = services.jobs.page(JobQuery(task="process_file")).items
+    services.jobs.failed(job.id, job.task, job.arguments, Unavailable("The bucket is away."), final=True)
+    with db.connection() as tx:
+        tx.execute("update procrastinate_jobs set status = 'doing'")
+        tx.execute("update procrastinate_jobs set status = 'failed', attempts = 10")
+    problem = client.get(f"/api/files/{photo['id']}").json["problem"]
+    assert problem["code"] == "processing_failed"
+    assert services.jobs.revive() == 0
+    with db.connection() as tx:
+        tx.execute("update procrastinate_events set at = now() - interval '61 minutes'")
+    assert services.jobs.revive() == 1
+    [again] = services.jobs.page(JobQuery(status="todo")).items
+    assert (again.id, again.attempts) == (job.id, 0)
+    services.processing.process(UUID(photo["id"]))
+    assert client.get(f"/api/files/{photo['id']}").json["problem"] is None
+    for error, age in (("ValueError", "61 minutes"), ("unavailable: away", "8 days")):
+        with db.connection() as tx:
+            tx.execute("update procrastinate_jobs set status = 'doing'")
+            tx.execute("update procrastinate_jobs set status = 'failed', error = %s", [error])
+            tx.execute("update procrastinate_events set at = now() - %s::interval", [age])
+        assert services.jobs.revive() == 0
 
 
 def test_the_queue_is_a_command_too(settings: Any, services: Services, db: Database, tmp_path: Path) -> None:
@@ -135,8 +166,6 @@ def test_T124_metrics_count_without_saying_whom(
 def test_metrics_are_there_without_the_database(
     anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
-    from core.errors import Unavailable
-
     def refuse(self: Any) -> Any:
         raise Unavailable()
 

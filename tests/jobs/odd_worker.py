@@ -42,6 +42,13 @@ def register(queue: procrastinate.App, services: Services) -> None:
         time.sleep(seconds)
         note(f"end-{name}")
 
+    @queue.task(name="slow_check", retry=tasks.Patience())
+    def slow_check(file_id: str) -> None:
+        note("begin-check")
+        time.sleep(1)
+        services.checking.check(UUID(file_id))
+        note("end-check")
+
     poisoned = os.environ.get("POISONED")
     if poisoned:
         services.checking.check = lambda file_id: (  # type: ignore[method-assign]

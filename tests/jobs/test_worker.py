@@ -106,6 +106,30 @@ def test_T106_a_killed_workers_job_is_done_by_another_and_takes_effect_once(
     assert services.files.get(alice, photo.id).metadata["width"] == 200
 
 
+def test_T106_a_worker_that_was_only_silent_changes_nothing_twice(
+    crew: Crew, services: Services, alice: Principal, db: Database
+) -> None:
+    """It is stopped in the middle of a job until another has done it, and then goes on as if nothing had been."""
+    file = upload(services, alice, "a.bin", bytes(range(256)))
+    with db.connection() as tx:
+        tx.execute("update files set status = 'processing', file_hash = null")
+    silent = crew.start()
+    enqueue(db, "slow_check", file_id=str(file.id))
+    wait_for(lambda: crew.words() == ["begin-check"], crew)
+    silent.send_signal(signal.SIGSTOP)
+    crew.start()
+    wait_for(lambda: "end-check" in crew.words(), crew)
+    checked = services.files.get(alice, file.id)
+    assert checked.status == "ready"
+    silent.send_signal(signal.SIGCONT)
+    wait_for(lambda: crew.words().count("end-check") == 2, crew)
+    assert services.files.get(alice, file.id) == checked
+    wait_for(lambda: services.jobs.page(JobQuery(owner="alice")).items == [], crew)
+    enqueue(db, "slow", seconds=0)
+    wait_for(lambda: "end-slow" in crew.words(), crew)
+    assert silent.poll() is None
+
+
 def test_a_job_that_kills_its_worker_each_time_ends_failed(
     crew: Crew, services: Services, alice: Principal, db: Database
 ) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from parsers.run import Reading, Unsupported, read
 from tests.parsers import samples
 from tests.parsers.samples import GERMAN
+from tests.parsers.test_media import Ranged
 
 OFFICE = "application/vnd.openxmlformats-officedocument."
 ODF = "application/vnd.oasis.opendocument."
@@ -61,6 +62,24 @@ def test_T94_each_page_within_the_real_count() -> None:
 @pytest.mark.parametrize("box", ["0 0 14400 14400", "0 0 10 20", "0 0 0.5 0.5", "-100 -100 200 300"])
 def test_T94_the_scale_follows_the_page(box: str) -> None:
     assert max(page(samples.pdf(box=box)).size) == 1024
+
+
+def test_T94_a_large_document_is_read_where_it_is_needed() -> None:
+    """Its one page stands behind 80 MB that nothing names."""
+    drawing = b"BT /F1 24 Tf 40 100 Td (small) Tj ET"
+    parts = [
+        b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 400] /Contents 6 0 R"
+        b" /Resources << /Font << /F1 3 0 R >> >> >>",
+        b"<< /Length 80000000 >> stream\n" + bytes(80_000_000) + b"\nendstream",
+        b"<< /Length %d >> stream\n" % len(drawing) + drawing + b"\nendstream",
+    ]  # fmt: skip
+    source = Ranged(samples.pdf_of(parts, "/Root 1 0 R"))
+    reading = read(source, "application/pdf", name="x", want=frozenset({"picture", "text"}), sizes=(64,))
+    assert reading.text == "small"
+    assert (reading.pictures[0].width, reading.pictures[0].height) == (48, 64)
+    assert sum(size for _, size in source.asked) < 2_000_000
 
 
 def test_T94_links_and_scripts_leave_no_trace_in_what_is_shown() -> None:

@@ -245,6 +245,31 @@ def test_T91_a_lying_child_is_a_failed_parser(
         runner.run("probe", io.BytesIO(b"x"), {})
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        "{'text': 5}",
+        "{'text': 'y' * 2_000_000}",
+        "{'metadata': []}",
+        "{'contents': 'x'}",
+        "{'pictures': [{'size': 1}]}",
+        "{'pictures': 7}",
+        "{'other': 1}",
+        "[]",
+    ],
+)
+def test_T91_a_reading_is_what_it_should_be(parse: Parse, monkeypatch: pytest.MonkeyPatch, values: str) -> None:
+    """A parser that was taken over can answer anything."""
+    parse(f"return {{'metadata': {{'a\\0': 'b\\ud800'}}}} if arguments.get('well') else {values}, []")
+    monkeypatch.setitem(runner._READERS, "image", runner._Reader("probe"))
+    runner._reader.cache_clear()
+    try:
+        with pytest.raises(ParserFailed, match="can't be read"):
+            runner.read(io.BytesIO(), "image/png", name="x", want=frozenset())
+    finally:
+        runner._reader.cache_clear()
+
+
 def test_errors_of_the_source_pass_through_and_leave_no_child(parse: Parse) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:

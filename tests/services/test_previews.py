@@ -225,7 +225,7 @@ def test_T75_one_owners_requests_leave_others_their_turn() -> None:
 
 def test_T75_verifications_take_turns_too(services: Services, alice: Principal) -> None:
     files = [upload(services, alice, f"{n}.txt", b"text %d" % n) for n in range(3)]
-    with services.previews._turns.take("alice"):
+    with services.files._turns.take("alice"):
         result: list[Any] = []
         thread = threading.Thread(
             target=lambda: result.append(services.files.details(alice, files[0].id, verify=True))

@@ -108,7 +108,7 @@ def refused_everywhere(services: Services, file: FileRecord) -> None:
         lambda: services.delivery.open(who, file.id, method="HEAD"),
         lambda: services.delivery.url(who, file.id),
         lambda: services.delivery.zip(who, ids=[str(file.id)]),
-        lambda: services.previews.show(who, file.id, PreviewWish()),
+        lambda: services.previews.show(who, file.id, PreviewWish("thumbnail", size=256)),
         lambda: services.files.copy(who, file.id),
     ):
         with pytest.raises(FileNotReady):
@@ -477,8 +477,8 @@ def test_T98_a_rescan_survives_a_scanner_that_goes_away_and_workers_that_die(
         tx.execute("update rescans set updated_at = now() - interval '1 hour'")
     scanning.keep_rescanning()
     with db.connection() as tx:
-        assert tx.execute("select task_name, priority < 0 from procrastinate_jobs").fetchall() == [
-            ("rescan", True)
+        assert tx.execute("select task_name, priority / 1_000_000 from procrastinate_jobs").fetchall() == [
+            ("rescan", -100)
         ]
     while scanning.rescan_some():
         pass

@@ -1,0 +1,77 @@
+"""Marks: what matched in a name or a text, as HTML that is escaped but for its ``<mark>`` (THREATS T82)."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from core.names import name_key
+from core.words import is_run
+
+AROUND = 90  # characters of a text before and after its first match
+_SPACE = re.compile(r"\s+")
+
+
+def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) -> str | None:
+    """The text with marks around each of ``sought``, the folded pieces of a word or phrase, between which anything may stand
+    that is of no word; None where nothing is found. ``at_words``: only where a word begins, and then to its end, but in
+    scripts without spaces anywhere."""
+    folded, origin = "", []  # origin[i]: which character of the text folded[i] came from
+    for index, char in enumerate(text):
+        key = name_key(char)
+        folded += key
+        origin += [index] * len(key)
+    marked: set[int] = set()
+    for pieces in sought:
+        pattern = r"[\W_]*".join(map(re.escape, pieces))
+        if at_words and pattern and not is_run(pieces[0]):
+            pattern = rf"(?<![^\W_]){pattern}[^\W_]*"
+        for match in re.finditer(pattern, folded) if pattern else ():
+            marked.update(origin[match.start() : match.end()])
+    if not marked:
+        return None
+    shown: list[str] = []
+    for index, char in enumerate(text):
+        if index in marked and index - 1 not in marked:
+            shown.append("<mark>")
+        shown.append(html.escape(char))
+        if index in marked and index + 1 not in marked:
+            shown.append("</mark>")
+    return "".join(shown)
+
+
+def snippet(content: str, needles: Sequence[str]) -> str | None:
+    """A line of the text around the first place where a word begins with one of the folded needles; None where none does.
+
+    Needles of scripts without spaces may stand anywhere. Linear in the text, without a pattern of the caller's."""
+    folded = content.casefold()
+    if len(folded) != len(content):  # one character became several: look where they were
+        folded = "".join(low if len(low := char.casefold()) == 1 else char for char in content)
+    first: int | None = None
+    for needle in needles:
+        at = _word_at(folded, needle)
+        if at is not None and (first is None or at < first):
+            first = at
+    if first is None:
+        return None
+    start, end = max(0, first - AROUND), min(len(content), first + AROUND)
+    line = content[start:end]
+    if start > 0 and " " in content[start:first]:  # begin and end with whole words
+        line = line[line.index(" ") + 1 :]
+    if end < len(content) and " " in content[first:end]:
+        line = line[: line.rindex(" ")]
+    line = _SPACE.sub(" ", line).strip()
+    marked = mark(line, [[needle] for needle in needles], at_words=True) or html.escape(line)
+    return ("… " if start > 0 else "") + marked + (" …" if end < len(content) else "")
+
+
+def _word_at(folded: str, needle: str) -> int | None:
+    at = folded.find(needle)
+    if is_run(needle):
+        return at if at >= 0 else None
+    for _ in range(1_000):  # a needle inside of words all over: given up
+        if at < 0 or at == 0 or not folded[at - 1].isalnum():
+            return at if at >= 0 else None
+        at = folded.find(needle, at + 1)
+    return None

@@ -1,0 +1,172 @@
+"""What search rests on: the words of names, newest file first; each owner's distinct words; the words of texts.
+
+GIN indexes of names found a common word's 50,000 files before the newest could be picked. A B-tree of words ends with the
+time, so that the newest files with a word are its last entries, and counting them is reading neighbouring entries.
+"""
+
+from alembic import op
+
+revision = "0008"
+down_revision = "0007b"
+branch_labels = None
+depends_on = None
+
+# As in core/words.py, which tests hold them to.
+RUN = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff"
+)
+MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
+
+_LOCK = """
+        perform from owner_usage where owner_id in (select owner_id from {rows}) order by owner_id for update;
+"""
+_ADD = """
+        with w as materialized (
+            select a.owner_id, a.is_deleted, s.word, a.uploaded_at, a.id
+            from {rows} a, search_words(a.name_words) s(word)
+        ), known as (
+            insert into owner_words (owner_id, word, plain)
+            select distinct on (owner_id, word) owner_id, word, without_marks(word) from w
+            where length(word) >= 4 and word !~ '^(\\^|[0-9]+$)' order by owner_id, word
+            on conflict do nothing
+        )
+        insert into file_words (owner_id, is_deleted, word, uploaded_at, file_id) select * from w;
+"""
+_REMOVE = """
+        delete from file_words w using {rows} r, search_words(r.name_words) s(word)
+        where w.owner_id = r.owner_id and w.is_deleted = r.is_deleted and w.word = s.word
+        and w.uploaded_at = r.uploaded_at and w.file_id = r.id;
+        delete from owner_words o using {rows} r, search_words(r.name_words) s(word)
+        where o.owner_id = r.owner_id and o.word = s.word and not exists (
+            select from file_words w where w.owner_id = o.owner_id and w.is_deleted in (false, true) and w.word = o.word);
+"""
+
+
+def _trigger_function(name: str, *steps: str) -> str:
+    return f"create function {name}() returns trigger language plpgsql as $$ begin {''.join(steps)} return null; end $$"
+
+
+_STATEMENTS = [
+    "set local lock_timeout = '5s'",
+    "create extension if not exists btree_gin",
+    "drop index files_by_name_parts",
+    "alter table files drop column name_words",
+    # As core.words.words, of a name, and behind a slash the tokens that were split:
+    # " annual report 2026 final pdf / annualreport2026 ". Tokens that are plain need one look only.
+    f"""
+    create or replace function name_words(name text) returns text language plpgsql immutable strict parallel safe as $$
+    declare
+        token text collate pg_unicode_fast;
+        pieces text collate pg_unicode_fast;
+        found text := ' ';
+        whole text := '';
+    begin
+        for token in select m[1] from regexp_matches(
+            normalize(name, NFKC) collate pg_unicode_fast, '([{RUN}]+|(?:(?![{RUN}])[[:alnum:]]|[{MARKS}])+)', 'g') m
+        loop
+            if token ~ '^[{RUN}]' then
+                select string_agg(substr(token, at, 2), ' ' order by at) into pieces
+                from generate_series(1, length(token)) at;
+            elsif token ~ '^([[:upper:]]?[[:lower:]]+|[[:digit:]]+)$' then
+                pieces := token;
+            else
+                pieces := regexp_replace(token, '([[:lower:]])([[:upper:]])', '\\1 \\2', 'g');
+                pieces := regexp_replace(pieces, '([[:upper:]])([[:upper:]][[:lower:]])', '\\1 \\2', 'g');
+                pieces := regexp_replace(pieces, '((?![{MARKS}])[[:alpha:]])((?![{MARKS}])[[:digit:]])', '\\1 \\2', 'g');
+                pieces := regexp_replace(pieces, '((?![{MARKS}])[[:digit:]])((?![{MARKS}])[[:alpha:]])', '\\1 \\2', 'g');
+                if length(pieces) - length(token) > 7 then          -- a hash or an id
+                    pieces := token;
+                elsif pieces <> token then
+                    whole := whole || token || ' ';
+                end if;
+            end if;
+            found := found || pieces || ' ';
+        end loop;
+        return name_key(case when whole = '' then found else found || '/ ' || whole end);
+    end $$
+    """,
+    "alter table files add column name_words text not null generated always as (name_words(original_name)) stored",
+    # What a name is found by: its words and split tokens, and its first word once more with ^ in front.
+    """
+    create function search_words(name_words text) returns setof text language sql immutable strict parallel safe as $$
+        select distinct left(word, 64) from (
+            select unnest(string_to_array(btrim(name_words), ' '))
+            union all
+            select '^' || split_part(name_words, ' ', 2)
+        ) w(word) where word not in ('', '^', '/', '^/')
+    $$
+    """,
+    """
+    create function without_marks(word text) returns text language sql immutable strict parallel safe
+    return regexp_replace(normalize(word, NFD), '[\\u0300-\\u036f]', '', 'g')
+    """,
+    """
+    create table file_words (
+        owner_id    text not null,
+        is_deleted  boolean not null,
+        word        text collate "C" not null,
+        uploaded_at timestamptz not null,
+        file_id     uuid not null
+    ) with (autovacuum_vacuum_insert_scale_factor = 0.02)               -- index-only scans need an all-visible heap
+    """,
+    # Distinct words in which parts and near words are looked for. Numbers are left out: they would be most of it.
+    """
+    create table owner_words (
+        owner_id text not null,
+        word     text collate "C" not null,
+        plain    text not null,                                         -- without marks: é is e
+        primary key (owner_id, word)
+    )
+    """,
+    # Words are there from a file's insertion on and gone with the last file. The owner's row in owner_usage is locked first,
+    # so that no word is dropped while another transaction adds a file that has it.
+    _trigger_function("files_words_inserted", _LOCK.format(rows="added"), _ADD.format(rows="added")),
+    _trigger_function("files_words_deleted", _LOCK.format(rows="removed"), _REMOVE.format(rows="removed")),
+    _trigger_function(
+        "files_words_updated",
+        _LOCK.format(rows="(select old.owner_id union select new.owner_id) f"),
+        _REMOVE.format(rows="(select old.*)"),
+        _ADD.format(rows="(select new.*)"),
+    ),
+    # In the order of their names: after files_count_*, which take owner_usage.
+    """
+    create trigger files_words_inserted after insert on files referencing new table as added
+    for each statement execute function files_words_inserted()
+    """,
+    """
+    create trigger files_words_deleted after delete on files referencing old table as removed
+    for each statement execute function files_words_deleted()
+    """,
+    """
+    create trigger files_words_updated after update of original_name, is_deleted, uploaded_at, owner_id on files
+    for each row when ((old.original_name, old.is_deleted, old.uploaded_at, old.owner_id)
+                       is distinct from (new.original_name, new.is_deleted, new.uploaded_at, new.owner_id))
+    execute function files_words_updated()
+    """,
+    """
+    insert into file_words (owner_id, is_deleted, word, uploaded_at, file_id)
+    select f.owner_id, f.is_deleted, s.word, f.uploaded_at, f.id from files f, search_words(f.name_words) s(word)
+    """,
+    """
+    insert into owner_words (owner_id, word, plain)
+    select distinct owner_id, word, without_marks(word) from file_words
+    where length(word) >= 4 and word !~ '^(\\^|[0-9]+$)'
+    """,
+    "create index file_words_newest on file_words (owner_id, is_deleted, word, uploaded_at, file_id)",
+    "create index owner_words_parts on owner_words using gin (owner_id, plain gin_trgm_ops) with (fastupdate = off)",
+    # Texts: their words as core.words writes them, with stems as word/language. Null: it could not be indexed.
+    "alter table object_texts add column owner_id text, add column words tsvector",
+    "update object_texts t set owner_id = o.owner_id from objects o where o.object_key = t.object_key",
+    "alter table object_texts alter column owner_id set not null",
+    # Content and words live beside the row, so that picking the newest of many rows reads few pages.
+    "alter table object_texts set (toast_tuple_target = 128)",
+    # Written by the worker at once: a list of pending entries would be read by each search.
+    "create index object_texts_words on object_texts using gin (owner_id, words) with (fastupdate = off)",
+    "create index object_texts_languages on object_texts (owner_id, language)",
+]
+
+
+def upgrade() -> None:
+    for statement in _STATEMENTS:
+        op.get_bind().exec_driver_sql(statement)
