@@ -215,20 +215,22 @@ def test_the_kinds_that_may_shrink(mime: str, expected: bool) -> None:
     assert may_shrink(mime, 4095) is False
 
 
-def test_the_job_is_queued_for_what_may_shrink_behind_what_reads_it(
+def test_the_job_is_queued_once_behind_what_reads_the_object(
     services: Services, alice: Principal, db: Database
 ) -> None:
-    big, small = upload(services, alice, "a.txt", text(5000)), upload(services, alice, "b.txt", b"short")
+    def queued() -> list[tuple[str, str]]:
+        sql = "select args ->> 'file_id', lock from procrastinate_jobs where task_name = 'compress_object' order by id"
+        with db.connection() as tx:
+            return tx.execute(sql).fetchall()
+
+    read_first = upload(services, alice, "a.txt", text(5000))
+    upload(services, alice, "b.txt", b"short")
     linked = upload(services, alice, "c.txt", text(5000))
-    assert linked.file_path == big.file_path
-    for file in (big, small, linked):
-        services.processing.process(file.id)
-    with db.connection() as tx:
-        rows = tx.execute(
-            "select args ->> 'file_id', lock, priority / 1_000_000 from procrastinate_jobs where task_name = 'compress_object'"
-        ).fetchall()
-    assert rows == [(str(big.id), f"object:{big.file_path}", -10)]
-    assert small.id != big.id
+    assert linked.file_path == read_first.file_path
+    assert queued() == []
+    services.processing.process(read_first.id)
+    unread = upload(services, alice, "d.sqlite", b"SQLite format 3\0" + text(5000))
+    assert queued() == [(str(file.id), f"object:{file.file_path}") for file in (read_first, unread)]
 
 
 # -- ranges ----------------------------------------------------------------------------------------------------------------
