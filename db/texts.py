@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -113,5 +114,9 @@ def _tsquery(term: Term, known: dict[str, list[str]]) -> str:
         quoted[-1] += ":*"
     if len(words) > 1:
         token = f"'{term.token[:MAX_WORD]}' | " if term.token else ""
-        return f"({token}{' <-> '.join(quoted)})"
+        pairs = [f"'{one} {two}'" for one, two in pairwise(words)]
+        if quoted[-1].endswith(":*"):
+            pairs[-1] += ":*"
+        # Two words are their pair; of more, the few texts that have all pairs are tried for the order.
+        return f"({token}({' & '.join(pairs if len(words) == 2 else [*pairs, ' <-> '.join(quoted)])}))"
     return "(" + " | ".join(quoted + [f"'{stem}'" for stem in known.get(term.words[0], ()) if term.kind == "part"]) + ")"
