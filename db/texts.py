@@ -103,6 +103,7 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
 def tsquery(tx: Tx, owner_id: str | None, terms: Sequence[Term]) -> dict[Term, str]:
     """What texts are asked for each term, in PostgreSQL's syntax: a word as it is or by its stem, a phrase by exact words."""
     single = [term.words[0] for term in terms if len(term.words) == 1 and term.kind == "part"]
+    single = [word for word in single if not is_run(word)]
     known = stems(tx, owner_id, single) if single else {}
     return {term: _tsquery(term, known) for term in terms}
 

@@ -83,7 +83,7 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
         "facture": ["Facture électricité.pdf"],
         "payée": ["Facture électricité.pdf"],
         "счастливая семья": ["Толстой.txt"],
-        "архив": ["отчёт за год.docx"],
+        "годовой": ["отчёт за год.docx"],
         "отчёт": ["отчёт за год.docx"],
         "新宿": ["案内.txt"],                                     # in 東京都庁は新宿にあります
         "東京": ["東京旅行の写真.jpg", "案内.txt"],
