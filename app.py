@@ -5,7 +5,7 @@ python app.py serve          the HTTP server alone          python app.py worker
 python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
 python app.py env            settings of the running gateway as shell assignments
 python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
-python app.py janitor        one clean-up run
+python app.py janitor        one clean-up run               python app.py seed-demo  demonstration files, by the million
 """
 
 from __future__ import annotations

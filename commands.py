@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     janitor = commands.add_parser("janitor", help="one clean-up run")
     janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    demo = commands.add_parser("seed-demo", help="add demonstration files, under owners of their own")
+    demo.add_argument("--files", type=int, required=True, metavar="N", help="how many")
+    demo.add_argument("--objects", type=int, default=300, metavar="N", help="how many of them with real bytes (300)")
+    demo.add_argument("--folders", type=int, default=50, metavar="N", help="of each owner (50; at most 10000)")
+    demo.add_argument("--owners", type=int, default=1, metavar="N", help="how many: demo-1, demo-2 … (1)")
+    demo.add_argument("--owner", metavar="ID", help="instead, an owner who has nothing yet")
+    demo.add_argument("--seed", type=int, default=1, metavar="N", help="other numbers invent other files (1)")
     keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
         dest="action", required=True
     )
@@ -165,6 +172,16 @@ def _janitor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> i
     return 0
 
 
+def _seed_demo(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+    from services.demo import Demo, DemoPlan
+
+    store = open_store(wiring.storage_settings(settings))
+    plan = DemoPlan(words.files, words.objects, words.folders, words.owners, words.seed, words.owner)
+    report = Demo(wiring.wire(settings).db, store).seed(plan, tell=lambda line: print(line, file=sys.stderr))
+    print(json.dumps(report.as_dict(), ensure_ascii=False))
+    return 0
+
+
 def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     access = wiring.wire(settings).access
     if words.action == "create":
@@ -203,7 +220,7 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 
 
 # These speak to a deployment that runs already, embedded servers included.
-_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "keys"})
+_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "seed-demo", "keys"})
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "start": _start,
@@ -214,5 +231,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
     "env": _env,
     "doctor": _doctor,
     "janitor": _janitor,
+    "seed-demo": _seed_demo,
     "keys": _keys,
 }

@@ -312,3 +312,4 @@ class ReportOut(Out):
     orphaned_bytes: int
     orphaned_multiparts: int
     forgotten_rows: int
+    corrected_counters: int

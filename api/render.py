@@ -49,7 +49,10 @@ class GatewayJSON(DefaultJSONProvider):
 
 
 def timestamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    text = moment.isoformat()
+    if not text.endswith("+00:00"):  # from elsewhere than the database, whose sessions are in UTC
+        text = moment.astimezone(UTC).isoformat()
+    return text[:-6] + "Z"
 
 
 def answer(

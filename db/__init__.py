@@ -4,7 +4,8 @@ Every other module here holds one aggregate: its record, then its SQL. Their fun
 open one themselves; a service opens it (``with db.transaction() as tx``) and never holds it while bytes move.
 
 Rows are locked in one order everywhere, so that transactions can wait for each other but never in a circle:
-folder tree -> name lock (``files.lock_names``) -> objects -> uploads -> upload_tokens -> files -> owner_usage.
+folder tree -> name lock (``files.lock_names``) -> upload_sessions -> objects -> uploads -> upload_tokens -> files ->
+owner_usage -> type_sums, folder_sums. The triggers take an owner's owner_usage before its sums (migration 0009).
 Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/folders.py).
 """
 

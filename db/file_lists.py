@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +10,10 @@ from psycopg.rows import dict_row
 
 from core.errors import InvalidInput
 from db import Tx, scalar
-from db.files import COLUMNS, FROM, FileRecord
+from db.files import COLUMNS, FileRecord
 
 EXACT_UP_TO = 10_000
+_FEW = 5_000  # so many are found by what they are filtered by and then sorted; more are found in the order of the sort
 FAMILIES = frozenset({"image", "video", "audio", "document", "text", "archive", "other"})
 
 # What a list may be sorted by: the expression, and the type that its value in a cursor is read back as.
@@ -24,6 +25,10 @@ _SORTS = {
     "download_count": ("f.download_count", "bigint"),
     "last_accessed": ("coalesce(f.last_accessed, '-infinity')", "timestamptz"),
 }
+
+
+# Their indexes begin with the owner, that of types with owner and kind.
+_SORTED_APART = frozenset({"original_name", "file_size", "mime_type"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,19 @@ class FileFilter:
     def unfiltered(self) -> bool:
         return self == FileFilter(owner_id=self.owner_id)
 
+    @property
+    def only_kind(self) -> bool:
+        """Whether nothing but owner, trash and kind of file is asked for."""
+        kind = self.file_type if self.file_type in FAMILIES else None
+        return self == FileFilter(self.owner_id, file_type=kind, deleted=self.deleted)
 
-_BELOW = """f.folder_id in (
+
+# As an array, which an index can be asked for; a subquery would be asked for each file.
+_BELOW = """f.folder_id = any(array(
     with recursive below (id) as (
         select id from folders where id = %(folder)s
         union all select c.id from folders c join below on c.parent_id = below.id
-    ) select id from below)"""
+    ) select id from below))"""
 
 
 def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
@@ -85,7 +97,11 @@ def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
     if wanted.tag is not None:
         test("f.tags @> array[%(tag)s]", tag=wanted.tag)
     if wanted.status is not None:
-        test("f.status = %(status)s", status=wanted.status)
+        # The second test is the predicate of an index, which a parameter can't prove.
+        test(
+            "f.status = %(status)s" + (" and f.status <> 'ready'" if wanted.status != "ready" else ""),
+            status=wanted.status,
+        )
     return " and ".join(tests), params
 
 
@@ -96,40 +112,99 @@ def page(
     sort: str,
     after: list[Any] | None,
     limit: int,
+    expected: int | None = None,
 ) -> tuple[list[FileRecord], list[list[Any]]]:
-    """Up to ``limit`` files behind the keyset position ``after`` ([sort value, id]), each with its own position.
+    """Up to ``limit`` files behind the keyset position ``after`` ([sort value, id]), each with its own position;
+    ``expected`` is the list's total as far as it is known, and decides on how they are found.
 
     Raises InvalidInput for a sort that is not in the list above."""
     descending = sort.startswith("-")
-    if sort.removeprefix("-") not in _SORTS:
+    name = sort.removeprefix("-")
+    if name not in _SORTS:
         raise InvalidInput(
             "Unknown sort.", errors=[{"field": "sort", "message": f"one of {', '.join(sorted(_SORTS))}"}]
         )
-    expression, kind = _SORTS[sort.removeprefix("-")]
+    expression, kind = _SORTS[name]
     where, params = conditions(wanted)
-    order = "desc" if descending else "asc"
     if after is not None:
         where += (
             f" and ({expression}, f.id) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
         )
         params |= {"after": after[0], "after_id": after[1]}
+    direction = "desc" if descending else "asc"
+    order = f"order by key {direction}, id {direction}"
+    found = _found(
+        wanted, name, f"select f.id, {expression} as key from files f where {where}", order, expected
+    )
     sql = (
-        f"select {COLUMNS}, ({expression})::text as position from {FROM} where {where}"
-        f" order by {expression} {order}, f.id {order} limit %(limit)s"
+        f"select {COLUMNS}, p.key::text as position from ({found} {order} limit %(limit)s) p"
+        f" join files f on f.id = p.id join objects o on o.object_key = f.file_path order by p.key {direction}, p.id {direction}"
     )
     with tx.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(sql, params | {"limit": limit}).fetchall()
+        # A plan that does not know the values can't tell a rare one from a common one.
+        prepare = None if wanted.only_kind else False
+        rows = cursor.execute(
+            sql, params | {"limit": limit, "kinds": sorted(FAMILIES)}, prepare=prepare
+        ).fetchall()
     positions = [[row.pop("position"), str(row["id"])] for row in rows]
     return [FileRecord(**row) for row in rows], positions
 
 
+def _found(wanted: FileFilter, sort: str, matching: str, order: str, expected: int | None) -> str:
+    """The SQL that gives the ids and sort keys of a page: the same rows in each of three ways.
+
+    Few files are all found by their filter and sorted: in the order of the sort, one might meet a million others first.
+    Of many, the index of the sort soon gives a page. Where that index is apart for each owner or kind, each gives one."""
+    if expected is not None and expected <= _FEW:
+        return f"select id, key from (with few as materialized ({matching}) select * from few) few"
+    if not wanted.only_kind or sort not in _SORTED_APART:
+        return f"select id, key from ({matching}) f"
+    sources, same = [], ""
+    if wanted.owner_id is None:
+        sources.append("owner_usage u")
+        same += " and f.owner_id = u.owner_id"
+    if sort == "mime_type" and wanted.file_type is None:
+        sources.append("unnest(%(kinds)s::text[]) k (kind)")
+        same += " and f.file_type = k.kind"
+    if not sources:
+        return f"select id, key from ({matching}) f"
+    return (
+        f"select a.id, a.key from {' cross join '.join(sources)}"
+        f" cross join lateral ({matching}{same} {order} limit %(limit)s) a"
+    )
+
+
+_OF_TYPES = """
+select coalesce(sum(files), 0) from type_sums
+where is_deleted = %(deleted)s and (%(owner)s::text is null or owner_id = %(owner)s)
+and (%(file_type)s::text is null or file_type = %(file_type)s) and (%(status)s::text is null or status = %(status)s)
+"""
+_OF_ROOT = """
+select coalesce(sum(files), 0) from folder_sums
+where folder_id is null and (%(owner)s::text is null or owner_id = %(owner)s)
+"""
+_OF_FOLDERS = """
+select coalesce(sum(f.files), 0) from folder_sums f where {place} and (%(owner)s::text is null or f.owner_id = %(owner)s)
+"""
+
+
 def total(tx: Tx, wanted: FileFilter) -> int | None:
-    """How many there are: from the owner's counter without filters, else counted up to 10,000; None beyond that."""
-    if wanted.unfiltered:
-        if wanted.owner_id is None:
-            return int(scalar(tx, "select coalesce(sum(file_count), 0) from owner_usage"))
+    """How many there are: from the counters (db/sums.py) where one tells, else counted up to 10,000; None beyond that."""
+    params: dict[str, Any] = {"owner": wanted.owner_id, "folder": wanted.folder_id, "deleted": wanted.deleted}
+    everywhere = replace(wanted, folder_id=None, in_root=False, recursive=False)
+    if wanted.unfiltered and wanted.owner_id is not None:
         sql = "select coalesce((select file_count from owner_usage where owner_id = %(owner)s), 0)"
-        return int(scalar(tx, sql, {"owner": wanted.owner_id}))
+        return int(scalar(tx, sql, params))
+    if wanted.folder_id is not None and everywhere.unfiltered:
+        place = _BELOW if wanted.recursive else "f.folder_id = %(folder)s"
+        return int(scalar(tx, _OF_FOLDERS.format(place=place), params))
+    if wanted.in_root and not wanted.recursive and everywhere.unfiltered:
+        return int(scalar(tx, _OF_ROOT, params))
+    kinds = FileFilter(
+        wanted.owner_id, file_type=wanted.file_type, status=wanted.status, deleted=wanted.deleted
+    )
+    if wanted == kinds and (wanted.file_type is None or wanted.file_type in FAMILIES):
+        return int(scalar(tx, _OF_TYPES, params | {"file_type": wanted.file_type, "status": wanted.status}))
     where, params = conditions(wanted)
     counted = int(
         scalar(

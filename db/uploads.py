@@ -82,17 +82,24 @@ class NewUpload:
 
 # One conditional UPDATE decides on the quota, so that no number of parallel uploads gets past it (THREATS T71). Everywhere
 # the token is taken before the owner's usage: each CTE that changes usage looks at the one that changes the token.
+# The session is taken before both, as it is when files are published: uploads of one session come many at once.
 _ADMIT = f"""
-with budget as (
+with session as (
+    insert into upload_sessions (owner_id, session_id) select %(owner_id)s, %(session_id)s
+    where not exists (select from upload_sessions where owner_id = %(owner_id)s and session_id = %(session_id)s)
+    on conflict (owner_id, session_id) do nothing returning 1
+),
+budget as (
     update upload_tokens set files_used = files_used + 1, bytes_used = bytes_used + %(reserve)s
     where id = %(token_id)s and expires_at > now() and (max_files is null or files_used < max_files)
+    and (select count(*) from session) >= 0
     and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)
     returning id
 ),
 held as (
     insert into owner_usage as u (owner_id, reserved_bytes)
     select %(owner_id)s, %(reserve)s where (%(quota)s::bigint is null or %(reserve)s <= %(quota)s)
-    and (%(token_id)s::uuid is null or exists (select from budget))
+    and (select count(*) from session) >= 0 and (%(token_id)s::uuid is null or exists (select from budget))
     on conflict (owner_id) do update set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes
     where coalesce(u.quota_bytes, %(quota)s) is null
        or u.used_bytes + u.reserved_bytes + excluded.reserved_bytes <= coalesce(u.quota_bytes, %(quota)s)
@@ -102,10 +109,6 @@ open as (
     select count(*) as n from (
         select from uploads where owner_id = %(owner_id)s and status in ('pending', 'uploading', 'completing') limit %(max_open)s
     ) o
-),
-session as (
-    insert into upload_sessions (owner_id, session_id) select %(owner_id)s, %(session_id)s from held
-    on conflict (owner_id, session_id) do nothing
 )
 insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
                      folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, expires_at)

@@ -10,6 +10,7 @@ from procrastinate import RetryStrategy
 from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
+RECOUNT_CRON = "23 3 * * *"  # UTC; it reads all files
 STALLED_CRON = "* * * * *"
 
 # A bucket or database that is away for some minutes must not cost a job: 2, 4, 8 … seconds, about half an hour in all.
@@ -29,6 +30,11 @@ def register(queue: procrastinate.App, services: Services) -> None:
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor")
     def janitor(timestamp: int) -> None:
         services.checking.requeue_lost()
+        services.upkeep.janitor(recount=False)
+
+    @queue.periodic(cron=RECOUNT_CRON)
+    @queue.task(name="recount", queueing_lock="recount", lock="janitor")
+    def recount(timestamp: int) -> None:
         services.upkeep.janitor()
 
     @queue.periodic(cron=STALLED_CRON)

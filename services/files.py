@@ -192,15 +192,18 @@ class Files:
         )
         scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
         after = decode_cursor(query.cursor, scope=scope, secret=self._cursor_secret) if query.cursor else None
-        if after is not None and len(after) != 2:
+        many = after is not None and after[2:] == [None]  # the page before had more than can be counted
+        if after is not None and len(after) - many != 2:
             raise InvalidCursor()
         with self._db.connection() as tx:
-            records, keys = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=query.limit + 1)
-            total = file_lists.total(tx, wanted)
-        more = len(records) > query.limit
-        cursor = (
-            encode_cursor(keys[query.limit - 1], scope=scope, secret=self._cursor_secret) if more else None
-        )
+            total = None if many else file_lists.total(tx, wanted)
+            records, keys = file_lists.page(
+                tx, wanted, sort=query.sort, after=after, limit=query.limit + 1, expected=total
+            )
+        cursor = None
+        if len(records) > query.limit:
+            position = keys[query.limit - 1] + ([None] if total is None else [])
+            cursor = encode_cursor(position, scope=scope, secret=self._cursor_secret)
         return Page(records[: query.limit], cursor, total)
 
     # -- changing ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import timedelta
 
 import psycopg
@@ -42,8 +42,9 @@ _ATTEMPTS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class FolderNode(FolderRecord):
-    children: list[FolderNode] = field(default_factory=list)
+class FolderNode:
+    folder: FolderRecord
+    children: list[FolderNode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,12 @@ class Folders:
         scope = owner_scope(principal, owner)
         with self._db.connection() as tx:
             records = folders.of_owner(tx, scope)
-        nodes = {r.id: FolderNode(**{f.name: getattr(r, f.name) for f in fields(r)}) for r in records}
-        roots: list[FolderNode] = []
-        for node in nodes.values():
-            parent = nodes.get(node.parent_id) if node.parent_id is not None else None
-            (roots if parent is None else parent.children).append(node)
-        return roots
+        children: dict[int | None, list[FolderNode]] = {None: []}
+        for record in records:              # each before those in it
+            node = FolderNode(record, [])
+            children[record.id] = node.children
+            children[record.parent_id].append(node)
+        return children[None]
 
     def flat(
         self, principal: Principal, owner: str | None = None, limit: int = 50, cursor: str | None = None,

@@ -25,9 +25,8 @@ class Stats:
         owner_id = owner_scope(principal, owner)
         with self._db.connection() as tx:
             counted = stats.count(tx, owner_id)
-            used, own_quota, stored = stats.totals(tx, owner_id)
-            largest = sorted(counted.by_folder.items(), key=lambda item: (-item[1][1], -item[1][0]))[:_FOLDERS]
-            names = stats.folder_names(tx, [folder for folder, _ in largest if folder is not None])
+            used, own_quota, stored, saved = stats.totals(tx, owner_id)
+            largest = stats.largest_folders(tx, owner_id, limit=_FOLDERS)
             recent = stats.recent(tx, owner_id, limit=_RECENT)
         limit = None if owner_id is None else self._quota_bytes if own_quota is None else own_quota
         return {
@@ -38,12 +37,12 @@ class Stats:
                 for kind, (number, size) in sorted(counted.by_type.items(), key=lambda item: -item[1][1])
             ],
             "by_folder": [
-                {"folder_id": folder, "name": names.get(folder or 0), "count": number, "size": size}
-                for folder, (number, size) in largest
+                {"folder_id": folder.folder_id, "name": folder.name, "count": folder.files, "size": folder.size}
+                for folder in largest
             ],
             "by_status": counted.by_status,
             "deduplicated_bytes": max(0, used - stored),
-            "compressed_bytes_saved": 0,
+            "compressed_bytes_saved": saved,
             "quota": {"used": used, "limit": limit},
             "capacity": self._capacity(),
             "recent_activity": [asdict(event) for event in recent],

@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX
-from db import Database, idempotency, objects, upload_tokens, uploads
+from db import Database, idempotency, objects, sums, upload_tokens, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
@@ -46,6 +46,7 @@ class JanitorReport:
     orphaned_bytes: int = 0
     orphaned_multiparts: int = 0
     forgotten_rows: int = 0
+    corrected_counters: int = 0
 
     def as_dict(self) -> dict[str, int | bool]:
         return asdict(self)
@@ -61,8 +62,9 @@ class Upkeep:
         self._files = files
         self._orphan_age = max(upload_ttl, timedelta(hours=1)) + _GRACE
 
-    def janitor(self, *, dry_run: bool = False) -> JanitorReport:
-        """One run over everything. Raises Unavailable where the database is gone; a failing bucket is left for the next run."""
+    def janitor(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
+        """One run over everything; ``recount`` also compares the counters, which reads all files. Raises Unavailable where
+        the database is gone; a failing bucket is left for the next run."""
         report = JanitorReport(dry_run)
         self._expire_uploads(report)
         self._clean_uploads(report)
@@ -73,6 +75,8 @@ class Upkeep:
         except StorageError as error:
             log.warning("janitor_bucket_unavailable", error=str(error))
         self._forget(report)
+        if recount:
+            self._recount(report)
         if any(value for name, value in report.as_dict().items() if name != "dry_run"):
             log.info("janitor_run", **report.as_dict())
         return report
@@ -160,6 +164,25 @@ class Upkeep:
             report.forgotten_rows += uploads.forget_old(tx, keep=_FORGET_UPLOADS, limit=10 * _BATCH)
             report.forgotten_rows += upload_tokens.forget_old(tx, keep=_FORGET_UPLOADS)
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP, limit=10 * _BATCH)
+
+    def _recount(self, report: JanitorReport) -> None:
+        """Put right each counter that is not what it counts, and say so: none should ever be (THREATS T72)."""
+        with self._db.connection() as tx:
+            found = sums.differences(tx)
+        for wrong in found:
+            log.warning(
+                "counter_differs",
+                owner_id=wrong.owner_id,
+                counter=wrong.counter,
+                kept=wrong.kept,
+                counted=wrong.counted,
+                dry_run=report.dry_run,
+            )
+        if not report.dry_run:
+            for owner_id in sorted({wrong.owner_id for wrong in found}):
+                with self._db.transaction() as tx:
+                    sums.repair(tx, owner_id)
+        report.corrected_counters += len(found)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -98,7 +98,7 @@ def test_paths_and_counts(db: Database) -> None:
             top: ("/top", 1, 4, 1111), middle: ("/top/middle", 2, 3, 1110), low: ("/top/middle/low", 1, 1, 1000),
             beside: ("/beside", 0, 0, 0),
         }
-        assert [record.id for record in everything.values()] == [beside, low, middle, top]      # by name
+        assert [record.id for record in everything.values()] == [beside, top, middle, low]      # as a tree
         assert all(folders.get(tx, id) == record for id, record in everything.items())
         assert folders.page(tx, "alice", after=top, limit=2) == [everything[middle], everything[low]]
         assert folders.of_owner(tx, "bob") == folders.page(tx, "bob", after=0, limit=9) == []

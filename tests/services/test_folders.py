@@ -64,9 +64,10 @@ def test_tree_and_flat(folders: Folders, tree: dict[str, FolderView], alice: Pri
                        root: Principal) -> None:
     hers = folders.create(bob, "bobs")
     a, d = folders.tree(alice)
-    assert (a.name, d.name, d.children) == ("a", "d", [])
-    assert [child.path for child in a.children] == ["/a/b"] and a.children[0].children[0].path == "/a/b/c"
-    assert (a.file_count, a.total_file_count, a.total_size) == (1, 3, 30)
+    assert (a.folder.name, d.folder.name, d.children) == ("a", "d", [])
+    assert [child.folder.path for child in a.children] == ["/a/b"]
+    assert [child.folder.path for child in a.children[0].children] == ["/a/b/c"]
+    assert (a.folder.file_count, a.folder.total_file_count, a.folder.total_size) == (1, 3, 30)
 
     first = folders.flat(alice, limit=3)
     assert [f.name for f in first.items] == ["a", "b", "c"] and first.total == 4 and first.next_cursor

@@ -1,0 +1,23 @@
+"""What lists by kind and by a rare status rest on."""
+
+from alembic import op
+
+revision = "0009b"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+_STATEMENTS = [
+    "set local lock_timeout = '5s'",
+    # Sizes and types go with the kind of file, so walking all sizes in search of one kind may meet all the others first.
+    "create index files_by_kind_and_size on files (owner_id, is_deleted, file_type, file_size, id)",
+    "drop index files_by_type",
+    "create index files_by_kind_and_type on files (owner_id, is_deleted, file_type, mime_type, id)",
+    # Few files are anything but ready, and the usual upload does not touch this.
+    "create index files_not_ready on files (owner_id, status) where status <> 'ready'",
+]
+
+
+def upgrade() -> None:
+    for statement in _STATEMENTS:
+        op.get_bind().exec_driver_sql(statement)

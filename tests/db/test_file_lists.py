@@ -1,0 +1,150 @@
+"""T84: pages by keyset neither skip nor repeat, whatever the sort, the filter and the way that the rows are found."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.errors import InvalidInput
+from db import Database, Tx, file_lists, folders
+from db.file_lists import FileFilter
+
+KEYS = ("uploaded_at", "original_name", "file_size", "mime_type", "download_count", "last_accessed")
+SORTS = [sign + key for key in KEYS for sign in ("", "-")]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TYPES = (
+    ("image/png", "image"),
+    ("image/jpeg", "image"),
+    ("application/pdf", "document"),
+    ("text/plain", "text"),
+)
+
+_ADD = """
+with o as (insert into objects (object_key, owner_id, size, etag, content_type)
+           values (%(key)s, %(owner)s, 1, 'e', 'x/y') returning object_key)
+insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, folder_id, status, tags, uploaded_at,
+                   last_accessed, download_count, is_deleted, deleted_at)
+select %(owner)s, %(name)s, object_key, %(mime_type)s, %(file_type)s, %(size)s, %(folder)s, %(status)s, %(tags)s, %(at)s,
+       %(accessed)s, %(downloads)s, %(deleted)s, case when %(deleted)s then now() end
+from o returning id
+"""
+
+
+def add(tx: Tx, owner: str, chosen: random.Random, folder: int | None = None) -> UUID:
+    """A file like many others: values that a sort goes by are few, so that ids decide; some were never accessed."""
+    mime_type, file_type = chosen.choice(TYPES)
+    row = tx.execute(_ADD, {
+        "key": f"files/{uuid4().hex}", "owner": owner, "name": f"{chosen.choice('aB√é0')}{uuid4().hex[:6]}",
+        "mime_type": mime_type, "file_type": file_type, "size": chosen.randrange(3), "folder": chosen.choice([None, folder]),
+        "status": chosen.choice(["ready", "ready", "rejected"]), "tags": chosen.choice([[], ["x"], ["x", "y"]]),
+        "at": START + timedelta(days=chosen.randrange(3)),
+        "accessed": chosen.choice([None, None, START, START + timedelta(seconds=1)]), "downloads": chosen.randrange(3),
+        "deleted": chosen.random() < 0.2,
+    }).fetchone()  # fmt: skip
+    assert row is not None
+    file_id: UUID = row[0]
+    return file_id
+
+
+def filters(owner: str | None, folder: int) -> list[FileFilter]:
+    return [
+        FileFilter(owner), FileFilter(owner, deleted=True), FileFilter(owner, file_type="image"),
+        FileFilter(owner, file_type="application/pdf"), FileFilter(owner, file_type="image/*"),
+        FileFilter(owner, in_root=True), FileFilter(owner, folder_id=folder, recursive=True),
+        FileFilter(owner, status="rejected"), FileFilter(owner, tag="x", file_type="image"),
+        FileFilter(owner, min_size=1, date_from=START + timedelta(days=1)),
+    ]  # fmt: skip
+
+
+def matching(tx: Tx, wanted: FileFilter) -> set[UUID]:
+    where, params = file_lists.conditions(wanted)
+    return {row[0] for row in tx.execute(f"select f.id from files f where {where}", params)}
+
+
+def value(file: Any, sort: str) -> Any:
+    key = sort.removeprefix("-")
+    if key == "original_name":
+        return file.original_name.casefold()
+    if key == "last_accessed":
+        return file.last_accessed or datetime.min.replace(tzinfo=UTC)
+    return getattr(file, key)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32),
+    sort=st.sampled_from(SORTS),
+    number=st.integers(0, 9),
+    limit=st.integers(1, 7),
+    everybody=st.booleans(),
+    expected=st.sampled_from([None, 0, 1_000_000]),
+)
+def test_T84_pages_neither_skip_nor_repeat_while_files_come_and_go(
+    db: Database, seed: int, sort: str, number: int, limit: int, everybody: bool, expected: int | None
+) -> None:
+    chosen, owner = random.Random(seed), uuid4().hex
+    with db.connection() as tx:
+        if everybody:  # who lists everybody's must not meet those of the example before
+            tx.execute("delete from files")
+        folder = folders.create(tx, owner, name="f", description="", parent_id=None)
+        owners = [owner, owner, f"{owner}-2"]
+        for _ in range(chosen.randrange(40)):
+            who = chosen.choice(owners)
+            add(tx, who, chosen, folder if who == owner else None)
+        wanted = filters(None if everybody else owner, folder)[number]
+        before = matching(tx, wanted)
+        seen: list[Any] = []
+        after: list[Any] | None = None
+        for _ in range(100):
+            page, positions = file_lists.page(
+                tx, wanted, sort=sort, after=after, limit=limit, expected=expected
+            )
+            assert len(page) <= limit
+            seen += page
+            if len(page) < limit:
+                break
+            after = positions[-1]
+            for _ in range(chosen.randrange(3)):  # somebody uploads, somebody purges
+                add(tx, owner, chosen, folder)
+                tx.execute("delete from files where id = %s", [chosen.choice(sorted(before, key=str))])
+        else:
+            pytest.fail("the pages have no end")
+        stayed = before & matching(tx, wanted)
+    ids = [file.id for file in seen]
+    assert len(ids) == len(set(ids))
+    assert stayed <= set(ids)
+    order = [(value(file, sort), file.id) for file in seen]
+    assert order == sorted(order, reverse=sort.startswith("-"))
+
+
+@pytest.mark.parametrize("everybody", [False, True])
+def test_the_three_ways_find_the_same(db: Database, everybody: bool) -> None:
+    chosen = random.Random(11)
+    with db.connection() as tx:
+        folder = folders.create(tx, "alice", name="f", description="", parent_id=None)
+        for _ in range(60):
+            who = chosen.choice(["alice", "alice", "bob"])
+            add(tx, who, chosen, folder if who == "alice" else None)
+        for wanted in filters(None if everybody else "alice", folder):
+            everything = matching(tx, wanted)
+            for sort in SORTS:
+                found: list[Sequence[UUID]] = []
+                for expected in (None, 0, 1_000_000):
+                    page, _ = file_lists.page(tx, wanted, sort=sort, after=None, limit=200, expected=expected)
+                    found.append([file.id for file in page])
+                assert found[0] == found[1] == found[2] and set(found[0]) == everything
+
+
+@pytest.mark.parametrize(
+    "sort", ["", "-", "id", "name_key", "uploaded_at; drop table files", "--uploaded_at"]
+)
+def test_T84_a_sort_is_one_of_the_list(db: Database, sort: str) -> None:
+    with db.connection() as tx, pytest.raises(InvalidInput):
+        file_lists.page(tx, FileFilter("alice"), sort=sort, after=None, limit=1)
