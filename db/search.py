@@ -29,7 +29,7 @@ RANKED = 10_000             # matches that are ranked and counted
 NEWEST = 20_000             # files that a search which took too long is content with
 _BEST = 1_001               # of each source of a single word: what all pages together can show, and one more
 _EXACT = 1_000              # names that are just the query
-_IN_RANGE = 2_000           # entries of words beyond those that are listed
+_IN_RANGE = RANKED          # entries of words beyond those that are listed
 _LOOKED_THROUGH = 5_000     # newest files, where there are such words
 _EXAMINED = 50_000          # newest names with a word, where filters are to be tried on them
 _MIXED = 500                # texts with one of several terms
@@ -222,7 +222,7 @@ class _Search(_Statement):
         return len(self._groups) == 1 and not self._filtered() and _is_simple(self._groups[0])
 
     def _single(self, best: int) -> str:
-        group = self._groups[0]
+        group, self.cut = self._groups[0], False                # the ranges are counted, too
         named, picked = 0, []
         if group.lists is not None:
             words = group.lists[0]

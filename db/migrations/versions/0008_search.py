@@ -19,7 +19,7 @@ RUN = (
 MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
 
 _LOCK = """
-        perform from owner_usage where owner_id in (select owner_id from {rows}) order by owner_id for update;
+        perform from owner_usage where owner_id in (select owner_id from {rows}) order by owner_id for no key update;
 """
 _ADD = """
         with w as materialized (
