@@ -25,7 +25,8 @@ search = Blueprint("search", __name__)
     refuses=(errors.InvalidCursor, errors.NotAllowed),
 )
 def find(query: SearchParameters) -> Response:
-    """Best first; an empty query finds everything, newest first. Any string is a valid query. Operators: `"a
+    """In names (also parts of words and misspellings) and in texts, best first; an empty query finds everything, newest
+    first. Any string is a valid query. Operators: `"a
     phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`, `ext:`, `tag:`, `size:>10mb`, `before:`,
     `after:`, `is:deleted`."""
     found = services().search.search(principal(), SearchQuery(**query.model_dump()))
@@ -39,9 +40,9 @@ def find(query: SearchParameters) -> Response:
 
 
 @search.get("/search/suggest")
-@operation("Suggest names", query=SuggestQuery, gives={200: SuggestOut})
+@operation("Suggest names and words", query=SuggestQuery, gives={200: SuggestOut})
 def suggest(query: SuggestQuery) -> Response:
-    """Names of the caller's files that begin so."""
+    """Of the caller's files: names that begin so, words inside names that do, and names with such a word."""
     return render.answer({"items": services().search.suggest(principal(), query.prefix, query.limit)})
 
 

@@ -125,23 +125,22 @@ def without_marks(word: str) -> str:
 
 # -- texts ----------------------------------------------------------------------------------------------------
 
-MAX_LEXEME_BYTES = (
-    400_000  # of all distinct words of a text; a tsvector has to stay below 1 MiB (THREATS T83)
-)
+MAX_LEXEME_BYTES = 500_000  # of all distinct words of a text; a tsvector has to stay below 1 MiB (THREATS T83)
 _MAX_POSITION = 16_383  # PostgreSQL's own limits of a tsvector
 _MAX_PLACES = 255
 
 
 def text_vector(content: str) -> tuple[str, list[str]]:
-    """A text as a tsvector literal of its words and tokens with their positions, and its distinct words.
+    """A text as a tsvector literal, and its distinct words. The vector has words and tokens with their positions, and each
+    two neighbouring words as one ("net profit"), so that a phrase is looked up and not tried on each text with its words.
 
     Beyond ``MAX_LEXEME_BYTES`` of words and their positions the rest of the text is not indexed."""
     places: dict[str, list[int]] = {}
-    room, position = MAX_LEXEME_BYTES, 0
+    pairs: dict[str, None] = {}
+    room, position, before = MAX_LEXEME_BYTES, 0, ""
 
     def add(word: str, place: int) -> None:
         nonlocal room
-        word = word[:MAX_WORD]
         known = places.get(word)
         if known is None:
             places[word] = [place]
@@ -152,12 +151,18 @@ def text_vector(content: str) -> tuple[str, list[str]]:
 
     for token, pieces in tokens(content):
         if len(pieces) > 1:
-            add(token, min(position + 1, _MAX_POSITION))
+            add(token[:MAX_WORD], min(position + 1, _MAX_POSITION))
         for piece in pieces:
             for word in _pairs(piece):
+                word = word[:MAX_WORD]
                 position += 1
                 add(word, min(position, _MAX_POSITION))
+                pair = f"{before} {word}"
+                if before and pair not in pairs:
+                    pairs[pair] = None
+                    room -= len(pair.encode()) + 2
+                before = word
         if room <= 0:
             break
-    literal = " ".join(f"'{word}':{','.join(map(str, places[word]))}" for word in places)
-    return literal, list(places)
+    words = [f"'{word}':{','.join(map(str, at))}" for word, at in places.items()]
+    return " ".join(words + [f"'{pair}'" for pair in pairs]), list(places)

@@ -29,7 +29,9 @@ RANKED = 10_000             # matches that are ranked and counted
 NEWEST = 20_000             # files that a search which took too long is content with
 _BEST = 1_001               # of each source of a single word: what all pages together can show, and one more
 _EXACT = 1_000              # names that are just the query
-_IN_RANGE = 20_000          # entries of words beyond those that are listed
+_IN_RANGE = RANKED          # entries of words beyond those that are listed
+_LOOKED_THROUGH = 5_000     # newest files, where there are such words
+_EXAMINED = 50_000          # newest names with a word, where filters are to be tried on them
 _MIXED = 500                # texts with one of several terms
 _MIXED_TERMS = 4
 _FACET_VALUES = 100
@@ -87,9 +89,11 @@ class _Statement:
 
 
 def bound(tx: Tx, milliseconds: int) -> None:
-    """Give the statements of this transaction so long each, and set how near a misspelt word has to be."""
+    """Give the statements of this transaction so long each, and set how near a misspelt word has to be. Tables are never read
+    whole: the planner takes looking into a text for as cheap as comparing a number."""
     execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-                " set_config('pg_trgm.similarity_threshold', '0.25', true)", {"limit": str(milliseconds)})  # fmt: skip
+                " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
+            {"limit": str(milliseconds)})  # fmt: skip
 
 
 def find(
@@ -100,7 +104,7 @@ def find(
     statement = _Search(tx, wanted, tree, corrections or {})
     columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
     sql = f"""
-    with {statement.hits(newest_only, single=not facets, after=after, limit=limit)},
+    with {statement.hits(newest_only, facets=facets, after=after, limit=limit)},
     page as (
         select id, uploaded_at, score
         from (select id, uploaded_at, {statement.score()} as score from hits f) s
@@ -162,37 +166,42 @@ class _Search(_Statement):
 
     # -- the hits ------------------------------------------------------------------------------------------
 
-    def hits(self, newest_only: bool, *, single: bool, after: Position | None, limit: int) -> str:
+    def hits(self, newest_only: bool, *, facets: Sequence[str], after: Position | None, limit: int) -> str:
         """The CTEs ``hits``, with _COLUMNS, and ``counted``."""
         if newest_only or not self._groups:
             return self._walk(newest_only)
-        if single and self._is_single():
+        if not facets and self._is_single():
             return self._single(limit if after is None else _BEST)
-        names = self._by_name()
+        names = self._by_name(bool(facets))
         if names is None:
             return self._walk(False)
-        sources = [names] if names else []
+        ctes, sources = [names], ["select * from source"]
+        if not names:
+            ctes, sources = ["named as (select 0 as many where false)"], []
         tests = self._tests([group.leaves for group in self._groups], names_only=True) + self._tests(self._others)
         for whole in self._whole_names() if names else ():  # however old they are
             for test in self._exact_keys(whole):
-                sources.append(f"select {_COLUMNS} from files f {self._texts_beside(self._others)}"
-                               f" where {self._where} and {test}{tests} limit {_EXACT}")  # fmt: skip
-        ctes = []
+                sources.append(f"(select {_COLUMNS} from files f {self._texts_beside(self._others)}"
+                               f" where {self._where} and {test}{tests} limit {_EXACT})")  # fmt: skip
+        # Where there are more names than are counted, and all pages can be filled with them, no text is looked at.
+        enough = f"select (select max(many) from named) > {RANKED} and (select count(*) from source) >= {_BEST}"
+
+        def most(number: int) -> str:
+            return str(number) if facets or not names else f"(select case when ({enough}) then 0 else {number} end)"
+
         texts = [group.texts for group in self._groups]
         if all(texts):
             query = " & ".join(f"({text})" for text in texts)
-            sources.append(self._by_text(query, RANKED + 1, self._tests(self._others)))
+            sources.append(f"({self._by_text(query, most(RANKED + 1), self._tests(self._others))})")
         if len(self._groups) > 1:
             for group in [group for group in self._groups if group.texts][:_MIXED_TERMS]:
                 others = [g.leaves for g in self._groups if g is not group] + self._others
-                sources.append(self._by_text(group.texts or "", _MIXED, self._tests(others)))
-        for number, source in enumerate(sources):
-            ctes.append(f"source{number} as materialized ({source})")
-        union = " union ".join(f"select * from source{number}" for number in range(len(sources)))
-        if not sources:
-            union = f"select {_COLUMNS} from files f where false"
-        ctes.append(f"hits as materialized ({union})")
-        ctes.append(f"counted as (select least(count(*), {RANKED + 1}) as matched from hits)")
+                sources.append(f"({self._by_text(group.texts or '', most(_MIXED), self._tests(others))})")
+        ctes.append(f"hits as materialized ({' union '.join(sources) or f'select {_COLUMNS} from files f where false'})")
+        over = f"= {_EXAMINED}" if self._filtered() else f"> {RANKED}"
+        ctes.append(f"""counted as (
+            select case when (select max(many) from named) {over} then {RANKED + 1}
+                        else least(count(*), {RANKED + 1}) end as matched from hits)""")
         return ", ".join(ctes)
 
     def _walk(self, newest_only: bool) -> str:
@@ -210,78 +219,86 @@ class _Search(_Statement):
 
     def _is_single(self) -> bool:
         """One group of single words, nothing else asked: being in the lists is all that is to be tested."""
-        scope = FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted)
-        return (
-            len(self._groups) == 1 and not self._others and self._wanted == scope
-            and all(isinstance(leaf, Term) and len(leaf.words) == 1 and len(leaf.words[0]) <= MAX_WORD
-                    and (leaf.kind != "part" or leaf.words[0] == leaf.key)
-                    for leaf in self._groups[0].leaves)
-        )  # fmt: skip
+        return len(self._groups) == 1 and not self._filtered() and _is_simple(self._groups[0])
 
     def _single(self, best: int) -> str:
-        group = self._groups[0]
-        named = "select null::uuid as file_id where false"
-        picked = []
+        group, self.cut = self._groups[0], False                # the ranges are counted, too
+        named, picked = 0, []
         if group.lists is not None:
             words = group.lists[0]
-            named = self._entries(words, RANKED + 1)
+            named = self._count(words)
             # Apart, since each is a class of its own: the words themselves, and those that they are a part of.
-            own = tuple(dict.fromkeys(leaf.words[0] for leaf in group.leaves if isinstance(leaf, Term)))
+            own = [leaf.words[0] for leaf in group.leaves if isinstance(leaf, Term)]
+            own = list(dict.fromkeys(own + ["/" + word for word in own]))
             others = tuple(word for word in words.words if word not in own)
-            for some in (WordList(own), WordList(others, words.beyond)):
+            for some in (WordList(tuple(own)), WordList(others, words.beyond)):
                 for begin in ("^", ""):
-                    listed = WordList(tuple(begin + w for w in some.words), tuple(begin + w for w in some.beyond))
-                    if listed.words or listed.beyond:
-                        picked.append(f"(select file_id from ({self._entries(listed, best)}) e"
+                    listed = tuple(begin + word for word in some.words if not (begin and word.startswith("/")))
+                    ranges = tuple(begin + word for word in some.beyond)
+                    if listed or ranges:
+                        picked.append(f"(select file_id from ({self._entries(WordList(listed, ranges), best)}) e"
                                       f" order by uploaded_at desc, file_id desc limit {best})")  # fmt: skip
             picked += [
                 f"(select f.id from files f where f.is_deleted = %(deleted)s and {self._mine('f')} and {test}"
                 f" limit {_EXACT})" for leaf in group.leaves for test in self._exact_keys(leaf)
             ]  # fmt: skip
-            if words.beyond:
+            if words.beyond:                                    # the ranges are cut: the newest are looked through
                 begins = " or ".join(f"f.name_words like {self.value('% ' + like(w) + '%')}" for w in words.beyond)
                 picked.append(f"(select f.id from (select * from files f where f.is_deleted = %(deleted)s"
-                              f" and {self._mine('f')} order by f.uploaded_at desc, f.id desc limit 5000) f"
+                              f" and {self._mine('f')} order by f.uploaded_at desc, f.id desc limit {_LOOKED_THROUGH}) f"
                               f" where {begins} limit {best})")  # fmt: skip
-        texts = "select null::uuid as id, null::timestamptz as uploaded_at where false"
-        if group.texts is not None:
-            query = self.value(group.texts)
-            # Of more texts than are counted only the newest are followed to their files.
+        texts = "select null::uuid as id, null::timestamptz as uploaded_at, false as named, 0 as many where false"
+        if group.texts is not None and named <= RANKED:         # else the names are more than all pages can show
+            in_name = " or ".join(self._leaf(leaf, names_only=True) for leaf in group.leaves)
+            # Of more than are counted, only the newest are followed to their files.
             texts = f"""
-            select f.id, f.uploaded_at from (
-                select object_key from (
-                    select t.object_key, t.created_at, row_number() over (order by t.created_at desc) as n,
-                           count(*) over () as many
+            select f.id, f.uploaded_at, {in_name} as named, t.many
+            from (select object_key, many from (
+                    select t.object_key, row_number() over (order by t.created_at desc) as n, count(*) over () as many
                     from (select t.object_key, t.created_at from object_texts t
-                          where {self._mine("t")} and t.words @@ {query}::tsquery
+                          where {self._mine("t")} and t.words @@ {self.value(group.texts)}::tsquery
                           order by t.created_at desc limit {RANKED + 1}) t
-                ) t where many <= {RANKED} or n <= {_BEST}
-            ) t join files f on f.file_path = t.object_key
+                  ) t where many <= {RANKED} or n <= {_BEST}) t
+            join files f on f.file_path = t.object_key
             where f.is_deleted = %(deleted)s and f.status = 'ready' and {self._mine("f")} limit {RANKED + 1}
             """
             picked.append(f"(select id from in_texts order by uploaded_at desc, id desc limit {best})")
+        new = f"case when max(many) > {RANKED} then {RANKED + 1} else count(*) filter (where not named) end"
         return f"""
-        in_names as materialized ({named}),
         in_texts as materialized ({texts}),
         picked (file_id) as ({" union ".join(picked)}),
         hits as materialized (select {_COLUMNS} from picked join files f on f.id = picked.file_id),
-        counted as (
-            select case when n.many > {RANKED} then {RANKED + 1}
-                        else (select count(*) from (select file_id from in_names union select id from in_texts) u)
-                   end as matched
-            from (select greatest((select count(*) from in_names), 0) as many) n
-        )
+        counted as (select least({named} + ({new}), {RANKED + 1}) as matched from in_texts)
         """
 
-    def _by_name(self) -> str | None:
-        """Files whose name fits all groups; "" where none can, None where walking the files is better."""
+    def _count(self, words: WordList) -> int:
+        """How many names have one of the words; RANKED + 1 where there are more than are counted."""
+        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}"
+
+        def count(what: str, test: str, most: int) -> tuple[int, int]:
+            entries = f"select fw.file_id from file_words fw where {only} and ({test}) limit {most}"
+            row = self._tx.execute(f"select count(*), {what} from ({entries}) e", self.params, prepare=False).fetchone()
+            assert row is not None
+            return row[0], row[1]
+
+        first = f"fw.word = {self.value(words.words[0])}"
+        if (most := count("0", first, RANKED + 1)[0]) > RANKED or (len(words.words) == 1 and not words.beyond):
+            return most
+        tests = [f"fw.word = any({self.value(list(words.words))}::text[])"]
+        tests += [f"fw.word >= {self.value(w)} and fw.word < {self.value(w + chr(0x10FFFF))}" for w in words.beyond]
+        entries, found = count("count(distinct file_id)", " or ".join(tests), 2 * RANKED)
+        return RANKED + 1 if entries == 2 * RANKED else min(found, RANKED + 1)
+
+    def _by_name(self, facets: bool) -> str | None:
+        """The CTEs ``named`` and ``source``, files whose name fits all groups; "" where none can, None where walking the
+        files is better."""
         if any(group.lists is None for group in self._groups):
             return ""
         lists = [words for group in self._groups for words in group.lists or ()]
         sizes = self._sizes(lists)
         first, *rest = (lists[at] for at in sorted(range(len(lists)), key=lambda at: sizes[at]))
-        filtered = bool(self._others) or self._wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
-        if filtered and min(sizes) > RANKED:
+        filtered = self._filtered()
+        if self._wanted.folder_id is not None and min(sizes) > RANKED:
             return None
         also = "".join(
             f" and exists (select from file_words o where {self._mine('o')} and o.is_deleted = %(deleted)s"
@@ -291,13 +308,27 @@ class _Search(_Statement):
             if len(words.words) <= 4 and not words.beyond
         )
         tests = self._tests([group.leaves for group in self._groups], names_only=True) + self._tests(self._others)
+        # Of more names than are counted, the newest are ranked.
+        most = _EXAMINED if filtered else RANKED + 1
+        tried = facets or filtered or not all(map(_is_simple, self._groups))
+        few = "" if tried else f" where many <= {RANKED} or n <= {2 * _BEST}"
         return f"""
-        select {_COLUMNS} from ({self._entries(first, None)}) e join files f on f.id = e.file_id
-        {self._texts_beside(self._others)}
-        where {self._where}{also}{tests} order by e.uploaded_at desc, e.file_id desc limit {RANKED + 1}
+        named as materialized (
+            select *, count(*) over () as many, row_number() over (order by uploaded_at desc, file_id desc) as n from (
+                select e.uploaded_at, e.file_id from ({self._entries(first, None)}) e where true{also}
+                order by e.uploaded_at desc, e.file_id desc limit {most}) e
+        ),
+        source as materialized (
+            select {_COLUMNS} from (select * from named{few}) e join files f on f.id = e.file_id
+            {self._texts_beside(self._others)} where {self._where}{tests}
+            order by e.uploaded_at desc, e.file_id desc limit {RANKED + 1}
+        )
         """
 
-    def _by_text(self, query: str, most: int, tests: str) -> str:
+    def _filtered(self) -> bool:
+        return bool(self._others) or self._wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
+
+    def _by_text(self, query: str, most: str, tests: str) -> str:
         """Files with one of the newest ``most`` texts of these words, ready ones: others have no text that counts."""
         return f"""
         select {_COLUMNS}
@@ -327,7 +358,7 @@ class _Search(_Statement):
             f" and fw.word < {self.value(word + chr(0x10FFFF))} limit {_IN_RANGE})"
             for word in words.beyond
         ]
-        return " union ".join([f"({listed})", *ranges]) if ranges else listed.replace("select", "select distinct", 1)
+        return " union ".join([f"({listed})", *ranges]) if ranges else listed
 
     def _sizes(self, lists: Sequence[WordList]) -> list[int]:
         """How many entries the lists have, counted to one more than are ranked."""
@@ -507,6 +538,15 @@ def _sought(term: Term) -> list[list[Sought]]:
         longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
         return [[sought_part(term.token), *(sought[longest] or [Sought(words[longest])])]]
     return [alternatives for alternatives in sought if alternatives]
+
+
+def _is_simple(group: _Group) -> bool:
+    """Single words: being in the lists is all that a name has to be tested for."""
+    return all(
+        isinstance(leaf, Term) and len(leaf.words) == 1 and len(leaf.words[0]) <= MAX_WORD
+        and (leaf.kind != "part" or leaf.words[0] == leaf.key)
+        for leaf in group.leaves
+    )  # fmt: skip
 
 
 def _either(lists: Sequence[WordList]) -> WordList:

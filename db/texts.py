@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -102,6 +103,7 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
 def tsquery(tx: Tx, owner_id: str | None, terms: Sequence[Term]) -> dict[Term, str]:
     """What texts are asked for each term, in PostgreSQL's syntax: a word as it is or by its stem, a phrase by exact words."""
     single = [term.words[0] for term in terms if len(term.words) == 1 and term.kind == "part"]
+    single = [word for word in single if not is_run(word)]
     known = stems(tx, owner_id, single) if single else {}
     return {term: _tsquery(term, known) for term in terms}
 
@@ -113,5 +115,9 @@ def _tsquery(term: Term, known: dict[str, list[str]]) -> str:
         quoted[-1] += ":*"
     if len(words) > 1:
         token = f"'{term.token[:MAX_WORD]}' | " if term.token else ""
-        return f"({token}{' <-> '.join(quoted)})"
+        pairs = [f"'{one} {two}'" for one, two in pairwise(words)]
+        if quoted[-1].endswith(":*"):
+            pairs[-1] += ":*"
+        # Two words are their pair; of more, the few texts that have all pairs are tried for the order.
+        return f"({token}({' & '.join(pairs if len(words) == 2 else [*pairs, ' <-> '.join(quoted)])}))"
     return "(" + " | ".join(quoted + [f"'{stem}'" for stem in known.get(term.words[0], ()) if term.kind == "part"]) + ")"

@@ -1,7 +1,8 @@
 """The words of an owner's names: which of them a searched word may mean, which are near it, which a typed beginning leads to.
 
-``file_words`` has a row for each word of each name, ``owner_words`` one for each distinct word of four characters or more that
-is no number. Both are kept by triggers on ``files`` (migration 0008), so that no statement can forget them.
+``file_words`` has a row for each word of each name (``/token`` where a token was split, ``^word`` for the first one),
+``owner_words`` one for each distinct word of four characters or more that is no number. Both are kept by triggers on ``files``
+(migration 0008), so that no statement can forget them.
 """
 
 from __future__ import annotations
@@ -73,9 +74,11 @@ order by s.n
 
 
 def meant(tx: Tx, owner_id: str | None, deleted: bool, sought: Sequence[Sought]) -> list[WordList]:
-    """For each word the words of the owner's names (None: everybody's) that it may mean, itself always among them."""
+    """For each word the words of the owner's names (None: everybody's) that it may mean, itself always among them, also as a
+    token (``/iphone``)."""
     open_ones = [s for s in sought if s.begins or s.pattern]
     found: dict[Sought, WordList] = {}
+    unknown: list[Sought] = []
     if open_ones:
         params = {
             "owner": owner_id,
@@ -88,9 +91,18 @@ def meant(tx: Tx, owner_id: str | None, deleted: bool, sought: Sequence[Sought])
             _MEANT if owner_id is not None else _MEANT_BY_ANYBODY, params, prepare=False
         ).fetchall()
         for s, (beginning, containing) in zip(open_ones, rows, strict=True):
-            words = dict.fromkeys([s.word, *beginning[:MOST], *containing])
-            found[s] = WordList(tuple(words)[:MOST], (s.word,) if len(beginning) > MOST else ())
-    return [found.get(s, WordList((s.word,))) for s in sought]
+            words = dict.fromkeys([*_itself(s.word), *beginning[:MOST], *containing])
+            found[s] = WordList(tuple(words)[: MOST + 2], (s.word,) if len(beginning) > MOST else ())
+            if not beginning and not containing and s.begins and not s.word.startswith("/"):
+                unknown.append(s)
+        if unknown and owner_id is not None:                # no word, but maybe the beginning of a token: annualrep
+            tokens = meant(tx, owner_id, deleted, [Sought("/" + s.word, begins=True) for s in unknown])
+            found |= {s: WordList((s.word, *token.words), token.beyond) for s, token in zip(unknown, tokens, strict=True)}
+    return [found.get(s, WordList(_itself(s.word))) for s in sought]
+
+
+def _itself(word: str) -> tuple[str, ...]:
+    return (word,) if word.startswith("/") else (word, "/" + word)
 
 
 _NEAR = f"""

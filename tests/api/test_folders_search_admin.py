@@ -136,7 +136,9 @@ def test_search_finds_and_marks(client: GatewayClient, other: GatewayClient) -> 
     assert found["facets"]["file_type"] == [{"value": "text", "count": 1}]
     assert client.get("/api/search").json["total"] == 2
     assert "facets" not in client.get("/api/search?query=report").json
-    assert client.get("/api/search/suggest?prefix=quart").json == {"items": ["Quarterly report.txt"]}
+    assert client.get("/api/search/suggest?prefix=quart").json == {
+        "items": ["Quarterly report.txt", "quarterly"]
+    }
 
 
 @each(

@@ -204,4 +204,4 @@ def test_a_name_is_found_by_its_words_its_tokens_and_its_beginning(db: Database)
     with db.connection() as tx:
         sql = "select array_agg(w order by w collate \"C\") from search_words(name_words(%(name)s)) w"
         found = scalar(tx, sql, {"name": "AnnualReport2026_final.pdf"})
-    assert found == ["2026", "^annual", "annual", "annualreport2026", "final", "pdf", "report"]
+    assert found == ["/annualreport2026", "2026", "^annual", "annual", "final", "pdf", "report"]

@@ -19,7 +19,7 @@ RUN = (
 MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
 
 _LOCK = """
-        perform from owner_usage where owner_id in (select owner_id from {rows}) order by owner_id for update;
+        perform from owner_usage where owner_id in (select owner_id from {rows}) order by owner_id for no key update;
 """
 _ADD = """
         with w as materialized (
@@ -28,7 +28,7 @@ _ADD = """
         ), known as (
             insert into owner_words (owner_id, word, plain)
             select distinct on (owner_id, word) owner_id, word, without_marks(word) from w
-            where length(word) >= 4 and word !~ '^(\\^|[0-9]+$)' order by owner_id, word
+            where length(word) >= 4 and word !~ '^([/^]|[0-9]+$)' order by owner_id, word
             on conflict do nothing
         )
         insert into file_words (owner_id, is_deleted, word, uploaded_at, file_id) select * from w;
@@ -87,14 +87,17 @@ _STATEMENTS = [
     end $$
     """,
     "alter table files add column name_words text not null generated always as (name_words(original_name)) stored",
-    # What a name is found by: its words and split tokens, and its first word once more with ^ in front.
+    # What a name is found by: its words, its split tokens with a slash in front, and its first word once more with ^ in front.
+    # Tokens stand apart: they are as many as names, and would hide what words begin so.
     """
     create function search_words(name_words text) returns setof text language sql immutable strict parallel safe as $$
         select distinct left(word, 64) from (
-            select unnest(string_to_array(btrim(name_words), ' '))
+            select unnest(string_to_array(btrim(split_part(name_words, '/', 1)), ' '))
+            union all
+            select '/' || unnest(string_to_array(btrim(split_part(name_words, '/', 2)), ' '))
             union all
             select '^' || split_part(name_words, ' ', 2)
-        ) w(word) where word not in ('', '^', '/', '^/')
+        ) w(word) where word not in ('', '^', '/')
     $$
     """,
     """
@@ -151,7 +154,7 @@ _STATEMENTS = [
     """
     insert into owner_words (owner_id, word, plain)
     select distinct owner_id, word, without_marks(word) from file_words
-    where length(word) >= 4 and word !~ '^(\\^|[0-9]+$)'
+    where length(word) >= 4 and word !~ '^([/^]|[0-9]+$)'
     """,
     "create index file_words_newest on file_words (owner_id, is_deleted, word, uploaded_at, file_id)",
     "create index owner_words_parts on owner_words using gin (owner_id, plain gin_trgm_ops) with (fastupdate = off)",
