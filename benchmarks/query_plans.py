@@ -38,6 +38,7 @@ _REASONS = {
     "sorted by downloads": "counting a download stays a heap-only update, so nothing that it changes has an index",
     "sorted by last access": "as for downloads",
 }
+_MANY = 4_000  # pages
 _SEARCHES = (
     "report", "quarterly budget", '"meeting notes"', "vertr*", "invioce", "type:pdf", "tag:work", "ext:csv", "size:>1gb",
     "before:2023-01-01", "is:deleted scan", "name:IMG_12", "content:forest", "新宿", "-draft plan",
@@ -75,8 +76,10 @@ class Recorder(psycopg.Cursor[Any]):
             in_transaction = self.connection.info.transaction_status != pq.TransactionStatus.IDLE
             try:
                 lines = [self._explain(query, params) for _ in range(2)][1]
-                shown = textwrap.dedent(query).strip()
-                Recorder.plans[query] = Plan(Recorder.label, shown, lines)
+                label = Recorder.label + (
+                    ", the total" if query.lstrip().startswith("select count(*)") else ""
+                )
+                Recorder.plans[query] = Plan(label, textwrap.dedent(query).strip(), lines)
             except psycopg.errors.QueryCanceled:
                 if in_transaction:
                     raise
@@ -240,6 +243,13 @@ def write(plans: list[Plan], facts: tuple[Any, ...]) -> None:
     print("Those that read the whole table, and why:\n")
     for plan in scans:
         print(f"- {plan.label}: {_reason(plan.label) or '**not explained**'}")
+    print(
+        f"\nThose that read more than {_MANY:,} pages of 8 KiB otherwise. Totals are counted up to 10,000, for a first page"
+        " only where there are more; few matches (up to 5,000) are found by their filter and sorted:\n"
+    )
+    for plan in plans:
+        if plan.buffers > _MANY and not plan.scans:
+            print(f"- {plan.label}: {plan.buffers:,}")
     print("\n| | statement | ms | buffers |\n| --- | --- | ---: | ---: |")
     for number, plan in enumerate(plans, 1):
         print(f"| [{number}](#{number}) | {plan.label} | {plan.milliseconds:.2f} | {plan.buffers:,} |")

@@ -71,8 +71,13 @@ select owner_id, counter, kept, counted from compared where kept <> counted orde
 """
 
 
+# Of very many files counting takes longer than any request may.
+_PATIENCE = "set local statement_timeout = '10min'"
+
+
 def differences(tx: Tx) -> list[Difference]:
     """Counters that are not what they count, of all owners."""
+    execute(tx, _PATIENCE)
     return many(tx, Difference, _DIFFERENCES)
 
 
@@ -93,6 +98,7 @@ set used_bytes = excluded.used_bytes, file_count = excluded.file_count, stored_b
 def repair(tx: Tx, owner_id: str) -> None:
     """Count the owner's things anew. Whoever changes them waits until the transaction ends, and then adds to the new counts."""
     params = {"owner": owner_id}
+    execute(tx, _PATIENCE)
     execute(tx, f"select from owner_usage where {_MINE} for update", params)
     execute(tx, _REPAIR_USAGE, params)
     execute(tx, f"delete from type_sums where {_MINE}", params)

@@ -191,7 +191,7 @@ class Upkeep:
 
     def _recount(self, report: JanitorReport) -> None:
         """Put right each counter that is not what it counts, and say so: none should ever be (THREATS T72)."""
-        with self._db.connection() as tx:
+        with self._db.transaction() as tx:
             found = sums.differences(tx)
         for wrong in found:
             log.warning(

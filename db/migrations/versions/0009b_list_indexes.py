@@ -14,7 +14,9 @@ _STATEMENTS = [
     "drop index files_by_type",
     "create index files_by_kind_and_type on files (owner_id, is_deleted, file_type, mime_type, id)",
     # Few files are anything but ready, and the usual upload does not touch this.
-    "create index files_not_ready on files (owner_id, status) where status <> 'ready'",
+    """
+    create index files_not_ready on files (owner_id, status, is_deleted, uploaded_at, id) where status <> 'ready'
+    """,
 ]
 
 
