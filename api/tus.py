@@ -21,6 +21,7 @@ from api import problems, proxies
 from api.body import content_length, refuse_encoded
 from api.companion import placement_of
 from api.context import http, principal, services
+from api.idempotency import key_of_request, request_digest
 from api.in_flight import body_in_flight
 from api.operations import operation
 from api.schemas import PlacementQuery
@@ -73,6 +74,14 @@ _SPEAKS = (
     "Upload-Incomplete",
 )
 _APPENDS = (*_SPEAKS, "Upload-Offset", "Upload-Length", "Upload-Checksum", "Content-Digest", "Repr-Digest")
+_DESCRIBES = (
+    "Upload-Defer-Length",
+    "Upload-Metadata",
+    "Upload-Concat",
+    "Content-Type",
+    "Content-Disposition",
+    "Content-Length",
+)
 _LOOKS = (errors.NotFound, errors.UploadGone, errors.Locked, errors.UnsupportedVersion)
 _TAKES = (
     *_LOOKS,
@@ -163,8 +172,8 @@ def offers(upload_id: str | None = None) -> Response:
     query=PlacementQuery,
     gives={201: None},
     headers=_STATES,
-    takes_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat"),
-    refuses=(*_TAKES, errors.InvalidName),
+    takes_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
+    refuses=(*_TAKES, errors.InvalidName, errors.IdempotencyConflict, errors.IdempotencyInProgress),
     streams=_BYTES,
 )
 def create(query: PlacementQuery) -> Response:
@@ -175,7 +184,18 @@ def create(query: PlacementQuery) -> Response:
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
-    return _create_ietf(_placed(query)) if g.interop is not None else _create_tus(query)
+    key = key_of_request()
+    first = services().idempotency.begin(principal(), key, _creation_digest()) if key is not None else None
+    if first is not None:  # what became of the bytes that came with it, the upload itself tells
+        response = _created(_tus().find(principal(), UUID(first.body["id"])))
+        response.headers["Idempotency-Replayed"] = "true"
+        return response
+    try:
+        return _create_ietf(_placed(query)) if g.interop is not None else _create_tus(query)
+    except BaseException:
+        if key is not None and g.standing is None:
+            services().idempotency.drop(principal(), key)
+        raise
 
 
 @tus.get("/<string:upload_id>")
@@ -264,11 +284,9 @@ def _create_tus(query: PlacementQuery) -> Response:
     )
     if concat is not None and concat.sources is not None:
         sources = [_source(address) for address in concat.sources]
-        g.standing = _tus().concatenate(principal(), new, sources, concat=joined or "")
-        return _created(g.standing)
+        return _created(_admitted(_tus().concatenate(principal(), new, sources, concat=joined or "")))
     checksum = _checksum() if _has_bytes() else None
-    g.standing = _tus().create(principal(), new)
-    g.created = True
+    _admitted(_tus().create(principal(), new))
     if _has_bytes():
         g.standing = _receive(g.standing.upload.id, 0, checksum=checksum)
     return _created(g.standing)
@@ -291,12 +309,33 @@ def _create_ietf(placement: Placement) -> Response:
         placement=placement,
         sha256=sha256.hex() if sha256 else None,
     )
-    g.standing = _tus().create(principal(), new)
-    g.created = True
+    _admitted(_tus().create(principal(), new))
     if length != 0 or (complete and told is None):
         _announce(g.standing)
         g.standing = _receive(g.standing.upload.id, 0, last=complete)
     return _created(g.standing)
+
+
+def _admitted(standing: Standing) -> Standing:
+    """From here on the upload is what an Idempotency-Key stands for, whether its bytes come or not."""
+    g.standing, g.created = standing, True
+    key = key_of_request()
+    if key is not None:
+        services().idempotency.finish(
+            principal(),
+            key,
+            request_digest=_creation_digest(),
+            status=201,
+            body={"id": str(standing.upload.id)},
+            headers={},
+        )
+    return standing
+
+
+def _creation_digest() -> bytes:
+    """What makes two creations the same: what is said about the upload, not its bytes."""
+    said = {name: request.headers.get(name) for name in (*_APPENDS, *_DESCRIBES)}
+    return request_digest(repr(sorted(said.items())).encode())
 
 
 def _created(standing: Standing) -> Response:
