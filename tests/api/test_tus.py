@@ -76,6 +76,8 @@ def test_what_was_said_about_a_file_is_kept(client: GatewayClient, services: Ser
         "Plän.txt", folder, "public", ["a", "b"], "processing",
     )  # fmt: skip
     assert file["metadata"]["custom"] == {"camera": "Leica", "width": "9999"}
+    assert patch(client, path(begun), 5, b"").headers["Upload-File-Id"] == file["id"]  # the last answer was lost
+    assert patch(client, path(begun), 5, b"more").status == 413
     again = client.head(path(begun), headers=TUS)
     assert again.headers["Upload-File-Id"] == file["id"] and again.headers["Upload-Offset"] == "5"
 
@@ -369,6 +371,7 @@ def test_T57_partial_uploads_become_one_file(
         assert seen["Upload-Offset"] == seen["Upload-Length"] == str(len(data))
         assert seen["Upload-Concat"].startswith("final;http://gateway.test/api/tus/")
         assert patch(client, path(answer), len(data), b"more").status == 403
+        assert patch(client, path(answer), 0, b"more").status == 403
         assert [client.head(address, headers=TUS).status for address in addresses] == [410] * len(addresses)
     assert leftovers() == NOTHING
 
