@@ -232,9 +232,9 @@ class Tus:
         Raises OffsetMismatch, UploadGone, Locked where another request took over, FileTooLarge, InconsistentLength, and what
         the type rules and the quota refuse. Whatever is raised, the offset that is recorded is right."""
         standing = self._live(principal, upload_id)
-        self._check_offset(standing, offset)
         if standing.record.sources is not None:
             raise NotAllowed("A final upload takes no bytes of its own.")
+        self._check_offset(standing, offset)
         if standing.upload.status not in _LIVE:
             return self._again(principal, standing, length)
         with Lease.of(self._db, upload_id) as lease:
@@ -351,8 +351,10 @@ class Tus:
 
     def _again(self, principal: Principal, standing: Standing, length: int | None) -> Standing:
         """A request to an upload that is complete: without bytes it is a client that lost the last answer."""
-        if length != 0:
+        if length != 0 and standing.upload.protocol == "ietf":
             raise AlreadyComplete()
+        if length != 0:
+            raise self._intake.overrun(standing.upload)
         return self._end(principal, standing.upload.id)
 
     def _end(self, principal: Principal, upload_id: UUID) -> Standing:
