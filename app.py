@@ -26,6 +26,7 @@ from services.access import Access
 from services.admission import Admission, AdmissionLimits
 from services.checking import Checking
 from services.companion import Companion
+from services.completing import Completing
 from services.contents import Contents
 from services.delivery import Delivery, DeliveryLimits
 from services.direct import DirectLimits, DirectUploads
@@ -37,6 +38,7 @@ from services.intake import Intake
 from services.previews import Previews
 from services.search import Search
 from services.stats import Stats
+from services.tus import Tus
 from services.upkeep import Upkeep
 from services.upload_tokens import UploadTokens
 from settings import Settings
@@ -102,17 +104,11 @@ def wire(settings: Settings) -> Services:
         ),
     )
     # What the store can do is asked here, once; what it can't is not mounted.
-    direct = (
-        DirectUploads(
-            db,
-            store,
-            intake,
-            DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl)),
-            cursor_secret=seal_secret,
-        )
-        if isinstance(store, PresignsParts) and isinstance(store, Copies)
-        else None
-    )
+    direct = tus = None
+    if isinstance(store, PresignsParts) and isinstance(store, Copies):
+        limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
+        direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
+        tus = Tus(db, store, intake, Completing(db, store, intake), ttl=upload_ttl)
     return Services(
         db=db,
         access=access,
@@ -120,6 +116,7 @@ def wire(settings: Settings) -> Services:
         files=files,
         checking=Checking(db, contents, intake, files),
         direct=direct,
+        tus=tus,
         companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,

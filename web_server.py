@@ -61,7 +61,8 @@ class ClientSocket(socket.socket):
         try:
             data = super().recv(size, flags)
         except TimeoutError:
-            if limit < BODY_SILENCE:                         # gunicorn's own deadline, for a body nobody wants
+            if limit < BODY_SILENCE:                         # the reader's own: it waits again, or wants no more
+                self._waited += time.monotonic() - begun
                 raise
             raise self._give_up(f"nothing came for {BODY_SILENCE:g} seconds") from None
         finally:

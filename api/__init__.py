@@ -26,6 +26,8 @@ from api.ops import ops
 from api.render import GatewayJSON
 from api.s3_xml import s3_xml
 from api.search import search
+from api.tus import PATH as tus_path
+from api.tus import SlashAtEnd, tus
 from api.upload import upload
 from api.upload_tokens import TokenInPath, upload_tokens
 from api.uploads import uploads
@@ -55,6 +57,8 @@ _EXPOSED = [
     "Upload-Concat",
     "Upload-Defer-Length",
     "Upload-Complete",
+    "Upload-Incomplete",
+    "Upload-Draft-Interop-Version",
     "Upload-Limit",
     "Tus-Resumable",
     "Tus-Version",
@@ -87,6 +91,8 @@ def create(services: Services, settings: Settings) -> Flask:
         services,
         HttpSettings(
             base_url=settings.base_url,
+            public_url_set=settings.public_url is not None,
+            trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,
             max_file_size=settings.max_file_size,
             max_files_per_request=settings.max_files_per_request,
@@ -112,7 +118,9 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
         app.register_blueprint(blueprint, url_prefix=prefix or None)
     if services.direct is not None:
         app.register_blueprint(uploads, url_prefix="/api/uploads")
-    app.wsgi_app = TokenInPath(app.wsgi_app)  # type: ignore[method-assign]
+    if services.tus is not None:
+        app.register_blueprint(tus, url_prefix=tus_path)
+    app.wsgi_app = TokenInPath(SlashAtEnd(app.wsgi_app))  # type: ignore[method-assign]
 
 
 class FolderIdConverter(BaseConverter):

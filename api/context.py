@@ -17,6 +17,8 @@ EXTENSION = "gateway"
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
     base_url: str  # the address clients use, without a slash at the end
+    public_url_set: bool = True  # base_url was told, not guessed from HOST and PORT
+    trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-* are believed
     cors_origins: tuple[str, ...] = ()  # exact origins, "https://app.example.com"
     max_file_size: int = 50 * 1024**3  # bytes
     max_files_per_request: int = 200

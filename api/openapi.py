@@ -46,6 +46,18 @@ HEADERS: Mapping[str, str] = {
     "Accept-Ranges": "RFC 9110 §14.3",
     "Retry-After": "Seconds",
     "WWW-Authenticate": "RFC 6750",
+    "Tus-Resumable": "The version of tus in which this is answered",
+    "Upload-Offset": "Bytes that are durable",
+    "Upload-Length": "Bytes of the entire upload",
+    "Upload-Defer-Length": "1 while the length is not known",
+    "Upload-Metadata": "As it was sent",
+    "Upload-Concat": "As it was sent",
+    "Upload-Expires": "When the upload ends unless it goes on",
+    "Upload-File-Id": "The file that the upload became",
+    "Upload-Complete": "?1 or ?0 (IETF draft)",
+    "Upload-Incomplete": "?0 or ?1 (IETF draft, interop version 3)",
+    "Upload-Limit": "max-size, min-size in bytes, max-age in seconds (IETF draft)",
+    "Upload-Draft-Interop-Version": "The version of the IETF draft in which this is answered",
 }
 REQUEST_HEADERS: Mapping[str, str] = {
     "If-Match": "412 unless the file still has one of these ETags",
@@ -57,6 +69,18 @@ REQUEST_HEADERS: Mapping[str, str] = {
     "Upload-Session": "The session to add to: 1 to 64 letters, digits, hyphens and underscores",
     "Content-MD5": "RFC 1864, of the body; wrong: 400 checksum_mismatch",
     "Content-Digest": "RFC 9530, sha-256=:<base64>: of the body, also as Repr-Digest; wrong: 400 checksum_mismatch",
+    "Repr-Digest": "RFC 9530, sha-256=:<base64>: of the entire upload; wrong: the file is rejected",
+    "Tus-Resumable": "1.0.0; what comes without it is the IETF draft, or 412",
+    "Upload-Offset": "Where the body begins, in bytes",
+    "Upload-Length": "Bytes of the entire upload",
+    "Upload-Defer-Length": "1: the length is told later",
+    "Upload-Metadata": "Keys and values in base64: name value,name value",
+    "Upload-Concat": "partial, or final; and the addresses of partial uploads",
+    "Upload-Checksum": "sha1, sha256, md5 or crc32 of the body in base64; wrong: 460 checksum_mismatch",
+    "Upload-Complete": "?1 where the upload ends with this body (IETF draft)",
+    "Upload-Incomplete": "?0 where the upload ends with this body (IETF draft, interop version 3)",
+    "Upload-Draft-Interop-Version": "3 to 9 (IETF draft)",
+    "X-HTTP-Method-Override": "HEAD, PATCH or DELETE",
 }
 _COMMON_REFUSALS = (errors.InvalidInput, GatewayError, errors.Unavailable)
 

@@ -36,6 +36,7 @@ STATUS: Mapping[type[GatewayError], int] = {
     errors.Unprocessable: 422,
     errors.Locked: 423,
     errors.TooMany: 429,
+    errors.BodyChecksumMismatch: 460,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }
@@ -140,8 +141,8 @@ def problem(
 ) -> Response:
     """The problem document as a response. ``type`` leads to the code's entry on the documentation page."""
     document: dict[str, Any] = {
-        **(extra or {}),
         "type": f"{http().base_url}/docs#{code}",
+        **(extra or {}),  # may bring a registered type
         "title": title,
         "status": status,
         "detail": detail,

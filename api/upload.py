@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -25,10 +22,11 @@ from api.body import Checksums, RequestBody, refuse_encoded
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import key_of_request, remember, replayed, request_digest
+from api.in_flight import body_in_flight
 from api.operations import operation, validated
 from api.schemas import PlacementQuery
 from core import errors
-from core.errors import FileTooLarge, InvalidInput, MalformedUpload, TooMany
+from core.errors import FileTooLarge, InvalidInput, MalformedUpload
 from core.placement import Placement
 from db import Tx
 from db.files import FileRecord
@@ -60,43 +58,6 @@ _REFUSALS = (
     errors.StorageFull,
 )
 _TAKES = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
-
-
-# -- how many at once ----------------------------------------------------------------------------------------
-
-_in_flight: Counter[str] = Counter()
-_waiting: Counter[str] = Counter()
-_one_ended = threading.Condition()
-_PATIENCE = 20.0  # seconds that a body waits for another of its owner to end
-
-
-@contextmanager
-def body_in_flight() -> Iterator[None]:
-    """Count this body among its owner's. Beyond the limit some may wait for a place, the rest are TooMany: nobody
-    may hold every thread (THREATS T7)."""
-    owner, limit = principal().owner_id, http().max_bodies_in_flight
-    with _one_ended:
-        if _in_flight[owner] >= limit:
-            if _waiting[owner] >= http().max_bodies_waiting:
-                raise _too_many()
-            _waiting[owner] += 1
-            found = _one_ended.wait_for(lambda: _in_flight[owner] < limit, timeout=_PATIENCE)
-            _waiting[owner] -= 1
-            if not found:
-                raise _too_many()
-        _in_flight[owner] += 1
-    try:
-        yield
-    finally:
-        with _one_ended:
-            _in_flight[owner] -= 1
-            if not _in_flight[owner] and not _waiting[owner]:
-                del _in_flight[owner], _waiting[owner]
-            _one_ended.notify_all()
-
-
-def _too_many() -> TooMany:
-    return TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
 
 
 # -- once per Idempotency-Key --------------------------------------------------------------------------------

@@ -373,6 +373,12 @@ def mime_for_extension(extension: str) -> str | None:
     return _BY_EXTENSION.get(extension)
 
 
+def usual_extension(mime: str) -> str | None:
+    """The extension that files of this type usually have, without its dot."""
+    mime = canonical(mime)
+    return next((extension for extension, found in _BY_EXTENSION.items() if found == mime), None)
+
+
 def file_type(mime: str) -> FileType:
     """The family that ``file_type=`` filters by and statistics count by."""
     mime = canonical(mime)

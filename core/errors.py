@@ -1,20 +1,22 @@
 """The errors a service may raise. The family names the status, the leaf names the code.
 
     GatewayError
-    ├── InvalidInput 400            invalid_input; also InvalidName, InvalidCursor, ChecksumMismatch, MalformedUpload
+    ├── InvalidInput 400            invalid_input; also InvalidName, InvalidCursor, ChecksumMismatch, MalformedUpload,
+    │                               InconsistentLength, AlreadyComplete
     ├── NotAuthenticated 401        not_authenticated
     ├── NotAllowed 403              not_allowed
     ├── NotFound 404                not_found: "not yours" is told in the same words as "not there"
     ├── Conflict 409                FileNotReady, FileInTrash, NameConflict, FolderCycle, FolderTooDeep, FolderNotEmpty,
-    │                               DuplicateFile, IdempotencyInProgress, PartsMismatch, LimitReached
+    │                               DuplicateFile, IdempotencyInProgress, PartsMismatch, LimitReached, OffsetMismatch
     ├── Gone 410                    UploadGone, ContentMissing
-    ├── PreconditionFailed 412      precondition_failed
+    ├── PreconditionFailed 412      precondition_failed; also UnsupportedVersion
     ├── TooLarge 413                FileTooLarge, QuotaExceeded, TooManyFiles
     ├── Unsupported 415             TypeNotAllowed, TypeMismatch, PreviewUnsupported, EncodingNotAllowed
     ├── RangeNotSatisfiable 416     range_not_satisfiable
     ├── Unprocessable 422           IdempotencyConflict, PreviewFailed
     ├── Locked 423                  upload_locked
     ├── TooMany 429                 rate_limited
+    ├── BodyChecksumMismatch 460    checksum_mismatch, in the words of tus
     ├── Unavailable 503             unavailable: try again, nothing was acknowledged
     └── StorageFull 507             storage_full
 
@@ -67,6 +69,16 @@ class ChecksumMismatch(InvalidInput):
 class MalformedUpload(InvalidInput):
     code = "malformed_upload"
     title = "The upload's body can't be read"
+
+
+class InconsistentLength(InvalidInput):
+    code = "inconsistent_length"
+    title = "The upload has another length"
+
+
+class AlreadyComplete(InvalidInput):
+    code = "upload_complete"
+    title = "The upload is complete"
 
 
 # 401, 403, 404
@@ -141,6 +153,11 @@ class LimitReached(Conflict):
     title = "A limit of this account is reached"
 
 
+class OffsetMismatch(Conflict):
+    code = "offset_mismatch"
+    title = "The upload stands at another offset"
+
+
 # 410, 412
 class Gone(GatewayError):
     code = "gone"
@@ -160,6 +177,10 @@ class ContentMissing(Gone):
 class PreconditionFailed(GatewayError):
     code = "precondition_failed"
     title = "The file has changed since"
+
+
+class UnsupportedVersion(PreconditionFailed):
+    title = "The request is in no version of the protocol that is spoken here"
 
 
 # 413
@@ -243,6 +264,12 @@ class Locked(GatewayError):
 class TooMany(GatewayError):
     code = "rate_limited"
     title = "Too many requests"
+
+
+# 460, a status of tus
+class BodyChecksumMismatch(GatewayError):
+    code = "checksum_mismatch"
+    title = "The bytes received do not have the checksum that was sent with them"
 
 
 # 503, 507

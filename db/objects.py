@@ -111,6 +111,8 @@ select k.key from unnest(%(keys)s::text[]) k(key)
 where exists (select from objects where object_key = k.key)
    or exists (select from uploads where object_key = k.key and not cleaned)
    or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
+   or exists (select from upload_objects o join uploads u on u.id = o.upload_id
+              where o.object_key = k.key and u.status in ('pending', 'uploading', 'completing'))
    or exists (select from file_previews where preview_path = k.key)
 """
 

@@ -7,7 +7,7 @@ finds it from here. ``cleaned`` says that nothing of an aborted or expired uploa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -59,6 +59,12 @@ class UploadRecord:
             folder_id=self.folder_id, visibility=self.visibility, tags=tuple(self.tags),  # type: ignore[arg-type]
             on_duplicate=self.on_duplicate, metadata=self.metadata,                       # type: ignore[arg-type]
         )
+
+    def begun_as(self, object_key: str, multipart_id: str | None, content_type: str) -> UploadRecord:
+        return replace(self, object_key=object_key, multipart_id=multipart_id, content_type=content_type)
+
+    def reserving(self, reserved: int) -> UploadRecord:
+        return replace(self, reserved=reserved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,6 +407,41 @@ delete from uploads where id in (
 def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
     """Delete the rows of uploads that ended long ago."""
     return execute(tx, _FORGET, {"keep": keep, "limit": limit})
+
+
+_MOVE_RESERVED = """
+with given as (
+    select id, reserved from uploads where id = any(%(ids)s) and status in ('pending', 'uploading') order by id for update
+),
+emptied as (
+    update uploads set reserved = 0 from given where uploads.id = given.id returning 1
+)
+update uploads set reserved = reserved + (select coalesce(sum(reserved), 0) from given)
+where id = %(to)s and (select count(*) from emptied) >= 0
+"""
+
+
+def move_reserved(tx: Tx, upload_ids: list[UUID], to: UUID) -> None:
+    """The quota that some uploads of an owner hold becomes another's."""
+    execute(tx, _MOVE_RESERVED, {"ids": upload_ids, "to": to})
+
+
+_RETURN_RESERVED = """
+with given as (
+    select id, size from uploads where id = any(%(ids)s) and status in ('pending', 'uploading') and reserved = 0
+    order by id for update
+),
+filled as (
+    update uploads set reserved = given.size from given where uploads.id = given.id returning 1
+)
+update uploads set reserved = greatest(reserved - (select coalesce(sum(size), 0) from given), 0)
+where id = %(from)s and (select count(*) from filled) >= 0
+"""
+
+
+def return_reserved(tx: Tx, upload_id: UUID, to: list[UUID]) -> None:
+    """Undo ``move_reserved`` for those that are not over, each of which held its size."""
+    execute(tx, _RETURN_RESERVED, {"from": upload_id, "ids": to})
 
 
 _LIVE_MULTIPARTS = """

@@ -16,7 +16,6 @@ from procrastinate import PsycopgConnector
 
 from jobs.tasks import register
 from services import Services
-from services.direct import DirectUploads
 
 log = structlog.get_logger()
 
@@ -33,7 +32,7 @@ def run(services: Services, *, database_url: str, concurrency: int = 2) -> None:
     register(queue, services)
     stopped = threading.Event()
     sweeper = threading.Thread(
-        target=_sweep_until, args=(stopped, services.direct), name="sweep", daemon=True
+        target=_sweep_until, args=(stopped, services), name="sweep", daemon=True
     )
     sweeper.start()
     try:
@@ -50,10 +49,11 @@ def run(services: Services, *, database_url: str, concurrency: int = 2) -> None:
         sweeper.join(_DRAIN)
 
 
-def _sweep_until(stopped: threading.Event, direct: DirectUploads | None) -> None:
+def _sweep_until(stopped: threading.Event, services: Services) -> None:
     """Safe in several workers at once: who completes an upload is decided by its row."""
-    while direct is not None and not stopped.wait(SWEEP_EVERY):
+    while services.direct is not None and services.tus is not None and not stopped.wait(SWEEP_EVERY):
         try:
-            direct.sweep()
+            services.direct.sweep()
+            services.tus.sweep()
         except Exception:  # whatever it was, the next look is due
             log.exception("sweep_failed")

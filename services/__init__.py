@@ -22,6 +22,7 @@ from services.intake import Intake
 from services.previews import Previews
 from services.search import Search
 from services.stats import Stats
+from services.tus import Tus
 from services.upkeep import Upkeep
 from services.upload_tokens import UploadTokens
 
@@ -37,6 +38,7 @@ class Services:
     folders: Folders
     checking: Checking
     direct: DirectUploads | None  # None where the store can't presign
+    tus: Tus | None  # as direct
     companion: Companion | None  # as direct
     delivery: Delivery
     previews: Previews

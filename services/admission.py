@@ -5,6 +5,7 @@ else, so that no way in is a way round."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -15,7 +16,7 @@ from core.content_types import Rules
 from core.errors import FileTooLarge, LimitReached, NotFound, QuotaExceeded
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, uploads
+from db import Database, Tx, uploads
 from db.uploads import NewUpload, UploadRecord
 from services import sniff
 
@@ -71,9 +72,11 @@ class Admission:
             raise NotFound("There is no such folder.")
         return replace(placement, folder_id=folder_id)
 
-    def admit(self, principal: Principal, new: NewUpload) -> UploadRecord:
-        """Commit the upload's row and hold its quota. Raises QuotaExceeded, LimitReached, or NotFound for the folder; then
-        nothing is held."""
+    def admit(
+        self, principal: Principal, new: NewUpload, *, also: Callable[[Tx, UploadRecord], None] | None = None
+    ) -> UploadRecord:
+        """Commit the upload's row, with what ``also`` adds, and hold its quota. Raises QuotaExceeded, LimitReached, or
+        NotFound for the folder; then nothing is held."""
         budget = principal.budget
         if budget is not None:
             new = replace(new, token_id=budget.token_id)
@@ -85,6 +88,8 @@ class Admission:
                 )
                 if upload is None:
                     raise psycopg.Rollback
+                if also is not None:
+                    also(tx, upload)
         except psycopg.errors.ForeignKeyViolation as error:
             raise NotFound("There is no such folder.") from error
         if upload is not None:

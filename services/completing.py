@@ -34,13 +34,14 @@ from core.errors import (
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, object_key
 from core.parts import PartPlan, missing, plan
 from core.principal import Principal
-from db import Database, files, jobs, uploads
+from db import Database, files, jobs, resumable, uploads
 from db.files import FileRecord, NewFile
 from db.uploads import UploadRecord
 from services.bucket import bucket_errors
-from services.intake import PART_SIZE, Intake
+from services.intake import PART_SIZE, RESUMABLE, Intake
 from services.upload_tokens import uploader_of
 from storage_backends.base import (
+    Checksum,
     Copies,
     InvalidPart,
     MultipartRef,
@@ -149,9 +150,7 @@ class Completing:
         if claimed is None:
             return None
         try:
-            etag, size = (
-                self._assemble(claimed, parts) if claimed.multipart_id else self._bring_in(claimed, parts)
-            )
+            etag, size = self._put_together(claimed, parts)
             file = self._publish(claimed, etag, size, sha256)
         except BaseException as error:
             if not self._give_back(claimed) and isinstance(error, (PartsMismatch, Unavailable)):
@@ -193,6 +192,26 @@ class Completing:
             self._intake.delete(upload.object_key)
         return file
 
+    def _put_together(
+        self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None
+    ) -> tuple[str, int]:
+        """What arrived as one object under the object key: its ETag and size in bytes."""
+        if upload.protocol in RESUMABLE:
+            return self.assemble_recorded(upload)
+        return self._assemble(upload, wanted) if upload.multipart_id else self._bring_in(upload, wanted)
+
+    def assemble_recorded(self, upload: UploadRecord, *, partial: bool = False) -> tuple[str, int]:
+        """Complete a resumable upload from exactly the parts that its row names; whatever else its writers left in the
+        multipart is dropped by the bucket. May be done again."""
+        with self._db.connection() as tx:
+            record, recorded = resumable.get(tx, upload.id), resumable.parts(tx, upload.id)
+        if record is None or not record.sealed or record.partial != partial:
+            raise PartsMismatch("The upload has not arrived in full.")
+        if upload.multipart_id is None:
+            return self._assembled_before(upload)
+        ref = MultipartRef(upload.object_key, upload.multipart_id)
+        return self._joined(upload, ref, [stored_part(part) for part in recorded])
+
     def _assemble(self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None) -> tuple[str, int]:
         """Complete the multipart from the bucket's own list, compared with the plan and with the client's list."""
         assert upload.multipart_id is not None
@@ -200,14 +219,19 @@ class Completing:
         if held is None:
             return self._assembled_before(upload)
         chosen = _choose(held, wanted, upload)
+        return self._joined(upload, MultipartRef(upload.object_key, upload.multipart_id), chosen)
+
+    def _joined(self, upload: UploadRecord, ref: MultipartRef, chosen: Sequence[Part]) -> tuple[str, int]:
         size = sum(part.size for part in chosen)
         with bucket_errors():
             try:
-                self._store.complete_multipart(MultipartRef(upload.object_key, upload.multipart_id), chosen)
+                self._store.complete_multipart(ref, chosen)
             except InvalidPart as error:
                 raise PartsMismatch("A part was sent again while the upload was being completed.") from error
-            except (UploadNotFound, OutcomeUnknown):
-                pass  # done a moment ago, or the answer was lost: what the bucket holds decides
+            except UploadNotFound:
+                return self._assembled_before(upload)  # done a moment ago, or never to be done
+            except OutcomeUnknown:
+                pass  # the answer was lost: what the bucket holds decides
             try:
                 info = self._store.stat(upload.object_key)
             except ObjectNotFound as error:
@@ -335,6 +359,12 @@ def own(principal: Principal, upload: UploadRecord | None) -> UploadRecord:
     ):
         raise NotFound("There is no such upload.")
     return upload
+
+
+def stored_part(part: resumable.PartRecord) -> Part:
+    """A recorded part in the bucket's terms."""
+    checksum = Checksum("crc32", part.crc32) if part.crc32 is not None else None
+    return Part(part.number, part.size, part.etag, checksum)
 
 
 def plan_of(upload: UploadRecord, size: int) -> PartPlan:

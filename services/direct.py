@@ -24,12 +24,12 @@ from core.pages import Page
 from core.parts import PartPlan, missing, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, uploads
+from db import Database, files, resumable, uploads
 from db.files import FileRecord
 from db.uploads import NewUpload, UploadRecord
 from services.bucket import bucket_errors
-from services.completing import Completing, DirectStore, fits, own, plan_of, unequivocal
-from services.intake import PART_SIZE, Intake
+from services.completing import Completing, DirectStore, fits, own, plan_of, stored_part, unequivocal
+from services.intake import PART_SIZE, RESUMABLE, Intake
 from storage_backends.base import (
     Checksum,
     MultipartRef,
@@ -217,6 +217,8 @@ class DirectUploads:
             return UploadProgress(upload, self._size_of(upload), [], [])
         if upload.status in ("aborted", "expired"):
             return UploadProgress(upload, 0, [], [])
+        if upload.protocol in RESUMABLE:
+            return self._recorded(upload)
         parts = self.list_parts(upload) if upload.multipart_id else self._arrived(upload)
         if upload.size is None:
             return UploadProgress(upload, sum(part.size for part in parts), parts, [])
@@ -232,6 +234,13 @@ class DirectUploads:
             parts,
             missing((part.number for part in parts), expected.part_count),
         )
+
+    def _recorded(self, upload: UploadRecord) -> UploadProgress:
+        """Of a resumable upload the row knows what the bucket has confirmed; its parts are of no use to the client."""
+        with self._db.connection() as tx:
+            record, recorded = resumable.get(tx, upload.id), resumable.parts(tx, upload.id)
+        received = record.received if record is not None else 0
+        return UploadProgress(upload, received, [stored_part(part) for part in recorded], [])
 
     def _size_of(self, upload: UploadRecord) -> int:
         if upload.size is not None:
@@ -271,7 +280,9 @@ class DirectUploads:
                 f"Ask for 1 to {MAX_BATCH} parts.", errors=[{"field": "part_numbers", "message": "1 to 1000"}]
             )
         upload = self.get(principal, upload_id)
-        if upload.multipart_id is None and (upload.incoming_key is None or upload.size is None):
+        if upload.protocol in RESUMABLE or (
+            upload.multipart_id is None and (upload.incoming_key is None or upload.size is None)
+        ):
             raise InvalidInput("This upload has no parts to ask for.")
         parts = None if upload.size is None else plan_of(upload, upload.size)
         last = parts.part_count if parts else MAX_PARTS

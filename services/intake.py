@@ -27,7 +27,9 @@ from core import content_types, names
 from core.errors import (
     ChecksumMismatch,
     DuplicateFile,
+    FileTooLarge,
     GatewayError,
+    InconsistentLength,
     InvalidInput,
     MalformedUpload,
     NotAuthenticated,
@@ -37,11 +39,11 @@ from core.errors import (
     Unavailable,
     UploadGone,
 )
-from core.ids import FILE_PREFIX, new_id, object_key
+from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, files, uploads
+from db import Database, Tx, files, resumable, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
@@ -69,6 +71,7 @@ _RENEW = 600.0  # seconds
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated)
 
 GatewayProtocol = Literal["form", "raw"]
+RESUMABLE = ("tus", "ietf")  # protocols whose bytes come through services/appending.py
 
 
 class Readable(Protocol):
@@ -381,6 +384,15 @@ class Intake:
             with self._db.connection() as tx:
                 uploads.mark_cleaned(tx, upload.id)
 
+    def overrun(self, upload: UploadRecord) -> GatewayError:
+        """The error for more bytes than were announced. The IETF draft also ends such an upload (section 4.4)."""
+        told = f"The upload was announced with {upload.size} bytes; more came."
+        if upload.protocol == "tus":
+            return FileTooLarge(told)
+        error = InconsistentLength(told)
+        self.abort(upload, problem=error.as_problem())
+        return error
+
     def hold(self, upload: UploadRecord, size: int, *, expires_in: timedelta = _TTL) -> None:
         """Hold quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
         if not self.admission.extend(upload, size, expires_in=expires_in):
@@ -393,15 +405,35 @@ class Intake:
 
     def remove_bytes(self, upload: UploadRecord, *, complete: bool = False) -> bool:
         """Delete an upload's object, and unless it is ``complete`` its parts; True once all is known to be gone."""
-        try:
-            for ref in [] if complete else list(self._store.list_multiparts(upload.object_key)):
-                if ref.key == upload.object_key:
-                    self._store.abort_multipart(ref)
-        except StorageError as error:
-            log.warning("parts_left_for_janitor", key=upload.object_key, error=str(error))
+        if upload.protocol in RESUMABLE and not self.remove_keys(upload):
+            return False
+        if not complete and not self._abort_parts(upload.object_key):
             return False
         keys = [upload.object_key, *([upload.incoming_key] if upload.incoming_key else [])]
         return delete_all_quietly(self._store, keys)
+
+    def remove_keys(self, upload: UploadRecord) -> bool:
+        """Remove what the writers of a resumable upload left under keys of their own; True once all is known to be gone."""
+        with self._db.connection() as tx:
+            keys = resumable.keys(tx, upload.id)
+        gone = [key for key in keys if self.remove_key(key)]
+        with self._db.connection() as tx:
+            resumable.forget_keys(tx, gone)
+        return len(gone) == len(keys)
+
+    def remove_key(self, key: str) -> bool:
+        """Delete an object and abort the multiparts of its key; False where the bucket did not confirm."""
+        return (key.startswith(TAIL_PREFIX) or self._abort_parts(key)) and delete_quietly(self._store, key)
+
+    def _abort_parts(self, key: str) -> bool:
+        try:
+            for ref in list(self._store.list_multiparts(key)):
+                if ref.key == key:
+                    self._store.abort_multipart(ref)
+        except StorageError as error:
+            log.warning("parts_left_for_janitor", key=key, error=str(error))
+            return False
+        return True
 
 
 class Batch:

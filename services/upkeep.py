@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import structlog
 
-from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX
-from db import Database, idempotency, objects, upload_tokens, uploads
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, TAIL_PREFIX
+from db import Database, idempotency, objects, resumable, upload_tokens, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
@@ -24,6 +24,7 @@ PREFIXES = (
     FILE_PREFIX,
     PREVIEW_PREFIX,
     INCOMING_PREFIX,
+    TAIL_PREFIX,
 )  # all that is ours in the bucket; nothing outside is ever touched
 _GRACE = timedelta(hours=1)  # on top of the longest upload life; clocks differ, rows come late
 _CLEANERS_OWN = timedelta(minutes=5)  # whoever ended an upload removes its bytes first
@@ -66,6 +67,7 @@ class Upkeep:
         report = JanitorReport(dry_run)
         self._expire_uploads(report)
         self._clean_uploads(report)
+        self._forget_keys(report)
         self._finish_purges(report)
         try:
             self._remove_orphans(report)
@@ -107,6 +109,16 @@ class Upkeep:
                     with self._db.connection() as tx:
                         uploads.mark_cleaned(tx, upload.id)
 
+    def _forget_keys(self, report: JanitorReport) -> None:
+        """What writers of resumable uploads that are over had noted: removed, unless it is a file's object by now."""
+        if report.dry_run:
+            return
+        with self._db.connection() as tx:
+            noted = resumable.keys_of_the_over(tx, limit=10 * _BATCH)
+        done = [key for key, has_file in noted if has_file or self._intake.remove_key(key)]
+        with self._db.connection() as tx:
+            resumable.forget_keys(tx, done)
+
     def _finish_purges(self, report: JanitorReport) -> None:
         with self._db.connection() as tx:
             keys = objects.purging(tx, limit=_BATCH)
@@ -115,10 +127,12 @@ class Upkeep:
                 report.purged_objects += 1
 
     def _remove_orphans(self, report: JanitorReport) -> None:
-        """Objects under our prefixes that no row names, old enough that none can still be coming. What clients bring has a
-        row before they hear of the key, so without one it is a replay of an upload that is over, however young."""
+        """Objects under our prefixes that no row names, old enough that none can still be coming. What clients bring, and
+        tails, have a row before anybody hears of the key, so without one it is a replay of an upload that is over, however
+        young."""
         for prefix in PREFIXES:
-            oldest_live = datetime.now(UTC) - (timedelta() if prefix == INCOMING_PREFIX else self._orphan_age)
+            row_leads = prefix in (INCOMING_PREFIX, TAIL_PREFIX)
+            oldest_live = datetime.now(UTC) - (timedelta() if row_leads else self._orphan_age)
             for batch in _batches(self._store.list_objects(prefix), _BATCH):
                 old = [info for info in batch if info.last_modified < oldest_live]
                 for info in self._unknown(old):

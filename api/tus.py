@@ -1,0 +1,559 @@
+"""``/api/tus``: resumable uploads for every tus client, and for those of the IETF draft, by one set of views.
+
+Which of the two a request speaks is found out before anything else (THREATS T51): with Tus-Resumable it is tus; without,
+the draft, if it bears one of the draft's fields or names an upload that began so. The words are in core/tus.py and
+core/ietf.py, their meaning in services/tus.py; here one becomes the other, and the answer is put into the words of the
+question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from flask import Blueprint, Response, g, request
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.http import http_date, parse_options_header
+
+from api import problems, proxies
+from api.body import content_length, refuse_encoded
+from api.companion import placement_of
+from api.context import http, principal, services
+from api.in_flight import body_in_flight
+from api.operations import operation
+from api.schemas import PlacementQuery
+from api.tus_body import ArrivingBody, attentive
+from api.values import as_uuid
+from core import errors, ietf
+from core import tus as words
+from core.errors import (
+    BodyChecksumMismatch,
+    ChecksumMismatch,
+    GatewayError,
+    InconsistentLength,
+    InvalidInput,
+    NotFound,
+    Unsupported,
+    UnsupportedVersion,
+)
+from core.placement import Placement
+from services.appending import Verify
+from services.tus import NewResumable, Standing, Tus
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+tus = Blueprint("tus", __name__)
+
+PATH = "/api/tus"
+_OVERRIDES = ("HEAD", "PATCH", "DELETE")
+_METHODS = "GET, HEAD, PATCH, DELETE, OPTIONS, POST"
+
+_STATES = (
+    "Location",
+    "Tus-Resumable",
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Defer-Length",
+    "Upload-Metadata",
+    "Upload-Concat",
+    "Upload-Expires",
+    "Upload-File-Id",
+    "Upload-Complete",
+    "Upload-Incomplete",
+    "Upload-Limit",
+    "Upload-Draft-Interop-Version",
+)
+_SPEAKS = (
+    "Tus-Resumable",
+    "Upload-Draft-Interop-Version",
+    "Upload-Complete",
+    "Upload-Incomplete",
+)
+_APPENDS = (*_SPEAKS, "Upload-Offset", "Upload-Length", "Upload-Checksum", "Content-Digest", "Repr-Digest")
+_LOOKS = (errors.NotFound, errors.UploadGone, errors.Locked, errors.UnsupportedVersion)
+_TAKES = (
+    *_LOOKS,
+    errors.NotAllowed,
+    errors.OffsetMismatch,
+    errors.InconsistentLength,
+    errors.AlreadyComplete,
+    errors.ChecksumMismatch,
+    errors.BodyChecksumMismatch,
+    errors.MalformedUpload,
+    errors.FileTooLarge,
+    errors.QuotaExceeded,
+    errors.TypeNotAllowed,
+    errors.TypeMismatch,
+    errors.EncodingNotAllowed,
+    errors.LimitReached,
+    errors.NameConflict,
+    errors.PartsMismatch,
+    errors.TooMany,
+    errors.StorageFull,
+)
+_BYTES: Mapping[str, Any] = {
+    "required": False,
+    "content": {"application/offset+octet-stream": {"schema": {}}, "*/*": {"schema": {}}},
+}
+
+
+class SlashAtEnd:
+    """``/api/tus/`` is ``/api/tus``: tus clients are often given it so, and follow no redirect with a POST."""
+
+    def __init__(self, application: WSGIApplication):
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") == PATH + "/":
+            environ["PATH_INFO"] = PATH
+        return self._application(environ, start_response)
+
+
+# -- which protocol --------------------------------------------------------------------------------------------------------
+
+
+@tus.before_request
+def _understand() -> None:
+    """Set ``g.interop``: None for tus, else the draft's version. Raises UnsupportedVersion."""
+    g.interop, g.standing = None, None
+    if request.method == "OPTIONS":
+        return
+    said = request.headers.get("Tus-Resumable")
+    if said is not None:
+        if said.strip() != words.VERSION:
+            raise UnsupportedVersion(f"Of tus version {words.VERSION} is spoken here.")
+        return
+    draft = any(name in request.headers for name in _SPEAKS)
+    if not draft:
+        named = as_uuid(str((request.view_args or {}).get("upload_id", "")))
+        draft = named is not None and _tus().find(principal(), named).upload.protocol == "ietf"
+    if not draft:
+        raise UnsupportedVersion("Send Tus-Resumable: 1.0.0, or the fields of the IETF draft.")
+    g.interop = ietf.version(request.headers.get("Upload-Draft-Interop-Version"))
+
+
+# -- the routes ------------------------------------------------------------------------------------------------------------
+
+
+@tus.route("", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers")
+@tus.route(
+    "/<string:upload_id>", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers_of_upload"
+)
+@operation("What is spoken here", access="public", gives={204: None})
+def offers(upload_id: str | None = None) -> Response:
+    """Versions, extensions and limits."""
+    response = Response(status=204)
+    response.headers["Allow"] = "POST, OPTIONS" if upload_id is None else _METHODS
+    response.headers["Tus-Version"] = words.VERSION
+    response.headers["Tus-Extension"] = ",".join(words.EXTENSIONS)
+    response.headers["Tus-Max-Size"] = str(http().max_file_size)
+    response.headers["Tus-Checksum-Algorithm"] = ",".join(words.ALGORITHMS)
+    response.headers["Upload-Limit"] = ietf.limits(
+        ietf.VERSIONS[-1], max_size=http().max_file_size, max_age=None
+    )
+    return response
+
+
+@tus.post("")
+@operation(
+    "Begin a resumable upload",
+    query=PlacementQuery,
+    gives={201: None},
+    headers=_STATES,
+    takes_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat"),
+    refuses=(*_TAKES, errors.InvalidName),
+    streams=_BYTES,
+)
+def create(query: PlacementQuery) -> Response:
+    """tus 1.0.0 with creation, creation-with-upload, creation-defer-length, expiration, checksum and concatenation, or the IETF
+    draft, interop versions 3 to 9; bytes may come along. Of `Upload-Metadata`, `filename`, `filetype`, `folder_id`, `visibility`
+    and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft says where the file goes
+    in the query. Where that ends the upload, `Upload-File-Id` names its file."""
+    if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
+        raise MethodNotAllowed(["POST", "OPTIONS"])
+    refuse_encoded()
+    return _create_ietf(_placed(query)) if g.interop is not None else _create_tus(query)
+
+
+@tus.get("/<string:upload_id>")
+@operation(
+    "Where a resumable upload stands",
+    gives={200: None, 204: None},
+    headers=_STATES,
+    takes_headers=_SPEAKS,
+    refuses=_LOOKS,
+)
+def look(upload_id: str) -> Response:
+    """By `HEAD`; the draft knows `GET` too. A request that still writes this upload is asked to end, so that what is told is
+    final."""
+    if request.method == "GET" and g.interop is None:
+        raise MethodNotAllowed(_METHODS.split(", "))
+    return _look(upload_id)
+
+
+@tus.patch("/<string:upload_id>")
+@operation(
+    "Append to a resumable upload",
+    gives={204: None},
+    headers=_STATES,
+    takes_headers=_APPENDS,
+    refuses=_TAKES,
+    streams=_BYTES,
+)
+def append(upload_id: str) -> Response:
+    """The bytes that begin at `Upload-Offset`. What arrives before a connection breaks is kept. The answer to the last of them
+    names the file in `Upload-File-Id`; it is `processing` until a worker has read it back."""
+    return _append(upload_id)
+
+
+@tus.delete("/<string:upload_id>")
+@operation(
+    "End a resumable upload", gives={204: None}, headers=_STATES, takes_headers=_SPEAKS, refuses=_LOOKS
+)
+def terminate(upload_id: str) -> Response:
+    """What arrived is removed. The file of a finished upload stays."""
+    return _terminate(upload_id)
+
+
+@tus.post("/<string:upload_id>")
+@operation(
+    "Another method by X-HTTP-Method-Override",
+    gives={200: None, 204: None},
+    headers=_STATES,
+    takes_headers=(*_APPENDS, "X-HTTP-Method-Override"),
+    refuses=_TAKES,
+    streams=_BYTES,
+)
+def override(upload_id: str) -> Response:
+    """`HEAD`, `PATCH` or `DELETE`, for clients that can send only `POST`."""
+    method = request.headers.get("X-HTTP-Method-Override", "").strip().upper()
+    if method not in _OVERRIDES:
+        raise MethodNotAllowed(_METHODS.split(", "))
+    views: Mapping[str, Callable[[str], Response]] = {"HEAD": _look, "PATCH": _append, "DELETE": _terminate}
+    return views[method](upload_id)
+
+
+# -- begin -----------------------------------------------------------------------------------------------------------------
+
+
+def _create_tus(query: PlacementQuery) -> Response:
+    sent = request.headers.get("Upload-Metadata")
+    pairs = words.metadata(sent)
+    joined = request.headers.get("Upload-Concat")
+    concat = words.concat(joined) if joined is not None else None
+    length, deferred = request.headers.get("Upload-Length"), request.headers.get("Upload-Defer-Length")
+    later = words.deferred(deferred)
+    if concat is not None and concat.sources is not None:
+        if length is not None or later:
+            raise InvalidInput("The length of a final upload is that of its parts: leave Upload-Length out.")
+        if _has_bytes():
+            raise errors.NotAllowed("A final upload takes no bytes of its own.")
+    elif (length is not None) == later:
+        raise InvalidInput("Send one of Upload-Length and Upload-Defer-Length.")
+    new = NewResumable(
+        protocol="tus",
+        filename=_text(pairs, "filename") or _text(pairs, "name"),
+        content_type=_text(pairs, "filetype") or _text(pairs, "type"),
+        size=None if length is None else words.length(length, "Upload-Length"),
+        placement=_placement(pairs, query),
+        metadata=sent,
+        partial=concat is not None and concat.sources is None,
+    )
+    if concat is not None and concat.sources is not None:
+        sources = [_source(address) for address in concat.sources]
+        g.standing = _tus().concatenate(principal(), new, sources, concat=joined or "")
+        return _created(g.standing)
+    checksum = _checksum() if _has_bytes() else None
+    g.standing = _tus().create(principal(), new)
+    g.created = True
+    if _has_bytes():
+        g.standing = _receive(g.standing.upload.id, 0, checksum=checksum)
+    return _created(g.standing)
+
+
+def _create_ietf(placement: Placement) -> Response:
+    complete = _completes()
+    told, length = ietf.integer(request.headers.get("Upload-Length")), content_length()
+    if complete and length is not None:
+        if told not in (None, length):
+            raise InconsistentLength(f"Upload-Length is {told}, the body has {length} bytes.")
+        told = length
+    _, options = parse_options_header(request.headers.get("Content-Disposition"))
+    sha256 = ietf.digests(request.headers.get("Repr-Digest")).get("sha256")
+    new = NewResumable(
+        protocol="ietf",
+        filename=options.get("filename"),
+        content_type=request.mimetype or None,
+        size=told,
+        placement=placement,
+        sha256=sha256.hex() if sha256 else None,
+    )
+    g.standing = _tus().create(principal(), new)
+    g.created = True
+    if length != 0 or (complete and told is None):
+        _announce(g.standing)
+        g.standing = _receive(g.standing.upload.id, 0, last=complete)
+    return _created(g.standing)
+
+
+def _created(standing: Standing) -> Response:
+    response = Response(status=201)
+    response.headers["Location"] = _location(standing)
+    _tell(response, standing)
+    return response
+
+
+def _announce(standing: Standing) -> None:
+    """The interim answer that lets a client resume which sends everything with its first request (section 4.2.1 of the draft).
+
+    WSGI has no call for it; gunicorn lends its socket. A proxy of the older kind takes an unknown interim answer for the final
+    one, so behind a proxy it is left out."""
+    sock = request.environ.get("gunicorn.socket")
+    said = ietf.integer(request.headers.get("Upload-Draft-Interop-Version"))
+    if (
+        sock is None
+        or said not in ietf.VERSIONS
+        or proxies.forwarded()
+        or request.environ.get("SERVER_PROTOCOL") != "HTTP/1.1"
+    ):
+        return
+    lines = [
+        "HTTP/1.1 104 Upload Resumption Supported",
+        f"Location: {_location(standing)}",
+        f"Upload-Draft-Interop-Version: {said}",
+        f"Upload-Limit: {_limits(standing)}",
+    ]
+    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+
+
+# -- look, append, end -----------------------------------------------------------------------------------------------------
+
+
+def _look(upload_id: str) -> Response:
+    g.standing = _tus().standing(principal(), _id(upload_id))
+    response = Response(status=200 if g.interop is None else 204)
+    _tell(response, g.standing, whole=True)
+    return response
+
+
+def _append(upload_id: str) -> Response:
+    named = _id(upload_id)
+    refuse_encoded()
+    if g.interop is None:
+        if request.headers.get("Content-Type", "").strip().lower() != words.CONTENT_TYPE:
+            raise Unsupported(f"Send the bytes as {words.CONTENT_TYPE}.")
+        offset = words.length(request.headers.get("Upload-Offset", ""), "Upload-Offset")
+        length = request.headers.get("Upload-Length")
+        size = None if length is None else words.length(length, "Upload-Length")
+        g.standing = _receive(named, offset, size=size, checksum=_checksum())
+    else:
+        if g.interop >= 6 and request.mimetype != ietf.CONTENT_TYPE:
+            raise Unsupported(f"Send the bytes as {ietf.CONTENT_TYPE}.")
+        found = ietf.integer(request.headers.get("Upload-Offset"))
+        if found is None:
+            raise InvalidInput("Upload-Offset is missing, or no number of bytes.")
+        size = ietf.integer(request.headers.get("Upload-Length"))
+        g.standing = _receive(named, found, size=size, last=_completes())
+    response = Response(status=204)
+    _tell(response, g.standing)
+    return response
+
+
+def _terminate(upload_id: str) -> Response:
+    _tus().terminate(principal(), _id(upload_id))
+    return Response(status=204)
+
+
+def _receive(
+    upload_id: UUID,
+    offset: int,
+    *,
+    size: int | None = None,
+    last: bool = False,
+    checksum: words.BodyChecksum | None = None,
+) -> Standing:
+    """Take the request's body."""
+    expected: dict[str, bytes] = {}
+    if checksum is not None:
+        expected[checksum.algorithm] = checksum.value
+    if g.interop is not None:
+        expected |= ietf.digests(request.headers.get("Content-Digest"))
+    digests = {name: words.digest_of(name) for name in expected}
+
+    def verify() -> None:
+        if any(digest.digest() != expected[name] for name, digest in digests.items()):
+            raise BodyChecksumMismatch() if g.interop is None else ChecksumMismatch()
+
+    body = ArrivingBody(digests=list(digests.values()))
+    check: Verify | None = verify if expected else None
+    with body_in_flight(), attentive(body):
+        return _tus().append(
+            principal(),
+            upload_id,
+            offset=offset,
+            body=body,
+            size=size,
+            length=body.length,
+            last=last,
+            verify=check,
+        )
+
+
+# -- words of requests -----------------------------------------------------------------------------------------------------
+
+
+def _tus() -> Tus:
+    service = services().tus
+    assert service is not None  # api/__init__.py mounts these routes only then
+    return service
+
+
+def _id(text: str) -> UUID:
+    named = as_uuid(text)
+    if named is None:
+        raise NotFound("There is no such upload.")
+    return named
+
+
+def _source(address: str) -> UUID:
+    """The upload that an address of ours names, be it absolute or relative."""
+    head, _, last = address.partition("?")[0].rstrip("/").rpartition("/")
+    if head and not head.endswith(PATH):
+        raise NotFound("There is no such upload.")
+    return _id(last)
+
+
+def _has_bytes() -> bool:
+    """Whether a creation brings bytes; with another type it does not, as both reference servers read it."""
+    return request.headers.get("Content-Type", "").strip().lower() == words.CONTENT_TYPE
+
+
+def _checksum() -> words.BodyChecksum | None:
+    sent = request.headers.get("Upload-Checksum")
+    return None if sent is None else words.checksum(sent)
+
+
+def _completes() -> bool:
+    return ietf.completes(
+        g.interop, request.headers.get("Upload-Complete"), request.headers.get("Upload-Incomplete")
+    )
+
+
+def _text(pairs: Mapping[str, bytes], key: str) -> str | None:
+    if key not in pairs:
+        return None
+    text = words.text_of(pairs[key])
+    if text is None:
+        raise InvalidInput(f"Upload-Metadata: {key} is not UTF-8.")
+    return text
+
+
+def _placement(pairs: dict[str, bytes], query: PlacementQuery) -> Placement:
+    """Where the file goes: what Upload-Metadata says, else the query."""
+    own = ("filename", "filetype", "name", "type")
+    kept = words.custom({key: value for key, value in pairs.items() if key not in own[:2]})
+    placed = placement_of(kept)
+    asked = _placed(query)
+    return Placement(
+        folder_id=placed.folder_id if "folder_id" in kept else asked.folder_id,
+        visibility=placed.visibility if "visibility" in kept else asked.visibility,
+        tags=placed.tags if "tags" in kept else asked.tags,
+        on_duplicate=asked.on_duplicate,
+        metadata=placed.metadata,
+    )
+
+
+def _placed(query: PlacementQuery) -> Placement:
+    return Placement(
+        folder_id=query.folder_id,
+        visibility=query.visibility,
+        tags=query.tags,
+        on_duplicate=query.on_duplicate,
+    )
+
+
+# -- words of answers ------------------------------------------------------------------------------------------------------
+
+
+def _location(standing: Standing) -> str:
+    return f"{proxies.origin()}{request.script_root}{PATH}/{standing.upload.id}"
+
+
+def _limits(standing: Standing) -> str:
+    left = int((standing.upload.expires_at - datetime.now(UTC)).total_seconds())
+    return ietf.limits(
+        g.interop, max_size=_tus().max_size(principal()), max_age=None if standing.complete else left
+    )
+
+
+def _tell(response: Response, standing: Standing, *, whole: bool = False) -> None:
+    """Put an upload's state into the words of the protocol; with ``whole`` all that is known of it."""
+    headers, upload, record = response.headers, standing.upload, standing.record
+    headers["Upload-Offset"] = str(standing.offset)
+    if standing.file_id is not None:
+        headers["Upload-File-Id"] = str(standing.file_id)
+    if g.interop is not None:
+        headers["Upload-Draft-Interop-Version"] = str(g.interop)
+        headers["Upload-Limit"] = _limits(standing)
+        headers.update(ietf.completeness(g.interop, standing.complete))
+        if upload.size is not None:
+            headers["Upload-Length"] = str(upload.size)
+        return
+    if upload.status in ("pending", "uploading"):
+        headers["Upload-Expires"] = http_date(upload.expires_at)
+    if not whole:
+        return
+    if upload.size is not None:
+        headers["Upload-Length"] = str(upload.size)
+    else:
+        headers["Upload-Defer-Length"] = "1"
+    if record.metadata is not None:
+        headers["Upload-Metadata"] = record.metadata
+    if record.concat is not None:
+        headers["Upload-Concat"] = record.concat
+
+
+@tus.errorhandler(GatewayError)
+def _refuse(error: GatewayError) -> Response:
+    """A refusal, with what the draft wants in it: registered problem types, and the offset that would be right."""
+    interop = g.get("interop")
+    if interop is not None:
+        for kind, registered in _REGISTERED.items():
+            if isinstance(error, kind):
+                error.extra["type"] = registered
+    response = problems.from_gateway_error(error)
+    expected = error.extra.get("expected-offset")
+    if expected is not None:
+        response.headers["Upload-Offset"] = str(expected)
+        if interop is not None:
+            response.headers.update(ietf.completeness(interop, False))
+    if g.get("created") and g.standing is not None:
+        response.headers["Location"] = _location(g.standing)
+    return response
+
+
+_REGISTERED: Mapping[type[GatewayError], str] = {
+    errors.OffsetMismatch: ietf.MISMATCHING_OFFSET,
+    errors.InconsistentLength: ietf.INCONSISTENT_LENGTH,
+    errors.AlreadyComplete: ietf.COMPLETED_UPLOAD,
+}
+
+
+@tus.after_app_request
+def _sign(response: Response) -> Response:
+    """Every answer under this path says which tus it speaks, refusals of the server's own included."""
+    if request.path != PATH and not request.path.startswith(PATH + "/"):
+        return response
+    response.headers["Cache-Control"] = "no-store"
+    if g.get("interop") is None:
+        response.headers["Tus-Resumable"] = words.VERSION
+    if response.status_code == 412:
+        response.headers["Tus-Version"] = words.VERSION
+    if response.status_code == 460:
+        response.status = "460 Checksum Mismatch"
+    if response.status_code in (200, 201, 204) and not response.get_data():
+        response.headers.pop("Content-Type", None)
+    return response
