@@ -70,6 +70,12 @@ class Gateway(Live):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
+    def empty(self) -> None:
+        """Nothing in the bucket any more, whatever the database says."""
+        self.store.delete_many([info.key for info in self.store.list_objects("")])
+        for ref in list(self.store.list_multiparts("")):
+            self.store.abort_multipart(ref)
+
     def janitor(self) -> None:
         """One run, as a command would make it."""
         values: dict[str, Any] = {name.lower(): value for name, value in self.environ.items()}
