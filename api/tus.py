@@ -24,7 +24,7 @@ from api.context import http, principal, services
 from api.in_flight import body_in_flight
 from api.operations import operation
 from api.schemas import PlacementQuery
-from api.tus_body import ArrivingBody, attentive
+from api.tus_body import ArrivingBody
 from api.values import as_uuid
 from core import errors, ietf
 from core import tus as words
@@ -389,7 +389,7 @@ def _receive(
 
     body = ArrivingBody(digests=list(digests.values()))
     check: Verify | None = verify if expected else None
-    with body_in_flight(), attentive(body):
+    with body_in_flight(), body.attentive():
         return _tus().append(
             principal(),
             upload_id,

@@ -15,6 +15,8 @@ from core.tus import Digest
 
 SILENCE = 30.0  # seconds without a byte that end a body (THREATS T55); the server's own limit is the same
 QUIET = 1.0  # seconds after which a silent client lets the writer look around
+_HURRY = 0.05  # seconds of silence, and
+_HURRY_MOST = 0.5  # seconds in all, that end a body which another request has asked to end
 
 
 class ArrivingBody:
@@ -33,6 +35,29 @@ class ArrivingBody:
         self._ended = False
         self._left = b""  # saved from a read that failed
         self._silent_since: float | None = None
+        self._until: float | None = None
+        self._socket = request.environ.get("gunicorn.socket") if self.length is not None else None
+
+    def hurry(self) -> None:
+        """Another request waits: give what has arrived, and then end."""
+        if self._until is None:
+            self._until = time.monotonic() + _HURRY_MOST
+            if self._socket is not None:
+                self._socket.settimeout(_HURRY)
+
+    @contextmanager
+    def attentive(self) -> Iterator[None]:
+        """Let a silent client's reads return after QUIET seconds, where the server is ours and the body is not chunked: in
+        one that is, gunicorn loses its place then."""
+        if self._socket is None:
+            yield
+            return
+        before = self._socket.gettimeout()
+        self._socket.settimeout(QUIET)
+        try:
+            yield
+        finally:
+            self._socket.settimeout(before)
 
     def read(self, size: int, /) -> bytes | None:
         piece = self._take(size)
@@ -46,12 +71,12 @@ class ArrivingBody:
         if self._ended:
             piece, self._left = self._left[:size], self._left[size:]
             return piece
+        if self._until is not None and (self._socket is None or time.monotonic() > self._until):
+            return self._break(size)
         try:
             piece = self._stream.read(size)
         except TimeoutError:
-            if self._may_go_on():
-                return None
-            return self._break(size)
+            return None if self._may_go_on() else self._break(size)
         except (OSError, ClientDisconnected):
             return self._break(size)
         self._silent_since = None
@@ -61,14 +86,15 @@ class ArrivingBody:
         return piece
 
     def _may_go_on(self) -> bool:
-        """After a moment of silence. A chunked body can't be read on after that, gunicorn has lost its place in it."""
+        """After a moment of silence."""
         now = time.monotonic()
         self._silent_since = self._silent_since or now - QUIET
-        return self.length is not None and now - self._silent_since < SILENCE
+        return self._until is None and self._socket is not None and now - self._silent_since < SILENCE
 
     def _break(self, size: int) -> bytes:
-        self._ended = self.broken = True
+        self._ended = True
         self._left = self._rest()
+        self.broken = self.length is None or self.received + len(self._left) < self.length
         return self._take(size) or b""
 
     def _rest(self) -> bytes:
@@ -83,18 +109,3 @@ class ArrivingBody:
             return b""
         rest = gathered + more
         return rest if self.length is None else rest[: self.length - self.received]
-
-
-@contextmanager
-def attentive(body: ArrivingBody) -> Iterator[None]:
-    """Let a silent client's reads return after QUIET seconds, where the server is ours."""
-    sock = request.environ.get("gunicorn.socket")
-    if sock is None or body.length is None:
-        yield
-        return
-    before = sock.gettimeout()
-    sock.settimeout(QUIET)
-    try:
-        yield
-    finally:
-        sock.settimeout(before)

@@ -64,6 +64,9 @@ class Body(Protocol):
 
     def read(self, size: int, /) -> bytes | None: ...
 
+    def hurry(self) -> None:
+        """Give what has arrived, and then end."""
+
 
 class Store(ObjectStore, Multipart, Protocol):
     """What writing needs of the bucket."""
@@ -123,8 +126,10 @@ class Writer:
 
         Bytes past the declared end are refused and not stored; whatever is raised, ``offset`` is right."""
         self._load_tail()
-        while not self._lease.asked_for and (piece := body.read(self._room())) != b"":
+        while (piece := body.read(self._room())) != b"":
             self._lease.renew()
+            if self._lease.asked_for:
+                body.hurry()
             if piece is None:
                 continue
             self._buffer += piece
@@ -133,10 +138,10 @@ class Writer:
             if len(self._buffer) >= self._part_size and self.position != self.upload.size:
                 self._flush(stage=verify is not None)
         if verify is not None:
-            if body.broken or self._lease.asked_for:  # the sum is one of bytes that did not come
+            if body.broken:  # the sum is one of bytes that did not come
                 return
             verify()
-        if ends is not None and not body.broken and not self._lease.asked_for:
+        if ends is not None and not body.broken:
             self.upload = ends(self.position)
         self.close()
 

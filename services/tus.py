@@ -257,9 +257,9 @@ class Tus:
                 else None,
             )
             sealed = writer.record.sealed
-        if not sealed and lease.asked_for:
-            raise Locked("Another request asked for this upload; what came before it is kept.", retry_after=1)
         if body.broken and not sealed:
+            if lease.asked_for:
+                raise Locked("Another request asked for this upload; what had come is kept.", retry_after=1)
             raise MalformedUpload("The connection ended before the body did; what came is kept.")
         return self._end(principal, upload_id)
 
@@ -406,6 +406,9 @@ class Nothing:
 
     def read(self, size: int, /) -> bytes:
         return b""
+
+    def hurry(self) -> None:
+        pass
 
 
 def _default_name(content_type: str | None) -> str:

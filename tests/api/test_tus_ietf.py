@@ -1,0 +1,188 @@
+"""The IETF draft, interop versions 3 to 9, over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from core import ietf
+from services import Services
+from tests.api.test_tus import stored
+from tests.client import Answer, GatewayClient
+from tests.conftest import NOTHING
+from tests.each import each
+from tests.tus import MIB, begin, path, random_bytes
+
+Leftovers = Callable[[], dict[str, list[str]]]
+PARTIAL = "application/partial-upload"
+
+
+def fields(version: int, complete: bool, **more: str) -> dict[str, str]:
+    return {
+        "Upload-Draft-Interop-Version": str(version),
+        **ietf.completeness(version, complete),
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+
+
+def send(
+    client: GatewayClient,
+    version: int,
+    data: Any,
+    *,
+    complete: bool,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    sent = {"Content-Type": "application/octet-stream", **fields(version, complete), **(headers or {})}
+    return client.post("/api/tus", data=data, headers=sent)
+
+
+def append(
+    client: GatewayClient, version: int, where: str, offset: int, data: Any, *, complete: bool, **more: str
+) -> Answer:
+    sent = fields(version, complete, Upload_Offset=str(offset), **{"Content_Type": PARTIAL, **more})
+    return client.patch(where, data=data, headers=sent)
+
+
+@each("version", range(3, 10))
+def test_each_version_uploads_at_once_and_in_pieces(
+    client: GatewayClient, services: Services, bucket: Any, version: int
+) -> None:
+    told = "Upload-Incomplete" if version == 3 else "Upload-Complete"
+    yes, no = ("?0", "?1") if version == 3 else ("?1", "?0")
+    named = {"Content-Disposition": f"attachment; filename*=UTF-8''Pl%C3%A4n{version}.txt"}
+    at_once = send(client, version, b"hello", complete=True, headers=named)
+    assert at_once.status == 201 and at_once.headers[told] == yes and at_once.headers["Upload-Offset"] == "5"
+    file = client.get(f"/api/files/{at_once.headers['Upload-File-Id']}").json
+    assert file["original_name"] == f"Plän{version}.txt"
+    begun = send(client, version, b"hel", complete=False)
+    assert begun.status == 201 and begun.headers[told] == no and begun.headers["Upload-Offset"] == "3"
+    where = path(begun)
+    seen = client.head(where, headers={"Upload-Draft-Interop-Version": str(version)})
+    assert seen.status == 204 and seen.headers["Upload-Offset"] == "3" and seen.headers[told] == no
+    assert seen.headers["Cache-Control"] == "no-store" and "Upload-Length" not in seen.headers
+    assert "max-size=" in seen.headers["Upload-Limit"]
+    assert ("expires=" if version <= 6 else "max-age=") in seen.headers["Upload-Limit"]
+    more = append(client, version, where, 3, b"lo ", complete=False)
+    assert more.status == 204 and more.headers[told] == no and more.headers["Upload-Offset"] == "6"
+    done = append(client, version, where, 6, iter([b"wor", b"ld"]), complete=True)
+    assert done.status == 204 and done.headers[told] == yes
+    assert stored(services, bucket, done.headers["Upload-File-Id"]) == b"hello world"
+    seen = client.get(where) if version == 9 else client.head(where)  # bears no field of the draft
+    assert seen.status == 204 and seen.headers["Upload-Length"] == "11"
+    assert seen.headers["Upload-File-Id"] == done.headers["Upload-File-Id"]
+
+
+def test_an_upload_of_unknown_length_larger_than_a_part(
+    client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
+) -> None:
+    data = random_bytes(9 * MIB)
+    pieces = iter([data[start : start + MIB] for start in range(0, len(data), MIB)])
+    done = send(client, 8, pieces, complete=True)
+    assert done.status == 201 and done.headers["Upload-Complete"] == "?1"
+    assert stored(services, bucket, done.headers["Upload-File-Id"]) == data
+    assert leftovers() == NOTHING
+
+
+def test_T51_a_request_is_of_the_draft_by_its_fields_or_by_its_upload(client: GatewayClient) -> None:
+    of_draft, of_tus = path(send(client, 8, b"hel", complete=False)), path(begin(client, 5))
+    for sent in (
+        {"Upload-Complete": "?0"},
+        {"Upload-Incomplete": "?1"},
+        {"Upload-Draft-Interop-Version": "8"},
+        {},
+    ):
+        assert client.head(of_draft, headers=sent).status == 204, sent
+    assert client.head(of_tus).status == 412
+    assert client.head(of_draft, headers={"Tus-Resumable": "0.1"}).status == 412
+    assert client.delete(of_draft).status == 204 and client.head(of_draft).status == 410
+    assert client.post("/api/tus", headers={"Upload-Length": "5"}).status == 412
+
+
+def test_T51_the_drafts_refusals_have_registered_types(client: GatewayClient, leftovers: Leftovers) -> None:
+    where = path(send(client, 8, b"hel", complete=False, headers={"Upload-Length": "5"}))
+    wrong = append(client, 8, where, 1, b"lo", complete=True)
+    assert wrong.status == 409 and wrong.json["type"] == ietf.MISMATCHING_OFFSET
+    assert (wrong.json["expected-offset"], wrong.json["provided-offset"]) == (3, 1)
+    assert wrong.headers["Upload-Offset"] == "3" and wrong.headers["Upload-Complete"] == "?0"
+    for clash in (
+        append(client, 8, where, 3, b"l", complete=True),  # 4 bytes are not 5
+        append(client, 8, where, 3, b"", complete=False, Upload_Length="6"),
+        send(client, 8, b"hello", complete=True, headers={"Upload-Length": "6"}),
+    ):
+        assert clash.status == 400 and clash.json["type"] == ietf.INCONSISTENT_LENGTH
+    assert client.head(where).headers["Upload-Offset"] == "3"
+    done = append(client, 8, where, 3, b"lo", complete=True)
+    again = append(client, 8, where, 5, b"more", complete=True)
+    assert done.status == 204 and again.status == 400 and again.json["type"] == ietf.COMPLETED_UPLOAD
+    typed = client.patch(
+        where, data=b"", headers=fields(6, True, Upload_Offset="5", Content_Type="text/plain")
+    )
+    assert typed.status == 415
+    untyped = append(
+        client,
+        5,
+        path(send(client, 5, b"", complete=False)),
+        0,
+        b"x",
+        complete=True,
+        Content_Type="text/plain",
+    )
+    assert untyped.status == 204
+    assert leftovers() == NOTHING
+
+
+def test_more_than_was_announced_ends_an_upload_of_the_draft(
+    client: GatewayClient, leftovers: Leftovers
+) -> None:
+    where = path(send(client, 8, b"hel", complete=False, headers={"Upload-Length": "5"}))
+    over = append(client, 8, where, 3, b"lo!", complete=False)
+    assert over.status == 400 and over.json["type"] == ietf.INCONSISTENT_LENGTH
+    assert client.head(where).status == 410
+    assert leftovers() == NOTHING
+
+
+def digest(data: bytes, name: str = "sha-256") -> str:
+    sum_ = hashlib.new(name.replace("-", ""), data).digest()
+    return f"{name}=:{base64.b64encode(sum_).decode()}:"
+
+
+def test_T12_digests_of_content_and_of_the_whole_are_held_against_the_bytes(
+    client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
+) -> None:
+    whole = {"Repr-Digest": digest(b"hello")}
+    begun = send(
+        client, 8, b"hel", complete=False, headers={**whole, "Content-Digest": digest(b"hel", "sha-512")}
+    )
+    assert begun.headers["Upload-Offset"] == "3"
+    where = path(begun)
+    wrong = append(client, 8, where, 3, b"lo", complete=True, Content_Digest=digest(b"LO"))
+    assert wrong.status == 400 and wrong.code == "checksum_mismatch"
+    assert client.head(where).headers["Upload-Offset"] == "3"
+    done = append(client, 8, where, 3, b"lo", complete=True, Content_Digest=digest(b"lo"))
+    assert stored(services, bucket, done.headers["Upload-File-Id"]) == b"hello"
+    other = send(client, 8, b"hullo", complete=True, headers=whole)
+    services.checking.check(UUID(other.headers["Upload-File-Id"]))
+    file = client.get(f"/api/files/{other.headers['Upload-File-Id']}").json
+    assert file["status"] == "rejected" and file["problem"]["code"] == "checksum_mismatch"
+
+
+@pytest.mark.settings(max_file_size=10)
+def test_T52_limits_hold_for_the_draft_too(client: GatewayClient, leftovers: Leftovers) -> None:
+    assert send(client, 8, bytes(11), complete=True).status == 413
+    assert send(client, 8, b"", complete=False, headers={"Upload-Length": "11"}).status == 413
+    assert send(client, 8, iter([bytes(6), bytes(6)]), complete=True).status == 413
+    assert send(client, 8, bytes(10), complete=True).status == 201
+    assert leftovers() == NOTHING
+
+
+def test_malformed_fields_count_as_absent(client: GatewayClient) -> None:
+    sent = {"Upload-Draft-Interop-Version": "x", "Upload-Complete": "yes", "Upload-Length": "-1"}
+    whole = client.post("/api/tus", data=b"hello", headers=sent)
+    assert whole.status == 201 and whole.headers["Upload-Complete"] == "?1"
+    assert client.patch(path(whole), data=b"", headers=fields(8, True, Content_Type=PARTIAL)).status == 400

@@ -1,0 +1,204 @@
+"""Resumable uploads through the real server, over sockets that break, stall and compete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from core.principal import Principal
+from services import Services
+from settings import Settings
+from tests.client import GatewayClient
+from tests.conftest import NOTHING
+from tests.servers import free_port
+from tests.tus import MIB, TUS, begin, offset, patch, path, random_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+class Live:
+    """The gateway's HTTP server in a process of its own."""
+
+    def __init__(self, settings: Settings, log: Path):
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        assert settings.database_url is not None and settings.s3_secret_key is not None
+        self._environment = {
+            **os.environ,
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "S3_ENDPOINT": str(settings.s3_endpoint),
+            "S3_ACCESS_KEY": str(settings.s3_access_key),
+            "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            "S3_BUCKET": settings.s3_bucket,
+            "PUBLIC_URL": self.address,
+            "PORT": str(self.port),
+            "HOST": "127.0.0.1",
+            "WEB_WORKERS": "2",
+            "WEB_THREADS": "8",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py", "serve"],
+                cwd=ROOT,
+                env=self._environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        raise RuntimeError(self._log.read_text()[-2000:])
+
+    def kill(self) -> None:
+        """Master and workers at once, at whatever they are doing."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+            with contextlib.suppress(OSError):  # until the last worker has let go of the port
+                while True:
+                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                    time.sleep(0.02)
+
+    def restarted(self, user: GatewayClient) -> GatewayClient:
+        """Killed and started again; a client without connections to the dead one."""
+        self.kill()
+        self.start()
+        return user.as_(user.key)
+
+
+@pytest.fixture
+def live(settings: Settings, services: Services, tmp_path: Path) -> Iterator[Live]:
+    server = Live(settings, tmp_path / "server.log")
+    server.start()
+    yield server
+    server.kill()
+    print((tmp_path / "server.log").read_text()[-6000:])
+
+
+@pytest.fixture
+def user(live: Live, services: Services) -> GatewayClient:
+    return GatewayClient(live.address, services.access.create_key("alice")[1])
+
+
+def open_patch(live: Live, user: GatewayClient, where: str, at: int, length: int | None) -> socket.socket:
+    """A PATCH whose head is sent, and whose body is ours to send; chunked where the length is None."""
+    client = socket.create_connection(("127.0.0.1", live.port), 30)
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    client.sendall(
+        (
+            f"PATCH {where} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {user.key}\r\nTus-Resumable: 1.0.0\r\n"
+            f"Content-Type: application/offset+octet-stream\r\nUpload-Offset: {at}\r\n{framing}\r\n\r\n"
+        ).encode()
+    )
+    return client
+
+
+def answer_of(client: socket.socket) -> bytes:
+    client.settimeout(60)
+    data = b""
+    with client, contextlib.suppress(OSError):
+        while b"\r\n\r\n" not in data and (piece := client.recv(65536)):
+            data += piece
+    return data
+
+
+def finished(user: GatewayClient, services: Services, bucket: Any, where: str, data: bytes) -> None:
+    """Go on from where the gateway says it stands; what comes of it must be the data."""
+    at = offset(user, where)
+    done = patch(user, where, at, data[at:]) if at < len(data) else user.head(where, headers=TUS)
+    file_id = UUID(done.headers["Upload-File-Id"])
+    services.checking.check(file_id)
+    file = services.files.get(Principal("alice"), file_id)
+    assert file.status == "ready", file.problem
+    with bucket.open(file.file_path) as reader:
+        assert reader.read(-1) == data
+
+
+def test_T53_a_connection_cut_at_any_byte_loses_nothing_that_had_come(
+    live: Live, user: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
+) -> None:
+    data = random_bytes(19 * MIB)
+    ends: list[Callable[[socket.socket], None]] = [
+        lambda client: client.shutdown(socket.SHUT_WR),
+        lambda client: client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"),  # a reset
+    ]
+    for number, cut in enumerate((1, 65_537, 3_333_333, 5 * MIB, 8 * MIB, 8 * MIB + 1, 17 * MIB + 12_345)):
+        for chunked in (False, True) if cut in (3_333_333, 8 * MIB + 1) else (False,):
+            where = path(begin(user, len(data)))
+            client = open_patch(live, user, where, 0, None if chunked else len(data))
+            client.sendall(b"%x\r\n" % len(data) + data[:cut] if chunked else data[:cut])
+            if number % 2:
+                time.sleep(0.7)  # a reset that overtakes bytes in the kernel takes them along
+            ends[number % 2](client)
+            client.close() if number % 2 else answer_of(client)
+            assert offset(user, where) == cut, (cut, chunked)
+            finished(user, services, bucket, where, data)
+    assert leftovers() == NOTHING
+
+
+def test_T53_what_was_acknowledged_survives_a_killed_server(
+    live: Live, user: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
+) -> None:
+    data = random_bytes(21 * MIB)
+    where = path(begin(user, len(data)))
+    assert patch(user, where, 0, data[:3000]).status == 204
+    user = live.restarted(user)
+    assert offset(user, where) == 3000
+    for pause in (0.05, 0.3):
+        at = offset(user, where)
+        with open_patch(live, user, where, at, len(data) - at) as client:
+            client.sendall(data[at : at + 9 * MIB])
+            time.sleep(pause)
+            user = live.restarted(user)
+        stands = offset(user, where)  # the dead writer's lease passes by itself
+        assert at <= stands <= at + 9 * MIB
+    finished(user, services, bucket, where, data)
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
+    live: Live, user: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
+) -> None:
+    data = random_bytes(20 * MIB)
+    where = path(begin(user, len(data)))
+    first = open_patch(live, user, where, 0, len(data))
+    first.sendall(data[: 9 * MIB + 77])  # and then nothing: the client has lost its network
+    time.sleep(0.5)
+    assert offset(user, where) == 9 * MIB + 77
+    assert b" 423 " in answer_of(first).split(b"\r\n")[0]
+    # two at once, from the same offset: one proceeds
+    at = 9 * MIB + 77
+    answers = []
+    writers = [
+        threading.Thread(target=lambda: answers.append(patch(user, where, at, data[at:]).status))
+        for _ in range(3)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert set(answers) <= {204, 409, 423, 400}, answers
+    finished(user, services, bucket, where, data)
+    assert leftovers() == NOTHING
