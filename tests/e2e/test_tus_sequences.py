@@ -563,7 +563,7 @@ class Run:
         self.look(upload)  # nobody holds it any more
         if upload.state == "open":
             self.gateway.sql(
-                "update uploads set expires_at = now() - interval '1 minute' where id::text = %s",
+                "update uploads set expires_at = now() - interval '1 minute' where id::text = %s returning id",
                 self.id(upload),
             )
             upload.state = "gone"
@@ -595,7 +595,7 @@ class Run:
                 self.compare(upload)
                 expected += 1
         self.gateway.sql(
-            "update uploads set updated_at = updated_at - interval '1 hour' where owner_id = %s",
+            "update uploads set updated_at = updated_at - interval '1 hour' where owner_id = %s returning id",
             self.owner.name,
         )
         self.gateway.janitor()
