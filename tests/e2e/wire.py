@@ -45,7 +45,11 @@ class Request:
             f"{name}: {value}"
             for name, value in {"Host": parts.netloc, "Connection": "close", **headers}.items()
         ]
-        self.sock.sendall("\r\n".join([*lines, "", ""]).encode())
+        try:
+            self.sock.sendall("\r\n".join([*lines, "", ""]).encode())
+        except OSError:
+            self.sock.close()
+            raise
 
     def send(self, data: bytes | memoryview) -> bool:
         """False where the other side would take no more; its answer, if any, can still be read."""
@@ -67,21 +71,21 @@ class Request:
 
     def answer(self) -> Answer:
         """The final answer. Raises ConnectionError (or TimeoutError) where none comes."""
-        while (head := self._head()).status < 200:
-            self._interim.append(head)
-        body = b""
-        if self.method != "HEAD" and head.status != 204:
-            if "content-length" in head.headers:
-                while len(self._buffer) < int(head.headers["content-length"]):
-                    self._more()
-                body = self._buffer[: int(head.headers["content-length"])]
-            else:
-                with contextlib.suppress(ConnectionError):
-                    while True:
+        with self.sock:
+            while (head := self._head()).status < 200:
+                self._interim.append(head)
+            body = b""
+            if self.method != "HEAD" and head.status != 204:
+                if "content-length" in head.headers:
+                    while len(self._buffer) < int(head.headers["content-length"]):
                         self._more()
-                body = self._buffer
-        self.sock.close()
-        return Answer(head.status, head.headers, body, self._interim)
+                    body = self._buffer[: int(head.headers["content-length"])]
+                else:
+                    with contextlib.suppress(ConnectionError):
+                        while True:
+                            self._more()
+                    body = self._buffer
+            return Answer(head.status, head.headers, body, self._interim)
 
     def cut(self, how: str = "fin") -> None:
         """Leave: in order (``fin``), or broken (``reset``)."""
