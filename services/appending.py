@@ -72,6 +72,36 @@ class Store(ObjectStore, Multipart, Protocol):
     """What writing needs of the bucket."""
 
 
+class PartBuffer:
+    """The bytes of one part, filled in place again and again: growing would hold them twice for moments."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._filled = 0
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def add(self, piece: bytes, *, capacity: int) -> None:
+        if not self._bytes:
+            self._bytes = bytearray(capacity)
+        end = self._filled + len(piece)
+        self._bytes[self._filled : end] = piece
+        self._filled = end
+
+    def head(self) -> bytes:
+        """The first bytes, as many as tell the type."""
+        return bytes(self._bytes[: min(self._filled, HEAD_SIZE)])
+
+    @contextmanager
+    def view(self) -> Iterator[memoryview]:
+        with memoryview(self._bytes) as whole, whole[: self._filled] as filled:
+            yield filled
+
+    def clear(self) -> None:
+        self._filled = 0
+
+
 Verify = Callable[[], None]  # raises where the body does not have the checksum that came with it
 
 
@@ -97,7 +127,7 @@ class Writer:
         self.ttl = ttl
         self.record: ResumableRecord = lease.record
         self.upload = upload
-        self._buffer = bytearray()
+        self._buffer = PartBuffer()
         self._in_parts = self.record.in_parts  # bytes in recorded and staged parts
         self._staged: list[PartRecord] = []
         self._mime_type: str | None = None
@@ -132,7 +162,7 @@ class Writer:
                 body.hurry()
             if piece is None:
                 continue
-            self._buffer += piece
+            self._add(piece)
             self._check_size()
             self._judge(ended=False)
             if len(self._buffer) >= self._part_size and self.position != self.upload.size:
@@ -154,7 +184,7 @@ class Writer:
 
     def take(self, piece: bytes) -> None:
         """Add to the buffer; it becomes a part as soon as it is large enough for one."""
-        self._buffer += piece
+        self._add(piece)
         if len(self._buffer) >= self._store.part_limits.min_size:
             self._flush(stage=True)
 
@@ -172,6 +202,10 @@ class Writer:
             room = min(room, self.upload.size - self.position + 1)
         return min(_READ, room)
 
+    def _add(self, piece: bytes) -> None:
+        rest = self._part_size if self.upload.size is None else self.upload.size - self._in_parts
+        self._buffer.add(piece, capacity=min(self._part_size, rest))
+
     def _load_tail(self) -> None:
         """The bytes behind the parts, to be made a part of with those that come."""
         record = self.record
@@ -179,7 +213,7 @@ class Writer:
             return
         with bucket_errors(), self._store.open(record.tail_key) as reader:
             while piece := reader.read(_READ):
-                self._buffer += piece
+                self._add(piece)
                 self._lease.renew()
         if len(self._buffer) != record.tail_size:
             raise UploadGone("The bucket no longer holds what it took of this upload.")
@@ -201,12 +235,12 @@ class Writer:
         if self.record.partial:
             return
         try:
-            self.judge_head(self._buffer)
+            self.judge_head(self._buffer.head())
         except Unsupported as error:
             self._intake.abort(self.upload, problem=error.as_problem())
             raise
 
-    def judge_head(self, head: bytes | bytearray) -> None:
+    def judge_head(self, head: bytes) -> None:
         """Take the type from the upload's first bytes. Raises TypeMismatch, TypeNotAllowed."""
         self._judged = True
         name = self.upload.original_name
@@ -245,7 +279,7 @@ class Writer:
         """The buffer becomes the next part."""
         self._hold_quota()
         ref, number = self.place_for_part()
-        with memoryview(self._buffer) as bytes_of_part, self._bucket():
+        with self._buffer.view() as bytes_of_part, self._bucket():
             checksum = crc32(bytes_of_part) if self.checksums else None
             part = self._store.put_part(ref, number, bytes_of_part, checksum=checksum)
         self._buffer.clear()
@@ -303,7 +337,7 @@ class Writer:
     def _store_tail(self) -> None:
         self._hold_quota()
         key = self._new_key(TAIL_PREFIX)
-        with memoryview(self._buffer) as tail, self._bucket():
+        with self._buffer.view() as tail, self._bucket():
             self._store.put(key, tail, content_type=OCTET_STREAM, size=len(tail), checksum=crc32(tail))
         self._note(tail=key)
 
@@ -312,7 +346,7 @@ class Writer:
         self._hold_quota()
         key = self._new_key(FILE_PREFIX)
         mime_type = self._mime_type or OCTET_STREAM
-        with memoryview(self._buffer) as whole, self._bucket():
+        with self._buffer.view() as whole, self._bucket():
             self._store.put(key, whole, content_type=mime_type, size=len(whole), checksum=crc32(whole))
         self._in_parts = self.position
         self._buffer.clear()

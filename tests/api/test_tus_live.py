@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -27,6 +28,13 @@ from tests.tus import MIB, TUS, begin, offset, patch, path, random_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 Leftovers = Callable[[], dict[str, list[str]]]
+
+SILENT = 3.0  # seconds that a body may pause here
+SCRIPT = f"""
+import sys, api.tus_body, app
+api.tus_body.SILENCE = {SILENT}
+sys.exit(app.main(["serve"]))
+"""
 
 
 class Live:
@@ -55,7 +63,7 @@ class Live:
     def start(self) -> None:
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py", "serve"],
+                [sys.executable, "-c", SCRIPT],
                 cwd=ROOT,
                 env=self._environment,
                 stdout=output,
@@ -93,7 +101,6 @@ def live(settings: Settings, services: Services, tmp_path: Path) -> Iterator[Liv
     server.start()
     yield server
     server.kill()
-    print((tmp_path / "server.log").read_text()[-6000:])
 
 
 @pytest.fixture
@@ -121,6 +128,10 @@ def answer_of(client: socket.socket) -> bytes:
         while b"\r\n\r\n" not in data and (piece := client.recv(65536)):
             data += piece
     return data
+
+
+def path_of(address: str) -> str:
+    return urlsplit(address).path
 
 
 def finished(user: GatewayClient, services: Services, bucket: Any, where: str, data: bytes) -> None:
@@ -202,3 +213,72 @@ def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
     assert set(answers) <= {204, 409, 423, 400}, answers
     finished(user, services, bucket, where, data)
     assert leftovers() == NOTHING
+
+
+def test_T55_a_stalled_body_ends_and_what_had_come_is_kept(
+    live: Live, user: GatewayClient, services: Services
+) -> None:
+    data = random_bytes(40_000)
+    where = path(begin(user, len(data)))
+    client = open_patch(live, user, where, 0, len(data))
+    client.sendall(data[:33_333])
+    started = time.monotonic()
+    status = answer_of(client).split(b"\r\n")[0]
+    assert b" 400 " in status and SILENT - 1 < time.monotonic() - started < 5 * SILENT
+    assert services.tus is not None
+    upload_id = UUID(where.rpartition("/")[2])
+    assert services.tus.find(Principal("alice"), upload_id).offset == 33_333
+    dripping = open_patch(
+        live, user, where, 33_333, len(data) - 33_333
+    )  # 1 byte a second is no stall, but it yields
+    dripping.sendall(data[33_333:33_334])
+    time.sleep(0.3)
+    assert offset(user, where) == 33_334
+    assert b" 423 " in answer_of(dripping).split(b"\r\n")[0]
+
+
+def test_an_interim_answer_tells_where_to_resume_before_the_body_is_read(
+    live: Live, user: GatewayClient, services: Services, bucket: Any
+) -> None:
+    def begun(version: str, *more: str) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", live.port), 30)
+        fields = [
+            "POST /api/tus HTTP/1.1", "Host: x", f"Authorization: Bearer {user.key}", "Upload-Complete: ?1",
+            f"Upload-Draft-Interop-Version: {version}", "Content-Length: 11", *more,
+        ]  # fmt: skip
+        client.sendall(("\r\n".join(fields) + "\r\n\r\n").encode())
+        return client
+
+    for version in ("3", "6", "9"):
+        client = begun(version)
+        head = client.recv(65536).decode().split("\r\n")
+        assert head[0] == "HTTP/1.1 104 Upload Resumption Supported"
+        told = dict(line.split(": ", 1) for line in head[1:] if line)
+        assert told["Upload-Draft-Interop-Version"] == version and "max-size=" in told["Upload-Limit"]
+        where = path_of(told["Location"])
+        if (
+            version == "6"
+        ):  # the network is gone after five bytes, and all that the client has is the interim answer
+            client.sendall(b"hello")
+            client.close()
+            at = user.head(where, headers={"Upload-Draft-Interop-Version": version}).headers["Upload-Offset"]
+            assert at == "5"
+            sent = {
+                "Upload-Draft-Interop-Version": version, "Upload-Offset": at, "Upload-Complete": "?1",
+                "Content-Type": "application/partial-upload",
+            }  # fmt: skip
+            done = user.patch(where, data=b" world", headers=sent)
+            assert done.status == 204 and done.headers["Upload-File-Id"]
+        else:
+            client.sendall(b"hello world")
+            final = answer_of(client).decode()
+            assert final.startswith("HTTP/1.1 201 ") and where in final
+    for version, more in (
+        ("2", ()),
+        ("10", ()),
+        ("8", ("Via: 1.1 proxy",)),
+        ("8", ("X-Forwarded-For: 192.0.2.1",)),
+    ):
+        client = begun(version, *more)
+        client.sendall(b"hello world")
+        assert answer_of(client).startswith(b"HTTP/1.1 201 ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import zlib
 
@@ -44,10 +45,8 @@ def test_metadata_by_the_letter() -> None:
 @given(ANY)
 def test_whatever_stands_in_a_field_it_is_read_or_refused(text: str) -> None:
     for read in (tus.metadata, tus.deferred, tus.checksum, tus.concat, lambda value: tus.length(value, "x")):
-        try:
+        with contextlib.suppress(InvalidInput):
             read(text)
-        except InvalidInput:
-            pass
     assert ietf.boolean(text) in (None, True, False)
     found = ietf.integer(text)
     assert found is None or 0 <= found < 10**15

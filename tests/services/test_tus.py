@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -22,7 +23,7 @@ from services import Services
 from services.admission import Admission, AdmissionLimits
 from services.completing import Completing
 from services.files import FileQuery
-from services.intake import Intake
+from services.intake import PART_SIZE, Intake
 from services.tus import NewResumable, Tus
 from settings import Settings
 from tests.conftest import NOTHING
@@ -333,3 +334,37 @@ class Pause:
             self.happened = True
             self._action()
         yield
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------------
+
+
+class Flood:
+    """Zeros, as many as were announced, made as they are read."""
+
+    broken = False
+
+    def __init__(self, size: int):
+        self.left = size
+
+    def read(self, size: int, /) -> bytes:
+        size = min(size, self.left)
+        self.left -= size
+        return bytes(size)
+
+    def hurry(self) -> None:
+        self.left, self.broken = 0, True
+
+
+@pytest.mark.parametrize("size", [6 * PART_SIZE, None])
+def test_memory_is_bounded_by_one_part(services: Services, alice: Principal, size: int | None) -> None:
+    assert services.tus is not None
+    upload_id = services.tus.create(alice, NewResumable("tus", "a.bin", None, size, Placement())).upload.id
+    tracemalloc.start()
+    try:
+        standing = services.tus.append(alice, upload_id, offset=0, body=Flood(5 * PART_SIZE + 5))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert standing.offset == 5 * PART_SIZE + 5
+    assert peak < 1.5 * PART_SIZE, peak
