@@ -170,12 +170,13 @@ def offers(upload_id: str | None = None) -> Response:
 def create(query: PlacementQuery) -> Response:
     """tus 1.0.0 with creation, creation-with-upload, creation-defer-length, expiration, checksum and concatenation, or the IETF
     draft, interop versions 3 to 9; bytes may come along. Of `Upload-Metadata`, `filename`, `filetype`, `folder_id`, `visibility`
-    and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft says where the file goes
-    in the query. Where that ends the upload, `Upload-File-Id` names its file."""
+    and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft may send it too, or say
+    where the file goes in the query, and its name in Content-Disposition. Where that ends the upload, `Upload-File-Id` names
+    its file."""
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
-    return _create_ietf(_placed(query)) if g.interop is not None else _create_tus(query)
+    return _create_ietf(query) if g.interop is not None else _create_tus(query)
 
 
 @tus.get("/<string:upload_id>")
@@ -274,7 +275,9 @@ def _create_tus(query: PlacementQuery) -> Response:
     return _created(g.standing)
 
 
-def _create_ietf(placement: Placement) -> Response:
+def _create_ietf(query: PlacementQuery) -> Response:
+    """tus-js-client says name, type and place in tus's Upload-Metadata also where it speaks the draft, and there only."""
+    pairs = words.metadata(request.headers.get("Upload-Metadata"))
     complete = _completes()
     told, length = ietf.integer(request.headers.get("Upload-Length")), content_length()
     if complete and length is not None:
@@ -285,10 +288,10 @@ def _create_ietf(placement: Placement) -> Response:
     sha256 = ietf.digests(request.headers.get("Repr-Digest")).get("sha256")
     new = NewResumable(
         protocol="ietf",
-        filename=options.get("filename"),
-        content_type=request.mimetype or None,
+        filename=options.get("filename") or _text(pairs, "filename") or _text(pairs, "name"),
+        content_type=_text(pairs, "filetype") or _text(pairs, "type") or _own_type(),
         size=told,
-        placement=placement,
+        placement=_placement(pairs, query),
         sha256=sha256.hex() if sha256 else None,
     )
     g.standing = _tus().create(principal(), new)
@@ -297,6 +300,11 @@ def _create_ietf(placement: Placement) -> Response:
         _announce(g.standing)
         g.standing = _receive(g.standing.upload.id, 0, last=complete)
     return _created(g.standing)
+
+
+def _own_type() -> str | None:
+    """The file's type as the creation's Content-Type says it, unless that is the type of an appended piece."""
+    return request.mimetype if request.mimetype not in ("", ietf.CONTENT_TYPE) else None
 
 
 def _created(standing: Standing) -> Response:

@@ -232,9 +232,9 @@ class Tus:
         Raises OffsetMismatch, UploadGone, Locked where another request took over, FileTooLarge, InconsistentLength, and what
         the type rules and the quota refuse. Whatever is raised, the offset that is recorded is right."""
         standing = self._live(principal, upload_id)
-        self._check_offset(standing, offset)
         if standing.record.sources is not None:
             raise NotAllowed("A final upload takes no bytes of its own.")
+        self._check_offset(standing, offset)
         if standing.upload.status not in _LIVE:
             return self._again(principal, standing, length)
         with Lease.of(self._db, upload_id) as lease:
@@ -252,7 +252,11 @@ class Tus:
             writer.append(
                 body,
                 verify=verify,
-                ends=(lambda found: self._declare(principal, Standing(upload, writer.record), found, lease))
+                ends=(
+                    lambda found: self._declare(
+                        principal, Standing(writer.upload, writer.record), found, lease
+                    )
+                )
                 if last
                 else None,
             )
