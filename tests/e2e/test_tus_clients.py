@@ -124,19 +124,23 @@ WAYS: dict[str, dict[str, Any]] = {
     "parallel, in chunks": {"options": {"parallelUploads": 2, "chunkSize": 2 * MIB}},
     "parallel, with the creation": {"options": {"parallelUploads": 2, "uploadDataDuringCreation": True}},
 }
-for draft in IETF:
+DRAFT_WAYS: dict[str, dict[str, Any]] = {
+    "one request": {},
+    "in chunks": {"options": {"chunkSize": 5 * MIB}},
+    "buffer in chunks": {"source": "buffer", "options": {"chunkSize": 3 * MIB}},
+    "with the creation": {"options": {"uploadDataDuringCreation": True}},
+    "deferred length": {
+        "source": "stream",
+        "options": {"uploadLengthDeferred": True, "chunkSize": 5 * MIB + 3},
+    },
+}
+for name, job in DRAFT_WAYS.items():
+    drafts = (
+        IETF if name in ("one request", "with the creation") else IETF[1:]
+    )  # the others differ in headers alone
     WAYS |= {
-        f"{draft}": {"options": {"protocol": draft}},
-        f"{draft}, in chunks": {"options": {"protocol": draft, "chunkSize": 5 * MIB}},
-        f"{draft}, buffer in chunks": {
-            "source": "buffer",
-            "options": {"protocol": draft, "chunkSize": 3 * MIB},
-        },
-        f"{draft}, with the creation": {"options": {"protocol": draft, "uploadDataDuringCreation": True}},
-        f"{draft}, deferred length": {
-            "source": "stream",
-            "options": {"protocol": draft, "uploadLengthDeferred": True, "chunkSize": 5 * MIB + 3},
-        },
+        f"{draft}, {name}": {**job, "options": {**job.get("options", {}), "protocol": draft}}
+        for draft in drafts
     }
 
 
@@ -154,8 +158,8 @@ def test_js_uploads(
         assert job.statuses("POST") == [201, 204, 204]
 
 
-@pytest.mark.parametrize("size", [0, 1, 5 * MIB, 8 * MIB])
-@pytest.mark.parametrize("protocol", ["tus-v1", *IETF])
+@pytest.mark.parametrize("size", [0, 1, 8 * MIB])
+@pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
 def test_js_sizes_at_the_edges(
     size: int, protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
@@ -164,7 +168,7 @@ def test_js_sizes_at_the_edges(
     owner.ready(path)
 
 
-@pytest.mark.parametrize("protocol", ["tus-v1", *IETF])
+@pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
 def test_js_metadata_reaches_the_file(
     protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
@@ -212,8 +216,9 @@ def test_js_with_an_upload_token(
     owner.ready(path)
 
 
-@pytest.mark.parametrize("protocol", ["tus-v1", *IETF])
-@pytest.mark.parametrize("action", ["cut", "reset"])
+@pytest.mark.parametrize(
+    ("action", "protocol"), [("cut", "tus-v1"), ("reset", "tus-v1"), ("cut", IETF[0]), ("reset", IETF[1])]
+)
 def test_js_goes_on_after_a_cut(
     action: Any, protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
@@ -271,7 +276,7 @@ def test_js_comes_back_to_a_gateway_that_was_killed(
     owner.ready(path)
 
 
-@pytest.mark.parametrize("protocol", ["tus-v1", *IETF])
+@pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
 def test_js_terminates(protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path) -> None:
     path = made(tmp_path, "unwanted.txt", 9 * MIB)
     job = tus_js(owner, path, terminateAt=5 * MIB, options={"protocol": protocol, "chunkSize": 4 * MIB})
@@ -289,7 +294,7 @@ def test_T56_js_terminating_a_finished_upload_keeps_the_file(
     owner.ready(path)
 
 
-@pytest.mark.parametrize("protocol", ["tus-v1", *IETF])
+@pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
 def test_T58_js_begins_anew_where_its_upload_has_expired(
     protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
@@ -316,8 +321,9 @@ def tuspy(gateway: Gateway, credential: str | None, endpoint: str | None = None)
     return TusClient(endpoint or gateway.tus, headers=headers)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 5 * MIB, 3 * MIB + 1])
-@pytest.mark.parametrize("checksum", [False, True], ids=["plain", "checksum"])
+@pytest.mark.parametrize(
+    ("chunk_size", "checksum"), [(None, False), (None, True), (5 * MIB, False), (3 * MIB + 1, True)]
+)
 def test_py_uploads(
     chunk_size: int | None, checksum: bool, gateway: Gateway, owner: Owner, tmp_path: Path
 ) -> None:
@@ -331,7 +337,7 @@ def test_py_uploads(
     assert uploader.request.response_headers["upload-file-id"] == file["id"]
 
 
-@pytest.mark.parametrize("size", [0, 1, 5 * MIB, 8 * MIB])
+@pytest.mark.parametrize("size", [0, 1, 5 * MIB])
 def test_py_sizes_at_the_edges(size: int, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "edge.txt", size)
     tuspy(gateway, owner.key).uploader(str(path), metadata={"filename": path.name}).upload()
