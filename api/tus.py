@@ -32,7 +32,6 @@ from api.tus_words import (
     limits,
     location,
     named,
-    placed,
     placement,
     service,
     source,
@@ -51,7 +50,6 @@ from core.errors import (
     Unsupported,
     UnsupportedVersion,
 )
-from core.placement import Placement
 from services.appending import Verify
 from services.tus import NewResumable, Standing
 
@@ -190,8 +188,9 @@ def offers(upload_id: str | None = None) -> Response:
 def create(query: PlacementQuery) -> Response:
     """tus 1.0.0 with creation, creation-with-upload, creation-defer-length, expiration, checksum and concatenation, or the IETF
     draft, interop versions 3 to 9; bytes may come along. Of `Upload-Metadata`, `filename`, `filetype`, `folder_id`, `visibility`
-    and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft says where the file goes
-    in the query. Where that ends the upload, `Upload-File-Id` names its file."""
+    and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft may send it too, or say
+    where the file goes in the query, and its name in Content-Disposition. Where that ends the upload, `Upload-File-Id` names
+    its file."""
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
@@ -202,7 +201,7 @@ def create(query: PlacementQuery) -> Response:
         response.headers["Idempotency-Replayed"] = "true"
         return response
     try:
-        return _create_ietf(placed(query)) if g.interop is not None else _create_tus(query)
+        return _create_ietf(query) if g.interop is not None else _create_tus(query)
     except BaseException:
         if key is not None and g.standing is None:
             services().idempotency.drop(principal(), key)
@@ -303,7 +302,9 @@ def _create_tus(query: PlacementQuery) -> Response:
     return _created(g.standing)
 
 
-def _create_ietf(place: Placement) -> Response:
+def _create_ietf(query: PlacementQuery) -> Response:
+    """tus-js-client says name, type and place in tus's Upload-Metadata also where it speaks the draft, and there only."""
+    pairs = words.metadata(request.headers.get("Upload-Metadata"))
     complete = completes()
     told, length = ietf.integer(request.headers.get("Upload-Length")), content_length()
     if complete and length is not None:
@@ -314,10 +315,10 @@ def _create_ietf(place: Placement) -> Response:
     sha256 = ietf.digests(request.headers.get("Repr-Digest")).get("sha256")
     new = NewResumable(
         protocol="ietf",
-        filename=options.get("filename"),
-        content_type=request.mimetype or None,
+        filename=options.get("filename") or text_in(pairs, "filename") or text_in(pairs, "name"),
+        content_type=text_in(pairs, "filetype") or text_in(pairs, "type") or _own_type(),
         size=told,
-        placement=place,
+        placement=placement(pairs, query),
         sha256=sha256.hex() if sha256 else None,
     )
     _admitted(service().create(principal(), new))
@@ -347,6 +348,11 @@ def _creation_digest() -> bytes:
     """What makes two creations the same: what is said about the upload, not its bytes."""
     said = {name: request.headers.get(name) for name in (*_APPENDS, *_DESCRIBES)}
     return request_digest(repr(sorted(said.items())).encode())
+
+
+def _own_type() -> str | None:
+    """The file's type as the creation's Content-Type says it, unless that is the type of an appended piece."""
+    return request.mimetype if request.mimetype not in ("", ietf.CONTENT_TYPE) else None
 
 
 def _created(standing: Standing) -> Response:

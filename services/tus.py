@@ -252,7 +252,11 @@ class Tus:
             writer.append(
                 body,
                 verify=verify,
-                ends=(lambda found: self._declare(principal, Standing(upload, writer.record), found, lease))
+                ends=(
+                    lambda found: self._declare(
+                        principal, Standing(writer.upload, writer.record), found, lease
+                    )
+                )
                 if last
                 else None,
             )

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
@@ -34,9 +34,12 @@ from tests.client import GatewayClient
 from tests.conftest import TEMPLATE
 from tests.servers import S3Server, free_port, minio_binary, start_minio, start_weed
 
+if TYPE_CHECKING:
+    from tests.e2e.gateway import Gateway
+
 ROOT = Path(__file__).resolve().parents[2]
 UPPY = Path(__file__).parent / "uppy"
-PACKAGES = {"chromium": "chromium", "npm": "npm"}  # program -> Debian package
+PACKAGES = {"chromium": "chromium", "npm": "npm", "node": "nodejs", "curl": "curl"}  # program -> Debian package
 PATIENCE = 60.0  # seconds until a file must be ready; usually one to four
 
 
@@ -44,7 +47,7 @@ def needs(program: str) -> str:
     """Where the program is; without it the test is skipped, or fails where nothing may be missing."""
     found = shutil.which(program)
     if found is None:
-        reason = f"{program.upper()} IS MISSING, browser tests do not run: apt install {PACKAGES[program]}"
+        reason = f"{program.upper()} IS MISSING, tests of clients do not run: apt install {PACKAGES[program]}"
         if os.environ.get("GATEWAY_TESTS_STRICT") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
@@ -220,6 +223,22 @@ def owner(live: Live) -> Owner:
     return live.owner()
 
 
+@pytest.fixture(scope="session")
+def gateway(
+    postgres_server: postgres.Postgres,
+    database_template: str,
+    s3_server: S3Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    """For resumable uploads: it may be killed, and its network may misbehave."""
+    from tests.e2e.gateway import running
+
+    with running(
+        tmp_path_factory.mktemp("gateway"), postgres_server.admin_url, TEMPLATE, s3_server
+    ) as started:
+        yield started
+
+
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
@@ -261,34 +280,37 @@ def bundled(live: Live, bundle: Callable[[int], bytes]) -> Callable[[int], None]
 def bundle() -> Callable[[int], bytes]:
     """The unmodified plugin of a version, with all it imports, as one module."""
 
+    def build(folder: Path) -> None:
+        (folder / "entry.js").write_text(
+            "export { default as Uppy } from '@uppy/core'\nexport { default as AwsS3 } from '@uppy/aws-s3'\n"
+        )
+        options = ["--bundle", "--format=esm", "--outfile=uppy.js", "--log-level=warning"]
+        _run(["node_modules/.bin/esbuild", "entry.js", *options], folder)
+
     @functools.cache
     def made(version: int) -> bytes:
-        npm, source = needs("npm"), UPPY / f"v{version}"
-        files = [source / name for name in ("package.json", "package-lock.json", ".npmrc")]
-        digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
-        target = ROOT / ".venv" / "uppy" / f"v{version}-{digest}"
-        target.mkdir(parents=True, exist_ok=True)
-        with (target / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may come at once
-            if not (target / "uppy.js").exists():
-                for file in files:
-                    shutil.copy(file, target)
-                (target / "entry.js").write_text(
-                    "export { default as Uppy } from '@uppy/core'\nexport { default as AwsS3 } from '@uppy/aws-s3'\n"
-                )
-                _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], target)
-                build = [
-                    "entry.js",
-                    "--bundle",
-                    "--format=esm",
-                    "--outfile=uppy.js.new",
-                    "--log-level=warning",
-                ]
-                _run(["node_modules/.bin/esbuild", *build], target)
-                (target / "uppy.js.new").rename(target / "uppy.js")
-        return (target / "uppy.js").read_bytes()
+        return (packages(UPPY / f"v{version}", f"uppy/v{version}", build) / "uppy.js").read_bytes()
 
     return made
+
+
+def packages(source: Path, name: str, build: Callable[[Path], None] | None = None) -> Path:
+    """The npm packages that ``source`` locks, installed under .venv once for each lock file; their folder."""
+    npm = needs("npm")
+    files = [source / name for name in ("package.json", "package-lock.json", ".npmrc")]
+    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    target = ROOT / ".venv" / f"{name}-{digest}"
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may come at once
+        if not (target / "complete").exists():
+            for file in files:
+                shutil.copy(file, target)
+            _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], target)
+            if build is not None:
+                build(target)
+            (target / "complete").touch()
+    return target
 
 
 def _run(command: list[str], directory: Path) -> None:
@@ -296,7 +318,7 @@ def _run(command: list[str], directory: Path) -> None:
     if done.returncode == 0:
         return
     reason = (
-        f"{command[0]} FAILED, browser tests do not run (no package registry in reach?): {done.stderr[-500:]}"
+        f"{command[0]} FAILED, tests of clients do not run (no package registry in reach?): {done.stderr[-500:]}"
     )
     if os.environ.get("GATEWAY_TESTS_STRICT") == "1":
         pytest.fail(reason, pytrace=False)

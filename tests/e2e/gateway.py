@@ -1,0 +1,142 @@
+"""A gateway for resumable uploads: two web processes and a worker, which a test may kill and start again, between two
+proxies that misbehave when they are told to:
+
+    client -- front (PUBLIC_URL) -- gateway -- back (S3_ENDPOINT) -- bucket
+
+The worker, and what a test looks with, reach the bucket directly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+
+from app import wire
+from settings import Settings
+from storage_backends import open_store
+from tests.client import GatewayClient
+from tests.e2e.conftest import ROOT, Live, _stop, _wait
+from tests.faults import FaultProxy
+from tests.servers import S3Server, free_port
+
+BUCKET = "tus-uploads"
+
+
+@dataclass
+class Gateway(Live):
+    """``url`` is the gateway itself; clients use ``front.url``, which is also what it gives out."""
+
+    front: FaultProxy
+    back: FaultProxy
+    directory: Path
+    environ: dict[str, str]
+    direct_s3: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def tus(self) -> str:
+        return f"{self.front.url}/api/tus"
+
+    def start(self, name: str = "serve", **environ: str) -> subprocess.Popen[bytes]:
+        """One of the gateway's commands in a process group of its own, logging to ``NAME.log``."""
+        with (self.directory / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, str(ROOT / "app.py"), name],
+                env={**self.environ, **environ},
+                cwd=self.directory,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def serve(self) -> None:
+        self.process = self.start()
+        self.admin = GatewayClient(self.url, self.environ["ADMIN_API_KEY"])  # on new connections
+        _wait(f"{self.url}/readyz", self.directory / "serve.log")
+
+    def kill(self) -> None:
+        """kill -9 of all web processes at once."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def empty(self) -> None:
+        """Nothing in the bucket any more, whatever the database says."""
+        self.store.delete_many([info.key for info in self.store.list_objects("")])
+        for ref in list(self.store.list_multiparts("")):
+            self.store.abort_multipart(ref)
+
+    def janitor(self) -> None:
+        """One run, as a command would make it."""
+        values: dict[str, Any] = {name.lower(): value for name, value in self.environ.items()}
+        services = wire(Settings(_env_file=None, **{**values, "s3_endpoint": self.direct_s3}))
+        try:
+            services.upkeep.janitor()
+        finally:
+            services.db.close()
+
+
+@contextlib.contextmanager
+def running(directory: Path, admin_url: str, template: str, server: S3Server) -> Iterator[Gateway]:
+    """Started on a database cloned from ``template`` and a bucket of its own on ``server``."""
+    database, port = "gateway_tus", free_port()
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        connection.execute(f"drop database if exists {database} with (force)")  # type: ignore[arg-type]
+        connection.execute(f"create database {database} template {template}")  # type: ignore[arg-type]
+    address = admin_url.partition("?")
+    s3 = urlsplit(server.endpoint)
+    assert s3.hostname is not None
+    assert s3.port is not None
+    with (
+        FaultProxy("127.0.0.1", port) as front,
+        FaultProxy(s3.hostname, s3.port) as back,
+        contextlib.ExitStack() as parts,
+    ):
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("S3_", "DATABASE_"))
+        }
+        given = {
+            "PORT": str(port),
+            "PUBLIC_URL": front.url,
+            "DATA_DIR": str(directory / "var"),
+            "DATABASE_URL": address[0].rsplit("/", 1)[0] + "/" + database + "".join(address[1:]),
+            "S3_ENDPOINT": back.url,
+            "S3_ACCESS_KEY": server.access_key,
+            "S3_SECRET_KEY": server.secret_key,
+            "S3_BUCKET": BUCKET,
+            "ADMIN_API_KEY": "e2e-" + uuid4().hex,
+            "WEB_WORKERS": "2",
+            "WEB_THREADS": "8",
+            "RATE_LIMITS": "off",
+        }
+        own = S3Server(server.endpoint, server.access_key, server.secret_key, BUCKET)
+        gateway = Gateway(
+            "seaweedfs",
+            f"http://127.0.0.1:{port}",
+            "",
+            directory,
+            GatewayClient(f"http://127.0.0.1:{port}", given["ADMIN_API_KEY"]),
+            given["DATABASE_URL"],
+            open_store(own.settings()),
+            front,
+            back,
+            directory,
+            {**kept, **given},
+            server.endpoint,
+        )
+        if gateway.start("bootstrap").wait(60) != 0:
+            raise RuntimeError((directory / "bootstrap.log").read_text(errors="replace")[-3000:])
+        parts.callback(_stop, gateway.start("worker", S3_ENDPOINT=server.endpoint))
+        gateway.serve()
+        parts.callback(lambda: gateway.process and _stop(gateway.process))
+        yield gateway

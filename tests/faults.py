@@ -1,0 +1,173 @@
+"""A TCP proxy that passes everything on until it is told to misbehave: between a client and the gateway, or between the
+gateway and its bucket.
+
+    with FaultProxy("127.0.0.1", 8333) as proxy:                 # proxy.url is what the nearer side is given
+        proxy.arm(Fault("cut", after=3_000_000))                 # once 3,000,000 more bytes have gone up
+        …
+        proxy.heal()
+
+A fault counts the bytes of all connections together, kept ones included, from the moment it is armed, and falls on the
+connection that passes the byte."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+CHUNK = 64 * 1024  # bytes
+FOREVER = 3600.0  # seconds; longer than any test
+
+Direction = Literal["up", "down"]  # up: what the nearer side sends
+
+
+@dataclass
+class Fault:
+    """``cut`` ends the connection in order (FIN), ``reset`` breaks it (RST), ``stall`` holds it for ``seconds``."""
+
+    action: Literal["cut", "reset", "stall"]
+    after: int = 0  # bytes that still pass; exactly these
+    direction: Direction = "up"
+    seconds: float = FOREVER  # of a stall; a short one is a delay
+    times: int = 1  # how often; ``after`` is counted anew each time
+
+
+class FaultProxy:
+    """Listens from the start; ``close`` ends it with all its connections."""
+
+    def __init__(self, host: str, port: int):
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.struck = 0  # faults that fell
+        self._lock = threading.Lock()
+        self._fault: Fault | None = None
+        self._passed = 0  # bytes in the fault's direction since it was armed, or fell last
+        self._healed = threading.Event()
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self, fault: Fault) -> None:
+        """From now on this fault, in the place of another."""
+        with self._lock:
+            self._fault, self._passed, self._healed = fault, 0, threading.Event()
+
+    def heal(self) -> None:
+        """No fault any more; what is stalled goes on."""
+        with self._lock:
+            self._fault = None
+            self._healed.set()
+
+    def drop_all(self) -> None:
+        """Break every connection that is open now."""
+        with self._lock:
+            broken = list(self._open)
+        for sock in broken:
+            _reset(sock)
+
+    def close(self) -> None:
+        self.heal()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.drop_all()
+
+    def __enter__(self) -> FaultProxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(self._target, timeout=10)
+            except OSError:  # nobody there at the moment: the nearer side is told as it would be without us
+                _reset(near)
+                continue
+            far.settimeout(None)
+            for sock in (near, far):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._open |= {near, far}
+            over = threading.Event()  # the connection has been ended on purpose
+            threads = [
+                threading.Thread(target=self._pump, args=(near, far, "up", over), daemon=True),
+                threading.Thread(target=self._pump, args=(far, near, "down", over), daemon=True),
+            ]
+            for thread in threads:
+                thread.start()
+            threading.Thread(target=self._bury, args=(threads, near, far), daemon=True).start()
+
+    def _bury(self, threads: list[threading.Thread], near: socket.socket, far: socket.socket) -> None:
+        for thread in threads:
+            thread.join()
+        with self._lock:
+            self._open -= {near, far}
+        near.close()
+        far.close()
+
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, direction: Direction, over: threading.Event
+    ) -> None:
+        try:
+            while data := source.recv(CHUNK):
+                while data:
+                    passing, fault, healed = self._meet(direction, len(data))
+                    sink.sendall(data[:passing])
+                    data = data[passing:]
+                    if fault is None:
+                        continue
+                    if fault.action == "stall":
+                        healed.wait(fault.seconds)
+                        continue
+                    over.set()
+                    for sock in (source, sink):
+                        _end(sock) if fault.action == "cut" else _reset(sock)
+                    return
+            if not over.is_set():
+                sink.shutdown(socket.SHUT_WR)
+        except OSError:  # one side broke: so does the other
+            if not over.is_set():
+                _reset(sink)
+                _reset(source)
+
+    def _meet(self, direction: Direction, size: int) -> tuple[int, Fault | None, threading.Event]:
+        """How many of the next ``size`` bytes pass, and what falls after them."""
+        with self._lock:
+            fault = self._fault
+            if fault is None or fault.direction != direction:
+                return size, None, self._healed
+            passing = fault.after - self._passed
+            if size <= passing:
+                self._passed += size
+                return size, None, self._healed
+            self._passed, self.struck = 0, self.struck + 1
+            fault.times -= 1
+            if fault.times <= 0:
+                self._fault = None
+            return passing, fault, self._healed
+
+
+def _end(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side may have ended it already
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _reset(sock: socket.socket) -> None:
+    """RST. shutdown() wakes the thread that reads this socket; close() alone would not."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+    sock.close()

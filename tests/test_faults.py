@@ -1,0 +1,132 @@
+"""The proxy that misbehaves does so at exactly the byte it was told."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.faults import Fault, FaultProxy
+from tests.servers import free_port
+
+
+class Far:
+    """A server that keeps what one connection after the other brings, and says b"done" at the end of each."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.received: list[bytes] = []
+        self.ends: list[str] = []
+        self.ended = threading.Condition()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection:
+                self.received.append(b"")
+                end = "fin"
+                try:
+                    while data := connection.recv(65536):
+                        self.received[-1] += data
+                    connection.sendall(b"done")
+                except OSError:
+                    end = "reset"
+            with self.ended:
+                self.ends.append(end)
+                self.ended.notify_all()
+
+    def wait(self, count: int) -> None:
+        with self.ended:
+            assert self.ended.wait_for(lambda: len(self.ends) >= count, 20)
+
+
+@pytest.fixture
+def far() -> Iterator[Far]:
+    server = Far()
+    yield server
+    server.listener.shutdown(socket.SHUT_RDWR)
+    server.listener.close()
+
+
+@pytest.fixture
+def proxy(far: Far) -> Iterator[FaultProxy]:
+    with FaultProxy(*far.listener.getsockname()[:2]) as started:
+        yield started
+
+
+def near(proxy: FaultProxy) -> socket.socket:
+    parts = urlsplit(proxy.url)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), 20)
+
+
+DATA = bytes(range(256)) * 4096  # 1 MiB
+
+
+def test_passes_everything_on(proxy: FaultProxy, far: Far) -> None:
+    with near(proxy) as sock:
+        sock.sendall(DATA)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b"done"
+    assert far.received == [DATA]
+
+
+@pytest.mark.parametrize("action", ["cut", "reset"])
+def test_ends_a_connection_at_a_byte_and_lets_the_next_pass(action: str, proxy: FaultProxy, far: Far) -> None:
+    proxy.arm(Fault(action, after=300_001))  # type: ignore[arg-type]
+    with near(proxy) as sock:
+        try:
+            sock.sendall(DATA)
+            assert sock.recv(100) in (b"", b"done")
+        except ConnectionError:
+            assert action == "reset" or proxy.struck
+        far.wait(1)
+    received = far.received[0]
+    assert received == DATA[: len(received)]
+    assert len(received) == 300_001 if action == "cut" else len(received) <= 300_001
+    with near(proxy) as sock:
+        sock.sendall(DATA)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b"done"
+    assert (far.received[1], proxy.struck) == (DATA, 1)
+
+
+def test_stalls_until_healed(proxy: FaultProxy, far: Far) -> None:
+    proxy.arm(Fault("stall", after=1000))
+    with near(proxy) as sock:
+        sock.sendall(DATA[:200_000])
+        deadline = time.monotonic() + 20
+        while (not far.received or len(far.received[0]) < 1000) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert far.received == [DATA[:1000]]
+        proxy.heal()
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b"done"
+    assert far.received == [DATA[:200_000]]
+
+
+def test_counts_the_answers_where_it_is_told_to(proxy: FaultProxy, far: Far) -> None:
+    proxy.arm(Fault("cut", after=2, direction="down"))
+    with near(proxy) as sock:
+        sock.sendall(DATA)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b"do"
+        assert sock.recv(100) == b""
+    assert far.received == [DATA]
+
+
+def test_nobody_behind_it_is_a_refusal() -> None:
+    def ask(proxy: FaultProxy) -> bytes:
+        with near(proxy) as sock:
+            return sock.recv(1)
+
+    with FaultProxy("127.0.0.1", free_port()) as proxy, pytest.raises(ConnectionError):
+        ask(proxy)
