@@ -22,8 +22,9 @@ from app import database_url as database_url_of
 from core.errors import FileNotReady, Unavailable
 from core.principal import Principal
 from core.scan import read_answer, read_version
-from db import Database
+from db import Database, previews, texts
 from db.files import FileRecord
+from db.previews import PreviewRecord
 from services import Services, scanner_doctor
 from services import scanning as scanning_module
 from services.clamd import Clamd as ClamdClient
@@ -396,8 +397,8 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
     good = checked(services, upload(services, alice, "good.png", Source.png()))
     for file in (first, good):
         services.processing.process(file.id)
-    with db.connection() as tx:
-        tx.execute("insert into object_texts (object_key, content) values (%s, 'words')", [first.file_path])
+    with db.transaction() as tx:
+        assert texts.put(tx, first.file_path, content="words", language=None)
     assert len(services.files.previews_of([first])[first.id]) == 4
     assert rescan(services) == {"scanned": 4, "infected": 0, "failed": 0}
     scanner.learn("Test.Late", b"late hit")
@@ -446,9 +447,6 @@ def test_T98_urls_given_out_before_the_hit_lead_nowhere(
 def test_T98_a_preview_or_text_made_meanwhile_is_not_kept(
     services: Services, alice: Principal, scanner: Clamd, db: Database
 ) -> None:
-    from db import previews, texts
-    from db.previews import PreviewRecord
-
     file = checked(services, upload(services, alice, "a.png", Source.png() + b"late hit"))
     scanner.learn("Test.Late", b"late hit")
     rescan(services)
