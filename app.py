@@ -129,6 +129,7 @@ def wire(settings: Settings) -> Services:
             max_zip_bytes=settings.max_zip_bytes,
         ),
         link_secret=seal_secret,
+        scanned_only=scanning is not None,
     )
     # What the store can do is asked here, once; what it can't is not mounted.
     direct = tus = None
@@ -136,7 +137,9 @@ def wire(settings: Settings) -> Services:
         limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
         direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
         tus = Tus(db, store, intake, Completing(db, store, intake), ttl=upload_ttl)
-    previews = Previews(db, store, contents, Turns(places=settings.preview_places))
+    previews = Previews(
+        db, store, contents, Turns(places=settings.preview_places), scanned_only=scanning is not None
+    )
     return Services(
         db=db,
         access=access,

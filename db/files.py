@@ -19,7 +19,8 @@ COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
     " f.folder_id, f.status, f.visibility, f.tags, o.measured || f.metadata as metadata,"
     " coalesce(f.problem, o.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
-    " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found, o.encoding, o.stored_size"
+    " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found, o.encoding, o.stored_size,"
+    " o.scan_verdict is not null as scanned"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -52,6 +53,7 @@ class FileRecord:
     content_found: bool  # whether the last look into the bucket found the object
     encoding: str | None  # zstd where the object is stored compressed; services/contents.py reads it
     stored_size: int | None  # bytes in the bucket, where it is encoded
+    scanned: bool  # whether the scanner has said anything of the object
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ live as materialized (
     for update
 ),
 equal as materialized (
-    select object_key, measured, problem, encoding, stored_size from objects
+    select object_key, measured, problem, encoding, stored_size, scan_verdict from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
     and scan_verdict is distinct from 'infected' and %(link)s and exists (select from live)
     order by created_at limit 1 for share
@@ -192,6 +194,7 @@ select {COLUMNS}
 from file f cross join (
     select coalesce((select measured from equal), '{{}}') as measured, (select problem from equal) as problem,
            (select encoding from equal) as encoding, (select stored_size from equal) as stored_size,
+           (select scan_verdict from equal) as scan_verdict,
            'standard' as storage_class, true as found) o
 """
 

@@ -118,10 +118,12 @@ class Delivery:
         limits: DeliveryLimits,
         *,
         link_secret: bytes,
+        scanned_only: bool,
     ):
         self._db = db
         self._contents = contents
         self._link_secret = link_secret
+        self._scanned_only = scanned_only
         self._presigns = store if isinstance(store, Presigns) else None
         self._limits = limits
 
@@ -139,7 +141,7 @@ class Delivery:
 
         Raises FileNotReady, FileInTrash, ContentMissing, PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
         with self._db.connection() as tx:
-            file = downloadable(visible(principal, files.get(tx, file_id)))
+            file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
         return self._deliver(principal, file, method, mode or self._limits.mode, disposition, conditions)
 
     def open_link(
@@ -154,7 +156,14 @@ class Delivery:
             file = files.get(tx, file_id)
         if file is None:
             raise NotFound("There is no such file.")
-        found = self._deliver(None, downloadable(file), method, "proxy", disposition, conditions)
+        found = self._deliver(
+            None,
+            downloadable(file, scanned_only=self._scanned_only),
+            method,
+            "proxy",
+            disposition,
+            conditions,
+        )
         assert not isinstance(found, Redirect)
         return found
 
@@ -232,7 +241,7 @@ class Delivery:
             )
         life = self._limits.url_ttl if expires_in is None else timedelta(seconds=min(expires_in, 7 * 86400))
         with self._db.connection() as tx:
-            file = downloadable(visible(principal, files.get(tx, file_id)))
+            file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
             events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=_actor(principal))
         life = min(life, self._limits.url_max_ttl)
         return self._presigned(file, life, disposition) or self._sealed(file, life, disposition)
@@ -312,7 +321,7 @@ class Delivery:
         ):
             raise TooLarge("Too many files, or too many bytes, for one ZIP.")
         for _, file in members:
-            if file.status != "ready":
+            if not is_ready(file, scanned_only=self._scanned_only):
                 raise FileNotReady(f"{file.original_name} has not passed its checks.")
         return Zip(filename, self._zipped(principal, _unique(members), left_out))
 
@@ -322,7 +331,10 @@ class Delivery:
         wanted = list(dict.fromkeys(parse_id(text) for text in ids))
         with self._db.connection() as tx:
             found = {file.id: file for file in files.all_of(tx, wanted)}
-        chosen = [downloadable(visible(principal, found.get(file_id))) for file_id in wanted]
+        chosen = [
+            downloadable(visible(principal, found.get(file_id)), scanned_only=self._scanned_only)
+            for file_id in wanted
+        ]
         return [(file.original_name, file) for file in chosen]
 
     def _in_folder(
@@ -338,8 +350,9 @@ class Delivery:
             )
             paths = folders.paths_below(tx, folder_id)
         members = [(paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found]
-        ready = [(name, file) for name, file in members if file.status == "ready"]
-        return f"{folder.name}.zip", ready, [name for name, file in members if file.status != "ready"]
+        ready = [(name, file) for name, file in members if is_ready(file, scanned_only=self._scanned_only)]
+        left_out = {name for name, _ in members} - {name for name, _ in ready}
+        return f"{folder.name}.zip", ready, sorted(left_out)
 
     def _zipped(
         self, principal: Principal, members: list[tuple[str, FileRecord]], left_out: list[str]
@@ -380,11 +393,16 @@ class _Sink:
         return pieces
 
 
-def downloadable(file: FileRecord) -> FileRecord:
+def is_ready(file: FileRecord, *, scanned_only: bool) -> bool:
+    """With ``scanned_only`` also what was ``ready`` before scans were turned on waits for its first (THREATS T96)."""
+    return file.status == "ready" and (file.scanned or not scanned_only)
+
+
+def downloadable(file: FileRecord, *, scanned_only: bool) -> FileRecord:
     """The file, if its bytes may be handed out now."""
     if file.is_deleted or (file.expires_at is not None and file.expires_at <= datetime.now(UTC)):
         raise FileInTrash()
-    if file.status != "ready":
+    if not is_ready(file, scanned_only=scanned_only):
         raise FileNotReady()
     if not file.content_found:
         raise ContentMissing()

@@ -81,11 +81,14 @@ class _Shape:
 
 
 class Previews:
-    def __init__(self, db: Database, store: ObjectStore, contents: Contents, turns: Turns):
+    def __init__(
+        self, db: Database, store: ObjectStore, contents: Contents, turns: Turns, *, scanned_only: bool
+    ):
         self._db = db
         self._store = store
         self._contents = contents
         self._turns = turns
+        self._scanned_only = scanned_only
 
     # -- what a request asks for ---------------------------------------------------------------------------------------
 
@@ -95,7 +98,7 @@ class Previews:
         Raises PreviewUnsupported where the file has none of this type, PreviewFailed where making it failed, InvalidInput
         for a page beyond the last, FileNotReady, FileInTrash, ContentMissing, TooMany, Unavailable."""
         with self._db.connection() as tx:
-            file = downloadable(visible(principal, files.get(tx, file_id)))
+            file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
             shape = _shape(file, wish)
             shown = previews.find(
                 tx, file.file_path, preview_type=shape.type, variant=shape.variant, mime_type=shape.mime_type

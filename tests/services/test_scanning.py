@@ -379,6 +379,18 @@ def rescan(services: Services) -> dict[str, int]:
     return {"scanned": found.scanned, "infected": found.infected, "failed": found.failed}
 
 
+def test_T96_what_was_ready_before_scans_were_turned_on_waits_for_its_first(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    file = checked(services, upload(services, alice, "old.png", Source.png()))
+    with db.connection() as tx:
+        tx.execute("update objects set scan_verdict = null, scanned_with = null, scanned_at = null")
+    assert services.files.get(alice, file.id).status == "ready"
+    refused_everywhere(services, file)
+    assert rescan(services)["scanned"] == 1
+    assert services.delivery.url(alice, file.id)
+
+
 def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
     services: Services,
     scanner: Clamd,
