@@ -101,7 +101,13 @@ def zipped(data: bytes, *, encrypted: bool = False) -> bytes:
 
 
 def refused_everywhere(services: Services, file: FileRecord) -> None:
-    """No way of handing out bytes, or what was made of them, works."""
+    """No way of handing out bytes, or what was made of them, works, and no copy can be made."""
+    not_handed_out(services, file)
+    with pytest.raises(FileNotReady):
+        services.files.copy(Principal(file.owner_id), file.id)
+
+
+def not_handed_out(services: Services, file: FileRecord) -> None:
     who = Principal(file.owner_id)
     for attempt in (
         lambda: services.delivery.open(who, file.id, method="GET", mode="proxy"),
@@ -110,7 +116,6 @@ def refused_everywhere(services: Services, file: FileRecord) -> None:
         lambda: services.delivery.url(who, file.id),
         lambda: services.delivery.zip(who, ids=[str(file.id)]),
         lambda: services.previews.show(who, file.id, PreviewWish("thumbnail", size=256)),
-        lambda: services.files.copy(who, file.id),
     ):
         with pytest.raises(FileNotReady):
             attempt()
@@ -386,7 +391,7 @@ def test_T96_what_was_ready_before_scans_were_turned_on_waits_for_its_first(
     with db.connection() as tx:
         tx.execute("update objects set scan_verdict = null, scanned_with = null, scanned_at = null")
     assert services.files.get(alice, file.id).status == "ready"
-    refused_everywhere(services, file)
+    not_handed_out(services, file)
     assert rescan(services)["scanned"] == 1
     assert services.delivery.url(alice, file.id)
 
