@@ -302,7 +302,7 @@ class _Search(_Statement):
             return None
         also = "".join(
             f" and exists (select from file_words o where {self._mine('o')} and o.is_deleted = %(deleted)s"
-            f" and o.word = any({self.value(list(words.words))}::text[])"
+            f" and o.word {self._any_of(words)}"
             f" and o.uploaded_at = e.uploaded_at and o.file_id = e.file_id)"
             for words in rest
             if len(words.words) <= 4 and not words.beyond
@@ -359,6 +359,12 @@ class _Search(_Statement):
             for word in words.beyond
         ]
         return " union ".join([f"({listed})", *ranges]) if ranges else listed
+
+    def _any_of(self, words: WordList) -> str:
+        """One word by =, so that the entries come in order and two words are merged."""
+        if len(words.words) == 1:
+            return f"= {self.value(words.words[0])}"
+        return f"= any({self.value(list(words.words))}::text[])"
 
     def _sizes(self, lists: Sequence[WordList]) -> list[int]:
         """How many entries the lists have, counted to one more than are ranked."""

@@ -61,13 +61,15 @@ with recursive b (word) as (
 """
 _MEANT = f"""
 select array({_BEGINNING.format(word="s.word", limit=f"case when s.begins then {MOST + 1} else 0 end")}),
-       array(select o.word from owner_words o where o.owner_id = %(owner)s and o.plain like s.pattern limit {MOST})
+       array(select o.word from owner_words o where o.owner_id = %(owner)s and o.plain like s.pattern limit {MOST}),
+       exists (select from file_words fw where fw.owner_id = %(owner)s and fw.is_deleted = %(deleted)s
+               and fw.word = ('/' || s.word) collate "C")
 from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
 order by s.n
 """
 _MEANT_BY_ANYBODY = f"""
 select array(select distinct o.word from owner_words o
-             where s.begins and starts_with(o.word, s.word) or o.plain like s.pattern limit {MOST}), '{{}}'::text[]
+             where s.begins and starts_with(o.word, s.word) or o.plain like s.pattern limit {MOST}), '{{}}'::text[], true
 from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
 order by s.n
 """
@@ -76,33 +78,28 @@ order by s.n
 def meant(tx: Tx, owner_id: str | None, deleted: bool, sought: Sequence[Sought]) -> list[WordList]:
     """For each word the words of the owner's names (None: everybody's) that it may mean, itself always among them, also as a
     token (``/iphone``)."""
-    open_ones = [s for s in sought if s.begins or s.pattern]
-    found: dict[Sought, WordList] = {}
-    unknown: list[Sought] = []
-    if open_ones:
-        params = {
-            "owner": owner_id,
-            "deleted": deleted,
-            "words": [s.word for s in open_ones],
-            "begins": [s.begins for s in open_ones],
-            "patterns": [s.pattern for s in open_ones],
-        }
-        rows = tx.execute(
-            _MEANT if owner_id is not None else _MEANT_BY_ANYBODY, params, prepare=False
-        ).fetchall()
-        for s, (beginning, containing) in zip(open_ones, rows, strict=True):
-            words = dict.fromkeys([*_itself(s.word), *beginning[:MOST], *containing])
-            found[s] = WordList(tuple(words)[: MOST + 2], (s.word,) if len(beginning) > MOST else ())
-            if not beginning and not containing and s.begins and not s.word.startswith("/"):
-                unknown.append(s)
-        if unknown and owner_id is not None:                # no word, but maybe the beginning of a token: annualrep
-            tokens = meant(tx, owner_id, deleted, [Sought("/" + s.word, begins=True) for s in unknown])
-            found |= {s: WordList((s.word, *token.words), token.beyond) for s, token in zip(unknown, tokens, strict=True)}
-    return [found.get(s, WordList(_itself(s.word))) for s in sought]
-
-
-def _itself(word: str) -> tuple[str, ...]:
-    return (word,) if word.startswith("/") else (word, "/" + word)
+    found: list[WordList] = []
+    unknown: list[int] = []
+    params = {
+        "owner": owner_id,
+        "deleted": deleted,
+        "words": [s.word for s in sought],
+        "begins": [s.begins for s in sought],
+        "patterns": [s.pattern for s in sought],
+    }
+    sql = _MEANT if owner_id is not None else _MEANT_BY_ANYBODY
+    rows = tx.execute(sql, params, prepare=False).fetchall() if sought else []
+    for s, (beginning, containing, is_token) in zip(sought, rows, strict=True):
+        itself = [s.word, "/" + s.word] if is_token else [s.word]
+        words = dict.fromkeys([*itself, *beginning[:MOST], *containing])
+        if s.begins and not beginning and not containing and not s.word.startswith("/"):
+            unknown.append(len(found))
+        found.append(WordList(tuple(words)[: MOST + 2], (s.word,) if len(beginning) > MOST else ()))
+    if unknown and owner_id is not None:                    # no word, but maybe the beginning of a token: annualrep
+        tokens = meant(tx, owner_id, deleted, [Sought("/" + sought[at].word, begins=True) for at in unknown])
+        for at, token in zip(unknown, tokens, strict=True):
+            found[at] = WordList((sought[at].word, *token.words), token.beyond)
+    return found
 
 
 _NEAR = f"""
