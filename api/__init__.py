@@ -16,7 +16,7 @@ from flask import Flask, Response, g, request
 from flask_cors import CORS
 from werkzeug.routing import BaseConverter, ValidationError
 
-from api import auth, problems
+from api import auth, problems, proxies
 from api.admin import admin
 from api.companion import companion
 from api.context import EXTENSION, Gateway, HttpSettings, request_id
@@ -26,8 +26,8 @@ from api.ops import ops
 from api.render import GatewayJSON
 from api.s3_xml import s3_xml
 from api.search import search
-from api.tus import PATH as tus_path
 from api.tus import SlashAtEnd, tus
+from api.tus_words import PATH as TUS_PATH
 from api.upload import upload
 from api.upload_tokens import TokenInPath, upload_tokens
 from api.uploads import uploads
@@ -104,7 +104,9 @@ def create(services: Services, settings: Settings) -> Flask:
 
 
 def install(app: Flask, services: Services, http: HttpSettings) -> None:
-    """Put the routes and all that surrounds them onto ``app``. ValueError for a CORS origin that is not exact."""
+    """Put the routes and all that surrounds them onto ``app``. ValueError for a CORS origin that is not exact, and for a
+    trusted proxy that is no address."""
+    proxies.parsed(http.trusted_proxies)
     app.extensions[EXTENSION] = Gateway(services, http)
     app.json = GatewayJSON(app)
     app.url_map.merge_slashes = False  # a redirect from // would be HTML, and names may hold it
@@ -119,7 +121,7 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
     if services.direct is not None:
         app.register_blueprint(uploads, url_prefix="/api/uploads")
     if services.tus is not None:
-        app.register_blueprint(tus, url_prefix=tus_path)
+        app.register_blueprint(tus, url_prefix=TUS_PATH)
     app.wsgi_app = TokenInPath(SlashAtEnd(app.wsgi_app))  # type: ignore[method-assign]
 
 

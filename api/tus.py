@@ -9,22 +9,35 @@ question.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
-from werkzeug.http import http_date, parse_options_header
+from werkzeug.http import parse_options_header
 
 from api import problems, proxies
 from api.body import content_length, refuse_encoded
-from api.companion import placement_of
 from api.context import http, principal, services
+from api.idempotency import key_of_request, request_digest
 from api.in_flight import body_in_flight
 from api.operations import operation
 from api.schemas import PlacementQuery
 from api.tus_body import ArrivingBody
+from api.tus_words import (
+    PATH,
+    body_checksum,
+    completes,
+    has_bytes,
+    limits,
+    location,
+    named,
+    placement,
+    service,
+    source,
+    tell,
+    text_in,
+)
 from api.values import as_uuid
 from core import errors, ietf
 from core import tus as words
@@ -34,20 +47,17 @@ from core.errors import (
     GatewayError,
     InconsistentLength,
     InvalidInput,
-    NotFound,
     Unsupported,
     UnsupportedVersion,
 )
-from core.placement import Placement
 from services.appending import Verify
-from services.tus import NewResumable, Standing, Tus
+from services.tus import NewResumable, Standing
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 tus = Blueprint("tus", __name__)
 
-PATH = "/api/tus"
 _OVERRIDES = ("HEAD", "PATCH", "DELETE")
 _METHODS = "GET, HEAD, PATCH, DELETE, OPTIONS, POST"
 
@@ -73,6 +83,14 @@ _SPEAKS = (
     "Upload-Incomplete",
 )
 _APPENDS = (*_SPEAKS, "Upload-Offset", "Upload-Length", "Upload-Checksum", "Content-Digest", "Repr-Digest")
+_DESCRIBES = (
+    "Upload-Defer-Length",
+    "Upload-Metadata",
+    "Upload-Concat",
+    "Content-Type",
+    "Content-Disposition",
+    "Content-Length",
+)
 _LOOKS = (errors.NotFound, errors.UploadGone, errors.Locked, errors.UnsupportedVersion)
 _TAKES = (
     *_LOOKS,
@@ -128,8 +146,8 @@ def _understand() -> None:
         return
     draft = any(name in request.headers for name in _SPEAKS)
     if not draft:
-        named = as_uuid(str((request.view_args or {}).get("upload_id", "")))
-        draft = named is not None and _tus().find(principal(), named).upload.protocol == "ietf"
+        target = as_uuid(str((request.view_args or {}).get("upload_id", "")))
+        draft = target is not None and service().find(principal(), target).upload.protocol == "ietf"
     if not draft:
         raise UnsupportedVersion("Send Tus-Resumable: 1.0.0, or the fields of the IETF draft.")
     g.interop = ietf.version(request.headers.get("Upload-Draft-Interop-Version"))
@@ -163,20 +181,30 @@ def offers(upload_id: str | None = None) -> Response:
     query=PlacementQuery,
     gives={201: None},
     headers=_STATES,
-    takes_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat"),
-    refuses=(*_TAKES, errors.InvalidName),
+    takes_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
+    refuses=(*_TAKES, errors.InvalidName, errors.IdempotencyConflict, errors.IdempotencyInProgress),
     streams=_BYTES,
 )
 def create(query: PlacementQuery) -> Response:
     """tus 1.0.0 with creation, creation-with-upload, creation-defer-length, expiration, checksum and concatenation, or the IETF
     draft, interop versions 3 to 9; bytes may come along. Of `Upload-Metadata`, `filename`, `filetype`, `folder_id`, `visibility`
     and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft may send it too, or say
-    where the file goes in the query, and its name in Content-Disposition. Where that ends the upload, `Upload-File-Id` names
-    its file."""
+    where the file goes in the query and its name in Content-Disposition. Where that ends the upload, `Upload-File-Id` names its file."""
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
-    return _create_ietf(query) if g.interop is not None else _create_tus(query)
+    key = key_of_request()
+    first = services().idempotency.begin(principal(), key, _creation_digest()) if key is not None else None
+    if first is not None:  # what became of the bytes that came with it, the upload itself tells
+        response = _created(service().find(principal(), UUID(first.body["id"])))
+        response.headers["Idempotency-Replayed"] = "true"
+        return response
+    try:
+        return _create_ietf(query) if g.interop is not None else _create_tus(query)
+    except BaseException:
+        if key is not None and g.standing is None:
+            services().idempotency.drop(principal(), key)
+        raise
 
 
 @tus.get("/<string:upload_id>")
@@ -250,27 +278,25 @@ def _create_tus(query: PlacementQuery) -> Response:
     if concat is not None and concat.sources is not None:
         if length is not None or later:
             raise InvalidInput("The length of a final upload is that of its parts: leave Upload-Length out.")
-        if _has_bytes():
+        if has_bytes():
             raise errors.NotAllowed("A final upload takes no bytes of its own.")
     elif (length is not None) == later:
         raise InvalidInput("Send one of Upload-Length and Upload-Defer-Length.")
     new = NewResumable(
         protocol="tus",
-        filename=_text(pairs, "filename") or _text(pairs, "name"),
-        content_type=_text(pairs, "filetype") or _text(pairs, "type"),
+        filename=text_in(pairs, "filename") or text_in(pairs, "name"),
+        content_type=text_in(pairs, "filetype") or text_in(pairs, "type"),
         size=None if length is None else words.length(length, "Upload-Length"),
-        placement=_placement(pairs, query),
+        placement=placement(pairs, query),
         metadata=sent,
         partial=concat is not None and concat.sources is None,
     )
     if concat is not None and concat.sources is not None:
-        sources = [_source(address) for address in concat.sources]
-        g.standing = _tus().concatenate(principal(), new, sources, concat=joined or "")
-        return _created(g.standing)
-    checksum = _checksum() if _has_bytes() else None
-    g.standing = _tus().create(principal(), new)
-    g.created = True
-    if _has_bytes():
+        sources = [source(address) for address in concat.sources]
+        return _created(_admitted(service().concatenate(principal(), new, sources, concat=joined or "")))
+    checksum = body_checksum() if has_bytes() else None
+    _admitted(service().create(principal(), new))
+    if has_bytes():
         g.standing = _receive(g.standing.upload.id, 0, checksum=checksum)
     return _created(g.standing)
 
@@ -278,7 +304,7 @@ def _create_tus(query: PlacementQuery) -> Response:
 def _create_ietf(query: PlacementQuery) -> Response:
     """tus-js-client says name, type and place in tus's Upload-Metadata also where it speaks the draft, and there only."""
     pairs = words.metadata(request.headers.get("Upload-Metadata"))
-    complete = _completes()
+    complete = completes()
     told, length = ietf.integer(request.headers.get("Upload-Length")), content_length()
     if complete and length is not None:
         if told not in (None, length):
@@ -288,18 +314,39 @@ def _create_ietf(query: PlacementQuery) -> Response:
     sha256 = ietf.digests(request.headers.get("Repr-Digest")).get("sha256")
     new = NewResumable(
         protocol="ietf",
-        filename=options.get("filename") or _text(pairs, "filename") or _text(pairs, "name"),
-        content_type=_text(pairs, "filetype") or _text(pairs, "type") or _own_type(),
+        filename=options.get("filename") or text_in(pairs, "filename") or text_in(pairs, "name"),
+        content_type=text_in(pairs, "filetype") or text_in(pairs, "type") or _own_type(),
         size=told,
-        placement=_placement(pairs, query),
+        placement=placement(pairs, query),
         sha256=sha256.hex() if sha256 else None,
     )
-    g.standing = _tus().create(principal(), new)
-    g.created = True
+    _admitted(service().create(principal(), new))
     if length != 0 or (complete and told is None):
         _announce(g.standing)
         g.standing = _receive(g.standing.upload.id, 0, last=complete)
     return _created(g.standing)
+
+
+def _admitted(standing: Standing) -> Standing:
+    """From here on the upload is what an Idempotency-Key stands for, whether its bytes come or not."""
+    g.standing, g.created = standing, True
+    key = key_of_request()
+    if key is not None:
+        services().idempotency.finish(
+            principal(),
+            key,
+            request_digest=_creation_digest(),
+            status=201,
+            body={"id": str(standing.upload.id)},
+            headers={},
+        )
+    return standing
+
+
+def _creation_digest() -> bytes:
+    """What makes two creations the same: what is said about the upload, not its bytes."""
+    said = {name: request.headers.get(name) for name in (*_APPENDS, *_DESCRIBES)}
+    return request_digest(repr(sorted(said.items())).encode())
 
 
 def _own_type() -> str | None:
@@ -309,8 +356,8 @@ def _own_type() -> str | None:
 
 def _created(standing: Standing) -> Response:
     response = Response(status=201)
-    response.headers["Location"] = _location(standing)
-    _tell(response, standing)
+    response.headers["Location"] = location(standing)
+    tell(response, standing)
     return response
 
 
@@ -330,9 +377,9 @@ def _announce(standing: Standing) -> None:
         return
     lines = [
         "HTTP/1.1 104 Upload Resumption Supported",
-        f"Location: {_location(standing)}",
+        f"Location: {location(standing)}",
         f"Upload-Draft-Interop-Version: {said}",
-        f"Upload-Limit: {_limits(standing)}",
+        f"Upload-Limit: {limits(standing)}",
     ]
     sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
 
@@ -341,14 +388,14 @@ def _announce(standing: Standing) -> None:
 
 
 def _look(upload_id: str) -> Response:
-    g.standing = _tus().standing(principal(), _id(upload_id))
+    g.standing = service().standing(principal(), named(upload_id))
     response = Response(status=200 if g.interop is None else 204)
-    _tell(response, g.standing, whole=True)
+    tell(response, g.standing, whole=True)
     return response
 
 
 def _append(upload_id: str) -> Response:
-    named = _id(upload_id)
+    target = named(upload_id)
     refuse_encoded()
     if g.interop is None:
         if request.headers.get("Content-Type", "").strip().lower() != words.CONTENT_TYPE:
@@ -356,7 +403,7 @@ def _append(upload_id: str) -> Response:
         offset = words.length(request.headers.get("Upload-Offset", ""), "Upload-Offset")
         length = request.headers.get("Upload-Length")
         size = None if length is None else words.length(length, "Upload-Length")
-        g.standing = _receive(named, offset, size=size, checksum=_checksum())
+        g.standing = _receive(target, offset, size=size, checksum=body_checksum())
     else:
         if g.interop >= 6 and request.mimetype != ietf.CONTENT_TYPE:
             raise Unsupported(f"Send the bytes as {ietf.CONTENT_TYPE}.")
@@ -364,14 +411,14 @@ def _append(upload_id: str) -> Response:
         if found is None:
             raise InvalidInput("Upload-Offset is missing, or no number of bytes.")
         size = ietf.integer(request.headers.get("Upload-Length"))
-        g.standing = _receive(named, found, size=size, last=_completes())
+        g.standing = _receive(target, found, size=size, last=completes())
     response = Response(status=204)
-    _tell(response, g.standing)
+    tell(response, g.standing)
     return response
 
 
 def _terminate(upload_id: str) -> Response:
-    _tus().terminate(principal(), _id(upload_id))
+    service().terminate(principal(), named(upload_id))
     return Response(status=204)
 
 
@@ -398,7 +445,7 @@ def _receive(
     body = ArrivingBody(digests=list(digests.values()))
     check: Verify | None = verify if expected else None
     with body_in_flight(), body.attentive():
-        return _tus().append(
+        return service().append(
             principal(),
             upload_id,
             offset=offset,
@@ -408,120 +455,6 @@ def _receive(
             last=last,
             verify=check,
         )
-
-
-# -- words of requests -----------------------------------------------------------------------------------------------------
-
-
-def _tus() -> Tus:
-    service = services().tus
-    assert service is not None  # api/__init__.py mounts these routes only then
-    return service
-
-
-def _id(text: str) -> UUID:
-    named = as_uuid(text)
-    if named is None:
-        raise NotFound("There is no such upload.")
-    return named
-
-
-def _source(address: str) -> UUID:
-    """The upload that an address of ours names, be it absolute or relative."""
-    head, _, last = address.partition("?")[0].rstrip("/").rpartition("/")
-    if head and not head.endswith(PATH):
-        raise NotFound("There is no such upload.")
-    return _id(last)
-
-
-def _has_bytes() -> bool:
-    """Whether a creation brings bytes; with another type it does not, as both reference servers read it."""
-    return request.headers.get("Content-Type", "").strip().lower() == words.CONTENT_TYPE
-
-
-def _checksum() -> words.BodyChecksum | None:
-    sent = request.headers.get("Upload-Checksum")
-    return None if sent is None else words.checksum(sent)
-
-
-def _completes() -> bool:
-    return ietf.completes(
-        g.interop, request.headers.get("Upload-Complete"), request.headers.get("Upload-Incomplete")
-    )
-
-
-def _text(pairs: Mapping[str, bytes], key: str) -> str | None:
-    if key not in pairs:
-        return None
-    text = words.text_of(pairs[key])
-    if text is None:
-        raise InvalidInput(f"Upload-Metadata: {key} is not UTF-8.")
-    return text
-
-
-def _placement(pairs: dict[str, bytes], query: PlacementQuery) -> Placement:
-    """Where the file goes: what Upload-Metadata says, else the query."""
-    own = ("filename", "filetype", "name", "type")
-    kept = words.custom({key: value for key, value in pairs.items() if key not in own[:2]})
-    placed = placement_of(kept)
-    asked = _placed(query)
-    return Placement(
-        folder_id=placed.folder_id if "folder_id" in kept else asked.folder_id,
-        visibility=placed.visibility if "visibility" in kept else asked.visibility,
-        tags=placed.tags if "tags" in kept else asked.tags,
-        on_duplicate=asked.on_duplicate,
-        metadata=placed.metadata,
-    )
-
-
-def _placed(query: PlacementQuery) -> Placement:
-    return Placement(
-        folder_id=query.folder_id,
-        visibility=query.visibility,
-        tags=query.tags,
-        on_duplicate=query.on_duplicate,
-    )
-
-
-# -- words of answers ------------------------------------------------------------------------------------------------------
-
-
-def _location(standing: Standing) -> str:
-    return f"{proxies.origin()}{request.script_root}{PATH}/{standing.upload.id}"
-
-
-def _limits(standing: Standing) -> str:
-    left = int((standing.upload.expires_at - datetime.now(UTC)).total_seconds())
-    return ietf.limits(
-        g.interop, max_size=_tus().max_size(principal()), max_age=None if standing.complete else left
-    )
-
-
-def _tell(response: Response, standing: Standing, *, whole: bool = False) -> None:
-    """Put an upload's state into the words of the protocol; with ``whole`` all that is known of it."""
-    headers, upload, record = response.headers, standing.upload, standing.record
-    headers["Upload-Offset"] = str(standing.offset)
-    if standing.file_id is not None:
-        headers["Upload-File-Id"] = str(standing.file_id)
-    if g.interop is not None:
-        headers["Upload-Draft-Interop-Version"] = str(g.interop)
-        headers["Upload-Limit"] = _limits(standing)
-        headers.update(ietf.completeness(g.interop, standing.complete))
-        if upload.size is not None:
-            headers["Upload-Length"] = str(upload.size)
-        return
-    if upload.status in ("pending", "uploading"):
-        headers["Upload-Expires"] = http_date(upload.expires_at)
-    if not whole:
-        return
-    if upload.size is not None:
-        headers["Upload-Length"] = str(upload.size)
-    else:
-        headers["Upload-Defer-Length"] = "1"
-    if record.metadata is not None:
-        headers["Upload-Metadata"] = record.metadata
-    if record.concat is not None:
-        headers["Upload-Concat"] = record.concat
 
 
 @tus.errorhandler(GatewayError)
@@ -539,7 +472,7 @@ def _refuse(error: GatewayError) -> Response:
         if interop is not None:
             response.headers.update(ietf.completeness(interop, False))
     if g.get("created") and g.standing is not None:
-        response.headers["Location"] = _location(g.standing)
+        response.headers["Location"] = location(g.standing)
     return response
 
 

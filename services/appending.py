@@ -25,6 +25,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Protocol
 
 import structlog
@@ -132,6 +133,7 @@ class Writer:
         self._staged: list[PartRecord] = []
         self._mime_type: str | None = None
         self._judged = self._in_parts > 0
+        self._lived_on = monotonic()
         self.checksums = True  # whether parts carry crc32 sums
 
     @property
@@ -158,6 +160,7 @@ class Writer:
         self._load_tail()
         while (piece := body.read(self._room())) != b"":
             self._lease.renew()
+            self._live_on()
             if self._lease.asked_for:
                 body.hurry()
             if piece is None:
@@ -384,7 +387,7 @@ class Writer:
             self._remove([key for key in (tail, whole) if key is not None])
             raise lost()
         self._lease.renewed(record.asked_for)
-        self.record, self._staged = record, []
+        self.record, self._staged, self._lived_on = record, [], monotonic()
         if old.tail_key is not None:
             self._remove([old.tail_key])
 
@@ -398,6 +401,12 @@ class Writer:
                 self.upload = upload.reserving(reserve)
                 return
         raise QuotaExceeded()
+
+    def _live_on(self) -> None:
+        """Put the end of the upload's time off where a slow client takes long over a part."""
+        if monotonic() - self._lived_on > self.ttl.total_seconds() / 4:
+            self._intake.admission.extend(self.upload, self.upload.reserved, expires_in=self.ttl)
+            self._lived_on = monotonic()
 
     def _remove(self, keys: Sequence[str]) -> None:
         """Delete what this upload no longer needs; what fails is noted and found by the janitor."""

@@ -355,8 +355,10 @@ class Tus:
 
     def _again(self, principal: Principal, standing: Standing, length: int | None) -> Standing:
         """A request to an upload that is complete: without bytes it is a client that lost the last answer."""
-        if length != 0:
+        if length != 0 and standing.upload.protocol == "ietf":
             raise AlreadyComplete()
+        if length != 0:
+            raise self._intake.overrun(standing.upload)
         return self._end(principal, standing.upload.id)
 
     def _end(self, principal: Principal, upload_id: UUID) -> Standing:

@@ -6,11 +6,13 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from api.context import EXTENSION
 from core.principal import Principal
 from db import Database
 from services import Services
@@ -74,6 +76,8 @@ def test_what_was_said_about_a_file_is_kept(client: GatewayClient, services: Ser
         "Plän.txt", folder, "public", ["a", "b"], "processing",
     )  # fmt: skip
     assert file["metadata"]["custom"] == {"camera": "Leica", "width": "9999"}
+    assert patch(client, path(begun), 5, b"").headers["Upload-File-Id"] == file["id"]  # the last answer was lost
+    assert patch(client, path(begun), 5, b"more").status == 413
     again = client.head(path(begun), headers=TUS)
     assert again.headers["Upload-File-Id"] == file["id"] and again.headers["Upload-Offset"] == "5"
 
@@ -367,6 +371,7 @@ def test_T57_partial_uploads_become_one_file(
         assert seen["Upload-Offset"] == seen["Upload-Length"] == str(len(data))
         assert seen["Upload-Concat"].startswith("final;http://gateway.test/api/tus/")
         assert patch(client, path(answer), len(data), b"more").status == 403
+        assert patch(client, path(answer), 0, b"more").status == 403
         assert [client.head(address, headers=TUS).status for address in addresses] == [410] * len(addresses)
     assert leftovers() == NOTHING
 
@@ -461,3 +466,68 @@ def test_an_upload_token_opens_its_own_uploads_by_path_and_by_header(app: Any, c
     assert anonymous.post(f"{prefix}/api/tus", headers={**TUS, "Upload-Length": "11"}).status == 413
     of_owner = path(begin(client, 5))
     assert anonymous.head(prefix + of_owner, headers=TUS).status == 404
+
+
+def test_T14_a_creation_sent_again_is_the_same_upload(client: GatewayClient) -> None:
+    sent = {**BYTES, "Upload-Length": "10", "Idempotency-Key": "one"}
+    first = client.post("/api/tus", data=b"hello", headers=sent)
+    again = client.post("/api/tus", data=b"hello", headers=sent)
+    assert (first.status, again.status) == (201, 201)
+    assert first.headers["Location"] == again.headers["Location"] and again.headers["Upload-Offset"] == "5"
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert client.post("/api/tus", headers={**sent, "Upload-Length": "11"}).status == 422
+    refused = {**TUS, "Upload-Length": "x", "Idempotency-Key": "two"}
+    assert client.post("/api/tus", headers=refused).status == 400
+    assert client.post("/api/tus", headers={**refused, "Upload-Length": "5"}).status == 201
+
+
+def test_an_upload_whose_bytes_the_bucket_lost_is_over(
+    client: GatewayClient, bucket: Any, leftovers: Leftovers
+) -> None:
+    for size in (100, 9 * MIB):  # a tail alone; parts
+        where = path(begin(client, 20 * MIB))
+        assert patch(client, where, 0, random_bytes(size)).status == 204
+        for info in list(bucket.list_objects("tails/")):
+            bucket.delete(info.key)
+        for ref in list(bucket.list_multiparts("files/")):
+            bucket.abort_multipart(ref)
+        lost = client.head(where, headers=TUS)
+        assert lost.status == 410 and "Upload-Offset" not in lost.headers
+        assert client.head(where, headers=TUS).status == 410
+    assert leftovers() == NOTHING
+
+
+def proxied(app: Any, http: dict[str, Any], key: str | None, peer: str, **said: str) -> str:
+    """Where an upload is that was begun through a proxy."""
+    gateway = app.extensions[EXTENSION]
+    app.extensions[EXTENSION] = replace(gateway, http=replace(gateway.http, **http))
+    headers = {**TUS, "Upload-Length": "5", "Authorization": f"Bearer {key}"}
+    headers |= {f"X-Forwarded-{name}": value for name, value in said.items()}
+    try:
+        answer = app.test_client().post("/api/tus", headers=headers, environ_base={"REMOTE_ADDR": peer})
+    finally:
+        app.extensions[EXTENSION] = gateway
+    return str(answer.headers["Location"]).partition("/api/")[0]
+
+
+def test_T38_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client: GatewayClient) -> None:
+    unset = {
+        "base_url": "http://localhost:8080",
+        "public_url_set": False,
+        "trusted_proxies": ("10.0.0.0/8", "::1"),
+    }
+    says = {"Proto": "https", "Host": "files.example.com:8443"}
+    cases = [
+        (unset, "10.1.2.3", says, "https://files.example.com:8443"),
+        (unset, "::1", says, "https://files.example.com:8443"),
+        (unset, "192.0.2.1", says, "http://localhost:8080"),
+        (unset, "10.1.2.3", {}, "http://localhost:8080"),
+        (unset, "10.1.2.3", {**says, "Host": "evil.test/x"}, "http://localhost:8080"),
+        (unset, "10.1.2.3", {**says, "Proto": "javascript"}, "http://localhost:8080"),
+        # what the client itself wrote stands left of what our proxies add
+        (unset, "10.1.2.3", {"For": "192.0.2.9", "Proto": "http, https", "Host": "evil.test, a.test"}, "https://a.test"),
+        (unset, "10.1.2.3", {"For": "192.0.2.9, 10.9.9.9", "Proto": "x, https, http", "Host": "e, a.test, inner"}, "https://a.test"),
+        ({**unset, "public_url_set": True}, "10.1.2.3", says, "http://localhost:8080"),
+    ]  # fmt: skip
+    for http, peer, said, expected in cases:
+        assert proxied(app, http, client.key, peer, **said) == expected, (peer, said)
