@@ -189,7 +189,8 @@ def create(query: PlacementQuery) -> Response:
     """tus 1.0.0 with creation, creation-with-upload, creation-defer-length, expiration, checksum and concatenation, or the IETF
     draft, interop versions 3 to 9; bytes may come along. Of `Upload-Metadata`, `filename`, `filetype`, `folder_id`, `visibility`
     and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft may send it too, or say
-    where the file goes in the query and its name in Content-Disposition. Where that ends the upload, `Upload-File-Id` names its file."""
+    where the file goes in the query, and its name in Content-Disposition. Where that ends the upload, `Upload-File-Id` names
+    its file."""
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
