@@ -35,8 +35,7 @@ from parsers.ranged import ASK, MAX_ASKS, MAX_LENGTH, SPAN
 from parsers.words import MAX_BYTES
 
 __all__ = [
-    "Answer", "ImageResult", "Limits", "ParserFailed", "RangedSource", "Reading", "Thumbnail", "Unsupported", "kinds",
-    "read", "run", "thumbnails",
+    "Answer", "Limits", "ParserFailed", "RangedSource", "Reading", "Thumbnail", "Unsupported", "kinds", "read", "run",
 ]  # fmt: skip
 
 MIB = 1024 * 1024
@@ -204,29 +203,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {_plain(key): _plain(one) for key, one in value.items()}
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class ImageResult:
-    width: int  # pixels of the original, held upright
-    height: int
-    format: str  # JPEG, PNG, …
-    exif: dict[str, Any]  # JSON-safe and bounded; with GPSInfo (THREATS T37)
-    thumbnails: tuple[Thumbnail, ...]
-
-
-def thumbnails(
-    source: Source,
-    sizes: Sequence[int] = (128, 256, 512, 1024),
-    format: Literal["webp", "jpeg", "png"] = "webp",
-) -> ImageResult:
-    """Pictures of an image that fit into boxes of ``sizes`` pixels, and what it says of itself."""
-    result = read(
-        source, "image/png", name="", want=frozenset({"metadata", "picture"}), sizes=sizes, format=format
-    )
-    told = result.metadata
-    exif = {**told["exif"], "GPSInfo": told["gps"]} if told["gps"] else told["exif"]
-    return ImageResult(told["width"], told["height"], told["format"], exif, result.pictures)
 
 
 def run(

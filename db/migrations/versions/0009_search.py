@@ -6,8 +6,8 @@ time, so that the newest files with a word are its last entries, and counting th
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007b"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
