@@ -1,11 +1,17 @@
 # The gateway, its worker and its commands: one image, `serve` unless told otherwise. PostgreSQL and the bucket are
 # other containers (docker-compose.yml), so only the core's packages are in it.
 FROM python:3.13-slim AS packages
-COPY requirements.txt .
+COPY requirements.txt requirements-media.txt ./
 RUN python -m venv --without-pip /opt/gateway \
     && pip --python /opt/gateway/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements.txt
+# Video, audio and HEIC:  docker compose build --build-arg MEDIA=yes
+ARG MEDIA=no
+RUN if [ "$MEDIA" = yes ]; then \
+    pip --python /opt/gateway/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements-media.txt; fi
 
 FROM python:3.13-slim
+# For text in SVG pictures.
+RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/gateway /opt/gateway
 WORKDIR /app
 COPY app.py commands.py settings.py telemetry.py web_server.py ./
