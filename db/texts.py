@@ -79,7 +79,7 @@ def beginnings(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) ->
 _STEMS = """
 with used as materialized (
     select l.language, l.stemmer from unnest(%(languages)s::text[], %(stemmers)s::regdictionary[]) l (language, stemmer)
-    where exists (select from object_texts t where {mine} and t.language = l.language)
+    where {used}
 )
 select w, s || '/' || u.language from unnest(%(words)s::text[]) w, used u, unnest(ts_lexize(u.stemmer, w)) s where s <> ''
 """
@@ -87,7 +87,8 @@ select w, s || '/' || u.language from unnest(%(words)s::text[]) w, used u, unnes
 
 def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[str]]:
     """For each word its stems as texts are indexed by them, in the languages that the owner's texts (None: all) are in."""
-    mine = "t.owner_id = %(owner)s" if owner_id is not None else "true"
+    by_owner = "t.owner_id || '/' || t.language = %(owner)s || '/' || l.language"
+    used = f"exists (select from object_texts t where {by_owner})" if owner_id is not None else "true"
     params = {
         "owner": owner_id,
         "languages": list(STEMMERS),
@@ -95,7 +96,7 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
         "words": list(dict.fromkeys(words)),
     }
     found: dict[str, list[str]] = {}
-    for word, stem in tx.execute(_STEMS.format(mine=mine), params).fetchall():
+    for word, stem in tx.execute(_STEMS.format(used=used), params).fetchall():
         found.setdefault(word, []).append(stem)
     return found
 
