@@ -131,7 +131,15 @@ class _Worker:
             metrics().job(job.task_name, outcome, time.monotonic() - begun)
 
     def _note(self, job: Any, error: Exception, final: bool) -> None:
-        log.warning("job_failed", job=job.id, task=job.task_name, final=final, exc_info=error)
+        away = isinstance(error, Unavailable)  # a bucket or database: the reason is enough
+        log.warning(
+            "job_failed",
+            job=job.id,
+            task=job.task_name,
+            final=final,
+            error=str(error),
+            exc_info=None if away else error,
+        )
         try:
             self._services.jobs.failed(job.id, job.task_name, job.task_kwargs, error, final=final)
         except Unavailable:

@@ -39,7 +39,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 UPPY = Path(__file__).parent / "uppy"
-PACKAGES = {"chromium": "chromium", "npm": "npm", "node": "nodejs", "curl": "curl"}  # program -> Debian package
+PACKAGES = {
+    "chromium": "chromium",
+    "npm": "npm",
+    "node": "nodejs",
+    "curl": "curl",
+}  # program -> Debian package
 PATIENCE = 60.0  # seconds until a file must be ready; usually one to four
 
 
@@ -120,7 +125,10 @@ class Owner:
     def _left(self) -> tuple[int, list[str], list[str], list[int]]:
         live = self.live
         present = {info.key for prefix in PREFIXES for info in live.store.list_objects(prefix)}
-        wanted = live.sql("select object_key from objects union all select preview_path from file_previews")
+        wanted = live.sql(
+            "select object_key from objects union all select preview_path from file_previews"
+            " union all select object_key from retired_objects"
+        )
         keys = live.sql("select object_key from uploads where owner_id = %s", self.name)
         multiparts = [ref.key for (key,) in keys for ref in live.store.list_multiparts(key)]
         held = live.sql("select reserved_bytes from owner_usage where owner_id = %s", self.name)
@@ -317,9 +325,7 @@ def _run(command: list[str], directory: Path) -> None:
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
     if done.returncode == 0:
         return
-    reason = (
-        f"{command[0]} FAILED, tests of clients do not run (no package registry in reach?): {done.stderr[-500:]}"
-    )
+    reason = f"{command[0]} FAILED, tests of clients do not run (no package registry in reach?): {done.stderr[-500:]}"
     if os.environ.get("GATEWAY_TESTS_STRICT") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -664,7 +664,10 @@ class Run:
     def left(self) -> tuple[int, list[str], list[str], list[int], list[str]]:
         """Files of the owner; what is in the bucket without a file; multiparts; quota held; uploads not cleaned."""
         look = self.gateway
-        wanted = look.sql("select object_key from objects union all select preview_path from file_previews")
+        wanted = look.sql(
+            "select object_key from objects union all select preview_path from file_previews"
+            " union all select object_key from retired_objects"
+        )
         present = {info.key for info in look.store.list_objects("")}
         files = look.sql("select count(*) from files where owner_id = %s", self.owner.name)
         held = look.sql("select reserved_bytes from owner_usage where owner_id = %s", self.owner.name)

@@ -28,6 +28,7 @@ from db import Database
 from services import Services
 from services.delivery import Redirect, Stream
 from services.files import FileChange, FileQuery, etag
+from services.previews import PreviewWish
 from tests.conftest import NOTHING
 from tests.services.test_intake import counted, upload
 
@@ -160,7 +161,7 @@ def every_call(services: Services, file_id: UUID) -> list[Callable[[Principal], 
         lambda p: services.delivery.open(p, file_id, method="GET"),
         lambda p: services.delivery.url(p, file_id),
         lambda p: services.delivery.zip(p, ids=[str(file_id)]),
-        lambda p: services.previews.thumbnail(p, file_id, size=128),
+        lambda p: services.previews.show(p, file_id, PreviewWish("thumbnail", size=128)),
     ]
 
 
