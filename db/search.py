@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from db.texts import tsquery
 from db.words import SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
 
 RANKED = 10_000             # matches that are ranked and counted
-NEWEST = 20_000             # files that a search which took too long is content with
+_SLACK = 0.05               # seconds by which a statement may run longer than what is left of the search's time
 _BEST = 1_001               # of each source of a single word: what all pages together can show, and one more
 _EXACT = 1_000              # names that are just the query
 _IN_RANGE = RANKED          # entries of words beyond those that are listed
@@ -88,23 +89,49 @@ class _Statement:
         return f"%({name})s"
 
 
-def bound(tx: Tx, milliseconds: int) -> None:
-    """Give the statements of this transaction so long each, and set how near a misspelt word has to be. Tables are never read
-    whole: the planner takes looking into a text for as cheap as comparing a number."""
-    execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-                " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
-            {"limit": str(milliseconds)})  # fmt: skip
+class OutOfTime(Exception):
+    """The search has had the time that it may take."""
+
+
+class Clock:
+    """What time a search of several statements has left: together they may take no more than one alone."""
+
+    def __init__(self, seconds: float):
+        self._end = monotonic() + seconds
+        self._told = 0.0
+
+    def begin(self, tx: Tx) -> None:
+        """Limit the first statement of a transaction, and set how near a misspelt word has to be. Tables are never read
+        whole: the planner takes looking into a text for as cheap as comparing a number."""
+        execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
+                    " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
+                {"limit": self._left()})  # fmt: skip
+
+    def go_on(self, tx: Tx) -> None:
+        """Before each further statement: limit it to what is left, where that became less since the server was told."""
+        if monotonic() - self._told > _SLACK:
+            execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": self._left()})
+
+    def _left(self) -> str:
+        """Milliseconds, for the server. Raises OutOfTime where there are none."""
+        now = monotonic()
+        left = int((self._end - now) * 1_000)
+        if left <= 0:
+            raise OutOfTime
+        self._told = now
+        return str(left)
 
 
 def find(
     tx: Tx, wanted: FileFilter, tree: SearchTree, *, corrections: Corrections | None = None, facets: Sequence[str] = (),
-    after: Position | None = None, limit: int, newest_only: bool = False,
+    after: Position | None = None, limit: int, newest: int | None = None, clock: Clock | None = None,
 ) -> Found:  # fmt: skip
-    """The best matches after ``after``, best first, those of equal score newest first."""
-    statement = _Search(tx, wanted, tree, corrections or {})
+    """The best matches after ``after``, best first, those of equal score newest first; of the owner's ``newest`` files only,
+    where so many are given. Raises OutOfTime or QueryCanceled where the clock, whose transaction this is, says so."""
+    statement = _Search(tx, wanted, tree, corrections or {}, clock, newest)
     columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
     sql = f"""
-    with {statement.hits(newest_only, facets=facets, after=after, limit=limit)},
+    with {statement.hits(facets=facets, after=after, limit=limit)},
     page as (
         select id, uploaded_at, score
         from (select id, uploaded_at, {statement.score()} as score from hits f) s
@@ -116,26 +143,41 @@ def find(
                             order by score desc, uploaded_at desc, id desc) from page),
            json_build_object({columns})
     """
+    statement.next()
     # Never prepared: a plan that does not know the words can't tell a common one from a rare one.
     row = tx.execute(sql, statement.params, prepare=False).fetchone()
     assert row is not None
-    matched = RANKED + 1 if statement.cut and not newest_only else row[0]
+    matched = RANKED + 1 if statement.cut else row[0]
     return Found(matched, [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2])
 
 
 class _Search(_Statement):
     """The SQL of one search."""
 
-    __slots__ = ("_corrections", "_groups", "_others", "_tree", "_tx", "_wanted", "_where", "cut")
+    __slots__ = (
+        "_clock", "_corrections", "_groups", "_newest", "_others", "_queries", "_tree", "_tx", "_wanted", "_where", "cut",
+    )  # fmt: skip
 
-    def __init__(self, tx: Tx, wanted: FileFilter, tree: SearchTree, corrections: Corrections):
+    def __init__(
+        self, tx: Tx, wanted: FileFilter, tree: SearchTree, corrections: Corrections, clock: Clock | None, newest: int | None
+    ):
         where, params = conditions(wanted)
         _Statement.__init__(self, params | {"owner": wanted.owner_id, "deleted": wanted.deleted})
         self._tx, self._wanted, self._tree, self._corrections, self._where = tx, wanted, tree, corrections, where
+        self._clock, self._newest = clock, newest
         self._groups: list[_Group] = []                     # those that can be looked up
         self._others: list[tuple[Leaf, ...]] = []           # the others are tests of each file
-        self._read_groups()
+        self.next()
+        leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
+        self._queries = tsquery(tx, wanted.owner_id, [leaf for leaf in leaves if leaf.where != "name"])
+        if newest is None:
+            self._read_groups()
         self.cut = any(words.beyond for group in self._groups for words in group.lists or ())
+
+    def next(self) -> None:
+        """Before each statement."""
+        if self._clock is not None:
+            self._clock.go_on(self._tx)
 
     # -- what is looked up ---------------------------------------------------------------------------------
 
@@ -145,11 +187,11 @@ class _Search(_Statement):
             if all(isinstance(leaf, Term) and not leaf.negated and leaf.words for leaf in group):
                 terms |= {leaf: _sought(leaf) for leaf in group if isinstance(leaf, Term)}
         flat = [(term, each) for term, sought in terms.items() if term.where != "content" for each in sought]
+        self.next()
         found = iter(meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each]))
         lists: dict[Term, list[WordList]] = {term: [] for term in terms}
         for term, each in flat:
             lists[term].append(_either([next(found) for _ in each] + [WordList(tuple(self._near(term)))]))
-        queries = tsquery(self._tx, self._wanted.owner_id, [term for term in terms if term.where != "name"])
         for group in self._tree.groups:
             leaves = [leaf for leaf in group if isinstance(leaf, Term) and leaf in terms]
             if len(leaves) < len(group):
@@ -158,7 +200,7 @@ class _Search(_Statement):
             in_names = [lists[leaf] for leaf in leaves if leaf.where != "content"]
             if len(in_names) > 1:                           # of each alternative its most telling word
                 in_names = [[_either([max(each, key=lambda one: len(one.words[0])) for each in in_names if each])]]
-            texts = " | ".join(queries[leaf] for leaf in leaves if leaf.where != "name")
+            texts = " | ".join(self._queries[leaf] for leaf in leaves if leaf.where != "name")
             self._groups.append(_Group(group, tuple(in_names[0]) if in_names and in_names[0] else None, texts or None))
 
     def _near(self, term: Term) -> Sequence[str]:
@@ -166,15 +208,15 @@ class _Search(_Statement):
 
     # -- the hits ------------------------------------------------------------------------------------------
 
-    def hits(self, newest_only: bool, *, facets: Sequence[str], after: Position | None, limit: int) -> str:
+    def hits(self, *, facets: Sequence[str], after: Position | None, limit: int) -> str:
         """The CTEs ``hits``, with _COLUMNS, and ``counted``."""
-        if newest_only or not self._groups:
-            return self._walk(newest_only)
+        if not self._groups:
+            return self._walk()
         if not facets and self._is_single():
             return self._single(limit if after is None else _BEST)
         names = self._by_name(bool(facets))
         if names is None:
-            return self._walk(False)
+            return self._walk()
         ctes, sources = [names], ["select * from source"]
         if not names:
             ctes, sources = ["named as (select 0 as many where false)"], []
@@ -204,12 +246,12 @@ class _Search(_Statement):
                         else least(count(*), {RANKED + 1}) end as matched from hits)""")
         return ", ".join(ctes)
 
-    def _walk(self, newest_only: bool) -> str:
+    def _walk(self) -> str:
         source = "files f"
-        if newest_only:
+        if self._newest is not None:
             scope = conditions(FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted))[0]
             source = (
-                f"(select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {NEWEST}) f"
+                f"(select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {self._newest}) f"
             )
         tests = self._tests(self._tree.groups)
         return f"""hits as materialized (
@@ -277,6 +319,7 @@ class _Search(_Statement):
 
         def count(what: str, test: str, most: int) -> tuple[int, int]:
             entries = f"select fw.file_id from file_words fw where {only} and ({test}) limit {most}"
+            self.next()
             row = self._tx.execute(f"select count(*), {what} from ({entries}) e", self.params, prepare=False).fetchone()
             assert row is not None
             return row[0], row[1]
@@ -374,6 +417,7 @@ class _Search(_Statement):
             for n in range(len(lists))
         )
         params = {f"l{n}": list(words.words) for n, words in enumerate(lists)}
+        self.next()
         row = self._tx.execute(f"select {counts}", self.params | params, prepare=False).fetchone()
         return [RANKED + 1 if words.beyond else count for words, count in zip(lists, row or (), strict=True)]
 
@@ -411,8 +455,7 @@ class _Search(_Statement):
     def _term(self, term: Term, names_only: bool) -> str:
         tests = [] if term.where == "content" else self._in_name(term)
         if term.where != "name" and not names_only and term.words:
-            query = tsquery(self._tx, self._wanted.owner_id, [term])[term]
-            tests.append(f"coalesce(t.words @@ {self.value(query)}::tsquery, false)")
+            tests.append(f"coalesce(t.words @@ {self.value(self._queries[term])}::tsquery, false)")
         return " or ".join(tests) or "false"
 
     def _in_name(self, term: Term) -> list[str]:

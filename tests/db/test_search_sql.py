@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from psycopg.errors import QueryCanceled
 
 from core.names import name_key
 from core.search_query import parse
@@ -83,7 +84,7 @@ def library(db: Database) -> Database:
 ])
 def test_what_a_query_finds(library: Database, query: str, found: set[str]) -> None:
     assert set(names(library, query)) == found
-    assert set(names(library, query, newest_only=True)) == found
+    assert set(names(library, query, newest=100)) == found
 
 
 @pytest.mark.parametrize(("query", "found"), [
@@ -126,17 +127,31 @@ def test_T81_at_most_so_many_are_ranked_and_an_old_file_of_just_this_name_is_amo
     assert names(db, "report")[0] == "report.pdf"
 
 
-def test_T81_newest_only_looks_at_so_many_files(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "NEWEST", 3)
+def test_T81_newest_looks_at_so_many_files(db: Database) -> None:
     for number in range(5):
         add_file(db, f"plan {number}.pdf")
-    assert names(db, "-zzz", newest_only=True) == ["plan 4.pdf", "plan 3.pdf", "plan 2.pdf"]
+    assert names(db, "-zzz", newest=3) == names(db, "plan", newest=3) == ["plan 4.pdf", "plan 3.pdf", "plan 2.pdf"]
 
 
-def test_T81_a_search_has_a_time_limit_of_its_own(db: Database) -> None:
+def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(index, "monotonic", lambda: now[0])
+    clock = index.Clock(1.25)
     with db.transaction() as tx:
-        index.bound(tx, 1234)
-        assert scalar(tx, "show statement_timeout") == "1234ms"
+        clock.begin(tx)
+        assert scalar(tx, "show statement_timeout") == "1250ms"
+        now[0] += 1
+        clock.go_on(tx)
+        assert scalar(tx, "show statement_timeout") == "250ms"
+        now[0] += 1
+        with pytest.raises(index.OutOfTime):
+            clock.go_on(tx)
+        with pytest.raises(index.OutOfTime):
+            index.find(tx, ALICE, parse("plan"), limit=1, clock=clock)
+    with db.connection() as tx, tx.transaction(force_rollback=True):
+        index.Clock(0.02).begin(tx)
+        with pytest.raises(QueryCanceled):
+            execute(tx, "select pg_sleep(10)")
 
 
 def test_T81_words_their_parts_and_near_words_use_indexes(db: Database) -> None:
