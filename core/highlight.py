@@ -53,7 +53,9 @@ def snippet(content: str, needles: Sequence[str]) -> str | None:
     Needles of scripts without spaces may stand anywhere. Linear in the text, without a pattern of the caller's."""
     folded = content.casefold()
     if len(folded) != len(content):  # one character became several: look where they were
-        folded = "".join(low if len(low := char.casefold()) == 1 else char for char in content)
+        longer = "".join(char for char in set(content) if len(char.casefold()) != 1)
+        pieces = re.split(f"([{re.escape(longer)}])", content)
+        folded = "".join(piece if at % 2 else piece.casefold() for at, piece in enumerate(pieces))
     first: int | None = None
     for needle in needles:
         at = _word_at(folded, needle)

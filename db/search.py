@@ -2,10 +2,11 @@
 
 Candidates come from three sources. *Names*: the words of names (db/words.py), newest file first, so that a common word
 costs no more than a rare one. *Texts*: the index of texts. *Mixed*: texts with one term, in files whose name or text has
-the others. A search that names no word that could be looked up, or a common word under filters, walks the owner's files
-instead, as lists do. At most ``RANKED`` matches are ranked and counted; a single word, the most frequent search, is counted
-in the index alone, and only what can be on the page is looked at. What is slow all the same is cut off by the caller and
-asked again of the newest files only (THREATS T81).
+the others. A search that names no word that could be looked up, or a common word under a filter that few files pass, walks
+the owner's files instead, as lists do; under one that many pass, the newest names are tried until the page is filled. At most
+``RANKED`` matches are counted; a single word, the most frequent search, is counted in the index alone, and only what can be
+on the page is looked at, of texts too. What is slow all the same is cut off by the caller's clock, which all statements of a
+search share, and asked again of the newest files only (THREATS T81).
 
 A file's rank is one of the classes below, the highest that fits; within a class the newest comes first.
 """
@@ -245,22 +246,28 @@ class _Search(_Statement):
         # Where the page can be filled with names, no text is looked at: it would come behind them.
         enough = f"(select count(*) from source) >= {wants}"
 
+        many = "false"                                      # texts with all words, more than all pages can show
+
         def most(number: int) -> str:
-            return str(number) if facets or not names else f"(select case when {enough} then 0 else {number} end)"
+            return f"(select case when {enough if names and not facets else 'false'} or {many} then 0 else {number} end)"
 
         texts = [group.texts for group in self._groups]
         if all(texts):
             query = " & ".join(f"({text})" for text in texts)
-            sources.append(f"({self._by_text(query, most(_BEST + 1), self._tests(self._others))})")
+            ctes.append(f"in_texts as materialized ({self._texts(query, most(_BEST + 1), _BEST if facets else 4 * wants)})")
+            sources.append(f"({self._by_text('select * from in_texts', self._tests(self._others))})")
+            many = f"(select count(*) from in_texts) > {_BEST}"
         if len(self._groups) > 1:
             for group in [group for group in self._groups if group.texts][:_MIXED_TERMS]:
                 others = [g.leaves for g in self._groups if g is not group] + self._others
-                sources.append(f"({self._by_text(group.texts or '', most(_MIXED), self._tests(others))})")
+                newest = self._texts(group.texts or "", most(_MIXED), _MIXED)
+                sources.append(f"({self._by_text(newest, self._tests(others))})")
         ctes.append(f"hits as materialized ({' union '.join(sources) or f'select {_COLUMNS} from files f where false'})")
         over = f"(select max(many) from named) {f'= {_EXAMINED}' if self._filtered() else f'> {RANKED}'}"
         if names and not facets:
-            over += f" or (select count(*) from source) >= {2 * _BEST}" if self._filtered() else ""
+            over += f" or (select count(*) from source) >= {_FEW}"
             over += f" or {enough}" if any(texts) else ""
+        over += f" or {many}"
         ctes.append(f"""counted as (
             select case when {over} then {RANKED + 1}
                         else least(count(*), {RANKED + 1}) end as matched from hits)""")
@@ -324,14 +331,10 @@ class _Search(_Statement):
             # So many are followed to their files. Of more the number is not known, and those that the page needs are followed:
             # the newest, none where it is full of names.
             full = not filtered and named >= best
-            newest, needed = ("", 0) if full else ("order by t.created_at desc", 4 * best)
+            needed = 0 if full else 4 * best
             texts = f"""
             select f.id, f.uploaded_at, {in_name} as named, t.many
-            from (select case when many <= {_BEST} or n <= {needed} then object_key end as object_key, words, many, n
-                  from (select object_key, words, count(*) over () as many, row_number() over (order by created_at desc) as n
-                        from (select t.object_key, t.words, t.created_at from object_texts t
-                              where {self._mine("t")} and t.words @@ {self.value(group.texts)}::tsquery
-                              {newest} limit {_BEST + 1}) t) t) t
+            from ({self._texts(group.texts, str(_BEST + 1), needed)}) t
             left join {self._file("f.file_path = t.object_key and f.status = 'ready'", tests)} on true
             where f.id is not null or t.n = 1 limit {RANKED + 1}
             """
@@ -362,7 +365,8 @@ class _Search(_Statement):
                 known.append(total(self._tx, replace(owner, file_type=leaf.value.lower())))
             elif isinstance(leaf, SizeWithin | HasTag):
                 self.next()
-                first = f"select from files f where f.is_deleted = %(deleted)s and {self._mine('f')} and {self._leaf(leaf, False)}"
+                mine = f"f.is_deleted = %(deleted)s and {self._mine('f')}"
+                first = f"select from files f where {mine} and {self._leaf(leaf, False)}"
                 known.append(scalar(self._tx, f"select count(*) from ({first} limit {_FEW + 1}) c", self.params))
         return any(count is not None and count <= _FEW for count in known)
 
@@ -370,20 +374,24 @@ class _Search(_Statement):
         """How many names have one of the words; RANKED + 1 where there are more than are counted."""
         only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}{self._dates}"
 
-        def count(what: str, test: str, most: int) -> tuple[int, int]:
-            entries = f"select fw.file_id from file_words fw where {only} and ({test}) limit {most}"
+        def count(tests: Sequence[str], most: int) -> int:
+            each = (f"(select fw.file_id from file_words fw where {only} and {test} limit {most})" for test in tests)
+            sql = f"""
+            with e as materialized (select * from ({" union all ".join(each)}) e limit {most})
+            select case when count(*) = {most} then {RANKED + 1} else (select count(*) from (select distinct * from e) d) end
+            from e
+            """
             self.next()
-            row = self._tx.execute(f"select count(*), {what} from ({entries}) e", self.params, prepare=False).fetchone()
+            row = self._tx.execute(sql, self.params, prepare=False).fetchone()
             assert row is not None
-            return row[0], row[1]
+            return min(int(row[0]), RANKED + 1)
 
         first = f"fw.word = {self.value(words.words[0])}"
-        if (most := count("0", first, RANKED + 1)[0]) > RANKED or (len(words.words) == 1 and not words.beyond):
+        if (most := count([first], RANKED + 1)) > RANKED or (len(words.words) == 1 and not words.beyond):
             return most
         tests = [f"fw.word = any({self.value(list(words.words))}::text[])"]
         tests += [f"fw.word >= {self.value(w)} and fw.word < {self.value(w + chr(0x10FFFF))}" for w in words.beyond]
-        entries, found = count("count(distinct file_id)", " or ".join(tests), 2 * RANKED)
-        return RANKED + 1 if entries == 2 * RANKED else min(found, RANKED + 1)
+        return count(tests, 2 * RANKED)
 
     def _by_name(self, facets: bool, wants: int) -> str | None:
         """The CTEs ``named`` and ``source``, files whose name fits all groups; "" where none can, None where walking the
@@ -417,7 +425,7 @@ class _Search(_Statement):
         source as materialized (
             select {_COLUMNS} from (select * from named{few} order by n) e
             join {self._file("f.id = e.file_id", f"{self._where}{tests}", self._texts_beside(self._others))} on true
-            order by e.n limit {RANKED + 1 if facets or not filtered else 2 * _BEST}
+            order by e.n limit {RANKED + 1 if facets else _FEW}
         )
         """
 
@@ -429,12 +437,21 @@ class _Search(_Statement):
         wanted = replace(self._wanted, date_from=None, date_to=None)
         return not all(map(is_date, self._others)) or wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
 
-    def _by_text(self, query: str, most: str, tests: str) -> str:
-        """Files with one of the newest ``most`` texts of these words, ready ones: others have no text that counts."""
+    def _texts(self, query: str, most: str, needed: int) -> str:
+        """``most`` texts of these words, with their number; of more than all pages can show only those ``needed`` have their
+        key, which are the newest."""
         return f"""
-        select {_COLUMNS}
-        from (select * from object_texts t where {self._mine("t")} and t.words @@ {self.value(query)}::tsquery
-              order by t.created_at desc limit {most}) t
+        select case when many <= {_BEST} or n <= {needed} then object_key end as object_key, words, many, n
+        from (select object_key, words, count(*) over () as many, row_number() over (order by created_at desc) as n
+              from (select t.object_key, t.words, t.created_at from object_texts t
+                    where {self._mine("t")} and t.words @@ {self.value(query)}::tsquery
+                    {"order by t.created_at desc" if needed else ""} limit {most}) t) t
+        """
+
+    def _by_text(self, texts: str, tests: str) -> str:
+        """Files with one of the texts, ready ones: others have no text that counts."""
+        return f"""
+        select {_COLUMNS} from ({texts}) t
         join {self._file("f.file_path = t.object_key and f.status = 'ready'", f"{self._where}{tests}")} on true
         limit {RANKED + 1}
         """
