@@ -516,7 +516,10 @@ class _Search(_Statement):
 
     def _texts_beside(self, groups: Sequence[tuple[Leaf, ...]]) -> str:
         if any(isinstance(leaf, Term) and leaf.where != "name" for group in groups for leaf in group):
-            return "left join object_texts t on t.object_key = f.file_path and f.status = 'ready'"
+            text = "object_texts t where t.object_key = f.file_path and f.status = 'ready'"
+            if self._newest is None:
+                return f"left join {text.replace(' where ', ' on ')}"
+            return f"left join lateral (select t.words from {text} offset 0) t on true"     # of these files alone
         return ""
 
     def _leaf(self, leaf: Leaf, names_only: bool) -> str:

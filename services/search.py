@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 MAX_RESULTS = 1_000         # of all pages together
 _FEW = 20                   # with fewer matches than this, near words are tried too
-_SECONDS = 1.0              # for the whole search; then it is content with the newest files (THREATS T81)
+_SECONDS = 0.8              # for the whole search; then it is content with the newest files (THREATS T81)
 _NEWEST = 20_000
 _SECONDS_MORE = 0.4         # for these; then with still fewer
 _AT_LEAST = 1_000
