@@ -204,7 +204,7 @@ class _Search(_Statement):
             in_names = [lists[leaf] for leaf in leaves if leaf.where != "content"]
             if len(in_names) > 1:                           # of each alternative its most telling word
                 in_names = [[_either([max(each, key=lambda one: len(one.words[0])) for each in in_names if each])]]
-            texts = " | ".join(self._queries[leaf] for leaf in leaves if leaf.where != "name")
+            texts = " | ".join(self._queries[leaf] for leaf in leaves if leaf.where != "name" and not _is_hint(leaf))
             self._groups.append(_Group(group, tuple(in_names[0]) if in_names and in_names[0] else None, texts or None))
 
     def _near(self, term: Term) -> Sequence[str]:
@@ -673,6 +673,12 @@ def _sought(term: Term) -> list[list[Sought]]:
         longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
         return [[sought_part(term.token), *(sought[longest] or [Sought(words[longest])])]]
     return [alternatives for alternatives in sought if alternatives]
+
+
+def _is_hint(term: Term) -> bool:
+    """A beginning so short that nearly all texts have it: only names are looked up by it (THREATS T81)."""
+    last = term.words[-1]
+    return term.kind == "prefix" and term.where == "any" and len(last) < SHORTEST_PART and not is_run(last)
 
 
 def _is_simple(group: _Group) -> bool:
