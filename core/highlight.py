@@ -17,11 +17,7 @@ def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) 
     """The text with marks around each of ``sought``, the folded pieces of a word or phrase, between which anything may stand
     that is of no word; None where nothing is found. ``at_words``: only where a word begins, and then to its end, but in
     scripts without spaces anywhere."""
-    folded, origin = "", []  # origin[i]: which character of the text folded[i] came from
-    for index, char in enumerate(text):
-        key = name_key(char)
-        folded += key
-        origin += [index] * len(key)
+    folded, origin = _folded(text)
     marked: set[int] = set()
     for pieces in sought:
         pattern = r"[\W_]*".join(map(re.escape, pieces))
@@ -32,13 +28,23 @@ def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) 
     if not marked:
         return None
     shown: list[str] = []
-    for index, char in enumerate(text):
-        if index in marked and index - 1 not in marked:
-            shown.append("<mark>")
-        shown.append(html.escape(char))
-        if index in marked and index + 1 not in marked:
-            shown.append("</mark>")
-    return "".join(shown)
+    shown_to = 0
+    for index in sorted(marked):
+        if index - 1 not in marked:
+            shown += [html.escape(text[shown_to:index]), "<mark>"]
+            shown_to = index
+        if index + 1 not in marked:
+            shown += [html.escape(text[shown_to : index + 1]), "</mark>"]
+            shown_to = index + 1
+    return "".join([*shown, html.escape(text[shown_to:])])
+
+
+def _folded(text: str) -> tuple[str, Sequence[int]]:
+    """The text as names are compared, and for each of its characters which one of the text it came from."""
+    if text.isascii():
+        return text.lower(), range(len(text))
+    keys = [name_key(char) for char in text]
+    return "".join(keys), [index for index, key in enumerate(keys) for _ in key]
 
 
 def snippet(content: str, needles: Sequence[str]) -> str | None:
@@ -47,7 +53,9 @@ def snippet(content: str, needles: Sequence[str]) -> str | None:
     Needles of scripts without spaces may stand anywhere. Linear in the text, without a pattern of the caller's."""
     folded = content.casefold()
     if len(folded) != len(content):  # one character became several: look where they were
-        folded = "".join(low if len(low := char.casefold()) == 1 else char for char in content)
+        longer = "".join(char for char in set(content) if len(char.casefold()) != 1)
+        pieces = re.split(f"([{re.escape(longer)}])", content)
+        folded = "".join(piece if at % 2 else piece.casefold() for at, piece in enumerate(pieces))
     first: int | None = None
     for needle in needles:
         at = _word_at(folded, needle)

@@ -2,10 +2,11 @@
 
 Candidates come from three sources. *Names*: the words of names (db/words.py), newest file first, so that a common word
 costs no more than a rare one. *Texts*: the index of texts. *Mixed*: texts with one term, in files whose name or text has
-the others. A search that names no word that could be looked up, or a common word under filters, walks the owner's files
-instead, as lists do. At most ``RANKED`` matches are ranked and counted; a single word, the most frequent search, is counted
-in the index alone, and only what can be on the page is looked at. What is slow all the same is cut off by the caller and
-asked again of the newest files only (THREATS T81).
+the others. A search that names no word that could be looked up, or a common word under a filter that few files pass, walks
+the owner's files instead, as lists do; under one that many pass, the newest names are tried until the page is filled. At most
+``RANKED`` matches are counted; a single word, the most frequent search, is counted in the index alone, and only what can be
+on the page is looked at, of texts too. What is slow all the same is cut off by the caller's clock, which all statements of a
+search share, and asked again of the newest files only (THREATS T81).
 
 A file's rank is one of the classes below, the highest that fits; within a class the newest comes first.
 """
@@ -13,26 +14,28 @@ A file's rank is one of the classes below, the highest that fits; within a class
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
 from core.names import name_key
 from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
 from core.words import MAX_WORD, is_run
-from db import Tx, execute
-from db.file_lists import FAMILIES, FileFilter, conditions
+from db import Tx, execute, scalar
+from db.file_lists import FAMILIES, FileFilter, conditions, total
 from db.texts import tsquery
 from db.words import SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
 
 RANKED = 10_000             # matches that are ranked and counted
-NEWEST = 20_000             # files that a search which took too long is content with
+_SLACK = 0.05               # seconds by which a statement may run longer than what is left of the search's time
 _BEST = 1_001               # of each source of a single word: what all pages together can show, and one more
 _EXACT = 1_000              # names that are just the query
-_IN_RANGE = RANKED          # entries of words beyond those that are listed
-_LOOKED_THROUGH = 5_000     # newest files, where there are such words
+_IN_RANGE = 2_000           # entries of words beyond those that are listed
+_LOOKED_THROUGH = 1_000     # newest files, where there are such words
 _EXAMINED = 50_000          # newest names with a word, where filters are to be tried on them
-_MIXED = 500                # texts with one of several terms
+_FEW = 3_000                # names with a word, or files that pass a filter: all of them are looked at
+_MIXED = 200                # texts with one of several terms
 _MIXED_TERMS = 4
 _FACET_VALUES = 100
 
@@ -88,23 +91,49 @@ class _Statement:
         return f"%({name})s"
 
 
-def bound(tx: Tx, milliseconds: int) -> None:
-    """Give the statements of this transaction so long each, and set how near a misspelt word has to be. Tables are never read
-    whole: the planner takes looking into a text for as cheap as comparing a number."""
-    execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-                " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
-            {"limit": str(milliseconds)})  # fmt: skip
+class OutOfTime(Exception):
+    """The search has had the time that it may take."""
+
+
+class Clock:
+    """What time a search of several statements has left: together they may take no more than one alone."""
+
+    def __init__(self, seconds: float):
+        self._end = monotonic() + seconds
+        self._told = 0.0
+
+    def begin(self, tx: Tx) -> None:
+        """Limit the first statement of a transaction, and set how near a misspelt word has to be. Tables are never read
+        whole: the planner takes looking into a text for as cheap as comparing a number."""
+        execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
+                    " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
+                {"limit": self._left()})  # fmt: skip
+
+    def go_on(self, tx: Tx) -> None:
+        """Before each further statement: limit it to what is left, where that became less since the server was told."""
+        if monotonic() - self._told > _SLACK:
+            execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": self._left()})
+
+    def _left(self) -> str:
+        """Milliseconds, for the server. Raises OutOfTime where there are none."""
+        now = monotonic()
+        left = int((self._end - now) * 1_000)
+        if left <= 0:
+            raise OutOfTime
+        self._told = now
+        return str(left)
 
 
 def find(
     tx: Tx, wanted: FileFilter, tree: SearchTree, *, corrections: Corrections | None = None, facets: Sequence[str] = (),
-    after: Position | None = None, limit: int, newest_only: bool = False,
+    after: Position | None = None, limit: int, newest: int | None = None, clock: Clock | None = None,
 ) -> Found:  # fmt: skip
-    """The best matches after ``after``, best first, those of equal score newest first."""
-    statement = _Search(tx, wanted, tree, corrections or {})
+    """The best matches after ``after``, best first, those of equal score newest first; of the owner's ``newest`` files only,
+    where so many are given. Raises OutOfTime or QueryCanceled where the clock, whose transaction this is, says so."""
+    statement = _Search(tx, wanted, tree, corrections or {}, clock, newest)
     columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
     sql = f"""
-    with {statement.hits(newest_only, facets=facets, after=after, limit=limit)},
+    with {statement.hits(facets=facets, after=after, limit=limit)},
     page as (
         select id, uploaded_at, score
         from (select id, uploaded_at, {statement.score()} as score from hits f) s
@@ -116,26 +145,43 @@ def find(
                             order by score desc, uploaded_at desc, id desc) from page),
            json_build_object({columns})
     """
+    statement.next()
     # Never prepared: a plan that does not know the words can't tell a common one from a rare one.
     row = tx.execute(sql, statement.params, prepare=False).fetchone()
     assert row is not None
-    matched = RANKED + 1 if statement.cut and not newest_only else row[0]
+    matched = RANKED + 1 if statement.cut else row[0]
     return Found(matched, [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2])
 
 
 class _Search(_Statement):
     """The SQL of one search."""
 
-    __slots__ = ("_corrections", "_groups", "_others", "_tree", "_tx", "_wanted", "_where", "cut")
+    __slots__ = (
+        "_clock", "_corrections", "_dates", "_groups", "_newest", "_others", "_queries", "_tree", "_tx", "_wanted", "_where",
+        "cut",
+    )  # fmt: skip
 
-    def __init__(self, tx: Tx, wanted: FileFilter, tree: SearchTree, corrections: Corrections):
+    def __init__(
+        self, tx: Tx, wanted: FileFilter, tree: SearchTree, corrections: Corrections, clock: Clock | None, newest: int | None
+    ):
         where, params = conditions(wanted)
         _Statement.__init__(self, params | {"owner": wanted.owner_id, "deleted": wanted.deleted})
         self._tx, self._wanted, self._tree, self._corrections, self._where = tx, wanted, tree, corrections, where
+        self._clock, self._newest = clock, newest
         self._groups: list[_Group] = []                     # those that can be looked up
         self._others: list[tuple[Leaf, ...]] = []           # the others are tests of each file
-        self._read_groups()
+        self._dates = self._read_dates()
+        self.next()
+        leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
+        self._queries = tsquery(tx, wanted.owner_id, [leaf for leaf in leaves if leaf.where != "name"])
+        if newest is None:
+            self._read_groups()
         self.cut = any(words.beyond for group in self._groups for words in group.lists or ())
+
+    def next(self) -> None:
+        """Before each statement."""
+        if self._clock is not None:
+            self._clock.go_on(self._tx)
 
     # -- what is looked up ---------------------------------------------------------------------------------
 
@@ -145,11 +191,11 @@ class _Search(_Statement):
             if all(isinstance(leaf, Term) and not leaf.negated and leaf.words for leaf in group):
                 terms |= {leaf: _sought(leaf) for leaf in group if isinstance(leaf, Term)}
         flat = [(term, each) for term, sought in terms.items() if term.where != "content" for each in sought]
+        self.next()
         found = iter(meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each]))
         lists: dict[Term, list[WordList]] = {term: [] for term in terms}
         for term, each in flat:
             lists[term].append(_either([next(found) for _ in each] + [WordList(tuple(self._near(term)))]))
-        queries = tsquery(self._tx, self._wanted.owner_id, [term for term in terms if term.where != "name"])
         for group in self._tree.groups:
             leaves = [leaf for leaf in group if isinstance(leaf, Term) and leaf in terms]
             if len(leaves) < len(group):
@@ -158,23 +204,37 @@ class _Search(_Statement):
             in_names = [lists[leaf] for leaf in leaves if leaf.where != "content"]
             if len(in_names) > 1:                           # of each alternative its most telling word
                 in_names = [[_either([max(each, key=lambda one: len(one.words[0])) for each in in_names if each])]]
-            texts = " | ".join(queries[leaf] for leaf in leaves if leaf.where != "name")
+            texts = " | ".join(self._queries[leaf] for leaf in leaves if leaf.where != "name" and not _is_hint(leaf))
             self._groups.append(_Group(group, tuple(in_names[0]) if in_names and in_names[0] else None, texts or None))
 
     def _near(self, term: Term) -> Sequence[str]:
         return self._corrections.get(term.key, ()) if term.kind == "part" and not term.negated else ()
 
+    def _read_dates(self) -> str:
+        """The tests of dates that entries of words are put to themselves, of all groups that are nothing else."""
+        bounds = [(self._wanted.date_from, self._wanted.date_to)]
+        for group in self._tree.groups:
+            if len(group) == 1 and isinstance(leaf := group[0], UploadedWithin) and not leaf.negated:
+                bounds.append((leaf.start, leaf.end))
+        tests = [self._within("fw.uploaded_at", "timestamptz", *each) for each in bounds]
+        return "".join(f" and {test}" for test in tests if test)
+
     # -- the hits ------------------------------------------------------------------------------------------
 
-    def hits(self, newest_only: bool, *, facets: Sequence[str], after: Position | None, limit: int) -> str:
+    def hits(self, *, facets: Sequence[str], after: Position | None, limit: int) -> str:
         """The CTEs ``hits``, with _COLUMNS, and ``counted``."""
-        if newest_only or not self._groups:
-            return self._walk(newest_only)
-        if not facets and self._is_single():
-            return self._single(limit if after is None else _BEST)
-        names = self._by_name(bool(facets))
+        if not self._groups:
+            return self._walk()
+        wants = limit if after is None else _BEST
+        if not facets and len(self._groups) == 1 and _is_simple(self._groups[0]):
+            named = self._count(self._groups[0].lists[0]) if self._groups[0].lists else 0
+            if not self._filtered():
+                return self._single(wants, named)
+            if named > _FEW:
+                return self._few() if self._filter_is_narrow() else self._single(wants, named)
+        names = self._by_name(bool(facets), wants)
         if names is None:
-            return self._walk(False)
+            return self._walk()
         ctes, sources = [names], ["select * from source"]
         if not names:
             ctes, sources = ["named as (select 0 as many where false)"], []
@@ -183,33 +243,42 @@ class _Search(_Statement):
             for test in self._exact_keys(whole):
                 sources.append(f"(select {_COLUMNS} from files f {self._texts_beside(self._others)}"
                                f" where {self._where} and {test}{tests} limit {_EXACT})")  # fmt: skip
-        # Where there are more names than are counted, and all pages can be filled with them, no text is looked at.
-        enough = f"select (select max(many) from named) > {RANKED} and (select count(*) from source) >= {_BEST}"
+        # Where the page can be filled with names, no text is looked at: it would come behind them.
+        enough = f"(select count(*) from source) >= {wants}"
+
+        many = "false"                                      # texts with all words, more than all pages can show
 
         def most(number: int) -> str:
-            return str(number) if facets or not names else f"(select case when ({enough}) then 0 else {number} end)"
+            return f"(select case when {enough if names and not facets else 'false'} or {many} then 0 else {number} end)"
 
         texts = [group.texts for group in self._groups]
         if all(texts):
             query = " & ".join(f"({text})" for text in texts)
-            sources.append(f"({self._by_text(query, most(RANKED + 1), self._tests(self._others))})")
+            ctes.append(f"in_texts as materialized ({self._texts(query, most(_BEST + 1), _BEST if facets else 4 * wants)})")
+            sources.append(f"({self._by_text('select * from in_texts', self._tests(self._others))})")
+            many = f"(select count(*) from in_texts) > {_BEST}"
         if len(self._groups) > 1:
             for group in [group for group in self._groups if group.texts][:_MIXED_TERMS]:
                 others = [g.leaves for g in self._groups if g is not group] + self._others
-                sources.append(f"({self._by_text(group.texts or '', most(_MIXED), self._tests(others))})")
+                newest = self._texts(group.texts or "", most(_MIXED), _MIXED)
+                sources.append(f"({self._by_text(newest, self._tests(others))})")
         ctes.append(f"hits as materialized ({' union '.join(sources) or f'select {_COLUMNS} from files f where false'})")
-        over = f"= {_EXAMINED}" if self._filtered() else f"> {RANKED}"
+        over = f"(select max(many) from named) {f'= {_EXAMINED}' if self._filtered() else f'> {RANKED}'}"
+        if names and not facets:
+            over += f" or (select count(*) from source) >= {_FEW}"
+            over += f" or {enough}" if any(texts) else ""
+        over += f" or {many}"
         ctes.append(f"""counted as (
-            select case when (select max(many) from named) {over} then {RANKED + 1}
+            select case when {over} then {RANKED + 1}
                         else least(count(*), {RANKED + 1}) end as matched from hits)""")
         return ", ".join(ctes)
 
-    def _walk(self, newest_only: bool) -> str:
+    def _walk(self) -> str:
         source = "files f"
-        if newest_only:
+        if self._newest is not None:
             scope = conditions(FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted))[0]
             source = (
-                f"(select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {NEWEST}) f"
+                f"(select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {self._newest}) f"
             )
         tests = self._tests(self._tree.groups)
         return f"""hits as materialized (
@@ -217,53 +286,60 @@ class _Search(_Statement):
             order by f.uploaded_at desc, f.id desc limit {RANKED + 1}
         ), counted as (select count(*) as matched from hits)"""
 
-    def _is_single(self) -> bool:
-        """One group of single words, nothing else asked: being in the lists is all that is to be tested."""
-        return len(self._groups) == 1 and not self._filtered() and _is_simple(self._groups[0])
+    def _few(self) -> str:
+        """All that pass the filter, and are found by it."""
+        tests = self._tests(self._tree.groups)
+        return f"""few as materialized (
+            select {_COLUMNS} from files f {self._texts_beside(self._tree.groups)} where {self._where}{tests}
+        ), hits as (select * from few), counted as (select least(count(*), {RANKED + 1}) as matched from few)"""
 
-    def _single(self, best: int) -> str:
-        group, self.cut = self._groups[0], False                # the ranges are counted, too
-        named, picked = 0, []
+    def _single(self, best: int, named: int) -> str:
+        """One group of single words: being in the lists is all that a name is tested for, but for the filter. The newest of
+        each class are picked; where there is a filter, so many are tried until enough have passed."""
+        group, picked = self._groups[0], []
+        filtered = self._filtered()
+        self.cut = filtered                                     # the ranges are counted, too
+        tests = f"{self._where}{self._tests(self._others)}"
+        beside = self._texts_beside(self._others)
         if group.lists is not None:
             words = group.lists[0]
-            named = self._count(words)
             # Apart, since each is a class of its own: the words themselves, and those that they are a part of.
             own = [leaf.words[0] for leaf in group.leaves if isinstance(leaf, Term)]
             own = list(dict.fromkeys(own + ["/" + word for word in own]))
             others = tuple(word for word in words.words if word not in own)
+            passing = f"join {self._file('f.id = e.file_id', tests, beside)} on true" if filtered else ""
             for some in (WordList(tuple(own)), WordList(others, words.beyond)):
                 for begin in ("^", ""):
                     listed = tuple(begin + word for word in some.words if not (begin and word.startswith("/")))
                     ranges = tuple(begin + word for word in some.beyond)
                     if listed or ranges:
-                        picked.append(f"(select file_id from ({self._entries(WordList(listed, ranges), best)}) e"
+                        entries = self._entries(WordList(listed, ranges), best, passing)
+                        picked.append(f"(select file_id from ({entries}) e"
                                       f" order by uploaded_at desc, file_id desc limit {best})")  # fmt: skip
             picked += [
-                f"(select f.id from files f where f.is_deleted = %(deleted)s and {self._mine('f')} and {test}"
-                f" limit {_EXACT})" for leaf in group.leaves for test in self._exact_keys(leaf)
+                f"(select f.id from files f {beside} where {tests} and {test} limit {_EXACT})"
+                for leaf in group.leaves for test in self._exact_keys(leaf)
             ]  # fmt: skip
             if words.beyond:                                    # the ranges are cut: the newest are looked through
                 begins = " or ".join(f"f.name_words like {self.value('% ' + like(w) + '%')}" for w in words.beyond)
                 picked.append(f"(select f.id from (select * from files f where f.is_deleted = %(deleted)s"
                               f" and {self._mine('f')} order by f.uploaded_at desc, f.id desc limit {_LOOKED_THROUGH}) f"
-                              f" where {begins} limit {best})")  # fmt: skip
+                              f" {beside} where {tests} and ({begins}) limit {best})")  # fmt: skip
         texts = "select null::uuid as id, null::timestamptz as uploaded_at, false as named, 0 as many where false"
         if group.texts is not None and named <= RANKED:         # else the names are more than all pages can show
             in_name = " or ".join(self._leaf(leaf, names_only=True) for leaf in group.leaves)
-            # Of more than are counted, only the newest are followed to their files.
+            # So many are followed to their files. Of more the number is not known, and those that the page needs are followed:
+            # the newest, none where it is full of names.
+            full = not filtered and named >= best
+            needed = 0 if full else 4 * best
             texts = f"""
             select f.id, f.uploaded_at, {in_name} as named, t.many
-            from (select object_key, many from (
-                    select t.object_key, row_number() over (order by t.created_at desc) as n, count(*) over () as many
-                    from (select t.object_key, t.created_at from object_texts t
-                          where {self._mine("t")} and t.words @@ {self.value(group.texts)}::tsquery
-                          order by t.created_at desc limit {RANKED + 1}) t
-                  ) t where many <= {RANKED} or n <= {_BEST}) t
-            join files f on f.file_path = t.object_key
-            where f.is_deleted = %(deleted)s and f.status = 'ready' and {self._mine("f")} limit {RANKED + 1}
+            from ({self._texts(group.texts, str(_BEST + 1), needed)}) t
+            left join {self._file("f.file_path = t.object_key and f.status = 'ready'", tests)} on true
+            where f.id is not null or t.n = 1 limit {RANKED + 1}
             """
-            picked.append(f"(select id from in_texts order by uploaded_at desc, id desc limit {best})")
-        new = f"case when max(many) > {RANKED} then {RANKED + 1} else count(*) filter (where not named) end"
+            picked.append(f"(select id from in_texts where id is not null order by uploaded_at desc, id desc limit {best})")
+        new = f"case when max(many) > {_BEST} then {RANKED + 1} else count(id) filter (where not named) end"
         return f"""
         in_texts as materialized ({texts}),
         picked (file_id) as ({" union ".join(picked)}),
@@ -271,25 +347,53 @@ class _Search(_Statement):
         counted as (select least({named} + ({new}), {RANKED + 1}) as matched from in_texts)
         """
 
+    def _file(self, which: str, tests: str, beside: str = "") -> str:
+        """The one file, if it passes. A subquery of its own (offset 0), so that each is found by its key when it is asked for:
+        the planner would rather find all that pass first, to be quicker where none does."""
+        return f"lateral (select f.* from files f {beside} where {which} and {tests} offset 0) f"
+
+    def _filter_is_narrow(self) -> bool:
+        """Do so few files pass the filter that they are best found by it? As the counters say, or the indexes' first entries."""
+        wanted, owner = self._wanted, FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
+        known: list[int | None] = []
+        if wanted.folder_id is not None and not wanted.deleted:
+            known.append(total(self._tx, replace(owner, folder_id=wanted.folder_id, recursive=wanted.recursive)))
+        if wanted.file_type in FAMILIES:
+            known.append(total(self._tx, replace(owner, file_type=wanted.file_type)))
+        for leaf in [group[0] for group in self._others if len(group) == 1 and not group[0].negated]:
+            if isinstance(leaf, TypeIs) and leaf.value.lower() in FAMILIES:
+                known.append(total(self._tx, replace(owner, file_type=leaf.value.lower())))
+            elif isinstance(leaf, SizeWithin | HasTag):
+                self.next()
+                mine = f"f.is_deleted = %(deleted)s and {self._mine('f')}"
+                first = f"select from files f where {mine} and {self._leaf(leaf, False)}"
+                known.append(scalar(self._tx, f"select count(*) from ({first} limit {_FEW + 1}) c", self.params))
+        return any(count is not None and count <= _FEW for count in known)
+
     def _count(self, words: WordList) -> int:
         """How many names have one of the words; RANKED + 1 where there are more than are counted."""
-        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}"
+        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}{self._dates}"
 
-        def count(what: str, test: str, most: int) -> tuple[int, int]:
-            entries = f"select fw.file_id from file_words fw where {only} and ({test}) limit {most}"
-            row = self._tx.execute(f"select count(*), {what} from ({entries}) e", self.params, prepare=False).fetchone()
+        def count(tests: Sequence[str], most: int) -> int:
+            each = (f"(select fw.file_id from file_words fw where {only} and {test} limit {most})" for test in tests)
+            sql = f"""
+            with e as materialized (select * from ({" union all ".join(each)}) e limit {most})
+            select case when count(*) = {most} then {RANKED + 1} else (select count(*) from (select distinct * from e) d) end
+            from e
+            """
+            self.next()
+            row = self._tx.execute(sql, self.params, prepare=False).fetchone()
             assert row is not None
-            return row[0], row[1]
+            return min(int(row[0]), RANKED + 1)
 
         first = f"fw.word = {self.value(words.words[0])}"
-        if (most := count("0", first, RANKED + 1)[0]) > RANKED or (len(words.words) == 1 and not words.beyond):
+        if (most := count([first], RANKED + 1)) > RANKED or (len(words.words) == 1 and not words.beyond):
             return most
         tests = [f"fw.word = any({self.value(list(words.words))}::text[])"]
         tests += [f"fw.word >= {self.value(w)} and fw.word < {self.value(w + chr(0x10FFFF))}" for w in words.beyond]
-        entries, found = count("count(distinct file_id)", " or ".join(tests), 2 * RANKED)
-        return RANKED + 1 if entries == 2 * RANKED else min(found, RANKED + 1)
+        return count(tests, 2 * RANKED)
 
-    def _by_name(self, facets: bool) -> str | None:
+    def _by_name(self, facets: bool, wants: int) -> str | None:
         """The CTEs ``named`` and ``source``, files whose name fits all groups; "" where none can, None where walking the
         files is better."""
         if any(group.lists is None for group in self._groups):
@@ -319,28 +423,50 @@ class _Search(_Statement):
                 order by e.uploaded_at desc, e.file_id desc limit {most}) e
         ),
         source as materialized (
-            select {_COLUMNS} from (select * from named{few}) e join files f on f.id = e.file_id
-            {self._texts_beside(self._others)} where {self._where}{tests}
-            order by e.uploaded_at desc, e.file_id desc limit {RANKED + 1}
+            select {_COLUMNS} from (select * from named{few} order by n) e
+            join {self._file("f.id = e.file_id", f"{self._where}{tests}", self._texts_beside(self._others))} on true
+            order by e.n limit {RANKED + 1 if facets else _FEW}
         )
         """
 
     def _filtered(self) -> bool:
-        return bool(self._others) or self._wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
+        """Is there more of a filter than the dates that entries of words have?"""
+        def is_date(group: tuple[Leaf, ...]) -> bool:
+            return len(group) == 1 and isinstance(group[0], UploadedWithin) and not group[0].negated
 
-    def _by_text(self, query: str, most: str, tests: str) -> str:
-        """Files with one of the newest ``most`` texts of these words, ready ones: others have no text that counts."""
+        wanted = replace(self._wanted, date_from=None, date_to=None)
+        return not all(map(is_date, self._others)) or wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
+
+    def _texts(self, query: str, most: str, needed: int) -> str:
+        """``most`` texts of these words, with their number; of more than all pages can show only those ``needed`` have their
+        key, which are the newest."""
         return f"""
-        select {_COLUMNS}
-        from (select * from object_texts t where {self._mine("t")} and t.words @@ {self.value(query)}::tsquery
-              order by t.created_at desc limit {most}) t
-        join files f on f.file_path = t.object_key
-        where f.status = 'ready' and {self._where}{tests} limit {RANKED + 1}
+        select case when many <= {_BEST} or n <= {needed} then object_key end as object_key, words, many, n
+        from (select object_key, words, count(*) over () as many, row_number() over (order by created_at desc) as n
+              from (select t.object_key, t.words, t.created_at from object_texts t
+                    where {self._mine("t")} and t.words @@ {self.value(query)}::tsquery
+                    {"order by t.created_at desc" if needed else ""} limit {most}) t) t
         """
 
-    def _entries(self, words: WordList, most: int | None) -> str:
-        """Time and file of the names with one of the words, newest first: ``most`` of each word."""
-        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}"
+    def _by_text(self, texts: str, tests: str) -> str:
+        """Files with one of the texts, ready ones: others have no text that counts."""
+        return f"""
+        select {_COLUMNS} from ({texts}) t
+        join {self._file("f.file_path = t.object_key and f.status = 'ready'", f"{self._where}{tests}")} on true
+        limit {RANKED + 1}
+        """
+
+    def _entries(self, words: WordList, most: int | None, passing: str = "") -> str:
+        """Time and file of the names with one of the words, newest first: ``most`` of each word, whose files pass."""
+        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}{self._dates}"
+        if passing:
+            tried = f"order by fw.uploaded_at desc, fw.file_id desc limit {max(_FEW, _EXAMINED // len(words.words or '1'))}"
+            word = f'select fw.uploaded_at, fw.file_id from file_words fw where {only} and fw.word = w.word collate "C" {tried}'
+            return (
+                f"select e.* from unnest({self.value([*words.words, *words.beyond])}::text[]) w (word), lateral ("
+                f"select e.* from ({word}) e {passing}"
+                f" order by e.uploaded_at desc, e.file_id desc limit {most}) e"
+            )
         columns = "fw.uploaded_at, fw.file_id"
         order = "order by fw.uploaded_at desc, fw.file_id desc" + (f" limit {most}" if most else "")
         if len(words.words) == 1 and not words.beyond:
@@ -370,10 +496,11 @@ class _Search(_Statement):
         """How many entries the lists have, counted to one more than are ranked."""
         counts = ", ".join(
             f"(select count(*) from (select from file_words fw where fw.is_deleted = %(deleted)s and {self._mine('fw')}"
-            f" and fw.word = any(%(l{n})s::text[]) limit {RANKED + 1}) c)"
+            f"{self._dates} and fw.word = any(%(l{n})s::text[]) limit {RANKED + 1}) c)"
             for n in range(len(lists))
         )
         params = {f"l{n}": list(words.words) for n, words in enumerate(lists)}
+        self.next()
         row = self._tx.execute(f"select {counts}", self.params | params, prepare=False).fetchone()
         return [RANKED + 1 if words.beyond else count for words, count in zip(lists, row or (), strict=True)]
 
@@ -389,7 +516,10 @@ class _Search(_Statement):
 
     def _texts_beside(self, groups: Sequence[tuple[Leaf, ...]]) -> str:
         if any(isinstance(leaf, Term) and leaf.where != "name" for group in groups for leaf in group):
-            return "left join object_texts t on t.object_key = f.file_path and f.status = 'ready'"
+            text = "object_texts t where t.object_key = f.file_path and f.status = 'ready'"
+            if self._newest is None:
+                return f"left join {text.replace(' where ', ' on ')}"
+            return f"left join lateral (select t.words from {text} offset 0) t on true"     # of these files alone
         return ""
 
     def _leaf(self, leaf: Leaf, names_only: bool) -> str:
@@ -411,8 +541,7 @@ class _Search(_Statement):
     def _term(self, term: Term, names_only: bool) -> str:
         tests = [] if term.where == "content" else self._in_name(term)
         if term.where != "name" and not names_only and term.words:
-            query = tsquery(self._tx, self._wanted.owner_id, [term])[term]
-            tests.append(f"coalesce(t.words @@ {self.value(query)}::tsquery, false)")
+            tests.append(f"coalesce(t.words @@ {self.value(self._queries[term])}::tsquery, false)")
         return " or ".join(tests) or "false"
 
     def _in_name(self, term: Term) -> list[str]:
@@ -544,6 +673,12 @@ def _sought(term: Term) -> list[list[Sought]]:
         longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
         return [[sought_part(term.token), *(sought[longest] or [Sought(words[longest])])]]
     return [alternatives for alternatives in sought if alternatives]
+
+
+def _is_hint(term: Term) -> bool:
+    """A beginning so short that nearly all texts have it: only names are looked up by it (THREATS T81)."""
+    last = term.words[-1]
+    return term.kind == "prefix" and term.where == "any" and len(last) < SHORTEST_PART and not is_run(last)
 
 
 def _is_simple(group: _Group) -> bool:

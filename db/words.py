@@ -111,7 +111,7 @@ _SWAPPED = "select word from owner_words where owner_id = %(owner)s and word = a
 
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
     """Words of the owner's names that look like the word, and those of ``others`` that there are; the caller compares
-    letter by letter. Call ``db.search.bound`` first."""
+    letter by letter. Begin a ``db.search.Clock`` first."""
     mine = "owner_id = %(owner)s" if owner_id is not None else "true"
     params = {"owner": owner_id, "plain": without_marks(word)}
     rows = tx.execute(_NEAR.format(mine=mine), params, prepare=False).fetchall()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from time import monotonic
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
@@ -30,7 +29,10 @@ T = TypeVar("T")
 
 MAX_RESULTS = 1_000         # of all pages together
 _FEW = 20                   # with fewer matches than this, near words are tried too
-_SECONDS = 1.2              # for the whole search; then it is content with the newest files (THREATS T81)
+_SECONDS = 0.8              # for the whole search; then it is content with the newest files (THREATS T81)
+_NEWEST = 20_000
+_SECONDS_MORE = 0.4         # for these; then with still fewer
+_AT_LEAST = 1_000
 _MAX_CORRECTED = 4          # terms
 _MAX_NEAR = 8               # words tried for one term
 _READ = 8_000               # characters of each text that its first match is looked for in
@@ -94,13 +96,15 @@ class Search:
         with self._db.connection() as conn:
             find = partial(index.find, wanted=wanted, tree=tree, facets=facets, after=after, limit=room + 1)
             corrections: dict[str, list[str]] = {}
-            deadline = monotonic() + _SECONDS
-            found = _within(deadline, conn, find)
+            clock = index.Clock(_SECONDS)
+            found = _within(clock, conn, find)
             complete = found is not None
             if found is None:
-                found = find(conn, newest_only=True)
-            elif found.matched < _FEW and (corrections := _corrections(deadline, conn, wanted, tree)):
-                found = _within(deadline, conn, partial(find, corrections=corrections)) or found
+                found = _within(index.Clock(_SECONDS_MORE), conn, partial(find, newest=_NEWEST)) or find(conn, newest=_AT_LEAST)
+            elif found.matched < _FEW:
+                corrections = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree)) or {}
+                if corrections:
+                    found = _within(clock, conn, partial(find, corrections=corrections)) or found
             records = {record.id: record for record in files.all_of(conn, [hit.id for hit in found.hits[:room]])}
             total = found.matched if complete and found.matched <= index.RANKED else None
             if not tree.groups and wanted.unfiltered:
@@ -145,13 +149,14 @@ class Search:
             raise InvalidCursor() from error
 
 
-def _corrections(deadline: float, conn: Tx, wanted: FileFilter, tree: SearchTree) -> dict[str, list[str]]:
+def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index.Clock) -> dict[str, list[str]]:
     """For terms that may be misspelt, the words near them in the names that are searched."""
     found: dict[str, list[str]] = {}
     single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
     for word in [word for word in dict.fromkeys(single) if misspellable(word)][:_MAX_CORRECTED]:
-        look = partial(words.similar, owner_id=wanted.owner_id, word=word, others=swapped(word))
-        near = {other for other in _within(deadline, conn, look) or [] if other != word and is_near(word, other)}
+        clock.go_on(conn)
+        similar = words.similar(conn, wanted.owner_id, word, swapped(word))
+        near = {other for other in similar if other != word and is_near(word, other)}
         if near:
             found[word] = sorted(near, key=lambda other: (abs(len(other) - len(word)), other))[:_MAX_NEAR]
     return found
@@ -196,14 +201,11 @@ def _needles(conn: Tx, owner_id: str | None, terms: Sequence[Term]) -> list[str]
     return list(needles)
 
 
-def _within(deadline: float, conn: Tx, look: Callable[[Tx], T]) -> T | None:
-    """What one search found; None where the deadline (of the monotonic clock) came first."""
-    left = int((deadline - monotonic()) * 1_000)
-    if left <= 0:
-        return None
+def _within(clock: index.Clock, conn: Tx, look: Callable[..., T]) -> T | None:
+    """What one search found; None where the clock ran out first."""
     try:
         with conn.transaction():
-            index.bound(conn, left)
-            return look(conn)
-    except psycopg.errors.QueryCanceled:
+            clock.begin(conn)
+            return look(conn, clock=clock)
+    except (psycopg.errors.QueryCanceled, index.OutOfTime):
         return None

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from psycopg.errors import QueryCanceled
 
 from core.names import name_key
 from core.search_query import parse
 from core.words import phrase, words
-from db import Database, Tx, execute, scalar
+from db import Database, Tx, execute, scalar, texts
 from db import search as index
 from db.file_lists import FileFilter
 from db.words import suggestions
@@ -83,7 +84,7 @@ def library(db: Database) -> Database:
 ])
 def test_what_a_query_finds(library: Database, query: str, found: set[str]) -> None:
     assert set(names(library, query)) == found
-    assert set(names(library, query, newest_only=True)) == found
+    assert set(names(library, query, newest=100)) == found
 
 
 @pytest.mark.parametrize(("query", "found"), [
@@ -126,17 +127,71 @@ def test_T81_at_most_so_many_are_ranked_and_an_old_file_of_just_this_name_is_amo
     assert names(db, "report")[0] == "report.pdf"
 
 
-def test_T81_newest_only_looks_at_so_many_files(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "NEWEST", 3)
+def test_a_common_word_under_a_filter_is_found_by_the_names_or_by_the_filter(
+    db: Database, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index, "_FEW", 3)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for day in range(6):
+        add_file(db, f"plan {day}.pdf", at=at + timedelta(days=day), tags=["even"] if day % 3 == 0 else [])
+        add_file(db, f"a plan {day}.jpg", at=at + timedelta(days=day), file_type="image", mime_type="image/jpeg")
+    images = [f"a plan {day}.jpg" for day in reversed(range(6))]
+
+    def found(query: str, limit: int = 100, **filters: Any) -> tuple[list[str], int]:
+        with db.connection() as tx:
+            page = index.find(tx, FileFilter("alice", **filters), parse(query), limit=limit)
+            named = [scalar(tx, "select original_name from files where id = %(id)s", {"id": hit.id}) for hit in page.hits]
+        return named, page.matched
+
+    many = index.RANKED + 1
+    assert found("plan", file_type="image") == found("plan type:image") == found("lan ext:jpg") == (images, many)
+    assert found("plan", 2, file_type="image") == (images[:2], many)
+    assert found("plan -type:image", 2) == (["plan 5.pdf", "plan 4.pdf"], many)
+    assert found("plan tag:even") == (["plan 3.pdf", "plan 0.pdf"], 2)       # so few that all are looked at
+    since = at + timedelta(days=4)
+    newest = ["plan 5.pdf", "plan 4.pdf", "a plan 5.jpg", "a plan 4.jpg"]
+    assert found("plan", date_from=since) == found("plan after:2026-01-05") == (newest, 4)
+    assert found("plan after:2026-01-05", date_to=at + timedelta(days=5)) == (["plan 4.pdf", "a plan 4.jpg"], 2)
+    assert found("plan after:2026-01-05 OR type:text")[1] == many
+
+
+@pytest.mark.parametrize("query", ["word", "word other", "content:word"])
+def test_of_many_texts_the_newest_are_followed(db: Database, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    monkeypatch.setattr(index, "_BEST", 5)
+    with db.connection() as tx:
+        for number in range(7):
+            add_file(db, f"{number}.txt", key=f"files/{number}")
+            assert texts.put(tx, f"files/{number}", content="a word and the other", language=None)
+            page = index.find(tx, ALICE, parse(query), limit=1)
+            assert page.matched == (number + 1 if number < 5 else index.RANKED + 1)
+    assert names(db, query)[0] == "6.txt"
+
+
+def test_T81_newest_looks_at_so_many_files(db: Database) -> None:
     for number in range(5):
         add_file(db, f"plan {number}.pdf")
-    assert names(db, "-zzz", newest_only=True) == ["plan 4.pdf", "plan 3.pdf", "plan 2.pdf"]
+    assert names(db, "-zzz", newest=3) == names(db, "plan", newest=3) == ["plan 4.pdf", "plan 3.pdf", "plan 2.pdf"]
 
 
-def test_T81_a_search_has_a_time_limit_of_its_own(db: Database) -> None:
+def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(index, "monotonic", lambda: now[0])
+    clock = index.Clock(1.25)
     with db.transaction() as tx:
-        index.bound(tx, 1234)
-        assert scalar(tx, "show statement_timeout") == "1234ms"
+        clock.begin(tx)
+        assert scalar(tx, "show statement_timeout") == "1250ms"
+        now[0] += 1
+        clock.go_on(tx)
+        assert scalar(tx, "show statement_timeout") == "250ms"
+        now[0] += 1
+        with pytest.raises(index.OutOfTime):
+            clock.go_on(tx)
+        with pytest.raises(index.OutOfTime):
+            index.find(tx, ALICE, parse("plan"), limit=1, clock=clock)
+    with db.connection() as tx, tx.transaction(force_rollback=True):
+        index.Clock(0.02).begin(tx)
+        with pytest.raises(QueryCanceled):
+            execute(tx, "select pg_sleep(10)")
 
 
 def test_T81_words_their_parts_and_near_words_use_indexes(db: Database) -> None:

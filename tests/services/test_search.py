@@ -182,10 +182,12 @@ def test_totals_are_exact_up_to_what_is_ranked_and_without_filters(
     assert search.search(alice, SearchQuery("", file_type="document")).total is None
 
 
+@pytest.mark.parametrize("more", [0, 30])
 def test_T81_a_search_out_of_time_is_content_with_the_newest_files(
-    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch,
+    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch, more: float,
 ) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0)
+    monkeypatch.setattr(module, "_SECONDS_MORE", more)
     add_file(db, "plan.pdf")
     page = search.search(alice, SearchQuery("plan", facets=("owner",)))
     assert names(page) == ["plan.pdf"] and page.total is None and page.facets["owner"][0]["count"] == 1
