@@ -177,12 +177,18 @@ def anonymous(app: Any) -> GatewayClient:
 def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
     """What is in the bucket without a row, and in the tables without an end: all empty when nothing was lost or leaked."""
 
+    def promised() -> set[str]:
+        with db.connection() as tx:
+            rows = tx.execute(
+                "select object_key from objects where status = 'stored' union all select preview_path from file_previews"
+            )
+            return {row[0] for row in rows}
+
     def look() -> dict[str, list[str]]:
+        before = promised()  # a worker may be at it: only rows of before and after promise what was looked for between
         keys = [info.key for prefix in PREFIXES for info in bucket.list_objects(prefix)]
         multiparts = [ref.key for prefix in PREFIXES for ref in bucket.list_multiparts(prefix)]
         with db.connection() as tx:
-            stored = {row[0] for row in tx.execute("select object_key from objects where status = 'stored'")}
-            previews = {row[0] for row in tx.execute("select preview_path from file_previews")}
             retired = {row[0] for row in tx.execute("select object_key from retired_objects")}
             uploads = [
                 str(row[0])
@@ -191,9 +197,10 @@ def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
             held = [
                 row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")
             ]
+        after = promised()
         return {
-            "objects without a row": sorted(set(keys) - stored - previews - retired),
-            "rows without an object": sorted((stored | previews) - set(keys)),
+            "objects without a row": sorted(set(keys) - after - retired),
+            "rows without an object": sorted((before & after) - set(keys)),
             "multiparts": multiparts,
             "retired": sorted(retired),
             "uploads": uploads,

@@ -279,6 +279,7 @@ def goes_on(client: Client, page: Any) -> None:
     for _ in range(200):
         page.wait_for_timeout(100)
         if client.state() == "failed":
+            page.wait_for_timeout(500)  # nobody is quicker; Uppy tells of a failure twice, the second time later
             client.retry()
         if client.state():
             return
