@@ -99,16 +99,14 @@ def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
 
 
 def _folder(view: FolderView) -> dict[str, Any]:
-    created = render.timestamp(view.created_at)
-    unchanged = view.updated_at == view.created_at  # as most are; of 10,000 folders that is noticed
     return {
         "id": view.id,
         "name": view.name,
         "description": view.description,
         "parent_id": view.parent_id,
         "path": view.path,
-        "created_at": created,
-        "updated_at": created if unchanged else render.timestamp(view.updated_at),
+        "created_at": view.created_at,
+        "updated_at": view.updated_at,
         "file_count": view.file_count,
         "total_file_count": view.total_file_count,
         "total_size": view.total_size,
