@@ -1,7 +1,7 @@
 """Writes docs/query-plans.md: every statement on ``files`` that the services run, with its plan on this database.
 
     python app.py seed-demo --files 1000000 --folders 9999
-    eval "$(python app.py env)" && python -m benchmarks.query_plans > docs/query-plans.md
+    set -a; eval "$(python app.py env)"; python -m benchmarks.query_plans > docs/query-plans.md
 
 Nothing is written by hand: the services are called as the API calls them, on a connection whose cursors run EXPLAIN (ANALYZE,
 BUFFERS) before each statement that names ``files`` (twice, the second plan is kept: warm; then rolled back)."""
