@@ -1,7 +1,8 @@
 """Measures lists, trees, statistics, search and an upload's metadata on a seeded database, beside a plain SELECT by id.
 
     python app.py seed-demo --files 1000000 --folders 9999
-    set -a; eval "$(python app.py env)"; python -m benchmarks.metadata [--clients 8] [--seconds 3] [--http http://localhost:8080 KEY]
+    set -a; eval "$(python app.py env)"
+    python -m benchmarks.metadata [--clients 8] [--seconds 3] [--http http://localhost:8080 KEY]
 
 Each line is one question asked by so many clients at once (processes with a connection each), some seconds long after a warm-up:
 p50 and p95 in milliseconds, and both as multiples of fetching one file by its id at the same number of clients. With
