@@ -85,8 +85,3 @@ def kinds(mime_type: str, extension: str = "") -> frozenset[Kind]:
     """The kinds of preview (``?type=``) that a file of this type has, all libraries being there."""
     found = family(mime_type, extension)
     return _KINDS[found] if found else frozenset()
-
-
-def extracts_text(mime_type: str, extension: str = "") -> bool:
-    """Whether search can find such a file by what it says."""
-    return "text" in kinds(mime_type, extension)

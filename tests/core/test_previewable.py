@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.previewable import extracts_text, family, kinds
+from core.previewable import family, kinds
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,4 @@ from core.previewable import extracts_text, family, kinds
 )
 def test_kinds(mime: str, extension: str, expected: set[str]) -> None:
     assert kinds(mime, extension) == expected
-    assert extracts_text(mime, extension) == ("text" in expected)
     assert (family(mime, extension) is None) == (not expected)
