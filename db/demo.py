@@ -42,6 +42,9 @@ def add_files(
         [(f.object_key, owners[f.owner], f.size, f.sha256, f.sha256[:32], f.mime_type, False, f.uploaded_at)
          for f in files if not f.is_copy],
     )  # fmt: skip
+    # Their texts may be on their way.
+    shared = "select from objects where object_key = any(%(keys)s) order by object_key for share"
+    execute(tx, shared, {"keys": [f.object_key for f in files if f.is_copy]})
     _copy(
         tx, "files", _FILES,
         [(f.id, owners[f.owner], f.original_name, f.object_key, f.mime_type, f.file_type, f.size, f.sha256,
@@ -63,7 +66,7 @@ def _history(file: DemoFile, owner_id: str) -> list[tuple[Any, ...]]:
 
 
 def add_texts(tx: Tx, found: Sequence[tuple[str, str, str]]) -> None:
-    """Keep texts as their extraction would: (object key, text, ISO 639-1 language)."""
+    """Keep texts as their extraction would: (object key, text, ISO 639-1 language); sorted, so that all lock in one order."""
     with tx.pipeline():
         for key, content, language in found:
             texts.put(tx, key, content=content, language=language)
@@ -82,7 +85,7 @@ def settle(tx: Tx) -> None:
     """Tell the planner of the new rows at once. Outside a transaction, and as long as it takes."""
     execute(tx, "set statement_timeout = 0")
     try:
-        for table in ("files", "objects", "object_texts", "folders", "file_events"):
+        for table in ("files", "objects", "object_texts", "file_texts", "file_words", "owner_words", "folders", "file_events"):
             execute(tx, f"vacuum (analyze) {table}")
     finally:
         execute(tx, "reset statement_timeout")

@@ -65,6 +65,7 @@ with condemned as (
     where object_key = any(%(keys)s)
 ),
 unread as (delete from object_texts where object_key = any(%(keys)s)),
+unfound as (delete from file_texts t using files f where f.id = t.file_id and f.file_path = any(%(keys)s)),
 unseen as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
 retired as (
     insert into retired_objects (object_key, delete_after) select preview_path, now() from unseen

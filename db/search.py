@@ -1,47 +1,43 @@
-"""Search: a tree of core/search_query.py -> SQL. Values are always parameters, and ``% _ \\`` in them are literal.
+"""Search: a tree of core/search_query.py -> SQL that finds the files, counts them and ranks the best.
 
-Candidates come from three sources. *Names*: the words of names (db/words.py), newest file first, so that a common word
-costs no more than a rare one. *Texts*: the index of texts. *Mixed*: texts with one term, in files whose name or text has
-the others. A search that names no word that could be looked up, or a common word under a filter that few files pass, walks
-the owner's files instead, as lists do; under one that many pass, the newest names are tried until the page is filled. At most
-``RANKED`` matches are counted; a single word, the most frequent search, is counted in the index alone, and only what can be
-on the page is looked at, of texts too. What is slow all the same is cut off by the caller's clock, which all statements of a
-search share, and asked again of the newest files only (THREATS T81).
+Candidates come from two tables, both in the order of time. *Names*: the words of names (``file_words``, db/words.py). *Texts*: of
+each file with a text the words of text and name together (``file_texts``, db/texts.py), asked for those whose name alone would
+not do, so that the two never meet and are counted by themselves. A search for words and nothing else is counted in the indexes,
+and only what can be on the page is looked at; under a filter, or for parts of words, every candidate is tested. A search that
+names no word that could be looked up, or whose filter few files pass, tests these files instead.
 
-A file's rank is one of the classes below, the highest that fits; within a class the newest comes first.
+``total`` is exact up to ``RANKED``. What is slow all the same is cut off by the caller's clock, which all statements of a search
+share, and asked again of the newest files only (THREATS T81). A file's rank is one of the classes of db/search_terms.py, the
+highest that fits; within a class the newest comes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from core.names import name_key
-from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
+from core.search_query import HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
 from core.words import MAX_WORD, is_run
 from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
+from db.search_terms import Corrections, Statement, Terms, is_hint
 from db.texts import tsquery
 from db.words import SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
 
-RANKED = 10_000             # matches that are ranked and counted
+RANKED = 10_000             # matches that are counted, and ranked where facets are asked for
 _SLACK = 0.05               # seconds by which a statement may run longer than what is left of the search's time
-_BEST = 1_001               # of each source of a single word: what all pages together can show, and one more
+_BEST = 1_001               # what all pages together can show, and one more
+_RANKED_NAMES = 3_000       # names with several words, or a phrase, that are ranked
 _EXACT = 1_000              # names that are just the query
-_IN_RANGE = 2_000           # entries of words beyond those that are listed
-_LOOKED_THROUGH = 1_000     # newest files, where there are such words
-_EXAMINED = 50_000          # newest names with a word, where filters are to be tried on them
-_FEW = 3_000                # names with a word, or files that pass a filter: all of them are looked at
-_MIXED = 200                # texts with one of several terms
-_MIXED_TERMS = 4
+_WIDE = 30_000              # entries of words: so many are worth sorting
+_LOOKED_THROUGH = 50_000    # newest files, where a beginning has more
+_PROBED = 2_000             # entries of a rare word that are looked up among those of a common one
+_FEW = 3_000                # files that pass a filter: all of them are looked at
+_FEWER = 30_000             # and where more names than are ranked have the words
 _FACET_VALUES = 100
-
-# Scores in millionths. Docs: docs/search-ranking.md.
-EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000
-PARTS, NEAR, CONTENTS = 600_000, 500_000, 300_000
 
 _FACETS = {
     "file_type": "file_type", "folder": "folder_id", "owner": "owner_id",
@@ -49,8 +45,7 @@ _FACETS = {
 }  # fmt: skip
 FACETS = frozenset(_FACETS)
 _COLUMNS = "f.id, f.uploaded_at, f.name_key, f.name_words, f.file_type, f.folder_id, f.owner_id"
-
-Corrections = Mapping[str, Sequence[str]]       # a word -> the words it may be misspelt for
+_NEWEST = "order by uploaded_at desc, file_id desc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +59,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    matched: int                # RANKED + 1 where there are more, or where not all words were followed
+    matched: int                # RANKED + 1 where there are more
     hits: list[Position]
     facets: dict[str, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """A group of terms that can be looked up; ``lists``: a name that fits has a word of each, None: names can't be looked
-    up; ``texts``: the tsquery of texts that fit, None: none does."""
-
-    leaves: tuple[Leaf, ...]
-    lists: tuple[WordList, ...] | None
-    texts: str | None
-
-
-@dataclass(slots=True)
-class _Statement:
-    """Collects the values of the SQL being written; ``value`` gives a placeholder."""
-
-    params: dict[str, Any] = field(default_factory=dict)
-
-    def value(self, value: Any) -> str:
-        name = f"v{len(self.params)}"
-        self.params[name] = value
-        return f"%({name})s"
 
 
 class OutOfTime(Exception):
@@ -130,58 +103,97 @@ def find(
 ) -> Found:  # fmt: skip
     """The best matches after ``after``, best first, those of equal score newest first; of the owner's ``newest`` files only,
     where so many are given. Raises OutOfTime or QueryCanceled where the clock, whose transaction this is, says so."""
-    statement = _Search(tx, wanted, tree, corrections or {}, clock, newest)
+    search = _Search(tx, wanted, tree, corrections or {}, clock, newest)
     columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
     sql = f"""
-    with {statement.hits(facets=facets, after=after, limit=limit)},
+    with {search.hits(facets=bool(facets), wants=limit if after is None else _BEST)},
     page as (
         select id, uploaded_at, score
-        from (select id, uploaded_at, {statement.score()} as score from hits f) s
-        {statement.behind(after)}
-        order by score desc, uploaded_at desc, id desc limit {statement.value(limit)}::integer
+        from (select id, uploaded_at, {search.terms.score()} as score from hits f) s
+        {search.behind(after)}
+        order by score desc, uploaded_at desc, id desc limit {search.value(limit)}::integer
     )
-    select (select matched from counted),
+    select (select least(matched, {RANKED + 1}) from counted),
            (select json_agg(json_build_array(score, uploaded_at::text, id)
                             order by score desc, uploaded_at desc, id desc) from page),
            json_build_object({columns})
     """
-    statement.next()
+    search.next()
     # Never prepared: a plan that does not know the words can't tell a common one from a rare one.
-    row = tx.execute(sql, statement.params, prepare=False).fetchone()
+    row = tx.execute(sql, search.params, prepare=False).fetchone()
     assert row is not None
-    matched = RANKED + 1 if statement.cut else row[0]
-    return Found(matched, [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2])
+    return Found(row[0], [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2])
 
 
-class _Search(_Statement):
-    """The SQL of one search."""
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A group of terms that can be looked up.
 
-    __slots__ = (
-        "_clock", "_corrections", "_dates", "_groups", "_newest", "_others", "_queries", "_tree", "_tx", "_wanted", "_where",
-        "cut",
-    )  # fmt: skip
+    ``lists``: a name that fits has a word of each; None: names can't be looked up. ``simple``: of a single list, and that is all
+    that a name needs. ``texts``: the tsquery of texts that fit; None: none does. ``in_name``: the tsquery of ``file_texts`` for
+    names that fit, of exactly these where it is ``exact``; None: there is none, or none that could be afforded."""
+
+    leaves: tuple[Term, ...]
+    lists: tuple[WordList, ...] | None
+    simple: bool
+    texts: str | None
+    in_name: str | None
+    exact: bool
+
+
+class _Search(Statement):
+    """The SQL of one search: the CTEs ``hits``, with _COLUMNS, and ``counted``."""
 
     def __init__(
         self, tx: Tx, wanted: FileFilter, tree: SearchTree, corrections: Corrections, clock: Clock | None, newest: int | None
     ):
         where, params = conditions(wanted)
-        _Statement.__init__(self, params | {"owner": wanted.owner_id, "deleted": wanted.deleted})
-        self._tx, self._wanted, self._tree, self._corrections, self._where = tx, wanted, tree, corrections, where
+        Statement.__init__(self, params | {"owner": wanted.owner_id, "deleted": wanted.deleted})
+        self._tx, self._wanted, self._tree, self._where = tx, wanted, tree, where
         self._clock, self._newest = clock, newest
         self._groups: list[_Group] = []                     # those that can be looked up
         self._others: list[tuple[Leaf, ...]] = []           # the others are tests of each file
-        self._dates = self._read_dates()
         self.next()
         leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
-        self._queries = tsquery(tx, wanted.owner_id, [leaf for leaf in leaves if leaf.where != "name"])
+        queries = tsquery(tx, wanted.owner_id, [leaf for leaf in leaves if leaf.where != "name"])
+        self.terms = Terms(self, tree, corrections, queries)
         if newest is None:
             self._read_groups()
-        self.cut = any(words.beyond for group in self._groups for words in group.lists or ())
 
     def next(self) -> None:
         """Before each statement."""
         if self._clock is not None:
             self._clock.go_on(self._tx)
+
+    def hits(self, *, facets: bool, wants: int) -> str:
+        """``wants``: how many of the best are needed; with ``facets`` all of them."""
+        if not self._groups:
+            return self._walk()
+        bare = not facets and not self._filtered()          # words alone, with dates at most
+        if not bare and self._is_narrow(_FEW):
+            return self._few()
+        named: list[str] = []
+        hits: list[str] = []
+        if (lists := self._lists()) is not None:
+            if bare and len(self._groups) == 1 and self._groups[0].simple:
+                named, hits = self._single(self._groups[0], wants)
+            elif not bare and self._is_narrow(_FEWER) and min(self._sizes(lists)) > RANKED:
+                return self._few()
+            else:
+                named, hits = self._names(lists, bare, facets)
+        if named:
+            named.append("names (many) as materialized (select count(*) from named)")
+        names = "(select many from names)" if named else "0"
+        in_texts, more, apart = self._texts(bare, facets, names, wants)
+        if in_texts:
+            in_texts.append("texts (many) as materialized (select count(*) from in_texts)")
+        counted = f"{names} + (select many from texts)" if in_texts else names
+        if named and in_texts and not apart:
+            counted = "(select count(*) from (select id from named union select id from in_texts) u)"
+        found = " union ".join(hits + more) or f"select {_COLUMNS} from files f where false"
+        return ", ".join([
+            *named, *in_texts, f"hits as materialized ({found})", f"counted as (select {counted} as matched)",
+        ])  # fmt: skip
 
     # -- what is looked up ---------------------------------------------------------------------------------
 
@@ -195,165 +207,67 @@ class _Search(_Statement):
         found = iter(meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each]))
         lists: dict[Term, list[WordList]] = {term: [] for term in terms}
         for term, each in flat:
-            lists[term].append(_either([next(found) for _ in each] + [WordList(tuple(self._near(term)))]))
+            lists[term].append(_either([next(found) for _ in each] + [WordList(tuple(self.terms.near(term)))]))
         for group in self._tree.groups:
             leaves = [leaf for leaf in group if isinstance(leaf, Term) and leaf in terms]
             if len(leaves) < len(group):
                 self._others.append(group)
-                continue
-            in_names = [lists[leaf] for leaf in leaves if leaf.where != "content"]
-            if len(in_names) > 1:                           # of each alternative its most telling word
-                in_names = [[_either([max(each, key=lambda one: len(one.words[0])) for each in in_names if each])]]
-            texts = " | ".join(self._queries[leaf] for leaf in leaves if leaf.where != "name" and not _is_hint(leaf))
-            self._groups.append(_Group(group, tuple(in_names[0]) if in_names and in_names[0] else None, texts or None))
+            else:
+                self._groups.append(self._group(leaves, lists))
 
-    def _near(self, term: Term) -> Sequence[str]:
-        return self._corrections.get(term.key, ()) if term.kind == "part" and not term.negated else ()
+    def _group(self, leaves: Sequence[Term], lists: dict[Term, list[WordList]]) -> _Group:
+        named = [leaf for leaf in leaves if leaf.where != "content"]
+        each = [lists[leaf] for leaf in named]
+        if len(each) > 1:                                   # of each alternative its most telling word
+            each = [[_either([max(one, key=lambda words: len(words.words[0])) for one in each if one])]]
+        texts = [self.terms.queries[leaf] for leaf in leaves if leaf.where != "name" and not is_hint(leaf)]
+        in_name = [_in_name(leaf, lists[leaf]) for leaf in named]
+        possible = " | ".join(query for query, _ in in_name if query)
+        return _Group(
+            tuple(leaves),
+            lists=tuple(each[0]) if each and each[0] else None,
+            simple=all(map(_is_simple, named)),
+            texts=" | ".join(texts) or None,
+            in_name=possible if all(query for query, _ in in_name) else None,
+            exact=all(exact for _, exact in in_name),
+        )
 
-    def _read_dates(self) -> str:
-        """The tests of dates that entries of words are put to themselves, of all groups that are nothing else."""
-        bounds = [(self._wanted.date_from, self._wanted.date_to)]
-        for group in self._tree.groups:
-            if len(group) == 1 and isinstance(leaf := group[0], UploadedWithin) and not leaf.negated:
-                bounds.append((leaf.start, leaf.end))
-        tests = [self._within("fw.uploaded_at", "timestamptz", *each) for each in bounds]
-        return "".join(f" and {test}" for test in tests if test)
+    def _lists(self) -> list[WordList] | None:
+        """A name that fits has a word of each of these; None: no name can fit, or none can be looked up."""
+        if any(group.lists is None for group in self._groups):
+            return None
+        return [words for group in self._groups for words in group.lists or ()]
 
-    # -- the hits ------------------------------------------------------------------------------------------
-
-    def hits(self, *, facets: Sequence[str], after: Position | None, limit: int) -> str:
-        """The CTEs ``hits``, with _COLUMNS, and ``counted``."""
-        if not self._groups:
-            return self._walk()
-        wants = limit if after is None else _BEST
-        if not facets and len(self._groups) == 1 and _is_simple(self._groups[0]):
-            named = self._count(self._groups[0].lists[0]) if self._groups[0].lists else 0
-            if not self._filtered():
-                return self._single(wants, named)
-            if named > _FEW:
-                return self._few() if self._filter_is_narrow() else self._single(wants, named)
-        names = self._by_name(bool(facets), wants)
-        if names is None:
-            return self._walk()
-        ctes, sources = [names], ["select * from source"]
-        if not names:
-            ctes, sources = ["named as (select 0 as many where false)"], []
-        tests = self._tests([group.leaves for group in self._groups], names_only=True) + self._tests(self._others)
-        for whole in self._whole_names() if names else ():  # however old they are
-            for test in self._exact_keys(whole):
-                sources.append(f"(select {_COLUMNS} from files f {self._texts_beside(self._others)}"
-                               f" where {self._where} and {test}{tests} limit {_EXACT})")  # fmt: skip
-        # Where the page can be filled with names, no text is looked at: it would come behind them.
-        enough = f"(select count(*) from source) >= {wants}"
-
-        many = "false"                                      # texts with all words, more than all pages can show
-
-        def most(number: int) -> str:
-            return f"(select case when {enough if names and not facets else 'false'} or {many} then 0 else {number} end)"
-
-        texts = [group.texts for group in self._groups]
-        if all(texts):
-            query = " & ".join(f"({text})" for text in texts)
-            ctes.append(f"in_texts as materialized ({self._texts(query, most(_BEST + 1), _BEST if facets else 4 * wants)})")
-            sources.append(f"({self._by_text('select * from in_texts', self._tests(self._others))})")
-            many = f"(select count(*) from in_texts) > {_BEST}"
-        if len(self._groups) > 1:
-            for group in [group for group in self._groups if group.texts][:_MIXED_TERMS]:
-                others = [g.leaves for g in self._groups if g is not group] + self._others
-                newest = self._texts(group.texts or "", most(_MIXED), _MIXED)
-                sources.append(f"({self._by_text(newest, self._tests(others))})")
-        ctes.append(f"hits as materialized ({' union '.join(sources) or f'select {_COLUMNS} from files f where false'})")
-        over = f"(select max(many) from named) {f'= {_EXAMINED}' if self._filtered() else f'> {RANKED}'}"
-        if names and not facets:
-            over += f" or (select count(*) from source) >= {_FEW}"
-            over += f" or {enough}" if any(texts) else ""
-        over += f" or {many}"
-        ctes.append(f"""counted as (
-            select case when {over} then {RANKED + 1}
-                        else least(count(*), {RANKED + 1}) end as matched from hits)""")
-        return ", ".join(ctes)
+    # -- by the filter, or file by file --------------------------------------------------------------------
 
     def _walk(self) -> str:
         source = "files f"
         if self._newest is not None:
-            scope = conditions(FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted))[0]
-            source = (
-                f"(select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {self._newest}) f"
-            )
-        tests = self._tests(self._tree.groups)
+            source = f"({self._newest_files(self._newest)}) f"
+        tests = self.terms.tests(self._tree.groups)
         return f"""hits as materialized (
-            select {_COLUMNS} from {source} {self._texts_beside(self._tree.groups)} where {self._where}{tests}
+            select {_COLUMNS} from {source} {self._beside(self._tree.groups)} where {self._where}{tests}
             order by f.uploaded_at desc, f.id desc limit {RANKED + 1}
         ), counted as (select count(*) as matched from hits)"""
 
     def _few(self) -> str:
         """All that pass the filter, and are found by it."""
-        tests = self._tests(self._tree.groups)
+        tests = self.terms.tests(self._tree.groups)
         return f"""few as materialized (
-            select {_COLUMNS} from files f {self._texts_beside(self._tree.groups)} where {self._where}{tests}
-        ), hits as (select * from few), counted as (select least(count(*), {RANKED + 1}) as matched from few)"""
+            select {_COLUMNS} from files f {self._beside(self._tree.groups)} where {self._where}{tests}
+        ), hits as (select * from few), counted as (select count(*) as matched from few)"""
 
-    def _single(self, best: int, named: int) -> str:
-        """One group of single words: being in the lists is all that a name is tested for, but for the filter. The newest of
-        each class are picked; where there is a filter, so many are tried until enough have passed."""
-        group, picked = self._groups[0], []
-        filtered = self._filtered()
-        self.cut = filtered                                     # the ranges are counted, too
-        tests = f"{self._where}{self._tests(self._others)}"
-        beside = self._texts_beside(self._others)
-        if group.lists is not None:
-            words = group.lists[0]
-            # Apart, since each is a class of its own: the words themselves, and those that they are a part of.
-            own = [leaf.words[0] for leaf in group.leaves if isinstance(leaf, Term)]
-            own = list(dict.fromkeys(own + ["/" + word for word in own]))
-            others = tuple(word for word in words.words if word not in own)
-            passing = f"join {self._file('f.id = e.file_id', tests, beside)} on true" if filtered else ""
-            for some in (WordList(tuple(own)), WordList(others, words.beyond)):
-                for begin in ("^", ""):
-                    listed = tuple(begin + word for word in some.words if not (begin and word.startswith("/")))
-                    ranges = tuple(begin + word for word in some.beyond)
-                    if listed or ranges:
-                        entries = self._entries(WordList(listed, ranges), best, passing)
-                        picked.append(f"(select file_id from ({entries}) e"
-                                      f" order by uploaded_at desc, file_id desc limit {best})")  # fmt: skip
-            picked += [
-                f"(select f.id from files f {beside} where {tests} and {test} limit {_EXACT})"
-                for leaf in group.leaves for test in self._exact_keys(leaf)
-            ]  # fmt: skip
-            if words.beyond:                                    # the ranges are cut: the newest are looked through
-                begins = " or ".join(f"f.name_words like {self.value('% ' + like(w) + '%')}" for w in words.beyond)
-                picked.append(f"(select f.id from (select * from files f where f.is_deleted = %(deleted)s"
-                              f" and {self._mine('f')} order by f.uploaded_at desc, f.id desc limit {_LOOKED_THROUGH}) f"
-                              f" {beside} where {tests} and ({begins}) limit {best})")  # fmt: skip
-        texts = "select null::uuid as id, null::timestamptz as uploaded_at, false as named, 0 as many where false"
-        if group.texts is not None and named <= RANKED:         # else the names are more than all pages can show
-            in_name = " or ".join(self._leaf(leaf, names_only=True) for leaf in group.leaves)
-            # So many are followed to their files. Of more the number is not known, and those that the page needs are followed:
-            # the newest, none where it is full of names.
-            full = not filtered and named >= best
-            needed = 0 if full else 4 * best
-            texts = f"""
-            select f.id, f.uploaded_at, {in_name} as named, t.many
-            from ({self._texts(group.texts, str(_BEST + 1), needed)}) t
-            left join {self._file("f.file_path = t.object_key and f.status = 'ready'", tests)} on true
-            where f.id is not null or t.n = 1 limit {RANKED + 1}
-            """
-            picked.append(f"(select id from in_texts where id is not null order by uploaded_at desc, id desc limit {best})")
-        new = f"case when max(many) > {_BEST} then {RANKED + 1} else count(id) filter (where not named) end"
-        return f"""
-        in_texts as materialized ({texts}),
-        picked (file_id) as ({" union ".join(picked)}),
-        hits as materialized (select {_COLUMNS} from picked join files f on f.id = picked.file_id),
-        counted as (select least({named} + ({new}), {RANKED + 1}) as matched from in_texts)
-        """
+    def _newest_files(self, most: int) -> str:
+        scope = conditions(FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted))[0]
+        return f"select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {most}"
 
-    def _file(self, which: str, tests: str, beside: str = "") -> str:
-        """The one file, if it passes. A subquery of its own (offset 0), so that each is found by its key when it is asked for:
-        the planner would rather find all that pass first, to be quicker where none does."""
-        return f"lateral (select f.* from files f {beside} where {which} and {tests} offset 0) f"
+    def _filtered(self) -> bool:
+        """Is there more of a filter than the dates that words have?"""
+        wanted = replace(self._wanted, date_from=None, date_to=None)
+        return not all(map(_is_date, self._others)) or wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
 
-    def _filter_is_narrow(self) -> bool:
-        """Do so few files pass the filter that they are best found by it? As the counters say, or the indexes' first entries."""
+    def _is_narrow(self, few: int) -> bool:
+        """Do at most so many files pass the filter? As the counters say, or the indexes' first entries."""
         wanted, owner = self._wanted, FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
         known: list[int | None] = []
         if wanted.folder_id is not None and not wanted.deleted:
@@ -366,286 +280,211 @@ class _Search(_Statement):
             elif isinstance(leaf, SizeWithin | HasTag):
                 self.next()
                 mine = f"f.is_deleted = %(deleted)s and {self._mine('f')}"
-                first = f"select from files f where {mine} and {self._leaf(leaf, False)}"
-                known.append(scalar(self._tx, f"select count(*) from ({first} limit {_FEW + 1}) c", self.params))
-        return any(count is not None and count <= _FEW for count in known)
+                first = f"select from files f where {mine} and {self.terms.leaf(leaf)}"
+                known.append(scalar(self._tx, f"select count(*) from ({first} limit {few + 1}) c", self.params))
+        return any(count is not None and count <= few for count in known)
 
-    def _count(self, words: WordList) -> int:
-        """How many names have one of the words; RANKED + 1 where there are more than are counted."""
-        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}{self._dates}"
+    # -- by names ------------------------------------------------------------------------------------------
 
-        def count(tests: Sequence[str], most: int) -> int:
-            each = (f"(select fw.file_id from file_words fw where {only} and {test} limit {most})" for test in tests)
-            sql = f"""
-            with e as materialized (select * from ({" union all ".join(each)}) e limit {most})
-            select case when count(*) = {most} then {RANKED + 1} else (select count(*) from (select distinct * from e) d) end
-            from e
-            """
-            self.next()
-            row = self._tx.execute(sql, self.params, prepare=False).fetchone()
-            assert row is not None
-            return min(int(row[0]), RANKED + 1)
-
-        first = f"fw.word = {self.value(words.words[0])}"
-        if (most := count([first], RANKED + 1)) > RANKED or (len(words.words) == 1 and not words.beyond):
-            return most
-        tests = [f"fw.word = any({self.value(list(words.words))}::text[])"]
-        tests += [f"fw.word >= {self.value(w)} and fw.word < {self.value(w + chr(0x10FFFF))}" for w in words.beyond]
-        return count(tests, 2 * RANKED)
-
-    def _by_name(self, facets: bool, wants: int) -> str | None:
-        """The CTEs ``named`` and ``source``, files whose name fits all groups; "" where none can, None where walking the
-        files is better."""
-        if any(group.lists is None for group in self._groups):
-            return ""
-        lists = [words for group in self._groups for words in group.lists or ()]
-        sizes = self._sizes(lists)
-        first, *rest = (lists[at] for at in sorted(range(len(lists)), key=lambda at: sizes[at]))
-        filtered = self._filtered()
-        if self._wanted.folder_id is not None and min(sizes) > RANKED:
-            return None
-        also = "".join(
-            f" and exists (select from file_words o where {self._mine('o')} and o.is_deleted = %(deleted)s"
-            f" and o.word {self._any_of(words)}"
-            f" and o.uploaded_at = e.uploaded_at and o.file_id = e.file_id)"
-            for words in rest
-            if len(words.words) <= 4 and not words.beyond
-        )
-        tests = self._tests([group.leaves for group in self._groups], names_only=True) + self._tests(self._others)
-        # Of more names than are counted, the newest are ranked.
-        most = _EXAMINED if filtered else RANKED + 1
-        tried = facets or filtered or not all(map(_is_simple, self._groups))
-        few = "" if tried else f" where many <= {RANKED} or n <= {2 * _BEST}"
-        return f"""
-        named as materialized (
-            select *, count(*) over () as many, row_number() over (order by uploaded_at desc, file_id desc) as n from (
-                select e.uploaded_at, e.file_id from ({self._entries(first, None)}) e where true{also}
-                order by e.uploaded_at desc, e.file_id desc limit {most}) e
-        ),
-        source as materialized (
-            select {_COLUMNS} from (select * from named{few} order by n) e
-            join {self._file("f.id = e.file_id", f"{self._where}{tests}", self._texts_beside(self._others))} on true
-            order by e.n limit {RANKED + 1 if facets else _FEW}
-        )
-        """
-
-    def _filtered(self) -> bool:
-        """Is there more of a filter than the dates that entries of words have?"""
-        def is_date(group: tuple[Leaf, ...]) -> bool:
-            return len(group) == 1 and isinstance(group[0], UploadedWithin) and not group[0].negated
-
-        wanted = replace(self._wanted, date_from=None, date_to=None)
-        return not all(map(is_date, self._others)) or wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
-
-    def _texts(self, query: str, most: str, needed: int) -> str:
-        """``most`` texts of these words, with their number; of more than all pages can show only those ``needed`` have their
-        key, which are the newest."""
-        return f"""
-        select case when many <= {_BEST} or n <= {needed} then object_key end as object_key, words, many, n
-        from (select object_key, words, count(*) over () as many, row_number() over (order by created_at desc) as n
-              from (select t.object_key, t.words, t.created_at from object_texts t
-                    where {self._mine("t")} and t.words @@ {self.value(query)}::tsquery
-                    {"order by t.created_at desc" if needed else ""} limit {most}) t) t
-        """
-
-    def _by_text(self, texts: str, tests: str) -> str:
-        """Files with one of the texts, ready ones: others have no text that counts."""
-        return f"""
-        select {_COLUMNS} from ({texts}) t
-        join {self._file("f.file_path = t.object_key and f.status = 'ready'", f"{self._where}{tests}")} on true
-        limit {RANKED + 1}
-        """
-
-    def _entries(self, words: WordList, most: int | None, passing: str = "") -> str:
-        """Time and file of the names with one of the words, newest first: ``most`` of each word, whose files pass."""
-        only = f"fw.is_deleted = %(deleted)s and {self._mine('fw')}{self._dates}"
-        if passing:
-            tried = f"order by fw.uploaded_at desc, fw.file_id desc limit {max(_FEW, _EXAMINED // len(words.words or '1'))}"
-            word = f'select fw.uploaded_at, fw.file_id from file_words fw where {only} and fw.word = w.word collate "C" {tried}'
-            return (
-                f"select e.* from unnest({self.value([*words.words, *words.beyond])}::text[]) w (word), lateral ("
-                f"select e.* from ({word}) e {passing}"
-                f" order by e.uploaded_at desc, e.file_id desc limit {most}) e"
-            )
-        columns = "fw.uploaded_at, fw.file_id"
-        order = "order by fw.uploaded_at desc, fw.file_id desc" + (f" limit {most}" if most else "")
+    def _single(self, group: _Group, wants: int) -> tuple[list[str], list[str]]:
+        """One group of single words, which all names with them fit: ``named`` is counted, and the newest of each class are
+        looked at."""
+        assert group.lists is not None
+        words = group.lists[0]
+        # Apart, since each is a class of its own: the words themselves, and those that they are a part of.
+        own = [leaf.words[0] for leaf in group.leaves if leaf.where != "content"]
+        own = list(dict.fromkeys(own + ["/" + word for word in own]))
+        others = [word for word in words.words if word not in own]
+        picked = [
+            self._newest_with([begin + word for word in some if not (begin and word.startswith("/"))], wants)
+            for some in (own, others) for begin in ("^", "") if some
+        ]  # fmt: skip
+        picked += [
+            f"(select f.id from files f where {self._where} and {test} limit {_EXACT})"
+            for leaf in group.leaves for test in self.terms.exact_keys(leaf)
+        ]  # fmt: skip
+        in_all = f"(select count(*) from entries) < {_WIDE}"
+        enough = f"({in_all} or (select count(distinct id) from entries) > {RANKED})"
+        for word in words.beyond:
+            for begin, pattern in (("^", " "), ("", "% ")):
+                picked.append(self._files_of(f"select * from ({self._range(begin + word)}) e where {in_all}", wants))
+                picked.append(
+                    f"(select f.id from ({self._newest_files(_LOOKED_THROUGH)}) f where not {in_all}{self._dates('f')}"
+                    f" and f.name_words like {self.value(pattern + like(word) + '%')} limit {wants})"
+                )
         if len(words.words) == 1 and not words.beyond:
-            return f"select {columns} from file_words fw where {only} and fw.word = {self.value(words.words[0])} {order}"
-        if most is None:
-            any_word = f"any({self.value(list(words.words))}::text[])"
-            listed = f"select {columns} from file_words fw where {only} and fw.word = {any_word}"
+            named = [f"named as materialized (select file_id as id from ({self._entries([words])}) e limit {RANKED + 1})"]
         else:
-            listed = (
-                f"select e.* from unnest({self.value(list(words.words))}::text[]) w (word), lateral (select {columns}"
-                f' from file_words fw where {only} and fw.word = w.word collate "C" {order}) e'
-            )
-        ranges = [
-            f"(select {columns} from file_words fw where {only} and fw.word >= {self.value(word)}"
-            f" and fw.word < {self.value(word + chr(0x10FFFF))} limit {_IN_RANGE})"
-            for word in words.beyond
-        ]
-        return " union ".join([f"({listed})", *ranges]) if ranges else listed
+            # A name may have several of the words; there are seldom so many entries that all would be too many.
+            named = [
+                f"entries as materialized (select file_id as id from ({self._any(words)}) e limit {_WIDE})",
+                f"named as materialized ((select distinct id from entries where {enough} limit {RANKED + 1})"
+                f" union all (select distinct file_id from ({self._any(words)}) e where not {enough} limit {RANKED + 1}))",
+            ]
+        looked = f"(select {_COLUMNS} from ({' union '.join(picked)}) p (id) join {self._file('f.id = p.id')} on true)"
+        return named, [looked]
 
-    def _any_of(self, words: WordList) -> str:
-        """One word by =, so that the entries come in order and two words are merged."""
-        if len(words.words) == 1:
-            return f"= {self.value(words.words[0])}"
-        return f"= any({self.value(list(words.words))}::text[])"
+    def _names(self, lists: Sequence[WordList], bare: bool, facets: bool) -> tuple[list[str], list[str]]:
+        """Names that have a word of each list, newest first, and are tested where that is not all: ``named``, and of them those
+        that are ranked."""
+        tested = [group.leaves for group in self._groups if not group.simple or any(w.beyond for w in group.lists or ())]
+        listed = [words for words in lists if not words.beyond] or list(lists)
+        ranked = RANKED + 1 if facets else _RANKED_NAMES
+        if bare and not tested:
+            named = f"select uploaded_at, file_id as id from ({self._entries(listed)}) e {_NEWEST} limit {RANKED + 1}"
+            hits = [f"(select {_COLUMNS} from (select id from named limit {ranked}) n join {self._file('f.id = n.id')} on true)"]
+        else:
+            tests = self.terms.tests(tested, names_only=True) + self.terms.tests(self._others)
+            file = self._file("f.id = e.file_id", f"{self._where}{tests}", self._beside(self._others))
+            named = f"""
+            select {_COLUMNS} from ({self._entries(listed)}) e join {file} on true
+            order by e.uploaded_at desc, e.file_id desc limit {RANKED + 1}
+            """
+            hits = [f"(select * from named limit {ranked})"]
+        tests = self.terms.tests([group.leaves for group in self._groups], names_only=True) + self.terms.tests(self._others)
+        hits += [
+            f"(select {_COLUMNS} from files f {self._beside(self._others)} where {self._where} and {test}{tests} limit {_EXACT})"
+            for whole in self.terms.whole_names() for test in self.terms.exact_keys(whole)      # however old they are
+        ]  # fmt: skip
+        return [f"named as materialized ({named})"], hits
+
+    def _entries(self, lists: Sequence[WordList]) -> str:
+        """Time and file of the names that have a word of each list, newest first."""
+        if len(lists) == 1:
+            words = lists[0]
+            only = f"distinct uploaded_at, file_id from ({self._any(words)}) e"
+            if len(words.words) == 1 and not words.beyond:
+                one = f"fw.word = {self.value(words.words[0])}"
+                only = f"fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')} and {one}"
+            return f"select {only} {_NEWEST}"
+        sizes = self._sizes(lists)
+        rare = min(range(len(lists)), key=lambda at: sizes[at])
+        if sizes[rare] <= _PROBED and max(sizes) > RANKED:
+            also = "".join(
+                f" and exists (select from file_words o where {self._mine('o')} and o.is_deleted = %(deleted)s"
+                f" and o.word = any({self.value(list(words.words))}::text[])"
+                f" and o.uploaded_at = e.uploaded_at and o.file_id = e.file_id)"
+                for at, words in enumerate(lists) if at != rare
+            )  # fmt: skip
+            return f"select * from ({self._entries([lists[rare]])}) e where true{also} {_NEWEST}"
+        each = " union all ".join(f"({self._entries([words])})" for words in lists)
+        of_all = f"group by uploaded_at, file_id having count(*) = {len(lists)}"
+        return f"select uploaded_at, file_id from ({each}) e {of_all} {_NEWEST}"
+
+    def _any(self, words: WordList) -> str:
+        """Time and file of the entries of all of the words, in no order; of a file that has two of them, twice."""
+        listed = f"fw.word = any({self.value(list(words.words))}::text[])"
+        alone = f"select fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')} and {listed}"
+        return " union all ".join([alone, *map(self._range, words.beyond)])
+
+    def _range(self, word: str) -> str:
+        """The entries of all words that begin so."""
+        return (
+            f"select fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')}"
+            f" and fw.word >= {self.value(word)} and fw.word < {self.value(word + chr(0x10FFFF))}"
+        )
+
+    def _newest_with(self, words: Sequence[str], most: int) -> str:
+        """The newest files that have one of the words, so many."""
+        entries = f"""
+        select e.uploaded_at, e.file_id from unnest({self.value(list(words))}::text[]) w (word), lateral (
+            select fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')} and fw.word = w.word collate "C"
+            order by fw.uploaded_at desc, fw.file_id desc limit {most}) e
+        """
+        return self._files_of(entries, most)
+
+    def _files_of(self, entries: str, most: int) -> str:
+        """The files of the newest of these entries, so many, and each once."""
+        return f"(select file_id from (select distinct uploaded_at, file_id from ({entries}) e {_NEWEST} limit {most}) e)"
 
     def _sizes(self, lists: Sequence[WordList]) -> list[int]:
         """How many entries the lists have, counted to one more than are ranked."""
-        counts = ", ".join(
-            f"(select count(*) from (select from file_words fw where fw.is_deleted = %(deleted)s and {self._mine('fw')}"
-            f"{self._dates} and fw.word = any(%(l{n})s::text[]) limit {RANKED + 1}) c)"
-            for n in range(len(lists))
-        )
-        params = {f"l{n}": list(words.words) for n, words in enumerate(lists)}
+        counts = ", ".join(f"(select count(*) from ({self._any(words)} limit {RANKED + 1}) c)" for words in lists)
         self.next()
-        row = self._tx.execute(f"select {counts}", self.params | params, prepare=False).fetchone()
-        return [RANKED + 1 if words.beyond else count for words, count in zip(lists, row or (), strict=True)]
+        row = self._tx.execute(f"select {counts}", self.params, prepare=False).fetchone()
+        return list(row or ())
+
+    # -- by texts ------------------------------------------------------------------------------------------
+
+    def _texts(self, bare: bool, facets: bool, names: str, wants: int) -> tuple[list[str], list[str], bool]:
+        """``in_texts``: files that have all words, some or all of them in the text; those of them that can be on the page, behind
+        the ``names`` that were found; and whether none of them is such a name."""
+        asked = self._text_query()
+        if asked is None:
+            return [], [], True
+        query, fits, apart = asked
+        mine = (
+            f"{self._mine('t')} and t.is_deleted = %(deleted)s and t.searchable{self._dates('t')}"
+            f" and t.words @@ {self.value(query)}::tsquery"
+        )
+        newest = "order by t.uploaded_at desc, t.file_id desc"
+        room = f"limit (select case when {names} > {RANKED} then 0 else {RANKED + 1} end)"
+        new = "" if apart else " and not exists (select from named n where n.id = t.id)"
+        page = f"{names} < {wants}{new} order by t.uploaded_at desc, t.id desc limit {wants}"
+        if bare and fits:
+            many = f"(select many from texts) > {RANKED}"
+            found = f"""
+            select t.id from (
+                select * from in_texts where not {many}
+                union all
+                (select t.file_id, t.uploaded_at from file_texts t where {mine} and {many} {newest} limit {2 * wants})
+            ) t where {page}
+            """
+            ctes = [f"in_texts as materialized (select t.file_id as id, t.uploaded_at from file_texts t where {mine} {room})"]
+            return ctes, [f"(select {_COLUMNS} from ({found}) t join {self._file('f.id = t.id')} on true)"], apart
+        tests = self.terms.tests(self._others if fits else [group.leaves for group in self._groups] + self._others)
+        beside = self._beside(self._others if fits else self._tree.groups)
+        ctes = [f"""in_texts as materialized (
+            select {_COLUMNS} from (select t.file_id from file_texts t where {mine} {newest}) e
+            join {self._file("f.id = e.file_id", f"{self._where}{tests}", beside)} on true {room}
+        )"""]  # fmt: skip
+        return ctes, ["(select * from in_texts)" if facets else f"(select * from in_texts t where {page})"], apart
+
+    def _text_query(self) -> tuple[str, bool, bool] | None:
+        """What ``file_texts`` is asked; whether all that answer fit; and whether none of them fits by its name alone. None where
+        no text can fit."""
+        if not any(group.texts for group in self._groups):
+            return None
+        by_name = self._lists() is not None
+        exact = all(group.exact for group in self._groups)
+        if len(self._groups) == 1:
+            each, fits = [self._groups[0].texts], True
+        else:
+            each = [" | ".join(filter(None, (group.texts, group.in_name))) for group in self._groups]
+            fits = exact
+        query = " & ".join(f"({one})" for one in each if one)
+        if by_name and exact:
+            query += f" & !({' & '.join(f'({group.in_name})' for group in self._groups)})"
+        return query, fits, exact or not by_name
+
+    # -- pieces --------------------------------------------------------------------------------------------
+
+    def _file(self, which: str, tests: str = "true", beside: str = "") -> str:
+        """The one file, if it passes. A subquery of its own (offset 0), so that each is found by its key when it is asked for:
+        the planner would rather find all that pass first, to be quicker where none does."""
+        return f"lateral (select f.* from files f {beside} where {which} and {tests} offset 0) f"
+
+    def _beside(self, groups: Sequence[tuple[Leaf, ...]]) -> str:
+        """The join of the texts that tests of these groups need."""
+        if not Terms.ask_texts(groups):
+            return ""
+        text = "file_texts t where t.file_id = f.id and t.searchable"
+        if self._newest is None:
+            return f"left join {text.replace(' where ', ' on ')}"
+        return f"left join lateral (select t.words from {text} offset 0) t on true"         # of these files alone
+
+    def _only(self, table: str) -> str:
+        return f"{table}.is_deleted = %(deleted)s and {self._mine(table)}{self._dates(table)}"
 
     def _mine(self, table: str) -> str:
         return f"{table}.owner_id = %(owner)s" if self._wanted.owner_id is not None else "true"
 
-    # -- tests of each file --------------------------------------------------------------------------------
-
-    def _tests(self, groups: Sequence[tuple[Leaf, ...]], *, names_only: bool = False) -> str:
-        return "".join(
-            " and (" + " or ".join(self._leaf(leaf, names_only) for leaf in group) + ")" for group in groups
-        )
-
-    def _texts_beside(self, groups: Sequence[tuple[Leaf, ...]]) -> str:
-        if any(isinstance(leaf, Term) and leaf.where != "name" for group in groups for leaf in group):
-            text = "object_texts t where t.object_key = f.file_path and f.status = 'ready'"
-            if self._newest is None:
-                return f"left join {text.replace(' where ', ' on ')}"
-            return f"left join lateral (select t.words from {text} offset 0) t on true"     # of these files alone
-        return ""
-
-    def _leaf(self, leaf: Leaf, names_only: bool) -> str:
-        match leaf:
-            case Term():
-                test = self._term(leaf, names_only)
-            case TypeIs(value=value):
-                test = self._type(value.lower())
-            case ExtensionIs(value=value):
-                test = f"f.name_key like {self.value('%.' + like(name_key(value.lstrip('.'))))}"
-            case HasTag(value=value):
-                test = f"f.tags && {self.value([value, value.casefold()])}::text[]"
-            case SizeWithin(low=low, high=high):
-                test = self._within("f.file_size", "bigint", low, high)
-            case UploadedWithin(start=start, end=end):
-                test = self._within("f.uploaded_at", "timestamptz", start, end)
-        return f"not ({test})" if leaf.negated else f"({test})"
-
-    def _term(self, term: Term, names_only: bool) -> str:
-        tests = [] if term.where == "content" else self._in_name(term)
-        if term.where != "name" and not names_only and term.words:
-            tests.append(f"coalesce(t.words @@ {self.value(self._queries[term])}::tsquery, false)")
-        return " or ".join(tests) or "false"
-
-    def _in_name(self, term: Term) -> list[str]:
-        literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
-        if not term.words:
-            return [literal]
-        if term.kind == "phrase":
-            return [self._spelt(term, "% ", " %")]
-        begins = self._spelt(term, "% ", "%")
-        if term.kind == "prefix" or len(term.key) < SHORTEST_PART or term.key.isdecimal():
-            return [begins]
-        near = [f"f.name_words like {self.value(f'% {like(word)} %')}" for word in self._near(term)]
-        return [literal, *([begins] if len(term.words) > 1 else []), *near]
-
-    def _spelt(self, term: Term, before: str, behind: str) -> str:
-        """That the words of a name have the term's in order, between what the patterns say."""
-        return " or ".join(
-            f"f.name_words like {self.value(before + like(spelling) + behind)}" for spelling in term.spellings
-        )
-
-    def _type(self, value: str) -> str:
-        if value in FAMILIES:
-            return f"f.file_type = {self.value(value)}"
-        if value.endswith("/*"):
-            return f"starts_with(f.mime_type, {self.value(value[:-1])})"
-        if "/" in value:
-            return f"f.mime_type = {self.value(value)}"
-        ending = self.value("%." + like(value))
-        return f"f.name_key like {ending} or f.mime_type like {self.value('%' + like(value) + '%')}"
-
-    def _within(self, column: str, kind: str, low: Any, high: Any) -> str:
-        tests = [] if low is None else [f"{column} >= {self.value(low)}::{kind}"]
-        tests += [] if high is None else [f"{column} < {self.value(high)}::{kind}"]
-        return " and ".join(tests)
-
-    # -- the order -----------------------------------------------------------------------------------------
-
-    def _exact_keys(self, leaf: Leaf) -> list[str]:
-        """Tests of names that are the term, or the term and an extension: ranges of files_by_name."""
-        if not isinstance(leaf, Term) or leaf.kind == "prefix" or leaf.where == "content":
-            return []
-        key = leaf.key
-        return [
-            f"f.name_key = {self.value(key)}",
-            f"f.name_key >= {self.value(key + '.')} and f.name_key < {self.value(key + '/')}",
-        ]
-
-    def _terms(self) -> list[list[Term]]:
-        """For each group that has terms to be found, those that a name may have."""
-        return [
-            [leaf for leaf in group if isinstance(leaf, Term) and not leaf.negated and leaf.where != "content"]
-            for group in self._tree.groups
-            if any(isinstance(leaf, Term) and not leaf.negated for leaf in group)
-        ]
-
-    def _whole_names(self) -> list[Term]:
-        """What whole names are compared with: each alternative of the one group, or all terms together."""
-        groups = self._terms()
-        if len(groups) == 1:
-            return groups[0]
-        if not groups or any(len(group) != 1 for group in groups):
-            return []
-        text = " ".join(group[0].text for group in groups)
-        return [Term(text, "prefix" if groups[-1][0].kind == "prefix" else "part")]
-
-    def score(self) -> str:
-        """The rank class of a hit, in millionths."""
-        groups = self._terms()
-        if not groups:
-            return str(EXACT)
-        cases: list[tuple[str, int]] = []
-        for term in self._whole_names():
-            key, last = like(term.key), "" if term.kind == "prefix" else " "
-            if term.kind != "prefix":
-                exact = f"f.name_key = {self.value(term.key)} or f.name_key like {self.value(key + '.%')}" \
-                        f" and f.name_key not like {self.value(key + '.%.%')}"  # fmt: skip
-                cases.append((exact, EXACT))
-            if term.words:
-                cases.append((self._spelt(term, " ", last + "%"), START))
-            if term.kind != "phrase":
-                cases.append((f"f.name_key like {self.value(key + '%')}", BEGINNING))
-            if len(term.words) > 1 or (term.words and term.kind == "phrase"):
-                cases.append((self._spelt(term, "% ", last + "%"), PHRASE))
-        cases.sort(key=lambda case: -case[1])
-
-        def everywhere(test: Any) -> str:
-            each = [" or ".join(test(term) for term in group) or "false" for group in groups]
-            return " and ".join(f"({any_of})" for any_of in each)
-
-        cases.append((everywhere(self._as_words), WORDS))
-        cases.append((everywhere(self._as_parts), PARTS))
-        if any(self._near(term) for group in groups for term in group):
-            cases.append((everywhere(lambda term: " or ".join(self._in_name(term))), NEAR))
-        written = " ".join(f"when {test} then {score}" for test, score in cases)
-        return f"(case {written} else {CONTENTS} end)"
-
-    def _as_words(self, term: Term) -> str:
-        if not term.words:
-            return f"f.name_key like {self.value('%' + like(term.key) + '%')}"
-        return self._spelt(term, "% ", "%" if term.kind == "prefix" else " %")
-
-    def _as_parts(self, term: Term) -> str:
-        literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
-        return f"{literal} or {self._spelt(term, '% ', '%')}" if term.words else literal
+    def _dates(self, table: str) -> str:
+        """The tests of dates that entries of words are put to themselves, of all groups that are nothing else."""
+        bounds = [(self._wanted.date_from, self._wanted.date_to)]
+        bounds += [(g[0].start, g[0].end) for g in self._others if isinstance(g[0], UploadedWithin) and _is_date(g)]
+        tests = [self.terms.within(f"{table}.uploaded_at", "timestamptz", *each) for each in bounds]
+        return "".join(f" and {test}" for test in tests if test)
 
     def behind(self, after: Position | None) -> str:
         if after is None:
@@ -654,6 +493,10 @@ class _Search(_Statement):
             f"where (score, uploaded_at, id) < ({self.value(after.score)}::integer,"
             f" {self.value(after.uploaded_at)}::timestamptz, {self.value(after.id)}::uuid)"
         )
+
+
+def _is_date(group: tuple[Leaf, ...]) -> bool:
+    return len(group) == 1 and isinstance(group[0], UploadedWithin) and not group[0].negated
 
 
 def _sought(term: Term) -> list[list[Sought]]:
@@ -675,19 +518,22 @@ def _sought(term: Term) -> list[list[Sought]]:
     return [alternatives for alternatives in sought if alternatives]
 
 
-def _is_hint(term: Term) -> bool:
-    """A beginning so short that nearly all texts have it: only names are looked up by it (THREATS T81)."""
-    last = term.words[-1]
-    return term.kind == "prefix" and term.where == "any" and len(last) < SHORTEST_PART and not is_run(last)
+def _is_simple(term: Term) -> bool:
+    """A single word: being in the list is all that a name has to be tested for."""
+    return len(term.words) == 1 and len(term.words[0]) <= MAX_WORD and (term.kind != "part" or term.words[0] == term.key)
 
 
-def _is_simple(group: _Group) -> bool:
-    """Single words: being in the lists is all that a name has to be tested for."""
-    return all(
-        isinstance(leaf, Term) and len(leaf.words) == 1 and len(leaf.words[0]) <= MAX_WORD
-        and (leaf.kind != "part" or leaf.words[0] == leaf.key)
-        for leaf in group.leaves
-    )  # fmt: skip
+def _in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
+    """The tsquery of ``file_texts`` for names that may fit the term, and whether these are exactly those that do."""
+    if term.kind == "phrase" and len(term.words) == 2 and max(map(len, term.words)) <= MAX_WORD:
+        token = f" | '/{term.token}' | '//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
+        return f"('/{' '.join(term.words)}'{token})", True
+    if any(len(word) < SHORTEST_PART for words in lists for word in words.beyond):      # most names have such a word
+        return None, False
+    each = [
+        " | ".join([f"'/{word}'" for word in words.words] + [f"'/{word}':*" for word in words.beyond]) for words in lists
+    ]  # fmt: skip
+    return " & ".join(f"({one})" for one in each) or None, _is_simple(term)
 
 
 def _either(lists: Sequence[WordList]) -> WordList:

@@ -1,4 +1,5 @@
-"""What the contents of stored objects say, for search. A text belongs to the object, so that equal files share it.
+"""What the contents of stored objects say, for search. A text belongs to the object, so that equal files share it; its words
+are indexed for each file, beside what a search asks of the file (``file_texts``, kept up to date by triggers on ``files``).
 
 Each text is indexed by its words as core/words.py writes them and, where its language is one that PostgreSQL has a stemmer
 for, by its stems, written ``stem/language``: ``reports`` finds itself in every text, ``report`` in English ones. Words and
@@ -33,29 +34,41 @@ STEMMERS = {
 _LONGEST_PHRASE = 32        # words
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
+# Locked against whoever adds a file to the object, who could not see what is put: they hold it FOR SHARE.
 _PUT = """
-insert into object_texts (object_key, owner_id, content, language, words)
-select o.object_key, o.owner_id, %(content)s, %(language)s, %(vector)s::tsvector || array_to_tsvector(array(
-    select distinct s || '/' || %(language)s from unnest(%(distinct)s::text[]) w,
-         unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s
-    where s <> ''))
-from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
-on conflict (object_key) do update
-set content = excluded.content, language = excluded.language, words = excluded.words, created_at = now()
+insert into object_texts (object_key, owner_id, content, language)
+select o.object_key, o.owner_id, %(content)s, %(language)s
+from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected'
+for no key update
+on conflict (object_key) do update set content = excluded.content, language = excluded.language, created_at = now()
+"""
+_INDEX = """
+with text as materialized (
+    select %(vector)s::tsvector || array_to_tsvector(array(
+        select distinct s || '/' || %(language)s from unnest(%(distinct)s::text[]) w,
+             unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s
+        where s <> '')) as words
+)
+insert into file_texts (file_id, owner_id, is_deleted, searchable, uploaded_at, words)
+select f.id, f.owner_id, f.is_deleted, f.status = 'ready', f.uploaded_at,
+       text.words || array_to_tsvector(name_lexemes(f.name_words))
+from files f, text where f.file_path = %(key)s for share of f
+on conflict (file_id) do update set words = excluded.words
 """
 
 
 def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
-    """Keep and index an object's text, cleaned and capped by its parser, with its natural language (ISO 639-1) where it is
-    known; False where the object is being purged or turned out infected.
+    """Keep an object's text, cleaned and capped by its parser, with its natural language (ISO 639-1) where it is known, and
+    index it for each of its files; False where the object is being purged or turned out infected.
 
     Of a very long text the beginning is indexed. One that PostgreSQL can't index all the same is kept without words, which
     says so, and nobody tries it again (THREATS T83)."""
     content = _UNSTORABLE.sub("", content)
     vector, distinct = text_vector(content)
+    if execute(tx, _PUT, {"key": object_key, "content": content, "language": language}) == 0:
+        return False
     params = {
         "key": object_key,
-        "content": content,
         "language": language,
         "vector": vector,
         "distinct": distinct,
@@ -63,9 +76,10 @@ def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
     }
     try:
         with tx.transaction():
-            return execute(tx, _PUT, params) == 1
+            execute(tx, _INDEX, params)
     except psycopg.errors.ProgramLimitExceeded:
-        return execute(tx, _PUT, params | {"vector": None, "distinct": [], "stemmer": None}) == 1
+        execute(tx, _INDEX, params | {"vector": None, "distinct": [], "stemmer": None})
+    return True
 
 
 def beginnings(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) -> dict[str, str]:

@@ -7,7 +7,8 @@ Rows without an object say so (``found`` is false), so that nothing takes them f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -22,6 +23,9 @@ from storage_backends.base import ObjectStore
 
 _BATCH = 5_000  # files in one transaction
 _TEXTS = 0.1  # of the files
+_WRITERS = 2  # connections that write texts, while the next files are invented
+_AHEAD = 4  # of their tasks that may wait
+_TOGETHER = 25  # texts in one transaction: short, since files that share an object wait for its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,25 @@ class Demo:
         )
         places = [self._folders(inventor, plan.folders, owner) for owner in report.owners]
         report.folders = sum(map(len, places))
+        with ThreadPoolExecutor(_WRITERS, "texts") as writers:
+            self._fill(plan, inventor, places, report, writers, tell)
+        with self._db.connection() as tx:
+            demo.settle(tx)
+        return report
+
+    def _fill(
+        self,
+        plan: DemoPlan,
+        inventor: Inventor,
+        places: Sequence[Sequence[int]],
+        report: DemoReport,
+        writers: ThreadPoolExecutor,
+        tell: Callable[[str], None],
+    ) -> None:
         has_bytes = _spread(min(plan.objects, plan.files), plan.files)
         has_text = _spread(round(plan.files * _TEXTS), plan.files)
         owing = 0  # files without text that should have had one
+        written: list[Future[None]] = []
         for first in range(0, plan.files, _BATCH):
             files, bodies, texts = [], [], []
             for number in range(first, min(first + _BATCH, plan.files)):
@@ -83,7 +103,9 @@ class Demo:
                     owing -= 1
             with self._db.transaction() as tx:
                 demo.add_files(tx, files, owners=report.owners, folders=places)
-                demo.add_texts(tx, texts)
+            written += [writers.submit(self._write, texts[at::_WRITERS]) for at in range(_WRITERS)]
+            while written and (written[0].done() or len(written) > _AHEAD):
+                written.pop(0).result()
             for file, content in bodies:
                 self._put(file, content)
             report.files += len(files)
@@ -92,9 +114,13 @@ class Demo:
             report.texts += len(texts)
             report.bytes += sum(file.size for file in files)
             tell(f"{report.files:,} of {plan.files:,} files")
-        with self._db.connection() as tx:
-            demo.settle(tx)
-        return report
+        for each in written:
+            each.result()
+
+    def _write(self, texts: Sequence[tuple[str, str, str]]) -> None:
+        for first in range(0, len(texts), _TOGETHER):
+            with self._db.transaction() as tx:
+                demo.add_texts(tx, sorted(texts[first : first + _TOGETHER]))
 
     def _owners(self, plan: DemoPlan) -> list[str]:
         with self._db.connection() as tx:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from psycopg.errors import QueryCanceled
 
@@ -15,6 +17,7 @@ from core.search_query import parse
 from core.words import phrase, words
 from db import Database, Tx, execute, scalar, texts
 from db import search as index
+from db import words as words_of_names
 from db.file_lists import FileFilter
 from db.words import suggestions
 from tests.rows import add_file
@@ -127,10 +130,11 @@ def test_T81_at_most_so_many_are_ranked_and_an_old_file_of_just_this_name_is_amo
     assert names(db, "report")[0] == "report.pdf"
 
 
+@pytest.mark.parametrize("few", [0, 3, 100])
 def test_a_common_word_under_a_filter_is_found_by_the_names_or_by_the_filter(
-    db: Database, monkeypatch: pytest.MonkeyPatch,
+    db: Database, monkeypatch: pytest.MonkeyPatch, few: int,
 ) -> None:
-    monkeypatch.setattr(index, "_FEW", 3)
+    monkeypatch.setattr(index, "_FEW", few)
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for day in range(6):
         add_file(db, f"plan {day}.pdf", at=at + timedelta(days=day), tags=["even"] if day % 3 == 0 else [])
@@ -143,28 +147,87 @@ def test_a_common_word_under_a_filter_is_found_by_the_names_or_by_the_filter(
             named = [scalar(tx, "select original_name from files where id = %(id)s", {"id": hit.id}) for hit in page.hits]
         return named, page.matched
 
-    many = index.RANKED + 1
-    assert found("plan", file_type="image") == found("plan type:image") == found("lan ext:jpg") == (images, many)
-    assert found("plan", 2, file_type="image") == (images[:2], many)
-    assert found("plan -type:image", 2) == (["plan 5.pdf", "plan 4.pdf"], many)
-    assert found("plan tag:even") == (["plan 3.pdf", "plan 0.pdf"], 2)       # so few that all are looked at
+    assert found("plan", file_type="image") == found("plan type:image") == found("lan ext:jpg") == (images, 6)
+    assert found("plan", 2, file_type="image") == (images[:2], 6)
+    assert found("plan -type:image", 2) == (["plan 5.pdf", "plan 4.pdf"], 6)
+    assert found("plan tag:even") == (["plan 3.pdf", "plan 0.pdf"], 2)
     since = at + timedelta(days=4)
     newest = ["plan 5.pdf", "plan 4.pdf", "a plan 5.jpg", "a plan 4.jpg"]
     assert found("plan", date_from=since) == found("plan after:2026-01-05") == (newest, 4)
     assert found("plan after:2026-01-05", date_to=at + timedelta(days=5)) == (["plan 4.pdf", "a plan 4.jpg"], 2)
-    assert found("plan after:2026-01-05 OR type:text")[1] == many
+    assert found("plan after:2026-01-05 OR type:text")[1] == 4
 
 
-@pytest.mark.parametrize("query", ["word", "word other", "content:word"])
-def test_of_many_texts_the_newest_are_followed(db: Database, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
-    monkeypatch.setattr(index, "_BEST", 5)
+@pytest.mark.parametrize("query", [
+    "word", "word other", "content:word", '"word and"', '"word and the"', "wor* the", "word type:text",
+])
+def test_texts_are_counted_exactly_up_to_what_is_counted_and_the_newest_come_first(
+    db: Database, monkeypatch: pytest.MonkeyPatch, query: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(index, "RANKED", 5)
     with db.connection() as tx:
-        for number in range(7):
-            add_file(db, f"{number}.txt", key=f"files/{number}")
+        for number in range(8):
+            add_file(db, f"{number}.txt", key=f"files/{number}", file_type="text")
             assert texts.put(tx, f"files/{number}", content="a word and the other", language=None)
             page = index.find(tx, ALICE, parse(query), limit=1)
-            assert page.matched == (number + 1 if number < 5 else index.RANKED + 1)
-    assert names(db, query)[0] == "6.txt"
+            assert page.matched == min(number + 1, 6)
+    assert names(db, query)[0] == "7.txt"
+
+
+WORDS = ("plan", "plans", "replan", "plat", "play", "note", "it", "is", "12", "東京都", "été")
+TERMS = (
+    "plan", "pla*", "lan", '"plan note"', '"note it is"', "note", "it", "i*", "12", "東京", "京", "ete", "plan_note", "e*",
+    "name:plan", "content:note", "content:pl*", "-plan", "-content:it", "type:image", "tag:work", "ext:jpg", "plans OR 12",
+    "after:2026-01-05", "before:2026-01-09", '"plan note" OR it', "content:note OR name:12", "is:deleted", "noet", "size:>10",
+)  # fmt: skip
+Library = list[tuple[list[str], list[str], bool, bool, int]]
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],       # a smaller example is not worth the minutes
+)
+@given(
+    st.lists(st.tuples(
+        st.lists(st.sampled_from(WORDS), min_size=1, max_size=4), st.lists(st.sampled_from(WORDS), max_size=6),
+        st.booleans(), st.booleans(), st.integers(0, 12),
+    ), max_size=12),
+    st.lists(st.lists(st.sampled_from(TERMS), min_size=1, max_size=3).map(" ".join), min_size=12, max_size=12),
+    st.sampled_from([0, 3, 100]), st.sampled_from([2, 30_000]), st.sampled_from([1, 100]),
+)  # fmt: skip
+def test_what_the_indexes_find_and_count_is_what_looking_at_every_file_finds(
+    db: Database, library: Library, queries: list[str], few: int, wide: int, best: int,
+) -> None:  # fmt: skip
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    with db.connection() as tx:
+        execute(tx, "delete from files")
+        for number, (name, text, image, trashed, day) in enumerate(library):
+            ending, key = ("jpg" if image else "pdf"), f"files/{uuid4().hex}"
+            add_file(db, f"{' '.join(name)} {number}.{ending}", key=key, file_type="image" if image else "document",
+                     at=at + timedelta(days=day), deleted=trashed, tags=["work"] if day % 2 else [], size=day)  # fmt: skip
+            if text:
+                assert texts.put(tx, key, content=" ".join(text), language=None)
+        with pytest.MonkeyPatch.context() as patch:
+            for limit, value in (("_FEW", few), ("_FEWER", few), ("_WIDE", wide), ("_PROBED", wide), ("RANKED", best)):
+                patch.setattr(index, limit, value)
+            patch.setattr(words_of_names, "MOST", 3)
+            for query in queries:
+                compare_with_all_files(tx, query, best)
+
+
+def compare_with_all_files(tx: Tx, query: str, ranked: int) -> None:
+    tree = parse(query)
+    search = partial(index.find, tx, FileFilter("alice", deleted=tree.deleted), tree, corrections={"noet": ["note"]})
+    everything = search(limit=100, newest=100)
+    found, page, whole = search(limit=100), search(limit=3), search(limit=100, facets=("file_type",))
+    assert found.matched == whole.matched == page.matched == min(everything.matched, ranked + 1), query
+    if everything.matched > ranked:
+        return
+    assert found.hits == whole.hits == everything.hits, query
+    assert page.hits == everything.hits[:3], query
+    assert sum(value["count"] for value in whole.facets["file_type"]) == len(everything.hits), query
+    if len(everything.hits) > 3:
+        assert search(limit=100, after=page.hits[-1]).hits == everything.hits[3:], query
 
 
 def test_T81_newest_looks_at_so_many_files(db: Database) -> None:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
 import psycopg
 import pytest
 
 from core import words
 from core.search_query import Term
-from db import Database, scalar, texts
+from db import Database, execute, objects, scalar, texts
 from tests.rows import add_file
 
 
-def put(db: Database, content: str, language: str | None = "en") -> str | None:
-    """The words of the text as stored, or None where it is not indexed."""
-    add_file(db, "a.txt", key="files/a")
+def put(db: Database, content: str, language: str | None = "en", *, name: str = "a") -> str | None:
+    """The words of the text as stored, without those of the file's name; None where it is not indexed."""
+    file_id = add_file(db, name, key="files/a")
     with db.transaction() as tx:
         assert texts.put(tx, "files/a", content=content, language=language)
-        vector: str | None = scalar(tx, "select words::text from object_texts where object_key = 'files/a'")
-    return vector
+    return found(db, file_id)
+
+
+def found(db: Database, file_id: UUID, *, of_name: bool = False) -> str | None:
+    """The words that the file is found by: of its text, or as ``/word`` of its name."""
+    with db.connection() as tx:
+        vector: str | None = scalar(tx, "select words::text from file_texts where file_id = %(id)s", {"id": file_id})
+    return vector and " ".join(word for word in re.findall(r"'[^']*'[:\d,]*", vector) if (word[1] == "/") == of_name)
 
 
 def test_words_with_places_pairs_and_stems(db: Database) -> None:
@@ -41,7 +52,97 @@ def test_a_text_is_replaced_and_what_can_not_be_stored_is_left_out(db: Database)
     assert put(db, "first", None) == "'first':1"
     with db.transaction() as tx:
         assert texts.put(tx, "files/a", content="sec\0ond\ud800", language=None)
-        assert scalar(tx, "select words::text from object_texts") == "'second':1"
+    with db.connection() as tx:
+        (file_id,) = tx.execute("select id from files").fetchone() or ()
+    assert found(db, file_id) == "'second':1"
+
+
+def test_the_words_of_the_name_stand_beside_those_of_the_text_and_follow_it(db: Database) -> None:
+    put(db, "first", None, name="Annual report.txt")
+    with db.transaction() as tx:
+        (file_id,) = tx.execute("select id from files").fetchone() or ()
+    before = "'/annual' '/annual report' '/report' '/report txt' '/txt'"
+    assert found(db, file_id, of_name=True) == before
+    with db.transaction() as tx:
+        execute(tx, "update files set original_name = 'myPlan.txt'")
+    assert found(db, file_id, of_name=True) == "'//myplan' '/my' '/my plan' '/plan' '/plan txt' '/txt'"
+    assert found(db, file_id) == "'first':1"
+    with db.transaction() as tx:
+        execute(tx, "update files set original_name = 'Annual report.txt'")
+    assert found(db, file_id, of_name=True) == before
+
+
+def test_files_on_one_object_share_its_text_whatever_came_first(db: Database) -> None:
+    add_file(db, "one.txt", key="files/a")
+    with db.transaction() as tx:
+        assert texts.put(tx, "files/a", content="words", language=None)
+    two = add_file(db, "two.txt", key="files/a", status="processing")
+    three = add_file(db, "three.txt", key="files/b")
+    assert found(db, two) == "'words':1" and found(db, two, of_name=True) == "'/two' '/two txt' '/txt'"
+    with db.transaction() as tx:
+        execute(tx, "update files set file_path = 'files/a' where id = %(id)s", {"id": three})
+    assert found(db, three) == "'words':1" and found(db, three, of_name=True) == "'/three' '/three txt' '/txt'"
+    with db.transaction() as tx:
+        assert texts.put(tx, "files/a", content="others", language=None)
+    assert found(db, two) == found(db, three) == "'others':1"
+
+
+def test_what_search_asks_of_a_file_is_what_the_file_says(db: Database) -> None:
+    put(db, "words", None)
+    asked = """
+    select f.owner_id = t.owner_id and f.is_deleted = t.is_deleted and (f.status = 'ready') = t.searchable
+           and f.uploaded_at = t.uploaded_at
+    from files f join file_texts t on t.file_id = f.id
+    """
+    for change in ("is_deleted = true, deleted_at = now()", "status = 'infected'", "is_deleted = false, deleted_at = null",
+                   "status = 'ready'", "uploaded_at = now() - interval '1 year'"):  # fmt: skip
+        with db.transaction() as tx:
+            execute(tx, f"update files set {change}")
+            assert scalar(tx, asked) is True, change
+    with db.transaction() as tx:
+        execute(tx, "delete from files")
+        assert scalar(tx, "select count(*) from file_texts") == 0
+
+
+def test_a_text_and_a_file_that_come_at_once_meet(db: Database) -> None:
+    """Whichever of the two is first holds the object, and the other sees what it did."""
+    one = add_file(db, "one.txt", key="files/a")
+    with ThreadPoolExecutor(1) as other:
+
+        def put_text() -> bool:
+            with db.transaction() as tx:
+                return texts.put(tx, "files/a", content="words", language=None)
+
+        with db.transaction() as tx:
+            assert objects.lock_of_file(tx, one, share=True) == "files/a"
+            pending = other.submit(put_text)
+            wait_until_blocked(db)
+            execute(tx, "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+                        " values ('alice', 'two.txt', 'files/a', 'a/b', 'text', 1, 'ready')")  # fmt: skip
+        assert pending.result()
+
+        def trash() -> int:
+            with db.transaction() as tx:
+                return execute(tx, "update files set is_deleted = true, deleted_at = now()")
+
+        with db.transaction() as tx:
+            assert texts.put(tx, "files/a", content="others", language=None)
+            trashing = other.submit(trash)
+            wait_until_blocked(db)
+        assert trashing.result() == 2
+    with db.connection() as tx:
+        rows = tx.execute("select is_deleted, words @@ 'others' from file_texts").fetchall()
+    assert rows == [(True, True), (True, True)]
+
+
+def wait_until_blocked(db: Database) -> None:
+    deadline = time.monotonic() + 30
+    with db.connection() as tx:
+        while not scalar(tx, "select exists (select from pg_locks where not granted and database is not null"
+                             " and database = (select oid from pg_database where datname = current_database())"
+                             " or not granted and locktype = 'transactionid')"):  # fmt: skip
+            assert time.monotonic() < deadline, "nobody waits"
+            time.sleep(0.02)
 
 
 def test_an_object_that_is_being_purged_takes_no_text(db: Database) -> None:

@@ -1,4 +1,4 @@
-"""What search rests on: the words of names, newest file first; each owner's distinct words; the words of texts.
+"""What search rests on: the words of names, newest file first; each owner's distinct words; the words of files' texts.
 
 GIN indexes of names found a common word's 50,000 files before the newest could be picked. A B-tree of words ends with the
 time, so that the newest files with a word are its last entries, and counting them is reading neighbouring entries.
@@ -158,14 +158,95 @@ _STATEMENTS = [
     """,
     "create index file_words_newest on file_words (owner_id, is_deleted, word, uploaded_at, file_id)",
     "create index owner_words_parts on owner_words using gin (owner_id, plain gin_trgm_ops) with (fastupdate = off)",
-    # Texts: their words as core.words writes them, with stems as word/language. Null: it could not be indexed.
-    "alter table object_texts add column owner_id text, add column words tsvector",
+    "alter table object_texts add column owner_id text",
     "update object_texts t set owner_id = o.owner_id from objects o where o.object_key = t.object_key",
     "alter table object_texts alter column owner_id set not null",
-    # Content and words live beside the row, so that picking the newest of many rows reads few pages.
-    "alter table object_texts set (toast_tuple_target = 128)",
+    # The words of each file that has a text: those of the text as core.words writes them, its stems as word/language, and those
+    # of the name as /word and /word word; null: they could not be indexed. By file and not by object, so that thousands of texts
+    # with a word are counted, and the newest picked, from this table alone; with the name, so that one look finds the files that
+    # have some words of a search in the name and the others in the text.
+    """
+    create table file_texts (
+        file_id     uuid primary key references files (id) on delete cascade,
+        owner_id    text not null,
+        is_deleted  boolean not null,
+        searchable  boolean not null,                                   -- only the text of a ready file counts
+        uploaded_at timestamptz not null,
+        words       tsvector
+    ) with (
+        toast_tuple_target = 128,                                       -- words live beside the rows, of which pages hold many
+        fillfactor = 85                                                 -- a file that is trashed changes no index
+    )
+    """,
     # Written by the worker at once: a list of pending entries would be read by each search.
-    "create index object_texts_words on object_texts using gin (owner_id, words) with (fastupdate = off)",
+    "create index file_texts_words on file_texts using gin (owner_id, words) with (fastupdate = off)",
+    """
+    create function name_lexemes(name_words text) returns text[] language sql immutable strict parallel safe as $$
+        select array(
+            select '/' || s.word from search_words(name_words) s(word) where not starts_with(s.word, '^')
+            union
+            select '/' || left(word, 64) || ' ' || left(next, 64) from (
+                select word, lead(word) over (order by place) as next
+                from unnest(string_to_array(btrim(name_words), ' ')) with ordinality w(word, place)
+            ) w where '/' not in (word, next)
+        )
+    $$
+    """,
+    """
+    create function renamed(words tsvector, before text, after text) returns tsvector
+    language sql immutable parallel safe
+    return ts_delete(words, name_lexemes(before)) || array_to_tsvector(name_lexemes(after))
+    """,
+    # A file on an object that has a text already shares it. Whoever adds such a file holds the object's row FOR SHARE, and
+    # db/texts.put locks it against them.
+    """
+    create function add_file_texts(file_ids uuid[]) returns void language sql as $$
+        insert into file_texts (file_id, owner_id, is_deleted, searchable, uploaded_at, words)
+        select f.id, f.owner_id, f.is_deleted, f.status = 'ready', f.uploaded_at, renamed(t.words, t.name_words, f.name_words)
+        from files f, lateral (
+            select t.words, other.name_words from files other join file_texts t on t.file_id = other.id
+            where other.file_path = f.file_path limit 1
+        ) t
+        where f.id = any(file_ids)
+        on conflict do nothing
+    $$
+    """,
+    _trigger_function(
+        "files_texts_inserted",
+        """
+        perform add_file_texts(array_agg(a.id)) from added a
+        where exists (select from object_texts t where t.object_key = a.file_path);
+""",
+    ),
+    _trigger_function(
+        "files_texts_updated",
+        """
+        update file_texts
+        set owner_id = new.owner_id, is_deleted = new.is_deleted, searchable = new.status = 'ready',
+            uploaded_at = new.uploaded_at
+        where file_id = new.id;
+        if not found then
+            perform add_file_texts(array[new.id]);
+        elsif new.name_words <> old.name_words then
+            begin
+                update file_texts set words = renamed(words, old.name_words, new.name_words) where file_id = new.id;
+            exception when program_limit_exceeded then
+                update file_texts set words = null where file_id = new.id;
+            end;
+        end if;
+""",
+    ),
+    """
+    create trigger files_texts_inserted after insert on files referencing new table as added
+    for each statement execute function files_texts_inserted()
+    """,
+    """
+    create trigger files_texts_updated
+    after update of original_name, status, is_deleted, uploaded_at, owner_id, file_path on files
+    for each row when ((old.original_name, old.status, old.is_deleted, old.uploaded_at, old.owner_id, old.file_path)
+        is distinct from (new.original_name, new.status, new.is_deleted, new.uploaded_at, new.owner_id, new.file_path))
+    execute function files_texts_updated()
+    """,
     # One expression, so that it is good for nothing but the languages of an owner: the planner took an index that begins with
     # the owner for a cheap way to all texts, and then read each.
     "create index object_texts_languages on object_texts ((owner_id || '/' || language))",

@@ -1,0 +1,193 @@
+"""The terms of a search as SQL: tests that a file is put to, and the class that it ranks in. Values are always parameters, and
+``% _ \\`` in them are literal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.names import name_key
+from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
+from core.words import is_run
+from db.file_lists import FAMILIES
+from db.words import SHORTEST_PART, like
+
+# Scores in millionths. Docs: docs/search-ranking.md.
+EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000
+PARTS, NEAR, CONTENTS = 600_000, 500_000, 300_000
+
+Corrections = Mapping[str, Sequence[str]]       # a word -> the words it may be misspelt for
+
+
+@dataclass(slots=True)
+class Statement:
+    """Collects the values of the SQL being written; ``value`` gives a placeholder."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, value: Any) -> str:
+        name = f"v{len(self.params)}"
+        self.params[name] = value
+        return f"%({name})s"
+
+
+class Terms:
+    """The leaves of a tree in one statement, of files ``f`` and, where ``ask_texts`` says so, their texts ``t``.
+
+    ``queries`` are the terms that texts are asked for, as db/texts.tsquery gives them."""
+
+    def __init__(
+        self, statement: Statement, tree: SearchTree, corrections: Corrections, queries: Mapping[Term, str]
+    ):
+        self.value = statement.value
+        self.queries = queries
+        self._tree = tree
+        self._corrections = corrections
+
+    def near(self, term: Term) -> Sequence[str]:
+        """The words that the term may be misspelt for."""
+        return self._corrections.get(term.key, ()) if term.kind == "part" and not term.negated else ()
+
+    def tests(self, groups: Sequence[tuple[Leaf, ...]], *, names_only: bool = False) -> str:
+        """The groups as tests, each with an ``and`` in front; ``names_only``: texts do not count."""
+        return "".join(
+            " and (" + " or ".join(self.leaf(leaf, names_only) for leaf in group) + ")" for group in groups
+        )
+
+    @staticmethod
+    def ask_texts(groups: Sequence[tuple[Leaf, ...]]) -> bool:
+        """Do the tests of these groups need the text beside the file?"""
+        return any(isinstance(leaf, Term) and leaf.where != "name" for group in groups for leaf in group)
+
+    def leaf(self, leaf: Leaf, names_only: bool = False) -> str:
+        match leaf:
+            case Term():
+                test = self._term(leaf, names_only)
+            case TypeIs(value=value):
+                test = self._type(value.lower())
+            case ExtensionIs(value=value):
+                test = f"f.name_key like {self.value('%.' + like(name_key(value.lstrip('.'))))}"
+            case HasTag(value=value):
+                test = f"f.tags && {self.value([value, value.casefold()])}::text[]"
+            case SizeWithin(low=low, high=high):
+                test = self.within("f.file_size", "bigint", low, high)
+            case UploadedWithin(start=start, end=end):
+                test = self.within("f.uploaded_at", "timestamptz", start, end)
+        return f"not ({test})" if leaf.negated else f"({test})"
+
+    def _term(self, term: Term, names_only: bool) -> str:
+        tests = [] if term.where == "content" else self._in_name(term)
+        if term.where != "name" and not names_only and term.words and not is_hint(term):
+            tests.append(f"coalesce(t.words @@ {self.value(self.queries[term])}::tsquery, false)")
+        return " or ".join(tests) or "false"
+
+    def _in_name(self, term: Term) -> list[str]:
+        literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
+        if not term.words:
+            return [literal]
+        if term.kind == "phrase":
+            return [self._spelt(term, "% ", " %")]
+        begins = self._spelt(term, "% ", "%")
+        if term.kind == "prefix" or len(term.key) < SHORTEST_PART or term.key.isdecimal():
+            return [begins]
+        near = [f"f.name_words like {self.value(f'% {like(word)} %')}" for word in self.near(term)]
+        return [literal, *([begins] if len(term.words) > 1 else []), *near]
+
+    def _spelt(self, term: Term, before: str, behind: str) -> str:
+        """That the words of a name have the term's in order, between what the patterns say."""
+        return " or ".join(
+            f"f.name_words like {self.value(before + like(spelling) + behind)}" for spelling in term.spellings
+        )
+
+    def _type(self, value: str) -> str:
+        if value in FAMILIES:
+            return f"f.file_type = {self.value(value)}"
+        if value.endswith("/*"):
+            return f"starts_with(f.mime_type, {self.value(value[:-1])})"
+        if "/" in value:
+            return f"f.mime_type = {self.value(value)}"
+        ending = self.value("%." + like(value))
+        return f"f.name_key like {ending} or f.mime_type like {self.value('%' + like(value) + '%')}"
+
+    def within(self, column: str, kind: str, low: Any, high: Any) -> str:
+        """That the column is in a range, of which ``low`` is part and ``high`` is not; "" for no bounds."""
+        tests = [] if low is None else [f"{column} >= {self.value(low)}::{kind}"]
+        tests += [] if high is None else [f"{column} < {self.value(high)}::{kind}"]
+        return " and ".join(tests)
+
+    # -- the class that a file ranks in ---------------------------------------------------------------------
+
+    def exact_keys(self, leaf: Leaf) -> list[str]:
+        """Tests of names that are the term, or the term and an extension: ranges of files_by_name."""
+        if not isinstance(leaf, Term) or leaf.kind == "prefix" or leaf.where == "content":
+            return []
+        key = leaf.key
+        return [
+            f"f.name_key = {self.value(key)}",
+            f"f.name_key >= {self.value(key + '.')} and f.name_key < {self.value(key + '/')}",
+        ]
+
+    def _terms(self) -> list[list[Term]]:
+        """For each group that has terms to be found, those that a name may have."""
+        return [
+            [leaf for leaf in group if isinstance(leaf, Term) and not leaf.negated and leaf.where != "content"]
+            for group in self._tree.groups
+            if any(isinstance(leaf, Term) and not leaf.negated for leaf in group)
+        ]
+
+    def whole_names(self) -> list[Term]:
+        """What whole names are compared with: each alternative of the one group, or all terms together."""
+        groups = self._terms()
+        if len(groups) == 1:
+            return groups[0]
+        if not groups or any(len(group) != 1 for group in groups):
+            return []
+        text = " ".join(group[0].text for group in groups)
+        return [Term(text, "prefix" if groups[-1][0].kind == "prefix" else "part")]
+
+    def score(self) -> str:
+        """The rank class of a hit, in millionths."""
+        groups = self._terms()
+        if not groups:
+            return str(EXACT)
+        cases: list[tuple[str, int]] = []
+        for term in self.whole_names():
+            key, last = like(term.key), "" if term.kind == "prefix" else " "
+            if term.kind != "prefix":
+                exact = f"f.name_key = {self.value(term.key)} or f.name_key like {self.value(key + '.%')}" \
+                        f" and f.name_key not like {self.value(key + '.%.%')}"  # fmt: skip
+                cases.append((exact, EXACT))
+            if term.words:
+                cases.append((self._spelt(term, " ", last + "%"), START))
+            if term.kind != "phrase":
+                cases.append((f"f.name_key like {self.value(key + '%')}", BEGINNING))
+            if len(term.words) > 1 or (term.words and term.kind == "phrase"):
+                cases.append((self._spelt(term, "% ", last + "%"), PHRASE))
+        cases.sort(key=lambda case: -case[1])
+
+        def everywhere(test: Any) -> str:
+            each = [" or ".join(test(term) for term in group) or "false" for group in groups]
+            return " and ".join(f"({any_of})" for any_of in each)
+
+        cases.append((everywhere(self._as_words), WORDS))
+        cases.append((everywhere(self._as_parts), PARTS))
+        if any(self.near(term) for group in groups for term in group):
+            cases.append((everywhere(lambda term: " or ".join(self._in_name(term))), NEAR))
+        written = " ".join(f"when {test} then {score}" for test, score in cases)
+        return f"(case {written} else {CONTENTS} end)"
+
+    def _as_words(self, term: Term) -> str:
+        if not term.words:
+            return f"f.name_key like {self.value('%' + like(term.key) + '%')}"
+        return self._spelt(term, "% ", "%" if term.kind == "prefix" else " %")
+
+    def _as_parts(self, term: Term) -> str:
+        literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
+        return f"{literal} or {self._spelt(term, '% ', '%')}" if term.words else literal
+
+
+def is_hint(term: Term) -> bool:
+    """A beginning so short that nearly all texts have it: only names are looked up by it (THREATS T81)."""
+    last = term.words[-1]
+    return term.kind == "prefix" and term.where == "any" and len(last) < SHORTEST_PART and not is_run(last)
