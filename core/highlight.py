@@ -18,24 +18,25 @@ def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) 
     that is of no word; None where nothing is found. ``at_words``: only where a word begins, and then to its end, but in
     scripts without spaces anywhere."""
     folded, origin = _folded(text)
-    marked: set[int] = set()
+    found: list[tuple[int, int]] = []
     for pieces in sought:
         pattern = r"[\W_]*".join(map(re.escape, pieces))
         if at_words and pattern and not is_run(pieces[0]):
             pattern = rf"(?<![^\W_]){pattern}[^\W_]*"
         for match in re.finditer(pattern, folded) if pattern else ():
-            marked.update(origin[match.start() : match.end()])
-    if not marked:
+            found.append((origin[match.start()], origin[match.end() - 1] + 1))
+    if not found:
         return None
+    marked: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if marked and start <= marked[-1][1]:
+            start, end = marked[-1][0], max(end, marked.pop()[1])
+        marked.append((start, end))
     shown: list[str] = []
     shown_to = 0
-    for index in sorted(marked):
-        if index - 1 not in marked:
-            shown += [html.escape(text[shown_to:index]), "<mark>"]
-            shown_to = index
-        if index + 1 not in marked:
-            shown += [html.escape(text[shown_to : index + 1]), "</mark>"]
-            shown_to = index + 1
+    for start, end in marked:
+        shown += [html.escape(text[shown_to:start]), "<mark>", html.escape(text[start:end]), "</mark>"]
+        shown_to = end
     return "".join([*shown, html.escape(text[shown_to:])])
 
 

@@ -130,9 +130,10 @@ _MAX_POSITION = 16_383  # PostgreSQL's own limits of a tsvector
 _MAX_PLACES = 255
 
 
-def text_vector(content: str) -> tuple[str, list[str]]:
-    """A text as a tsvector literal, and its distinct words. The vector has words and tokens with their positions, and each
-    two neighbouring words as one ("net profit"), so that a phrase is looked up and not tried on each text with its words.
+def text_vector(content: str, *, mark: str = "") -> tuple[str, list[str]]:
+    """A text as a tsvector literal, of lexemes that begin with ``mark``, and its distinct words. The vector has words and tokens
+    with their positions, and each two neighbouring words as one ("net profit"), so that a phrase is looked up and not tried on
+    each text with its words.
 
     Beyond ``MAX_LEXEME_BYTES`` of words and their positions the rest of the text is not indexed."""
     places: dict[str, list[int]] = {}
@@ -164,5 +165,5 @@ def text_vector(content: str) -> tuple[str, list[str]]:
                 before = word
         if room <= 0:
             break
-    words = [f"'{word}':{','.join(map(str, at))}" for word, at in places.items()]
-    return " ".join(words + [f"'{pair}'" for pair in pairs]), list(places)
+    words = [f"'{mark}{word}':{','.join(map(str, at))}" for word, at in places.items()]
+    return " ".join(words + [f"'{mark}{pair}'" for pair in pairs]), list(places)

@@ -23,8 +23,8 @@ from core.search_query import HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs
 from core.words import MAX_WORD, is_run
 from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
-from db.search_terms import Corrections, Statement, Terms, is_hint
-from db.texts import tsquery
+from db.search_terms import Corrections, Statement, Terms, is_hint, is_short
+from db.texts import MARK, marked, stemmed, stems, tsquery
 from db.words import SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
 
 RANKED = 10_000             # matches that are counted, and ranked where facets are asked for
@@ -37,6 +37,7 @@ _LOOKED_THROUGH = 50_000    # newest files, where a beginning has more
 _PROBED = 2_000             # entries of a rare word that are looked up among those of a common one
 _FEW = 3_000                # files that pass a filter: all of them are looked at
 _FEWER = 30_000             # and where more names than are ranked have the words
+_BEGINNINGS = 4             # that are looked up: the index of texts can't be stopped while it gathers what begins so
 _FACET_VALUES = 100
 
 _FACETS = {
@@ -46,6 +47,7 @@ _FACETS = {
 FACETS = frozenset(_FACETS)
 _COLUMNS = "f.id, f.uploaded_at, f.name_key, f.name_words, f.file_type, f.folder_id, f.owner_id"
 _NEWEST = "order by uploaded_at desc, file_id desc"
+_COUNT_NAMED = "names (many) as materialized (select count(*) from named)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Found:
     matched: int                # RANKED + 1 where there are more
     hits: list[Position]
     facets: dict[str, list[dict[str, Any]]]
+    stems: dict[str, list[str]]     # of words of the query, by which texts were asked, too
 
 
 class OutOfTime(Exception):
@@ -119,10 +122,10 @@ def find(
            json_build_object({columns})
     """
     search.next()
-    # Never prepared: a plan that does not know the words can't tell a common one from a rare one.
-    row = tx.execute(sql, search.params, prepare=False).fetchone()
+    # Most are never prepared: a plan that does not know the words can't tell a common one from a rare one.
+    row = tx.execute(sql, search.params, prepare=None if search.fixed else False).fetchone()
     assert row is not None
-    return Found(row[0], [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2])
+    return Found(row[0], [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2], search.stems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +156,13 @@ class _Search(Statement):
         self._clock, self._newest = clock, newest
         self._groups: list[_Group] = []                     # those that can be looked up
         self._others: list[tuple[Leaf, ...]] = []           # the others are tests of each file
+        self.fixed = False                                  # one plan is right for all values
         self.next()
         leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
-        queries = tsquery(tx, wanted.owner_id, [leaf for leaf in leaves if leaf.where != "name"])
-        self.terms = Terms(self, tree, corrections, queries)
+        leaves = [leaf for leaf in leaves if leaf.where != "name"]
+        self.stems = stems(tx, wanted.owner_id, [word for leaf in leaves if (word := stemmed(leaf))])
+        queries = {leaf: tsquery(leaf, self.stems) for leaf in leaves}
+        self.terms = Terms(self, tree, corrections, queries, wanted.owner_id)
         if newest is None:
             self._read_groups()
 
@@ -172,35 +178,33 @@ class _Search(Statement):
         bare = not facets and not self._filtered()          # words alone, with dates at most
         if not bare and self._is_narrow(_FEW):
             return self._few()
-        named: list[str] = []
+        ctes: list[str] = []
         hits: list[str] = []
         if (lists := self._lists()) is not None:
             if bare and len(self._groups) == 1 and self._groups[0].simple:
-                named, hits = self._single(self._groups[0], wants)
+                self.fixed = True
+                ctes, hits = self._single(self._groups[0], wants)
             elif not bare and self._is_narrow(_FEWER) and min(self._sizes(lists)) > RANKED:
                 return self._few()
             else:
-                named, hits = self._names(lists, bare, facets)
-        if named:
-            named.append("names (many) as materialized (select count(*) from named)")
-        names = "(select many from names)" if named else "0"
-        in_texts, more, apart = self._texts(bare, facets, names, wants)
-        if in_texts:
-            in_texts.append("texts (many) as materialized (select count(*) from in_texts)")
-        counted = f"{names} + (select many from texts)" if in_texts else names
-        if named and in_texts and not apart:
-            counted = "(select count(*) from (select id from named union select id from in_texts) u)"
-        found = " union ".join(hits + more) or f"select {_COLUMNS} from files f where false"
-        return ", ".join([
-            *named, *in_texts, f"hits as materialized ({found})", f"counted as (select {counted} as matched)",
-        ])  # fmt: skip
+                ctes, hits = self._names(lists, bare, facets)
+        names = "(select many from names)" if ctes else "0"
+        counted = names
+        if (asked := self._text_query()) is not None:
+            more, in_texts, counted = self._texts(asked, bare, facets, names, wants)
+            ctes += more
+            hits.append(in_texts)
+        found = " union ".join(hits) or f"select {_COLUMNS} from files f where false"
+        return ", ".join([*ctes, f"hits as materialized ({found})", f"counted as (select {counted} as matched)"])
 
     # -- what is looked up ---------------------------------------------------------------------------------
 
     def _read_groups(self) -> None:
         terms: dict[Term, list[list[Sought]]] = {}
+        beginnings = 0
         for group in self._tree.groups:
-            if all(isinstance(leaf, Term) and not leaf.negated and leaf.words for leaf in group):
+            beginnings += sum(isinstance(leaf, Term) and leaf.kind == "prefix" for leaf in group)
+            if all(isinstance(leaf, Term) and _can_be_looked_up(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
                 terms |= {leaf: _sought(leaf) for leaf in group if isinstance(leaf, Term)}
         flat = [(term, each) for term, sought in terms.items() if term.where != "content" for each in sought]
         self.next()
@@ -297,7 +301,7 @@ class _Search(Statement):
         others = [word for word in words.words if word not in own]
         picked = [
             self._newest_with([begin + word for word in some if not (begin and word.startswith("/"))], wants)
-            for some in (own, others) for begin in ("^", "") if some
+            for some in (own, others) for begin in ("^", "")
         ]  # fmt: skip
         picked += [
             f"(select f.id from files f where {self._where} and {test} limit {_EXACT})"
@@ -312,17 +316,16 @@ class _Search(Statement):
                     f"(select f.id from ({self._newest_files(_LOOKED_THROUGH)}) f where not {in_all}{self._dates('f')}"
                     f" and f.name_words like {self.value(pattern + like(word) + '%')} limit {wants})"
                 )
-        if len(words.words) == 1 and not words.beyond:
-            named = [f"named as materialized (select file_id as id from ({self._entries([words])}) e limit {RANKED + 1})"]
-        else:
-            # A name may have several of the words; there are seldom so many entries that all would be too many.
-            named = [
-                f"entries as materialized (select file_id as id from ({self._any(words)}) e limit {_WIDE})",
-                f"named as materialized ((select distinct id from entries where {enough} limit {RANKED + 1})"
-                f" union all (select distinct file_id from ({self._any(words)}) e where not {enough} limit {RANKED + 1}))",
-            ]
         looked = f"(select {_COLUMNS} from ({' union '.join(picked)}) p (id) join {self._file('f.id = p.id')} on true)"
-        return named, [looked]
+        if len(words.words) == 1 and not words.beyond:
+            return [f"names (many) as materialized (select count(*) from ({self._any(words)} limit {RANKED + 1}) e)"], [looked]
+        # A name may have several of the words; there are seldom so many entries that all would be too many.
+        ctes = [
+            f"entries as materialized (select file_id as id from ({self._any(words)}) e limit {_WIDE})",
+            f"named as materialized ((select distinct id from entries where {enough} limit {RANKED + 1})"
+            f" union all (select distinct file_id from ({self._any(words)}) e where not {enough} limit {RANKED + 1}))",
+        ]
+        return [*ctes, _COUNT_NAMED], [looked]
 
     def _names(self, lists: Sequence[WordList], bare: bool, facets: bool) -> tuple[list[str], list[str]]:
         """Names that have a word of each list, newest first, and are tested where that is not all: ``named``, and of them those
@@ -346,7 +349,7 @@ class _Search(Statement):
             f"(select {_COLUMNS} from files f {self._beside(self._others)} where {self._where} and {test}{tests} limit {_EXACT})"
             for whole in self.terms.whole_names() for test in self.terms.exact_keys(whole)      # however old they are
         ]  # fmt: skip
-        return [f"named as materialized ({named})"], hits
+        return [f"named as materialized ({named})", _COUNT_NAMED], hits
 
     def _entries(self, lists: Sequence[WordList]) -> str:
         """Time and file of the names that have a word of each list, newest first."""
@@ -406,39 +409,40 @@ class _Search(Statement):
 
     # -- by texts ------------------------------------------------------------------------------------------
 
-    def _texts(self, bare: bool, facets: bool, names: str, wants: int) -> tuple[list[str], list[str], bool]:
-        """``in_texts``: files that have all words, some or all of them in the text; those of them that can be on the page, behind
-        the ``names`` that were found; and whether none of them is such a name."""
-        asked = self._text_query()
-        if asked is None:
-            return [], [], True
+    def _texts(
+        self, asked: tuple[str, bool, bool], bare: bool, facets: bool, names: str, wants: int
+    ) -> tuple[list[str], str, str]:
+        """Files that have all words, some or all of them in the text: the CTEs, those that can be on the page, behind the
+        ``names`` that were found, and the number of all matches."""
         query, fits, apart = asked
         mine = (
             f"{self._mine('t')} and t.is_deleted = %(deleted)s and t.searchable{self._dates('t')}"
-            f" and t.words @@ {self.value(query)}::tsquery"
+            f" and t.words @@ {self.value(marked(query, self._wanted.owner_id))}::tsquery"
         )
         newest = "order by t.uploaded_at desc, t.file_id desc"
-        room = f"limit (select case when {names} > {RANKED} then 0 else {RANKED + 1} end)"
-        new = "" if apart else " and not exists (select from named n where n.id = t.id)"
-        page = f"{names} < {wants}{new} order by t.uploaded_at desc, t.id desc limit {wants}"
+        room = f"limit (select greatest({RANKED + 1} - {names}, 0))"
         if bare and fits:
-            many = f"(select many from texts) > {RANKED}"
-            found = f"""
-            select t.id from (
-                select * from in_texts where not {many}
-                union all
-                (select t.file_id, t.uploaded_at from file_texts t where {mine} and {many} {newest} limit {2 * wants})
-            ) t where {page}
-            """
-            ctes = [f"in_texts as materialized (select t.file_id as id, t.uploaded_at from file_texts t where {mine} {room})"]
-            return ctes, [f"(select {_COLUMNS} from ({found}) t join {self._file('f.id = t.id')} on true)"], apart
-        tests = self.terms.tests(self._others if fits else [group.leaves for group in self._groups] + self._others)
-        beside = self._beside(self._others if fits else self._tree.groups)
-        ctes = [f"""in_texts as materialized (
+            found = f"select t.file_id as id from file_texts t where {mine}"
+            new = "" if apart else " and not exists (select from named n where n.id = t.file_id)"
+            page = f"(select {_COLUMNS} from ({found} and {names} < {wants}{new} {newest} limit {wants}) t" \
+                   f" join {self._file('f.id = t.id')} on true)"  # fmt: skip
+            if apart:
+                return [], page, f"{names} + (select count(*) from ({found} {room}) t)"
+            in_texts = f"{found} limit {RANKED + 1}"
+        else:
+            tests = self.terms.tests(self._others if fits else [group.leaves for group in self._groups] + self._others)
+            most = room if apart else f"limit {RANKED + 1}"
+            beside = self._beside(self._others if fits else self._tree.groups)
+            in_texts = f"""
             select {_COLUMNS} from (select t.file_id from file_texts t where {mine} {newest}) e
-            join {self._file("f.id = e.file_id", f"{self._where}{tests}", beside)} on true {room}
-        )"""]  # fmt: skip
-        return ctes, ["(select * from in_texts)" if facets else f"(select * from in_texts t where {page})"], apart
+            join {self._file("f.id = e.file_id", f"{self._where}{tests}", beside)} on true {most}
+            """
+            new = "" if apart else " and not exists (select from named n where n.id = t.id)"
+            page = f"(select * from in_texts t where {names} < {wants}{new} order by t.uploaded_at desc, t.id desc limit {wants})"
+        counted = f"{names} + (select count(*) from in_texts)"
+        if not apart:
+            counted = "(select count(*) from (select id from named union select id from in_texts) u)"
+        return [f"in_texts as materialized ({in_texts})"], "(select * from in_texts)" if facets else page, counted
 
     def _text_query(self) -> tuple[str, bool, bool] | None:
         """What ``file_texts`` is asked; whether all that answer fit; and whether none of them fits by its name alone. None where
@@ -518,6 +522,11 @@ def _sought(term: Term) -> list[list[Sought]]:
     return [alternatives for alternatives in sought if alternatives]
 
 
+def _can_be_looked_up(term: Term) -> bool:
+    """A beginning of a letter or two that is to be in the text is tried on file after file, which can be stopped."""
+    return bool(term.words) and not term.negated and not (term.where == "content" and is_short(term))
+
+
 def _is_simple(term: Term) -> bool:
     """A single word: being in the list is all that a name has to be tested for."""
     return len(term.words) == 1 and len(term.words[0]) <= MAX_WORD and (term.kind != "part" or term.words[0] == term.key)
@@ -526,14 +535,12 @@ def _is_simple(term: Term) -> bool:
 def _in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
     """The tsquery of ``file_texts`` for names that may fit the term, and whether these are exactly those that do."""
     if term.kind == "phrase" and len(term.words) == 2 and max(map(len, term.words)) <= MAX_WORD:
-        token = f" | '/{term.token}' | '//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
-        return f"('/{' '.join(term.words)}'{token})", True
+        token = f" | '{MARK}/{term.token}' | '{MARK}//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
+        return f"('{MARK}/{' '.join(term.words)}'{token})", True
     if any(len(word) < SHORTEST_PART for words in lists for word in words.beyond):      # most names have such a word
         return None, False
-    each = [
-        " | ".join([f"'/{word}'" for word in words.words] + [f"'/{word}':*" for word in words.beyond]) for words in lists
-    ]  # fmt: skip
-    return " & ".join(f"({one})" for one in each) or None, _is_simple(term)
+    each = [[f"'{MARK}/{word}'" for word in some.words] + [f"'{MARK}/{word}':*" for word in some.beyond] for some in lists]
+    return " & ".join(f"({' | '.join(one)})" for one in each) or None, _is_simple(term)
 
 
 def _either(lists: Sequence[WordList]) -> WordList:

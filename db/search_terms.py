@@ -11,6 +11,7 @@ from core.names import name_key
 from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
 from core.words import is_run
 from db.file_lists import FAMILIES
+from db.texts import marked
 from db.words import SHORTEST_PART, like
 
 # Scores in millionths. Docs: docs/search-ranking.md.
@@ -38,12 +39,18 @@ class Terms:
     ``queries`` are the terms that texts are asked for, as db/texts.tsquery gives them."""
 
     def __init__(
-        self, statement: Statement, tree: SearchTree, corrections: Corrections, queries: Mapping[Term, str]
+        self,
+        statement: Statement,
+        tree: SearchTree,
+        corrections: Corrections,
+        queries: Mapping[Term, str],
+        owner_id: str | None,
     ):
         self.value = statement.value
         self.queries = queries
         self._tree = tree
         self._corrections = corrections
+        self._owner_id = owner_id
 
     def near(self, term: Term) -> Sequence[str]:
         """The words that the term may be misspelt for."""
@@ -79,7 +86,8 @@ class Terms:
     def _term(self, term: Term, names_only: bool) -> str:
         tests = [] if term.where == "content" else self._in_name(term)
         if term.where != "name" and not names_only and term.words and not is_hint(term):
-            tests.append(f"coalesce(t.words @@ {self.value(self.queries[term])}::tsquery, false)")
+            query = marked(self.queries[term], self._owner_id)
+            tests.append(f"coalesce(t.words @@ {self.value(query)}::tsquery, false)")
         return " or ".join(tests) or "false"
 
     def _in_name(self, term: Term) -> list[str]:
@@ -187,7 +195,12 @@ class Terms:
         return f"{literal} or {self._spelt(term, '% ', '%')}" if term.words else literal
 
 
+def is_short(term: Term) -> bool:
+    """A beginning so short that nearly all texts have it."""
+    last = term.words[-1] if term.words else ""
+    return term.kind == "prefix" and len(last) < SHORTEST_PART and not is_run(last)
+
+
 def is_hint(term: Term) -> bool:
-    """A beginning so short that nearly all texts have it: only names are looked up by it (THREATS T81)."""
-    last = term.words[-1]
-    return term.kind == "prefix" and term.where == "any" and len(last) < SHORTEST_PART and not is_run(last)
+    """A short beginning that is sought anywhere is sought in names only (THREATS T81)."""
+    return term.where == "any" and is_short(term)

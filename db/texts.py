@@ -10,8 +10,11 @@ a run of Chinese, Japanese or Thai for one word, and what it calls a letter depe
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +22,7 @@ import psycopg
 
 from core.search_query import Term
 from core.words import MAX_WORD, is_run, text_vector
-from db import Tx, execute
+from db import Tx, execute, scalar
 
 # ISO 639-1 -> the Snowball dictionary.
 STEMMERS = {
@@ -32,6 +35,8 @@ STEMMERS = {
     "sv": "swedish_stem", "ta": "tamil_stem", "tr": "turkish_stem", "yi": "yiddish_stem",
 }  # fmt: skip
 _LONGEST_PHRASE = 32        # words
+MARK = "\x02"               # stands in queries where the lexemes of an owner have their mark
+_MARKS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 # Locked against whoever adds a file to the object, who could not see what is put: they hold it FOR SHARE.
@@ -45,13 +50,13 @@ on conflict (object_key) do update set content = excluded.content, language = ex
 _INDEX = """
 with text as materialized (
     select %(vector)s::tsvector || array_to_tsvector(array(
-        select distinct s || '/' || %(language)s from unnest(%(distinct)s::text[]) w,
+        select distinct %(mark)s || s || '/' || %(language)s from unnest(%(distinct)s::text[]) w,
              unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s
         where s <> '')) as words
 )
 insert into file_texts (file_id, owner_id, is_deleted, searchable, uploaded_at, words)
 select f.id, f.owner_id, f.is_deleted, f.status = 'ready', f.uploaded_at,
-       text.words || array_to_tsvector(name_lexemes(f.name_words))
+       text.words || array_to_tsvector(name_lexemes(f.owner_id, f.name_words))
 from files f, text where f.file_path = %(key)s for share of f
 on conflict (file_id) do update set words = excluded.words
 """
@@ -64,12 +69,17 @@ def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
     Of a very long text the beginning is indexed. One that PostgreSQL can't index all the same is kept without words, which
     says so, and nobody tries it again (THREATS T83)."""
     content = _UNSTORABLE.sub("", content)
-    vector, distinct = text_vector(content)
+    owner_id = scalar(tx, "select owner_id from objects where object_key = %(key)s", {"key": object_key})
+    if owner_id is None:
+        return False
+    mark = mark_of(owner_id)
+    vector, distinct = text_vector(content, mark=mark)              # before anything is locked
     if execute(tx, _PUT, {"key": object_key, "content": content, "language": language}) == 0:
         return False
     params = {
         "key": object_key,
         "language": language,
+        "mark": mark,
         "vector": vector,
         "distinct": distinct,
         "stemmer": STEMMERS.get(language or ""),
@@ -80,6 +90,19 @@ def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
     except psycopg.errors.ProgramLimitExceeded:
         execute(tx, _INDEX, params | {"vector": None, "distinct": [], "stemmer": None})
     return True
+
+
+def mark_of(owner_id: str) -> str:
+    """What all lexemes of the owner begin with, one of 64 characters: as the database's ``text_mark``. So a common word of one
+    owner is seldom looked up among the texts of others, and no owner's texts are gone through to find the few with a word."""
+    return base64.b64encode(hashlib.md5(owner_id.encode(), usedforsecurity=False).digest())[:1].decode()
+
+
+def marked(query: str, owner_id: str | None) -> str:
+    """A query, of lexemes that begin with MARK, for the texts of this owner (None: of all)."""
+    if owner_id is not None:
+        return query.replace(MARK, mark_of(owner_id))
+    return " | ".join(f"({query.replace(MARK, mark)})" for mark in _MARKS)
 
 
 def beginnings(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) -> dict[str, str]:
@@ -101,6 +124,8 @@ select w, s || '/' || u.language from unnest(%(words)s::text[]) w, used u, unnes
 
 def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[str]]:
     """For each word its stems as texts are indexed by them, in the languages that the owner's texts (None: all) are in."""
+    if not words:
+        return {}
     by_owner = "t.owner_id || '/' || t.language = %(owner)s || '/' || l.language"
     used = f"exists (select from object_texts t where {by_owner})" if owner_id is not None else "true"
     params = {
@@ -115,24 +140,23 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
     return found
 
 
-def tsquery(tx: Tx, owner_id: str | None, terms: Sequence[Term]) -> dict[Term, str]:
-    """What texts are asked for each term, in PostgreSQL's syntax: a word as it is or by its stem, a phrase by exact words."""
-    single = [term.words[0] for term in terms if len(term.words) == 1 and term.kind == "part"]
-    single = [word for word in single if not is_run(word)]
-    known = stems(tx, owner_id, single) if single else {}
-    return {term: _tsquery(term, known) for term in terms}
+def stemmed(term: Term) -> str | None:
+    """The word of the term that is asked for by its stems, too."""
+    return term.words[0] if len(term.words) == 1 and term.kind == "part" and not is_run(term.words[0]) else None
 
 
-def _tsquery(term: Term, known: dict[str, list[str]]) -> str:
+def tsquery(term: Term, known: Mapping[str, Sequence[str]]) -> str:
+    """What texts are asked for a term, in PostgreSQL's syntax but for the ``marked``: a word as it is or by its stems, of those
+    that are ``known``, a phrase by exact words."""
     words = [word[:MAX_WORD] for word in term.words][:_LONGEST_PHRASE]
-    quoted = [f"'{word}'" for word in words]
+    quoted = [f"'{MARK}{word}'" for word in words]
     if term.kind == "prefix" or (len(words[-1]) == 1 and is_run(words[-1])):
         quoted[-1] += ":*"
     if len(words) > 1:
-        token = f"'{term.token[:MAX_WORD]}' | " if term.token else ""
-        pairs = [f"'{one} {two}'" for one, two in pairwise(words)]
+        token = f"'{MARK}{term.token[:MAX_WORD]}' | " if term.token else ""
+        pairs = [f"'{MARK}{one} {two}'" for one, two in pairwise(words)]
         if quoted[-1].endswith(":*"):
             pairs[-1] += ":*"
         # Two words are their pair; of more, the few texts that have all pairs are tried for the order.
         return f"({token}({' & '.join(pairs if len(words) == 2 else [*pairs, ' <-> '.join(quoted)])}))"
-    return "(" + " | ".join(quoted + [f"'{stem}'" for stem in known.get(term.words[0], ()) if term.kind == "part"]) + ")"
+    return "(" + " | ".join(quoted + [f"'{MARK}{stem}'" for stem in known.get(stemmed(term) or "", ())]) + ")"

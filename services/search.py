@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -114,7 +114,7 @@ class Search:
                 # None or elsewhere: purged, trashed or restored since it was found.
                 if (file := records.get(position.id)) is not None and file.is_deleted == tree.deleted
             ]
-            snippets = _snippets(conn, wanted.owner_id, tree, [file for _, file in shown])
+            snippets = _snippets(conn, tree, found.stems, [file for _, file in shown])
         marks = [parts(term.key) or [term.key] for term in tree.terms]
         marks += [[word] for near in corrections.values() for word in near]
         hits = [
@@ -162,7 +162,9 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index
     return found
 
 
-def _snippets(conn: Tx, owner_id: str | None, tree: SearchTree, hits: Sequence[FileRecord]) -> dict[str, str]:
+def _snippets(
+    conn: Tx, tree: SearchTree, stems: Mapping[str, Sequence[str]], hits: Sequence[FileRecord]
+) -> dict[str, str]:
     """By object key, a line around the first match in the text of each hit: ready ones only (THREATS T82).
 
     A bounded part of the texts is read: where it has no match, there is no line."""
@@ -171,28 +173,26 @@ def _snippets(conn: Tx, owner_id: str | None, tree: SearchTree, hits: Sequence[F
     keys = {hit.file_path for hit in hits if hit.status == "ready"}
     if not terms or not keys:
         return {}
-    needles = _needles(conn, owner_id, terms)
+    needles = _needles(terms, stems)
     found: dict[str, str] = {}
     skip, length = 0, _READ
-    for _ in range(2):
-        for key, text in texts.beginnings(conn, sorted(keys - found.keys()), skip=skip, length=length).items():
+    while keys:
+        longer: set[str] = set()
+        for key, text in texts.beginnings(conn, sorted(keys), skip=skip, length=length).items():
             if (line := snippet(text, needles)) is not None:
                 found[key] = line
-            elif len(text) < length:
-                keys.discard(key)                       # all of it was read
-        left = keys - found.keys()
-        if not left:
-            break
-        skip, length = _READ, _READ_AGAIN // len(left)
+            elif len(text) == length and skip == 0:
+                longer.add(key)
+        keys, skip, length = longer, _READ, _READ_AGAIN // max(len(longer), 1)
     return found
 
 
-def _needles(conn: Tx, owner_id: str | None, terms: Sequence[Term]) -> list[str]:
+def _needles(terms: Sequence[Term], stems: Mapping[str, Sequence[str]]) -> list[str]:
     """What is looked for in texts: each term's pieces, and of each stem what it shares with the word."""
     pieces = [piece for term in terms for piece in parts(term.key)]
     needles = dict.fromkeys(pieces)
-    for word, stems in texts.stems(conn, owner_id, pieces).items():
-        for stem in stems:
+    for word, found in stems.items():
+        for stem in found:
             shared = stem.partition("/")[0]
             while not word.startswith(shared):
                 shared = shared[:-1]

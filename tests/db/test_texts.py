@@ -9,6 +9,8 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from core import words
 from core.search_query import Term
@@ -28,7 +30,8 @@ def found(db: Database, file_id: UUID, *, of_name: bool = False) -> str | None:
     """The words that the file is found by: of its text, or as ``/word`` of its name."""
     with db.connection() as tx:
         vector: str | None = scalar(tx, "select words::text from file_texts where file_id = %(id)s", {"id": file_id})
-    return vector and " ".join(word for word in re.findall(r"'[^']*'[:\d,]*", vector) if (word[1] == "/") == of_name)
+    words = re.findall(rf"'{texts.mark_of('alice')}([^']*'[:\d,]*)", vector) if vector else []
+    return vector and " ".join("'" + word for word in words if (word[0] == "/") == of_name)
 
 
 def test_words_with_places_pairs_and_stems(db: Database) -> None:
@@ -130,8 +133,9 @@ def test_a_text_and_a_file_that_come_at_once_meet(db: Database) -> None:
             trashing = other.submit(trash)
             wait_until_blocked(db)
         assert trashing.result() == 2
+    query = {"q": texts.mark_of("alice") + "others"}
     with db.connection() as tx:
-        rows = tx.execute("select is_deleted, words @@ 'others' from file_texts").fetchall()
+        rows = tx.execute("select is_deleted, words @@ %(q)s::tsquery from file_texts", query).fetchall()
     assert rows == [(True, True), (True, True)]
 
 
@@ -176,6 +180,17 @@ def test_T83_what_can_not_be_indexed_is_kept_and_marked_and_no_error(db: Databas
 def test_what_texts_are_asked(db: Database, term: Term, asked: str) -> None:
     put(db, "any")
     with db.connection() as tx:
-        query = texts.tsquery(tx, "alice", [term])[term]
+        query = texts.tsquery(term, texts.stems(tx, "alice", [word] if (word := texts.stemmed(term)) else []))
+        query = query.replace(texts.MARK, "")
         assert query.replace("((", "(").replace("))", ")") == asked.replace("((", "(").replace("))", ")")
         tx.execute("select %(q)s::tsquery", {"q": query})
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+def test_the_database_marks_lexemes_of_an_owner_as_queries_do(db: Database, owner: str) -> None:
+    with db.connection() as tx:
+        assert scalar(tx, "select text_mark(%(owner)s)", {"owner": owner}) == texts.mark_of(owner)
+    query = f"'{texts.MARK}word'"
+    assert texts.marked(query, owner) == f"'{texts.mark_of(owner)}word'"
+    assert f"({texts.marked(query, owner)})" in texts.marked(query, None).split(" | ")

@@ -179,13 +179,20 @@ _STATEMENTS = [
     )
     """,
     # Written by the worker at once: a list of pending entries would be read by each search.
-    "create index file_texts_words on file_texts using gin (owner_id, words) with (fastupdate = off)",
+    "create index file_texts_words on file_texts using gin (words) with (fastupdate = off)",
+    # All lexemes of an owner begin with one of 64 characters. With the owner as a column of the index, each search went through
+    # all of the owner's texts; without, through those of all others that have the word.
     """
-    create function name_lexemes(name_words text) returns text[] language sql immutable strict parallel safe as $$
+    create function text_mark(owner_id text) returns text language sql immutable strict parallel safe
+    return left(encode(decode(md5(owner_id), 'hex'), 'base64'), 1)
+    """,
+    """
+    create function name_lexemes(owner_id text, name_words text) returns text[]
+    language sql immutable strict parallel safe as $$
         select array(
-            select '/' || s.word from search_words(name_words) s(word) where not starts_with(s.word, '^')
+            select text_mark(owner_id) || '/' || s.word from search_words(name_words) s(word) where not starts_with(s.word, '^')
             union
-            select '/' || left(word, 64) || ' ' || left(next, 64) from (
+            select text_mark(owner_id) || '/' || left(word, 64) || ' ' || left(next, 64) from (
                 select word, lead(word) over (order by place) as next
                 from unnest(string_to_array(btrim(name_words), ' ')) with ordinality w(word, place)
             ) w where '/' not in (word, next)
@@ -193,16 +200,17 @@ _STATEMENTS = [
     $$
     """,
     """
-    create function renamed(words tsvector, before text, after text) returns tsvector
+    create function renamed(words tsvector, owner_id text, before text, after text) returns tsvector
     language sql immutable parallel safe
-    return ts_delete(words, name_lexemes(before)) || array_to_tsvector(name_lexemes(after))
+    return ts_delete(words, name_lexemes(owner_id, before)) || array_to_tsvector(name_lexemes(owner_id, after))
     """,
     # A file on an object that has a text already shares it. Whoever adds such a file holds the object's row FOR SHARE, and
     # db/texts.put locks it against them.
     """
     create function add_file_texts(file_ids uuid[]) returns void language sql as $$
         insert into file_texts (file_id, owner_id, is_deleted, searchable, uploaded_at, words)
-        select f.id, f.owner_id, f.is_deleted, f.status = 'ready', f.uploaded_at, renamed(t.words, t.name_words, f.name_words)
+        select f.id, f.owner_id, f.is_deleted, f.status = 'ready', f.uploaded_at,
+               renamed(t.words, f.owner_id, t.name_words, f.name_words)
         from files f, lateral (
             select t.words, other.name_words from files other join file_texts t on t.file_id = other.id
             where other.file_path = f.file_path limit 1
@@ -222,14 +230,14 @@ _STATEMENTS = [
         "files_texts_updated",
         """
         update file_texts
-        set owner_id = new.owner_id, is_deleted = new.is_deleted, searchable = new.status = 'ready',
+        set is_deleted = new.is_deleted, searchable = new.status = 'ready',
             uploaded_at = new.uploaded_at
         where file_id = new.id;
         if not found then
             perform add_file_texts(array[new.id]);
         elsif new.name_words <> old.name_words then
             begin
-                update file_texts set words = renamed(words, old.name_words, new.name_words) where file_id = new.id;
+                update file_texts set words = renamed(words, owner_id, old.name_words, new.name_words) where file_id = new.id;
             exception when program_limit_exceeded then
                 update file_texts set words = null where file_id = new.id;
             end;
@@ -242,9 +250,9 @@ _STATEMENTS = [
     """,
     """
     create trigger files_texts_updated
-    after update of original_name, status, is_deleted, uploaded_at, owner_id, file_path on files
-    for each row when ((old.original_name, old.status, old.is_deleted, old.uploaded_at, old.owner_id, old.file_path)
-        is distinct from (new.original_name, new.status, new.is_deleted, new.uploaded_at, new.owner_id, new.file_path))
+    after update of original_name, status, is_deleted, uploaded_at, file_path on files
+    for each row when ((old.original_name, old.status, old.is_deleted, old.uploaded_at, old.file_path)
+        is distinct from (new.original_name, new.status, new.is_deleted, new.uploaded_at, new.file_path))
     execute function files_texts_updated()
     """,
     # One expression, so that it is good for nothing but the languages of an owner: the planner took an index that begins with

@@ -44,6 +44,7 @@ _STATEMENTS = [
         foreign key (folder_id, owner_id) references folders (id, owner_id) on delete cascade
     ) with (fillfactor = 50)
     """,
+    "create index folder_sums_largest on folder_sums (owner_id, bytes desc, files desc, folder_id)",
     # Each of these changes the owner's row in owner_usage first, even where that stays as it is: whoever changes an
     # owner's sums holds it, so that transactions wait for one another in one place and never in a circle.
     """
