@@ -104,6 +104,8 @@ def is_near(word: str, other: str) -> bool:
     allowed = 1 if len(word) < 8 else 2
     if abs(len(word) - len(other)) > allowed or word.isdecimal() or other.isdecimal():
         return False
+    if len(set(word) ^ set(other)) > 2 * allowed:  # a slip takes one letter away and brings another at most
+        return False
     before: list[int] = []
     above = list(range(len(other) + 1))
     for i, a in enumerate(word):
@@ -120,6 +122,8 @@ def is_near(word: str, other: str) -> bool:
 
 
 def without_marks(word: str) -> str:
+    if word.isascii():
+        return word
     return "".join(char for char in unicodedata.normalize("NFD", word) if not unicodedata.combining(char))
 
 

@@ -5,7 +5,8 @@ open one themselves; a service opens it (``with db.transaction() as tx``) and ne
 
 Rows are locked in one order everywhere, so that transactions can wait for each other but never in a circle:
 folder tree -> name lock (``files.lock_names``) -> upload_sessions -> objects -> uploads -> upload_tokens -> files ->
-owner_usage -> type_sums, folder_sums. The triggers take an owner's owner_usage before its sums (migration 0009).
+owner_usage -> type_sums, folder_sums -> file_texts, file_words. The triggers take an owner's owner_usage before the rest
+(migrations 0009 and 0010).
 Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/folders.py).
 """
 
@@ -17,11 +18,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import orjson
 import psycopg
 from psycopg.rows import class_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from core.errors import Unavailable
+
+set_json_loads(orjson.loads)  # pages of files are full of JSON
 
 Tx = psycopg.Connection[Any]
 Record = TypeVar("Record")

@@ -25,7 +25,7 @@ from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
 from db.search_terms import Corrections, Statement, Terms, is_hint, is_short
 from db.texts import MARK, marked, stemmed, stems, tsquery
-from db.words import SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
+from db.words import MOST, SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
 
 RANKED = 10_000             # matches that are counted, and ranked where facets are asked for
 _SLACK = 0.05               # seconds by which a statement may run longer than what is left of the search's time
@@ -156,6 +156,7 @@ class _Search(Statement):
         self._clock, self._newest = clock, newest
         self._groups: list[_Group] = []                     # those that can be looked up
         self._others: list[tuple[Leaf, ...]] = []           # the others are tests of each file
+        self._barred: dict[tuple[Leaf, ...], str] = {}      # but of them, what texts can be asked not to have
         self.fixed = False                                  # one plan is right for all values
         self.next()
         leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
@@ -206,6 +207,8 @@ class _Search(Statement):
             beginnings += sum(isinstance(leaf, Term) and leaf.kind == "prefix" for leaf in group)
             if all(isinstance(leaf, Term) and _can_be_looked_up(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
                 terms |= {leaf: _sought(leaf) for leaf in group if isinstance(leaf, Term)}
+            elif len(group) == 1 and isinstance(leaf := group[0], Term) and leaf.negated and leaf.words and leaf.kind != "prefix":
+                terms[leaf] = _sought(leaf)
         flat = [(term, each) for term, sought in terms.items() if term.where != "content" for each in sought]
         self.next()
         found = iter(meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each]))
@@ -214,10 +217,12 @@ class _Search(Statement):
             lists[term].append(_either([next(found) for _ in each] + [WordList(tuple(self.terms.near(term)))]))
         for group in self._tree.groups:
             leaves = [leaf for leaf in group if isinstance(leaf, Term) and leaf in terms]
-            if len(leaves) < len(group):
-                self._others.append(group)
-            else:
+            if len(leaves) == len(group) and not leaves[0].negated:
                 self._groups.append(self._group(leaves, lists))
+                continue
+            self._others.append(group)
+            if leaves and leaves[0].negated and (barred := self._barrier(leaves[0], lists[leaves[0]])):
+                self._barred[group] = barred
 
     def _group(self, leaves: Sequence[Term], lists: dict[Term, list[WordList]]) -> _Group:
         named = [leaf for leaf in leaves if leaf.where != "content"]
@@ -235,6 +240,14 @@ class _Search(Statement):
             in_name=possible if all(query for query, _ in in_name) else None,
             exact=all(exact for _, exact in in_name),
         )
+
+    def _barrier(self, term: Term, lists: Sequence[WordList]) -> str | None:
+        """The tsquery of ``file_texts`` that have the term in name or text; None where it would not be exactly those."""
+        in_text = self.terms.queries[term] if term.where != "name" else None
+        in_name, exact = _in_name(term, lists) if term.where != "content" else (None, True)
+        if not exact or any(len(words.words) >= MOST for words in lists):
+            return None
+        return " | ".join(filter(None, (in_text, in_name)))
 
     def _lists(self) -> list[WordList] | None:
         """A name that fits has a word of each of these; None: no name can fit, or none can be looked up."""
@@ -331,7 +344,7 @@ class _Search(Statement):
         """Names that have a word of each list, newest first, and are tested where that is not all: ``named``, and of them those
         that are ranked."""
         tested = [group.leaves for group in self._groups if not group.simple or any(w.beyond for w in group.lists or ())]
-        listed = [words for words in lists if not words.beyond] or list(lists)
+        listed = [words for words in lists if not words.beyond] or [lists[0]]
         ranked = RANKED + 1 if facets else _RANKED_NAMES
         if bare and not tested:
             named = f"select uploaded_at, file_id as id from ({self._entries(listed)}) e {_NEWEST} limit {RANKED + 1}"
@@ -430,9 +443,10 @@ class _Search(Statement):
                 return [], page, f"{names} + (select count(*) from ({found} {room}) t)"
             in_texts = f"{found} limit {RANKED + 1}"
         else:
-            tests = self.terms.tests(self._others if fits else [group.leaves for group in self._groups] + self._others)
+            tried = [group for group in self._others if group not in self._barred]
+            tried += [] if fits else [group.leaves for group in self._groups]
+            tests, beside = self.terms.tests(tried), self._beside(tried)
             most = room if apart else f"limit {RANKED + 1}"
-            beside = self._beside(self._others if fits else self._tree.groups)
             in_texts = f"""
             select {_COLUMNS} from (select t.file_id from file_texts t where {mine} {newest}) e
             join {self._file("f.id = e.file_id", f"{self._where}{tests}", beside)} on true {most}
@@ -459,6 +473,7 @@ class _Search(Statement):
         query = " & ".join(f"({one})" for one in each if one)
         if by_name and exact:
             query += f" & !({' & '.join(f'({group.in_name})' for group in self._groups)})"
+        query += "".join(f" & !({barred})" for barred in self._barred.values())
         return query, fits, exact or not by_name
 
     # -- pieces --------------------------------------------------------------------------------------------

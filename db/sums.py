@@ -1,4 +1,4 @@
-"""Counts and sums of files that triggers keep as files change (migration 0009), and how they are compared and put right.
+"""Counts and sums of files that triggers keep as files change (migration 0010), and how they are compared and put right.
 
 ``owner_usage`` holds an owner's bytes and files, ``type_sums`` files by kind, status and trash, ``folder_sums`` what lies
 directly in each folder without the trash. A counter and what it counts change in one transaction, so any snapshot shows

@@ -2,7 +2,7 @@
 
 ``file_words`` has a row for each word of each name (``/token`` where a token was split, ``^word`` for the first one),
 ``owner_words`` one for each distinct word of four characters or more that is no number. Both are kept by triggers on ``files``
-(migration 0008), so that no statement can forget them.
+(migration 0009), so that no statement can forget them.
 """
 
 from __future__ import annotations

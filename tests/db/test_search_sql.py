@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -177,7 +178,8 @@ def test_texts_are_counted_exactly_up_to_what_is_counted_and_the_newest_come_fir
 WORDS = ("plan", "plans", "replan", "plat", "play", "note", "it", "is", "12", "東京都", "été")
 TERMS = (
     "plan", "pla*", "lan", '"plan note"', '"note it is"', "note", "it", "i*", "12", "東京", "京", "ete", "plan_note", "e*",
-    "name:plan", "content:note", "content:pl*", "-plan", "-content:it", "type:image", "tag:work", "ext:jpg", "plans OR 12",
+    "name:plan", "content:note", "content:pl*", "-plan", "-content:it", "-note", "-12", '-"plan note"', "-name:it",
+    "type:image", "tag:work", "ext:jpg", "plans OR 12",
     "after:2026-01-05", "before:2026-01-09", '"plan note" OR it', "content:note OR name:12", "is:deleted", "noet", "size:>10",
 )  # fmt: skip
 Library = list[tuple[list[str], list[str], bool, bool, int]]
@@ -274,6 +276,40 @@ def test_T81_words_their_parts_and_near_words_use_indexes(db: Database) -> None:
         ):
             plan = _plan(tx, sql)
             assert index_name in plan and "Sort" not in plan, plan
+
+
+class Recorded:
+    """A transaction that remembers what was asked."""
+
+    def __init__(self, tx: Tx):
+        self._tx = tx
+        self.asked: list[tuple[Any, Any]] = []
+
+    def execute(self, sql: Any, params: Any = None, **options: Any) -> Any:
+        self.asked.append((sql, params))
+        return self._tx.execute(sql, params, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+
+@pytest.mark.parametrize("query", [
+    "content:a*", "content:a* content:b* content:abc*", "content:ab* report", "a* b*", "report -a*",
+    " ".join(f"content:{letter}bc*" for letter in "abcdefgh"), " OR ".join(f"{letter}bc*" for letter in "abcdefgh"),
+])
+def test_T81_the_index_of_texts_is_asked_for_few_beginnings_and_no_short_ones(library: Database, query: str) -> None:
+    """It can't be stopped while it gathers all that begins so; what is tried file by file can."""
+    with library.connection() as tx, tx.transaction():
+        recorded = Recorded(tx)
+        clock = index.Clock(10)
+        clock.begin(tx)
+        index.find(recorded, ALICE, parse(query), limit=5, clock=clock)  # type: ignore[arg-type]
+        sql, params = recorded.asked[-1]
+        plan = tx.execute("explain " + sql, params).fetchall()
+    asked = [line for (line,) in plan if "Index Cond" in line and "@@" in line]
+    beginnings = [word for line in asked for word in re.findall(r"''([^']*)'':\*", line)]
+    assert bool(beginnings) == ("bc*" in query and " OR " not in query) and len(beginnings) <= 4, beginnings
+    assert all(len(word) > 3 for word in beginnings), beginnings            # with the mark of the owner
 
 
 def test_everybodys_newest_need_no_sort(db: Database) -> None:
