@@ -1,10 +1,11 @@
-"""Writes docs/query-plans.md: every statement on ``files`` that the services run, with its plan on this database.
+"""Writes docs/query-plans.md: every statement on ``files``, ``file_words`` and ``file_texts`` that the services run, with its
+plan on this database.
 
     python app.py seed-demo --files 1000000 --folders 9999
     set -a; eval "$(python app.py env)"; python -m benchmarks.query_plans > docs/query-plans.md
 
 Nothing is written by hand: the services are called as the API calls them, on a connection whose cursors run EXPLAIN (ANALYZE,
-BUFFERS) before each statement that names ``files`` (twice, the second plan is kept: warm; then rolled back)."""
+BUFFERS) before each statement that names one of them (twice, the second plan is kept: warm; then rolled back)."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ _REASONS = {
 _MANY = 4_000  # pages
 _SEARCHES = (
     "report", "quarterly budget", '"meeting notes"', "vertr*", "invioce", "type:pdf", "tag:work", "ext:csv", "size:>1gb",
-    "before:2023-01-01", "is:deleted scan", "name:IMG_12", "content:forest", "新宿", "-draft plan",
+    "before:2023-01-01", "is:deleted scan", "name:IMG_12", "content:forest", "新宿", "-draft plan", '"invoice garden museum"',
+    "invoice OR garden", "report type:image", "IMG type:image", "report after:2026-01", "content:the", "a*", "re",
 )  # fmt: skip
 
 
@@ -62,8 +64,7 @@ class Plan:
 
     @property
     def scans(self) -> bool:
-        """Reads all of ``files``, or all of one owner's where there is but one owner."""
-        return any(re.search(r"Seq Scan on (public\.)?files\b", line) for line in self.lines)
+        return any(re.search(r"Seq Scan on (public\.)?(files|file_words|file_texts)\b", line) for line in self.lines)
 
 
 class Recorder(psycopg.Cursor[Any]):
@@ -71,7 +72,9 @@ class Recorder(psycopg.Cursor[Any]):
     plans: dict[str, Plan] = {}  # noqa: RUF012 shared by all cursors
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Recorder:
-        names_files = isinstance(query, str) and re.search(r"\b(from|join|into|update)\s+files\b", query)
+        names_files = isinstance(query, str) and re.search(
+            r"\b(from|join|into|update)\s+(files|file_words|file_texts)\b", query
+        )
         if Recorder.label is not None and names_files and query not in Recorder.plans:
             in_transaction = self.connection.info.transaction_status != pq.TransactionStatus.IDLE
             try:
@@ -236,9 +239,10 @@ def write(plans: list[Plan], facts: tuple[Any, ...]) -> None:
     unexplained = [plan.label for plan in scans if _reason(plan.label) is None]
     print("# Query plans\n")
     print(
-        f"Every statement on `files` that the services run, on {facts[0]:,} files, {facts[1]:,} of them with text, in"
-        f" {facts[2]:,} folders ({facts[3]}), with warm caches. Made by `python -m benchmarks.query_plans`; times are those"
-        " under EXPLAIN, on a machine that did other things too: compare them with one another.\n"
+        f"Every statement on `files`, `file_words` and `file_texts` that the services run, on {facts[0]:,} files,"
+        f" {facts[1]:,} of them with text, in {facts[2]:,} folders ({facts[3]}), with warm caches. Made by"
+        " `python -m benchmarks.query_plans`; times are those under EXPLAIN, on a machine that did other things too: compare"
+        " them with one another.\n"
     )
     print("Those that read the whole table, and why:\n")
     for plan in scans:

@@ -155,13 +155,10 @@ def _found(wanted: FileFilter, sort: str, matching: str, order: str, expected: i
 
     Few files are all found by their filter and sorted: in the order of the sort, one might meet a million others first.
     Of many, the index of the sort soon gives a page. Where that index is apart for each owner or kind, each gives one."""
-    # Of a rare status the newest, and a folder by name, come in order from one index.
-    ordered = (
-        wanted.status not in (None, "ready")
-        if sort == "uploaded_at"
-        else sort == "original_name"
-        and wanted.folder_id is not None
-        and not (wanted.recursive or wanted.deleted)
+    # Of a rare status the newest, and of a folder the newest or by name, come in order from one index.
+    in_folder = (wanted.folder_id is not None or wanted.in_root) and not (wanted.recursive or wanted.deleted)
+    ordered = (sort == "uploaded_at" and wanted.status not in (None, "ready")) or (
+        sort in ("uploaded_at", "original_name") and in_folder
     )
     if expected is not None and expected <= _FEW and not ordered:
         return f"select id, key from (with few as materialized ({matching}) select * from few) few"

@@ -13,6 +13,8 @@ _STATEMENTS = [
     "create index files_by_kind_and_size on files (owner_id, is_deleted, file_type, file_size, id)",
     "drop index files_by_type",
     "create index files_by_kind_and_type on files (owner_id, is_deleted, file_type, mime_type, id)",
+    # What a folder is most often looked at by: its newest files.
+    "create index files_newest_in_folder on files (owner_id, folder_id, uploaded_at, id) where not is_deleted",
     # Few files are anything but ready, and the usual upload does not touch this.
     """
     create index files_not_ready on files (owner_id, status, is_deleted, uploaded_at, id) where status <> 'ready'
