@@ -7,15 +7,13 @@ The rules are constraints, and their names are what the caller tells errors by: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from db import Tx, execute, many, one, scalar
 
 
-@dataclass(frozen=True, slots=True)
-class FolderRecord:
+class FolderRecord(NamedTuple):         # made in a third of a dataclass's time, and a tree has 10,000
     id: int
     owner_id: str
     name: str
@@ -64,8 +62,7 @@ _TREE = """
 select f.id, f.owner_id, f.name, f.description, f.parent_id, f.created_at, f.updated_at,
        coalesce(s.files, 0), coalesce(s.bytes, 0)
 from folders f left join folder_sums s on s.owner_id = f.owner_id and s.folder_id = f.id
-where %(owner)s::text is null or f.owner_id = %(owner)s
-order by f.owner_id, f.parent_id, f.name_key
+where {mine} order by f.owner_id, f.parent_id, f.name_key
 """
 
 
@@ -75,8 +72,9 @@ def get(tx: Tx, folder_id: int) -> FolderRecord | None:
 
 def of_owner(tx: Tx, owner_id: str | None) -> list[FolderRecord]:
     """All folders of the owner (None: of everybody), each before those in it, siblings in the order of their names."""
+    sql = _TREE.format(mine="true" if owner_id is None else "f.owner_id = %(owner)s")
     with tx.cursor(binary=True) as cursor:      # 20,000 times are read in half the time
-        rows = cursor.execute(_TREE, {"owner": owner_id}).fetchall()
+        rows = cursor.execute(sql, {"owner": owner_id}).fetchall()
     below: dict[int | None, list[Any]] = {None: []}
     for row in rows:
         below[row[0]] = []

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 import psycopg
 
@@ -41,8 +42,7 @@ _LOCK_WAIT = timedelta(milliseconds=300)
 _ATTEMPTS = 30
 
 
-@dataclass(frozen=True, slots=True)
-class FolderNode:
+class FolderNode(NamedTuple):
     folder: FolderRecord
     children: list[FolderNode]
 
