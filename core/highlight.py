@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from core.names import name_key
 from core.words import is_run
 
 AROUND = 90  # characters of a text before and after its first match
 _SPACE = re.compile(r"\s+")
+_MARKUP = re.compile("[&<>\"']")
 
 
 def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) -> str | None:
@@ -35,17 +37,25 @@ def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) 
     shown: list[str] = []
     shown_to = 0
     for start, end in marked:
-        shown += [html.escape(text[shown_to:start]), "<mark>", html.escape(text[start:end]), "</mark>"]
+        shown += [text[shown_to:start], "<mark>", text[start:end], "</mark>"]
         shown_to = end
-    return "".join([*shown, html.escape(text[shown_to:])])
+    shown.append(text[shown_to:])
+    if _MARKUP.search(text):
+        shown[::2] = map(html.escape, shown[::2])
+    return "".join(shown)
 
 
 def _folded(text: str) -> tuple[str, Sequence[int]]:
     """The text as names are compared, and for each of its characters which one of the text it came from."""
     if text.isascii():
         return text.lower(), range(len(text))
-    keys = [name_key(char) for char in text]
+    keys = [_key(char) for char in text]
     return "".join(keys), [index for index, key in enumerate(keys) for _ in key]
+
+
+@lru_cache(4096)
+def _key(char: str) -> str:
+    return name_key(char)
 
 
 def snippet(content: str, needles: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Literal
 
 from core.names import name_key
@@ -39,32 +40,32 @@ _DATE = re.compile(r"\d{4}(-\d\d)?(-\d\d)?", re.ASCII)
 Where = Literal["any", "name", "content"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Term:
-    """Text to be found, as it was typed, in NFKC."""
+    """Text to be found, as it was typed, in NFKC. What is read from it is kept: a search asks for it again and again."""
 
     text: str
     kind: Literal["part", "prefix", "phrase"] = "part"
     where: Where = "any"
     negated: bool = False
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Folded, so that it compares with the names' keys; ``*.pdf`` is what contains ``.pdf``."""
         return name_key(self.text if self.kind == "phrase" else self.text.lstrip("*") or self.text)
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
         """Of the folded text: who types pLAN means no three words."""
         return tuple(phrase(self.key))
 
-    @property
+    @cached_property
     def token(self) -> str | None:
         """The text where it is one token of several words, as report2026 is."""
         found = list(tokens(self.key))
         return found[0][0] if len(found) == 1 and len(found[0][1]) > 1 else None
 
-    @property
+    @cached_property
     def spellings(self) -> tuple[str, ...]:
         """What of the database's ``name_words`` is the term: its words in order, or its token."""
         words = " ".join(self.words)

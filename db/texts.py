@@ -113,10 +113,11 @@ def beginnings(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) ->
 
 
 # Stems in the languages of the owner's own texts, so that there are few.
-_STEMS = """
+_STEMS = f"""
 with used as materialized (
-    select l.language, l.stemmer from unnest(%(languages)s::text[], %(stemmers)s::regdictionary[]) l (language, stemmer)
-    where {used}
+    select l.language, l.stemmer::regdictionary as stemmer
+    from (values {", ".join(f"('{language}', '{stemmer}')" for language, stemmer in STEMMERS.items())}) l (language, stemmer)
+    where {{used}}
 )
 select w, s || '/' || u.language from unnest(%(words)s::text[]) w, used u, unnest(ts_lexize(u.stemmer, w)) s where s <> ''
 """
@@ -128,12 +129,7 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
         return {}
     by_owner = "t.owner_id || '/' || t.language = %(owner)s || '/' || l.language"
     used = f"exists (select from object_texts t where {by_owner})" if owner_id is not None else "true"
-    params = {
-        "owner": owner_id,
-        "languages": list(STEMMERS),
-        "stemmers": list(STEMMERS.values()),
-        "words": list(dict.fromkeys(words)),
-    }
+    params = {"owner": owner_id, "words": list(dict.fromkeys(words))}
     found: dict[str, list[str]] = {}
     for word, stem in tx.execute(_STEMS.format(used=used), params).fetchall():
         found.setdefault(word, []).append(stem)
