@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from db.files import lock_names
 from tests.e2e.conftest import Owner
 from tests.e2e.gateway import Gateway
 from tests.e2e.wire import Answer, Request, chunked, exchange
@@ -32,6 +34,7 @@ from tests.faults import Fault
 MANY = int(os.environ.get("TUS_SEQUENCES", "0"))
 COUNT = MANY or 8
 PATIENCE = 60.0  # seconds until an upload must be free again, whatever became of its last writer
+CLAIM = 120.0  # seconds until there must be a file whose maker may have been killed; its claim holds for 60
 KIB, MIB = 1024, 1024 * 1024
 SIZES = [0, 1, 1000, 64 * KIB + 1, MIB, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1]
 TOTALS = [0, 1, 1000, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 8 * MIB, 8 * MIB + 1, 10 * MIB + 5, 16 * MIB + 1]
@@ -427,10 +430,8 @@ class Run:
         self.look(upload)
         if upload.state != "open":
             return
-        api = {"Authorization": f"Bearer {self.owner.key}"}
-        shown = exchange("GET", f"{self.gateway.url}/api/uploads/{self.id(upload)}", api)
-        assert shown.status == 200, shown
-        assert shown.json["bytes_received"] == upload.acknowledged, shown
+        shown = self.shown(upload)
+        assert shown["bytes_received"] == upload.acknowledged, shown
 
     def on_stale(self, upload: Upload, step: Stale) -> None:
         if upload.state != "open":
@@ -571,6 +572,13 @@ class Run:
             upload.state = "gone"
             assert self.look(upload).status == 410
 
+    def shown(self, upload: Upload) -> dict[str, Any]:
+        """The upload as the list of all protocols shows it."""
+        api = {"Authorization": f"Bearer {self.owner.key}"}
+        answer = exchange("GET", f"{self.gateway.url}/api/uploads/{self.id(upload)}", api)
+        assert answer.status == 200, answer
+        return dict(answer.json)
+
     @staticmethod
     def id(upload: Upload) -> str:
         return upload.url.rstrip("/").rpartition("/")[2]
@@ -635,12 +643,20 @@ class Run:
             )
             assert again.status == 403, again
 
+    def wait_for_file(self, upload: Upload) -> None:
+        """Every byte is there, but whoever was making a file of them may have been killed, or met a fault: then another
+        does when its claim has passed."""
+        deadline = time.monotonic() + CLAIM
+        while upload.file_id is None:
+            shown = self.shown(upload)
+            upload.file_id = shown["file_id"]
+            assert upload.file_id or shown["status"] in ("uploading", "completing"), shown
+            assert time.monotonic() < deadline, ("nobody made a file of it", shown)
+            time.sleep(0.1)
+
     def compare(self, upload: Upload) -> None:
         api = {"Authorization": f"Bearer {self.owner.key}"}
-        if upload.file_id is None:
-            shown = exchange("GET", f"{self.gateway.url}/api/uploads/{self.id(upload)}", api)
-            assert shown.status == 200, shown
-            upload.file_id = shown.json["file_id"]
+        self.wait_for_file(upload)
         deadline = time.monotonic() + PATIENCE
         while True:
             file = exchange("GET", f"{self.gateway.url}/api/files/{upload.file_id}", api).json
@@ -685,6 +701,33 @@ class Run:
             [size for (size,) in held if size],
             [f"{status} {id}" for id, status in unclean],
         )
+
+
+def test_T101_killed_while_it_makes_the_file(gateway: Gateway) -> None:
+    """To its client the upload is complete. For the time of the claim it is shown as completing; then the worker goes on."""
+    one = Run(gateway, gateway.owner())
+    one.create(Create(1000))
+    [upload] = one.uploads
+    with psycopg.connect(gateway.database_url) as names:
+        lock_names(names, one.owner.name, None)  # what the file's publication waits for
+        request, _, body = one.open_patch(upload, upload.total)
+        request.send(body)
+        upload.sent = upload.total
+        deadline = time.monotonic() + PATIENCE
+        while one.shown(upload)["status"] != "completing":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        gateway.kill()
+    request.cut()
+    gateway.serve()
+    one.look(upload)
+    shown = one.shown(upload)
+    assert (upload.state, shown["status"], shown["file_id"]) == ("done", "completing", None)
+    gateway.sql(
+        "update uploads set updated_at = updated_at - interval '1 minute' where id::text = %s returning id",
+        one.id(upload),
+    )
+    one.finish()
 
 
 ran: Counter[str] = Counter()
