@@ -37,6 +37,8 @@ from tests.servers import S3Server, free_port, minio_binary, start_minio, start_
 if TYPE_CHECKING:
     from tests.e2e.gateway import Gateway
 
+pytest.register_assert_rewrite("tests.e2e.tus_run")
+
 ROOT = Path(__file__).resolve().parents[2]
 UPPY = Path(__file__).parent / "uppy"
 PACKAGES = {

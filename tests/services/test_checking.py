@@ -333,6 +333,8 @@ def mortal(settings: Settings, services: Services, database_url: str) -> Iterato
 
 
 MOMENTS = [(number, after) for number in range(1, 40) for after in (False, True)]
+# To die before a call is to die after the one before it.
+AFTER_EACH_CALL = [(1, False), *((number, after) for number, after in MOMENTS if after)]
 
 
 def time_passes(db: Database, *, expires: bool) -> None:

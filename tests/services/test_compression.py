@@ -1,17 +1,12 @@
-"""Objects stored compressed: the same bytes whatever the way, the old object as long as somebody may ask for it, and nothing
-lost or left over wherever the job dies."""
+"""Objects stored compressed: the same bytes whatever the way, the old object as long as somebody may ask for it, ."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
-import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -22,9 +17,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app import storage_settings, wire
+from app import wire
 from core.content_types import may_shrink
-from core.errors import FileInTrash, NotAuthenticated, NotFound, Unavailable
+from core.errors import FileInTrash, NotAuthenticated, NotFound
 from core.ids import encode_cursor
 from core.principal import Principal
 from core.ranges import Span
@@ -32,42 +27,14 @@ from db import Database, objects
 from db.files import FileRecord
 from db.stats import totals
 from services import Services, compression
-from services.compression import Compression
-from services.contents import FRAME, Contents, Damaged
+from services.contents import FRAME
 from services.delivery import Link, Redirect, RequestConditions, Stream
-from services.files import FileQuery
 from settings import Settings
+from tests.compressed import compressed, raw, read, text, time_passes
 from tests.conftest import NOTHING
-from tests.services.test_checking import MOMENTS, Fuse, FusedDatabase, FusedStore, Killed
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
-
-
-def text(size: int, seed: int = 0) -> bytes:
-    """Prose of a kind: shrinks to about a third, and no two places are alike."""
-    rng = random.Random(seed)
-    words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(400)]
-    out = bytearray()
-    while len(out) < size:
-        out += b" ".join(rng.choices(words, k=50)) + b"\n"
-    return bytes(out[:size])
-
-
-def compressed(
-    services: Services, who: Principal, data: bytes, name: str = "a.txt", **placement: Any
-) -> FileRecord:
-    file = upload(services, who, name, data, **placement)
-    services.compression.compress(file.id)
-    return services.files.get(who, file.id)
-
-
-def read(services: Services, file: FileRecord, span: Span | None = None) -> bytes:
-    with Contents(services.db, services.intake._store).open(file, span) as reader:
-        pieces = []
-        while piece := reader.read(100_000):
-            pieces.append(piece)
-    return b"".join(pieces)
 
 
 def download(services: Services, file: FileRecord, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -79,16 +46,6 @@ def download(services: Services, file: FileRecord, **headers: str) -> tuple[int,
     with_length = b"".join(found.body)
     assert len(with_length) == found.length
     return found.status, found.headers, with_length
-
-
-def raw(bucket: Any, key: str) -> bytes:
-    with bucket.open(key) as reader:
-        return bytes(reader.read(-1))
-
-
-def time_passes(db: Database) -> None:
-    with db.connection() as tx:
-        tx.execute("update retired_objects set delete_after = now() - interval '1 second'")
 
 
 # -- what is stored --------------------------------------------------------------------------------------------------------
@@ -445,239 +402,3 @@ def test_links_over_http(client: Any, anonymous: Any, services: Services) -> Non
     assert (
         client.get(f"/api/files/{made['id']}", headers={"Authorization": f"Bearer {path[3:]}"}).status == 401
     )
-
-
-# -- at once ---------------------------------------------------------------------------------------------------------------
-
-
-def test_downloads_during_the_replacement_are_whole(
-    services: Services, alice: Principal, db: Database, leftovers: Leftovers
-) -> None:
-    data = text(2 * FRAME)
-    files = [upload(services, alice, f"{n}.txt", data + b"%d" % n) for n in range(4)]
-    stop = threading.Event()
-
-    def load(file: FileRecord, expected: bytes) -> int:
-        count = 0
-        while not stop.is_set() or not count:
-            found = services.delivery.open(alice, file.id, method="GET", mode="proxy")
-            assert isinstance(found, Stream)
-            assert found.body is not None
-            assert b"".join(found.body) == expected
-            count += 1
-        return count
-
-    with ThreadPoolExecutor(6) as pool:
-        loads = [pool.submit(load, file, data + b"%d" % n) for n, file in enumerate(files)]
-        for file in files:
-            services.compression.compress(file.id)
-        stop.set()
-        assert all(result.result(60) >= 1 for result in loads)
-    assert {services.files.get(alice, file.id).encoding for file in files} == {"zstd"}
-    time_passes(db)
-    services.upkeep.janitor()
-    assert leftovers() == NOTHING
-
-
-def test_a_reader_with_an_old_record_finds_the_new_object(
-    services: Services, alice: Principal, db: Database
-) -> None:
-    data = text(9000)
-    old = upload(services, alice, "a.txt", data)
-    services.compression.compress(old.id)
-    time_passes(db)
-    services.upkeep.janitor()
-    assert read(services, old) == data
-    assert read(services, old, Span(10, 20)) == data[10:21]
-    assert Contents(services.db, services.intake._store).exists(old)
-
-
-def test_T106_the_job_run_by_many_at_once_has_one_effect(
-    services: Services, alice: Principal, db: Database, leftovers: Leftovers
-) -> None:
-    file = upload(services, alice, "a.txt", text(9000))
-    with ThreadPoolExecutor(5) as pool:
-        list(pool.map(lambda _: services.compression.compress(file.id), range(5)))
-    assert services.files.get(alice, file.id).encoding == "zstd"
-    time_passes(db)
-    services.upkeep.janitor()
-    assert leftovers() == NOTHING
-
-
-@pytest.mark.parametrize("purged", [False, True])
-def test_T107_replacement_against_copy_purge_and_equal_uploads(
-    services: Services, alice: Principal, db: Database, leftovers: Leftovers, purged: bool
-) -> None:
-    """One legal outcome each: no file without its object, no object without a file."""
-
-    def at_once(data: bytes) -> None:
-        file = upload(services, alice, "a.txt", data)
-        actions: list[Callable[[], Any]] = [
-            lambda: services.compression.compress(file.id),
-            lambda: services.files.copy(alice, file.id),
-            lambda: upload(services, alice, "b.txt", data),
-            lambda: services.files.move(alice, file.id, None, if_match=None),
-        ]
-        if purged:
-            actions.append(lambda: services.files.purge(alice, file.id))
-        allowed = (NotFound,) if purged else ()
-        with ThreadPoolExecutor(5) as pool:
-            ends = [pool.submit(action) for action in actions]
-            for end in ends:
-                with suppress(*allowed):
-                    end.result(60)
-
-    for number in range(6):
-        data = text(5000, seed=number)
-        at_once(data)
-        for left in services.files.list(alice, FileQuery()).items:
-            assert read(services, left) == data
-            services.files.purge(alice, left.id)
-        with db.connection() as tx:
-            assert tx.execute("select count(*) from objects").fetchone() == (0,)
-    time_passes(db)
-    services.upkeep.janitor()
-    assert leftovers() == NOTHING
-
-
-# -- damage ----------------------------------------------------------------------------------------------------------------
-
-
-def test_damage_is_found_and_never_a_clean_short_download(
-    services: Services, alice: Principal, bucket: Any
-) -> None:
-    file = compressed(services, alice, text(2 * FRAME))
-    whole = bytearray(raw(bucket, file.file_path))
-    whole[len(whole) // 2] ^= 0xFF
-    bucket.put(file.file_path, bytes(whole), content_type="application/zstd")
-    with pytest.raises(Damaged):
-        read(services, file)
-    assert services.files.details(alice, file.id, verify=True).integrity["checksum"] == "mismatch"
-    bucket.put(file.file_path, bytes(whole[:-1]), content_type="application/zstd")
-    assert services.files.details(alice, file.id, verify=True).integrity["exists"] is False
-
-
-def test_a_damaged_original_is_not_compressed_but_told(
-    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
-) -> None:
-    file = upload(services, alice, "a.txt", text(9000))
-    bucket.put(file.file_path, text(9000, seed=9), content_type="text/plain")
-    services.compression.compress(file.id)
-    assert services.files.get(alice, file.id).encoding is None
-    assert services.files.details(alice, file.id).integrity["checksum"] == "mismatch"
-    services.upkeep.janitor()
-    assert leftovers() == NOTHING
-
-
-def test_what_the_bucket_gives_back_differently_is_never_put_to_use(
-    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
-) -> None:
-    file = upload(services, alice, "a.txt", text(9000))
-    store = type(services.intake._store)
-    real = store.put
-
-    def damaged(self: Any, key: str, body: Any, **options: Any) -> Any:
-        return real(self, key, bytes(body[:-1]) + bytes([body[-1] ^ 1]), **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "put", damaged)
-        with pytest.raises(Unavailable):
-            services.compression.compress(file.id)
-    assert services.files.get(alice, file.id).encoding is None
-    services.upkeep.janitor()
-    assert leftovers() == NOTHING
-
-
-# To die before a call is to die after the one before it.
-AFTER_EACH_CALL = [(1, False), *((number, after) for number, after in MOMENTS if after)]
-
-
-# -- T101: killed anywhere -------------------------------------------------------------------------------------------------
-
-
-class Mortal:
-    def __init__(self, settings: Settings, database_url: str):
-        self._db = FusedDatabase(database_url, max_connections=2)
-        self._store = FusedStore(storage_settings(settings))
-        self.compression = Compression(self._db, self._store, Contents(self._db, self._store), on=True)
-
-    def survives(self, number: int, after: bool, action: Callable[[], Any]) -> bool:
-        fuse = Fuse(number, after=after)
-        self._db.fuse = self._store.fuse = fuse
-        with suppress(Killed):
-            action()
-        return not fuse.burnt
-
-    def close(self) -> None:
-        self._db.close()
-
-
-@contextmanager
-def mortal(settings: Settings, database_url: str) -> Iterator[Mortal]:
-    gateway = Mortal(settings, database_url)
-    yield gateway
-    gateway.close()
-
-
-@pytest.mark.parametrize("data", [text(9000), base64.b64encode(random.Random(1).randbytes(11 * FRAME // 2))])
-def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
-    services: Services,
-    settings: Settings,
-    alice: Principal,
-    db: Database,
-    database_url: str,
-    leftovers: Leftovers,
-    monkeypatch: pytest.MonkeyPatch,
-    data: bytes,
-) -> None:
-    """Written at once, and in two parts."""
-    monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
-    deaths, done = 0, set()
-    file = upload(services, alice, "a.txt", data)
-    with mortal(settings, database_url) as gateway:
-        for number, after in AFTER_EACH_CALL:
-            survived = gateway.survives(
-                number, after, lambda file=file: gateway.compression.compress(file.id)
-            )
-            deaths += not survived
-            time_passes(db)
-            services.upkeep.janitor()
-            assert leftovers() == NOTHING, (number, after)
-            now = services.files.get(alice, file.id)
-            assert read(services, now) == data, (number, after)
-            done.add(now.encoding)
-            if survived:
-                break
-            if now.encoding is not None:
-                services.files.purge(alice, file.id)
-                file = upload(services, alice, "a.txt", data)
-    assert survived
-    assert deaths >= 7
-    assert done == {None, "zstd"}
-
-
-def test_a_replacement_that_was_given_up_is_not_put_to_use(
-    services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Slower than its lease: the janitor has begun to delete it."""
-    file = upload(services, alice, "a.txt", text(9000))
-    real = Compression._reads_back
-
-    def slow(self: Any, *arguments: Any) -> bool:
-        good = real(self, *arguments)
-        time_passes(db)
-        services.upkeep.janitor()
-        return good
-
-    monkeypatch.setattr(Compression, "_reads_back", slow)
-    services.compression.compress(file.id)
-    assert services.files.get(alice, file.id).encoding is None
-    assert download_plain(services, file) == text(9000)
-    assert leftovers() == NOTHING
-
-
-def download_plain(services: Services, file: FileRecord) -> bytes:
-    found = services.delivery.open(Principal(file.owner_id), file.id, method="GET", mode="proxy")
-    assert isinstance(found, Stream)
-    assert found.body is not None
-    return b"".join(found.body)

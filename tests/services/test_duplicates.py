@@ -18,11 +18,11 @@ from core.principal import Principal
 from db import Database
 from services import Services
 from services.files import FileQuery
+from tests.compressed import text, time_passes
 from tests.conftest import NOTHING
 from tests.direct import checked
 from tests.direct import upload as upload_direct
 from tests.material import Source
-from tests.services.test_compression import text, time_passes
 from tests.services.test_intake import counted, upload
 
 Leftovers = Callable[[], dict[str, list[str]]]

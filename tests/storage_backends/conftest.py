@@ -20,7 +20,7 @@ from storage_backends import open_store
 from storage_backends.memory import MemoryStore
 from tests.servers import BUCKET, S3Server, minio_binary, start_minio, start_weed
 
-pytest.register_assert_rewrite("tests.storage_backends.contract")
+pytest.register_assert_rewrite("tests.storage_backends.contract", "tests.storage_backends.contract_presigned")
 
 ABILITIES = {"Multipart", "Presigns", "PresignsParts", "Copies", "DeletesMany", "ManagesBucket"}
 CONDITIONS = {"conditional_put", "conditional_complete", "copy_conditions", "part_copy_conditions"}

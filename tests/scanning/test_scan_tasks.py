@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import procrastinate
-import pytest
 from procrastinate import PsycopgConnector
 
 from core.principal import Principal
@@ -13,24 +12,10 @@ from db import Database
 from jobs.tasks import register
 from services import Services
 from services.scanning import configured
-from settings import Settings
-from tests.clamd import EICAR, STREAM_LIMIT, Clamd
+from tests.clamd import EICAR
+from tests.compressed import read, text, time_passes
 from tests.conftest import NOTHING
-from tests.services.test_compression import read, text, time_passes
 from tests.services.test_intake import upload
-
-
-@pytest.fixture(scope="module")
-def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clamd]:
-    running = Clamd(tmp_path_factory.mktemp("clamd"))
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def settings(settings: Settings, scanner: Clamd) -> Settings:
-    return settings.model_copy(update={"clamd_url": scanner.url, "scan_max_size": STREAM_LIMIT})
 
 
 def work(services: Services, database_url: str) -> None:
