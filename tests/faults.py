@@ -124,7 +124,8 @@ class FaultProxy:
             while data := source.recv(CHUNK):
                 while data:
                     passing, fault, healed = self._meet(direction, len(data))
-                    sink.sendall(data[:passing])
+                    if not _sent(sink, data[:passing]):
+                        return  # the other thread sees it too, behind what may have come before: an answer
                     data = data[passing:]
                     if fault is None:
                         continue
@@ -157,6 +158,15 @@ class FaultProxy:
             if fault.times <= 0:
                 self._fault = None
             return passing, fault, self._healed
+
+
+def _sent(sock: socket.socket, data: bytes) -> bool:
+    """False where the connection is broken."""
+    try:
+        sock.sendall(data)
+    except OSError:
+        return False
+    return True
 
 
 def _end(sock: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -121,6 +122,26 @@ def test_counts_the_answers_where_it_is_told_to(proxy: FaultProxy, far: Far) -> 
         assert sock.recv(100) == b"do"
         assert sock.recv(100) == b""
     assert far.received == [DATA]
+
+
+def test_an_answer_that_came_before_the_connection_broke_is_passed_on() -> None:
+    """A server that refuses a body closes with most of it unread, and by that breaks the connection."""
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"refused")
+
+    for _ in range(50):
+        with socket.create_server(("127.0.0.1", 0)) as listener, FaultProxy(*listener.getsockname()) as proxy:
+            refusing = threading.Thread(target=refuse, args=(listener,))
+            refusing.start()
+            with near(proxy) as sock:
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(8 * DATA)
+                assert sock.recv(100) == b"refused"
+            refusing.join()
 
 
 def test_nobody_behind_it_is_a_refusal() -> None:
