@@ -126,9 +126,9 @@ class GatewayClient:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The gateway's OpenAPI document, as it gives it out."""
+        """The gateway's OpenAPI document, as it gives it out. It is asked once for all applications with the same routes."""
         if self._document is None:
-            key = self.target if isinstance(self.target, str) else id(self.target)
+            key = self.target if isinstance(self.target, str) else _routes(self.target)
             if key not in _documents:
                 _documents[key] = GatewayClient(self.target, check=False).get("/openapi.json").json
             self._document = _documents[key]
@@ -169,7 +169,13 @@ class GatewayClient:
             response.close()
 
 
-_documents: dict[str | int, dict[str, Any]] = {}
+_documents: dict[str | frozenset[object], dict[str, Any]] = {}
+
+
+def _routes(app: Flask) -> frozenset[object]:
+    return frozenset(
+        (rule.rule, rule.endpoint, *sorted(rule.methods or ())) for rule in app.url_map.iter_rules()
+    )
 
 
 class _Chunks:
