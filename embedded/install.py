@@ -1,4 +1,4 @@
-"""Makes .venv from the lock files: ``python embedded/install.py [--tests]``, which ``make`` calls before all else.
+"""Makes .venv from the lock files: ``python embedded/install.py [--media] [--tests]``, which ``make`` calls before all else.
 
 Standard library only, since nothing else is there yet. Plain pip is enough; uv is used where it is installed, for
 speed. What is already installed from the same lock is not installed again. The two embedded servers are installed
@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> int:
         )
     stamps = json.loads(STAMPS.read_text()) if STAMPS.exists() else {}
     changed = False
-    names = ["requirements.txt", *(["requirements-media.txt", "requirements-dev.txt"] if for_tests else [])]
+    names = ["requirements.txt"]
+    names += ["requirements-media.txt"] if for_tests or "--media" in arguments else []
+    names += ["requirements-dev.txt"] if for_tests else []
     files = [ROOT / name for name in names]
     wanted = digest("".join(file.read_text() for file in files))
     if wanted not in stamps.get("locks", []):
