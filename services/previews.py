@@ -353,4 +353,4 @@ def _as_results() -> Iterator[None]:
     except parsers.Unsupported as error:
         raise PreviewUnsupported(error.reason) from error
     except parsers.ParserFailed as error:
-        raise PreviewFailed(f"The preview could not be made: {error.reason}") from error
+        raise PreviewFailed(error.reason) from error

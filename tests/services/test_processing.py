@@ -112,7 +112,7 @@ def test_a_step_that_fails_costs_no_other(
         found = services.files.get(alice, file.id)
         assert found.problem == {
             "code": "preview_failed",
-            "detail": "The thumbnails could not be made: The preview could not be made: The parser crashed",
+            "detail": "The thumbnails could not be made: The parser crashed",
         }
         assert found.metadata["pages"] == 2
     assert "Second page" in texts(db)[0][0]
