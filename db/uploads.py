@@ -20,7 +20,7 @@ from db import Tx, execute, many, one, scalar
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
     " reserved, part_size, folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, file_id,"
-    " problem, cleaned, created_at, updated_at, expires_at"
+    " problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue"
 )
 
 
@@ -52,6 +52,7 @@ class UploadRecord:
     created_at: datetime
     updated_at: datetime
     expires_at: datetime
+    overdue: bool
 
     @property
     def placement(self) -> Placement:

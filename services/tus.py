@@ -312,9 +312,7 @@ class Tus:
     def _live(self, principal: Principal, upload_id: UUID) -> Standing:
         standing = self._read(principal, upload_id)
         upload = standing.upload
-        if upload.status in ("aborted", "expired") or (
-            upload.status in _LIVE and upload.expires_at < datetime.now(UTC)
-        ):
+        if upload.status in ("aborted", "expired") or (upload.status in _LIVE and upload.overdue):
             raise UploadGone((upload.problem or {}).get("detail"))
         return standing
 
