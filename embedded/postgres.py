@@ -41,7 +41,8 @@ DATABASE = ROLE = "gw"
 # What trigrams take for a letter comes from the system's locale; under plain C only ASCII is. The first that is there.
 LETTERS = ("C.UTF-8", "en_US.UTF-8", "C")
 START_PATIENCE = 180                  # seconds; recovery after a crash replays the log before it answers
-_UNSAFE_BUT_FAST = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
+_UNSAFE_BUT_FAST = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
+                     "-c", "max_wal_size=256MB"]
 
 
 class Postgres:

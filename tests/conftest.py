@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,17 +35,25 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Postgres]:
     # Not under pytest's own directory, which every run of root's closes to others, PostgreSQL's user among them.
-    with tempfile.TemporaryDirectory(prefix="gateway-postgres-") as directory:
+    with tempfile.TemporaryDirectory(prefix="gateway-postgres-", dir=_memory()) as directory:
         server = postgres.start(Path(directory), fsync=False)
         yield server
         server.stop()
+
+
+def _memory() -> str | None:
+    """Where files are kept in memory, if there is room: a database of its own for each test is 300 files made and removed."""
+    memory = "/dev/shm"
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 * 1024**3:
+        return memory
+    return None
 
 
 @pytest.fixture(scope="session")
 def database_template(postgres_server: postgres.Postgres) -> str:
     """A migrated database's address; tests get clones of it."""
     _admin(
-        postgres_server.admin_url,
+        postgres_server,
         f"create database {TEMPLATE} template template0 locale_provider builtin"
         " builtin_locale 'C.UTF-8' lc_ctype 'C.UTF-8' encoding utf8",
     )
@@ -53,11 +63,13 @@ def database_template(postgres_server: postgres.Postgres) -> str:
 
 
 @pytest.fixture
-def database_url(postgres_server: postgres.Postgres, database_template: str) -> Iterator[str]:
-    _admin(postgres_server.admin_url, "drop database if exists gateway_test with (force)")
-    _admin(postgres_server.admin_url, f"create database gateway_test template {TEMPLATE}")
-    yield _address(postgres_server.admin_url, "gateway_test")
-    _admin(postgres_server.admin_url, "drop database if exists gateway_test with (force)")
+def database_url(postgres_server: postgres.Postgres, database_template: str) -> str:
+    _admin(
+        postgres_server,
+        "drop database if exists gateway_test with (force)",
+        f"create database gateway_test template {TEMPLATE}",
+    )
+    return _address(postgres_server.admin_url, "gateway_test")
 
 
 @pytest.fixture
@@ -220,9 +232,10 @@ NOTHING: dict[str, list[str]] = {
 }
 
 
-def _admin(url: str, statement: str) -> None:
-    with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection:
-        connection.execute(statement)  # type: ignore[call-overload]
+def _admin(server: postgres.Postgres, *statements: str) -> None:
+    with contextlib.closing(psycopg.connect(server.admin_url, autocommit=True)) as connection:
+        for statement in statements:
+            connection.execute(statement)  # type: ignore[call-overload]
 
 
 def _address(url: str, database: str) -> str:

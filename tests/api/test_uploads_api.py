@@ -366,17 +366,21 @@ def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
 def test_the_sweep_does_not_wait_behind_long_checks(
     client: GatewayClient, db: Database, worker: subprocess.Popen[bytes]
 ) -> None:
-    with db.connection() as tx:  # a row that every check has to wait for
+    with db.connection() as tx:
         tx.execute(
-            "create function dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(15); return new; end $$"
+            "create function wait() returns trigger language plpgsql as"
+            " $$ begin perform pg_advisory_xact_lock_shared(1); return new; end $$"
         )
         tx.execute(
-            "create trigger dawdle before update of status on files for each row execute function dawdle()"
+            "create trigger wait before update of status on files for each row execute function wait()"
         )
-    for _ in range(4):  # more than the worker does at once
-        begun = begin(client, b"hello")
+    with db.transaction() as tx:
+        tx.execute("select pg_advisory_xact_lock(1)")  # every check waits for the end of this
+        for _ in range(4):  # more than the worker does at once
+            begun = begin(client, b"hello")
+            send_all(begun, b"hello")
+            complete(client, begun["id"])
+        begun = begin(client, b"hello", filename="closed tab.txt")
         send_all(begun, b"hello")
-        complete(client, begun["id"])
-    begun = begin(client, b"hello", filename="closed tab.txt")
-    send_all(begun, b"hello")
-    _wait_for(lambda: client.get(f"/api/uploads/{begun['id']}").json["status"] == "done", 25)
+        _wait_for(lambda: client.get(f"/api/uploads/{begun['id']}").json["status"] == "done", 25)
+        assert client.get("/api/files", params={"status": "ready"}).json["items"] == []

@@ -156,11 +156,7 @@ def live(
     with contextlib.ExitStack() as parts:
         page = parts.enter_context(page_server(directory))
         bucket: S3Server = (start_weed if request.param == "seaweedfs" else start_minio)(directory / "s3")
-        assert bucket.process is not None
-        parts.callback(bucket.process.wait)
-        parts.callback(
-            bucket.process.kill
-        )  # SeaweedFS takes ten seconds to end in order, and nothing of it is kept
+        parts.callback(bucket.stop)
         database = f"gateway_e2e_{request.param}"
         with psycopg.connect(postgres_server.admin_url, autocommit=True) as connection:
             connection.execute(f"drop database if exists {database} with (force)")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -76,6 +77,14 @@ class Gateway:
         assert self.process is not None
         return self.process.wait(PATIENCE)
 
+    def end(self) -> None:
+        """However far it came. SeaweedFS goes first, since it takes seconds to end in order."""
+        if self.process is not None and self.process.poll() is None:
+            with contextlib.suppress(OSError, KeyError):
+                os.kill(self.children()["SeaweedFS"], signal.SIGKILL)
+            self.process.terminate()
+            self.wait_for_end()
+
 
 def wait_until_gone(pids: dict[str, int], marks: dict[str, str]) -> None:
     deadline = time.monotonic() + PATIENCE
@@ -88,9 +97,16 @@ def wait_until_gone(pids: dict[str, int], marks: dict[str, str]) -> None:
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path)
     yield gateway
-    if gateway.process is not None and gateway.process.poll() is None:
-        gateway.process.terminate()
-        gateway.process.wait(PATIENCE)
+    gateway.end()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """For tests that look at it and leave it running."""
+    gateway = Gateway(tmp_path_factory.mktemp("running"))
+    gateway.start()
+    yield gateway
+    gateway.end()
 
 
 def upload(line: str) -> dict[str, object]:
@@ -145,21 +161,19 @@ def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gatewa
     connection.close()
 
 
-def test_secrets_are_readable_by_their_owner_alone(gateway: Gateway) -> None:
-    gateway.start()
+def test_secrets_are_readable_by_their_owner_alone(running: Gateway) -> None:
     for name in ("run.json", "postgres/password", "postgres/superuser-password", "seaweedfs/secret-key"):
-        assert stat.S_IMODE((gateway.data_dir / name).stat().st_mode) == 0o600, name
-    assert stat.S_IMODE((gateway.data_dir / "postgres" / "cluster").stat().st_mode) == 0o700
-    assert not (gateway.data_dir / "postgres").stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
-    hba = (gateway.data_dir / "postgres" / "cluster" / "pg_hba.conf").read_text()
+        assert stat.S_IMODE((running.data_dir / name).stat().st_mode) == 0o600, name
+    assert stat.S_IMODE((running.data_dir / "postgres" / "cluster").stat().st_mode) == 0o700
+    assert not (running.data_dir / "postgres").stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    hba = (running.data_dir / "postgres" / "cluster" / "pg_hba.conf").read_text()
     rules = [line for line in hba.splitlines() if line.strip() and not line.startswith("#")]
     assert rules
     assert all(rule.endswith("scram-sha-256") for rule in rules), rules
 
 
-def test_every_port_is_on_loopback(gateway: Gateway) -> None:
-    gateway.start()
-    own = {str(pid) for pid in gateway.children().values()}
+def test_every_port_is_on_loopback(running: Gateway) -> None:
+    own = {str(pid) for pid in running.children().values()}
     inodes = {
         match[1] for pid in own for link in Path(f"/proc/{pid}/fd").iterdir()
         if (match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link)))
@@ -198,15 +212,14 @@ def test_T101_a_killed_parent_leaves_nothing_that_blocks_the_next_start(gateway:
     assert before.split("@")[0] == after["DATABASE_URL"].split("@")[0]
 
 
-def test_a_worker_that_dies_is_started_again(gateway: Gateway) -> None:
-    gateway.start()
-    first = gateway.children()["worker"]
+def test_a_worker_that_dies_is_started_again(running: Gateway) -> None:
+    first = running.children()["worker"]
     os.kill(first, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
-    while gateway.children()["worker"] == first:
-        assert time.monotonic() < deadline, gateway.said()
+    while running.children()["worker"] == first:
+        assert time.monotonic() < deadline, running.said()
         time.sleep(0.1)
-    assert command_line(gateway.children()["worker"])
+    assert command_line(running.children()["worker"])
 
 
 def test_when_a_server_dies_the_rest_is_stopped_with_a_clear_line(gateway: Gateway) -> None:
@@ -230,9 +243,8 @@ def test_a_taken_port_is_one_clear_line(gateway: Gateway) -> None:
     assert "PORT" in line
 
 
-def test_a_second_gateway_on_the_same_data_is_refused(gateway: Gateway) -> None:
-    gateway.start()
-    done = gateway.command(PORT=str(gateway.port + 1))
+def test_a_second_gateway_on_the_same_data_is_refused(running: Gateway) -> None:
+    done = running.command(PORT=str(running.port + 1))
     assert done.returncode == 1
     assert "another gateway" in done.stderr
 
