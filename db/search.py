@@ -320,8 +320,7 @@ class _Search(Statement):
             f"(select f.id from files f where {self._where} and {test} limit {_EXACT})"
             for leaf in group.leaves for test in self.terms.exact_keys(leaf)
         ]  # fmt: skip
-        in_all = f"(select count(*) from entries) < {_WIDE}"
-        enough = f"({in_all} or (select count(distinct id) from entries) > {RANKED})"
+        in_all = f"(select entries from sized) < {_WIDE}"
         for word in words.beyond:
             for begin, pattern in (("^", " "), ("", "% ")):
                 picked.append(self._files_of(f"select * from ({self._range(begin + word)}) e where {in_all}", wants))
@@ -333,12 +332,15 @@ class _Search(Statement):
         if len(words.words) == 1 and not words.beyond:
             return [f"names (many) as materialized (select count(*) from ({self._any(words)} limit {RANKED + 1}) e)"], [looked]
         # A name may have several of the words; there are seldom so many entries that all would be too many.
+        each = f"select count(*) as n from ({self._any(words)} limit {_WIDE}) e group by file_id"
         ctes = [
-            f"entries as materialized (select file_id as id from ({self._any(words)}) e limit {_WIDE})",
-            f"named as materialized ((select distinct id from entries where {enough} limit {RANKED + 1})"
-            f" union all (select distinct file_id from ({self._any(words)}) e where not {enough} limit {RANKED + 1}))",
+            f"sized (files, entries) as materialized (select count(*), coalesce(sum(n), 0) from ({each}) e)",
+            f"names (many) as materialized (select case when entries < {_WIDE} or files > {RANKED} then files"
+            f" else (select count(*) from (select distinct file_id from ({self._any(words)}) e) f) end from sized)",
         ]
-        return [*ctes, _COUNT_NAMED], [looked]
+        if not group.exact:
+            ctes.append(f"named as materialized (select distinct file_id as id from ({self._any(words)}) e limit {RANKED + 1})")
+        return ctes, [looked]
 
     def _names(self, lists: Sequence[WordList], bare: bool, facets: bool) -> tuple[list[str], list[str]]:
         """Names that have a word of each list, newest first, and are tested where that is not all: ``named``, and of them those
