@@ -34,6 +34,9 @@ STEMMERS = {
     "pt": "portuguese_stem", "ro": "romanian_stem", "ru": "russian_stem", "sr": "serbian_stem",
     "sv": "swedish_stem", "ta": "tamil_stem", "tr": "turkish_stem", "yi": "yiddish_stem",
 }  # fmt: skip
+# Stemmers leave words of another script as they are; the Serbian one knows two.
+_LATIN = re.compile("[a-z\u00df-\u024f]")
+_OTHER_SCRIPTS = ("ar", "el", "hi", "hy", "ne", "ru", "ta", "yi")
 _LONGEST_PHRASE = 32        # words
 MARK = "\x02"               # stands in queries where the lexemes of an owner have their mark
 _MARKS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
@@ -119,7 +122,9 @@ with used as materialized (
     from (values {", ".join(f"('{language}', '{stemmer}')" for language, stemmer in STEMMERS.items())}) l (language, stemmer)
     where {{used}}
 )
-select w, s || '/' || u.language from unnest(%(words)s::text[]) w, used u, unnest(ts_lexize(u.stemmer, w)) s where s <> ''
+select w.word, s || '/' || u.language
+from unnest(%(words)s::text[], %(latin)s::boolean[]) w (word, latin), used u, unnest(ts_lexize(u.stemmer, w.word)) s
+where s <> '' and case when w.latin then u.language not in {_OTHER_SCRIPTS} else u.language in {(*_OTHER_SCRIPTS, "sr")} end
 """
 
 
@@ -129,7 +134,8 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
         return {}
     by_owner = "t.owner_id || '/' || t.language = %(owner)s || '/' || l.language"
     used = f"exists (select from object_texts t where {by_owner})" if owner_id is not None else "true"
-    params = {"owner": owner_id, "words": list(dict.fromkeys(words))}
+    distinct = list(dict.fromkeys(words))
+    params = {"owner": owner_id, "words": distinct, "latin": [bool(_LATIN.search(word)) for word in distinct]}
     found: dict[str, list[str]] = {}
     for word, stem in tx.execute(_STEMS.format(used=used), params).fetchall():
         found.setdefault(word, []).append(stem)

@@ -168,10 +168,10 @@ _STATEMENTS = [
     """
     create table file_texts (
         file_id     uuid primary key references files (id) on delete cascade,
-        owner_id    text not null,
+        uploaded_at timestamptz not null,
         is_deleted  boolean not null,
         searchable  boolean not null,                                   -- only the text of a ready file counts
-        uploaded_at timestamptz not null,
+        owner_id    text not null,                                      -- behind what is of fixed width: read sooner
         words       tsvector
     ) with (
         toast_tuple_target = 128,                                       -- words live beside the rows, of which pages hold many
