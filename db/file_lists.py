@@ -51,6 +51,13 @@ class FileFilter:
         return self == FileFilter(owner_id=self.owner_id)
 
     @property
+    def only_tag(self) -> bool:
+        """Whether but an owner's files with a tag are asked for, of some time perhaps: ``file_words`` has them in order."""
+        return self.owner_id is not None and self.tag is not None and self == FileFilter(
+            self.owner_id, tag=self.tag, date_from=self.date_from, date_to=self.date_to, deleted=self.deleted
+        )  # fmt: skip
+
+    @property
     def only_kind(self) -> bool:
         """Whether nothing but owner, trash and kind of file is asked for."""
         kind = self.file_type if self.file_type in FAMILIES else None
@@ -105,6 +112,13 @@ def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
     return " and ".join(tests), params
 
 
+def _tagged(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
+    """The same of ``file_words f``, where only a tag is asked for."""
+    assert wanted.tag is not None
+    where, params = conditions(replace(wanted, tag=None))
+    return f"{where} and f.word = %(word)s", params | {"word": "#" + wanted.tag}
+
+
 def page(
     tx: Tx,
     wanted: FileFilter,
@@ -125,16 +139,19 @@ def page(
             "Unknown sort.", errors=[{"field": "sort", "message": f"one of {', '.join(sorted(_SORTS))}"}]
         )
     expression, kind = _SORTS[name]
-    where, params = conditions(wanted)
+    by_tag = wanted.only_tag and name == "uploaded_at"
+    where, params = _tagged(wanted) if by_tag else conditions(wanted)
+    table, key = ("file_words", "f.file_id") if by_tag else ("files", "f.id")
     if after is not None:
         where += (
-            f" and ({expression}, f.id) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
+            f" and ({expression}, {key}) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
         )
         params |= {"after": after[0], "after_id": after[1]}
     direction = "desc" if descending else "asc"
     order = f"order by key {direction}, id {direction}"
-    found = _found(
-        wanted, name, f"select f.id, {expression} as key from files f where {where}", order, expected
+    matching = f"select {key} as id, {expression} as key from {table} f where {where}"
+    found = (
+        f"select id, key from ({matching}) f" if by_tag else _found(wanted, name, matching, order, expected)
     )
     sql = (
         f"select {COLUMNS}, p.key::text as position from ({found} {order} limit %(limit)s) p"
@@ -210,10 +227,8 @@ def total(tx: Tx, wanted: FileFilter) -> int | None:
     )
     if wanted == kinds and (wanted.file_type is None or wanted.file_type in FAMILIES):
         return int(scalar(tx, _OF_TYPES, params | {"file_type": wanted.file_type, "status": wanted.status}))
-    where, params = conditions(wanted)
-    counted = int(
-        scalar(
-            tx, f"select count(*) from (select from files f where {where} limit {EXACT_UP_TO + 1}) c", params
-        )
-    )
+    where, params = _tagged(wanted) if wanted.only_tag else conditions(wanted)
+    table = "file_words" if wanted.only_tag else "files"
+    sql = f"select count(*) from (select from {table} f where {where} limit {EXACT_UP_TO + 1}) c"
+    counted = int(scalar(tx, sql, params))
     return counted if counted <= EXACT_UP_TO else None

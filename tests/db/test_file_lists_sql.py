@@ -59,6 +59,7 @@ def filters(owner: str | None, folder: int) -> list[FileFilter]:
         FileFilter(owner, file_type="application/pdf"), FileFilter(owner, file_type="image/*"),
         FileFilter(owner, in_root=True), FileFilter(owner, folder_id=folder, recursive=True),
         FileFilter(owner, status="rejected"), FileFilter(owner, tag="x", file_type="image"),
+        FileFilter(owner, tag="x"), FileFilter(owner, tag="y", date_from=START + timedelta(days=1), deleted=True),
         FileFilter(owner, min_size=1, date_from=START + timedelta(days=1)),
     ]  # fmt: skip
 

@@ -359,3 +359,26 @@ def test_a_name_is_found_by_its_words_its_tokens_and_its_beginning(db: Database)
         sql = "select array_agg(w order by w collate \"C\") from search_words(name_words(%(name)s)) w"
         found = scalar(tx, sql, {"name": "AnnualReport2026_final.pdf"})
     assert found == ["/annualreport2026", "2026", "^annual", "annual", "final", "pdf", "report"]
+
+
+def test_words_and_tags_follow_the_file(db: Database) -> None:
+    file_id = add_file(db, "Annual report.pdf", tags=["Work, all", "x"])
+
+    def kept() -> set[str]:
+        with db.connection() as tx:
+            return {row[0] for row in tx.execute("select word from file_words where file_id = %s and not is_deleted", [file_id])}
+
+    assert kept() == {"^annual", "annual", "report", "pdf", "#Work, all", "#x"}
+    for change, after in (
+        ("tags = '{y,#x}'", {"^annual", "annual", "report", "pdf", "#y", "##x"}),
+        ("original_name = 'Plan'", {"^plan", "plan", "#y", "##x"}),
+        ("is_deleted = true, deleted_at = now()", set()),
+        ("is_deleted = false, deleted_at = null", {"^plan", "plan", "#y", "##x"}),
+    ):
+        with db.transaction() as tx:
+            execute(tx, f"update files set {change}")
+        assert kept() == after, change
+    with db.transaction() as tx:
+        assert scalar(tx, "select array_agg(word) from owner_words") == ["plan"]
+        execute(tx, "delete from files")
+        assert scalar(tx, "select count(*) from file_words") == scalar(tx, "select count(*) from owner_words") == 0

@@ -1,4 +1,4 @@
-"""What search rests on: the words of names, newest file first; each owner's distinct words; the words of files' texts.
+"""What search rests on: words of names, and tags, newest file first; each owner's distinct words; the words of files' texts.
 
 GIN indexes of names found a common word's 50,000 files before the newest could be picked. A B-tree of words ends with the
 time, so that the newest files with a word are its last entries, and counting them is reading neighbouring entries.
@@ -24,17 +24,17 @@ _LOCK = """
 _ADD = """
         with w as materialized (
             select a.owner_id, a.is_deleted, s.word, a.uploaded_at, a.id
-            from {rows} a, search_words(a.name_words) s(word)
+            from {rows} a, words_of_file(a.name_words, a.tags) s(word)
         ), known as (
             insert into owner_words (owner_id, word, plain)
             select distinct on (owner_id, word) owner_id, word, without_marks(word) from w
-            where length(word) >= 4 and word !~ '^([/^]|[0-9]+$)' order by owner_id, word
+            where length(word) >= 4 and word !~ '^([/^#]|[0-9]+$)' order by owner_id, word
             on conflict do nothing
         )
         insert into file_words (owner_id, is_deleted, word, uploaded_at, file_id) select * from w;
 """
 _REMOVE = """
-        delete from file_words w using {rows} r, search_words(r.name_words) s(word)
+        delete from file_words w using {rows} r, words_of_file(r.name_words, r.tags) s(word)
         where w.owner_id = r.owner_id and w.is_deleted = r.is_deleted and w.word = s.word
         and w.uploaded_at = r.uploaded_at and w.file_id = r.id;
         delete from owner_words o using {rows} r, search_words(r.name_words) s(word)
@@ -100,6 +100,13 @@ _STATEMENTS = [
         ) w(word) where word not in ('', '^', '/')
     $$
     """,
+    # And a list of files by its tags, each with # in front: no word of a name has that.
+    """
+    create function words_of_file(name_words text, tags text[]) returns setof text
+    language sql immutable strict parallel safe as $$
+        select search_words(name_words) union all select distinct '#' || tag from unnest(tags) tag
+    $$
+    """,
     """
     create function without_marks(word text) returns text language sql immutable strict parallel safe
     return regexp_replace(normalize(word, NFD), '[\\u0300-\\u036f]', '', 'g')
@@ -142,19 +149,19 @@ _STATEMENTS = [
     for each statement execute function files_words_deleted()
     """,
     """
-    create trigger files_words_updated after update of original_name, is_deleted, uploaded_at, owner_id on files
-    for each row when ((old.original_name, old.is_deleted, old.uploaded_at, old.owner_id)
-                       is distinct from (new.original_name, new.is_deleted, new.uploaded_at, new.owner_id))
+    create trigger files_words_updated after update of original_name, tags, is_deleted, uploaded_at, owner_id on files
+    for each row when ((old.original_name, old.tags, old.is_deleted, old.uploaded_at, old.owner_id)
+                       is distinct from (new.original_name, new.tags, new.is_deleted, new.uploaded_at, new.owner_id))
     execute function files_words_updated()
     """,
     """
     insert into file_words (owner_id, is_deleted, word, uploaded_at, file_id)
-    select f.owner_id, f.is_deleted, s.word, f.uploaded_at, f.id from files f, search_words(f.name_words) s(word)
+    select f.owner_id, f.is_deleted, s.word, f.uploaded_at, f.id from files f, words_of_file(f.name_words, f.tags) s(word)
     """,
     """
     insert into owner_words (owner_id, word, plain)
     select distinct owner_id, word, without_marks(word) from file_words
-    where length(word) >= 4 and word !~ '^([/^]|[0-9]+$)'
+    where length(word) >= 4 and word !~ '^([/^#]|[0-9]+$)'
     """,
     "create index file_words_newest on file_words (owner_id, is_deleted, word, uploaded_at, file_id)",
     "create index owner_words_parts on owner_words using gin (owner_id, plain gin_trgm_ops) with (fastupdate = off)",
