@@ -20,12 +20,13 @@ from typing import Any
 from uuid import UUID
 
 from core.search_query import HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
-from core.words import MAX_WORD, is_run
 from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
-from db.search_terms import Corrections, Statement, Terms, is_hint, is_short
+from db.files import COLUMNS, FileRecord
+from db.search_lists import can_be_looked_up, either, in_name, is_simple, sought
+from db.search_terms import Corrections, Statement, Terms, is_hint
 from db.texts import MARK, marked, stemmed, stems, tsquery
-from db.words import MOST, SHORTEST_PART, Sought, WordList, like, meant, sought_end, sought_part
+from db.words import MOST, Sought, WordList, like, meant
 
 RANKED = 10_000             # matches that are counted, and ranked where facets are asked for
 _SLACK = 0.05               # seconds by which a statement may run longer than what is left of the search's time
@@ -38,6 +39,7 @@ _PROBED = 2_000             # entries of a rare word that are looked up among th
 _FEW = 3_000                # files that pass a filter: all of them are looked at
 _FEWER = 30_000             # and where more names than are ranked have the words
 _BEGINNINGS = 4             # that are looked up: the index of texts can't be stopped while it gathers what begins so
+_MANY = 8                   # words of names that texts with them in the name are left out by
 _FACET_VALUES = 100
 
 _FACETS = {
@@ -60,9 +62,19 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    score: int                  # millionths
+    file: FileRecord
+
+    @property
+    def position(self) -> Position:
+        return Position(self.score, self.file.uploaded_at.isoformat(), self.file.id)
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     matched: int                # RANKED + 1 where there are more
-    hits: list[Position]
+    hits: list[Hit]
     facets: dict[str, list[dict[str, Any]]]
     stems: dict[str, list[str]]     # of words of the query, by which texts were asked, too
 
@@ -82,7 +94,8 @@ class Clock:
         """Limit the first statement of a transaction, and set how near a misspelt word has to be. Tables are never read
         whole: the planner takes looking into a text for as cheap as comparing a number."""
         execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-                    " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
+                    " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true),"
+                    " set_config('plan_cache_mode', 'force_generic_plan', true)",
                 {"limit": self._left()})  # fmt: skip
 
     def go_on(self, tx: Tx) -> None:
@@ -116,16 +129,21 @@ def find(
         {search.behind(after)}
         order by score desc, uploaded_at desc, id desc limit {search.value(limit)}::integer
     )
-    select (select least(matched, {RANKED + 1}) from counted),
-           (select json_agg(json_build_array(score, uploaded_at::text, id)
-                            order by score desc, uploaded_at desc, id desc) from page),
-           json_build_object({columns})
+    select all_of.*, page.score, {COLUMNS}
+    from (select (select least(matched, {RANKED + 1}) from counted), json_build_object({columns})) all_of
+    left join (page
+        join lateral (select * from files f where f.id = page.id offset 0) f on true
+        join lateral (select * from objects o where o.object_key = f.file_path offset 0) o on true
+    ) on true
+    order by page.score desc, page.uploaded_at desc, page.id desc
     """
     search.next()
-    # Most are never prepared: a plan that does not know the words can't tell a common one from a rare one.
-    row = tx.execute(sql, search.params, prepare=None if search.fixed else False).fetchone()
-    assert row is not None
-    return Found(row[0], [Position(score, at, UUID(file_id)) for score, at, file_id in row[1] or []], row[2], search.stems)
+    if not search.fixed:    # a plan that does not know the words can't tell a common one from a rare one
+        execute(tx, "select set_config('plan_cache_mode', 'force_custom_plan', true)")
+    rows = tx.execute(sql, search.params, prepare=None if search.fixed else False).fetchall()
+    matched, in_facets = rows[0][:2]
+    hits = [Hit(row[2], FileRecord(*row[3:])) for row in rows if row[2] is not None]
+    return Found(matched, hits, in_facets, search.stems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +223,16 @@ class _Search(Statement):
         beginnings = 0
         for group in self._tree.groups:
             beginnings += sum(isinstance(leaf, Term) and leaf.kind == "prefix" for leaf in group)
-            if all(isinstance(leaf, Term) and _can_be_looked_up(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
-                terms |= {leaf: _sought(leaf) for leaf in group if isinstance(leaf, Term)}
+            if all(isinstance(leaf, Term) and can_be_looked_up(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
+                terms |= {leaf: sought(leaf) for leaf in group if isinstance(leaf, Term)}
             elif len(group) == 1 and isinstance(leaf := group[0], Term) and leaf.negated and leaf.words and leaf.kind != "prefix":
-                terms[leaf] = _sought(leaf)
-        flat = [(term, each) for term, sought in terms.items() if term.where != "content" for each in sought]
+                terms[leaf] = sought(leaf)
+        flat = [(term, each) for term, wanted in terms.items() if term.where != "content" for each in wanted]
         self.next()
         found = iter(meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each]))
         lists: dict[Term, list[WordList]] = {term: [] for term in terms}
         for term, each in flat:
-            lists[term].append(_either([next(found) for _ in each] + [WordList(tuple(self.terms.near(term)))]))
+            lists[term].append(either([next(found) for _ in each] + [WordList(tuple(self.terms.near(term)))]))
         for group in self._tree.groups:
             leaves = [leaf for leaf in group if isinstance(leaf, Term) and leaf in terms]
             if len(leaves) == len(group) and not leaves[0].negated:
@@ -228,26 +246,26 @@ class _Search(Statement):
         named = [leaf for leaf in leaves if leaf.where != "content"]
         each = [lists[leaf] for leaf in named]
         if len(each) > 1:                                   # of each alternative its most telling word
-            each = [[_either([max(one, key=lambda words: len(words.words[0])) for one in each if one])]]
+            each = [[either([max(one, key=lambda words: len(words.words[0])) for one in each if one])]]
         texts = [self.terms.queries[leaf] for leaf in leaves if leaf.where != "name" and not is_hint(leaf)]
-        in_name = [_in_name(leaf, lists[leaf]) for leaf in named]
-        possible = " | ".join(query for query, _ in in_name if query)
+        fitting = [in_name(leaf, lists[leaf]) for leaf in named]
+        possible = " | ".join(query for query, _ in fitting if query)
         return _Group(
             tuple(leaves),
             lists=tuple(each[0]) if each and each[0] else None,
-            simple=all(map(_is_simple, named)),
+            simple=all(map(is_simple, named)),
             texts=" | ".join(texts) or None,
-            in_name=possible if all(query for query, _ in in_name) else None,
-            exact=all(exact for _, exact in in_name),
+            in_name=possible if all(query for query, _ in fitting) else None,
+            exact=all(exact for _, exact in fitting),
         )
 
     def _barrier(self, term: Term, lists: Sequence[WordList]) -> str | None:
         """The tsquery of ``file_texts`` that have the term in name or text; None where it would not be exactly those."""
         in_text = self.terms.queries[term] if term.where != "name" else None
-        in_name, exact = _in_name(term, lists) if term.where != "content" else (None, True)
+        named, exact = in_name(term, lists) if term.where != "content" else (None, True)
         if not exact or any(len(words.words) >= MOST for words in lists):
             return None
-        return " | ".join(filter(None, (in_text, in_name)))
+        return " | ".join(filter(None, (in_text, named)))
 
     def _lists(self) -> list[WordList] | None:
         """A name that fits has a word of each of these; None: no name can fit, or none can be looked up."""
@@ -425,44 +443,56 @@ class _Search(Statement):
     # -- by texts ------------------------------------------------------------------------------------------
 
     def _texts(
-        self, asked: tuple[str, bool, bool], bare: bool, facets: bool, names: str, wants: int
+        self, asked: tuple[str, str | None, bool, bool], bare: bool, facets: bool, names: str, wants: int
     ) -> tuple[list[str], str, str]:
         """Files that have all words, some or all of them in the text: the CTEs, those that can be on the page, behind the
         ``names`` that were found, and the number of all matches."""
-        query, fits, apart = asked
-        mine = (
-            f"{self._mine('t')} and t.is_deleted = %(deleted)s and t.searchable{self._dates('t')}"
-            f" and t.words @@ {self.value(marked(query, self._wanted.owner_id))}::tsquery"
-        )
-        newest = "order by t.uploaded_at desc, t.file_id desc"
-        room = f"limit (select greatest({RANKED + 1} - {names}, 0))"
-        if bare and fits:
-            found = f"select t.file_id as id from file_texts t where {mine}"
-            new = "" if apart else " and not exists (select from named n where n.id = t.file_id)"
-            page = f"(select {_COLUMNS} from ({found} and {names} < {wants}{new} {newest} limit {wants}) t" \
-                   f" join {self._file('f.id = t.id')} on true)"  # fmt: skip
-            if apart:
-                return [], page, f"{names} + (select count(*) from ({found} {room}) t)"
-            in_texts = f"{found} limit {RANKED + 1}"
-        else:
-            tried = [group for group in self._others if group not in self._barred]
-            tried += [] if fits else [group.leaves for group in self._groups]
-            tests, beside = self.terms.tests(tried), self._beside(tried)
-            most = room if apart else f"limit {RANKED + 1}"
-            in_texts = f"""
-            select {_COLUMNS} from (select t.file_id from file_texts t where {mine} {newest}) e
-            join {self._file("f.id = e.file_id", f"{self._where}{tests}", beside)} on true {most}
-            """
-            new = "" if apart else " and not exists (select from named n where n.id = t.id)"
-            page = f"(select * from in_texts t where {names} < {wants}{new} order by t.uploaded_at desc, t.id desc limit {wants})"
-        counted = f"{names} + (select count(*) from in_texts)"
-        if not apart:
-            counted = "(select count(*) from (select id from named union select id from in_texts) u)"
-        return [f"in_texts as materialized ({in_texts})"], "(select * from in_texts)" if facets else page, counted
+        query, by_name, fits, apart = asked
 
-    def _text_query(self) -> tuple[str, bool, bool] | None:
-        """What ``file_texts`` is asked; whether all that answer fit; and whether none of them fits by its name alone. None where
-        no text can fit."""
+        def having(query: str) -> str:
+            return (
+                f"{self._mine('t')} and t.is_deleted = %(deleted)s and t.searchable{self._dates('t')}"
+                f" and t.words @@ {self.value(marked(query, self._wanted.owner_id))}::tsquery"
+            )
+
+        mine = having(f"{query} & !({by_name})" if by_name else query)
+        new = "" if apart else " and not exists (select from named n where n.id = t.id)"
+        page = f"in_texts t where {names} < {wants}{new} order by t.uploaded_at desc, t.id desc limit {wants}"
+        room = f"limit (select greatest({RANKED + 1} - {names}, 0))"
+        in_all = f"{names} + (select count(*) from in_texts)"
+        if not apart:
+            in_all = "(select count(*) from (select id from named union select id from in_texts) u)"
+        if bare and fits:
+            found = f"from file_texts t where {mine}"
+            hits = f"(select {_COLUMNS} from (select t.id from {page}) t join {self._file('f.id = t.id')} on true)"
+            needed = f"{names} < {wants}" if apart else f"{names} <= {RANKED}"
+            ctes = [f"in_texts as materialized (select t.file_id as id, t.uploaded_at {found} and {needed})"]
+            if apart:       # where they are not on the page, they are only counted
+                others = f"{names} + (select count(*) from (select {found} {room}) t)"
+                if by_name and by_name.count(MARK) > _MANY:     # quicker than to compare each text with all of them
+                    both = having(f"{query} & ({by_name})")
+                    ctes.append(f"in_both (many) as materialized (select count(*) from file_texts t where {both})")
+                    room = f"limit (select greatest({RANKED + 1} - {names}, 0) + many from in_both)"
+                    every = f"(select count(*) from (select from file_texts t where {having(query)} {room}) t)"
+                    others = f"{names} - (select many from in_both) + {every}"
+                in_all = f"case when {needed} then {in_all} else {others} end"
+            return ctes, hits, in_all
+        tried = [group for group in self._others if group not in self._barred]
+        tried += [] if fits else [group.leaves for group in self._groups]
+        tests, beside = self.terms.tests(tried), self._beside(tried)
+        in_texts = f"""
+        select {_COLUMNS} from (
+            select t.file_id from file_texts t where {mine} order by t.uploaded_at desc, t.file_id desc
+        ) e
+        join {self._file("f.id = e.file_id", f"{self._where}{tests}", beside)} on true
+        {room if apart else f"limit {RANKED + 1}"}
+        """
+        hits = "(select * from in_texts)" if facets else f"(select * from {page})"
+        return [f"in_texts as materialized ({in_texts})"], hits, in_all
+
+    def _text_query(self) -> tuple[str, str | None, bool, bool] | None:
+        """What ``file_texts`` is asked; what of it fits by its name alone; whether all others that answer fit; and whether none
+        of these fits by its name. None where no text can fit."""
         if not any(group.texts for group in self._groups):
             return None
         by_name = self._lists() is not None
@@ -473,17 +503,16 @@ class _Search(Statement):
             each = [" | ".join(filter(None, (group.texts, group.in_name))) for group in self._groups]
             fits = exact
         query = " & ".join(f"({one})" for one in each if one)
-        if by_name and exact:
-            query += f" & !({' & '.join(f'({group.in_name})' for group in self._groups)})"
         query += "".join(f" & !({barred})" for barred in self._barred.values())
-        return query, fits, exact or not by_name
+        named = " & ".join(f"({group.in_name})" for group in self._groups) if by_name and exact else None
+        return query, named, fits, exact or not by_name
 
     # -- pieces --------------------------------------------------------------------------------------------
 
     def _file(self, which: str, tests: str = "true", beside: str = "") -> str:
         """The one file, if it passes. A subquery of its own (offset 0), so that each is found by its key when it is asked for:
         the planner would rather find all that pass first, to be quicker where none does."""
-        return f"lateral (select f.* from files f {beside} where {which} and {tests} offset 0) f"
+        return f"lateral (select {_COLUMNS} from files f {beside} where {which} and {tests} offset 0) f"
 
     def _beside(self, groups: Sequence[tuple[Leaf, ...]]) -> str:
         """The join of the texts that tests of these groups need."""
@@ -518,51 +547,6 @@ class _Search(Statement):
 
 def _is_date(group: tuple[Leaf, ...]) -> bool:
     return len(group) == 1 and isinstance(group[0], UploadedWithin) and not group[0].negated
-
-
-def _sought(term: Term) -> list[list[Sought]]:
-    """What a name that fits the term has words of: of each list one; the file is tested all the same."""
-    words = [word[:MAX_WORD] for word in term.words][:8]
-    first, last = words[0], words[-1]
-    sought = [[Sought(word)] for word in words]
-    open_ended = term.kind != "phrase" and (not is_run(last) or len(last) == 1)
-    if open_ended:
-        sought[-1] = [Sought(last, begins=True)]
-    if term.kind == "part" and not is_run(first):
-        if len(words) == 1:
-            return [[sought_part(first)]]
-        end = sought_end(first)                             # of y_rep the y may end a longer word
-        sought[0] = [end] if end.pattern else []
-    if term.token is not None:                              # report2026 may be one word of a name, or two
-        longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
-        return [[sought_part(term.token), *(sought[longest] or [Sought(words[longest])])]]
-    return [alternatives for alternatives in sought if alternatives]
-
-
-def _can_be_looked_up(term: Term) -> bool:
-    """A beginning of a letter or two that is to be in the text is tried on file after file, which can be stopped."""
-    return bool(term.words) and not term.negated and not (term.where == "content" and is_short(term))
-
-
-def _is_simple(term: Term) -> bool:
-    """A single word: being in the list is all that a name has to be tested for."""
-    return len(term.words) == 1 and len(term.words[0]) <= MAX_WORD and (term.kind != "part" or term.words[0] == term.key)
-
-
-def _in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
-    """The tsquery of ``file_texts`` for names that may fit the term, and whether these are exactly those that do."""
-    if term.kind == "phrase" and len(term.words) == 2 and max(map(len, term.words)) <= MAX_WORD:
-        token = f" | '{MARK}/{term.token}' | '{MARK}//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
-        return f"('{MARK}/{' '.join(term.words)}'{token})", True
-    if any(len(word) < SHORTEST_PART for words in lists for word in words.beyond):      # most names have such a word
-        return None, False
-    each = [[f"'{MARK}/{word}'" for word in some.words] + [f"'{MARK}/{word}':*" for word in some.beyond] for some in lists]
-    return " & ".join(f"({' | '.join(one)})" for one in each) or None, _is_simple(term)
-
-
-def _either(lists: Sequence[WordList]) -> WordList:
-    words = dict.fromkeys(word for each in lists for word in each.words)
-    return WordList(tuple(words), tuple(dict.fromkeys(word for each in lists for word in each.beyond)))
 
 
 def _facet(expression: str) -> str:

@@ -191,6 +191,8 @@ class Terms:
         return self._spelt(term, "% ", "%" if term.kind == "prefix" else " %")
 
     def _as_parts(self, term: Term) -> str:
+        if term.kind != "part":         # of these a name has no parts that fit
+            return self._as_words(term)
         literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
         return f"{literal} or {self._spelt(term, '% ', '%')}" if term.words else literal
 

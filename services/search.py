@@ -19,7 +19,7 @@ from core.names import name_key
 from core.principal import Principal
 from core.search_query import MAX_TEXT, SearchTree, Term, parse
 from core.words import is_near, misspellable, parts, phrase, swapped
-from db import Database, Tx, file_lists, files, texts, words
+from db import Database, Tx, file_lists, texts, words
 from db import search as index
 from db.file_lists import FileFilter
 from db.files import FileRecord
@@ -105,27 +105,22 @@ class Search:
                 corrections = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree)) or {}
                 if corrections:
                     found = _within(clock, conn, partial(find, corrections=corrections)) or found
-            records = {record.id: record for record in files.all_of(conn, [hit.id for hit in found.hits[:room]])}
             total = found.matched if complete and found.matched <= index.RANKED else None
             if not tree.groups and wanted.unfiltered:
                 total = file_lists.total(conn, wanted)
-            shown = [
-                (position, file) for position in found.hits[:room]
-                # None or elsewhere: purged, trashed or restored since it was found.
-                if (file := records.get(position.id)) is not None and file.is_deleted == tree.deleted
-            ]
-            snippets = _snippets(conn, tree, found.stems, [file for _, file in shown])
+            shown = found.hits[:room]
+            snippets = _snippets(conn, tree, found.stems, [hit.file for hit in shown])
         marks = [parts(term.key) or [term.key] for term in tree.terms]
         marks += [[word] for near in corrections.values() for word in near]
         hits = [
-            Hit(file, position.score / 1e6, {
-                "name": mark(file.original_name, marks), "content": snippets.get(file.file_path),
+            Hit(hit.file, hit.score / 1e6, {
+                "name": mark(hit.file.original_name, marks), "content": snippets.get(hit.file.file_path),
             })
-            for position, file in shown
+            for hit in shown
         ]  # fmt: skip
         next_cursor = None
         if len(found.hits) > room and seen + room < MAX_RESULTS:
-            last = found.hits[room - 1]
+            last = found.hits[room - 1].position
             next_cursor = encode_cursor(
                 [seen + room, last.score, last.uploaded_at, str(last.id)], scope=scope, secret=self._cursor_secret,
             )

@@ -16,7 +16,7 @@ from psycopg.errors import QueryCanceled
 from core.names import name_key
 from core.search_query import parse
 from core.words import phrase, words
-from db import Database, Tx, execute, scalar, texts
+from db import Database, Tx, execute, scalar, search_lists, texts
 from db import search as index
 from db import words as words_of_names
 from db.file_lists import FileFilter
@@ -30,7 +30,7 @@ def names(db: Database, query: str, **options: Any) -> list[str]:
     tree = parse(query)
     with db.connection() as tx:
         found = index.find(tx, FileFilter("alice", deleted=tree.deleted), tree, limit=100, **options)
-        return [scalar(tx, "select original_name from files where id = %(id)s", {"id": hit.id}) for hit in found.hits]
+        return [hit.file.original_name for hit in found.hits]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_T81_at_most_so_many_are_ranked_and_an_old_file_of_just_this_name_is_amo
         add_file(db, f"new report {number}.pdf")
     with db.connection() as tx:
         found = index.find(tx, ALICE, parse("report"), limit=100, facets=("file_type",))
-        everything = {scalar(tx, "select original_name from files where id = %(id)s", {"id": hit.id}) for hit in found.hits}
+        everything = {hit.file.original_name for hit in found.hits}
     assert found.matched == 6
     assert len(found.hits) == 7 and found.facets == {"file_type": [{"value": "document", "count": 7}]}
     assert "report.pdf" in everything and "a report.pdf" not in everything
@@ -145,7 +145,7 @@ def test_a_common_word_under_a_filter_is_found_by_the_names_or_by_the_filter(
     def found(query: str, limit: int = 100, **filters: Any) -> tuple[list[str], int]:
         with db.connection() as tx:
             page = index.find(tx, FileFilter("alice", **filters), parse(query), limit=limit)
-            named = [scalar(tx, "select original_name from files where id = %(id)s", {"id": hit.id}) for hit in page.hits]
+            named = [hit.file.original_name for hit in page.hits]
         return named, page.matched
 
     assert found("plan", file_type="image") == found("plan type:image") == found("lan ext:jpg") == (images, 6)
@@ -210,8 +210,10 @@ def test_what_the_indexes_find_and_count_is_what_looking_at_every_file_finds(
             if text:
                 assert texts.put(tx, key, content=" ".join(text), language=None)
         with pytest.MonkeyPatch.context() as patch:
-            for limit, value in (("_FEW", few), ("_FEWER", few), ("_WIDE", wide), ("_PROBED", wide), ("RANKED", best)):
+            for limit, value in (("_FEW", few), ("_FEWER", few), ("_WIDE", wide), ("_PROBED", wide), ("RANKED", best),
+                                 ("_MANY", few)):  # fmt: skip
                 patch.setattr(index, limit, value)
+            patch.setattr(search_lists, "_ALIKE", few % 2)
             patch.setattr(words_of_names, "MOST", 3)
             for query in queries:
                 compare_with_all_files(tx, query, best)
@@ -229,7 +231,7 @@ def compare_with_all_files(tx: Tx, query: str, ranked: int) -> None:
     assert page.hits == everything.hits[:3], query
     assert sum(value["count"] for value in whole.facets["file_type"]) == len(everything.hits), query
     if len(everything.hits) > 3:
-        assert search(limit=100, after=page.hits[-1]).hits == everything.hits[3:], query
+        assert search(limit=100, after=page.hits[-1].position).hits == everything.hits[3:], query
 
 
 def test_T81_newest_looks_at_so_many_files(db: Database) -> None:

@@ -1,0 +1,66 @@
+"""What the terms of a search can be looked up by: words of names (``file_words``), and the lexemes of names in ``file_texts``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.search_query import Term
+from core.words import MAX_WORD, is_run
+from db.search_terms import is_short
+from db.texts import MARK
+from db.words import SHORTEST_PART, Sought, WordList, sought_end, sought_part
+
+_ALIKE = 4                  # words that begin alike: more are asked for as what begins so
+
+
+def sought(term: Term) -> list[list[Sought]]:
+    """What a name that fits the term has words of: of each list one; the file is tested all the same."""
+    words = [word[:MAX_WORD] for word in term.words][:8]
+    first, last = words[0], words[-1]
+    sought = [[Sought(word)] for word in words]
+    open_ended = term.kind != "phrase" and (not is_run(last) or len(last) == 1)
+    if open_ended:
+        sought[-1] = [Sought(last, begins=True)]
+    if term.kind == "part" and not is_run(first):
+        if len(words) == 1:
+            return [[sought_part(first)]]
+        end = sought_end(first)                             # of y_rep the y may end a longer word
+        sought[0] = [end] if end.pattern else []
+    if term.token is not None:                              # report2026 may be one word of a name, or two
+        longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
+        return [[sought_part(term.token), *(sought[longest] or [Sought(words[longest])])]]
+    return [alternatives for alternatives in sought if alternatives]
+
+
+def can_be_looked_up(term: Term) -> bool:
+    """A beginning of a letter or two that is to be in the text is tried on file after file, which can be stopped."""
+    return bool(term.words) and not term.negated and not (term.where == "content" and is_short(term))
+
+
+def is_simple(term: Term) -> bool:
+    """A single word: being in the list is all that a name has to be tested for."""
+    return len(term.words) == 1 and len(term.words[0]) <= MAX_WORD and (term.kind != "part" or term.words[0] == term.key)
+
+
+def in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
+    """The tsquery of ``file_texts`` for names that may fit the term, and whether these are exactly those that do."""
+    if term.kind == "phrase" and len(term.words) == 2 and max(map(len, term.words)) <= MAX_WORD:
+        token = f" | '{MARK}/{term.token}' | '{MARK}//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
+        return f"('{MARK}/{' '.join(term.words)}'{token})", True
+    if any(len(word) < SHORTEST_PART for words in lists for word in words.beyond):      # most names have such a word
+        return None, False
+    each: list[list[str]] = []
+    for some in lists:
+        alone, beginnings = list(some.words), list(some.beyond)
+        first = term.words[0]
+        if is_simple(term) and term.kind != "phrase" and len(first) >= SHORTEST_PART:
+            others = [word for word in alone if not word.startswith(first)]
+            if len(alone) - len(others) > _ALIKE:           # each is a key that every text is compared with
+                alone, beginnings = others, [first]
+        each.append([f"'{MARK}/{word}'" for word in alone] + [f"'{MARK}/{word}':*" for word in beginnings])
+    return " & ".join(f"({' | '.join(one)})" for one in each) or None, is_simple(term)
+
+
+def either(lists: Sequence[WordList]) -> WordList:
+    words = dict.fromkeys(word for each in lists for word in each.words)
+    return WordList(tuple(words), tuple(dict.fromkeys(word for each in lists for word in each.beyond)))
