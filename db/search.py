@@ -200,8 +200,8 @@ class _Search(Statement):
         ctes: list[str] = []
         hits: list[str] = []
         if (lists := self._lists()) is not None:
+            self.fixed = bare
             if bare and len(self._groups) == 1 and self._groups[0].simple:
-                self.fixed = True
                 ctes, hits = self._single(self._groups[0], wants)
             elif not bare and self._is_narrow(_FEWER) and min(self._sizes(lists)) > RANKED:
                 return self._few()
@@ -396,6 +396,7 @@ class _Search(Statement):
         sizes = self._sizes(lists)
         rare = min(range(len(lists)), key=lambda at: sizes[at])
         if sizes[rare] <= _PROBED and max(sizes) > RANKED:
+            self.fixed = False
             also = "".join(
                 f" and exists (select from file_words o where {self._mine('o')} and o.is_deleted = %(deleted)s"
                 f" and o.word = any({self.value(list(words.words))}::text[])"
@@ -437,7 +438,7 @@ class _Search(Statement):
         """How many entries the lists have, counted to one more than are ranked."""
         counts = ", ".join(f"(select count(*) from ({self._any(words)} limit {RANKED + 1}) c)" for words in lists)
         self.next()
-        row = self._tx.execute(f"select {counts}", self.params, prepare=False).fetchone()
+        row = self._tx.execute(f"select {counts}", self.params).fetchone()
         return list(row or ())
 
     # -- by texts ------------------------------------------------------------------------------------------
