@@ -81,28 +81,14 @@ def bytes_are_there(tx: Tx, object_key: str, *, etag: str) -> None:
     )
 
 
-_TEXTS_INDEX = "file_texts_words"
-
-
-def begin(tx: Tx) -> None:
-    """Let the index of texts gather what is new and take it in by the batch, which halves the work. Searches read what it has
-    not taken in one by one, so ``settle`` ends it."""
-    execute(tx, f"alter index {_TEXTS_INDEX} set (fastupdate = on, gin_pending_list_limit = 32768)")
-
-
 def settle(tx: Tx) -> None:
-    """Put the indexes in order, and tell the planner of the new rows at once. Outside a transaction, and as long as it takes."""
+    """Tell the planner of the new rows at once. Outside a transaction, and as long as it takes."""
     execute(tx, "set statement_timeout = 0")
     try:
-        execute(tx, f"alter index {_TEXTS_INDEX} set (fastupdate = off)")
-        execute(tx, f"alter index {_TEXTS_INDEX} reset (gin_pending_list_limit)")
-        execute(tx, "set maintenance_work_mem = '256MB'")
-        execute(tx, f"select gin_clean_pending_list('{_TEXTS_INDEX}')")
         for table in ("files", "objects", "object_texts", "file_texts", "file_words", "owner_words", "folders", "file_events"):
             execute(tx, f"vacuum (analyze) {table}")
     finally:
         execute(tx, "reset statement_timeout")
-        execute(tx, "reset maintenance_work_mem")
 
 
 def _copy(tx: Tx, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:

@@ -71,14 +71,10 @@ class Demo:
         )
         places = [self._folders(inventor, plan.folders, owner) for owner in report.owners]
         report.folders = sum(map(len, places))
+        with ThreadPoolExecutor(_WRITERS, "texts") as writers:
+            self._fill(plan, inventor, places, report, writers, tell)
         with self._db.connection() as tx:
-            demo.begin(tx)
-        try:
-            with ThreadPoolExecutor(_WRITERS, "texts") as writers:
-                self._fill(plan, inventor, places, report, writers, tell)
-        finally:
-            with self._db.connection() as tx:
-                demo.settle(tx)
+            demo.settle(tx)
         return report
 
     def _fill(
