@@ -94,8 +94,7 @@ class Clock:
         """Limit the first statement of a transaction, and set how near a misspelt word has to be. Tables are never read
         whole: the planner takes looking into a text for as cheap as comparing a number."""
         execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-                    " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true),"
-                    " set_config('plan_cache_mode', 'force_generic_plan', true)",
+                    " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
                 {"limit": self._left()})  # fmt: skip
 
     def go_on(self, tx: Tx) -> None:
@@ -138,8 +137,8 @@ def find(
     order by page.score desc, page.uploaded_at desc, page.id desc
     """
     search.next()
-    if not search.fixed:    # a plan that does not know the words can't tell a common one from a rare one
-        execute(tx, "select set_config('plan_cache_mode', 'force_custom_plan', true)")
+    if search.fixed:        # else a plan that does not know the words can't tell a common one from a rare one
+        execute(tx, "select set_config('plan_cache_mode', 'force_generic_plan', true)")
     rows = tx.execute(sql, search.params, prepare=None if search.fixed else False).fetchall()
     matched, in_facets = rows[0][:2]
     hits = [Hit(row[2], FileRecord(*row[3:])) for row in rows if row[2] is not None]
