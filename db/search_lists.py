@@ -17,19 +17,19 @@ def sought(term: Term) -> list[list[Sought]]:
     """What a name that fits the term has words of: of each list one; the file is tested all the same."""
     words = [word[:MAX_WORD] for word in term.words][:8]
     first, last = words[0], words[-1]
-    sought = [[Sought(word)] for word in words]
+    each = [[Sought(word)] for word in words]
     open_ended = term.kind != "phrase" and (not is_run(last) or len(last) == 1)
     if open_ended:
-        sought[-1] = [Sought(last, begins=True)]
+        each[-1] = [Sought(last, begins=True)]
     if term.kind == "part" and not is_run(first):
         if len(words) == 1:
             return [[sought_part(first)]]
         end = sought_end(first)                             # of y_rep the y may end a longer word
-        sought[0] = [end] if end.pattern else []
+        each[0] = [end] if end.pattern else []
     if term.token is not None:                              # report2026 may be one word of a name, or two
         longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
-        return [[sought_part(term.token), *(sought[longest] or [Sought(words[longest])])]]
-    return [alternatives for alternatives in sought if alternatives]
+        return [[sought_part(term.token), *(each[longest] or [Sought(words[longest])])]]
+    return [alternatives for alternatives in each if alternatives]
 
 
 def can_be_looked_up(term: Term) -> bool:

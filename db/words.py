@@ -1,9 +1,8 @@
 """The words of an owner's names: which of them a searched word may mean, which are near it, which a typed beginning leads to.
 
-``file_words`` has a row for each word of each name (``/token`` where a token was split, ``^word`` for the first one) and for each
-tag (``#tag``),
-``owner_words`` one for each distinct word of four characters or more that is no number. Both are kept by triggers on ``files``
-(migration 0009), so that no statement can forget them.
+``file_words`` has a row for each word of each name (``/token`` where a token was split, ``^word`` for the first one) and for
+each tag (``#tag``), ``owner_words`` one for each distinct word of four characters or more that is no number. Both are kept by
+triggers on ``files`` (migration 0009), so that no statement can forget them.
 """
 
 from __future__ import annotations
