@@ -181,6 +181,10 @@ class Inventor:
         elif luck < 0.0055:
             file.status, file.problem = "infected", {"code": "infected", "detail": "A scan found something."}
 
+    def rename(self, file: DemoFile, name: str) -> None:
+        """Give the file this name, or the next that is free in its folder."""
+        file.original_name = self._free(file.owner, file.folder, name)
+
     def _free(self, owner: int, folder: int | None, name: str) -> str:
         n, free = 0, name
         while (owner, folder, key := name_key(free)) in self._taken:

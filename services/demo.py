@@ -158,7 +158,7 @@ def _with_bytes(file: DemoFile, inventor: Inventor, number: int) -> bytes:
     """Make the invented file one of a kind that can be written here, and write it."""
     ending = demo_bodies.ENDINGS[number % len(demo_bodies.ENDINGS)]
     content = demo_bodies.body(ending, inventor.text(file), number)
-    file.original_name = f"{number} {file.original_name.rpartition('.')[0]}.{ending}"
+    inventor.rename(file, f"{number} {file.original_name.rpartition('.')[0]}.{ending}")
     file.mime_type = mime_for_extension(ending) or "application/octet-stream"
     file.file_type = file_type(file.mime_type)
     file.object_key = object_key(FILE_PREFIX, ending, file.uploaded_at)

@@ -62,6 +62,11 @@ def test_the_same_seed_invents_the_same_for_new_owners(db: Database, bucket: Any
     assert other.owners == ["zoe"] and names(db, "zoe") != before
 
 
+def test_copies_of_files_with_bytes_have_names_of_their_own(db: Database, bucket: Any) -> None:
+    report = Demo(db, bucket).seed(DemoPlan(files=300, objects=150, folders=0, owners=1, seed=5))
+    assert report.files == 300 and report.objects > 100 and report.shared > 5
+
+
 def test_nothing_is_added_to_what_somebody_has(db: Database, bucket: Any) -> None:
     add_file(db, "a.pdf", owner="alice")
     for plan in (
