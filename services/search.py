@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -168,13 +168,15 @@ def _snippets(
     keys = {hit.file_path for hit in hits if hit.status == "ready"}
     if not terms or not keys:
         return {}
-    needles = _needles(terms, stems)
+    asked = list(dict.fromkeys(piece for term in terms for piece in parts(term.key)))
+    near = [*asked, *_shared(stems)]
     found: dict[str, str] = {}
     skip, length = 0, _READ
     while keys:
         longer: set[str] = set()
         for key, text in texts.beginnings(conn, sorted(keys), skip=skip, length=length).items():
-            if (line := snippet(text, needles)) is not None:
+            # A stem of one language may be a word of another: for what is written as asked first.
+            if (line := snippet(text, asked) or snippet(text, near)) is not None:
                 found[key] = line
             elif len(text) == length and skip == 0:
                 longer.add(key)
@@ -182,18 +184,15 @@ def _snippets(
     return found
 
 
-def _needles(terms: Sequence[Term], stems: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is looked for in texts: each term's pieces, and of each stem what it shares with the word."""
-    pieces = [piece for term in terms for piece in parts(term.key)]
-    needles = dict.fromkeys(pieces)
+def _shared(stems: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Of each stem what it shares with its word."""
     for word, found in stems.items():
         for stem in found:
             shared = stem.partition("/")[0]
             while not word.startswith(shared):
                 shared = shared[:-1]
             if len(shared) >= _SHORTEST_STEM:
-                needles[shared] = None
-    return list(needles)
+                yield shared
 
 
 def _within(clock: index.Clock, conn: Tx, look: Callable[..., T]) -> T | None:

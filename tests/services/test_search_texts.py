@@ -118,6 +118,15 @@ def test_highlights_of_texts(search: Search, db: Database, alice: Principal) -> 
     assert hit.highlights["content"] == "東京都庁は<mark>新宿</mark>にあります。"
 
 
+def test_a_stem_of_another_language_marks_nothing_where_the_word_itself_is(
+    search: Search, db: Database, alice: Principal,
+) -> None:  # fmt: skip
+    add_text(db, "a.txt", "Made for those who love a forest.", "en")
+    add_text(db, "b.txt", "Der Wald", "de")
+    (hit,) = search.search(alice, SearchQuery("forest")).items
+    assert hit.highlights["content"] == "Made for those who love a <mark>forest</mark>."
+
+
 def test_T82_texts_of_others_of_the_trash_and_of_what_is_not_ready_are_never_found(
     search: Search, db: Database, alice: Principal, bob: Principal, root: Principal,
 ) -> None:  # fmt: skip
