@@ -169,7 +169,7 @@ def _snippets(
     if not terms or not keys:
         return {}
     asked = list(dict.fromkeys(piece for term in terms for piece in parts(term.key)))
-    near = [*asked, *_shared(stems)]
+    near = [*asked, *_shared({word: stems[word] for word in asked if word in stems})]
     found: dict[str, str] = {}
     skip, length = 0, _READ
     while keys:
