@@ -110,15 +110,17 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's threaded worker, in which a thread is given to complete heads only."""
 
-    def accept(self, listener: socket.socket) -> None:
+    def accept(self, listener: socket.socket) -> bool:
+        """Take a connection; whether there was one."""
         try:
             client, address = listener.accept()
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
                 raise
-            return
+            return False
         self.nr_conns += 1
         self._await_head(Connection(self.cfg, client, address, listener.getsockname()))
+        return True
 
     def enqueue_req(self, conn: Connection) -> None:
         """Called with a kept connection that has become readable, or has the next request in its buffer."""
@@ -167,7 +169,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().murder_pending()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """gunicorn's look at its connections as it begins to stop: those without a request shall not hold it up."""
+        """gunicorn's look at its connections as it begins to stop: those without a request shall not hold it up. It would close
+        its listeners last, and who connects meanwhile would hear nothing: those who are there are served, others refused."""
+        for listener in self.sockets:
+            while self.nr_conns < self.worker_connections and self.accept(listener):
+                pass
+            listener.close()
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)

@@ -9,6 +9,7 @@ question.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -323,8 +324,8 @@ def _create_ietf(query: PlacementQuery) -> Response:
     )
     _admitted(service().create(principal(), new))
     if length != 0 or (complete and told is None):
-        _announce(g.standing)
-        g.standing = _receive(g.standing.upload.id, 0, last=complete)
+        begun = g.standing
+        g.standing = _receive(begun.upload.id, 0, last=complete, held=lambda: _announce(begun))
     return _created(g.standing)
 
 
@@ -366,7 +367,7 @@ def _announce(standing: Standing) -> None:
     """The interim answer that lets a client resume which sends everything with its first request (section 4.2.1 of the draft).
 
     WSGI has no call for it; gunicorn lends its socket. A proxy of the older kind takes an unknown interim answer for the final
-    one, so behind a proxy it is left out."""
+    one, so behind a proxy it is left out. Where the client has gone already, what came of its body still counts."""
     sock = request.environ.get("gunicorn.socket")
     said = ietf.integer(request.headers.get("Upload-Draft-Interop-Version"))
     if (
@@ -382,7 +383,8 @@ def _announce(standing: Standing) -> None:
         f"Upload-Draft-Interop-Version: {said}",
         f"Upload-Limit: {limits(standing)}",
     ]
-    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+    with suppress(OSError):
+        sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
 
 
 # -- look, append, end -----------------------------------------------------------------------------------------------------
@@ -430,6 +432,7 @@ def _receive(
     size: int | None = None,
     last: bool = False,
     checksum: words.BodyChecksum | None = None,
+    held: Callable[[], None] | None = None,
 ) -> Standing:
     """Take the request's body."""
     expected: dict[str, bytes] = {}
@@ -455,6 +458,7 @@ def _receive(
             length=body.length,
             last=last,
             verify=check,
+            held=held,
         )
 
 

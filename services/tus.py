@@ -7,7 +7,7 @@ uploads (services/completing.py): the file appears as ``processing`` and a job r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -225,9 +225,11 @@ class Tus:
         length: int | None = None,
         last: bool = False,
         verify: Verify | None = None,
+        held: Callable[[], None] | None = None,
     ) -> Standing:
         """Store a body that begins at ``offset``; where the upload stands after it. ``size`` declares the upload's length,
-        ``length`` is the body's, where it is known, and ``last`` says that the upload ends with it.
+        ``length`` is the body's, where it is known, and ``last`` says that the upload ends with it. ``held`` is called before
+        the body is read: from then on whoever asks where the upload stands waits for what comes of this body.
 
         Raises OffsetMismatch, UploadGone, Locked where another request took over, FileTooLarge, InconsistentLength, and what
         the type rules and the quota refuse. Whatever is raised, the offset that is recorded is right."""
@@ -249,6 +251,8 @@ class Tus:
             if length is not None and upload.size is not None and offset + length > upload.size:
                 raise self._intake.overrun(upload)
             writer = self._writer(principal, upload, lease)
+            if held is not None:
+                held()
             writer.append(
                 body,
                 verify=verify,

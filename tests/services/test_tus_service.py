@@ -15,7 +15,7 @@ import pytest
 
 from app import storage_settings
 from core.content_types import Rules
-from core.errors import GatewayError, UploadGone
+from core.errors import GatewayError, Locked, UploadGone
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
@@ -24,6 +24,7 @@ from services.admission import Admission, AdmissionLimits
 from services.completing import Completing
 from services.files import FileQuery
 from services.intake import PART_SIZE, Intake
+from services.leases import Lease
 from services.tus import NewResumable, Tus
 from settings import Settings
 from tests.conftest import NOTHING
@@ -314,6 +315,22 @@ def test_T54_a_writer_that_wakes_too_late_changes_nothing(
         if not pause.happened:
             break
     assert number > 10
+
+
+def test_a_client_is_told_to_resume_once_others_wait_for_its_bytes(
+    services: Services, living: Gateway, alice: Principal
+) -> None:
+    """Who asks after the interim answer must not hear an offset from before the body."""
+    upload_id, told, data = begin(living, alice, 100), [], noise(100)
+
+    def tell() -> None:
+        with pytest.raises(Locked), Lease.of(services.db, upload_id, patience=0):
+            pass
+        told.append(living.tus.find(alice, upload_id).offset)
+
+    body = Bytes(data, step=lambda: told.append("read"))
+    living.tus.append(alice, upload_id, offset=0, body=body, length=100, held=tell)
+    assert told[:2] == [0, "read"] and told.count(0) == 1
 
 
 class Pause:
