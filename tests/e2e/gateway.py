@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +46,6 @@ class Gateway(Live):
     @property
     def tus(self) -> str:
         return f"{self.front.url}/api/tus"
-
-    def wait_until_unheld(self, upload_id: str) -> None:
-        """Until no request writes the upload."""
-        deadline = time.monotonic() + 60
-        while self.sql("select from resumable_uploads where upload_id = %s and held_until is not null", upload_id):
-            assert time.monotonic() < deadline, "it is still being written"
-            time.sleep(0.02)
 
     def start(self, name: str = "serve", **environ: str) -> subprocess.Popen[bytes]:
         """One of the gateway's commands in a process group of its own, logging to ``NAME.log``."""
