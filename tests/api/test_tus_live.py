@@ -143,7 +143,11 @@ def arrived(live: Live, services: Services, where: str, client: socket.socket) -
 
 def unread(port: int, client_port: int) -> int | None:
     """Bytes that the kernel holds for the server's end of a connection (proc_pid_net(5)); None where there is none."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+    connections = Path("/proc/net/tcp")
+    if not connections.exists():  # not Linux: time enough, as a rule
+        time.sleep(0.7)
+        return 0
+    for line in connections.read_text().splitlines()[1:]:
         _, local, remote, _, queues, *_ = line.split()
         if (int(local.partition(":")[2], 16), int(remote.partition(":")[2], 16)) == (port, client_port):
             return int(queues.partition(":")[2], 16)

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from app import wire
 from settings import Settings
 from storage_backends import open_store
 from tests.client import GatewayClient
-from tests.e2e.conftest import ROOT, Live, _stop, _wait
+from tests.e2e.conftest import ROOT, Live, Owner, _stop, _wait
 from tests.faults import FaultProxy
 from tests.servers import S3Server, free_port
 
@@ -140,3 +141,23 @@ def running(directory: Path, admin_url: str, template: str, server: S3Server) ->
         gateway.serve()
         parts.callback(lambda: gateway.process and _stop(gateway.process))
         yield gateway
+
+
+def all_written(owner: Owner) -> None:
+    """Wait until no request writes an upload of theirs: one that was cut may still have bytes to store."""
+    deadline = time.monotonic() + 60
+    while owner.live.sql(
+        "select from resumable_uploads join uploads on id = upload_id where owner_id = %s and held_until > now()",
+        owner.name,
+    ):
+        assert time.monotonic() < deadline, "one is still being written"
+        time.sleep(0.02)
+
+
+def expire(owner: Owner) -> None:
+    """Their unfinished uploads' time is over."""
+    all_written(owner)
+    owner.live.sql(
+        "update uploads set expires_at = now() - interval '1 minute' where owner_id = %s and status <> 'done' returning id",
+        owner.name,
+    )

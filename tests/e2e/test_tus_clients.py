@@ -20,7 +20,7 @@ from tusclient.exceptions import TusCommunicationError
 from tusclient.storage import filestorage
 
 from tests.e2e.conftest import Owner, made, needs, packages
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import Gateway, all_written, expire
 from tests.e2e.wire import Answer, Request, exchange
 from tests.faults import Fault
 
@@ -47,26 +47,6 @@ def _fresh(gateway: Gateway) -> None:
 @pytest.fixture
 def owner(gateway: Gateway) -> Owner:
     return gateway.owner()
-
-
-def all_written(owner: Owner) -> None:
-    """Wait until no request writes an upload of theirs: one that was cut may still have bytes to store."""
-    deadline = time.monotonic() + 60
-    while owner.live.sql(
-        "select from resumable_uploads join uploads on id = upload_id where owner_id = %s and held_until > now()",
-        owner.name,
-    ):
-        assert time.monotonic() < deadline, "one is still being written"
-        time.sleep(0.02)
-
-
-def expire(owner: Owner) -> None:
-    """Their unfinished uploads' time is over."""
-    all_written(owner)
-    owner.live.sql(
-        "update uploads set expires_at = now() - interval '1 minute' where owner_id = %s and status <> 'done' returning id",
-        owner.name,
-    )
 
 
 # -- tus-js-client -----------------------------------------------------------------------------------------------------
