@@ -255,14 +255,17 @@ class Run:
         request, at, body = self.ready_to_write(upload, step.size)
         if request is None:
             return
-        part = body[: step.at]
-        upload.sent = max(upload.sent, at + len(part))
-        request.send(part)
+        self.send_part(request, upload, at, body[: step.at])
         if step.how == "silence":
             time.sleep(0.5)
         request.cut("reset" if step.how == "reset" else "fin")
         upload.cut = True
         self.look(upload)
+
+    @staticmethod
+    def send_part(request: Request, upload: Upload, at: int, part: memoryview) -> None:
+        upload.sent = max(upload.sent, at + len(part))
+        request.send(part)
 
     def ready_to_write(self, upload: Upload, size: int) -> tuple[Any, int, memoryview]:
         if upload.state == "open" and not upload.sure:
@@ -340,14 +343,12 @@ class Run:
         request, at, body = self.ready_to_write(upload, step.size)
         if request is None:
             return
-        part = body[: step.at]
-        upload.sent = max(upload.sent, at + len(part))
-        request.send(part)
+        self.send_part(request, upload, at, body[: step.at])
         time.sleep(0.2)
         self.look(upload)
         self.on_patch(upload, Patch(step.which, MIB))
         request.send(
-            body[len(part) :]
+            body[step.at :]
         )  # the sleeper goes on at its old place: the same bytes, but not its turn
         upload.sent = max(upload.sent, at + len(body))
         answer = None
@@ -361,9 +362,7 @@ class Run:
     def on_kill(self, upload: Upload, step: Kill) -> None:
         request, at, body = self.ready_to_write(upload, step.size)
         if request is not None:
-            part = body[: step.at]
-            upload.sent = max(upload.sent, at + len(part))
-            request.send(part)
+            self.send_part(request, upload, at, body[: step.at])
             time.sleep(step.after)
         self.gateway.kill()
         if request is not None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 import requests
 
-from app import storage_settings, wire
+from app import wire
 from core.errors import FileNotReady, Unavailable
 from core.principal import Principal
 from core.scan import read_version
@@ -27,8 +26,8 @@ from tests.compressed import text, time_passes
 from tests.conftest import NOTHING
 from tests.direct import checked
 from tests.material import Source
+from tests.mortal import AFTER_EACH_CALL, Mortal
 from tests.scanning.conftest import not_handed_out, problem_of, refused_everywhere
-from tests.services.test_checking import AFTER_EACH_CALL, Fuse, FusedDatabase, FusedStore, Killed
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -200,11 +199,11 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
     before = wire(
         settings.model_copy(update={"clamd_url": None})
     )  # as the gateway was before it had a scanner
-    fused_db, store = FusedDatabase(database_url, max_connections=2), FusedStore(storage_settings(settings))
+    mortal = Mortal(settings, database_url)
     dying = Scanning(
-        fused_db,
-        store,
-        Contents(fused_db, store),
+        mortal.db,
+        mortal.store,
+        Contents(mortal.db, mortal.store),
         configured(services.scanning).clamd,
         unscannable="reject",
         rescan_every=None,
@@ -221,11 +220,8 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
         before.previews.keep(file, "text", 0, "application/json", b"{}")
         given = before.delivery.url(alice, file.id)
         assert isinstance(given, PresignedRequest)
-        fused_db.fuse = store.fuse = fuse = Fuse(number, after=after)
-        with suppress(Killed):
-            everything(dying)
-        survived = not fuse.burnt
-        deaths += fuse.burnt
+        survived = mortal.survives(number, after, lambda: everything(dying))
+        deaths += not survived
         everything(configured(services.scanning))
         configured(services.scanning).bury()
         time_passes(db)
@@ -239,7 +235,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
     assert survived
     assert deaths >= 8
     before.db.close()
-    fused_db.close()
+    mortal.db.close()
 
 
 def test_an_object_that_is_gone_does_not_stop_a_rescan(

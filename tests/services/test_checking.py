@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +31,7 @@ from storage_backends.s3 import S3Store
 from tests.conftest import NOTHING
 from tests.direct import begin, checked, send_all
 from tests.material import Source
+from tests.mortal import MOMENTS, Mortal
 
 Leftovers = Callable[[], dict[str, list[str]]]
 HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
@@ -257,84 +257,21 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
 # -- T101: killed anywhere -------------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """kill -9, as far as this process is concerned: nothing that comes after happens."""
-
-
-class Fuse:
-    """Burns at the n-th call to bucket or database, before it happens or after, and lets nothing through from then on."""
-
-    def __init__(self, number: int, *, after: bool):
-        self._number = number
-        self._after = after
-        self._calls = 0
-        self.burnt = False
-
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        if self.burnt:
-            raise Killed
-        self._calls += 1
-        mine = self._calls == self._number
-        if mine and not self._after:
-            self.burnt = True
-            raise Killed
-        yield
-        if mine or self.burnt:
-            self.burnt = True
-            raise Killed
-
-
-class FusedStore(S3Store):
-    fuse: Fuse
-
-    def _call(self, operation: str, request: Callable[[], Any], *, repeatable: bool = True) -> Any:
-        with self.fuse.call():
-            return super()._call(operation, request, repeatable=repeatable)
-
-
-class FusedDatabase(Database):
-    fuse: Fuse
-
-    @contextmanager
-    def connection(self) -> Iterator[Any]:
-        with self.fuse.call(), super().connection() as tx:
-            yield tx
-
-
-class Mortal:
-    """A second gateway on the same bucket and database, which dies when its fuse burns."""
-
+class Gateway(Mortal):
     def __init__(self, settings: Settings, database_url: str):
-        self._db = FusedDatabase(database_url, max_connections=2)
-        self._store = FusedStore(storage_settings(settings))
-        intake = Intake(self._db, self._store, Admission(self._db, Rules(), AdmissionLimits(10**9, None, 100)))
-        files = Files(self._db, self._store, Contents(self._db, self._store), quota_bytes=None, cursor_secret=b"x")
+        super().__init__(settings, database_url)
+        intake = Intake(self.db, self.store, Admission(self.db, Rules(), AdmissionLimits(10**9, None, 100)))
+        files = Files(self.db, self.store, Contents(self.db, self.store), quota_bytes=None, cursor_secret=b"x")
         limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
-        self.direct = DirectUploads(self._db, self._store, intake, limits, cursor_secret=b"x")
-        self.checking = Checking(self._db, Contents(self._db, self._store), intake, files)
-
-    def survives(self, number: int, after: bool, action: Callable[[], Any]) -> bool:
-        fuse = Fuse(number, after=after)
-        self._db.fuse = self._store.fuse = fuse
-        with suppress(Killed):
-            action()
-        return not fuse.burnt
-
-    def close(self) -> None:
-        self._db.close()
+        self.direct = DirectUploads(self.db, self.store, intake, limits, cursor_secret=b"x")
+        self.checking = Checking(self.db, Contents(self.db, self.store), intake, files)
 
 
 @pytest.fixture
-def mortal(settings: Settings, services: Services, database_url: str) -> Iterator[Mortal]:
-    gateway = Mortal(settings, database_url)
+def mortal(settings: Settings, services: Services, database_url: str) -> Iterator[Gateway]:
+    gateway = Gateway(settings, database_url)
     yield gateway
-    gateway.close()
-
-
-MOMENTS = [(number, after) for number in range(1, 40) for after in (False, True)]
-# To die before a call is to die after the one before it.
-AFTER_EACH_CALL = [(1, False), *((number, after) for number, after in MOMENTS if after)]
+    gateway.db.close()
 
 
 def time_passes(db: Database, *, expires: bool) -> None:
@@ -350,7 +287,7 @@ def time_passes(db: Database, *, expires: bool) -> None:
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_killed_anywhere_in_the_beginning_nothing_is_left(
-    services: Services, mortal: Mortal, alice: Principal, db: Database, leftovers: Leftovers, size: int
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     deaths = 0
     for number, after in MOMENTS:
@@ -367,7 +304,7 @@ def test_T101_killed_anywhere_in_the_beginning_nothing_is_left(
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
     services: Services,
-    mortal: Mortal,
+    mortal: Gateway,
     alice: Principal,
     db: Database,
     bucket: Any,
@@ -405,7 +342,7 @@ def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
-    services: Services, mortal: Mortal, alice: Principal, db: Database, leftovers: Leftovers, size: int
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     assert services.direct is not None
     for number, after in MOMENTS:
@@ -433,7 +370,7 @@ def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
 
 @pytest.mark.parametrize("equal", [False, True])
 def test_T101_killed_anywhere_in_the_check_it_comes_to_the_same_end(
-    services: Services, mortal: Mortal, alice: Principal, db: Database, leftovers: Leftovers, equal: bool
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, equal: bool
 ) -> None:
     for number, after in MOMENTS:
         data = os.urandom(100)
@@ -452,7 +389,7 @@ def test_T101_killed_anywhere_in_the_check_it_comes_to_the_same_end(
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_killed_anywhere_in_an_abort_the_janitor_ends_it(
-    services: Services, mortal: Mortal, alice: Principal, db: Database, leftovers: Leftovers, size: int
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     assert services.direct is not None
     for number, after in MOMENTS:

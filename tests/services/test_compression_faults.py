@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from app import storage_settings
 from core.errors import NotFound, Unavailable
 from core.principal import Principal
 from core.ranges import Span
@@ -26,7 +25,7 @@ from services.files import FileQuery
 from settings import Settings
 from tests.compressed import compressed, raw, read, text, time_passes
 from tests.conftest import NOTHING
-from tests.services.test_checking import AFTER_EACH_CALL, Fuse, FusedDatabase, FusedStore, Killed
+from tests.mortal import AFTER_EACH_CALL, Mortal
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -173,34 +172,20 @@ def test_what_the_bucket_gives_back_differently_is_never_put_to_use(
     assert leftovers() == NOTHING
 
 
-# To die before a call is to die after the one before it.
-
-
 # -- T101: killed anywhere -------------------------------------------------------------------------------------------------
 
 
-class Mortal:
+class Gateway(Mortal):
     def __init__(self, settings: Settings, database_url: str):
-        self._db = FusedDatabase(database_url, max_connections=2)
-        self._store = FusedStore(storage_settings(settings))
-        self.compression = Compression(self._db, self._store, Contents(self._db, self._store), on=True)
-
-    def survives(self, number: int, after: bool, action: Callable[[], Any]) -> bool:
-        fuse = Fuse(number, after=after)
-        self._db.fuse = self._store.fuse = fuse
-        with suppress(Killed):
-            action()
-        return not fuse.burnt
-
-    def close(self) -> None:
-        self._db.close()
+        super().__init__(settings, database_url)
+        self.compression = Compression(self.db, self.store, Contents(self.db, self.store), on=True)
 
 
 @contextmanager
-def mortal(settings: Settings, database_url: str) -> Iterator[Mortal]:
-    gateway = Mortal(settings, database_url)
+def mortal(settings: Settings, database_url: str) -> Iterator[Gateway]:
+    gateway = Gateway(settings, database_url)
     yield gateway
-    gateway.close()
+    gateway.db.close()
 
 
 @pytest.mark.parametrize("data", [text(9000), base64.b64encode(random.Random(1).randbytes(11 * FRAME // 2))])

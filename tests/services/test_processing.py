@@ -18,8 +18,8 @@ from settings import Settings
 from storage_backends.base import StorageUnavailable
 from tests.conftest import NOTHING
 from tests.material import picture
+from tests.mortal import Fuse, FusedDatabase, FusedStore, Killed
 from tests.parsers import samples
-from tests.services.test_checking import Fuse, FusedDatabase, FusedStore, Killed
 from tests.services.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]

@@ -13,7 +13,6 @@ from uuid import UUID
 
 import pytest
 
-from app import storage_settings
 from core.content_types import Rules
 from core.errors import GatewayError, Locked, UploadGone
 from core.placement import Placement
@@ -29,7 +28,8 @@ from services.tus import NewResumable, Tus
 from settings import Settings
 from tests.conftest import NOTHING
 from tests.direct import checked, sql
-from tests.services.test_checking import Fuse, FusedDatabase, FusedStore, Killed, time_passes
+from tests.mortal import Mortal
+from tests.services.test_checking import time_passes
 
 Leftovers = Callable[[], dict[str, list[str]]]
 MIB = 1024 * 1024
@@ -56,23 +56,14 @@ class Bytes:
         self._data = b""
 
 
-class Gateway:
+class Gateway(Mortal):
     """Another process of the gateway on the same bucket and database; it may die when its fuse burns."""
 
     def __init__(self, settings: Settings, database_url: str):
-        self.db = FusedDatabase(database_url, max_connections=2)
-        self.store = FusedStore(storage_settings(settings))
-        self.db.fuse = self.store.fuse = Fuse(0, after=False)
+        super().__init__(settings, database_url)
         intake = Intake(self.db, self.store, Admission(self.db, Rules(), AdmissionLimits(10**9, None, 1000)))
         self.completing = Completing(self.db, self.store, intake)
         self.tus = Tus(self.db, self.store, intake, self.completing, ttl=timedelta(days=1))
-
-    def survives(self, number: int, after: bool, action: Callable[[], Any]) -> bool:
-        fuse = Fuse(number, after=after)
-        self.db.fuse = self.store.fuse = fuse
-        with suppress(Killed):
-            action()
-        return not fuse.burnt
 
 
 @pytest.fixture
