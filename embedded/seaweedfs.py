@@ -2,15 +2,18 @@
 
 Its defaults are made for trying it out: it listens on every interface, reports telemetry, opens a dozen ports and
 quietly takes others where one is used. Here every port is named, on loopback, chosen once and kept; S3 asks for the
-credentials made at the first start. Its filer and volume ports still have no password of their own: on a machine with
-several users, any of them can read the data through those. The embedded default is for machines with one user.
+credentials made at the first start. Its inner ports ask for secrets that are made then too (security.toml): the filer
+and the volumes for a JWT, the master, the admin server and everything that speaks gRPC for a certificate. What stays
+open is GET /status of the volume port, which tells the folder of the data and the space on its disk.
 """
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import os
+import secrets
 import shutil
 import signal
 import sysconfig
@@ -20,6 +23,9 @@ from pathlib import Path
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from embedded.child import (
     Child,
@@ -38,6 +44,10 @@ PORTS = ("s3", "master", "filer", "volume", "admin")
 GRPC_ABOVE = 10_000                   # SeaweedFS: the gRPC port of each server is its HTTP port + 10000
 START_PATIENCE = 90                   # seconds
 ACCESS_KEY = "gateway"
+# Sections of security.toml: who signs and asks for a JWT, who speaks gRPC, and whose HTTP port nobody but us needs.
+JWT = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+GRPC = ("master", "volume", "filer", "s3", "admin", "worker", "mq", "msg_broker", "msg_agent", "client")
+HTTPS = ("master", "admin")
 # A limit for Go's collector, not for the process: 411 MiB at the peak of large transfers instead of 830-1400.
 MEMORY = "512MiB"
 
@@ -75,6 +85,7 @@ def start(data_dir: Path) -> SeaweedFS:
     binary = _binary()
     base = private_directory(data_dir.absolute())
     secret_key = kept_secret(base / "secret-key")
+    _make_security(base)
     volumes, log = private_directory(base / "data"), base / "server.log"
     pid_file = base / "server.pid"
     leftover = read_json(pid_file)
@@ -98,7 +109,7 @@ def start(data_dir: Path) -> SeaweedFS:
             log=log,
             stop_signal=signal.SIGTERM,
             umask=0o077,
-            cwd=base,
+            cwd=base,                             # where it looks for security.toml
         )
         write_private(pid_file, str(child.process.pid))
         server = SeaweedFS(child, ports=ports, secret_key=secret_key)
@@ -122,6 +133,43 @@ def _binary() -> Path:
             "to a bucket's server."
         )
     return Path(found)
+
+
+def _make_security(base: Path) -> None:
+    """Write security.toml, which SeaweedFS reads in its working directory, and the certificate it names; once."""
+    settings = base / "security.toml"
+    if settings.exists():
+        return
+    certificate, key = _certificate()
+    write_private(base / "certificate.pem", certificate)
+    write_private(base / "certificate-key.pem", key)
+    ca, tls = 'ca = "certificate.pem"\n', 'cert = "certificate.pem"\nkey = "certificate-key.pem"\n'
+    sections = [
+        *((name, f'key = "{secrets.token_urlsafe(32)}"\n') for name in JWT),
+        ("grpc", ca),
+        *((f"grpc.{name}", tls) for name in GRPC),
+        *((f"https.{name}", tls + ca) for name in HTTPS),
+        ("filer.expose_directory_metadata", "enabled = false\n"),
+    ]
+    write_private(settings, "\n".join(f"[{name}]\n{body}" for name, body in sections))
+
+
+def _certificate() -> tuple[str, str]:
+    """A certificate that signed itself, and its key, in PEM: whoever has the key is let in."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "embedded seaweedfs")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))          # clocks are set back
+        .not_valid_after(now + datetime.timedelta(days=36_500))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
 
 
 def _ports(kept: Path) -> dict[str, int]:

@@ -1,0 +1,172 @@
+"""What the embedded S3 server's ports give and do for callers without credentials, web pages above all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import re
+import socket
+import ssl
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from embedded import seaweedfs
+from embedded.seaweedfs import GRPC_ABOVE, SeaweedFS
+from storage_backends import open_store
+from tests.servers import BUCKET, S3Server
+
+KEY, BYTES = "files/2026/11/0199.txt", b"kept for its owner"
+FOREIGN = {"Origin": "http://evil.test"}
+# Told to anybody: the folder of the data, and the space on its disk.
+OPEN = {("volume", "/status")}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ports")
+
+
+@pytest.fixture(scope="module")
+def server(base: Path) -> Iterator[SeaweedFS]:
+    running = seaweedfs.start(base)
+    store(running).ensure_bucket()
+    store(running).put(KEY, BYTES, content_type="text/plain")
+    yield running
+    running.kill()
+
+
+def store(server: SeaweedFS) -> Any:
+    return open_store(S3Server(server.endpoint, server.access_key, server.secret_key, BUCKET).settings())
+
+
+def unchanged(server: SeaweedFS) -> bool:
+    with store(server).open(KEY) as reader:
+        return reader.read() == BYTES and [info.key for info in store(server).list_objects("")] == [KEY]
+
+
+def fid(server: SeaweedFS, base: Path) -> str:
+    """Where the object's bytes lie in the volumes, asked of the filer with its own key for reading."""
+    secret = tomllib.loads((base / "security.toml").read_text())["jwt"]["filer_signing"]["read"]["key"]
+    claims = {"exp": int(time.time()) + 60}
+    signed = ".".join(_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    token = f"{signed}.{_base64(hmac.digest(secret.encode(), signed.encode(), hashlib.sha256))}"
+    entry = requests.get(
+        f"http://127.0.0.1:{server.ports['filer']}/buckets/{BUCKET}/{KEY}?metadata=true",
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=10,
+    )
+    assert entry.status_code == 200, "the key opens nothing: this test would prove nothing"
+    found = re.search(r'"file_id":\s*"([^"]+)"', entry.text)
+    assert found, entry.text
+    return found.group(1)
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def test_T131_only_the_ports_that_are_named_are_open_and_on_loopback(server: SeaweedFS) -> None:
+    pid = server.child.process.pid
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    mine = {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
+    listening = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in mine:
+                listening.add(words[1])
+    ports = [port + above for port in server.ports.values() for above in (0, GRPC_ABOVE)]
+    assert listening == {f"0100007F:{port:04X}" for port in ports}
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_T131_no_port_gives_data_to_a_page_or_does_what_it_asks(server: SeaweedFS, base: Path) -> None:
+    """Nor to any program without credentials: what is not refused says no more than ``OPEN`` tells."""
+    place = f"/buckets/{BUCKET}/{KEY}"
+    stored_at = fid(server, base)
+    tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "4"}
+    attempts: dict[str, list[tuple[str, str, dict[str, str]]]] = {
+        "s3": [("GET", path, {}) for path in ("/", f"/{BUCKET}", f"/{BUCKET}/{KEY}", "/metrics")]
+        + [(method, f"/{BUCKET}/{KEY}", {}) for method in ("PUT", "DELETE", "POST")]
+        + [("POST", "/?Action=ListUsers&Version=2010-05-08", {}), ("DELETE", f"/{BUCKET}", {})],
+        "filer": [
+            ("GET", path, {})
+            for path in ("/", "/buckets/", f"/buckets/{BUCKET}/", place, f"{place}?metadata=true", "/etc/", "/metrics")
+        ]
+        + [(method, place, {}) for method in ("PUT", "POST", "DELETE")]
+        + [("DELETE", f"/buckets/{BUCKET}?recursive=true", {}), ("POST", f"{place}?mv.from={place}", {})]
+        + [("POST", f"/.tus/buckets/{BUCKET}/files/evil.txt", tus), ("HEAD", "/.tus/.uploads/x", tus)],
+        "volume": [("GET", path, {}) for path in (f"/{stored_at}", "/status", "/stats/disk", "/ui/index.html", "/metrics")]
+        + [(method, f"/{stored_at}", {}) for method in ("PUT", "POST", "DELETE")],
+        "master": [
+            ("GET", path, {})
+            for path in (
+                "/", "/dir/status", "/dir/assign", "/dir/lookup?volumeId=1", "/vol/status", "/vol/grow?count=1",
+                "/vol/vacuum", f"/col/delete?collection={BUCKET}", f"/{stored_at}", "/cluster/status", "/metrics",
+            )
+        ]
+        + [("POST", "/submit", {}), ("POST", f"/col/delete?collection={BUCKET}", {})],
+        "admin": [("GET", path, {}) for path in ("/", "/health", "/metrics", "/api/s3/buckets", "/static/css/admin.css")]
+        + [("POST", "/api/s3/buckets", {}), ("DELETE", f"/api/s3/buckets/{BUCKET}", {})],
+    }
+    assert attempts.keys() == server.ports.keys()
+    for name, requests_of_it in attempts.items():
+        for method, path, headers in requests_of_it:
+            for scheme in ("http", "https"):
+                try:
+                    answer = requests.request(
+                        method, f"{scheme}://127.0.0.1:{server.ports[name]}{path}",
+                        headers={**FOREIGN, **headers}, data=b"evil" if method in ("PUT", "POST") else None,
+                        timeout=10, verify=False, allow_redirects=False,
+                    )
+                except requests.ConnectionError:                     # no TLS there, or none without a certificate
+                    continue
+                known = (name, path) in OPEN and "Access-Control-Allow-Origin" not in answer.headers
+                assert answer.status_code >= 400 or known, (name, method, path, answer.status_code, answer.text[:200])
+                assert BYTES not in answer.content
+    assert unchanged(server)
+
+
+@pytest.mark.parametrize("name", seaweedfs.PORTS)
+def test_T131_grpc_is_closed_without_our_certificate(server: SeaweedFS, base: Path, name: str) -> None:
+    address = ("127.0.0.1", server.ports[name] + GRPC_ABOVE)
+    with socket.create_connection(address, timeout=10) as plain:
+        plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
+        assert b"\0\0" not in plain.recv(64)[:2], "it speaks HTTP/2 without TLS"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with pytest.raises(OSError), _spoken_with(context, address) as nobody:
+        nobody.recv(64)
+    context.load_cert_chain(base / "certificate.pem", base / "certificate-key.pem")
+    with _spoken_with(context, address) as us:
+        assert us.recv(64), "with the certificate it is open: the refusal above is for its lack"
+
+
+def _spoken_with(context: ssl.SSLContext, address: tuple[str, int]) -> ssl.SSLSocket:
+    """A TLS connection on which HTTP/2 was begun; TLS 1.3 refuses a client at its first read."""
+    client = context.wrap_socket(socket.create_connection(address, timeout=10))
+    client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    return client
+
+
+def test_T131_its_secrets_and_sockets_are_for_its_user_alone(server: SeaweedFS, base: Path) -> None:
+    private = [base / name for name in ("security.toml", "certificate-key.pem", "secret-key")]
+    sockets = [
+        path
+        for port in server.ports.values()
+        for number in (port, port + GRPC_ABOVE)
+        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock")
+    ]
+    assert sockets
+    for path in private + sockets:
+        assert path.stat().st_mode & 0o077 == 0, path
