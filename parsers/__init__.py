@@ -6,6 +6,8 @@ blobs)``, where data are bytes, or a file if it ``SEEKS``. It may fail in any wa
 ``ParserFailed``.
 """
 
+from collections.abc import Sequence
+
 
 class ParserFailed(Exception):
     """The file could not be parsed; a normal result, not to be retried. ``reason`` is written for people."""
@@ -17,3 +19,11 @@ class ParserFailed(Exception):
 
 class Unsupported(ParserFailed):
     """The parser does not know this kind of file."""
+
+
+class WeakSandbox(Exception):
+    """Nothing was parsed, since the child's process lacks locks, which ``missing`` names."""
+
+    def __init__(self, missing: Sequence[str]):
+        super().__init__(f"The sandbox of parsers lacks {' and '.join(missing)}")
+        self.missing = tuple(missing)

@@ -8,6 +8,7 @@ import pillow_heif
 
 from parsers import image
 
+THREADS = True  # its HEVC decoder works in one of its own
 pillow_heif.options.THUMBNAILS = False
 pillow_heif.options.DECODE_THREADS = 1
 pillow_heif.register_heif_opener()

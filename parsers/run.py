@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -30,12 +31,13 @@ from core import previewable
 from core.content_types import canonical
 from core.names import extension as extension_of
 from core.previewable import Family, Kind
-from parsers import ParserFailed, Unsupported
+from parsers import ParserFailed, Unsupported, WeakSandbox
 from parsers.ranged import ASK, MAX_ASKS, MAX_LENGTH, SPAN
 from parsers.words import MAX_BYTES
 
 __all__ = [
-    "Answer", "Limits", "ParserFailed", "RangedSource", "Reading", "Thumbnail", "Unsupported", "kinds", "read", "run",
+    "Answer", "Limits", "ParserFailed", "RangedSource", "Reading", "Thumbnail", "Unsupported", "WeakSandbox", "kinds",
+    "missing_locks", "read", "run",
 ]  # fmt: skip
 
 MIB = 1024 * 1024
@@ -152,13 +154,15 @@ def read(
     sizes: Sequence[int] = (),
     format: Literal["webp", "jpeg", "png"] = "webp",
     page: int = 1,
+    strict: bool = False,
 ) -> Reading:
     """What a file shows, says and is about: one child process, one decode.
 
     ``mime_type`` is the stored type, ``name`` the file's name, whose extension tells one plain text from another.
     ``sizes`` are the boxes, in pixels, that "picture" is made for; ``page`` is for documents that have pages.
     Unsupported for a type that nobody reads, an encrypted file, a page that is not there; ParserFailed where the file is
-    broken, too large or hostile. Errors that the source raises pass through."""
+    broken, too large or hostile; if ``strict``, WeakSandbox where a lock can't be had. Errors that the source raises pass
+    through."""
     extension = extension_of(name)
     reader = _reader(previewable.family(mime_type, extension))
     if reader is None:
@@ -168,7 +172,13 @@ def read(
         "sizes": list(sizes), "format": format, "page": page, "head": reader.head,
     }  # fmt: skip
     answer = run(
-        reader.parser, source, arguments, limits=reader.limits, head=reader.head, ranges=reader.ranges
+        reader.parser,
+        source,
+        arguments,
+        limits=reader.limits,
+        head=reader.head,
+        ranges=reader.ranges,
+        strict=strict,
     )
     try:
         values = _plain(answer.values)
@@ -180,6 +190,18 @@ def read(
         return Reading(**{**told, "metadata": told["metadata"] or {}}, pictures=shown)
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ParserFailed("The parser's answer can't be read") from error
+
+
+@cache
+def missing_locks() -> tuple[str, ...]:
+    """The locks of parsers/locks.py that a child can't have on this machine, found out once by starting one.
+
+    ParserFailed where none can be started."""
+    try:
+        run("locks", BytesIO(), {}, strict=True)
+    except WeakSandbox as weak:
+        return weak.missing
+    return ()
 
 
 _TOLD = {"metadata": dict, "text": str, "text_language": str, "document": dict, "contents": dict}
@@ -213,17 +235,19 @@ def run(
     limits: Limits | None = None,
     head: int | None = None,
     ranges: int | None = None,
+    strict: bool = False,
 ) -> Answer:
     """What ``parsers.<parser>.parse`` made of the source's bytes, or ParserFailed.
 
     With ``head`` it is given that many bytes from the beginning, and the rest is not read. With ``ranges`` it is given
-    what it asks for of a RangedSource of more bytes than that. Errors that the source raises pass through."""
+    what it asks for of a RangedSource of more bytes than that. ``strict``: WeakSandbox where the child can't have every
+    lock, and nothing was parsed. Errors that the source raises pass through."""
     limits = limits or Limits()
     folder = tempfile.mkdtemp(prefix="parser-")
     try:
         seeks = isinstance(source, RangedSource) and ranges is not None and source.size > ranges
         ranged = cast("RangedSource", source) if seeks else None
-        with _Child(parser, arguments, limits, folder, ranged) as child:
+        with _Child(parser, arguments, limits, folder, ranged, strict) as child:
             if ranged is None:
                 child.feed(source, head)
             return child.answer()
@@ -233,15 +257,22 @@ def run(
 
 class _Child:
     def __init__(
-        self, parser: str, arguments: dict[str, Any], limits: Limits, folder: str, ranged: RangedSource | None
+        self,
+        parser: str,
+        arguments: dict[str, Any],
+        limits: Limits,
+        folder: str,
+        ranged: RangedSource | None,
+        strict: bool,
     ):
         own = {name: getattr(limits, name) for name in _CHILDS}
         own["ranged"] = ranged.size if ranged else 0
         self._ranged = ranged
-        command = [sys.executable, "-I", "-c", _START, parser, json.dumps(arguments), json.dumps(own)]
+        words = {"parser": parser, "arguments": arguments, "limits": own, "parent": os.getpid(), "strict": strict}
+        body = json.dumps(words).encode()
         self._limits = limits
         self._process = subprocess.Popen(  # noqa: S603 our own interpreter and our own words, no shell
-            [*command, str(os.getpid()), _ROOT],
+            [sys.executable, "-I", "-c", _START, _ROOT],  # everybody on the machine can read these
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             cwd=folder, start_new_session=True,
             # One arena: otherwise each of a library's threads reserves 64 MiB of the address space.
@@ -252,6 +283,10 @@ class _Child:
         self._timer = threading.Timer(limits.wall_seconds, self._time_is_up)
         self._timer.daemon = True
         self._timer.start()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(struct.pack(">I", len(body)) + body)
+            self._process.stdin.flush()
 
     def __enter__(self) -> _Child:
         return self
@@ -293,6 +328,8 @@ class _Child:
             raise ParserFailed("The parser's answer is too large")
         try:
             values = json.loads(self._read(length))
+            if "missing" in values:
+                raise WeakSandbox([str(lock) for lock in values["missing"]])
             if "unsupported" in values:
                 raise Unsupported(str(values["unsupported"]))
             if "failed" in values:
