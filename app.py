@@ -22,6 +22,7 @@ import api
 import commands
 from core.content_types import Rules
 from db import Database
+from parsers.locks import hide
 from services import Services
 from services.access import Access
 from services.admission import Admission, AdmissionLimits
@@ -138,7 +139,12 @@ def wire(settings: Settings) -> Services:
         direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
         tus = Tus(db, store, intake, Completing(db, store, intake), ttl=upload_ttl)
     previews = Previews(
-        db, store, contents, Turns(places=settings.preview_places), scanned_only=scanning is not None
+        db,
+        store,
+        contents,
+        Turns(places=settings.preview_places),
+        scanned_only=scanning is not None,
+        strict=settings.strict_sandbox,
     )
     return Services(
         db=db,
@@ -172,6 +178,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
 
 
 def main(arguments: list[str]) -> int:
+    hide()  # the settings below are secrets, and decoders run as the same user
     try:
         settings = Settings()
     except ValidationError as error:

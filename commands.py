@@ -19,7 +19,7 @@ from core.errors import GatewayError
 from core.ids import FILE_PREFIX
 from core.principal import Role
 from db.jobs import QUEUES
-from services import Services
+from services import Services, sandbox
 from services.jobs import JobQuery
 from settings import Settings
 from storage_backends import StorageSettings, open_store
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("migrate", help="bring the database to the newest revision")
     commands.add_parser("bootstrap", help="migrate, make bucket, CORS rules and a first admin key")
     commands.add_parser("env", help="print the running deployment's settings as shell assignments")
-    doctor = commands.add_parser("doctor", help="check what the configured bucket and virus scanner can do")
+    doctor = commands.add_parser("doctor", help="check what bucket, virus scanner and sandbox can do")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     janitor = commands.add_parser("janitor", help="one clean-up run")
     janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -113,6 +113,7 @@ def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     import web_server
 
+    sandbox.suffices(strict=settings.strict_sandbox)  # looked up here once for all its processes
     telemetry.share_metrics(settings.data_dir)
     (
         wiring.database_url(settings),
@@ -124,6 +125,8 @@ def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _worker(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     from jobs import worker
 
+    if not sandbox.suffices(strict=settings.strict_sandbox):
+        raise ValueError("parsers can't be locked in here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
     queues = [name.strip() for name in words.queues.split(",") if name.strip()]
     if not queues or not set(queues) <= set(QUEUES):
         raise ValueError(f"--queues takes some of {', '.join(QUEUES)}")
@@ -191,6 +194,7 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
 
     store = open_store(wiring.storage_settings(settings))
     checks = examine(store, origins=settings.cors_origins or (settings.base_url,))
+    checks += sandbox.examine(strict=settings.strict_sandbox)
     if settings.clamd_url is not None:
         checks += scanner_doctor.examine(configured(wiring.wire(settings).scanning).clamd)
     if words.json:

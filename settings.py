@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     max_zip_bytes: int = Field(default=50 * GIB, ge=1)
     # Previews made inside requests of one web process at a time; for one owner, one at a time.
     preview_places: int = Field(default=2, ge=1, le=64)
+    # Parse files in production also where the kernel lacks Landlock or seccomp, which lock parsers in.
+    allow_weak_sandbox: Literal["on", "off"] = "off"
     trash_days: int = Field(default=30, ge=0)
     compression: Literal["on", "off"] = "on"  # store with zstd what shrinks by a tenth; off: what is compressed stays so
 
@@ -107,6 +109,11 @@ class Settings(BaseSettings):
         if value is not None and not re.fullmatch(r"tcp://[^/:]+:\d{1,5}|unix://(/.+)", value):
             raise ValueError("must be tcp://host:port or unix:///path")
         return value
+
+    @property
+    def strict_sandbox(self) -> bool:
+        """Whether files are parsed only behind every lock."""
+        return self.environment == "production" and self.allow_weak_sandbox == "off"
 
     @property
     def base_url(self) -> str:

@@ -8,6 +8,7 @@ import structlog
 
 from core.errors import Unavailable
 from db import Database, jobs
+from services import sandbox
 from services.scanning import Scanning
 from storage_backends.base import ObjectStore, StorageError
 
@@ -29,6 +30,7 @@ class Health:
             "database": self._database(),
             "bucket": self._bucket(),
             **self._queues(),
+            "sandbox": "weak" if sandbox.missing() else True,
         }
         return checks if self._scanning is None else checks | self._scanner(self._scanning)
 

@@ -18,7 +18,14 @@ from uuid import UUID
 import structlog
 
 from core import names
-from core.errors import ContentMissing, GatewayError, InvalidInput, PreviewFailed, PreviewUnsupported
+from core.errors import (
+    ContentMissing,
+    GatewayError,
+    InvalidInput,
+    PreviewFailed,
+    PreviewUnsupported,
+    Unavailable,
+)
 from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
 from core.ranges import Span, etag_matches
@@ -82,13 +89,15 @@ class _Shape:
 
 class Previews:
     def __init__(
-        self, db: Database, store: ObjectStore, contents: Contents, turns: Turns, *, scanned_only: bool
+        self, db: Database, store: ObjectStore, contents: Contents, turns: Turns, *, scanned_only: bool,
+        strict: bool,
     ):
         self._db = db
         self._store = store
         self._contents = contents
         self._turns = turns
         self._scanned_only = scanned_only
+        self._strict = strict  # nothing is parsed without every lock (services/sandbox.py)
 
     # -- what a request asks for ---------------------------------------------------------------------------------------
 
@@ -193,6 +202,7 @@ class Previews:
                 sizes=tuple(sizes),
                 format=format,
                 page=page,
+                strict=self._strict,
             )
 
     def keep(
@@ -354,3 +364,5 @@ def _as_results() -> Iterator[None]:
         raise PreviewUnsupported(error.reason) from error
     except parsers.ParserFailed as error:
         raise PreviewFailed(error.reason) from error
+    except parsers.WeakSandbox as error:
+        raise Unavailable("Previews are not made here: the sandbox of parsers is incomplete.") from error

@@ -1,47 +1,22 @@
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from parsers import run as runner
-from parsers.run import Answer, Limits, ParserFailed, Unsupported
+from parsers.run import Answer, ParserFailed, Unsupported
+from tests.parsers.conftest import Parse
 
-ROOT = Path(__file__).parents[2]
 LINUX = sys.platform == "linux"
-Parse = Callable[..., Answer]
-
-
-@pytest.fixture
-def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parse:
-    """Run a parser whose ``parse(data, arguments)`` has the given body."""
-
-    def parse_with(
-        code: str, data: bytes = b"", arguments: dict[str, Any] | None = None, **limits: Any
-    ) -> Answer:
-        module = "import os, signal, socket, subprocess, sys, time\ndef parse(data, arguments):\n"
-        (tmp_path / "probe.py").write_text(module + textwrap.indent(textwrap.dedent(code), "    "))
-        start = (
-            "import sys; sys.path.insert(0, sys.argv.pop()); import parsers\n"
-            f"parsers.__path__.append({str(tmp_path)!r})\n"
-            "from parsers.child import main; main()"
-        )
-        monkeypatch.setattr(runner, "_START", start)
-        return runner.run("probe", io.BytesIO(data), arguments or {}, limits=Limits(**limits))
-
-    return parse_with
 
 
 def alive(pid: int) -> bool:
@@ -68,7 +43,7 @@ def test_T91_the_environment_is_empty_and_the_folder_its_own(
     monkeypatch.setenv("S3_SECRET_KEY", "secret")
     before = set(os.listdir(tempfile.gettempdir()))
     values = parse(
-        "open('left', 'w').close(); return {'env': dict(os.environ), 'cwd': os.getcwd()}, []"
+        "open('left', 'w').close(); return {'env': dict(os.environ), 'cwd': os.getcwd()}, []", locked=False
     ).values
     assert set(values["env"]) <= {
         "TMPDIR",
@@ -123,6 +98,7 @@ def test_T91_the_wall_limit_kills_the_whole_group(parse: Parse, tmp_path: Path) 
             os.makedirs('x', exist_ok=True)
             time.sleep(300)
             """,
+            locked=False,
             wall_seconds=2,
         )
     if LINUX:
@@ -139,7 +115,8 @@ def test_T91_a_grandchild_does_not_outlive_a_good_answer(parse: Parse) -> None:
         if child == 0:
             time.sleep(300)
         return {'pid': child}, []
-        """
+        """,
+        locked=False,
     ).values["pid"]
     deadline = time.monotonic() + 10
     while alive(pid) and time.monotonic() < deadline:
@@ -157,47 +134,6 @@ def test_T91_files_and_descriptors_are_limited(parse: Parse) -> None:
     ).values
     assert (values["CORE"], values["FSIZE"], values["NOFILE"], values["CPU"]) == (0, 64 << 20, 64, 10)
     assert not LINUX or values["AS"] == 1 << 30
-
-
-@pytest.mark.skipif(not LINUX or os.uname().machine not in ("x86_64", "aarch64"), reason="seccomp is Linux's")
-def test_T91_no_network_no_programs_no_signals(parse: Parse) -> None:
-    values = parse(
-        """
-        refused = []
-        for name, attempt in {
-            'socket': lambda: socket.socket(), 'unix': lambda: socket.socket(socket.AF_UNIX),
-            'execve': lambda: os.execv('/bin/true', ['true']), 'kill': lambda: os.kill(os.getppid(), 0),
-        }.items():
-            try:
-                attempt()
-            except PermissionError:
-                refused.append(name)
-        return {'refused': refused}, []
-        """
-    ).values
-    assert values["refused"] == ["socket", "unix", "execve", "kill"]
-
-
-def has_landlock() -> bool:
-    return LINUX and ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1) > 0
-
-
-@pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
-def test_T91_no_credentials_of_the_gateway(parse: Parse) -> None:
-    """An empty environment is worth little while the parent's can be read in /proc, or settings in .env."""
-    values = parse(
-        """
-        refused = []
-        for path in (f'/proc/{os.getppid()}/environ', '/proc/self/maps', '/etc/passwd', arguments['settings']):
-            try:
-                open(path, 'rb').close()
-            except PermissionError:
-                refused.append(path)
-        return {'refused': len(refused)}, []
-        """,
-        arguments={"settings": str(ROOT / "pyproject.toml")},
-    ).values
-    assert values["refused"] == 4
 
 
 def test_T91_a_large_input_is_refused(parse: Parse) -> None:

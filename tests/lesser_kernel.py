@@ -1,0 +1,32 @@
+"""``python lesser_kernel.py landlock|seccomp COMMAND…``: run a command as on a kernel that lacks one of the two."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+
+SECCOMP = {"x86_64": 317, "aarch64": 277}
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
+
+
+def main(lacking: str, *command: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    calls = (444, 445, 446) if lacking == "landlock" else (SECCOMP[platform.machine()],)
+    # Load the call's number; where it is one of these, ENOSYS; else allow.
+    program = [(0x20, 0, 0, 0)]
+    for call in calls:
+        program += [(0x15, 0, 1, call), (0x06, 0, 0, 0x50000 | 38)]
+    program.append((0x06, 0, 0, 0x7FFF0000))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+    filter = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if libc.prctl(_PR_SET_SECCOMP, 2, filter, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
