@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services import Services
+from services import Services, sandbox
 from tests.client import GatewayClient
 from tests.each import each
 
@@ -261,7 +261,12 @@ def test_T124_readiness_tells_no_more_than_it_must(
 ) -> None:
     assert anonymous.get("/readyz").json == {
         "status": "ready",
-        "checks": {"database": True, "bucket": True, "queue": True},
+        "checks": {
+            "database": True,
+            "bucket": True,
+            "queue": True,
+            "sandbox": "weak" if sandbox.missing() else True,
+        },
     }
     monkeypatch.setattr(
         type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True}

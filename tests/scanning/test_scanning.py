@@ -22,7 +22,7 @@ from core.principal import Principal
 from core.scan import read_answer, read_version
 from db import Database
 from db.files import FileRecord
-from services import Services, scanner_doctor
+from services import Services, sandbox, scanner_doctor
 from services.clamd import Clamd as ClamdClient
 from services.clamd import ScannerSettings
 from services.scanning import configured
@@ -316,6 +316,7 @@ def test_T124_readiness_names_the_scanner(services: Services, scanner: Clamd, an
         "database": True,
         "bucket": True,
         "queue": True,
+        "sandbox": "weak" if sandbox.missing() else True,
         "clamd": True,
         "signature_age": "unknown",
     }
