@@ -33,9 +33,10 @@ def main() -> None:
     module = importlib.import_module(f"parsers.{told['parser']}")  # before the locks: imports read many files
     missing = locks.lock(threads=getattr(module, "THREADS", False))
     if missing and told["strict"]:
-        said, blobs = {"missing": missing}, []
+        answered: tuple[dict[str, Any], list[bytes]] = {"missing": missing}, []
     else:
-        said, blobs = _parse(module, told["arguments"], _input(module, told["limits"], answer))
+        answered = _parse(module, told["arguments"], _input(module, told["limits"], answer))
+    said, blobs = answered
     body = json.dumps(
         {**said, "blobs": [len(blob) for blob in blobs]}, allow_nan=False, ensure_ascii=False
     ).encode(errors="surrogatepass")

@@ -1,4 +1,6 @@
-"""``python lesser_kernel.py landlock|seccomp COMMAND…``: run a command as on a kernel that lacks one of the two."""
+"""``python lesser_kernel.py landlock|seccomp|nothing COMMAND…``: run a command as on a kernel that lacks one of the two.
+
+Without capabilities in any case, as in the image: between two processes of root that have all, the kernel hides nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +11,14 @@ import struct
 import sys
 
 SECCOMP = {"x86_64": 317, "aarch64": 277}
-_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
+_PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 22, 24, 38
 
 
 def main(lacking: str, *command: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    calls = (444, 445, 446) if lacking == "landlock" else (SECCOMP[platform.machine()],)
+    calls = {"landlock": (444, 445, 446), "seccomp": (SECCOMP[platform.machine()],), "nothing": ()}[lacking]
+    for capability in range(64):
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # root would get them back from the new program
     # Load the call's number; where it is one of these, ENOSYS; else allow.
     program = [(0x20, 0, 0, 0)]
     for call in calls:
