@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 import sys
 from typing import Any
@@ -124,10 +123,11 @@ def _ruleset(libc: ctypes.CDLL) -> int:
 
 def _seccomp(libc: ctypes.CDLL, threads: bool) -> bool:
     """What is not allowed fails with EPERM, or as in an old kernel, so that libc does it in the older way."""
-    if platform.machine() not in _MACHINES:
+    machine = os.uname().machine
+    if machine not in _MACHINES:
         return False
-    architecture, seccomp = _MACHINES[platform.machine()]
-    column = list(_MACHINES).index(platform.machine()) + 1
+    architecture, seccomp = _MACHINES[machine]
+    column = list(_MACHINES).index(machine) + 1
     load, equal, at_least, mask, give = 0x20, 0x15, 0x35, 0x54, 0x06  # BPF: LD, JEQ, JGE, AND, RET; of constants
     allow, refuse, unknown = 0x7FFF0000, 0x50000 | _EPERM, 0x50000 | _ENOSYS
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, refuse), (load, 0, 0, 0)]

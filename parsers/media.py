@@ -24,6 +24,8 @@ from parsers.thumbhash import placeholder
 SEEKS = True
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,ogg,asf,mp3,aac,wav,w64,flac,aiff,amr,au,caf,ape,wv"
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none", "probesize": "8000000"}
+# Tags that are not UTF-8 are no error; PyAV 19 (Python 3.12 and newer) needs not be told.
+_LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if av.__version__ < "19" else {}
 _SECONDS = 6.0  # of processor time
 _MAX_PIXELS = 64_000_000
 _POSTERS = (0.1, 0.3, 0.0)  # of the duration; the first that is not all but one colour
@@ -42,7 +44,7 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     """Metadata (format, duration, width, height, video, audio, title, gps, placeholder) and pictures."""
     sizes = pictures.sizes_of(arguments)
     try:
-        with av.open(file, "r", options=_OPTIONS, metadata_errors="ignore") as container:
+        with av.open(file, "r", options=_OPTIONS, **_LENIENT) as container:
             metadata = _told(container)
             if not sizes:
                 return {"metadata": metadata}, []
