@@ -208,7 +208,7 @@ def upload_form() -> Response:
     refuse_encoded()
     return _once(
         _store_form,
-        lambda transcript: _read_form(transcript, lambda part, reader: None),
+        lambda transcript: _read_form(transcript, lambda part, reader, placement: None),
         lambda facts: _form_answer(_files_of(facts), facts["rejected"], facts["session"]),
     )
 
@@ -217,8 +217,11 @@ def _store_form(transcript: Transcript) -> Response:
     with services().intake.batch(principal(), protocol="form", session_id=_session_id()) as batch:
         placement = _read_form(
             transcript,
-            lambda part, reader: batch.receive(
-                name=part.filename, claimed_type=part.content_type or None, stream=reader
+            lambda part, reader, placement: batch.receive(
+                name=part.filename,
+                claimed_type=part.content_type or None,
+                stream=reader,
+                placement=placement,
             ),
         )
         outcome = batch.commit(placement, within=transcript.committed)
@@ -246,8 +249,9 @@ def _files_of(facts: Any) -> list[FileRecord]:
     return [services().files.get(principal(), UUID(file_id)) for file_id in facts["files"]]
 
 
-def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable], None]) -> Placement:
-    """Read the entire body, handing over each file as it arrives; then where the files are to go."""
+def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Placement], None]) -> Placement:
+    """Read the entire body, handing over each file as it arrives, with what the fields before it say; then where the files
+    are to go."""
     checksums = Checksums.of_request()
     body = RequestBody(hashes=checksums.names)
     limits = FormLimits(max_files=http().max_files_per_request)
@@ -270,7 +274,7 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable], None
             files += 1
             digest = transcript.of_file(part.name, part.filename)
             reader = digest.reading(part)
-            take(part, reader)
+            take(part, reader, _placement_of_fields(fields))
             _skip_rest(reader)
             digest.end()
     if not files:
@@ -343,6 +347,7 @@ def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> R
             stream=digest.reading(body),
             size=body.length,
             content_md5=checksums.md5,
+            placement=placement,
             sha256=checksums.sha256.hex() if checksums.sha256 else None,
         )
         if batch.rejected:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from db import Tx, execute, many, one, scalar
 from db.uploads import COLUMNS as UPLOAD_COLUMNS
-from db.uploads import UploadRecord
+from db.uploads import FAIRLY, UploadRecord
 
 MAX_PART_NUMBER = 10_000
 
@@ -275,17 +275,19 @@ def declare_size(tx: Tx, upload_id: UUID, size: int, *, token: int) -> UploadRec
 
 # -- what nobody ended -------------------------------------------------------------------------------------------------------
 
-_ALL_THERE = """
-select u.id from uploads u join resumable_uploads r on r.upload_id = u.id
-where u.status in ('pending', 'uploading') and u.size = r.received and not r.partial and r.sources is null
-and u.expires_at > now() and coalesce(r.held_until < now(), true)
-order by u.expires_at limit %(limit)s
+_ALL_THERE = f"""
+select {UPLOAD_COLUMNS} from uploads u
+where u.status in ('pending', 'uploading') and u.expires_at > now() and coalesce(u.retry_at <= now(), true)
+and exists (
+    select from resumable_uploads r where r.upload_id = u.id and r.received = u.size and not r.partial and r.sources is null
+    and coalesce(r.held_until < now(), true))
+order by {FAIRLY} limit %(limit)s
 """
 
 
-def all_there(tx: Tx, *, limit: int) -> list[UUID]:
+def all_there(tx: Tx, *, limit: int) -> list[UploadRecord]:
     """Uploads whose every byte is durable and that nobody is completing: their writer died before it could."""
-    return [row[0] for row in tx.execute(_ALL_THERE, {"limit": limit}).fetchall()]
+    return many(tx, UploadRecord, _ALL_THERE, {"limit": limit})
 
 
 _KEYS = """

@@ -20,7 +20,7 @@ from db import Tx, execute, many, one, scalar
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
     " reserved, part_size, folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, file_id,"
-    " problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue"
+    " problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, tries, in_folder"
 )
 
 
@@ -53,6 +53,8 @@ class UploadRecord:
     updated_at: datetime
     expires_at: datetime
     overdue: bool
+    tries: int                          # of the sweep, that failed for what the upload is
+    in_folder: bool                     # begun for a folder; where folder_id is None, it was deleted since
 
     @property
     def placement(self) -> Placement:
@@ -118,10 +120,10 @@ open as (
     ) o
 )
 insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
-                     folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, expires_at)
+                     folder_id, in_folder, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, expires_at)
 select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
-       %(reserve)s, %(part_size)s, %(folder_id)s, %(visibility)s, %(tags)s, %(on_duplicate)s, %(metadata)s, %(sha256)s,
-       %(session_id)s, %(token_id)s, now() + %(expires_in)s
+       %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s, %(on_duplicate)s,
+       %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(expires_in)s
 from held, open where open.n < %(max_open)s
 returning {COLUMNS}
 """
@@ -251,16 +253,35 @@ def unfinished(tx: Tx, owner_id: str, *, token_id: UUID | None, after: UUID | No
     return many(tx, UploadRecord, _UNFINISHED, {"owner": owner_id, "token": token_id, "after": after, "limit": limit})
 
 
-def by_incoming_keys(tx: Tx, keys: list[str]) -> list[UploadRecord]:
-    """The uploads whose bytes arrived under these object keys and that nobody is completing."""
-    sql = f"select {COLUMNS} from uploads where incoming_key = any(%(keys)s) and status in ('pending', 'uploading')"
-    return many(tx, UploadRecord, sql, {"keys": keys})
-
-
 def any_incoming(tx: Tx) -> bool:
     """Whether some client may be bringing bytes that the gateway is not told of."""
     sql = "select exists (select from uploads where incoming_key is not null and status in ('pending', 'uploading'))"
     return bool(scalar(tx, sql))
+
+
+# Owners take turns: each one's first, then each one's second. What failed before comes behind what did not.
+FAIRLY = "row_number() over (partition by u.owner_id order by u.retry_at nulls first, u.id), u.retry_at nulls first"
+_DUE = f"""
+select {COLUMNS} from uploads u
+where (status = 'completing' and updated_at < now() - %(lease)s
+       or incoming_key = any(%(keys)s) and status in ('pending', 'uploading'))
+and coalesce(retry_at <= now(), true)
+order by {FAIRLY} limit %(limit)s
+"""
+
+
+def due(tx: Tx, incoming_keys: list[str], *, lease: timedelta, limit: int) -> list[UploadRecord]:
+    """What is to be completed without a client: the uploads whose bytes arrived under these object keys and that nobody is
+    completing, and completions whose holder died."""
+    return many(tx, UploadRecord, _DUE, {"keys": incoming_keys, "lease": lease, "limit": limit})
+
+
+_PUT_OFF = "update uploads set tries = %(tries)s, retry_at = now() + %(wait)s where id = %(id)s"
+
+
+def put_off(tx: Tx, upload_id: UUID, *, tries: int, wait: timedelta) -> None:
+    """Let the sweep leave it alone for a while."""
+    execute(tx, _PUT_OFF, {"id": upload_id, "tries": tries, "wait": wait})
 
 
 _RENEW = """
@@ -289,6 +310,16 @@ def claim_completion(tx: Tx, upload_id: UUID, *, lease: timedelta, fresh_key: st
     return one(tx, UploadRecord, _CLAIM, {"id": upload_id, "lease": lease, "fresh_key": fresh_key})
 
 
+_KEEP_CLAIM = """
+update uploads set updated_at = now() where id = %(id)s and status = 'completing' and object_key = %(object_key)s
+"""
+
+
+def keep_claim(tx: Tx, upload_id: UUID, *, object_key: str) -> None:
+    """A sign of life of who is completing it."""
+    execute(tx, _KEEP_CLAIM, {"id": upload_id, "object_key": object_key})
+
+
 _RELEASE = """
 update uploads set status = 'uploading', updated_at = now()
 where id = %(id)s and status = 'completing' and object_key = %(object_key)s
@@ -313,16 +344,6 @@ def declare_sha256(tx: Tx, upload_id: UUID, sha256: str, *, problem: dict[str, A
     """Keep the checksum that a client told only at the end; one told before stands. A file that was found to have another
     one before this came is rejected now, with ``problem``."""
     execute(tx, _DECLARE, {"id": upload_id, "sha256": sha256, "problem": Jsonb(problem)})
-
-
-_STUCK = f"""
-select {COLUMNS} from uploads where status = 'completing' and updated_at < now() - %(lease)s order by updated_at limit %(limit)s
-"""
-
-
-def stuck(tx: Tx, *, lease: timedelta, limit: int) -> list[UploadRecord]:
-    """Completions whose holder died."""
-    return many(tx, UploadRecord, _STUCK, {"lease": lease, "limit": limit})
 
 
 _SET_MULTIPART = """

@@ -69,7 +69,7 @@ _TTL = timedelta(hours=1)  # a form upload lives from renewal to renewal, so a k
 _RENEW = 600.0  # seconds
 
 # What ends the whole request, as opposed to a verdict on one of its files.
-_REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated)
+_REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated, NotFound)
 
 GatewayProtocol = Literal["form", "raw"]
 RESUMABLE = ("tus", "ietf")  # protocols whose bytes come through services/appending.py
@@ -158,8 +158,10 @@ class Intake:
         size: int | None,
         sha256: str | None,
         content_md5: bytes | None,
+        placement: Placement,
     ) -> Received:
-        """Store one file's bytes and check them. Whatever is raised, nothing of the file is left anywhere."""
+        """Store one file's bytes and check them. Whatever is raised, nothing of the file is left anywhere. Where the file
+        goes is decided by ``publish``; a folder that is known before is looked for before the bytes are stored."""
         clean = self.admission.check_declared(principal, name, size=size, claimed_type=claimed_type)
         md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
         new = NewUpload(
@@ -173,6 +175,7 @@ class Intake:
             reserve=size or 0,
             session_id=session_id,
             expires_in=_TTL,
+            placement=self.admission.place(principal, placement),
         )
         # With a declared size the quota decides before the body is read; without, once a part of it is there.
         upload = self.admission.admit(principal, new) if size is not None else None
@@ -463,6 +466,7 @@ class Batch:
         size: int | None = None,
         sha256: str | None = None,
         content_md5: bytes | None = None,
+        placement: Placement = Placement(),  # noqa: B008 immutable
     ) -> None:
         """Take one file's bytes. A verdict on this file alone is kept in ``rejected``; what ends the request is raised."""
         try:
@@ -477,6 +481,7 @@ class Batch:
                     size=size,
                     sha256=sha256,
                     content_md5=content_md5,
+                    placement=placement,
                 )
             )
         except _REQUEST_ERRORS:

@@ -1,0 +1,46 @@
+"""A folder named by an upload or an upload token is its owner's; and how often an upload could not be completed."""
+
+from alembic import op
+
+revision = "0014"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+_STATEMENTS = [
+    "set local lock_timeout = '5s'",
+    # Checked for new rows at once, for old ones after they were put right.
+    """
+    alter table uploads
+        add column tries integer not null default 0,         -- of the sweep, that failed for what the upload is
+        add column retry_at timestamptz,                     -- the sweep leaves it alone until then
+        add column in_folder boolean not null default false, -- it was begun for a folder, which may be gone by now
+        drop constraint if exists uploads_folder_id_fkey,
+        add constraint upload_folder foreign key (folder_id, owner_id) references folders (id, owner_id)
+            on delete set null (folder_id) not valid
+    """,
+    """
+    alter table upload_tokens
+        drop constraint if exists upload_tokens_folder_id_fkey,
+        add constraint token_folder foreign key (folder_id, owner_id) references folders (id, owner_id)
+            on delete cascade not valid
+    """,
+    """
+    update uploads u set folder_id = null
+    where not exists (select from folders f where f.id = u.folder_id and f.owner_id = u.owner_id) and folder_id is not null
+    """,
+    """
+    delete from upload_tokens t
+    where not exists (select from folders f where f.id = t.folder_id and f.owner_id = t.owner_id) and folder_id is not null
+    """,
+    """
+    update uploads set in_folder = true where folder_id is not null and status in ('pending', 'uploading', 'completing')
+    """,
+    "alter table uploads validate constraint upload_folder",
+    "alter table upload_tokens validate constraint token_folder",
+]
+
+
+def upgrade() -> None:
+    for statement in _STATEMENTS:
+        op.get_bind().exec_driver_sql(statement)
