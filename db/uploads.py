@@ -259,8 +259,8 @@ def any_incoming(tx: Tx) -> bool:
     return bool(scalar(tx, sql))
 
 
-# Owners take turns: each one's first, then each one's second. What failed before comes behind what did not.
-FAIRLY = "row_number() over (partition by u.owner_id order by u.retry_at nulls first, u.id), u.retry_at nulls first"
+# Owners take turns: each one's first, then each one's second. What failed before comes behind its owner's others.
+FAIRLY = "row_number() over (partition by u.owner_id order by u.retry_at nulls first, u.id), random()"
 _DUE = f"""
 select {COLUMNS} from uploads u
 where (status = 'completing' and updated_at < now() - %(lease)s

@@ -2,7 +2,8 @@
 
     pending | uploading -> completing (one claim) -> done
 
-A claim is a compare-and-set with a lease, so that a completer that died is followed by another. What came by a single
+A claim is a compare-and-set with a lease of seconds, which its holder renews while it is at it, so that a completer that
+died is soon followed by another. What came by a single
 PUT or a POST form is copied to a key that no client ever heard of, and each attempt copies to a key of its own: a slow
 attempt that was given up can't change the bytes under a file that a later one made (THREATS R1, T45).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -28,6 +29,7 @@ from core.errors import (
     NameConflict,
     NotFound,
     PartsMismatch,
+    StorageFull,
     Unavailable,
     UploadGone,
 )
@@ -39,6 +41,7 @@ from db.files import FileRecord, NewFile
 from db.uploads import UploadRecord
 from services.bucket import bucket_errors
 from services.intake import PART_SIZE, RESUMABLE, Intake
+from services.leases import LEASE, heartbeat
 from services.upload_tokens import uploader_of
 from storage_backends.base import (
     Checksum,
@@ -57,10 +60,13 @@ from telemetry import metrics
 
 log = structlog.get_logger()
 
-_CLAIM_LEASE = timedelta(seconds=60)
 _WAIT = 60.0  # seconds that a second completer waits for the first
 _POLL = 0.1
 _BATCH = 1_000
+_RUN = 3.0  # seconds after which a sweep begins nothing more; the next one gives each owner a turn again
+_TRIES = 4
+_AFTER_FAILURE = timedelta(seconds=5)  # doubled for each try, up to ten minutes
+_AFTER_OUTAGE = timedelta(seconds=30)
 
 
 class DirectStore(PresignsParts, Copies, Protocol):
@@ -101,27 +107,47 @@ class Completing:
         """Complete what the bucket took without telling us: a POST form, or a single PUT whose tab was closed; and what a
         completer left that died. One listing of the incoming prefix, and none while nobody may be bringing anything. The
         number completed."""
+        keys: list[str] = []
         with self._db.connection() as tx:
-            found = uploads.stuck(tx, lease=_CLAIM_LEASE, limit=_BATCH)
             awaited = uploads.any_incoming(tx)
         if awaited:
             with bucket_errors():
                 keys = [info.key for info in self._store.list_objects(INCOMING_PREFIX)]
-            for start in range(0, len(keys), _BATCH):
-                with self._db.connection() as tx:
-                    found += uploads.by_incoming_keys(tx, keys[start : start + _BATCH])
-        completed = 0
+        with self._db.connection() as tx:
+            found = uploads.due(tx, keys, lease=LEASE, limit=_BATCH)
+        return self.in_turn(found, lambda upload: self._attempt(upload, None, None) is not None)
+
+    def in_turn(self, found: Sequence[UploadRecord], complete: Callable[[UploadRecord], bool]) -> int:
+        """Complete one after another, as many as there is time for; the number completed. What fails is tried again later, and
+        ends where it has failed some times for what it is, not for a bucket or database that is away."""
+        completed, deadline = 0, time.monotonic() + _RUN
         for upload in found:
             try:
-                completed += self._attempt(upload, None, None) is not None
-            except (GatewayError, StorageError) as error:
-                log.warning(
-                    "sweep_left_upload",
-                    upload_id=str(upload.id),
-                    error=type(error).__name__,
-                    detail=str(error),
-                )
+                completed += complete(upload)
+            except Exception as error:
+                self._put_off(upload, error)
+            if time.monotonic() > deadline:
+                break
         return completed
+
+    def _put_off(self, upload: UploadRecord, error: Exception) -> None:
+        told = isinstance(error, GatewayError | StorageError)
+        log.warning(
+            "sweep_left_upload",
+            upload_id=str(upload.id),
+            error=type(error).__name__,
+            detail=str(error),
+            exc_info=None if told else error,
+        )
+        if isinstance(error, Unavailable | StorageFull | Locked | StorageError):
+            tries, wait = upload.tries, _AFTER_OUTAGE
+        else:
+            tries, wait = upload.tries + 1, _AFTER_FAILURE * 2 ** min(upload.tries, 7)
+            if tries >= _TRIES and isinstance(error, GatewayError):
+                self._intake.abort(upload, problem=error.as_problem())
+                return
+        with self._db.connection() as tx:
+            uploads.put_off(tx, upload.id, tries=tries, wait=wait)
 
     def held_parts(self, upload: UploadRecord) -> list[Part] | None:
         """The bucket's parts, all pages, by number; None where the bucket no longer knows the upload.
@@ -147,12 +173,13 @@ class Completing:
         """Complete the upload, unless somebody else is at it: then None."""
         own_key = object_key(FILE_PREFIX, names.extension(upload.original_name), datetime.now(UTC))
         with self._db.connection() as tx:
-            claimed = uploads.claim_completion(tx, upload.id, lease=_CLAIM_LEASE, fresh_key=own_key)
+            claimed = uploads.claim_completion(tx, upload.id, lease=LEASE, fresh_key=own_key)
         if claimed is None:
             return None
         try:
-            etag, size = self._put_together(claimed, parts)
-            file = self._publish(claimed, etag, size, sha256)
+            with heartbeat(lambda: self._keep(claimed)):
+                etag, size = self._put_together(claimed, parts)
+                file = self._publish(claimed, etag, size, sha256)
         except BaseException as error:
             if not self._give_back(claimed) and isinstance(error, (PartsMismatch, Unavailable)):
                 return self._overtaken(claimed, sha256)
@@ -168,6 +195,10 @@ class Completing:
             if claimed.object_key != upload.object_key:  # what an attempt that died had copied
                 self._intake.delete(upload.object_key)
         return file
+
+    def _keep(self, claimed: UploadRecord) -> None:
+        with self._db.connection() as tx:
+            uploads.keep_claim(tx, claimed.id, object_key=claimed.object_key)
 
     def _give_back(self, upload: UploadRecord) -> bool:
         """It was not complete, and can go on; False where it is over. The copy is deleted only where the row says that it

@@ -19,7 +19,6 @@ from core import content_types, names
 from core.errors import (
     AlreadyComplete,
     ContentMissing,
-    GatewayError,
     InconsistentLength,
     InvalidInput,
     Locked,
@@ -43,7 +42,7 @@ from services.concatenating import Concatenating, JoiningStore
 from services.intake import PART_SIZE, Intake
 from services.leases import Lease
 from services.upload_tokens import uploader_of
-from storage_backends.base import MultipartRef, StorageError, UploadNotFound
+from storage_backends.base import MultipartRef, UploadNotFound
 
 log = structlog.get_logger()
 
@@ -283,19 +282,11 @@ class Tus:
         """Make files of uploads that are all there and whose last request died before it could; how many."""
         with self._db.connection() as tx:
             found = resumable.all_there(tx, limit=_BATCH)
-        made = 0
-        for upload_id in found:
-            try:
-                with self._db.connection() as tx:
-                    upload = uploads.get(tx, upload_id)
-                    uploader = uploader_of(tx, upload) if upload is not None else None
-                if uploader is not None and upload is not None:
-                    made += self._sweep_one(uploader, upload)
-            except (GatewayError, StorageError) as error:
-                log.warning("sweep_left_upload", upload_id=str(upload_id), error=type(error).__name__)
-        return made
+        return self._completing.in_turn(found, self._sweep_one)
 
-    def _sweep_one(self, uploader: Principal, upload: UploadRecord) -> bool:
+    def _sweep_one(self, upload: UploadRecord) -> bool:
+        with self._db.connection() as tx:
+            uploader = uploader_of(tx, upload)
         with Lease.of(self._db, upload.id, patience=0) as lease:
             if not lease.record.sealed:
                 self._writer(uploader, upload, lease).append(Nothing())
