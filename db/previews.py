@@ -43,16 +43,20 @@ def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
 
 
 _ADD = """
-insert into file_previews (object_key, file_id, preview_type, variant, preview_path, mime_type, width, height, size)
-select o.object_key, %(file_id)s, %(type)s, %(variant)s, %(path)s, %(mime_type)s, %(width)s, %(height)s, %(size)s
-from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
-on conflict (object_key, preview_type, variant, mime_type) do nothing
+with added as (
+    insert into file_previews (object_key, file_id, preview_type, variant, preview_path, mime_type, width, height, size)
+    select o.object_key, %(file_id)s, %(type)s, %(variant)s, %(path)s, %(mime_type)s, %(width)s, %(height)s, %(size)s
+    from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
+    on conflict (object_key, preview_type, variant, mime_type) do nothing
+    returning preview_path
+)
+delete from retired_objects r using added where r.object_key = added.preview_path and not r.deleting
 """
 
 
 def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
-    """Record a preview that is in the bucket; False where another was quicker, or the object is being purged
-    or turned out infected."""
+    """Put a preview to use that is in the bucket under a reserved key (``retired.reserve``). False where another was quicker,
+    the object is being purged or turned out infected, or the reservation has run out: then the caller rolls back."""
     params = {
         "key": preview.object_key,
         "file_id": file_id,

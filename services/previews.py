@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
+import psycopg
 import structlog
 
 from core import names
@@ -29,7 +30,7 @@ from core.errors import (
 from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
 from core.ranges import Span, etag_matches
-from db import Database, Tx, events, files, objects, previews
+from db import Database, Tx, events, files, objects, previews, retired
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from parsers import run as parsers
@@ -54,6 +55,7 @@ FORMATS: dict[str, Literal["webp", "jpeg", "png"]] = {
     "image/jpeg": "jpeg",
     "image/png": "png",
 }
+_LEASE = timedelta(hours=1)  # what is written and not recorded by then is deleted
 _REMEMBER = timedelta(days=1)
 _BY_DEFAULT: tuple[PreviewType, ...] = ("thumbnail", "text", "contents")  # the first that the file has
 
@@ -215,17 +217,23 @@ class Previews:
         width: int | None = None,
         height: int | None = None,
     ) -> bytes:
-        """Put a preview into the bucket and record it. Whoever was quicker, or purged the object, wins; ours is deleted."""
+        """Put a preview into the bucket, under a key that is noted before, and record it. Whoever was quicker, or purged the
+        object, wins; ours is deleted."""
         key = object_key(PREVIEW_PREFIX, FORMATS.get(mime_type, "json"), datetime.now(UTC))
         record = PreviewRecord(
             file.file_path, preview_type, variant, key, mime_type, width, height, len(body)
         )
+        with self._db.connection() as tx:
+            retired.reserve(tx, key, lease=_LEASE)
         with bucket_errors():
             self._store.put(key, body, content_type=mime_type, size=len(body))
         with self._db.transaction() as tx:
             kept = previews.add(tx, record, file_id=file.id)
-        if not kept:
-            delete_quietly(self._store, key)
+            if not kept:
+                raise psycopg.Rollback
+        if not kept and delete_quietly(self._store, key):
+            with self._db.connection() as tx:
+                retired.forget(tx, [key])
         metrics().preview(preview_type, "made")
         return body
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from app import wire
 from core.errors import FileNotReady, Unavailable
 from core.principal import Principal
 from core.scan import read_version
-from db import Database, previews, texts
+from db import Database, previews, retired, texts
 from db.previews import PreviewRecord
 from services import Services
 from services import scanning as scanning_module
@@ -130,6 +131,7 @@ def test_T98_a_preview_or_text_made_meanwhile_is_not_kept(
     rescan(services)
     late = PreviewRecord(file.file_path, "thumbnail", 128, "previews/x.webp", "image/webp", 1, 1, 1)
     with db.connection() as tx:
+        retired.reserve(tx, late.preview_path, lease=timedelta(hours=1))
         assert not previews.add(tx, late, file_id=file.id)
         assert not texts.put(tx, file.file_path, content="words", language=None)
 

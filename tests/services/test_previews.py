@@ -14,13 +14,17 @@ from PIL import Image
 
 from core.errors import FileNotReady, InvalidInput, PreviewFailed, PreviewUnsupported, TooMany
 from core.principal import Principal
-from db import Database
+from db import Database, retired
 from parsers import run as parsers
 from services import Services
-from services.previews import PreviewWish
+from services.contents import Contents
+from services.previews import Previews, PreviewWish
 from services.turns import Turns
+from settings import Settings
+from tests.compressed import time_passes
 from tests.conftest import NOTHING
 from tests.material import picture
+from tests.mortal import AFTER_EACH_CALL, Mortal
 from tests.parsers import samples
 from tests.services.test_intake import upload
 
@@ -190,6 +194,54 @@ def test_what_has_no_picture_or_is_not_ready_has_no_preview(
         tx.execute("update files set status = 'processing' where id = %s", [photo.id])
     with pytest.raises(FileNotReady):
         services.previews.show(alice, photo.id, PreviewWish(size=128))
+
+
+def test_T101_killed_at_any_step_a_preview_leaves_nothing(
+    services: Services,
+    settings: Settings,
+    database_url: str,
+    alice: Principal,
+    db: Database,
+    leftovers: Leftovers,
+) -> None:
+    """Its key is noted before its first byte, so that one run of the janitor finds it."""
+    mortal = Mortal(settings, database_url)
+    dying = Previews(
+        mortal.db, mortal.store, Contents(mortal.db, mortal.store), Turns(), scanned_only=False
+    )
+    text = upload(services, alice, "a.txt", b"text")
+    survived = False
+    for number, after in AFTER_EACH_CALL:
+        survived = mortal.survives(
+            number, after, lambda number=number: dying.keep(text, "page", number, "image/webp", b"picture")
+        )
+        time_passes(db)
+        services.upkeep.janitor()
+        assert leftovers() == NOTHING, (number, after)
+        if survived:
+            break
+    assert survived and number > 3
+    mortal.db.close()
+
+
+def test_a_preview_whose_reservation_ran_out_is_not_put_to_use(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The janitor came between the bytes and the row: it has the word, since it may have deleted them."""
+    text = upload(services, alice, "a.txt", b"text")
+    put = services.previews._store.put
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        result = put(*arguments, **options)
+        time_passes(db)
+        with db.connection() as tx:
+            retired.take_due(tx, limit=10)
+        return result
+
+    monkeypatch.setattr(services.previews._store, "put", late)
+    services.previews.keep(text, "page", 1, "image/webp", b"picture")
+    assert services.files.previews_of([text]) == {text.id: []}
+    assert leftovers() == NOTHING
 
 
 # -- turns -----------------------------------------------------------------------------------------------------------------
