@@ -26,6 +26,7 @@ CursorValue = str | int | float | None
 FILE_PREFIX = "files/"
 INCOMING_PREFIX = "incoming/"  # where clients bring a single object, until it is copied to a key of its own
 PREVIEW_PREFIX = "previews/"
+PROBE_PREFIX = "probe/"  # what checks write and remove themselves, unless they time out
 TAIL_PREFIX = "tails/"  # the last bytes of unfinished resumable uploads, too few for a part
 
 _SEAL_BYTES = 16

@@ -1,4 +1,4 @@
-"""PostgreSQL: the pool, transactions, and three small verbs for running SQL.
+"""PostgreSQL: the pool, transactions, and a few small verbs for running SQL.
 
 Every other module here holds one aggregate: its record, then its SQL. Their functions take an open ``tx`` and never
 open one themselves; a service opens it (``with db.transaction() as tx``) and never holds it while bytes move.
@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 import orjson
@@ -107,6 +108,12 @@ def scalar(tx: Tx, sql: str, params: Mapping[str, Any] | None = None) -> Any:
     """The first column of the first row, or None."""
     row = tx.execute(sql, params).fetchone()
     return row[0] if row else None
+
+
+def now(tx: Tx) -> datetime:
+    """The time by PostgreSQL's clock, by which all ages are told: every process has a clock of its own."""
+    moment: datetime = scalar(tx, "select now()")
+    return moment
 
 
 def execute(tx: Tx, sql: str, params: Mapping[str, Any] | None = None) -> int:

@@ -23,6 +23,7 @@ from urllib.parse import quote, urlsplit
 
 import urllib3
 
+from core.ids import PROBE_PREFIX
 from storage_backends.base import (
     ByteRange,
     Checksum,
@@ -38,7 +39,6 @@ from storage_backends.base import (
     PresignsParts,
 )
 
-PREFIX = "probe/"  # the same as that of the store's own check
 LIFE = timedelta(minutes=5)
 FOREIGN_ORIGIN = "https://not-allowed.invalid"
 SKEW_WARNING = timedelta(seconds=30)  # S3 refuses requests from 15 minutes on
@@ -84,7 +84,7 @@ class _Probe:
     def __init__(self, store: ObjectStore, origins: Sequence[str]):
         self._store = store
         self._origins = list(origins)
-        self._prefix = f"{PREFIX}doctor-{secrets.token_hex(8)}/"
+        self._prefix = f"{PROBE_PREFIX}doctor-{secrets.token_hex(8)}/"
         self._keys: list[str] = []
         self._uploads: list[MultipartRef] = []
         self._reachable = True

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from datetime import datetime, timedelta
+from itertools import chain, islice
 from typing import TypeVar
 
 import structlog
 
-from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, TAIL_PREFIX
-from db import Database, idempotency, objects, resumable, retired, sums, upload_tokens, uploads
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
+from db import Database, idempotency, now, objects, resumable, retired, sums, upload_tokens, uploads
 from services.bucket import delete_quietly
 from services.files import Files
 from services.idempotency import KEEP
@@ -26,8 +26,16 @@ PREFIXES = (
     PREVIEW_PREFIX,
     INCOMING_PREFIX,
     TAIL_PREFIX,
+    PROBE_PREFIX,
 )  # all that is ours in the bucket; nothing outside is ever touched
 _GRACE = timedelta(hours=1)  # on top of the longest upload life; clocks differ, rows come late
+# What clients bring, and tails, have a row before anybody hears of the key, so without one it is a replay of an upload that
+# is over, however young. A probe has none, and is gone in seconds.
+_ORPHANED_AFTER = {
+    INCOMING_PREFIX: timedelta(),
+    TAIL_PREFIX: timedelta(),
+    PROBE_PREFIX: timedelta(minutes=10),
+}
 _CLEANERS_OWN = timedelta(minutes=5)  # whoever ended an upload removes its bytes first
 _FORGET_UPLOADS = timedelta(days=7)
 _BATCH = 1_000
@@ -141,12 +149,9 @@ class Upkeep:
             report.retired_objects = remove_due(self._db, self._store)
 
     def _remove_orphans(self, report: JanitorReport) -> None:
-        """Objects under our prefixes that no row names, old enough that none can still be coming. What clients bring, and
-        tails, have a row before anybody hears of the key, so without one it is a replay of an upload that is over, however
-        young."""
+        """Objects under our prefixes that no row names, old enough that none can still be coming."""
         for prefix in PREFIXES:
-            row_leads = prefix in (INCOMING_PREFIX, TAIL_PREFIX)
-            oldest_live = datetime.now(UTC) - (timedelta() if row_leads else self._orphan_age)
+            oldest_live = self._now() - _ORPHANED_AFTER.get(prefix, self._orphan_age)
             for batch in _batches(self._store.list_objects(prefix), _BATCH):
                 old = [info for info in batch if info.last_modified < oldest_live]
                 for info in self._unknown(old):
@@ -154,6 +159,11 @@ class Upkeep:
                     if report.dry_run or delete_quietly(self._store, info.key):
                         report.orphaned_objects += 1
                         report.orphaned_bytes += info.size
+
+    def _now(self) -> datetime:
+        """By the one clock that all processes share."""
+        with self._db.connection() as tx:
+            return now(tx)
 
     def _unknown(self, infos: list[ObjectInfo]) -> list[ObjectInfo]:
         if not infos:
@@ -165,8 +175,9 @@ class Upkeep:
     def _abort_orphaned_multiparts(self, report: JanitorReport) -> None:
         if not isinstance(self._store, Multipart):
             return
-        oldest_live = datetime.now(UTC) - _GRACE
-        for batch in _batches(self._store.list_multiparts(FILE_PREFIX), _BATCH):
+        oldest_live = self._now() - _GRACE
+        found = chain.from_iterable(self._store.list_multiparts(prefix) for prefix in (FILE_PREFIX, PROBE_PREFIX))
+        for batch in _batches(found, _BATCH):
             old = [ref for ref in batch if ref.started_at is not None and ref.started_at < oldest_live]
             for ref in self._without_upload(old):
                 log.warning("orphaned_multipart", key=ref.key, dry_run=report.dry_run)

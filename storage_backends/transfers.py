@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from core.ids import PROBE_PREFIX
 from storage_backends import Observer, StorageSettings, faults
 from storage_backends.base import (
     ByteRange,
@@ -40,7 +41,6 @@ T = TypeVar("T")
 Body = BinaryIO | bytes | bytearray | memoryview
 
 PIECE = 256 * 1024  # bytes handed to the socket at once; a stall is counted over each
-PROBE_PREFIX = "probe/"
 PROBE_STALL = 5.0  # seconds
 
 

@@ -156,6 +156,51 @@ def test_orphans_are_deleted_once_nobody_can_still_be_bringing_them(
     bucket.delete("files2/not-ours.txt")
 
 
+@pytest.fixture
+def move_the_clock(db: Database) -> Callable[[timedelta], None]:
+    """Lets PostgreSQL tell another time, to statements on connections that are opened from then on."""
+
+    def move(by: timedelta) -> None:
+        with db.connection() as tx:
+            tx.execute("create schema if not exists moved")
+            tx.execute(
+                "create or replace function moved.now() returns timestamptz stable language sql as"
+                f" $$ select pg_catalog.now() + interval '{by.total_seconds()} s' $$"  # type: ignore[arg-type]
+            )
+            tx.execute("alter database gateway_test set search_path to moved, pg_catalog, public")
+
+    return move
+
+
+@pytest.mark.parametrize(("ahead", "removed"), [(timedelta(hours=24), 0), (timedelta(hours=26), 1)])
+def test_T108_how_old_things_are_is_told_by_the_clock_of_the_database(
+    services: Services,
+    bucket: Any,
+    move_the_clock: Callable[[timedelta], None],
+    ahead: timedelta,
+    removed: int,
+) -> None:
+    """The clock of the janitor's machine has no part in it: one that jumps purges nothing early. An upload lives for a day."""
+    bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
+    bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
+    move_the_clock(ahead)
+    report = services.upkeep.janitor()
+    assert (report.orphaned_objects, report.orphaned_multiparts) == (removed, 1)
+
+
+def test_probes_of_checks_that_timed_out_are_removed(
+    services: Services, bucket: Any, move_the_clock: Callable[[timedelta], None], leftovers: Leftovers
+) -> None:
+    bucket.put("probe/0123", b"probe", content_type="application/octet-stream")
+    bucket.create_multipart("probe/doctor-0123/parts", content_type="application/octet-stream")
+    services.upkeep.janitor()
+    assert len(leftovers()["objects without a row"]) == 1  # somebody may be at it
+    services.db.close()
+    move_the_clock(timedelta(hours=2))
+    assert services.upkeep.janitor().orphaned_objects == 1
+    assert leftovers() == NOTHING
+
+
 def test_a_multipart_without_a_row_is_aborted(
     services: Services,
     bucket: Any,
