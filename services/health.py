@@ -10,7 +10,7 @@ from core.errors import Unavailable
 from db import Database, jobs
 from services import sandbox
 from services.scanning import Scanning
-from storage_backends.base import ObjectStore, StorageError
+from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ class Health:
         """Each part and whether it answers; says nothing about why (THREATS T124), the log does."""
         checks: dict[str, bool | str] = {
             "database": self._database(),
-            "bucket": self._bucket(),
+            **self._bucket(),
             **self._queues(),
             "sandbox": "weak" if sandbox.missing() else True,
         }
@@ -63,10 +63,11 @@ class Health:
             return {"queue": False}
         return {"queue": not late} | {f"queue_{name}": False for name in late}
 
-    def _bucket(self) -> bool:
+    def _bucket(self) -> dict[str, bool | str]:
+        """``clock_skew`` where the bucket refuses our calls since its clock tells another time."""
         try:
             self._store.check()
         except StorageError as error:
             log.warning("bucket_not_ready", error=str(error))
-            return False
-        return True
+            return {"bucket": False, **({"clock_skew": True} if error.code == CLOCK_SKEW else {})}
+        return {"bucket": True}

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
+CLOCK_SKEW = "RequestTimeTooSkewed"  # S3's code where its clock and ours differ by more than 15 minutes
+
 
 class StorageError(Exception):
     """``code`` is S3's own word for it, and ``request_id`` the server's id of the failed request, for its operator;

@@ -14,6 +14,7 @@ from html import unescape
 from typing import TypeVar
 
 from storage_backends.base import (
+    CLOCK_SKEW,
     ChecksumMismatch,
     InvalidPart,
     ObjectNotFound,
@@ -63,7 +64,7 @@ _CODES: dict[str, type[StorageError]] = {
     "AccessDenied": StorageRefused,
     "InvalidAccessKeyId": StorageRefused,
     "SignatureDoesNotMatch": StorageRefused,
-    "RequestTimeTooSkewed": StorageRefused,
+    CLOCK_SKEW: StorageRefused,
     "AuthorizationHeaderMalformed": StorageRefused,  # another region
     "PermanentRedirect": StorageRefused,
     "NoSuchBucket": StorageRefused,

@@ -108,9 +108,15 @@ class SignedHttp:
         body: bytes | Iterable[bytes | memoryview] | None = None,
         stream: bool = False,
         stall: float | None = None,
+        in_headers: bool = False,
     ) -> urllib3.BaseHTTPResponse:
-        """One request, not repeated. With ``stream`` the caller reads the body and must release or close the answer."""
-        url = self._presigner.url(method, key, expires_in=URL_LIFE, query=query, headers=signed)
+        """One request, not repeated. With ``stream`` the caller reads the body and must release or close the answer.
+        ``in_headers`` signs there instead of in the URL, as the SDKs do; the body is bytes then."""
+        if in_headers:
+            assert isinstance(body, bytes)
+            url, signed = self._presigner.headers(method, key, body, signed or {})
+        else:
+            url = self._presigner.url(method, key, expires_in=URL_LIFE, query=query, headers=signed)
         origin, stall = self._presigner.origin, stall or STALL_TIMEOUT
         try:
             # Through the connection pool with a bare path: PoolManager would resolve dots in keys after we signed them.

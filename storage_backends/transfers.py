@@ -10,7 +10,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -32,6 +32,7 @@ from storage_backends.base import (
     PresignedPost,
     PresignedRequest,
     StorageError,
+    StorageRefused,
     StorageUnavailable,
 )
 from storage_backends.presign import MAX_EXPIRY, Presigner
@@ -175,18 +176,24 @@ class Transfers(ABC):
             response.release_conn()
 
     def check(self) -> None:
-        """Puts, reads and deletes ``probe/<random>``, with little patience: /readyz answers while a bucket hangs."""
+        """Puts, reads and deletes ``probe/<random>``, with little patience: /readyz answers while a bucket hangs. One call is
+        signed as those of the SDKs are, which a bucket with another clock refuses while presigned ones may pass."""
         key, word = f"{PROBE_PREFIX}{secrets.token_hex(16)}", secrets.token_bytes(32)
         send = self._http.send
         signed = {"Content-Type": "application/octet-stream", "Content-Length": "32"}
 
         def request() -> None:
             try:
-                send("check", "PUT", key, signed=signed, body=word, stall=PROBE_STALL)
+                send("check", "PUT", key, signed=signed, body=word, stall=PROBE_STALL, in_headers=True)
                 if send("check", "GET", key, stall=PROBE_STALL).data != word:
                     raise StorageUnavailable("check: the bucket gave back other bytes than it was given")
-            finally:
-                send("check", "DELETE", key, stall=PROBE_STALL)
+            except StorageRefused:  # nothing was written
+                raise
+            except StorageError:
+                with suppress(StorageError):
+                    send("check", "DELETE", key, stall=PROBE_STALL)
+                raise
+            send("check", "DELETE", key, stall=PROBE_STALL)
 
         self._call("check", request, repeatable=False)
 

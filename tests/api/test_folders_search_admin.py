@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from services import Services, sandbox
+from storage_backends.presign import Presigner
 from tests.client import GatewayClient
 from tests.each import each
 
@@ -275,6 +277,25 @@ def test_T124_readiness_tells_no_more_than_it_must(
     assert (answer.status, answer.code) == (503, "unavailable")
     assert answer.json["checks"]["bucket"] is False
     assert answer.headers["Retry-After"]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_T108_a_clock_that_is_off_is_told_as_such(
+    anonymous: GatewayClient, bucket: Any, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """An hour ahead, presigned requests pass and all others are refused."""
+    told = Presigner._at
+
+    def off(self: Presigner, now: float | None) -> tuple[str, str, bytes]:
+        return told(self, (time.time() if now is None else now) + hours * 3600)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Presigner, "_at", off)
+        answer = anonymous.get("/readyz")
+    assert answer.status == 503
+    assert (answer.json["checks"]["bucket"], answer.json["checks"]["clock_skew"]) == (False, True)
+    assert list(bucket.list_objects("probe/")) == []
+    assert "clock_skew" not in anonymous.get("/readyz").json["checks"]
 
 
 def test_T124_health_touches_nothing(anonymous: GatewayClient, services: Services) -> None:

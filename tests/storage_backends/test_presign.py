@@ -10,7 +10,7 @@ from unittest import mock
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import pytest
-from botocore.auth import S3SigV4PostAuth, S3SigV4QueryAuth
+from botocore.auth import S3SigV4Auth, S3SigV4PostAuth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given
@@ -56,6 +56,16 @@ def test_the_signature_is_botocores(method, key, query, headers, expires_in):
     assert sorted(parse_qsl(urlsplit(ours).query, keep_blank_values=True)) == sorted(
         parse_qsl(urlsplit(theirs).query, keep_blank_values=True)
     )
+
+
+@given(method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER)
+def test_the_signature_in_headers_is_botocores(method, key, body, kind):
+    url, ours = presigner().headers(method, key, body, {"Content-Type": kind}, now=NOW)
+    request = AWSRequest(method=method, url=url, headers={"Content-Type": kind}, data=body)
+    with mock.patch("botocore.auth.get_current_datetime", return_value=datetime.fromtimestamp(NOW, UTC)):
+        S3SigV4Auth(Credentials(ACCESS, SECRET), "s3", "eu-west-1").add_auth(request)
+    assert ours["Authorization"] == request.headers["Authorization"]
+    assert ours["x-amz-content-sha256"] == request.headers["X-Amz-Content-SHA256"]
 
 
 @pytest.mark.parametrize(("endpoint", "origin"), [
