@@ -72,6 +72,7 @@ class NewFile:
     status: str  # ready, or processing where the bytes are still to be checked
     placement: Placement
     metadata: dict[str, Any]
+    problem: dict[str, str] | None = None
 
 
 # Everybody who gives out a name in a folder takes this lock first, so that numbering decides once and never retries.
@@ -164,9 +165,10 @@ stored as (
 ),
 file as (
     insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
-                       visibility, tags, metadata)
+                       visibility, tags, metadata, problem)
     select uuidv7(), %(owner)s, name.free, coalesce((select object_key from equal), (select object_key from stored)),
-           %(mime_type)s, %(file_type)s, %(size)s, %(sha256)s, %(folder)s, %(status)s, %(visibility)s, %(tags)s, %(metadata)s
+           %(mime_type)s, %(file_type)s, %(size)s, %(sha256)s, %(folder)s, %(status)s, %(visibility)s, %(tags)s, %(metadata)s,
+           %(problem)s
     from name, live
     returning *
 ),
@@ -220,6 +222,7 @@ def publish(tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool) -> Fi
         "visibility": new.placement.visibility,
         "tags": list(new.placement.tags),
         "metadata": Jsonb(new.metadata),
+        "problem": None if new.problem is None else Jsonb(new.problem),
         "upload_id": new.upload_id,
         "actor": actor,
         "forget": forget,
@@ -266,6 +269,7 @@ with f as (
         tags = coalesce(%(tags)s::text[], tags),
         expires_at = case when %(set_expires)s then %(expires_at)s::timestamptz else expires_at end,
         folder_id = case when %(set_folder)s then %(folder)s::integer else folder_id end,
+        problem = case when %(set_folder)s and problem ->> 'code' = 'folder_gone' then null else problem end,
         version = version + 1
     where id = %(id)s
     returning *
@@ -356,7 +360,8 @@ f as (
     insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
                        visibility, tags, metadata, problem)
     select uuidv7(), s.owner_id, name.free, object.object_key, s.mime_type, s.file_type, s.file_size, s.file_hash, %(folder)s,
-           s.status, 'private', s.tags, s.metadata, s.problem
+           s.status, 'private', s.tags, s.metadata,
+           case when s.problem ->> 'code' = 'folder_gone' then null else s.problem end
     from files s, name, object where s.id = %(id)s and name.free is not null
     returning *
 ), event as (
@@ -409,7 +414,7 @@ _FINISH_CHECK = f"""
 with f as (
     update files set status = %(status)s, file_hash = coalesce(%(sha256)s, file_hash), file_path = coalesce(%(onto)s, file_path),
         mime_type = coalesce(%(mime_type)s, mime_type), file_type = coalesce(%(file_type)s, file_type),
-        problem = %(problem)s, version = version + 1
+        problem = coalesce(%(problem)s, problem), version = version + 1
     where id = %(id)s and status = 'processing' returning *
 ), checked as (
     update objects set sha256 = %(sha256)s, checked_at = now(), checksum_state = 'verified'

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -67,6 +68,11 @@ _RUN = 3.0  # seconds after which a sweep begins nothing more; the next one give
 _TRIES = 4
 _AFTER_FAILURE = timedelta(seconds=5)  # doubled for each try, up to ten minutes
 _AFTER_OUTAGE = timedelta(seconds=30)
+
+_FOLDER_GONE = {
+    "code": "folder_gone",
+    "detail": "The folder that this was uploaded to was deleted meanwhile; it is in the root.",
+}
 
 
 class DirectStore(PresignsParts, Copies, Protocol):
@@ -310,6 +316,7 @@ class Completing:
 
     def _publish(self, upload: UploadRecord, etag: str, size: int, sha256: str | None) -> FileRecord | None:
         """The file appears as ``processing``, and its check is queued in the same transaction. None where the upload is over.
+        Where its folder was deleted meanwhile it lands in the root, and says so.
 
         A checksum that contradicts the one declared at the beginning settles the check: no bytes have both."""
         with self._db.connection() as tx:
@@ -334,6 +341,7 @@ class Completing:
             status="processing",
             placement=upload.placement,
             metadata={"custom": upload.metadata} if upload.metadata else {},
+            problem=_FOLDER_GONE if upload.in_folder and upload.folder_id is None else None,
         )
         try:
             with self._db.transaction() as tx:
@@ -367,8 +375,10 @@ class Completing:
                     if sha256 is not None:
                         uploads.declare_sha256(tx, upload.id, sha256, problem=ChecksumMismatch().as_problem())
                     jobs.enqueue(tx, "check_file", owner_id=file.owner_id, file_id=str(file.id))
-        except psycopg.errors.ForeignKeyViolation as error:
-            raise NotFound("The folder was deleted a moment ago; try again.") from error
+        except psycopg.errors.ForeignKeyViolation:
+            if upload.folder_id is None:
+                raise
+            return self._publish(replace(upload, folder_id=None), etag, size, sha256)  # deleted a moment ago
         if file is not None:
             metrics().upload(upload.protocol, "done", size if upload.protocol in ("tus", "ietf") else 0)
         return file

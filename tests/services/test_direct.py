@@ -542,9 +542,31 @@ def test_T48_the_bucket_is_private(
     assert stored(bucket, file) == b"secret"
 
 
-def test_a_folder_deleted_meanwhile_leaves_the_file_in_the_root(services: Services, alice: Principal) -> None:
+@pytest.mark.parametrize("moment", ["before", "while it is copied"])
+def test_a_folder_deleted_meanwhile_leaves_the_file_in_the_root(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It says so until it is moved."""
     folder = services.folders.create(alice, "Plans", "", None)
+    other = services.folders.create(alice, "Other", "", None)
     begun = begin(services, alice, b"hello", placement=Placement(folder_id=folder.id))
     send_all(begun, b"hello")
-    services.folders.delete(alice, folder.id, recursive=True)
-    assert direct(services).complete(alice, begun.upload.id).folder_id is None
+    copy = direct(services)._store.copy
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        services.folders.delete(alice, folder.id, recursive=True)
+        return copy(*arguments, **options)
+
+    if moment == "before":
+        services.folders.delete(alice, folder.id, recursive=True)
+    else:
+        monkeypatch.setattr(direct(services)._store, "copy", late)
+    file = checked(services, direct(services).complete(alice, begun.upload.id))
+    assert (file.status, file.folder_id) == ("ready", None)
+    assert file.problem is not None and file.problem["code"] == "folder_gone"
+    assert services.files.copy(alice, file.id).problem is None
+    assert services.files.move(alice, file.id, other.id, if_match=None).problem is None
+    monkeypatch.undo()
+    begun = begin(services, alice, b"in the root")
+    send_all(begun, b"in the root")
+    assert direct(services).complete(alice, begun.upload.id).problem is None
