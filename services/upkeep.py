@@ -176,7 +176,9 @@ class Upkeep:
         if not isinstance(self._store, Multipart):
             return
         oldest_live = self._now() - _GRACE
-        found = chain.from_iterable(self._store.list_multiparts(prefix) for prefix in (FILE_PREFIX, PROBE_PREFIX))
+        found = chain.from_iterable(
+            self._store.list_multiparts(prefix) for prefix in (FILE_PREFIX, PROBE_PREFIX)
+        )
         for batch in _batches(found, _BATCH):
             old = [ref for ref in batch if ref.started_at is not None and ref.started_at < oldest_live]
             for ref in self._without_upload(old):

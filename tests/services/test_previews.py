@@ -206,9 +206,7 @@ def test_T101_killed_at_any_step_a_preview_leaves_nothing(
 ) -> None:
     """Its key is noted before its first byte, so that one run of the janitor finds it."""
     mortal = Mortal(settings, database_url)
-    dying = Previews(
-        mortal.db, mortal.store, Contents(mortal.db, mortal.store), Turns(), scanned_only=False
-    )
+    dying = Previews(mortal.db, mortal.store, Contents(mortal.db, mortal.store), Turns(), scanned_only=False)
     text = upload(services, alice, "a.txt", b"text")
     survived = False
     for number, after in AFTER_EACH_CALL:

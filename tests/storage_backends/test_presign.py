@@ -58,7 +58,9 @@ def test_the_signature_is_botocores(method, key, query, headers, expires_in):
     )
 
 
-@given(method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER)
+@given(
+    method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER
+)
 def test_the_signature_in_headers_is_botocores(method, key, body, kind):
     url, ours = presigner().headers(method, key, body, {"Content-Type": kind}, now=NOW)
     request = AWSRequest(method=method, url=url, headers={"Content-Type": kind}, data=body)
