@@ -156,6 +156,19 @@ def known_keys(tx: Tx, keys: Sequence[str]) -> set[str]:
     return {row[0] for row in tx.execute(_KNOWN, {"keys": list(keys)}).fetchall()}
 
 
+_IN_USE = """
+select k.key from unnest(%(keys)s::text[]) k(key)
+where exists (select from objects where object_key = k.key and status = 'stored')
+   or exists (select from file_previews p join objects o on o.object_key = p.object_key
+              where p.preview_path = k.key and o.status = 'stored')
+"""
+
+
+def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
+    """Those of the keys under which a stored object or a preview of one lies."""
+    return {row[0] for row in tx.execute(_IN_USE, {"keys": list(keys)}).fetchall()}
+
+
 def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
     return many(
         tx,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import structlog
 
 from core.errors import ContentMissing, StorageFull, Unavailable
+from db import Database, objects
 from storage_backends.base import ObjectNotFound, ObjectStore, OutOfSpace, StorageError, StorageUnavailable
 
 log = structlog.get_logger()
@@ -27,9 +28,19 @@ def bucket_errors() -> Iterator[None]:
         raise Unavailable("The bucket can't be reached or is too busy; try again.") from error
 
 
-def delete_all_quietly(store: ObjectStore, keys: Iterable[str]) -> bool:
-    """Try each of the keys, whatever becomes of the others; True where all are known to be gone."""
-    gone = [delete_quietly(store, key) for key in keys]
+def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool:
+    """Delete each of the keys that is not in use, whatever becomes of the others; True where nothing is left to be deleted.
+
+    An exception does not tell what was committed before it. So the rows are asked, and whoever calls this has first ended
+    what could still put a key to use: the lock that takes waits for a COMMIT that is under way."""
+    wanted = list(keys)
+    try:
+        with db.connection() as tx:
+            used = objects.in_use(tx, wanted)
+    except Unavailable as error:
+        log.warning("objects_left_for_janitor", keys=wanted, error=str(error))
+        return False
+    gone = [delete_quietly(store, key) for key in wanted if key not in used]
     return all(gone)
 
 

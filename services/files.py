@@ -35,7 +35,7 @@ from db.file_lists import FileFilter
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from services.access import owned, owner_scope, visible
-from services.bucket import delete_all_quietly
+from services.bucket import delete_unused
 from services.contents import Contents, Damaged
 from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
@@ -310,7 +310,8 @@ class Files:
         """Finish a purge: previews, then the object, then its row. False where the bucket left that to the janitor."""
         with self._db.connection() as tx:
             shown = previews.of_objects(tx, [object_key])
-        if not delete_all_quietly(self._store, [*(preview.preview_path for preview in shown), object_key]):
+        keys = [*(preview.preview_path for preview in shown), object_key]
+        if not delete_unused(self._db, self._store, keys):
             return False
         with self._db.connection() as tx:
             objects.remove(tx, object_key)

@@ -49,7 +49,7 @@ from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
 from services import processing
 from services.admission import HEAD_SIZE, Admission
-from services.bucket import bucket_errors, delete_all_quietly, delete_quietly
+from services.bucket import bucket_errors, delete_unused
 from storage_backends.base import (
     Checksum,
     Multipart,
@@ -367,7 +367,8 @@ class Intake:
         problem: dict[str, str] | None = None,
         complete: bool = False,
     ) -> None:
-        """End uploads and remove what they stored: one object each where they are ``complete``, else perhaps parts too.
+        """End uploads and remove what they stored: one object each where they are ``complete``, else perhaps parts too. One
+        that was published, though the answer to that COMMIT was lost, keeps its object.
 
         What can't be removed now is left, by its row, to the janitor."""
         if not given_up:
@@ -409,7 +410,7 @@ class Intake:
 
     def delete(self, key: str) -> None:
         """Delete an object that is no longer needed, now or by the janitor."""
-        delete_quietly(self._store, key)
+        delete_unused(self._db, self._store, [key])
 
     def remove_bytes(self, upload: UploadRecord, *, complete: bool = False) -> bool:
         """Delete an upload's object, and unless it is ``complete`` its parts; True once all is known to be gone."""
@@ -418,7 +419,7 @@ class Intake:
         if not complete and not self._abort_parts(upload.object_key):
             return False
         keys = [upload.object_key, *([upload.incoming_key] if upload.incoming_key else [])]
-        return delete_all_quietly(self._store, keys)
+        return delete_unused(self._db, self._store, keys)
 
     def remove_keys(self, upload: UploadRecord) -> bool:
         """Remove what the writers of a resumable upload left under keys of their own; True once all is known to be gone."""
@@ -431,7 +432,8 @@ class Intake:
 
     def remove_key(self, key: str) -> bool:
         """Delete an object and abort the multiparts of its key; False where the bucket did not confirm."""
-        return (key.startswith(TAIL_PREFIX) or self._abort_parts(key)) and delete_quietly(self._store, key)
+        parts_gone = key.startswith(TAIL_PREFIX) or self._abort_parts(key)
+        return parts_gone and delete_unused(self._db, self._store, [key])
 
     def _abort_parts(self, key: str) -> bool:
         try:

@@ -35,7 +35,7 @@ from db.files import FileRecord
 from db.previews import PreviewRecord
 from parsers import run as parsers
 from services.access import may_change, visible
-from services.bucket import bucket_errors, delete_quietly
+from services.bucket import bucket_errors, delete_unused
 from services.contents import Contents, Reader
 from services.delivery import downloadable
 from services.turns import Turns
@@ -231,7 +231,7 @@ class Previews:
             kept = previews.add(tx, record, file_id=file.id)
             if not kept:
                 raise psycopg.Rollback
-        if not kept and delete_quietly(self._store, key):
+        if not kept and delete_unused(self._db, self._store, [key]):
             with self._db.connection() as tx:
                 retired.forget(tx, [key])
         metrics().preview(preview_type, "made")

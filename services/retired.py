@@ -6,7 +6,7 @@ from __future__ import annotations
 import structlog
 
 from db import Database, retired
-from services.bucket import delete_quietly
+from services.bucket import delete_unused
 from storage_backends.base import Multipart, ObjectStore, StorageError
 
 log = structlog.get_logger()
@@ -18,14 +18,14 @@ def remove_due(db: Database, store: ObjectStore) -> int:
     """Delete what is due; the number. What the bucket does not confirm is left, by its row, for the next run."""
     with db.connection() as tx:
         due = retired.take_due(tx, limit=_BATCH)
-    gone = [key for key in due if _remove(store, key)]
+    gone = [key for key in due if _remove(db, store, key)]
     if gone:
         with db.connection() as tx:
             retired.forget(tx, gone)
     return len(gone)
 
 
-def _remove(store: ObjectStore, key: str) -> bool:
+def _remove(db: Database, store: ObjectStore, key: str) -> bool:
     """The object, and parts of it where its writer died."""
     try:
         if isinstance(store, Multipart):
@@ -34,4 +34,4 @@ def _remove(store: ObjectStore, key: str) -> bool:
     except StorageError as error:
         log.warning("parts_left_for_janitor", key=key, error=str(error))
         return False
-    return delete_quietly(store, key)
+    return delete_unused(db, store, [key])

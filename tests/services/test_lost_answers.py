@@ -1,0 +1,308 @@
+"""Whatever commit's answer is lost, and whether the server had done it: what is ``ready`` has its bytes, and nothing is left."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from core.placement import Placement
+from core.principal import Principal
+from db import Database
+from services import Services
+from services.files import FileQuery
+from services.intake import PART_SIZE
+from services.previews import PreviewWish
+from services.tus import NewResumable
+from settings import Settings
+from tests.compressed import read, text, time_passes
+from tests.conftest import NOTHING
+from tests.direct import begin, direct, let_lease_pass, send_all, sql
+from tests.lossy import Done, Line, wire
+from tests.material import Source
+from tests.services.test_intake import upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+Action = Callable[[Services], Any]  # by the gateway that loses answers
+Prepare = Callable[[Services, Principal], Action]  # what the action needs is made by another
+ENDS: tuple[Done, ...] = ("at once", "never")
+_SEEDS = itertools.count()
+PREPARED: dict[str, Prepare] = {}
+
+
+def action(prepare: Prepare) -> Prepare:
+    PREPARED[prepare.__name__] = prepare
+    return prepare
+
+
+@pytest.fixture
+def lossy(settings: Settings, services: Services) -> Iterator[tuple[Services, Line]]:
+    gateway, line = wire(settings)
+    yield gateway, line
+    gateway.db.close()
+
+
+def form(services: Services, who: Principal, *bodies: bytes, **placement: Any) -> Any:
+    with services.intake.batch(who, protocol="form") as batch:
+        for number, body in enumerate(bodies):
+            batch.receive(name=f"{number}.bin", claimed_type=None, stream=Source(body))
+        return batch.commit(Placement(**placement))
+
+
+@action
+def a_raw_upload(services: Services, who: Principal) -> Action:
+    return lambda gateway: upload(gateway, who, "a.bin", os.urandom(100), size=100)
+
+
+@action
+def a_raw_upload_in_parts(services: Services, who: Principal) -> Action:
+    return lambda gateway: upload(gateway, who, "a.bin", os.urandom(PART_SIZE + 1))
+
+
+@action
+def a_form_with_equal_files(services: Services, who: Principal) -> Action:
+    data = os.urandom(100)
+    return lambda gateway: form(gateway, who, data, os.urandom(50), data)
+
+
+def _equal(wish: str) -> Prepare:
+    def prepare(services: Services, who: Principal) -> Action:
+        data = os.urandom(100)
+        upload(services, who, "a.bin", data)
+        return lambda gateway: form(gateway, who, data, os.urandom(50), on_duplicate=wish)
+
+    prepare.__name__ = f"a_form_with_known_bytes_to_{wish}"
+    return prepare
+
+
+for wish in ("link", "copy", "reject"):
+    action(_equal(wish))
+
+
+def _direct(size: int) -> Prepare:
+    def prepare(services: Services, who: Principal) -> Action:
+        data = os.urandom(size)
+        return lambda gateway: send_all(begin(gateway, who, data), data)
+
+    prepare.__name__ = f"a_direct_upload_of_{size}_is_begun"
+    return prepare
+
+
+def _completed(size: int) -> Prepare:
+    def prepare(services: Services, who: Principal) -> Action:
+        data = os.urandom(size)
+        plan = begin(services, who, data)
+        send_all(plan, data)
+        return lambda gateway: direct(gateway).complete(who, plan.upload.id)
+
+    prepare.__name__ = f"a_direct_upload_of_{size}_is_completed"
+    return prepare
+
+
+def _aborted(size: int) -> Prepare:
+    def prepare(services: Services, who: Principal) -> Action:
+        data = os.urandom(size)
+        plan = begin(services, who, data)
+        send_all(plan, data)
+        return lambda gateway: direct(gateway).abort(who, plan.upload.id)
+
+    prepare.__name__ = f"a_direct_upload_of_{size}_is_aborted"
+    return prepare
+
+
+for size in (100, PART_SIZE + 100):
+    for make in (_direct, _completed, _aborted):
+        action(make(size))
+
+
+@action
+def a_posted_form_is_completed(services: Services, who: Principal) -> Action:
+    from tests.presigned import post_form
+
+    assert services.companion is not None
+    form_upload, signed = services.companion.begin_form(
+        who, filename="a.bin", content_type=None, placement=Placement()
+    )
+    assert post_form(signed, os.urandom(100)).ok
+    return lambda gateway: direct(gateway).complete(who, form_upload.id)
+
+
+@action
+def the_sweep(services: Services, who: Principal) -> Action:
+    data = os.urandom(100)
+    send_all(begin(services, who, data), data)
+    return lambda gateway: direct(gateway).sweep()
+
+
+def _checked(wish: str | None) -> Prepare:
+    def prepare(services: Services, who: Principal) -> Action:
+        data = os.urandom(100)
+        if wish is not None:
+            upload(services, who, "a.bin", data)
+        plan = begin(services, who, data, placement=Placement(on_duplicate=wish or "link"))  # type: ignore[arg-type]
+        send_all(plan, data)
+        file = direct(services).complete(who, plan.upload.id)
+        return lambda gateway: gateway.checking.check(file.id)
+
+    prepare.__name__ = f"a_check_with_equal_bytes_to_{wish}"
+    return prepare
+
+
+for wish_or_none in (None, "link", "reject"):
+    action(_checked(wish_or_none))
+
+
+def resumable(size: int | None, **options: Any) -> NewResumable:
+    return NewResumable("tus", "a.bin", None, size, Placement(), **options)
+
+
+def begun(services: Services, who: Principal, size: int | None, first: bytes = b"", **options: Any) -> UUID:
+    """A resumable upload of which the first bytes are there."""
+    assert services.tus is not None
+    upload_id = services.tus.create(who, resumable(size, **options)).upload.id
+    if first:
+        services.tus.append(who, upload_id, offset=0, body=Body(first))
+    return upload_id
+
+
+def append(gateway: Services, who: Principal, upload_id: UUID, offset: int, data: bytes) -> None:
+    assert gateway.tus is not None
+    gateway.tus.append(who, upload_id, offset=offset, body=Body(data))
+
+
+class Body(Source):
+    broken = False
+
+    def hurry(self) -> None:
+        pass
+
+
+def _appended(name: str, size: int, first: int, more: int) -> None:
+    def prepare(services: Services, who: Principal) -> Action:
+        upload_id = begun(services, who, size, os.urandom(first))
+        return lambda gateway: append(gateway, who, upload_id, first, os.urandom(more))
+
+    PREPARED[name] = prepare
+
+
+_appended("a_resumable_upload_goes_on", 300, 100, 100)
+_appended("a_small_resumable_upload_ends", 300, 100, 200)
+_appended("a_large_resumable_upload_ends", PART_SIZE + 300, 100, PART_SIZE + 200)
+
+
+@action
+def a_resumable_upload_is_begun(services: Services, who: Principal) -> Action:
+    return lambda gateway: begun(gateway, who, 300)
+
+
+@action
+def uploads_are_joined(services: Services, who: Principal) -> Action:
+    parts = [begun(services, who, 200, os.urandom(200), partial=True) for _ in range(2)]
+    return lambda gateway: gateway.tus.concatenate(who, resumable(None), parts, concat="final;")  # type: ignore[union-attr]
+
+
+@action
+def a_resumable_upload_is_terminated(services: Services, who: Principal) -> Action:
+    upload_id = begun(services, who, 300, os.urandom(200))
+    return lambda gateway: gateway.tus.terminate(who, upload_id)  # type: ignore[union-attr]
+
+
+def _file(name: str, act: Callable[[Services, Principal, Any], Any], *, trashed: bool = False) -> None:
+    def prepare(services: Services, who: Principal) -> Action:
+        file = upload(services, who, "a.txt", text(9000, seed=next(_SEEDS)))
+        upload(services, who, "b.txt", os.urandom(50))
+        if trashed:
+            services.files.trash(who, file.id)
+        return lambda gateway: act(gateway, who, file.id)
+
+    PREPARED[name] = prepare
+
+
+_file("a_copy", lambda gateway, who, file: gateway.files.copy(who, file))
+_file("a_move", lambda gateway, who, file: gateway.files.move(who, file, None, if_match=None))
+_file("a_file_into_the_trash", lambda gateway, who, file: gateway.files.trash(who, file))
+_file("a_file_out_of_the_trash", lambda gateway, who, file: gateway.files.restore(who, file), trashed=True)
+_file("a_purge", lambda gateway, who, file: gateway.files.purge(who, file))
+_file("a_batch", lambda gateway, who, file: gateway.files.batch(who, "purge", [str(file)]))
+_file("compression", lambda gateway, who, file: gateway.compression.compress(file))
+_file("processing", lambda gateway, who, file: gateway.processing.process(file))
+_file("a_preview", lambda gateway, who, file: gateway.previews.show(who, file, PreviewWish("text")))
+_file("a_verification", lambda gateway, who, file: gateway.files.details(who, file, verify=True))
+
+
+@action
+def a_folder_is_deleted(services: Services, who: Principal) -> Action:
+    folder = services.folders.create(who, os.urandom(8).hex(), "", None).id
+    upload(services, who, "a.bin", os.urandom(100), folder_id=folder)
+    return lambda gateway: gateway.folders.delete(who, folder, recursive=True)
+
+
+@action
+def the_janitor(services: Services, who: Principal) -> Action:
+    begun(services, who, 200, os.urandom(200), partial=True)
+    begun(services, who, 200, os.urandom(100))
+    begin(services, who, os.urandom(PART_SIZE + 1))
+    sql(services.db, "update uploads set expires_at = now() - interval '1 second'")
+    return lambda gateway: gateway.upkeep.janitor(recount=False)
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
+    services: Services,
+    lossy: tuple[Services, Line],
+    alice: Principal,
+    bucket: Any,
+    db: Database,
+    leftovers: Leftovers,
+    name: str,
+) -> None:
+    gateway, line = lossy
+    for lose in itertools.count(1):
+        acts = [(done, PREPARED[name](services, alice)) for done in ENDS]
+        survived = [line.survives(lose, done, lambda act=act: act(gateway)) for done, act in acts]
+        if all(survived):
+            break
+    assert lose > 1
+    sql(db, "update uploads set expires_at = now() - interval '1 second'")
+    sql(db, "update resumable_uploads set held_until = null")
+    let_lease_pass(db)
+    time_passes(db)
+    direct(services).sweep()
+    if name in ("processing", "a_preview"):  # a preview has no row until it is in the bucket
+        services.upkeep._orphan_age = timedelta()
+    services.upkeep.janitor()
+    promised = 0
+    for file in services.files.list(alice, FileQuery(limit=200)).items:
+        if file.status == "ready":
+            promised += 1
+            found = services.delivery.open(alice, file.id, method="GET", mode="proxy")
+            assert hashlib.sha256(b"".join(found.body)).hexdigest() == file.file_hash  # type: ignore[union-attr]
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("wish", ["link", "copy"])
+def test_T104_a_commit_that_is_still_under_way_is_waited_for(
+    services: Services, lossy: tuple[Services, Line], alice: Principal, db: Database, leftovers: Leftovers, wish: str
+) -> None:
+    gateway, line = lossy
+    data = os.urandom(100)
+    upload(services, alice, "a.bin", data)
+    publishing = 2  # after the admission
+    assert not line.survives(
+        publishing,
+        "later",
+        lambda: upload(gateway, alice, "a.bin", data, size=100, on_duplicate=wish),
+    )
+    let_lease_pass(db)
+    services.upkeep.janitor()
+    files = services.files.list(alice, FileQuery()).items
+    assert len(files) == 2
+    for file in files:
+        assert read(services, file) == data
+    assert leftovers() == NOTHING
