@@ -20,7 +20,7 @@ COLUMNS = (
     " f.folder_id, f.status, f.visibility, f.tags, o.measured || f.metadata as metadata,"
     " coalesce(f.problem, o.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
     " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found, o.encoding, o.stored_size,"
-    " o.scan_verdict is not null as scanned"
+    " o.scan_verdict is not null as scanned, o.etag, o.checksum_state"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -54,6 +54,13 @@ class FileRecord:
     encoding: str | None  # zstd where the object is stored compressed; services/contents.py reads it
     stored_size: int | None  # bytes in the bucket, where it is encoded
     scanned: bool  # whether the scanner has said anything of the object
+    etag: str  # the stored object's, as the bucket told it
+    checksum_state: str  # verified, unverified, or mismatch where the object is known to hold other bytes
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing is known to be wrong with the stored bytes."""
+        return self.content_found and self.checksum_state != "mismatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +147,8 @@ _FREE_NAME = """(
     order by c.n limit 1)"""
 
 # One statement: find the owner's equal object or make this one, end the upload, add the file.
-# The equal object is locked against a purge (FOR SHARE; db/objects.mark_purging). Where no candidate is free, or the upload
-# is over, nothing is changed.
+# The equal object is locked against a purge (FOR SHARE; db/objects.mark_purging); what is known to be damaged comes first, so
+# that it is met, and mended. Where no candidate is free, or the upload is over, nothing is changed.
 _PUBLISH = f"""
 with name as materialized (select {_FREE_NAME} as free),
 live as materialized (
@@ -150,15 +157,15 @@ live as materialized (
     for update
 ),
 equal as materialized (
-    select object_key, measured, problem, encoding, stored_size, scan_verdict from objects
-    where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
-    and scan_verdict is distinct from 'infected' and %(link)s and exists (select from live)
-    order by created_at limit 1 for share
+    select object_key, measured, problem, encoding, stored_size, scan_verdict, etag, checksum_state from objects
+    where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
+    and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s) and %(link)s and exists (select from live)
+    order by found and checksum_state <> 'mismatch', created_at limit 1 for share
 ),
 stored as (
     insert into objects (object_key, owner_id, size, sha256, etag, content_type, checksum_state, checked_at)
     select %(key)s, %(owner)s, %(size)s, %(sha256)s, %(etag)s, %(mime_type)s,
-           case when %(sha256)s::text is null then 'unverified' else 'verified' end,
+           %(checksum_state)s,
            case when %(sha256)s::text is null then null else now() end
     from live where not exists (select from equal)
     returning object_key
@@ -196,16 +203,20 @@ select {COLUMNS}
 from file f cross join (
     select coalesce((select measured from equal), '{{}}') as measured, (select problem from equal) as problem,
            (select encoding from equal) as encoding, (select stored_size from equal) as stored_size,
-           (select scan_verdict from equal) as scan_verdict,
+           (select scan_verdict from equal) as scan_verdict, coalesce((select etag from equal), %(etag)s) as etag,
+           coalesce((select checksum_state from equal), %(checksum_state)s) as checksum_state,
            'standard' as storage_class, true as found) o
 """
 
 
-def publish(tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool) -> FileRecord | None:
+def publish(
+    tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool, damaged: Sequence[str] = ()
+) -> FileRecord | None:
     """Make an uploaded object a file, under a name that is free in its folder; call ``open_publication`` first.
 
-    With ``link`` the file goes onto an equal object that the owner already has: then its ``file_path`` is not
-    ``new.object_key``, and the upload ends ``aborted`` with its own object still to be deleted. With ``forget`` the row of
+    With ``link`` the file goes onto an equal object that the owner already has, none of the ``damaged``: then its
+    ``file_path`` is not ``new.object_key``, and the upload ends ``aborted`` with its own object still to be deleted. The
+    caller makes sure that the object is sound, and else rolls back. With ``forget`` the row of
     an upload that nobody can ask for again is deleted. The quota it held is given back; what the file uses is counted by
     the table's trigger. None where the upload was over (expired, aborted) before."""
     params = {
@@ -215,7 +226,9 @@ def publish(tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool) -> Fi
         "size": new.size,
         "link": link,
         "key": new.object_key,
+        "damaged": list(damaged),
         "etag": new.etag,
+        "checksum_state": "unverified" if new.sha256 is None else "verified",
         "mime_type": new.mime_type,
         "file_type": new.file_type,
         "status": new.status,
@@ -250,15 +263,22 @@ def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
     )
 
 
-def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int) -> UUID | None:
-    """A file of the owner with these bytes, outside the trash."""
-    row = tx.execute(
-        "select f.id from files f join objects o on o.object_key = f.file_path where o.owner_id = %(owner)s"
-        " and o.sha256 = %(sha256)s and o.size = %(size)s and o.status = 'stored' and not f.is_deleted"
-        " and o.scan_verdict is distinct from 'infected' limit 1",
-        {"owner": owner_id, "sha256": sha256, "size": size},
-    ).fetchone()
-    return row[0] if row else None
+_DUPLICATE = """
+select object_key from objects o
+where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
+and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s)
+and (not found or checksum_state = 'mismatch'
+     or exists (select from files f where f.file_path = o.object_key and not f.is_deleted))
+order by found and checksum_state <> 'mismatch', created_at limit 1
+"""
+
+
+def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int, *, damaged: Sequence[str]) -> str | None:
+    """The object of a file of the owner with these bytes, outside the trash, or else one that is known to be damaged; none of
+    those that the caller has found ``damaged``."""
+    params = {"owner": owner_id, "sha256": sha256, "size": size, "damaged": list(damaged)}
+    key: str | None = scalar(tx, _DUPLICATE, params)
+    return key
 
 
 _UPDATE = f"""
@@ -453,13 +473,3 @@ def finish_check(
             "onto": onto,
         },
     )
-
-
-_ANOTHER_READY = """
-select exists (select from files where file_path = %(key)s and id <> %(id)s and status = 'ready')
-"""
-
-
-def another_ready(tx: Tx, file: FileRecord) -> bool:
-    """Whether another file on the object is ``ready``: then what follows has begun already."""
-    return scalar(tx, _ANOTHER_READY, {"key": file.file_path, "id": file.id}) is True

@@ -17,7 +17,7 @@ from db import Tx, execute, many, one, scalar
 
 COLUMNS = (
     "object_key, owner_id, size, sha256, etag, content_type, storage_class, status, found, checksum_state, checked_at,"
-    " created_at"
+    " created_at, coalesce(stored_size, size) as stored_size"
 )
 
 
@@ -35,6 +35,7 @@ class ObjectRecord:
     checksum_state: str
     checked_at: datetime | None
     created_at: datetime
+    stored_size: int  # bytes in the bucket
 
 
 def get(tx: Tx, object_key: str) -> ObjectRecord | None:
@@ -45,14 +46,18 @@ def get(tx: Tx, object_key: str) -> ObjectRecord | None:
 
 _RECORD_CHECK = """
 update objects
-set found = %(found)s, checksum_state = coalesce(%(checksum_state)s, checksum_state), checked_at = now()
+set found = %(found)s, checksum_state = coalesce(%(checksum_state)s, checksum_state), etag = coalesce(%(etag)s, etag),
+    checked_at = now()
 where object_key = %(key)s
 """
 
 
-def record_check(tx: Tx, object_key: str, *, found: bool, checksum_state: str | None = None) -> None:
-    """Keep what a look into the bucket found; ``checksum_state`` None leaves the last verdict on the bytes."""
-    execute(tx, _RECORD_CHECK, {"key": object_key, "found": found, "checksum_state": checksum_state})
+def record_check(
+    tx: Tx, object_key: str, *, found: bool, checksum_state: str | None = None, etag: str | None = None
+) -> None:
+    """Keep what a look into the bucket found; None leaves the last verdict on the bytes, and the ETag."""
+    found_now = {"key": object_key, "found": found, "checksum_state": checksum_state, "etag": etag}
+    execute(tx, _RECORD_CHECK, found_now)
 
 
 _TOLD = """
@@ -95,15 +100,16 @@ def lock_of_file(tx: Tx, file_id: object, *, share: bool = False) -> str | None:
 
 _EQUAL = """
 select object_key from objects
-where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored' and found
-and scan_verdict is distinct from 'infected' and object_key <> %(other)s
-order by created_at limit 1 for share
+where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
+and scan_verdict is distinct from 'infected' and object_key <> all(%(others)s)
+order by found and checksum_state <> 'mismatch', created_at limit 1 for share
 """
 
 
-def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: str) -> str | None:
-    """The owner's oldest other object of these bytes, locked against a purge; its key, or None."""
-    params = {"owner": owner_id, "sha256": sha256, "size": size, "other": other_than}
+def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: Sequence[str]) -> str | None:
+    """The owner's oldest other object of these bytes, one that is known to be damaged before all others, locked against a
+    purge; its key, or None."""
+    params = {"owner": owner_id, "sha256": sha256, "size": size, "others": list(other_than)}
     key: str | None = scalar(tx, _EQUAL, params)
     return key
 
@@ -126,6 +132,29 @@ def mark_purging(tx: Tx, object_key: str) -> bool:
     """stored -> purging where no file is left on it; what it once replaced is due for deletion too. The caller holds
     ``lock_of_file``, so that no file can appear."""
     return scalar(tx, _MARK_PURGING, {"key": object_key}) is not None
+
+
+def lock(tx: Tx, keys: Sequence[str]) -> None:
+    """Lock these objects, against new links to them too, until the transaction ends."""
+    sql = "select 1 from objects where object_key = any(%(keys)s) order by object_key for update"
+    if keys:
+        execute(tx, sql, {"keys": list(keys)})
+
+
+_MEND = """
+update files f set file_path = good.object_key, version = version + 1
+from objects bad join objects good on good.owner_id = bad.owner_id and good.sha256 = bad.sha256 and good.size = bad.size
+where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and good.object_key = any(%(by)s)
+"""
+
+
+def mend(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
+    """Put all files of the damaged objects, which the caller has locked, onto one of ``by`` with the same bytes; what no file
+    is left on is to be purged."""
+    if damaged:
+        execute(tx, _MEND, {"damaged": list(damaged), "by": list(by)})
+    for key in damaged:
+        mark_purging(tx, key)
 
 
 def purging(tx: Tx, *, limit: int) -> Sequence[str]:

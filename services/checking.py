@@ -16,7 +16,6 @@ import structlog
 from core import content_types
 from core.errors import (
     ChecksumMismatch,
-    ContentMissing,
     DuplicateFile,
     GatewayError,
     Unavailable,
@@ -28,7 +27,8 @@ from db import Database, Tx, files, jobs, objects, scans, uploads
 from db.files import FileRecord
 from services import processing
 from services.admission import HEAD_SIZE
-from services.contents import Contents
+from services.contents import Contents, as_missing
+from services.equals import Equals
 from services.files import Files
 from services.intake import Intake
 from services.scanning import Scanning, problem_of
@@ -85,9 +85,10 @@ class Checking:
             scan = self._scanning.judge(file, found.sha256) if self._scanning is not None else None
         except (ObjectNotFound, Unsupported) as error:
             with self._db.connection() as tx:
-                _reject(tx, file, ContentMissing() if isinstance(error, ObjectNotFound) else error)
+                _reject(tx, file, as_missing(error) if isinstance(error, ObjectNotFound) else error)
             return
-        self._finish(file, found, scan)
+        equals = Equals(self._contents, new=[file.file_path])
+        equals.settle(lambda: self._finish(file, found, scan, equals))
         if self._scanning is not None and scan is not None and scan.verdict == "infected":
             self._scanning.bury()
 
@@ -139,7 +140,7 @@ class Checking:
         mime_type = self._intake.admission.judge_type(uploader, file.original_name, head)
         return _Found(digest.hexdigest(), size, mime_type, read_back=True)
 
-    def _finish(self, file: FileRecord, found: _Found, scan: Scan | None) -> None:
+    def _finish(self, file: FileRecord, found: _Found, scan: Scan | None, equals: Equals) -> None:
         """Say what was found, in one transaction: the checksum that the client told last, the scanner's verdict, the owner's
         equal object.
 
@@ -148,6 +149,7 @@ class Checking:
         with self._db.transaction() as tx:
             uploads.lock_content(tx, file.owner_id, found.sha256)
             objects.lock_of_file(tx, file.id)
+            objects.lock(tx, equals.damaged)
             upload = uploads.of_file(tx, file.id, lock=True)
             if upload is not None and upload.sha256 not in (None, found.sha256):
                 _reject(
@@ -162,17 +164,20 @@ class Checking:
                 return
             # What passed through us was linked, or not, when it was published.
             wish = upload.on_duplicate if upload is not None and found.read_back else "copy"
-            if (
-                wish == "reject"
-                and files.duplicate_of(tx, file.owner_id, found.sha256, found.size) is not None
-            ):
-                _reject(tx, file, DuplicateFile())
-                return
             equal = None
-            if wish == "link":
-                equal = objects.equal_to(
-                    tx, file.owner_id, found.sha256, found.size, other_than=file.file_path
+            if wish == "reject":
+                known = files.duplicate_of(
+                    tx, file.owner_id, found.sha256, found.size, damaged=equals.damaged
                 )
+                if known is not None:
+                    equals.confirm(known)
+                    _reject(tx, file, DuplicateFile())
+                    return
+            elif wish == "link":
+                others = [file.file_path, *equals.damaged]
+                equal = objects.equal_to(tx, file.owner_id, found.sha256, found.size, other_than=others)
+                if equal is not None:
+                    equals.confirm(equal)
             done = files.finish_check(
                 tx,
                 file.id,
@@ -189,8 +194,9 @@ class Checking:
                 _record(tx, done, found, scan)
             if equal is not None:
                 orphaned = objects.mark_purging(tx, file.file_path)
-            elif not files.another_ready(tx, done):
+            elif "processed_at" not in done.metadata:
                 processing.begin(tx, done)
+            objects.mend(tx, equals.damaged, by=[done.file_path])
         if orphaned:
             self._files.remove_object(file.file_path)
         log.info("file_checked", file_id=str(file.id), status="ready")

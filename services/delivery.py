@@ -15,8 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-import structlog
-
 from core import content_types, names
 from core.disposition import content_disposition
 from core.errors import (
@@ -38,7 +36,7 @@ from db import Database, events, file_lists, files, folders, objects
 from db.files import FileRecord
 from services.access import visible
 from services.bucket import bucket_errors
-from services.contents import Contents, Reader
+from services.contents import Contents, Reader, as_missing, check_intact
 from services.files import parse_id
 from storage_backends.base import (
     ObjectNotFound,
@@ -46,8 +44,6 @@ from storage_backends.base import (
     PresignedRequest,
     Presigns,
 )
-
-log = structlog.get_logger()
 
 _LINKS = "download link"
 _PIECE = 256 * 1024  # bytes; what a slow reader makes us hold
@@ -184,6 +180,7 @@ class Delivery:
         if mode == "redirect" and method == "GET":
             signed = self._presigned(file, self._limits.url_ttl, disposition)
             if signed is not None:
+                self._contents.confirm(file)  # the bucket would answer whatever it holds under the key
                 if _is_start(conditions.range):
                     self._count(principal, file)
                 return Redirect(signed.url)
@@ -217,8 +214,7 @@ class Delivery:
             headers["Content-Range"] = span.content_range(file.file_size)
         status: Literal[200, 206] = 206 if span else 200
         if method == "HEAD":
-            if not self._contents.exists(file):
-                raise self._missing(file)
+            self._contents.confirm(file)
             return Stream(status, headers, length, None)
         stack, reader = self._read(file, span)
         if span is None or span.first == 0:
@@ -242,6 +238,8 @@ class Delivery:
         life = self._limits.url_ttl if expires_in is None else timedelta(seconds=min(expires_in, 7 * 86400))
         with self._db.connection() as tx:
             file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
+        self._contents.confirm(file)
+        with self._db.connection() as tx:
             events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=_actor(principal))
         life = min(life, self._limits.url_max_ttl)
         return self._presigned(file, life, disposition) or self._sealed(file, life, disposition)
@@ -285,13 +283,7 @@ class Delivery:
         try:
             return stack, stack.enter_context(self._contents.open(file, span))
         except ObjectNotFound as error:
-            raise self._missing(file) from error
-
-    def _missing(self, file: FileRecord) -> ContentMissing:
-        log.error("content_missing", file_id=str(file.id), key=file.file_path)
-        with self._db.connection() as tx:
-            objects.record_check(tx, file.file_path, found=False)
-        return ContentMissing()
+            raise as_missing(error) from error
 
     def _count(self, principal: Principal | None, file: FileRecord) -> None:
         with self._db.connection() as tx:
@@ -350,7 +342,11 @@ class Delivery:
             )
             paths = folders.paths_below(tx, folder_id)
         members = [(paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found]
-        ready = [(name, file) for name, file in members if is_ready(file, scanned_only=self._scanned_only)]
+        ready = [
+            (name, file)
+            for name, file in members
+            if file.intact and is_ready(file, scanned_only=self._scanned_only)
+        ]
         left_out = {name for name, _ in members} - {name for name, _ in ready}
         return f"{folder.name}.zip", ready, sorted(left_out)
 
@@ -370,7 +366,7 @@ class Delivery:
                 self._count(principal, file)
             if left_out:
                 archive.writestr(
-                    "NOT INCLUDED.txt", "Not ready when this was made:\n" + "\n".join(left_out) + "\n"
+                    "NOT INCLUDED.txt", "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n"
                 )
         yield from sink.taken()
 
@@ -404,8 +400,7 @@ def downloadable(file: FileRecord, *, scanned_only: bool) -> FileRecord:
         raise FileInTrash()
     if not is_ready(file, scanned_only=scanned_only):
         raise FileNotReady()
-    if not file.content_found:
-        raise ContentMissing()
+    check_intact(file)
     return file
 
 

@@ -36,7 +36,7 @@ from db.files import FileRecord
 from db.previews import PreviewRecord
 from services.access import owned, owner_scope, visible
 from services.bucket import delete_unused
-from services.contents import Contents, Damaged
+from services.contents import Altered, Contents, Damaged
 from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
 
@@ -140,9 +140,11 @@ class Files:
         return FileDetails(file, {"downloads": file.download_count, **statistics}, history, integrity)
 
     def _verify(self, principal: Principal, file: FileRecord) -> None:
+        """Read what the bucket holds now, whatever its ETag: a bucket that was restored may give others to the same bytes."""
         digest, size = hashlib.sha256(), 0
         state: str | None = None
         try:
+            file = self._contents.as_it_is(file)
             with self._contents.open(file) as reader:
                 while chunk := reader.read(_READ):
                     digest.update(chunk)
@@ -154,12 +156,13 @@ class Files:
                     if (digest.hexdigest(), size) == (file.file_hash, file.file_size)
                     else "mismatch"
                 )
+        except (Altered, Damaged):
+            found, state = True, "mismatch"
         except ObjectNotFound:
             found = False
-        except Damaged:
-            found, state = True, "mismatch"
         with self._db.transaction() as tx:
-            objects.record_check(tx, file.file_path, found=found, checksum_state=state)
+            etag = file.etag if state == "verified" else None
+            objects.record_check(tx, file.file_path, found=found, checksum_state=state, etag=etag)
             events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
 
     def history(
@@ -257,8 +260,13 @@ class Files:
         target_folder_id: int | Unset | None = UNSET,
         original_name: str | None = None,
     ) -> FileRecord:
-        """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken."""
+        """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken.
+
+        Raises FileNotReady, QuotaExceeded, and ContentMissing where the object is not there as it was stored."""
         name = None if original_name is None else names.clean_name(original_name)
+        source = owned(principal, self.get(principal, file_id))
+        if source.status == "ready":
+            self._contents.confirm(source)
         with self._naming() as tx:
             file = owned(principal, files.get(tx, file_id))
             if file.status != "ready":

@@ -43,13 +43,15 @@ from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, files, jobs, resumable, uploads
+from db import Database, Tx, files, jobs, objects, resumable, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
 from services import processing
 from services.admission import HEAD_SIZE, Admission
 from services.bucket import bucket_errors, delete_unused
+from services.contents import Contents
+from services.equals import Equals
 from storage_backends.base import (
     Checksum,
     Multipart,
@@ -135,6 +137,7 @@ class Intake:
     def __init__(self, db: Database, store: Store, admission: Admission, *, scan: bool = False):
         self._db = db
         self._store = store
+        self._contents = Contents(db, store)
         self.admission = admission
         self._scan = scan  # files are ``processing`` until a scanner has seen them
 
@@ -306,59 +309,81 @@ class Intake:
 
         Raises NotFound for a folder that is not the owner's."""
         placement = self.admission.place(principal, placement)
+        equals = Equals(self._contents, new=[item.upload.object_key for item in received])
+        try:
+            outcome = equals.settle(
+                lambda: self._publish(principal.owner_id, received, placement, session_id, equals, within)
+            )
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise NotFound("There is no such folder.") from error
+        except psycopg.errors.CheckViolation as error:
+            raise InvalidInput(f"The request breaks the rule {error.diag.constraint_name}.") from error
+        kept = {record.file_path for record in outcome.files}
+        self.discard([item.upload for item in received if item.upload.object_key not in kept], complete=True)
+        return outcome
+
+    def _publish(
+        self,
+        owner_id: str,
+        received: Sequence[Received],
+        placement: Placement,
+        session_id: str,
+        equals: Equals,
+        within: Within | None,
+    ) -> Outcome:
         published: list[FileRecord] = []
         rejected: list[Rejected] = []
-        owner_id = principal.owner_id
-        try:
-            with self._db.transaction() as tx:
+        with self._db.transaction() as tx:
+            session = files.open_publication(
+                tx,
+                owner_id,
+                placement.folder_id,
+                session_id=session_id,
+                count=len(received),
+                size=sum(item.size for item in received),
+                contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in received},
+            )
+            objects.lock(tx, equals.damaged)
+            for item in received:
+                if placement.on_duplicate == "reject":
+                    known = files.duplicate_of(
+                        tx, owner_id, item.sha256, item.size, damaged=equals.damaged
+                    )
+                    if known is not None:
+                        equals.confirm(known)
+                        rejected.append(Rejected(item.upload.original_name, DuplicateFile()))
+                        continue
+                record = files.publish(
+                    tx,
+                    _new_file(item, placement, "processing" if self._scan else "ready"),
+                    actor=owner_id,
+                    link=placement.on_duplicate == "link",
+                    forget=True,
+                    damaged=equals.damaged,
+                )
+                if record is None:
+                    raise UploadGone("The upload took too long and has expired.")
+                equals.confirm(record.file_path)
+                published.append(record)
+                if self._scan:
+                    jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
+                elif record.file_path == item.upload.object_key:
+                    processing.begin(tx, record)
+            objects.mend(tx, equals.damaged, by=[record.file_path for record in published])
+            if rejected:
                 session = files.open_publication(
                     tx,
                     owner_id,
                     placement.folder_id,
                     session_id=session_id,
-                    count=len(received),
-                    size=sum(item.size for item in received),
-                    contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in received},
+                    count=-len(rejected),
+                    size=sum(record.file_size for record in published)
+                    - sum(item.size for item in received),
                 )
-                for item in received:
-                    if placement.on_duplicate == "reject" and files.duplicate_of(
-                        tx, owner_id, item.sha256, item.size
-                    ):
-                        rejected.append(Rejected(item.upload.original_name, DuplicateFile()))
-                        continue
-                    record = files.publish(
-                        tx,
-                        _new_file(item, placement, "processing" if self._scan else "ready"),
-                        actor=owner_id,
-                        link=placement.on_duplicate == "link",
-                        forget=True,
-                    )
-                    if record is None:
-                        raise UploadGone("The upload took too long and has expired.")
-                    published.append(record)
-                    if self._scan:
-                        jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
-                    elif record.file_path == item.upload.object_key:
-                        processing.begin(tx, record)
-                if rejected:
-                    session = files.open_publication(
-                        tx,
-                        owner_id,
-                        placement.folder_id,
-                        session_id=session_id,
-                        count=-len(rejected),
-                        size=sum(record.file_size for record in published)
-                        - sum(item.size for item in received),
-                    )
-                if within is not None:
-                    within(tx, Outcome(published, rejected, session))
-        except psycopg.errors.ForeignKeyViolation as error:
-            raise NotFound("There is no such folder.") from error
-        except psycopg.errors.CheckViolation as error:
-            raise InvalidInput(f"The request breaks the rule {error.diag.constraint_name}.") from error
-        kept = {record.file_path for record in published}
-        self.discard([item.upload for item in received if item.upload.object_key not in kept], complete=True)
-        return Outcome(published, rejected, session)
+            outcome = Outcome(published, rejected, session)
+            if within is not None:
+                within(tx, outcome)
+        return outcome
 
     def discard(
         self,

@@ -20,7 +20,6 @@ import structlog
 
 from core import names
 from core.errors import (
-    ContentMissing,
     GatewayError,
     InvalidInput,
     PreviewFailed,
@@ -36,7 +35,7 @@ from db.previews import PreviewRecord
 from parsers import run as parsers
 from services.access import may_change, visible
 from services.bucket import bucket_errors, delete_unused
-from services.contents import Contents, Reader
+from services.contents import Contents, Reader, as_missing
 from services.delivery import downloadable
 from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
@@ -367,7 +366,7 @@ def _as_results() -> Iterator[None]:
     try:
         yield
     except ObjectNotFound as error:
-        raise ContentMissing() from error
+        raise as_missing(error) from error
     except parsers.Unsupported as error:
         raise PreviewUnsupported(error.reason) from error
     except parsers.ParserFailed as error:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import structlog
 
 from core import names
-from core.errors import Conflict, Unavailable
+from core.errors import Conflict, ContentMissing, Unavailable
 from core.ids import FILE_PREFIX, object_key
 from core.scan import Scan, Signatures
 from db import Database, Tx, jobs, objects, retired, scans, uploads
@@ -191,12 +192,11 @@ class Scanning:
         try:
             scan = self._scan(file)
         except ObjectNotFound:
-            with self._db.connection() as tx:
-                objects.record_check(tx, file.file_path, found=False)
             return "failed"
         except Unavailable:
             self.clamd.signatures()
-            self._contents.exists(file)
+            with suppress(ContentMissing):
+                self._contents.confirm(file)
             log.error("rescan_failed_on_object", file_id=str(file.id), key=file.file_path)
             return "failed"
         with self._db.transaction() as tx:

@@ -33,7 +33,7 @@ def test_T104_the_same_request_again_gets_the_file_that_was_published(
         data = os.urandom(500)
         answers: list[Answer] = []
         before = client.get("/api/files").json["total"]
-        if line.survives(lose, "at once", lambda data=data: answers.append(ask(data))):
+        if line.survives(lose, "at once", lambda data=data, answers=answers: answers.append(ask(data))):
             break
         statuses.append(answers[0].status)
         if answers[0].status == 503:

@@ -73,7 +73,7 @@ def test_a_reader_with_an_old_record_finds_the_new_object(
     services.upkeep.janitor()
     assert read(services, old) == data
     assert read(services, old, Span(10, 20)) == data[10:21]
-    assert Contents(services.db, services.intake._store).exists(old)
+    assert Contents(services.db, services.intake._store).confirm(old) is None
 
 
 def test_T106_the_job_run_by_many_at_once_has_one_effect(
