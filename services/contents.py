@@ -82,7 +82,9 @@ class Contents:
     def as_it_is(self, file: FileRecord) -> FileRecord:
         """The file with the ETag that its object has now, for who reads all of it and compares. Raises ObjectNotFound,
         Unavailable."""
-        return self._look(file, lambda now: replace(now, etag=self._stat(now.file_path, _stored_size(now), None)))
+        return self._look(
+            file, lambda now: replace(now, etag=self._stat(now.file_path, _stored_size(now), None))
+        )
 
     def _look(self, file: FileRecord, look: Callable[[FileRecord], T]) -> T:
         """What a look at the object gives, or at the one that has replaced it since this record was read. What turns out to be
@@ -98,7 +100,9 @@ class Contents:
 
     def _record(self, file: FileRecord, error: ObjectNotFound) -> None:
         altered = isinstance(error, Altered)
-        log.error("content_altered" if altered else "content_missing", file_id=str(file.id), key=file.file_path)
+        log.error(
+            "content_altered" if altered else "content_missing", file_id=str(file.id), key=file.file_path
+        )
         with self._db.connection() as tx:
             objects.record_check(
                 tx, file.file_path, found=altered, checksum_state="mismatch" if altered else None

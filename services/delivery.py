@@ -366,7 +366,8 @@ class Delivery:
                 self._count(principal, file)
             if left_out:
                 archive.writestr(
-                    "NOT INCLUDED.txt", "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n"
+                    "NOT INCLUDED.txt",
+                    "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n",
                 )
         yield from sink.taken()
 

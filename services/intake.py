@@ -346,9 +346,7 @@ class Intake:
             objects.lock(tx, equals.damaged)
             for item in received:
                 if placement.on_duplicate == "reject":
-                    known = files.duplicate_of(
-                        tx, owner_id, item.sha256, item.size, damaged=equals.damaged
-                    )
+                    known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
                     if known is not None:
                         equals.confirm(known)
                         rejected.append(Rejected(item.upload.original_name, DuplicateFile()))
@@ -377,8 +375,7 @@ class Intake:
                     placement.folder_id,
                     session_id=session_id,
                     count=-len(rejected),
-                    size=sum(record.file_size for record in published)
-                    - sum(item.size for item in received),
+                    size=sum(record.file_size for record in published) - sum(item.size for item in received),
                 )
             outcome = Outcome(published, rejected, session)
             if within is not None:

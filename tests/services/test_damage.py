@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from tests.compressed import compressed, read, text, time_passes
 from tests.conftest import NOTHING
 from tests.direct import begin, checked, direct, send_all, sql
 from tests.services.test_intake import stored, upload
+from tests.services.test_lost_answers import form
 
 Leftovers = Callable[[], dict[str, list[str]]]
 Damage = Callable[[Any, Database, FileRecord], None]
@@ -54,7 +56,6 @@ def known_gone(bucket: Any, db: Database, file: FileRecord) -> None:
 
 
 DAMAGES: tuple[Damage, ...] = (gone, altered, cut, known_mismatch, known_gone)
-damages = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 
 
 def by_form(services: Services, who: Principal, data: bytes, wish: str) -> FileRecord:
@@ -67,55 +68,56 @@ def by_direct(services: Services, who: Principal, data: bytes, wish: str) -> Fil
     return checked(services, direct(services).complete(who, begun.upload.id))
 
 
-@damages
 @pytest.mark.parametrize("wish", ["link", "reject"])
 @pytest.mark.parametrize("again", [by_form, by_direct], ids=["form", "direct"])
-def test_T47_the_same_bytes_again_are_kept_and_mend_every_file_that_had_them(
+def test_the_same_bytes_again_are_kept_and_mend_every_file_that_had_them(
     services: Services,
-    alice: Principal,
     bob: Principal,
     bucket: Any,
     db: Database,
     leftovers: Leftovers,
-    damage: Damage,
     wish: str,
     again: Callable[[Services, Principal, bytes, str], FileRecord],
 ) -> None:
     data = text(9000)
-    first = compressed(services, alice, data) if wish == "link" else upload(services, alice, "a.txt", data)
-    services.processing.process(first.id)
-    copy = services.files.copy(alice, first.id)
-    trashed = services.files.copy(alice, first.id)
     theirs = upload(services, bob, "a.txt", data)
-    services.files.trash(alice, trashed.id)
-    damage(bucket, db, first)
-    new = again(services, alice, data, wish)
-    assert (new.status, new.file_path != first.file_path) == ("ready", True)
-    services.files.restore(alice, trashed.id)
-    for file in services.files.list(alice, FileQuery()).items:
-        assert file.file_path == new.file_path
-        assert read(services, file) == data
-    assert {first.id, copy.id, trashed.id, new.id} == {f.id for f in services.files.list(alice, FileQuery()).items}
-    assert services.files.get(bob, theirs.id).file_path == theirs.file_path
-    services.processing.process(new.id)
-    assert services.previews.show(alice, first.id, PreviewWish("text")).body
-    with pytest.raises(DuplicateFile):
-        upload(services, alice, "third.txt", data, on_duplicate="reject")
+    for damage in DAMAGES:
+        alice = Principal(damage.__name__)
+        first = (
+            compressed(services, alice, data) if wish == "link" else upload(services, alice, "a.txt", data)
+        )
+        services.processing.process(first.id)
+        copy = services.files.copy(alice, first.id)
+        trashed = services.files.trash(alice, services.files.copy(alice, first.id).id)
+        damage(bucket, db, first)
+        new = again(services, alice, data, wish)
+        assert (new.status, new.file_path != first.file_path) == ("ready", True)
+        services.files.restore(alice, trashed.id)
+        found = services.files.list(alice, FileQuery()).items
+        assert {first.id, copy.id, trashed.id, new.id} == {file.id for file in found}
+        for file in found:
+            assert file.file_path == new.file_path
+            assert read(services, file) == data
+        services.processing.process(new.id)
+        assert services.previews.show(alice, first.id, PreviewWish("text")).body
+        with pytest.raises(DuplicateFile):
+            upload(services, alice, "third.txt", data, on_duplicate="reject")
+    assert read(services, theirs) == data
     time_passes(db)
     services.upkeep.janitor()
     assert leftovers() == NOTHING
 
 
-@damages
 def test_damaged_bytes_are_linked_to_a_sound_object_where_there_is_one(
-    services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers, damage: Damage
+    services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
-    data = os.urandom(500)
-    first = upload(services, alice, "a.bin", data)
-    sound = upload(services, alice, "b.bin", data, on_duplicate="copy")
-    damage(bucket, db, first)
-    assert upload(services, alice, "c.bin", data).file_path == sound.file_path
-    assert read(services, services.files.get(alice, first.id)) == data
+    for damage in DAMAGES:
+        data = os.urandom(500)
+        first = upload(services, alice, "a.bin", data)
+        sound = upload(services, alice, "b.bin", data, on_duplicate="copy")
+        damage(bucket, db, first)
+        assert upload(services, alice, "c.bin", data).file_path == sound.file_path
+        assert read(services, services.files.get(alice, first.id)) == data
     services.upkeep.janitor()
     assert leftovers() == NOTHING
 
@@ -123,39 +125,36 @@ def test_damaged_bytes_are_linked_to_a_sound_object_where_there_is_one(
 def test_equal_files_of_one_form_share_what_mends_the_old(
     services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
-    from tests.services.test_lost_answers import form
-
     data = [os.urandom(500), os.urandom(500)]
     old = [upload(services, alice, "a.bin", piece) for piece in data]
     for file in old:
         gone(bucket, db, file)
     made = form(services, alice, data[0], data[1], data[0]).files
     assert made[0].file_path == made[2].file_path
-    for file, piece in zip(services.files.list(alice, FileQuery(sort="uploaded_at")).items, [*data, *data, data[0]], strict=True):
+    for file, piece in zip(
+        services.files.list(alice, FileQuery(sort="uploaded_at")).items, [*data, *data, data[0]], strict=True
+    ):
         assert read(services, file) == piece
     services.upkeep.janitor()
     assert leftovers() == NOTHING
 
 
-@damages
 @pytest.mark.parametrize("encoded", [False, True])
-def test_no_way_out_gives_damaged_bytes(
-    services: Services, alice: Principal, bucket: Any, db: Database, damage: Damage, encoded: bool
+def test_T34_no_way_out_gives_damaged_bytes(
+    services: Services, alice: Principal, bucket: Any, db: Database, encoded: bool
 ) -> None:
-    data = text(9000)
-    for number, attempt in enumerate(_ways_out(services, alice)):
-        file = compressed(services, alice, data + b"%d" % number) if encoded else upload(
-            services, alice, "a.txt", data + b"%d" % number
-        )
-        damage(bucket, db, file)
-        with pytest.raises(ContentMissing) as refused:
-            attempt(file)
-        if "gone" not in damage.__name__:
-            assert "uploading" in refused.value.detail, number
-        now = services.files.get(alice, file.id)
-        assert not now.intact, number
-        with pytest.raises(ContentMissing):
-            services.delivery.open(alice, file.id, method="GET", mode="redirect")
+    make = compressed if encoded else (lambda *arguments: upload(*arguments[:2], "a.txt", arguments[2]))
+    numbers = itertools.count()
+    for damage in DAMAGES:
+        for attempt in _ways_out(services, alice):
+            file = make(services, alice, text(9000, seed=next(numbers)))
+            damage(bucket, db, file)
+            with pytest.raises(ContentMissing) as refused:
+                attempt(file)
+            assert ("uploaded" in refused.value.detail) == ("gone" not in damage.__name__)
+            assert not services.files.get(alice, file.id).intact
+            with pytest.raises(ContentMissing):
+                services.delivery.open(alice, file.id, method="GET", mode="redirect")
 
 
 def _ways_out(services: Services, who: Principal) -> list[Callable[[FileRecord], Any]]:
