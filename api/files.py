@@ -186,6 +186,7 @@ def move(file_id: UUID, body: MoveBody) -> Response:
     refuses=(
         errors.NotFound,
         errors.FileNotReady,
+        errors.ContentMissing,
         errors.InvalidName,
         errors.QuotaExceeded,
         errors.IdempotencyConflict,

@@ -134,11 +134,16 @@ def mark_purging(tx: Tx, object_key: str) -> bool:
     return scalar(tx, _MARK_PURGING, {"key": object_key}) is not None
 
 
-def lock(tx: Tx, keys: Sequence[str]) -> None:
-    """Lock these objects, against new links to them too, until the transaction ends."""
-    sql = "select 1 from objects where object_key = any(%(keys)s) order by object_key for update"
+def lock_with_files(tx: Tx, keys: Sequence[str]) -> None:
+    """Lock these objects, against new links to them too, and the files on them, until the transaction ends."""
     if keys:
-        execute(tx, sql, {"keys": list(keys)})
+        one_by_one = "select 1 from objects where object_key = any(%(keys)s) order by object_key for update"
+        execute(tx, one_by_one, {"keys": list(keys)})
+        execute(
+            tx,
+            "select 1 from files where file_path = any(%(keys)s) order by id for update",
+            {"keys": list(keys)},
+        )
 
 
 _MEND = """
@@ -149,7 +154,7 @@ where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and goo
 
 
 def mend(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
-    """Put all files of the damaged objects, which the caller has locked, onto one of ``by`` with the same bytes; what no file
+    """Put all files of the damaged objects (see ``lock_with_files``) onto one of ``by`` with the same bytes; what no file
     is left on is to be purged."""
     if damaged:
         execute(tx, _MEND, {"damaged": list(damaged), "by": list(by)})

@@ -149,7 +149,7 @@ class Checking:
         with self._db.transaction() as tx:
             uploads.lock_content(tx, file.owner_id, found.sha256)
             objects.lock_of_file(tx, file.id)
-            objects.lock(tx, equals.damaged)
+            objects.lock_with_files(tx, equals.damaged)
             upload = uploads.of_file(tx, file.id, lock=True)
             if upload is not None and upload.sha256 not in (None, found.sha256):
                 _reject(

@@ -54,9 +54,14 @@ class Contents:
     def open(self, file: FileRecord, span: Span | None = None) -> Iterator[Reader]:
         """The file's bytes, or a span of them. On entering, before a byte is read, ObjectNotFound is raised where the object
         is gone or, as Altered, is not the one that was stored (which is recorded), Unavailable where the bucket does not
-        answer."""
+        answer. Damage that shows while it is read is recorded too."""
         with ExitStack() as stack:
-            yield self._look(file, lambda now: stack.enter_context(self._opened(now, span)))
+            reader = self._look(file, lambda now: stack.enter_context(self._opened(now, span)))
+            try:
+                yield reader
+            except Damaged:
+                self._record(file, altered=True)
+                raise
 
     def confirm(self, file: FileRecord) -> None:
         """Make sure, without reading it, that the object is there as it was stored. Raises ContentMissing, Unavailable."""
@@ -94,12 +99,11 @@ class Contents:
         except ObjectNotFound as error:
             now = self._rewritten(file)
             if now is None:
-                self._record(file, error)
+                self._record(file, altered=isinstance(error, Altered))
                 raise
         return look(now)
 
-    def _record(self, file: FileRecord, error: ObjectNotFound) -> None:
-        altered = isinstance(error, Altered)
+    def _record(self, file: FileRecord, *, altered: bool) -> None:
         log.error(
             "content_altered" if altered else "content_missing", file_id=str(file.id), key=file.file_path
         )

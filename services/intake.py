@@ -343,7 +343,7 @@ class Intake:
                 size=sum(item.size for item in received),
                 contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in received},
             )
-            objects.lock(tx, equals.damaged)
+            objects.lock_with_files(tx, equals.damaged)
             for item in received:
                 if placement.on_duplicate == "reject":
                     known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)

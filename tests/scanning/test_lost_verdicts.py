@@ -15,7 +15,7 @@ from services import Services
 from services.scanning import configured
 from settings import Settings
 from tests.clamd import EICAR
-from tests.compressed import read, time_passes
+from tests.compressed import read, text, time_passes
 from tests.conftest import NOTHING
 from tests.direct import checked
 from tests.lossy import wire as wire_lossy
@@ -60,6 +60,26 @@ def test_T104_whatever_answer_is_lost_the_verdict_comes_to_the_same_end(
     assert lost
     gateway.db.close()
     unscanned.db.close()
+
+
+def test_what_mends_damaged_bytes_is_scanned_and_processed(
+    services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
+) -> None:
+    data = text(5000)
+    old = checked(services, upload(services, alice, "a.txt", data))
+    services.processing.process(old.id)
+    bucket.delete(old.file_path)
+    new = checked(services, upload(services, alice, "b.txt", data))
+    old = services.files.get(alice, old.id)
+    assert (new.status, old.status, old.file_path, old.scanned) == ("ready", "ready", new.file_path, True)
+    assert read(services, old) == data
+    with db.connection() as tx:
+        due = tx.execute(
+            "select args ->> 'file_id' from procrastinate_jobs where task_name = 'process_file' order by id"
+        ).fetchall()
+    assert due[-1] == (str(new.id),)
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
 
 
 def _check(file_id: Any) -> Callable[[Services], None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import NotFound, Unavailable
+from core.errors import ContentMissing, NotFound, Unavailable
 from core.principal import Principal
 from core.ranges import Span
 from db import Database
@@ -128,14 +128,20 @@ def test_T107_replacement_against_copy_purge_and_equal_uploads(
 
 
 def test_damage_is_found_and_never_a_clean_short_download(
-    services: Services, alice: Principal, bucket: Any
+    services: Services, alice: Principal, bucket: Any, db: Database
 ) -> None:
+    """As on a disk that has turned a bit: the bucket tells the old ETag."""
     file = compressed(services, alice, text(2 * FRAME))
     whole = bytearray(raw(bucket, file.file_path))
     whole[len(whole) // 2] ^= 0xFF
-    bucket.put(file.file_path, bytes(whole), content_type="application/zstd")
+    turned = bucket.put(file.file_path, bytes(whole), content_type="application/zstd")
+    with db.connection() as tx:
+        tx.execute("update objects set etag = %s where object_key = %s", [turned.etag, file.file_path])
     with pytest.raises(Damaged):
-        read(services, file)
+        read(services, services.files.get(alice, file.id))
+    assert services.files.details(alice, file.id).integrity["checksum"] == "mismatch"
+    with pytest.raises(ContentMissing):
+        services.delivery.url(alice, file.id)
     assert services.files.details(alice, file.id, verify=True).integrity["checksum"] == "mismatch"
     bucket.put(file.file_path, bytes(whole[:-1]), content_type="application/zstd")
     assert services.files.details(alice, file.id, verify=True).integrity["exists"] is False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from zipfile import ZipFile
 
@@ -135,6 +137,37 @@ def test_equal_files_of_one_form_share_what_mends_the_old(
         services.files.list(alice, FileQuery(sort="uploaded_at")).items, [*data, *data, data[0]], strict=True
     ):
         assert read(services, file) == piece
+    services.upkeep.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_T107_mending_against_copy_rename_trash_purge_and_equal_uploads(
+    services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
+) -> None:
+    """One legal outcome each: whoever still has a file has its bytes."""
+    for _ in range(5):
+        data = os.urandom(500)
+        kept, purged = (upload(services, alice, name, data) for name in ("a.bin", "b.bin"))
+        altered(bucket, db, kept)
+        actions: list[Callable[[], Any]] = [
+            lambda data=data: upload(services, alice, "again.bin", data),
+            lambda data=data: by_direct(services, alice, data, "link"),
+            lambda data=data: upload(services, alice, "once.bin", data, on_duplicate="reject"),
+            lambda kept=kept: services.files.copy(alice, kept.id),
+            lambda kept=kept: services.files.move(alice, kept.id, None, if_match=None),
+            lambda kept=kept: services.files.trash(alice, kept.id),
+            lambda purged=purged: services.files.purge(alice, purged.id),
+        ]
+        with ThreadPoolExecutor(len(actions)) as pool:
+            for end in [pool.submit(action) for action in actions]:
+                with suppress(ContentMissing, DuplicateFile):
+                    end.result(60)
+        services.files.restore(alice, kept.id)
+        left = services.files.list(alice, FileQuery()).items
+        assert kept.id in {file.id for file in left}
+        for file in left:
+            assert read(services, file) == data
+            services.files.purge(alice, file.id)
     services.upkeep.janitor()
     assert leftovers() == NOTHING
 
