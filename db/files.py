@@ -473,3 +473,16 @@ def finish_check(
             "onto": onto,
         },
     )
+
+
+_ANOTHER_READY = """
+select exists (
+    select from files f join objects o on o.object_key = f.file_path
+    where f.file_path = %(key)s and f.id <> %(id)s and f.status = 'ready' and f.uploaded_at >= o.created_at)
+"""
+
+
+def another_ready(tx: Tx, file: FileRecord) -> bool:
+    """Whether another file that came with or after the object is ``ready``: then what follows has begun already. One that came
+    before was mended by it."""
+    return scalar(tx, _ANOTHER_READY, {"key": file.file_path, "id": file.id}) is True

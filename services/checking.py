@@ -194,7 +194,7 @@ class Checking:
                 _record(tx, done, found, scan)
             if equal is not None:
                 orphaned = objects.mark_purging(tx, file.file_path)
-            elif "processed_at" not in done.metadata:
+            elif not files.another_ready(tx, done):
                 processing.begin(tx, done)
             objects.mend(tx, equals.damaged, by=[done.file_path])
         if orphaned:

@@ -14,6 +14,7 @@ import psycopg
 
 from core import names
 from core.errors import (
+    ContentMissing,
     FileNotReady,
     GatewayError,
     InvalidCursor,
@@ -266,7 +267,11 @@ class Files:
         name = None if original_name is None else names.clean_name(original_name)
         source = owned(principal, self.get(principal, file_id))
         if source.status == "ready":
-            self._contents.confirm(source)
+            try:
+                self._contents.confirm(source)
+            except ContentMissing:
+                self.get(principal, file_id)  # NotFound where it was purged meanwhile
+                raise
         with self._naming() as tx:
             file = owned(principal, files.get(tx, file_id))
             if file.status != "ready":
