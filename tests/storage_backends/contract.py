@@ -240,8 +240,12 @@ class StoreContract:
     def test_if_match(self, store, prefix):
         etag = store.put(f"{prefix}x", b"abc", content_type="text/plain").etag
         assert read(store, f"{prefix}x", if_match=etag) == b"abc"
-        with pytest.raises(PreconditionFailed), store.open(f"{prefix}x", if_match="0" * 32):
-            pass
+        for wanted in (None, ByteRange(1, 2), ByteRange(7, 9)):  # asked before the range is looked at
+            with (
+                pytest.raises(PreconditionFailed),
+                store.open(f"{prefix}x", byte_range=wanted, if_match="0" * 32),
+            ):
+                pass
         store.delete(f"{prefix}x")
 
     def test_an_abandoned_reader_spoils_nothing(self, store, prefix):
