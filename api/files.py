@@ -50,7 +50,7 @@ from services.previews import PictureType, PreviewWish
 files = Blueprint("files", __name__)
 links = Blueprint("links", __name__)
 
-_NOT_SERVED = (errors.NotFound, errors.FileNotReady, errors.FileInTrash)
+_NOT_SERVED = (errors.NotFound, errors.FileNotReady, errors.FileInTrash, errors.ContentMissing)
 _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
 
@@ -247,7 +247,7 @@ def batch(body: BatchBody) -> Response:
     },
     headers=("Location", "ETag"),
     takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+    refuses=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 )
 def download(file_id: UUID, query: DownloadQuery) -> Response:
     """A redirect to a presigned URL, or with `?mode=proxy` (or where configured so) the bytes themselves. HEAD is never
@@ -278,7 +278,7 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
     },
     headers=("ETag",),
     takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+    refuses=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 )
 def download_by_link(token: str) -> Response:
     """An address that `GET /api/files/{file_id}/url` gave out. It needs no credential beside itself; it ends at its time, or
@@ -327,7 +327,6 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     takes_headers=("Accept", "If-None-Match"),
     refuses=(
         *_NOT_SERVED,
-        errors.ContentMissing,
         errors.InvalidInput,
         errors.PreviewUnsupported,
         errors.PreviewFailed,
@@ -366,7 +365,7 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
     "Download many files as a ZIP",
     query=ArchiveQuery,
     gives={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
-    refuses=(*_NOT_SERVED, errors.ContentMissing, errors.TooLarge),
+    refuses=(*_NOT_SERVED, errors.TooLarge),
 )
 def archive(query: ArchiveQuery) -> Response:
     """The files named by `?ids=`, or a folder with all below it, streamed."""

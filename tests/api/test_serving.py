@@ -247,6 +247,33 @@ def test_downloads_are_counted_once(client: GatewayClient) -> None:
     assert client.get(f"/api/files/{file['id']}").json["download_count"] == 3
 
 
+@each(
+    ("method", "way"),
+    [
+        ("GET", "download"),
+        ("GET", "download?mode=proxy"),
+        ("HEAD", "download"),
+        ("GET", "url"),
+        ("GET", "preview?type=text"),
+        ("POST", "copy"),
+    ],
+)
+def test_T34_other_bytes_than_were_uploaded_are_410_until_they_are_uploaded_again(
+    client: GatewayClient, bucket: Any, method: str, way: str
+) -> None:
+    data = f"{method} {way}".encode()
+    file = client.add("a.txt", data)
+    bucket.put(file["file_path"], data.swapcase(), content_type="text/plain")
+    address = f"/api/files/{file['id']}/{way}"
+    answer = client.request(method, address, **({"json": {}} if method == "POST" else {}))
+    assert answer.status == 410
+    assert method == "HEAD" or (answer.code, "again" in answer.json["detail"]) == ("content_missing", True)
+    integrity = client.get(f"/api/files/{file['id']}").json["integrity"]
+    assert (integrity["exists"], integrity["checksum"]) == (True, "mismatch")
+    assert client.upload(("b.txt", data)).status == 201
+    assert proxied(client, file).body == data
+
+
 def test_T34_a_file_without_its_object_is_410(client: GatewayClient, bucket: Any) -> None:
     file = client.add("a.bin", CONTENT)
     bucket.delete(file["file_path"])
