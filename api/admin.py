@@ -9,10 +9,11 @@ from flask import Blueprint, Response
 from api import render
 from api.answers import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from api.context import services
-from api.idempotency import forget_in_replay, idempotent
+from api.idempotency import idempotent, recorded
 from api.operations import operation
 from api.schemas import JanitorBody, JobListQuery, KeyBody, PageQuery
 from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotFound
+from db.keys import KeyRecord
 from services.jobs import JobQuery
 from services.scanning import configured
 
@@ -28,11 +29,19 @@ admin = Blueprint("admin", __name__)
     takes_headers=("Idempotency-Key",),
     refuses=(IdempotencyConflict, IdempotencyInProgress),
 )
-@idempotent
+@idempotent()
 def create_key(body: KeyBody) -> Response:
     """The key itself is in this answer and nowhere else: only its SHA-256 is kept."""
-    record, key = services().access.create_key(body.owner_id, name=body.name, role=body.role)
-    forget_in_replay("key")
+    record, key = services().access.create_key(
+        body.owner_id,
+        name=body.name,
+        role=body.role,
+        within=recorded(lambda tx, record: _made(record, None)),
+    )
+    return _made(record, key)
+
+
+def _made(record: KeyRecord, key: str | None) -> Response:
     return render.answer(render.key(record) | {"key": key}, 201)
 
 

@@ -35,7 +35,7 @@ from api.companion_schemas import (
     Wishes,
 )
 from api.context import http, principal, services
-from api.idempotency import idempotent
+from api.idempotency import begun_recorded, idempotent
 from api.operations import operation, validated
 from api.problems import MEDIA_TYPE
 from api.values import as_uuid
@@ -44,7 +44,7 @@ from core.errors import InvalidInput, NotFound
 from core.placement import Placement
 from db.uploads import UploadRecord
 from services.companion import Companion
-from storage_backends.base import Part
+from storage_backends.base import Part, PresignedPost, PresignedRequest
 
 companion = Blueprint("companion", __name__)
 
@@ -100,7 +100,7 @@ def params(query: ParamsQuery) -> Response:
     takes_headers=("Idempotency-Key",),
     refuses=(*_BEGIN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
-@idempotent
+@idempotent(find=lambda upload_id: offered().begun(upload_id), answer=lambda upload: _opened(upload))
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
     upload = offered().begin_multipart(
@@ -108,7 +108,12 @@ def create(body: NewMultipartBody) -> Response:
         filename=body.filename,
         content_type=body.type,
         placement=placement_of(body.metadata or {}),
+        within=begun_recorded(),
     )
+    return _opened(upload)
+
+
+def _opened(upload: UploadRecord) -> Response:
     return render.answer({"key": upload.object_key, "uploadId": upload.id, "bucket": offered().bucket})
 
 
@@ -183,7 +188,13 @@ def sts() -> Response:
 
 
 @companion.post("/sign")
-@operation("Sign one request of the plugin", body=SignBody, gives={200: SignedOut}, refuses=(*_BEGIN, *_SIGN))
+@operation(
+    "Sign one request of the plugin",
+    body=SignBody,
+    gives={200: SignedOut},
+    takes_headers=("Idempotency-Key",),
+    refuses=(*_BEGIN, *_SIGN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+)
 def sign(body: SignBody) -> Response:
     """Its argument as the body. Bytes go to the bucket; create, list, complete and abort come to us, by addresses that are
     themselves the credential for an hour. `filename`, `size` and `metadata` may be added; without `filename` it is the key,
@@ -196,24 +207,34 @@ def sign(body: SignBody) -> Response:
             raise InvalidInput("A PUT with an uploadId needs a partNumber.")
         part = offered().sign(principal(), upload, [body.partNumber])[0].request
         return _signed(upload, {"url": part.url})
-    filename = body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1)
-    placement = placement_of(body.metadata or {})
-    if body.method == "POST":
-        upload = offered().begin_multipart(
-            principal(), filename=filename, content_type=body.contentType, placement=placement
-        )
-        return _signed(upload, {"url": _address(upload, "uploads"), "key": upload.object_key})
-    if body.method != "PUT":
+    return _sign_new(body=body)
+
+
+@idempotent(find=lambda upload_id: offered().begun(upload_id), answer=lambda upload: _signed_new(upload))
+def _sign_new(body: SignBody) -> Response:
+    if body.method not in ("POST", "PUT"):
         raise InvalidInput(f"{body.method} without an uploadId is not offered.")
+    wanted: dict[str, Any] = {
+        "filename": body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1),
+        "content_type": body.contentType,
+        "placement": placement_of(body.metadata or {}),
+        "within": begun_recorded(),
+    }
+    if body.method == "POST":
+        return _signed_new(offered().begin_multipart(principal(), **wanted))
     if body.size is not None:
-        upload, put = offered().begin_put(
-            principal(), filename=filename, size=body.size, content_type=body.contentType, placement=placement
-        )
-        return _signed(upload, {"url": put.url, "key": upload.incoming_key, "headers": dict(put.headers)})
-    upload, post = offered().begin_form(
-        principal(), filename=filename, content_type=body.contentType, placement=placement
-    )
-    return _signed(upload, {"url": post.url, "key": upload.incoming_key, "fields": dict(post.fields)})
+        return _signed_new(*offered().begin_put(principal(), size=body.size, **wanted))
+    return _signed_new(*offered().begin_form(principal(), **wanted))
+
+
+def _signed_new(
+    upload: UploadRecord, request: PresignedRequest | PresignedPost | None = None
+) -> Response:
+    if upload.incoming_key is None:
+        return _signed(upload, {"url": _address(upload, "uploads"), "key": upload.object_key})
+    request = request or offered().request_for(principal(), upload)
+    more = {"fields": dict(request.fields)} if isinstance(request, PresignedPost) else {"headers": dict(request.headers)}
+    return _signed(upload, {"url": request.url, "key": upload.incoming_key, **more})
 
 
 def _signed(upload: UploadRecord, members: Mapping[str, Any]) -> Response:

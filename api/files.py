@@ -22,7 +22,7 @@ from api.answers import (
     UrlOut,
 )
 from api.context import caller_or_none, http, principal, services
-from api.idempotency import idempotent
+from api.idempotency import idempotent, recorded
 from api.operations import Content, operation
 from api.problems import status_of
 from api.schemas import (
@@ -193,7 +193,7 @@ def move(file_id: UUID, body: MoveBody) -> Response:
         errors.IdempotencyInProgress,
     ),
 )
-@idempotent
+@idempotent()
 def copy(file_id: UUID, body: CopyBody) -> Response:
     """A new file on the same stored object: no bytes are copied. Numbered where the name is taken."""
     record = services().files.copy(
@@ -201,6 +201,7 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
         file_id,
         target_folder_id=body.given("target_folder_id", UNSET),
         original_name=body.original_name,
+        within=recorded(lambda tx, record: render.file_answer(record, principal(), 201, tx=tx)),
     )
     return render.file_answer(record, principal(), 201)
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from api import render
 from api.answers import DeletedFolderOut, FolderOut, FolderPageOut, FolderTreeOut
 from api.context import http, principal, services
-from api.idempotency import idempotent
+from api.idempotency import idempotent, recorded
 from api.operations import Content, operation
 from api.schemas import DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery
 from core import errors
@@ -30,7 +30,7 @@ _PLACES = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.Fold
     takes_headers=("Idempotency-Key",),
     refuses=(*_PLACES, errors.LimitReached, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
-@idempotent
+@idempotent()
 def create(body: FolderBody) -> Response:
     """Names are unique among siblings, whatever their case or Unicode form."""
     made = services().folders.create(
@@ -38,8 +38,13 @@ def create(body: FolderBody) -> Response:
         name=body.name,
         description=body.description,
         parent_id=body.parent_folder_id,
+        within=recorded(lambda tx, made: _made(made)),
     )
-    return render.answer(_folder(made), 201, {"Location": f"{http().base_url}/api/folders/{made.id}"})
+    return _made(made)
+
+
+def _made(folder: FolderView) -> Response:
+    return render.answer(_folder(folder), 201, {"Location": f"{http().base_url}/api/folders/{folder.id}"})
 
 
 @folders.get("")

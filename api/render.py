@@ -20,6 +20,7 @@ from api.context import http, services
 from core.errors import GatewayError
 from core.pages import Page
 from core.principal import Principal
+from db import Tx
 from db.events import EventRecord
 from db.files import FileRecord
 from db.jobs import JobRecord
@@ -137,17 +138,22 @@ def _preview(preview: PreviewRecord, address: str) -> Json:
     }
 
 
-def files(records: Sequence[FileRecord], principal: Principal | None) -> list[Json]:
-    """Several files, their previews fetched by one statement."""
-    previews = services().files.previews_of(records) if records else {}
+def files(records: Sequence[FileRecord], principal: Principal | None, *, tx: Tx | None = None) -> list[Json]:
+    """Several files, their previews fetched by one statement, in ``tx`` where one is open."""
+    previews = services().files.previews_of(records, tx=tx)
     return [file(record, previews.get(record.id, ()), principal) for record in records]
 
 
 def file_answer(
-    record: FileRecord, principal: Principal | None, status: int = 200, **members: Any
+    record: FileRecord,
+    principal: Principal | None,
+    status: int = 200,
+    *,
+    tx: Tx | None = None,
+    **members: Any,
 ) -> Response:
     """One file with its ETag; where it was just made, with its address."""
-    document = files([record], principal)[0] | members
+    document = files([record], principal, tx=tx)[0] | members
     headers = {"ETag": etag(record)}
     if status == 201:
         headers["Location"] = document["links"]["self"]

@@ -20,7 +20,7 @@ from werkzeug.http import parse_options_header
 from api import problems, proxies
 from api.body import content_length, refuse_encoded
 from api.context import http, principal, services
-from api.idempotency import key_of_request, request_digest
+from api.idempotency import begun_recorded, first_under, key_of_request, request_digest
 from api.in_flight import body_in_flight
 from api.operations import operation
 from api.schemas import PlacementQuery
@@ -52,6 +52,7 @@ from core.errors import (
     UnsupportedVersion,
 )
 from services.appending import Verify
+from services.idempotency import Replay
 from services.tus import NewResumable, Standing
 
 if TYPE_CHECKING:
@@ -195,18 +196,22 @@ def create(query: PlacementQuery) -> Response:
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
+    create = _create_tus if g.interop is None else _create_ietf
     key = key_of_request()
-    first = services().idempotency.begin(principal(), key, _creation_digest()) if key is not None else None
-    if first is not None:  # what became of the bytes that came with it, the upload itself tells
-        response = _created(service().find(principal(), UUID(first.body["id"])))
-        response.headers["Idempotency-Replayed"] = "true"
-        return response
-    try:
-        return _create_ietf(query) if g.interop is not None else _create_tus(query)
-    except BaseException:
-        if key is not None and g.standing is None:
-            services().idempotency.drop(principal(), key)
-        raise
+    if key is None:
+        return create(query)
+    digest = _creation_digest()
+    found = services().idempotency.begin(principal(), key, digest)
+    while isinstance(found, Replay):  # what became of the bytes that came with it, the upload itself tells
+        assert found.begun is not None
+        standing = service().begun(principal(), found.begun)
+        if standing is not None:
+            response = _created(standing)
+            response.headers["Idempotency-Replayed"] = "true"
+            return response
+        found = services().idempotency.begin(principal(), key, digest, instead_of=found.claim)
+    with first_under(found, lambda: digest):
+        return create(query)
 
 
 @tus.get("/<string:upload_id>")
@@ -295,9 +300,15 @@ def _create_tus(query: PlacementQuery) -> Response:
     )
     if concat is not None and concat.sources is not None:
         sources = [source(address) for address in concat.sources]
-        return _created(_admitted(service().concatenate(principal(), new, sources, concat=joined or "")))
+        return _created(
+            _admitted(
+                service().concatenate(
+                    principal(), new, sources, concat=joined or "", within=begun_recorded()
+                )
+            )
+        )
     checksum = body_checksum() if has_bytes() else None
-    _admitted(service().create(principal(), new))
+    _admitted(service().create(principal(), new, within=begun_recorded()))
     if has_bytes():
         g.standing = _receive(g.standing.upload.id, 0, checksum=checksum)
     return _created(g.standing)
@@ -322,7 +333,7 @@ def _create_ietf(query: PlacementQuery) -> Response:
         placement=placement(pairs, query),
         sha256=sha256.hex() if sha256 else None,
     )
-    _admitted(service().create(principal(), new))
+    _admitted(service().create(principal(), new, within=begun_recorded()))
     if length != 0 or (complete and told is None):
         begun = g.standing
         g.standing = _receive(begun.upload.id, 0, last=complete, held=lambda: _announce(begun))
@@ -330,18 +341,7 @@ def _create_ietf(query: PlacementQuery) -> Response:
 
 
 def _admitted(standing: Standing) -> Standing:
-    """From here on the upload is what an Idempotency-Key stands for, whether its bytes come or not."""
     g.standing, g.created = standing, True
-    key = key_of_request()
-    if key is not None:
-        services().idempotency.finish(
-            principal(),
-            key,
-            request_digest=_creation_digest(),
-            status=201,
-            body={"id": str(standing.upload.id)},
-            headers={},
-        )
     return standing
 
 

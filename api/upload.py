@@ -10,18 +10,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from time import monotonic
 from typing import Any
-from uuid import UUID
 
-from flask import Blueprint, Response, json, request
+from flask import Blueprint, Response, request
 
 from api import problems, render
 from api.answers import FileOut, UploadOut
 from api.body import Checksums, RequestBody, refuse_encoded
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
-from api.idempotency import key_of_request, remember, replayed, request_digest
+from api.idempotency import first_under, key_of_request, recorded, replayed, request_digest
 from api.in_flight import body_in_flight
 from api.operations import operation, validated
 from api.schemas import PlacementQuery
@@ -29,7 +27,7 @@ from core import errors
 from core.errors import FileTooLarge, InvalidInput, MalformedUpload
 from core.placement import Placement
 from db import Tx
-from db.files import FileRecord
+from services.idempotency import Replay
 from services.intake import Outcome, Readable
 
 upload = Blueprint("upload", __name__)
@@ -38,7 +36,6 @@ FILE_FIELDS = frozenset({"files", "files[]", "file"})
 _PLACEMENT_FIELDS = frozenset(PlacementQuery.model_fields)
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _READ = 1024 * 1024  # bytes
-_TOUCH = 60.0  # seconds between signs of life for an Idempotency-Key
 _REFUSALS = (
     errors.InvalidInput,
     errors.InvalidName,
@@ -70,7 +67,6 @@ class Transcript:
     def __init__(self, key: str | None):
         self.key = key
         self._digest = hashlib.sha256(request_digest())
-        self._touched = monotonic()
 
     def add(self, *words: str | bytes) -> None:
         for word in words:
@@ -83,30 +79,6 @@ class Transcript:
     def digest(self) -> bytes:
         return self._digest.digest()
 
-    def committed(self, tx: Tx, outcome: Outcome) -> None:
-        """Joins the transaction that publishes, so that a retry finds the files even if we die before the answer."""
-        if self.key is None or not outcome.files:
-            return
-        facts = {
-            "files": [str(file.id) for file in outcome.files],
-            "rejected": [render.rejected(one.original_name, one.error) for one in outcome.rejected],
-            "session": render.session(outcome.session),
-        }
-        services().idempotency.committed(
-            tx,
-            principal(),
-            self.key,
-            request_digest=self.digest(),
-            status=201,
-            facts=json.loads(render.answer(facts).get_data()),
-        )
-
-    def keep_alive(self) -> None:
-        """Hold the key for as long as bytes arrive."""
-        if self.key is not None and monotonic() - self._touched > _TOUCH:
-            services().idempotency.renew(principal(), self.key)
-            self._touched = monotonic()
-
 
 class FileDigest:
     """One file's bytes on their way into the transcript."""
@@ -117,11 +89,7 @@ class FileDigest:
         self._sha256 = hashlib.sha256()
 
     def reading(self, source: Readable) -> Readable:
-        return _Tee(source, self._update) if self._transcript.key is not None else source
-
-    def _update(self, chunk: bytes) -> None:
-        self._sha256.update(chunk)
-        self._transcript.keep_alive()
+        return _Tee(source, self._sha256.update) if self._transcript.key is not None else source
 
     def end(self) -> None:
         self._transcript.add(*self._words, self._sha256.digest())
@@ -138,33 +106,19 @@ class _Tee:
         return chunk
 
 
-def _once(
-    store: Callable[[Transcript], Response],
-    read: Callable[[Transcript], object],
-    again: Callable[[Any], Response],
-) -> Response:
-    """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer, or make
-    it ``again`` from what was committed where the first request died before its answer."""
+def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], object]) -> Response:
+    """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer."""
     with body_in_flight():
         transcript = Transcript(key_of_request())
-        key = transcript.key
-        if key is None:
+        if transcript.key is None:
             return store(transcript)
-        first = services().idempotency.begin(principal(), key, None)
-        if first is not None:
+        found = services().idempotency.begin(principal(), transcript.key, None)
+        if isinstance(found, Replay):
             read(transcript)
-            first.check_same(transcript.digest())
-            return replayed(first) if first.facts is None else again(first.facts)
-        try:
-            response = store(transcript)
-        except BaseException:
-            services().idempotency.drop(principal(), key)
-            raise
-        if response.status_code < 300:
-            remember(key, transcript.digest(), response)
-        else:
-            services().idempotency.drop(principal(), key)
-        return response
+            found.check_same(transcript.digest())
+            return replayed(found)
+        with first_under(found, transcript.digest):
+            return store(transcript)
 
 
 # -- the form ------------------------------------------------------------------------------------------------
@@ -207,9 +161,7 @@ def upload_form() -> Response:
     broken body leaves none. Fields with other names are ignored."""
     refuse_encoded()
     return _once(
-        _store_form,
-        lambda transcript: _read_form(transcript, lambda part, reader, placement: None),
-        lambda facts: _form_answer(_files_of(facts), facts["rejected"], facts["session"]),
+        _store_form, lambda transcript: _read_form(transcript, lambda part, reader, placement: None)
     )
 
 
@@ -224,29 +176,32 @@ def _store_form(transcript: Transcript) -> Response:
                 placement=placement,
             ),
         )
-        outcome = batch.commit(placement, within=transcript.committed)
-    rejected = [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
+        outcome = batch.commit(
+            placement, within=recorded(lambda tx, outcome: _form_answer(outcome, tx=tx))
+        )
     if outcome.files:
-        return _form_answer(outcome.files, rejected, render.session(outcome.session))
+        return _form_answer(outcome)
     first = outcome.rejected[0].error
-    first.extra["rejected"] = rejected
+    first.extra["rejected"] = _rejected(outcome)
     response = problems.from_gateway_error(first)
     response.headers["Upload-Session"] = outcome.session.session_id
     return response
 
 
-def _form_answer(
-    files: list[FileRecord], rejected: list[dict[str, Any]], session: dict[str, Any]
-) -> Response:
-    body = {"files": render.files(files, principal()), "rejected": rejected, "session": session}
+def _form_answer(outcome: Outcome, *, tx: Tx | None = None) -> Response:
+    rejected = _rejected(outcome)
+    body = {
+        "files": render.files(outcome.files, principal(), tx=tx),
+        "rejected": rejected,
+        "session": render.session(outcome.session),
+    }
     response = render.answer(body, 207 if rejected else 201)
-    response.headers["Upload-Session"] = session["session_id"]
+    response.headers["Upload-Session"] = outcome.session.session_id
     return response
 
 
-def _files_of(facts: Any) -> list[FileRecord]:
-    """The files that a request committed before it died, as they are now."""
-    return [services().files.get(principal(), UUID(file_id)) for file_id in facts["files"]]
+def _rejected(outcome: Outcome) -> list[dict[str, Any]]:
+    return [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
 
 
 def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Placement], None]) -> Placement:
@@ -328,11 +283,7 @@ def _placement(query: PlacementQuery) -> Placement:
 def upload_raw(filename: str, query: PlacementQuery) -> Response:
     """What `curl -T` sends. What the form's fields say stands in the query here."""
     refuse_encoded()
-    return _once(
-        lambda transcript: _store_raw(transcript, filename, _placement(query)),
-        _read_raw,
-        lambda facts: _raw_answer(_files_of(facts)[0], facts["session"]["session_id"]),
-    )
+    return _once(lambda transcript: _store_raw(transcript, filename, _placement(query)), _read_raw)
 
 
 def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> Response:
@@ -353,15 +304,17 @@ def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> R
         if batch.rejected:
             raise batch.rejected[0].error
         digest.end()
-        outcome = batch.commit(placement, within=transcript.committed)
+        outcome = batch.commit(
+            placement, within=recorded(lambda tx, outcome: _raw_answer(outcome, tx=tx))
+        )
     if not outcome.files:
         raise outcome.rejected[0].error
-    return _raw_answer(outcome.files[0], outcome.session.session_id)
+    return _raw_answer(outcome)
 
 
-def _raw_answer(file: FileRecord, session_id: str) -> Response:
-    response = render.file_answer(file, principal(), 201)
-    response.headers["Upload-Session"] = session_id
+def _raw_answer(outcome: Outcome, *, tx: Tx | None = None) -> Response:
+    response = render.file_answer(outcome.files[0], principal(), 201, tx=tx)
+    response.headers["Upload-Session"] = outcome.session.session_id
     return response
 
 

@@ -11,10 +11,11 @@ from flask import Blueprint, Response
 
 from api import render
 from api.context import http, principal, services
-from api.idempotency import forget_in_replay, idempotent
+from api.idempotency import idempotent, recorded
 from api.operations import operation
 from api.upload_schemas import UploadTokenBody, UploadTokenOut
 from core.errors import IdempotencyConflict, IdempotencyInProgress, NotAllowed, NotFound
+from db.upload_tokens import UploadTokenRecord
 from services.upload_tokens import MAX_LIFE, PREFIX, Budget
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
     takes_headers=("Idempotency-Key",),
     refuses=(NotAllowed, NotFound, IdempotencyConflict, IdempotencyInProgress),
 )
-@idempotent
+@idempotent()
 def create(body: UploadTokenBody) -> Response:
     """For an app's own backend, which gives it to one of its users: a credential that uploads within this budget and does
     nothing else. It is sent as a Bearer credential, or stands in the path (`endpoints`) for clients that can send no header.
@@ -46,8 +47,17 @@ def create(body: UploadTokenBody) -> Response:
         allowed_types=body.allowed_types,
     )
     life = timedelta(seconds=min(body.expires_in, int(MAX_LIFE.total_seconds())))
-    record, token = services().upload_tokens.create(principal(), body.owner_id, budget, expires_in=life)
-    forget_in_replay("token", "endpoints")
+    record, token = services().upload_tokens.create(
+        principal(),
+        body.owner_id,
+        budget,
+        expires_in=life,
+        within=recorded(lambda tx, record: _made(record, None)),
+    )
+    return _made(record, token)
+
+
+def _made(record: UploadTokenRecord, token: str | None) -> Response:
     base = f"{http().base_url}/t/{token}"
     endpoints = {
         "upload": f"{base}/api/upload",
@@ -55,7 +65,12 @@ def create(body: UploadTokenBody) -> Response:
         "tus": f"{base}/api/tus",
         "companion": base,
     }
-    return render.answer({"token": token, "expires_at": record.expires_at, "endpoints": endpoints}, 201)
+    document = {
+        "token": token,
+        "expires_at": record.expires_at,
+        "endpoints": endpoints if token is not None else None,
+    }
+    return render.answer(document, 201)
 
 
 class TokenInPath:

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, request
 from api import render
 from api.answers import FileOut
 from api.context import http, principal, services
-from api.idempotency import idempotent
+from api.idempotency import begun_recorded, idempotent
 from api.operations import operation, parse_json
 from api.schemas import PageQuery
 from api.upload_schemas import (
@@ -30,7 +30,7 @@ from core import errors
 from core.errors import NotFound, PartsMismatch, UploadGone
 from core.placement import Placement
 from db.uploads import UploadRecord
-from services.direct import DirectUploads, PartUrl
+from services.direct import DirectUploads, PartUrl, UploadPlan
 
 uploads = Blueprint("uploads", __name__)
 
@@ -69,7 +69,7 @@ _NOT_COMPLETED = (
     takes_headers=("Idempotency-Key",),
     refuses=_NOT_ADMITTED,
 )
-@idempotent
+@idempotent(find=lambda upload_id: _direct().begun(upload_id), answer=lambda begun: _begun(begun))
 def begin(body: BeginUploadBody) -> Response:
     """Name, size, type and quota are judged before a byte moves. Small files are sent by one PUT to `url`, larger ones in
     parts; the first hundred parts' URLs are in the answer. Whatever `headers` holds must be sent with the bytes, and a
@@ -88,7 +88,12 @@ def begin(body: BeginUploadBody) -> Response:
             on_duplicate=body.on_duplicate,
             metadata=body.metadata,
         ),
+        within=begun_recorded(),
     )
+    return _begun(begun)
+
+
+def _begun(begun: UploadPlan) -> Response:
     first = begun.request or begun.parts[0].request
     document = {
         "id": begun.upload.id,
@@ -187,7 +192,7 @@ def complete(upload_id: UUID) -> Response:
     return _complete_once(upload_id=upload_id, body=body)
 
 
-@idempotent
+@idempotent()
 def _complete_once(upload_id: UUID, body: CompleteUploadBody) -> Response:
     parts = None if body.parts is None else [(part.part_number, part.etag) for part in body.parts]
     file = _direct().complete(principal(), upload_id, parts=parts, sha256=body.sha256)

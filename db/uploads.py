@@ -295,6 +295,17 @@ def renew(tx: Tx, upload_id: UUID, *, expires_in: timedelta) -> bool:
     return execute(tx, _RENEW, {"id": upload_id, "expires_in": expires_in}) == 1
 
 
+# Those that a transaction holds are being published or ended. Waiting for it would hold up others' renewals.
+_KEEP_ALIVE = """
+update uploads set expires_at = now() + %(expires_in)s, updated_at = now() where id in (
+    select id from uploads where id = any(%(ids)s) and status in ('pending', 'uploading') for update skip locked)
+"""
+
+
+def keep_alive(tx: Tx, upload_ids: list[UUID], *, expires_in: timedelta) -> None:
+    execute(tx, _KEEP_ALIVE, {"ids": upload_ids, "expires_in": expires_in})
+
+
 _CLAIM = f"""
 update uploads set status = 'completing', updated_at = now(),
     object_key = case when incoming_key is not null and status <> 'pending' then %(fresh_key)s else object_key end
@@ -348,7 +359,7 @@ def declare_sha256(tx: Tx, upload_id: UUID, sha256: str, *, problem: dict[str, A
 
 _SET_MULTIPART = """
 update uploads set multipart_id = %(multipart_id)s, status = 'uploading', updated_at = now()
-where id = %(id)s and status in ('pending', 'uploading')
+where id = %(id)s and status in ('pending', 'uploading') and multipart_id is null
 """
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
 from core.ids import decode_cursor, encode_cursor, new_secret, secret_digest
 from core.pages import Page
 from core.principal import Principal, Role
-from db import Database, keys
+from db import Database, Tx, keys
 from db.files import FileRecord
 from db.keys import KeyRecord
 
@@ -62,14 +63,24 @@ class Access:
         return Principal(owner_id=key.owner_id, role=_role(key.role), key_id=key.id)
 
     def create_key(
-        self, owner_id: str, *, name: str = "", role: Role = "user", key: str | None = None
+        self,
+        owner_id: str,
+        *,
+        name: str = "",
+        role: Role = "user",
+        key: str | None = None,
+        within: Callable[[Tx, KeyRecord], None] | None = None,
     ) -> tuple[KeyRecord, str]:
-        """A new key and its record; the key is not kept, so this is the only time it can be shown."""
+        """A new key and its record; the key is not kept, so this is the only time it can be shown. ``within`` joins the
+        transaction."""
         if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:
             raise InvalidInput("owner_id takes 1 to 255 characters, name at most 255.")
         key = key or new_secret("gw_")
         with self._db.transaction() as tx:
-            return keys.create(tx, secret_digest(key), owner_id=owner_id, name=name, role=role), key
+            record = keys.create(tx, secret_digest(key), owner_id=owner_id, name=name, role=role)
+            if within is not None:
+                within(tx, record)
+            return record, key
 
     def list_keys(self, *, limit: int, cursor: str | None) -> Page[KeyRecord]:
         after = (

@@ -18,7 +18,7 @@ from core.principal import Principal
 from db import Database, files, uploads
 from db.files import FileRecord
 from db.uploads import UploadRecord
-from services.direct import MIN_PART, DirectUploads, PartUrl
+from services.direct import MIN_PART, DirectUploads, PartUrl, Within
 from storage_backends.base import Part, PresignedPost, PresignedRequest
 
 TICKET_LIFE = 3600  # seconds
@@ -41,6 +41,7 @@ class Companion:
         filename: str,
         content_type: str | None,
         placement: Placement,
+        within: Within | None = None,
     ) -> tuple[UploadRecord, PresignedPost]:
         """One POST form, for a file whose size is not told: its quota is held when the gateway sees it."""
         upload = self._direct.admit(
@@ -51,6 +52,7 @@ class Companion:
             content_type=content_type,
             placement=placement,
             single=True,
+            within=within,
         )
         return upload, self._direct.sign_post(principal, upload)
 
@@ -62,6 +64,7 @@ class Companion:
         size: int,
         content_type: str | None,
         placement: Placement,
+        within: Within | None = None,
     ) -> tuple[UploadRecord, PresignedRequest]:
         """One PUT, where the client does tell the size."""
         upload = self._direct.admit(
@@ -72,6 +75,7 @@ class Companion:
             content_type=content_type,
             placement=placement,
             single=True,
+            within=within,
         )
         return upload, self._direct.sign_put(upload)
 
@@ -82,6 +86,7 @@ class Companion:
         filename: str,
         content_type: str | None,
         placement: Placement,
+        within: Within | None = None,
     ) -> UploadRecord:
         return self._direct.start_multipart(
             self._direct.admit(
@@ -92,8 +97,20 @@ class Companion:
                 content_type=content_type,
                 placement=placement,
                 single=False,
+                within=within,
             )
         )
+
+    def begun(self, upload_id: UUID) -> UploadRecord | None:
+        """An upload that was admitted before, its multipart open; None where it has come to nothing."""
+        upload = self._direct.admitted(upload_id)
+        return upload if upload is None or upload.incoming_key else self._direct.start_multipart(upload)
+
+    def request_for(self, principal: Principal, upload: UploadRecord) -> PresignedRequest | PresignedPost:
+        """What brings an upload of one request: a PUT where its size is known, else a form."""
+        if upload.size is None:
+            return self._direct.sign_post(principal, upload)
+        return self._direct.sign_put(upload)
 
     # -- go on ---------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ reads it back (services/checking.py) before anybody can download it.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -24,7 +24,7 @@ from core.pages import Page
 from core.parts import PartPlan, missing, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, resumable, uploads
+from db import Database, Tx, files, resumable, uploads
 from db.files import FileRecord
 from db.uploads import NewUpload, UploadRecord
 from services.bucket import bucket_errors
@@ -46,6 +46,7 @@ MAX_BATCH = 1_000  # part URLs in one call
 MAX_SINGLE = 5 * 1024**3  # bytes that S3 takes in one PUT or POST
 
 DirectProtocol = Literal["direct", "s3"]
+Within = Callable[[Tx, UploadRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,10 @@ class DirectUploads:
         sha256: str | None = None,
         session_id: str | None = None,
         placement: Placement = Placement(),  # noqa: B008 immutable
+        within: Within | None = None,
     ) -> UploadPlan:
-        """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here."""
+        """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here. ``within``
+        joins the transaction that admits it."""
         self._intake.admission.check_size(principal, size)
         parts = plan(size, preferred=PART_SIZE)
         single = parts.part_count == 1
@@ -120,8 +123,25 @@ class DirectUploads:
             session_id=session_id,
             placement=placement,
             single=single,
+            within=within,
         )
-        if single:
+        return self._begun(upload, parts)
+
+    def begun(self, upload_id: UUID) -> UploadPlan | None:
+        """How an upload goes that was admitted before, signed anew; None where it has come to nothing."""
+        upload = self.admitted(upload_id)
+        if upload is None or upload.size is None:
+            return None
+        return self._begun(upload, plan_of(upload, upload.size))
+
+    def admitted(self, upload_id: UUID) -> UploadRecord | None:
+        """An upload that was admitted before, unless it has come to nothing."""
+        with self._db.connection() as tx:
+            upload = uploads.get(tx, upload_id)
+        return None if upload is None or upload.status in ("aborted", "expired") else upload
+
+    def _begun(self, upload: UploadRecord, parts: PartPlan) -> UploadPlan:
+        if upload.incoming_key is not None:
             return UploadPlan(upload, "PUT", parts.part_size, 1, self.sign_put(upload), [])
         upload = self.start_multipart(upload)
         batch = self._signed(upload, parts, range(1, min(parts.part_count, FIRST_BATCH) + 1))
@@ -139,6 +159,7 @@ class DirectUploads:
         session_id: str | None = None,
         placement: Placement = Placement(),  # noqa: B008 immutable
         single: bool,
+        within: Within | None = None,
     ) -> UploadRecord:
         """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen."""
         claimed = None if content_type in (None, "", "undefined", "null") else content_type
@@ -163,10 +184,13 @@ class DirectUploads:
                 sha256=sha256,
                 placement=self._intake.admission.place(principal, placement),
             ),
+            also=within,
         )
 
     def start_multipart(self, upload: UploadRecord) -> UploadRecord:
-        """Open the bucket's multipart upload; where that fails nothing is left of ours."""
+        """Open the bucket's multipart upload, unless it is; where that fails nothing is left of ours."""
+        if upload.multipart_id is not None:
+            return upload
         try:
             with bucket_errors():
                 ref = self._store.create_multipart(upload.object_key, content_type=upload.content_type)
@@ -174,6 +198,9 @@ class DirectUploads:
                 if not uploads.set_multipart(tx, upload.id, ref.upload_id):
                     raise UploadGone()
         except GatewayError as error:
+            now = self.admitted(upload.id)
+            if now is not None and now.multipart_id is not None:  # the same request, sent again, was quicker
+                return now
             self._intake.discard([upload], problem=error.as_problem())
             raise
         return replace(upload, multipart_id=ref.upload_id, status="uploading")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
@@ -110,11 +110,13 @@ class Files:
         with self._db.connection() as tx:
             return visible(principal, files.get(tx, file_id))
 
-    def previews_of(self, records: Sequence[FileRecord]) -> dict[UUID, list[PreviewRecord]]:
-        """The previews of a page of files: one statement, none where there are no files."""
+    def previews_of(
+        self, records: Sequence[FileRecord], *, tx: Tx | None = None
+    ) -> dict[UUID, list[PreviewRecord]]:
+        """The previews of a page of files: one statement, in ``tx`` where one is open; none where there are no files."""
         if not records:
             return {}
-        with self._db.connection() as tx:
+        with self._db.connection() if tx is None else nullcontext(tx) as tx:
             found = previews.of_objects(tx, sorted({record.file_path for record in records}))
         return {record.id: [p for p in found if p.object_key == record.file_path] for record in records}
 
@@ -260,10 +262,12 @@ class Files:
         *,
         target_folder_id: int | Unset | None = UNSET,
         original_name: str | None = None,
+        within: Callable[[Tx, FileRecord], None] | None = None,
     ) -> FileRecord:
         """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken.
 
-        Raises FileNotReady, QuotaExceeded, and ContentMissing where the object is not there as it was stored."""
+        ``within`` joins the transaction. Raises FileNotReady, QuotaExceeded, and ContentMissing where the object is not there
+        as it was stored."""
         name = None if original_name is None else names.clean_name(original_name)
         source = owned(principal, self.get(principal, file_id))
         if source.status == "ready":
@@ -293,6 +297,8 @@ class Files:
             )
             if not uploads.within_quota(tx, file.owner_id, quota_bytes=self._quota_bytes):
                 raise QuotaExceeded()
+            if within is not None:
+                within(tx, copied)
             return copied
 
     def trash(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> FileRecord:

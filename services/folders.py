@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,8 +98,10 @@ class Folders:
 
     def create(
         self, principal: Principal, name: str, description: str = "", parent_id: int | None = None,
+        within: Callable[[Tx, FolderView], None] | None = None,
     ) -> FolderView:
-        """A folder in the parent's tree. Raises NameConflict, FolderTooDeep, LimitReached; NotFound for the parent."""
+        """A folder in the parent's tree; ``within`` joins the transaction. Raises NameConflict, FolderTooDeep, LimitReached;
+        NotFound for the parent."""
         name = clean_folder_name(name)
         _check_description(description)
         with self._rules() as tx:
@@ -108,7 +110,10 @@ class Folders:
             if folders.count(tx, owner_id) >= MAX_FOLDERS:
                 raise LimitReached(f"There can be {MAX_FOLDERS:,} folders.")
             made = folders.create(tx, owner_id, name=name, description=description, parent_id=parent_id)
-            return _visible(principal, folders.get(tx, made))
+            folder = _visible(principal, folders.get(tx, made))
+            if within is not None:
+                within(tx, folder)
+            return folder
 
     def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderView:
         """Rename, describe, move. Raises NameConflict, FolderCycle, FolderTooDeep, and NotFound for either folder."""

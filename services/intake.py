@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from types import TracebackType
 from typing import Literal, Protocol
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -52,6 +52,7 @@ from services.admission import HEAD_SIZE, Admission
 from services.bucket import bucket_errors, delete_unused
 from services.contents import Contents
 from services.equals import Equals
+from services.heartbeat import beating
 from storage_backends.base import (
     Checksum,
     Multipart,
@@ -67,8 +68,7 @@ log = structlog.get_logger()
 
 PART_SIZE = 8 * 1024 * 1024  # bytes; also what is held in memory for one upload
 _READ = 1024 * 1024  # bytes; larger reads are three times faster than 64 KiB ones
-_TTL = timedelta(hours=1)  # a form upload lives from renewal to renewal, so a killed process frees it soon
-_RENEW = 600.0  # seconds
+_TTL = timedelta(minutes=3)  # a form's uploads live from heartbeat to heartbeat, so a killed process frees them soon
 
 # What ends the whole request, as opposed to a verdict on one of its files.
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated, NotFound)
@@ -130,7 +130,6 @@ class _Transfer:
     parts: list[Part] = field(default_factory=list)
     size: int = 0
     reserved: int = 0
-    renewed: float = field(default_factory=monotonic)
 
 
 class Intake:
@@ -162,9 +161,11 @@ class Intake:
         sha256: str | None,
         content_md5: bytes | None,
         placement: Placement,
+        held: list[UUID],
     ) -> Received:
-        """Store one file's bytes and check them. Whatever is raised, nothing of the file is left anywhere. Where the file
-        goes is decided by ``publish``; a folder that is known before is looked for before the bytes are stored."""
+        """Store one file's bytes and check them. Its upload joins those ``held``, which somebody keeps alive. Whatever is
+        raised, nothing of the file is left anywhere. Where the file goes is decided by ``publish``; a folder that is known
+        before is looked for before the bytes are stored."""
         clean = self.admission.check_declared(principal, name, size=size, claimed_type=claimed_type)
         md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
         new = NewUpload(
@@ -182,11 +183,14 @@ class Intake:
         )
         # With a declared size the quota decides before the body is read; without, once a part of it is there.
         upload = self.admission.admit(principal, new) if size is not None else None
+        if upload is not None:
+            held.append(upload.id)
         try:
             head = self._read_head(principal, stream, clean)
             if upload is None:
                 reserve = len(head.buffer) if head.ended else 2 * PART_SIZE
                 upload = self.admission.admit(principal, replace(new, reserve=reserve))
+                held.append(upload.id)
             transfer = _Transfer(upload, hashlib.sha256(), reserved=upload.reserved)
             if md5 is not None:
                 stream = _Digesting(stream, md5)
@@ -278,19 +282,20 @@ class Intake:
             info = self._store.stat(upload.object_key)
         return info
 
+    def keep_alive(self, upload_ids: Sequence[UUID]) -> None:
+        """Let the uploads of a request that is under way live on."""
+        if upload_ids:
+            with self._db.connection() as tx:
+                uploads.keep_alive(tx, list(upload_ids), expires_in=_TTL)
+
     def _hold(self, transfer: _Transfer) -> None:
-        """Keep quota ahead of the bytes, doubling so that statements stay few, and keep the upload alive."""
+        """Keep quota ahead of the bytes, doubling so that statements stay few."""
         needed = transfer.size
-        if needed <= transfer.reserved and monotonic() - transfer.renewed < _RENEW:
+        if needed <= transfer.reserved:
             return
-        wishes = (
-            [max(needed, 2 * transfer.reserved), needed]
-            if needed > transfer.reserved
-            else [transfer.reserved]
-        )
-        for reserve in wishes:
+        for reserve in (max(needed, 2 * transfer.reserved), needed):
             if self.admission.extend(transfer.upload, reserve, expires_in=_TTL):
-                transfer.reserved, transfer.renewed = max(reserve, transfer.reserved), monotonic()
+                transfer.reserved = reserve
                 return
         raise QuotaExceeded()
 
@@ -480,6 +485,8 @@ class Batch:
         self.session_id = session_id
         self.received: list[Received] = []
         self.rejected: list[Rejected] = []
+        self._held: list[UUID] = []
+        self._heartbeat = beating(lambda: intake.keep_alive(self._held))
 
     def receive(
         self,
@@ -506,6 +513,7 @@ class Batch:
                     sha256=sha256,
                     content_md5=content_md5,
                     placement=placement,
+                    held=self._held,
                 )
             )
         except _REQUEST_ERRORS:
@@ -515,10 +523,10 @@ class Batch:
             metrics().upload(self._protocol, error.code)
 
     def commit(self, placement: Placement, *, within: Within | None = None) -> Outcome:
-        """Make all that was received files. ``within`` joins the transaction that does it, with the outcome to be."""
+        """Make all that was received files. ``within`` joins the transaction that makes any, with the outcome to be."""
 
         def told(tx: Tx, outcome: Outcome) -> None:
-            if within is not None:
+            if within is not None and outcome.files:
                 within(tx, self._with_refused(outcome))
 
         outcome = self._intake.publish(
@@ -535,11 +543,13 @@ class Batch:
         return Outcome(outcome.files, self.rejected + outcome.rejected, outcome.session)
 
     def __enter__(self) -> Batch:
+        self._heartbeat.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._heartbeat.__exit__(kind, error, trace)
         self._intake.discard([item.upload for item in self.received])
 
 

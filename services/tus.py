@@ -19,6 +19,7 @@ from core import content_types, names
 from core.errors import (
     AlreadyComplete,
     ContentMissing,
+    IdempotencyInProgress,
     InconsistentLength,
     InvalidInput,
     Locked,
@@ -32,13 +33,14 @@ from core.ids import FILE_PREFIX, new_id, object_key
 from core.parts import plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, resumable, uploads
+from db import Database, Tx, resumable, uploads
 from db.resumable import PartRecord, ResumableRecord
 from db.uploads import NewUpload, UploadRecord
 from services.appending import Body, Verify, Writer
 from services.bucket import bucket_errors
 from services.completing import Completing, own
 from services.concatenating import Concatenating, JoiningStore
+from services.direct import Within
 from services.intake import PART_SIZE, Intake
 from services.leases import Lease
 from services.upload_tokens import uploader_of
@@ -106,10 +108,16 @@ class Tus:
 
     # -- begin ---------------------------------------------------------------------------------------------------------
 
-    def create(self, principal: Principal, new: NewResumable) -> Standing:
-        """Admit an upload; an empty one is complete at once. Name, type, size and quota are judged here."""
+    def create(self, principal: Principal, new: NewResumable, *, within: Within | None = None) -> Standing:
+        """Admit an upload; an empty one is complete at once. Name, type, size and quota are judged here. ``within`` joins the
+        transaction that admits it."""
         standing = self._admit(
-            principal, new, reserve=new.size or 0, concat="partial" if new.partial else None, sources=None
+            principal,
+            new,
+            reserve=new.size or 0,
+            concat="partial" if new.partial else None,
+            sources=None,
+            within=within,
         )
         if new.size == 0:
             return self.append(principal, standing.upload.id, offset=0, body=Nothing())
@@ -123,7 +131,21 @@ class Tus:
         reserve: int,
         concat: str | None,
         sources: Sequence[UUID] | None,
+        within: Within | None,
     ) -> Standing:
+        def also(tx: Tx, upload: UploadRecord) -> None:
+            resumable.create(
+                tx,
+                upload.id,
+                deferred=new.size is None,
+                metadata=new.metadata,
+                partial=new.partial,
+                concat=concat,
+                sources=sources,
+            )
+            if within is not None:
+                within(tx, upload)
+
         admission = self._intake.admission
         name = new.filename if new.filename else _default_name(new.content_type)
         if new.partial:  # its name and type are the final upload's
@@ -151,15 +173,7 @@ class Tus:
                 placement=admission.place(principal, new.placement),
                 sha256=new.sha256,
             ),
-            also=lambda tx, upload: resumable.create(
-                tx,
-                upload.id,
-                deferred=new.size is None,
-                metadata=new.metadata,
-                partial=new.partial,
-                concat=concat,
-                sources=sources,
-            ),
+            also=also,
         )
         return self._read(principal, upload.id)
 
@@ -168,9 +182,16 @@ class Tus:
         return self._intake.admission.max_size(principal)
 
     def concatenate(
-        self, principal: Principal, new: NewResumable, sources: Sequence[UUID], *, concat: str
+        self,
+        principal: Principal,
+        new: NewResumable,
+        sources: Sequence[UUID],
+        *,
+        concat: str,
+        within: Within | None = None,
     ) -> Standing:
         """Make one upload, and its file, of finished partial ones; they are over then. One that is named twice is used twice.
+        ``within`` joins the transaction that admits it.
 
         Raises NotFound for what is not the caller's own, InvalidInput for what is no finished partial upload."""
         found = {upload_id: self._live(principal, upload_id) for upload_id in dict.fromkeys(sources)}
@@ -180,7 +201,7 @@ class Tus:
         partials = [found[upload_id].upload for upload_id in sources]
         size = sum(upload.size or 0 for upload in partials)
         upload = self._admit(
-            principal, replace(new, size=size), reserve=0, concat=concat, sources=list(sources)
+            principal, replace(new, size=size), reserve=0, concat=concat, sources=list(sources), within=within
         ).upload
         with Lease.of(self._db, upload.id) as lease:
             writer = self._writer(principal, upload, lease)
@@ -190,6 +211,19 @@ class Tus:
         for partial in found.values():
             self._intake.abort(partial.upload)
         return standing
+
+    def begun(self, principal: Principal, upload_id: UUID) -> Standing | None:
+        """The upload of a creation that is asked again. None where it was to be made of partial uploads and came to nothing; one
+        whose request died over that is ended now. Raises IdempotencyInProgress while that still runs."""
+        standing = self._read(principal, upload_id)
+        if standing.record.sources is None:
+            return standing
+        if standing.upload.status in _LIVE and not standing.complete:
+            if standing.record.held:
+                raise IdempotencyInProgress(retry_after=1)
+            self._intake.abort(standing.upload)
+            return None
+        return None if standing.upload.status in ("aborted", "expired") else standing
 
     # -- look ----------------------------------------------------------------------------------------------------------
 

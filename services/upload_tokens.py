@@ -6,6 +6,7 @@ gets past it. What a token may do at all is decided in api/auth.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -43,8 +44,10 @@ class UploadTokens:
         budget: Budget,
         *,
         expires_in: timedelta | None = None,
+        within: Callable[[Tx, UploadTokenRecord], None] | None = None,
     ) -> tuple[UploadTokenRecord, str]:
-        """A new token for ``owner_id``; only its digest is kept, so this is the only time it can be shown.
+        """A new token for ``owner_id``; only its digest is kept, so this is the only time it can be shown. ``within`` joins
+        the transaction.
 
         Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's."""
         if principal.budget is not None or not (principal.is_admin or principal.owner_id == owner_id):
@@ -52,7 +55,7 @@ class UploadTokens:
         if expires_in is not None and expires_in <= timedelta():
             raise InvalidInput(errors=[{"field": "expires_in", "message": "must be positive"}])
         token = new_secret(PREFIX)
-        with self._db.connection() as tx:
+        with self._db.transaction() as tx:
             record = upload_tokens.create(
                 tx,
                 secret_digest(token),
@@ -64,8 +67,10 @@ class UploadTokens:
                 allowed_types=list(budget.allowed_types),
                 expires_in=min(expires_in or DEFAULT_LIFE, MAX_LIFE),
             )
-        if record is None:
-            raise NotFound("There is no such folder.")
+            if record is None:
+                raise NotFound("There is no such folder.")
+            if within is not None:
+                within(tx, record)
         return record, token
 
     def authenticate(self, token: str) -> Principal:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from services import Services
 from tests.bodies import HTML, Unread, names, send
 from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING
@@ -282,35 +281,6 @@ def test_T7_a_body_over_the_cap_waits_for_a_place(client: GatewayClient) -> None
     with ThreadPoolExecutor(6) as pool:
         made = list(pool.map(lambda n: client.put(f"/api/upload/{n}.txt", data=b"x").status, range(6)))
     assert made == [201] * 6
-
-
-def test_T104_a_retry_finds_what_was_committed_before_the_answer_was_lost(
-    client: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    def killed(*arguments: object, **keywords: object) -> None:
-        raise Killed
-
-    tries: list[Callable[[], Answer]] = [
-        lambda: client.put("/api/upload/a.txt", data=b"raw", headers={"Idempotency-Key": "raw"}),
-        lambda: client.upload(("b.txt", b"form"), ("c.txt", b"too"), headers={"Idempotency-Key": "form"}),
-    ]
-    for attempt in tries:
-        with monkeypatch.context() as patch:
-            patch.setattr(services.idempotency, "finish", killed)
-            patch.setattr(services.idempotency, "drop", killed)
-            with pytest.raises(Killed):
-                attempt()
-        before = client.get("/api/files").json["items"]
-        again = attempt()
-        assert again.status == 201
-        assert client.get("/api/files").json["items"] == before
-        found = again.json.get("files", [again.json])
-        assert {file["id"] for file in found} <= {file["id"] for file in before}
-    other_body = client.put("/api/upload/a.txt", data=b"other", headers={"Idempotency-Key": "raw"})
-    assert (other_body.status, other_body.code) == (422, "idempotency_conflict")
 
 
 @pytest.mark.settings(max_bodies_in_flight=2, web_threads=4)

@@ -1,0 +1,413 @@
+"""Idempotency-Key on everything that creates: whatever becomes of the first request, there is one thing and one answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+
+from api.openapi import operations
+from core.errors import Unavailable
+from db import Database
+from services import Services, heartbeat, idempotency
+from services.idempotency import Claim
+from tests.client import Answer, GatewayClient
+from tests.conftest import NOTHING
+from tests.direct import direct, let_lease_pass, sql
+from tests.mortal import Fuse, Killed
+from tests.tus import BYTES, MIB, TUS, begin, patch, path
+
+Leftovers = Callable[[], dict[str, list[str]]]
+Create = Callable[[GatewayClient, dict[str, str], str], Answer]  # with a key, making a thing of this name
+
+LARGE = 20 * MIB  # of several parts
+
+
+def _copy(client: GatewayClient, key: dict[str, str], name: str) -> Answer:
+    return client.post(f"/api/files/{_source['id']}/copy", json={"original_name": name}, headers=key)
+
+
+_source: dict[str, Any] = {}  # what is copied
+
+
+CREATES: dict[str, list[Create]] = {
+    "POST /api/admin/keys": [
+        lambda client, key, name: client.post("/api/admin/keys", json={"owner_id": name}, headers=key)
+    ],
+    "POST /api/files/<uuid:file_id>/copy": [_copy],
+    "POST /api/folders": [
+        lambda client, key, name: client.post("/api/folders", json={"name": name}, headers=key)
+    ],
+    "POST /api/tus": [
+        lambda client, key, name: client.post(
+            "/api/tus",
+            data=b"hello",
+            headers={**BYTES, "Upload-Length": "10", **key},
+        )
+    ],
+    "POST /api/upload": [lambda client, key, name: client.upload((name, name.encode()), headers=key)],
+    "PUT /api/upload/<path:filename>": [
+        lambda client, key, name: client.put(f"/api/upload/{name}", data=name.encode(), headers=key)
+    ],
+    "POST /api/upload-tokens": [
+        lambda client, key, name: client.post("/api/upload-tokens", json={"owner_id": "root"}, headers=key)
+    ],
+    "POST /api/uploads": [
+        lambda client, key, name, size=size: client.post(
+            "/api/uploads", json={"filename": name, "size": size}, headers=key
+        )
+        for size in (5, LARGE)
+    ],
+    "POST /s3/multipart": [
+        lambda client, key, name: client.post("/s3/multipart", json={"filename": name}, headers=key)
+    ],
+    "POST /s3/sign": [
+        lambda client, key, name, body=body: client.post("/s3/sign", json={"key": name, **body}, headers=key)
+        for body in ({"method": "PUT"}, {"method": "PUT", "size": 5}, {"method": "POST"})
+    ],
+}
+CASES = [(label, number) for label, creates in CREATES.items() for number in range(len(creates))]
+# What may be done twice by itself, and takes a key only to tell two requests apart.
+BY_ITSELF = {"POST /api/uploads/<uuid:upload_id>/complete"}
+ANSWERS_ANEW = {"POST /api/tus"}  # with where the upload stands now
+SECRET = {"key", "token", "endpoints"}  # null in a repeat
+SIGNED = {"url", "headers", "fields", "parts", "urls_expire_at"}  # anew where the first answer was not finished
+
+
+@pytest.fixture
+def things(db: Database, admin: GatewayClient) -> Callable[[], int]:
+    """How many there are of all that a request may create, those that hold quota without an end included."""
+    _source.update(admin.add("source.txt", b"source"))
+
+    def look() -> int:
+        with db.connection() as tx:
+            row = tx.execute(
+                """select (select count(*) from files) + (select count(*) from folders) + (select count(*) from api_keys)
+                + (select count(*) from upload_tokens) + (select count(*) from uploads
+                   where protocol not in ('form', 'raw') and status not in ('aborted', 'expired'))"""
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    return look
+
+
+def let_leases_pass(db: Database) -> None:
+    sql(db, "update idempotency_keys set lease_until = now() - interval '1 second'")
+
+
+def same(first: Answer, again: Answer) -> bool:
+    """Whether both say the same, once what is told but once and what is signed anew are left out."""
+    if first.status != again.status or first.headers.get("Location") != again.headers.get("Location"):
+        return False
+    if not first.body:
+        return first.body == again.body
+    left_out = SECRET | SIGNED
+    return {k: v for k, v in first.json.items() if k not in left_out} == {
+        k: v for k, v in again.json.items() if k not in left_out
+    }
+
+
+class Calls:
+    """The gateway's ways to the database, the ``number``-th of which goes wrong."""
+
+    def __init__(self, number: int, wrong: Callable[[], BaseException]):
+        self.number, self.wrong, self.made = number, wrong, 0
+
+    @contextmanager
+    def through(self, real: Any) -> Iterator[Any]:
+        with real() as tx:
+            yield tx
+        self.made += 1
+        if self.made == self.number:
+            raise self.wrong()
+
+
+def test_every_route_that_takes_a_key_is_tried_here(app: Any) -> None:
+    taking = {
+        f"{method} {rule.rule}"
+        for rule, method, operation in operations(app)
+        if "Idempotency-Key" in operation.takes_headers
+    }
+    assert taking == CREATES.keys() | BY_ITSELF
+
+
+@pytest.mark.parametrize(("label", "case"), CASES)
+def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
+    admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
+) -> None:
+    create = CREATES[label][case]
+    for number in count(1):
+        key, name, before = {"Idempotency-Key": f"{number}"}, f"thing {number}", things()
+        calls, real = Calls(number, lambda: Unavailable("The answer was lost.")), services.db.connection
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(services.db, "connection", lambda: calls.through(real))  # noqa: B023
+            first = create(admin, key, name)
+        assert first.status in (200, 201, 503)
+        again = create(admin, key, name)
+        if again.status == 409:  # the key was claimed, and nobody knows by whom
+            assert again.code == "idempotency_in_progress" and first.status == 503 and things() == before
+            let_leases_pass(services.db)
+            again = create(admin, key, name)
+        assert again.status in (200, 201), (number, again.body)
+        assert things() == before + 1, number
+        third = create(admin, key, name)
+        assert same(again, third), number
+        if first.status != 503:
+            assert same(first, again), number
+        if calls.made < number:
+            break
+    assert number > 3
+
+
+@pytest.mark.parametrize(("label", "case"), CASES)
+def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_passed(
+    admin: GatewayClient,
+    services: Services,
+    things: Callable[[], int],
+    leftovers: Leftovers,
+    label: str,
+    case: int,
+) -> None:
+    create = CREATES[label][case]
+    for number in count(1):
+        key, name, before = {"Idempotency-Key": f"{number}"}, f"thing {number}", things()
+        fuse, real = Fuse(number, after=True), services.db.connection
+
+        @contextmanager
+        def mortal(fuse: Fuse = fuse, real: Any = real) -> Iterator[Any]:
+            with fuse.call(), real() as tx:
+                yield tx
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(services.db, "connection", mortal)
+            try:
+                first = create(admin, key, name)
+            except Killed:
+                first = None
+        again = create(admin, key, name)
+        if again.status == 409:
+            assert again.code == "idempotency_in_progress" and things() == before
+            assert 1 <= int(again.headers["Retry-After"]) <= 90
+            let_leases_pass(services.db)
+            again = create(admin, key, name)
+        assert again.status in (200, 201), (number, again.body)
+        assert things() == before + 1, number
+        if not fuse.burnt:
+            break
+    assert first is not None and number > 3
+    # What the dead held is free minutes later.
+    sql(services.db, "update uploads set expires_at = expires_at - interval '4 minutes' where protocol in ('form', 'raw')")
+    services.upkeep.janitor()
+    with services.db.connection() as tx:
+        held = tx.execute(
+            "select coalesce(sum(reserved_bytes), 0), (select coalesce(sum(reserved), 0) from uploads where status in"
+            " ('pending', 'uploading') and protocol not in ('form', 'raw')) from owner_usage"
+        ).fetchone()
+    assert held is not None and held[0] == held[1]
+
+
+@pytest.mark.parametrize(("label", "case"), CASES)
+def test_T104_a_request_whose_key_was_taken_over_does_nothing(
+    admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
+) -> None:
+    """The first one stops after it has the key, for longer than its lease, and wakes."""
+    create, before = CREATES[label][case], things()
+    key, stopped, wake = {"Idempotency-Key": "k"}, threading.Event(), threading.Event()
+    real = services.idempotency.under
+
+    @contextmanager
+    def stopping(claim: Claim) -> Iterator[None]:
+        with real(claim):
+            if not stopped.is_set():
+                stopped.set()
+                assert wake.wait(60)
+            yield
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(services.idempotency, "under", stopping)
+        first = pool.submit(create, admin, key, "thing")
+        assert stopped.wait(60)
+        let_leases_pass(services.db)
+        second = create(admin, key, "thing")
+        wake.set()
+        woken = first.result(60)
+    assert second.status in (200, 201)
+    assert woken.status == 409 and woken.code in ("idempotency_in_progress", "name_conflict"), woken.body
+    assert things() == before + 1
+    assert same(second, create(admin, key, "thing"))
+
+
+@pytest.mark.parametrize(("label", "case"), CASES)
+def test_T14_sent_many_times_at_once_it_is_done_once(
+    admin: GatewayClient, things: Callable[[], int], label: str, case: int
+) -> None:
+    create, before = CREATES[label][case], things()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: create(admin, {"Idempotency-Key": "k"}, "thing"), range(4)))
+    refused = [answer for answer in answers if answer.status not in (200, 201)]
+    assert {answer.code for answer in refused} <= {"idempotency_in_progress"} and len(refused) < 4
+    assert things() == before + 1
+
+
+def test_T104_a_commit_that_is_still_under_way_is_waited_for(
+    client: GatewayClient, services: Services, db: Database, things: Callable[[], int]
+) -> None:
+    """The first request has recorded its answer, and its COMMIT comes late: after another has asked for the key, its lease
+    having passed, and after somebody wanted to free it."""
+    recorded, commit = threading.Event(), threading.Event()
+    real = services.idempotency.record
+
+    def slow(*given: Any, **answer: Any) -> None:
+        let_leases_pass(db)
+        real(*given, **answer)
+        recorded.set()
+        assert commit.wait(60)
+
+    def waiting() -> int:
+        with db.connection() as tx:
+            row = tx.execute(
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%idempotency_keys%'"
+                " and datname = current_database()"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    create, before = CREATES["POST /api/folders"][0], things()
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
+        patch.setattr(services.idempotency, "record", slow)
+        first = pool.submit(create, client, {"Idempotency-Key": "k"}, "thing")
+        assert recorded.wait(60)
+        with db.connection() as tx:
+            row = tx.execute("select created_at from idempotency_keys where key = 'k'").fetchone()
+        assert row is not None
+        second = pool.submit(create, client, {"Idempotency-Key": "k"}, "thing")
+        until(lambda: waiting() == 1)
+        dropped = pool.submit(services.idempotency.drop, Claim("alice", "k", row[0]))
+        until(lambda: waiting() == 2)
+        commit.set()
+        answers = [first.result(60), second.result(60)]
+        dropped.result(60)
+    assert [answer.status for answer in answers] == [201, 201] and answers[0].json == answers[1].json
+    assert things() == before + 1
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# -- leases ------------------------------------------------------------------------------------------------------
+
+
+def test_T104_key_and_uploads_are_held_as_long_as_a_body_comes_and_no_longer(
+    client: GatewayClient, db: Database, leftovers: Leftovers
+) -> None:
+    """A form of several files, of which one is there, one is refused and one is coming."""
+
+    def left() -> list[float]:
+        """Seconds that the key and the uploads have to live."""
+        with db.connection() as tx:
+            rows = tx.execute(
+                "select extract(epoch from lease_until - now())::float from idempotency_keys"
+                " union all (select extract(epoch from expires_at - now())::float from uploads order by id)"
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    seen: list[list[float]] = []
+    size = 9 * MIB  # so that the last file's upload begins before its end has come
+    parts = [
+        form_part("a.txt", b"a" * size),
+        form_part("fake.png", b"<html><script>" * 10_000),
+        form_part("b.txt", b"b" * size)[:-2],
+    ]
+
+    def body() -> Iterator[bytes]:
+        yield from parts
+        until(lambda: len(left()) == 3)
+        sql(db, "update idempotency_keys set lease_until = now() + interval '10 seconds'")
+        sql(db, "update uploads set expires_at = now() + interval '10 seconds'")
+        seen.append(left())
+        heartbeat.beat_all()
+        seen.append(left())
+        yield b"b\r\n--limit--\r\n"
+
+    answer = client.post(
+        "/api/upload",
+        data=body(),
+        headers={"Content-Type": "multipart/form-data; boundary=limit", "Idempotency-Key": "k"},
+    )
+    assert answer.status == 207, answer.body
+    short, renewed = seen
+    assert max(short) <= 10
+    assert 60 < renewed[0] <= 90 and all(120 < upload <= 180 for upload in renewed[1:])
+    assert not heartbeat._beating
+    assert leftovers() == NOTHING
+
+
+def form_part(name: str, content: bytes) -> bytes:
+    head = f'--limit\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    return head.encode() + content + b"\r\n"
+
+
+def test_a_heart_beats_again_after_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[int] = []
+    enough = threading.Event()
+
+    def beat() -> None:
+        beats.append(len(beats))
+        if len(beats) == 3:
+            enough.set()
+        raise Unavailable()
+
+    monkeypatch.setattr(heartbeat, "BEAT", 0.01)
+    monkeypatch.setattr(heartbeat, "_process", None)
+    with heartbeat.beating(beat):
+        assert enough.wait(30)
+
+
+def test_a_lease_outlives_missed_heartbeats_and_a_dead_upload_is_found_within_minutes() -> None:
+    assert timedelta(seconds=3 * heartbeat.BEAT) <= idempotency.LEASE <= timedelta(seconds=100)
+
+
+# -- uploads made of others -------------------------------------------------------------------------------------------
+
+
+def test_T104_a_final_upload_is_made_once(
+    client: GatewayClient, services: Services, db: Database
+) -> None:
+    """Whichever answer of the database is lost while partial uploads are joined."""
+    for number in count(1):
+        partials = []
+        for _ in range(2):
+            begun = begin(client, 5, name=None, headers={"Upload-Concat": "partial"})
+            assert patch(client, path(begun), 0, b"hello").status == 204
+            partials.append(path(begun))
+        headers = {**TUS, "Upload-Concat": "final;" + " ".join(partials), "Idempotency-Key": f"{number}"}
+        before = client.get("/api/files").json["total"]
+        calls, real = Calls(number, lambda: Unavailable("The answer was lost.")), services.db.connection
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(services.db, "connection", lambda: calls.through(real))  # noqa: B023
+            first = client.post("/api/tus", headers=headers)
+        assert first.status in (201, 503)
+        again = client.post("/api/tus", headers=headers)
+        if again.status == 409:
+            let_leases_pass(db)
+            sql(db, "update resumable_uploads set held_until = now()")
+            again = client.post("/api/tus", headers=headers)
+        assert again.status == 201, (number, again.body)
+        if "Upload-File-Id" not in client.head(path(again), headers=TUS).headers:
+            let_lease_pass(db)  # it was being completed when the answer was lost
+            assert direct(services).sweep() == 1
+        assert client.get("/api/files").json["total"] == before + 1, number
+        if calls.made < number:
+            break
