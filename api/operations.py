@@ -22,6 +22,7 @@ from flask import Response, g, request
 from pydantic import BaseModel, ValidationError
 
 from api.body import read_whole, refuse_encoded
+from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 
 Access = Literal[
@@ -124,9 +125,12 @@ def parse_json(model: type[Model]) -> Model:
     except MalformedUpload as error:
         raise InvalidInput(error.detail) from error
     try:
+        strict_json.loads(g.body)  # what pydantic would round, or overlook
         return model.model_validate_json(g.body)
     except ValidationError as error:
         raise InvalidInput("The body is not valid.", errors=flatten(error, "body")) from error
+    except ValueError as error:
+        raise InvalidInput("The body is not valid.", errors=[_error("body", str(error))]) from error
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.values import (
     Cursor,
     FolderId,
     FolderIdText,
     From,
+    Instant,
     Int64,
     Limit,
     Owner,
@@ -176,7 +177,7 @@ class FileChangeBody(Body):
     original_name: Annotated[str, Field(max_length=4096)] = ""
     visibility: Visibility = "private"
     tags: Tags = ()
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
 
 
 class MoveBody(Body):

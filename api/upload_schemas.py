@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -15,6 +16,7 @@ from api.values import MAX_INT32, MAX_INT64, FolderId, ShortText, Tags, Text
 from core.placement import OnDuplicate, Visibility
 
 MAX_METADATA = 64 * 1024  # bytes of JSON
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # behind an even number of backslashes: PostgreSQL takes no NUL
 
 
 def _metadata(value: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def _metadata(value: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("holds what JSON can't carry") from None
     if size > MAX_METADATA:
         raise ValueError(f"must be at most {MAX_METADATA} bytes of JSON")
-    if "\\u0000" in text:
+    if _NUL.search(text):
         raise ValueError("must not hold NUL")
     return value
 

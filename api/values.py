@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, WithJsonSchema
 
 MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1
@@ -63,6 +63,14 @@ def _moment(value: Any, *, end: bool) -> Any:
         ) from None
 
 
+def _utc(value: datetime) -> datetime:
+    """In UTC, where the years 1 and 9999 may be left: PostgreSQL keeps such a time, and nobody can read it."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be between the years 1 and 9999 in UTC") from None
+
+
 def page_size(value: int) -> int:
     """Above 200 means 200 (CONTRACT, Conventions)."""
     return min(value, 200)
@@ -84,6 +92,7 @@ Until = Annotated[
     datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)
 ]
 Cursor = Annotated[str, Field(max_length=8192)]
+Instant = Annotated[AwareDatetime, AfterValidator(_utc)]  # in JSON
 Owner = Annotated[
     str,
     Field(min_length=1, max_length=255, description="Admin keys only: another owner, or * for all"),

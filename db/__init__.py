@@ -5,13 +5,14 @@ open one themselves; a service opens it (``with db.transaction() as tx``) and ne
 
 Rows are locked in one order everywhere, so that transactions can wait for each other but never in a circle:
 folder tree -> name lock (``files.lock_names``) -> upload_sessions -> objects -> uploads -> upload_tokens -> files ->
-owner_usage -> type_sums, folder_sums -> file_texts, file_words. The triggers take an owner's owner_usage before the rest
-(migrations 0009 and 0010).
+owner_usage -> type_sums, folder_sums -> file_texts, file_words -> idempotency_keys. The triggers take an owner's owner_usage
+before the rest (migrations 0009 and 0010).
 Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/folders.py).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,16 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from core.errors import Unavailable
 
-set_json_loads(orjson.loads)  # pages of files are full of JSON
+
+def _json(text: str | bytes) -> Any:
+    """By orjson, since pages of files are full of JSON; what it refuses (numbers beyond any double) was kept once."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
+
+
+set_json_loads(_json)
 
 Tx = psycopg.Connection[Any]
 Record = TypeVar("Record")
