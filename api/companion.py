@@ -227,13 +227,15 @@ def _sign_new(body: SignBody) -> Response:
     return _signed_new(*offered().begin_form(principal(), **wanted))
 
 
-def _signed_new(
-    upload: UploadRecord, request: PresignedRequest | PresignedPost | None = None
-) -> Response:
+def _signed_new(upload: UploadRecord, request: PresignedRequest | PresignedPost | None = None) -> Response:
     if upload.incoming_key is None:
         return _signed(upload, {"url": _address(upload, "uploads"), "key": upload.object_key})
     request = request or offered().request_for(principal(), upload)
-    more = {"fields": dict(request.fields)} if isinstance(request, PresignedPost) else {"headers": dict(request.headers)}
+    more = (
+        {"fields": dict(request.fields)}
+        if isinstance(request, PresignedPost)
+        else {"headers": dict(request.headers)}
+    )
     return _signed(upload, {"url": request.url, "key": upload.incoming_key, **more})
 
 

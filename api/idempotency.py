@@ -70,7 +70,9 @@ def request_digest(body: bytes = b"") -> bytes:
 
 
 def idempotent(
-    *, find: Callable[[UUID], T | None] = lambda upload_id: None, answer: Callable[[T], Response] | None = None
+    *,
+    find: Callable[[UUID], T | None] = lambda upload_id: None,
+    answer: Callable[[T], Response] | None = None,
 ) -> Callable[[View], View]:
     """Honour Idempotency-Key on a view that takes JSON. Where the first request began an upload and ended before it had an
     ``answer``, that is made of what ``find`` finds; where it finds nothing, the upload is begun anew."""

@@ -234,7 +234,11 @@ def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     for status, codes in sorted(_refusals(rule, method, operation).items()):
         described = {
             "description": ", ".join(codes),
-            "headers": _headers("X-Request-ID", *_PROBLEM_HEADERS.get(status, ())),
+            "headers": _headers(
+                "X-Request-ID",
+                *_PROBLEM_HEADERS.get(status, ()),
+                *(("Retry-After",) if errors.IdempotencyInProgress.code in codes else ()),
+            ),
         }
         if method != "HEAD":
             schema = {"$ref": _REF.format(model="Problem")} if operation.error_type == MEDIA_TYPE else {}

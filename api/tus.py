@@ -203,8 +203,7 @@ def create(query: PlacementQuery) -> Response:
     digest = _creation_digest()
     found = services().idempotency.begin(principal(), key, digest)
     while isinstance(found, Replay):  # what became of the bytes that came with it, the upload itself tells
-        assert found.begun is not None
-        standing = service().begun(principal(), found.begun)
+        standing = service().begun(principal(), UUID(found.body["id"]))
         if standing is not None:
             response = _created(standing)
             response.headers["Idempotency-Replayed"] = "true"

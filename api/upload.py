@@ -176,9 +176,7 @@ def _store_form(transcript: Transcript) -> Response:
                 placement=placement,
             ),
         )
-        outcome = batch.commit(
-            placement, within=recorded(lambda tx, outcome: _form_answer(outcome, tx=tx))
-        )
+        outcome = batch.commit(placement, within=recorded(lambda tx, outcome: _form_answer(outcome, tx=tx)))
     if outcome.files:
         return _form_answer(outcome)
     first = outcome.rejected[0].error
@@ -304,9 +302,7 @@ def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> R
         if batch.rejected:
             raise batch.rejected[0].error
         digest.end()
-        outcome = batch.commit(
-            placement, within=recorded(lambda tx, outcome: _raw_answer(outcome, tx=tx))
-        )
+        outcome = batch.commit(placement, within=recorded(lambda tx, outcome: _raw_answer(outcome, tx=tx)))
     if not outcome.files:
         raise outcome.rejected[0].error
     return _raw_answer(outcome)

@@ -146,7 +146,8 @@ class Idempotency:
 
     def record_begun(self, tx: Tx, claim: Claim, upload_id: UUID, *, request_digest: bytes) -> None:
         """Keep that the upload was begun, where more has to be done before there is an answer."""
-        self.record(tx, claim, request_digest=request_digest, status=201, body={_BEGUN: str(upload_id)})
+        body = {_BEGUN: str(upload_id), "id": str(upload_id)}
+        self.record(tx, claim, request_digest=request_digest, status=201, body=body)
 
     def finish(self, claim: Claim, **answer: Any) -> None:
         """``record`` the answer of work that may be done twice, or of which enough was recorded to answer again."""

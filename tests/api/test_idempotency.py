@@ -76,9 +76,9 @@ CREATES: dict[str, list[Create]] = {
 CASES = [(label, number) for label, creates in CREATES.items() for number in range(len(creates))]
 # What may be done twice by itself, and takes a key only to tell two requests apart.
 BY_ITSELF = {"POST /api/uploads/<uuid:upload_id>/complete"}
-ANSWERS_ANEW = {"POST /api/tus"}  # with where the upload stands now
 SECRET = {"key", "token", "endpoints"}  # null in a repeat
-SIGNED = {"url", "headers", "fields", "parts", "urls_expire_at"}  # anew where the first answer was not finished
+# Anew where the first answer was not finished.
+SIGNED = {"url", "headers", "fields", "parts", "urls_expire_at"}
 
 
 @pytest.fixture
@@ -204,7 +204,10 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
             break
     assert first is not None and number > 3
     # What the dead held is free minutes later.
-    sql(services.db, "update uploads set expires_at = expires_at - interval '4 minutes' where protocol in ('form', 'raw')")
+    sql(
+        services.db,
+        "update uploads set expires_at = expires_at - interval '4 minutes' where protocol in ('form', 'raw')",
+    )
     services.upkeep.janitor()
     with services.db.connection() as tx:
         held = tx.execute(
@@ -382,9 +385,7 @@ def test_a_lease_outlives_missed_heartbeats_and_a_dead_upload_is_found_within_mi
 # -- uploads made of others -------------------------------------------------------------------------------------------
 
 
-def test_T104_a_final_upload_is_made_once(
-    client: GatewayClient, services: Services, db: Database
-) -> None:
+def test_T104_a_final_upload_is_made_once(client: GatewayClient, services: Services, db: Database) -> None:
     """Whichever answer of the database is lost while partial uploads are joined."""
     for number in count(1):
         partials = []

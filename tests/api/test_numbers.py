@@ -110,7 +110,9 @@ def sample(schema: dict[str, Any], known: dict[str, Any]) -> Any:
 
 def places(value: Any) -> Iterator[Any]:
     """The value with PLACE instead of each that is in it."""
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    members = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     for name, member in members:
         for inner in (PLACE, *places(member)):
             changed = value.copy()
@@ -121,9 +123,7 @@ def places(value: Any) -> Iterator[Any]:
 def address(rule: Any, known: dict[str, str]) -> str:
     """A path of the route, with things that are there."""
     return "".join(
-        quote(known[text]) if is_argument else text
-        for is_argument, text in rule._trace
-        if text not in ("|",)
+        quote(known[text]) if is_argument else text for is_argument, text in rule._trace if text not in ("|",)
     )
 
 
@@ -132,7 +132,9 @@ def test_T138_no_number_in_any_json_body_gives_a_5xx(
 ) -> None:
     asked = taken = 0
     for rule, method, operation in operations(app):
-        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
+        caller = GatewayClient(
+            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
+        )
         for body in bodies(operation):
             for value in CHANGED[::3] + ODD:
                 answer = caller.request(
@@ -164,7 +166,9 @@ def test_T138_no_number_in_any_query_gives_a_5xx(
     for rule, method, operation in operations(app):
         if operation.query is None:
             continue
-        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
+        caller = GatewayClient(
+            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
+        )
         for name in operation.query.model_fields:
             for text in (*TEXTS, "\ud800"):
                 query = urlencode({name: text}, errors="surrogatepass")
@@ -183,7 +187,9 @@ def test_T138_no_number_in_any_path_gives_a_5xx(
     app: Flask, client: GatewayClient, admin: GatewayClient, known: dict[str, str]
 ) -> None:
     for rule, method, _ in operations(app):
-        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
+        caller = GatewayClient(
+            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
+        )
         for name in rule.arguments:
             for text in TEXTS:
                 path = address(rule, {**known, name: text})
@@ -195,7 +201,9 @@ def test_T138_no_number_in_any_header_gives_a_5xx(
     app: Flask, client: GatewayClient, admin: GatewayClient, known: dict[str, str]
 ) -> None:
     for rule, method, operation in operations(app):
-        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
+        caller = GatewayClient(
+            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
+        )
         for name in operation.takes_headers:
             for text in NUMBERS:
                 for spoken in ({"Upload-Complete": "?1"}, TUS) if "tus" in rule.rule else ({},):
@@ -239,7 +247,9 @@ def test_T138_what_is_taken_of_metadata_is_given_back_as_it_was(
 
 
 @each(("route", "value"), product(["/api/uploads", "/s3/multipart", "/s3/sign"], CHANGED))
-def test_T138_metadata_that_would_be_changed_is_refused(client: GatewayClient, route: str, value: str) -> None:
+def test_T138_metadata_that_would_be_changed_is_refused(
+    client: GatewayClient, route: str, value: str
+) -> None:
     members = {"/api/uploads": '"filename": "a.bin", "size": 5', "/s3/multipart": '"filename": "a.bin"',
                "/s3/sign": '"method": "PUT", "key": "a.bin", "size": 5'}[route]  # fmt: skip
     body = f'{{{members}, "metadata": {{"a": [{value}]}}}}'.encode()
@@ -247,8 +257,14 @@ def test_T138_metadata_that_would_be_changed_is_refused(client: GatewayClient, r
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-def test_T138_a_number_that_was_kept_before_it_was_refused_can_be_shown(client: GatewayClient, db: Database) -> None:
+def test_T138_a_number_that_was_kept_before_it_was_refused_can_be_shown(
+    client: GatewayClient, db: Database
+) -> None:
     client.add("a.txt", b"text")
     kept = 10**400
-    sql(db, "update files set metadata = jsonb_build_object('custom', jsonb_build_object('a', %s::numeric))", kept)
+    sql(
+        db,
+        "update files set metadata = jsonb_build_object('custom', jsonb_build_object('a', %s::numeric))",
+        kept,
+    )
     assert client.get("/api/files").json["items"][0]["metadata"]["custom"] == {"a": kept}
