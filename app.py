@@ -164,7 +164,7 @@ def wire(settings: Settings) -> Services:
         jobs=Jobs(db, seal_secret),
         search=Search(db, seal_secret),
         stats=Stats(db, store, quota),
-        upload_tokens=UploadTokens(db),
+        upload_tokens=UploadTokens(db, seal_secret),
         idempotency=Idempotency(db),
         health=Health(db, store, scanning),
         upkeep=Upkeep(db, store, intake, files, upload_ttl=upload_ttl),

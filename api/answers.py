@@ -123,6 +123,16 @@ class FileOut(FileCore):
     file_path: str
 
 
+class SentFileOut(Out):
+    """A file, as an upload token is told of it: nothing that the token's user did not know."""
+
+    id: UUID
+    original_name: Annotated[str, Field(description="As it was sent; the folder may have it under another")]
+    file_size: Annotated[int, Field(ge=0)]
+    status: Status
+    problem: Reason | None
+
+
 class PublicFileOut(FileCore):
     """A public file, as everybody sees it: without its owner, its place in the bucket, and EXIF."""
 
@@ -176,7 +186,7 @@ class SessionOut(Out):
 
 
 class UploadOut(Out):
-    files: list[FileOut]
+    files: list[FileOut | SentFileOut]
     rejected: list[RejectedFile]
     session: SessionOut
 

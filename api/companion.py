@@ -61,6 +61,7 @@ _BEGIN = (
     errors.TypeNotAllowed,
     errors.LimitReached,
     errors.StorageFull,
+    errors.NotAllowed,
 )
 _GO_ON = (errors.NotFound, errors.UploadGone)
 _SIGN = (*_GO_ON, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked)

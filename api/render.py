@@ -19,7 +19,7 @@ from flask.json.provider import DefaultJSONProvider
 from api.context import http, services
 from core.errors import GatewayError
 from core.pages import Page
-from core.principal import Principal
+from core.principal import Principal, session_name
 from db import Tx
 from db.events import EventRecord
 from db.files import FileRecord
@@ -139,7 +139,10 @@ def _preview(preview: PreviewRecord, address: str) -> Json:
 
 
 def files(records: Sequence[FileRecord], principal: Principal | None, *, tx: Tx | None = None) -> list[Json]:
-    """Several files, their previews fetched by one statement, in ``tx`` where one is open."""
+    """Several files, their previews fetched by one statement, in ``tx`` where one is open; what an upload token is told of
+    its own."""
+    if principal is not None and principal.budget is not None:
+        return [_sent(record) for record in records]
     previews = services().files.previews_of(records, tx=tx)
     return [file(record, previews.get(record.id, ()), principal) for record in records]
 
@@ -154,10 +157,21 @@ def file_answer(
 ) -> Response:
     """One file with its ETag; where it was just made, with its address."""
     document = files([record], principal, tx=tx)[0] | members
-    headers = {"ETag": etag(record)}
+    headers = {"ETag": etag(record)} if "links" in document else {}
     if status == 201:
-        headers["Location"] = document["links"]["self"]
+        headers["Location"] = f"{http().base_url}/api/files/{record.id}"
     return answer(document, status, headers)
+
+
+def _sent(record: FileRecord) -> Json:
+    """What happened to a ready file's object may have happened before it was sent: that is not told."""
+    return {
+        "id": record.id,
+        "original_name": record.original_name,
+        "file_size": record.file_size,
+        "status": record.status,
+        "problem": record.problem if record.status in ("rejected", "infected") else None,
+    }
 
 
 def event(record: EventRecord) -> Json:
@@ -166,7 +180,7 @@ def event(record: EventRecord) -> Json:
 
 def session(record: SessionRecord) -> Json:
     return {
-        "session_id": record.session_id,
+        "session_id": session_name(record.session_id),
         "files_uploaded": record.files_uploaded,
         "total_size": record.total_size,
         "started_at": record.started_at,

@@ -15,17 +15,18 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from api import problems, render
-from api.answers import FileOut, UploadOut
+from api.answers import FileOut, SentFileOut, UploadOut
 from api.body import Checksums, RequestBody, refuse_encoded
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import first_under, key_of_request, recorded, replayed, request_digest
 from api.in_flight import body_in_flight
-from api.operations import operation, validated
+from api.operations import Content, operation, validated
 from api.schemas import PlacementQuery
 from core import errors
 from core.errors import FileTooLarge, InvalidInput, MalformedUpload
 from core.placement import Placement
+from core.principal import session_name
 from db import Tx
 from services.idempotency import Replay
 from services.intake import Outcome, Readable
@@ -42,6 +43,7 @@ _REFUSALS = (
     errors.MalformedUpload,
     errors.ChecksumMismatch,
     errors.NotFound,
+    errors.NotAllowed,
     errors.DuplicateFile,
     errors.LimitReached,
     errors.IdempotencyInProgress,
@@ -182,7 +184,7 @@ def _store_form(transcript: Transcript) -> Response:
     first = outcome.rejected[0].error
     first.extra["rejected"] = _rejected(outcome)
     response = problems.from_gateway_error(first)
-    response.headers["Upload-Session"] = outcome.session.session_id
+    response.headers["Upload-Session"] = session_name(outcome.session.session_id)
     return response
 
 
@@ -194,7 +196,7 @@ def _form_answer(outcome: Outcome, *, tx: Tx | None = None) -> Response:
         "session": render.session(outcome.session),
     }
     response = render.answer(body, 207 if rejected else 201)
-    response.headers["Upload-Session"] = outcome.session.session_id
+    response.headers["Upload-Session"] = session_name(outcome.session.session_id)
     return response
 
 
@@ -272,7 +274,7 @@ def _placement(query: PlacementQuery) -> Placement:
 @operation(
     "Upload one file as a raw body",
     query=PlacementQuery,
-    gives={201: FileOut},
+    gives={201: Content({"application/json": FileOut | SentFileOut}, "")},
     takes_headers=_TAKES,
     refuses=_REFUSALS,
     headers=("Upload-Session", "ETag", "Location"),
@@ -310,7 +312,7 @@ def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> R
 
 def _raw_answer(outcome: Outcome, *, tx: Tx | None = None) -> Response:
     response = render.file_answer(outcome.files[0], principal(), 201, tx=tx)
-    response.headers["Upload-Session"] = outcome.session.session_id
+    response.headers["Upload-Session"] = session_name(outcome.session.session_id)
     return response
 
 

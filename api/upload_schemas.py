@@ -143,6 +143,7 @@ class UploadTokenBody(Body):
         tuple[Annotated[ShortText, Field(min_length=1)], ...],
         Field(max_length=100, description="Extensions, MIME types, image/*"),
     ] = ()
+    visibility: Annotated[Visibility, Field(description="The widest that its uploads may have")] = "private"
     expires_in: Annotated[
         int, Field(ge=1, le=MAX_INT64, description="Seconds; more than a day means a day")
     ] = 3600
@@ -158,8 +159,30 @@ class TokenEndpointsOut(Out):
 
 
 class UploadTokenOut(Out):
+    id: UUID
     token: Annotated[
         str | None, Field(description="Shown once: null where an Idempotency-Key brings the answer again")
     ]
     expires_at: datetime
     endpoints: TokenEndpointsOut | None
+
+
+class LiveUploadTokenOut(Out):
+    """An upload token that is still good, without the token: its budget, and how much of it is taken."""
+
+    id: UUID
+    owner_id: str
+    folder_id: int | None
+    max_files: int | None
+    max_size: int | None
+    max_total_size: int | None
+    allowed_types: list[str]
+    visibility: Visibility
+    files_used: int
+    bytes_used: int
+    created_at: datetime
+    expires_at: datetime
+
+
+class UploadTokenPageOut(PageOut):
+    items: list[LiveUploadTokenOut]

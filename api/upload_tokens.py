@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from flask import Blueprint, Response
 
@@ -13,8 +14,9 @@ from api import render
 from api.context import http, principal, services
 from api.idempotency import idempotent, recorded
 from api.operations import operation
-from api.upload_schemas import UploadTokenBody, UploadTokenOut
-from core.errors import IdempotencyConflict, IdempotencyInProgress, NotAllowed, NotFound
+from api.schemas import OwnedPageQuery
+from api.upload_schemas import UploadTokenBody, UploadTokenOut, UploadTokenPageOut
+from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotAllowed, NotFound
 from db.upload_tokens import UploadTokenRecord
 from services.upload_tokens import MAX_LIFE, PREFIX, Budget
 
@@ -38,13 +40,15 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
 def create(body: UploadTokenBody) -> Response:
     """For an app's own backend, which gives it to one of its users: a credential that uploads within this budget and does
     nothing else. It is sent as a Bearer credential, or stands in the path (`endpoints`) for clients that can send no header.
-    A key makes tokens for its own `owner_id`, an admin key for any. Only its SHA-256 is kept."""
+    A key makes tokens for its own `owner_id`, an admin key for any; they end with the key. Only their SHA-256 is kept. What it
+    uploads is answered with what its user knows: as it was sent, and what came of it."""
     budget = Budget(
         folder_id=body.folder_id,
         max_files=body.max_files,
         max_size=body.max_size,
         max_total_size=body.max_total_size,
         allowed_types=body.allowed_types,
+        visibility=body.visibility,
     )
     life = timedelta(seconds=min(body.expires_in, int(MAX_LIFE.total_seconds())))
     record, token = services().upload_tokens.create(
@@ -66,11 +70,53 @@ def _made(record: UploadTokenRecord, token: str | None) -> Response:
         "companion": base,
     }
     document = {
+        "id": record.id,
         "token": token,
         "expires_at": record.expires_at,
         "endpoints": endpoints if token is not None else None,
     }
     return render.answer(document, 201)
+
+
+@upload_tokens.get("/upload-tokens")
+@operation(
+    "List upload tokens",
+    query=OwnedPageQuery,
+    gives={200: UploadTokenPageOut},
+    headers=("Link",),
+    refuses=(InvalidCursor, NotAllowed),
+)
+def list_live(query: OwnedPageQuery) -> Response:
+    """Those that are still good: for the caller's files, or made by a key of the caller's; newest first."""
+    found = services().upload_tokens.list_live(
+        principal(), owner=query.owner, limit=query.limit, cursor=query.cursor
+    )
+    return render.page(found, _live)
+
+
+@upload_tokens.delete("/upload-tokens/<uuid:token_id>")
+@operation("Revoke an upload token", gives={204: None}, refuses=(NotFound,))
+def revoke(token_id: UUID) -> Response:
+    """The next request with it is answered 401. What it has begun ends by the rules that it began under."""
+    services().upload_tokens.revoke(principal(), token_id)
+    return render.no_content()
+
+
+def _live(record: UploadTokenRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "owner_id": record.owner_id,
+        "folder_id": record.folder_id,
+        "max_files": record.max_files,
+        "max_size": record.max_size,
+        "max_total_size": record.max_total_size,
+        "allowed_types": record.allowed_types,
+        "visibility": record.visibility,
+        "files_used": record.files_used,
+        "bytes_used": record.bytes_used,
+        "created_at": record.created_at,
+        "expires_at": record.expires_at,
+    }
 
 
 class TokenInPath:

@@ -12,10 +12,10 @@ from uuid import UUID
 from flask import Blueprint, Response, request
 
 from api import render
-from api.answers import FileOut
+from api.answers import FileOut, SentFileOut
 from api.context import http, principal, services
 from api.idempotency import begun_recorded, idempotent
-from api.operations import operation, parse_json
+from api.operations import Content, operation, parse_json
 from api.schemas import PageQuery
 from api.upload_schemas import (
     BeginUploadBody,
@@ -29,6 +29,7 @@ from api.upload_schemas import (
 from core import errors
 from core.errors import NotFound, PartsMismatch, UploadGone
 from core.placement import Placement
+from core.principal import session_name
 from db.uploads import UploadRecord
 from services.direct import DirectUploads, PartUrl, UploadPlan
 
@@ -43,6 +44,7 @@ _NOT_ADMITTED = (
     errors.TypeNotAllowed,
     errors.LimitReached,
     errors.StorageFull,
+    errors.NotAllowed,
     *_ONCE,
 )
 _NOT_COMPLETED = (
@@ -105,7 +107,7 @@ def _begun(begun: UploadPlan) -> Response:
         "parts": [_part_url(part) for part in begun.parts],
         "expires_at": begun.upload.expires_at,
         "urls_expire_at": first.expires_at,
-        "session_id": begun.upload.session_id,
+        "session_id": session_name(begun.upload.session_id or ""),
     }
     return render.answer(document, 201, {"Location": f"{http().base_url}/api/uploads/{begun.upload.id}"})
 
@@ -152,7 +154,7 @@ def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
 @uploads.post("/<uuid:upload_id>/complete")
 @operation(
     "Complete a direct upload",
-    gives={201: FileOut},
+    gives={201: Content({"application/json": FileOut | SentFileOut}, "")},
     headers=("ETag", "Location"),
     takes_headers=("Idempotency-Key",),
     refuses=_NOT_COMPLETED,
@@ -232,7 +234,7 @@ def _unfinished(upload: UploadRecord) -> dict[str, Any]:
         "part_size": upload.part_size,
         "folder_id": upload.folder_id,
         "file_id": upload.file_id,
-        "session_id": upload.session_id,
+        "session_id": session_name(upload.session_id) if upload.session_id else None,
         "created_at": upload.created_at,
         "expires_at": upload.expires_at,
         "problem": upload.problem,

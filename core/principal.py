@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from core.placement import Visibility
+
 Role = Literal["user", "admin"]
 
 
@@ -15,8 +17,10 @@ class UploadBudget:
 
     token_id: UUID
     folder_id: int | None               # None: the owner's root and any folder
+    folder_gone: bool                   # it was deleted: what was to go there goes to the root, private
     max_size: int | None                # bytes of one file
     allowed_types: tuple[str, ...]      # as in ALLOWED_TYPES; empty: what the deployment allows
+    visibility: Visibility              # the widest that its uploads may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +39,12 @@ class Principal:
     @property
     def token_id(self) -> UUID | None:
         return self.budget.token_id if self.budget else None
+
+    def session_of(self, name: str) -> str:
+        """The upload session that this caller means by a name: an upload token's are its own."""
+        return f"{self.budget.token_id.hex}.{name}" if self.budget else name
+
+
+def session_name(session_id: str) -> str:
+    """What ``session_of`` was given."""
+    return session_id.rpartition(".")[2]

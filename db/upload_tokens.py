@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from core.placement import Visibility
 from core.principal import UploadBudget
-from db import Tx, execute, one
+from db import Tx, execute, many, one, scalar
 
+# It ends with the key that made it. Revoked it has expired.
+_LIVE = """(t.expires_at > now() and not exists (
+    select from api_keys k where k.id = t.key_id and k.revoked_at is not null))"""
 _COLUMNS = (
-    "id, owner_id, folder_id, max_files, max_size, max_total_size, allowed_types, files_used, bytes_used, created_at,"
-    " expires_at"
+    "t.id, t.owner_id, t.folder_id, t.max_files, t.max_size, t.max_total_size, t.allowed_types, t.visibility, t.files_used,"
+    " t.bytes_used, t.created_at, t.expires_at, t.folder_id is not null and not exists ("
+    f"select from folders f where f.id = t.folder_id and f.owner_id = t.owner_id) as folder_gone, {_LIVE} as live"
 )
+_BY_ID = f"select {_COLUMNS} from upload_tokens t where t.id = %(id)s"
+# An owner's are those for its files and those that its keys made.
+_OF_OWNER = """(%(owner)s::text is null or t.owner_id = %(owner)s
+    or exists (select from api_keys k where k.id = t.key_id and k.owner_id = %(owner)s))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,32 +33,42 @@ class UploadTokenRecord:
     max_size: int | None  # bytes of one file
     max_total_size: int | None  # bytes of all files together
     allowed_types: list[str]
+    visibility: Visibility  # the widest that its uploads may have
     files_used: int
     bytes_used: int
     created_at: datetime
     expires_at: datetime
+    folder_gone: bool
+    live: bool
 
     @property
     def budget(self) -> UploadBudget:
-        return UploadBudget(self.id, self.folder_id, self.max_size, tuple(self.allowed_types))
+        return UploadBudget(
+            self.id,
+            self.folder_id,
+            self.folder_gone,
+            self.max_size,
+            tuple(self.allowed_types),
+            self.visibility,
+        )
 
 
 def find(tx: Tx, token_digest: bytes) -> UploadTokenRecord | None:
-    """The token with this digest, unless its time is over."""
-    sql = f"select {_COLUMNS} from upload_tokens where token_digest = %(digest)s and expires_at > now()"
+    """The token with this digest, unless its time, or its maker's key's, is over."""
+    sql = f"select {_COLUMNS} from upload_tokens t where t.token_digest = %(digest)s and {_LIVE}"
     return one(tx, UploadTokenRecord, sql, {"digest": token_digest})
 
 
 def get(tx: Tx, token_id: UUID) -> UploadTokenRecord | None:
-    return one(
-        tx, UploadTokenRecord, f"select {_COLUMNS} from upload_tokens where id = %(id)s", {"id": token_id}
-    )
+    """The token, also once it is over."""
+    return one(tx, UploadTokenRecord, _BY_ID, {"id": token_id})
 
 
 _CREATE = f"""
-insert into upload_tokens (token_digest, owner_id, folder_id, max_files, max_size, max_total_size, allowed_types, expires_at)
+insert into upload_tokens as t (token_digest, owner_id, folder_id, max_files, max_size, max_total_size, allowed_types,
+                                visibility, key_id, expires_at)
 select %(digest)s, %(owner)s, %(folder)s::integer, %(max_files)s, %(max_size)s, %(max_total_size)s, %(allowed_types)s,
-       now() + %(expires_in)s
+       %(visibility)s, %(key)s, now() + %(expires_in)s
 where %(folder)s::integer is null or exists (select from folders where id = %(folder)s and owner_id = %(owner)s)
 returning {_COLUMNS}
 """
@@ -65,6 +84,8 @@ def create(
     max_size: int | None,
     max_total_size: int | None,
     allowed_types: list[str],
+    visibility: Visibility,
+    key_id: UUID | None,
     expires_in: timedelta,
 ) -> UploadTokenRecord | None:
     """Keep a new token; None where the folder is not the owner's."""
@@ -80,11 +101,42 @@ def create(
             "max_size": max_size,
             "max_total_size": max_total_size,
             "allowed_types": allowed_types,
+            "visibility": visibility,
+            "key": key_id,
             "expires_in": expires_in,
         },
     )
 
 
+_LIST = f"""
+select {_COLUMNS} from upload_tokens t where {_LIVE} and {_OF_OWNER} and (%(after)s::uuid is null or t.id < %(after)s)
+order by t.id desc limit %(limit)s
+"""
+
+
+def list_live(tx: Tx, owner_id: str | None, *, after: UUID | None, limit: int) -> list[UploadTokenRecord]:
+    """An owner's tokens that are still good, or everybody's, newest first, from behind ``after``."""
+    return many(tx, UploadTokenRecord, _LIST, {"owner": owner_id, "after": after, "limit": limit})
+
+
+def count_live(tx: Tx, owner_id: str | None, *, most: int) -> int:
+    """How many ``list_live`` gives; ``most`` where they are more."""
+    sql = f"select count(*) from (select from upload_tokens t where {_LIVE} and {_OF_OWNER} limit %(most)s) found"
+    return int(scalar(tx, sql, {"owner": owner_id, "most": most}))
+
+
+def revoke(tx: Tx, token_id: UUID, owner_id: str | None) -> bool:
+    """End one of an owner's tokens, or anybody's; False where none is live."""
+    sql = f"update upload_tokens t set expires_at = now() where t.id = %(id)s and {_LIVE} and {_OF_OWNER}"
+    return execute(tx, sql, {"id": token_id, "owner": owner_id}) == 1
+
+
+_FORGET = """
+delete from upload_tokens t
+where t.expires_at < now() - %(keep)s and not exists (select from uploads u where u.token_id = t.id)
+"""
+
+
 def forget_old(tx: Tx, *, keep: timedelta) -> int:
-    """Delete tokens whose time has long been over."""
-    return execute(tx, "delete from upload_tokens where expires_at < now() - %(keep)s", {"keep": keep})
+    """Delete tokens whose time has long been over and whose rules no upload needs any more."""
+    return execute(tx, _FORGET, {"keep": keep})

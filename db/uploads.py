@@ -436,7 +436,9 @@ def unclean(tx: Tx, *, grace: timedelta, limit: int) -> list[UploadRecord]:
 _FORGET = """
 delete from uploads where id in (
     select id from uploads where updated_at < now() - %(keep)s
-    and (status = 'done' or (status in ('aborted', 'expired') and cleaned)) order by updated_at limit %(limit)s)
+    and (status = 'done' or (status in ('aborted', 'expired') and cleaned))
+    and not exists (select from files f where f.id = uploads.file_id and f.status = 'processing')  -- its check asks who sent it
+    order by updated_at limit %(limit)s)
 """
 
 

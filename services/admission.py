@@ -13,7 +13,7 @@ import psycopg
 
 from core import content_types, names
 from core.content_types import Rules
-from core.errors import FileTooLarge, LimitReached, NotFound, QuotaExceeded
+from core.errors import FileTooLarge, LimitReached, NotAllowed, NotFound, QuotaExceeded
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, uploads
@@ -64,13 +64,23 @@ class Admission:
         return [self._rules, Rules(allowed=allowed, denied=())] if allowed else [self._rules]
 
     def place(self, principal: Principal, placement: Placement) -> Placement:
-        """Where the files go: an upload token that names a folder puts them there and nowhere else."""
-        folder_id = principal.budget.folder_id if principal.budget else None
-        if folder_id is None or placement.folder_id == folder_id:
+        """Where the files go, and who sees them. An upload token that names a folder puts them there and nowhere else, and once
+        that is deleted into the root, private. Raises NotFound, and NotAllowed for what would show more than its maker allowed
+        or tell what the owner has."""
+        budget = principal.budget
+        if budget is None:
             return placement
-        if placement.folder_id is not None:
+        if placement.on_duplicate != "link":
+            raise NotAllowed("An upload token uploads with on_duplicate=link only.")
+        if placement.visibility == "public" and budget.visibility == "private":
+            raise NotAllowed("This upload token publishes nothing.")
+        if budget.folder_id is None:
+            return placement
+        if placement.folder_id not in (None, budget.folder_id):
             raise NotFound("There is no such folder.")
-        return replace(placement, folder_id=folder_id)
+        if budget.folder_gone:
+            return replace(placement, folder_id=None, visibility="private")
+        return replace(placement, folder_id=budget.folder_id)
 
     def admit(
         self, principal: Principal, new: NewUpload, *, also: Callable[[Tx, UploadRecord], None] | None = None

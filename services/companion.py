@@ -15,10 +15,11 @@ from core.errors import InvalidCursor, NotAllowed, NotFound
 from core.ids import CursorValue, decode_cursor, encode_cursor
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, uploads
+from db import Database, files, upload_tokens, uploads
 from db.files import FileRecord
 from db.uploads import UploadRecord
 from services.direct import MIN_PART, DirectUploads, PartUrl, Within
+from services.upload_tokens import uploader_of
 from storage_backends.base import Part, PresignedPost, PresignedRequest
 
 TICKET_LIFE = 3600  # seconds
@@ -153,7 +154,7 @@ class Companion:
         return encode_cursor(values, scope=_TICKETS, secret=self._secret)
 
     def redeem(self, upload_id: UUID, ticket: str) -> Principal:
-        """The upload's owner, for who holds its ticket. Raises NotAllowed."""
+        """Who began the upload, for who holds its ticket. Raises NotAllowed, also once the upload token is over that began it."""
         try:
             name, expires = decode_cursor(ticket, scope=_TICKETS, secret=self._secret)
         except (InvalidCursor, ValueError) as error:
@@ -164,6 +165,9 @@ class Companion:
             raise NotAllowed("The address has expired; have it signed again.")
         with self._db.connection() as tx:
             upload = uploads.get(tx, upload_id)
-        if upload is None:
-            raise NotFound("There is no such upload.")
-        return Principal(upload.owner_id)
+            if upload is None:
+                raise NotFound("There is no such upload.")
+            token = upload_tokens.get(tx, upload.token_id) if upload.token_id is not None else None
+            if token is not None and not token.live:
+                raise NotAllowed("The upload token that had the address signed is over.")
+            return uploader_of(tx, upload)

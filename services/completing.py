@@ -43,7 +43,7 @@ from db.uploads import UploadRecord
 from services.bucket import bucket_errors
 from services.intake import PART_SIZE, RESUMABLE, Intake
 from services.leases import LEASE, heartbeat
-from services.upload_tokens import uploader_of
+from services.upload_tokens import as_sent, uploader_of
 from storage_backends.base import (
     Checksum,
     Copies,
@@ -101,10 +101,10 @@ class Completing:
             if upload.status in ("aborted", "expired"):
                 raise UploadGone()
             if upload.status == "done":
-                return self._file_of(upload, sha256)
+                return as_sent(principal, upload, self._file_of(upload, sha256))
             file = self._attempt(upload, parts, sha256)
             if file is not None:
-                return file
+                return as_sent(principal, upload, file)
             if time.monotonic() > deadline:
                 raise Locked("Another request is completing this upload.")
             time.sleep(_POLL)

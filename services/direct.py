@@ -179,7 +179,7 @@ class DirectUploads:
                 or content_types.mime_for_extension(extension)
                 or "application/octet-stream",
                 part_size=None if size is None else plan(size, preferred=PART_SIZE).part_size,
-                session_id=session_id or new_id().hex,
+                session_id=principal.session_of(session_id or new_id().hex),
                 expires_in=self._limits.upload_ttl,
                 sha256=sha256,
                 placement=self._intake.admission.place(principal, placement),

@@ -53,6 +53,7 @@ from services.bucket import bucket_errors, delete_unused
 from services.contents import Contents
 from services.equals import Equals
 from services.heartbeat import beating
+from services.upload_tokens import as_sent
 from storage_backends.base import (
     Checksum,
     Multipart,
@@ -146,7 +147,7 @@ class Intake:
         self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None
     ) -> Batch:
         """Files that appear together: ``with intake.batch(…) as batch: batch.receive(…); batch.commit(…)``."""
-        return Batch(self, principal, protocol, session_id or new_id().hex)
+        return Batch(self, principal, protocol, principal.session_of(session_id or new_id().hex))
 
     def receive(
         self,
@@ -313,14 +314,18 @@ class Intake:
         """Make received bytes files, all in one transaction, and do what ``within`` adds to it.
 
         Raises NotFound for a folder that is not the owner's."""
-        placement = self.admission.place(principal, placement)
+        wished, placement = placement, self.admission.place(principal, placement)
         equals = Equals(self._contents, new=[item.upload.object_key for item in received])
         try:
             outcome = equals.settle(
-                lambda: self._publish(principal.owner_id, received, placement, session_id, equals, within)
+                lambda: self._publish(principal, received, placement, session_id, equals, within)
             )
         except psycopg.errors.ForeignKeyViolation as error:
-            raise NotFound("There is no such folder.") from error
+            budget = principal.budget
+            if budget is None or placement.folder_id is None or placement.folder_id != budget.folder_id:
+                raise NotFound("There is no such folder.") from error
+            principal = replace(principal, budget=replace(budget, folder_gone=True))  # while the body came
+            return self.publish(principal, received, wished, session_id, within=within)
         except psycopg.errors.CheckViolation as error:
             raise InvalidInput(f"The request breaks the rule {error.diag.constraint_name}.") from error
         kept = {record.file_path for record in outcome.files}
@@ -329,13 +334,14 @@ class Intake:
 
     def _publish(
         self,
-        owner_id: str,
+        principal: Principal,
         received: Sequence[Received],
         placement: Placement,
         session_id: str,
         equals: Equals,
         within: Within | None,
     ) -> Outcome:
+        owner_id = principal.owner_id
         published: list[FileRecord] = []
         rejected: list[Rejected] = []
         with self._db.transaction() as tx:
@@ -367,7 +373,7 @@ class Intake:
                 if record is None:
                     raise UploadGone("The upload took too long and has expired.")
                 equals.confirm(record.file_path)
-                published.append(record)
+                published.append(as_sent(principal, item.upload, record))
                 if self._scan:
                     jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
                 elif record.file_path == item.upload.object_key:

@@ -7,19 +7,25 @@ gets past it. What a token may do at all is decided in api/auth.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from uuid import UUID
 
-from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
-from core.ids import new_secret, secret_digest
+from core.errors import InvalidCursor, InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from core.ids import decode_cursor, encode_cursor, new_secret, secret_digest
+from core.pages import Page
+from core.placement import Visibility
 from core.principal import Principal
 from db import Database, Tx, upload_tokens
+from db.files import FileRecord
 from db.upload_tokens import UploadTokenRecord
 from db.uploads import UploadRecord
+from services.access import owner_scope
 
 PREFIX = "gwt_"  # tells a token from a key (gw_) before any look into the database
 DEFAULT_LIFE = timedelta(hours=1)
 MAX_LIFE = timedelta(hours=24)  # asking for more gets this much
+_MOST_COUNTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,13 @@ class Budget:
     max_size: int | None = None  # bytes of one file
     max_total_size: int | None = None  # bytes of all files together
     allowed_types: tuple[str, ...] = ()  # as in ALLOWED_TYPES
+    visibility: Visibility = "private"  # the widest that its uploads may have
 
 
 class UploadTokens:
-    def __init__(self, db: Database):
+    def __init__(self, db: Database, cursor_secret: bytes):
         self._db = db
+        self._cursor_secret = cursor_secret
 
     def create(
         self,
@@ -46,8 +54,8 @@ class UploadTokens:
         expires_in: timedelta | None = None,
         within: Callable[[Tx, UploadTokenRecord], None] | None = None,
     ) -> tuple[UploadTokenRecord, str]:
-        """A new token for ``owner_id``; only its digest is kept, so this is the only time it can be shown. ``within`` joins
-        the transaction.
+        """A new token for ``owner_id``, which ends with the caller's key; only its digest is kept, so this is the only time it
+        can be shown. ``within`` joins the transaction.
 
         Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's."""
         if principal.budget is not None or not (principal.is_admin or principal.owner_id == owner_id):
@@ -65,6 +73,8 @@ class UploadTokens:
                 max_size=budget.max_size,
                 max_total_size=budget.max_total_size,
                 allowed_types=list(budget.allowed_types),
+                visibility=budget.visibility,
+                key_id=principal.key_id,
                 expires_in=min(expires_in or DEFAULT_LIFE, MAX_LIFE),
             )
             if record is None:
@@ -72,6 +82,35 @@ class UploadTokens:
             if within is not None:
                 within(tx, record)
         return record, token
+
+    def list_live(
+        self, principal: Principal, *, owner: str | None, limit: int, cursor: str | None
+    ) -> Page[UploadTokenRecord]:
+        """The tokens that are still good, for the caller's files or made by its keys, newest first. Raises NotAllowed,
+        InvalidCursor."""
+        owner_id = owner_scope(principal, owner)
+        scope = f"upload tokens:{owner_id}"
+        after = None
+        if cursor is not None:
+            try:
+                after = UUID(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0]))
+            except (ValueError, IndexError) as error:
+                raise InvalidCursor() from error
+        with self._db.connection() as tx:
+            found = upload_tokens.list_live(tx, owner_id, after=after, limit=limit + 1)
+            total = upload_tokens.count_live(tx, owner_id, most=_MOST_COUNTED + 1)
+        more, found = len(found) > limit, found[:limit]
+        return Page(
+            found,
+            encode_cursor([str(found[-1].id)], scope=scope, secret=self._cursor_secret) if more else None,
+            total if total <= _MOST_COUNTED else None,
+        )
+
+    def revoke(self, principal: Principal, token_id: UUID) -> None:
+        """End a token at once; uploads that it began go on for the owner. Raises NotFound."""
+        with self._db.connection() as tx:
+            if not upload_tokens.revoke(tx, token_id, None if principal.is_admin else principal.owner_id):
+                raise NotFound("There is no such upload token.")
 
     def authenticate(self, token: str) -> Principal:
         """Whom the token speaks for, and its budget: one statement. Raises NotAuthenticated, also once its time is over."""
@@ -83,6 +122,12 @@ class UploadTokens:
 
 
 def uploader_of(tx: Tx, upload: UploadRecord) -> Principal:
-    """Who began an upload, as far as size and type go: an upload token may have narrowed what its owner may."""
+    """Who began an upload, as far as size and type go: an upload token may have narrowed what its owner may, and does so
+    until the upload is over, however early the token was."""
     token = upload_tokens.get(tx, upload.token_id) if upload.token_id is not None else None
     return Principal(upload.owner_id, budget=token.budget if token is not None else None)
+
+
+def as_sent(principal: Principal, upload: UploadRecord, file: FileRecord) -> FileRecord:
+    """The file under the name that it was sent with, for an upload token: a number in it would tell what the owner has."""
+    return file if principal.budget is None else replace(file, original_name=upload.original_name)

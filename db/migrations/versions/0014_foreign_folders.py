@@ -20,24 +20,16 @@ _STATEMENTS = [
             on delete set null (folder_id) not valid
     """,
     """
-    alter table upload_tokens
-        drop constraint if exists upload_tokens_folder_id_fkey,
-        add constraint token_folder foreign key (folder_id, owner_id) references folders (id, owner_id)
-            on delete cascade not valid
-    """,
-    """
     update uploads u set folder_id = null
     where not exists (select from folders f where f.id = u.folder_id and f.owner_id = u.owner_id) and folder_id is not null
     """,
     """
-    delete from upload_tokens t
-    where not exists (select from folders f where f.id = t.folder_id and f.owner_id = t.owner_id) and folder_id is not null
+    delete from upload_tokens t using folders f where f.id = t.folder_id and f.owner_id <> t.owner_id
     """,
     """
     update uploads set in_folder = true where folder_id is not null and status in ('pending', 'uploading', 'completing')
     """,
     "alter table uploads validate constraint upload_folder",
-    "alter table upload_tokens validate constraint token_folder",
 ]
 
 
