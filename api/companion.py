@@ -61,10 +61,9 @@ _BEGIN = (
     errors.TypeNotAllowed,
     errors.LimitReached,
     errors.StorageFull,
-    errors.NotAllowed,
 )
 _GO_ON = (errors.NotFound, errors.UploadGone)
-_SIGN = (*_GO_ON, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked)
+_SIGN = (*_GO_ON, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked, errors.TooMany)
 _COMPLETE = (*_SIGN, errors.PartsMismatch, errors.StorageFull)
 
 
@@ -129,7 +128,7 @@ def list_parts(upload_id: str, query: KeyQuery) -> Response:
 @companion.get("/multipart/<string:upload_id>/batch")
 @operation("Sign several parts", query=BatchQuery, gives={200: SignedPartsOut}, refuses=_SIGN)
 def sign_batch(upload_id: str, query: BatchQuery) -> Response:
-    """Up to 1,000 at once."""
+    """Up to 16 that have not arrived."""
     upload = found(upload_id, query.key)
     signed = offered().sign(principal(), upload, [_part_number(word) for word in query.partNumbers])
     return render.answer({"presignedUrls": {str(part.part_number): part.request.url for part in signed}})
@@ -138,7 +137,8 @@ def sign_batch(upload_id: str, query: BatchQuery) -> Response:
 @companion.get("/multipart/<string:upload_id>/<string:part_number>")
 @operation("Sign a part", query=KeyQuery, gives={200: SignedPartOut}, refuses=_SIGN)
 def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
-    """A URL that takes this part with any length: the plugin does not tell it."""
+    """A URL that takes this part with any length, since the plugin does not tell it: good for ten minutes, and a few of them at
+    a time. Parts that exceed quota, budget or the largest file end the upload within seconds."""
     upload = found(upload_id, query.key)
     signed = offered().sign(principal(), upload, [_part_number(part_number)])[0].request
     return render.answer({"url": signed.url, "expires": seconds_left(signed.expires_at)})
@@ -199,7 +199,8 @@ def sts() -> Response:
 def sign(body: SignBody) -> Response:
     """Its argument as the body. Bytes go to the bucket; create, list, complete and abort come to us, by addresses that are
     themselves the credential for an hour. `filename`, `size` and `metadata` may be added; without `filename` it is the key,
-    less the UUID that the plugin puts before it."""
+    less the UUID that the plugin puts before it. With `size` the lengths are signed too: of a single file it makes a PUT and
+    not a form, of several parts those that the plugin cuts where `getChunkSize` is left alone."""
     if body.uploadId is not None:
         upload = found(body.uploadId, body.key)
         if body.method != "PUT":
@@ -222,7 +223,7 @@ def _sign_new(body: SignBody) -> Response:
         "within": begun_recorded(),
     }
     if body.method == "POST":
-        return _signed_new(offered().begin_multipart(principal(), **wanted))
+        return _signed_new(offered().begin_multipart(principal(), size=body.size, **wanted))
     if body.size is not None:
         return _signed_new(*offered().begin_put(principal(), size=body.size, **wanted))
     return _signed_new(*offered().begin_form(principal(), **wanted))

@@ -70,7 +70,7 @@ class SignBody(Lenient):
     contentType: Annotated[Text, Field(max_length=255)] | None = None
     filename: Name | None = None
     size: (
-        Annotated[Int64, Field(description="Of a single file: then a PUT is signed and not a form")] | None
+        Annotated[Int64, Field(ge=0, description="Bytes of the file; then lengths are signed")] | None
     ) = None
     metadata: dict[str, Any] | None = None
 

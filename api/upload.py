@@ -43,7 +43,6 @@ _REFUSALS = (
     errors.MalformedUpload,
     errors.ChecksumMismatch,
     errors.NotFound,
-    errors.NotAllowed,
     errors.DuplicateFile,
     errors.LimitReached,
     errors.IdempotencyInProgress,

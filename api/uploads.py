@@ -44,7 +44,6 @@ _NOT_ADMITTED = (
     errors.TypeNotAllowed,
     errors.LimitReached,
     errors.StorageFull,
-    errors.NotAllowed,
     *_ONCE,
 )
 _NOT_COMPLETED = (
@@ -139,7 +138,7 @@ def progress(upload_id: UUID) -> Response:
     "Get fresh URLs for parts",
     body=PartNumbersBody,
     gives={200: PartUrlsOut},
-    refuses=(NotFound, UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge),
+    refuses=(NotFound, UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
 )
 def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     """Up to 1,000 at once. An upload that is sent by one PUT is its part 1."""

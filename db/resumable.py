@@ -16,7 +16,7 @@ from uuid import UUID
 
 from db import Tx, execute, many, one, scalar
 from db.uploads import COLUMNS as UPLOAD_COLUMNS
-from db.uploads import FAIRLY, UploadRecord
+from db.uploads import FAIRLY, RENEWED, UploadRecord
 
 MAX_PART_NUMBER = 10_000
 
@@ -199,7 +199,7 @@ def begin_parts(
 
 _RECORD = f"""
 with live as (
-    update uploads u set status = 'uploading', updated_at = now(), expires_at = greatest(expires_at, now() + %(expires_in)s),
+    update uploads u set status = 'uploading', updated_at = now(), expires_at = {RENEWED},
         object_key = coalesce(%(whole_key)s, u.object_key), content_type = coalesce(%(content_type)s, u.content_type)
     where u.id = %(id)s and u.status in ('pending', 'uploading')
     and exists (select from resumable_uploads r where r.upload_id = u.id and r.token = %(token)s)

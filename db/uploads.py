@@ -7,6 +7,7 @@ finds it from here. ``cleaned`` says that nothing of an aborted or expired uploa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -87,6 +88,7 @@ class NewUpload:
     sha256: str | None = None
     incoming_key: str | None = None
     token_id: UUID | None = None        # the upload token whose budget it is charged to
+    urls_for: timedelta | None = None   # how long the URLs are good that are given out at once
 
 
 # One conditional UPDATE decides on the quota, so that no number of parallel uploads gets past it (THREATS T71). Everywhere
@@ -120,10 +122,11 @@ open as (
     ) o
 )
 insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
-                     folder_id, in_folder, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, expires_at)
+                     folder_id, in_folder, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, urls_until,
+                     expires_at)
 select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
        %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s, %(on_duplicate)s,
-       %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(expires_in)s
+       %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(urls_for)s, now() + %(expires_in)s
 from held, open where open.n < %(max_open)s
 returning {COLUMNS}
 """
@@ -139,7 +142,7 @@ def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> 
         "part_size": new.part_size, "folder_id": place.folder_id, "visibility": place.visibility, "tags": list(place.tags),
         "on_duplicate": place.on_duplicate, "metadata": Jsonb(place.metadata), "sha256": new.sha256,
         "session_id": new.session_id, "expires_in": new.expires_in, "quota": quota_bytes, "max_open": max_open,
-        "incoming_key": new.incoming_key, "token_id": new.token_id,
+        "incoming_key": new.incoming_key, "token_id": new.token_id, "urls_for": new.urls_for,
     })
 
 
@@ -162,7 +165,12 @@ def refusal(tx: Tx, new: NewUpload, *, quota_bytes: int | None) -> str:
     return str(scalar(tx, _REFUSAL, params))
 
 
-_EXTEND = """
+# However often it is renewed, an upload ends: after seven times the life that a renewal gives, and after a week.
+RENEWED = """greatest(expires_at, least(now() + %(expires_in)s,
+    created_at + case when protocol in ('form', 'raw') then interval '7 days'
+                      else least(7 * %(expires_in)s, interval '7 days') end))"""
+
+_EXTEND = f"""
 with up as (
     select id, owner_id, token_id, reserved, greatest(%(reserve)s - reserved, 0) as more
     from uploads where id = %(id)s and status in ('pending', 'uploading', 'completing') for update
@@ -179,7 +187,7 @@ held as (
     returning 1
 )
 update uploads set reserved = greatest(uploads.reserved, %(reserve)s),
-    expires_at = greatest(expires_at, now() + %(expires_in)s), updated_at = now()
+    expires_at = {RENEWED}, updated_at = now()
 from held where uploads.id = %(id)s
 """
 
@@ -253,10 +261,15 @@ def unfinished(tx: Tx, owner_id: str, *, token_id: UUID | None, after: UUID | No
     return many(tx, UploadRecord, _UNFINISHED, {"owner": owner_id, "token": token_id, "after": after, "limit": limit})
 
 
+_ANY_INCOMING = """
+select exists (select from uploads where incoming_key is not null and status in ('pending', 'uploading'))
+    or exists (select from uploads where incoming_key is not null and urls_until > now() - interval '10 minutes')
+"""
+
+
 def any_incoming(tx: Tx) -> bool:
-    """Whether some client may be bringing bytes that the gateway is not told of."""
-    sql = "select exists (select from uploads where incoming_key is not null and status in ('pending', 'uploading'))"
-    return bool(scalar(tx, sql))
+    """Whether some client may be bringing bytes that the gateway is not told of, be it for an upload that is over."""
+    return bool(scalar(tx, _ANY_INCOMING))
 
 
 # Owners take turns: each one's first, then each one's second. What failed before comes behind its owner's others.
@@ -284,15 +297,58 @@ def put_off(tx: Tx, upload_id: UUID, *, tries: int, wait: timedelta) -> None:
     execute(tx, _PUT_OFF, {"id": upload_id, "tries": tries, "wait": wait})
 
 
-_RENEW = """
-update uploads set expires_at = now() + %(expires_in)s, updated_at = now()
-where id = %(id)s and status in ('pending', 'uploading')
+_AWAITED = """array(select distinct n from unnest(awaited_parts || %(asked)s::integer[]) n
+    where n = any(%(asked)s::integer[]) or n <> all(%(arrived)s::integer[]))"""
+_RENEW = f"""
+update uploads set expires_at = {RENEWED}, updated_at = now(),
+    urls_until = greatest(urls_until, now() + %(urls_for)s), awaited_parts = {_AWAITED}
+where id = %(id)s and status in ('pending', 'uploading') and {RENEWED} > now() and cardinality({_AWAITED}) <= %(most)s
+returning {COLUMNS}
 """
 
 
-def renew(tx: Tx, upload_id: UUID, *, expires_in: timedelta) -> bool:
-    """Live longer, since the client is still at it; False where the upload is over."""
-    return execute(tx, _RENEW, {"id": upload_id, "expires_in": expires_in}) == 1
+def renew(
+    tx: Tx, upload_id: UUID, *, expires_in: timedelta, urls_for: timedelta, asked: Sequence[int], arrived: Sequence[int],
+    most: int,
+) -> UploadRecord | None:
+    """Live longer, since the client is still at it and is given URLs. None where the upload is over, or where more than
+    ``most`` parts were ``asked`` for, now and before, that have not ``arrived``."""
+    return one(tx, UploadRecord, _RENEW, {
+        "id": upload_id, "expires_in": expires_in, "urls_for": urls_for, "asked": list(asked), "arrived": list(arrived),
+        "most": most,
+    })
+
+
+_TAKE_TO_WEIGH = f"""
+with due as (
+    select id from uploads
+    where urls_until > now() - %(grace)s and multipart_id is not null and status in ('pending', 'uploading')
+    and (weighed_at is null
+         or weighed_at < now() - case when size is null and urls_until > now() then %(soon)s else %(later)s end)
+    order by weighed_at nulls first limit %(limit)s for update skip locked
+)
+update uploads set weighed_at = now() where id in (select id from due) returning {COLUMNS}
+"""
+
+
+def take_to_weigh(tx: Tx, *, soon: timedelta, later: timedelta, grace: timedelta, limit: int) -> list[UploadRecord]:
+    """Uploads in parts that may still grow beyond what is held for them, since URLs of theirs are good or were within the
+    ``grace``; each to one caller, ``soon`` after the last look where the URLs take any length, else ``later``."""
+    return many(tx, UploadRecord, _TAKE_TO_WEIGH, {"soon": soon, "later": later, "grace": grace, "limit": limit})
+
+
+_ROOM = """
+select least(coalesce(u.quota_bytes, %(quota)s) - coalesce(u.used_bytes + u.reserved_bytes, 0),
+             t.max_total_size - t.bytes_used)
+from (select 1) one
+left join owner_usage u on u.owner_id = %(owner)s left join upload_tokens t on t.id = %(token)s
+"""
+
+
+def room(tx: Tx, owner_id: str, token_id: UUID | None, *, quota_bytes: int | None) -> int | None:
+    """Bytes that quota and upload token leave at the moment; None where nothing limits them."""
+    left = scalar(tx, _ROOM, {"owner": owner_id, "token": token_id, "quota": quota_bytes})
+    return None if left is None else max(0, int(left))
 
 
 # Those that a transaction holds are being published or ended. Waiting for it would hold up others' renewals.

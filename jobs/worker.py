@@ -3,8 +3,9 @@
 Each queue has places of its own (``concurrency``), so that checks never wait behind previews, nor the janitor behind either.
 Any number of workers on any number of machines share the work; ``--queues`` gives one only some of it.
 
-Beside the jobs a thread looks every few seconds for two things that have to happen also while every place is taken: uploads
-that the bucket took without telling us (within ten seconds), and jobs whose worker died.
+Beside the jobs threads look every few seconds for what has to happen also while every place is taken: uploads that the
+bucket took without telling us (within ten seconds), jobs whose worker died, and, since copies may take long, in a thread of
+its own, uploads that grow beyond what they may.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from telemetry import metrics
 
 log = structlog.get_logger()
 
+Look = Callable[[], object]
+
 SWEEP_EVERY = 3.0  # seconds
 _DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they go back to the queue
 _POLL = (
@@ -53,16 +56,28 @@ def run(
     without a sign of life after which a worker's jobs are given to others."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop below takes the signal over
     stopped = threading.Event()
-    sweeper = threading.Thread(
-        target=_sweep_until, args=(stopped, services, timedelta(seconds=lease)), name="sweep", daemon=True
-    )
-    sweeper.start()
+    direct, tus = services.direct, services.tus
+    looks: dict[str, list[Look]] = {
+        "sweep": [
+            *([direct.sweep] if direct else []),
+            *([tus.sweep] if tus else []),
+            lambda: services.jobs.rescue(timedelta(seconds=lease)),
+        ],
+        "watch": [direct.watch] if direct else [],
+    }
+    sweepers = [
+        threading.Thread(target=_look_until, args=(stopped, of_one), name=name, daemon=True)
+        for name, of_one in looks.items()
+    ]
+    for sweeper in sweepers:
+        sweeper.start()
     worker = _Worker(services, database_url, list(queues), concurrency, lease)
     try:
         asyncio.run(worker.work())
     finally:
         stopped.set()
-        sweeper.join(_DRAIN)
+        for sweeper in sweepers:
+            sweeper.join(_DRAIN)
 
 
 class _Worker:
@@ -156,16 +171,11 @@ class _Worker:
             os._exit(0)
 
 
-def _sweep_until(stopped: threading.Event, services: Services, lease: timedelta) -> None:
+def _look_until(stopped: threading.Event, looks: Sequence[Look]) -> None:
     """Safe in several workers at once: who completes an upload, or takes a job back, is decided by its row."""
     while not stopped.wait(SWEEP_EVERY):
-        for look in (
-            services.direct.sweep if services.direct else None,
-            services.tus.sweep if services.tus else None,
-            lambda: services.jobs.rescue(lease),
-        ):
+        for look in looks:
             try:
-                if look is not None:
-                    look()
+                look()
             except Exception:  # whatever it was, the next look is due
                 log.exception("sweep_failed")

@@ -112,6 +112,11 @@ class Admission:
             raise QuotaExceeded("The upload token's budget does not leave room for this.")
         raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at a time.")
 
+    def room(self, upload: UploadRecord) -> int | None:
+        """Bytes that quota and upload token leave for an upload that holds none, at the moment; None: no limit."""
+        with self._db.connection() as tx:
+            return uploads.room(tx, upload.owner_id, upload.token_id, quota_bytes=self._limits.quota_bytes)
+
     def judge_type(self, principal: Principal, name: str, head: bytes | bytearray) -> str:
         """The type that the first bytes (64 KiB tell) and the name make together. Raises TypeMismatch, TypeNotAllowed."""
         extension = names.extension(name)

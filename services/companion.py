@@ -18,7 +18,7 @@ from core.principal import Principal
 from db import Database, files, upload_tokens, uploads
 from db.files import FileRecord
 from db.uploads import UploadRecord
-from services.direct import MIN_PART, DirectUploads, PartUrl, Within
+from services.direct import MAX_PARTS, MIN_PART, DirectUploads, PartUrl, Within
 from services.upload_tokens import uploader_of
 from storage_backends.base import Part, PresignedPost, PresignedRequest
 
@@ -87,18 +87,21 @@ class Companion:
         filename: str,
         content_type: str | None,
         placement: Placement,
+        size: int | None = None,
         within: Within | None = None,
     ) -> UploadRecord:
+        """Several parts. Where the size is told they are those that the plugin cuts by itself, and signed with their lengths."""
         return self._direct.start_multipart(
             self._direct.admit(
                 principal,
                 protocol="s3",
                 filename=filename,
-                size=None,
+                size=size,
                 content_type=content_type,
                 placement=placement,
                 single=False,
                 within=within,
+                part_size=None if size is None else max(MIN_PART, -(-size // MAX_PARTS)),
             )
         )
 

@@ -37,7 +37,7 @@ from core.errors import (
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, object_key
 from core.parts import PartPlan, missing, plan
 from core.principal import Principal
-from db import Database, files, jobs, resumable, uploads
+from db import Database, files, jobs, objects, resumable, uploads
 from db.files import FileRecord, NewFile
 from db.uploads import UploadRecord
 from services.bucket import bucket_errors
@@ -112,7 +112,7 @@ class Completing:
     def sweep(self) -> int:
         """Complete what the bucket took without telling us: a POST form, or a single PUT whose tab was closed; and what a
         completer left that died. One listing of the incoming prefix, and none while nobody may be bringing anything. The
-        number completed."""
+        number completed. What else lies there was sent again after its upload was over, and is removed."""
         keys: list[str] = []
         with self._db.connection() as tx:
             awaited = uploads.any_incoming(tx)
@@ -121,6 +121,10 @@ class Completing:
                 keys = [info.key for info in self._store.list_objects(INCOMING_PREFIX)]
         with self._db.connection() as tx:
             found = uploads.due(tx, keys, lease=LEASE, limit=_BATCH)
+            known = objects.known_keys(tx, keys)
+        for key in keys:
+            if key not in known:
+                self._intake.delete(key)
         return self.in_turn(found, lambda upload: self._attempt(upload, None, None) is not None)
 
     def in_turn(self, found: Sequence[UploadRecord], complete: Callable[[UploadRecord], bool]) -> int:

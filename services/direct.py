@@ -17,8 +17,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+import structlog
+
 from core import content_types, names
-from core.errors import GatewayError, InvalidCursor, InvalidInput, Locked, UploadGone
+from core.errors import (
+    FileTooLarge,
+    GatewayError,
+    InvalidCursor,
+    InvalidInput,
+    Locked,
+    QuotaExceeded,
+    TooMany,
+    UploadGone,
+)
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, decode_cursor, encode_cursor, new_id, object_key
 from core.pages import Page
 from core.parts import PartPlan, missing, plan
@@ -30,6 +41,7 @@ from db.uploads import NewUpload, UploadRecord
 from services.bucket import bucket_errors
 from services.completing import Completing, DirectStore, fits, own, plan_of, stored_part, unequivocal
 from services.intake import PART_SIZE, RESUMABLE, Intake
+from services.upload_tokens import uploader_of
 from storage_backends.base import (
     Checksum,
     MultipartRef,
@@ -37,13 +49,22 @@ from storage_backends.base import (
     Part,
     PresignedPost,
     PresignedRequest,
+    StorageError,
 )
+
+log = structlog.get_logger()
 
 MAX_PARTS = 10_000  # S3's limits, for clients that cut by themselves
 MIN_PART = 5 * 1024 * 1024  # bytes, of all parts but the last
 FIRST_BATCH = 100  # part URLs in the first answer
 MAX_BATCH = 1_000  # part URLs in one call
 MAX_SINGLE = 5 * 1024**3  # bytes that S3 takes in one PUT or POST
+MAX_AWAITED = 16  # parts that may be on their way at once where nobody told their lengths
+
+_UNMEASURED_LIFE = timedelta(minutes=10)  # of a part URL that takes any length
+_WEIGH_SOON = timedelta(seconds=4)  # with a look every three seconds: within ten
+_WEIGH_LATER = timedelta(minutes=1)
+_WEIGH_AFTER = timedelta(hours=1)  # a body may take so long after its URL has expired
 
 DirectProtocol = Literal["direct", "s3"]
 Within = Callable[[Tx, UploadRecord], None]
@@ -159,9 +180,11 @@ class DirectUploads:
         session_id: str | None = None,
         placement: Placement = Placement(),  # noqa: B008 immutable
         single: bool,
+        part_size: int | None = None,
         within: Within | None = None,
     ) -> UploadRecord:
-        """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen."""
+        """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen.
+        ``part_size``: bytes of each part but the last, where the client cuts by a rule of its own."""
         claimed = None if content_type in (None, "", "undefined", "null") else content_type
         clean = self._intake.admission.check_declared(principal, filename, size=size, claimed_type=claimed)
         extension, now = names.extension(clean), datetime.now(UTC)
@@ -178,11 +201,12 @@ class DirectUploads:
                 content_type=_signable(claimed)
                 or content_types.mime_for_extension(extension)
                 or "application/octet-stream",
-                part_size=None if size is None else plan(size, preferred=PART_SIZE).part_size,
+                part_size=None if size is None else part_size or plan(size, preferred=PART_SIZE).part_size,
                 session_id=principal.session_of(session_id or new_id().hex),
                 expires_in=self._limits.upload_ttl,
                 sha256=sha256,
                 placement=self._intake.admission.place(principal, placement),
+                urls_for=self._url_life(size),
             ),
             also=within,
         )
@@ -211,7 +235,7 @@ class DirectUploads:
         assert upload.size is not None
         return self._store.presign_put(
             upload.incoming_key,
-            expires_in=self._url_life,
+            expires_in=self._left(upload),
             size=upload.size,
             content_type=upload.content_type,
             checksum=Checksum("sha256", _base64(upload.sha256)) if upload.sha256 else None,
@@ -219,12 +243,19 @@ class DirectUploads:
 
     def sign_post(self, principal: Principal, upload: UploadRecord) -> PresignedPost:
         """A POST policy for clients that can do no other. It can't forbid overwriting: its object is copied before it is
-        looked at (THREATS T41)."""
+        looked at (THREATS T41). A size that was not told may be what quota and token leave now, which nothing holds: several
+        forms at once may share it. Raises QuotaExceeded where they leave nothing, after ending the upload."""
         assert upload.incoming_key is not None
-        largest = self._intake.admission.max_size(principal) if upload.size is None else upload.size
+        largest = upload.size
+        if largest is None:
+            room = self._intake.admission.room(upload)
+            if room == 0:
+                self._intake.discard([upload], problem=QuotaExceeded().as_problem())
+                raise QuotaExceeded()
+            largest = min(self._intake.admission.max_size(principal), MAX_SINGLE if room is None else room)
         return self._store.presign_post(
             upload.incoming_key,
-            expires_in=self._url_life,
+            expires_in=self._left(upload),
             min_size=upload.size or 0,
             max_size=min(largest, MAX_SINGLE),
             content_type=upload.content_type,
@@ -318,20 +349,80 @@ class DirectUploads:
                 f"Parts are numbered 1 to {last}.",
                 errors=[{"field": "part_numbers", "message": "out of range"}],
             )
-        if parts is None:  # every part but the last has 5 MiB at least, so this much must fit
-            self._foresee(principal, upload, (max(part_numbers) - 1) * MIN_PART)
-        self.renew(upload)
-        return self._signed(upload, parts, part_numbers)
+        if parts is not None:
+            return self._signed(self._renew(upload), parts, part_numbers)
+        # Every part but the last has 5 MiB at least, so this much must fit.
+        self._foresee(principal, upload, (max(part_numbers) - 1) * MIN_PART)
+        try:
+            renewed = self._renew(upload, asked=part_numbers)
+        except TooMany:  # unless some have come
+            renewed = self._renew(upload, asked=part_numbers, arrived=self._weigh(upload))
+        return self._signed(renewed, parts, part_numbers)
 
-    def renew(self, upload: UploadRecord) -> None:
-        """Let it live on, since its client is still there. Raises UploadGone, and Locked while it is being completed."""
+    def _renew(
+        self, upload: UploadRecord, *, asked: Sequence[int] = (), arrived: Sequence[int] = ()
+    ) -> UploadRecord:
+        """Let it live on, since its client is still there, but not for ever. Raises UploadGone, Locked while it is being
+        completed, TooMany where too many parts that were asked for without a length have not arrived."""
         with self._db.connection() as tx:
-            if uploads.renew(tx, upload.id, expires_in=self._limits.upload_ttl):
-                return
+            renewed = uploads.renew(
+                tx,
+                upload.id,
+                expires_in=self._limits.upload_ttl,
+                urls_for=self._url_life(upload.size),
+                asked=asked,
+                arrived=arrived,
+                most=MAX_AWAITED,
+            )
+            if renewed is not None:
+                return renewed
             now = uploads.get(tx, upload.id)
         if now is not None and now.status == "completing":
             raise Locked("The upload is being completed.")
-        raise UploadGone("The upload is complete." if now is not None and now.status == "done" else None)
+        if now is not None and now.status == "done":
+            raise UploadGone("The upload is complete.")
+        if now is not None and now.status in ("pending", "uploading") and not now.overdue:
+            raise TooMany(f"Send some of the parts first: {MAX_AWAITED} may be on their way.", retry_after=5)
+        raise UploadGone((now.problem or {}).get("detail") if now is not None else None)
+
+    # -- more than was told ------------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """End the uploads in parts whose clients sent more than they may: within seconds where a URL takes any length."""
+        with self._db.connection() as tx:
+            due = uploads.take_to_weigh(
+                tx, soon=_WEIGH_SOON, later=_WEIGH_LATER, grace=_WEIGH_AFTER, limit=MAX_BATCH
+            )
+        for upload in due:
+            try:
+                self._weigh(upload)
+            except (GatewayError, StorageError) as error:
+                log.warning("upload_weighed", upload_id=str(upload.id), error=type(error).__name__)
+
+    def _weigh(self, upload: UploadRecord) -> list[int]:
+        """Hold quota for what has come; the numbers of the parts. Raises QuotaExceeded and FileTooLarge, after ending the
+        upload.
+
+        Buckets may keep each version of a part that is sent again, as clients do where an answer was lost. Twice the size and
+        two parts is more than that; where the size was told, these two parts need not be held."""
+        held = self._completing.held_parts(upload) or []
+        limit, spare = upload.size, 0
+        if limit is None:
+            with self._db.connection() as tx:
+                limit = self._intake.admission.max_size(uploader_of(tx, upload))
+        else:
+            spare = 2 * plan_of(upload, limit).part_size
+        total = sum(part.size for part in held)
+        largest: dict[int, int] = {}
+        for part in held:
+            largest[part.number] = max(part.size, largest.get(part.number, 0))
+        if sum(largest.values()) > limit or total > 2 * limit + spare:
+            error = FileTooLarge(f"The upload may have {limit} bytes; {total} came.")
+            self._intake.abort(upload, problem=error.as_problem())
+            raise error
+        if total > upload.reserved + spare:
+            self._intake.hold(upload, total, expires_in=timedelta())
+        return list(largest)
 
     def _foresee(self, principal: Principal, upload: UploadRecord, size: int) -> None:
         """Refuse early what would be too large, of an upload whose size nobody told; hold quota for what is known."""
@@ -342,7 +433,7 @@ class DirectUploads:
     def _signed(self, upload: UploadRecord, parts: PartPlan | None, numbers: Sequence[int]) -> list[PartUrl]:
         if upload.multipart_id is None:
             return [PartUrl(1, self.sign_put(upload))]
-        ref, life = MultipartRef(upload.object_key, upload.multipart_id), self._url_life
+        ref, life = MultipartRef(upload.object_key, upload.multipart_id), self._left(upload)
         return [
             PartUrl(
                 n,
@@ -351,9 +442,14 @@ class DirectUploads:
             for n in dict.fromkeys(numbers)
         ]
 
-    @property
-    def _url_life(self) -> timedelta:
-        return min(self._limits.url_ttl, self._limits.upload_ttl)
+    def _url_life(self, size: int | None) -> timedelta:
+        longest = min(self._limits.url_ttl, self._limits.upload_ttl)
+        return longest if size is not None else min(longest, _UNMEASURED_LIFE)
+
+    def _left(self, upload: UploadRecord) -> timedelta:
+        """How long URLs of this upload are good: never longer than it."""
+        left = upload.expires_at - datetime.now(UTC)
+        return max(timedelta(seconds=1), min(self._url_life(upload.size), left))
 
     def unfinished(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[UploadRecord]:
         """The caller's uploads under way, by any protocol, newest first; an upload token sees its own alone."""

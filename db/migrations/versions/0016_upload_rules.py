@@ -37,6 +37,14 @@ _STATEMENTS = [
         check (session_id ~ '^([0-9a-f]{32}\\.)?[A-Za-z0-9_-]{1,64}$') not valid
     """,
     "alter table upload_sessions validate constraint upload_sessions_session_id_check",
+    # What a client may still send by URLs that it was given, and when that was last compared with what it may.
+    """
+    alter table uploads
+        add column urls_until timestamptz,                              -- the last of its URLs is good until then
+        add column awaited_parts integer[] not null default '{}',       -- signed without a length, and not seen to have come
+        add column weighed_at timestamptz
+    """,
+    "create index uploads_with_urls on uploads (urls_until) where urls_until is not null",
 ]
 
 
