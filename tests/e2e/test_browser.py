@@ -198,6 +198,20 @@ def test_multipart_with_a_japanese_name(client: Client, owner: Owner, tmp_path: 
         assert client.events("success")[0]["url"] == file["links"]["self"]
 
 
+def test_T135_six_files_at_once_within_a_quota(client: Client, owner: Owner, tmp_path: Path) -> None:
+    """Room for these six and little more, though version 6 tells no size: what is held follows what has come."""
+    sizes = [2 * client.part_size + MIB, 2 * client.part_size + MIB, 1000, 2000, MIB, 0]
+    paths = [made(tmp_path, f"file {number}.txt", size) for number, size in enumerate(sizes)]
+    owner.live.sql(
+        "insert into owner_usage (owner_id, quota_bytes) values (%s, %s) returning 1",
+        owner.name,
+        sum(sizes) + 2 * client.part_size,
+    )
+    client.choose(*paths)
+    client.finished(*paths)
+    owner.ready(*paths)
+
+
 def test_pause_and_resume(client: Client, owner: Owner, page: Any, film: Path) -> None:
     sent = parts_sent(page)
     second = Held(page, SECOND_PART)
