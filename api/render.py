@@ -164,13 +164,14 @@ def file_answer(
 
 
 def _sent(record: FileRecord) -> Json:
-    """What happened to a ready file's object may have happened before it was sent: that is not told."""
+    """Without the problems of an object, since another file's may have had them before."""
+    its_own = record.status in ("rejected", "infected") or (record.problem or {}).get("code") == "folder_gone"
     return {
         "id": record.id,
         "original_name": record.original_name,
         "file_size": record.file_size,
         "status": record.status,
-        "problem": record.problem if record.status in ("rejected", "infected") else None,
+        "problem": record.problem if its_own else None,
     }
 
 

@@ -4,6 +4,8 @@ A file of at most one part goes by a single PUT (or, for clients that need it, a
 copied to its object key, never given out, when it is completed (services/completing.py). A larger one is a multipart
 upload on its object key; its part URLs are dead once it is complete.
 
+Lengths are signed wherever the size is known; where nobody tells it, what has arrived is weighed every few seconds.
+
 The truth about what has arrived is always the bucket's own listing. Completing makes the file ``processing``; a worker
 reads it back (services/checking.py) before anybody can download it.
 """

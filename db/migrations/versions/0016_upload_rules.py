@@ -10,7 +10,10 @@ depends_on = None
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
     # A token remembers its folder also when that is gone: else it would become one for any folder, or vanish with its rules.
-    "alter table upload_tokens drop constraint if exists upload_tokens_folder_id_fkey",
+    """
+    alter table upload_tokens
+        drop constraint if exists upload_tokens_folder_id_fkey, drop constraint if exists token_folder
+    """,
     """
     alter table upload_tokens
         add column key_id uuid references api_keys (id),                -- of the maker; null: it ends by itself alone
