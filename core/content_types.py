@@ -343,6 +343,10 @@ PICTURES = frozenset(
     {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"}
 )
 
+_PLACED = _words(
+    "image/jpeg image/png image/apng image/webp image/avif image/heic image/heif image/heic-sequence image/heif-sequence"
+)
+
 INLINE_TYPES = _words(
     "image/png image/jpeg image/gif image/webp image/avif text/plain audio/mpeg audio/mp4 audio/aac audio/ogg"
     " audio/wav audio/flac audio/webm video/mp4 video/x-m4v video/webm video/ogg video/quicktime"
@@ -412,6 +416,11 @@ def may_shrink(mime: str, size: int) -> bool:
     small files gain nothing, since a bucket stores and bills whole blocks."""
     mime = canonical(mime)
     return size >= 4096 and (mime in _UNCOMPRESSED or mime == "image/svg+xml" or _is_text(mime))
+
+
+def may_hold_place(mime: str) -> bool:
+    """Whether bytes of this type may tell, in EXIF or XMP, where a picture was taken."""
+    return canonical(mime) in _PLACED
 
 
 def may_inline(mime: str) -> bool:

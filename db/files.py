@@ -20,7 +20,8 @@ COLUMNS = (
     " f.folder_id, f.status, f.visibility, f.tags, o.measured || f.metadata as metadata,"
     " coalesce(f.problem, o.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
     " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found, o.encoding, o.stored_size,"
-    " o.scan_verdict is not null as scanned, o.etag, o.checksum_state"
+    " o.scan_verdict is not null as scanned, o.etag, o.checksum_state, coalesce(f.expires_at <= now(), false) as expired,"
+    " f.keep_location, o.place, o.public_key, o.public_sha256, o.public_etag"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -56,6 +57,12 @@ class FileRecord:
     scanned: bool  # whether the scanner has said anything of the object
     etag: str  # the stored object's, as the bucket told it
     checksum_state: str  # verified, unverified, or mismatch where the object is known to hold other bytes
+    expired: bool  # by the database's clock
+    keep_location: bool
+    place: str | None  # whether the bytes tell one: see the table in 0017_public_copies.py
+    public_key: str | None  # of the copy without the place, where there is one, its SHA-256 and ETag
+    public_sha256: str | None
+    public_etag: str | None
 
     @property
     def intact(self) -> bool:
@@ -157,7 +164,9 @@ live as materialized (
     for update
 ),
 equal as materialized (
-    select object_key, measured, problem, encoding, stored_size, scan_verdict, etag, checksum_state from objects
+    select object_key, measured, problem, encoding, stored_size, scan_verdict, etag, checksum_state, place, public_key,
+           public_sha256, public_etag
+    from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
     and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s) and %(link)s and exists (select from live)
     order by found and checksum_state <> 'mismatch', created_at limit 1 for share
@@ -172,10 +181,10 @@ stored as (
 ),
 file as (
     insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
-                       visibility, tags, metadata, problem)
+                       visibility, tags, metadata, problem, keep_location)
     select uuidv7(), %(owner)s, name.free, coalesce((select object_key from equal), (select object_key from stored)),
            %(mime_type)s, %(file_type)s, %(size)s, %(sha256)s, %(folder)s, %(status)s, %(visibility)s, %(tags)s, %(metadata)s,
-           %(problem)s
+           %(problem)s, %(keep_location)s
     from name, live
     returning *
 ),
@@ -205,6 +214,8 @@ from file f cross join (
            (select encoding from equal) as encoding, (select stored_size from equal) as stored_size,
            (select scan_verdict from equal) as scan_verdict, coalesce((select etag from equal), %(etag)s) as etag,
            coalesce((select checksum_state from equal), %(checksum_state)s) as checksum_state,
+           (select place from equal) as place, (select public_key from equal) as public_key,
+           (select public_sha256 from equal) as public_sha256, (select public_etag from equal) as public_etag,
            'standard' as storage_class, true as found) o
 """
 
@@ -236,6 +247,7 @@ def publish(
         "tags": list(new.placement.tags),
         "metadata": Jsonb(new.metadata),
         "problem": None if new.problem is None else Jsonb(new.problem),
+        "keep_location": new.placement.keep_location,
         "upload_id": new.upload_id,
         "actor": actor,
         "forget": forget,
@@ -286,6 +298,7 @@ with f as (
     update files set
         original_name = coalesce(%(original_name)s, original_name),
         visibility = coalesce(%(visibility)s, visibility),
+        keep_location = coalesce(%(keep_location)s, keep_location),
         tags = coalesce(%(tags)s::text[], tags),
         expires_at = case when %(set_expires)s then %(expires_at)s::timestamptz else expires_at end,
         folder_id = case when %(set_folder)s then %(folder)s::integer else folder_id end,
@@ -308,6 +321,7 @@ def update(
     action: str = "updated",
     original_name: str | None = None,
     visibility: str | None = None,
+    keep_location: bool | None = None,
     tags: Sequence[str] | None = None,
     expires_at: datetime | None = None,
     set_expires: bool = False,
@@ -321,6 +335,7 @@ def update(
         "action": action,
         "original_name": original_name,
         "visibility": visibility,
+        "keep_location": keep_location,
         "tags": None if tags is None else list(tags),
         "expires_at": expires_at,
         "set_expires": set_expires,

@@ -20,8 +20,8 @@ from db import Tx, execute, many, one, scalar
 
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
-    " reserved, part_size, folder_id, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, file_id,"
-    " problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, tries, in_folder"
+    " reserved, part_size, folder_id, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,"
+    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, tries, in_folder"
 )
 
 
@@ -43,6 +43,7 @@ class UploadRecord:
     visibility: str
     tags: list[str]
     on_duplicate: str
+    keep_location: bool
     metadata: dict[str, Any]
     sha256: str | None
     session_id: str | None
@@ -62,6 +63,7 @@ class UploadRecord:
         return Placement(
             folder_id=self.folder_id, visibility=self.visibility, tags=tuple(self.tags),  # type: ignore[arg-type]
             on_duplicate=self.on_duplicate, metadata=self.metadata,                       # type: ignore[arg-type]
+            keep_location=self.keep_location,
         )
 
     def begun_as(self, object_key: str, multipart_id: str | None, content_type: str) -> UploadRecord:
@@ -122,11 +124,11 @@ open as (
     ) o
 )
 insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
-                     folder_id, in_folder, visibility, tags, on_duplicate, metadata, sha256, session_id, token_id, urls_until,
-                     expires_at)
+                     folder_id, in_folder, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,
+                     urls_until, expires_at)
 select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
        %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s, %(on_duplicate)s,
-       %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(urls_for)s, now() + %(expires_in)s
+       %(keep_location)s, %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(urls_for)s, now() + %(expires_in)s
 from held, open where open.n < %(max_open)s
 returning {COLUMNS}
 """
@@ -140,7 +142,8 @@ def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> 
         "owner_id": new.owner_id, "protocol": new.protocol, "status": new.status, "object_key": new.object_key,
         "original_name": new.original_name, "content_type": new.content_type, "size": new.size, "reserve": new.reserve,
         "part_size": new.part_size, "folder_id": place.folder_id, "visibility": place.visibility, "tags": list(place.tags),
-        "on_duplicate": place.on_duplicate, "metadata": Jsonb(place.metadata), "sha256": new.sha256,
+        "on_duplicate": place.on_duplicate, "keep_location": place.keep_location, "metadata": Jsonb(place.metadata),
+        "sha256": new.sha256,
         "session_id": new.session_id, "expires_in": new.expires_in, "quota": quota_bytes, "max_open": max_open,
         "incoming_key": new.incoming_key, "token_id": new.token_id, "urls_for": new.urls_for,
     })
