@@ -42,6 +42,7 @@ from services.intake import Intake
 from services.jobs import Jobs
 from services.previews import Previews
 from services.processing import Processing
+from services.publishing import Publishing
 from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
@@ -118,10 +119,13 @@ def wire(settings: Settings) -> Services:
     )
     intake = Intake(db, store, admission, scan=scanning is not None)
     files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
+    preview_turns = Turns(places=settings.preview_places)
+    publishing = Publishing(db, store, contents, preview_turns)
     delivery = Delivery(
         db,
         store,
         contents,
+        publishing,
         DeliveryLimits(
             mode=settings.download_mode,
             url_ttl=timedelta(seconds=settings.download_url_ttl),
@@ -142,7 +146,8 @@ def wire(settings: Settings) -> Services:
         db,
         store,
         contents,
-        Turns(places=settings.preview_places),
+        preview_turns,
+        publishing,
         scanned_only=scanning is not None,
         strict=settings.strict_sandbox,
     )
@@ -161,6 +166,7 @@ def wire(settings: Settings) -> Services:
         compression=Compression(db, store, contents, on=settings.compression == "on"),
         previews=previews,
         processing=Processing(db, previews),
+        publishing=publishing,
         jobs=Jobs(db, seal_secret),
         search=Search(db, seal_secret),
         stats=Stats(db, store, quota),

@@ -95,23 +95,12 @@ class FileLinks(Out):
 class FileCore(Out):
     id: UUID
     original_name: str
-    stored_name: str
     mime_type: str
     file_size: Annotated[int, Field(ge=0)]
     file_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
-    folder_id: int | None
     status: Status
-    visibility: Visibility
-    tags: list[str]
-    storage_class: Literal["standard", "archived"]
     uploaded_at: datetime
-    last_accessed: datetime | None
-    download_count: Annotated[int, Field(ge=0)]
-    is_deleted: bool
-    deleted_at: datetime | None
     expires_at: datetime | None
-    problem: Reason | None
-    metadata: dict[str, Any]
     previews: list[PreviewOut]
     links: FileLinks
 
@@ -119,8 +108,20 @@ class FileCore(Out):
 class FileOut(FileCore):
     """A file, as its owner sees it."""
 
-    owner_id: str
+    stored_name: str
     file_path: str
+    folder_id: int | None
+    visibility: Visibility
+    keep_location: Annotated[bool, Field(description="The public may see where a picture was taken")]
+    tags: list[str]
+    owner_id: str
+    storage_class: Literal["standard", "archived"]
+    last_accessed: datetime | None
+    download_count: Annotated[int, Field(ge=0)]
+    is_deleted: bool
+    deleted_at: datetime | None
+    problem: Reason | None
+    metadata: dict[str, Any]
 
 
 class SentFileOut(Out):
@@ -134,7 +135,8 @@ class SentFileOut(Out):
 
 
 class PublicFileOut(FileCore):
-    """A public file, as everybody sees it: without its owner, its place in the bucket, and EXIF."""
+    """A public file, as everybody sees it. Size and hash are those of the bytes that the public gets: of a picture that tells
+    where it was taken, a copy without the place, and `processing` until that is made."""
 
 
 class EventOut(Out):

@@ -43,7 +43,7 @@ from core import errors
 from core.disposition import content_disposition
 from core.errors import NotFound
 from core.unset import UNSET
-from services.delivery import Link, NotModified, Redirect, RequestConditions
+from services.delivery import Link, NotModified, Redirect, RequestConditions, Stream
 from services.files import FileChange, FileQuery
 from services.previews import PictureType, PreviewWish
 
@@ -132,6 +132,7 @@ def update(file_id: UUID, body: FileChangeBody) -> Response:
         visibility=body.given("visibility", UNSET),
         tags=body.given("tags", UNSET),
         expires_at=body.given("expires_at", UNSET),
+        keep_location=body.given("keep_location", UNSET),
     )
     record = services().files.update(principal(), file_id, change, if_match=_if_match())
     return render.file_answer(record, principal())
@@ -261,11 +262,7 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
         disposition=query.disposition,
         conditions=_conditions(),
     )
-    if isinstance(found, Redirect):
-        return streaming.redirect(found.url)
-    if isinstance(found, NotModified):
-        return streaming.not_modified(found.headers)
-    return streaming.stream(found)
+    return _delivered(found)
 
 
 @links.route("/<string:token>", methods=["GET", "HEAD"])
@@ -275,23 +272,23 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
     gives={
         200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
         206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
+        302: None,
         304: None,
     },
-    headers=("ETag",),
+    headers=("Location", "ETag"),
     takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
     refuses=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 )
 def download_by_link(token: str) -> Response:
     """An address that `GET /api/files/{file_id}/url` gave out. It needs no credential beside itself; it ends at its time, or
-    with the file: in the trash, purged or found infected, it is refused."""
+    with the file: in the trash, expired, purged or found infected, it is refused, and so it is when the file turns private
+    that was public. Redirects as `GET /api/files/{file_id}/download` does where nothing else is configured."""
     found = services().delivery.open_link(
         token,
         method="HEAD" if request.method == "HEAD" else "GET",
         conditions=_conditions(),
     )
-    if isinstance(found, NotModified):
-        return streaming.not_modified(found.headers)
-    return streaming.stream(found)
+    return _delivered(found)
 
 
 @files.get("/<uuid:file_id>/url")
@@ -299,8 +296,8 @@ def download_by_link(token: str) -> Response:
     "Get a download URL", access="public files", query=UrlQuery, gives={200: UrlOut}, refuses=_NOT_SERVED
 )
 def url(file_id: UUID, query: UrlQuery) -> Response:
-    """Whoever has it may download until it expires: a presigned URL of the bucket, or, of a file that is stored compressed,
-    a signed one of the gateway's own."""
+    """Whoever has it may download until it expires: a presigned URL of the bucket, or, of a public file, of one that is
+    stored compressed, and for longer than such URLs live, a link of the gateway's own, which is checked at each use."""
     found = services().delivery.url(
         caller_or_none(),
         file_id,
@@ -381,6 +378,14 @@ def archive(query: ArchiveQuery) -> Response:
         },
     )
     return streaming.guarded(response)
+
+
+def _delivered(found: Redirect | NotModified | Stream) -> Response:
+    if isinstance(found, Redirect):
+        return streaming.redirect(found.url)
+    if isinstance(found, NotModified):
+        return streaming.not_modified(found.headers)
+    return streaming.stream(found)
 
 
 def _conditions() -> RequestConditions:

@@ -28,6 +28,8 @@ from db.keys import KeyRecord
 from db.previews import PreviewRecord
 from db.scans import RescanRecord
 from db.upload_sessions import SessionRecord
+from services import publishing
+from services.access import may_change
 from services.files import etag
 
 T = TypeVar("T")
@@ -83,9 +85,10 @@ def no_content() -> Response:
 
 
 def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
-    """A file as this caller may see it: of another's public file no owner, no place in the bucket and no EXIF (T37)."""
-    address = f"{http().base_url}/api/files/{record.id}"
-    document: Json = {
+    """A file as this caller may see it, as ``publishing.shown`` gave it: of another's public file what all may see (T37)."""
+    if not may_change(principal, record.owner_id):
+        return _public_file(record, previews)
+    return {
         "id": record.id,
         "original_name": record.original_name,
         "stored_name": record.stored_name,
@@ -96,6 +99,7 @@ def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Princ
         "folder_id": record.folder_id,
         "status": record.status,
         "visibility": record.visibility,
+        "keep_location": record.keep_location,
         "tags": record.tags,
         "owner_id": record.owner_id,
         "storage_class": record.storage_class,
@@ -105,22 +109,32 @@ def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Princ
         "is_deleted": record.is_deleted,
         "deleted_at": record.deleted_at,
         "expires_at": record.expires_at,
-        "problem": record.problem,
+        "problem": record.problem or (publishing.STUCK if publishing.is_stuck(record) else None),
         "metadata": record.metadata,
+        **_addresses(record, previews),
+    }
+
+
+def _public_file(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
+    return {
+        "id": record.id,
+        "original_name": record.original_name,
+        "mime_type": record.mime_type,
+        "file_size": record.file_size,
+        "file_hash": record.file_hash,
+        "uploaded_at": record.uploaded_at,
+        "expires_at": record.expires_at,
+        "status": record.status,
+        **_addresses(record, previews),
+    }
+
+
+def _addresses(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
+    address = f"{http().base_url}/api/files/{record.id}"
+    return {
         "previews": [_preview(preview, address) for preview in previews],
         "links": {"self": address, "download": f"{address}/download", "preview": f"{address}/preview"},
     }
-    if not owns(principal, record):
-        del document["owner_id"], document["file_path"]
-        document["metadata"] = {name: value for name, value in record.metadata.items() if name not in _OWNERS_ONLY}
-    return document
-
-
-_OWNERS_ONLY = frozenset({"exif", "gps"})  # of the metadata (THREATS T37)
-
-
-def owns(principal: Principal | None, record: FileRecord) -> bool:
-    return principal is not None and (principal.is_admin or principal.owner_id == record.owner_id)
 
 
 def _preview(preview: PreviewRecord, address: str) -> Json:
@@ -144,7 +158,8 @@ def files(records: Sequence[FileRecord], principal: Principal | None, *, tx: Tx 
     if principal is not None and principal.budget is not None:
         return [_sent(record) for record in records]
     previews = services().files.previews_of(records, tx=tx)
-    return [file(record, previews.get(record.id, ()), principal) for record in records]
+    shown = services().publishing.shown
+    return [file(shown(principal, record), previews.get(record.id, ()), principal) for record in records]
 
 
 def file_answer(
@@ -157,7 +172,8 @@ def file_answer(
 ) -> Response:
     """One file with its ETag; where it was just made, with its address."""
     document = files([record], principal, tx=tx)[0] | members
-    headers = {"ETag": etag(record)} if "links" in document else {}
+    shown = services().publishing.shown(principal, record)
+    headers = {"ETag": etag(shown)} if "links" in document else {}
     if status == 201:
         headers["Location"] = f"{http().base_url}/api/files/{record.id}"
     return answer(document, status, headers)

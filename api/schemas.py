@@ -139,6 +139,7 @@ class PlacementQuery(Query):
     visibility: Visibility = "private"
     tags: TagWords = ()
     on_duplicate: OnDuplicate = "link"
+    keep_location: bool = False
 
 
 class JobListQuery(PageQuery):
@@ -178,6 +179,9 @@ class FileChangeBody(Body):
     visibility: Visibility = "private"
     tags: Tags = ()
     expires_at: Instant | None = None
+    keep_location: Annotated[
+        bool, Field(description="True: the public may see where a picture was taken")
+    ] = False
 
 
 class MoveBody(Body):

@@ -79,6 +79,7 @@ def placement(pairs: dict[str, bytes], query: PlacementQuery) -> Placement:
         visibility=said.visibility if "visibility" in kept else asked.visibility,
         tags=said.tags if "tags" in kept else asked.tags,
         on_duplicate=asked.on_duplicate,
+        keep_location=asked.keep_location,
         metadata=said.metadata,
     )
 
@@ -89,6 +90,7 @@ def placed(query: PlacementQuery) -> Placement:
         visibility=query.visibility,
         tags=query.tags,
         on_duplicate=query.on_duplicate,
+        keep_location=query.keep_location,
     )
 
 

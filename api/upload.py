@@ -148,6 +148,7 @@ def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], 
                         "visibility": {"enum": ["private", "public"]},
                         "tags": {"type": "string", "description": "Repeated, or separated by commas"},
                         "on_duplicate": {"enum": ["link", "copy", "reject"]},
+                        "keep_location": {"type": "boolean"},
                     },
                 },
                 "encoding": {"files": {"contentType": "*/*"}},
@@ -263,6 +264,7 @@ def _placement(query: PlacementQuery) -> Placement:
         visibility=query.visibility,
         tags=query.tags,
         on_duplicate=query.on_duplicate,
+        keep_location=query.keep_location,
     )
 
 

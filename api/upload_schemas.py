@@ -51,6 +51,7 @@ class BeginUploadBody(Body):
     visibility: Visibility = "private"
     tags: Tags = ()
     on_duplicate: OnDuplicate = "link"
+    keep_location: bool = False
     metadata: Annotated[Metadata, Field(default_factory=dict)]
     sha256: Sha256 | None = None
     session_id: SessionId | None = None

@@ -87,6 +87,7 @@ def begin(body: BeginUploadBody) -> Response:
             visibility=body.visibility,
             tags=body.tags,
             on_duplicate=body.on_duplicate,
+            keep_location=body.keep_location,
             metadata=body.metadata,
         ),
         within=begun_recorded(),

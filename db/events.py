@@ -41,6 +41,16 @@ def record_download(tx: Tx, file_id: UUID, *, actor: str) -> None:
     execute(tx, _RECORD_DOWNLOAD, {"file_id": file_id, "actor": actor})
 
 
+def count_anonymous(tx: Tx, file_id: UUID, *, preview: bool = False) -> None:
+    """Count a download, or a preview, by somebody without a credential: who they were is not known, so no row tells it."""
+    counted = "public_previews = public_previews + 1" if preview else "download_count = download_count + 1"
+    sql = (
+        f"update files set {counted}, last_accessed = now(), first_public = coalesce(first_public, now())"
+        " where id = %(file_id)s"
+    )
+    execute(tx, sql, {"file_id": file_id})
+
+
 _OF_FILE = """
 select id, file_id, action, actor, at from file_events
 where file_id = %(file_id)s and (%(before)s::bigint is null or id < %(before)s)
@@ -54,13 +64,15 @@ def of_file(tx: Tx, file_id: UUID, *, before: int | None, limit: int) -> list[Ev
 
 
 _STATISTICS = """
-select count(*) filter (where action in ('downloaded', 'url_issued')), count(*) filter (where action = 'previewed'),
-       min(at) filter (where action in ('downloaded', 'previewed')), max(at) filter (where action in ('downloaded', 'previewed'))
-from file_events where file_id = %(file_id)s
+select e.previews + f.public_previews, least(e.first, f.first_public), greatest(e.last, f.last_accessed)
+from files f,
+     (select count(*) filter (where action = 'previewed') as previews, min(at) as first, max(at) as last
+      from file_events where file_id = %(file_id)s and action in ('downloaded', 'previewed')) e
+where f.id = %(file_id)s
 """
 
 
 def statistics(tx: Tx, file_id: UUID) -> dict[str, Any]:
     row = tx.execute(_STATISTICS, {"file_id": file_id}).fetchone()
-    assert row is not None
-    return {"previews": row[1], "first_access": row[2], "last_access": row[3]}
+    previews, first, last = row or (0, None, None)
+    return {"previews": previews, "first_access": first, "last_access": last}

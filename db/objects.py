@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -17,7 +18,7 @@ from db import Tx, execute, many, one, scalar
 
 COLUMNS = (
     "object_key, owner_id, size, sha256, etag, content_type, storage_class, status, found, checksum_state, checked_at,"
-    " created_at, coalesce(stored_size, size) as stored_size"
+    " created_at, coalesce(stored_size, size) as stored_size, public_key"
 )
 
 
@@ -36,6 +37,7 @@ class ObjectRecord:
     checked_at: datetime | None
     created_at: datetime
     stored_size: int  # bytes in the bucket
+    public_key: str | None  # of the copy for the public
 
 
 def get(tx: Tx, object_key: str) -> ObjectRecord | None:
@@ -176,6 +178,7 @@ def remove(tx: Tx, object_key: str) -> None:
 _KNOWN = """
 select k.key from unnest(%(keys)s::text[]) k(key)
 where exists (select from objects where object_key = k.key)
+   or exists (select from objects where public_key = k.key)
    or exists (select from uploads where object_key = k.key and not cleaned)
    or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
    or exists (select from upload_objects o join uploads u on u.id = o.upload_id
@@ -193,13 +196,14 @@ def known_keys(tx: Tx, keys: Sequence[str]) -> set[str]:
 _IN_USE = """
 select k.key from unnest(%(keys)s::text[]) k(key)
 where exists (select from objects where object_key = k.key and status = 'stored')
+   or exists (select from objects where public_key = k.key and status = 'stored')
    or exists (select from file_previews p join objects o on o.object_key = p.object_key
               where p.preview_path = k.key and o.status = 'stored')
 """
 
 
 def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
-    """Those of the keys under which a stored object or a preview of one lies."""
+    """Those of the keys under which a stored object lies, or a preview or the public copy of one."""
     return {row[0] for row in tx.execute(_IN_USE, {"keys": list(keys)}).fetchall()}
 
 
@@ -216,12 +220,13 @@ def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
 
 _NOTE_URL = """
 with present as (
-    select urls_until from objects
-    where object_key = %(key)s and status = 'stored' and encoding is null and scan_verdict is distinct from 'infected'
+    select object_key, urls_until from objects
+    where (object_key = %(key)s or public_key = %(key)s) and status = 'stored' and encoding is null
+    and scan_verdict is distinct from 'infected'
 ),
 noted as (
     update objects o set urls_until = now() + 2 * %(life)s::interval from present
-    where o.object_key = %(key)s and coalesce(present.urls_until, '-infinity') < now() + %(life)s::interval
+    where o.object_key = present.object_key and coalesce(present.urls_until, '-infinity') < now() + %(life)s::interval
     returning 1
 )
 select exists (select from present where urls_until >= now() + %(life)s::interval) or exists (select from noted)
@@ -229,9 +234,9 @@ select exists (select from present where urls_until >= now() + %(life)s::interva
 
 
 def note_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
-    """Remember that a URL to the object is given out, good for ``life``, so that the object outlives it when it is replaced;
-    False where that has happened already, or it turned out infected. Twice the life is noted, so that a much loaded file is
-    written once in a while and not for every download."""
+    """Remember that a URL to the object, or to its copy for the public, is given out, good for ``life``, so that the object
+    outlives it when it is replaced; False where that has happened already, or it turned out infected. Twice the life is
+    noted, so that a much loaded file is written once in a while and not for every download."""
     return scalar(tx, _NOTE_URL, {"key": object_key, "life": life}) is True
 
 
@@ -297,6 +302,62 @@ insert into retired_objects (object_key, delete_after, replaced_by) select old.o
 def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
     """Put a copy under a reserved key to use, and let the old object be deleted now; False as in ``replace``."""
     return execute(tx, _RENAME, {"old": old, "new": new, "etag": etag}) == 1
+
+
+# -- copies for the public -------------------------------------------------------------------------------------------------
+
+
+def set_place(tx: Tx, object_key: str, place: str) -> None:
+    """Keep whether the bytes tell where a picture was taken; a copy for the public that was made before stays."""
+    sql = "update objects set place = %(place)s where object_key = %(key)s and place is distinct from 'cut'"
+    execute(tx, sql, {"key": object_key, "place": place})
+
+
+_ADD_PUBLIC_COPY = """
+with object as (
+    select object_key from objects
+    where object_key = %(key)s and status = 'stored' and place is distinct from 'cut'
+    and scan_verdict is distinct from 'infected' for update
+),
+taken as (
+    delete from retired_objects r using object where r.object_key = %(copy)s and not r.deleting returning 1
+)
+update objects o set place = 'cut', public_key = %(copy)s, public_sha256 = %(sha256)s, public_etag = %(etag)s
+from object, taken where o.object_key = object.object_key
+"""
+
+
+def add_public_copy(tx: Tx, object_key: str, copy: str, *, sha256: str, etag: str) -> bool:
+    """Put a reserved copy without the place to use. False where there is one, or the object is gone or turned out infected, or
+    the copy was given up."""
+    params = {"key": object_key, "copy": copy, "sha256": sha256, "etag": etag}
+    return execute(tx, _ADD_PUBLIC_COPY, params) == 1
+
+
+def drop_public_copy(tx: Tx, copy: str) -> None:
+    """The bucket does not hold it any more: it is to be made again."""
+    sql = (
+        "update objects set place = 'found', public_key = null, public_sha256 = null, public_etag = null"
+        " where public_key = %(copy)s"
+    )
+    execute(tx, sql, {"copy": copy})
+
+
+_TO_COPY = """
+select f.id, f.owner_id, o.object_key
+from (
+    select object_key from objects o where place = 'found' and status = 'stored' and not exists (
+        select from procrastinate_jobs j
+        where j.lock = 'object:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
+    limit %(limit)s
+) o
+join lateral (select id, owner_id from files f where f.file_path = o.object_key and f.status = 'ready' limit 1) f on true
+"""
+
+
+def to_copy(tx: Tx, *, limit: int) -> list[tuple[UUID, str, str]]:
+    """A file of each object whose copy is to be made and that no job is about: its id, owner and object key."""
+    return [(row[0], row[1], row[2]) for row in tx.execute(_TO_COPY, {"limit": limit}).fetchall()]
 
 
 def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int, int] | None:

@@ -61,14 +61,18 @@ order by object_key for update
 """
 _CONDEMN = """
 with condemned as (
-    update objects set scan_verdict = 'infected', scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now()
+    update objects set scan_verdict = 'infected', scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now(),
+        place = null, public_key = null, public_sha256 = null, public_etag = null
     where object_key = any(%(keys)s)
+    returning old.public_key
 ),
 unread as (delete from object_texts where object_key = any(%(keys)s)),
 unfound as (delete from file_texts t using files f where f.id = t.file_id and f.file_path = any(%(keys)s)),
 unseen as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
 retired as (
-    insert into retired_objects (object_key, delete_after) select preview_path, now() from unseen
+    insert into retired_objects (object_key, delete_after)
+    select preview_path, now() from unseen union all
+    select public_key, now() from condemned where public_key is not null
     on conflict (object_key) do update set delete_after = excluded.delete_after
 ),
 earlier as (update retired_objects set delete_after = now() where replaced_by = any(%(keys)s))
@@ -81,8 +85,8 @@ def condemn(
     tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str, problem: dict[str, Any]
 ) -> list[str]:
     """Every file on the object, and on the owner's objects of the same bytes, is ``infected`` from now on; their texts and
-    previews are gone from the tables, and the previews' own objects are due for deletion, as is what the object once
-    replaced (THREATS T98).
+    previews are gone from the tables, and the previews' own objects are due for deletion, as are copies for the public and
+    what the object once replaced (THREATS T98).
 
     The keys of these objects. Found by content too, since a key changes when an object is rewritten."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "key": object_key}

@@ -143,9 +143,8 @@ def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> 
         "original_name": new.original_name, "content_type": new.content_type, "size": new.size, "reserve": new.reserve,
         "part_size": new.part_size, "folder_id": place.folder_id, "visibility": place.visibility, "tags": list(place.tags),
         "on_duplicate": place.on_duplicate, "keep_location": place.keep_location, "metadata": Jsonb(place.metadata),
-        "sha256": new.sha256,
-        "session_id": new.session_id, "expires_in": new.expires_in, "quota": quota_bytes, "max_open": max_open,
-        "incoming_key": new.incoming_key, "token_id": new.token_id, "urls_for": new.urls_for,
+        "sha256": new.sha256, "session_id": new.session_id, "expires_in": new.expires_in, "quota": quota_bytes,
+        "max_open": max_open, "incoming_key": new.incoming_key, "token_id": new.token_id, "urls_for": new.urls_for,
     })
 
 

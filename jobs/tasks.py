@@ -49,6 +49,10 @@ def register(queue: procrastinate.App, services: Services) -> None:
     def compress_object(file_id: str) -> None:
         services.compression.compress(UUID(file_id))
 
+    @queue.task(name="publish_file", retry=_PATIENT)
+    def publish_file(file_id: str) -> None:
+        services.publishing.publish(UUID(file_id))
+
     @queue.task(name="rescan", retry=_PATIENT)
     def rescan() -> None:
         if services.scanning is not None:
@@ -65,6 +69,7 @@ def register(queue: procrastinate.App, services: Services) -> None:
     def janitor(timestamp: int) -> None:
         services.checking.requeue_lost()
         services.jobs.revive()
+        services.publishing.enqueue_missing()
         if services.scanning is not None:
             services.scanning.bury()
         services.upkeep.janitor(recount=False)

@@ -23,6 +23,7 @@ from services.intake import Intake
 from services.jobs import Jobs
 from services.previews import Previews
 from services.processing import Processing
+from services.publishing import Publishing
 from services.scanning import Scanning
 from services.search import Search
 from services.stats import Stats
@@ -49,6 +50,7 @@ class Services:
     compression: Compression
     previews: Previews
     processing: Processing
+    publishing: Publishing
     jobs: Jobs
     search: Search
     stats: Stats

@@ -23,23 +23,22 @@ def owner_scope(principal: Principal, owner: str | None) -> str | None:
     return None if owner == "*" else owner
 
 
-def may_change(principal: Principal, owner_id: str) -> bool:
-    return principal.is_admin or principal.owner_id == owner_id
+def may_change(principal: Principal | None, owner_id: str) -> bool:
+    return principal is not None and (principal.is_admin or principal.owner_id == owner_id)
 
 
 def visible(principal: Principal | None, file: FileRecord | None) -> FileRecord:
     """The file, if this caller may read it; else NotFound, in the same words for "not yours" and "not there".
 
-    Without a credential only public files outside the trash are there, and the answer to all else is NotAuthenticated."""
-    if principal is None:
-        if file is None or file.visibility != "public" or file.is_deleted:
-            raise NotAuthenticated()
+    Of others, and without a credential, only public files are there, until they are in the trash or expire; without one the
+    answer to all else is NotAuthenticated."""
+    if file is not None and (may_change(principal, file.owner_id) or is_public(file)):
         return file
-    if file is None or not (
-        may_change(principal, file.owner_id) or (file.visibility == "public" and not file.is_deleted)
-    ):
-        raise NotFound("There is no such file.")
-    return file
+    raise NotAuthenticated() if principal is None else NotFound("There is no such file.")
+
+
+def is_public(file: FileRecord) -> bool:
+    return file.visibility == "public" and not file.is_deleted and not file.expired
 
 
 def owned(principal: Principal, file: FileRecord | None) -> FileRecord:

@@ -25,7 +25,7 @@ from core.principal import Principal
 from core.scan import Scan
 from db import Database, Tx, files, jobs, objects, scans, uploads
 from db.files import FileRecord
-from services import processing
+from services import processing, publishing
 from services.admission import HEAD_SIZE
 from services.contents import Contents, as_missing
 from services.equals import Equals
@@ -197,6 +197,7 @@ class Checking:
             elif not files.another_ready(tx, done):
                 processing.begin(tx, done)
             objects.mend(tx, equals.damaged, by=[done.file_path])
+            publishing.begin(tx, done)
         if orphaned:
             self._files.remove_object(file.file_path)
         log.info("file_checked", file_id=str(file.id), status="ready")

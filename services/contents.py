@@ -108,9 +108,11 @@ class Contents:
             "content_altered" if altered else "content_missing", file_id=str(file.id), key=file.file_path
         )
         with self._db.connection() as tx:
-            objects.record_check(
-                tx, file.file_path, found=altered, checksum_state="mismatch" if altered else None
-            )
+            if file.file_path == file.public_key:  # it can be made again
+                objects.drop_public_copy(tx, file.file_path)
+            else:
+                state = "mismatch" if altered else None
+                objects.record_check(tx, file.file_path, found=altered, checksum_state=state)
 
     @contextmanager
     def _opened(self, file: FileRecord, span: Span | None) -> Iterator[Reader]:
@@ -145,7 +147,10 @@ class Contents:
         return info.etag
 
     def _rewritten(self, file: FileRecord) -> FileRecord | None:
-        """The file as it is now, if its object was rewritten since this record was read."""
+        """The file as it is now, if its object was rewritten since this record was read. A copy for the public never is, and
+        nothing stands in for it."""
+        if file.file_path == file.public_key:
+            return None
         with self._db.connection() as tx:
             now = files.get(tx, file.id)
         return now if now is not None and (now.file_path, now.etag) != (file.file_path, file.etag) else None

@@ -1,7 +1,8 @@
 """Handing files out: by presigned URL, streamed through the gateway, or many in one ZIP. Every download is logged.
 
-What the bucket holds compressed is never redirected to: it is streamed, and who asks for a URL gets one of the gateway's own,
-sealed as cursors are, under a scope that is no list's (THREATS T62).
+What the bucket holds compressed is never redirected to: it is streamed. Who asks for a URL of it, of a public file, or for
+longer than a bucket's URL may live, gets a link of the gateway's own, sealed as cursors are, under a scope that is no list's
+(THREATS T62), and checked at each use.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from core.principal import Principal
 from core.ranges import Span, etag_matches, if_range_matches, parse_range
 from db import Database, events, file_lists, files, folders, objects
 from db.files import FileRecord
-from services.access import visible
+from services.access import is_public, visible
 from services.bucket import bucket_errors
 from services.contents import Contents, Reader, as_missing, check_intact
 from services.files import parse_id
+from services.publishing import Publishing
 from storage_backends.base import (
     ObjectNotFound,
     ObjectStore,
@@ -45,7 +47,8 @@ from storage_backends.base import (
     Presigns,
 )
 
-_LINKS = "download link"
+_LINKS = "link to a file"
+_NO_LINK = "This link is not valid, or not any more."
 _PIECE = 256 * 1024  # bytes; what a slow reader makes us hold
 
 Disposition = Literal["inline", "attachment"]
@@ -54,8 +57,8 @@ Disposition = Literal["inline", "attachment"]
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:
     mode: Literal["redirect", "proxy"]
-    url_ttl: timedelta  # of a presigned download, where the client asks for no other
-    url_max_ttl: timedelta
+    url_ttl: timedelta  # of a presigned download at most, and of a link where the client asks for no other
+    url_max_ttl: timedelta  # of a link
     max_zip_files: int
     max_zip_bytes: int
 
@@ -111,6 +114,7 @@ class Delivery:
         db: Database,
         store: ObjectStore,
         contents: Contents,
+        publishing: Publishing,
         limits: DeliveryLimits,
         *,
         link_secret: bytes,
@@ -118,6 +122,7 @@ class Delivery:
     ):
         self._db = db
         self._contents = contents
+        self._publishing = publishing
         self._link_secret = link_secret
         self._scanned_only = scanned_only
         self._presigns = store if isinstance(store, Presigns) else None
@@ -137,31 +142,39 @@ class Delivery:
 
         Raises FileNotReady, FileInTrash, ContentMissing, PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
         with self._db.connection() as tx:
-            file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
-        return self._deliver(principal, file, method, mode or self._limits.mode, disposition, conditions)
+            found = files.get(tx, file_id)
+        file, mode = self._readable(principal, found), mode or self._limits.mode
+        return self._deliver(principal, file, method, mode, disposition, conditions, self._limits.url_ttl)
+
+    def _readable(self, principal: Principal | None, found: FileRecord | None) -> FileRecord:
+        """The file as this caller may have its bytes now. Raises as ``visible`` and ``downloadable``."""
+        file = self._downloadable(visible(principal, found))
+        return self._downloadable(self._publishing.shown(principal, file))
+
+    def _downloadable(self, file: FileRecord) -> FileRecord:
+        return downloadable(file, scanned_only=self._scanned_only)
 
     def open_link(
         self, token: str, *, method: Literal["GET", "HEAD"], conditions: RequestConditions
-    ) -> NotModified | Stream:
+    ) -> Redirect | NotModified | Stream:
         """The download that a link of ``url`` stands for, with what was fixed when it was made. What ends the file ends the
-        link. Raises NotAuthenticated for a link that is over or not ours, and what ``open`` raises."""
-        file_id, expires, disposition = self._unsealed(token)
-        if time.time() >= expires:
-            raise NotAuthenticated("This link is not valid, or not any more.")
+        link, and so does making it private where it was public then. Raises NotAuthenticated for a link that is over or not
+        ours, and what ``open`` raises."""
+        file_id, expires, disposition, public = self._unsealed(token)
+        left = expires - time.time()
+        if left <= 0:
+            raise NotAuthenticated(_NO_LINK)
         with self._db.connection() as tx:
             file = files.get(tx, file_id)
         if file is None:
             raise NotFound("There is no such file.")
-        found = self._deliver(
-            None,
-            downloadable(file, scanned_only=self._scanned_only),
-            method,
-            "proxy",
-            disposition,
-            conditions,
-        )
-        assert not isinstance(found, Redirect)
-        return found
+        if public and not is_public(file):
+            raise NotAuthenticated(_NO_LINK)
+        file = self._downloadable(file)
+        if public:
+            file = self._downloadable(self._publishing.public(file))
+        life = min(timedelta(seconds=max(1, int(left))), self._limits.url_ttl)
+        return self._deliver(None, file, method, self._limits.mode, disposition, conditions, life)
 
     def _deliver(
         self,
@@ -171,6 +184,7 @@ class Delivery:
         mode: Literal["redirect", "proxy"],
         disposition: Disposition | None,
         conditions: RequestConditions,
+        url_life: timedelta,
     ) -> Redirect | NotModified | Stream:
         etag = f'"{file.file_hash}"' if file.file_hash else None
         if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
@@ -178,7 +192,7 @@ class Delivery:
         if conditions.if_none_match is not None and etag_matches(conditions.if_none_match, etag, weak=True):
             return NotModified({"ETag": etag} if etag else {})
         if mode == "redirect" and method == "GET":
-            signed = self._presigned(file, self._limits.url_ttl, disposition)
+            signed = self._presigned(file, url_life, disposition)
             if signed is not None:
                 self._contents.confirm(file)  # the bucket would answer whatever it holds under the key
                 if _is_start(conditions.range):
@@ -229,34 +243,48 @@ class Delivery:
         expires_in: int | None = None,
         disposition: Disposition | None = None,
     ) -> PresignedRequest | Link:
-        """A presigned download URL, its life clamped to the maximum (THREATS T42); a link of our own for what the bucket
-        can't hand out as it was uploaded. Raises InvalidInput below one second."""
+        """A presigned download URL, its life clamped to the maximum (THREATS T42); a link of our own of a public file, for
+        longer than such URLs live, and for what the bucket can't hand out as it was uploaded. Raises InvalidInput below one
+        second."""
         if expires_in is not None and expires_in < 1:
             raise InvalidInput(
                 "expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}]
             )
         life = self._limits.url_ttl if expires_in is None else timedelta(seconds=min(expires_in, 7 * 86400))
         with self._db.connection() as tx:
-            file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
+            found = files.get(tx, file_id)
+        file = self._readable(principal, found)
         self._contents.confirm(file)
-        with self._db.connection() as tx:
-            events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=_actor(principal))
+        if principal is not None:
+            with self._db.connection() as tx:
+                events.record(
+                    tx, file.id, owner_id=file.owner_id, action="url_issued", actor=principal.owner_id
+                )
         life = min(life, self._limits.url_max_ttl)
-        return self._presigned(file, life, disposition) or self._sealed(file, life, disposition)
+        presigned = None
+        if file.visibility == "private" and life <= self._limits.url_ttl:
+            presigned = self._presigned(file, life, disposition)
+        return presigned or self._sealed(file, life, disposition)
 
     def _sealed(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
         expires = int(time.time() + life.total_seconds())
         token = encode_cursor(
-            [str(file.id), expires, disposition or ""], scope=_LINKS, secret=self._link_secret
+            [str(file.id), expires, disposition or "", file.visibility],
+            scope=_LINKS,
+            secret=self._link_secret,
         )
         return Link(token, datetime.fromtimestamp(expires, UTC))
 
-    def _unsealed(self, token: str) -> tuple[UUID, int, Disposition | None]:
+    def _unsealed(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
+        """File, end, disposition, and whether the file was public. Raises NotAuthenticated."""
         try:
-            file_id, expires, disposition = decode_cursor(token, scope=_LINKS, secret=self._link_secret)
+            file_id, expires, disposition, visibility = decode_cursor(
+                token, scope=_LINKS, secret=self._link_secret
+            )
         except InvalidCursor as error:
-            raise NotAuthenticated("This link is not valid, or not any more.") from error
-        return UUID(str(file_id)), int(expires or 0), "inline" if disposition == "inline" else None
+            raise NotAuthenticated(_NO_LINK) from error
+        inline: Disposition | None = "inline" if disposition == "inline" else None
+        return UUID(str(file_id)), int(expires or 0), inline, visibility == "public"
 
     def _presigned(
         self, file: FileRecord, life: timedelta, disposition: Disposition | None
@@ -287,7 +315,10 @@ class Delivery:
 
     def _count(self, principal: Principal | None, file: FileRecord) -> None:
         with self._db.connection() as tx:
-            events.record_download(tx, file.id, actor=_actor(principal))
+            if principal is None:
+                events.count_anonymous(tx, file.id)
+            else:
+                events.record_download(tx, file.id, actor=principal.owner_id)
 
     # -- many files ----------------------------------------------------------------------------------------------------
 
@@ -323,10 +354,7 @@ class Delivery:
         wanted = list(dict.fromkeys(parse_id(text) for text in ids))
         with self._db.connection() as tx:
             found = {file.id: file for file in files.all_of(tx, wanted)}
-        chosen = [
-            downloadable(visible(principal, found.get(file_id)), scanned_only=self._scanned_only)
-            for file_id in wanted
-        ]
+        chosen = [self._readable(principal, found.get(file_id)) for file_id in wanted]
         return [(file.original_name, file) for file in chosen]
 
     def _in_folder(
@@ -341,7 +369,11 @@ class Delivery:
                 tx, wanted, sort="original_name", after=None, limit=self._limits.max_zip_files + 1
             )
             paths = folders.paths_below(tx, folder_id)
-        members = [(paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found]
+        members = [
+            (paths.get(file.folder_id or 0, "") + file.original_name, file)
+            for file in found
+            if not file.expired
+        ]
         ready = [
             (name, file)
             for name, file in members
@@ -397,7 +429,7 @@ def is_ready(file: FileRecord, *, scanned_only: bool) -> bool:
 
 def downloadable(file: FileRecord, *, scanned_only: bool) -> FileRecord:
     """The file, if its bytes may be handed out now."""
-    if file.is_deleted or (file.expires_at is not None and file.expires_at <= datetime.now(UTC)):
+    if file.is_deleted or file.expired:
         raise FileInTrash()
     if not is_ready(file, scanned_only=scanned_only):
         raise FileNotReady()
@@ -441,7 +473,3 @@ def _unique(members: list[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord
         taken.add(names.name_key(candidate))
         unique.append((candidate, file))
     return unique
-
-
-def _actor(principal: Principal | None) -> str:
-    return principal.owner_id if principal else "anonymous"

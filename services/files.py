@@ -35,6 +35,7 @@ from db.events import EventRecord
 from db.file_lists import FileFilter
 from db.files import FileRecord
 from db.previews import PreviewRecord
+from services import publishing
 from services.access import owned, owner_scope, visible
 from services.bucket import delete_unused
 from services.contents import Altered, Contents, Damaged
@@ -72,6 +73,7 @@ class FileChange:
     visibility: Visibility | Unset = UNSET
     tags: Sequence[str] | Unset = UNSET
     expires_at: datetime | Unset | None = UNSET
+    keep_location: bool | Unset = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,23 +224,29 @@ class Files:
     def update(
         self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None
     ) -> FileRecord:
-        """Rename, show, tag, or set the expiry. Raises NameConflict where the new name is taken in the folder."""
+        """Rename, show, tag, set the expiry, or let the public see a picture's place. Raises NameConflict where the new name
+        is taken in the folder."""
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
         visibility = None if isinstance(change.visibility, Unset) else change.visibility
+        keep_location = None if isinstance(change.keep_location, Unset) else change.keep_location
         with self._changing(principal, file_id, if_match, names=name is not None) as (tx, _):
-            return _still(
+            file = _still(
                 files.update(
                     tx,
                     file_id,
                     actor=principal.owner_id,
                     original_name=name,
                     visibility=visibility,
+                    keep_location=keep_location,
                     tags=tags,
                     expires_at=None if isinstance(change.expires_at, Unset) else change.expires_at,
                     set_expires=not isinstance(change.expires_at, Unset),
                 )
             )
+            if visibility is not None or keep_location is not None:
+                publishing.begin(tx, file)
+            return file
 
     def move(
         self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None
@@ -326,10 +334,13 @@ class Files:
             self.remove_object(key)
 
     def remove_object(self, object_key: str) -> bool:
-        """Finish a purge: previews, then the object, then its row. False where the bucket left that to the janitor."""
+        """Finish a purge: previews and the copy for the public, then the object, then its row. False where the bucket left
+        that to the janitor."""
         with self._db.connection() as tx:
             shown = previews.of_objects(tx, [object_key])
-        keys = [*(preview.preview_path for preview in shown), object_key]
+            record = objects.get(tx, object_key)
+        copies = [record.public_key] if record is not None and record.public_key else []
+        keys = [*(preview.preview_path for preview in shown), *copies, object_key]
         if not delete_unused(self._db, self._store, keys):
             return False
         with self._db.connection() as tx:

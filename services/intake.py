@@ -47,7 +47,7 @@ from db import Database, Tx, files, jobs, objects, resumable, uploads
 from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
-from services import processing
+from services import processing, publishing
 from services.admission import HEAD_SIZE, Admission
 from services.bucket import bucket_errors, delete_unused
 from services.contents import Contents
@@ -378,6 +378,7 @@ class Intake:
                     jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
                 elif record.file_path == item.upload.object_key:
                     processing.begin(tx, record)
+                publishing.begin(tx, record)
             objects.mend(tx, equals.damaged, by=[record.file_path for record in published])
             if rejected:
                 session = files.open_publication(

@@ -37,6 +37,7 @@ from services.access import may_change, visible
 from services.bucket import bucket_errors, delete_unused
 from services.contents import Contents, Reader, as_missing
 from services.delivery import downloadable
+from services.publishing import Publishing
 from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
 from telemetry import metrics
@@ -90,13 +91,21 @@ class _Shape:
 
 class Previews:
     def __init__(
-        self, db: Database, store: ObjectStore, contents: Contents, turns: Turns, *, scanned_only: bool,
+        self,
+        db: Database,
+        store: ObjectStore,
+        contents: Contents,
+        turns: Turns,
+        publishing: Publishing,
+        *,
+        scanned_only: bool,
         strict: bool,
     ):
         self._db = db
         self._store = store
         self._contents = contents
         self._turns = turns
+        self._publishing = publishing
         self._scanned_only = scanned_only
         self._strict = strict  # nothing is parsed without every lock (services/sandbox.py)
 
@@ -113,12 +122,16 @@ class Previews:
             shown = previews.find(
                 tx, file.file_path, preview_type=shape.type, variant=shape.variant, mime_type=shape.mime_type
             )
+            retry = wish.retry and may_change(principal, file.owner_id)
             if shown is None:
-                own = principal is not None and may_change(principal, file.owner_id)
-                self._recall(tx, file, shape, forget=wish.retry and own)
-            actor = principal.owner_id if principal else "anonymous"
-            events.record(tx, file.id, owner_id=file.owner_id, action="previewed", actor=actor)
-        etag = _etag(file, shape)
+                self._recall(tx, file, shape, forget=retry)
+            if principal is None:
+                events.count_anonymous(tx, file.id, preview=True)
+            else:
+                events.record(
+                    tx, file.id, owner_id=file.owner_id, action="previewed", actor=principal.owner_id
+                )
+        etag = _etag(self._publishing.shown(principal, file), shape)
         if shown is not None:
             if wish.if_none_match is not None and etag_matches(wish.if_none_match, etag, weak=True):
                 metrics().preview(shape.type, "not_modified")
@@ -127,11 +140,11 @@ class Previews:
             if body is not None:
                 metrics().preview(shape.type, "stored")
                 return Preview(body, shape.mime_type, etag)
-        with self._turns.take(actor):
+        with self._turns.take(principal.owner_id if principal else ""):
             if shape.type == "page":
                 self._check_page(file, shape.variant)
             body = self._make(file, shape)
-        if wish.retry and file.problem is not None:
+        if retry and file.problem is not None:
             with self._db.transaction() as tx:
                 objects.set_problem(tx, file.file_path, None)
         return Preview(body, shape.mime_type, etag)

@@ -193,6 +193,7 @@ def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
         with db.connection() as tx:
             rows = tx.execute(
                 "select object_key from objects where status = 'stored' union all select preview_path from file_previews"
+                " union all select public_key from objects where public_key is not null"
             )
             return {row[0] for row in rows}
 

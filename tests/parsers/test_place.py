@@ -22,7 +22,7 @@ XMP = (
     b" exif:GPSLatitude=\"48,8.1234N\" drone-dji:GpsLongitude='11.5678'>"
     b"<exif:GPSLongitude>11,34.5678E</exif:GPSLongitude></rdf:Description></rdf:RDF></x:xmpmeta>"
 )
-DIGITS = struct.pack("<2I", 123_457, 1_009)  # of the latitude, as they stand in the bytes
+DIGITS, SWAPPED = (struct.pack(f"{order}2I", 123_457, 1_009) for order in "<>")  # of the latitude, in EXIF
 
 
 def exif(order: str = "<", *, gps: bool = True) -> Image.Exif:
@@ -108,7 +108,7 @@ def tells_a_place(data: bytes) -> bool:
     with Image.open(io.BytesIO(data)) as image:
         seen = bool(image.getexif().get_ifd(0x8825))
     said = data + texts(data)
-    numbers = (DIGITS, DIGITS[::-1], DIGITS.hex().encode(), b"48,8.12", b"11.5678", b"11,34.5", b"+48.1234")
+    numbers = (DIGITS, SWAPPED, DIGITS.hex().encode(), b"48,8.12", b"11.5678", b"11,34.5", b"+48.1234")
     return seen or any(number in said for number in numbers)
 
 

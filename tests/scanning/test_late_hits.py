@@ -102,7 +102,7 @@ def test_T98_urls_given_out_before_the_hit_lead_nowhere(
 ) -> None:
     data = text(9000) + b"late hit"
     file = checked(services, upload(services, alice, "a.txt", data))
-    found = services.delivery.url(alice, file.id, expires_in=3600)
+    found = services.delivery.url(alice, file.id, expires_in=600)
     assert isinstance(found, PresignedRequest)
     assert requests.get(found.url, timeout=30).content == data
     if stored == "compressed since":
