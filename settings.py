@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     download_mode: Literal["redirect", "proxy"] = "redirect"
     download_url_ttl: int = Field(
         default=900, ge=1, le=604_800
-    )  # seconds; default life of a presigned download
-    download_url_max_ttl: int = Field(default=86_400, ge=1, le=604_800)  # S3 itself ends at seven days
+    )  # seconds; the longest life of a presigned download, and that of a link where none is asked for
+    download_url_max_ttl: int = Field(default=86_400, ge=1, le=604_800)  # of a link of the gateway
     upload_url_ttl: int = Field(default=3_600, ge=60, le=3_600)  # seconds; presigned parts and puts
     max_zip_files: int = Field(default=10_000, ge=1)
     max_zip_bytes: int = Field(default=50 * GIB, ge=1)

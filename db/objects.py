@@ -344,19 +344,19 @@ def drop_public_copy(tx: Tx, copy: str) -> None:
 
 
 _TO_COPY = """
-select f.id, f.owner_id, o.object_key
-from (
-    select object_key from objects o where place = 'found' and status = 'stored' and not exists (
-        select from procrastinate_jobs j
-        where j.lock = 'object:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
-    limit %(limit)s
-) o
-join lateral (select id, owner_id from files f where f.file_path = o.object_key and f.status = 'ready' limit 1) f on true
+select f.id, f.owner_id, o.object_key from objects o join lateral (
+    select id, owner_id from files f
+    where f.file_path = o.object_key and f.status = 'ready' and f.visibility = 'public' and not f.keep_location limit 1
+) f on true
+where o.place = 'found' and o.status = 'stored' and not exists (
+    select from procrastinate_jobs j
+    where j.lock = 'object:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
+limit %(limit)s
 """
 
 
 def to_copy(tx: Tx, *, limit: int) -> list[tuple[UUID, str, str]]:
-    """A file of each object whose copy is to be made and that no job is about: its id, owner and object key."""
+    """A public file of each object whose copy is to be made and that no job is about: its id, owner and object key."""
     return [(row[0], row[1], row[2]) for row in tx.execute(_TO_COPY, {"limit": limit}).fetchall()]
 
 

@@ -39,7 +39,7 @@ STUCK = {
     "detail": "Where the picture was taken can't be taken out of it, so the public does not get it; keep_location changes that.",
 }
 _LEASE = timedelta(hours=1)  # a copy that nobody puts to use is deleted after it
-_LIMITS = parsers.Limits(wall_seconds=60, max_input=192 * 1024 * 1024)
+_LIMITS = parsers.Limits(wall_seconds=60, cpu_seconds=30, max_input=192 * 1024 * 1024)
 _BATCH = 1_000
 
 Patch = tuple[int, bytes]  # where in the file, and what stands there instead

@@ -17,9 +17,8 @@ _STATEMENTS = [
         add column public_key    text,
         add column public_sha256 text,
         add column public_etag   text,
-        add constraint object_public_copy check ((place is not distinct from 'cut') = (public_key is not null)) not valid
+        add constraint object_public_copy check ((place is not distinct from 'cut') = (public_key is not null))
     """,
-    "alter table objects validate constraint object_public_copy",
     "create unique index objects_by_public_key on objects (public_key) where public_key is not null",
     "create index objects_to_copy on objects (object_key) where place = 'found'",
     """
