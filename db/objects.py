@@ -350,7 +350,7 @@ select f.id, f.owner_id, o.object_key from objects o join lateral (
 ) f on true
 where o.place = 'found' and o.status = 'stored' and not exists (
     select from procrastinate_jobs j
-    where j.lock = 'object:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
+    where j.lock = 'public:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
 limit %(limit)s
 """
 

@@ -47,26 +47,25 @@ Patch = tuple[int, bytes]  # where in the file, and what stands there instead
 
 def begin(tx: Tx, file: FileRecord) -> None:
     """Enqueue the copy that a file needs, in the transaction that makes it public."""
-    if file.visibility == "public" and _hides_place(file) and file.place not in ("none", "cut"):
+    if file.visibility == "public" and _needs_copy(file):
         _enqueue(tx, file.id, file.owner_id, file.file_path)
 
 
 def _enqueue(tx: Tx, file_id: UUID, owner_id: str, key: str) -> None:
-    jobs.enqueue(tx, "publish_file", owner_id=owner_id, lock=f"object:{key}", file_id=str(file_id))
+    jobs.enqueue(tx, "publish_file", owner_id=owner_id, lock=f"public:{key}", file_id=str(file_id))
 
 
 def _hides_place(file: FileRecord) -> bool:
-    return (
-        file.status == "ready"
-        and not file.keep_location
-        and may_hold_place(file.mime_type)
-        and file.file_size > 0
-    )
+    return not file.keep_location and may_hold_place(file.mime_type) and file.file_size > 0
+
+
+def _needs_copy(file: FileRecord) -> bool:
+    return file.status == "ready" and _hides_place(file) and file.place not in ("none", "cut")
 
 
 def is_stuck(file: FileRecord) -> bool:
     """Whether it is public, and yet the public will never get it."""
-    return file.visibility == "public" and _hides_place(file) and file.place == "stuck"
+    return file.visibility == "public" and file.place == "stuck" and _needs_copy(file)
 
 
 class Publishing:
@@ -85,7 +84,7 @@ class Publishing:
         if not _hides_place(file):
             return file
         place = file.place
-        if place is None:  # it was made public a moment ago
+        if place is None and file.status == "ready":  # it was made public a moment ago
             with (
                 suppress(GatewayError, ParserFailed),
                 self._turns.take(principal.owner_id if principal else ""),
@@ -95,8 +94,10 @@ class Publishing:
                     objects.set_place(tx, file.file_path, place)
         if place == "none":
             return file
-        if file.public_key is None:
-            return replace(file, status="processing", file_hash=None)
+        if file.public_key is None or file.status != "ready":
+            return replace(
+                file, status="processing" if file.status == "ready" else file.status, file_hash=None
+            )
         return replace(
             file,
             file_path=file.public_key,
@@ -111,7 +112,7 @@ class Publishing:
         Unavailable: try later."""
         with self._db.connection() as tx:
             file = files.get(tx, file_id)
-        if file is None or not _hides_place(file) or file.place in ("none", "cut"):
+        if file is None or not _needs_copy(file):
             return
         try:
             patches = self._patches(file)

@@ -26,6 +26,8 @@ from tests.each import each
 from tests.mortal import Killed
 from tests.parsers.samples import corners, encoded
 from tests.parsers.test_place import exif, heic, pixels, tells_a_place, with_exif
+from tests.presigned import put
+from tests.scanning.test_scan_tasks import work
 
 PUBLIC = {
     "id", "original_name", "mime_type", "file_size", "file_hash", "uploaded_at", "expires_at", "status", "previews", "links",
@@ -188,6 +190,18 @@ def test_a_link_that_an_owner_gave_out_of_a_private_file_stays_good(
     assert anonymous.get(link).status == 409
 
 
+@each("status", ["processing", "rejected", "infected"])
+def test_T139_no_hash_of_a_picture_tells_its_place_before_it_is_ready(
+    client: GatewayClient, anonymous: GatewayClient, db: Database, status: str
+) -> None:
+    """Places could be tried one after another until the hash is right."""
+    file = client.add("p.jpg", PHOTO, visibility="public")
+    with db.connection() as tx:
+        tx.execute("update files set status = %s", (status,))
+    shown = anonymous.get(address(file)).json
+    assert (shown["status"], shown["file_hash"]) == (status, None)
+
+
 @pytest.mark.settings(download_mode="proxy")
 def test_links_are_streamed_where_downloads_are(client: GatewayClient, anonymous: GatewayClient) -> None:
     file = client.add("a.txt", b"text", visibility="public")
@@ -282,6 +296,21 @@ def test_T139_the_owner_may_say_that_the_place_is_shown(
     assert proxied(anonymous, file).body == PHOTO
     assert client.patch(address(file), json={"keep_location": "yes"}).status == 400
     assert client.add("r.jpg", PHOTO)["keep_location"] is False
+
+
+def test_T139_a_worker_makes_the_copy_whatever_way_the_bytes_came(
+    client: GatewayClient, anonymous: GatewayClient, services: Services, database_url: str
+) -> None:
+    ended = [client.add("form.jpg", PHOTO, visibility="public")]
+    for keep in (False, True):
+        data = with_exif("PNG" if keep else "WEBP")
+        body = {"filename": "direct", "size": len(data), "visibility": "public", "keep_location": keep}
+        begun = client.post("/api/uploads", json=body).json
+        put(begun["url"], data, begun["headers"])
+        ended.append(client.post(f"/api/uploads/{begun['id']}/complete", json={}).json)
+    work(services, database_url)
+    got = [fetched(anonymous, address(file, "/download")) for file in ended]
+    assert [tells_a_place(data) for data in got] == [False, False, True]
 
 
 @each("format", ["JPEG", "PNG", "WEBP", "AVIF"])
