@@ -27,7 +27,6 @@ with contextlib.suppress(ImportError):  # not every installation can read HEIC; 
 
     pillow_heif.register_heif_opener()
 
-Image.MAX_IMAGE_PIXELS = None  # only headers are read here
 _TIFF = re.compile(rb"II\*\0|MM\0\*")
 _GPS, _EXIF, _SUB_IFDS = 0x8825, 0x8769, 0x014A
 _SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)  # bytes of a value, by its type (TIFF 6.0 §2)
@@ -222,11 +221,14 @@ def _tells(text: bytes) -> bool:
 
 
 def _seen_by_pillow(data: bytes | bytearray) -> bool:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # only the head is read
     try:
         with Image.open(BytesIO(data)) as image:
             return bool(exif.facts(image)[1])
     except Exception:  # a file that it can't open shows nobody a place by it
         return False
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _differences(before: bytes, after: bytearray) -> Iterator[tuple[int, bytes]]:
