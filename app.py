@@ -70,6 +70,7 @@ def storage_settings(settings: Settings) -> StorageSettings:
         access_key=settings.s3_access_key,
         secret_key=settings.s3_secret_key.get_secret_value(),
         connections=settings.web_threads,
+        local_path=settings.s3_local_path,
     )
 
 

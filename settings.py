@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import DirectoryPath, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Words = Annotated[tuple[str, ...], NoDecode]  # written as "a, b, c" in the environment
@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     storage_backend: Literal["s3", "minio"] = "s3"
     s3_endpoint: str | None = None  # unset: an embedded SeaweedFS under DATA_DIR
     s3_public_endpoint: str | None = None  # the bucket's address for browsers; default S3_ENDPOINT
+    s3_local_path: DirectoryPath | None = None  # on the disk of a bucket's server in this machine: tells when it is full
     s3_region: str = "us-east-1"
     s3_bucket: str = "uploads"
     s3_access_key: str | None = None

@@ -33,6 +33,7 @@ from api.upload import upload
 from api.upload_tokens import TokenInPath, upload_tokens
 from api.uploads import uploads
 from api.values import MAX_INT32
+from core import breaker
 from services import Services
 from settings import Settings
 from telemetry import metrics
@@ -155,6 +156,7 @@ def _begin() -> None:
     """Name the request: by the client's own id where that is short and plain enough for a log (THREATS T25)."""
     given = request.headers.get("X-Request-ID", "")
     g.begun = time.monotonic()
+    breaker.new_request()
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)

@@ -127,6 +127,7 @@ class _Deployment:
                 "S3_ENDPOINT": bucket.endpoint,
                 "S3_ACCESS_KEY": bucket.access_key,
                 "S3_SECRET_KEY": bucket.secret_key,
+                "S3_LOCAL_PATH": str(self.data_dir / "seaweedfs"),
             }
         return variables
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 
 from storage_backends.base import ObjectStore
 
@@ -27,6 +28,7 @@ class StorageSettings:
     access_key: str
     secret_key: str = field(repr=False)
     connections: int = 32  # kept open to the bucket: one for each thread that may use it
+    local_path: Path | None = None  # on the disk that its server stores on, where that is in this machine
 
 
 def open_store(settings: StorageSettings, *, observe: Observer | None = None) -> ObjectStore:

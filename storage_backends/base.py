@@ -66,7 +66,11 @@ class OutOfSpace(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    pass
+    """``silent``: there was no answer at all; it timed out, or nobody was listening."""
+
+    def __init__(self, message: str, *, silent: bool = False, **known: str | None):
+        super().__init__(message, **known)
+        self.silent = silent
 
 
 class StorageRefused(StorageUnavailable):

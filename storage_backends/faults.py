@@ -35,7 +35,7 @@ UNABLE = frozenset({"NotImplemented", "MethodNotAllowed", "AccessDenied", "Malfo
 
 ATTEMPTS = 3
 FIRST_PAUSE = 0.1  # seconds; doubled for each attempt, and half of it is chance
-RETRY_WITHIN = 10.0  # seconds: what has taken longer is not tried again, the client is waiting
+RETRY_WITHIN = 3.0  # seconds: what has taken longer is not tried again, the client is waiting
 
 _CODES: dict[str, type[StorageError]] = {
     "NoSuchKey": ObjectNotFound,
@@ -79,6 +79,8 @@ _STATUSES: dict[int, type[StorageError]] = {
     502: OutcomeUnknown,
     504: OutcomeUnknown,
 }
+# What stores bytes. To these a full SeaweedFS says InternalError, and nothing else.
+STORING = frozenset({"put", "put_part", "copy", "copy_part"})
 _FULL = re.compile(r"no space left|no free volume|no writable volume|disk is full", re.IGNORECASE)
 
 

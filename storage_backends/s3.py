@@ -20,11 +20,12 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
+    ReadTimeoutError,
     SSLError,
 )
 from botocore.parsers import ResponseParserError
 
-from storage_backends import Observer, StorageSettings, faults
+from storage_backends import Observer, StorageSettings, faults, signed_http
 from storage_backends.base import (
     ByteRange,
     Copies,
@@ -41,7 +42,7 @@ from storage_backends.base import (
     UploadNotFound,
 )
 from storage_backends.faults import RULE_ID
-from storage_backends.signed_http import CONNECT_TIMEOUT, COPY_PATIENCE, STALL_TIMEOUT, ca_bundle
+from storage_backends.signed_http import CONNECT_TIMEOUT, COPY_PATIENCE, ca_bundle
 from storage_backends.transfers import Transfers, checksum_in, completed
 
 DELETE_BATCH = 1_000  # keys in one DeleteObjects; S3's limit
@@ -53,8 +54,9 @@ class S3Store(Transfers):
         self._lock = threading.Lock()
         self._clients: dict[tuple[int, float], Any] = {}
 
-    def _client(self, patience: float = STALL_TIMEOUT) -> Any:
+    def _client(self, patience: float | None = None) -> Any:
         """This process's client. botocore's must not be shared over a fork, and costs 0.4 s to import and make."""
+        patience = patience or signed_http.STALL_TIMEOUT
         wanted = (os.getpid(), patience)
         if wanted not in self._clients:
             with self._lock:
@@ -72,9 +74,9 @@ class S3Store(Transfers):
                 code = "NoSuchKey"
             return faults.translate(operation, status, code, details.get("Message"), meta.get("RequestId"))
         if isinstance(error, EndpointConnectionError | ConnectTimeoutError | SSLError):
-            return StorageUnavailable(f"{operation}: {error}")
+            return StorageUnavailable(f"{operation}: {error}", silent=not isinstance(error, SSLError))
         if isinstance(error, HTTPClientError | ResponseParserError):
-            return OutcomeUnknown(f"{operation}: {error}")
+            return OutcomeUnknown(f"{operation}: {error}", silent=isinstance(error, ReadTimeoutError))
         return None
 
     def _ask(
@@ -83,7 +85,7 @@ class S3Store(Transfers):
         method: str,
         *,
         repeatable: bool = True,
-        patience: float = STALL_TIMEOUT,
+        patience: float | None = None,
         **arguments: Any,
     ) -> Any:
         """Call the client's ``method`` on the bucket."""

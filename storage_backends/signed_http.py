@@ -8,6 +8,7 @@ wire, leaves here as one of ``base``'s errors.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -17,16 +18,18 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import TimeoutError as HTTPTimeout
 
 from storage_backends import faults
 from storage_backends.base import OutcomeUnknown, StorageError, StorageUnavailable
 from storage_backends.presign import Presigner
 
 CONNECT_TIMEOUT = 5.0  # seconds
-STALL_TIMEOUT = 60.0  # seconds without one byte moving
+STALL_TIMEOUT = 10.0  # seconds without one byte moving, and from a request's last byte to its answer
 COPY_PATIENCE = 600.0  # seconds: a copy says nothing until it is done, which for 5 GiB takes minutes
 URL_LIFE = 900  # seconds; the URL is used at once, this covers a clock that is a little off
 ERROR_BODY = 64 * 1024  # bytes of an error document that are read
+UNSENT = 128 * 1024  # bytes that may wait in the kernel: an answer is due soon after the last byte was handed to it
 
 
 def ca_bundle() -> str:
@@ -40,13 +43,19 @@ class _PatientHTTP(HTTPConnection):
 
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
         super().endheaders(*args, **kwargs)
-        self.sock.settimeout(STALL_TIMEOUT)
+        _await_the_line(self.sock)
 
 
 class _PatientHTTPS(HTTPSConnection):
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
         super().endheaders(*args, **kwargs)
-        self.sock.settimeout(STALL_TIMEOUT)
+        _await_the_line(self.sock)
+
+
+def _await_the_line(sock: socket.socket) -> None:
+    sock.settimeout(STALL_TIMEOUT)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
 
 class _PatientHTTPPool(HTTPConnectionPool):
@@ -72,8 +81,9 @@ def new_pool(connections: int) -> urllib3.PoolManager:
 def translate_wire(operation: str, error: HTTPError) -> StorageError:
     """A failure on the wire: before the request was out it did not happen, after that nobody knows."""
     if isinstance(error, ConnectTimeoutError | NewConnectionError | SSLError):
-        return StorageUnavailable(f"{operation}: {error}")
-    return OutcomeUnknown(f"{operation}: {error}")
+        return StorageUnavailable(f"{operation}: {error}", silent=not isinstance(error, SSLError))
+    while_sending = any(isinstance(cause, TimeoutError) for cause in error.args)
+    return OutcomeUnknown(f"{operation}: {error}", silent=while_sending or isinstance(error, HTTPTimeout))
 
 
 class SignedHttp:

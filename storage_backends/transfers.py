@@ -7,10 +7,11 @@ take no part in it (see ``signed_http``); a backend adds its SDK's control calls
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -18,21 +19,23 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from core.breaker import Away, Breaker, Places
 from core.ids import PROBE_PREFIX
 from storage_backends import Observer, StorageSettings, faults
 from storage_backends.base import (
     ByteRange,
+    Capacity,
     Checksum,
     ChecksumMismatch,
     MultipartRef,
     ObjectInfo,
     OutcomeUnknown,
+    OutOfSpace,
     Part,
     PartLimits,
     PresignedPost,
     PresignedRequest,
     StorageError,
-    StorageRefused,
     StorageUnavailable,
 )
 from storage_backends.presign import MAX_EXPIRY, Presigner
@@ -41,8 +44,11 @@ from storage_backends.signed_http import SignedHttp
 T = TypeVar("T")
 Body = BinaryIO | bytes | bytearray | memoryview
 
-PIECE = 256 * 1024  # bytes handed to the socket at once; a stall is counted over each
-PROBE_STALL = 5.0  # seconds
+PIECE = 64 * 1024  # bytes handed to the socket at once; a stall is counted over each
+PROBE_TIME = 5.0  # seconds for all of a probe
+LONG = frozenset({"copy", "copy_part", "complete_multipart"})  # these may take minutes, without a word until the end
+# A full store writes no more while there is still some room: SeaweedFS opens no further volume, or keeps a hundredth free.
+FULL_BELOW, FULL_SHARE = 256 * 1024**2, 0.02  # bytes, and of the disk
 
 
 class _SourceFailed(Exception):
@@ -83,14 +89,18 @@ class Transfers(ABC):
         self._observe = observe
         self._http = SignedHttp(Presigner(settings.endpoint, **keys), settings.connections)
         self._public = Presigner(settings.public_endpoint or settings.endpoint, **keys)
+        # Not all threads that may use the bucket may wait for it at once; the rest is for requests that need no bucket.
+        self._breaker = Breaker()
+        self._places = Places(max(1, settings.connections // 2))
+        self._long_places = Places(max(1, settings.connections // 4))
 
     @abstractmethod
     def _translate(self, operation: str, error: Exception) -> StorageError | None:
         """The vendor's exception in ``base``'s terms; None for what is no answer of the bucket, a bug above all."""
 
     def _call(self, operation: str, request: Callable[[], T], *, repeatable: bool = True) -> T:
-        """The one funnel to the bucket: time, bounded repeats and translated errors. ``repeatable`` says that doing it
-        twice does no harm, also where the first try's outcome is unknown."""
+        """The one funnel to the bucket: time, bounded repeats and translated errors, and nothing at all while the bucket
+        is away. ``repeatable`` says that doing it twice does no harm, also where the first try's outcome is unknown."""
 
         def once() -> T:
             try:
@@ -103,17 +113,48 @@ class Transfers(ABC):
                 fault = self._translate(operation, error)
                 if fault is None:
                     raise
+                if fault.code == "InternalError" and operation in faults.STORING and self._is_full():
+                    fault = OutOfSpace(f"{fault} (its disk is full)", code=fault.code, request_id=fault.request_id)
                 raise fault from error
 
         started, outcome = time.monotonic(), "ok"
         try:
-            return faults.attempt(once, repeatable=repeatable)
+            with (self._long_places if operation in LONG else self._places).taken():
+                return self._watched(lambda: faults.attempt(once, repeatable=repeatable))
+        except Away as away:
+            outcome = type(away).__name__
+            raise StorageUnavailable(f"{operation}: the bucket was not asked: {away}") from away
         except Exception as error:
             outcome = type(error).__name__
             raise
         finally:
             if self._observe:
                 self._observe(operation, outcome, time.monotonic() - started)
+
+    def _watched(self, request: Callable[[], T]) -> T:
+        """Tell the breaker what came of it."""
+        began = self._breaker.ask()
+        try:
+            answer = request()
+        except StorageError as error:
+            if isinstance(error, StorageUnavailable) and error.silent:
+                self._breaker.unheard(began)
+            else:
+                self._breaker.heard()
+            raise
+        self._breaker.heard()
+        return answer
+
+    def capacity(self) -> Capacity | None:
+        """Of the disk that the bucket's server stores on, where that is a disk of this machine."""
+        if self._settings.local_path is None:
+            return None
+        disk = shutil.disk_usage(self._settings.local_path)
+        return Capacity(free=disk.free, total=disk.total)
+
+    def _is_full(self) -> bool:
+        disk = self.capacity()
+        return disk is not None and disk.free < max(FULL_BELOW, FULL_SHARE * disk.total)
 
     # Objects
 
@@ -138,7 +179,7 @@ class Transfers(ABC):
         length = size
 
         def request() -> urllib3.BaseHTTPResponse:
-            return self._http.send("put", "PUT", key, signed=signed, body=_pieces(body, length))
+            return self._http.send("put", "PUT", key, signed=signed, body=self._moving(_pieces(body, length)))
 
         # A repeat of a conditional write could meet its own first try, and a stream is gone once it was read.
         if whole:
@@ -179,23 +220,27 @@ class Transfers(ABC):
         """Puts, reads and deletes ``probe/<random>``, with little patience: /readyz answers while a bucket hangs. One call is
         signed as those of the SDKs are, which a bucket with another clock refuses while presigned ones may pass."""
         key, word = f"{PROBE_PREFIX}{secrets.token_hex(16)}", secrets.token_bytes(32)
-        send = self._http.send
-        signed = {"Content-Type": "application/octet-stream", "Content-Length": "32"}
+        deadline = time.monotonic() + PROBE_TIME
+
+        def send(method: str, **request: Any) -> bytes:
+            left = max(0.1, deadline - time.monotonic())
+            return self._http.send("check", method, key, stall=left, **request).data
 
         def request() -> None:
+            signed = {"Content-Type": "application/octet-stream", "Content-Length": "32"}
+            send("PUT", signed=signed, body=word, in_headers=True)
             try:
-                send("check", "PUT", key, signed=signed, body=word, stall=PROBE_STALL, in_headers=True)
-                if send("check", "GET", key, stall=PROBE_STALL).data != word:
+                if send("GET") != word:
                     raise StorageUnavailable("check: the bucket gave back other bytes than it was given")
-            except StorageRefused:  # nothing was written
-                raise
-            except StorageError:
-                with suppress(StorageError):
-                    send("check", "DELETE", key, stall=PROBE_STALL)
-                raise
-            send("check", "DELETE", key, stall=PROBE_STALL)
+            finally:
+                send("DELETE")
 
         self._call("check", request, repeatable=False)
+
+    def _moving(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        for piece in pieces:
+            self._places.progress()
+            yield piece
 
     # Parts
 
@@ -213,7 +258,7 @@ class Transfers(ABC):
         response = self._call(
             "put_part",
             lambda: self._http.send(
-                "put_part", "PUT", ref.key, query=query, signed=signed, body=_pieces(body, size)
+                "put_part", "PUT", ref.key, query=query, signed=signed, body=self._moving(_pieces(body, size))
             ),
         )
         return Part(number, size, _etag("put_part", response), _confirmed("put_part", response, checksum))
