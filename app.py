@@ -21,7 +21,7 @@ from pydantic import ValidationError
 import api
 import commands
 from core.content_types import Rules
-from db import Database
+from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from parsers.locks import hide
 from services import Services
 from services.access import Access
@@ -80,10 +80,12 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def wire(settings: Settings) -> Services:
-    """Everything the gateway is made of, in order of dependence."""
+def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
+    """Everything the gateway is made of, in order of dependence. ``statement``: seconds that one may take."""
     storage = storage_settings(settings)
-    db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2))
+    db = Database(
+        database_url(settings), max_connections=max(4, settings.web_threads // 2), statement=statement
+    )
     store = open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
@@ -181,7 +183,7 @@ def wire(settings: Settings) -> Services:
 def create_app(settings: Settings | None = None, services: Services | None = None) -> flask.Flask:
     """The HTTP application, for gunicorn and for tests."""
     settings = settings or Settings()
-    return api.create(services or wire(settings), settings)
+    return api.create(services or wire(settings, statement=STATEMENT_IN_REQUEST), settings)
 
 
 def main(arguments: list[str]) -> int:

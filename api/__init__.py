@@ -120,6 +120,7 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
     app.before_request(_begin)
     app.before_request(auth.authenticate)
     app.after_request(_finish)
+    app.teardown_request(lambda _: breaker.end_request())
     _allow_origins(app, http.cors_origins)
     for blueprint, prefix in _BLUEPRINTS:
         app.register_blueprint(blueprint, url_prefix=prefix or None)
@@ -156,7 +157,7 @@ def _begin() -> None:
     """Name the request: by the client's own id where that is short and plain enough for a log (THREATS T25)."""
     given = request.headers.get("X-Request-ID", "")
     g.begun = time.monotonic()
-    breaker.new_request()
+    breaker.begin_request()
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)

@@ -19,9 +19,13 @@ class Away(Exception):
 _in_vain: ContextVar[set[Breaker] | None] = ContextVar("in_vain", default=None)  # None outside of requests
 
 
-def new_request() -> None:
-    """This thread now serves another request: the one before may have waited for a server in vain, this one has not."""
+def begin_request() -> None:
+    """From here to ``end_request`` this thread serves one request, which waits for each server in vain once at most."""
     _in_vain.set(set())
+
+
+def end_request() -> None:
+    _in_vain.set(None)
 
 
 class Breaker:
@@ -29,7 +33,7 @@ class Breaker:
 
     It opens when a call gets no answer and no other call got one meanwhile: one slow answer among many is no outage. Then
     calls fail at once, except one in PAUSE seconds, until one is answered. A request that has waited in vain once does not
-    wait for that server again, whatever others hear from it."""
+    wait for that server again, whatever others hear from it: its time is over."""
 
     def __init__(self) -> None:
         self._lock = Lock()

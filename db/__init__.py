@@ -18,14 +18,18 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from time import monotonic
 from typing import Any, TypeVar
 
 import orjson
 import psycopg
+from psycopg.abc import RV, PQGen
+from psycopg.errors import _WaitTimeout
 from psycopg.rows import class_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
+from core.breaker import Away, Breaker
 from core.errors import Unavailable
 
 
@@ -39,24 +43,65 @@ def _json(text: str | bytes) -> Any:
 
 set_json_loads(_json)
 
-Tx = psycopg.Connection[Any]
 Record = TypeVar("Record")
 
-# A statement that runs longer than this is a defect or an attack (THREATS T81); a lock waited for so long, a stuck peer.
-_SESSION = (
-    "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
-)
+# Seconds. A statement that runs longer is a defect or an attack (THREATS T81); in a request somebody waits for it.
+STATEMENT, STATEMENT_IN_REQUEST = 30.0, 7.0
+CHECK_OUT = 5.0  # seconds until a connection must be there
+_CHECK = 3.0  # seconds for a connection that was idle to answer
+# The server ends a statement in its time, and also one that waits so long for a lock. The client waits a little longer,
+# since a server that hangs ends nothing.
+_SESSION = "-c statement_timeout={:.0f}ms -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+_GRACE = 1.0  # seconds
+# What each connection is made with: a peer that vanished without a word is noticed within 20 seconds.
+CONNECTION: Mapping[str, Any] = {
+    "connect_timeout": 4,
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+}
+
+
+class Tx(psycopg.Connection[Any]):
+    """A connection that gives up, and is broken then, where the server is silent for longer than ``patience``."""
+
+    patience = _CHECK  # seconds
+    breaker: Breaker  # of its Database
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        began = monotonic()
+        try:
+            result = super().wait(gen, interval, self.patience if timeout is None else timeout)
+        except _WaitTimeout:
+            if timeout is None:
+                self.close()
+                self.breaker.unheard(began)
+            raise
+        except psycopg.Error as error:
+            if error.sqlstate is not None:
+                self.breaker.heard()
+            raise
+        self.breaker.heard()
+        return result
 
 
 class Database:
     """A connection pool that opens on first use, so that it is never carried over a fork (one pool per process)."""
 
     def __init__(
-        self, url: str, *, max_connections: int = 16, cursor_factory: type[psycopg.Cursor[Any]] | None = None
+        self,
+        url: str,
+        *,
+        max_connections: int = 16,
+        cursor_factory: type[psycopg.Cursor[Any]] | None = None,
+        statement: float = STATEMENT,
     ):
         self.url = url
         self._max = max_connections
         self._cursor_factory = cursor_factory
+        self._statement = statement
+        self._breaker = Breaker()
         self._lock = threading.Lock()
         self._pool: ConnectionPool[Tx] | None = None
         self._pid = 0
@@ -64,30 +109,40 @@ class Database:
     def _open(self) -> ConnectionPool[Tx]:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
-                kwargs: dict[str, Any] = {"autocommit": True, "options": _SESSION, "connect_timeout": 5}
+                kwargs = {**CONNECTION, "autocommit": True, "options": _SESSION.format(self._statement * 1000)}
                 if self._cursor_factory is not None:
                     kwargs["cursor_factory"] = self._cursor_factory
                 self._pool = ConnectionPool(
                     self.url,
                     min_size=1,
                     max_size=self._max,
-                    timeout=5,
+                    timeout=CHECK_OUT,
+                    reconnect_timeout=CHECK_OUT,  # then the next request tries
                     max_lifetime=1800,
+                    connection_class=type("Tx", (Tx,), {"breaker": self._breaker}),
                     kwargs=kwargs,
                     open=True,
-                    check=ConnectionPool.check_connection,
+                    check=self._check,
                     name="gateway",
                 )
                 self._pid = os.getpid()
             return self._pool
 
+    def _check(self, conn: Tx) -> None:
+        conn.patience = _CHECK
+        ConnectionPool.check_connection(conn)
+        conn.patience = self._statement + _GRACE
+
     @contextmanager
     def connection(self) -> Iterator[Tx]:
         """A connection outside a transaction: each statement commits by itself. Loss of the server is Unavailable."""
         try:
+            began = self._breaker.ask()
             with self._open().connection() as conn:
                 yield conn
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, Away) as error:
+            if isinstance(error, PoolTimeout):
+                self._breaker.unheard(began)
             raise Unavailable("The database can't be reached or is too busy; try again.") from error
 
     @contextmanager
@@ -101,6 +156,12 @@ class Database:
             if self._pool is not None and self._pid == os.getpid():
                 self._pool.close()
             self._pool = None
+
+
+def take_time(tx: Tx, seconds: float) -> None:
+    """Let each statement of this transaction run for so long."""
+    execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": f"{round(seconds)}s"})
+    tx.patience = seconds + _GRACE
 
 
 def one(tx: Tx, record: type[Record], sql: str, params: Mapping[str, Any] | None = None) -> Record | None:

@@ -84,6 +84,7 @@ def bytes_are_there(tx: Tx, object_key: str, *, etag: str) -> None:
 def settle(tx: Tx) -> None:
     """Tell the planner of the new rows at once. Outside a transaction, and as long as it takes."""
     execute(tx, "set statement_timeout = 0")
+    tx.patience = 86_400.0
     try:
         for table in ("files", "objects", "object_texts", "file_texts", "file_words", "owner_words", "folders", "file_events"):
             execute(tx, f"vacuum (analyze) {table}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from db import Tx, execute, many
+from db import Tx, execute, many, take_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ select owner_id, counter, kept, counted from compared where kept <> counted orde
 
 
 # Of very many files counting takes longer than any request may.
-_PATIENCE = "set local statement_timeout = '10min'"
+_PATIENCE = 600.0  # seconds
 
 
 def differences(tx: Tx) -> list[Difference]:
     """Counters that are not what they count, of all owners."""
-    execute(tx, _PATIENCE)
+    take_time(tx, _PATIENCE)
     return many(tx, Difference, _DIFFERENCES)
 
 
@@ -98,7 +98,7 @@ set used_bytes = excluded.used_bytes, file_count = excluded.file_count, stored_b
 def repair(tx: Tx, owner_id: str) -> None:
     """Count the owner's things anew. Whoever changes them waits until the transaction ends, and then adds to the new counts."""
     params = {"owner": owner_id}
-    execute(tx, _PATIENCE)
+    take_time(tx, _PATIENCE)
     execute(tx, f"select from owner_usage where {_MINE} for update", params)
     execute(tx, _REPAIR_USAGE, params)
     execute(tx, f"delete from type_sums where {_MINE}", params)

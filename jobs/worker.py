@@ -27,6 +27,7 @@ from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 
 from core.errors import Unavailable
+from db import CONNECTION
 from db.jobs import QUEUES
 from jobs.tasks import register
 from services import Services
@@ -88,7 +89,9 @@ class _Worker:
         self._queues, self._concurrency, self._lease = queues, concurrency, lease
         places = len(queues) * concurrency
         self._app = procrastinate.App(
-            connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=len(queues) + 4)
+            connector=PsycopgConnector(
+                conninfo=database_url, kwargs=dict(CONNECTION), min_size=1, max_size=len(queues) + 4
+            )
         )
         register(self._app, services)
         self._threads = ThreadPoolExecutor(places + 2, thread_name_prefix="job")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from core.errors import Unavailable
-from db import Database, jobs
+from db import Database, jobs, room
 from services import sandbox
 from services.scanning import Scanning
 from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
@@ -49,10 +49,12 @@ class Health:
 
     def _database(self) -> bool:
         try:
-            with self._db.connection():  # the pool hands out no connection that does not answer
-                return True
-        except Unavailable:
+            with self._db.transaction() as tx:
+                room.check(tx)
+        except Unavailable as error:
+            log.warning("database_not_ready", error=repr(error.__cause__))
             return False
+        return True
 
     def _queues(self) -> dict[str, bool]:
         """Whether workers are at each queue: no job may wait longer than ten minutes while none of its queue is done."""
