@@ -113,14 +113,12 @@ class Transfers(ABC):
                 fault = self._translate(operation, error)
                 if fault is None:
                     raise
-                if fault.code == "InternalError" and operation in faults.STORING and self._is_full():
-                    fault = OutOfSpace(f"{fault} (its disk is full)", code=fault.code, request_id=fault.request_id)
                 raise fault from error
 
         started, outcome = time.monotonic(), "ok"
         try:
             with (self._long_places if operation in LONG else self._places).taken():
-                return self._watched(lambda: faults.attempt(once, repeatable=repeatable))
+                return self._watched(operation, lambda: faults.attempt(once, repeatable=repeatable))
         except Away as away:
             outcome = type(away).__name__
             raise StorageUnavailable(f"{operation}: the bucket was not asked: {away}") from away
@@ -131,8 +129,8 @@ class Transfers(ABC):
             if self._observe:
                 self._observe(operation, outcome, time.monotonic() - started)
 
-    def _watched(self, request: Callable[[], T]) -> T:
-        """Tell the breaker what came of it."""
+    def _watched(self, operation: str, request: Callable[[], T]) -> T:
+        """Tell the breaker what came of it, and a full disk from other failures."""
         began = self._breaker.ask()
         try:
             answer = request()
@@ -141,6 +139,8 @@ class Transfers(ABC):
                 self._breaker.unheard(began)
             else:
                 self._breaker.heard()
+            if error.code == "InternalError" and operation in faults.STORING and self._is_full():
+                raise OutOfSpace(f"{error} (its disk is full)", code=error.code, request_id=error.request_id) from error
             raise
         self._breaker.heard()
         return answer

@@ -1,0 +1,150 @@
+"""Both backends before a server that hangs, is gone or is full: how soon they give up, and whom they let wait."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import breaker
+from storage_backends import faults, minio, open_store, s3, signed_http
+from storage_backends.base import OutcomeUnknown, OutOfSpace, StorageUnavailable
+from tests.servers import S3Server, small_disk, start_weed
+from tests.storage_backends.test_faults import (
+    BACKENDS,
+    CALLS,
+    ONCE,
+    answer,
+    problem,
+    scripted,
+    settings,
+)
+
+MIB = 1024 * 1024
+HEAD = answer(200, ETag='"e"', Last_Modified="Mon, 23 Nov 2026 12:00:00 GMT")
+
+
+@pytest.fixture
+def hanging() -> Iterator[int]:
+    """The port of a server that takes connections, as the kernel does for a stopped process, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 0.3)
+    monkeypatch.setattr(faults, "RETRY_WITHIN", 0.1)
+    monkeypatch.setattr(s3, "COPY_PATIENCE", 0.4)
+    monkeypatch.setattr(minio, "COPY_PATIENCE", 0.4)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("call", [*CALLS.values(), *ONCE.values()], ids=[*CALLS, *ONCE])
+def test_T103_who_hangs_is_not_asked_again(backend: str, hanging: int, call: Callable[[Any], Any]) -> None:
+    store = open_store(settings(backend, hanging))
+    with pytest.raises(OutcomeUnknown):
+        call(store)
+    for again in (call, CALLS["stat"], lambda store: store.check(), lambda store: store.open("x").__enter__()):
+        with pytest.raises(StorageUnavailable, match="was not asked") as caught:
+            again(store)
+        assert not isinstance(caught.value, OutcomeUnknown)  # nothing was sent
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_T103_a_body_that_nobody_takes_is_given_up(backend: str, hanging: int) -> None:
+    store: Any = open_store(settings(backend, hanging))
+    with pytest.raises(OutcomeUnknown):
+        store.put("files/x", bytes(32 * MIB), content_type="text/plain")
+    with pytest.raises(StorageUnavailable, match="was not asked"):
+        store.stat("files/x")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("said", [problem(503, "SlowDown"), problem(500, "InternalError"), None])
+def test_who_answers_badly_or_hangs_up_is_asked_again(backend: str, said: bytes | None) -> None:
+    with scripted(backend, *[said] * faults.ATTEMPTS, HEAD) as (store, script):
+        with pytest.raises(StorageUnavailable):
+            store.stat("files/x")
+        store.stat("files/x")
+        assert len(script.requests) == faults.ATTEMPTS + 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_T103_who_hangs_holds_some_threads_only(
+    backend: str, hanging: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 60.0)
+    monkeypatch.setattr(breaker, "QUEUE", 0.2)
+    store: Any = open_store(replace(settings(backend, hanging), connections=8))
+    ended: list[BaseException] = []
+    some_ended = threading.Event()
+
+    def call(request: Callable[[Any], Any]) -> None:
+        with suppress(OSError):
+            try:
+                request(store)
+            except StorageUnavailable as error:
+                ended.append(error)
+                if len(ended) == 24 - 4 - 2:
+                    some_ended.set()
+
+    asked = [CALLS["put"]] * 8 + [CALLS["stat"]] * 8 + [ONCE["complete_multipart"]] * 8
+    threads = [threading.Thread(target=call, args=(request,), daemon=True) for request in asked]
+    for thread in threads:
+        thread.start()
+    assert some_ended.wait(30)  # the rest waits for a minute
+    assert all("too many wait" in str(error) for error in ended)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_busy_bucket_refuses_nobody(backend: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = open_store(replace(s3_server.settings(backend), connections=4))
+    with ThreadPoolExecutor(16) as threads:
+        keys = [f"files/{number}" for number in range(64)]
+        list(threads.map(lambda key: store.put(key, b"x" * MIB, content_type="text/plain"), keys, timeout=60))
+        list(threads.map(store.delete, keys, timeout=60))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, Path]]:
+    """A SeaweedFS whose disk is full, and its folder."""
+    with small_disk(tmp_path_factory.mktemp("full") / "disk", "150m") as disk:
+        server = start_weed(disk / "weed")
+        store = open_store(server.settings())
+        try:
+            with suppress(StorageUnavailable):
+                for number in range(100):
+                    store.put(f"files/{number}", os.urandom(4 * MIB), content_type="text/plain")
+            yield server, disk
+        finally:
+            server.stop()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_T7_a_full_seaweedfs_is_out_of_space(backend: str, full: tuple[S3Server, Path], tmp_path: Path) -> None:
+    server, disk = full
+    store: Any = open_store(replace(server.settings(backend), local_path=disk))
+    ref = store.create_multipart("files/parts", content_type="text/plain")
+    for write in (
+        lambda: store.put("files/new", b"x", content_type="text/plain"),
+        lambda: store.put_part(ref, 1, b"x"),
+        lambda: store.copy("files/0", "files/copy"),
+    ):
+        with pytest.raises(OutOfSpace):
+            write()
+    with store.open("files/0") as reader:
+        assert len(reader.read()) == 4 * MIB
+    elsewhere = open_store(replace(server.settings(backend), local_path=tmp_path))
+    with pytest.raises(OutcomeUnknown):  # there is room: it is something else
+        elsewhere.put("files/new", b"x", content_type="text/plain")
