@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -15,11 +20,13 @@ import db as database
 from app import create_app, wire
 from core import breaker
 from core.errors import Unavailable
+from embedded import postgres
 from services import Services
 from settings import Settings
 from storage_backends import faults, signed_http, transfers
 from tests.client import Answer, GatewayClient
 from tests.faults import Fault, FaultProxy
+from tests.servers import small_disk
 from tests.tus import begin, patch, path
 
 WITHIN = 6.0  # seconds for each answer: five times what the limits below add up to
@@ -242,3 +249,37 @@ def test_a_statement_may_be_given_time(services: Services) -> None:
         tx.execute("select pg_sleep(1)")
     with pytest.raises(Unavailable), services.db.transaction() as tx:
         tx.execute("select pg_sleep(1)")
+
+
+
+@pytest.fixture
+def small_database(settings: Settings, postgres_server: postgres.Postgres) -> Iterator[Path]:
+    """The test's database stands on a small disk; its folder."""
+    with tempfile.TemporaryDirectory(prefix="gateway-full-") as above, small_disk(Path(above) / "disk", "64m") as disk:
+        Path(above).chmod(0o755)
+        place = disk / "place"
+        place.mkdir(mode=0o700)
+        shutil.chown(place, "nobody")  # whom PostgreSQL runs as, where this process may mount
+        with psycopg.connect(postgres_server.admin_url, autocommit=True) as admin:
+            admin.execute(f"create tablespace small location '{place}'")  # type: ignore[call-overload]
+            admin.execute("alter database gateway_test set tablespace small")
+            yield disk
+            admin.execute("drop database gateway_test with (force)")
+            admin.execute("drop tablespace small")
+
+
+def test_T124_a_database_on_a_full_disk_is_not_ready(
+    small_database: Path, client: GatewayClient, anonymous: GatewayClient
+) -> None:
+    client.add("a.txt", b"a")
+    assert anonymous.get("/readyz").status == 200
+    ballast = small_database / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    answer = anonymous.get("/readyz")
+    assert answer.status == 503
+    assert answer.json["checks"] == {"database": False, "bucket": True, "queue": True}
+    assert client.get("/api/files").status == 200
+    ballast.unlink()
+    assert anonymous.get("/readyz").status == 200
