@@ -9,7 +9,7 @@ from threading import Condition, Lock
 from time import monotonic
 
 PAUSE = 3.0  # seconds between calls that try whether a server is back
-QUEUE = 2.0  # seconds without any progress after which nobody waits for a place any more
+QUEUE = 2.0  # seconds without progress after which nobody waits for a place any more
 
 
 class Away(Exception):
@@ -70,12 +70,12 @@ class Breaker:
 class Places:
     """Places for calls under way, so that a server that hangs holds only some of a process's threads.
 
-    Where all are taken, a call waits as long as others end or bytes move, else it gets Away."""
+    Where all are taken, a call waits while there is progress: others end, bytes move. Else it gets Away."""
 
     def __init__(self, number: int) -> None:
         self._free = number
         self._changed = Condition()
-        self._progress = 0.0  # when a call ended or a byte moved, or the last place was taken
+        self._progress = 0.0  # when there was some last, or when the last place was taken
 
     @contextmanager
     def taken(self) -> Iterator[None]:

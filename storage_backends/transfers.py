@@ -138,12 +138,16 @@ class Transfers(ABC):
             if isinstance(error, StorageUnavailable) and error.silent:
                 self._breaker.unheard(began)
             else:
-                self._breaker.heard()
+                self._answered()
             if error.code == "InternalError" and operation in faults.STORING and self._is_full():
                 raise OutOfSpace(f"{error} (its disk is full)", code=error.code, request_id=error.request_id) from error
             raise
-        self._breaker.heard()
+        self._answered()
         return answer
+
+    def _answered(self) -> None:
+        self._breaker.heard()
+        self._long_places.progress()  # the bucket is there, and they are silent by nature
 
     def capacity(self) -> Capacity | None:
         """Of the disk that the bucket's server stores on, where that is a disk of this machine."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -51,13 +52,14 @@ def problem(status: int, code: str, message: str = "m") -> bytes:
 
 
 class Script:
-    """A server that gives the scripted answers, one for each request; None closes the connection without one. The last
-    is repeated."""
+    """A server that gives the scripted answers, one for each request, ``pause`` seconds after it; None closes the connection
+    without one. The last is repeated."""
 
-    def __init__(self, *answers: bytes | None, hang: threading.Event | None = None):
+    def __init__(self, *answers: bytes | None, hang: threading.Event | None = None, pause: float = 0):
         self.requests: list[bytes] = []
         self._answers = list(answers)
         self._hang = hang
+        self._pause = pause
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(10)
         self.port = self._listener.getsockname()[1]
@@ -85,6 +87,7 @@ class Script:
         stream.read(length)
         self.requests.append(head)
         reply = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        time.sleep(self._pause)
         if reply is not None:
             connection.sendall(reply)
         if self._hang is not None:

@@ -16,12 +16,13 @@ import pytest
 
 from core import breaker
 from storage_backends import faults, minio, open_store, s3, signed_http
-from storage_backends.base import OutcomeUnknown, OutOfSpace, StorageUnavailable
+from storage_backends.base import ByteRange, OutcomeUnknown, OutOfSpace, StorageUnavailable
 from tests.servers import S3Server, small_disk, start_weed
 from tests.storage_backends.test_faults import (
     BACKENDS,
     CALLS,
     ONCE,
+    REF,
     answer,
     problem,
     scripted,
@@ -68,6 +69,16 @@ def test_T103_a_body_that_nobody_takes_is_given_up(backend: str, hanging: int) -
         store.put("files/x", bytes(32 * MIB), content_type="text/plain")
     with pytest.raises(StorageUnavailable, match="was not asked"):
         store.stat("files/x")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_completion_and_a_copy_may_take_longer(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 0.2)
+    done = answer(200, b"<Result><ETag>e</ETag></Result>", Content_Type="application/xml", ETag='"e"')
+    with scripted(backend, done, pause=1.0) as (store, script):
+        assert ONCE["complete_multipart"](store).etag == "e"
+        assert store.copy_part(REF, 1, "files/y", byte_range=ByteRange(0, 9)).etag == "e"
+        assert len(script.requests) == 2
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
