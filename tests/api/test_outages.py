@@ -17,9 +17,10 @@ import pytest
 from pydantic import SecretStr
 
 import db as database
-from app import create_app, wire
+from app import create_app, database_url, wire
 from core import breaker
 from core.errors import Unavailable
+from db import Database
 from embedded import postgres
 from services import Services
 from settings import Settings
@@ -29,51 +30,55 @@ from tests.faults import Fault, FaultProxy
 from tests.servers import small_disk
 from tests.tus import begin, patch, path
 
-WITHIN = 6.0  # seconds for each answer: five times what the limits below add up to
+WITHIN = 6.0  # seconds for each answer: five times what the limits below add up to, and more
 
 
-@pytest.fixture(autouse=True)
-def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """About a twentieth of the real ones."""
-    for module, name, seconds in (
-        (signed_http, "STALL_TIMEOUT", 0.5),
-        (signed_http, "CONNECT_TIMEOUT", 0.5),
-        (transfers, "PROBE_TIME", 0.3),
-        (faults, "RETRY_WITHIN", 0.1),
-        (breaker, "PAUSE", 0.2),
-        (breaker, "QUEUE", 0.1),
-        (database, "CHECK_OUT", 0.5),
-        (database, "_CHECK", 0.3),
-        (database, "_GRACE", 0.2),
-    ):
-        monkeypatch.setattr(module, name, seconds)
+class Line:
+    """What leads to the bucket or to the database. With a fault come limits that are a tenth of the real ones: before it,
+    and on the other side, a loaded machine has all its time."""
+
+    def __init__(self, proxy: FaultProxy, shorten: Callable[[], None]):
+        self.proxy, self._shorten = proxy, shorten
+
+    def stall(self) -> None:
+        self._shorten()
+        self.proxy.arm(Fault("stall", times=1_000_000))
+
+    def stall_once(self) -> None:
+        """One connection alone; who tries another is served."""
+        self._shorten()
+        self.proxy.arm(Fault("stall"))
+
+    def refuse(self) -> None:
+        self._shorten()
+        self.proxy.close()
 
 
 @pytest.fixture
-def bucket_line(settings: Settings) -> Iterator[FaultProxy]:
+def bucket_proxy(settings: Settings) -> Iterator[FaultProxy]:
     where = urlsplit(str(settings.s3_endpoint))
     with FaultProxy(str(where.hostname), int(where.port or 0)) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def database_line(settings: Settings) -> Iterator[FaultProxy]:
-    assert settings.database_url is not None
-    where = urlsplit(settings.database_url.get_secret_value())
+def database_proxy(settings: Settings) -> Iterator[FaultProxy]:
+    where = urlsplit(database_url(settings))
     with FaultProxy(str(where.hostname), int(where.port or 0)) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def services(
-    settings: Settings, bucket: Any, bucket_line: FaultProxy, database_line: FaultProxy
-) -> Iterator[Services]:
-    assert settings.database_url is not None
-    beyond = re.sub(r"@[^/]*/", f"@{urlsplit(database_line.url).netloc}/", settings.database_url.get_secret_value())
-    changed = {"s3_endpoint": bucket_line.url, "database_url": SecretStr(beyond)}
-    wired = wire(settings.model_copy(update=changed), statement=0.6)
+def beyond_proxies(settings: Settings, bucket_proxy: FaultProxy, database_proxy: FaultProxy) -> Settings:
+    url = re.sub(r"@[^/]*/", f"@{urlsplit(database_proxy.url).netloc}/", database_url(settings))
+    return settings.model_copy(update={"s3_endpoint": bucket_proxy.url, "database_url": SecretStr(url)})
+
+
+@pytest.fixture
+def services(beyond_proxies: Settings, bucket: Any, database_proxy: FaultProxy) -> Iterator[Services]:
+    wired = wire(beyond_proxies)
     yield wired
-    database_line.heal()
+    database_proxy.heal()
     wired.db.close()
 
 
@@ -82,22 +87,36 @@ def app(services: Services, settings: Settings) -> Any:
     return create_app(settings, services)
 
 
+@pytest.fixture
+def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Line:
+    def shorten() -> None:
+        for module, name, seconds in (
+            (signed_http, "STALL_TIMEOUT", 0.5),
+            (signed_http, "CONNECT_TIMEOUT", 0.5),
+            (transfers, "PROBE_TIME", 0.3),
+            (faults, "RETRY_WITHIN", 0.1),
+            (breaker, "PAUSE", 0.2),
+        ):
+            monkeypatch.setattr(module, name, seconds)
+        store: Any = services.stats._store
+        store._made = store._http._made = None  # what it was made with: clients are made anew
+
+    return Line(bucket_proxy, shorten)
+
+
+@pytest.fixture
+def database_line(services: Services, database_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Line:
+    def shorten() -> None:
+        monkeypatch.setattr(breaker, "PAUSE", 0.2)
+        monkeypatch.setattr(database, "_CHECK", 0.3)
+        monkeypatch.setattr(services.db._pool, "timeout", 0.5)
+
+    return Line(database_proxy, shorten)
+
+
 both_backends = pytest.mark.parametrize(
     "backend", [pytest.param(name, marks=pytest.mark.settings(storage_backend=name)) for name in ("s3", "minio")]
 )
-
-
-def all_stall(line: FaultProxy) -> None:
-    line.arm(Fault("stall", times=1_000_000))
-
-
-def nobody_listens(line: FaultProxy) -> None:
-    line.close()
-
-
-def one_stalls(line: FaultProxy) -> None:
-    """One connection alone; who tries another is served."""
-    line.arm(Fault("stall"))
 
 
 Requests = dict[str, Callable[[], Answer]]
@@ -158,11 +177,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @both_backends
-@pytest.mark.parametrize("fault", [all_stall, nobody_listens])
+@pytest.mark.parametrize("fault", [Line.stall, Line.refuse])
 def test_T103_without_the_bucket_all_is_answered_in_time(
     backend: str,
-    fault: Callable[[FaultProxy], None],
-    bucket_line: FaultProxy,
+    fault: Callable[[Line], None],
+    bucket_line: Line,
     with_bucket: Requests,
     without_bucket: Requests,
 ) -> None:
@@ -177,35 +196,35 @@ def test_T103_without_the_bucket_all_is_answered_in_time(
 
 @both_backends
 def test_T103_a_bucket_that_hung_is_used_again(
-    backend: str, client: GatewayClient, bucket_line: FaultProxy, with_bucket: Requests
+    backend: str, client: GatewayClient, bucket_line: Line, with_bucket: Requests
 ) -> None:
-    all_stall(bucket_line)
+    bucket_line.stall()
     refused("form", with_bucket["form"])
-    struck = bucket_line.struck
+    struck = bucket_line.proxy.struck
     refused("raw", with_bucket["raw"])
-    assert bucket_line.struck == struck  # nothing was sent
-    bucket_line.heal()
+    assert bucket_line.proxy.struck == struck  # nothing was sent
+    bucket_line.proxy.heal()
     until(lambda: client.upload(("a.txt", b"again")).status == 201)
-    assert client.get("/readyz").status == 200
+    until(lambda: client.get("/readyz").status == 200)
 
 
 @both_backends
 def test_T103_a_request_waits_for_the_bucket_once(
-    backend: str, services: Services, bucket_line: FaultProxy, with_bucket: Requests
+    backend: str, services: Services, bucket_line: Line, with_bucket: Requests
 ) -> None:
     """Also where others are answered all the while, so that the breaker stays closed."""
     services.stats._store._breaker._heard = float("inf")  # type: ignore[attr-defined]
-    all_stall(bucket_line)
+    bucket_line.stall()
     for name, request in with_bucket.items():
-        struck = bucket_line.struck
+        struck = bucket_line.proxy.struck
         refused(name, request)
-        assert bucket_line.struck == struck + 1, name
+        assert bucket_line.proxy.struck == struck + 1, name
 
 
 def test_T102_without_the_database_all_is_answered_in_time(
-    database_line: FaultProxy, with_bucket: Requests, without_bucket: Requests
+    database_line: Line, with_bucket: Requests, without_bucket: Requests
 ) -> None:
-    all_stall(database_line)
+    database_line.stall()
     for name, request in (with_bucket | without_bucket).items():
         if name == "healthz":
             assert answered(name, request).status == 200
@@ -214,43 +233,44 @@ def test_T102_without_the_database_all_is_answered_in_time(
         time.sleep(breaker.PAUSE)
 
 
-@pytest.mark.parametrize("fault", [all_stall, one_stalls])
+@pytest.mark.parametrize("fault", [Line.stall, Line.stall_once])
 def test_T102_a_database_that_hung_is_used_again(
-    fault: Callable[[FaultProxy], None], client: GatewayClient, services: Services, database_line: FaultProxy
+    fault: Callable[[Line], None], client: GatewayClient, services: Services, database_line: Line
 ) -> None:
     client.add("a.txt", b"a")
     fault(database_line)
     answered("list", lambda: client.get("/api/files"))
-    database_line.heal()
+    database_line.proxy.heal()
     until(lambda: client.get("/api/files").status == 200)
-    assert client.get("/readyz").status == 200
+    until(lambda: client.get("/readyz").status == 200)
 
 
-def test_T102_a_statement_is_given_up(services: Services, database_line: FaultProxy) -> None:
+def test_T102_a_statement_is_given_up(database_proxy: FaultProxy, beyond_proxies: Settings) -> None:
     """Also where the connection was there already, and in the middle of a transaction."""
-
+    gone = Database(database_url(beyond_proxies), statement=1)
 
     def hang() -> None:
-        with services.db.transaction() as tx:
+        with gone.transaction() as tx:
             tx.execute("select 1")
-            all_stall(database_line)
+            database_proxy.arm(Fault("stall", times=1_000_000))
             tx.execute("select 1")
 
     started = time.monotonic()
     with pytest.raises(Unavailable):
         hang()
-    assert time.monotonic() - started < WITHIN
-    database_line.heal()
-    until(lambda: services.health.ready()["database"] is True)
+    assert time.monotonic() - started < 10
+    database_proxy.heal()
+    gone.close()
 
 
-def test_a_statement_may_be_given_time(services: Services) -> None:
-    with services.db.transaction() as tx:
-        database.take_time(tx, 10)
-        tx.execute("select pg_sleep(1)")
-    with pytest.raises(Unavailable), services.db.transaction() as tx:
-        tx.execute("select pg_sleep(1)")
-
+def test_a_statement_may_be_given_time(settings: Settings) -> None:
+    hasty = Database(database_url(settings), statement=0.5)
+    with hasty.transaction() as tx:
+        database.take_time(tx, 60)
+        tx.execute("select pg_sleep(2)")
+    with pytest.raises(Unavailable), hasty.transaction() as tx:
+        tx.execute("select pg_sleep(2)")
+    hasty.close()
 
 
 @pytest.fixture
