@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -261,6 +263,13 @@ def test_T102_a_statement_is_given_up(database_proxy: FaultProxy, beyond_proxies
     assert time.monotonic() - started < 10
     database_proxy.heal()
     gone.close()
+
+
+def test_T102_a_peer_that_vanished_is_noticed(db: Database) -> None:
+    with db.connection() as tx, socket.socket(fileno=os.dup(tx.fileno())) as line:
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
 
 
 def test_a_statement_may_be_given_time(settings: Settings) -> None:
