@@ -49,7 +49,8 @@ class Breaker:
             if self._next_try is not None:
                 if now < self._next_try:
                     raise Away("there has been no answer for a while")
-                self._next_try = now + PAUSE
+                # Where nobody has tried for so long few are asking, and what it was may be long over.
+                self._next_try = now + PAUSE if now < self._next_try + PAUSE else None
         return now
 
     def heard(self) -> None:

@@ -31,6 +31,14 @@ def test_after_one_silence_one_call_in_a_while_tries_until_one_is_answered(clock
     line.ask()
 
 
+def test_a_silence_of_long_ago_is_forgotten(clock: list[float]) -> None:
+    line = Breaker()
+    line.unheard(line.ask())
+    clock[0] += 2 * breaker.PAUSE
+    line.ask()
+    line.ask()
+
+
 def test_one_silence_among_answers_is_no_outage(clock: list[float]) -> None:
     line = Breaker()
     began = line.ask()
