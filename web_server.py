@@ -1,114 +1,136 @@
 """The HTTP server: gunicorn's threaded worker, with what it lacks for clients that are slow or mean.
 
-A connection gets a thread only when the head of its request is complete: until then the worker's event loop collects
-it, against one deadline, so that half-sent heads and idle connections cost no thread (THREATS T110). A body must keep
-coming: a silence of BODY_SILENCE seconds, or less than BODY_RATE over BODY_WINDOW seconds of waiting, ends the
-connection and the read raises ``ConnectionResetError`` with what had come kept in gunicorn's buffers (T55). What
-gunicorn refuses itself is answered as problem+json with an X-Request-ID, as everything else is. All this rests on
-internals of gunicorn 27.0, which is why that version is pinned and tests/test_web_server.py opens real sockets.
+A thread is for work; whatever waits for a client, waits in the worker's event loop:
+
+- A connection gets a thread when the head of its request is complete. Half-sent heads have one deadline.
+- A response is sent as far as the client takes it at once. The rest waits in the loop, and who takes less than SEND_RATE
+  is closed. Streams go on in threads of their own.
+- An answered request whose body was not read is closed, and what still comes is discarded by the loop.
+- The application asks for a place before it reads a long body or opens a stream (``Connection.place``), and for a short body
+  as a whole (``Connection.whole_body``). What it must wait for, it waits for outside of threads: NotYet ends its try, and
+  the request is begun again when its time has come.
+- ``/healthz`` is answered by the loop itself.
+
+Bodies that are read in a thread must keep coming: a silence of BODY_SILENCE seconds, or less than BODY_RATE over BODY_WINDOW
+seconds of waiting, ends the connection and the read raises ``ConnectionResetError`` with what had come kept in gunicorn's
+buffers. A body that is not well-formed raises MalformedBody. What gunicorn refuses itself is answered as problem+json with
+an X-Request-ID, as everything else is. All this rests on internals of gunicorn 27.0, which is why that version is pinned
+and tests/test_web_server.py opens real sockets.
 """
 
 from __future__ import annotations
 
 import errno
 import gc
-import json
+import random
 import socket
 import time
-import uuid
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import partial
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
-from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import errors as refusals
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.http import wsgi
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from settings import Settings
+from web_clients import (
+    REFUSALS,
+    ClientBody,
+    ClientSocket,
+    Connection,
+    MalformedBody,
+    NotYet,
+    Places,
+    health,
+    is_health_check,
+    problem,
+)
 
 if TYPE_CHECKING:
     from flask import Flask
 
 HEAD_SECONDS = 15.0                   # from the first look at a connection until its request's head is complete
 HEAD_BYTES = 64 * 1024                # of a head as a whole; gunicorn limits the lines and fields in it
-BODY_SILENCE = 30.0                   # seconds; mobile networks pause
-BODY_WINDOW, BODY_RATE = 30.0, 1024   # seconds of waiting, and bytes per second that must come in them
-SEND_SECONDS = 120.0                  # for one piece of a response: readers open their window in big steps
+SEND_WINDOW, SEND_RATE = 120.0, 1024  # the same for responses; longer, since readers open their window in big steps
+SEND_SLICE = 0.1                      # seconds of a thread for one stream, then it is another's turn
+UNSENT_BYTES = 64 * 1024 * 1024       # of responses that their readers have not taken; beyond it who is slowest is closed
 LINGER_SECONDS = 1.0                  # for the client to read our last answer while it still sends
+LINGER_BYTES = 1024 * 1024            # that are discarded meanwhile; what comes after them stays in the kernel
+PLACE_SECONDS = 20.0                  # that a request waits for a place, on average
+STREAMS, WHOLE_BODIES = 128, 64       # places for streams, and for awaited bodies of up to 1 MiB
 GRACE_SECONDS = 30                    # after SIGTERM, for requests in flight
 
 
-class ClientSocket(socket.socket):
-    """A client's connection whose reads have limits of their own; gunicorn knows one timeout for both directions."""
-
-    stalled = False                   # it was given up for silence or slowness: no farewell is waited for
-    _waited = 0.0                     # seconds spent waiting for the body in the present window
-    _received = 0                     # bytes that came in it
-
-    def setblocking(self, flag: bool) -> None:
-        """gunicorn calls this with True as each request begins, to block without limit; here a limit is set."""
-        if flag:
-            self._waited, self._received = 0.0, 0
-        self.settimeout(SEND_SECONDS if flag else 0)
-
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
-        outer = self.gettimeout()
-        if outer == 0:                                       # the event loop, which never waits
-            return super().recv(size, flags)
-        limit = BODY_SILENCE if outer is None else min(outer, BODY_SILENCE)
-        begun = time.monotonic()
-        self.settimeout(limit)
-        try:
-            data = super().recv(size, flags)
-        except TimeoutError:
-            if limit < BODY_SILENCE:                         # the reader's own: it waits again, or wants no more
-                self._waited += time.monotonic() - begun
-                raise
-            raise self._give_up(f"nothing came for {BODY_SILENCE:g} seconds") from None
-        finally:
-            self.settimeout(outer)
-        # Only our waiting counts: a client can't send while the bucket is slow and nobody reads.
-        self._waited += time.monotonic() - begun
-        self._received += len(data)
-        if self._waited >= BODY_WINDOW:
-            if self._received < BODY_RATE * self._waited:
-                raise self._give_up(f"fewer than {BODY_RATE} bytes per second came")
-            self._waited, self._received = 0.0, 0
-        return data
-
-    def _give_up(self, why: str) -> ConnectionResetError:
-        self.stalled = True
-        return ConnectionResetError(errno.ECONNRESET, f"The client was given up: {why}")
-
-
-class Connection(TConn):  # type: ignore[misc]
-    """A client's connection and the part of the next request's head that has come so far."""
-
-    def __init__(self, cfg: Any, client: socket.socket, address: Any, server: Any):
-        wrapped = ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
-        super().__init__(cfg, wrapped, address, server)
-        self.head = bytearray()
-        self.closed = False
-
-    def head_is_complete(self) -> bool:
-        """Whether gunicorn's parser will not have to wait: a whole head, or one that it refuses at once."""
-        if b"\r\n\r\n" in self.head or self.head.count(b"\n") != self.head.count(b"\r\n"):
-            return True
-        return len(self.head) > self.cfg.limit_request_line + 2 and self.head.find(b"\r\n", 2) < 0
-
-    def close(self, graceful: bool = False) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        if graceful and not self.sock.stalled:
-            util.close_graceful(self.sock, timeout=LINGER_SECONDS)
-        else:
-            util.close(self.sock)
-
-
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threaded worker, in which a thread is given to complete heads only."""
+    """gunicorn's threaded worker, whose event loop does all waiting for clients. Methods that take a connection run in the
+    loop, but for handle() and what it calls."""
+
+    def init_process(self) -> None:
+        threads = self.cfg.threads
+        # Bodies are read in threads: some stay free for requests that are short.
+        bodies = Places(threads - max(1, threads // 4))
+        self.places = {"body": bodies, "stream": Places(STREAMS), "whole body": Places(WHOLE_BODIES)}
+        self.senders: Executor = self.get_thread_pool()      # they go on with responses that one try did not send
+        self.waiting: dict[Connection, None] = {}            # for their clients, or for a place, each until its ``timeout``
+        self.parked = 0                                      # bytes of responses that wait for clients
+        self.next_look = 0.0
+        super().init_process()
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def _wait(
+        self,
+        conn: Connection,
+        event: int,
+        then: Callable[[Connection, ClientSocket], None] | None,
+        seconds: float,
+        late: Callable[[Connection], None],
+    ) -> None:
+        """Call ``then`` at each event on the socket until _wake(), and ``late`` if that does not come in time."""
+        if not self.alive and late != self._reader_is_late:  # what has not begun shall not hold up a stop
+            seconds = min(seconds, STOP_KEEPALIVE_LINGER)
+        conn.timeout, conn.late = time.monotonic() + seconds, late
+        self.waiting[conn] = None
+        conn.sock.setblocking(False)
+        if then is not None:
+            self.poller.register(conn.sock, event, partial(then, conn))
+
+    def _wake(self, conn: Connection) -> None:
+        del self.waiting[conn]
+        with suppress(KeyError):                             # who waits for a place is not registered
+            self.poller.unregister(conn.sock)
+        self.parked -= conn.parked
+        conn.parked = 0
+
+    def murder_pending(self) -> None:
+        """gunicorn calls this after each round of events."""
+        now = time.monotonic()
+        if now < self.next_look:
+            return
+        self.next_look = now + 0.2
+        for conn in [conn for conn in self.waiting if conn.timeout <= now]:
+            if conn in self.waiting:                         # no other's end has given it what it waited for
+                self._wake(conn)
+                conn.late(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """gunicorn's look at its connections as it begins to stop: those without a request shall not hold it up. It would close
+        its listeners last, and who connects meanwhile would hear nothing: those who are there are served, others refused."""
+        for listener in self.sockets:
+            while self.nr_conns < self.worker_connections and self.accept(listener):
+                pass
+            listener.close()
+        super()._cap_keepalive(deadline)
+        for conn in self.waiting:
+            if conn.late != self._reader_is_late:
+                conn.timeout = min(conn.timeout, deadline)
+
+    # -- a request's head ----------------------------------------------------------------------------------------------
 
     def accept(self, listener: socket.socket) -> bool:
         """Take a connection; whether there was one."""
@@ -119,23 +141,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 raise
             return False
         self.nr_conns += 1
-        self._await_head(Connection(self.cfg, client, address, listener.getsockname()))
+        self.enqueue_req(Connection(self.cfg, client, address, listener.getsockname(), self.places))
         return True
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Called with a kept connection that has become readable, or has the next request in its buffer."""
-        self._await_head(conn)
-
-    def _await_head(self, conn: Connection) -> None:
+        """Also called with a kept connection that has become readable, or has the next request in its buffer."""
         if conn.parser is not None:
             conn.head += conn.parser.unreader.take_buffered()
         if conn.head_is_complete():
-            super().enqueue_req(conn)
-            return
-        conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + HEAD_SECONDS
-        self.pending_conns.append(conn)                      # murder_pending() closes it at its time
-        self.poller.register(conn.sock, 1, partial(self._read_head, conn))   # 1: selectors.EVENT_READ
+            self._begin(conn)
+        else:
+            self._wait(conn, EVENT_READ, self._read_head, HEAD_SECONDS, self._head_is_late)
 
     def _read_head(self, conn: Connection, client: ClientSocket) -> None:
         try:
@@ -145,51 +161,250 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             data = b""
         conn.head += data
-        too_large = len(conn.head) > HEAD_BYTES and not conn.head_is_complete()
-        if data and not too_large and not conn.head_is_complete():
+        complete = conn.head_is_complete()
+        if data and not complete and len(conn.head) <= HEAD_BYTES:
             return
-        self.poller.unregister(client)
-        self.pending_conns.remove(conn)
-        if data and not too_large:
-            super().enqueue_req(conn)
+        self._wake(conn)
+        if data and complete:
+            self._begin(conn)
             return
-        if too_large:
+        if data:
             self._refuse(client, 431, "The header fields are too large.")
-        self.nr_conns -= 1
-        conn.close()
+            self._linger(conn)
+        else:
+            self._drop(conn)
 
-    def murder_pending(self) -> None:
-        """Tell those who sent half a head that their time is over; gunicorn then closes them all."""
-        now = time.monotonic()
-        for conn in self.pending_conns:
-            if conn.timeout > now:
-                break                                        # the queue is in order of time
-            if conn.head:
-                self._refuse(conn.sock, 408, "The request's head did not come in time.")
-        super().murder_pending()
+    def _head_is_late(self, conn: Connection) -> None:
+        if conn.head:
+            self._refuse(conn.sock, 408, "The request's head did not come in time.")
+            self._linger(conn)
+        else:
+            self._drop(conn)
 
-    def _cap_keepalive(self, deadline: float) -> None:
-        """gunicorn's look at its connections as it begins to stop: those without a request shall not hold it up. It would close
-        its listeners last, and who connects meanwhile would hear nothing: those who are there are served, others refused."""
-        for listener in self.sockets:
-            while self.nr_conns < self.worker_connections and self.accept(listener):
-                pass
-            listener.close()
-        super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, deadline)
+    def _begin(self, conn: Connection) -> None:
+        if is_health_check(conn.head):
+            conn.sock.sendall(health(conn.head))
+            self._linger(conn)
+        else:
+            self._hand_over(conn, self.tpool)
 
-    def handle(self, conn: Connection) -> Any:
-        """One request, in a thread. What ends is closed here: the event loop must not wait for a client's farewell."""
-        conn.data_ready = True
+    # -- in a thread, and back -----------------------------------------------------------------------------------------
+
+    def _hand_over(self, conn: Connection, pool: Executor) -> None:
+        conn.wish, conn.awaits_body = None, False
+        pool.submit(self.handle, conn).add_done_callback(
+            lambda done: self.method_queue.defer(self.finish_request, conn, done)
+        )
+
+    def handle(self, conn: Connection) -> None:
+        """A step of a request, in a thread: until the response is sent, or there is something to wait for."""
         conn.sock.setblocking(True)
+        conn.keep = False
+        try:
+            if conn.response is None:
+                self._answer(conn)
+            self._send(conn)
+            return
+        except NotYet:
+            return
+        except (refusals.NoMoreData, StopIteration) as error:
+            self.log.debug("The client has gone: %s", error)
+        except MalformedBody as error:
+            self.handle_error(conn.request, conn.sock, conn.client, error.__cause__ or error)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                self.log.exception("Socket error processing request.")
+        except Exception as error:
+            if conn.response is not None and conn.response.headers_sent:
+                self.log.exception("A response broke off")   # and the connection with it: nothing may look like its end
+            else:
+                self.handle_error(conn.request, conn.sock, conn.client, error)
+        conn.wish, conn.awaits_body = None, False
+        self._end(conn)
+
+    def _answer(self, conn: Connection) -> None:
+        """Let the application begin its answer."""
         conn.init()
-        conn.parser.unreader.unread(bytes(conn.head))
-        conn.head.clear()
-        keep = super().handle(conn)
-        if not keep:
-            conn.close(graceful=True)
-        return keep
+        if conn.request is None:
+            conn.parser.unreader.unread(bytes(conn.head))
+            conn.head.clear()
+            request = next(conn.parser)
+            request.body = ClientBody(request.body.reader)
+            conn.request = request
+        response, environ = wsgi.create(conn.request, conn.sock, conn.client, conn.server, self.cfg)
+        conn.request._expected_100_continue = False          # said once, however often the request is begun
+        if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
+            response.force_close()
+        environ.update({"wsgi.multithread": True, "gateway.connection": conn})
+        conn.result = self.wsgi(environ, response.start_response)
+        if not conn.body_is_over():
+            response.force_close()
+        conn.response, conn.pieces = response, iter(conn.result)
+
+    def _send(self, conn: Connection) -> None:
+        """Send the response, until the client takes no more or it is another's turn."""
+        until = time.monotonic() + SEND_SLICE
+        assert conn.pieces is not None
+        while not conn.sock.unsent and time.monotonic() < until:
+            piece = next(conn.pieces, None)
+            if piece is None:
+                conn.response.close()
+                conn.keep = not conn.response.should_close()
+                self._end(conn)
+                return
+            conn.response.write(piece)
+
+    def _end(self, conn: Connection) -> None:
+        try:
+            conn.end()
+        except Exception:
+            self.log.exception("A response could not be closed")
+
+    def finish_request(self, conn: Connection, done: Future[None] | None) -> None:
+        """Back in the loop: see what the connection waits for."""
+        if done is not None and done.exception() is not None:
+            self._drop(conn)                                 # SystemExit and the like
+        elif conn.wish is not None:
+            self._await_place(conn)
+        elif conn.awaits_body:
+            self._wait(conn, EVENT_READ, self._read_body, conn.patience(), self._body_is_late)
+        elif conn.sock.unsent:
+            self._await_reader(conn)
+        elif conn.pieces is not None:
+            self._hand_over(conn, self.senders)
+        else:
+            self._release(conn)
+            if conn.keep:
+                self._keep(conn)
+            else:
+                self._linger(conn)
+
+    # -- a short body --------------------------------------------------------------------------------------------------
+
+    def _read_body(self, conn: Connection, client: ClientSocket) -> None:
+        conn.receive()
+        if conn.ended or conn.missing() <= 0:
+            self._wake(conn)
+            self._hand_over(conn, self.tpool)
+
+    def _body_is_late(self, conn: Connection) -> None:
+        self._refuse(conn.sock, 408, "The request's body did not come in time.")
+        self._end(conn)
+        self._release(conn)
+        self._linger(conn)
+
+    # -- places --------------------------------------------------------------------------------------------------------
+
+    def _await_place(self, conn: Connection) -> None:
+        assert conn.wish is not None
+        places, wish = conn.wish
+        if places.take(wish):                                # one was given back meanwhile
+            conn.held = conn.wish
+            self._hand_over(conn, self.tpool)
+            return
+        places.waiting[conn] = None
+        # Those who came together shall not all be refused, and try again, together.
+        self._wait(conn, 0, None, PLACE_SECONDS * random.uniform(0.75, 1.25), self._place_is_late)  # noqa: S311
+
+    def _place_is_late(self, conn: Connection) -> None:
+        assert conn.wish is not None
+        del conn.wish[0].waiting[conn]
+        conn.refused = True                                  # the application says so in its own words
+        self._hand_over(conn, self.tpool)
+
+    def _release(self, conn: Connection) -> None:
+        """Give back the request's place, and that to the first who may have it."""
+        if conn.held is None:
+            return
+        places, wish = conn.held
+        conn.held = None
+        places.give_back(wish)
+        for other in list(places.waiting):
+            assert other.wish is not None
+            if places.take(other.wish[1]):
+                del places.waiting[other]
+                self._wake(other)
+                other.held = other.wish
+                self._hand_over(other, self.tpool)
+                return
+
+    # -- a slow reader -------------------------------------------------------------------------------------------------
+
+    def _await_reader(self, conn: Connection) -> None:
+        conn.taken, conn.moved = conn.sock.taken(), time.monotonic()
+        self._wait(conn, EVENT_WRITE, self._send_on, SEND_WINDOW, self._reader_is_late)
+        conn.parked = len(conn.sock.unsent)
+        self.parked += conn.parked
+        while self.parked > UNSENT_BYTES:
+            slowest = min((other for other in self.waiting if other.parked), key=lambda other: other.moved)
+            self._wake(slowest)
+            self._drop(slowest)
+
+    def _send_on(self, conn: Connection, client: ClientSocket) -> None:
+        try:
+            client.flush()
+        except OSError:
+            self._wake(conn)
+            self._drop(conn)
+            return
+        conn.moved = time.monotonic()
+        if not client.unsent:
+            self._wake(conn)
+            self.finish_request(conn, None)
+
+    def _reader_is_late(self, conn: Connection) -> None:
+        if conn.sock.taken() - conn.taken < SEND_RATE * SEND_WINDOW:
+            self._drop(conn)
+        else:
+            self._await_reader(conn)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _keep(self, conn: Connection) -> None:
+        if conn.parser.unreader.buf.tell():                  # the next request has come already
+            self.enqueue_req(conn)
+            return
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+    def _linger(self, conn: Connection) -> None:
+        """Let the client read our last answer: closed with bytes unread, the connection would be reset (RFC 9112 §9.6)."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+            return
+        seconds = 0 if conn.sock.stalled else LINGER_SECONDS
+        self._wait(conn, EVENT_READ, self._discard, seconds, self._drop)
+
+    def _discard(self, conn: Connection, client: ClientSocket) -> None:
+        try:
+            data = client.recv(256 * 1024)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        conn.discarded += len(data)
+        if not data:
+            self._wake(conn)
+            self._drop(conn)
+        elif conn.discarded > LINGER_BYTES:
+            self.poller.unregister(client)
+
+    def _drop(self, conn: Connection) -> None:
+        """Close the connection, whatever was on its way."""
+        conn.close()
+        self.nr_conns -= 1
+        if conn.result is None:
+            self._release(conn)
+        else:                                                # the bucket's connection may take its time
+            self.senders.submit(self._end, conn).add_done_callback(
+                lambda _: self.method_queue.defer(self._release, conn)
+            )
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """What gunicorn refuses before the application sees it, and what failed above the application's own net."""
@@ -201,46 +416,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.log.info("Refused a request from %s: %s", (addr or ("",))[0], exc)
         self._refuse(client, status, detail)
 
-    def _refuse(self, client: Any, status: int, detail: str) -> None:
-        try:
-            client.setblocking(False)
-            client.send(problem(status, detail))             # under the size of any socket buffer: whole or not at all
-        except OSError:
-            pass
-
-
-REFUSALS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, str], ...] = (
-    ((refusals.InvalidResponseHeader, refusals.InvalidResponseHeaderName), 500, "The server failed to answer."),
-    (refusals.ConfigurationProblem, 500, "The server failed to answer."),
-    (refusals.LimitRequestLine, 414, "The request line is too long."),
-    (refusals.LimitRequestHeaders, 431, "The header fields are too large."),
-    (refusals.ExpectationFailed, 417, "Of expectations only 100-continue is understood."),
-    (refusals.UnsupportedTransferCoding, 501, "Of transfer codings only chunked is understood."),
-    (refusals.ParseException, 400, "The request is not well-formed HTTP."),
-)
-_TITLES: dict[int, tuple[str, str]] = {
-    400: ("Bad Request", "invalid_input"),
-    408: ("Request Timeout", "request_timeout"),
-    414: ("URI Too Long", "uri_too_long"),
-    417: ("Expectation Failed", "expectation_failed"),
-    431: ("Request Header Fields Too Large", "headers_too_large"),
-    500: ("Internal Server Error", "internal_error"),
-    501: ("Not Implemented", "not_implemented"),
-}
-
-
-def problem(status: int, detail: str) -> bytes:
-    """A whole HTTP answer: RFC 9457 problem+json, after which the connection is closed."""
-    title, code = _TITLES[status]
-    request_id = uuid.uuid4().hex
-    members = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
-    body = json.dumps({**members, "request_id": request_id}).encode()
-    head = (
-        f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-        f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-        "Connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    def _refuse(self, client: ClientSocket, status: int, detail: str) -> None:
+        with suppress(OSError):
+            client.sendall(problem(status, detail))          # under the size of any socket buffer: whole or not at all
 
 
 class Server(BaseApplication):  # type: ignore[misc]

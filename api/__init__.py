@@ -100,8 +100,7 @@ def create(services: Services, settings: Settings) -> Flask:
             cors_origins=settings.cors_origins,
             max_file_size=settings.max_file_size,
             max_files_per_request=settings.max_files_per_request,
-            max_bodies_in_flight=min(settings.max_bodies_in_flight, settings.web_threads - 1),
-            max_bodies_waiting=max(0, min(6, settings.web_threads - 2 - settings.max_bodies_in_flight)),
+            max_bodies_in_flight=settings.max_bodies_in_flight,
         ),
     )
     return app

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
+from api.in_flight import await_body
 from core.errors import ChecksumMismatch, EncodingNotAllowed, InvalidInput, MalformedUpload, RequestTooLarge
 
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -37,7 +38,7 @@ class RequestBody:
         try:
             chunk = self._stream.read(size)
         except (OSError, ClientDisconnected) as error:
-            raise MalformedUpload("The connection ended before the body did.") from error
+            raise MalformedUpload("The body ended too early, or is not well-formed.") from error
         self.received += len(chunk)
         for digest in self.digests.values():
             digest.update(chunk)
@@ -106,6 +107,7 @@ def read_whole(limit: int) -> bytes:
     body = RequestBody()
     if body.length is not None and body.length > limit:
         raise RequestTooLarge()
+    await_body()
     chunks = bytearray()
     while chunk := body.read(limit + 1 - len(chunks)):
         chunks += chunk

@@ -23,7 +23,6 @@ class HttpSettings:
     max_file_size: int = 50 * 1024**3  # bytes
     max_files_per_request: int = 200
     max_bodies_in_flight: int = 24  # uploads through this process for one owner at a time
-    max_bodies_waiting: int = 6  # and how many more may wait for one of these to end
 
 
 @dataclass(frozen=True, slots=True)

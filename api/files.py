@@ -23,6 +23,7 @@ from api.answers import (
 )
 from api.context import caller_or_none, http, principal, services
 from api.idempotency import idempotent, recorded
+from api.in_flight import take_stream_place
 from api.operations import Content, operation
 from api.problems import status_of
 from api.schemas import (
@@ -259,6 +260,7 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
         file_id,
         method="HEAD" if request.method == "HEAD" else "GET",
         mode=query.mode,
+        before_stream=take_stream_place,
         disposition=query.disposition,
         conditions=_conditions(),
     )
@@ -286,6 +288,7 @@ def download_by_link(token: str) -> Response:
     found = services().delivery.open_link(
         token,
         method="HEAD" if request.method == "HEAD" else "GET",
+        before_stream=take_stream_place,
         conditions=_conditions(),
     )
     return _delivered(found)
@@ -367,6 +370,7 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
 )
 def archive(query: ArchiveQuery) -> Response:
     """The files named by `?ids=`, or a folder with all below it, streamed."""
+    take_stream_place()
     found = services().delivery.zip(principal(), ids=query.ids, folder=query.folder)
     response = Response(
         found.body,

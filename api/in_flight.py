@@ -1,45 +1,45 @@
-"""How many bodies of one owner this process reads at once."""
+"""What takes long has few places in the server: they are asked for here, before anything is done or read. Who finds none waits
+outside of the server's threads: its request is begun again later. Servers other than ours have none of this."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
-from api.context import http, principal
+from flask import request
+
+from api import proxies
+from api.context import caller_or_none, http
 from core.errors import TooMany
 
-_in_flight: Counter[str] = Counter()
-_waiting: Counter[str] = Counter()
-_one_ended = threading.Condition()
-_PATIENCE = 20.0  # seconds that a body waits for another of its owner to end
+
+def take_body_place() -> None:
+    """For reading an upload's body. Raises TooMany where none comes free."""
+    server = _server()
+    if server is not None and not server.place("body", _whose(http().max_bodies_in_flight)):
+        raise TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
 
 
-@contextmanager
-def body_in_flight() -> Iterator[None]:
-    """Count this body among its owner's. Beyond the limit some may wait for a place, the rest are TooMany: nobody
-    may hold every thread (THREATS T7)."""
-    owner, limit = principal().owner_id, http().max_bodies_in_flight
-    with _one_ended:
-        if _in_flight[owner] >= limit:
-            if _waiting[owner] >= http().max_bodies_waiting:
-                raise _too_many()
-            _waiting[owner] += 1
-            found = _one_ended.wait_for(lambda: _in_flight[owner] < limit, timeout=_PATIENCE)
-            _waiting[owner] -= 1
-            if not found:
-                raise _too_many()
-        _in_flight[owner] += 1
-    try:
-        yield
-    finally:
-        with _one_ended:
-            _in_flight[owner] -= 1
-            if not _in_flight[owner] and not _waiting[owner]:
-                del _in_flight[owner], _waiting[owner]
-            _one_ended.notify_all()
+def take_stream_place() -> None:
+    """For sending bytes from the bucket. Raises TooMany where none comes free."""
+    server = _server()
+    if server is not None and not server.place("stream", _whose()):
+        raise TooMany("Too many downloads at once; wait for one to end.", retry_after=5)
 
 
-def _too_many() -> TooMany:
-    return TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
+def await_body() -> None:
+    """Before a small body is read as a whole. Raises TooMany where too many do not come."""
+    server = _server()
+    if server is not None and not server.whole_body(_whose()):
+        raise TooMany("Too many requests at once whose bodies have not come.", retry_after=5)
+
+
+def _server() -> Any:
+    """web_server.py's connection of this request; None on another server."""
+    return request.environ.get("gateway.connection")
+
+
+def _whose(most: int | None = None) -> dict[str, int | None]:
+    """For whom a place counts; of these, the owner has ``most`` at a time."""
+    caller = caller_or_none()
+    address: dict[str, int | None] = {f"address {proxies.client()}": None}
+    return address if caller is None else {**address, f"owner {caller.owner_id}": most}

@@ -31,6 +31,12 @@ def origin() -> str:
     return f"{scheme}://{host}"
 
 
+def client() -> str:
+    """The address that the request came from: the nearest that is not a proxy of ours."""
+    chain = _chain()
+    return chain[min(_trusted_hops(), len(chain) - 1)]
+
+
 def forwarded() -> bool:
     """Whether the request came through a proxy, believed or not."""
     return any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "Via"))
@@ -38,13 +44,18 @@ def forwarded() -> bool:
 
 def _trusted_hops() -> int:
     """How many of the nearest proxies are ours."""
-    chain = [word.strip() for word in request.headers.get("X-Forwarded-For", "").split(",") if word.strip()]
     hops = 0
-    for address in [request.environ.get("REMOTE_ADDR", ""), *reversed(chain)]:
+    for address in _chain():
         if not _trusts(http().trusted_proxies, address):
             break
         hops += 1
     return hops
+
+
+def _chain() -> list[str]:
+    """Where the request came from, the nearest first."""
+    said = [word.strip() for word in request.headers.get("X-Forwarded-For", "").split(",") if word.strip()]
+    return [request.environ.get("REMOTE_ADDR", ""), *reversed(said)]
 
 
 def _said(header: str, hops: int) -> str | None:

@@ -21,7 +21,7 @@ from api import problems, proxies
 from api.body import content_length, refuse_encoded
 from api.context import http, principal, services
 from api.idempotency import begun_recorded, first_under, key_of_request, request_digest
-from api.in_flight import body_in_flight
+from api.in_flight import take_body_place
 from api.operations import operation
 from api.schemas import PlacementQuery
 from api.tus_body import ArrivingBody
@@ -196,6 +196,8 @@ def create(query: PlacementQuery) -> Response:
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
+    if has_bytes() or (g.interop is not None and content_length() != 0):
+        take_body_place()
     create = _create_tus if g.interop is None else _create_ietf
     key = key_of_request()
     if key is None:
@@ -399,6 +401,7 @@ def _look(upload_id: str) -> Response:
 def _append(upload_id: str) -> Response:
     target = named(upload_id)
     refuse_encoded()
+    take_body_place()
     if g.interop is None:
         if request.headers.get("Content-Type", "").strip().lower() != words.CONTENT_TYPE:
             raise Unsupported(f"Send the bytes as {words.CONTENT_TYPE}.")
@@ -447,7 +450,7 @@ def _receive(
 
     body = ArrivingBody(digests=list(digests.values()))
     check: Verify | None = verify if expected else None
-    with body_in_flight(), body.attentive():
+    with body.attentive():
         return service().append(
             principal(),
             upload_id,

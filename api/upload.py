@@ -20,7 +20,7 @@ from api.body import Checksums, RequestBody, refuse_encoded
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import first_under, key_of_request, recorded, replayed, request_digest
-from api.in_flight import body_in_flight
+from api.in_flight import take_body_place
 from api.operations import Content, operation, validated
 from api.schemas import PlacementQuery
 from core import errors
@@ -109,17 +109,17 @@ class _Tee:
 
 def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], object]) -> Response:
     """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer."""
-    with body_in_flight():
-        transcript = Transcript(key_of_request())
-        if transcript.key is None:
-            return store(transcript)
-        found = services().idempotency.begin(principal(), transcript.key, None)
-        if isinstance(found, Replay):
-            read(transcript)
-            found.check_same(transcript.digest())
-            return replayed(found)
-        with first_under(found, transcript.digest):
-            return store(transcript)
+    take_body_place()
+    transcript = Transcript(key_of_request())
+    if transcript.key is None:
+        return store(transcript)
+    found = services().idempotency.begin(principal(), transcript.key, None)
+    if isinstance(found, Replay):
+        read(transcript)
+        found.check_same(transcript.digest())
+        return replayed(found)
+    with first_under(found, transcript.digest):
+        return store(transcript)
 
 
 # -- the form ------------------------------------------------------------------------------------------------

@@ -137,14 +137,17 @@ class Delivery:
         mode: Literal["redirect", "proxy"] | None = None,
         disposition: Disposition | None = None,
         conditions: RequestConditions = RequestConditions(),
+        before_stream: Callable[[], None] = lambda: None,
     ) -> Redirect | NotModified | Stream:
         """A download. HEAD is never redirected, since a URL signed for GET answers it with 403.
 
-        Raises FileNotReady, FileInTrash, ContentMissing, PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
+        ``before_stream`` is called before the bucket is asked for the bytes. Raises FileNotReady, FileInTrash, ContentMissing,
+        PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
         with self._db.connection() as tx:
             found = files.get(tx, file_id)
         file, mode = self._readable(principal, found), mode or self._limits.mode
-        return self._deliver(principal, file, method, mode, disposition, conditions, self._limits.url_ttl)
+        life = self._limits.url_ttl
+        return self._deliver(principal, file, method, mode, disposition, conditions, life, before_stream)
 
     def _readable(self, principal: Principal | None, found: FileRecord | None) -> FileRecord:
         """The file as this caller may have its bytes now. Raises as ``visible`` and ``downloadable``."""
@@ -155,7 +158,12 @@ class Delivery:
         return downloadable(file, scanned_only=self._scanned_only)
 
     def open_link(
-        self, token: str, *, method: Literal["GET", "HEAD"], conditions: RequestConditions
+        self,
+        token: str,
+        *,
+        method: Literal["GET", "HEAD"],
+        conditions: RequestConditions,
+        before_stream: Callable[[], None] = lambda: None,
     ) -> Redirect | NotModified | Stream:
         """The download that a link of ``url`` stands for, with what was fixed when it was made. What ends the file ends the
         link, and so does making it private where it was public then. Raises NotAuthenticated for a link that is over or not
@@ -174,7 +182,8 @@ class Delivery:
         if public:
             file = self._downloadable(self._publishing.public(file))
         life = min(timedelta(seconds=max(1, int(left))), self._limits.url_ttl)
-        return self._deliver(None, file, method, self._limits.mode, disposition, conditions, life)
+        mode = self._limits.mode
+        return self._deliver(None, file, method, mode, disposition, conditions, life, before_stream)
 
     def _deliver(
         self,
@@ -185,6 +194,7 @@ class Delivery:
         disposition: Disposition | None,
         conditions: RequestConditions,
         url_life: timedelta,
+        before_stream: Callable[[], None],
     ) -> Redirect | NotModified | Stream:
         etag = f'"{file.file_hash}"' if file.file_hash else None
         if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
@@ -198,6 +208,7 @@ class Delivery:
                 if _is_start(conditions.range):
                     self._count(principal, file)
                 return Redirect(signed.url)
+        before_stream()
         return self._stream(principal, file, etag, method, disposition, conditions)
 
     def _stream(
