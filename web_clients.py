@@ -134,27 +134,36 @@ class ClientBody(Body):  # type: ignore[misc]
         return data
 
 
+Wish = Mapping[str, int]              # for whom a place counts, and how many each of them may have
+
+
 class Places:
-    """How many requests may do something at once, in all and for each owner and address, none of whom gets all places. Who
-    finds no place waits, in the order of coming."""
+    """How many requests may do something at once. No owner gets more than half of the places, and no address more than three
+    quarters. Who finds no place waits, in the order of coming."""
 
     def __init__(self, total: int):
-        self._total, self._share = total, max(1, total * 3 // 4)
+        self._total = total
         self._taken: Counter[str] = Counter()                # by owner and by address, and under "" all
         self._lock = threading.Lock()
         self.waiting: dict[Connection, None] = {}            # the event loop's alone
 
-    def take(self, wish: Mapping[str, int | None]) -> bool:
-        """Take a place, if there is one, that counts for all names in ``wish``. They may bring limits below a share."""
+    def wish(self, address: str, owner: str | None, most: int | None) -> Wish:
+        """For a place that counts for both; of an owner at most ``most``."""
+        wish = {f"address {address}": -(-self._total * 3 // 4)}
+        if owner is not None:
+            half = -(-self._total // 2)
+            wish[f"owner {owner}"] = min(half, most or half)
+        return wish
+
+    def take(self, wish: Wish) -> bool:
+        """Take a place; whether there was one."""
         with self._lock:
-            if self._taken[""] >= self._total or any(
-                self._taken[name] >= min(most or self._share, self._share) for name, most in wish.items()
-            ):
+            if self._taken[""] >= self._total or any(self._taken[name] >= most for name, most in wish.items()):
                 return False
             self._taken.update(["", *wish])
             return True
 
-    def give_back(self, wish: Mapping[str, int | None]) -> None:
+    def give_back(self, wish: Wish) -> None:
         with self._lock:
             self._taken.subtract(["", *wish])
             self._taken = +self._taken                       # without those who have none left
@@ -178,10 +187,11 @@ class Connection(TConn):  # type: ignore[misc]
         self.moved = self.taken = 0.0                        # when it last took some; what it had taken as its time began
         self.discarded = 0
         self._places = places
-        self.wish: tuple[Places, Mapping[str, int | None]] | None = None    # the place waited for
-        self.held: tuple[Places, Mapping[str, int | None]] | None = None    # the one it has
+        self.wish: tuple[Places, Wish] | None = None         # the place waited for
+        self.held: tuple[Places, Wish] | None = None         # the one it has
         self.refused = False                                 # it has waited long enough for one
         self.awaits_body = False
+        self.expected = 0                                    # bytes of it that were missing as its time began
         self.ended = False                                   # nothing more comes
 
     def head_is_complete(self) -> bool:
@@ -192,12 +202,13 @@ class Connection(TConn):  # type: ignore[misc]
 
     # -- for the application, as environ["gateway.connection"] ---------------------------------------------------------
 
-    def place(self, kind: str, wish: Mapping[str, int | None]) -> bool:
+    def place(self, kind: str, address: str, owner: str | None, *, most: int | None = None) -> bool:
         """Take one of the server's places for a "body" or a "stream" until the request is answered; False where none came
-        free in PLACE_SECONDS. ``wish``: for whom it counts, and how many each may have at most. Raises NotYet."""
+        free in PLACE_SECONDS. It counts for the address and the owner, who has at most ``most``. Raises NotYet."""
         if self.held is not None:
             return True
         places = self._places[kind]
+        wish = places.wish(address, owner, most)
         if places.take(wish):
             self.held = places, wish
             return True
@@ -206,16 +217,16 @@ class Connection(TConn):  # type: ignore[misc]
             raise NotYet
         return False
 
-    def whole_body(self, wish: Mapping[str, int | None]) -> bool:
+    def whole_body(self, address: str, owner: str | None) -> bool:
         """Make sure that reading the body won't wait for the client, or wait for a "body" as ``place`` does, where its length
         is not known. Raises NotYet."""
         if not isinstance(self.request.body.reader, LengthReader):
-            return self.place("body", wish)
+            return self.place("body", address, owner)
         while self.missing() > 0 and not self.ended and self.receive():
             pass
         if self.missing() <= 0 or self.ended:
             return True
-        if not self.place("whole body", wish):
+        if not self.place("whole body", address, owner):
             return False
         self.awaits_body = True
         raise NotYet
@@ -225,10 +236,6 @@ class Connection(TConn):  # type: ignore[misc]
     def missing(self) -> int:
         """Bytes of the body that have not come."""
         return int(self.request.body.reader.length - self.parser.unreader.buf.seek(0, 2))
-
-    def patience(self) -> float:
-        """Seconds in which what is missing must come."""
-        return BODY_SILENCE + self.missing() / BODY_RATE
 
     def receive(self) -> bool:
         """Take of the body what has come; False where that is nothing. Never waits."""

@@ -26,7 +26,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
@@ -37,6 +37,7 @@ from gunicorn.http import errors as refusals
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
+import web_clients
 from settings import Settings
 from web_clients import (
     REFUSALS,
@@ -62,7 +63,7 @@ UNSENT_BYTES = 64 * 1024 * 1024       # of responses that their readers have not
 LINGER_SECONDS = 1.0                  # for the client to read our last answer while it still sends
 LINGER_BYTES = 1024 * 1024            # that are discarded meanwhile; what comes after them stays in the kernel
 PLACE_SECONDS = 20.0                  # that a request waits for a place, on average
-STREAMS, WHOLE_BODIES = 128, 64       # places for streams, and for awaited bodies of up to 1 MiB
+STREAMS, WHOLE_BODIES = 64, 64        # places for streams, and for awaited bodies of up to 1 MiB
 GRACE_SECONDS = 30                    # after SIGTERM, for requests in flight
 
 
@@ -75,7 +76,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         # Bodies are read in threads: some stay free for requests that are short.
         bodies = Places(threads - max(1, threads // 4))
         self.places = {"body": bodies, "stream": Places(STREAMS), "whole body": Places(WHOLE_BODIES)}
-        self.senders: Executor = self.get_thread_pool()      # they go on with responses that one try did not send
+        # These send streams, and go on with what one try did not send. They are fewer, to leave the interpreter to the others.
+        self.senders: Executor = ThreadPoolExecutor(max(1, threads // 4))
         self.waiting: dict[Connection, None] = {}            # for their clients, or for a place, each until its ``timeout``
         self.parked = 0                                      # bytes of responses that wait for clients
         self.next_look = 0.0
@@ -201,9 +203,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.sock.setblocking(True)
         conn.keep = False
         try:
-            if conn.response is None:
+            if conn.response is not None:
+                self._send(conn)
+            else:
                 self._answer(conn)
-            self._send(conn)
+                if not self._is_stream(conn):
+                    self._send(conn)
             return
         except NotYet:
             return
@@ -241,6 +246,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             response.force_close()
         conn.response, conn.pieces = response, iter(conn.result)
 
+    def _is_stream(self, conn: Connection) -> bool:
+        return conn.held is not None and conn.held[0] is self.places["stream"]
+
     def _send(self, conn: Connection) -> None:
         """Send the response, until the client takes no more or it is another's turn."""
         until = time.monotonic() + SEND_SLICE
@@ -267,7 +275,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif conn.wish is not None:
             self._await_place(conn)
         elif conn.awaits_body:
-            self._wait(conn, EVENT_READ, self._read_body, conn.patience(), self._body_is_late)
+            self._await_body(conn)
         elif conn.sock.unsent:
             self._await_reader(conn)
         elif conn.pieces is not None:
@@ -281,6 +289,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # -- a short body --------------------------------------------------------------------------------------------------
 
+    def _await_body(self, conn: Connection) -> None:
+        conn.expected = conn.missing()
+        self._wait(conn, EVENT_READ, self._read_body, web_clients.BODY_WINDOW, self._body_is_late)
+
     def _read_body(self, conn: Connection, client: ClientSocket) -> None:
         conn.receive()
         if conn.ended or conn.missing() <= 0:
@@ -288,6 +300,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._hand_over(conn, self.tpool)
 
     def _body_is_late(self, conn: Connection) -> None:
+        if conn.expected - conn.missing() >= web_clients.BODY_RATE * web_clients.BODY_WINDOW and self.alive:
+            self._await_body(conn)
+            return
         self._refuse(conn.sock, 408, "The request's body did not come in time.")
         self._end(conn)
         self._release(conn)

@@ -15,31 +15,30 @@ from core.errors import TooMany
 def take_body_place() -> None:
     """For reading an upload's body. Raises TooMany where none comes free."""
     server = _server()
-    if server is not None and not server.place("body", _whose(http().max_bodies_in_flight)):
+    if server is not None and not server.place("body", *_whose(), most=http().max_bodies_in_flight):
         raise TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
 
 
 def take_stream_place() -> None:
     """For sending bytes from the bucket. Raises TooMany where none comes free."""
     server = _server()
-    if server is not None and not server.place("stream", _whose()):
+    if server is not None and not server.place("stream", *_whose()):
         raise TooMany("Too many downloads at once; wait for one to end.", retry_after=5)
 
 
 def await_body() -> None:
     """Before a small body is read as a whole. Raises TooMany where too many do not come."""
     server = _server()
-    if server is not None and not server.whole_body(_whose()):
+    if server is not None and not server.whole_body(*_whose()):
         raise TooMany("Too many requests at once whose bodies have not come.", retry_after=5)
 
 
 def _server() -> Any:
-    """web_server.py's connection of this request; None on another server."""
+    """web_clients.py's Connection; None on another server."""
     return request.environ.get("gateway.connection")
 
 
-def _whose(most: int | None = None) -> dict[str, int | None]:
-    """For whom a place counts; of these, the owner has ``most`` at a time."""
+def _whose() -> tuple[str, str | None]:
+    """Address and owner."""
     caller = caller_or_none()
-    address: dict[str, int | None] = {f"address {proxies.client()}": None}
-    return address if caller is None else {**address, f"owner {caller.owner_id}": most}
+    return proxies.client(), None if caller is None else caller.owner_id

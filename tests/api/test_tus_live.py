@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,81 +20,18 @@ from services import Services
 from settings import Settings
 from tests.client import GatewayClient
 from tests.conftest import NOTHING
-from tests.servers import free_port
+from tests.live import Live
 from tests.tus import MIB, TUS, begin, offset, patch, path, random_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
 Leftovers = Callable[[], dict[str, list[str]]]
 
 SILENT = 3.0  # seconds that a body may pause here
-SCRIPT = f"""
-import sys, api.tus_body, app
-api.tus_body.SILENCE = {SILENT}
-sys.exit(app.main(["serve"]))
-"""
-
-
-class Live:
-    """The gateway's HTTP server in a process of its own."""
-
-    def __init__(self, settings: Settings, log: Path):
-        self.port = free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
-        self._log = log
-        assert settings.database_url is not None and settings.s3_secret_key is not None
-        self._environment = {
-            **os.environ,
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "S3_ENDPOINT": str(settings.s3_endpoint),
-            "S3_ACCESS_KEY": str(settings.s3_access_key),
-            "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
-            "S3_BUCKET": settings.s3_bucket,
-            "PUBLIC_URL": self.address,
-            "PORT": str(self.port),
-            "HOST": "127.0.0.1",
-            "WEB_WORKERS": "2",
-            "WEB_THREADS": "8",
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SCRIPT],
-                cwd=ROOT,
-                env=self._environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            time.sleep(0.05)
-        raise RuntimeError(self._log.read_text()[-2000:])
-
-    def kill(self) -> None:
-        """Master and workers at once, at whatever they are doing."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-            with contextlib.suppress(OSError):  # until the last worker has let go of the port
-                while True:
-                    socket.create_connection(("127.0.0.1", self.port), 1).close()
-                    time.sleep(0.02)
-
-    def restarted(self, user: GatewayClient) -> GatewayClient:
-        """Killed and started again; a client without connections to the dead one."""
-        self.kill()
-        self.start()
-        return user.as_(user.key)
+SHORT = f"import api.tus_body; api.tus_body.SILENCE = {SILENT}"
 
 
 @pytest.fixture
 def live(settings: Settings, services: Services, tmp_path: Path) -> Iterator[Live]:
-    server = Live(settings, tmp_path / "server.log")
+    server = Live(settings, tmp_path / "server.log", first=SHORT)
     server.start()
     yield server
     server.kill()
