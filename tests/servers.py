@@ -19,6 +19,7 @@ from storage_backends import StorageSettings, open_store
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-0123456789"
 BUCKET = "uploads"
+ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT = 60.0  # seconds
 
 
@@ -103,3 +104,40 @@ def start_minio(directory: Path) -> S3Server:
         time.sleep(0.1)
     server.stop()
     raise RuntimeError(f"{command[0]} did not come up:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, upstream: int) -> Iterator[int]:
+    """nginx with the project's configuration, before the upstream's port; its own port. FileNotFoundError where there is none."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        raise FileNotFoundError("the proxy's configuration needs nginx to be tried (Debian: apt install nginx-light)")
+    port, text = free_port(), (ROOT / "deploy" / "nginx.conf").read_text()
+    temporary = "".join(f" {kind}_temp_path {directory}/temp/{kind};" for kind in ("client_body", "proxy"))
+    for theirs, ours in (
+        ("server gateway:8080;", f"server 127.0.0.1:{upstream};"),
+        ("listen 8080;", f"listen 127.0.0.1:{port};"),
+        ("pid /tmp/nginx.pid;", f"pid {directory}/nginx.pid;"),
+        ("http {", f"http {{{temporary}"),
+    ):
+        assert text.count(theirs) == 1
+        text = text.replace(theirs, ours)
+    (directory / "temp").mkdir()
+    (directory / "nginx.conf").write_text(text)
+    command = [program, "-p", str(directory), "-c", str(directory / "nginx.conf"), "-g", "daemon off;"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not _listens(port):
+            assert process.poll() is None, "nginx refuses the configuration"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(START_TIMEOUT)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

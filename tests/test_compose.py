@@ -3,6 +3,7 @@ the file against the Compose specification's schema, each command of it in a fol
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -24,6 +25,7 @@ import pytest
 import yaml
 
 from settings import Settings
+from tests.servers import nginx
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_MODULE = "github.com/compose-spec/compose-go/v2@v2.9.1"       # where the specification keeps its schema
@@ -228,11 +230,6 @@ def test_each_services_command_runs_in_a_bare_folder(
             process.wait()
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 class Upstream(socketserver.ThreadingTCPServer):
     """Stands where the gateway would and keeps what reaches it, as it comes."""
 
@@ -262,42 +259,17 @@ class Answers(socketserver.BaseRequestHandler):
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[tuple[int, Upstream]]:
     """nginx with the project's configuration, before an upstream of the test's."""
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
-        missing("the proxy's configuration needs nginx to be tried (Debian: apt install nginx-light)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    text = (ROOT / "deploy" / "nginx.conf").read_text()
-    with Upstream() as upstream:
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(Upstream())
         thread = threading.Thread(target=upstream.serve_forever)
         thread.start()
-        for theirs, ours in (
-            ("server gateway:8080;", f"server 127.0.0.1:{upstream.server_address[1]};"),
-            ("listen 8080;", f"listen 127.0.0.1:{port};"),
-            ("pid /tmp/nginx.pid;", f"pid {tmp_path}/nginx.pid;"),
-        ):
-            assert text.count(theirs) == 1
-            text = text.replace(theirs, ours)
-        (tmp_path / "nginx.conf").write_text(text)
-        (tmp_path / "temp").mkdir()
-        paths = "".join(f" {kind}_temp_path {tmp_path}/temp/{kind};" for kind in ("client_body", "proxy"))
-        text = text.replace("http {", f"http {{{paths}", 1)
-        (tmp_path / "nginx.conf").write_text(text)
-        command = [nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-g", "daemon off;"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        stack.callback(thread.join)
+        stack.callback(upstream.shutdown)
         try:
-            deadline = time.monotonic() + PATIENCE
-            while not listens(port):
-                assert process.poll() is None, "nginx refuses the configuration"
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield port, upstream
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
-            upstream.shutdown()
-            thread.join()
+            port = stack.enter_context(nginx(tmp_path, upstream.server_address[1]))
+        except FileNotFoundError as error:
+            missing(str(error))
+        yield port, upstream
 
 
 def test_the_proxy_passes_a_body_on_as_it_comes(proxy: tuple[int, Upstream]) -> None:
