@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import gc
 import random
+import resource
 import socket
 import time
 from collections.abc import Callable
@@ -55,9 +56,10 @@ from web_clients import (
 if TYPE_CHECKING:
     from flask import Flask
 
+MAX_CONNECTIONS = 2000                # of one process; most of them idle, each costs a descriptor and a few KiB
 HEAD_SECONDS = 15.0                   # from the first look at a connection until its request's head is complete
 HEAD_BYTES = 64 * 1024                # of a head as a whole; gunicorn limits the lines and fields in it
-SEND_WINDOW, SEND_RATE = 120.0, 1024  # the same for responses; longer, since readers open their window in big steps
+SEND_WINDOW, SEND_RATE = 120.0, 1024  # seconds, and bytes per second to take in them; readers open their window in big steps
 SEND_SLICE = 0.1                      # seconds of a thread for one stream, then it is another's turn
 UNSENT_BYTES = 64 * 1024 * 1024       # of responses that their readers have not taken; beyond it who is slowest is closed
 LINGER_SECONDS = 1.0                  # for the client to read our last answer while it still sends
@@ -81,6 +83,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.waiting: dict[Connection, None] = {}            # for their clients, or for a place, each until its ``timeout``
         self.parked = 0                                      # bytes of responses that wait for clients
         self.next_look = 0.0
+        self.worker_connections = min(self.worker_connections, max(64, (descriptors() - 256) // 2))
         super().init_process()
 
     # -- waiting -------------------------------------------------------------------------------------------------------
@@ -457,6 +460,17 @@ class Server(BaseApplication):  # type: ignore[misc]
         return app
 
 
+def descriptors() -> int:
+    """How many files and sockets this process may have open, after asking for what MAX_CONNECTIONS may need: each one's own,
+    and one to the bucket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else soft
+
+
 def options(settings: Settings) -> dict[str, Any]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
@@ -464,7 +478,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "worker_class": "web_server.Worker",
         "workers": settings.web_workers,
         "threads": settings.web_threads,
-        "worker_connections": 2000,          # most of them idle; each costs a descriptor and a few KiB
+        "worker_connections": MAX_CONNECTIONS,
         "keepalive": 15,
         "timeout": 60,                       # of the event loop, not of a request
         "graceful_timeout": GRACE_SECONDS,

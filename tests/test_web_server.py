@@ -67,9 +67,19 @@ def create_app():
         time.sleep(float(request.args["seconds"]))
         return {"slept": True}
 
+    @app.get("/place")
+    def place():
+        if not request.environ["gateway.connection"].place("body", "an address", None):
+            return {"place": False}, 429
+        return slow()
+
     @app.get("/endless")
     def endless():
         return Response(bytes(262144) for _ in range(4096))
+
+    @app.get("/large")
+    def large():
+        return Response(bytes(20_000_000))
 
     @app.get("/broken")
     def broken():
@@ -204,6 +214,43 @@ def test_an_unread_body_does_not_hide_the_answer_from_the_client(server: Running
     connection.close()
 
 
+def test_T133_bodies_that_nobody_reads_hold_no_thread(server: Running) -> None:
+    unsent = b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    clients = [server.connect(unsent) for _ in range(40)]
+    assert server.ask(timeout=5)[0] == 200
+    for client in clients:
+        with client:
+            received = everything(client)
+            assert received.startswith(b"HTTP/1.1 413")
+            assert b"Connection: close" in received
+
+
+def test_an_unread_body_that_has_come_does_not_end_the_connection(server: Running) -> None:
+    refused = b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    with server.connect(refused + b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as client:
+        received = everything(client)
+    assert b"HTTP/1.1 413" in received
+    assert b'{"hello":"world"}' in received
+
+
+def test_T133_health_needs_no_thread(server: Running) -> None:
+    busy = [server.connect(b"GET /slow?seconds=4 HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(THREADS)]
+    for method in (b"GET", b"HEAD"):
+        with server.connect(method + b" /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: monitor-1\r\n\r\n") as client:
+            start, _, body = everything(client).partition(b"\r\n\r\n")
+        assert start.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n")
+        assert b"X-Request-ID: monitor-1" in start
+        assert body == (b'{"status":"ok"}\n' if method == b"GET" else b"")
+    assert not select.select(busy, [], [], 0)[0], "no thread was free yet"
+    for client in busy:
+        client.close()
+    for less_plain in (b"GET /healthz?a=b", b"GET /healthz/", b"GET //healthz", b"POST /healthz"):
+        with server.connect(less_plain + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as client:
+            assert everything(client).startswith(b"HTTP/1.1 404"), "the application of these tests has no such route"
+    with server.connect(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n") as client:
+        one_problem(everything(client), 400)
+
+
 def test_T110_half_sent_heads_hold_no_thread_and_end_with_408(server: Running) -> None:
     half = b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Slow: "
     clients = [server.connect(half) for _ in range(20)]
@@ -235,6 +282,26 @@ def test_T110_clients_that_do_not_read_hold_no_thread_and_lose_their_connection(
             hang_up = select.poll()
             hang_up.register(client, 0)
             assert hang_up.poll(30_000), "it is still connected"
+
+
+def test_T110_a_reader_that_goes_on_reading_is_not_closed(server: Running) -> None:
+    with server.connect(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+        until = time.monotonic() + 7                       # the server looks every 2 seconds
+        while time.monotonic() < until:
+            assert client.recv(65536)
+            time.sleep(0.1)
+
+
+def test_T133_responses_that_nobody_takes_are_bounded_in_memory(tmp_path: Path) -> None:
+    with serving(tmp_path, UNSENT_BYTES=40_000_000) as running:
+        clients = [running.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(6)]
+        hang_up = select.poll()
+        for client in clients:
+            hang_up.register(client, 0)
+        assert hang_up.poll(30_000), "all are still connected"
+        assert len(hang_up.poll(0)) < 6
+        for client in clients:
+            client.close()
 
 
 def test_T55_T110_stalled_bodies_are_closed_and_their_bytes_kept(server: Running) -> None:
@@ -373,6 +440,22 @@ def test_T109_sigterm_finishes_the_request_in_flight_and_takes_no_new_one(tmp_pa
                 received = everything(client)
             assert b'{"slept":true}' in received
             assert running.process.wait(15) == 0, "idle connections held it up"
+
+
+def test_T109_who_waits_for_a_place_is_refused_when_the_server_stops(tmp_path: Path) -> None:
+    with serving(tmp_path) as running:
+        clients = [running.connect(b"GET /place?seconds=6 HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
+        while running.record.read_text() != "slow\n" * 3:
+            time.sleep(0.02)
+        assert running.ask(timeout=5)[0] == 200, "a thread is kept for short requests"
+        running.process.send_signal(signal.SIGTERM)
+        answers = {}
+        while len(answers) < len(clients):
+            for client in select.select([client for client in clients if client not in answers], [], [], 30)[0]:
+                answers[client] = int(client.recv(65536).split()[1])
+                client.close()
+        assert list(answers.values()) == [429] * 5 + [200] * 3
+        assert running.process.wait(15) == 0
 
 
 def test_T109_two_stops_in_a_row_free_the_port(tmp_path: Path) -> None:
