@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     public_url: str | None = None  # the address clients use; default http://HOST:PORT
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     web_workers: int = Field(default=2, ge=1, le=64)  # processes
-    web_threads: int = Field(default=32, ge=2, le=256)  # per process; a slow upload or download holds one
+    web_threads: int = Field(default=32, ge=2, le=256)  # per process; a slow upload holds one, a quarter is kept free
     # Of `worker`, which can also be told by --concurrency and --queues.
     worker_concurrency: int = Field(default=2, ge=1, le=64)  # jobs of each queue at one time
     worker_lease: int = Field(default=30, ge=3, le=3_600)  # seconds of silence after which its jobs go to others
@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     quota_bytes: int | None = Field(default=None, ge=0)  # for each owner
     upload_ttl: int = Field(default=86_400, ge=60)  # seconds that an unfinished upload lives
     max_open_uploads: int = Field(default=1_000, ge=1)  # unfinished uploads of one owner
-    # Uploads through one web process for one owner at a time; a few more wait for a place.
+    # Uploads through one web process for one owner at a time, if it has so many places: an owner never gets more than half of
+    # them, an address never more than three quarters. Who finds none waits for up to 20 s.
     max_bodies_in_flight: int = Field(default=24, ge=1)
 
     # How files are handed out

@@ -304,12 +304,12 @@ _TITLES: dict[int, tuple[str, str]] = {
 
 # A request for /healthz as any monitor sends it; what is less plain goes the usual way.
 _HEALTH = re.compile(rb"(?:GET|HEAD) /healthz HTTP/1\.[01]\r\n(?:[A-Za-z0-9-]+:[^\r\n]*\r\n)*\r\n")
-_FRAMING = re.compile(rb"\r\n(?:Content-Length|Transfer-Encoding|Expect):", re.IGNORECASE)
+_NOT_PLAIN = re.compile(rb"\r\n(?:Content-Length|Transfer-Encoding|Expect|Origin):", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"\r\nX-Request-ID:[ \t]*([A-Za-z0-9._-]{8,128})[ \t]*\r\n", re.IGNORECASE)
 
 
 def is_health_check(head: bytearray) -> bool:
-    return _HEALTH.fullmatch(head) is not None and _FRAMING.search(head) is None
+    return _HEALTH.fullmatch(head) is not None and _NOT_PLAIN.search(head) is None
 
 
 def health(head: bytearray) -> bytes:
@@ -323,7 +323,7 @@ def health(head: bytearray) -> bytes:
 def _head(status: int, title: str, content_type: str, length: int, request_id: str) -> bytes:
     return (
         f"HTTP/1.1 {status} {title}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n"
-        f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+        f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: private, no-store\r\n"
         "Connection: close\r\n\r\n"
     ).encode()
 

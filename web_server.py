@@ -83,7 +83,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.waiting: dict[Connection, None] = {}            # for their clients, or for a place, each until its ``timeout``
         self.parked = 0                                      # bytes of responses that wait for clients
         self.next_look = 0.0
-        self.worker_connections = min(self.worker_connections, max(64, (descriptors() - 256) // 2))
+        self.worker_connections: int = min(self.cfg.worker_connections, max(64, (descriptors() - 256) // 2))
         super().init_process()
 
     # -- waiting -------------------------------------------------------------------------------------------------------

@@ -353,6 +353,7 @@ POST = b"POST /read HTTP/1.1\r\nHost: x\r\n"
         pytest.param(POST + b"Content-Length: +5\r\n\r\nhello", id="plus"),
         pytest.param(POST + b"Content-Length: 5, 5\r\n\r\nhello", id="list"),
         pytest.param(POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", id="two-lengths"),
+        pytest.param(POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nhello", id="length-of-5000-digits"),
         pytest.param(POST + b"Content-Length: 0x5\r\n\r\nhello", id="hexadecimal"),
         pytest.param(POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", id="xchunked"),
         pytest.param(POST + b"Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello", id="identity"),

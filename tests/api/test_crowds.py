@@ -23,6 +23,7 @@ from tests.compressed import compressed, text
 from tests.live import Live
 from tests.servers import nginx
 from tests.tus import begin, path
+from web_clients import health, is_health_check
 
 CROWD = 500
 ANSWER_TIME = 5.0  # seconds: five times what an answer may take
@@ -123,6 +124,17 @@ def test_T133_a_crowd_of_any_kind_leaves_health_and_a_short_request_as_before(
         for kind, clients in left.items():
             for client in clients:
                 assert hung_up(client, seconds=60), f"{kind}: still connected"
+
+
+def test_health_is_told_alike_by_the_server_and_by_the_application(anonymous: GatewayClient) -> None:
+    request = bytearray(head("GET", "/healthz", "X-Request-ID: monitor-1"))
+    assert is_health_check(request)
+    start, _, body = health(request).partition(b"\r\n\r\n")
+    told = anonymous.get("/healthz", headers={"X-Request-ID": "monitor-1"})
+    fields = dict(line.split(": ", 1) for line in start.decode().splitlines()[1:])
+    assert (fields.pop("Connection"), fields.pop("Content-Length")) == ("close", str(len(body)))
+    assert fields.items() <= dict(told.headers).items()
+    assert body == told.body
 
 
 def hung_up(client: socket.socket, *, seconds: float) -> bool:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from flask import Flask
 
 from tests.bodies import HTML, Unread, names, send
-from tests.client import Answer, GatewayClient, form_data
+from tests.client import GatewayClient, form_data
 from tests.conftest import NOTHING
 from tests.each import each
 
@@ -276,44 +274,6 @@ def test_duplicates(client: GatewayClient, leftovers: Leftovers) -> None:
     assert leftovers() == NOTHING
 
 
-@pytest.mark.settings(max_bodies_in_flight=2, web_threads=8)
-def test_T7_a_body_over_the_cap_waits_for_a_place(client: GatewayClient) -> None:
-    with ThreadPoolExecutor(6) as pool:
-        made = list(pool.map(lambda n: client.put(f"/api/upload/{n}.txt", data=b"x").status, range(6)))
-    assert made == [201] * 6
-
-
-@pytest.mark.settings(max_bodies_in_flight=2, web_threads=4)
-def test_T7_bodies_in_flight_are_capped_for_each_owner(client: GatewayClient, other: GatewayClient) -> None:
-    started, go_on = threading.Semaphore(0), threading.Event()
-    answers: list[Answer] = []
-
-    def slow() -> Iterator[bytes]:
-        yield b"a"
-        started.release()
-        go_on.wait(30)
-        yield b"b"
-
-    threads = [
-        threading.Thread(target=lambda n=n: answers.append(client.put(f"/api/upload/{n}.txt", data=slow())))
-        for n in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in threads:
-            assert started.acquire(timeout=30)
-        third = client.put("/api/upload/third.txt", data=b"c")
-        assert (third.status, third.code) == (429, "rate_limited")
-        assert int(third.headers["Retry-After"]) >= 1
-        assert other.put("/api/upload/theirs.txt", data=b"c").status == 201
-        assert client.get("/api/files").status == 200
-    finally:
-        go_on.set()
-        for thread in threads:
-            thread.join(30)
-    assert [answer.status for answer in answers] == [201, 201]
-    assert client.put("/api/upload/third.txt", data=b"c").status == 201
 
 
 def test_nobody_uploads_without_a_credential(anonymous: GatewayClient) -> None:
