@@ -315,7 +315,7 @@ def is_health_check(head: bytearray) -> bool:
 def health(head: bytearray) -> bytes:
     """The answer of ``/healthz``: while the event loop can give it, the process is alive."""
     given = _REQUEST_ID.search(head)
-    body = b'{"status":"ok"}\n'
+    body = b'{"status":"ok"}'
     start = _head(200, "OK", "application/json", len(body), given.group(1).decode() if given else uuid.uuid4().hex)
     return start if head.startswith(b"HEAD") else start + body
 

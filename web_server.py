@@ -174,21 +174,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._begin(conn)
             return
         if data:
-            self._refuse(client, 431, "The header fields are too large.")
+            self._say(client, problem(431, "The header fields are too large."))
             self._linger(conn)
         else:
             self._drop(conn)
 
     def _head_is_late(self, conn: Connection) -> None:
         if conn.head:
-            self._refuse(conn.sock, 408, "The request's head did not come in time.")
+            self._say(conn.sock, problem(408, "The request's head did not come in time."))
             self._linger(conn)
         else:
             self._drop(conn)
 
     def _begin(self, conn: Connection) -> None:
         if is_health_check(conn.head):
-            conn.sock.sendall(health(conn.head))
+            self._say(conn.sock, health(conn.head))
             self._linger(conn)
         else:
             self._hand_over(conn, self.tpool)
@@ -306,7 +306,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if conn.expected - conn.missing() >= web_clients.BODY_RATE * web_clients.BODY_WINDOW and self.alive:
             self._await_body(conn)
             return
-        self._refuse(conn.sock, 408, "The request's body did not come in time.")
+        self._say(conn.sock, problem(408, "The request's body did not come in time."))
         self._end(conn)
         self._release(conn)
         self._linger(conn)
@@ -432,11 +432,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.log.exception("A request failed outside of the application")
         else:
             self.log.info("Refused a request from %s: %s", (addr or ("",))[0], exc)
-        self._refuse(client, status, detail)
+        self._say(client, problem(status, detail))
 
-    def _refuse(self, client: ClientSocket, status: int, detail: str) -> None:
+    def _say(self, client: ClientSocket, answer: bytes) -> None:
+        """An answer of our own, below the size of any socket buffer, if the client is still there."""
         with suppress(OSError):
-            client.sendall(problem(status, detail))          # under the size of any socket buffer: whole or not at all
+            client.sendall(answer)
 
 
 class Server(BaseApplication):  # type: ignore[misc]

@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -238,9 +239,9 @@ def test_T133_health_needs_no_thread(server: Running) -> None:
     for method in (b"GET", b"HEAD"):
         with server.connect(method + b" /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: monitor-1\r\n\r\n") as client:
             start, _, body = everything(client).partition(b"\r\n\r\n")
-        assert start.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n")
+        assert start.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n")
         assert b"X-Request-ID: monitor-1" in start
-        assert body == (b'{"status":"ok"}\n' if method == b"GET" else b"")
+        assert body == (b'{"status":"ok"}' if method == b"GET" else b"")
     assert not select.select(busy, [], [], 0)[0], "no thread was free yet"
     for client in busy:
         client.close()
@@ -406,11 +407,23 @@ def test_a_request_line_of_8190_bytes_passes(server: Running) -> None:
         assert b'{"hello":"world"}' in everything(client)
 
 
+def workers(server: Running) -> list[str]:
+    command = ["ps", "-o", "pid=", "--ppid", str(server.process.pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_clients_that_reset_their_connection_end_no_process(server: Running) -> None:
+    before = workers(server)
+    for request in (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /\n\r\n", b"GET /hello", SMUGGLED, b"GET /" + b"a" * 70_000):
+        for _ in range(20):
+            with server.connect(request) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert server.ask()[0] == 200
+    assert workers(server) == before
+
+
 def test_no_stray_configuration_and_no_control_socket(server: Running) -> None:
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=True
-    )
-    assert len(children.stdout.split()) == 1, "GUNICORN_CMD_ARGS was read"
+    assert len(workers(server)) == 1, "GUNICORN_CMD_ARGS was read"
     assert not list(server.home.rglob("*.ctl"))
 
 
