@@ -30,7 +30,8 @@ ANSWER_TIME = 5.0  # seconds: five times what an answer may take
 LARGE = 12 * 1024 * 1024  # bytes: more than the kernel takes for a reader that does not read
 SHORT_LIMITS = """
 import api.tus_body, web_clients, web_server
-web_clients.BODY_SILENCE = web_clients.BODY_WINDOW = web_server.SEND_WINDOW = web_server.HEAD_SECONDS = 10.0
+web_clients.BODY_SILENCE = web_clients.BODY_WINDOW = api.tus_body.SILENCE = 6.0
+web_server.SEND_WINDOW = web_server.HEAD_SECONDS = 6.0
 web_server.PLACE_SECONDS = 3.0
 """
 
@@ -103,6 +104,7 @@ def ask(port: int, request: bytes) -> bytes:
     return received
 
 
+@pytest.mark.timeout(300)
 def test_T133_a_crowd_of_any_kind_leaves_health_and_a_short_request_as_before(
     live: Live, services: Services, user: GatewayClient, tmp_path: Path
 ) -> None:
