@@ -59,7 +59,7 @@ class FileRecord:
     checksum_state: str  # verified, unverified, or mismatch where the object is known to hold other bytes
     expired: bool  # by the database's clock
     keep_location: bool
-    place: str | None  # whether the bytes tell one: see the table in 0017_public_copies.py
+    place: str | None  # whether the bytes tell one: see the table in 0014_public_copies.py
     public_key: str | None  # of the copy without the place, where there is one, its SHA-256 and ETag
     public_sha256: str | None
     public_etag: str | None

@@ -25,7 +25,7 @@ def test_T134_foreign_folders_that_uploads_have_are_forgotten(postgres_server: P
     config = Config()
     config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
     config.attributes["url"] = url
-    before = ScriptDirectory.from_config(config).get_revision("0014").down_revision
+    before = ScriptDirectory.from_config(config).get_revision("0012").down_revision
     command.upgrade(config, str(before))
     with psycopg.connect(url, autocommit=True) as tx:
         tx.execute("insert into folders (owner_id, name) values ('alice', 'hers'), ('bob', 'his')")
@@ -34,6 +34,6 @@ def test_T134_foreign_folders_that_uploads_have_are_forgotten(postgres_server: P
             " select owner, 'tus', owner || folder, 'a', 'text/plain', folder, now()"
             " from unnest(array['alice', 'bob']) owner, generate_series(1, 2) folder"
         )
-        command.upgrade(config, "0014")
+        command.upgrade(config, "0012")
         found = tx.execute("select object_key, folder_id, in_folder from uploads order by 1").fetchall()
     assert found == [("alice1", 1, True), ("alice2", None, False), ("bob1", None, False), ("bob2", 2, True)]
