@@ -41,8 +41,9 @@ from db import Database, files, jobs, objects, resumable, uploads
 from db.files import FileRecord, NewFile
 from db.uploads import UploadRecord
 from services.bucket import bucket_errors
+from services.heartbeat import beating
 from services.intake import PART_SIZE, RESUMABLE, Intake
-from services.leases import LEASE, heartbeat
+from services.leases import LEASE, RENEW
 from services.upload_tokens import as_sent, uploader_of
 from storage_backends.base import (
     Checksum,
@@ -187,7 +188,7 @@ class Completing:
         if claimed is None:
             return None
         try:
-            with heartbeat(lambda: self._keep(claimed)):
+            with beating(lambda: self._keep(claimed), every=RENEW):
                 etag, size = self._put_together(claimed, parts)
                 file = self._publish(claimed, etag, size, sha256)
         except BaseException as error:

@@ -13,21 +13,21 @@ import structlog
 
 log = structlog.get_logger()
 
-BEAT = 30.0  # seconds
+BEAT = 30.0  # seconds, of what is held for minutes
+TICK = 1.5  # seconds
 
 _lock = threading.Lock()
-_beating: dict[object, Callable[[], None]] = {}
+_beating: dict[Callable[[], object], tuple[float, float]] = {}  # when it is due, and how often, in seconds
 _process: int | None = None  # whose thread it is: a fork takes none along
 
 
 @contextmanager
-def beating(beat: Callable[[], None]) -> Iterator[None]:
-    """Call ``beat`` every BEAT seconds until the end of the block, from one thread for all of this process. It must end soon;
-    what it raises is logged, and it is called again."""
+def beating(beat: Callable[[], object], *, every: float = BEAT) -> Iterator[None]:
+    """Call ``beat`` every so many seconds until the end of the block, from one thread for all of this process. It must end
+    soon; what it raises is logged, and it is called again."""
     global _process
-    mark = object()
     with _lock:
-        _beating[mark] = beat
+        _beating[beat] = (time.monotonic() + every, every)
         if _process != os.getpid():
             _process = os.getpid()
             threading.Thread(target=_run, name="heartbeat", daemon=True).start()
@@ -35,19 +35,20 @@ def beating(beat: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         with _lock:
-            del _beating[mark]
+            del _beating[beat]
 
 
 def _run() -> None:
     while True:
-        time.sleep(BEAT)
-        beat_all()
+        time.sleep(TICK)
+        beat_due(time.monotonic())
 
 
-def beat_all() -> None:
+def beat_due(now: float) -> None:
     with _lock:
-        beats = list(_beating.values())
-    for beat in beats:
+        due = [(beat, every) for beat, (at, every) in _beating.items() if at <= now]
+        _beating.update({beat: (now + every, every) for beat, every in due})
+    for beat, _ in due:
         try:
             beat()
         except Exception as error:

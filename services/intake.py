@@ -127,10 +127,17 @@ class _Transfer:
     """One multipart under way: what was sent, hashed and reserved so far."""
 
     upload: UploadRecord
-    sha256: hashlib._Hash
+    md5: hashlib._Hash | None  # where the client told one
+    sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
     parts: list[Part] = field(default_factory=list)
     size: int = 0
     reserved: int = 0
+
+    def take(self, data: bytearray | memoryview) -> None:
+        self.size += len(data)
+        self.sha256.update(data)
+        if self.md5 is not None:
+            self.md5.update(data)
 
 
 class Intake:
@@ -192,17 +199,14 @@ class Intake:
                 reserve = len(head.buffer) if head.ended else 2 * PART_SIZE
                 upload = self.admission.admit(principal, replace(new, reserve=reserve))
                 held.append(upload.id)
-            transfer = _Transfer(upload, hashlib.sha256(), reserved=upload.reserved)
-            if md5 is not None:
-                stream = _Digesting(stream, md5)
-                md5.update(head.buffer)
+            transfer = _Transfer(upload, md5, reserved=upload.reserved)
             info = (
                 self._store_whole(transfer, head)
                 if head.ended
                 else self._store_parts(principal, transfer, head, stream, size)
             )
             digest = transfer.sha256.hexdigest()
-            _check_sums(transfer, info, size, digest, sha256, md5, content_md5)
+            _check_sums(transfer, info, size, digest, sha256, content_md5)
         except BaseException as error:
             if upload is not None:
                 self.discard(
@@ -227,8 +231,7 @@ class Intake:
         return head
 
     def _store_whole(self, transfer: _Transfer, head: Head) -> ObjectInfo:
-        transfer.sha256.update(head.buffer)
-        transfer.size = len(head.buffer)
+        transfer.take(head.buffer)
         checksum = Checksum("sha256", b64encode(transfer.sha256.digest()).decode())
         with bucket_errors():
             return self._store.put(
@@ -267,11 +270,10 @@ class Intake:
                 filled += len(chunk)
             if not filled:
                 break
-            transfer.size += filled
-            self.admission.check_size(principal, transfer.size)
-            self._hold(transfer)
             with memoryview(buffer)[:filled] as part, bucket_errors():
-                transfer.sha256.update(part)
+                transfer.take(part)
+                self.admission.check_size(principal, transfer.size)
+                self._hold(transfer)
                 checksum = Checksum("crc32", b64encode(zlib.crc32(part).to_bytes(4, "big")).decode())
                 transfer.parts.append(
                     self._store.put_part(ref, len(transfer.parts) + 1, part, checksum=checksum)
@@ -560,30 +562,17 @@ class Batch:
         self._intake.discard([item.upload for item in self.received])
 
 
-class _Digesting:
-    """A stream that is hashed as it is read."""
-
-    def __init__(self, stream: Readable, digest: hashlib._Hash):
-        self._stream = stream
-        self._digest = digest
-
-    def read(self, size: int, /) -> bytes:
-        chunk = self._stream.read(size)
-        self._digest.update(chunk)
-        return chunk
-
-
 def _check_sums(
     transfer: _Transfer,
     info: ObjectInfo,
     size: int | None,
     digest: str,
     sha256: str | None,
-    md5: hashlib._Hash | None,
     content_md5: bytes | None,
 ) -> None:
     if size is not None and transfer.size != size:
         raise MalformedUpload(f"{size} bytes were announced and {transfer.size} arrived.")
+    md5 = transfer.md5
     if (sha256 is not None and sha256 != digest) or (md5 is not None and md5.digest() != content_md5):
         raise ChecksumMismatch()
     if info.size != transfer.size:

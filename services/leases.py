@@ -7,10 +7,7 @@ changes nothing when it wakes, since each of its statements names a token that i
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
 from uuid import UUID
@@ -27,24 +24,6 @@ LEASE = timedelta(seconds=6)
 RENEW = 1.5  # seconds between renewals while bytes move
 PATIENCE = 10.0  # seconds that a request waits for the holder to end; longer than a dead holder's lease
 _POLL_FIRST, _POLL_MOST = 0.02, 0.25  # seconds
-
-
-@contextmanager
-def heartbeat(beat: Callable[[], object]) -> Iterator[None]:
-    """Call ``beat`` every RENEW seconds until the end of the block, so that a lease lasts however long one call in it takes,
-    and no longer than its holder lives."""
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.wait(RENEW):
-            with suppress(Unavailable):  # the next one may come through
-                beat()
-
-    threading.Thread(target=run, name="heartbeat", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 class Lease:

@@ -236,7 +236,7 @@ def test_a_completer_that_stopped_is_followed_in_seconds_and_harms_nothing_when_
 ) -> None:
     """As by SIGSTOP: no heartbeat, and all of it goes on later."""
     assert timedelta() < LEASE < timedelta(seconds=10)
-    monkeypatch.setattr(completing, "heartbeat", lambda beat: nullcontext())
+    monkeypatch.setattr(completing, "beating", lambda beat, every: nullcontext())
     data = b"\x93" * size
     begun = begin(services, alice, data)
     send_all(begun, data)
