@@ -127,7 +127,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """gunicorn's look at its connections as it begins to stop: those without a request shall not hold it up. It would close
         its listeners last, and who connects meanwhile would hear nothing: those who are there are served, others refused."""
         for listener in self.sockets:
-            while self.nr_conns < self.worker_connections and self.accept(listener):
+            while self.nr_conns < self.worker_connections and self._accept_one(listener):
                 pass
             listener.close()
         super()._cap_keepalive(deadline)
@@ -137,7 +137,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # -- a request's head ----------------------------------------------------------------------------------------------
 
-    def accept(self, listener: socket.socket) -> bool:
+    def accept(self, listener: socket.socket) -> None:
+        """Take a few connections: one a round would be slow when they are many, and all would leave the other processes none."""
+        for _ in range(8):
+            if self.nr_conns >= self.worker_connections or not self._accept_one(listener):
+                break
+
+    def _accept_one(self, listener: socket.socket) -> bool:
         """Take a connection; whether there was one."""
         try:
             client, address = listener.accept()
