@@ -223,7 +223,6 @@ def a_resumable_upload_is_terminated(services: Services, who: Principal) -> Acti
 def _file(name: str, act: Callable[[Services, Principal, Any], Any], *, trashed: bool = False) -> None:
     def prepare(services: Services, who: Principal) -> Action:
         file = upload(services, who, "a.txt", text(9000, seed=next(_SEEDS)))
-        upload(services, who, "b.txt", os.urandom(50))
         if trashed:
             services.files.trash(who, file.id)
         return lambda gateway: act(gateway, who, file.id)
