@@ -51,6 +51,12 @@ def problem(status: int, code: str, message: str = "m") -> bytes:
     return answer(status, body, Content_Type="application/xml", x_amz_request_id="r-1")
 
 
+@pytest.fixture(autouse=True)
+def time_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making boto3's client alone takes seconds on a loaded machine."""
+    monkeypatch.setattr(faults, "RETRY_WITHIN", 60.0)
+
+
 class Script:
     """A server that gives the scripted answers, one for each request, ``pause`` seconds after it; None closes the connection
     without one. The last is repeated."""

@@ -83,7 +83,10 @@ def test_a_completion_and_a_copy_may_take_longer(backend: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("said", [problem(503, "SlowDown"), problem(500, "InternalError"), None])
-def test_who_answers_badly_or_hangs_up_is_asked_again(backend: str, said: bytes | None) -> None:
+def test_who_answers_badly_or_hangs_up_is_asked_again(
+    backend: str, said: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "RETRY_WITHIN", 60.0)
     with scripted(backend, *[said] * faults.ATTEMPTS, HEAD) as (store, script):
         with pytest.raises(StorageUnavailable):
             store.stat("files/x")
