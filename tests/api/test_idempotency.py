@@ -22,6 +22,7 @@ from services.idempotency import Claim
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
 from tests.direct import direct, let_lease_pass, sql
+from tests.each import each
 from tests.mortal import Fuse, Killed
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
 
@@ -100,6 +101,10 @@ def things(db: Database, admin: GatewayClient) -> Callable[[], int]:
     return look
 
 
+def key_of(label: str, case: int, number: int = 0) -> dict[str, str]:
+    return {"Idempotency-Key": f"{label}-{case}-{number}".replace(" ", "")}
+
+
 def let_leases_pass(db: Database) -> None:
     sql(db, "update idempotency_keys set lease_until = now() - interval '1 second'")
 
@@ -140,13 +145,13 @@ def test_every_route_that_takes_a_key_is_tried_here(app: Any) -> None:
     assert taking == CREATES.keys() | BY_ITSELF
 
 
-@pytest.mark.parametrize(("label", "case"), CASES)
+@each(("label", "case"), CASES)
 def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
     admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
 ) -> None:
     create = CREATES[label][case]
     for number in count(1):
-        key, name, before = {"Idempotency-Key": f"{number}"}, f"thing {number}", things()
+        key, name, before = key_of(label, case, number), f"thing {number}", things()
         calls, real = Calls(number, lambda: Unavailable("The answer was lost.")), services.db.connection
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(services.db, "connection", lambda: calls.through(real))  # noqa: B023
@@ -168,7 +173,7 @@ def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
     assert number > 3
 
 
-@pytest.mark.parametrize(("label", "case"), CASES)
+@each(("label", "case"), CASES)
 def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_passed(
     admin: GatewayClient,
     services: Services,
@@ -179,7 +184,7 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
 ) -> None:
     create = CREATES[label][case]
     for number in count(1):
-        key, name, before = {"Idempotency-Key": f"{number}"}, f"thing {number}", things()
+        key, name, before = key_of(label, case, number), f"thing {number}", things()
         fuse, real = Fuse(number, after=True), services.db.connection
 
         @contextmanager
@@ -218,13 +223,13 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
     assert held is not None and held[0] == held[1]
 
 
-@pytest.mark.parametrize(("label", "case"), CASES)
+@each(("label", "case"), CASES)
 def test_T104_a_request_whose_key_was_taken_over_does_nothing(
     admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
 ) -> None:
     """The first one stops after it has the key, for longer than its lease, and wakes."""
     create, before = CREATES[label][case], things()
-    key, stopped, wake = {"Idempotency-Key": "k"}, threading.Event(), threading.Event()
+    key, stopped, wake = key_of(label, case), threading.Event(), threading.Event()
     real = services.idempotency.under
 
     @contextmanager
@@ -249,13 +254,13 @@ def test_T104_a_request_whose_key_was_taken_over_does_nothing(
     assert same(second, create(admin, key, "thing"))
 
 
-@pytest.mark.parametrize(("label", "case"), CASES)
+@each(("label", "case"), CASES)
 def test_T14_sent_many_times_at_once_it_is_done_once(
     admin: GatewayClient, things: Callable[[], int], label: str, case: int
 ) -> None:
     create, before = CREATES[label][case], things()
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: create(admin, {"Idempotency-Key": "k"}, "thing"), range(4)))
+        answers = list(pool.map(lambda _: create(admin, key_of(label, case), "thing"), range(4)))
     refused = [answer for answer in answers if answer.status not in (200, 201)]
     assert {answer.code for answer in refused} <= {"idempotency_in_progress"} and len(refused) < 4
     assert things() == before + 1
