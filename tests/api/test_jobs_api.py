@@ -183,4 +183,5 @@ def test_readiness_names_the_queue_that_nobody_works_on(anonymous: GatewayClient
         tx.execute("update procrastinate_events set at = now() - interval '11 minutes'")
     answer = anonymous.get("/readyz")
     assert answer.status == 503
-    assert answer.json["checks"] == {"database": True, "bucket": True, "queue": False, "queue_checks": False}
+    failed = {name for name, found in answer.json["checks"].items() if not found}
+    assert failed == {"queue", "queue_checks"}
