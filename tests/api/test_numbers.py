@@ -146,7 +146,7 @@ def test_T138_no_number_in_any_json_body_gives_a_5xx(
                 assert answer.status < 500, told
                 assert answer.status >= 400 or value not in CHANGED, told
                 asked, taken = asked + 1, taken + (answer.status < 300)
-    assert asked > 1_000 and taken > 200, (asked, taken)
+    assert asked > 1_000 and taken > 100, (asked, taken)
     still_works(client, admin)
 
 
