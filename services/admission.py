@@ -100,8 +100,9 @@ class Admission:
                     raise psycopg.Rollback
                 if also is not None:
                     also(tx, upload)
-        except psycopg.errors.ForeignKeyViolation as error:
-            raise NotFound("There is no such folder.") from error
+        except psycopg.errors.ForeignKeyViolation:
+            now = without_folder(principal, new.placement.folder_id)
+            return self.admit(now, replace(new, placement=self.place(now, new.placement)), also=also)
         if upload is not None:
             return upload
         with self._db.connection() as tx:
@@ -135,3 +136,11 @@ class Admission:
             if not held:
                 raise psycopg.Rollback
         return held
+
+
+def without_folder(principal: Principal, folder_id: int | None) -> Principal:
+    """The caller, whose upload token's folder was deleted a moment ago. Raises NotFound where there never was such a folder."""
+    budget = principal.budget
+    if budget is None or budget.folder_gone or folder_id is None or folder_id != budget.folder_id:
+        raise NotFound("There is no such folder.")
+    return replace(principal, budget=replace(budget, folder_gone=True))

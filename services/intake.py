@@ -48,7 +48,7 @@ from db.files import FileRecord, NewFile
 from db.upload_sessions import SessionRecord
 from db.uploads import NewUpload, UploadRecord
 from services import processing, publishing
-from services.admission import HEAD_SIZE, Admission
+from services.admission import HEAD_SIZE, Admission, without_folder
 from services.bucket import bucket_errors, delete_unused
 from services.contents import Contents
 from services.equals import Equals
@@ -322,12 +322,9 @@ class Intake:
             outcome = equals.settle(
                 lambda: self._publish(principal, received, placement, session_id, equals, within)
             )
-        except psycopg.errors.ForeignKeyViolation as error:
-            budget = principal.budget
-            if budget is None or placement.folder_id is None or placement.folder_id != budget.folder_id:
-                raise NotFound("There is no such folder.") from error
-            principal = replace(principal, budget=replace(budget, folder_gone=True))  # while the body came
-            return self.publish(principal, received, wished, session_id, within=within)
+        except psycopg.errors.ForeignKeyViolation:
+            now = without_folder(principal, placement.folder_id)
+            return self.publish(now, received, wished, session_id, within=within)
         except psycopg.errors.CheckViolation as error:
             raise InvalidInput(f"The request breaks the rule {error.diag.constraint_name}.") from error
         kept = {record.file_path for record in outcome.files}

@@ -17,7 +17,7 @@ from psycopg_pool import ConnectionPool
 
 import app
 from core.errors import Unavailable
-from db import Database
+from db import Database, Tx
 from services import Services
 from settings import Settings
 
@@ -75,7 +75,7 @@ class Line:
         raise psycopg.OperationalError("the connection is lost")
 
 
-class _Connection(psycopg.Connection[Any]):
+class _Connection(Tx):
     line: Line
 
     def __init__(self, *arguments: Any, **keywords: Any):
@@ -107,11 +107,11 @@ class _Cursor(psycopg.Cursor[Any]):
 def wire(settings: Settings) -> tuple[Services, Line]:
     """A second gateway on the same bucket and database, behind a line of its own."""
     line = Line()
-    connection = type("Connection", (_Connection,), {"line": line})
 
     class Pool(ConnectionPool[Any]):
-        def __init__(self, *arguments: Any, **keywords: Any):
-            super().__init__(*arguments, connection_class=connection, **keywords)
+        def __init__(self, *arguments: Any, connection_class: type[Tx], **keywords: Any):
+            lossy = type("Connection", (_Connection, connection_class), {"line": line})
+            super().__init__(*arguments, connection_class=lossy, **keywords)
 
     class LossyDatabase(Database):
         def _open(self) -> Any:

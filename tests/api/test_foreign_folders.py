@@ -116,7 +116,7 @@ def test_T134_no_byte_is_stored_for_a_foreign_folder(
     assert WAYS_IN[way](client, theirs).status == 404
 
 
-@pytest.mark.parametrize("table", ["uploads", "upload_tokens", "files"])
+@pytest.mark.parametrize("table", ["uploads", "files"])
 def test_T134_the_tables_themselves_take_no_foreign_folder(
     client: GatewayClient, theirs: int, db: Database, table: str
 ) -> None:
