@@ -68,10 +68,12 @@ def expire(db: Database, upload_id: UUID) -> None:
 
 
 def let_lease_pass(db: Database) -> None:
+    """And the time for which the sweep leaves alone what failed."""
     sql(
         db,
         "update uploads set updated_at = now() - interval '10 minutes' where status in ('completing', 'aborted', 'expired')",
     )
+    sql(db, "update uploads set retry_at = null where retry_at is not null")
 
 
 def incoming(bucket: Any) -> list[str]:
