@@ -121,7 +121,7 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         else None
     )
     intake = Intake(db, store, admission, scan=scanning is not None)
-    files = Files(db, store, contents, quota_bytes=quota, cursor_secret=seal_secret)
+    files = Files(db, store, contents, admission, quota_bytes=quota, cursor_secret=seal_secret)
     preview_turns = Turns(places=settings.preview_places)
     publishing = Publishing(db, store, contents, preview_turns)
     delivery = Delivery(

@@ -51,6 +51,7 @@ from services.previews import PictureType, PreviewWish
 files = Blueprint("files", __name__)
 links = Blueprint("links", __name__)
 
+_RENAMED = (errors.InvalidName, errors.TypeMismatch, errors.TypeNotAllowed)
 _NOT_SERVED = (errors.NotFound, errors.FileNotReady, errors.FileInTrash, errors.ContentMissing)
 _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
@@ -124,7 +125,7 @@ def history(file_id: UUID, query: PageQuery) -> Response:
     gives={200: FileOut},
     headers=("ETag",),
     takes_headers=("If-Match",),
-    refuses=(errors.NotFound, errors.InvalidName, errors.NameConflict, errors.PreconditionFailed),
+    refuses=(*_RENAMED, errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
 )
 def update(file_id: UUID, body: FileChangeBody) -> Response:
     """Only the members given are changed; `expires_at: null` takes the expiry away."""
@@ -186,10 +187,10 @@ def move(file_id: UUID, body: MoveBody) -> Response:
     headers=("ETag", "Location"),
     takes_headers=("Idempotency-Key",),
     refuses=(
+        *_RENAMED,
         errors.NotFound,
         errors.FileNotReady,
         errors.ContentMissing,
-        errors.InvalidName,
         errors.QuotaExceeded,
         errors.IdempotencyConflict,
         errors.IdempotencyInProgress,

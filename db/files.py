@@ -10,6 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from core.content_types import file_type
 from core.names import numbered
 from core.placement import Placement
 from db import Tx, execute, many, one, scalar
@@ -297,6 +298,8 @@ _UPDATE = f"""
 with f as (
     update files set
         original_name = coalesce(%(original_name)s, original_name),
+        mime_type = coalesce(%(mime_type)s, mime_type),
+        file_type = coalesce(%(file_type)s, file_type),
         visibility = coalesce(%(visibility)s, visibility),
         keep_location = coalesce(%(keep_location)s, keep_location),
         tags = coalesce(%(tags)s::text[], tags),
@@ -320,6 +323,7 @@ def update(
     actor: str,
     action: str = "updated",
     original_name: str | None = None,
+    mime_type: str | None = None,
     visibility: str | None = None,
     keep_location: bool | None = None,
     tags: Sequence[str] | None = None,
@@ -334,6 +338,7 @@ def update(
         "actor": actor,
         "action": action,
         "original_name": original_name,
+        **_types(mime_type),
         "visibility": visibility,
         "keep_location": keep_location,
         "tags": None if tags is None else list(tags),
@@ -394,8 +399,8 @@ object as (select object_key from objects where object_key = %(key)s and status 
 f as (
     insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
                        visibility, tags, metadata, problem)
-    select uuidv7(), s.owner_id, name.free, object.object_key, s.mime_type, s.file_type, s.file_size, s.file_hash, %(folder)s,
-           s.status, 'private', s.tags, s.metadata,
+    select uuidv7(), s.owner_id, name.free, object.object_key, coalesce(%(mime_type)s, s.mime_type),
+           coalesce(%(file_type)s, s.file_type), s.file_size, s.file_hash, %(folder)s, s.status, 'private', s.tags, s.metadata,
            case when s.problem ->> 'code' = 'folder_gone' then null else s.problem end
     from files s, name, object where s.id = %(id)s and name.free is not null
     returning *
@@ -407,10 +412,17 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 
 def copy(
-    tx: Tx, file: FileRecord, *, object_key: str, folder_id: int | None, original_name: str, actor: str
+    tx: Tx,
+    file: FileRecord,
+    *,
+    object_key: str,
+    folder_id: int | None,
+    original_name: str,
+    mime_type: str | None,
+    actor: str,
 ) -> FileRecord | None:
-    """A new row on the same object, which the caller has locked; call ``lock_names`` before. None where the source went
-    meanwhile."""
+    """A new row on the same object, which the caller has locked; call ``lock_names`` before. ``mime_type`` None: the source's.
+    None where the source went meanwhile."""
     return _first_free(
         tx,
         _COPY,
@@ -420,9 +432,14 @@ def copy(
             "owner": file.owner_id,
             "folder": folder_id,
             "key": object_key,
+            **_types(mime_type),
             "actor": actor,
         },
     )
+
+
+def _types(mime_type: str | None) -> dict[str, str | None]:
+    return {"mime_type": mime_type, "file_type": None if mime_type is None else file_type(mime_type)}
 
 
 def _first_free(tx: Tx, sql: str, name: str, params: dict[str, Any]) -> FileRecord | None:

@@ -76,6 +76,25 @@ def remove(tx: Tx, preview_path: str) -> None:
     execute(tx, "delete from file_previews where preview_path = %(path)s", {"path": preview_path})
 
 
+_FORGET_ALL = """
+with unread as (
+    update objects set measured = measured - 'processed_at' where object_key = %(key)s and status = 'stored' returning object_key
+),
+unseen as (
+    delete from file_previews p using unread u where p.object_key = u.object_key returning p.preview_path
+),
+untold as (
+    delete from preview_failures f using unread u where f.object_key = u.object_key
+)
+insert into retired_objects (object_key, delete_after) select preview_path, now() from unseen
+"""
+
+
+def forget_all(tx: Tx, object_key: str) -> None:
+    """Let all that is made of the object be made anew, since it is read as another type; the caller has locked it."""
+    execute(tx, _FORGET_ALL, {"key": object_key})
+
+
 # -- those that can't be made ----------------------------------------------------------------------------------------------
 
 _ADD_FAILURE = """

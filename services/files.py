@@ -28,16 +28,17 @@ from core.ids import decode_cursor, encode_cursor
 from core.pages import Page
 from core.placement import Visibility
 from core.principal import Principal
-from core.ranges import etag_matches
+from core.ranges import Span, etag_matches
 from core.unset import UNSET, Unset
-from db import Database, Tx, events, file_lists, files, objects, previews, uploads
+from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
 from db.events import EventRecord
 from db.file_lists import FileFilter
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from services import publishing
 from services.access import owned, owner_scope, visible
-from services.bucket import delete_unused
+from services.admission import HEAD_SIZE, Admission
+from services.bucket import bucket_errors, delete_unused
 from services.contents import Altered, Contents, Damaged
 from services.turns import Turns
 from storage_backends.base import ObjectNotFound, ObjectStore
@@ -95,6 +96,7 @@ class Files:
         db: Database,
         store: ObjectStore,
         contents: Contents,
+        admission: Admission,
         *,
         quota_bytes: int | None,
         cursor_secret: bytes,
@@ -102,6 +104,7 @@ class Files:
         self._db = db
         self._store = store
         self._contents = contents
+        self._admission = admission
         self._quota_bytes = quota_bytes
         self._cursor_secret = cursor_secret
         self._turns = Turns()  # at reading whole objects inside requests
@@ -225,18 +228,22 @@ class Files:
         self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None
     ) -> FileRecord:
         """Rename, show, tag, set the expiry, or let the public see a picture's place. Raises NameConflict where the new name
-        is taken in the folder."""
+        is taken in the folder, TypeMismatch or TypeNotAllowed where its extension is against the rules."""
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
         visibility = None if isinstance(change.visibility, Unset) else change.visibility
         keep_location = None if isinstance(change.keep_location, Unset) else change.keep_location
-        with self._changing(principal, file_id, if_match, names=name is not None) as (tx, _):
+        mime_type = None if name is None else self._type_as(owned(principal, self.get(principal, file_id)), name)
+        with self._changing(
+            principal, file_id, if_match, names=name is not None, object_too=mime_type is not None
+        ) as (tx, _):
             file = _still(
                 files.update(
                     tx,
                     file_id,
                     actor=principal.owner_id,
                     original_name=name,
+                    mime_type=mime_type,
                     visibility=visibility,
                     keep_location=keep_location,
                     tags=tags,
@@ -244,9 +251,37 @@ class Files:
                     set_expires=not isinstance(change.expires_at, Unset),
                 )
             )
-            if visibility is not None or keep_location is not None:
+            if mime_type is not None:
+                previews.forget_all(tx, file.file_path)
+                jobs.enqueue(
+                    tx,
+                    "process_file",
+                    owner_id=file.owner_id,
+                    lock=f"object:{file.file_path}",
+                    file_id=str(file.id),
+                )
+            if visibility is not None or keep_location is not None or mime_type is not None:
                 publishing.begin(tx, file)
             return file
+
+    def _type_as(self, file: FileRecord, name: str) -> str | None:
+        """The type that the file has under another name, told anew from its bytes; None where it stays the same. Raises
+        TypeMismatch, TypeNotAllowed; a name that keeps the extension is never refused."""
+        if names.extension(name) == names.extension(file.original_name):
+            return None
+        owner = Principal(file.owner_id)
+        self._admission.check_declared(owner, name, size=None, claimed_type=None)
+        head = b""
+        try:
+            if file.file_size:
+                span = Span(0, min(HEAD_SIZE, file.file_size) - 1)
+                with bucket_errors(), self._contents.open(file, span) as reader:
+                    while piece := reader.read(HEAD_SIZE):
+                        head += piece
+        except ContentMissing:  # there are no bytes to go by, and nothing that could be handed out
+            return None
+        mime_type = self._admission.judge_type(owner, name, head)
+        return None if mime_type == file.mime_type else mime_type
 
     def move(
         self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None
@@ -274,8 +309,8 @@ class Files:
     ) -> FileRecord:
         """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken.
 
-        ``within`` joins the transaction. Raises FileNotReady, QuotaExceeded, and ContentMissing where the object is not there
-        as it was stored."""
+        ``within`` joins the transaction. Raises FileNotReady, QuotaExceeded, TypeMismatch or TypeNotAllowed where the new name's
+        extension is against the rules, and ContentMissing where the object is not there as it was stored."""
         name = None if original_name is None else names.clean_name(original_name)
         source = owned(principal, self.get(principal, file_id))
         if source.status == "ready":
@@ -284,6 +319,7 @@ class Files:
             except ContentMissing:
                 self.get(principal, file_id)  # NotFound where it was purged meanwhile
                 raise
+        mime_type = None if name is None else self._type_as(source, name)
         with self._naming() as tx:
             file = owned(principal, files.get(tx, file_id))
             if file.status != "ready":
@@ -300,6 +336,7 @@ class Files:
                     object_key=key,
                     folder_id=folder_id,
                     original_name=name or file.original_name,
+                    mime_type=mime_type,
                     actor=principal.owner_id,
                 )
             )
@@ -402,15 +439,18 @@ class Files:
         *,
         names: bool = False,
         folder_id: int | Unset | None = UNSET,
+        object_too: bool = False,
     ) -> Iterator[tuple[Tx, FileRecord]]:
         """The file, its row locked, after ownership and If-Match were checked. ``names`` takes the name lock before it, in
-        the folder that it moves to or is in."""
+        the folder that it moves to or is in, and ``object_too`` that of its object."""
         with self._naming() as tx:
             if names:
                 seen = owned(principal, files.get(tx, file_id))
                 files.lock_names(
                     tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id
                 )
+            if object_too:
+                objects.lock_of_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             yield tx, file

@@ -260,11 +260,12 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
 class Gateway(Mortal):
     def __init__(self, settings: Settings, database_url: str):
         super().__init__(settings, database_url)
-        intake = Intake(self.db, self.store, Admission(self.db, Rules(), AdmissionLimits(10**9, None, 100)))
-        files = Files(self.db, self.store, Contents(self.db, self.store), quota_bytes=None, cursor_secret=b"x")
+        admission = Admission(self.db, Rules(), AdmissionLimits(10**9, None, 100))
+        intake, contents = Intake(self.db, self.store, admission), Contents(self.db, self.store)
+        files = Files(self.db, self.store, contents, admission, quota_bytes=None, cursor_secret=b"x")
         limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
         self.direct = DirectUploads(self.db, self.store, intake, limits, cursor_secret=b"x")
-        self.checking = Checking(self.db, Contents(self.db, self.store), intake, files)
+        self.checking = Checking(self.db, contents, intake, files)
 
 
 @pytest.fixture
