@@ -64,7 +64,7 @@ SEND_SLICE = 0.1                      # seconds of a thread for one stream, then
 UNSENT_BYTES = 64 * 1024 * 1024       # of responses that their readers have not taken; beyond it who is slowest is closed
 LINGER_SECONDS = 1.0                  # for the client to read our last answer while it still sends
 LINGER_BYTES = 1024 * 1024            # that are discarded meanwhile; what comes after them stays in the kernel
-PLACE_SECONDS = 20.0                  # that a request waits for a place, on average
+PLACE_SECONDS = 12.0                  # that a request waits for a place, on average
 STREAMS, WHOLE_BODIES = 64, 64        # places for streams, and for awaited bodies of up to 1 MiB
 GRACE_SECONDS = 30                    # after SIGTERM, for requests in flight
 

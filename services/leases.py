@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 LEASE = timedelta(seconds=6)
 RENEW = 1.5  # seconds between renewals while bytes move
-PATIENCE = 10.0  # seconds that a request waits for the holder to end; longer than a dead holder's lease
+PATIENCE = 8.0  # seconds that a request waits for the holder to end; longer than a dead holder's lease
 _POLL_FIRST, _POLL_MOST = 0.02, 0.25  # seconds
 
 
