@@ -120,7 +120,7 @@ def test_T135_a_part_that_is_sent_again_and_again_counts_each_time(
     for upload_id in (unmeasured.id, measured["id"]):
         assert client.get(f"/api/uploads/{upload_id}").json["status"] == "uploading"
     for number in range(2, 5):
-        put(url, bytes([number]) * (4 * MIB))
+        put(url, bytes([number]) * (7 * MIB))
         put(known, bytes([number]) * PART_SIZE)
     due_again(db)
     direct(services).watch()

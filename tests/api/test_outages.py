@@ -309,7 +309,7 @@ def test_T124_a_database_on_a_full_disk_is_not_ready(
             file.write(bytes(4096))
     answer = anonymous.get("/readyz")
     assert answer.status == 503
-    assert answer.json["checks"] == {"database": False, "bucket": True, "queue": True}
+    assert {name for name, fine in answer.json["checks"].items() if not fine} == {"database"}
     assert client.get("/api/files").status == 200
     ballast.unlink()
     assert anonymous.get("/readyz").status == 200

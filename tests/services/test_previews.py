@@ -19,6 +19,7 @@ from parsers import run as parsers
 from services import Services
 from services.contents import Contents
 from services.previews import Previews, PreviewWish
+from services.publishing import Publishing
 from services.turns import Turns
 from settings import Settings
 from tests.compressed import time_passes
@@ -206,7 +207,11 @@ def test_T101_killed_at_any_step_a_preview_leaves_nothing(
 ) -> None:
     """Its key is noted before its first byte, so that one run of the janitor finds it."""
     mortal = Mortal(settings, database_url)
-    dying = Previews(mortal.db, mortal.store, Contents(mortal.db, mortal.store), Turns(), scanned_only=False)
+    contents, turns = Contents(mortal.db, mortal.store), Turns()
+    publishing = Publishing(mortal.db, mortal.store, contents, turns)
+    dying = Previews(
+        mortal.db, mortal.store, contents, turns, publishing, scanned_only=False, strict=False
+    )
     text = upload(services, alice, "a.txt", b"text")
     survived = False
     for number, after in AFTER_EACH_CALL:
