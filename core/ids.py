@@ -83,6 +83,11 @@ def decode_cursor(text: str, *, scope: str, secret: bytes) -> list[CursorValue]:
     return values
 
 
+def cursor_id(cursor: str | None, *, scope: str, secret: bytes) -> UUID | None:
+    """The id behind which a list goes on that is in the order of ids; None at its beginning. Raises InvalidCursor."""
+    return None if cursor is None else UUID(str(decode_cursor(cursor, scope=scope, secret=secret)[0]))
+
+
 def _seal(payload: bytes, scope: str, secret: bytes) -> bytes:
     # Of fixed length, so that nothing can be moved from the scope into the payload.
     name = hashlib.sha256(b"cursor:" + scope.encode("utf-8", "surrogatepass")).digest()

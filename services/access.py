@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
-from core.ids import decode_cursor, encode_cursor, new_secret, secret_digest
+from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
 from core.pages import Page
 from core.principal import Principal, Role
 from db import Database, Tx, keys
@@ -82,9 +82,7 @@ class Access:
             return record, key
 
     def list_keys(self, *, limit: int, cursor: str | None) -> Page[KeyRecord]:
-        after = (
-            UUID(str(decode_cursor(cursor, scope="keys", secret=self._cursor_secret)[0])) if cursor else None
-        )
+        after = cursor_id(cursor, scope="keys", secret=self._cursor_secret)
         with self._db.connection() as tx:
             records = keys.list_all(tx, after=after, limit=limit + 1)
         more = len(records) > limit

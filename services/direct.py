@@ -25,14 +25,13 @@ from core import content_types, names
 from core.errors import (
     FileTooLarge,
     GatewayError,
-    InvalidCursor,
     InvalidInput,
     Locked,
     QuotaExceeded,
     TooMany,
     UploadGone,
 )
-from core.ids import FILE_PREFIX, INCOMING_PREFIX, decode_cursor, encode_cursor, new_id, object_key
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, cursor_id, encode_cursor, new_id, object_key
 from core.pages import Page
 from core.parts import PartPlan, missing, plan
 from core.placement import Placement
@@ -456,12 +455,7 @@ class DirectUploads:
     def unfinished(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[UploadRecord]:
         """The caller's uploads under way, by any protocol, newest first; an upload token sees its own alone."""
         scope = f"uploads:{principal.owner_id}:{principal.token_id}"
-        after = None
-        if cursor is not None:
-            try:
-                after = UUID(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0]))
-            except (ValueError, IndexError) as error:
-                raise InvalidCursor() from error
+        after = cursor_id(cursor, scope=scope, secret=self._cursor_secret)
         with self._db.connection() as tx:
             found = uploads.unfinished(
                 tx, principal.owner_id, token_id=principal.token_id, after=after, limit=limit + 1

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
-from core.errors import InvalidCursor, InvalidInput, NotAllowed, NotAuthenticated, NotFound
-from core.ids import decode_cursor, encode_cursor, new_secret, secret_digest
+from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
 from core.pages import Page
 from core.placement import Visibility
 from core.principal import Principal
@@ -90,12 +90,7 @@ class UploadTokens:
         InvalidCursor."""
         owner_id = owner_scope(principal, owner)
         scope = f"upload tokens:{owner_id}"
-        after = None
-        if cursor is not None:
-            try:
-                after = UUID(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0]))
-            except (ValueError, IndexError) as error:
-                raise InvalidCursor() from error
+        after = cursor_id(cursor, scope=scope, secret=self._cursor_secret)
         with self._db.connection() as tx:
             found = upload_tokens.list_live(tx, owner_id, after=after, limit=limit + 1)
             total = upload_tokens.count_live(tx, owner_id, most=_MOST_COUNTED + 1)
