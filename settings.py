@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     upload_ttl: int = Field(default=86_400, ge=60)  # seconds that an unfinished upload lives
     max_open_uploads: int = Field(default=1_000, ge=1)  # unfinished uploads of one owner
     # Uploads through one web process for one owner at a time, if it has so many places: an owner never gets more than half of
-    # them, an address never more than three quarters. Who finds none waits for up to 15 s.
+    # them, an address never more than three quarters. Who finds none waits about 12 s.
     max_bodies_in_flight: int = Field(default=24, ge=1)
 
     # How files are handed out

@@ -4,7 +4,7 @@ Its defaults are made for trying it out: it listens on every interface, reports 
 quietly takes others where one is used. Here every port is named, on loopback, chosen once and kept; S3 asks for the
 credentials made at the first start. Its inner ports ask for secrets that are made then too (security.toml): the filer
 and the volumes for a JWT, the master, the admin server and everything that speaks gRPC for a certificate. What stays
-open is GET /status of the volume port, which tells the folder of the data and the space on its disk.
+open is GET /status of the volume port, which tells the data's folder, the space on its disk, and how much is stored.
 """
 
 from __future__ import annotations

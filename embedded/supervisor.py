@@ -187,7 +187,9 @@ class _Deployment:
         key = made or given
         if key is None:
             python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else "python"
-            another = f"{python} {os.path.relpath(APP)} keys create --owner me --role admin"
+            usual = Settings.model_fields["data_dir"].default.absolute() == self.data_dir
+            where = "" if usual else f"DATA_DIR={shlex.quote(str(self.data_dir))} "
+            another = f"{where}{python} {os.path.relpath(APP)} keys create --owner me --role admin"
             _say(f"Its admin key was shown when it was made. For another: {another}")
             key = "YOUR_KEY"
         authorization = shlex.quote(f"Authorization: Bearer {key}")

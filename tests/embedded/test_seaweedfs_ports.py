@@ -26,7 +26,7 @@ from tests.servers import BUCKET, S3Server
 
 KEY, BYTES = "files/2026/11/0199.txt", b"kept for its owner"
 FOREIGN = {"Origin": "http://evil.test"}
-# Told to anybody: the folder of the data, and the space on its disk.
+# Told to anybody: the data's folder, the space on its disk, and how much is stored.
 OPEN = {("volume", "/status")}
 
 
