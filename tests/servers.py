@@ -31,6 +31,7 @@ class S3Server:
     secret_key: str
     bucket: str
     process: subprocess.Popen[bytes] | None = None
+    weed: seaweedfs.SeaweedFS | None = None
 
     def settings(self, backend: str = "s3") -> StorageSettings:
         return StorageSettings(
@@ -45,7 +46,9 @@ class S3Server:
 
     def stop(self) -> None:
         """At once: SeaweedFS takes up to ten seconds to end in order, and nothing of it is kept."""
-        if self.process is not None:
+        if self.weed is not None:
+            self.weed.kill()  # and its sockets go
+        elif self.process is not None:
             self.process.kill()
             self.process.wait()
 
@@ -70,7 +73,7 @@ def minio_binary() -> str | None:
 def start_weed(directory: Path) -> S3Server:
     """SeaweedFS as ``make run`` starts it, with one bucket; raises EmbeddedError where it does not come up."""
     server = seaweedfs.start(directory)
-    found = S3Server(server.endpoint, server.access_key, server.secret_key, BUCKET, server.child.process)
+    found = S3Server(server.endpoint, server.access_key, server.secret_key, BUCKET, server.child.process, server)
     open_store(found.settings()).ensure_bucket()
     return found
 
