@@ -345,6 +345,7 @@ PICTURES = frozenset(
 
 _PLACED = _words(
     "image/jpeg image/png image/apng image/webp image/avif image/heic image/heif image/heic-sequence image/heif-sequence"
+    " image/gif image/tiff image/x-adobe-dng image/x-canon-cr2 image/x-nikon-nef image/x-sony-arw"
 )
 
 INLINE_TYPES = _words(

@@ -1,9 +1,9 @@
 """Where a picture was taken, taken out of its bytes: patches of equal length, so that nothing else moves and no pixel changes.
 
 The place stands in EXIF's GPS directory, in XMP's GPS properties, and in the film that telephones append to a picture. These
-are looked for in all of the file, not where a format has them: in JPEG, HEIC, AVIF, PNG and WebP, in pictures within pictures
-and whatever is appended. Of PNG also compressed texts are read, and its checksums are kept right. Places in a camera's own
-notes, and names of places that somebody wrote down, are not looked for.
+are looked for in all of the file, not where a format has them: in JPEG, HEIC, AVIF, PNG, WebP, GIF, TIFF and raw pictures, in
+pictures within pictures and whatever is appended. Of PNG also compressed texts are read, and its checksums are kept right.
+Places in a camera's own notes, and names of places that somebody wrote down, are not looked for.
 
 The result is read again, by this module and by Pillow. Where a place can still be found there is none.
 """
@@ -35,14 +35,15 @@ _MAX_ENTRIES = 1000  # of a directory
 _MAX_DIRECTORIES = 100  # of one TIFF structure
 _MAX_VALUE = 64 * 1024  # bytes of one value of a place
 _MAX_TEXT = 16 * 1024 * 1024  # bytes of a compressed text
-_XMP_NAME = re.compile(rb":[Gg][Pp][Ss]")
-_XMP_LEFT = re.compile(rb":GPS(?:Lat|Lon|Pos|Coord)\w*\s*[=>/]", re.IGNORECASE)
+_XMP_NAME = re.compile(rb":(?:GPS|Latitude|Longt?itude)", re.IGNORECASE)  # one maker of drones spells it so
+_XMP_LEFT = re.compile(rb":(?:GPS(?:Lat|Lon|Pos|Coord)\w*|Latitude|Longt?itude)\s*[=>/]", re.IGNORECASE)
 _XMP = re.compile(
-    rb"""[\w.-]{1,64}:GPS\w{1,64}\s*=\s*(?:"[^"<]{0,4096}"|'[^'<]{0,4096}')"""
-    rb"|<([\w.-]{1,64}:GPS\w{1,64})(?:\s[^<>]{0,4096})?>.{0,4096}?</\1\s*>",
+    rb"""[\w.-]{1,64}:(?:GPS\w{1,64}|Latitude|Longt?itude)\s*=\s*(?:"[^"<]{0,4096}"|'[^'<]{0,4096}')"""
+    rb"|<([\w.-]{1,64}:(?:GPS\w{1,64}|Latitude|Longt?itude))(?:\s[^<>]{0,4096})?>.{0,4096}?</\1\s*>",
     re.DOTALL | re.IGNORECASE,
 )
 _FILM = re.compile(rb"\xa9xyz..\x15\xc7[+-][0-9.]{1,16}[+-][0-9.]{1,16}(?:[+-][0-9.]{1,16})?/?", re.DOTALL)
+_ISO_6709 = re.compile(rb"[+-]\d{2}\.\d{4,16}[+-]\d{3}\.\d{4,16}(?:[+-]\d{1,8}(?:\.\d{1,16})?)?/")  # other films have it so
 _PNG = b"\x89PNG\r\n\x1a\n"
 _RAW_PROFILE = re.compile(
     rb"Raw profile type \w+\0\s*\w+\s+\d+\s+([0-9a-fA-F\s]*)", re.DOTALL
@@ -78,6 +79,8 @@ def _cut_metadata(data: bytearray) -> None:
     for start, end in [match.span() for match in _FILM.finditer(data)]:
         data[start : start + 4] = b"free"  # padding, in QuickTime's words
         _fill(data, start + 4, end, b"\0")
+    for start, end in [match.span() for match in _ISO_6709.finditer(data)]:
+        _fill(data, start, end, b" ")
 
 
 def _fill(data: bytearray, start: int, end: int, byte: bytes) -> None:

@@ -78,6 +78,9 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     ),
     "jpeg with a picture behind it": lambda: encoded(corners(), "JPEG") + with_exif("JPEG"),
     "jpeg with a film behind it": lambda: encoded(corners(), "JPEG") + film(),
+    "jpeg with another film behind it": lambda: encoded(corners(), "JPEG") + b"data\0\0\0\1+48.1234+011.5678+035.000/",
+    "jpeg of a drone": lambda: encoded(corners(), "JPEG", xmp=XMP.replace(b"GpsLongitude", b"Longitude")),
+    "tiff": lambda: with_exif("TIFF"),
 }
 
 
