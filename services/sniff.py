@@ -38,6 +38,8 @@ def detect(head: bytes | bytearray | memoryview) -> str:
     if data.startswith(b"PK\x03\x04") and (office := _office_type(data)):
         return office
     found = _ask_libmagic(data)
+    if found == "application/x-dosexec":  # a guess at .COM files, by a first byte: one in a hundred random files has it
+        return OCTET_STREAM
     return "text/plain" if found == OCTET_STREAM and len(data) < 4 and _is_plain(data) else found
 
 

@@ -181,3 +181,10 @@ def test_without_a_system_library_the_wheel_serves_and_leaves_no_trace() -> None
         "assert dict(os.environ) == before and ctypes.CDLL.__init__ is load\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_T8_what_only_looks_like_an_old_program_is_bytes() -> None:
+    """One in a hundred random files does: under a rule against programs they were refused."""
+    assert {detect(bytes([0xB8, n, 0xD8, 0x59]) + bytes(range(256))) for n in range(256)} <= {
+        "application/octet-stream"
+    }
