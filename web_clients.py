@@ -148,12 +148,10 @@ class Places:
         self.waiting: dict[Connection, None] = {}            # the event loop's alone
 
     def wish(self, address: str, owner: str | None, most: int | None) -> Wish:
-        """For a place that counts for both; of an owner at most ``most``."""
-        wish = {f"address {address}": -(-self._total * 3 // 4)}
-        if owner is not None:
-            half = -(-self._total // 2)
-            wish[f"owner {owner}"] = min(half, most or half)
-        return wish
+        """For a place that counts for both; of an owner at most ``most``. All who show no credential count as one owner."""
+        half = -(-self._total // 2)
+        whose = "nobody" if owner is None else f"owner {owner}"
+        return {f"address {address}": -(-self._total * 3 // 4), whose: min(half, most or half)}
 
     def take(self, wish: Wish) -> bool:
         """Take a place; whether there was one."""

@@ -243,6 +243,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.parser.unreader.unread(bytes(conn.head))
             conn.head.clear()
             request = next(conn.parser)
+            for name, value in request.headers:
+                if name == "TRANSFER-ENCODING" and value.strip().lower() != "chunked":
+                    raise refusals.UnsupportedTransferCoding(value)   # gunicorn would leave it coded
             request.body = ClientBody(request.body.reader)
             conn.request = request
         response, environ = wsgi.create(conn.request, conn.sock, conn.client, conn.server, self.cfg)
