@@ -357,7 +357,8 @@ class Delivery:
         for _, file in members:
             if not is_ready(file, scanned_only=self._scanned_only):
                 raise FileNotReady(f"{file.original_name} has not passed its checks.")
-        return Zip(filename, self._zipped(principal, _unique(members), left_out))
+        body = self._zipped(principal, _unique(members), left_out)
+        return Zip(filename, _begun(next(body), body))
 
     def _named(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, FileRecord]]:
         if len(ids) > self._limits.max_zip_files:
@@ -413,6 +414,12 @@ class Delivery:
                     "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n",
                 )
         yield from sink.taken()
+
+
+def _begun(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """A body whose first bytes were made already, so that what is wrong with them is told before any is sent."""
+    yield first
+    yield from rest
 
 
 class _Sink:

@@ -463,3 +463,10 @@ def test_T36_a_zip_holds_nothing_of_others(
 ) -> None:
     theirs, mine = other.add()["id"], client.add()["id"]
     assert client.get(f"/api/files/archive?ids={mine},{theirs}").status == 404
+
+
+def test_T34_a_zip_whose_first_file_is_gone_says_so(client: GatewayClient, bucket: Any) -> None:
+    file = client.add("a.txt", b"hello")
+    bucket.delete(file["file_path"])
+    answer = client.get("/api/files/archive", params={"ids": file["id"]})
+    assert (answer.status, answer.code) == (410, "content_missing")
