@@ -216,9 +216,7 @@ def _change(services: Services, alice: Principal) -> None:
             step()
     with services.db.connection() as tx:
         with recorded("finish of a check"):
-            files.finish_check(
-                tx, file.id, status="ready", sha256=None, mime_type=None, file_type=None, problem=None
-            )
+            files.finish_check(tx, file.id, status="ready", problem=None)
         with recorded("count of a download"):
             events.record_download(tx, file.id, actor="nobody")
         left = [row[0] for row in tx.execute("select id from files where file_path = %s", [file.file_path])]

@@ -465,7 +465,8 @@ def remove(tx: Tx, file_id: UUID, *, actor: str) -> bool:
 _FINISH_CHECK = f"""
 with f as (
     update files set status = %(status)s, file_hash = coalesce(%(sha256)s, file_hash), file_path = coalesce(%(onto)s, file_path),
-        mime_type = coalesce(%(mime_type)s, mime_type), file_type = coalesce(%(file_type)s, file_type),
+        mime_type = case when original_name = %(named)s then coalesce(%(mime_type)s, mime_type) else mime_type end,
+        file_type = case when original_name = %(named)s then coalesce(%(file_type)s, file_type) else file_type end,
         problem = coalesce(%(problem)s, problem), version = version + 1
     where id = %(id)s and status = 'processing' returning *
 ), checked as (
@@ -481,14 +482,15 @@ def finish_check(
     file_id: UUID,
     *,
     status: str,
-    sha256: str | None,
-    mime_type: str | None,
-    file_type: str | None,
     problem: dict[str, Any] | None,
+    sha256: str | None = None,
+    mime_type: str | None = None,
+    named: str | None = None,
     onto: str | None = None,
 ) -> FileRecord | None:
-    """processing -> ready | rejected | infected with what the check found; None if it was no longer processing. ``onto``
-    puts the file on another, equal object, which the caller has locked.
+    """processing -> ready | rejected | infected with what the check found; None if it was no longer processing. The type was
+    told by the name ``named``; where that has changed meanwhile, the type that the renaming told stands. ``onto`` puts the
+    file on another, equal object, which the caller has locked.
 
     The state test is in the WHERE, so two verifiers cannot both publish (THREATS T106)."""
     return one(
@@ -499,8 +501,8 @@ def finish_check(
             "id": file_id,
             "status": status,
             "sha256": sha256,
-            "mime_type": mime_type,
-            "file_type": file_type,
+            **_types(mime_type),
+            "named": named,
             "problem": None if problem is None else Jsonb(problem),
             "onto": onto,
         },

@@ -13,7 +13,6 @@ from uuid import UUID
 
 import structlog
 
-from core import content_types
 from core.errors import (
     ChecksumMismatch,
     DuplicateFile,
@@ -109,9 +108,6 @@ class Checking:
                         tx,
                         file_id,
                         status="rejected",
-                        sha256=None,
-                        mime_type=None,
-                        file_type=None,
                         problem=problem,
                     )
                     log.error("file_never_checked", file_id=str(file_id))
@@ -184,7 +180,7 @@ class Checking:
                 status="ready",
                 sha256=found.sha256 if found.read_back else None,
                 mime_type=found.mime_type,
-                file_type=content_types.file_type(found.mime_type),
+                named=file.original_name,
                 problem=None,
                 onto=equal,
             )
@@ -232,7 +228,5 @@ def _reject(tx: Tx, file: FileRecord, error: GatewayError) -> None:
 
 
 def _end_rejected(tx: Tx, file: FileRecord, problem: dict[str, Any]) -> None:
-    files.finish_check(
-        tx, file.id, status="rejected", sha256=None, mime_type=None, file_type=None, problem=problem
-    )
+    files.finish_check(tx, file.id, status="rejected", problem=problem)
     log.info("file_checked", file_id=str(file.id), status="rejected", problem=problem["code"])

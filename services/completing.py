@@ -164,7 +164,12 @@ class Completing:
         """The bucket's parts, all pages, by number; None where the bucket no longer knows the upload.
 
         A part that was sent twice with different bytes is listed twice by SeaweedFS, in no order that tells which came last
-        (seen with 4.48); it assembles the one whose ETag completion names."""
+        (seen with 4.48); it assembles the one whose ETag completion names. With equal bytes it is one part."""
+        sent = self.sent_parts(upload)
+        return None if sent is None else list({(part.number, part.etag, part.size): part for part in sent}.values())
+
+    def sent_parts(self, upload: UploadRecord) -> list[Part] | None:
+        """As ``held_parts``, each as often as the bucket keeps it."""
         assert upload.multipart_id is not None
         with bucket_errors():
             try:
@@ -367,9 +372,6 @@ class Completing:
                             tx,
                             file.id,
                             status="rejected",
-                            sha256=None,
-                            mime_type=None,
-                            file_type=None,
                             problem=ChecksumMismatch(
                                 "The upload began with another sha256 than it ended with."
                             ).as_problem(),

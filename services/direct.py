@@ -64,7 +64,7 @@ MAX_AWAITED = 16  # parts that may be on their way at once where nobody told the
 
 _UNMEASURED_LIFE = timedelta(minutes=10)  # of a part URL that takes any length
 _WEIGH_SOON = timedelta(seconds=4)  # with a look every three seconds: within ten
-_WEIGH_LATER = timedelta(minutes=1)
+_WEIGH_LATER = timedelta(seconds=6)  # SeaweedFS keeps each version of a part that is sent again
 _WEIGH_AFTER = timedelta(hours=1)  # a body may take so long after its URL has expired
 
 DirectProtocol = Literal["direct", "s3"]
@@ -406,7 +406,7 @@ class DirectUploads:
 
         Buckets may keep each version of a part that is sent again, as clients do where an answer was lost. Twice the size and
         two parts is more than that; where the size was told, these two parts need not be held."""
-        held = self._completing.held_parts(upload) or []
+        held = self._completing.sent_parts(upload) or []
         limit, spare = upload.size, 0
         if limit is None:
             with self._db.connection() as tx:

@@ -163,9 +163,7 @@ def _say_on_file(tx: Tx, task: str, arguments: Mapping[str, Any], why: str) -> N
     log.error("job_gave_up", task=task, file_id=str(file.id), why=why)
     if task == "check_file":
         problem = {"code": "check_failed", "detail": f"The check was given up: {why}. The bytes are kept."}
-        files.finish_check(
-            tx, file.id, status="rejected", sha256=None, mime_type=None, file_type=None, problem=problem
-        )
+        files.finish_check(tx, file.id, status="rejected", problem=problem)
     elif task == "process_file":
         problem = {"code": "processing_failed", "detail": f"Making its previews was given up: {why}."}
         objects.set_problem(tx, file.file_path, problem)

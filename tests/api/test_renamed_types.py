@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -11,6 +12,7 @@ from core.content_types import Rules
 from services import Services
 from tests.client import Answer, GatewayClient
 from tests.parsers.samples import corners, encoded
+from tests.presigned import put
 
 Rename = Callable[[GatewayClient, str, str], Answer]
 
@@ -94,3 +96,22 @@ def test_T137_an_empty_file_has_the_type_of_its_name(client: GatewayClient) -> N
     file = client.add("a.txt", b"")
     renamed = client.patch(f"/api/files/{file['id']}", json={"original_name": "a.csv"}).json
     assert renamed["mime_type"] == client.add("b.csv", b"")["mime_type"]
+
+
+def test_T137_a_check_that_is_under_way_leaves_the_new_type(
+    client: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = client.post("/api/uploads", json={"filename": "a.txt", "size": 16}).json
+    put(begun["url"], b"name,amount\nx,1\n", begun["headers"])
+    file = client.post(f"/api/uploads/{begun['id']}/complete", json={}).json
+    read = services.checking._read
+
+    def then_renamed(*arguments: Any) -> Any:
+        found = read(*arguments)
+        assert client.patch(f"/api/files/{file['id']}", json={"original_name": "a.csv"}).status == 200
+        return found
+
+    monkeypatch.setattr(services.checking, "_read", then_renamed)
+    services.checking.check(UUID(file["id"]))
+    now = client.get(f"/api/files/{file['id']}").json
+    assert (now["status"], now["mime_type"]) == ("ready", "text/csv")

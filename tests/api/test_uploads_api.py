@@ -160,6 +160,20 @@ def test_T44_complete_20_times_at_once_gives_one_file_and_one_answer(
     assert leftovers() == NOTHING
 
 
+def test_a_part_that_was_sent_again_with_equal_bytes_is_one_part(
+    client: GatewayClient, leftovers: Callable[[], dict[str, list[str]]]
+) -> None:
+    """As by a client to which the answer was lost."""
+    begun = client.post("/api/uploads", json={"filename": "a.bin", "size": PART_SIZE + 1}).json
+    for part, size in zip(begun["parts"], (PART_SIZE, 1), strict=True):
+        for _ in range(3):
+            put(part["url"], b"\x91" * size)
+    progress = client.get(f"/api/uploads/{begun['id']}").json
+    assert (progress["bytes_received"], progress["missing"]) == (PART_SIZE + 1, [])
+    assert client.post(f"/api/uploads/{begun['id']}/complete", json={}).status == 201
+    assert leftovers() == NOTHING
+
+
 def test_T44_after_an_abort_all_is_gone(client: GatewayClient, leftovers: Leftovers) -> None:
     data = os.urandom(PART_SIZE + 10)
     begun = begin(client, data)

@@ -149,8 +149,8 @@ class Life:
         if row is not None:
             with self._services.db.transaction() as tx:
                 files.finish_check(
-                    tx, row[0], status=self._random.choice(["ready", "rejected", "infected"]), sha256=None,
-                    mime_type="image/png", file_type="image", problem=None,
+                    tx, row[0], status=self._random.choice(["ready", "rejected", "infected"]), problem=None,
+                    mime_type="image/png",
                 )  # fmt: skip
 
     def _download(self) -> None:
