@@ -116,6 +116,18 @@ def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: Seque
     return key
 
 
+_SHARE_EQUALS = """
+select 1 from objects where owner_id = %(owner)s and sha256 = any(%(contents)s) and status = 'stored'
+order by object_key for share
+"""
+
+
+def share_equals(tx: Tx, owner_id: str, contents: Sequence[str]) -> None:
+    """Lock an owner's objects of these SHA-256s against a purge, in one order, before several files are published: the first
+    file locks what a purge locks last."""
+    execute(tx, _SHARE_EQUALS, {"owner": owner_id, "contents": list(contents)})
+
+
 _MARK_PURGING = """
 with purged as (
     update objects o set status = 'purging'

@@ -190,15 +190,12 @@ class Intake:
             placement=self.admission.place(principal, placement),
         )
         # With a declared size the quota decides before the body is read; without, once a part of it is there.
-        upload = self.admission.admit(principal, new) if size is not None else None
-        if upload is not None:
-            held.append(upload.id)
+        upload = self._admit(principal, new, held) if size is not None else None
         try:
             head = self._read_head(principal, stream, clean)
             if upload is None:
                 reserve = len(head.buffer) if head.ended else 2 * PART_SIZE
-                upload = self.admission.admit(principal, replace(new, reserve=reserve))
-                held.append(upload.id)
+                upload = self._admit(principal, replace(new, reserve=reserve), held)
             transfer = _Transfer(upload, md5, reserved=upload.reserved)
             info = (
                 self._store_whole(transfer, head)
@@ -209,11 +206,20 @@ class Intake:
             _check_sums(transfer, info, size, digest, sha256, content_md5)
         except BaseException as error:
             if upload is not None:
-                self.discard(
-                    [upload], problem=error.as_problem() if isinstance(error, GatewayError) else None
-                )
+                problem = error.as_problem() if isinstance(error, GatewayError) else None
+                self.discard([upload], problem=problem)
             raise
         return Received(upload, info.etag, transfer.size, digest, head.mime_type)
+
+    def _admit(self, principal: Principal, new: NewUpload, held: list[UUID]) -> UploadRecord:
+        try:
+            upload = self.admission.admit(principal, new)
+        except Unavailable:  # if it was committed, nobody will find it again, and it shall hold no quota
+            with suppress(Unavailable), self._db.connection() as tx:
+                uploads.end_key(tx, new.object_key)
+            raise
+        held.append(upload.id)
+        return upload
 
     def _read_head(self, principal: Principal, stream: Readable, name: str) -> Head:
         """Read up to one part; the type is judged as soon as the bytes that tell it are there."""
@@ -354,6 +360,8 @@ class Intake:
                 contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in received},
             )
             objects.lock_with_files(tx, equals.damaged)
+            if len(received) > 1:
+                objects.share_equals(tx, owner_id, [item.sha256 for item in received])
             for item in received:
                 if placement.on_duplicate == "reject":
                     known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
@@ -535,9 +543,7 @@ class Batch:
             if within is not None and outcome.files:
                 within(tx, self._with_refused(outcome))
 
-        outcome = self._intake.publish(
-            self._principal, self.received, placement, self.session_id, within=told
-        )
+        outcome = self._intake.publish(self._principal, self.received, placement, self.session_id, within=told)
         for record in outcome.files:
             metrics().upload(self._protocol, "done", record.file_size)
         for refused in outcome.rejected:

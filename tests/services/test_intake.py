@@ -25,12 +25,14 @@ from core.errors import (
     StorageFull,
     TypeMismatch,
     TypeNotAllowed,
+    Unavailable,
 )
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
 from db.files import FileRecord
 from services import Services
+from services.files import FileQuery
 from services.intake import PART_SIZE
 from settings import Settings
 from storage_backends.base import OutOfSpace
@@ -321,6 +323,48 @@ def test_a_file_costs_four_statements_and_its_key_one(
     with counted(services) as log:
         services.access.authenticate(key)
     assert len(log.statements) == 1
+
+
+@pytest.mark.parametrize("size", [5, None])
+def test_T104_an_upload_whose_admission_was_not_answered_holds_nothing(
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int | None,
+) -> None:
+    """Nobody could find it again, and the repeat of the request would not find room beside it."""
+    admit = services.intake.admission.admit
+
+    def unanswered(*arguments: Any, **keywords: Any) -> Any:
+        admit(*arguments, **keywords)
+        raise Unavailable("The answer was lost.")
+
+    monkeypatch.setattr(services.intake.admission, "admit", unanswered)
+    with pytest.raises(Unavailable), services.intake.batch(alice, protocol="raw") as batch:
+        batch.receive(name="a.txt", claimed_type=None, stream=Source(b"hello"), size=size)
+    assert leftovers()["reservations"] == []
+    services.upkeep.janitor()
+    with services.db.connection() as tx:
+        assert tx.execute("select status from uploads").fetchall() in ([], [("aborted",)])
+
+
+def test_forms_of_known_bytes_and_their_purge_do_not_wait_for_each_other_in_a_circle(
+    services: Services, alice: Principal
+) -> None:
+    contents = [b"one", b"two"]
+
+    def form(number: int) -> None:
+        with services.intake.batch(alice, protocol="form") as batch:
+            for data in contents if number % 2 else contents[::-1]:
+                batch.receive(name="a.txt", claimed_type=None, stream=Source(data), size=len(data))
+            made = batch.commit(Placement()).files
+        for file in made:
+            services.files.purge(alice, file.id)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(form, range(60)))  # what is chosen to end a circle is Unavailable
+    assert services.files.list(alice, FileQuery()).items == []
 
 
 def test_memory_does_not_grow_with_the_file(services: Services, alice: Principal) -> None:
