@@ -232,7 +232,7 @@ def _unfinished(upload: UploadRecord) -> dict[str, Any]:
         "content_type": upload.content_type,
         "size": upload.size,
         "part_size": upload.part_size,
-        "folder_id": upload.folder_id,
+        "folder_id": None if principal().budget else upload.folder_id,
         "file_id": upload.file_id,
         "session_id": session_name(upload.session_id) if upload.session_id else None,
         "created_at": upload.created_at,

@@ -402,16 +402,17 @@ def release_completion(tx: Tx, upload_id: UUID, *, object_key: str) -> bool:
 
 _DECLARE = """
 with up as (
-    update uploads set sha256 = %(sha256)s where id = %(id)s and sha256 is null returning file_id
+    update uploads set sha256 = %(sha256)s where id = %(id)s and sha256 is null returning file_id, token_id
 )
 update files set status = 'rejected', problem = %(problem)s, version = version + 1 from up
 where files.id = up.file_id and status = 'ready' and file_hash <> %(sha256)s
+and (up.token_id is null or uploaded_at > now() - interval '1 minute')
 """
 
 
 def declare_sha256(tx: Tx, upload_id: UUID, sha256: str, *, problem: dict[str, Any]) -> None:
     """Keep the checksum that a client told only at the end; one told before stands. A file that was found to have another
-    one before this came is rejected now, with ``problem``."""
+    one before this came is rejected now, with ``problem``; one that an upload token brought is its owner's after a minute."""
     execute(tx, _DECLARE, {"id": upload_id, "sha256": sha256, "problem": Jsonb(problem)})
 
 
@@ -458,6 +459,13 @@ def end(
         "problem": None if problem is None else Jsonb(problem),
     }).fetchall()
     return [row[0] for row in rows]
+
+
+def end_key(tx: Tx, object_key: str) -> None:
+    """End the upload that has this object key, if there is one."""
+    found = scalar(tx, "select id from uploads where object_key = %(key)s", {"key": object_key})
+    if found is not None:
+        end(tx, [found], status="aborted")
 
 
 def delete(tx: Tx, upload_ids: list[UUID]) -> None:

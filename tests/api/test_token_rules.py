@@ -256,6 +256,22 @@ def test_T136_a_token_publishes_only_where_its_maker_said_so(
     assert leftovers() == NOTHING
 
 
+def test_T136_a_token_can_not_take_back_what_it_has_delivered(
+    client: GatewayClient, services: Services, db: Database
+) -> None:
+    token = token_of(client)
+    begun, finish = WAYS["direct"](token, "invoice.txt", b"hello")
+    end(services, finish)
+    check_all(services, client)
+    with db.connection() as tx:
+        tx.execute("update files set uploaded_at = now() - interval '2 minutes'")
+    address = f"/api/uploads/{begun[0].json['id']}"
+    again = token.post(f"{address}/complete", json={"sha256": "0" * 64})
+    assert (again.status, again.json["status"]) == (201, "ready")
+    assert [file["status"] for file in client.get("/api/files").json["items"]] == ["ready"]
+    assert "folder_id" not in token.get(address).json or token.get(address).json["folder_id"] is None
+
+
 # -- and its user learns nothing ---------------------------------------------------------------------------------------
 
 
