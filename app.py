@@ -83,9 +83,7 @@ def database_url(settings: Settings) -> str:
 def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
     """Everything the gateway is made of, in order of dependence. ``statement``: seconds that one may take."""
     storage = storage_settings(settings)
-    db = Database(
-        database_url(settings), max_connections=max(4, settings.web_threads // 2), statement=statement
-    )
+    db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2), statement=statement)
     store = open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
@@ -195,9 +193,7 @@ def main(arguments: list[str]) -> int:
             print(f"{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)  # noqa: T201
         return 2
     configure_logging(settings.log_level)
-    return commands.run(
-        arguments, settings, commands.Wiring(wire, create_app, storage_settings, database_url)
-    )
+    return commands.run(arguments, settings, commands.Wiring(wire, create_app, storage_settings, database_url))
 
 
 if __name__ == "__main__":

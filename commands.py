@@ -199,12 +199,7 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
         checks += scanner_doctor.examine(configured(wiring.wire(settings).scanning).clamd)
     if words.json:
         print(
-            json.dumps(
-                [
-                    {"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence}
-                    for c in checks
-                ]
-            )
+            json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence} for c in checks])
         )
     else:
         table = Table("check", "", "found", "if it is missing")

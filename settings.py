@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     storage_backend: Literal["s3", "minio"] = "s3"
     s3_endpoint: str | None = None  # unset: an embedded SeaweedFS under DATA_DIR
     s3_public_endpoint: str | None = None  # the bucket's address for browsers; default S3_ENDPOINT
-    s3_local_path: DirectoryPath | None = None  # on the disk of a bucket's server in this machine: tells when it is full
+    s3_local_path: DirectoryPath | None = (
+        None  # on the disk of a bucket's server in this machine: tells when it is full
+    )
     s3_region: str = "us-east-1"
     s3_bucket: str = "uploads"
     s3_access_key: str | None = None
@@ -74,7 +76,9 @@ class Settings(BaseSettings):
     # Parse files in production also where the kernel lacks Landlock or seccomp, which lock parsers in.
     allow_weak_sandbox: Literal["on", "off"] = "off"
     trash_days: int = Field(default=30, ge=0)
-    compression: Literal["on", "off"] = "on"  # store with zstd what shrinks by a tenth; off: what is compressed stays so
+    compression: Literal["on", "off"] = (
+        "on"  # store with zstd what shrinks by a tenth; off: what is compressed stays so
+    )
 
     # Later ways in and checks
     rate_limits: Literal["on", "off"] = "on"
@@ -84,7 +88,9 @@ class Settings(BaseSettings):
     scan_concurrency: int = Field(default=2, ge=1)  # scans at one time by one worker process; below clamd's MaxThreads
     # What becomes of files that the scanner can't look into: too large, encrypted, beyond its limits.
     scan_unscannable: Literal["reject", "accept"] = "reject"
-    rescan_days: int = Field(default=7, ge=0)  # everything is scanned again so often, with new signatures; 0: by command
+    rescan_days: int = Field(
+        default=7, ge=0
+    )  # everything is scanned again so often, with new signatures; 0: by command
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_jwks_url: str | None = None
@@ -92,11 +98,7 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies", "cors_origins", "allowed_types", "denied_types", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return (
-            tuple(word.strip() for word in value.split(",") if word.strip())
-            if isinstance(value, str)
-            else value
-        )
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
     @field_validator("public_url", "s3_endpoint", "s3_public_endpoint")
     @classmethod

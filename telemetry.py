@@ -101,7 +101,10 @@ class Metrics:
             "gateway_uploads", "Files that ended their upload", ["protocol", "outcome"], registry=own
         )
         self._received = Counter(
-            "gateway_received_bytes", "Bytes of files that came through the gateway", ["protocol"], registry=own
+            "gateway_received_bytes",
+            "Bytes of files that came through the gateway",
+            ["protocol"],
+            registry=own,
         )
         self._bucket = Histogram(
             "gateway_bucket_call_seconds",

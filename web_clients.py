@@ -25,9 +25,9 @@ from gunicorn.workers.gthread import TConn
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-BODY_SILENCE = 30.0                   # seconds; mobile networks pause
-BODY_WINDOW, BODY_RATE = 30.0, 1024   # seconds of waiting, and bytes per second that must come in them
-UNREAD_BYTES = 64 * 1024              # of a body that nobody wanted are read to keep the connection, if they have come
+BODY_SILENCE = 30.0  # seconds; mobile networks pause
+BODY_WINDOW, BODY_RATE = 30.0, 1024  # seconds of waiting, and bytes per second that must come in them
+UNREAD_BYTES = 64 * 1024  # of a body that nobody wanted are read to keep the connection, if they have come
 
 
 class NotYet(BaseException):
@@ -41,14 +41,14 @@ class MalformedBody(OSError):
 class ClientSocket(socket.socket):
     """A client's connection whose reads have limits of their own, and whose writes never wait."""
 
-    stalled = False                   # it was given up for silence or slowness: no farewell is waited for
-    _waited = 0.0                     # seconds spent waiting for the body in the present window
-    _received = 0                     # bytes that came in it
-    _pushed = 0                       # bytes handed to the kernel
+    stalled = False  # it was given up for silence or slowness: no farewell is waited for
+    _waited = 0.0  # seconds spent waiting for the body in the present window
+    _received = 0  # bytes that came in it
+    _pushed = 0  # bytes handed to the kernel
 
     def __init__(self, client: socket.socket):
         super().__init__(client.family, client.type, client.proto, fileno=client.detach())
-        self.unsent = bytearray()     # what the kernel did not take yet
+        self.unsent = bytearray()  # what the kernel did not take yet
 
     def setblocking(self, flag: bool) -> None:
         """gunicorn calls this with True as each request begins."""
@@ -89,13 +89,13 @@ class ClientSocket(socket.socket):
         """Bytes that have reached the client's side: of what the kernel was handed, all but what waits there (tcp(7))."""
         try:
             waiting = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4))
-        except OSError:               # not Linux
+        except OSError:  # not Linux
             return self._pushed
         return self._pushed - int.from_bytes(waiting, "little")
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         outer = self.gettimeout()
-        if outer == 0:                                       # the event loop, which never waits
+        if outer == 0:  # the event loop, which never waits
             return super().recv(size, flags)
         limit = BODY_SILENCE if outer is None else min(outer, BODY_SILENCE)
         begun = time.monotonic()
@@ -103,7 +103,7 @@ class ClientSocket(socket.socket):
         try:
             data = super().recv(size, flags)
         except TimeoutError:
-            if limit < BODY_SILENCE:                         # the reader's own: it waits again, or wants no more
+            if limit < BODY_SILENCE:  # the reader's own: it waits again, or wants no more
                 self._waited += time.monotonic() - begun
                 raise
             raise self._give_up(f"nothing came for {BODY_SILENCE:g} seconds") from None
@@ -134,7 +134,7 @@ class ClientBody(Body):  # type: ignore[misc]
         return data
 
 
-Wish = Mapping[str, int]              # for whom a place counts, and how many each of them may have
+Wish = Mapping[str, int]  # for whom a place counts, and how many each of them may have
 
 
 class Places:
@@ -143,9 +143,9 @@ class Places:
 
     def __init__(self, total: int):
         self._total = total
-        self._taken: Counter[str] = Counter()                # by owner and by address, and under "" all
+        self._taken: Counter[str] = Counter()  # by owner and by address, and under "" all
         self._lock = threading.Lock()
-        self.waiting: dict[Connection, None] = {}            # the event loop's alone
+        self.waiting: dict[Connection, None] = {}  # the event loop's alone
 
     def wish(self, address: str, owner: str | None, most: int | None) -> Wish:
         """For a place that counts for both; of an owner at most ``most``. All who show no credential count as one owner."""
@@ -164,7 +164,7 @@ class Places:
     def give_back(self, wish: Wish) -> None:
         with self._lock:
             self._taken.subtract(["", *wish])
-            self._taken = +self._taken                       # without those who have none left
+            self._taken = +self._taken  # without those who have none left
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -175,22 +175,22 @@ class Connection(TConn):  # type: ignore[misc]
         super().__init__(cfg, ClientSocket(client), address, server)
         self.head = bytearray()
         self.closed = False
-        self.late: Callable[[Connection], None]              # what happens at ``timeout``
+        self.late: Callable[[Connection], None]  # what happens at ``timeout``
         self.request: Any = None
-        self.response: Any = None                            # gunicorn's, once the application has begun to answer
-        self.result: Any = None                              # what the application gave, to be closed
-        self.pieces: Iterator[bytes] | None = None           # what is left of it
-        self.keep = False                                    # the connection, after this request
-        self.parked = 0                                      # bytes of the response that wait for the client
-        self.moved = self.taken = 0.0                        # when it last took some; what it had taken as its time began
+        self.response: Any = None  # gunicorn's, once the application has begun to answer
+        self.result: Any = None  # what the application gave, to be closed
+        self.pieces: Iterator[bytes] | None = None  # what is left of it
+        self.keep = False  # the connection, after this request
+        self.parked = 0  # bytes of the response that wait for the client
+        self.moved = self.taken = 0.0  # when it last took some; what it had taken as its time began
         self.discarded = 0
         self._places = places
-        self.wish: tuple[Places, Wish] | None = None         # the place waited for
-        self.held: tuple[Places, Wish] | None = None         # the one it has
-        self.refused = False                                 # it has waited long enough for one
+        self.wish: tuple[Places, Wish] | None = None  # the place waited for
+        self.held: tuple[Places, Wish] | None = None  # the one it has
+        self.refused = False  # it has waited long enough for one
         self.awaits_body = False
-        self.expected = 0                                    # bytes of it that were missing as its time began
-        self.ended = False                                   # nothing more comes
+        self.expected = 0  # bytes of it that were missing as its time began
+        self.ended = False  # nothing more comes
 
     def head_is_complete(self) -> bool:
         """Whether gunicorn's parser will not have to wait: a whole head, or one that it refuses at once."""
@@ -275,13 +275,17 @@ class Connection(TConn):  # type: ignore[misc]
     def close(self, graceful: bool = False) -> None:
         if not self.closed:
             self.closed = True
-            if self.sock.unsent:                             # nor shall the kernel keep what it has for this reader
+            if self.sock.unsent:  # nor shall the kernel keep what it has for this reader
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             util.close(self.sock)
 
 
 REFUSALS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, str], ...] = (
-    ((refusals.InvalidResponseHeader, refusals.InvalidResponseHeaderName), 500, "The server failed to answer."),
+    (
+        (refusals.InvalidResponseHeader, refusals.InvalidResponseHeaderName),
+        500,
+        "The server failed to answer.",
+    ),
     (refusals.ConfigurationProblem, 500, "The server failed to answer."),
     (refusals.LimitRequestLine, 414, "The request line is too long."),
     (refusals.LimitRequestHeaders, 431, "The header fields are too large."),

@@ -56,17 +56,20 @@ from web_clients import (
 if TYPE_CHECKING:
     from flask import Flask
 
-MAX_CONNECTIONS = 2000                # of one process; most of them idle, each costs a descriptor and a few KiB
-HEAD_SECONDS = 15.0                   # from the first look at a connection until its request's head is complete
-HEAD_BYTES = 64 * 1024                # of a head as a whole; gunicorn limits the lines and fields in it
-SEND_WINDOW, SEND_RATE = 120.0, 1024  # seconds, and bytes per second to take in them; readers open their window in big steps
-SEND_SLICE = 0.1                      # seconds of a thread for one stream, then it is another's turn
-UNSENT_BYTES = 64 * 1024 * 1024       # of responses that their readers have not taken; beyond it who is slowest is closed
-LINGER_SECONDS = 1.0                  # for the client to read our last answer while it still sends
-LINGER_BYTES = 1024 * 1024            # that are discarded meanwhile; what comes after them stays in the kernel
-PLACE_SECONDS = 12.0                  # that a request waits for a place, on average
-STREAMS, WHOLE_BODIES = 64, 64        # places for streams, and for awaited bodies of up to 1 MiB
-GRACE_SECONDS = 30                    # after SIGTERM, for requests in flight
+MAX_CONNECTIONS = 2000  # of one process; most of them idle, each costs a descriptor and a few KiB
+HEAD_SECONDS = 15.0  # from the first look at a connection until its request's head is complete
+HEAD_BYTES = 64 * 1024  # of a head as a whole; gunicorn limits the lines and fields in it
+SEND_WINDOW, SEND_RATE = (
+    120.0,
+    1024,
+)  # seconds, and bytes per second to take in them; readers open their window in big steps
+SEND_SLICE = 0.1  # seconds of a thread for one stream, then it is another's turn
+UNSENT_BYTES = 64 * 1024 * 1024  # of responses that their readers have not taken; beyond it who is slowest is closed
+LINGER_SECONDS = 1.0  # for the client to read our last answer while it still sends
+LINGER_BYTES = 1024 * 1024  # that are discarded meanwhile; what comes after them stays in the kernel
+PLACE_SECONDS = 12.0  # that a request waits for a place, on average
+STREAMS, WHOLE_BODIES = 64, 64  # places for streams, and for awaited bodies of up to 1 MiB
+GRACE_SECONDS = 30  # after SIGTERM, for requests in flight
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -80,8 +83,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.places = {"body": bodies, "stream": Places(STREAMS), "whole body": Places(WHOLE_BODIES)}
         # These send streams, and go on with what one try did not send. They are fewer, to leave the interpreter to the others.
         self.senders: Executor = ThreadPoolExecutor(max(1, threads // 4))
-        self.waiting: dict[Connection, None] = {}            # for their clients, or for a place, each until its ``timeout``
-        self.parked = 0                                      # bytes of responses that wait for clients
+        self.waiting: dict[Connection, None] = {}  # for their clients, or for a place, each until its ``timeout``
+        self.parked = 0  # bytes of responses that wait for clients
         self.next_look = 0.0
         self.worker_connections: int = min(self.cfg.worker_connections, max(64, (descriptors() - 256) // 2))
         super().init_process()
@@ -107,7 +110,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _wake(self, conn: Connection) -> None:
         del self.waiting[conn]
-        with suppress(KeyError):                             # who waits for a place is not registered
+        with suppress(KeyError):  # who waits for a place is not registered
             self.poller.unregister(conn.sock)
         self.parked -= conn.parked
         conn.parked = 0
@@ -119,7 +122,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         self.next_look = now + 0.2
         for conn in [conn for conn in self.waiting if conn.timeout <= now]:
-            if conn in self.waiting:                         # no other's end has given it what it waited for
+            if conn in self.waiting:  # no other's end has given it what it waited for
                 self._wake(conn)
                 conn.late(conn)
 
@@ -230,7 +233,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self.log.exception("Socket error processing request.")
         except Exception as error:
             if conn.response is not None and conn.response.headers_sent:
-                self.log.exception("A response broke off")   # and the connection with it: nothing may look like its end
+                self.log.exception("A response broke off")  # and the connection with it: nothing may look like its end
             else:
                 self.handle_error(conn.request, conn.sock, conn.client, error)
         conn.wish, conn.awaits_body = None, False
@@ -245,11 +248,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             request = next(conn.parser)
             for name, value in request.headers:
                 if name == "TRANSFER-ENCODING" and value.strip().lower() != "chunked":
-                    raise refusals.UnsupportedTransferCoding(value)   # gunicorn would leave it coded
+                    raise refusals.UnsupportedTransferCoding(value)  # gunicorn would leave it coded
             request.body = ClientBody(request.body.reader)
             conn.request = request
         response, environ = wsgi.create(conn.request, conn.sock, conn.client, conn.server, self.cfg)
-        conn.request._expected_100_continue = False          # said once, however often the request is begun
+        conn.request._expected_100_continue = False  # said once, however often the request is begun
         if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
             response.force_close()
         environ.update({"wsgi.multithread": True, "gateway.connection": conn})
@@ -283,7 +286,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, done: Future[None] | None) -> None:
         """Back in the loop: see what the connection waits for."""
         if done is not None and done.exception() is not None:
-            self._drop(conn)                                 # SystemExit and the like
+            self._drop(conn)  # SystemExit and the like
         elif conn.wish is not None:
             self._await_place(conn)
         elif conn.awaits_body:
@@ -325,7 +328,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _await_place(self, conn: Connection) -> None:
         assert conn.wish is not None
         places, wish = conn.wish
-        if places.take(wish):                                # one was given back meanwhile
+        if places.take(wish):  # one was given back meanwhile
             conn.held = conn.wish
             self._hand_over(conn, self.tpool)
             return
@@ -336,7 +339,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _place_is_late(self, conn: Connection) -> None:
         assert conn.wish is not None
         del conn.wish[0].waiting[conn]
-        conn.refused = True                                  # the application says so in its own words
+        conn.refused = True  # the application says so in its own words
         self._hand_over(conn, self.tpool)
 
     def _release(self, conn: Connection) -> None:
@@ -388,7 +391,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _keep(self, conn: Connection) -> None:
-        if conn.parser.unreader.buf.tell():                  # the next request has come already
+        if conn.parser.unreader.buf.tell():  # the next request has come already
             self.enqueue_req(conn)
             return
         conn.sock.setblocking(False)
@@ -428,7 +431,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         if conn.result is None:
             self._release(conn)
-        else:                                                # the bucket's connection may take its time
+        else:  # the bucket's connection may take its time
             self.senders.submit(self._end, conn).add_done_callback(
                 lambda _: self.method_queue.defer(self._release, conn)
             )
@@ -490,13 +493,13 @@ def options(settings: Settings) -> dict[str, Any]:
         "threads": settings.web_threads,
         "worker_connections": MAX_CONNECTIONS,
         "keepalive": 15,
-        "timeout": 60,                       # of the event loop, not of a request
+        "timeout": 60,  # of the event loop, not of a request
         "graceful_timeout": GRACE_SECONDS,
         "limit_request_line": 8190,
         "preload_app": False,
         "control_socket_disable": True,
-        "forwarded_allow_ips": "",           # X-Forwarded-* is the application's business (TRUSTED_PROXIES)
-        "accesslog": None,                   # the application logs each request, with its id
+        "forwarded_allow_ips": "",  # X-Forwarded-* is the application's business (TRUSTED_PROXIES)
+        "accesslog": None,  # the application logs each request, with its id
         "loglevel": "warning",
         "proc_name": "upload-gateway",
     }

@@ -184,9 +184,7 @@ def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
     """CORS for exactly these origins (THREATS T38): no wildcard, no pattern, never ``null``."""
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"CORS_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}"
-            )
+            raise ValueError(f"CORS_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}")
     if origins:
         options: dict[str, Any] = {"supports_credentials": True, "expose_headers": _EXPOSED, "max_age": 600}
         patterns = [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in origins]

@@ -301,9 +301,7 @@ class FacetValueOut(Out):
 
 
 class SearchOut(PageOut):
-    model_config = ConfigDict(
-        json_schema_serialization_defaults_required=False
-    )  # facets only where asked for
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)  # facets only where asked for
 
     items: list[HitOut]
     facets: dict[str, list[FacetValueOut]] = {}

@@ -49,8 +49,7 @@ def authenticate() -> None:
         else:
             g.principal = services().access.authenticate(credential)
     elif operation is None or not (
-        operation.access == "signed"
-        or (operation.access == "public files" and request.method in ("GET", "HEAD"))
+        operation.access == "signed" or (operation.access == "public files" and request.method in ("GET", "HEAD"))
     ):
         raise NotAuthenticated()
     if operation is not None and operation.access == "admin" and not g.principal.is_admin:

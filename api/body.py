@@ -76,15 +76,11 @@ class Checksums:
             raise InvalidInput("Content-Digest and Repr-Digest differ.")
         if not found and any("sha-256" in text.lower() for text in digests):
             raise InvalidInput("The digest must read sha-256=:<base64>:")
-        return cls(
-            None if md5 is None else _decoded(md5.strip(), 16, "Content-MD5"), found.pop() if found else None
-        )
+        return cls(None if md5 is None else _decoded(md5.strip(), 16, "Content-MD5"), found.pop() if found else None)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(
-            name for name, value in (("md5", self.md5), ("sha256", self.sha256)) if value is not None
-        )
+        return tuple(name for name, value in (("md5", self.md5), ("sha256", self.sha256)) if value is not None)
 
     def check(self, body: RequestBody) -> None:
         for name in self.names:

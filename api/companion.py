@@ -167,9 +167,7 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
 
 
 @companion.delete("/multipart/<string:upload_id>")
-@operation(
-    "Abort a file of several parts", query=KeyQuery, gives={200: NothingOut}, refuses=(errors.NotFound,)
-)
+@operation("Abort a file of several parts", query=KeyQuery, gives={200: NothingOut}, refuses=(errors.NotFound,))
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """A finished one stays."""
     offered().abort(principal(), found(upload_id, query.key))
@@ -234,9 +232,7 @@ def _signed_new(upload: UploadRecord, request: PresignedRequest | PresignedPost 
         return _signed(upload, {"url": _address(upload, "uploads"), "key": upload.object_key})
     request = request or offered().request_for(principal(), upload)
     more = (
-        {"fields": dict(request.fields)}
-        if isinstance(request, PresignedPost)
-        else {"headers": dict(request.headers)}
+        {"fields": dict(request.fields)} if isinstance(request, PresignedPost) else {"headers": dict(request.headers)}
     )
     return _signed(upload, {"url": request.url, "key": upload.incoming_key, **more})
 
@@ -284,9 +280,7 @@ def placement_of(metadata: Mapping[str, Any]) -> Placement:
         words["tags"] = [str(tag) for tag in words["tags"]]
     given = {name: value for name, value in words.items() if value is not None and value not in _NOTHING}
     place = validated(Wishes, {**given, "metadata": kept})
-    return Placement(
-        folder_id=place.folder_id, visibility=place.visibility, tags=place.tags, metadata=place.metadata
-    )
+    return Placement(folder_id=place.folder_id, visibility=place.visibility, tags=place.tags, metadata=place.metadata)
 
 
 def _metadata_of_query() -> dict[str, str]:
@@ -297,9 +291,7 @@ def _metadata_of_query() -> dict[str, str]:
 
 def _part_number(word: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,4}", word) or int(word) > 10_000:
-        raise InvalidInput(
-            "Parts are numbered 1 to 10000.", errors=[{"field": "partNumber", "message": "1 to 10000"}]
-        )
+        raise InvalidInput("Parts are numbered 1 to 10000.", errors=[{"field": "partNumber", "message": "1 to 10000"}])
     return int(word)
 
 

@@ -51,9 +51,7 @@ class Wishes(PlacementQuery):
 
 class CompletedPart(Lenient):
     PartNumber: Annotated[int, Field(ge=1, le=10_000)]
-    ETag: Annotated[
-        str, Field(pattern=r'^"?[\x21\x23-\x7e]{1,255}"?$', description="With or without its quotes")
-    ]
+    ETag: Annotated[str, Field(pattern=r'^"?[\x21\x23-\x7e]{1,255}"?$', description="With or without its quotes")]
 
 
 class CompleteBody(Lenient):
@@ -69,9 +67,7 @@ class SignBody(Lenient):
     partNumber: Annotated[int, Field(ge=1, le=10_000)] | None = None
     contentType: Annotated[Text, Field(max_length=255)] | None = None
     filename: Name | None = None
-    size: (
-        Annotated[Int64, Field(ge=0, description="Bytes of the file; then lengths are signed")] | None
-    ) = None
+    size: Annotated[Int64, Field(ge=0, description="Bytes of the file; then lengths are signed")] | None = None
     metadata: dict[str, Any] | None = None
 
 

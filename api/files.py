@@ -296,9 +296,7 @@ def download_by_link(token: str) -> Response:
 
 
 @files.get("/<uuid:file_id>/url")
-@operation(
-    "Get a download URL", access="public files", query=UrlQuery, gives={200: UrlOut}, refuses=_NOT_SERVED
-)
+@operation("Get a download URL", access="public files", query=UrlQuery, gives={200: UrlOut}, refuses=_NOT_SERVED)
 def url(file_id: UUID, query: UrlQuery) -> Response:
     """Whoever has it may download until it expires: a presigned URL of the bucket, or, of a public file, of one that is
     stored compressed, and for longer than such URLs live, a link of the gateway's own, which is checked at each use."""
@@ -347,9 +345,7 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
             type=query.type,
             size=int(query.size),
             page=query.page,
-            mime_type=cast(
-                PictureType, request.accept_mimetypes.best_match(_PICTURES, default=_PICTURES[0])
-            ),
+            mime_type=cast(PictureType, request.accept_mimetypes.best_match(_PICTURES, default=_PICTURES[0])),
             if_none_match=request.headers.get("If-None-Match"),
             retry=query.retry,
         ),

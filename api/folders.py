@@ -51,24 +51,16 @@ def _made(folder: FolderView) -> Response:
 @operation(
     "List folders",
     query=FolderListQuery,
-    gives={
-        200: Content(
-            {"application/json": FolderTreeOut | FolderPageOut}, "The tree; with `?flat=true` a page"
-        )
-    },
+    gives={200: Content({"application/json": FolderTreeOut | FolderPageOut}, "The tree; with `?flat=true` a page")},
     headers=("Link",),
     refuses=(errors.InvalidCursor, errors.NotAllowed),
 )
 def list_folders(query: FolderListQuery) -> Response:
     """The tree, or with `?flat=true` a flat list, paged like others."""
     if query.flat:
-        found = services().folders.flat(
-            principal(), owner=query.owner, limit=query.limit, cursor=query.cursor
-        )
+        found = services().folders.flat(principal(), owner=query.owner, limit=query.limit, cursor=query.cursor)
         return render.page(found, _folder)
-    return render.answer(
-        {"items": [_node(node) for node in services().folders.tree(principal(), owner=query.owner)]}
-    )
+    return render.answer({"items": [_node(node) for node in services().folders.tree(principal(), owner=query.owner)]})
 
 
 @folders.get("/<folder_id:folder_id>")

@@ -166,9 +166,7 @@ class FormReader:
         while chunk := self._next_chunk():
             value += chunk
             if len(value) > self._limits.max_field_size:
-                raise RequestTooLarge(
-                    f"A field of the form is larger than {self._limits.max_field_size} bytes"
-                )
+                raise RequestTooLarge(f"A field of the form is larger than {self._limits.max_field_size} bytes")
         return bytes(value)
 
     def _next_chunk(self) -> bytes:

@@ -137,8 +137,6 @@ def _kept(response: Response) -> dict[str, Any]:
 
 
 def replayed(first: Replay) -> Response:
-    response = Response(
-        json.dumps(first.body), first.status, headers=first.headers, content_type="application/json"
-    )
+    response = Response(json.dumps(first.body), first.status, headers=first.headers, content_type="application/json")
     response.headers["Idempotency-Replayed"] = "true"
     return response

@@ -108,9 +108,7 @@ def document(app: Flask) -> dict[str, Any]:
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "An API key"}},
             "schemas": schemas,
-            "headers": {
-                name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
-            },
+            "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
         },
     }
 
@@ -218,18 +216,14 @@ def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, shape in operation.gives.items():
         content = (
-            shape
-            if isinstance(shape, Content)
-            else Content({} if shape is None else {"application/json": shape}, "")
+            shape if isinstance(shape, Content) else Content({} if shape is None else {"application/json": shape}, "")
         )
         described: dict[str, Any] = {
             "description": content.description or HTTPStatus(status).phrase,
             "headers": _headers("X-Request-ID", *operation.headers, *content.headers),
         }
         if content.types and method != "HEAD":
-            described["content"] = {
-                media_type: {"schema": _schema(part)} for media_type, part in content.types.items()
-            }
+            described["content"] = {media_type: {"schema": _schema(part)} for media_type, part in content.types.items()}
         responses[str(status)] = described
     for status, codes in sorted(_refusals(rule, method, operation).items()):
         described = {

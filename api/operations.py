@@ -25,9 +25,7 @@ from api.body import read_whole, refuse_encoded
 from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 
-Access = Literal[
-    "public", "public files", "signed", "user", "admin"
-]  # signed: by its address, or by a credential
+Access = Literal["public", "public files", "signed", "user", "admin"]  # signed: by its address, or by a credential
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., Response]
 Shape = type[BaseModel] | UnionType
@@ -102,9 +100,7 @@ def parse_query(model: type[Model]) -> Model:
         if takes_many(known.annotation):
             values[name] = given
         elif len(given) > 1:
-            raise InvalidInput(
-                f"{name} was given more than once.", errors=[_error(name, "given more than once")]
-            )
+            raise InvalidInput(f"{name} was given more than once.", errors=[_error(name, "given more than once")])
         else:
             values[name] = given[0]
     return validated(model, values)
@@ -145,11 +141,7 @@ def flatten(error: ValidationError, whole: str) -> list[dict[str, str]]:
     found: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         # pydantic names the branches of a union by its own validators: "folder.literal['root']"
-        parts = [
-            str(part)
-            for part in fault["loc"]
-            if isinstance(part, int) or not re.search(r"[\[\](]|^int$", part)
-        ]
+        parts = [str(part) for part in fault["loc"] if isinstance(part, int) or not re.search(r"[\[\](]|^int$", part)]
         found.setdefault(".".join(parts)[:200] or whole, fault["msg"].removeprefix("Value error, "))
     return [_error(name, message) for name, message in list(found.items())[:20]]
 

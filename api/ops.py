@@ -71,15 +71,11 @@ def document() -> Response:
 @operation("This document, to read", access="public", gives={200: _HTML})
 def docs() -> Response:
     text = page(openapi.document(current_app))
-    return Response(
-        text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()}
-    )
+    return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})
 
 
 @ops.get("/")
 @operation("Where to go from here", access="public", gives={200: _HTML})
 def index() -> Response:
     text = page(None)
-    return Response(
-        text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()}
-    )
+    return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})

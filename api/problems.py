@@ -92,12 +92,8 @@ def from_gateway_error(error: GatewayError) -> Response:
     if status == 416 and "size" in extra:
         headers["Content-Range"] = f"bytes */{extra['size']}"  # RFC 9110 §15.5.17
     if status >= 500:
-        log.warning(
-            "refused", status=status, code=error.code, detail=error.detail, cause=repr(error.__cause__)
-        )
-    return problem(
-        status, error.code, error.title, error.detail, errors=error.errors, extra=extra, headers=headers
-    )
+        log.warning("refused", status=status, code=error.code, detail=error.detail, cause=repr(error.__cause__))
+    return problem(status, error.code, error.title, error.detail, errors=error.errors, extra=extra, headers=headers)
 
 
 def from_storage_error(error: StorageError) -> Response:
@@ -124,9 +120,7 @@ def from_http_exception(error: HTTPException) -> Response | HTTPException:
 def from_anything(error: Exception) -> Response:
     log.exception("unexpected error")
     kind = errors.GatewayError
-    return problem(
-        500, kind.code, kind.title, "Something went wrong here. Please report it with the request_id."
-    )
+    return problem(500, kind.code, kind.title, "Something went wrong here. Please report it with the request_id.")
 
 
 def problem(

@@ -67,12 +67,8 @@ def timestamp(moment: datetime) -> str:
     return text[:-6] + "Z"
 
 
-def answer(
-    document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    return Response(
-        json.dumps(document), status, headers=dict(headers or {}), content_type="application/json"
-    )
+def answer(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(document), status, headers=dict(headers or {}), content_type="application/json")
 
 
 def no_content() -> Response:

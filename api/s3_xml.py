@@ -107,9 +107,7 @@ def list_parts(upload_id: UUID) -> Response:
     """All parts in one page: the plugin reads no second one."""
     _, upload = _signed_for(upload_id)
     rows = "".join(
-        "<Part>"
-        + _elements([("PartNumber", part.number), ("ETag", f'"{part.etag}"'), ("Size", part.size)])
-        + "</Part>"
+        "<Part>" + _elements([("PartNumber", part.number), ("ETag", f'"{part.etag}"'), ("Size", part.size)]) + "</Part>"
         for part in offered().parts(upload)
     )
     return _answer(
@@ -125,9 +123,7 @@ def list_parts(upload_id: UUID) -> Response:
 
 
 @s3_xml.delete("/<uuid:upload_id>")
-@operation(
-    "AbortMultipartUpload", access="signed", error_type=_XML, gives={204: None}, refuses=(errors.NotAllowed,)
-)
+@operation("AbortMultipartUpload", access="signed", error_type=_XML, gives={204: None}, refuses=(errors.NotAllowed,))
 def abort(upload_id: UUID) -> Response:
     caller, upload = _signed_for(upload_id)
     offered().abort(caller, upload)
@@ -169,7 +165,9 @@ def _local(tag: str) -> str:
 
 
 def _answer(name: str, elements: Iterable[tuple[str, object]], rows: str = "") -> Response:
-    document = f'<?xml version="1.0" encoding="UTF-8"?>\n<{name} xmlns="{NAMESPACE}">{_elements(elements)}{rows}</{name}>'
+    document = (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<{name} xmlns="{NAMESPACE}">{_elements(elements)}{rows}</{name}>'
+    )
     return Response(document, content_type=_XML)
 
 
@@ -182,12 +180,8 @@ def _errors_as_s3(response: Response) -> Response:
     """Problems of these routes, whoever raised them, as S3's ``<Error>``; its status, headers and words stay."""
     if response.mimetype == MEDIA_TYPE and request.path.startswith(XML_ROUTES):
         problem = json.loads(response.get_data())
-        code = _CODES.get(problem["code"]) or re.sub(
-            r"(?:^|_)(\w)", lambda match: match[1].upper(), problem["code"]
-        )
-        elements = _elements(
-            [("Code", code), ("Message", problem["detail"]), ("RequestId", problem["request_id"])]
-        )
+        code = _CODES.get(problem["code"]) or re.sub(r"(?:^|_)(\w)", lambda match: match[1].upper(), problem["code"])
+        elements = _elements([("Code", code), ("Message", problem["detail"]), ("RequestId", problem["request_id"])])
         response.set_data(f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{elements}</Error>')
         response.content_type = _XML
     return response

@@ -102,17 +102,15 @@ class DownloadQuery(Query):
 
 
 class UrlQuery(Query):
-    expires_in: Annotated[
-        Int64 | None, Field(ge=1, description="Seconds; more than the maximum means the maximum")
-    ] = None
+    expires_in: Annotated[Int64 | None, Field(ge=1, description="Seconds; more than the maximum means the maximum")] = (
+        None
+    )
     disposition: Disposition | None = None
 
 
 class PreviewQuery(Query):
     type: Literal["thumbnail", "text", "page", "contents"] | None = None
-    size: Annotated[
-        Literal["128", "256", "512", "1024"], Field(description="The box of a thumbnail in pixels")
-    ] = "256"
+    size: Annotated[Literal["128", "256", "512", "1024"], Field(description="The box of a thumbnail in pixels")] = "256"
     page: Annotated[Int64, Field(ge=1)] = 1
     retry: Annotated[bool, Field(description="Try again what is known to have failed; the owner's word")] = False
 
@@ -179,9 +177,7 @@ class FileChangeBody(Body):
     visibility: Visibility = "private"
     tags: Tags = ()
     expires_at: Instant | None = None
-    keep_location: Annotated[
-        bool, Field(description="True: the public may see where a picture was taken")
-    ] = False
+    keep_location: Annotated[bool, Field(description="True: the public may see where a picture was taken")] = False
 
 
 class MoveBody(Body):

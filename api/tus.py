@@ -159,9 +159,7 @@ def _understand() -> None:
 
 
 @tus.route("", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers")
-@tus.route(
-    "/<string:upload_id>", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers_of_upload"
-)
+@tus.route("/<string:upload_id>", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers_of_upload")
 @operation("What is spoken here", access="public", gives={204: None})
 def offers(upload_id: str | None = None) -> Response:
     """Versions, extensions and limits."""
@@ -171,9 +169,7 @@ def offers(upload_id: str | None = None) -> Response:
     response.headers["Tus-Extension"] = ",".join(words.EXTENSIONS)
     response.headers["Tus-Max-Size"] = str(http().max_file_size)
     response.headers["Tus-Checksum-Algorithm"] = ",".join(words.ALGORITHMS)
-    response.headers["Upload-Limit"] = ietf.limits(
-        ietf.VERSIONS[-1], max_size=http().max_file_size, max_age=None
-    )
+    response.headers["Upload-Limit"] = ietf.limits(ietf.VERSIONS[-1], max_size=http().max_file_size, max_age=None)
     return response
 
 
@@ -247,9 +243,7 @@ def append(upload_id: str) -> Response:
 
 
 @tus.delete("/<string:upload_id>")
-@operation(
-    "End a resumable upload", gives={204: None}, headers=_STATES, takes_headers=_SPEAKS, refuses=_LOOKS
-)
+@operation("End a resumable upload", gives={204: None}, headers=_STATES, takes_headers=_SPEAKS, refuses=_LOOKS)
 def terminate(upload_id: str) -> Response:
     """What arrived is removed. The file of a finished upload stays."""
     return _terminate(upload_id)
@@ -302,11 +296,7 @@ def _create_tus(query: PlacementQuery) -> Response:
     if concat is not None and concat.sources is not None:
         sources = [source(address) for address in concat.sources]
         return _created(
-            _admitted(
-                service().concatenate(
-                    principal(), new, sources, concat=joined or "", within=begun_recorded()
-                )
-            )
+            _admitted(service().concatenate(principal(), new, sources, concat=joined or "", within=begun_recorded()))
         )
     checksum = body_checksum() if has_bytes() else None
     _admitted(service().create(principal(), new, within=begun_recorded()))

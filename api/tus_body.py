@@ -102,9 +102,7 @@ class ArrivingBody:
         try:
             gathered: bytes = self._source.buf.getvalue()
             reader = self._source.reader
-            more: bytes = (
-                reader.unreader.take_buffered() if self.length is not None else reader.buf.getvalue()
-            )
+            more: bytes = reader.unreader.take_buffered() if self.length is not None else reader.buf.getvalue()
         except AttributeError:  # another server
             return b""
         rest = gathered + more

@@ -56,9 +56,7 @@ def body_checksum() -> words.BodyChecksum | None:
 
 
 def completes() -> bool:
-    return ietf.completes(
-        g.interop, request.headers.get("Upload-Complete"), request.headers.get("Upload-Incomplete")
-    )
+    return ietf.completes(g.interop, request.headers.get("Upload-Complete"), request.headers.get("Upload-Incomplete"))
 
 
 def text_in(pairs: Mapping[str, bytes], key: str) -> str | None:
@@ -103,9 +101,7 @@ def location(standing: Standing) -> str:
 
 def limits(standing: Standing) -> str:
     left = int((standing.upload.expires_at - datetime.now(UTC)).total_seconds())
-    return ietf.limits(
-        g.interop, max_size=service().max_size(principal()), max_age=None if standing.complete else left
-    )
+    return ietf.limits(g.interop, max_size=service().max_size(principal()), max_age=None if standing.complete else left)
 
 
 def tell(response: Response, standing: Standing, *, whole: bool = False) -> None:

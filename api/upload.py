@@ -162,9 +162,7 @@ def upload_form() -> Response:
     Fields hold for every file wherever they stand. The files appear together once the entire body was read; a
     broken body leaves none. Fields with other names are ignored."""
     refuse_encoded()
-    return _once(
-        _store_form, lambda transcript: _read_form(transcript, lambda part, reader, placement: None)
-    )
+    return _once(_store_form, lambda transcript: _read_form(transcript, lambda part, reader, placement: None))
 
 
 def _store_form(transcript: Transcript) -> Response:
@@ -212,9 +210,7 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
     limits = FormLimits(max_files=http().max_files_per_request)
     if body.length is not None and body.length > http().max_file_size * limits.max_files + 2 * _READ:
         raise errors.RequestTooLarge()
-    form = FormReader(
-        body, request.headers.get("Content-Type", ""), body.length, limits, file_fields=FILE_FIELDS
-    )
+    form = FormReader(body, request.headers.get("Content-Type", ""), body.length, limits, file_fields=FILE_FIELDS)
     fields: dict[str, list[str]] = {}
     files = 0
     for part in form:

@@ -145,9 +145,7 @@ class UploadTokenBody(Body):
         Field(max_length=100, description="Extensions, MIME types, image/*"),
     ] = ()
     visibility: Annotated[Visibility, Field(description="The widest that its uploads may have")] = "private"
-    expires_in: Annotated[
-        int, Field(ge=1, le=MAX_INT64, description="Seconds; more than a day means a day")
-    ] = 3600
+    expires_in: Annotated[int, Field(ge=1, le=MAX_INT64, description="Seconds; more than a day means a day")] = 3600
 
 
 class TokenEndpointsOut(Out):
@@ -161,9 +159,7 @@ class TokenEndpointsOut(Out):
 
 class UploadTokenOut(Out):
     id: UUID
-    token: Annotated[
-        str | None, Field(description="Shown once: null where an Idempotency-Key brings the answer again")
-    ]
+    token: Annotated[str | None, Field(description="Shown once: null where an Idempotency-Key brings the answer again")]
     expires_at: datetime
     endpoints: TokenEndpointsOut | None
 

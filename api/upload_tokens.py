@@ -88,9 +88,7 @@ def _made(record: UploadTokenRecord, token: str | None) -> Response:
 )
 def list_live(query: OwnedPageQuery) -> Response:
     """Those that are still good: for the caller's files, or made by a key of the caller's; newest first."""
-    found = services().upload_tokens.list_live(
-        principal(), owner=query.owner, limit=query.limit, cursor=query.cursor
-    )
+    found = services().upload_tokens.list_live(principal(), owner=query.owner, limit=query.limit, cursor=query.cursor)
     return render.page(found, _live)
 
 

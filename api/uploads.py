@@ -113,9 +113,7 @@ def _begun(begun: UploadPlan) -> Response:
 
 
 @uploads.get("")
-@operation(
-    "List unfinished uploads", query=PageQuery, gives={200: UnfinishedUploadPageOut}, headers=("Link",)
-)
+@operation("List unfinished uploads", query=PageQuery, gives={200: UnfinishedUploadPageOut}, headers=("Link",))
 def list_unfinished(query: PageQuery) -> Response:
     """The caller's own, by every protocol, newest first."""
     return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)

@@ -58,9 +58,7 @@ def _moment(value: Any, *, end: bool) -> Any:
             raise ValueError
         return start + step if end else start
     except (ValueError, OverflowError):
-        raise ValueError(
-            "must be a time such as 2026-11-23T04:15:00Z, or a date such as 2026-11-23"
-        ) from None
+        raise ValueError("must be a time such as 2026-11-23T04:15:00Z, or a date such as 2026-11-23") from None
 
 
 def _utc(value: datetime) -> datetime:
@@ -85,12 +83,8 @@ Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT64), Aft
 Text = Annotated[str, AfterValidator(_storable)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(_storable)]
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
-From = Annotated[
-    datetime, BeforeValidator(lambda value: _moment(value, end=False)), WithJsonSchema(_MOMENT_SCHEMA)
-]
-Until = Annotated[
-    datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)
-]
+From = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=False)), WithJsonSchema(_MOMENT_SCHEMA)]
+Until = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)]
 Cursor = Annotated[str, Field(max_length=8192)]
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]  # in JSON
 Owner = Annotated[
@@ -108,9 +102,7 @@ def _tag(value: str) -> str:
 
 
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag)]
-Tags = Annotated[
-    tuple[Tag, ...], Field(max_length=50), AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))
-]
+Tags = Annotated[tuple[Tag, ...], Field(max_length=50), AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))]
 TagWords = Annotated[Tags, BeforeValidator(_words)]
 
 

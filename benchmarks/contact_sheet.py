@@ -109,18 +109,14 @@ def cell(name: str, data: bytes) -> Image.Image:
         mime = mime_for_extension(extension(name)) or "application/octet-stream"
         reading = read(io.BytesIO(data), mime, name=name, want=WANT, sizes=(CELL - 8,), format="png")
         told = reading.metadata
-        about = " ".join(
-            str(told[key]) for key in ("format", "width", "height", "pages", "duration") if key in told
-        )
+        about = " ".join(str(told[key]) for key in ("format", "width", "height", "pages", "duration") if key in told)
         if reading.pictures:
             shown = Image.open(io.BytesIO(reading.pictures[0].data)).convert("RGBA")
             image.paste(shown, ((CELL - shown.width) // 2, (CELL - shown.height) // 2), shown)
         else:
             draw.rectangle((3, 3, CELL - 4, CELL - 4), fill="white")
             lines = [
-                line[at : at + 26]
-                for line in text_of(reading).split("\n")
-                for at in range(0, max(1, len(line)), 26)
+                line[at : at + 26] for line in text_of(reading).split("\n") for at in range(0, max(1, len(line)), 26)
             ]
             draw.multiline_text((7, 6), "\n".join(lines[:11]), fill="black", font=font, spacing=2)
     except ParserFailed as failed:

@@ -69,14 +69,21 @@ def _list(**query: Any) -> Ask:
 def questions(services: Services, who: Principal) -> tuple[dict[str, Ask], dict[str, str]]:
     """What is asked of the services, and the addresses of the same over HTTP."""
     with services.db.connection() as tx:
-        ids = [row[0] for row in tx.execute(
-            "select id from files tablesample system (2) where owner_id = %s and not is_deleted limit 5000", [who.owner_id]
-        )]  # fmt: skip
-        big, usual = (row[0] for row in tx.execute(
-            "(select folder_id from folder_sums where owner_id = %(o)s and folder_id is not null order by files desc limit 1)"
-            " union all (select folder_id from folder_sums where owner_id = %(o)s and files between 40 and 200 limit 1)",
-            {"o": who.owner_id},
-        ))  # fmt: skip
+        ids = [
+            row[0]
+            for row in tx.execute(
+                "select id from files tablesample system (2) where owner_id = %s and not is_deleted limit 5000",
+                [who.owner_id],
+            )
+        ]
+        big, usual = (
+            row[0]
+            for row in tx.execute(
+                "(select folder_id from folder_sums where owner_id = %(o)s and folder_id is not null order by files desc limit 1)"
+                " union all (select folder_id from folder_sums where owner_id = %(o)s and files between 40 and 200 limit 1)",
+                {"o": who.owner_id},
+            )
+        )
     now = datetime.now(UTC)
     lists: dict[str, dict[str, Any]] = {
         "list, first page": {},
@@ -90,16 +97,17 @@ def questions(services: Services, who: Principal) -> tuple[dict[str, Ask], dict[
         "list of PDFs": {"file_type": "application/pdf"},
         "list of a common tag": {"tag": "work"},
         "list of a rare tag by name": {"tag": "عائلة", "sort": "original_name"},
-        "list of 30 days by name": {"date_from": now - timedelta(days=60), "date_to": now - timedelta(days=30),
-                                    "sort": "original_name"},
+        "list of 30 days by name": {
+            "date_from": now - timedelta(days=60),
+            "date_to": now - timedelta(days=30),
+            "sort": "original_name",
+        },
         "list of what was rejected": {"status": "rejected"},
         "list of what was infected, by size": {"status": "infected", "sort": "file_size"},
         "list of the trash": {"deleted": True},
         "list sorted by downloads (no index)": {"sort": "-download_count"},
-    }  # fmt: skip
-    asked: dict[str, Ask] = {
-        "SELECT … WHERE id": lambda services, who, mix: services.files.get(who, mix.choice(ids))
     }
+    asked: dict[str, Ask] = {"SELECT … WHERE id": lambda services, who, mix: services.files.get(who, mix.choice(ids))}
     asked |= {label: _list(**query) for label, query in lists.items()}
     asked |= {
         "list, page 10,000": _deep(services, who, "-uploaded_at"),
@@ -118,8 +126,7 @@ def questions(services: Services, who: Principal) -> tuple[dict[str, Ask], dict[
         ),
     }
     addresses = {
-        label: "/api/files?"
-        + urlencode({n: v.isoformat() if isinstance(v, datetime) else v for n, v in query.items()})
+        label: "/api/files?" + urlencode({n: v.isoformat() if isinstance(v, datetime) else v for n, v in query.items()})
         for label, query in lists.items()
     }
     addresses = {"SELECT … WHERE id": f"/api/files/{ids[0]}/history?limit=1"} | addresses
@@ -137,15 +144,14 @@ def _deep(services: Services, who: Principal, sort: str) -> Ask:
     with services.db.connection() as tx:
         row = tx.execute(
             f"select {column}::text, id::text from files where owner_id = %s and is_deleted = false"
-            f" order by {column} {order}, id {order} offset 499949 limit 1", [who.owner_id]
-        ).fetchone()  # fmt: skip
+            f" order by {column} {order}, id {order} offset 499949 limit 1",
+            [who.owner_id],
+        ).fetchone()
 
     def ask(services: Services, who: Principal, mix: random.Random) -> object:
         with services.db.connection() as tx:
             total = file_lists.total(tx, wanted)
-            return file_lists.page(
-                tx, wanted, sort=sort, after=list(row) if row else None, limit=51, expected=total
-            )
+            return file_lists.page(tx, wanted, sort=sort, after=list(row) if row else None, limit=51, expected=total)
 
     return ask
 
@@ -178,9 +184,7 @@ def _p(sorted_times: list[float], percent: int) -> float:
     return sorted_times[min(len(sorted_times) - 1, len(sorted_times) * percent // 100)]
 
 
-def table(
-    title: str, clients: int, seconds: float, makers: dict[str, Callable[[int], Callable[[], object]]]
-) -> None:
+def table(title: str, clients: int, seconds: float, makers: dict[str, Callable[[int], Callable[[], object]]]) -> None:
     print(f"\n### {title}, {clients} clients\n\n| | calls | p50 ms | p95 ms | p50 × | p95 × |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     plain: tuple[float, float] | None = None
@@ -214,9 +218,16 @@ class Uploads:
         file = self._invent.file()
         key, size = object_key(FILE_PREFIX, "bin", datetime.now(UTC)), file.size % 1_000_000
         new = NewUpload(
-            owner_id=self._owner, protocol="raw", object_key=key, original_name=file.original_name,
-            content_type=file.mime_type, size=size, reserve=size, session_id="bench", expires_in=timedelta(hours=1),
-        )  # fmt: skip
+            owner_id=self._owner,
+            protocol="raw",
+            object_key=key,
+            original_name=file.original_name,
+            content_type=file.mime_type,
+            size=size,
+            reserve=size,
+            session_id="bench",
+            expires_in=timedelta(hours=1),
+        )
         with self._db.transaction() as tx:
             upload = uploads.admit(tx, new, quota_bytes=None, max_open=1_000_000)
         assert upload is not None
@@ -225,13 +236,23 @@ class Uploads:
             made = files.publish(
                 tx,
                 NewFile(
-                    upload_id=upload.id, owner_id=self._owner, original_name=file.original_name, object_key=key, etag="e",
-                    size=size, sha256=hashlib.sha256(secrets.token_bytes(8)).hexdigest(), mime_type=file.mime_type,
-                    file_type=file.file_type, status="ready", placement=Placement(tags=tuple(file.tags)),
+                    upload_id=upload.id,
+                    owner_id=self._owner,
+                    original_name=file.original_name,
+                    object_key=key,
+                    etag="e",
+                    size=size,
+                    sha256=hashlib.sha256(secrets.token_bytes(8)).hexdigest(),
+                    mime_type=file.mime_type,
+                    file_type=file.file_type,
+                    status="ready",
+                    placement=Placement(tags=tuple(file.tags)),
                     metadata=file.metadata,
                 ),
-                actor=self._owner, link=True, forget=True,
-            )  # fmt: skip
+                actor=self._owner,
+                link=True,
+                forget=True,
+            )
         assert made is not None
         return made.id
 
@@ -266,16 +287,12 @@ def compare_uploads(full: str, owner_id: str, count: int) -> None:
             conn.execute("delete from files where owner_id = %s and uploaded_at >= %s", [owner_id, since])
             conn.execute("delete from objects where owner_id = %s and created_at >= %s", [owner_id, since])
             conn.execute("delete from file_events where owner_id = %s and at >= %s", [owner_id, since])
-            conn.execute(
-                "delete from upload_sessions where owner_id = %s and session_id = 'bench'", [owner_id]
-            )
+            conn.execute("delete from upload_sessions where owner_id = %s and session_id = 'bench'", [owner_id])
     print("\n### An upload's metadata, by turns\n\n| database | uploads | p50 ms | p95 ms | mean ms |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for which, took in times.items():
         took.sort()
-        print(
-            f"| {which} | {len(took)} | {_p(took, 50):.2f} | {_p(took, 95):.2f} | {statistics.fmean(took):.2f} |"
-        )
+        print(f"| {which} | {len(took)} | {_p(took, 50):.2f} | {_p(took, 95):.2f} | {statistics.fmean(took):.2f} |")
     ratios = (_p(times["seeded"], n) / _p(times["empty"], n) for n in (50, 95))
     print(f"\nSeeded over empty: p50 {next(ratios):.2f}, p95 {next(ratios):.2f}.")
 

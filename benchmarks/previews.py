@@ -75,9 +75,7 @@ def main() -> None:
         used = processor() - before
         one, two = (rate(data, mime, extension, want, workers, count) for workers in (1, 2))
         memory = peak(data, mime, extension, *want)
-        print(
-            f"{name:36}{len(data) // 1000:8}{one:10.1f}{two:11.1f}{used * 1000:9.0f}{memory:6.0f}", flush=True
-        )
+        print(f"{name:36}{len(data) // 1000:8}{one:10.1f}{two:11.1f}{used * 1000:9.0f}{memory:6.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,30 @@ _REASONS = {
 }
 _MANY = 4_000  # pages
 _SEARCHES = (
-    "report", "quarterly budget", '"meeting notes"', "vertr*", "invioce", "type:pdf", "tag:work", "ext:csv", "size:>1gb",
-    "before:2023-01-01", "is:deleted scan", "name:IMG_12", "content:forest", "新宿", "-draft plan", '"invoice garden museum"',
-    "invoice OR garden", "report type:image", "IMG type:image", "report after:2026-01", "content:the", "a*", "re",
-)  # fmt: skip
+    "report",
+    "quarterly budget",
+    '"meeting notes"',
+    "vertr*",
+    "invioce",
+    "type:pdf",
+    "tag:work",
+    "ext:csv",
+    "size:>1gb",
+    "before:2023-01-01",
+    "is:deleted scan",
+    "name:IMG_12",
+    "content:forest",
+    "新宿",
+    "-draft plan",
+    '"invoice garden museum"',
+    "invoice OR garden",
+    "report type:image",
+    "IMG type:image",
+    "report after:2026-01",
+    "content:the",
+    "a*",
+    "re",
+)
 
 
 @dataclass
@@ -79,9 +99,7 @@ class Recorder(psycopg.Cursor[Any]):
             in_transaction = self.connection.info.transaction_status != pq.TransactionStatus.IDLE
             try:
                 lines = [self._explain(query, params) for _ in range(2)][1]
-                label = Recorder.label + (
-                    ", the total" if query.lstrip().startswith("select count(*)") else ""
-                )
+                label = Recorder.label + (", the total" if query.lstrip().startswith("select count(*)") else "")
                 Recorder.plans[query] = Plan(label, textwrap.dedent(query).strip(), lines)
             except psycopg.errors.QueryCanceled:
                 if in_transaction:
@@ -197,9 +215,7 @@ def _change(services: Services, alice: Principal) -> None:
     steps: dict[str, Callable[[], object]] = {
         "a file": lambda: services.files.details(alice, file.id),
         "a file's history": lambda: services.files.history(alice, file.id, limit=50, cursor=None),
-        "rename": lambda: services.files.update(
-            alice, file.id, FileChange(original_name="q.txt"), if_match=None
-        ),
+        "rename": lambda: services.files.update(alice, file.id, FileChange(original_name="q.txt"), if_match=None),
         "move": lambda: services.files.move(alice, file.id, None, if_match=None),
         "move back": lambda: services.files.move(alice, file.id, folder.id, if_match=None),
         "copy": lambda: services.files.copy(alice, file.id),

@@ -171,9 +171,7 @@ def measure(target: Target, mode: str, content: memoryview) -> Measured:
 def child(command: list[str], directory: Path, environ: dict[str, str], url: str) -> Iterator[int]:
     """A server that is up once ``url`` answers anything; its process id."""
     with (directory / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, cwd=directory, env={**os.environ, **environ}, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, cwd=directory, env={**os.environ, **environ}, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -199,9 +197,7 @@ def targets(directory: Path) -> Iterator[list[Target]]:
         raise SystemExit("node and npm are needed for @tus/server")
     packages = directory / "packages"
     shutil.copytree(Path(__file__).parent / "tus_server", packages)
-    subprocess.run(
-        [npm, "ci", "--ignore-scripts"], cwd=packages, check=True, capture_output=True, timeout=300
-    )
+    subprocess.run([npm, "ci", "--ignore-scripts"], cwd=packages, check=True, capture_output=True, timeout=300)
     (directory / "gateway").mkdir()
     (directory / "weed").mkdir()
     with contextlib.ExitStack() as parts:
@@ -295,8 +291,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=256, help="MiB")
-    parser.add_argument(
-        "--seconds", type=float, default=900, help="no further upload is begun after this time"
-    )
+    parser.add_argument("--seconds", type=float, default=900, help="no further upload is begun after this time")
     given = parser.parse_args()
     run(given.rounds, given.size, given.seconds)

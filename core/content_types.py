@@ -339,9 +339,7 @@ _UNCOMPRESSED = _words(
 
 # What a browser may show in place: it can't run script (THREATS T32). PDF and SVG are not among them.
 # What thumbnails are made of (parsers/image.py opens these formats).
-PICTURES = frozenset(
-    {"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"}
-)
+PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/tiff", "image/bmp"})
 
 _PLACED = _words(
     "image/jpeg image/png image/apng image/webp image/avif image/heic image/heif image/heic-sequence image/heif-sequence"
@@ -371,9 +369,7 @@ _OLE = _words(
 _OLE_NAMES = re.compile(
     r"application/(?:msword|vnd\.ms-(?:excel|powerpoint|outlook|project)|vnd\.visio|x-mspublisher|x-msi)"
 )
-_HOLDS_HTML = frozenset(
-    {"text/markdown", "text/x-rst", "text/asciidoc", "text/x-vue", "text/x-jsx", "text/x-php"}
-)
+_HOLDS_HTML = frozenset({"text/markdown", "text/x-rst", "text/asciidoc", "text/x-vue", "text/x-jsx", "text/x-php"})
 _GENERIC = frozenset({"text/plain", "text/xml", OCTET_STREAM})
 _MIME = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 
@@ -546,11 +542,7 @@ class _Entries:
 
 
 def _is_text(mime: str) -> bool:
-    return (
-        mime.startswith("text/")
-        or mime in _TEXTS
-        or (mime.endswith(("+json", "+xml")) and mime[:6] != "image/")
-    )
+    return mime.startswith("text/") or mime in _TEXTS or (mime.endswith(("+json", "+xml")) and mime[:6] != "image/")
 
 
 def _is_vague_text(mime: str) -> bool:

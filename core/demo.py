@@ -143,31 +143,59 @@ class Inventor:
         ending = extension(name)
         mime_type = mime_for_extension(ending) or "application/octet-stream"
         return DemoFile(
-            id=_id_at(at), owner=owner, folder=folder, original_name=self._free(owner, folder, name),
-            object_key=object_key(FILE_PREFIX, ending, at), is_copy=False, mime_type=mime_type,
-            file_type=file_type(mime_type), size=int(_KINDS[way][2] * self._random.lognormvariate(0, 0.9)) + 1,
-            sha256=secrets.token_hex(32), status="ready", problem=None, visibility="private", tags=[],
-            metadata=metadata, uploaded_at=at, last_accessed=None, download_count=0, deleted_at=None,
-            language=language, has_text=way in _WITH_TEXT,
-        )  # fmt: skip
+            id=_id_at(at),
+            owner=owner,
+            folder=folder,
+            original_name=self._free(owner, folder, name),
+            object_key=object_key(FILE_PREFIX, ending, at),
+            is_copy=False,
+            mime_type=mime_type,
+            file_type=file_type(mime_type),
+            size=int(_KINDS[way][2] * self._random.lognormvariate(0, 0.9)) + 1,
+            sha256=secrets.token_hex(32),
+            status="ready",
+            problem=None,
+            visibility="private",
+            tags=[],
+            metadata=metadata,
+            uploaded_at=at,
+            last_accessed=None,
+            download_count=0,
+            deleted_at=None,
+            language=language,
+            has_text=way in _WITH_TEXT,
+        )
 
     def _copy(self, source: DemoFile, folder: int | None, at: datetime) -> DemoFile:
         return DemoFile(
-            id=_id_at(at), owner=source.owner, folder=folder,
-            original_name=self._free(source.owner, folder, source.original_name), object_key=source.object_key,
-            is_copy=True, mime_type=source.mime_type, file_type=source.file_type, size=source.size,
-            sha256=source.sha256, status="ready", problem=None, visibility="private", tags=[],
-            metadata=source.metadata, uploaded_at=at, last_accessed=None, download_count=0, deleted_at=None,
-            language=source.language, has_text=source.has_text,
-        )  # fmt: skip
+            id=_id_at(at),
+            owner=source.owner,
+            folder=folder,
+            original_name=self._free(source.owner, folder, source.original_name),
+            object_key=source.object_key,
+            is_copy=True,
+            mime_type=source.mime_type,
+            file_type=source.file_type,
+            size=source.size,
+            sha256=source.sha256,
+            status="ready",
+            problem=None,
+            visibility="private",
+            tags=[],
+            metadata=source.metadata,
+            uploaded_at=at,
+            last_accessed=None,
+            download_count=0,
+            deleted_at=None,
+            language=source.language,
+            has_text=source.has_text,
+        )
 
     def _use(self, file: DemoFile) -> None:
         """What happened to it since: downloads, tags, the trash; a few failed a check."""
         chance, left = self._random.random, self._now - file.uploaded_at
         if chance() < 0.3:
-            file.tags = list(
-                dict.fromkeys(TAGS[self._pick(self._tag_weights)] for _ in range(1 + int(chance() * 3)))
-            )
+            file.tags = list(dict.fromkeys(TAGS[self._pick(self._tag_weights)] for _ in range(1 + int(chance() * 3))))
         if chance() < 0.35:
             file.download_count = int(self._random.paretovariate(1.1))
             file.last_accessed = file.uploaded_at + left * chance()
@@ -208,9 +236,7 @@ class Inventor:
             stem = choice(_SCREENSHOTS).format(f"{at:%Y-%m-%d}", f"{at:%H.%M.%S}")
             return f"{stem}.{ending}", {"width": 1920, "height": 1080}
         if way == "scan":
-            return choice(
-                (f"Scan_{at:%Y-%m-%d}_{number:04d}", f"scan{number:04d}", f"SCN_{number}")
-            ) + f".{ending}", {}
+            return choice((f"Scan_{at:%Y-%m-%d}_{number:04d}", f"scan{number:04d}", f"SCN_{number}")) + f".{ending}", {}
         if way == "video":
             stem = choice(
                 (
@@ -226,15 +252,11 @@ class Inventor:
                 "duration": round(self._random.lognormvariate(4, 1), 1),
             }
         if way == "audio":
-            stem = choice(
-                (f"{number % 30 + 1:02d} {self._title(language, at)}", f"Recording_{at:%Y%m%d}_{number}")
-            )
+            stem = choice((f"{number % 30 + 1:02d} {self._title(language, at)}", f"Recording_{at:%Y%m%d}_{number}"))
             return f"{stem}.{ending}", {"duration": round(self._random.lognormvariate(5, 0.6), 1)}
         if way == "archive":
             return choice((f"backup-{at:%Y-%m-%d}-{number}", self._title(language, at))) + f".{ending}", {}
-        return f"{self._title(language, at)}.{ending}", {
-            "pages": number % 40 + 1
-        } if way == "document" else {}
+        return f"{self._title(language, at)}.{ending}", {"pages": number % 40 + 1} if way == "document" else {}
 
     def _title(self, language: Language, at: datetime) -> str:
         """What people call their documents: with dates, numbers, versions, and every separator there is."""
@@ -294,9 +316,7 @@ def _vocabulary(code: str) -> tuple[list[str], list[float]]:
     mix = random.Random(code)  # noqa: S311
     rare = [stem + ending for stem in language.stems for ending in language.endings]
     while len(rare) < _VOCABULARY:
-        rare.append(
-            mix.choice(language.stems) + mix.choice(language.stems).casefold() + mix.choice(language.endings)
-        )
+        rare.append(mix.choice(language.stems) + mix.choice(language.stems).casefold() + mix.choice(language.endings))
     mix.shuffle(rare)
     words = list(dict.fromkeys([*language.common, *language.subjects, *rare]))
     return words, _zipf(len(words), flat=2.7)

@@ -37,8 +37,8 @@ class GatewayError(Exception):
     def __init__(self, detail: str | None = None, *, errors: list[dict[str, str]] | None = None, **extra: Any):
         super().__init__(detail or self.title)
         self.detail = detail or self.title
-        self.errors = errors or []          # [{"field", "message"}] where input failed
-        self.extra = extra                  # further members of the problem document
+        self.errors = errors or []  # [{"field", "message"}] where input failed
+        self.extra = extra  # further members of the problem document
 
     def as_problem(self) -> dict[str, Any]:
         """The short form kept in a row or in a list of rejected files: {"code", "detail"}."""

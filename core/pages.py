@@ -12,4 +12,4 @@ T = TypeVar("T")
 class Page(Generic[T]):
     items: list[T]
     next_cursor: str | None
-    total: int | None = None        # None where only counting the rows would tell
+    total: int | None = None  # None where only counting the rows would tell

@@ -15,5 +15,5 @@ class Placement:
     visibility: Visibility = "private"
     tags: tuple[str, ...] = ()
     on_duplicate: OnDuplicate = "link"
-    keep_location: bool = False         # the public may see where a picture was taken
-    metadata: dict[str, Any] = field(default_factory=dict)      # the client's own keys, kept under metadata.custom
+    keep_location: bool = False  # the public may see where a picture was taken
+    metadata: dict[str, Any] = field(default_factory=dict)  # the client's own keys, kept under metadata.custom

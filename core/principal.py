@@ -16,11 +16,11 @@ class UploadBudget:
     """What an upload token allows; how much of it is taken is counted in its row, by the uploads themselves."""
 
     token_id: UUID
-    folder_id: int | None               # None: the owner's root and any folder
-    folder_gone: bool                   # it was deleted: what was to go there goes to the root, private
-    max_size: int | None                # bytes of one file
-    allowed_types: tuple[str, ...]      # as in ALLOWED_TYPES; empty: what the deployment allows
-    visibility: Visibility              # the widest that its uploads may have
+    folder_id: int | None  # None: the owner's root and any folder
+    folder_gone: bool  # it was deleted: what was to go there goes to the root, private
+    max_size: int | None  # bytes of one file
+    allowed_types: tuple[str, ...]  # as in ALLOWED_TYPES; empty: what the deployment allows
+    visibility: Visibility  # the widest that its uploads may have
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from typing import Literal
 from core.names import name_key
 from core.words import phrase, tokens
 
-MAX_TEXT = 1_024            # characters
+MAX_TEXT = 1_024  # characters
 MAX_TERMS = 16
 _MAX_SIZE = 2**62
 _UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -78,7 +78,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class TypeIs:
-    value: str                      # a family, a MIME type, image/*, or a word such as pdf
+    value: str  # a family, a MIME type, image/*, or a word such as pdf
     negated: bool = False
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class TypeIs:
 
 @dataclass(frozen=True, slots=True)
 class ExtensionIs:
-    value: str                      # with or without the dot
+    value: str  # with or without the dot
     negated: bool = False
 
     def __str__(self) -> str:
@@ -174,7 +174,7 @@ def parse(text: str, *, longest: int = MAX_TEXT) -> SearchTree:
             deleted = deleted or not dashes
             continue
         leaf = _operation(bool(dashes), name, quoted, bare) if name else None
-        if name and leaf is None:                       # not an operator after all: a word, up to the next space
+        if name and leaf is None:  # not an operator after all: a word, up to the next space
             whole = _BARE.match(text, found.start())
             assert whole is not None
             at, quoted, bare = whole.end(), None, whole[1]

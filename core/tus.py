@@ -84,10 +84,7 @@ def text_of(value: bytes) -> str | None:
 def custom(pairs: dict[str, bytes]) -> dict[str, Any]:
     """Keys of the client's own as they are kept with the file; bytes that are no text stay in base64."""
     texts = {key: text_of(value) for key, value in pairs.items()}
-    return {
-        key: text if text is not None else base64.b64encode(pairs[key]).decode()
-        for key, text in texts.items()
-    }
+    return {key: text if text is not None else base64.b64encode(pairs[key]).decode() for key, text in texts.items()}
 
 
 # -- checksum --------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,9 @@ CHECK_OUT = 5.0  # seconds until a connection must be there
 _CHECK = 3.0  # seconds for a connection that was idle to answer
 # The server ends a statement in its time, and also one that waits so long for a lock. The client waits a little longer,
 # since a server that hangs ends nothing.
-_SESSION = "-c statement_timeout={:.0f}ms -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+_SESSION = (
+    "-c statement_timeout={:.0f}ms -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+)
 _GRACE = 1.0  # seconds
 # What each connection is made with: a peer that vanished without a word is noticed within 20 seconds.
 CONNECTION: Mapping[str, Any] = {
@@ -109,7 +111,11 @@ class Database:
     def _open(self) -> ConnectionPool[Tx]:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
-                kwargs = {**CONNECTION, "autocommit": True, "options": _SESSION.format(self._statement * 1000)}
+                kwargs = {
+                    **CONNECTION,
+                    "autocommit": True,
+                    "options": _SESSION.format(self._statement * 1000),
+                }
                 if self._cursor_factory is not None:
                     kwargs["cursor_factory"] = self._cursor_factory
                 self._pool = ConnectionPool(

@@ -13,14 +13,37 @@ from core.demo import DemoFile
 from db import Tx, execute, scalar, texts
 
 _FILES = (
-    "id", "owner_id", "original_name", "file_path", "mime_type", "file_type", "file_size", "file_hash", "folder_id",
-    "status", "problem", "visibility", "tags", "metadata", "uploaded_at", "last_accessed", "download_count", "is_deleted",
+    "id",
+    "owner_id",
+    "original_name",
+    "file_path",
+    "mime_type",
+    "file_type",
+    "file_size",
+    "file_hash",
+    "folder_id",
+    "status",
+    "problem",
+    "visibility",
+    "tags",
+    "metadata",
+    "uploaded_at",
+    "last_accessed",
+    "download_count",
+    "is_deleted",
     "deleted_at",
-)  # fmt: skip
+)
 # found: the bucket holds none of the bytes, until ``bytes_are_there`` says so.
 _OBJECTS = (
-    "object_key", "owner_id", "size", "sha256", "etag", "content_type", "found", "created_at",
-)  # fmt: skip
+    "object_key",
+    "owner_id",
+    "size",
+    "sha256",
+    "etag",
+    "content_type",
+    "found",
+    "created_at",
+)
 _EVENTS = ("file_id", "owner_id", "action", "actor", "at")
 
 
@@ -33,26 +56,59 @@ def owner_is_new(tx: Tx, owner_id: str) -> bool:
     return bool(scalar(tx, sql_text, {"owner": owner_id}))
 
 
-def add_files(
-    tx: Tx, files: Sequence[DemoFile], *, owners: Sequence[str], folders: Sequence[Sequence[int]]
-) -> None:
+def add_files(tx: Tx, files: Sequence[DemoFile], *, owners: Sequence[str], folders: Sequence[Sequence[int]]) -> None:
     """Objects, files and their history; ``owners`` and ``folders`` say which ids the numbers in the files stand for."""
     _copy(
-        tx, "objects", _OBJECTS,
-        [(f.object_key, owners[f.owner], f.size, f.sha256, f.sha256[:32], f.mime_type, False, f.uploaded_at)
-         for f in files if not f.is_copy],
-    )  # fmt: skip
+        tx,
+        "objects",
+        _OBJECTS,
+        [
+            (
+                f.object_key,
+                owners[f.owner],
+                f.size,
+                f.sha256,
+                f.sha256[:32],
+                f.mime_type,
+                False,
+                f.uploaded_at,
+            )
+            for f in files
+            if not f.is_copy
+        ],
+    )
     # Their texts may be on their way.
     shared = "select from objects where object_key = any(%(keys)s) order by object_key for share"
     execute(tx, shared, {"keys": [f.object_key for f in files if f.is_copy]})
     _copy(
-        tx, "files", _FILES,
-        [(f.id, owners[f.owner], f.original_name, f.object_key, f.mime_type, f.file_type, f.size, f.sha256,
-          None if f.folder is None else folders[f.owner][f.folder], f.status,
-          None if f.problem is None else Jsonb(f.problem), f.visibility, f.tags, Jsonb(f.metadata), f.uploaded_at,
-          f.last_accessed, f.download_count, f.deleted_at is not None, f.deleted_at)
-         for f in files],
-    )  # fmt: skip
+        tx,
+        "files",
+        _FILES,
+        [
+            (
+                f.id,
+                owners[f.owner],
+                f.original_name,
+                f.object_key,
+                f.mime_type,
+                f.file_type,
+                f.size,
+                f.sha256,
+                None if f.folder is None else folders[f.owner][f.folder],
+                f.status,
+                None if f.problem is None else Jsonb(f.problem),
+                f.visibility,
+                f.tags,
+                Jsonb(f.metadata),
+                f.uploaded_at,
+                f.last_accessed,
+                f.download_count,
+                f.deleted_at is not None,
+                f.deleted_at,
+            )
+            for f in files
+        ],
+    )
     _copy(tx, "file_events", _EVENTS, [event for f in files for event in _history(f, owners[f.owner])])
 
 
@@ -86,7 +142,16 @@ def settle(tx: Tx) -> None:
     execute(tx, "set statement_timeout = 0")
     tx.patience = 86_400.0
     try:
-        for table in ("files", "objects", "object_texts", "file_texts", "file_words", "owner_words", "folders", "file_events"):
+        for table in (
+            "files",
+            "objects",
+            "object_texts",
+            "file_texts",
+            "file_words",
+            "owner_words",
+            "folders",
+            "file_events",
+        ):
             execute(tx, f"vacuum (analyze) {table}")
     finally:
         execute(tx, "reset statement_timeout")

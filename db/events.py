@@ -19,7 +19,9 @@ class EventRecord:
     at: datetime
 
 
-_RECORD = "insert into file_events (file_id, owner_id, action, actor) values (%(file_id)s, %(owner)s, %(action)s, %(actor)s)"
+_RECORD = (
+    "insert into file_events (file_id, owner_id, action, actor) values (%(file_id)s, %(owner)s, %(action)s, %(actor)s)"
+)
 
 
 def record(tx: Tx, file_id: UUID, *, owner_id: str, action: str, actor: str) -> None:

@@ -53,9 +53,18 @@ class FileFilter:
     @property
     def only_tag(self) -> bool:
         """Whether but an owner's files with a tag are asked for, of some time perhaps: ``file_words`` has them in order."""
-        return self.owner_id is not None and self.tag is not None and self == FileFilter(
-            self.owner_id, tag=self.tag, date_from=self.date_from, date_to=self.date_to, deleted=self.deleted
-        )  # fmt: skip
+        return (
+            self.owner_id is not None
+            and self.tag is not None
+            and self
+            == FileFilter(
+                self.owner_id,
+                tag=self.tag,
+                date_from=self.date_from,
+                date_to=self.date_to,
+                deleted=self.deleted,
+            )
+        )
 
     @property
     def only_kind(self) -> bool:
@@ -143,16 +152,12 @@ def page(
     where, params = _tagged(wanted) if by_tag else conditions(wanted)
     table, key = ("file_words", "f.file_id") if by_tag else ("files", "f.id")
     if after is not None:
-        where += (
-            f" and ({expression}, {key}) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
-        )
+        where += f" and ({expression}, {key}) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
         params |= {"after": after[0], "after_id": after[1]}
     direction = "desc" if descending else "asc"
     order = f"order by key {direction}, id {direction}"
     matching = f"select {key} as id, {expression} as key from {table} f where {where}"
-    found = (
-        f"select id, key from ({matching}) f" if by_tag else _found(wanted, name, matching, order, expected)
-    )
+    found = f"select id, key from ({matching}) f" if by_tag else _found(wanted, name, matching, order, expected)
     sql = (
         f"select {COLUMNS}, p.key::text as position from ({found} {order} limit %(limit)s) p"
         f" join files f on f.id = p.id join objects o on o.object_key = f.file_path order by p.key {direction}, p.id {direction}"
@@ -160,9 +165,7 @@ def page(
     with tx.cursor(row_factory=dict_row) as cursor:
         # A plan that does not know the values can't tell a rare one from a common one.
         prepare = None if wanted.only_kind else False
-        rows = cursor.execute(
-            sql, params | {"limit": limit, "kinds": sorted(FAMILIES)}, prepare=prepare
-        ).fetchall()
+        rows = cursor.execute(sql, params | {"limit": limit, "kinds": sorted(FAMILIES)}, prepare=prepare).fetchall()
     positions = [[row.pop("position"), str(row["id"])] for row in rows]
     return [FileRecord(**row) for row in rows], positions
 
@@ -222,9 +225,7 @@ def total(tx: Tx, wanted: FileFilter) -> int | None:
         return int(scalar(tx, _OF_FOLDERS.format(place=place), params))
     if wanted.in_root and not wanted.recursive and everywhere.unfiltered:
         return int(scalar(tx, _OF_ROOT, params))
-    kinds = FileFilter(
-        wanted.owner_id, file_type=wanted.file_type, status=wanted.status, deleted=wanted.deleted
-    )
+    kinds = FileFilter(wanted.owner_id, file_type=wanted.file_type, status=wanted.status, deleted=wanted.deleted)
     if wanted == kinds and (wanted.file_type is None or wanted.file_type in FAMILIES):
         return int(scalar(tx, _OF_TYPES, params | {"file_type": wanted.file_type, "status": wanted.status}))
     where, params = _tagged(wanted) if wanted.only_tag else conditions(wanted)

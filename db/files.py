@@ -91,7 +91,9 @@ class NewFile:
 
 
 # Everybody who gives out a name in a folder takes this lock first, so that numbering decides once and never retries.
-_LOCK_NAMES = "select pg_advisory_xact_lock(hashtextextended('names:' || %(owner)s || ':' || coalesce(%(folder)s::text, ''), 0))"
+_LOCK_NAMES = (
+    "select pg_advisory_xact_lock(hashtextextended('names:' || %(owner)s || ':' || coalesce(%(folder)s::text, ''), 0))"
+)
 
 
 def lock_names(tx: Tx, owner_id: str, folder_id: int | None) -> None:
@@ -271,9 +273,7 @@ def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
 
 
 def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
-    return many(
-        tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)}
-    )
+    return many(tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)})
 
 
 _DUPLICATE = """

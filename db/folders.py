@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from db import Tx, execute, many, one, scalar
 
 
-class FolderRecord(NamedTuple):         # made in a third of a dataclass's time, and a tree has 10,000
+class FolderRecord(NamedTuple):  # made in a third of a dataclass's time, and a tree has 10,000
     id: int
     owner_id: str
     name: str
@@ -21,10 +21,10 @@ class FolderRecord(NamedTuple):         # made in a third of a dataclass's time,
     parent_id: int | None
     created_at: datetime
     updated_at: datetime
-    path: str                   # /a/b
-    file_count: int             # directly inside; the trash counts nowhere
-    total_file_count: int       # with all below
-    total_size: int             # bytes, with all below
+    path: str  # /a/b
+    file_count: int  # directly inside; the trash counts nowhere
+    total_file_count: int  # with all below
+    total_size: int  # bytes, with all below
 
 
 # The chosen folders with their paths and counts: one statement, whatever their number. Depth is bounded by the trigger.
@@ -55,7 +55,7 @@ order by c.id
 _GET = _VIEWS.format(chosen="select * from folders where id = %(id)s")
 _PAGE = _VIEWS.format(
     chosen="select * from folders where (%(owner)s::text is null or owner_id = %(owner)s) and id > %(after)s"
-           " order by id limit %(limit)s",
+    " order by id limit %(limit)s",
 )
 # Siblings come in the order of their names from the index that keeps these unique.
 _TREE = """
@@ -73,7 +73,7 @@ def get(tx: Tx, folder_id: int) -> FolderRecord | None:
 def of_owner(tx: Tx, owner_id: str | None) -> list[FolderRecord]:
     """All folders of the owner (None: of everybody), each before those in it, siblings in the order of their names."""
     sql = _TREE.format(mine="true" if owner_id is None else "f.owner_id = %(owner)s")
-    with tx.cursor(binary=True) as cursor:      # 20,000 times are read in half the time
+    with tx.cursor(binary=True) as cursor:  # 20,000 times are read in half the time
         rows = cursor.execute(sql, {"owner": owner_id}).fetchall()
     below: dict[int | None, list[Any]] = {None: []}
     for row in rows:
@@ -97,7 +97,17 @@ def of_owner(tx: Tx, owner_id: str | None) -> list[FolderRecord]:
             size[row[4]] += size[row[0]]
     return [
         FolderRecord(
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], path, row[7], files[row[0]], size[row[0]],
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            row[4],
+            row[5],
+            row[6],
+            path,
+            row[7],
+            files[row[0]],
+            size[row[0]],
         )
         for path, row in ordered
     ]
@@ -120,7 +130,11 @@ def owner_of(tx: Tx, folder_id: int) -> str | None:
 
 def wait_briefly(tx: Tx, longest: timedelta) -> None:
     """Give up on a lock after this time, in this transaction only."""
-    execute(tx, "select set_config('lock_timeout', %(longest)s, true)", {"longest": f"{round(longest.total_seconds() * 1000)}ms"})
+    execute(
+        tx,
+        "select set_config('lock_timeout', %(longest)s, true)",
+        {"longest": f"{round(longest.total_seconds() * 1000)}ms"},
+    )
 
 
 def lock_tree(tx: Tx, owner_id: str) -> None:
@@ -129,12 +143,14 @@ def lock_tree(tx: Tx, owner_id: str) -> None:
 
 
 def create(tx: Tx, owner_id: str, *, name: str, description: str, parent_id: int | None) -> int:
-    return int(scalar(
-        tx,
-        "insert into folders (owner_id, name, description, parent_id)"
-        " values (%(owner)s, %(name)s, %(description)s, %(parent)s) returning id",
-        {"owner": owner_id, "name": name, "description": description, "parent": parent_id},
-    ))
+    return int(
+        scalar(
+            tx,
+            "insert into folders (owner_id, name, description, parent_id)"
+            " values (%(owner)s, %(name)s, %(description)s, %(parent)s) returning id",
+            {"owner": owner_id, "name": name, "description": description, "parent": parent_id},
+        )
+    )
 
 
 _UPDATE = """
@@ -145,11 +161,28 @@ where id = %(id)s
 
 
 def update(
-    tx: Tx, folder_id: int, *, name: str | None, description: str | None, parent_id: int | None, set_parent: bool,
+    tx: Tx,
+    folder_id: int,
+    *,
+    name: str | None,
+    description: str | None,
+    parent_id: int | None,
+    set_parent: bool,
 ) -> bool:
-    return execute(tx, _UPDATE, {
-        "id": folder_id, "name": name, "description": description, "parent": parent_id, "set_parent": set_parent,
-    }) == 1
+    return (
+        execute(
+            tx,
+            _UPDATE,
+            {
+                "id": folder_id,
+                "name": name,
+                "description": description,
+                "parent": parent_id,
+                "set_parent": set_parent,
+            },
+        )
+        == 1
+    )
 
 
 # The rows are locked, so that no file can be put into these folders until the transaction ends: its foreign key waits.

@@ -62,7 +62,12 @@ def claim(
     over, and so is the claim that ``instead_of`` names. What a transaction that it waited for has just changed is not told
     yet: None, or as it was before."""
     params = {
-        "owner": owner_id, "key": key, "digest": request_digest, "lease": lease, "keep": keep, "instead_of": instead_of,
+        "owner": owner_id,
+        "key": key,
+        "digest": request_digest,
+        "lease": lease,
+        "keep": keep,
+        "instead_of": instead_of,
     }
     return one(tx, IdempotencyRecord, _CLAIM, params)
 
@@ -87,8 +92,13 @@ def record(
 ) -> bool:
     """Keep the answer; False where another has taken the key over."""
     params = {
-        "owner": owner_id, "key": key, "claim": claim, "digest": request_digest, "status": status,
-        "response": Jsonb(response), "headers": Jsonb(headers),
+        "owner": owner_id,
+        "key": key,
+        "claim": claim,
+        "digest": request_digest,
+        "status": status,
+        "response": Jsonb(response),
+        "headers": Jsonb(headers),
     }
     return execute(tx, _RECORD, params) == 1
 

@@ -202,9 +202,7 @@ def list_all(
 
 
 def get(tx: Tx, job_id: int) -> JobRecord | None:
-    return one(
-        tx, JobRecord, f"select {_COLUMNS} from procrastinate_jobs j where j.id = %(id)s", {"id": job_id}
-    )
+    return one(tx, JobRecord, f"select {_COLUMNS} from procrastinate_jobs j where j.id = %(id)s", {"id": job_id})
 
 
 _COUNTS = "select queue_name, status::text, count(*) from procrastinate_jobs group by 1, 2 order by 1, 2"

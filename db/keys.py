@@ -36,17 +36,13 @@ returning {_COLUMNS}
 
 def create(tx: Tx, key_digest: bytes, *, owner_id: str, name: str, role: str) -> KeyRecord:
     """Add a key; one that is there already is left as it is and given back."""
-    record = one(
-        tx, KeyRecord, _CREATE, {"digest": key_digest, "owner": owner_id, "name": name, "role": role}
-    )
+    record = one(tx, KeyRecord, _CREATE, {"digest": key_digest, "owner": owner_id, "name": name, "role": role})
     assert record is not None
     return record
 
 
 def any_admin(tx: Tx) -> bool:
-    return bool(
-        scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)")
-    )
+    return bool(scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)"))
 
 
 _LIST = f"""

@@ -23,9 +23,7 @@ def migrate(url: str, *, wait_seconds: float = 300) -> None:
     """Run all outstanding revisions. Raises Unavailable where the server is older than 18 or the lock never came free."""
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
         if conn.info.server_version < _REQUIRED:
-            raise Unavailable(
-                f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}."
-            )
+            raise Unavailable(f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}.")
         deadline = time.monotonic() + wait_seconds
         while True:
             row = conn.execute("select pg_try_advisory_lock(%s)", [_LOCK]).fetchone()

@@ -41,9 +41,7 @@ class ObjectRecord:
 
 
 def get(tx: Tx, object_key: str) -> ObjectRecord | None:
-    return one(
-        tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = %(key)s", {"key": object_key}
-    )
+    return one(tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = %(key)s", {"key": object_key})
 
 
 _RECORD_CHECK = """

@@ -106,9 +106,7 @@ set code = excluded.code, detail = excluded.detail, failed_at = now()
 """
 
 
-def add_failure(
-    tx: Tx, object_key: str, *, preview_type: str, variant: int, code: str, detail: str
-) -> None:
+def add_failure(tx: Tx, object_key: str, *, preview_type: str, variant: int, code: str, detail: str) -> None:
     """Remember why a preview can't be made. ``variant``: a page; 0 for the other types, or for all pages."""
     params = {
         "key": object_key,
@@ -127,9 +125,7 @@ order by variant limit 1
 """
 
 
-def failure(
-    tx: Tx, object_key: str, *, preview_type: str, variant: int, within: timedelta
-) -> tuple[str, str] | None:
+def failure(tx: Tx, object_key: str, *, preview_type: str, variant: int, within: timedelta) -> tuple[str, str] | None:
     """The code and words of a failure that is not older than ``within``."""
     params = {"key": object_key, "type": preview_type, "variant": variant, "within": within}
     row = tx.execute(_FAILURE, params).fetchone()

@@ -111,7 +111,9 @@ def take(tx: Tx, upload_id: UUID, *, lease: timedelta) -> ResumableRecord | None
     return one(tx, ResumableRecord, _TAKE, {"id": upload_id, "lease": lease})
 
 
-_ASK = "update resumable_uploads set asked_for = true where upload_id = %(id)s and not asked_for and held_until >= now()"
+_ASK = (
+    "update resumable_uploads set asked_for = true where upload_id = %(id)s and not asked_for and held_until >= now()"
+)
 
 
 def ask_for(tx: Tx, upload_id: UUID) -> None:
@@ -177,9 +179,7 @@ and u.multipart_id is null
 """
 
 
-def begin_parts(
-    tx: Tx, upload_id: UUID, *, token: int, object_key: str, multipart_id: str, content_type: str
-) -> bool:
+def begin_parts(tx: Tx, upload_id: UUID, *, token: int, object_key: str, multipart_id: str, content_type: str) -> bool:
     """Note the multipart that takes the parts; False where the upload is over or taken by another writer."""
     return (
         execute(

@@ -144,9 +144,7 @@ def begin_rescan(tx: Tx, *, signatures: str | None) -> RescanRecord | None:
 
 def rescan_due(tx: Tx, *, every: timedelta) -> bool:
     """Whether none has begun for so long."""
-    sql = (
-        "select not exists (select from rescans where finished_at is null or started_at > now() - %(every)s)"
-    )
+    sql = "select not exists (select from rescans where finished_at is null or started_at > now() - %(every)s)"
     return scalar(tx, sql, {"every": every}) is True
 
 

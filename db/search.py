@@ -28,24 +28,26 @@ from db.search_terms import Corrections, Statement, Terms, is_hint
 from db.texts import MARK, marked, stemmed, stems, tsquery
 from db.words import MOST, Sought, WordList, like, meant
 
-RANKED = 10_000             # matches that are counted, and ranked where facets are asked for
-_SLACK = 0.05               # seconds by which a statement may run longer than what is left of the search's time
-_BEST = 1_001               # what all pages together can show, and one more
-_RANKED_NAMES = 3_000       # names with several words, or a phrase, that are ranked
-_EXACT = 1_000              # names that are just the query
-_WIDE = 30_000              # entries of words: so many are worth sorting
-_LOOKED_THROUGH = 50_000    # newest files, where a beginning has more
-_PROBED = 2_000             # entries of a rare word that are looked up among those of a common one
-_FEW = 3_000                # files that pass a filter: all of them are looked at
-_FEWER = 30_000             # and where more names than are ranked have the words
-_BEGINNINGS = 4             # that are looked up: the index of texts can't be stopped while it gathers what begins so
-_MANY = 8                   # words of names that texts with them in the name are left out by
+RANKED = 10_000  # matches that are counted, and ranked where facets are asked for
+_SLACK = 0.05  # seconds by which a statement may run longer than what is left of the search's time
+_BEST = 1_001  # what all pages together can show, and one more
+_RANKED_NAMES = 3_000  # names with several words, or a phrase, that are ranked
+_EXACT = 1_000  # names that are just the query
+_WIDE = 30_000  # entries of words: so many are worth sorting
+_LOOKED_THROUGH = 50_000  # newest files, where a beginning has more
+_PROBED = 2_000  # entries of a rare word that are looked up among those of a common one
+_FEW = 3_000  # files that pass a filter: all of them are looked at
+_FEWER = 30_000  # and where more names than are ranked have the words
+_BEGINNINGS = 4  # that are looked up: the index of texts can't be stopped while it gathers what begins so
+_MANY = 8  # words of names that texts with them in the name are left out by
 _FACET_VALUES = 100
 
 _FACETS = {
-    "file_type": "file_type", "folder": "folder_id", "owner": "owner_id",
+    "file_type": "file_type",
+    "folder": "folder_id",
+    "owner": "owner_id",
     "month": "to_char(uploaded_at at time zone 'UTC', 'YYYY-MM')",
-}  # fmt: skip
+}
 FACETS = frozenset(_FACETS)
 _COLUMNS = "f.id, f.uploaded_at, f.name_key, f.name_words, f.file_type, f.folder_id, f.owner_id"
 _NEWEST = "order by uploaded_at desc, file_id desc"
@@ -56,14 +58,14 @@ _COUNT_NAMED = "names (many) as materialized (select count(*) from named)"
 class Position:
     """Where a hit stands in the ranking: what the next page begins after."""
 
-    score: int                  # millionths
+    score: int  # millionths
     uploaded_at: str
     id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    score: int                  # millionths
+    score: int  # millionths
     file: FileRecord
 
     @property
@@ -73,10 +75,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    matched: int                # RANKED + 1 where there are more
+    matched: int  # RANKED + 1 where there are more
     hits: list[Hit]
     facets: dict[str, list[dict[str, Any]]]
-    stems: dict[str, list[str]]     # of words of the query, by which texts were asked, too
+    stems: dict[str, list[str]]  # of words of the query, by which texts were asked, too
 
 
 class OutOfTime(Exception):
@@ -93,9 +95,12 @@ class Clock:
     def begin(self, tx: Tx) -> None:
         """Limit the first statement of a transaction, and set how near a misspelt word has to be. Tables are never read
         whole: the planner takes looking into a text for as cheap as comparing a number."""
-        execute(tx, "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-                    " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
-                {"limit": self._left()})  # fmt: skip
+        execute(
+            tx,
+            "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
+            " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
+            {"limit": self._left()},
+        )
 
     def go_on(self, tx: Tx) -> None:
         """Before each further statement: limit it to what is left, where that became less since the server was told."""
@@ -113,9 +118,17 @@ class Clock:
 
 
 def find(
-    tx: Tx, wanted: FileFilter, tree: SearchTree, *, corrections: Corrections | None = None, facets: Sequence[str] = (),
-    after: Position | None = None, limit: int, newest: int | None = None, clock: Clock | None = None,
-) -> Found:  # fmt: skip
+    tx: Tx,
+    wanted: FileFilter,
+    tree: SearchTree,
+    *,
+    corrections: Corrections | None = None,
+    facets: Sequence[str] = (),
+    after: Position | None = None,
+    limit: int,
+    newest: int | None = None,
+    clock: Clock | None = None,
+) -> Found:
     """The best matches after ``after``, best first, those of equal score newest first; of the owner's ``newest`` files only,
     where so many are given. Raises OutOfTime or QueryCanceled where the clock, whose transaction this is, says so."""
     search = _Search(tx, wanted, tree, corrections or {}, clock, newest)
@@ -137,7 +150,7 @@ def find(
     order by page.score desc, page.uploaded_at desc, page.id desc
     """
     search.next()
-    if search.fixed:        # else a plan that does not know the words can't tell a common one from a rare one
+    if search.fixed:  # else a plan that does not know the words can't tell a common one from a rare one
         execute(tx, "select set_config('plan_cache_mode', 'force_generic_plan', true)")
     rows = tx.execute(sql, search.params, prepare=None if search.fixed else False).fetchall()
     matched, in_facets = rows[0][:2]
@@ -165,16 +178,22 @@ class _Search(Statement):
     """The SQL of one search: the CTEs ``hits``, with _COLUMNS, and ``counted``."""
 
     def __init__(
-        self, tx: Tx, wanted: FileFilter, tree: SearchTree, corrections: Corrections, clock: Clock | None, newest: int | None
+        self,
+        tx: Tx,
+        wanted: FileFilter,
+        tree: SearchTree,
+        corrections: Corrections,
+        clock: Clock | None,
+        newest: int | None,
     ):
         where, params = conditions(wanted)
         Statement.__init__(self, params | {"owner": wanted.owner_id, "deleted": wanted.deleted})
         self._tx, self._wanted, self._tree, self._where = tx, wanted, tree, where
         self._clock, self._newest = clock, newest
-        self._groups: list[_Group] = []                     # those that can be looked up
-        self._others: list[tuple[Leaf, ...]] = []           # the others are tests of each file
-        self._barred: dict[tuple[Leaf, ...], str] = {}      # but of them, what texts can be asked not to have
-        self.fixed = False                                  # one plan is right for all values
+        self._groups: list[_Group] = []  # those that can be looked up
+        self._others: list[tuple[Leaf, ...]] = []  # the others are tests of each file
+        self._barred: dict[tuple[Leaf, ...], str] = {}  # but of them, what texts can be asked not to have
+        self.fixed = False  # one plan is right for all values
         self.next()
         leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
         leaves = [leaf for leaf in leaves if leaf.where != "name"]
@@ -193,7 +212,7 @@ class _Search(Statement):
         """``wants``: how many of the best are needed; with ``facets`` all of them."""
         if not self._groups:
             return self._walk()
-        bare = not facets and not self._filtered()          # words alone, with dates at most
+        bare = not facets and not self._filtered()  # words alone, with dates at most
         if not bare and self._is_narrow(_FEW):
             return self._few()
         ctes: list[str] = []
@@ -224,11 +243,19 @@ class _Search(Statement):
             beginnings += sum(isinstance(leaf, Term) and leaf.kind == "prefix" for leaf in group)
             if all(isinstance(leaf, Term) and can_be_looked_up(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
                 terms |= {leaf: sought(leaf) for leaf in group if isinstance(leaf, Term)}
-            elif len(group) == 1 and isinstance(leaf := group[0], Term) and leaf.negated and leaf.words and leaf.kind != "prefix":
+            elif (
+                len(group) == 1
+                and isinstance(leaf := group[0], Term)
+                and leaf.negated
+                and leaf.words
+                and leaf.kind != "prefix"
+            ):
                 terms[leaf] = sought(leaf)
         flat = [(term, each) for term, wanted in terms.items() if term.where != "content" for each in wanted]
         self.next()
-        found = iter(meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each]))
+        found = iter(
+            meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each])
+        )
         lists: dict[Term, list[WordList]] = {term: [] for term in terms}
         for term, each in flat:
             lists[term].append(either([next(found) for _ in each] + [WordList(tuple(self.terms.near(term)))]))
@@ -244,7 +271,7 @@ class _Search(Statement):
     def _group(self, leaves: Sequence[Term], lists: dict[Term, list[WordList]]) -> _Group:
         named = [leaf for leaf in leaves if leaf.where != "content"]
         each = [lists[leaf] for leaf in named]
-        if len(each) > 1:                                   # of each alternative its most telling word
+        if len(each) > 1:  # of each alternative its most telling word
             each = [[either([max(one, key=lambda words: len(words.words[0])) for one in each if one])]]
         texts = [self.terms.queries[leaf] for leaf in leaves if leaf.where != "name" and not is_hint(leaf)]
         fitting = [in_name(leaf, lists[leaf]) for leaf in named]
@@ -298,7 +325,9 @@ class _Search(Statement):
     def _filtered(self) -> bool:
         """Is there more of a filter than the dates that words have?"""
         wanted = replace(self._wanted, date_from=None, date_to=None)
-        return not all(map(_is_date, self._others)) or wanted != FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
+        return not all(map(_is_date, self._others)) or wanted != FileFilter(
+            self._wanted.owner_id, deleted=self._wanted.deleted
+        )
 
     def _is_narrow(self, few: int) -> bool:
         """Do at most so many files pass the filter? As the counters say, or the indexes' first entries."""
@@ -331,12 +360,14 @@ class _Search(Statement):
         others = [word for word in words.words if word not in own]
         picked = [
             self._newest_with([begin + word for word in some if not (begin and word.startswith("/"))], wants)
-            for some in (own, others) for begin in ("^", "")
-        ]  # fmt: skip
+            for some in (own, others)
+            for begin in ("^", "")
+        ]
         picked += [
             f"(select f.id from files f where {self._where} and {test} limit {_EXACT})"
-            for leaf in group.leaves for test in self.terms.exact_keys(leaf)
-        ]  # fmt: skip
+            for leaf in group.leaves
+            for test in self.terms.exact_keys(leaf)
+        ]
         in_all = f"(select entries from sized) < {_WIDE}"
         for word in words.beyond:
             for begin, pattern in (("^", " "), ("", "% ")):
@@ -347,7 +378,9 @@ class _Search(Statement):
                 )
         looked = f"(select {_COLUMNS} from ({' union '.join(picked)}) p (id) join {self._file('f.id = p.id')} on true)"
         if len(words.words) == 1 and not words.beyond:
-            return [f"names (many) as materialized (select count(*) from ({self._any(words)} limit {RANKED + 1}) e)"], [looked]
+            return [f"names (many) as materialized (select count(*) from ({self._any(words)} limit {RANKED + 1}) e)"], [
+                looked
+            ]
         # A name may have several of the words; there are seldom so many entries that all would be too many.
         each = f"select count(*) as n from ({self._any(words)} limit {_WIDE}) e group by file_id"
         ctes = [
@@ -356,18 +389,24 @@ class _Search(Statement):
             f" else (select count(*) from (select distinct file_id from ({self._any(words)}) e) f) end from sized)",
         ]
         if not group.exact:
-            ctes.append(f"named as materialized (select distinct file_id as id from ({self._any(words)}) e limit {RANKED + 1})")
+            ctes.append(
+                f"named as materialized (select distinct file_id as id from ({self._any(words)}) e limit {RANKED + 1})"
+            )
         return ctes, [looked]
 
     def _names(self, lists: Sequence[WordList], bare: bool, facets: bool) -> tuple[list[str], list[str]]:
         """Names that have a word of each list, newest first, and are tested where that is not all: ``named``, and of them those
         that are ranked."""
-        tested = [group.leaves for group in self._groups if not group.simple or any(w.beyond for w in group.lists or ())]
+        tested = [
+            group.leaves for group in self._groups if not group.simple or any(w.beyond for w in group.lists or ())
+        ]
         listed = [words for words in lists if not words.beyond] or [lists[0]]
         ranked = RANKED + 1 if facets else _RANKED_NAMES
         if bare and not tested:
             named = f"select uploaded_at, file_id as id from ({self._entries(listed)}) e {_NEWEST} limit {RANKED + 1}"
-            hits = [f"(select {_COLUMNS} from (select id from named limit {ranked}) n join {self._file('f.id = n.id')} on true)"]
+            hits = [
+                f"(select {_COLUMNS} from (select id from named limit {ranked}) n join {self._file('f.id = n.id')} on true)"
+            ]
         else:
             tests = self.terms.tests(tested, names_only=True) + self.terms.tests(self._others)
             file = self._file("f.id = e.file_id", f"{self._where}{tests}", self._beside(self._others))
@@ -376,11 +415,14 @@ class _Search(Statement):
             order by e.uploaded_at desc, e.file_id desc limit {RANKED + 1}
             """
             hits = [f"(select * from named limit {ranked})"]
-        tests = self.terms.tests([group.leaves for group in self._groups], names_only=True) + self.terms.tests(self._others)
+        tests = self.terms.tests([group.leaves for group in self._groups], names_only=True) + self.terms.tests(
+            self._others
+        )
         hits += [
             f"(select {_COLUMNS} from files f {self._beside(self._others)} where {self._where} and {test}{tests} limit {_EXACT})"
-            for whole in self.terms.whole_names() for test in self.terms.exact_keys(whole)      # however old they are
-        ]  # fmt: skip
+            for whole in self.terms.whole_names()
+            for test in self.terms.exact_keys(whole)  # however old they are
+        ]
         return [f"named as materialized ({named})", _COUNT_NAMED], hits
 
     def _entries(self, lists: Sequence[WordList]) -> str:
@@ -400,8 +442,9 @@ class _Search(Statement):
                 f" and exists (select from file_words o where {self._mine('o')} and o.is_deleted = %(deleted)s"
                 f" and o.word = any({self.value(list(words.words))}::text[])"
                 f" and o.uploaded_at = e.uploaded_at and o.file_id = e.file_id)"
-                for at, words in enumerate(lists) if at != rare
-            )  # fmt: skip
+                for at, words in enumerate(lists)
+                if at != rare
+            )
             return f"select * from ({self._entries([lists[rare]])}) e where true{also} {_NEWEST}"
         each = " union all ".join(f"({self._entries([words])})" for words in lists)
         of_all = f"group by uploaded_at, file_id having count(*) = {len(lists)}"
@@ -424,14 +467,16 @@ class _Search(Statement):
         """The newest files that have one of the words, so many."""
         entries = f"""
         select e.uploaded_at, e.file_id from unnest({self.value(list(words))}::text[]) w (word), lateral (
-            select fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')} and fw.word = w.word collate "C"
+            select fw.uploaded_at, fw.file_id from file_words fw where {self._only("fw")} and fw.word = w.word collate "C"
             order by fw.uploaded_at desc, fw.file_id desc limit {most}) e
         """
         return self._files_of(entries, most)
 
     def _files_of(self, entries: str, most: int) -> str:
         """The files of the newest of these entries, so many, and each once."""
-        return f"(select file_id from (select distinct uploaded_at, file_id from ({entries}) e {_NEWEST} limit {most}) e)"
+        return (
+            f"(select file_id from (select distinct uploaded_at, file_id from ({entries}) e {_NEWEST} limit {most}) e)"
+        )
 
     def _sizes(self, lists: Sequence[WordList]) -> list[int]:
         """How many entries the lists have, counted to one more than are ranked."""
@@ -467,9 +512,9 @@ class _Search(Statement):
             hits = f"(select {_COLUMNS} from (select t.id from {page}) t join {self._file('f.id = t.id')} on true)"
             needed = f"{names} < {wants}" if apart else f"{names} <= {RANKED}"
             ctes = [f"in_texts as materialized (select t.file_id as id, t.uploaded_at {found} and {needed})"]
-            if apart:       # where they are not on the page, they are only counted
+            if apart:  # where they are not on the page, they are only counted
                 others = f"{names} + (select count(*) from (select {found} {room}) t)"
-                if by_name and by_name.count(MARK) > _MANY:     # quicker than to compare each text with all of them
+                if by_name and by_name.count(MARK) > _MANY:  # quicker than to compare each text with all of them
                     both = having(f"{query} & ({by_name})")
                     ctes.append(f"in_both (many) as materialized (select count(*) from file_texts t where {both})")
                     room = f"limit (select greatest({RANKED + 1} - {names}, 0) + many from in_both)"
@@ -521,7 +566,7 @@ class _Search(Statement):
         text = "file_texts t where t.file_id = f.id and t.searchable"
         if self._newest is None:
             return f"left join {text.replace(' where ', ' on ')}"
-        return f"left join lateral (select t.words from {text} offset 0) t on true"         # of these files alone
+        return f"left join lateral (select t.words from {text} offset 0) t on true"  # of these files alone
 
     def _only(self, table: str) -> str:
         return f"{table}.is_deleted = %(deleted)s and {self._mine(table)}{self._dates(table)}"

@@ -10,7 +10,7 @@ from db.search_terms import is_short
 from db.texts import MARK
 from db.words import SHORTEST_PART, Sought, WordList, sought_end, sought_part
 
-_ALIKE = 4                  # words that begin alike: more are asked for as what begins so
+_ALIKE = 4  # words that begin alike: more are asked for as what begins so
 
 
 def sought(term: Term) -> list[list[Sought]]:
@@ -24,9 +24,9 @@ def sought(term: Term) -> list[list[Sought]]:
     if term.kind == "part" and not is_run(first):
         if len(words) == 1:
             return [[sought_part(first)]]
-        end = sought_end(first)                             # of y_rep the y may end a longer word
+        end = sought_end(first)  # of y_rep the y may end a longer word
         each[0] = [end] if end.pattern else []
-    if term.token is not None:                              # report2026 may be one word of a name, or two
+    if term.token is not None:  # report2026 may be one word of a name, or two
         longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
         return [[sought_part(term.token), *(each[longest] or [Sought(words[longest])])]]
     return [alternatives for alternatives in each if alternatives]
@@ -39,15 +39,19 @@ def can_be_looked_up(term: Term) -> bool:
 
 def is_simple(term: Term) -> bool:
     """A single word: being in the list is all that a name has to be tested for."""
-    return len(term.words) == 1 and len(term.words[0]) <= MAX_WORD and (term.kind != "part" or term.words[0] == term.key)
+    return (
+        len(term.words) == 1 and len(term.words[0]) <= MAX_WORD and (term.kind != "part" or term.words[0] == term.key)
+    )
 
 
 def in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
     """The tsquery of ``file_texts`` for names that may fit the term, and whether these are exactly those that do."""
     if term.kind == "phrase" and len(term.words) == 2 and max(map(len, term.words)) <= MAX_WORD:
-        token = f" | '{MARK}/{term.token}' | '{MARK}//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
+        token = (
+            f" | '{MARK}/{term.token}' | '{MARK}//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
+        )
         return f"('{MARK}/{' '.join(term.words)}'{token})", True
-    if any(len(word) < SHORTEST_PART for words in lists for word in words.beyond):      # most names have such a word
+    if any(len(word) < SHORTEST_PART for words in lists for word in words.beyond):  # most names have such a word
         return None, False
     each: list[list[str]] = []
     for some in lists:
@@ -55,7 +59,7 @@ def in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
         first = term.words[0]
         if is_simple(term) and term.kind != "phrase" and len(first) >= SHORTEST_PART:
             others = [word for word in alone if not word.startswith(first)]
-            if len(alone) - len(others) > _ALIKE:           # each is a key that every text is compared with
+            if len(alone) - len(others) > _ALIKE:  # each is a key that every text is compared with
                 alone, beginnings = others, [first]
         each.append([f"'{MARK}/{word}'" for word in alone] + [f"'{MARK}/{word}':*" for word in beginnings])
     return " & ".join(f"({' | '.join(one)})" for one in each) or None, is_simple(term)

@@ -18,7 +18,7 @@ from db.words import SHORTEST_PART, like
 EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000
 PARTS, NEAR, CONTENTS = 600_000, 500_000, 300_000
 
-Corrections = Mapping[str, Sequence[str]]       # a word -> the words it may be misspelt for
+Corrections = Mapping[str, Sequence[str]]  # a word -> the words it may be misspelt for
 
 
 @dataclass(slots=True)
@@ -58,9 +58,7 @@ class Terms:
 
     def tests(self, groups: Sequence[tuple[Leaf, ...]], *, names_only: bool = False) -> str:
         """The groups as tests, each with an ``and`` in front; ``names_only``: texts do not count."""
-        return "".join(
-            " and (" + " or ".join(self.leaf(leaf, names_only) for leaf in group) + ")" for group in groups
-        )
+        return "".join(" and (" + " or ".join(self.leaf(leaf, names_only) for leaf in group) + ")" for group in groups)
 
     @staticmethod
     def ask_texts(groups: Sequence[tuple[Leaf, ...]]) -> bool:
@@ -163,8 +161,10 @@ class Terms:
         for term in self.whole_names():
             key, last = like(term.key), "" if term.kind == "prefix" else " "
             if term.kind != "prefix":
-                exact = f"f.name_key = {self.value(term.key)} or f.name_key like {self.value(key + '.%')}" \
-                        f" and f.name_key not like {self.value(key + '.%.%')}"  # fmt: skip
+                exact = (
+                    f"f.name_key = {self.value(term.key)} or f.name_key like {self.value(key + '.%')}"
+                    f" and f.name_key not like {self.value(key + '.%.%')}"
+                )
                 cases.append((exact, EXACT))
             if term.words:
                 cases.append((self._spelt(term, " ", last + "%"), START))
@@ -191,7 +191,7 @@ class Terms:
         return self._spelt(term, "% ", "%" if term.kind == "prefix" else " %")
 
     def _as_parts(self, term: Term) -> str:
-        if term.kind != "part":         # of these a name has no parts that fit
+        if term.kind != "part":  # of these a name has no parts that fit
             return self._as_words(term)
         literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
         return f"{literal} or {self._spelt(term, '% ', '%')}" if term.words else literal

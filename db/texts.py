@@ -26,19 +26,43 @@ from db import Tx, execute, scalar
 
 # ISO 639-1 -> the Snowball dictionary.
 STEMMERS = {
-    "ar": "arabic_stem", "ca": "catalan_stem", "da": "danish_stem", "de": "german_stem", "el": "greek_stem",
-    "en": "english_stem", "es": "spanish_stem", "et": "estonian_stem", "eu": "basque_stem", "fi": "finnish_stem",
-    "fr": "french_stem", "ga": "irish_stem", "hi": "hindi_stem", "hu": "hungarian_stem", "hy": "armenian_stem",
-    "id": "indonesian_stem", "it": "italian_stem", "lt": "lithuanian_stem", "nb": "norwegian_stem",
-    "ne": "nepali_stem", "nl": "dutch_stem", "nn": "norwegian_stem", "no": "norwegian_stem",
-    "pt": "portuguese_stem", "ro": "romanian_stem", "ru": "russian_stem", "sr": "serbian_stem",
-    "sv": "swedish_stem", "ta": "tamil_stem", "tr": "turkish_stem", "yi": "yiddish_stem",
-}  # fmt: skip
+    "ar": "arabic_stem",
+    "ca": "catalan_stem",
+    "da": "danish_stem",
+    "de": "german_stem",
+    "el": "greek_stem",
+    "en": "english_stem",
+    "es": "spanish_stem",
+    "et": "estonian_stem",
+    "eu": "basque_stem",
+    "fi": "finnish_stem",
+    "fr": "french_stem",
+    "ga": "irish_stem",
+    "hi": "hindi_stem",
+    "hu": "hungarian_stem",
+    "hy": "armenian_stem",
+    "id": "indonesian_stem",
+    "it": "italian_stem",
+    "lt": "lithuanian_stem",
+    "nb": "norwegian_stem",
+    "ne": "nepali_stem",
+    "nl": "dutch_stem",
+    "nn": "norwegian_stem",
+    "no": "norwegian_stem",
+    "pt": "portuguese_stem",
+    "ro": "romanian_stem",
+    "ru": "russian_stem",
+    "sr": "serbian_stem",
+    "sv": "swedish_stem",
+    "ta": "tamil_stem",
+    "tr": "turkish_stem",
+    "yi": "yiddish_stem",
+}
 # Stemmers leave words of another script as they are; the Serbian one knows two.
 _LATIN = re.compile("[a-z\u00df-\u024f]")
 _OTHER_SCRIPTS = ("ar", "el", "hi", "hy", "ne", "ru", "ta", "yi")
-_LONGEST_PHRASE = 32        # words
-MARK = "\x02"               # stands in queries where the lexemes of an owner have their mark
+_LONGEST_PHRASE = 32  # words
+MARK = "\x02"  # stands in queries where the lexemes of an owner have their mark
 _MARKS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -76,7 +100,7 @@ def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
     if owner_id is None:
         return False
     mark = mark_of(owner_id)
-    vector, distinct = text_vector(content, mark=mark)              # before anything is locked
+    vector, distinct = text_vector(content, mark=mark)  # before anything is locked
     if execute(tx, _PUT, {"key": object_key, "content": content, "language": language}) == 0:
         return False
     params = {

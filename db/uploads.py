@@ -55,14 +55,17 @@ class UploadRecord:
     updated_at: datetime
     expires_at: datetime
     overdue: bool
-    tries: int                          # of the sweep, that failed for what the upload is
-    in_folder: bool                     # begun for a folder; where folder_id is None, it was deleted since
+    tries: int  # of the sweep, that failed for what the upload is
+    in_folder: bool  # begun for a folder; where folder_id is None, it was deleted since
 
     @property
     def placement(self) -> Placement:
         return Placement(
-            folder_id=self.folder_id, visibility=self.visibility, tags=tuple(self.tags),  # type: ignore[arg-type]
-            on_duplicate=self.on_duplicate, metadata=self.metadata,                       # type: ignore[arg-type]
+            folder_id=self.folder_id,
+            visibility=self.visibility,
+            tags=tuple(self.tags),  # type: ignore[arg-type]
+            on_duplicate=self.on_duplicate,
+            metadata=self.metadata,  # type: ignore[arg-type]
             keep_location=self.keep_location,
         )
 
@@ -80,8 +83,8 @@ class NewUpload:
     object_key: str
     original_name: str
     content_type: str
-    size: int | None                    # bytes as declared
-    reserve: int                        # bytes of quota to hold
+    size: int | None  # bytes as declared
+    reserve: int  # bytes of quota to hold
     session_id: str
     expires_in: timedelta
     status: str = "pending"
@@ -89,8 +92,8 @@ class NewUpload:
     placement: Placement = field(default_factory=Placement)
     sha256: str | None = None
     incoming_key: str | None = None
-    token_id: UUID | None = None        # the upload token whose budget it is charged to
-    urls_for: timedelta | None = None   # how long the URLs are good that are given out at once
+    token_id: UUID | None = None  # the upload token whose budget it is charged to
+    urls_for: timedelta | None = None  # how long the URLs are good that are given out at once
 
 
 # One conditional UPDATE decides on the quota, so that no number of parallel uploads gets past it (THREATS T71). Everywhere
@@ -138,14 +141,36 @@ def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> 
     """Record an upload and hold its quota and its token's budget; None where one of these, or the number of open uploads,
     does not allow it. The caller rolls the transaction back on None, since some of it may have been held by then."""
     place = new.placement
-    return one(tx, UploadRecord, _ADMIT, {
-        "owner_id": new.owner_id, "protocol": new.protocol, "status": new.status, "object_key": new.object_key,
-        "original_name": new.original_name, "content_type": new.content_type, "size": new.size, "reserve": new.reserve,
-        "part_size": new.part_size, "folder_id": place.folder_id, "visibility": place.visibility, "tags": list(place.tags),
-        "on_duplicate": place.on_duplicate, "keep_location": place.keep_location, "metadata": Jsonb(place.metadata),
-        "sha256": new.sha256, "session_id": new.session_id, "expires_in": new.expires_in, "quota": quota_bytes,
-        "max_open": max_open, "incoming_key": new.incoming_key, "token_id": new.token_id, "urls_for": new.urls_for,
-    })
+    return one(
+        tx,
+        UploadRecord,
+        _ADMIT,
+        {
+            "owner_id": new.owner_id,
+            "protocol": new.protocol,
+            "status": new.status,
+            "object_key": new.object_key,
+            "original_name": new.original_name,
+            "content_type": new.content_type,
+            "size": new.size,
+            "reserve": new.reserve,
+            "part_size": new.part_size,
+            "folder_id": place.folder_id,
+            "visibility": place.visibility,
+            "tags": list(place.tags),
+            "on_duplicate": place.on_duplicate,
+            "keep_location": place.keep_location,
+            "metadata": Jsonb(place.metadata),
+            "sha256": new.sha256,
+            "session_id": new.session_id,
+            "expires_in": new.expires_in,
+            "quota": quota_bytes,
+            "max_open": max_open,
+            "incoming_key": new.incoming_key,
+            "token_id": new.token_id,
+            "urls_for": new.urls_for,
+        },
+    )
 
 
 _REFUSAL = """
@@ -163,7 +188,12 @@ from (select 1) one left join owner_usage u on u.owner_id = %(owner_id)s
 
 def refusal(tx: Tx, new: NewUpload, *, quota_bytes: int | None) -> str:
     """Why ``admit`` gave None a moment ago: 'quota', 'budget' or 'open uploads'."""
-    params = {"owner_id": new.owner_id, "reserve": new.reserve, "token_id": new.token_id, "quota": quota_bytes}
+    params = {
+        "owner_id": new.owner_id,
+        "reserve": new.reserve,
+        "token_id": new.token_id,
+        "quota": quota_bytes,
+    }
     return str(scalar(tx, _REFUSAL, params))
 
 
@@ -310,15 +340,30 @@ returning {COLUMNS}
 
 
 def renew(
-    tx: Tx, upload_id: UUID, *, expires_in: timedelta, urls_for: timedelta, asked: Sequence[int], arrived: Sequence[int],
+    tx: Tx,
+    upload_id: UUID,
+    *,
+    expires_in: timedelta,
+    urls_for: timedelta,
+    asked: Sequence[int],
+    arrived: Sequence[int],
     most: int,
 ) -> UploadRecord | None:
     """Live longer, since the client is still at it and is given URLs. None where the upload is over, or where more than
     ``most`` parts were ``asked`` for, now and before, that have not ``arrived``."""
-    return one(tx, UploadRecord, _RENEW, {
-        "id": upload_id, "expires_in": expires_in, "urls_for": urls_for, "asked": list(asked), "arrived": list(arrived),
-        "most": most,
-    })
+    return one(
+        tx,
+        UploadRecord,
+        _RENEW,
+        {
+            "id": upload_id,
+            "expires_in": expires_in,
+            "urls_for": urls_for,
+            "asked": list(asked),
+            "arrived": list(arrived),
+            "most": most,
+        },
+    )
 
 
 _TAKE_TO_WEIGH = f"""
@@ -450,14 +495,24 @@ returning uploads.id
 
 
 def end(
-    tx: Tx, upload_ids: list[UUID], *, status: str, problem: dict[str, Any] | None = None, expired_only: bool = False,
+    tx: Tx,
+    upload_ids: list[UUID],
+    *,
+    status: str,
+    problem: dict[str, Any] | None = None,
+    expired_only: bool = False,
 ) -> list[UUID]:
     """Unfinished -> aborted | expired, quota given back: those that it happened to. With ``expired_only`` the time is
     looked at again in the same statement, so that an upload that went on meanwhile is left alone."""
-    rows = tx.execute(_END, {
-        "ids": upload_ids, "status": status, "expired_only": expired_only,
-        "problem": None if problem is None else Jsonb(problem),
-    }).fetchall()
+    rows = tx.execute(
+        _END,
+        {
+            "ids": upload_ids,
+            "status": status,
+            "expired_only": expired_only,
+            "problem": None if problem is None else Jsonb(problem),
+        },
+    ).fetchall()
     return [row[0] for row in rows]
 
 
@@ -470,12 +525,20 @@ def end_key(tx: Tx, object_key: str) -> None:
 
 def delete(tx: Tx, upload_ids: list[UUID]) -> None:
     """Forget uploads whose protocol lets nobody ask for them again and whose bytes are gone or belong to a file."""
-    execute(tx, "delete from uploads where id = any(%(ids)s) and status in ('done', 'aborted')", {"ids": upload_ids})
+    execute(
+        tx,
+        "delete from uploads where id = any(%(ids)s) and status in ('done', 'aborted')",
+        {"ids": upload_ids},
+    )
 
 
 def mark_cleaned(tx: Tx, upload_id: UUID) -> None:
     """The bucket holds nothing of it any more."""
-    execute(tx, "update uploads set cleaned = true where id = %(id)s and status in ('aborted', 'expired')", {"id": upload_id})
+    execute(
+        tx,
+        "update uploads set cleaned = true where id = %(id)s and status in ('aborted', 'expired')",
+        {"id": upload_id},
+    )
 
 
 _EXPIRED = f"""

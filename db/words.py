@@ -96,7 +96,7 @@ def meant(tx: Tx, owner_id: str | None, deleted: bool, sought: Sequence[Sought])
         if s.begins and not beginning and not containing and not s.word.startswith("/"):
             unknown.append(len(found))
         found.append(WordList(tuple(words)[: MOST + 2], (s.word,) if len(beginning) > MOST else ()))
-    if unknown and owner_id is not None:                    # no word, but maybe the beginning of a token: annualrep
+    if unknown and owner_id is not None:  # no word, but maybe the beginning of a token: annualrep
         tokens = meant(tx, owner_id, deleted, [Sought("/" + sought[at].word, begins=True) for at in unknown])
         for at, token in zip(unknown, tokens, strict=True):
             found[at] = WordList((sought[at].word, *token.words), token.beyond)

@@ -22,8 +22,8 @@ from typing import Any
 
 from core.errors import Unavailable
 
-LOG_KEPT = 8 * 1024 * 1024            # bytes; a longer log is begun anew at the next start
-_PR_SET_PDEATHSIG = 1                 # linux/prctl.h
+LOG_KEPT = 8 * 1024 * 1024  # bytes; a longer log is begun anew at the next start
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -35,7 +35,13 @@ class Child:
     """A started process; ``stop`` asks it with its own signal first and kills it only when it doesn't end in time."""
 
     def __init__(
-        self, name: str, process: subprocess.Popen[bytes], *, log: Path | None, stop_signal: int, patience: float
+        self,
+        name: str,
+        process: subprocess.Popen[bytes],
+        *,
+        log: Path | None,
+        stop_signal: int,
+        patience: float,
     ):
         self.name, self.process, self.log = name, process, log
         self._stop_signal, self._patience = stop_signal, patience
@@ -59,10 +65,10 @@ class Child:
         ``owner`` is the (uid, gid) to run as. Raises EmbeddedError where the program can't be executed."""
         parent = os.getpid()
 
-        def die_with_parent() -> None:       # runs between fork and exec, after a change of user, which undoes it
+        def die_with_parent() -> None:  # runs between fork and exec, after a change of user, which undoes it
             assert _libc is not None
             _libc.prctl(_PR_SET_PDEATHSIG, stop_signal, 0, 0, 0)
-            if os.getppid() != parent:       # it died before we asked
+            if os.getppid() != parent:  # it died before we asked
                 os._exit(1)
 
         output = None
@@ -131,6 +137,7 @@ def end_leftover(pid: int, *, words: Sequence[str], stop_signal: int = signal.SI
     """End a process that an earlier, killed parent left behind; False where ``pid`` is by now something else.
 
     A process id alone proves nothing (they are reused): each of ``words`` must stand in its command line."""
+
     def is_ours() -> bool:
         line = command_line(pid)
         return bool(line) and all(word in line for word in words)

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 whoever calls this may have an older one
         return fail(f"Python 3.11 or newer is needed, not {sys.version.split()[0]}: make PYTHON=/path/to/python3.12")
     if os.name == "posix" and os.geteuid() == 0:
-        os.umask(0o022)       # as root PostgreSQL runs as 'nobody', who must be able to execute what is installed here
+        os.umask(0o022)  # as root PostgreSQL runs as 'nobody', who must be able to execute what is installed here
     for_tests = "--tests" in arguments
     begun = time.monotonic()
     if not works(PYTHON) and not make_venv():
@@ -92,14 +92,18 @@ def install(*files: Path, alone: bool = False) -> bool:
         command = [uv, "pip", "install", "--quiet", "--python", str(PYTHON), *words]
     elif works(PYTHON, "-m", "pip"):
         command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words]
-    else:                     # this Python's own pip, working on the environment
+    else:  # this Python's own pip, working on the environment
         command = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--quiet"]
         command += ["--root-user-action=ignore", "--disable-pip-version-check", *words]
     return subprocess.run(command).returncode == 0
 
 
 def works(python: Path, *words: str) -> bool:
-    command = [str(python), *(words or ("-c", "import sys; sys.exit(sys.version_info < (3, 11))")), "--version"]
+    command = [
+        str(python),
+        *(words or ("-c", "import sys; sys.exit(sys.version_info < (3, 11))")),
+        "--version",
+    ]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:

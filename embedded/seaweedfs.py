@@ -41,8 +41,8 @@ from embedded.child import (
 )
 
 PORTS = ("s3", "master", "filer", "volume", "admin")
-GRPC_ABOVE = 10_000                   # SeaweedFS: the gRPC port of each server is its HTTP port + 10000
-START_PATIENCE = 90                   # seconds
+GRPC_ABOVE = 10_000  # SeaweedFS: the gRPC port of each server is its HTTP port + 10000
+START_PATIENCE = 90  # seconds
 ACCESS_KEY = "gateway"
 # Sections of security.toml: who signs and asks for a JWT, who speaks gRPC, and whose HTTP port nobody but us needs.
 JWT = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
@@ -74,7 +74,7 @@ class SeaweedFS:
         """It opens unix sockets in /tmp that no option names, and leaves most of them there."""
         for port in self.ports.values():
             for number in (port, port + GRPC_ABOVE):
-                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):   # noqa: S108 its place, not ours
+                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108 its place, not ours
                     left.unlink(missing_ok=True)
 
 
@@ -96,10 +96,21 @@ def start(data_dir: Path) -> SeaweedFS:
         ports = _ports(base / "ports.json")
         child = Child.start(
             "SeaweedFS",
-            [str(binary), "-logtostderr", "mini", f"-dir={volumes}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-             *(f"-{name}.port={port}" for name, port in ports.items()),
-             "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
-             "-s3.port.iceberg=0", "-s3.port.lance=0", f"-admin.dataDir={base / 'admin'}"],
+            [
+                str(binary),
+                "-logtostderr",
+                "mini",
+                f"-dir={volumes}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                *(f"-{name}.port={port}" for name, port in ports.items()),
+                "-master.telemetry=false",
+                "-webdav=false",
+                "-admin.ui=false",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                f"-admin.dataDir={base / 'admin'}",
+            ],
             environ={
                 **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))},
                 "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -109,7 +120,7 @@ def start(data_dir: Path) -> SeaweedFS:
             log=log,
             stop_signal=signal.SIGTERM,
             umask=0o077,
-            cwd=base,                             # where it looks for security.toml
+            cwd=base,  # where it looks for security.toml
         )
         write_private(pid_file, str(child.process.pid))
         server = SeaweedFS(child, ports=ports, secret_key=secret_key)
@@ -119,7 +130,7 @@ def start(data_dir: Path) -> SeaweedFS:
         except BaseException:
             child.kill()
             raise
-        (base / "ports.json").unlink()            # a port was taken between the look and the start: choose again
+        (base / "ports.json").unlink()  # a port was taken between the look and the start: choose again
     raise EmbeddedError(f"SeaweedFS ended while starting; the end of {log}:\n{last_lines(log)}")
 
 
@@ -161,7 +172,7 @@ def _certificate() -> tuple[str, str]:
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))          # clocks are set back
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks are set back
         .not_valid_after(now + datetime.timedelta(days=36_500))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -42,9 +42,9 @@ from embedded.child import (
 from settings import Settings
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
-START_PATIENCE = 90                   # seconds until the server must answer /healthz
-DRAIN = 40                            # seconds for the server to finish its requests: above web_server's own limit
-RESTARTS, RESTART_WINDOW = 5, 60      # a worker that ends more often than this within so many seconds is given up
+START_PATIENCE = 90  # seconds until the server must answer /healthz
+DRAIN = 40  # seconds for the server to finish its requests: above web_server's own limit
+RESTARTS, RESTART_WINDOW = 5, 60  # a worker that ends more often than this within so many seconds is given up
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
@@ -111,7 +111,7 @@ class _Deployment:
             self._announce(key)
             self._watch(worker, environ)
         finally:
-            self.stopping.set()              # from here on a signal must not break off the stopping
+            self.stopping.set()  # from here on a signal must not break off the stopping
 
     def _start_servers(self) -> dict[str, str]:
         """The embedded servers that are needed, and the variables that lead the application to them."""
@@ -216,7 +216,7 @@ class _Deployment:
         if not self.stopping.is_set():
             self.stopping.set()
             raise _Stopped
-        for child in self.children:          # the second signal: no patience for requests, but still for the data
+        for child in self.children:  # the second signal: no patience for requests, but still for the data
             if child.name in ("worker", "serve") and child.running:
                 child.process.kill()
 
@@ -259,7 +259,7 @@ def _check_port(settings: Settings) -> None:
 
 
 def _answers(settings: Settings) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)   # noqa: S104 compared, not bound
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 compared, not bound
     connection = http.client.HTTPConnection(host, settings.port, timeout=2)
     try:
         connection.request("GET", "/healthz", headers={"Host": urlsplit(settings.base_url).netloc})

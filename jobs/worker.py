@@ -39,9 +39,7 @@ Look = Callable[[], object]
 
 SWEEP_EVERY = 3.0  # seconds
 _DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they go back to the queue
-_POLL = (
-    2.0  # seconds between looks for jobs that nothing announces: retries, and those whose lock became free
-)
+_POLL = 2.0  # seconds between looks for jobs that nothing announces: retries, and those whose lock became free
 _REST = 2.0  # seconds before a queue whose connection broke is listened to again
 
 
@@ -82,9 +80,7 @@ def run(
 
 
 class _Worker:
-    def __init__(
-        self, services: Services, database_url: str, queues: list[str], concurrency: int, lease: int
-    ):
+    def __init__(self, services: Services, database_url: str, queues: list[str], concurrency: int, lease: int):
         self._services = services
         self._queues, self._concurrency, self._lease = queues, concurrency, lease
         places = len(queues) * concurrency

@@ -82,19 +82,24 @@ class _Listing:
         if len(self._entries) < _MAX_LISTED:
             self._entries.append(
                 {
-                    "name": _UNSEEN.sub("\ufffd", name[:_MAX_NAME]), "size": size,
-                    "compressed_size": packed, "is_directory": is_directory, "modified_at": modified,
+                    "name": _UNSEEN.sub("\ufffd", name[:_MAX_NAME]),
+                    "size": size,
+                    "compressed_size": packed,
+                    "is_directory": is_directory,
+                    "modified_at": modified,
                 }
-            )  # fmt: skip
+            )
         if self._count >= _MAX_COUNTED or time.process_time() > self._until:
             raise Exhausted("too many entries")
 
     def shown(self) -> dict[str, Any]:
         """``total_entries`` and ``total_size`` are of what was found; if ``truncated``, there may be more."""
         return {
-            "entries": self._entries, "total_entries": self._count, "total_size": self._size,
+            "entries": self._entries,
+            "total_entries": self._count,
+            "total_size": self._size,
             "truncated": not self.complete or self._count > len(self._entries),
-        }  # fmt: skip
+        }
 
 
 def _zip(file: BinaryIO) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def main() -> None:
     else:
         answered = _parse(module, told["arguments"], _input(module, told["limits"], answer))
     said, blobs = answered
-    body = json.dumps(
-        {**said, "blobs": [len(blob) for blob in blobs]}, allow_nan=False, ensure_ascii=False
-    ).encode(errors="surrogatepass")
+    body = json.dumps({**said, "blobs": [len(blob) for blob in blobs]}, allow_nan=False, ensure_ascii=False).encode(
+        errors="surrogatepass"
+    )
     with os.fdopen(answer, "wb") as out:
         out.write(struct.pack(">I", len(body)) + body)
         out.writelines(blobs)

@@ -9,9 +9,7 @@ from parsers.patience import TooSlow, in_time
 
 _SECONDS = 1.0  # of processor time: unfinished comments make the parser start over and over
 _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "head"})
-_INLINE = frozenset(
-    {"a", "abbr", "b", "code", "em", "font", "i", "mark", "small", "span", "strong", "sub", "sup", "u"}
-)
+_INLINE = frozenset({"a", "abbr", "b", "code", "em", "font", "i", "mark", "small", "span", "strong", "sub", "sup", "u"})
 
 
 def without_tags(html: str) -> str:

@@ -37,19 +37,29 @@ from parsers.thumbhash import placeholder
 FORMATS = tuple(
     plugin.format
     for plugin in (
-        JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, GifImagePlugin.GifImageFile,
-        WebPImagePlugin.WebPImageFile, AvifImagePlugin.AvifImageFile, TiffImagePlugin.TiffImageFile,
-        BmpImagePlugin.BmpImageFile, IcoImagePlugin.IcoImageFile,
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        GifImagePlugin.GifImageFile,
+        WebPImagePlugin.WebPImageFile,
+        AvifImagePlugin.AvifImageFile,
+        TiffImagePlugin.TiffImageFile,
+        BmpImagePlugin.BmpImageFile,
+        IcoImagePlugin.IcoImageFile,
     )
-)  # fmt: skip
+)
 MAX_PIXELS = 64_000_000  # before decoding
 _STRIP_PIXELS = 4_000_000
 _MAX_ICC = 4 * 1024 * 1024  # bytes; press profiles have 2 MB
 
-_UPRIGHT = {                                    # EXIF orientation -> how to turn it
-    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
-}  # fmt: skip
+_UPRIGHT = {  # EXIF orientation -> how to turn it
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 _SIDEWAYS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
 # Complaints about metadata, which common cameras and editors cause. All other warnings are errors.
 _HARMLESS = (
@@ -76,9 +86,12 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
         if turn in _SIDEWAYS:
             width, height = height, width
         metadata = {
-            "width": width, "height": height, "exif": camera, "gps": place,
+            "width": width,
+            "height": height,
+            "exif": camera,
+            "gps": place,
             "format": "JPEG" if image.format == "MPO" else image.format,
-        }  # fmt: skip
+        }
         if not sizes:
             return {"metadata": metadata}, []
         largest = _shrink(image, max(sizes), turn, (width, height))
@@ -109,9 +122,7 @@ def _open(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
     return image
 
 
-def _shrink(
-    image: ImageFile.ImageFile, box: int, turn: Transpose | None, upright: tuple[int, int]
-) -> Image.Image:
+def _shrink(image: ImageFile.ImageFile, box: int, turn: Transpose | None, upright: tuple[int, int]) -> Image.Image:
     """The first frame, upright, at most ``box`` pixels wide and high, as sRGB in mode RGB or RGBA."""
     image.draft(None, (2 * box, 2 * box))  # twice as large, for the sake of the resampling below
     image.load()

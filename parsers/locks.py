@@ -128,7 +128,13 @@ def _seccomp(libc: ctypes.CDLL, threads: bool) -> bool:
         return False
     architecture, seccomp = _MACHINES[machine]
     column = list(_MACHINES).index(machine) + 1
-    load, equal, at_least, mask, give = 0x20, 0x15, 0x35, 0x54, 0x06  # BPF: LD, JEQ, JGE, AND, RET; of constants
+    load, equal, at_least, mask, give = (
+        0x20,
+        0x15,
+        0x35,
+        0x54,
+        0x06,
+    )  # BPF: LD, JEQ, JGE, AND, RET; of constants
     allow, refuse, unknown = 0x7FFF0000, 0x50000 | _EPERM, 0x50000 | _ENOSYS
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, refuse), (load, 0, 0, 0)]
     for call in _ALLOWED.split(","):

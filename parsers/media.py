@@ -22,7 +22,9 @@ from parsers.ranged import Exhausted
 from parsers.thumbhash import placeholder
 
 SEEKS = True
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,ogg,asf,mp3,aac,wav,w64,flac,aiff,amr,au,caf,ape,wv"
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,ogg,asf,mp3,aac,wav,w64,flac,aiff,amr,au,caf,ape,wv"
+)
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none", "probesize": "8000000"}
 # Tags that are not UTF-8 are no error; PyAV 19 (Python 3.12 and newer) needs not be told.
 _LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if av.__version__ < "19" else {}
@@ -34,9 +36,15 @@ _TRIED, _STEP = 240, 12  # frames of the beginning, where no key frame was good 
 _RATE = 8_000  # samples a second that a waveform is drawn from
 _WAVE = (79, 124, 255, 255)
 _TAGS = {
-    "title": "title", "artist": "artist", "album_artist": "album_artist", "album": "album", "date": "date",
-    "genre": "genre", "track": "track", "composer": "composer",
-}  # fmt: skip
+    "title": "title",
+    "artist": "artist",
+    "album_artist": "album_artist",
+    "album": "album",
+    "date": "date",
+    "genre": "genre",
+    "track": "track",
+    "composer": "composer",
+}
 _PLACES = ("com.apple.quicktime.location.iso6709", "location")
 
 
@@ -84,12 +92,11 @@ def _told(container: Any) -> dict[str, Any]:
     if (sound := _sound(container)) is not None:
         tags = {key.lower(): value for key, value in sound.metadata.items()} | tags
         audio = {
-            "codec": sound.codec_context.name, "sample_rate": sound.codec_context.sample_rate,
+            "codec": sound.codec_context.name,
+            "sample_rate": sound.codec_context.sample_rate,
             "channels": sound.codec_context.channels,
-        }  # fmt: skip
-        metadata["audio"] = audio | {
-            key: text for tag, key in _TAGS.items() if (text := _text(tags.get(tag)))
         }
+        metadata["audio"] = audio | {key: text for tag, key in _TAGS.items() if (text := _text(tags.get(tag)))}
     if title := _text(tags.get("title")):
         metadata["title"] = title
     if place := next((text for tag in _PLACES if (text := _text(tags.get(tag)))), None):

@@ -75,14 +75,22 @@ def _kind(package: Package) -> str:
 # What a document says of itself -------------------------------------------------------------------------------------
 
 _FACTS = {
-    "docx": ("docProps/core.xml", "docProps/app.xml"), "xlsx": ("docProps/core.xml",),
-    "pptx": ("docProps/core.xml", "docProps/app.xml"), "odt": ("meta.xml",), "ods": ("meta.xml",), "odp": ("meta.xml",),
-}  # fmt: skip
+    "docx": ("docProps/core.xml", "docProps/app.xml"),
+    "xlsx": ("docProps/core.xml",),
+    "pptx": ("docProps/core.xml", "docProps/app.xml"),
+    "odt": ("meta.xml",),
+    "ods": ("meta.xml",),
+    "odp": ("meta.xml",),
+}
 
 
 _KEYS = {
-    "title": "title", "creator": "author", "initial-creator": "author", "Pages": "pages", "Slides": "pages",
-}  # fmt: skip
+    "title": "title",
+    "creator": "author",
+    "initial-creator": "author",
+    "Pages": "pages",
+    "Slides": "pages",
+}
 
 
 class _Facts(Handler):
@@ -128,9 +136,7 @@ def _told(package: Package, kind: str) -> dict[str, Any]:
 class _Words(Handler):
     """Text, with the line breaks and tabs that elements stand for."""
 
-    def __init__(
-        self, *, text: frozenset[str], blocks: dict[str, str], marks: dict[str, str], silent: frozenset[str]
-    ):
+    def __init__(self, *, text: frozenset[str], blocks: dict[str, str], marks: dict[str, str], silent: frozenset[str]):
         super().__init__()
         self.found: list[str] = []
         self._text, self._blocks, self._marks, self._silent = text, blocks, marks, silent
@@ -162,16 +168,20 @@ class _Words(Handler):
 
 def _office_words() -> _Words:
     return _Words(
-        text=frozenset({"t"}), blocks={"p": "\n", "tc": "\t"}, marks={"tab": "\t", "br": "\n", "cr": "\n"},
+        text=frozenset({"t"}),
+        blocks={"p": "\n", "tc": "\t"},
+        marks={"tab": "\t", "br": "\n", "cr": "\n"},
         silent=frozenset({"Fallback"}),
-    )  # fmt: skip
+    )
 
 
 def _odf_words() -> _Words:
     return _Words(
-        text=frozenset({"p", "h"}), blocks={"p": "\n", "h": "\n"}, marks={"tab": "\t", "line-break": "\n", "s": " "},
+        text=frozenset({"p", "h"}),
+        blocks={"p": "\n", "h": "\n"},
+        marks={"tab": "\t", "line-break": "\n", "s": " "},
         silent=frozenset({"tracked-changes", "annotation"}),
-    )  # fmt: skip
+    )
 
 
 def _said(package: Package, name: str, handler: _Words) -> str:

@@ -47,9 +47,11 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
         if "document" in want:
             shown = words.clean(text)
             values["document"] = {
-                "content": shown[:_DOCUMENT], "language": None, "encoding": None,
+                "content": shown[:_DOCUMENT],
+                "language": None,
+                "encoding": None,
                 "truncated": len(shown) > _DOCUMENT or not complete,
-            }  # fmt: skip
+            }
     return values, blobs
 
 

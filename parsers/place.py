@@ -43,11 +43,11 @@ _XMP = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _FILM = re.compile(rb"\xa9xyz..\x15\xc7[+-][0-9.]{1,16}[+-][0-9.]{1,16}(?:[+-][0-9.]{1,16})?/?", re.DOTALL)
-_ISO_6709 = re.compile(rb"[+-]\d{2}\.\d{4,16}[+-]\d{3}\.\d{4,16}(?:[+-]\d{1,8}(?:\.\d{1,16})?)?/")  # other films have it so
+_ISO_6709 = re.compile(
+    rb"[+-]\d{2}\.\d{4,16}[+-]\d{3}\.\d{4,16}(?:[+-]\d{1,8}(?:\.\d{1,16})?)?/"
+)  # other films have it so
 _PNG = b"\x89PNG\r\n\x1a\n"
-_RAW_PROFILE = re.compile(
-    rb"Raw profile type \w+\0\s*\w+\s+\d+\s+([0-9a-fA-F\s]*)", re.DOTALL
-)  # ImageMagick's
+_RAW_PROFILE = re.compile(rb"Raw profile type \w+\0\s*\w+\s+\d+\s+([0-9a-fA-F\s]*)", re.DOTALL)  # ImageMagick's
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:

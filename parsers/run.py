@@ -36,9 +36,19 @@ from parsers.ranged import ASK, MAX_ASKS, MAX_LENGTH, SPAN
 from parsers.words import MAX_BYTES
 
 __all__ = [
-    "Answer", "Limits", "ParserFailed", "RangedSource", "Reading", "Thumbnail", "Unsupported", "WeakSandbox", "kinds",
-    "missing_locks", "read", "run",
-]  # fmt: skip
+    "Answer",
+    "Limits",
+    "ParserFailed",
+    "RangedSource",
+    "Reading",
+    "Thumbnail",
+    "Unsupported",
+    "WeakSandbox",
+    "kinds",
+    "missing_locks",
+    "read",
+    "run",
+]
 
 MIB = 1024 * 1024
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -168,9 +178,15 @@ def read(
     if reader is None:
         raise Unsupported("Files of this type have no preview")
     arguments = {
-        "mime_type": canonical(mime_type), "extension": extension, "stem": name.rpartition(".")[0], "want": sorted(want),
-        "sizes": list(sizes), "format": format, "page": page, "head": reader.head,
-    }  # fmt: skip
+        "mime_type": canonical(mime_type),
+        "extension": extension,
+        "stem": name.rpartition(".")[0],
+        "want": sorted(want),
+        "sizes": list(sizes),
+        "format": format,
+        "page": page,
+        "head": reader.head,
+    }
     answer = run(
         reader.parser,
         source,
@@ -268,16 +284,31 @@ class _Child:
         own = {name: getattr(limits, name) for name in _CHILDS}
         own["ranged"] = ranged.size if ranged else 0
         self._ranged = ranged
-        words = {"parser": parser, "arguments": arguments, "limits": own, "parent": os.getpid(), "strict": strict}
+        words = {
+            "parser": parser,
+            "arguments": arguments,
+            "limits": own,
+            "parent": os.getpid(),
+            "strict": strict,
+        }
         body = json.dumps(words).encode()
         self._limits = limits
         self._process = subprocess.Popen(  # noqa: S603 our own interpreter and our own words, no shell
             [sys.executable, "-I", "-c", _START, _ROOT],  # everybody on the machine can read these
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            cwd=folder, start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            start_new_session=True,
             # One arena: otherwise each of a library's threads reserves 64 MiB of the address space.
-            env={"TMPDIR": folder, "HOME": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
+            env={
+                "TMPDIR": folder,
+                "HOME": folder,
+                "LANG": "C.UTF-8",
+                "MALLOC_ARENA_MAX": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+            },
+        )
         self._late = False
         self._over = threading.Lock()  # held while the group is killed, and for ever once it was reaped
         self._timer = threading.Timer(limits.wall_seconds, self._time_is_up)

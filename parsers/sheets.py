@@ -180,11 +180,7 @@ class _Sheet(_Cells):
 
     def _shown(self, value: str) -> str:
         if self._kind == "s":
-            return (
-                self._strings[int(value[:8])]
-                if value.isdecimal() and int(value[:8]) < len(self._strings)
-                else ""
-            )
+            return self._strings[int(value[:8])] if value.isdecimal() and int(value[:8]) < len(self._strings) else ""
         if self._kind == "b":
             return "TRUE" if value == "1" else "FALSE"
         if self._kind == "n" and self._style in self._dates:

@@ -92,10 +92,7 @@ def _tame(root: Element) -> tuple[bool, str]:
 
 def _measure(root: Element) -> tuple[float, float]:
     """Width and height in CSS pixels, from the attributes or the view box; they must be finite and not nothing."""
-    box = [
-        float(one)
-        for one in re.findall(r"-?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?", root.get("viewBox", ""))
-    ]
+    box = [float(one) for one in re.findall(r"-?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?", root.get("viewBox", ""))]
     of_box = (box[2], box[3]) if len(box) == 4 and box[2] > 0 and box[3] > 0 else None
     sides = [_pixels(root.get("width", "")), _pixels(root.get("height", ""))]
     if of_box:
@@ -103,8 +100,7 @@ def _measure(root: Element) -> tuple[float, float]:
             if sides[one] is None and (known := sides[other]) is not None:
                 sides[one] = known * of_box[one] / of_box[other]
     width, height = (
-        side if side is not None else default
-        for side, default in zip(sides, of_box or (300, 150), strict=True)
+        side if side is not None else default for side, default in zip(sides, of_box or (300, 150), strict=True)
     )
     if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
         raise ParserFailed("The drawing has no size, or none that can be drawn")

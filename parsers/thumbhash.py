@@ -68,9 +68,7 @@ def encode(width: int, height: int, rgba: bytes) -> bytes:
     return bytes(out)
 
 
-def _transform(
-    channel: list[float], width: int, height: int, nx: int, ny: int
-) -> tuple[float, list[float], float]:
+def _transform(channel: list[float], width: int, height: int, nx: int, ny: int) -> tuple[float, list[float], float]:
     """The average, the other frequencies scaled to 0…1, and that scale; of nx x ny the corner towards (0, 0)."""
     across = [[cos(pi / width * cx * (x + 0.5)) for x in range(width)] for cx in range(nx)]
     rows = [channel[y * width : (y + 1) * width] for y in range(height)]

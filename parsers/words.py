@@ -27,9 +27,24 @@ _MARKS = (
 )
 # Those that files in the wild still have; of all ninety, a guess is as often wrong.
 _LEGACY = [
-    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "cp866", "cp437",
-    "shift_jis", "euc_jp", "iso2022_jp", "gb18030", "big5", "euc_kr",
-]  # fmt: skip
+    "cp1252",
+    "cp1250",
+    "cp1251",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "koi8_r",
+    "cp866",
+    "cp437",
+    "shift_jis",
+    "euc_jp",
+    "iso2022_jp",
+    "gb18030",
+    "big5",
+    "euc_kr",
+]
 
 
 def decode(data: bytes, *, cut: bool = False) -> tuple[str, str]:
@@ -98,9 +113,7 @@ def for_search(text: str) -> str:
         seen.add(found)
         size = len(found.encode())
         # A word of letters alone is one entry; of another, each piece can be one, and the whole another.
-        cost += (
-            size + 8 if found.isalnum() else 2 * size + 8 * (2 + len(found) - sum(map(str.isalnum, found)))
-        )
+        cost += size + 8 if found.isalnum() else 2 * size + 8 * (2 + len(found) - sum(map(str.isalnum, found)))
         if cost > _MAX_INDEX:
             return text[: word.start()].rstrip()
     return text

@@ -88,9 +88,7 @@ class Access:
         more = len(records) > limit
         records = records[:limit]
         last = str(records[-1].id) if more else None
-        return Page(
-            records, encode_cursor([last], scope="keys", secret=self._cursor_secret) if more else None
-        )
+        return Page(records, encode_cursor([last], scope="keys", secret=self._cursor_secret) if more else None)
 
     def revoke_key(self, key_id: UUID) -> None:
         with self._db.transaction() as tx:

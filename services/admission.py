@@ -36,9 +36,7 @@ class Admission:
         self._rules = rules
         self._limits = limits
 
-    def check_declared(
-        self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None
-    ) -> str:
+    def check_declared(self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None) -> str:
         """Judge what is known before a byte moves; the cleaned name. Raises InvalidName, FileTooLarge, TypeNotAllowed."""
         clean = names.clean_name(name)
         self.check_size(principal, size or 0)
@@ -93,9 +91,7 @@ class Admission:
         limits, upload = self._limits, None
         try:
             with self._db.transaction() as tx:
-                upload = uploads.admit(
-                    tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads
-                )
+                upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
                 if upload is None:
                     raise psycopg.Rollback
                 if also is not None:

@@ -268,11 +268,7 @@ class Writer:
 
     def _numbers_suffice(self) -> bool:
         """Whether part numbers are left for the rest of the upload where a part is made smaller than planned."""
-        size = (
-            self.upload.size
-            if self.upload.size is not None
-            else self._intake.admission.max_size(self._principal)
-        )
+        size = self.upload.size if self.upload.size is not None else self._intake.admission.max_size(self._principal)
         rest = -(-max(0, size - self.position) // self._part_size)
         return self.record.next_part + len(self._staged) + rest + _SPARE_NUMBERS <= MAX_PART_NUMBER
 

@@ -151,9 +151,7 @@ class Checking:
                 _reject(
                     tx,
                     file,
-                    ChecksumMismatch(
-                        f"sha256 {upload.sha256} was declared, the stored bytes have {found.sha256}."
-                    ),
+                    ChecksumMismatch(f"sha256 {upload.sha256} was declared, the stored bytes have {found.sha256}."),
                 )
                 return
             if not self._passes(tx, file, found, scan):
@@ -162,9 +160,7 @@ class Checking:
             wish = upload.on_duplicate if upload is not None and found.read_back else "copy"
             equal = None
             if wish == "reject":
-                known = files.duplicate_of(
-                    tx, file.owner_id, found.sha256, found.size, damaged=equals.damaged
-                )
+                known = files.duplicate_of(tx, file.owner_id, found.sha256, found.size, damaged=equals.damaged)
                 if known is not None:
                     equals.confirm(known)
                     _reject(tx, file, DuplicateFile())

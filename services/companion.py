@@ -141,9 +141,7 @@ class Companion:
     def sign(self, principal: Principal, upload: UploadRecord, part_numbers: Sequence[int]) -> list[PartUrl]:
         return self._direct.sign_parts(principal, upload.id, part_numbers)
 
-    def complete(
-        self, principal: Principal, upload: UploadRecord, parts: Sequence[tuple[int, str]]
-    ) -> FileRecord:
+    def complete(self, principal: Principal, upload: UploadRecord, parts: Sequence[tuple[int, str]]) -> FileRecord:
         return self._direct.complete(principal, upload.id, parts=parts)
 
     def abort(self, principal: Principal, upload: UploadRecord) -> None:

@@ -240,9 +240,7 @@ class Completing:
             self._intake.delete(upload.object_key)
         return file
 
-    def _put_together(
-        self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None
-    ) -> tuple[str, int]:
+    def _put_together(self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None) -> tuple[str, int]:
         """What arrived as one object under the object key: its ETag and size in bytes."""
         if upload.protocol in RESUMABLE:
             return self.assemble_recorded(upload)
@@ -285,9 +283,7 @@ class Completing:
             except ObjectNotFound as error:
                 raise Unavailable("The bucket has not assembled the parts; try again.") from error
         if info.size != size:  # nothing is left to resume from
-            problem = PartsMismatch(
-                f"The parts have {size} bytes, the bucket made {info.size} of them."
-            ).as_problem()
+            problem = PartsMismatch(f"The parts have {size} bytes, the bucket made {info.size} of them.").as_problem()
             self._intake.abort(upload, problem=problem)
             raise UploadGone(problem["detail"])
         return info.etag, info.size
@@ -436,9 +432,7 @@ def unequivocal(held: Sequence[Part]) -> list[Part]:
     return [part for part in held if versions[part.number] == 1]
 
 
-def _choose(
-    held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, upload: UploadRecord
-) -> list[Part]:
+def _choose(held: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, upload: UploadRecord) -> list[Part]:
     """The parts to assemble: those of the plan (number and size of each), and where the client tells its list, exactly that
     (number and ETag). Raises PartsMismatch with the ranges that are missing."""
     numbers = sorted({part.number for part in held})
@@ -447,9 +441,7 @@ def _choose(
         held = [part for part in held if fits(expected, part)]
         gaps = missing((part.number for part in held), expected.part_count)
         if gaps or len(numbers) != expected.part_count:
-            raise PartsMismatch(
-                f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps
-            )
+            raise PartsMismatch(f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps)
     elif wanted is None:  # what has arrived may be the beginning of more
         raise PartsMismatch("List the parts: how many they are was not announced.")
     elif not held or numbers != list(range(1, len(numbers) + 1)):
@@ -458,9 +450,7 @@ def _choose(
         chosen = unequivocal(held)
         twice = [number for number in numbers if number not in {part.number for part in chosen}]
         if twice:
-            raise PartsMismatch(
-                f"Parts {twice[:20]} were sent twice with different bytes: name the ETags that count."
-            )
+            raise PartsMismatch(f"Parts {twice[:20]} were sent twice with different bytes: name the ETags that count.")
         return chosen
     by_etag = {(part.number, part.etag): part for part in held}
     listed = _listed(wanted)

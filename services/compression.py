@@ -187,9 +187,7 @@ class Compression:
                 return False
             for end in replacement.ends:
                 try:
-                    digest.update(
-                        decompressor.decompress(_exactly(reader, end - begin), max_output_size=FRAME)
-                    )
+                    digest.update(decompressor.decompress(_exactly(reader, end - begin), max_output_size=FRAME))
                 except zstandard.ZstdError:
                     return False
                 begin = end

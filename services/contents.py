@@ -87,9 +87,7 @@ class Contents:
     def as_it_is(self, file: FileRecord) -> FileRecord:
         """The file with the ETag that its object has now, for who reads all of it and compares. Raises ObjectNotFound,
         Unavailable."""
-        return self._look(
-            file, lambda now: replace(now, etag=self._stat(now.file_path, _stored_size(now), None))
-        )
+        return self._look(file, lambda now: replace(now, etag=self._stat(now.file_path, _stored_size(now), None)))
 
     def _look(self, file: FileRecord, look: Callable[[FileRecord], T]) -> T:
         """What a look at the object gives, or at the one that has replaced it since this record was read. What turns out to be
@@ -104,9 +102,7 @@ class Contents:
         return look(now)
 
     def _record(self, file: FileRecord, *, altered: bool) -> None:
-        log.error(
-            "content_altered" if altered else "content_missing", file_id=str(file.id), key=file.file_path
-        )
+        log.error("content_altered" if altered else "content_missing", file_id=str(file.id), key=file.file_path)
         with self._db.connection() as tx:
             if file.file_path == file.public_key:  # it can be made again
                 objects.drop_public_copy(tx, file.file_path)
@@ -159,9 +155,7 @@ class Contents:
 class _Decoding:
     def __init__(self, raw: Reader, *, skip: int, length: int):
         source = cast(IO[bytes], raw)  # only read
-        self._stream = zstandard.ZstdDecompressor().stream_reader(
-            source, read_across_frames=True, closefd=False
-        )
+        self._stream = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True, closefd=False)
         self._skip = skip
         self._left = length
 

@@ -221,9 +221,7 @@ class Delivery:
         conditions: RequestConditions,
     ) -> Stream:
         try:
-            wanted = (
-                conditions.range if if_range_matches(conditions.if_range, etag, file.uploaded_at) else None
-            )
+            wanted = conditions.range if if_range_matches(conditions.if_range, etag, file.uploaded_at) else None
             span = parse_range(wanted, file.file_size) if method == "GET" else None
         except RangeNotSatisfiable as error:
             raise RangeNotSatisfiable(size=file.file_size) from error
@@ -268,9 +266,7 @@ class Delivery:
         self._contents.confirm(file)
         if principal is not None:
             with self._db.connection() as tx:
-                events.record(
-                    tx, file.id, owner_id=file.owner_id, action="url_issued", actor=principal.owner_id
-                )
+                events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=principal.owner_id)
         life = min(life, self._limits.url_max_ttl)
         presigned = None
         if file.visibility == "private" and life <= self._limits.url_ttl:
@@ -289,17 +285,13 @@ class Delivery:
     def _unsealed(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
         """File, end, disposition, and whether the file was public. Raises NotAuthenticated."""
         try:
-            file_id, expires, disposition, visibility = decode_cursor(
-                token, scope=_LINKS, secret=self._link_secret
-            )
+            file_id, expires, disposition, visibility = decode_cursor(token, scope=_LINKS, secret=self._link_secret)
         except InvalidCursor as error:
             raise NotAuthenticated(_NO_LINK) from error
         inline: Disposition | None = "inline" if disposition == "inline" else None
         return UUID(str(file_id)), int(expires or 0), inline, visibility == "public"
 
-    def _presigned(
-        self, file: FileRecord, life: timedelta, disposition: Disposition | None
-    ) -> PresignedRequest | None:
+    def _presigned(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> PresignedRequest | None:
         """None where there can be none: the object is stored compressed, or is so since a moment ago, or nothing is presigned
         here."""
         if self._presigns is None or file.encoding is not None:
@@ -333,9 +325,7 @@ class Delivery:
 
     # -- many files ----------------------------------------------------------------------------------------------------
 
-    def zip(
-        self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None
-    ) -> Zip:
+    def zip(self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None) -> Zip:
         """A ZIP of files, or of a folder with all below it, streamed as it is read. Members are stored, not deflated.
 
         Named files must all be readable and ready; of a folder what is not ready is left out and listed in the ZIP. Raises
@@ -346,9 +336,7 @@ class Delivery:
         elif folder is not None:
             filename, members, left_out = self._in_folder(principal, folder)
         else:
-            raise InvalidInput(
-                "Name the files by ids, or a folder.", errors=[{"field": "ids", "message": "missing"}]
-            )
+            raise InvalidInput("Name the files by ids, or a folder.", errors=[{"field": "ids", "message": "missing"}])
         if (
             len(members) > self._limits.max_zip_files
             or sum(f.file_size for _, f in members) > self._limits.max_zip_bytes
@@ -369,9 +357,7 @@ class Delivery:
         chosen = [self._readable(principal, found.get(file_id)) for file_id in wanted]
         return [(file.original_name, file) for file in chosen]
 
-    def _in_folder(
-        self, principal: Principal, folder_id: int
-    ) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
+    def _in_folder(self, principal: Principal, folder_id: int) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
         with self._db.connection() as tx:
             folder = folders.get(tx, folder_id)
             if folder is None or not (principal.is_admin or folder.owner_id == principal.owner_id):
@@ -382,14 +368,10 @@ class Delivery:
             )
             paths = folders.paths_below(tx, folder_id)
         members = [
-            (paths.get(file.folder_id or 0, "") + file.original_name, file)
-            for file in found
-            if not file.expired
+            (paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found if not file.expired
         ]
         ready = [
-            (name, file)
-            for name, file in members
-            if file.intact and is_ready(file, scanned_only=self._scanned_only)
+            (name, file) for name, file in members if file.intact and is_ready(file, scanned_only=self._scanned_only)
         ]
         left_out = {name for name, _ in members} - {name for name, _ in ready}
         return f"{folder.name}.zip", ready, sorted(left_out)
@@ -472,9 +454,7 @@ def _disposition(file: FileRecord, wanted: Disposition | None) -> Disposition:
 
 def _is_start(range_header: str | None) -> bool:
     return (
-        range_header is None
-        or range_header.replace(" ", "").lower().startswith("bytes=0-")
-        or "=" not in range_header
+        range_header is None or range_header.replace(" ", "").lower().startswith("bytes=0-") or "=" not in range_header
     )
 
 

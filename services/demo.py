@@ -60,15 +60,11 @@ class Demo:
     def seed(self, plan: DemoPlan, *, tell: Callable[[str], None] = lambda line: None) -> DemoReport:
         """Add what the plan says. Interrupted, what is there by then is whole. Raises InvalidInput for an impossible plan."""
         if plan.files < 1 or plan.owners < 1 or not 0 <= plan.folders <= MAX_FOLDERS:
-            raise InvalidInput(
-                f"At least one file and owner, and at most {MAX_FOLDERS:,} folders of each owner."
-            )
+            raise InvalidInput(f"At least one file and owner, and at most {MAX_FOLDERS:,} folders of each owner.")
         report = DemoReport(self._owners(plan))
         # Names have dates in them: counted from midnight, so that a seed means the same all day.
         now = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        inventor = Inventor(
-            plan.seed, files=plan.files, folders=plan.folders, owners=len(report.owners), now=now
-        )
+        inventor = Inventor(plan.seed, files=plan.files, folders=plan.folders, owners=len(report.owners), now=now)
         places = [self._folders(inventor, plan.folders, owner) for owner in report.owners]
         report.folders = sum(map(len, places))
         with ThreadPoolExecutor(_WRITERS, "texts") as writers:
@@ -142,9 +138,7 @@ class Demo:
         with self._db.transaction() as tx:
             for folder in inventor.folders(count):
                 parent_id = None if folder.parent is None else ids[folder.parent]
-                ids.append(
-                    folders.create(tx, owner_id, name=folder.name, description="", parent_id=parent_id)
-                )
+                ids.append(folders.create(tx, owner_id, name=folder.name, description="", parent_id=parent_id))
         return ids
 
     def _put(self, file: DemoFile, content: bytes) -> None:

@@ -106,9 +106,7 @@ class UploadProgress:
 
 
 class DirectUploads:
-    def __init__(
-        self, db: Database, store: DirectStore, intake: Intake, limits: DirectLimits, *, cursor_secret: bytes
-    ):
+    def __init__(self, db: Database, store: DirectStore, intake: Intake, limits: DirectLimits, *, cursor_secret: bytes):
         self._db = db
         self._store = store
         self._intake = intake
@@ -282,9 +280,7 @@ class DirectUploads:
         if upload.size is None:
             return UploadProgress(upload, sum(part.size for part in parts), parts, [])
         if not parts and upload.multipart_id and self._assembled(upload):
-            return UploadProgress(
-                upload, upload.size, [], []
-            )  # a completer died in the last step: ask it again
+            return UploadProgress(upload, upload.size, [], [])  # a completer died in the last step: ask it again
         expected = plan_of(upload, upload.size)
         parts = [part for part in parts if fits(expected, part)]
         return UploadProgress(
@@ -360,9 +356,7 @@ class DirectUploads:
             renewed = self._renew(upload, asked=part_numbers, arrived=self._weigh(upload))
         return self._signed(renewed, parts, part_numbers)
 
-    def _renew(
-        self, upload: UploadRecord, *, asked: Sequence[int] = (), arrived: Sequence[int] = ()
-    ) -> UploadRecord:
+    def _renew(self, upload: UploadRecord, *, asked: Sequence[int] = (), arrived: Sequence[int] = ()) -> UploadRecord:
         """Let it live on, since its client is still there, but not for ever. Raises UploadGone, Locked while it is being
         completed, TooMany where too many parts that were asked for without a length have not arrived."""
         with self._db.connection() as tx:
@@ -391,9 +385,7 @@ class DirectUploads:
     def watch(self) -> None:
         """End the uploads in parts whose clients sent more than they may: within seconds where a URL takes any length."""
         with self._db.connection() as tx:
-            due = uploads.take_to_weigh(
-                tx, soon=_WEIGH_SOON, later=_WEIGH_LATER, grace=_WEIGH_AFTER, limit=MAX_BATCH
-            )
+            due = uploads.take_to_weigh(tx, soon=_WEIGH_SOON, later=_WEIGH_LATER, grace=_WEIGH_AFTER, limit=MAX_BATCH)
         for upload in due:
             try:
                 self._weigh(upload)

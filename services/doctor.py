@@ -74,9 +74,7 @@ def examine(store: ObjectStore, *, origins: Sequence[str] = ()) -> list[Check]:
     finally:
         left = probe.clean_up()
     if left:
-        checks.append(
-            Check("clean up", False, left, "Probe objects stay in the bucket; they may be deleted by hand.")
-        )
+        checks.append(Check("clean up", False, left, "Probe objects stay in the bucket; they may be deleted by hand."))
     return checks
 
 
@@ -270,9 +268,7 @@ class _Probe:
         url = self._get_url(self._able(Presigns))
         answer = _send("GET", url)
         if (answer.status, answer.data) != (200, b"0123456789"):
-            raise _Failed(
-                f"{_origin(url)} answered a presigned GET with {answer.status}: {answer.data[:200]!r}"
-            )
+            raise _Failed(f"{_origin(url)} answered a presigned GET with {answer.status}: {answer.data[:200]!r}")
         return _origin(url)
 
     def _presigned_get(self) -> str:
@@ -310,9 +306,7 @@ class _Probe:
 
     def _post_form(self) -> str:
         store = self._able(Presigns)
-        form = store.presign_post(
-            self._key("form"), expires_in=LIFE, min_size=3, max_size=6, content_type="image/png"
-        )
+        form = store.presign_post(self._key("form"), expires_in=LIFE, min_size=3, max_size=6, content_type="image/png")
 
         def post(body: bytes) -> urllib3.BaseHTTPResponse:
             fields: list[tuple[str, str | tuple[str, bytes]]] = [

@@ -115,9 +115,7 @@ class Files:
         with self._db.connection() as tx:
             return visible(principal, files.get(tx, file_id))
 
-    def previews_of(
-        self, records: Sequence[FileRecord], *, tx: Tx | None = None
-    ) -> dict[UUID, list[PreviewRecord]]:
+    def previews_of(self, records: Sequence[FileRecord], *, tx: Tx | None = None) -> dict[UUID, list[PreviewRecord]]:
         """The previews of a page of files: one statement, in ``tx`` where one is open; none where there are no files."""
         if not records:
             return {}
@@ -159,11 +157,7 @@ class Files:
                     size += len(chunk)
             found = True
             if file.file_hash is not None:
-                state = (
-                    "verified"
-                    if (digest.hexdigest(), size) == (file.file_hash, file.file_size)
-                    else "mismatch"
-                )
+                state = "verified" if (digest.hexdigest(), size) == (file.file_hash, file.file_size) else "mismatch"
         except (Altered, Damaged):
             found, state = True, "mismatch"
         except ObjectNotFound:
@@ -173,21 +167,15 @@ class Files:
             objects.record_check(tx, file.file_path, found=found, checksum_state=state, etag=etag)
             events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
 
-    def history(
-        self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None
-    ) -> Page[EventRecord]:
+    def history(self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None) -> Page[EventRecord]:
         scope = f"history:{file_id}"
-        before = (
-            int(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0])) if cursor else None
-        )
+        before = int(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0])) if cursor else None
         with self._db.connection() as tx:
             owned(principal, files.get(tx, file_id))
             found = events.of_file(tx, file_id, before=before, limit=limit + 1)
         more = len(found) > limit
         found = found[:limit]
-        return Page(
-            found, encode_cursor([found[-1].id], scope=scope, secret=self._cursor_secret) if more else None
-        )
+        return Page(found, encode_cursor([found[-1].id], scope=scope, secret=self._cursor_secret) if more else None)
 
     def list(self, principal: Principal, query: FileQuery) -> Page[FileRecord]:
         """A page of files by keyset. The total is exact up to 10,000 and, without filters, whatever the number."""
@@ -224,9 +212,7 @@ class Files:
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def update(
-        self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None
-    ) -> FileRecord:
+    def update(self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None) -> FileRecord:
         """Rename, show, tag, set the expiry, or let the public see a picture's place. Raises NameConflict where the new name
         is taken in the folder, TypeMismatch or TypeNotAllowed where its extension is against the rules."""
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
@@ -234,9 +220,10 @@ class Files:
         visibility = None if isinstance(change.visibility, Unset) else change.visibility
         keep_location = None if isinstance(change.keep_location, Unset) else change.keep_location
         mime_type = None if name is None else self._type_as(owned(principal, self.get(principal, file_id)), name)
-        with self._changing(
-            principal, file_id, if_match, names=name is not None, object_too=mime_type is not None
-        ) as (tx, _):
+        with self._changing(principal, file_id, if_match, names=name is not None, object_too=mime_type is not None) as (
+            tx,
+            _,
+        ):
             file = _still(
                 files.update(
                     tx,
@@ -411,9 +398,7 @@ class Files:
                 results.append((text, error))
         return results
 
-    def _retag(
-        self, principal: Principal, file_id: UUID, add: Sequence[str], remove: Sequence[str]
-    ) -> FileRecord:
+    def _retag(self, principal: Principal, file_id: UUID, add: Sequence[str], remove: Sequence[str]) -> FileRecord:
         dropped = set(clean_tags(remove))
         with self._changing(principal, file_id, None) as (tx, file):
             tags = clean_tags([*(tag for tag in file.tags if tag not in dropped), *add])
@@ -446,9 +431,7 @@ class Files:
         with self._naming() as tx:
             if names:
                 seen = owned(principal, files.get(tx, file_id))
-                files.lock_names(
-                    tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id
-                )
+                files.lock_names(tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id)
             if object_too:
                 objects.lock_of_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
@@ -467,9 +450,7 @@ def parse_id(text: str) -> UUID:
 def clean_tags(tags: Sequence[str]) -> list[str]:
     """Tags trimmed, without repeats, in order. Raises InvalidInput where one is empty, long or has control characters."""
     clean = list(dict.fromkeys(tag.strip() for tag in tags))
-    if len(clean) > MAX_TAGS or not all(
-        1 <= len(tag) <= 100 and tag.isprintable() and "," not in tag for tag in clean
-    ):
+    if len(clean) > MAX_TAGS or not all(1 <= len(tag) <= 100 and tag.isprintable() and "," not in tag for tag in clean):
         raise InvalidInput(
             "Tags are at most 50, of 1 to 100 printable characters each, without commas.",
             errors=[{"field": "tags", "message": "not valid"}],

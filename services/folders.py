@@ -34,9 +34,9 @@ from services.access import may_change, owner_scope
 
 FolderView = FolderRecord
 
-MAX_FOLDERS = 10_000        # of one owner (THREATS T73)
-MAX_DESCRIPTION = 4_000     # characters
-_TRASHED_AT_ONCE = 1_000    # files in one transaction
+MAX_FOLDERS = 10_000  # of one owner (THREATS T73)
+MAX_DESCRIPTION = 4_000  # characters
+_TRASHED_AT_ONCE = 1_000  # files in one transaction
 # Less than PostgreSQL's deadlock_timeout of a second: who is in a circle with us goes on.
 _LOCK_WAIT = timedelta(milliseconds=300)
 _ATTEMPTS = 30
@@ -51,7 +51,7 @@ class FolderNode(NamedTuple):
 class FolderChange:
     name: str | Unset = UNSET
     description: str | Unset = UNSET
-    parent_id: int | Unset | None = UNSET       # None: to the root
+    parent_id: int | Unset | None = UNSET  # None: to the root
 
 
 class Folders:
@@ -71,14 +71,18 @@ class Folders:
         with self._db.connection() as tx:
             records = folders.of_owner(tx, scope)
         children: dict[int | None, list[FolderNode]] = {None: []}
-        for record in records:              # each before those in it
+        for record in records:  # each before those in it
             node = FolderNode(record, [])
             children[record.id] = node.children
             children[record.parent_id].append(node)
         return children[None]
 
     def flat(
-        self, principal: Principal, owner: str | None = None, limit: int = 50, cursor: str | None = None,
+        self,
+        principal: Principal,
+        owner: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> Page[FolderView]:
         """A page of the list, oldest first."""
         owner_id = owner_scope(principal, owner)
@@ -97,7 +101,11 @@ class Folders:
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def create(
-        self, principal: Principal, name: str, description: str = "", parent_id: int | None = None,
+        self,
+        principal: Principal,
+        name: str,
+        description: str = "",
+        parent_id: int | None = None,
         within: Callable[[Tx, FolderView], None] | None = None,
     ) -> FolderView:
         """A folder in the parent's tree; ``within`` joins the transaction. Raises NameConflict, FolderTooDeep, LimitReached;
@@ -127,7 +135,12 @@ class Folders:
             if parent_id is not None:
                 _owner(tx, principal, parent_id)
             folders.update(
-                tx, folder_id, name=name, description=description, parent_id=parent_id, set_parent=moving,
+                tx,
+                folder_id,
+                name=name,
+                description=description,
+                parent_id=parent_id,
+                set_parent=moving,
             )
             return _visible(principal, folders.get(tx, folder_id))
 
@@ -152,7 +165,10 @@ class Folders:
                             if not recursive and (len(doomed) > 1 or folders.holds_files(conn, doomed)):
                                 raise FolderNotEmpty()
                             taken, new = folders.trash_inside(
-                                conn, doomed, actor=principal.owner_id, limit=_TRASHED_AT_ONCE,
+                                conn,
+                                doomed,
+                                actor=principal.owner_id,
+                                limit=_TRASHED_AT_ONCE,
                             )
                             if taken < _TRASHED_AT_ONCE:
                                 removed = folders.remove(conn, doomed)

@@ -150,9 +150,7 @@ class Intake:
 
     # -- receive -------------------------------------------------------------------------------------------------------
 
-    def batch(
-        self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None
-    ) -> Batch:
+    def batch(self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None) -> Batch:
         """Files that appear together: ``with intake.batch(…) as batch: batch.receive(…); batch.commit(…)``."""
         return Batch(self, principal, protocol, principal.session_of(session_id or new_id().hex))
 
@@ -262,9 +260,7 @@ class Intake:
         upload, buffer, filled, ended = transfer.upload, head.buffer, len(head.buffer), False
         buffer.extend(bytes(part_size - filled))
         with bucket_errors():
-            ref = self._store.create_multipart(
-                upload.object_key, content_type=head.mime_type, checksums="crc32"
-            )
+            ref = self._store.create_multipart(upload.object_key, content_type=head.mime_type, checksums="crc32")
         with self._db.connection() as tx:
             if not uploads.set_multipart(tx, upload.id, ref.upload_id):
                 raise UploadGone()
@@ -281,9 +277,7 @@ class Intake:
                 self.admission.check_size(principal, transfer.size)
                 self._hold(transfer)
                 checksum = Checksum("crc32", b64encode(zlib.crc32(part).to_bytes(4, "big")).decode())
-                transfer.parts.append(
-                    self._store.put_part(ref, len(transfer.parts) + 1, part, checksum=checksum)
-                )
+                transfer.parts.append(self._store.put_part(ref, len(transfer.parts) + 1, part, checksum=checksum))
             filled = 0
         with bucket_errors():
             with suppress(OutcomeUnknown):  # the answer was lost: what the bucket holds decides
@@ -325,9 +319,7 @@ class Intake:
         wished, placement = placement, self.admission.place(principal, placement)
         equals = Equals(self._contents, new=[item.upload.object_key for item in received])
         try:
-            outcome = equals.settle(
-                lambda: self._publish(principal, received, placement, session_id, equals, within)
-            )
+            outcome = equals.settle(lambda: self._publish(principal, received, placement, session_id, equals, within))
         except psycopg.errors.ForeignKeyViolation:
             now = without_folder(principal, placement.folder_id)
             return self.publish(now, received, wished, session_id, within=within)
@@ -421,9 +413,7 @@ class Intake:
             with self._db.connection() as tx:
                 uploads.delete(tx, gone)
         except Unavailable as error:
-            log.warning(
-                "uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error)
-            )
+            log.warning("uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error))
 
     def abort(self, upload: UploadRecord, *, problem: dict[str, str] | None = None) -> None:
         """End an upload at its client's word or for a ``problem``, and remove what arrived; the row is kept, so that the

@@ -63,9 +63,7 @@ class Jobs:
             )
         page = found[: query.limit]
         more = len(found) > query.limit
-        return Page(
-            page, encode_cursor([page[-1].id], scope=scope, secret=self._cursor_secret) if more else None
-        )
+        return Page(page, encode_cursor([page[-1].id], scope=scope, secret=self._cursor_secret) if more else None)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """{queue: {status: number of jobs}}."""
@@ -123,9 +121,7 @@ class Jobs:
             jobs.note_error(tx, job_id, _words(error))
             if final and isinstance(error, Unavailable):
                 if task != "check_file":
-                    _say_on_file(
-                        tx, task, arguments, "the bucket or the database was away; it will be tried again"
-                    )
+                    _say_on_file(tx, task, arguments, "the bucket or the database was away; it will be tried again")
             elif final:
                 _say_on_file(tx, task, arguments, f"it failed each time ({type(error).__name__})")
 
@@ -133,9 +129,7 @@ class Jobs:
         """Try again, each hour for a week, what failed because the bucket or the database was away; how many. Checks are not
         among them: ``checking.requeue_lost`` looks after these."""
         with self._db.transaction() as tx:
-            return jobs.revive(
-                tx, error=Unavailable.code, other_than=["check_file"], wait=_AGAIN, within=_GIVE_UP
-            )
+            return jobs.revive(tx, error=Unavailable.code, other_than=["check_file"], wait=_AGAIN, within=_GIVE_UP)
 
     def give_back(self, ids: list[int]) -> None:
         """Return the jobs that a stopping worker can't finish."""

@@ -128,9 +128,7 @@ class Previews:
             if principal is None:
                 events.count_anonymous(tx, file.id, preview=True)
             else:
-                events.record(
-                    tx, file.id, owner_id=file.owner_id, action="previewed", actor=principal.owner_id
-                )
+                events.record(tx, file.id, owner_id=file.owner_id, action="previewed", actor=principal.owner_id)
         etag = _etag(self._publishing.shown(principal, file), shape)
         if shown is not None:
             if wish.if_none_match is not None and etag_matches(wish.if_none_match, etag, weak=True):
@@ -191,9 +189,7 @@ class Previews:
             with self._db.transaction() as tx:
                 objects.add_measured(tx, file.file_path, told(reading))
         [picture] = reading.pictures
-        return self.keep(
-            file, shape.type, shape.variant, shape.mime_type, picture.data, picture.width, picture.height
-        )
+        return self.keep(file, shape.type, shape.variant, shape.mime_type, picture.data, picture.width, picture.height)
 
     # -- what processing also needs ------------------------------------------------------------------------------------
 
@@ -232,9 +228,7 @@ class Previews:
         """Put a preview into the bucket, under a key that is noted before, and record it. Whoever was quicker, or purged the
         object, wins; ours is deleted."""
         key = object_key(PREVIEW_PREFIX, FORMATS.get(mime_type, "json"), datetime.now(UTC))
-        record = PreviewRecord(
-            file.file_path, preview_type, variant, key, mime_type, width, height, len(body)
-        )
+        record = PreviewRecord(file.file_path, preview_type, variant, key, mime_type, width, height, len(body))
         with self._db.connection() as tx:
             retired.reserve(tx, key, lease=_LEASE)
         with bucket_errors():
@@ -249,9 +243,7 @@ class Previews:
         metrics().preview(preview_type, "made")
         return body
 
-    def remember(
-        self, file: FileRecord, preview_type: PreviewType, error: GatewayError, *, page: int = 0
-    ) -> None:
+    def remember(self, file: FileRecord, preview_type: PreviewType, error: GatewayError, *, page: int = 0) -> None:
         """Keep that a preview can't be made, and why."""
         metrics().preview(preview_type, error.code)
         with self._db.transaction() as tx:
@@ -343,11 +335,7 @@ def as_json(preview_type: PreviewType, document: dict[str, Any]) -> bytes:
 
 def told(reading: parsers.Reading) -> dict[str, Any]:
     """What a reading adds to the metadata; never ``custom``, which is the client's own."""
-    return {
-        name: value
-        for name, value in reading.metadata.items()
-        if value not in (None, {}, []) and name != "custom"
-    }
+    return {name: value for name, value in reading.metadata.items() if value not in (None, {}, []) and name != "custom"}
 
 
 def kinds_of(file: FileRecord) -> frozenset[str]:

@@ -95,9 +95,7 @@ class Publishing:
         if place == "none":
             return file
         if file.public_key is None or file.status != "ready":
-            return replace(
-                file, status="processing" if file.status == "ready" else file.status, file_hash=None
-            )
+            return replace(file, status="processing" if file.status == "ready" else file.status, file_hash=None)
         return replace(
             file,
             file_path=file.public_key,
@@ -161,9 +159,7 @@ class Publishing:
             with bucket_errors(), self._contents.open(file) as reader:
                 patched = _Patched(reader, patches)
                 body = cast(BinaryIO, patched)  # only read
-                stored = self._store.put(
-                    key, body, content_type=served_type(file.mime_type), size=file.file_size
-                )
+                stored = self._store.put(key, body, content_type=served_type(file.mime_type), size=file.file_size)
             if file.file_hash not in (None, patched.original.hexdigest()):
                 log.error("publishing_found_damage", file_id=str(file.id), key=file.file_path)
                 with self._db.connection() as tx:

@@ -27,27 +27,27 @@ from services.access import owner_scope
 
 T = TypeVar("T")
 
-MAX_RESULTS = 1_000         # of all pages together
-_FEW = 20                   # with fewer matches than this, near words are tried too
-_SECONDS = 0.8              # for the whole search; then it is content with the newest files (THREATS T81)
+MAX_RESULTS = 1_000  # of all pages together
+_FEW = 20  # with fewer matches than this, near words are tried too
+_SECONDS = 0.8  # for the whole search; then it is content with the newest files (THREATS T81)
 _NEWEST = 20_000
-_SECONDS_MORE = 0.4         # for these; then with still fewer
+_SECONDS_MORE = 0.4  # for these; then with still fewer
 _AT_LEAST = 1_000
-_MAX_CORRECTED = 4          # terms
-_MAX_NEAR = 8               # words tried for one term
-_READ = 8_000               # characters of each text that its first match is looked for in
-_READ_AGAIN = 400_000       # and then of those texts together that have none there
-_SHORTEST_STEM = 3          # characters
+_MAX_CORRECTED = 4  # terms
+_MAX_NEAR = 8  # words tried for one term
+_READ = 8_000  # characters of each text that its first match is looked for in
+_READ_AGAIN = 400_000  # and then of those texts together that have none there
+_SHORTEST_STEM = 3  # characters
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
     query: str = ""
-    file_type: str | None = None            # a family, a MIME type, or image/*
-    folder: int | Literal["root"] | None = None     # with all below; root: what is in no folder
+    file_type: str | None = None  # a family, a MIME type, or image/*
+    folder: int | Literal["root"] | None = None  # with all below; root: what is in no folder
     date_from: datetime | None = None
-    date_to: datetime | None = None         # excluded
+    date_to: datetime | None = None  # excluded
     facets: tuple[str, ...] = ()
     owner: str | None = None
     limit: int = 50
@@ -57,8 +57,8 @@ class SearchQuery:
 @dataclass(frozen=True, slots=True)
 class Hit:
     file: FileRecord
-    score: float                            # 0 to 1
-    highlights: dict[str, str | None]       # HTML
+    score: float  # 0 to 1
+    highlights: dict[str, str | None]  # HTML
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,13 @@ class Search:
             raise InvalidInput("Unknown facet.", errors=[{"field": "facets", "message": message}])
         tree = parse(query.query)
         wanted = FileFilter(
-            owner_id=owner_scope(principal, query.owner), file_type=query.file_type,
-            folder_id=query.folder if isinstance(query.folder, int) else None, in_root=query.folder == "root",
-            recursive=isinstance(query.folder, int), date_from=query.date_from, date_to=query.date_to,
+            owner_id=owner_scope(principal, query.owner),
+            file_type=query.file_type,
+            folder_id=query.folder if isinstance(query.folder, int) else None,
+            in_root=query.folder == "root",
+            recursive=isinstance(query.folder, int),
+            date_from=query.date_from,
+            date_to=query.date_to,
             deleted=tree.deleted,
         )
         scope = f"search:{principal.owner_id}:{wanted}:{query.query[:MAX_TEXT]}"
@@ -100,7 +104,9 @@ class Search:
             found = _within(clock, conn, find)
             complete = found is not None
             if found is None:
-                found = _within(index.Clock(_SECONDS_MORE), conn, partial(find, newest=_NEWEST)) or find(conn, newest=_AT_LEAST)
+                found = _within(index.Clock(_SECONDS_MORE), conn, partial(find, newest=_NEWEST)) or find(
+                    conn, newest=_AT_LEAST
+                )
             elif found.matched < _FEW:
                 corrections = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree)) or {}
                 if corrections:
@@ -113,16 +119,23 @@ class Search:
         marks = [parts(term.key) or [term.key] for term in tree.terms]
         marks += [[word] for near in corrections.values() for word in near]
         hits = [
-            Hit(hit.file, hit.score / 1e6, {
-                "name": mark(hit.file.original_name, marks), "content": snippets.get(hit.file.file_path),
-            })
+            Hit(
+                hit.file,
+                hit.score / 1e6,
+                {
+                    "name": mark(hit.file.original_name, marks),
+                    "content": snippets.get(hit.file.file_path),
+                },
+            )
             for hit in shown
-        ]  # fmt: skip
+        ]
         next_cursor = None
         if len(found.hits) > room and seen + room < MAX_RESULTS:
             last = found.hits[room - 1].position
             next_cursor = encode_cursor(
-                [seen + room, last.score, last.uploaded_at, str(last.id)], scope=scope, secret=self._cursor_secret,
+                [seen + room, last.score, last.uploaded_at, str(last.id)],
+                scope=scope,
+                secret=self._cursor_secret,
             )
         return SearchPage(hits, next_cursor, total, found.facets)
 

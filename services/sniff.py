@@ -68,11 +68,20 @@ _SPACE = re.compile(rb"[\s\x00]*")
 _SKIPPED = re.compile(rb"<!--|<\?xml(?=[\s-])|<!doctype\s+(?!html\b|svg\b)[a-z]", re.IGNORECASE)
 _SHEBANG = re.compile(rb"#!\s*(\S*/)?(?:env\s+(?:-\S+\s+)*)?([A-Za-z.+_-]*)")
 _INTERPRETERS = {
-    b"python": "text/x-python", b"perl": "text/x-perl", b"ruby": "text/x-ruby", b"php": "text/x-php",
-    b"node": "text/javascript", b"deno": "text/javascript", b"bun": "text/javascript", b"lua": "text/x-lua",
-    b"tclsh": "text/x-tcl", b"wish": "text/x-tcl", b"awk": "text/x-awk", b"gawk": "text/x-awk",
+    b"python": "text/x-python",
+    b"perl": "text/x-perl",
+    b"ruby": "text/x-ruby",
+    b"php": "text/x-php",
+    b"node": "text/javascript",
+    b"deno": "text/javascript",
+    b"bun": "text/javascript",
+    b"lua": "text/x-lua",
+    b"tclsh": "text/x-tcl",
+    b"wish": "text/x-tcl",
+    b"awk": "text/x-awk",
+    b"gawk": "text/x-awk",
     b"pwsh": "text/x-powershell",
-}  # fmt: skip
+}
 
 
 def _active_text(data: bytes) -> str | None:
@@ -133,9 +142,7 @@ def _program(data: bytes) -> str | None:
 # Office documents ---------------------------------------------------------------------------------------------
 
 _OPEN_XML = "application/vnd.openxmlformats-officedocument."
-_MAIN_TYPE = re.compile(
-    rb'ContentType="application/(vnd\.(?:openxmlformats|ms-)[\w.+-]{1,120}?)\.main(?:\+xml)?"'
-)
+_MAIN_TYPE = re.compile(rb'ContentType="application/(vnd\.(?:openxmlformats|ms-)[\w.+-]{1,120}?)\.main(?:\+xml)?"')
 _MACRO_TYPES = {  # whose registered name isn't the main part's without its end
     "vnd.ms-word.document.macroenabled": "vnd.ms-word.document.macroenabled.12",
     "vnd.ms-excel.sheet.macroenabled": "vnd.ms-excel.sheet.macroenabled.12",
@@ -204,9 +211,7 @@ def _ask_libmagic(data: bytes) -> str:
             _magic = _open_system() or _open_bundled()
         try:
             found = str(_magic.from_buffer(data))
-        except (
-            Exception
-        ):  # MagicException, and whatever a future version adds: a type is a hint, never a failure
+        except Exception:  # MagicException, and whatever a future version adds: a type is a hint, never a failure
             return OCTET_STREAM
     return found if _MIME.fullmatch(found) else OCTET_STREAM
 

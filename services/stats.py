@@ -37,7 +37,12 @@ class Stats:
                 for kind, (number, size) in sorted(counted.by_type.items(), key=lambda item: -item[1][1])
             ],
             "by_folder": [
-                {"folder_id": folder.folder_id, "name": folder.name, "count": folder.files, "size": folder.size}
+                {
+                    "folder_id": folder.folder_id,
+                    "name": folder.name,
+                    "count": folder.files,
+                    "size": folder.size,
+                }
                 for folder in largest
             ],
             "by_status": counted.by_status,
@@ -53,6 +58,6 @@ class Stats:
             return None
         try:
             capacity = self._store.capacity()
-        except StorageError:            # the rest is still worth telling (THREATS T103)
+        except StorageError:  # the rest is still worth telling (THREATS T103)
             return None
         return None if capacity is None else {"free": capacity.free, "total": capacity.total}

@@ -289,11 +289,7 @@ class Tus:
             writer.append(
                 body,
                 verify=verify,
-                ends=(
-                    lambda found: self._declare(
-                        principal, Standing(writer.upload, writer.record), found, lease
-                    )
-                )
+                ends=(lambda found: self._declare(principal, Standing(writer.upload, writer.record), found, lease))
                 if last
                 else None,
             )
@@ -360,9 +356,7 @@ class Tus:
             raise InconsistentLength(f"{told} bytes were announced; with this body they are {found}.")
         return found
 
-    def _declare(
-        self, principal: Principal, standing: Standing, size: int | None, lease: Lease
-    ) -> UploadRecord:
+    def _declare(self, principal: Principal, standing: Standing, size: int | None, lease: Lease) -> UploadRecord:
         """The upload with its length, where one is told now."""
         upload = standing.upload
         if size is None or size == upload.size:

@@ -64,9 +64,7 @@ class JanitorReport:
 
 
 class Upkeep:
-    def __init__(
-        self, db: Database, store: ObjectStore, intake: Intake, files: Files, *, upload_ttl: timedelta
-    ):
+    def __init__(self, db: Database, store: ObjectStore, intake: Intake, files: Files, *, upload_ttl: timedelta):
         self._db = db
         self._store = store
         self._intake = intake
@@ -103,9 +101,7 @@ class Upkeep:
                 report.expired_uploads += len(found)
                 return
             with self._db.connection() as tx:
-                ended = set(
-                    uploads.end(tx, [upload.id for upload in found], status="expired", expired_only=True)
-                )
+                ended = set(uploads.end(tx, [upload.id for upload in found], status="expired", expired_only=True))
             for upload in found:
                 if upload.id in ended and self._intake.remove_bytes(upload):
                     with self._db.connection() as tx:
@@ -176,9 +172,7 @@ class Upkeep:
         if not isinstance(self._store, Multipart):
             return
         oldest_live = self._now() - _GRACE
-        found = chain.from_iterable(
-            self._store.list_multiparts(prefix) for prefix in (FILE_PREFIX, PROBE_PREFIX)
-        )
+        found = chain.from_iterable(self._store.list_multiparts(prefix) for prefix in (FILE_PREFIX, PROBE_PREFIX))
         for batch in _batches(found, _BATCH):
             old = [ref for ref in batch if ref.started_at is not None and ref.started_at < oldest_live]
             for ref in self._without_upload(old):

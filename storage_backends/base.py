@@ -246,9 +246,7 @@ class Multipart(Protocol):
         """What the bucket holds, all pages, by number; UploadNotFound where the upload is over."""
         ...
 
-    def complete_multipart(
-        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
-    ) -> ObjectInfo:
+    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
         """Join the parts. The answer's size is the sum of theirs: ``stat`` tells what the bucket holds. Not repeated
         inside: after OutcomeUnknown the caller finds out with ``stat`` and ``list_parts``."""
         ...

@@ -95,9 +95,7 @@ def translate(
     kind = _CODES.get(code or "") or _STATUSES.get(status, StorageError)
     if status >= 500 and message and _FULL.search(message):
         kind = OutOfSpace
-    return kind(
-        f"{operation}: {status} {code or ''} {message or ''}".rstrip(), code=code, request_id=request_id
-    )
+    return kind(f"{operation}: {status} {code or ''} {message or ''}".rstrip(), code=code, request_id=request_id)
 
 
 def xml_text(document: bytes, tag: str) -> str | None:
@@ -124,9 +122,7 @@ def attempt(call: Callable[[], T], *, repeatable: bool) -> T:
         try:
             return call()
         except StorageUnavailable as fault:
-            hopeless = isinstance(fault, StorageRefused) or (
-                isinstance(fault, OutcomeUnknown) and not repeatable
-            )
+            hopeless = isinstance(fault, StorageRefused) or (isinstance(fault, OutcomeUnknown) and not repeatable)
             if hopeless or number == ATTEMPTS or time.monotonic() - started > RETRY_WITHIN:
                 raise
         time.sleep(FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.0))  # noqa: S311 spread, not secrecy

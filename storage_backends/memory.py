@@ -128,9 +128,7 @@ class MemoryStore:
 
     def list_objects(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         with self._lock:
-            keys = sorted(
-                key for key in self._objects if key.startswith(prefix) and (after is None or key > after)
-            )
+            keys = sorted(key for key in self._objects if key.startswith(prefix) and (after is None or key > after))
             found = [self._objects[key][0] for key in keys]
         for info in found:
             yield replace(info, content_type=None, checksum=None)
@@ -178,9 +176,7 @@ class MemoryStore:
             parts = [part for _, (part, _) in sorted(self._upload(ref).parts.items())]
         yield from parts
 
-    def complete_multipart(
-        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
-    ) -> ObjectInfo:
+    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
         with self._lock:
             upload = self._upload(ref)
             numbers = [part.number for part in parts]

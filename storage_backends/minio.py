@@ -90,9 +90,7 @@ class MinioStore(Transfers):
     def stat(self, key: str) -> ObjectInfo:
         found = self._call(
             "stat",
-            lambda: self._client.stat_object(
-                self._bucket, key, extra_headers={"x-amz-checksum-mode": "ENABLED"}
-            ),
+            lambda: self._client.stat_object(self._bucket, key, extra_headers={"x-amz-checksum-mode": "ENABLED"}),
         )
         headers = cast(Mapping[str, str], found.metadata)
         return ObjectInfo(
@@ -118,9 +116,7 @@ class MinioStore(Transfers):
             items = self._call("list_objects", page)
             for item in items:
                 after = cast(str, item.object_name)
-                yield ObjectInfo(
-                    after, cast(int, item.size), item.etag or "", None, cast(datetime, item.last_modified)
-                )
+                yield ObjectInfo(after, cast(int, item.size), item.etag or "", None, cast(datetime, item.last_modified))
             if len(items) < LIST_PAGE:
                 return
 
@@ -221,9 +217,7 @@ class MinioStore(Transfers):
                 return
             marker = page.next_part_number_marker
 
-    def complete_multipart(
-        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
-    ) -> ObjectInfo:
+    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
         listed = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag>"
             f"{_checksum_element(part)}</Part>"
@@ -299,18 +293,14 @@ class MinioStore(Transfers):
             ["<CORSRule><ID>", RULE_ID, "</ID>"]
             + [f"<AllowedOrigin>{escape(origin)}</AllowedOrigin>" for origin in origins]
             + [f"<AllowedMethod>{method}</AllowedMethod>" for method in ("GET", "HEAD", "PUT", "POST")]
-            + [
-                "<AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader><MaxAgeSeconds>3600</MaxAgeSeconds>"
-            ]
+            + ["<AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader><MaxAgeSeconds>3600</MaxAgeSeconds>"]
             + ["</CORSRule>"]
         )
 
         def change() -> None:
             document = self._cors("GET", none_yet="NoSuchCORSConfiguration")
             found = re.findall(rb"<CORSRule>.*?</CORSRule>", document, re.DOTALL)
-            rules = [rule for rule in found if xml_text(rule, "ID") != RULE_ID] + (
-                [ours.encode()] if origins else []
-            )
+            rules = [rule for rule in found if xml_text(rule, "ID") != RULE_ID] + ([ours.encode()] if origins else [])
             if rules:
                 self._cors("PUT", b"<CORSConfiguration>%b</CORSConfiguration>" % b"".join(rules))
             elif found:
@@ -332,9 +322,7 @@ class MinioStore(Transfers):
             return self._call(
                 "set_cors",
                 lambda: (
-                    self._http.send(
-                        "set_cors", method, "", query={"cors": ""}, signed=signed, body=body or None
-                    ).data
+                    self._http.send("set_cors", method, "", query={"cors": ""}, signed=signed, body=body or None).data
                 ),
             )
         except StorageError as error:

@@ -30,9 +30,7 @@ class Presigner:
         """``endpoint`` is scheme, host and port. A path raises ValueError: the server would sign another one."""
         parts = urlsplit(endpoint)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise ValueError(
-                f"the bucket's endpoint must be http(s)://host[:port] without a path, not {endpoint!r}"
-            )
+            raise ValueError(f"the bucket's endpoint must be http(s)://host[:port] without a path, not {endpoint!r}")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         if parts.port not in (None, _DEFAULT_PORTS[parts.scheme]):
             host = f"{host}:{parts.port}"

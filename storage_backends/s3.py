@@ -201,20 +201,13 @@ class S3Store(Transfers):
         while True:
             page = self._ask("list_parts", "list_parts", Key=ref.key, UploadId=ref.upload_id, **marker)
             for item in page.get("Parts", ()):
-                yield Part(
-                    item["PartNumber"], item["Size"], item["ETag"].strip('"'), checksum_in(item, "Checksum{}")
-                )
+                yield Part(item["PartNumber"], item["Size"], item["ETag"].strip('"'), checksum_in(item, "Checksum{}"))
             if not page.get("IsTruncated"):
                 return
             marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
-    def complete_multipart(
-        self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False
-    ) -> ObjectInfo:
-        listed = [
-            {"PartNumber": part.number, "ETag": f'"{part.etag}"', **_checksum_argument(part)}
-            for part in parts
-        ]
+    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
+        listed = [{"PartNumber": part.number, "ETag": f'"{part.etag}"', **_checksum_argument(part)} for part in parts]
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         answer = self._ask(
             "complete_multipart",
@@ -299,9 +292,7 @@ class S3Store(Transfers):
         def change() -> None:
             found = self._rules("get_bucket_lifecycle_configuration", "Rules", "NoSuchLifecycleConfiguration")
             rules = [rule for rule in found if rule.get("ID") != RULE_ID] + [ours]
-            self._ask(
-                "set_lifecycle", "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": rules}
-            )
+            self._ask("set_lifecycle", "put_bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": rules})
 
         return faults.able(change)
 

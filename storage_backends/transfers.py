@@ -206,9 +206,7 @@ class Transfers(ABC):
             headers["Range"] = f"bytes={byte_range.first}-{byte_range.last}"
         if if_match is not None:
             headers["If-Match"] = f'"{if_match}"'
-        response = self._call(
-            "open", lambda: self._http.send("open", "GET", key, unsigned=headers, stream=True)
-        )
+        response = self._call("open", lambda: self._http.send("open", "GET", key, unsigned=headers, stream=True))
         reader = None
         try:
             if byte_range and response.status != 206:
@@ -400,9 +398,7 @@ def _checksum_header(checksum: Checksum | None) -> dict[str, str]:
     return {f"x-amz-checksum-{checksum.algorithm}": checksum.value} if checksum else {}
 
 
-def _confirmed(
-    operation: str, response: urllib3.BaseHTTPResponse, checksum: Checksum | None
-) -> Checksum | None:
+def _confirmed(operation: str, response: urllib3.BaseHTTPResponse, checksum: Checksum | None) -> Checksum | None:
     """The checksum, if the bucket's answer repeats it."""
     echo = response.headers.get(f"x-amz-checksum-{checksum.algorithm}") if checksum else None
     if checksum and echo and echo != checksum.value:
@@ -426,9 +422,7 @@ def _date(response: urllib3.BaseHTTPResponse, header: str) -> datetime:
 
 def _described(key: str, response: urllib3.BaseHTTPResponse) -> ObjectInfo:
     """The whole object's description from the answer to a GET, of a range or not."""
-    total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get(
-        "Content-Length", ""
-    )
+    total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
     if not total.isdigit():
         raise StorageUnavailable(f"open {key}: the bucket did not say how long the object is")
     return ObjectInfo(

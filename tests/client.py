@@ -76,9 +76,7 @@ class GatewayClient:
     def options(self, path: str, **options: Any) -> Answer:
         return self.request("OPTIONS", path, **options)
 
-    def upload(
-        self, *files: File, headers: Mapping[str, str] | None = None, **fields: str | Iterable[str]
-    ) -> Answer:
+    def upload(self, *files: File, headers: Mapping[str, str] | None = None, **fields: str | Iterable[str]) -> Answer:
         """POST /api/upload with these files and fields."""
         body, content_type = form_data(files, fields)
         return self.post("/api/upload", data=body, headers={"Content-Type": content_type, **(headers or {})})
@@ -109,9 +107,7 @@ class GatewayClient:
         if params:
             path += "?" + urlencode(params, doseq=True)
         answer = (
-            self._over_http(method, path, data, sent)
-            if self._session
-            else self._in_process(method, path, data, sent)
+            self._over_http(method, path, data, sent) if self._session else self._in_process(method, path, data, sent)
         )
         if self._check:
             check_response(
@@ -155,14 +151,10 @@ class GatewayClient:
                 "environ_overrides": {
                     "wsgi.input": _Chunks(data),
                     "wsgi.input_terminated": True,
-                    "CONTENT_TYPE": headers.get(
-                        "Content-Type", ""
-                    ),  # werkzeug would draw a boundary of its own
+                    "CONTENT_TYPE": headers.get("Content-Type", ""),  # werkzeug would draw a boundary of its own
                 }
             }
-        response = self.target.test_client(use_cookies=False).open(
-            path, method=method, headers=headers, **options
-        )
+        response = self.target.test_client(use_cookies=False).open(path, method=method, headers=headers, **options)
         try:
             return Answer(response.status_code, response.headers, response.get_data())
         finally:
@@ -173,9 +165,7 @@ _documents: dict[str | frozenset[object], dict[str, Any]] = {}
 
 
 def _routes(app: Flask) -> frozenset[object]:
-    return frozenset(
-        (rule.rule, rule.endpoint, *sorted(rule.methods or ())) for rule in app.url_map.iter_rules()
-    )
+    return frozenset((rule.rule, rule.endpoint, *sorted(rule.methods or ())) for rule in app.url_map.iter_rules())
 
 
 class _Chunks:

@@ -24,9 +24,7 @@ def text(size: int, seed: int = 0) -> bytes:
     return bytes(out[:size])
 
 
-def compressed(
-    services: Services, who: Principal, data: bytes, name: str = "a.txt", **placement: Any
-) -> FileRecord:
+def compressed(services: Services, who: Principal, data: bytes, name: str = "a.txt", **placement: Any) -> FileRecord:
     file = upload(services, who, name, data, **placement)
     services.compression.compress(file.id)
     return services.files.get(who, file.id)

@@ -107,9 +107,7 @@ def _empty(store: Any) -> None:
 
 
 @pytest.fixture
-def settings(
-    request: pytest.FixtureRequest, database_url: str, s3_server: S3Server, tmp_path: Path
-) -> Settings:
+def settings(request: pytest.FixtureRequest, database_url: str, s3_server: S3Server, tmp_path: Path) -> Settings:
     values: dict[str, Any] = {
         "database_url": database_url,
         "s3_endpoint": s3_server.endpoint,
@@ -204,12 +202,9 @@ def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
         with db.connection() as tx:
             retired = {row[0] for row in tx.execute("select object_key from retired_objects")}
             uploads = [
-                str(row[0])
-                for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")
+                str(row[0]) for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")
             ]
-            held = [
-                row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")
-            ]
+            held = [row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")]
         after = promised()
         return {
             "objects without a row": sorted(set(keys) - after - retired),

@@ -30,9 +30,7 @@ def slice_of(data: bytes, number: int) -> bytes:
 
 
 def send_parts(parts: list[PartUrl], data: bytes) -> list[tuple[int, str]]:
-    return [
-        (p.part_number, put(p.request.url, slice_of(data, p.part_number), p.request.headers)) for p in parts
-    ]
+    return [(p.part_number, put(p.request.url, slice_of(data, p.part_number), p.request.headers)) for p in parts]
 
 
 def send_all(begun: UploadPlan, data: bytes) -> list[tuple[int, str]]:

@@ -8,9 +8,7 @@ from functools import wraps
 from typing import Any
 
 
-def each(
-    names: str | tuple[str, ...], cases: Iterable[Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Like ``pytest.mark.parametrize``, but all cases run in the same test, one after another.
 
     The first that fails ends the test and is named in the report."""

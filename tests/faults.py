@@ -117,9 +117,7 @@ class FaultProxy:
         near.close()
         far.close()
 
-    def _pump(
-        self, source: socket.socket, sink: socket.socket, direction: Direction, over: threading.Event
-    ) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, direction: Direction, over: threading.Event) -> None:
         try:
             while data := source.recv(CHUNK):
                 while data:

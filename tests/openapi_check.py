@@ -63,18 +63,14 @@ class Checker:
         if status >= 400:
             expected = ["application/xml" if path.startswith(XML_ROUTES) else PROBLEM]
             if operation is not None and status != 405:
-                assert str(status) in operation["responses"], (
-                    f"{where}: {body[:300]!r} is not in the document"
-                )
+                assert str(status) in operation["responses"], f"{where}: {body[:300]!r} is not in the document"
                 expected = list(operation["responses"][str(status)].get("content", expected))
             assert media_type in expected, f"{where}: {media_type} instead of {expected}: {body[:300]!r}"
             if media_type == PROBLEM:
                 self._check_problem(where, method, status, headers, body)
             return
         assert operation is not None, f"{where}: no such operation in the document"
-        assert str(status) in operation["responses"], (
-            f"{where}: the document knows {list(operation['responses'])}"
-        )
+        assert str(status) in operation["responses"], f"{where}: the document knows {list(operation['responses'])}"
         content = operation["responses"][str(status)].get("content")
         if method == "HEAD":
             return
@@ -86,9 +82,7 @@ class Checker:
         if schema and media_type == "application/json":
             self._hold(where, self._validator(schema), body)
 
-    def _check_problem(
-        self, where: str, method: str, status: int, headers: Mapping[str, str], body: bytes
-    ) -> None:
+    def _check_problem(self, where: str, method: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         if method != "HEAD":
             self._hold(where, self._problem, body)
             document = json.loads(body)
@@ -104,9 +98,7 @@ class Checker:
 
     @staticmethod
     def _hold(where: str, validator: Draft202012Validator, body: bytes) -> None:
-        faults = sorted(
-            validator.iter_errors(json.loads(body)), key=lambda fault: len(fault.path), reverse=True
-        )
+        faults = sorted(validator.iter_errors(json.loads(body)), key=lambda fault: len(fault.path), reverse=True)
         assert not faults, f"{where}: {list(faults[0].path)}: {faults[0].message[:500]}"
 
 

@@ -10,9 +10,7 @@ import requests
 from storage_backends.base import PresignedPost
 
 
-def send(
-    url: str, body: bytes, headers: Mapping[str, str] | None = None, *, method: str = "PUT"
-) -> requests.Response:
+def send(url: str, body: bytes, headers: Mapping[str, str] | None = None, *, method: str = "PUT") -> requests.Response:
     """One request to the bucket. ``Content-Length`` is set from the body, as every client does."""
     with requests.Session() as session:
         session.trust_env = False

@@ -23,14 +23,39 @@ from o returning id
 
 
 def add_file(
-    db: Database, name: str, *, owner: str = "alice", mime_type: str = "application/pdf", file_type: str = "document",
-    size: int = 100, folder: int | None = None, status: str = "ready", tags: Sequence[str] = (),
-    at: datetime | None = None, deleted: bool = False, key: str | None = None, visibility: str = "private",
+    db: Database,
+    name: str,
+    *,
+    owner: str = "alice",
+    mime_type: str = "application/pdf",
+    file_type: str = "document",
+    size: int = 100,
+    folder: int | None = None,
+    status: str = "ready",
+    tags: Sequence[str] = (),
+    at: datetime | None = None,
+    deleted: bool = False,
+    key: str | None = None,
+    visibility: str = "private",
 ) -> UUID:
     with db.transaction() as tx:
-        file_id: UUID = scalar(tx, _ADD, {
-            "key": key, "new_key": f"files/{uuid4().hex}", "owner": owner, "name": name, "mime_type": mime_type,
-            "file_type": file_type, "size": size, "folder": folder, "status": status, "tags": list(tags), "at": at,
-            "deleted": deleted, "visibility": visibility,
-        })
+        file_id: UUID = scalar(
+            tx,
+            _ADD,
+            {
+                "key": key,
+                "new_key": f"files/{uuid4().hex}",
+                "owner": owner,
+                "name": name,
+                "mime_type": mime_type,
+                "file_type": file_type,
+                "size": size,
+                "folder": folder,
+                "status": status,
+                "tags": list(tags),
+                "at": at,
+                "deleted": deleted,
+                "visibility": visibility,
+            },
+        )
     return file_id

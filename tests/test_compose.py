@@ -28,7 +28,7 @@ from settings import Settings
 from tests.servers import nginx
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA_MODULE = "github.com/compose-spec/compose-go/v2@v2.9.1"       # where the specification keeps its schema
+SCHEMA_MODULE = "github.com/compose-spec/compose-go/v2@v2.9.1"  # where the specification keeps its schema
 STRICT = os.environ.get("GATEWAY_TESTS_STRICT") == "1"
 OURS = {name.upper() for name in Settings.model_fields}
 GATEWAY_SERVICES = ("gateway", "worker", "bootstrap")
@@ -60,12 +60,16 @@ def test_it_follows_the_compose_specification(compose: dict[str, Any]) -> None:
     if go is None:
         missing("the Compose specification's schema needs go (Debian: apt install golang) to be fetched")
     done = subprocess.run(
-        [str(go), "mod", "download", "-json", SCHEMA_MODULE], capture_output=True, text=True, cwd="/", timeout=100
+        [str(go), "mod", "download", "-json", SCHEMA_MODULE],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=100,
     )
     if done.returncode != 0:
         missing(f"{SCHEMA_MODULE} with the Compose schema could not be fetched: {done.stderr or done.stdout}")
     schema = json.loads((Path(json.loads(done.stdout)["Dir"]) / "schema" / "compose-spec.json").read_text())
-    jsonschema.Draft7Validator(schema).validate(compose)     # the draft that the specification names
+    jsonschema.Draft7Validator(schema).validate(compose)  # the draft that the specification names
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft7Validator(schema).validate({"services": {"gateway": {"imagee": "x"}}})
 
@@ -133,7 +137,7 @@ def test_without_the_secrets_it_says_what_to_do(compose: dict[str, Any]) -> None
 
 
 def test_the_image_is_small_drains_and_is_not_root() -> None:
-    found = dict(instructions())                       # the last of each kind, which is the final stage's
+    found = dict(instructions())  # the last of each kind, which is the final stage's
     assert found["USER"].partition(":")[0] not in ("", "0", "root")
     assert found["STOPSIGNAL"] == "SIGTERM"
     assert "/healthz" in found["HEALTHCHECK"]
@@ -177,22 +181,29 @@ def test_each_services_command_runs_in_a_bare_folder(
 
     with psycopg.connect(postgres_server.admin_url, autocommit=True) as connection:
         connection.execute("drop database if exists compose")
-        connection.execute("create database compose template template0 locale_provider builtin"
-                           " builtin_locale 'C.UTF-8' encoding utf8")
+        connection.execute(
+            "create database compose template template0 locale_provider builtin builtin_locale 'C.UTF-8' encoding utf8"
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     given = {
-        "POSTGRES_PASSWORD": "x", "S3_ACCESS_KEY": s3_server.access_key, "S3_SECRET_KEY": s3_server.secret_key,
-        "S3_ENDPOINT": s3_server.endpoint, "S3_PUBLIC_ENDPOINT": s3_server.endpoint, "S3_BUCKET": "compose-test",
+        "POSTGRES_PASSWORD": "x",
+        "S3_ACCESS_KEY": s3_server.access_key,
+        "S3_SECRET_KEY": s3_server.secret_key,
+        "S3_ENDPOINT": s3_server.endpoint,
+        "S3_PUBLIC_ENDPOINT": s3_server.endpoint,
+        "S3_BUCKET": "compose-test",
     }
     image_environ = dict(re.findall(r"(\w+)=(\S+)", next(r for w, r in reversed(instructions()) if w == "ENV")))
     services = {name: compose["services"][name] for name in GATEWAY_SERVICES}
     environ = {
-        "PATH": os.environ["PATH"], "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
         **{name: value for name, value in image_environ.items() if name != "PATH"},
         **{name: value_of(text, given) for name, text in services["gateway"]["environment"].items()},
-        "PORT": port, "DATABASE_URL": postgres_server.admin_url.rsplit("/", 1)[0] + "/compose",
+        "PORT": port,
+        "DATABASE_URL": postgres_server.admin_url.rsplit("/", 1)[0] + "/compose",
     }
     assert environ["HOST"] == "0.0.0.0"
     entrypoint = json.loads(next(rest for word, rest in instructions() if word == "ENTRYPOINT"))
@@ -201,7 +212,7 @@ def test_each_services_command_runs_in_a_bare_folder(
     def command(name: str) -> list[str]:
         return [sys.executable, *entrypoint[1:], *services[name]["command"]]
 
-    for _ in range(2):                                 # the second time nothing is left to do
+    for _ in range(2):  # the second time nothing is left to do
         done = subprocess.run(
             command("bootstrap"), env=environ, cwd=image, capture_output=True, text=True, timeout=PATIENCE
         )
@@ -222,7 +233,10 @@ def test_each_services_command_runs_in_a_bare_folder(
         assert all(process.poll() is None for process in running.values())
         for process in running.values():
             process.send_signal(signal.SIGTERM)
-        assert {name: process.wait(PATIENCE) for name, process in running.items()} == {"worker": 0, "gateway": 0}
+        assert {name: process.wait(PATIENCE) for name, process in running.items()} == {
+            "worker": 0,
+            "gateway": 0,
+        }
         assert subprocess.run(check, env=environ, cwd=image, capture_output=True).returncode != 0
     finally:
         for process in running.values():
@@ -275,11 +289,13 @@ def proxy(tmp_path: Path) -> Iterator[tuple[int, Upstream]]:
 def test_the_proxy_passes_a_body_on_as_it_comes(proxy: tuple[int, Upstream]) -> None:
     port, upstream = proxy
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
-        client.sendall(b"PUT /api/upload/x HTTP/1.1\r\nHost: files.test:8080\r\nX-Forwarded-For: 6.6.6.6\r\n"
-                       b"X-Forwarded-Proto: https\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
-        upstream.wait_for(b"first")                    # before the rest was sent
+        client.sendall(
+            b"PUT /api/upload/x HTTP/1.1\r\nHost: files.test:8080\r\nX-Forwarded-For: 6.6.6.6\r\n"
+            b"X-Forwarded-Proto: https\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+        )
+        upstream.wait_for(b"first")  # before the rest was sent
         piece = b"10000\r\n" + bytes(65536) + b"\r\n"
-        for _ in range(48):                            # 3 MiB, above nginx's own limit for a body
+        for _ in range(48):  # 3 MiB, above nginx's own limit for a body
             client.sendall(piece)
         client.sendall(b"4\r\nlast\r\n0\r\n\r\n")
         upstream.wait_for(b"last")
@@ -300,7 +316,7 @@ def test_the_proxys_own_errors_are_problem_documents(proxy: tuple[int, Upstream]
         assert answer.status == 400
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert json.loads(answer.read())["request_id"] == answer.headers["X-Request-ID"]
-    upstream.server_close()                            # the gateway is gone
+    upstream.server_close()  # the gateway is gone
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", "/")
     answer = connection.getresponse()

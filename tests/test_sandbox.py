@@ -53,8 +53,11 @@ def running(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*on, sys.executable, str(ROOT / "app.py"), name],
-            env=environment, cwd=log.parent, stdout=output, stderr=output,
-        )  # fmt: skip
+            env=environment,
+            cwd=log.parent,
+            stdout=output,
+            stderr=output,
+        )
     try:
         yield process
     finally:
@@ -115,8 +118,12 @@ def test_T132_the_doctor_tells_a_missing_lock(
 ) -> None:
     done = subprocess.run(
         [*WITHOUT_LANDLOCK, sys.executable, str(ROOT / "app.py"), "doctor", "--json"],
-        env={**environment, **environ}, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**environment, **environ},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     found = {check["name"]: check for check in json.loads(done.stdout)}
     assert found["sandbox: Landlock"]["ok"] is ok
     assert "could read" in found["sandbox: Landlock"]["consequence"]
@@ -145,14 +152,13 @@ def test_T132_nobody_but_root_may_read_the_secrets_of_web_and_worker(
         assert len(pids) == 3
         paths = [f"/proc/{pid}/{name}" for pid in pids for name in ("environ", "mem")]
         done = subprocess.run(
-            [*LACKING, "nothing", sys.executable, "-c", reader, *paths], capture_output=True, text=True, check=True
+            [*LACKING, "nothing", sys.executable, "-c", reader, *paths],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     assert done.stdout.split() == ["refused"] * len(paths)
 
 
 def children(pid: int) -> list[int]:
-    return [
-        int(one)
-        for listed in Path(f"/proc/{pid}/task").glob("*/children")
-        for one in listed.read_text().split()
-    ]
+    return [int(one) for listed in Path(f"/proc/{pid}/task").glob("*/children") for one in listed.read_text().split()]

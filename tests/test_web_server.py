@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = 4                           # as in the script below
+THREADS = 4  # as in the script below
 SCRIPT = """
 import hashlib, pathlib, sys, time
 import web_clients, web_server
@@ -139,7 +139,13 @@ def serving(tmp_path: Path, **limits: float) -> Iterator[Running]:
     home.mkdir()
     (home / "gunicorn.conf.py").write_text("raise SystemExit('a stray gunicorn.conf.py was read')")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home), "GUNICORN_CMD_ARGS": "--workers 7"}
-    command = [sys.executable, str(script), str(port), str(record), *(f"{name}={n}" for name, n in limits.items())]
+    command = [
+        sys.executable,
+        str(script),
+        str(port),
+        str(record),
+        *(f"{name}={n}" for name, n in limits.items()),
+    ]
     process = subprocess.Popen(command, env=environ, cwd=home)
     running = Running(process, port, record, home)
     try:
@@ -287,7 +293,7 @@ def test_T110_clients_that_do_not_read_hold_no_thread_and_lose_their_connection(
 
 def test_T110_a_reader_that_goes_on_reading_is_not_closed(server: Running) -> None:
     with server.connect(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n") as client:
-        until = time.monotonic() + 7                       # the server looks every 2 seconds
+        until = time.monotonic() + 7  # the server looks every 2 seconds
         while time.monotonic() < until:
             assert client.recv(65536)
             time.sleep(0.1)
@@ -327,14 +333,14 @@ def test_T55_a_body_that_trickles_is_closed_and_a_slow_one_is_not(server: Runnin
     head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
 
     def trickle(client: socket.socket) -> None:
-        for _ in range(300):                       # 500 bytes per second, for 30 seconds if it were let
+        for _ in range(300):  # 500 bytes per second, for 30 seconds if it were let
             client.sendall(bytes(50))
             time.sleep(0.1)
 
     with server.connect(head) as client, pytest.raises(ConnectionError):
         trickle(client)
     with server.connect(head) as client:
-        for _ in range(30):                        # 20 kB per second, for longer than the window
+        for _ in range(30):  # 20 kB per second, for longer than the window
             client.sendall(bytes(2000))
             time.sleep(0.1)
         client.settimeout(30)
@@ -443,7 +449,7 @@ def test_T34_a_stream_broken_midway_is_never_a_clean_short_answer(server: Runnin
 
 def test_T109_sigterm_finishes_the_request_in_flight_and_takes_no_new_one(tmp_path: Path) -> None:
     with serving(tmp_path) as running:
-        with running.connect(), running.connect(b"GET /hello HTTP/1.1\r\n"):        # idle, and half a head
+        with running.connect(), running.connect(b"GET /hello HTTP/1.1\r\n"):  # idle, and half a head
             client = running.connect(b"GET /slow?seconds=4 HTTP/1.1\r\nHost: x\r\n\r\n")
             while running.record.read_text() != "slow\n":
                 time.sleep(0.02)

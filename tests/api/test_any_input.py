@@ -47,9 +47,7 @@ def test_no_input_causes_a_5xx(app: Flask, client: GatewayClient, admin: Gateway
         probe(operation.as_strategy(generation_mode=GenerationMode.POSITIVE), caller, known)
         with contextlib.suppress(Unsatisfiable):  # where nothing can be sent, nothing can be sent wrongly
             probe(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE), caller, known)
-    described = {
-        f"{method.upper()} {path}" for path, methods in client.document["paths"].items() for method in methods
-    }
+    described = {f"{method.upper()} {path}" for path, methods in client.document["paths"].items() for method in methods}
     assert asked == {label for label in described if label.split()[1] not in ELSEWHERE}
 
 

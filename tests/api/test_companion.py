@@ -345,8 +345,7 @@ def element(answer: Answer, name: str) -> list[str]:
 
 def document(*etags: str) -> bytes:
     parts = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
-        for number, etag in enumerate(etags, 1)
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>" for number, etag in enumerate(etags, 1)
     )
     return f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
 
@@ -360,9 +359,7 @@ def test_sign_request_through_a_whole_multipart(
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "application/xml"
     [upload_id] = element(answer, "UploadId")
-    assert (
-        sign.send("POST", created["url"]).body == answer.body
-    )  # the plugin repeats it after a network error
+    assert sign.send("POST", created["url"]).body == answer.body  # the plugin repeats it after a network error
     request = {"key": created["key"], "uploadId": upload_id}
     etags = []
     for number, data in enumerate((PIECE, b"tail"), 1):
@@ -388,9 +385,7 @@ def test_sign_request_of_a_single_file(client: GatewayClient, services: Services
     form = sign(method="PUT", key="0b5a3a52-1c1b-4c8e-9d53-0d7d3f6f0b11-a.txt", contentType="text/plain")
     assert form["key"] == form["fields"]["key"]
     assert 200 <= post_form(form, b"one").status_code < 300
-    put = sign(
-        method="PUT", key="whatever", filename="b.txt", contentType="text/plain", size=3, metadata={"n": "1"}
-    )
+    put = sign(method="PUT", key="whatever", filename="b.txt", contentType="text/plain", size=3, metadata={"n": "1"})
     assert requests.put(put["url"], data=b"two!", headers=put["headers"], timeout=30).status_code == 403
     assert requests.put(put["url"], data=b"two", headers=put["headers"], timeout=30).status_code == 200
     assert services.direct is not None

@@ -176,9 +176,7 @@ def test_T35_an_unexpected_error_tells_nothing(
     assert b"Traceback" not in answer.body
 
 
-def test_T35_an_unreachable_database_is_503_with_retry_after(
-    client: GatewayClient, services: Services
-) -> None:
+def test_T35_an_unreachable_database_is_503_with_retry_after(client: GatewayClient, services: Services) -> None:
     services.db.url = "postgresql://nobody@127.0.0.1:1/nothing"
     services.db.close()
     services.access._db.url = services.db.url
@@ -320,9 +318,7 @@ def test_a_date_counts_as_a_whole_day_both_ends_included(client: GatewayClient, 
             tx.execute("update files set uploaded_at = %s where id = %s", (moment, file["id"]))
         page = client.get("/api/files", params={"date_from": "2026-11-23", "date_to": "2026-11-23"}).json
         found.append(len(page["items"]))
-        assert (
-            len(client.get("/api/files", params={"date_from": moment, "date_to": moment}).json["items"]) == 1
-        )
+        assert len(client.get("/api/files", params={"date_from": moment, "date_to": moment}).json["items"]) == 1
     assert found == [0, 1, 1, 0]
 
 
@@ -350,9 +346,7 @@ def test_bodies_that_are_not_what_they_should_be(client: GatewayClient) -> None:
 def test_a_json_body_has_a_limit(client: GatewayClient) -> None:
     answer = client.post("/api/folders", data=b" " * 1_100_000, headers={"Content-Type": "application/json"})
     assert (answer.status, answer.code) == (413, "request_too_large")
-    answer = client.post(
-        "/api/folders", data=iter([b" " * 600_000] * 2), headers={"Content-Type": "application/json"}
-    )
+    answer = client.post("/api/folders", data=iter([b" " * 600_000] * 2), headers={"Content-Type": "application/json"})
     assert answer.status == 413
 
 
@@ -363,9 +357,7 @@ def test_T13_an_encoded_json_body_is_not_inflated(client: GatewayClient) -> None
 
 
 def test_a_body_of_another_type_is_415(client: GatewayClient) -> None:
-    answer = client.post(
-        "/api/folders", data=b"name=a", headers={"Content-Type": "application/x-www-form-urlencoded"}
-    )
+    answer = client.post("/api/folders", data=b"name=a", headers={"Content-Type": "application/x-www-form-urlencoded"})
     assert (answer.status, answer.code) == (415, "unsupported_media_type")
 
 

@@ -150,18 +150,14 @@ def test_T7_an_owner_has_so_many_bodies_in_flight_and_others_wait_outside_of_thr
     settings: Settings, services: Services, tmp_path: Path
 ) -> None:
     first = "import web_server; web_server.PLACE_SECONDS = 2.0"
-    server = Live(
-        settings, tmp_path / "log", first=first, WEB_WORKERS="1", WEB_THREADS="4", MAX_BODIES_IN_FLIGHT="2"
-    )
+    server = Live(settings, tmp_path / "log", first=first, WEB_WORKERS="1", WEB_THREADS="4", MAX_BODIES_IN_FLIGHT="2")
     with contextlib.ExitStack() as sockets:
         sockets.callback(server.kill)
         server.start()
         key = services.access.create_key("alice")[1]
         alice, bob = (GatewayClient(server.address, k) for k in (key, services.access.create_key("bob")[1]))
         with ThreadPoolExecutor(6) as pool:
-            answers = list(
-                pool.map(lambda n: alice.as_(key).put(f"/api/upload/{n}.txt", data=b"x").status, range(6))
-            )
+            answers = list(pool.map(lambda n: alice.as_(key).put(f"/api/upload/{n}.txt", data=b"x").status, range(6)))
         assert answers == [201] * 6
         slow = [head("PUT", f"/api/upload/slow{n}.txt", "Content-Length: 2", key=key) + b"a" for n in range(8)]
         clients = [sockets.enter_context(crowd(server.port, request, 1)[0]) for request in slow]
@@ -219,7 +215,10 @@ def requests_of_every_route(app: Flask, known: dict[str, str]) -> Iterator[tuple
                 statuses = {404}
             elif "/tus/" in where and statuses:  # the second one finds what came before the fault in the first
                 statuses = {400, 409}
-            yield head(method, where, "Transfer-Encoding: chunked", *fields, key=known["credential"]), statuses
+            yield (
+                head(method, where, "Transfer-Encoding: chunked", *fields, key=known["credential"]),
+                statuses,
+            )
 
 
 def test_T138_malformed_chunks_and_trailers_are_400_on_every_route(

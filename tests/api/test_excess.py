@@ -142,9 +142,7 @@ def test_T135_parts_beyond_the_declared_size_are_found(
     assert leftovers() == NOTHING
 
 
-def test_T135_few_parts_of_unknown_length_are_on_their_way_at_once(
-    client: GatewayClient, leftovers: Leftovers
-) -> None:
+def test_T135_few_parts_of_unknown_length_are_on_their_way_at_once(client: GatewayClient, leftovers: Leftovers) -> None:
     upload = Multipart(client)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: client.get(upload.at(f"/{n}")), range(1, MAX_AWAITED + 9)))
@@ -253,14 +251,20 @@ def test_T135_renewing_does_not_lengthen_the_whole_life(
 
     sql(db, "update uploads set created_at = now() - interval '6 hours'")
     assert renew().status in (200, 204) and ends_in() > 6.9 * 3600
-    sql(db, "update uploads set created_at = now() - interval '6 hours 59 minutes 55 seconds', expires_at = now()"
-            " + interval '2 seconds'")  # fmt: skip
+    sql(
+        db,
+        "update uploads set created_at = now() - interval '6 hours 59 minutes 55 seconds', expires_at = now()"
+        " + interval '2 seconds'",
+    )
     answer = renew()
     assert answer.status in (200, 204) and ends_in() <= 7 * 3600
     if way != "tus":
         url = answer.json["url"] if way == "s3" else answer.json["parts"][0]["url"]
         assert life(url) <= 6
-    sql(db, "update uploads set created_at = now() - interval '8 hours', expires_at = now() - interval '1 second'")
+    sql(
+        db,
+        "update uploads set created_at = now() - interval '8 hours', expires_at = now() - interval '1 second'",
+    )
     assert renew().status == 410
     services.upkeep.janitor()
     assert leftovers() == NOTHING

@@ -70,9 +70,7 @@ def test_patch_changes_only_what_it_names(client: GatewayClient) -> None:
     address = f"/api/files/{file['id']}"
     renamed = client.patch(address, json={"original_name": "b.txt"}).json
     assert (renamed["original_name"], renamed["tags"], renamed["visibility"]) == ("b.txt", ["one"], "private")
-    expiring = client.patch(
-        address, json={"expires_at": "2030-01-01T00:00:00+02:00", "visibility": "public"}
-    ).json
+    expiring = client.patch(address, json={"expires_at": "2030-01-01T00:00:00+02:00", "visibility": "public"}).json
     assert (expiring["expires_at"], expiring["visibility"]) == ("2029-12-31T22:00:00Z", "public")
     assert client.patch(address, json={}).json["expires_at"] == "2029-12-31T22:00:00Z"
     assert client.patch(address, json={"expires_at": None, "tags": []}).json["expires_at"] is None
@@ -104,9 +102,7 @@ def test_patch_changes_only_what_it_names(client: GatewayClient) -> None:
 )
 def test_patches_that_are_refused(client: GatewayClient, body: Any) -> None:
     file = client.add("a.txt", tags="one")
-    raw = (
-        {"data": b"null", "headers": {"Content-Type": "application/json"}} if body is None else {"json": body}
-    )
+    raw = {"data": b"null", "headers": {"Content-Type": "application/json"}} if body is None else {"json": body}
     answer = client.patch(f"/api/files/{file['id']}", **raw)
     assert answer.status == 400
     after = client.get(f"/api/files/{file['id']}").json
@@ -206,11 +202,7 @@ def test_trash_restore_and_purge(client: GatewayClient, bucket: Any) -> None:
     file = client.add("a.txt")
     address = f"/api/files/{file['id']}"
     first, again = client.delete(address), client.delete(address)
-    assert (
-        first.json
-        == again.json
-        == {"id": file["id"], "action": "trashed", "deleted_at": first.json["deleted_at"]}
-    )
+    assert first.json == again.json == {"id": file["id"], "action": "trashed", "deleted_at": first.json["deleted_at"]}
     assert client.get("/api/files").json["items"] == []
     assert [item["id"] for item in client.get("/api/files?deleted=true").json["items"]] == [file["id"]]
     assert client.get(address).json["is_deleted"] is True

@@ -108,9 +108,7 @@ def test_folders_that_are_refused(client: GatewayClient, body: Any) -> None:
     assert client.post("/api/folders", json=body).status == 400
 
 
-def test_T64_anothers_folder_is_404(
-    client: GatewayClient, other: GatewayClient, admin: GatewayClient
-) -> None:
+def test_T64_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, admin: GatewayClient) -> None:
     theirs, mine = make(other, "theirs"), make(client, "mine")
     for answer in (
         client.get(f"/api/folders/{theirs}"),
@@ -138,9 +136,7 @@ def test_search_finds_and_marks(client: GatewayClient, other: GatewayClient) -> 
     assert found["facets"]["file_type"] == [{"value": "text", "count": 1}]
     assert client.get("/api/search").json["total"] == 2
     assert "facets" not in client.get("/api/search?query=report").json
-    assert client.get("/api/search/suggest?prefix=quart").json == {
-        "items": ["Quarterly report.txt", "quarterly"]
-    }
+    assert client.get("/api/search/suggest?prefix=quart").json == {"items": ["Quarterly report.txt", "quarterly"]}
 
 
 @each(
@@ -219,9 +215,7 @@ def test_keys_are_made_listed_and_revoked(admin: GatewayClient) -> None:
 
 def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, services: Services) -> None:
     header = {"Idempotency-Key": "key-1"}
-    first, again = (
-        admin.post("/api/admin/keys", json={"owner_id": "carol"}, headers=header) for _ in range(2)
-    )
+    first, again = (admin.post("/api/admin/keys", json={"owner_id": "carol"}, headers=header) for _ in range(2))
     assert first.json["key"]
     assert again.json == first.json | {"key": None}
     with services.db.connection() as tx:
@@ -270,9 +264,7 @@ def test_T124_readiness_tells_no_more_than_it_must(
             "sandbox": "weak" if sandbox.missing() else True,
         },
     }
-    monkeypatch.setattr(
-        type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True}
-    )
+    monkeypatch.setattr(type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True})
     answer = anonymous.get("/readyz")
     assert (answer.status, answer.code) == (503, "unavailable")
     assert answer.json["checks"]["bucket"] is False

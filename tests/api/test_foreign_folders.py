@@ -89,9 +89,7 @@ def test_T134_nor_for_an_upload_token_or_an_admin(
     assert leftovers() == NOTHING
 
 
-def test_T134_nor_for_moves_copies_and_batches(
-    client: GatewayClient, theirs: int, admin: GatewayClient
-) -> None:
+def test_T134_nor_for_moves_copies_and_batches(client: GatewayClient, theirs: int, admin: GatewayClient) -> None:
     file, mine = client.add("a.txt"), folder_of(client)
     for who in (client, admin):  # an admin's word makes no file of bob's of alice's
         for target in (theirs, UNKNOWN):

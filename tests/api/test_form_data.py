@@ -49,9 +49,7 @@ def read_all(
         length = len(data) if isinstance(data, bytes) else None
     found: list[tuple[str, ...] | tuple[str, str, bytes]] = []
     for item in FormReader(stream, content_type, length, limits):
-        found.append(
-            (item.name, item.value) if isinstance(item, Field) else (item.name, item.filename, item.read(-1))
-        )
+        found.append((item.name, item.value) if isinstance(item, Field) else (item.name, item.filename, item.read(-1)))
     return found
 
 

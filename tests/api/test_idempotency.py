@@ -44,9 +44,7 @@ CREATES: dict[str, list[Create]] = {
         lambda client, key, name: client.post("/api/admin/keys", json={"owner_id": name}, headers=key)
     ],
     "POST /api/files/<uuid:file_id>/copy": [_copy],
-    "POST /api/folders": [
-        lambda client, key, name: client.post("/api/folders", json={"name": name}, headers=key)
-    ],
+    "POST /api/folders": [lambda client, key, name: client.post("/api/folders", json={"name": name}, headers=key)],
     "POST /api/tus": [
         lambda client, key, name: client.post(
             "/api/tus",

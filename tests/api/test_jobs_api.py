@@ -33,9 +33,7 @@ def enqueue(db: Database, count: int, owner: str = "alice", task: str = "check_f
         return [row[0] for row in tx.execute("select id from procrastinate_jobs order by id desc")]
 
 
-def test_an_admin_sees_what_waits_and_what_failed(
-    admin: GatewayClient, client: GatewayClient, db: Database
-) -> None:
+def test_an_admin_sees_what_waits_and_what_failed(admin: GatewayClient, client: GatewayClient, db: Database) -> None:
     ids = enqueue(db, 5)
     with db.connection() as tx:
         tx.execute("update procrastinate_jobs set status = 'doing' where id = %s", [ids[0]])
@@ -48,9 +46,7 @@ def test_an_admin_sees_what_waits_and_what_failed(
         page = admin.get(f"/api/admin/jobs?limit=2&cursor={page['next_cursor']}").json
         found += page["items"]
     assert [job["id"] for job in found] == ids
-    [failed] = admin.get("/api/admin/jobs?status=failed&queue=checks&task=check_file&owner=alice").json[
-        "items"
-    ]
+    [failed] = admin.get("/api/admin/jobs?status=failed&queue=checks&task=check_file&owner=alice").json["items"]
     assert (failed["file_id"], failed["owner_id"], failed["attempts"]) == ("0199", "alice", 4)
     assert failed["error"] == "ValueError"
     for query in ("owner=bob", "queue=default", "task=janitor", "status=cancelled"):

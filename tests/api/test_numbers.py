@@ -45,11 +45,38 @@ CHANGED = [
     '"\\ud800"',
     '{"\\udfff": 1}',
 ]
-ODD = ["9223372036854775807", "-9223372036854775808", "2147483648", "-1", "1.5", "1e300", "null", "{}", '""', '"\\u0000"',
-       '{"\\u0000": 1}', "[[[[1]]]]", '"9999-12-31T23:59:59-12:00"', '"0001-01-01T00:00:00+12:00"']  # fmt: skip
+ODD = [
+    "9223372036854775807",
+    "-9223372036854775808",
+    "2147483648",
+    "-1",
+    "1.5",
+    "1e300",
+    "null",
+    "{}",
+    '""',
+    '"\\u0000"',
+    '{"\\u0000": 1}',
+    "[[[[1]]]]",
+    '"9999-12-31T23:59:59-12:00"',
+    '"0001-01-01T00:00:00+12:00"',
+]
 # As they stand in a query, a path, a field of a form or a header.
-TEXTS = ["9223372036854775808", "9223372036854775807", "2147483648", "-1", "-9223372036854775809", HUGE, "1e400",
-         "\0", "١", "1_000", "", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"]  # fmt: skip
+TEXTS = [
+    "9223372036854775808",
+    "9223372036854775807",
+    "2147483648",
+    "-1",
+    "-9223372036854775809",
+    HUGE,
+    "1e400",
+    "\0",
+    "١",
+    "1_000",
+    "",
+    "9999-12-31T23:59:59-12:00",
+    "0001-01-01T00:00:00+12:00",
+]
 NUMBERS = ["9223372036854775808", "-1", HUGE[:4400]]
 PLACE = "@place@"
 
@@ -109,9 +136,7 @@ def sample(schema: dict[str, Any], known: dict[str, Any]) -> Any:
 
 def places(value: Any) -> Iterator[Any]:
     """The value with PLACE instead of each that is in it."""
-    members = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, member in members:
         for inner in (PLACE, *places(member)):
             changed = value.copy()
@@ -131,9 +156,7 @@ def test_T138_no_number_in_any_json_body_gives_a_5xx(
 ) -> None:
     asked = taken = 0
     for rule, method, operation in operations(app):
-        caller = GatewayClient(
-            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
-        )
+        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
         for body in bodies(operation):
             for value in CHANGED[::3] + ODD:
                 answer = caller.request(
@@ -165,9 +188,7 @@ def test_T138_no_number_in_any_query_gives_a_5xx(
     for rule, method, operation in operations(app):
         if operation.query is None:
             continue
-        caller = GatewayClient(
-            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
-        )
+        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
         for name in operation.query.model_fields:
             for text in (*TEXTS, "\ud800"):
                 query = urlencode({name: text}, errors="surrogatepass")
@@ -186,9 +207,7 @@ def test_T138_no_number_in_any_path_gives_a_5xx(
     app: Flask, client: GatewayClient, admin: GatewayClient, known: dict[str, str]
 ) -> None:
     for rule, method, _ in operations(app):
-        caller = GatewayClient(
-            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
-        )
+        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
         for name in rule.arguments:
             for text in TEXTS:
                 path = address(rule, {**known, name: text})
@@ -200,9 +219,7 @@ def test_T138_no_number_in_any_header_gives_a_5xx(
     app: Flask, client: GatewayClient, admin: GatewayClient, known: dict[str, str]
 ) -> None:
     for rule, method, operation in operations(app):
-        caller = GatewayClient(
-            app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False
-        )
+        caller = GatewayClient(app, (admin if rule.rule.startswith("/api/admin") else client).key, check=False)
         for name in operation.takes_headers:
             for text in NUMBERS:
                 for spoken in ({"Upload-Complete": "?1"}, TUS) if "tus" in rule.rule else ({},):
@@ -246,19 +263,18 @@ def test_T138_what_is_taken_of_metadata_is_given_back_as_it_was(
 
 
 @each(("route", "value"), product(["/api/uploads", "/s3/multipart", "/s3/sign"], CHANGED))
-def test_T138_metadata_that_would_be_changed_is_refused(
-    client: GatewayClient, route: str, value: str
-) -> None:
-    members = {"/api/uploads": '"filename": "a.bin", "size": 5', "/s3/multipart": '"filename": "a.bin"',
-               "/s3/sign": '"method": "PUT", "key": "a.bin", "size": 5'}[route]  # fmt: skip
+def test_T138_metadata_that_would_be_changed_is_refused(client: GatewayClient, route: str, value: str) -> None:
+    members = {
+        "/api/uploads": '"filename": "a.bin", "size": 5',
+        "/s3/multipart": '"filename": "a.bin"',
+        "/s3/sign": '"method": "PUT", "key": "a.bin", "size": 5',
+    }[route]
     body = f'{{{members}, "metadata": {{"a": [{value}]}}}}'.encode()
     answer = client.post(route, data=body, headers={"Content-Type": "application/json"})
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-def test_T138_a_number_that_was_kept_before_it_was_refused_can_be_shown(
-    client: GatewayClient, db: Database
-) -> None:
+def test_T138_a_number_that_was_kept_before_it_was_refused_can_be_shown(client: GatewayClient, db: Database) -> None:
     client.add("a.txt", b"text")
     kept = 10**400
     sql(

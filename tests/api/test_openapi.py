@@ -55,17 +55,13 @@ def test_every_operation_tells_its_refusals(anonymous: GatewayClient) -> None:
             assert ("401" in responses) == (operation.get("security") != []), (method, path)
             for status, response in responses.items():
                 if int(status) >= 400 and method != "head":
-                    expected = (
-                        "application/xml" if path.startswith("/s3/objects/") else "application/problem+json"
-                    )
+                    expected = "application/xml" if path.startswith("/s3/objects/") else "application/problem+json"
                     assert list(response["content"]) == [expected], (method, path, status)
 
 
 def test_operation_ids_are_unique(anonymous: GatewayClient) -> None:
     ids = [
-        operation["operationId"]
-        for methods in anonymous.document["paths"].values()
-        for operation in methods.values()
+        operation["operationId"] for methods in anonymous.document["paths"].values() for operation in methods.values()
     ]
     assert len(ids) == len(set(ids))
 
@@ -115,9 +111,7 @@ def test_all_refs_lead_somewhere(anonymous: GatewayClient) -> None:
 
     def refs(node: Any) -> list[str]:
         if isinstance(node, dict):
-            return ([node["$ref"]] if "$ref" in node else []) + [
-                ref for value in node.values() for ref in refs(value)
-            ]
+            return ([node["$ref"]] if "$ref" in node else []) + [ref for value in node.values() for ref in refs(value)]
         return [ref for value in node for ref in refs(value)] if isinstance(node, list) else []
 
     for ref in set(refs(document)):

@@ -117,7 +117,8 @@ def database_line(services: Services, database_proxy: FaultProxy, monkeypatch: p
 
 
 both_backends = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=pytest.mark.settings(storage_backend=name)) for name in ("s3", "minio")]
+    "backend",
+    [pytest.param(name, marks=pytest.mark.settings(storage_backend=name)) for name in ("s3", "minio")],
 )
 
 
@@ -168,7 +169,11 @@ def answered(name: str, request: Callable[[], Answer]) -> Answer:
 
 def refused(name: str, request: Callable[[], Answer]) -> None:
     answer = answered(name, request)
-    assert (answer.status, answer.headers.get("Retry-After", "")) == (503, "5"), (name, answer.status, answer.body)
+    assert (answer.status, answer.headers.get("Retry-After", "")) == (503, "5"), (
+        name,
+        answer.status,
+        answer.body,
+    )
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -285,7 +290,10 @@ def test_a_statement_may_be_given_time(settings: Settings) -> None:
 @pytest.fixture
 def small_database(settings: Settings, postgres_server: postgres.Postgres) -> Iterator[Path]:
     """The test's database stands on a small disk; its folder."""
-    with tempfile.TemporaryDirectory(prefix="gateway-full-") as above, small_disk(Path(above) / "disk", "64m") as disk:
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-full-") as above,
+        small_disk(Path(above) / "disk", "64m") as disk,
+    ):
         Path(above).chmod(0o755)
         place = disk / "place"
         place.mkdir(mode=0o700)

@@ -36,9 +36,7 @@ def process(services: Services, file: dict[str, Any]) -> None:
         ("text/html", "image/webp"),
     ],
 )
-def test_a_picture_comes_in_the_format_that_accept_prefers(
-    client: GatewayClient, accept: str, mime_type: str
-) -> None:
+def test_a_picture_comes_in_the_format_that_accept_prefers(client: GatewayClient, accept: str, mime_type: str) -> None:
     file = client.add("p.png", picture("PNG", 300, 200))
     answer = client.get(f"/api/files/{file['id']}/preview?size=128", headers={"Accept": accept})
     assert (answer.status, answer.headers["Content-Type"]) == (200, mime_type)
@@ -59,9 +57,7 @@ def test_T31_previews_bear_the_headers_of_user_bytes(client: GatewayClient) -> N
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert answer.headers["Referrer-Policy"] == "no-referrer"
         assert "private" in answer.headers["Cache-Control"]
-        again = client.get(
-            f"/api/files/{file['id']}/preview", headers={"If-None-Match": answer.headers["ETag"]}
-        )
+        again = client.get(f"/api/files/{file['id']}/preview", headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status, again.body) == (304, b"")
         assert again.headers["ETag"] == answer.headers["ETag"]
 
@@ -73,8 +69,11 @@ def test_the_record_lists_what_was_made_and_what_was_found(client: GatewayClient
         process(services, file)
     found = client.get(f"/api/files/{photo['id']}").json
     assert [(p["type"], p["width"], p["height"]) for p in found["previews"]] == [
-        ("thumbnail", 128, 96), ("thumbnail", 256, 192), ("thumbnail", 512, 384), ("thumbnail", 1024, 768),
-    ]  # fmt: skip
+        ("thumbnail", 128, 96),
+        ("thumbnail", 256, 192),
+        ("thumbnail", 512, 384),
+        ("thumbnail", 1024, 768),
+    ]
     assert (found["metadata"]["width"], found["metadata"]["height"]) == (1600, 1200)
     assert found["metadata"]["processed_at"]
     for preview in found["previews"]:
@@ -97,9 +96,7 @@ def test_pages_have_bounds(client: GatewayClient, services: Services) -> None:
         assert told(client.get(address + beyond)) == (400, "invalid_input")
 
 
-def test_what_has_no_such_preview_is_415_and_what_is_broken_422(
-    client: GatewayClient, services: Services
-) -> None:
+def test_what_has_no_such_preview_is_415_and_what_is_broken_422(client: GatewayClient, services: Services) -> None:
     file = client.add("a.bin", bytes(range(256)))
     for query in ("", "?type=text", "?type=contents", "?type=page", "?type=thumbnail"):
         answer = client.get(f"/api/files/{file['id']}/preview{query}")
@@ -135,9 +132,7 @@ def test_T37_place_and_camera_are_the_owners_alone(
             assert not image.getexif()
 
 
-def test_measured_names_never_meet_the_clients_own(
-    client: GatewayClient, services: Services, alice: Principal
-) -> None:
+def test_measured_names_never_meet_the_clients_own(client: GatewayClient, services: Services, alice: Principal) -> None:
     """What the client calls width is under custom; what is measured stands beside it."""
     file = client.add("p.png", picture("PNG", 30, 20))
     with services.db.connection() as tx:

@@ -30,8 +30,17 @@ from tests.presigned import put
 from tests.scanning.test_scan_tasks import work
 
 PUBLIC = {
-    "id", "original_name", "mime_type", "file_size", "file_hash", "uploaded_at", "expires_at", "status", "previews", "links",
-}  # fmt: skip
+    "id",
+    "original_name",
+    "mime_type",
+    "file_size",
+    "file_hash",
+    "uploaded_at",
+    "expires_at",
+    "status",
+    "previews",
+    "links",
+}
 PHOTO = with_exif("JPEG")
 OFFERED = ("", "/download", "/url", "/preview")
 
@@ -59,9 +68,7 @@ def fetched(client: GatewayClient, path: str) -> bytes:
     """The bytes there, from the bucket where that is where it leads to."""
     answer = client.get(path)
     assert answer.status in (200, 302), answer.body
-    return (
-        answer.body if answer.status == 200 else requests.get(answer.headers["Location"], timeout=30).content
-    )
+    return answer.body if answer.status == 200 else requests.get(answer.headers["Location"], timeout=30).content
 
 
 def queued(db: Database) -> int:
@@ -93,14 +100,10 @@ def test_T139_the_public_sees_what_it_may_and_nothing_else(
         assert b"secret" not in answer.body.lower()
         same = PUBLIC - {"file_hash"}
         assert {name: answer.json[name] for name in same} == {name: mine[name] for name in same}
-        assert (
-            stranger.get(answer.json["previews"][0]["url"].removeprefix("http://gateway.test")).status == 200
-        )
+        assert stranger.get(answer.json["previews"][0]["url"].removeprefix("http://gateway.test")).status == 200
 
 
-def test_T139_nothing_of_an_expired_file_is_there(
-    client: GatewayClient, strangers: Any, db: Database
-) -> None:
+def test_T139_nothing_of_an_expired_file_is_there(client: GatewayClient, strangers: Any, db: Database) -> None:
     """Judged by the database's clock, whatever ours says."""
     folder = client.post("/api/folders", json={"name": "all"}).json["id"]
     gone = client.add("gone.jpg", picture(), visibility="public", folder_id=str(folder))
@@ -162,9 +165,7 @@ def test_T139_a_link_ends_where_the_file_is_infected(
 
 
 @pytest.mark.settings(download_url_ttl=600)
-def test_T139_a_url_of_the_bucket_lives_no_longer_than_its_ttl(
-    client: GatewayClient, anonymous: GatewayClient
-) -> None:
+def test_T139_a_url_of_the_bucket_lives_no_longer_than_its_ttl(client: GatewayClient, anonymous: GatewayClient) -> None:
     file = client.add("a.txt", b"text")
     short, long = (client.get(address(file, f"/url?expires_in={life}")).json["url"] for life in (600, 601))
     assert "X-Amz-Expires=600" in short
@@ -205,9 +206,7 @@ def test_T139_no_hash_of_a_picture_tells_its_place_before_it_is_ready(
 @pytest.mark.settings(download_mode="proxy")
 def test_links_are_streamed_where_downloads_are(client: GatewayClient, anonymous: GatewayClient) -> None:
     file = client.add("a.txt", b"text", visibility="public")
-    answer = anonymous.get(
-        path_of(client.get(address(file, "/url")).json["url"]), headers={"Range": "bytes=1-2"}
-    )
+    answer = anonymous.get(path_of(client.get(address(file, "/url")).json["url"]), headers={"Range": "bytes=1-2"})
     assert (answer.status, answer.body) == (206, b"ex")
 
 
@@ -248,9 +247,7 @@ def test_T139_the_place_is_not_in_what_the_public_downloads(
         assert fetched(stranger, link) == got.body
         preview = stranger.get(address(file, "/preview"))
         assert file["file_hash"][:32] not in preview.headers["ETag"]  # from which a place could be guessed
-    with zipfile.ZipFile(
-        io.BytesIO(strangers[1][0].get(f"/api/files/archive?ids={file['id']}").body)
-    ) as archive:
+    with zipfile.ZipFile(io.BytesIO(strangers[1][0].get(f"/api/files/archive?ids={file['id']}").body)) as archive:
         assert archive.read(archive.namelist()[0]) == got.body
     mine = client.get(address(file)).json
     assert (mine["file_hash"], mine["metadata"]) == (file["file_hash"], file["metadata"] | mine["metadata"])
@@ -509,9 +506,7 @@ def test_T139_anonymous_requests_are_counted_without_rows(
     assert [event["action"] for event in details["access_history"]] == ["uploaded"]
 
 
-def test_T139_only_its_owner_takes_a_problem_away(
-    client: GatewayClient, strangers: Any, db: Database
-) -> None:
+def test_T139_only_its_owner_takes_a_problem_away(client: GatewayClient, strangers: Any, db: Database) -> None:
     file = client.add("p.jpg", picture(), visibility="public")
     with db.connection() as tx:
         objects.set_problem(tx, file["file_path"], {"code": "preview_failed", "detail": "as it was"})

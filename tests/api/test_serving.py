@@ -88,9 +88,7 @@ def test_T32_inline_only_what_can_not_run_script(
     assert asked.headers["Content-Disposition"].startswith("inline" if inline else "attachment")
     signed = client.get(f"/api/files/{file['id']}/url?disposition=inline").json["url"]
     assert (
-        requests.get(signed, timeout=30)
-        .headers["Content-Disposition"]
-        .startswith("inline" if inline else "attachment")
+        requests.get(signed, timeout=30).headers["Content-Disposition"].startswith("inline" if inline else "attachment")
     )
 
 
@@ -382,9 +380,7 @@ def test_a_public_file_can_not_be_changed_by_others(
     assert other.request(method, f"/api/files/{file['id']}{path}", json=body).status == 404
 
 
-def test_a_private_or_trashed_file_is_401_for_anybody(
-    client: GatewayClient, anonymous: GatewayClient
-) -> None:
+def test_a_private_or_trashed_file_is_401_for_anybody(client: GatewayClient, anonymous: GatewayClient) -> None:
     private = client.add("a.txt", b"a")["id"]
     trashed = client.add("b.txt", b"b", visibility="public")["id"]
     client.delete(f"/api/files/{trashed}")

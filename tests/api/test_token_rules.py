@@ -81,8 +81,13 @@ def _bucket_form(client: GatewayClient, name: str, data: bytes, **wishes: str) -
 
 
 WAYS: dict[str, Way] = {
-    "form": _form, "raw": _raw, "direct": _direct, "tus": _tus, "s3": _multipart, "s3 form": _bucket_form,
-}  # fmt: skip
+    "form": _form,
+    "raw": _raw,
+    "direct": _direct,
+    "tus": _tus,
+    "s3": _multipart,
+    "s3 form": _bucket_form,
+}
 TELLING = [name for name in WAYS if name not in ("s3", "s3 form")]  # those that name on_duplicate
 
 
@@ -110,10 +115,7 @@ def check_all(services: Services, client: GatewayClient) -> list[dict[str, Any]]
 def test_T136_tokens_are_listed_without_the_token_and_revoked_at_once(
     client: GatewayClient, other: GatewayClient, admin: GatewayClient
 ) -> None:
-    made = [
-        client.post("/api/upload-tokens", json={"owner_id": "alice", "max_size": size}).json
-        for size in (1, 2, 3)
-    ]
+    made = [client.post("/api/upload-tokens", json={"owner_id": "alice", "max_size": size}).json for size in (1, 2, 3)]
     theirs = other.post("/api/upload-tokens", json={"owner_id": "bob"}).json
     for_carol = admin.post("/api/upload-tokens", json={"owner_id": "carol", "visibility": "public"}).json
 
@@ -217,9 +219,7 @@ def test_T136_files_of_a_token_whose_folder_is_deleted_land_in_the_root_private(
         end(services, WAYS[name](token, "after.txt", b"after", visibility="public")[1])
     files = check_all(services, client)
     assert len(files) == (name not in ("form", "raw")) + bound
-    assert {(file["folder_id"], file["visibility"], file["status"]) for file in files} <= {
-        (None, "private", "ready")
-    }
+    assert {(file["folder_id"], file["visibility"], file["status"]) for file in files} <= {(None, "private", "ready")}
     assert leftovers() == NOTHING
 
 
@@ -308,9 +308,7 @@ def test_T136_answers_do_not_tell_what_the_owner_has(
             assert answers[1].headers["Idempotency-Replayed"] == "true"
             assert answers[0].json == answers[1].json
         else:
-            begun, finish = WAYS[name](
-                token, "a.txt", content, **({"session_id": session} if name == "direct" else {})
-            )
+            begun, finish = WAYS[name](token, "a.txt", content, **({"session_id": session} if name == "direct" else {}))
             answers = begun + end(services, finish)
             check_all(services, client)
             answers += finish() if name == "direct" else []  # completed again, now that it is ready
@@ -339,8 +337,15 @@ def shape(answer: Answer) -> Any:
         if isinstance(value, list):
             return [plain(member) for member in value]
         drawn = key.endswith(("_at", "expires", "etag")) or key in (
-            "id", "session_id", "url", "file_id", "key", "uploadId", "location", "fields",
-        )  # fmt: skip
+            "id",
+            "session_id",
+            "url",
+            "file_id",
+            "key",
+            "uploadId",
+            "location",
+            "fields",
+        )
         return type(value) if drawn and not isinstance(value, dict) else value
 
     document = plain(document)

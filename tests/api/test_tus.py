@@ -62,9 +62,14 @@ def test_uploads_of_any_size_by_any_chunks_become_files(
 def test_what_was_said_about_a_file_is_kept(client: GatewayClient, services: Services) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     said = {
-        "filename": "Plän.txt", "filetype": "text/plain", "folder_id": str(folder), "visibility": "public",
-        "tags": "a,b", "camera": "Leica", "width": "9999",
-    }  # fmt: skip
+        "filename": "Plän.txt",
+        "filetype": "text/plain",
+        "folder_id": str(folder),
+        "visibility": "public",
+        "tags": "a,b",
+        "camera": "Leica",
+        "width": "9999",
+    }
     begun = begin(client, 5, name=None, **said)
     seen = client.head(path(begun), headers=TUS)
     assert seen.headers["Upload-Metadata"] == metadata(**said)
@@ -73,8 +78,12 @@ def test_what_was_said_about_a_file_is_kept(client: GatewayClient, services: Ser
     done = patch(client, path(begun), 0, b"hello")
     file = client.get(f"/api/files/{done.headers['Upload-File-Id']}").json
     assert (file["original_name"], file["folder_id"], file["visibility"], file["tags"], file["status"]) == (
-        "Plän.txt", folder, "public", ["a", "b"], "processing",
-    )  # fmt: skip
+        "Plän.txt",
+        folder,
+        "public",
+        ["a", "b"],
+        "processing",
+    )
     assert file["metadata"]["custom"] == {"camera": "Leica", "width": "9999"}
     assert patch(client, path(begun), 5, b"").headers["Upload-File-Id"] == file["id"]  # the last answer was lost
     assert patch(client, path(begun), 5, b"more").status == 413
@@ -102,9 +111,7 @@ def test_creation_with_upload(client: GatewayClient, services: Services, bucket:
     assert other_type.status == 201 and other_type.headers["Upload-Offset"] == "0"
 
 
-def test_a_length_told_later(
-    client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
-) -> None:
+def test_a_length_told_later(client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers) -> None:
     data = random_bytes(9 * MIB)
     where = path(begin(client, None))
     assert client.head(where, headers=TUS).headers["Upload-Defer-Length"] == "1"
@@ -170,9 +177,7 @@ def test_T51_what_is_neither_tus_nor_the_draft_is_refused(client: GatewayClient)
 def test_T51_wrong_types_and_offsets_change_nothing(client: GatewayClient) -> None:
     where = path(begin(client, 5))
     for wrong in ("text/plain", "", "application/partial-upload"):
-        answer = client.patch(
-            where, data=b"hello", headers={**TUS, "Content-Type": wrong, "Upload-Offset": "0"}
-        )
+        answer = client.patch(where, data=b"hello", headers={**TUS, "Content-Type": wrong, "Upload-Offset": "0"})
         assert answer.status == 415, wrong
     for at in (1, 5, 4000):
         answer = patch(client, where, at, b"hello")
@@ -208,13 +213,9 @@ def test_T51_a_browser_may_send_and_read_every_field(anonymous: GatewayClient, c
     assert "PATCH" in preflight.headers["Access-Control-Allow-Methods"]
     begun = begin(client, 5, headers=origin)
     exposed = begun.headers["Access-Control-Expose-Headers"].split(", ")
-    named = [
-        name for name in dict(begun.headers) if name.startswith(("Upload-", "Tus-")) or name == "Location"
-    ]
+    named = [name for name in dict(begun.headers) if name.startswith(("Upload-", "Tus-")) or name == "Location"]
     assert set(named) <= set(exposed)
-    assert {"Upload-Offset", "Upload-Length", "Upload-Expires", "Upload-File-Id", "Tus-Resumable"} <= set(
-        exposed
-    )
+    assert {"Upload-Offset", "Upload-Length", "Upload-Expires", "Upload-File-Id", "Tus-Resumable"} <= set(exposed)
 
 
 # -- T52 ---------------------------------------------------------------------------------------------------------------
@@ -267,9 +268,7 @@ def test_T52_types_are_judged_by_name_and_by_bytes(client: GatewayClient, leftov
 # -- T56 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_T56_an_upload_is_its_owners(
-    client: GatewayClient, other: GatewayClient, anonymous: GatewayClient
-) -> None:
+def test_T56_an_upload_is_its_owners(client: GatewayClient, other: GatewayClient, anonymous: GatewayClient) -> None:
     where = path(begin(client, 5))
     absent = f"/api/tus/{uuid4()}"
     for address in (where, absent, "/api/tus/x", "/api/tus/..%2f..%2fetc", "/api/tus/%2e%2e%2f", f"{where}x"):
@@ -287,9 +286,7 @@ def test_T56_an_upload_is_its_owners(
     assert offset(client, where) == 0
 
 
-def test_T56_termination(
-    client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
-) -> None:
+def test_T56_termination(client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers) -> None:
     where = path(begin(client, 20 * MIB))
     assert patch(client, where, 0, random_bytes(10 * MIB)).status == 204
     assert client.delete(where, headers=TUS).status == 204
@@ -317,14 +314,10 @@ def test_T56_another_method_by_post_alone(client: GatewayClient) -> None:
     for refused in ("GET", "PUT", "", "patch/delete"):
         assert by(refused).status == 405
     for method in ("GET", "HEAD", "PATCH", "PUT"):
-        client.request(
-            method, where, headers={**BYTES, "Upload-Offset": "7", "X-HTTP-Method-Override": "DELETE"}
-        )
+        client.request(method, where, headers={**BYTES, "Upload-Offset": "7", "X-HTTP-Method-Override": "DELETE"})
     assert offset(client, where) == 5
     assert client.get(where, headers=TUS).status == 405
-    collection = client.post(
-        "/api/tus", headers={**TUS, "X-HTTP-Method-Override": "DELETE", "Upload-Length": "1"}
-    )
+    collection = client.post("/api/tus", headers={**TUS, "X-HTTP-Method-Override": "DELETE", "Upload-Length": "1"})
     assert collection.status == 405
     assert by("DELETE").status == 204 and client.head(where, headers=TUS).status == 410
 
@@ -383,25 +376,20 @@ def test_T57_one_named_twice_is_used_twice(client: GatewayClient, services: Serv
 
 
 @pytest.mark.settings(max_file_size=10 * MIB, quota_bytes=10 * MIB)
-def test_T57_what_can_not_be_joined(
-    client: GatewayClient, other: GatewayClient, leftovers: Leftovers
-) -> None:
+def test_T57_what_can_not_be_joined(client: GatewayClient, other: GatewayClient, leftovers: Leftovers) -> None:
     one, two = partial(client, bytes(6 * MIB)), partial(client, bytes(3 * MIB))
     unfinished = path(begin(client, 5, headers={"Upload-Concat": "partial"}))
     whole = path(begin(client, 5))
     patch(client, whole, 0, b"hello")
     assert final(other, one, two).status == 404
     assert (
-        final(client, one, f"/api/tus/{uuid4()}").status == 404
-        and final(client, one, "http://x.test/y").status == 404
+        final(client, one, f"/api/tus/{uuid4()}").status == 404 and final(client, one, "http://x.test/y").status == 404
     )
     assert final(client, one, unfinished).status == 400 and final(client, one, whole).status == 400
     assert final(client, one, one).code == "file_too_large"
     assert final(client, two, two, two).code == "quota_exceeded"
     for bad in ("final", "final;", "partial;x", "whole"):
-        assert (
-            client.post("/api/tus", headers={**TUS, "Upload-Concat": bad, "Upload-Length": "5"}).status == 400
-        )
+        assert client.post("/api/tus", headers={**TUS, "Upload-Concat": bad, "Upload-Length": "5"}).status == 400
     sent = {**TUS, "Upload-Concat": f"final;{one}", "Upload-Length": "5"}
     assert client.post("/api/tus", headers=sent).status == 400
     assert client.delete(unfinished, headers=TUS).status == 204
@@ -456,9 +444,7 @@ def test_an_upload_token_opens_its_own_uploads_by_path_and_by_header(app: Any, c
     assert made["endpoints"]["tus"] == f"http://gateway.test{prefix}/api/tus"
     begun = begin(anonymous.as_(made["token"]), 5)
     in_path = anonymous.post(f"{prefix}/api/tus", headers={**TUS, "Upload-Length": "5"})
-    assert in_path.status == 201 and in_path.headers["Location"].startswith(
-        f"http://gateway.test{prefix}/api/tus/"
-    )
+    assert in_path.status == 201 and in_path.headers["Location"].startswith(f"http://gateway.test{prefix}/api/tus/")
     slash_at_end = anonymous.post(f"{prefix}/api/tus/", headers={**TUS, "Upload-Length": "5"})
     assert slash_at_end.status == 201
     assert patch(anonymous, path(in_path), 0, b"hello").status == 204
@@ -525,9 +511,19 @@ def test_T38_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client:
         (unset, "10.1.2.3", {**says, "Host": "evil.test/x"}, "http://localhost:8080"),
         (unset, "10.1.2.3", {**says, "Proto": "javascript"}, "http://localhost:8080"),
         # what the client itself wrote stands left of what our proxies add
-        (unset, "10.1.2.3", {"For": "192.0.2.9", "Proto": "http, https", "Host": "evil.test, a.test"}, "https://a.test"),
-        (unset, "10.1.2.3", {"For": "192.0.2.9, 10.9.9.9", "Proto": "x, https, http", "Host": "e, a.test, inner"}, "https://a.test"),
+        (
+            unset,
+            "10.1.2.3",
+            {"For": "192.0.2.9", "Proto": "http, https", "Host": "evil.test, a.test"},
+            "https://a.test",
+        ),
+        (
+            unset,
+            "10.1.2.3",
+            {"For": "192.0.2.9, 10.9.9.9", "Proto": "x, https, http", "Host": "e, a.test, inner"},
+            "https://a.test",
+        ),
         ({**unset, "public_url_set": True}, "10.1.2.3", says, "http://localhost:8080"),
-    ]  # fmt: skip
+    ]
     for http, peer, said, expected in cases:
         assert proxied(app, http, client.key, peer, **said) == expected, (peer, said)

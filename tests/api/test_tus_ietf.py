@@ -120,9 +120,7 @@ def test_T51_the_drafts_refusals_have_registered_types(client: GatewayClient, le
     done = append(client, 8, where, 3, b"lo", complete=True)
     again = append(client, 8, where, 5, b"more", complete=True)
     assert done.status == 204 and again.status == 400 and again.json["type"] == ietf.COMPLETED_UPLOAD
-    typed = client.patch(
-        where, data=b"", headers=fields(6, True, Upload_Offset="5", Content_Type="text/plain")
-    )
+    typed = client.patch(where, data=b"", headers=fields(6, True, Upload_Offset="5", Content_Type="text/plain"))
     assert typed.status == 415
     untyped = append(
         client,
@@ -137,9 +135,7 @@ def test_T51_the_drafts_refusals_have_registered_types(client: GatewayClient, le
     assert leftovers() == NOTHING
 
 
-def test_more_than_was_announced_ends_an_upload_of_the_draft(
-    client: GatewayClient, leftovers: Leftovers
-) -> None:
+def test_more_than_was_announced_ends_an_upload_of_the_draft(client: GatewayClient, leftovers: Leftovers) -> None:
     where = path(send(client, 8, b"hel", complete=False, headers={"Upload-Length": "5"}))
     over = append(client, 8, where, 3, b"lo!", complete=False)
     assert over.status == 400 and over.json["type"] == ietf.INCONSISTENT_LENGTH
@@ -156,9 +152,7 @@ def test_T12_digests_of_content_and_of_the_whole_are_held_against_the_bytes(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     whole = {"Repr-Digest": digest(b"hello")}
-    begun = send(
-        client, 8, b"hel", complete=False, headers={**whole, "Content-Digest": digest(b"hel", "sha-512")}
-    )
+    begun = send(client, 8, b"hel", complete=False, headers={**whole, "Content-Digest": digest(b"hel", "sha-512")})
     assert begun.headers["Upload-Offset"] == "3"
     where = path(begun)
     wrong = append(client, 8, where, 3, b"lo", complete=True, Content_Digest=digest(b"LO"))

@@ -166,8 +166,7 @@ def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
     at = 9 * MIB + 77
     answers = []
     writers = [
-        threading.Thread(target=lambda: answers.append(patch(user, where, at, data[at:]).status))
-        for _ in range(3)
+        threading.Thread(target=lambda: answers.append(patch(user, where, at, data[at:]).status)) for _ in range(3)
     ]
     for writer in writers:
         writer.start()
@@ -178,9 +177,7 @@ def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
     assert leftovers() == NOTHING
 
 
-def test_T55_a_stalled_body_ends_and_what_had_come_is_kept(
-    live: Live, user: GatewayClient, services: Services
-) -> None:
+def test_T55_a_stalled_body_ends_and_what_had_come_is_kept(live: Live, user: GatewayClient, services: Services) -> None:
     data = random_bytes(40_000)
     where = path(begin(user, len(data)))
     client = open_patch(live, user, where, 0, len(data))
@@ -191,9 +188,7 @@ def test_T55_a_stalled_body_ends_and_what_had_come_is_kept(
     assert services.tus is not None
     upload_id = UUID(where.rpartition("/")[2])
     assert services.tus.find(Principal("alice"), upload_id).offset == 33_333
-    dripping = open_patch(
-        live, user, where, 33_333, len(data) - 33_333
-    )  # 1 byte a second is no stall, but it yields
+    dripping = open_patch(live, user, where, 33_333, len(data) - 33_333)  # 1 byte a second is no stall, but it yields
     dripping.sendall(data[33_333:33_334])
     arrived(live, services, where, dripping)
     assert offset(user, where) == 33_334
@@ -206,9 +201,14 @@ def test_an_interim_answer_tells_where_to_resume_before_the_body_is_read(
     def begun(version: str, *more: str) -> socket.socket:
         client = socket.create_connection(("127.0.0.1", live.port), 30)
         fields = [
-            "POST /api/tus HTTP/1.1", "Host: x", f"Authorization: Bearer {user.key}", "Upload-Complete: ?1",
-            f"Upload-Draft-Interop-Version: {version}", "Content-Length: 11", *more,
-        ]  # fmt: skip
+            "POST /api/tus HTTP/1.1",
+            "Host: x",
+            f"Authorization: Bearer {user.key}",
+            "Upload-Complete: ?1",
+            f"Upload-Draft-Interop-Version: {version}",
+            "Content-Length: 11",
+            *more,
+        ]
         client.sendall(("\r\n".join(fields) + "\r\n\r\n").encode())
         return client
 
@@ -219,17 +219,17 @@ def test_an_interim_answer_tells_where_to_resume_before_the_body_is_read(
         told = dict(line.split(": ", 1) for line in head[1:] if line)
         assert told["Upload-Draft-Interop-Version"] == version and "max-size=" in told["Upload-Limit"]
         where = path_of(told["Location"])
-        if (
-            version == "6"
-        ):  # the network is gone after five bytes, and all that the client has is the interim answer
+        if version == "6":  # the network is gone after five bytes, and all that the client has is the interim answer
             client.sendall(b"hello")
             client.close()
             at = user.head(where, headers={"Upload-Draft-Interop-Version": version}).headers["Upload-Offset"]
             assert at == "5"
             sent = {
-                "Upload-Draft-Interop-Version": version, "Upload-Offset": at, "Upload-Complete": "?1",
+                "Upload-Draft-Interop-Version": version,
+                "Upload-Offset": at,
+                "Upload-Complete": "?1",
                 "Content-Type": "application/partial-upload",
-            }  # fmt: skip
+            }
             done = user.patch(where, data=b" world", headers=sent)
             assert done.status == 204 and done.headers["Upload-File-Id"]
         else:

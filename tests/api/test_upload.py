@@ -171,9 +171,7 @@ def test_T1_a_declared_size_over_the_quota_is_refused_unread(
 
 
 @pytest.mark.settings(max_file_size=1000, max_files_per_request=3)
-def test_T1_a_form_that_can_not_fit_is_refused_unread(
-    app: Flask, client: GatewayClient, leftovers: Leftovers
-) -> None:
+def test_T1_a_form_that_can_not_fit_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
     status = send(
         app, client, "POST", "/api/upload", Unread(), 10 * MIB, Content_Type="multipart/form-data; boundary=b"
     )
@@ -234,9 +232,7 @@ def test_T5_each_file_gets_its_own_verdict(client: GatewayClient, leftovers: Lef
 
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T5_where_all_are_refused_the_first_ones_status_counts(
-    client: GatewayClient, leftovers: Leftovers
-) -> None:
+def test_T5_where_all_are_refused_the_first_ones_status_counts(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.upload(("fake.png", HTML), ("big.txt", b"x" * 1001))
     assert (answer.status, answer.code) == (415, "type_mismatch")
     assert [item["problem"]["code"] for item in answer.json["rejected"]] == [
@@ -272,8 +268,6 @@ def test_duplicates(client: GatewayClient, leftovers: Leftovers) -> None:
     ):
         assert (answer.status, answer.code) == (409, "duplicate_file")
     assert leftovers() == NOTHING
-
-
 
 
 def test_nobody_uploads_without_a_credential(anonymous: GatewayClient) -> None:

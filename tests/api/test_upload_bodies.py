@@ -47,9 +47,7 @@ def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
     share: float,
     error: Exception | None,
 ) -> None:
-    body, content_type = form_data(
-        [("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)]
-    )
+    body, content_type = form_data([("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)])
     assert send(app, client, "POST", "/api/upload", Cut(body), None, Content_Type=content_type)[0] == 201
     for file in client.get("/api/files").json["items"]:
         client.delete(f"/api/files/{file['id']}?permanent=true")
@@ -94,9 +92,7 @@ def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
         ),
     ],
 )
-def test_T4_forms_that_are_none(
-    client: GatewayClient, leftovers: Leftovers, body: bytes, content_type: str
-) -> None:
+def test_T4_forms_that_are_none(client: GatewayClient, leftovers: Leftovers, body: bytes, content_type: str) -> None:
     answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
     assert (answer.status, answer.code) == (400, "malformed_upload")
     assert leftovers() == NOTHING
@@ -170,9 +166,7 @@ KEY = {"Idempotency-Key": "0199-abc"}
 
 def test_T14_the_same_form_again_is_one_upload(client: GatewayClient) -> None:
     first = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)
-    again = client.upload(
-        ("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY
-    )  # with another boundary
+    again = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)  # with another boundary
     assert (first.status, again.status) == (201, 201)
     assert again.json == first.json
     assert again.headers["Upload-Session"] == first.headers["Upload-Session"]
@@ -190,9 +184,7 @@ def test_T14_the_same_raw_body_again_is_one_upload(client: GatewayClient) -> Non
 
 
 @pytest.mark.parametrize("change", ["bytes", "name", "field", "more", "route", "query"])
-def test_T14_another_request_under_the_key_is_422(
-    client: GatewayClient, leftovers: Leftovers, change: str
-) -> None:
+def test_T14_another_request_under_the_key_is_422(client: GatewayClient, leftovers: Leftovers, change: str) -> None:
     assert client.upload(("a.txt", b"one"), headers=KEY).status == 201
     answer = {
         "bytes": lambda: client.upload(("a.txt", b"two"), headers=KEY),
@@ -224,9 +216,7 @@ def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
 
 
 def test_T14_a_failed_upload_may_be_sent_again_under_its_key(app: Flask, client: GatewayClient) -> None:
-    cut = send(
-        app, client, "PUT", "/api/upload/a.txt", Cut(b"hel"), 5, Idempotency_Key=KEY["Idempotency-Key"]
-    )
+    cut = send(app, client, "PUT", "/api/upload/a.txt", Cut(b"hel"), 5, Idempotency_Key=KEY["Idempotency-Key"])
     assert cut == (400, "malformed_upload")
     assert client.upload(("fake.png", HTML), headers=KEY).status == 415
     assert client.put("/api/upload/a.txt", data=b"hello", headers=KEY).status == 201

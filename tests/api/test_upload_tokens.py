@@ -72,10 +72,7 @@ def test_a_token_uploads_by_header_and_by_path(app: Any, client: GatewayClient, 
     assert bare.put(f"{paths['upload']}/raw.txt", data=b"raw").status == 201
     assert direct(bare, prefix=paths["companion"]).status == 201
     assert bare.get(paths["uploads"]).json["items"] == []
-    assert (
-        bare.get(f"{paths['companion']}/s3/params", params={"filename": "a.txt", "type": "text/plain"}).status
-        == 200
-    )
+    assert bare.get(f"{paths['companion']}/s3/params", params={"filename": "a.txt", "type": "text/plain"}).status == 200
     assert len(client.get("/api/files").json["items"]) == 6
 
 
@@ -115,9 +112,7 @@ def test_a_token_is_good_for_nothing_else(
             assert token.post(f"/api/uploads/{upload_id}/complete", json={}).status == 404
             assert token.delete(f"/api/uploads/{upload_id}").status == 404
         assert token.get("/api/uploads").json["items"] == []
-        assert (
-            client.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"
-        )  # its owner's key sees all
+        assert client.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"  # its owner's key sees all
         bare = GatewayClient(app, None, check=False)
         for path in (
             "/api/files",
@@ -134,9 +129,7 @@ def test_a_token_is_good_for_nothing_else(
         assert bare.get("/t/gwt_" + "x" * 43 + "/api/uploads").status == 401
 
 
-def test_who_may_make_tokens_for_whom(
-    client: GatewayClient, admin: GatewayClient, anonymous: GatewayClient
-) -> None:
+def test_who_may_make_tokens_for_whom(client: GatewayClient, admin: GatewayClient, anonymous: GatewayClient) -> None:
     answer = client.post("/api/upload-tokens", json={"owner_id": "bob"})
     assert (answer.status, answer.code) == (403, "not_allowed")
     assert anonymous.post("/api/upload-tokens", json={"owner_id": "bob"}).status == 401
@@ -201,9 +194,7 @@ def test_a_replayed_request_does_not_show_the_token_again(client: GatewayClient,
     assert dump is not None and first["token"] not in dump[0]
 
 
-def test_tokens_are_never_logged(
-    app: Any, client: GatewayClient, caplog: pytest.LogCaptureFixture, capfd: Any
-) -> None:
+def test_tokens_are_never_logged(app: Any, client: GatewayClient, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
     token = token_of(client).key
     bare = GatewayClient(app, None, check=False)
     with caplog.at_level(logging.DEBUG):
@@ -218,9 +209,7 @@ def test_tokens_are_never_logged(
 # -- the budget ------------------------------------------------------------------------------------------------------------
 
 
-def test_size_types_and_folder_of_the_budget(
-    client: GatewayClient, services: Services, leftovers: Leftovers
-) -> None:
+def test_size_types_and_folder_of_the_budget(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     elsewhere = client.post("/api/folders", json={"name": "Else"}).json["id"]
     token = token_of(client, max_size=1000, allowed_types=["png", "text/plain"], folder_id=folder)
@@ -250,9 +239,7 @@ def test_a_size_that_nobody_told_is_held_against_the_budget_by_the_sweep(
     assert services.direct is not None
     _, token = services.upload_tokens.create(Principal("alice"), "alice", Budget(max_size=1000))
     holder = services.upload_tokens.authenticate(token)
-    admitted = services.direct.admit(
-        holder, protocol="s3", filename="a", size=None, content_type=None, single=True
-    )
+    admitted = services.direct.admit(holder, protocol="s3", filename="a", size=None, content_type=None, single=True)
     form = services.direct.sign_post(holder, admitted)
     assert not post_form(form, bytes(1001)).ok
     wide = services.direct.sign_post(Principal("alice"), admitted)  # as if the limit were not in the policy

@@ -104,9 +104,7 @@ def test_a_small_file(client: GatewayClient, services: Services, leftovers: Left
     assert leftovers() == NOTHING
 
 
-def test_a_large_file_in_batches_resumed(
-    client: GatewayClient, services: Services, leftovers: Leftovers
-) -> None:
+def test_a_large_file_in_batches_resumed(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
     data = os.urandom(2 * PART_SIZE + 3)
     begun = begin(client, data)
     assert (begun["method"], begun["part_size"], begun["part_count"], begun.get("url")) == (
@@ -290,9 +288,7 @@ def test_completion_refuses_what_is_no_list_of_parts(client: GatewayClient) -> N
     ):
         assert client.post(f"/api/uploads/{begun['id']}/complete", json=body).status == 400, body
     for etag in ("a", "<x/>", "]]>", "'\"", "x" * 200):
-        assert (
-            complete(client, begun["id"], parts=[{"part_number": 1, "etag": etag}]).code == "parts_mismatch"
-        )
+        assert complete(client, begun["id"], parts=[{"part_number": 1, "etag": etag}]).code == "parts_mismatch"
     assert complete(client, begun["id"]).status == 201
 
 
@@ -305,9 +301,7 @@ def test_a_full_list_of_ten_thousand_parts_fits_into_one_request(client: Gateway
 def test_unfinished_uploads_are_a_page(client: GatewayClient) -> None:
     ids = [begin(client, b"x")["id"] for _ in range(3)]
     first = client.get("/api/uploads", params={"limit": 2})
-    assert [item["id"] for item in first.json["items"]] == ids[:0:-1] and 'rel="next"' in first.headers[
-        "Link"
-    ]
+    assert [item["id"] for item in first.json["items"]] == ids[:0:-1] and 'rel="next"' in first.headers["Link"]
     rest = client.get("/api/uploads", params={"limit": 2, "cursor": first.json["next_cursor"]}).json
     assert [item["id"] for item in rest["items"]] == ids[:1] and rest["next_cursor"] is None
     assert client.get("/api/uploads", params={"cursor": "AAAA"}).code == "invalid_cursor"
@@ -385,9 +379,7 @@ def test_the_sweep_does_not_wait_behind_long_checks(
             "create function wait() returns trigger language plpgsql as"
             " $$ begin perform pg_advisory_xact_lock_shared(1); return new; end $$"
         )
-        tx.execute(
-            "create trigger wait before update of status on files for each row execute function wait()"
-        )
+        tx.execute("create trigger wait before update of status on files for each row execute function wait()")
     with db.transaction() as tx:
         tx.execute("select pg_advisory_xact_lock(1)")  # every check waits for the end of this
         for _ in range(4):  # more than the worker does at once

@@ -25,9 +25,7 @@ from core.highlight import AROUND, mark, snippet
         ("plan", [], None),
     ],
 )
-def test_T82_marks_are_html_and_the_name_is_escaped(
-    name: str, sought: list[list[str]], marked: str | None
-) -> None:
+def test_T82_marks_are_html_and_the_name_is_escaped(name: str, sought: list[list[str]], marked: str | None) -> None:
     assert mark(name, sought) == marked
 
 

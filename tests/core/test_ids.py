@@ -13,10 +13,7 @@ from core.ids import decode_cursor, encode_cursor, new_id, new_secret, object_ke
 
 SECRET = b"k" * 32
 VALUES = st.lists(
-    st.none()
-    | st.integers(-(2**63), 2**63)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=255)
+    st.none() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=255)
 )
 
 

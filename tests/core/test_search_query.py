@@ -20,12 +20,49 @@ from core.search_query import (
 )
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=300)
-SYNTAX = st.lists(st.sampled_from([
-    '"', "-", "--", "OR", " ", "*", "name:", "content:", "type:", "ext:", "tag:", "size:", "size:>10mb", "before:",
-    "after:2026-13-99", "after:2026", "before:2025-03-04T05:06:07.1+02:00", "size:1..", "size:99999999999tb",
-    "is:deleted", "is:", ":", "%", "_", "\\", "\0", "\ud800", "a", "é", "日本", "1..2", "Inf",
-    "ﷺ", "\u00a8", "İ", ".",
-]), max_size=40).map("".join)
+SYNTAX = st.lists(
+    st.sampled_from(
+        [
+            '"',
+            "-",
+            "--",
+            "OR",
+            " ",
+            "*",
+            "name:",
+            "content:",
+            "type:",
+            "ext:",
+            "tag:",
+            "size:",
+            "size:>10mb",
+            "before:",
+            "after:2026-13-99",
+            "after:2026",
+            "before:2025-03-04T05:06:07.1+02:00",
+            "size:1..",
+            "size:99999999999tb",
+            "is:deleted",
+            "is:",
+            ":",
+            "%",
+            "_",
+            "\\",
+            "\0",
+            "\ud800",
+            "a",
+            "é",
+            "日本",
+            "1..2",
+            "Inf",
+            "ﷺ",
+            "\u00a8",
+            "İ",
+            ".",
+        ]
+    ),
+    max_size=40,
+).map("".join)
 
 
 @given(ANY_TEXT | SYNTAX)
@@ -36,7 +73,7 @@ def test_T81_every_string_parses_into_few_storable_terms(text: str) -> None:
     for leaf in leaves:
         text = getattr(leaf, "text", getattr(leaf, "value", "x"))
         assert text.strip() and "\0" not in text
-        text.encode()                                        # no lone surrogate is left
+        text.encode()  # no lone surrogate is left
 
 
 @settings(max_examples=500)
@@ -46,10 +83,17 @@ def test_a_printed_tree_parses_to_itself(text: str) -> None:
     assert parse(str(tree), longest=10 * MAX_TEXT) == tree
 
 
-@pytest.mark.parametrize(("text", "printed"), [
-    ("cat OR dog  -bird", "cat OR dog -bird"), ('foo:"a b" c', 'foo:"a b" c'), ("is:deleted rep*", "rep* is:deleted"),
-    ("size:>10mb", "size:>=10485761"), ("before:2026", "before:2026-01-01T00:00:00+00:00"), ('tag:"x"', "tag:x"),
-])
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("cat OR dog  -bird", "cat OR dog -bird"),
+        ('foo:"a b" c', 'foo:"a b" c'),
+        ("is:deleted rep*", "rep* is:deleted"),
+        ("size:>10mb", "size:>=10485761"),
+        ("before:2026", "before:2026-01-01T00:00:00+00:00"),
+        ('tag:"x"', "tag:x"),
+    ],
+)
 def test_trees_are_printed_in_one_form(text: str, printed: str) -> None:
     assert str(parse(text)) == printed
 
@@ -65,50 +109,53 @@ def test_T81_length_and_terms_are_capped() -> None:
     assert len(parse(" OR ".join(["a"] * 20_000)).groups[0]) == MAX_TERMS
 
 
-@pytest.mark.parametrize(("text", "leaf"), [
-    ("Plan", Term("Plan")),
-    ("STRASSE ", Term("STRASSE")),
-    ("ｆｕｌｌ", Term("full")),
-    ("rep*", Term("rep", "prefix")),
-    ("*.pdf", Term("*.pdf")),
-    ("*", Term("*")),
-    ("100%", Term("100%")),
-    ('"Annual  Report"', Term("Annual  Report", "phrase")),
-    ('"never closed', Term("never closed", "phrase")),
-    ("-draft", Term("draft", negated=True)),
-    ('-"old draft"', Term("old draft", "phrase", negated=True)),
-    ("name:plan", Term("plan", where="name")),
-    ("NAME:plan", Term("plan", where="name")),
-    ('content:"net profit"', Term("net profit", "phrase", "content")),
-    ("-content:tax", Term("tax", where="content", negated=True)),
-    ("type:image", TypeIs("image")),
-    ("type:Image/*", TypeIs("Image/*")),
-    ("-ext:.PDF", ExtensionIs(".PDF", True)),
-    ("tag:Plans", HasTag("Plans")),
-    ('tag:"two words"', HasTag("two words")),
-    ("size:>10mb", SizeWithin(10 * 2**20 + 1, None)),
-    ("size:>=1.5KB", SizeWithin(1536, None)),
-    ("size:<1gib", SizeWithin(None, 2**30)),
-    ("size:<=5", SizeWithin(None, 6)),
-    ("size:10mb", SizeWithin(10 * 2**20, 11 * 2**20)),
-    ("size:7", SizeWithin(7, 8)),
-    ("size:1kb..2kb", SizeWithin(1024, 2049)),
-    ("before:2026", UploadedWithin(None, datetime(2026, 1, 1, tzinfo=UTC))),
-    ("after:2026-02", UploadedWithin(datetime(2026, 2, 1, tzinfo=UTC), None)),
-    ("after:2026-02-03", UploadedWithin(datetime(2026, 2, 3, tzinfo=UTC), None)),
-    ("after:2026-02-03T04:05:06+01:00", UploadedWithin(datetime(2026, 2, 3, 3, 5, 6, tzinfo=UTC), None)),
-    # What makes no sense as an operator is a word.
-    ("size:big", Term("size:big")),
-    ("size:>", Term("size:>")),
-    ("before:soon", Term("before:soon")),
-    ("after:2026-02-30", Term("after:2026-02-30")),
-    ("after:0001-01-01T00:00:00+23:00", Term("after:0001-01-01T00:00:00+23:00")),
-    ("is:here", Term("is:here")),
-    ("foo:bar", Term("foo:bar")),
-    ("name:", Term("name:")),
-    ("https://example.org", Term("https://example.org")),
-    ('a"b', Term('a"b')),
-])
+@pytest.mark.parametrize(
+    ("text", "leaf"),
+    [
+        ("Plan", Term("Plan")),
+        ("STRASSE ", Term("STRASSE")),
+        ("ｆｕｌｌ", Term("full")),
+        ("rep*", Term("rep", "prefix")),
+        ("*.pdf", Term("*.pdf")),
+        ("*", Term("*")),
+        ("100%", Term("100%")),
+        ('"Annual  Report"', Term("Annual  Report", "phrase")),
+        ('"never closed', Term("never closed", "phrase")),
+        ("-draft", Term("draft", negated=True)),
+        ('-"old draft"', Term("old draft", "phrase", negated=True)),
+        ("name:plan", Term("plan", where="name")),
+        ("NAME:plan", Term("plan", where="name")),
+        ('content:"net profit"', Term("net profit", "phrase", "content")),
+        ("-content:tax", Term("tax", where="content", negated=True)),
+        ("type:image", TypeIs("image")),
+        ("type:Image/*", TypeIs("Image/*")),
+        ("-ext:.PDF", ExtensionIs(".PDF", True)),
+        ("tag:Plans", HasTag("Plans")),
+        ('tag:"two words"', HasTag("two words")),
+        ("size:>10mb", SizeWithin(10 * 2**20 + 1, None)),
+        ("size:>=1.5KB", SizeWithin(1536, None)),
+        ("size:<1gib", SizeWithin(None, 2**30)),
+        ("size:<=5", SizeWithin(None, 6)),
+        ("size:10mb", SizeWithin(10 * 2**20, 11 * 2**20)),
+        ("size:7", SizeWithin(7, 8)),
+        ("size:1kb..2kb", SizeWithin(1024, 2049)),
+        ("before:2026", UploadedWithin(None, datetime(2026, 1, 1, tzinfo=UTC))),
+        ("after:2026-02", UploadedWithin(datetime(2026, 2, 1, tzinfo=UTC), None)),
+        ("after:2026-02-03", UploadedWithin(datetime(2026, 2, 3, tzinfo=UTC), None)),
+        ("after:2026-02-03T04:05:06+01:00", UploadedWithin(datetime(2026, 2, 3, 3, 5, 6, tzinfo=UTC), None)),
+        # What makes no sense as an operator is a word.
+        ("size:big", Term("size:big")),
+        ("size:>", Term("size:>")),
+        ("before:soon", Term("before:soon")),
+        ("after:2026-02-30", Term("after:2026-02-30")),
+        ("after:0001-01-01T00:00:00+23:00", Term("after:0001-01-01T00:00:00+23:00")),
+        ("is:here", Term("is:here")),
+        ("foo:bar", Term("foo:bar")),
+        ("name:", Term("name:")),
+        ("https://example.org", Term("https://example.org")),
+        ('a"b', Term('a"b')),
+    ],
+)
 def test_one_leaf(text: str, leaf: Leaf) -> None:
     assert parse(text).groups == ((leaf,),)
 
@@ -116,7 +163,9 @@ def test_one_leaf(text: str, leaf: Leaf) -> None:
 def test_groups_are_joined_by_or_which_binds_tighter_than_and() -> None:
     tree = parse("type:image cat OR -dog OR bird fish")
     assert tree.groups == (
-        (TypeIs("image"),), (Term("cat"), Term("dog", negated=True), Term("bird")), (Term("fish"),),
+        (TypeIs("image"),),
+        (Term("cat"), Term("dog", negated=True), Term("bird")),
+        (Term("fish"),),
     )
     assert parse("OR cat OR").groups == ((Term("cat"),),)
     assert parse("cat or dog").groups == ((Term("cat"),), (Term("or"),), (Term("dog"),))
@@ -133,15 +182,18 @@ def test_what_names_are_searched_for_and_marked_by() -> None:
     assert [term.text for term in parse("cat -dog content:x name:y tag:z").terms] == ["cat", "y"]
 
 
-@pytest.mark.parametrize(("term", "key", "words", "token"), [
-    (Term("Straße"), "strasse", ("strasse",), None),
-    (Term("*.PDF"), ".pdf", ("pdf",), None),
-    (Term("Report2026"), "report2026", ("report", "2026"), "report2026"),
-    (Term("rEPORT"), "report", ("report",), None),
-    (Term("新宿駅"), "新宿駅", ("新宿", "宿駅"), None),
-    (Term("駅"), "駅", ("駅",), None),
-    (Term("100%"), "100%", ("100",), None),
-    (Term("%"), "%", (), None),
-])
+@pytest.mark.parametrize(
+    ("term", "key", "words", "token"),
+    [
+        (Term("Straße"), "strasse", ("strasse",), None),
+        (Term("*.PDF"), ".pdf", ("pdf",), None),
+        (Term("Report2026"), "report2026", ("report", "2026"), "report2026"),
+        (Term("rEPORT"), "report", ("report",), None),
+        (Term("新宿駅"), "新宿駅", ("新宿", "宿駅"), None),
+        (Term("駅"), "駅", ("駅",), None),
+        (Term("100%"), "100%", ("100",), None),
+        (Term("%"), "%", (), None),
+    ],
+)
 def test_terms_as_names_and_texts_have_them(term: Term, key: str, words: tuple[str, ...], token: str | None) -> None:
     assert (term.key, term.words, term.token) == (key, words, token)

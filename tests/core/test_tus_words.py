@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from core import ietf, tus
 from core.errors import InvalidInput
 
-KEYS = st.text(
-    st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=","), min_size=1, max_size=20
-)
+KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=","), min_size=1, max_size=20)
 ANY = st.text(max_size=80)
 
 
@@ -72,9 +70,7 @@ def test_T16_lengths(number: int) -> None:
 
 @given(st.binary(max_size=200), st.sampled_from(tus.ALGORITHMS))
 def test_checksums_of_every_algorithm(data: bytes, algorithm: str) -> None:
-    expected = (
-        zlib.crc32(data).to_bytes(4, "big") if algorithm == "crc32" else hashlib.new(algorithm, data).digest()
-    )
+    expected = zlib.crc32(data).to_bytes(4, "big") if algorithm == "crc32" else hashlib.new(algorithm, data).digest()
     digest = tus.digest_of(algorithm)
     digest.update(data[:7])
     digest.update(data[7:])
@@ -109,11 +105,24 @@ def test_completeness_in_the_words_of_each_draft(version: int, complete: bool) -
 
 def test_malformed_structured_fields_count_as_absent() -> None:
     assert [ietf.boolean(text) for text in ("?1", " ?0;a=1 ", "1", "?2", "?1, ?0", "true", None)] == [
-        True, False, None, None, None, None, None,
-    ]  # fmt: skip
+        True,
+        False,
+        None,
+        None,
+        None,
+        None,
+        None,
+    ]
     assert [ietf.integer(text) for text in ("5", "007", "5;x", "-1", "5.0", "1" * 16, '"5"', None)] == [
-        5, 7, 5, None, None, None, None, None,
-    ]  # fmt: skip
+        5,
+        7,
+        5,
+        None,
+        None,
+        None,
+        None,
+        None,
+    ]
     sum_ = hashlib.sha256(b"x").digest()
     written = f"md5=:AAAA:, sha-256=:{base64.b64encode(sum_).decode()}:;p=1, sha-512=:AAAA:"
     assert ietf.digests(written) == {"sha256": sum_}

@@ -102,7 +102,10 @@ def test_swapped() -> None:
 
 def test_a_text_as_a_vector_has_words_tokens_and_places() -> None:
     vector, distinct = text_vector("Plan plan, Report2026. 新宿")
-    words, pairs = "'plan':1,2 'report2026':3 'report':3 '2026':4 '新宿':5 '宿':6", ["plan plan", "plan report"]
+    words, pairs = (
+        "'plan':1,2 'report2026':3 'report':3 '2026':4 '新宿':5 '宿':6",
+        ["plan plan", "plan report"],
+    )
     assert vector.startswith(words + " '" + "' '".join(pairs) + "' ") and vector.endswith("'新宿 宿'")
     assert distinct == ["plan", "report2026", "report", "2026", "新宿", "宿"]
 

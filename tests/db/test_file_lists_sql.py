@@ -40,14 +40,24 @@ from o returning id
 def add(tx: Tx, owner: str, chosen: random.Random, folder: int | None = None) -> UUID:
     """A file like many others: values that a sort goes by are few, so that ids decide; some were never accessed."""
     mime_type, file_type = chosen.choice(TYPES)
-    row = tx.execute(_ADD, {
-        "key": f"files/{uuid4().hex}", "owner": owner, "name": f"{chosen.choice('aB√é0')}{uuid4().hex[:6]}",
-        "mime_type": mime_type, "file_type": file_type, "size": chosen.randrange(3), "folder": chosen.choice([None, folder]),
-        "status": chosen.choice(["ready", "ready", "rejected"]), "tags": chosen.choice([[], ["x"], ["x", "y"]]),
-        "at": START + timedelta(days=chosen.randrange(3)),
-        "accessed": chosen.choice([None, None, START, START + timedelta(seconds=1)]), "downloads": chosen.randrange(3),
-        "deleted": chosen.random() < 0.2,
-    }).fetchone()  # fmt: skip
+    row = tx.execute(
+        _ADD,
+        {
+            "key": f"files/{uuid4().hex}",
+            "owner": owner,
+            "name": f"{chosen.choice('aB√é0')}{uuid4().hex[:6]}",
+            "mime_type": mime_type,
+            "file_type": file_type,
+            "size": chosen.randrange(3),
+            "folder": chosen.choice([None, folder]),
+            "status": chosen.choice(["ready", "ready", "rejected"]),
+            "tags": chosen.choice([[], ["x"], ["x", "y"]]),
+            "at": START + timedelta(days=chosen.randrange(3)),
+            "accessed": chosen.choice([None, None, START, START + timedelta(seconds=1)]),
+            "downloads": chosen.randrange(3),
+            "deleted": chosen.random() < 0.2,
+        },
+    ).fetchone()
     assert row is not None
     file_id: UUID = row[0]
     return file_id
@@ -55,13 +65,19 @@ def add(tx: Tx, owner: str, chosen: random.Random, folder: int | None = None) ->
 
 def filters(owner: str | None, folder: int) -> list[FileFilter]:
     return [
-        FileFilter(owner), FileFilter(owner, deleted=True), FileFilter(owner, file_type="image"),
-        FileFilter(owner, file_type="application/pdf"), FileFilter(owner, file_type="image/*"),
-        FileFilter(owner, in_root=True), FileFilter(owner, folder_id=folder, recursive=True),
-        FileFilter(owner, status="rejected"), FileFilter(owner, tag="x", file_type="image"),
-        FileFilter(owner, tag="x"), FileFilter(owner, tag="y", date_from=START + timedelta(days=1), deleted=True),
+        FileFilter(owner),
+        FileFilter(owner, deleted=True),
+        FileFilter(owner, file_type="image"),
+        FileFilter(owner, file_type="application/pdf"),
+        FileFilter(owner, file_type="image/*"),
+        FileFilter(owner, in_root=True),
+        FileFilter(owner, folder_id=folder, recursive=True),
+        FileFilter(owner, status="rejected"),
+        FileFilter(owner, tag="x", file_type="image"),
+        FileFilter(owner, tag="x"),
+        FileFilter(owner, tag="y", date_from=START + timedelta(days=1), deleted=True),
         FileFilter(owner, min_size=1, date_from=START + timedelta(days=1)),
-    ]  # fmt: skip
+    ]
 
 
 def matching(tx: Tx, wanted: FileFilter) -> set[UUID]:
@@ -104,9 +120,7 @@ def test_T84_pages_neither_skip_nor_repeat_while_files_come_and_go(
         seen: list[Any] = []
         after: list[Any] | None = None
         for _ in range(100):
-            page, positions = file_lists.page(
-                tx, wanted, sort=sort, after=after, limit=limit, expected=expected
-            )
+            page, positions = file_lists.page(tx, wanted, sort=sort, after=after, limit=limit, expected=expected)
             assert len(page) <= limit
             seen += page
             if len(page) < limit:
@@ -143,9 +157,7 @@ def test_the_three_ways_find_the_same(db: Database, everybody: bool) -> None:
                 assert found[0] == found[1] == found[2] and set(found[0]) == everything
 
 
-@pytest.mark.parametrize(
-    "sort", ["", "-", "id", "name_key", "uploaded_at; drop table files", "--uploaded_at"]
-)
+@pytest.mark.parametrize("sort", ["", "-", "id", "name_key", "uploaded_at; drop table files", "--uploaded_at"])
 def test_T84_a_sort_is_one_of_the_list(db: Database, sort: str) -> None:
     with db.connection() as tx, pytest.raises(InvalidInput):
         file_lists.page(tx, FileFilter("alice"), sort=sort, after=None, limit=1)

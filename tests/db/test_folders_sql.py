@@ -16,7 +16,11 @@ def make(tx: Tx, name: str, parent: int | None = None, owner: str = "alice") -> 
 
 
 def refused(
-    db: Database, kind: type[psycopg.Error], name: str, parent: int | None = None, owner: str = "alice",
+    db: Database,
+    kind: type[psycopg.Error],
+    name: str,
+    parent: int | None = None,
+    owner: str = "alice",
 ) -> str | None:
     """The name of the constraint that a new folder breaks."""
     with pytest.raises(kind) as caught, db.transaction() as tx:
@@ -71,7 +75,7 @@ def test_two_moves_at_once_make_no_cycle(db: Database) -> None:
                 folders.update(tx, folder, name=None, description=None, parent_id=parent, set_parent=True)
                 if moved is not None:
                     moved.set()
-                    other.join(0.5)             # commits only when the other has had time to ask
+                    other.join(0.5)  # commits only when the other has had time to ask
         except psycopg.errors.CheckViolation as error:
             errors.append(error.diag.constraint_name)
 
@@ -89,16 +93,24 @@ def test_paths_and_counts(db: Database) -> None:
         middle = make(tx, "middle", top)
         low = make(tx, "low", middle)
         beside = make(tx, "beside")
-    for folder, name, size in ((top, "1", 1), (middle, "2", 10), (middle, "3", 100), (low, "4", 1000), (None, "5", 7)):
+    for folder, name, size in (
+        (top, "1", 1),
+        (middle, "2", 10),
+        (middle, "3", 100),
+        (low, "4", 1000),
+        (None, "5", 7),
+    ):
         add_file(db, name, folder=folder, size=size)
     add_file(db, "6", folder=low, size=10_000, deleted=True)
     with db.connection() as tx:
         everything = {record.id: record for record in folders.of_owner(tx, "alice")}
         assert {id: (r.path, r.file_count, r.total_file_count, r.total_size) for id, r in everything.items()} == {
-            top: ("/top", 1, 4, 1111), middle: ("/top/middle", 2, 3, 1110), low: ("/top/middle/low", 1, 1, 1000),
+            top: ("/top", 1, 4, 1111),
+            middle: ("/top/middle", 2, 3, 1110),
+            low: ("/top/middle/low", 1, 1, 1000),
             beside: ("/beside", 0, 0, 0),
         }
-        assert [record.id for record in everything.values()] == [beside, top, middle, low]      # as a tree
+        assert [record.id for record in everything.values()] == [beside, top, middle, low]  # as a tree
         assert all(folders.get(tx, id) == record for id, record in everything.items())
         assert folders.page(tx, "alice", after=top, limit=2) == [everything[middle], everything[low]]
         assert folders.of_owner(tx, "bob") == folders.page(tx, "bob", after=0, limit=9) == []

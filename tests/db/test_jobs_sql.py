@@ -64,7 +64,5 @@ def test_a_waiting_job_is_no_lag_while_its_queue_is_worked_on(db: Database) -> N
         [queue] = jobs.queues(tx)
         assert (queue.queue, queue.waiting, queue.running) == ("default", 2, 0)
         assert 3_500 < queue.oldest_seconds < 3_700
-        tx.execute(
-            "select procrastinate_fetch_job_v2(array['default'], (select procrastinate_register_worker_v1()))"
-        )
+        tx.execute("select procrastinate_fetch_job_v2(array['default'], (select procrastinate_register_worker_v1()))")
         assert jobs.lagging(tx, longer_than=timedelta(minutes=10)) == []

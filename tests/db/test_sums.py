@@ -41,14 +41,24 @@ def scanned(db: Database, owner: str | None) -> dict[str, Any]:
             return tx.execute(sql.format(mine=mine), params).fetchall()
 
         return {
-            "types": {row[0]: (row[1], row[2]) for row in ask(
-                "select file_type, count(*), sum(file_size)::bigint from files where not is_deleted and {mine} group by 1")},
+            "types": {
+                row[0]: (row[1], row[2])
+                for row in ask(
+                    "select file_type, count(*), sum(file_size)::bigint from files where not is_deleted and {mine} group by 1"
+                )
+            },
             "statuses": dict(ask("select status, count(*) from files where not is_deleted and {mine} group by 1")),
-            "folders": {row[0]: (row[1], row[2]) for row in ask(
-                "select folder_id, count(*), sum(file_size)::bigint from files where not is_deleted and {mine} group by 1")},
+            "folders": {
+                row[0]: (row[1], row[2])
+                for row in ask(
+                    "select folder_id, count(*), sum(file_size)::bigint from files where not is_deleted and {mine} group by 1"
+                )
+            },
             "used": ask("select coalesce(sum(file_size), 0)::bigint from files where {mine}")[0][0],
-            "stored": ask("select coalesce(sum(size), 0)::bigint from objects where status = 'stored' and {mine}")[0][0],
-        }  # fmt: skip
+            "stored": ask("select coalesce(sum(size), 0)::bigint from objects where status = 'stored' and {mine}")[0][
+                0
+            ],
+        }
 
 
 def kept(db: Database, owner: str | None) -> dict[str, Any]:
@@ -80,9 +90,20 @@ class Life:
     def run(self, steps: int) -> int:
         done = 0
         actions: list[Callable[[], object]] = [
-            self._upload, self._upload, self._copy, self._move, self._rename, self._trash, self._restore, self._purge,
-            self._make_folder, self._move_folder, self._delete_folder, self._check, self._download,
-        ]  # fmt: skip
+            self._upload,
+            self._upload,
+            self._copy,
+            self._move,
+            self._rename,
+            self._trash,
+            self._restore,
+            self._purge,
+            self._make_folder,
+            self._move_folder,
+            self._delete_folder,
+            self._check,
+            self._download,
+        ]
         for _ in range(steps):
             try:
                 self._random.choice(actions)()
@@ -149,9 +170,12 @@ class Life:
         if row is not None:
             with self._services.db.transaction() as tx:
                 files.finish_check(
-                    tx, row[0], status=self._random.choice(["ready", "rejected", "infected"]), problem=None,
+                    tx,
+                    row[0],
+                    status=self._random.choice(["ready", "rejected", "infected"]),
+                    problem=None,
                     mime_type="image/png",
-                )  # fmt: skip
+                )
 
     def _download(self) -> None:
         self._services.delivery.open(self._alice, self._file(), method="GET")
@@ -189,8 +213,9 @@ def test_T72_counters_equal_the_scan_after_anything_at_once(services: Services, 
                 below = list(folders.paths_below(tx, record.id))
                 row = tx.execute(
                     "select count(*) filter (where folder_id = %s), count(*), coalesce(sum(file_size), 0)::bigint"
-                    " from files where folder_id = any(%s) and not is_deleted", [record.id, below],
-                ).fetchone()  # fmt: skip
+                    " from files where folder_id = any(%s) and not is_deleted",
+                    [record.id, below],
+                ).fetchone()
                 assert row == (record.file_count, record.total_file_count, record.total_size)
                 assert folders.get(tx, record.id) == record
 
@@ -202,19 +227,35 @@ def test_totals_from_counters_are_those_of_the_list(db: Database) -> None:
     chosen = random.Random(5)
     for number in range(60):
         add_file(
-            db, f"{number}.x", owner=chosen.choice(["alice", "alice", "bob"]), file_type=chosen.choice(["image", "text"]),
-            status=chosen.choice(["ready", "rejected"]), deleted=chosen.random() < 0.3, size=number,
-        )  # fmt: skip
+            db,
+            f"{number}.x",
+            owner=chosen.choice(["alice", "alice", "bob"]),
+            file_type=chosen.choice(["image", "text"]),
+            status=chosen.choice(["ready", "rejected"]),
+            deleted=chosen.random() < 0.3,
+            size=number,
+        )
     with db.transaction() as tx:
         tx.execute("update files set folder_id = %s where owner_id = 'alice' and file_size %% 3 = 0", [top])
         tx.execute("update files set folder_id = %s where owner_id = 'alice' and file_size %% 3 = 1", [low])
     kinds: list[dict[str, Any]] = [
-        {}, {"deleted": True}, {"file_type": "image"}, {"file_type": "image", "status": "ready"}, {"status": "infected"},
-        {"status": "rejected", "deleted": True}, {"folder_id": top}, {"folder_id": top, "recursive": True},
-        {"folder_id": low, "recursive": True}, {"in_root": True}, {"in_root": True, "recursive": True},
-        {"folder_id": top, "deleted": True}, {"folder_id": top, "status": "ready"}, {"file_type": "application/pdf"},
-        {"min_size": 10}, {"in_root": True, "deleted": True},
-    ]  # fmt: skip
+        {},
+        {"deleted": True},
+        {"file_type": "image"},
+        {"file_type": "image", "status": "ready"},
+        {"status": "infected"},
+        {"status": "rejected", "deleted": True},
+        {"folder_id": top},
+        {"folder_id": top, "recursive": True},
+        {"folder_id": low, "recursive": True},
+        {"in_root": True},
+        {"in_root": True, "recursive": True},
+        {"folder_id": top, "deleted": True},
+        {"folder_id": top, "status": "ready"},
+        {"file_type": "application/pdf"},
+        {"min_size": 10},
+        {"in_root": True, "deleted": True},
+    ]
     with db.connection() as tx:
         for owner in ("alice", "bob", "nobody", None):
             for kind in kinds:
@@ -285,9 +326,7 @@ def test_T101_killed_in_the_middle_the_counters_are_right(db: Database, database
         """
     )
     for owner in ("alice", "bob", "carol"):
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, database_url, owner], stdout=subprocess.PIPE, text=True
-        )
+        child = subprocess.Popen([sys.executable, "-c", script, database_url, owner], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         for _ in range(30):
             child.stdout.readline()
@@ -324,10 +363,13 @@ def test_the_janitor_puts_a_wrong_counter_right(services: Services, db: Database
         tx.execute("insert into type_sums values ('carol', false, 'image', 'ready', 1, 1)")
     wrong = differences(db)
     assert {(w.owner_id, w.counter, w.kept, w.counted) for w in wrong} >= {
-        ("alice", "used_bytes", 1, 12), ("alice", "file_count", 9, 1), ("alice", "reserved_bytes", 3, 0),
-        ("alice", "trashed ready document files", 0, 1), ("alice", f"folder {folder} files", 0, 1),
+        ("alice", "used_bytes", 1, 12),
+        ("alice", "file_count", 9, 1),
+        ("alice", "reserved_bytes", 3, 0),
+        ("alice", "trashed ready document files", 0, 1),
+        ("alice", f"folder {folder} files", 0, 1),
         ("carol", "ready image bytes", 1, 0),
-    }  # fmt: skip
+    }
     assert services.upkeep.janitor(dry_run=True).corrected_counters == len(wrong)
     assert services.upkeep.janitor(recount=False).corrected_counters == 0
     assert differences(db) == wrong

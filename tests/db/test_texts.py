@@ -97,8 +97,13 @@ def test_what_search_asks_of_a_file_is_what_the_file_says(db: Database) -> None:
            and f.uploaded_at = t.uploaded_at
     from files f join file_texts t on t.file_id = f.id
     """
-    for change in ("is_deleted = true, deleted_at = now()", "status = 'infected'", "is_deleted = false, deleted_at = null",
-                   "status = 'ready'", "uploaded_at = now() - interval '1 year'"):  # fmt: skip
+    for change in (
+        "is_deleted = true, deleted_at = now()",
+        "status = 'infected'",
+        "is_deleted = false, deleted_at = null",
+        "status = 'ready'",
+        "uploaded_at = now() - interval '1 year'",
+    ):
         with db.transaction() as tx:
             execute(tx, f"update files set {change}")
             assert scalar(tx, asked) is True, change
@@ -120,8 +125,11 @@ def test_a_text_and_a_file_that_come_at_once_meet(db: Database) -> None:
             assert objects.lock_of_file(tx, one, share=True) == "files/a"
             pending = other.submit(put_text)
             wait_until_blocked(db)
-            execute(tx, "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
-                        " values ('alice', 'two.txt', 'files/a', 'a/b', 'text', 1, 'ready')")  # fmt: skip
+            execute(
+                tx,
+                "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+                " values ('alice', 'two.txt', 'files/a', 'a/b', 'text', 1, 'ready')",
+            )
         assert pending.result()
 
         def trash() -> int:
@@ -142,9 +150,12 @@ def test_a_text_and_a_file_that_come_at_once_meet(db: Database) -> None:
 def wait_until_blocked(db: Database) -> None:
     deadline = time.monotonic() + 30
     with db.connection() as tx:
-        while not scalar(tx, "select exists (select from pg_locks where not granted and database is not null"
-                             " and database = (select oid from pg_database where datname = current_database())"
-                             " or not granted and locktype = 'transactionid')"):  # fmt: skip
+        while not scalar(
+            tx,
+            "select exists (select from pg_locks where not granted and database is not null"
+            " and database = (select oid from pg_database where datname = current_database())"
+            " or not granted and locktype = 'transactionid')",
+        ):
             assert time.monotonic() < deadline, "nobody waits"
             time.sleep(0.02)
 
@@ -159,7 +170,9 @@ def test_T83_a_text_of_very_many_words_is_indexed_as_far_as_it_goes(db: Database
     assert vector is not None and "'word0word'" in vector
 
 
-def test_T83_what_can_not_be_indexed_is_kept_and_marked_and_no_error(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_T83_what_can_not_be_indexed_is_kept_and_marked_and_no_error(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(words, "MAX_LEXEME_BYTES", 10**9)
     content = " ".join(f"word{n:x}word" for n in range(120_000))
     with db.connection() as tx, pytest.raises(psycopg.errors.ProgramLimitExceeded):
@@ -169,14 +182,17 @@ def test_T83_what_can_not_be_indexed_is_kept_and_marked_and_no_error(db: Databas
         assert scalar(tx, "select length(content) from object_texts") == len(content)
 
 
-@pytest.mark.parametrize(("term", "asked"), [
-    (Term("reports"), "('reports' | 'report/en')"),
-    (Term("net profit", "phrase"), "('net profit')"),
-    (Term("the net profit", "phrase"), "('the net' & 'net profit' & 'the' <-> 'net' <-> 'profit')"),
-    (Term("rep", "prefix"), "('rep':*)"),
-    (Term("report2026"), "('report2026' | ('report 2026'))"),
-    (Term("駅"), "('駅':*)"),
-])
+@pytest.mark.parametrize(
+    ("term", "asked"),
+    [
+        (Term("reports"), "('reports' | 'report/en')"),
+        (Term("net profit", "phrase"), "('net profit')"),
+        (Term("the net profit", "phrase"), "('the net' & 'net profit' & 'the' <-> 'net' <-> 'profit')"),
+        (Term("rep", "prefix"), "('rep':*)"),
+        (Term("report2026"), "('report2026' | ('report 2026'))"),
+        (Term("駅"), "('駅':*)"),
+    ],
+)
 def test_what_texts_are_asked(db: Database, term: Term, asked: str) -> None:
     put(db, "any")
     with db.connection() as tx:

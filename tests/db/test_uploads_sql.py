@@ -19,16 +19,33 @@ def test_many_uploads_of_one_session_at_once(db: Database) -> None:
     def upload(number: int) -> bool:
         key = f"files/{uuid4().hex}"
         new = NewUpload(
-            owner_id="alice", protocol="raw", object_key=key, original_name="a.txt", content_type="text/plain", size=1,
-            reserve=1, session_id=f"s{number // 40}", expires_in=timedelta(hours=1),
-        )  # fmt: skip
+            owner_id="alice",
+            protocol="raw",
+            object_key=key,
+            original_name="a.txt",
+            content_type="text/plain",
+            size=1,
+            reserve=1,
+            session_id=f"s{number // 40}",
+            expires_in=timedelta(hours=1),
+        )
         with db.transaction() as tx:
             admitted = uploads.admit(tx, new, quota_bytes=10_000, max_open=100)
         assert admitted is not None
         made = NewFile(
-            upload_id=admitted.id, owner_id="alice", original_name=f"{number}.txt", object_key=key, etag="e", size=1,
-            sha256=None, mime_type="text/plain", file_type="text", status="ready", placement=Placement(), metadata={},
-        )  # fmt: skip
+            upload_id=admitted.id,
+            owner_id="alice",
+            original_name=f"{number}.txt",
+            object_key=key,
+            etag="e",
+            size=1,
+            sha256=None,
+            mime_type="text/plain",
+            file_type="text",
+            status="ready",
+            placement=Placement(),
+            metadata={},
+        )
         with db.transaction() as tx:
             files.open_publication(tx, "alice", None, session_id=new.session_id, count=1, size=1)
             return files.publish(tx, made, actor="alice", link=True, forget=True) is not None

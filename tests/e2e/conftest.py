@@ -165,9 +165,7 @@ def live(
         database_url = address[0].rsplit("/", 1)[0] + "/" + database + "".join(address[1:])
         port = free_port()
         environ = {
-            **{
-                name: value for name, value in os.environ.items() if not name.startswith(("S3_", "DATABASE_"))
-            },
+            **{name: value for name, value in os.environ.items() if not name.startswith(("S3_", "DATABASE_"))},
             "PORT": str(port),
             "PUBLIC_URL": f"http://127.0.0.1:{port}",
             "DATA_DIR": str(directory / "var"),
@@ -184,9 +182,7 @@ def live(
             "RATE_LIMITS": "off",
         }
         command = [sys.executable, str(ROOT / "app.py")]
-        subprocess.run(
-            [*command, "bootstrap"], env=environ, cwd=directory, check=True, capture_output=True, timeout=60
-        )
+        subprocess.run([*command, "bootstrap"], env=environ, cwd=directory, check=True, capture_output=True, timeout=60)
         for name in ("serve", "worker"):
             log = parts.enter_context((directory / f"{name}.log").open("wb"))
             process = subprocess.Popen([*command, name], env=environ, cwd=directory, stdout=log, stderr=log)
@@ -239,9 +235,7 @@ def gateway(
     """For resumable uploads: it may be killed, and its network may misbehave."""
     from tests.e2e.gateway import running
 
-    with running(
-        tmp_path_factory.mktemp("gateway"), postgres_server.admin_url, TEMPLATE, s3_server
-    ) as started:
+    with running(tmp_path_factory.mktemp("gateway"), postgres_server.admin_url, TEMPLATE, s3_server) as started:
         yield started
 
 

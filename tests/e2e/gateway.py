@@ -103,9 +103,7 @@ def running(directory: Path, admin_url: str, template: str, server: S3Server) ->
         FaultProxy(s3.hostname, s3.port) as back,
         contextlib.ExitStack() as parts,
     ):
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("S3_", "DATABASE_"))
-        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("S3_", "DATABASE_"))}
         given = {
             "PORT": str(port),
             "PUBLIC_URL": front.url,

@@ -78,9 +78,7 @@ class Plain:
         self._says(f"Done: {paths[-1].name} ")
 
     def _says(self, text: str) -> None:
-        self.page.wait_for_function(
-            "text => document.getElementById('status').textContent.startsWith(text)", arg=text
-        )
+        self.page.wait_for_function("text => document.getElementById('status').textContent.startsWith(text)", arg=text)
 
 
 class Uppy:
@@ -93,9 +91,7 @@ class Uppy:
         self.open()
 
     def open(self) -> None:
-        settings = urlencode(
-            {"gateway": self.owner.live.url, "token": self.owner.token, "client": self.client}
-        )
+        settings = urlencode({"gateway": self.owner.live.url, "token": self.owner.token, "client": self.client})
         self.page.goto("about:blank")
         self.page.goto(f"{self.owner.live.page}/uppy.test.html#{settings.replace('+', '%20')}")
         self.page.wait_for_function("window.loaded")
@@ -124,9 +120,7 @@ class Uppy:
             arg=len(paths),
         )
         assert self.events("error") == []
-        assert sorted(event["name"] for event in self.events("success")) == sorted(
-            path.name for path in paths
-        )
+        assert sorted(event["name"] for event in self.events("success")) == sorted(path.name for path in paths)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.page.evaluate("log") if event["kind"] == kind]

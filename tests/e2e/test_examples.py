@@ -46,9 +46,7 @@ def test_the_uppy_page(owner: Owner, page: Any, bundled: Callable[[int], None], 
     page.wait_for_load_state("networkidle")
     page.set_input_files("#files", paths)
     for path in paths:
-        page.wait_for_function(
-            "text => document.body.innerText.includes(text)", arg=f"{path.name} is there: "
-        )
+        page.wait_for_function("text => document.body.innerText.includes(text)", arg=f"{path.name} is there: ")
     files = owner.ready(*paths)
     assert all(file["tags"] == ["from the website"] for file in files)
 
@@ -74,7 +72,5 @@ def test_the_script_goes_on_after_it_was_killed(owner: Owner, tmp_path: Path) ->
 def test_the_script_with_an_empty_file(owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "空.txt", 0)
     environ = {**os.environ, "GATEWAY": owner.live.url, "KEY": owner.token}
-    subprocess.run(
-        [sys.executable, str(EXAMPLES / "resume.py"), str(path)], env=environ, check=True, timeout=60
-    )
+    subprocess.run([sys.executable, str(EXAMPLES / "resume.py"), str(path)], env=environ, check=True, timeout=60)
     owner.ready(path)

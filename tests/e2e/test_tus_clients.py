@@ -127,19 +127,12 @@ DRAFT_WAYS: dict[str, dict[str, Any]] = {
     },
 }
 for name, job in DRAFT_WAYS.items():
-    drafts = (
-        IETF if name in ("one request", "with the creation") else IETF[1:]
-    )  # the others differ in headers alone
-    WAYS |= {
-        f"{draft}, {name}": {**job, "options": {**job.get("options", {}), "protocol": draft}}
-        for draft in drafts
-    }
+    drafts = IETF if name in ("one request", "with the creation") else IETF[1:]  # the others differ in headers alone
+    WAYS |= {f"{draft}, {name}": {**job, "options": {**job.get("options", {}), "protocol": draft}} for draft in drafts}
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_js_uploads(
-    way: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
-) -> None:
+def test_js_uploads(way: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path) -> None:
     path = made(tmp_path, "report.txt", 9 * MIB + 17)
     job = tus_js(owner, path, **WAYS[way]).succeeded()
     [file] = owner.ready(path)
@@ -161,9 +154,7 @@ def test_js_sizes_at_the_edges(
 
 
 @pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
-def test_js_metadata_reaches_the_file(
-    protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
-) -> None:
+def test_js_metadata_reaches_the_file(protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path) -> None:
     folder = owner.client.post("/api/folders", json={"name": "Pläne"}).json["id"]
     path = made(tmp_path, UNICODE, 1000)
     metadata = {
@@ -187,9 +178,7 @@ def test_js_metadata_reaches_the_file(
 def test_js_with_an_upload_token(
     place: str, protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
-    made_token = owner.client.post(
-        "/api/upload-tokens", json={"owner_id": owner.name, "max_size": 7 * MIB}
-    ).json
+    made_token = owner.client.post("/api/upload-tokens", json={"owner_id": owner.name, "max_size": 7 * MIB}).json
     path = made(tmp_path, "by-token.txt", 6 * MIB)
     options: dict[str, Any] = {"protocol": protocol, "chunkSize": 5 * MIB}
     if place == "path":
@@ -197,9 +186,7 @@ def test_js_with_an_upload_token(
         options |= {"endpoint": made_token["endpoints"]["tus"], "headers": {}}
     job = tus_js(owner, path, bearer=made_token["token"], options=options).succeeded()
     if place == "path":
-        assert job.url.startswith(
-            made_token["endpoints"]["tus"]
-        )  # or the client could not go on without a header
+        assert job.url.startswith(made_token["endpoints"]["tus"])  # or the client could not go on without a header
     owner.ready(path)
     large = made(tmp_path, "too-large.txt", 7 * MIB + 1)
     refused = tus_js(owner, large, bearer=made_token["token"], options=options)
@@ -294,9 +281,7 @@ def test_T58_js_begins_anew_where_its_upload_has_expired(
     options = {"protocol": protocol, "chunkSize": 4 * MIB}
     first = tus_js(owner, path, urlStorage=storage, stopAt=5 * MIB, options=options)
     if protocol == "tus-v1":
-        assert all(
-            "upload-expires" in answer["headers"] for answer in first.answers if answer["method"] != "HEAD"
-        )
+        assert all("upload-expires" in answer["headers"] for answer in first.answers if answer["method"] != "HEAD")
     expire(owner)
     second = tus_js(owner, path, urlStorage=storage, resume=True, options=options).succeeded()
     assert second.statuses("HEAD")[0] == 410
@@ -316,9 +301,7 @@ def tuspy(gateway: Gateway, credential: str | None, endpoint: str | None = None)
 @pytest.mark.parametrize(
     ("chunk_size", "checksum"), [(None, False), (None, True), (5 * MIB, False), (3 * MIB + 1, True)]
 )
-def test_py_uploads(
-    chunk_size: int | None, checksum: bool, gateway: Gateway, owner: Owner, tmp_path: Path
-) -> None:
+def test_py_uploads(chunk_size: int | None, checksum: bool, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, UNICODE, 9 * MIB + 17)
     options: dict[str, Any] = {} if chunk_size is None else {"chunk_size": chunk_size}
     uploader = tuspy(gateway, owner.key).uploader(
@@ -463,9 +446,7 @@ def test_ietf_104_comes_before_the_body_and_a_cut_post_is_resumed_from_it(
     assert head.headers["cache-control"] == "no-store"
     at = int(head.headers["upload-offset"])
     assert 3 * MIB <= at <= 3 * MIB + 77
-    assert head.headers["upload-incomplete" if version == 3 else "upload-complete"] == (
-        "?1" if version == 3 else "?0"
-    )
+    assert head.headers["upload-incomplete" if version == 3 else "upload-complete"] == ("?1" if version == 3 else "?0")
     done = exchange(
         "PATCH",
         location,
@@ -496,9 +477,7 @@ def test_ietf_one_post_without_trouble(version: int, gateway: Gateway, owner: Ow
 
 
 @pytest.mark.parametrize("version", ["", "2", "99", "six"])
-def test_ietf_no_104_to_clients_of_other_versions(
-    version: str, gateway: Gateway, owner: Owner, tmp_path: Path
-) -> None:
+def test_ietf_no_104_to_clients_of_other_versions(version: str, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     """To a client that does not know this 104 it could be a protocol error."""
     path = made(tmp_path, "plain.txt", 1000)
     headers = {
@@ -529,9 +508,7 @@ def test_ietf_104_comes_while_the_body_is_still_going_to_curl(
         "Content-Disposition": 'attachment; filename="curl.txt"',
         "Expect": "",
     }
-    sent = [
-        part for name, value in fields.items() for part in ("-H", f"{name}: {value}" if value else f"{name}:")
-    ]
+    sent = [part for name, value in fields.items() for part in ("-H", f"{name}: {value}" if value else f"{name}:")]
     shown = subprocess.run(
         [curl, "-sS", "-i", *sent, "--data-binary", f"@{path}", gateway.tus],
         capture_output=True,

@@ -91,9 +91,7 @@ class Run:
     @staticmethod
     def completes(draft: int, last: bool) -> dict[str, str]:
         return (
-            {"Upload-Incomplete": "?0" if last else "?1"}
-            if draft == 3
-            else {"Upload-Complete": "?1" if last else "?0"}
+            {"Upload-Incomplete": "?0" if last else "?1"} if draft == 3 else {"Upload-Complete": "?1" if last else "?0"}
         )
 
     def note(self, what: str, answer: Answer | None) -> None:
@@ -115,9 +113,7 @@ class Run:
         name = base64.b64encode(upload.name.encode()).decode()
         if step.draft is None:
             if not step.partial:
-                headers["Upload-Metadata"] = (
-                    f"filename {name},filetype {base64.b64encode(b'text/plain').decode()}"
-                )
+                headers["Upload-Metadata"] = f"filename {name},filetype {base64.b64encode(b'text/plain').decode()}"
             else:
                 headers["Upload-Concat"] = "partial"
             headers |= {"Upload-Defer-Length": "1"} if step.deferred else {"Upload-Length": str(step.total)}
@@ -241,9 +237,7 @@ class Run:
             if checksum == "wrong":
                 assert answer.status == 460, answer
                 self.look(upload)
-                assert upload.cut or upload.acknowledged == at, (
-                    "bytes that fail their checksum must be discarded"
-                )
+                assert upload.cut or upload.acknowledged == at, "bytes that fail their checksum must be discarded"
                 return
             assert answer.status in (200, 201, 204), answer
             self.acknowledge(upload, answer, exactly=at + len(body))
@@ -347,9 +341,7 @@ class Run:
         time.sleep(0.2)
         self.look(upload)
         self.on_patch(upload, Patch(step.which, MIB))
-        request.send(
-            body[step.at :]
-        )  # the sleeper goes on at its old place: the same bytes, but not its turn
+        request.send(body[step.at :])  # the sleeper goes on at its old place: the same bytes, but not its turn
         upload.sent = max(upload.sent, at + len(body))
         answer = None
         with contextlib.suppress(OSError):
@@ -464,9 +456,7 @@ class Run:
             time.sleep(0.1)
 
     def concatenate(self, partials: list[Upload]) -> None:
-        final = Upload(
-            Create(0), b"".join(upload.content for upload in partials), f"{uuid4().hex}.txt", state="done"
-        )
+        final = Upload(Create(0), b"".join(upload.content for upload in partials), f"{uuid4().hex}.txt", state="done")
         headers = {
             **self.headers(final),
             "Upload-Concat": "final;" + " ".join(upload.url for upload in partials),
@@ -484,9 +474,7 @@ class Run:
             final.url = answer.headers["location"]
             final.file_id = answer.headers.get("upload-file-id")
             self.uploads.append(final)
-            again = exchange(
-                "PATCH", final.url, {**self.headers(final, body=True), "Upload-Offset": "0"}, b"!"
-            )
+            again = exchange("PATCH", final.url, {**self.headers(final, body=True), "Upload-Offset": "0"}, b"!")
             assert again.status == 403, again
 
     def wait_for_file(self, upload: Upload) -> None:

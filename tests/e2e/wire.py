@@ -42,8 +42,7 @@ class Request:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         lines = [f"{method} {parts.path}{'?' + parts.query if parts.query else ''} HTTP/1.1"]
         lines += [
-            f"{name}: {value}"
-            for name, value in {"Host": parts.netloc, "Connection": "close", **headers}.items()
+            f"{name}: {value}" for name, value in {"Host": parts.netloc, "Connection": "close", **headers}.items()
         ]
         try:
             self.sock.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -130,6 +129,4 @@ def exchange(
 
 def chunked(pieces: list[bytes]) -> bytes:
     """A body in chunked coding, one chunk for each piece."""
-    return (
-        b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces if piece) + b"0\r\n\r\n"
-    )
+    return b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces if piece) + b"0\r\n\r\n"

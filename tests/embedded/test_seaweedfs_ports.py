@@ -92,22 +92,43 @@ def test_T131_no_port_gives_data_to_a_page_or_does_what_it_asks(server: SeaweedF
         + [("POST", "/?Action=ListUsers&Version=2010-05-08", {}), ("DELETE", f"/{BUCKET}", {})],
         "filer": [
             ("GET", path, {})
-            for path in ("/", "/buckets/", f"/buckets/{BUCKET}/", place, f"{place}?metadata=true", "/etc/", "/metrics")
+            for path in (
+                "/",
+                "/buckets/",
+                f"/buckets/{BUCKET}/",
+                place,
+                f"{place}?metadata=true",
+                "/etc/",
+                "/metrics",
+            )
         ]
         + [(method, place, {}) for method in ("PUT", "POST", "DELETE")]
         + [("DELETE", f"/buckets/{BUCKET}?recursive=true", {}), ("POST", f"{place}?mv.from={place}", {})]
         + [("POST", f"/.tus/buckets/{BUCKET}/files/evil.txt", tus), ("HEAD", "/.tus/.uploads/x", tus)],
-        "volume": [("GET", path, {}) for path in (f"/{stored_at}", "/status", "/stats/disk", "/ui/index.html", "/metrics")]
+        "volume": [
+            ("GET", path, {}) for path in (f"/{stored_at}", "/status", "/stats/disk", "/ui/index.html", "/metrics")
+        ]
         + [(method, f"/{stored_at}", {}) for method in ("PUT", "POST", "DELETE")],
         "master": [
             ("GET", path, {})
             for path in (
-                "/", "/dir/status", "/dir/assign", "/dir/lookup?volumeId=1", "/vol/status", "/vol/grow?count=1",
-                "/vol/vacuum", f"/col/delete?collection={BUCKET}", f"/{stored_at}", "/cluster/status", "/metrics",
+                "/",
+                "/dir/status",
+                "/dir/assign",
+                "/dir/lookup?volumeId=1",
+                "/vol/status",
+                "/vol/grow?count=1",
+                "/vol/vacuum",
+                f"/col/delete?collection={BUCKET}",
+                f"/{stored_at}",
+                "/cluster/status",
+                "/metrics",
             )
         ]
         + [("POST", "/submit", {}), ("POST", f"/col/delete?collection={BUCKET}", {})],
-        "admin": [("GET", path, {}) for path in ("/", "/health", "/metrics", "/api/s3/buckets", "/static/css/admin.css")]
+        "admin": [
+            ("GET", path, {}) for path in ("/", "/health", "/metrics", "/api/s3/buckets", "/static/css/admin.css")
+        ]
         + [("POST", "/api/s3/buckets", {}), ("DELETE", f"/api/s3/buckets/{BUCKET}", {})],
     }
     assert attempts.keys() == server.ports.keys()
@@ -116,14 +137,26 @@ def test_T131_no_port_gives_data_to_a_page_or_does_what_it_asks(server: SeaweedF
             for scheme in ("http", "https"):
                 try:
                     answer = requests.request(
-                        method, f"{scheme}://127.0.0.1:{server.ports[name]}{path}",
-                        headers={**FOREIGN, **headers}, data=b"evil" if method in ("PUT", "POST") else None,
-                        timeout=10, verify=False, allow_redirects=False,
+                        method,
+                        f"{scheme}://127.0.0.1:{server.ports[name]}{path}",
+                        headers={**FOREIGN, **headers},
+                        data=b"evil" if method in ("PUT", "POST") else None,
+                        timeout=10,
+                        verify=False,
+                        allow_redirects=False,
                     )
-                except requests.RequestException:    # no TLS there, none without a certificate, or closed while it answered
+                except (
+                    requests.RequestException
+                ):  # no TLS there, none without a certificate, or closed while it answered
                     continue
                 known = (name, path) in OPEN and "Access-Control-Allow-Origin" not in answer.headers
-                assert answer.status_code >= 400 or known, (name, method, path, answer.status_code, answer.text[:200])
+                assert answer.status_code >= 400 or known, (
+                    name,
+                    method,
+                    path,
+                    answer.status_code,
+                    answer.text[:200],
+                )
                 assert BYTES not in answer.content
     assert unchanged(server)
 
@@ -159,7 +192,7 @@ def test_T131_its_secrets_and_sockets_are_for_its_user_alone(server: SeaweedFS, 
         for port in server.ports.values()
         for number in (port, port + GRPC_ABOVE)
         for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock")
-        if path.stat().st_mtime >= (base / "server.pid").stat().st_mtime - 1   # not one that another left there
+        if path.stat().st_mtime >= (base / "server.pid").stat().st_mtime - 1  # not one that another left there
     ]
     assert sockets
     for path in private + sockets:

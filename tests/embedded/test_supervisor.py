@@ -26,7 +26,7 @@ from tests.listening import listening
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app.py"
-PATIENCE = 90                         # seconds; a start takes about five
+PATIENCE = 90  # seconds; a start takes about five
 
 
 class Gateway:
@@ -61,8 +61,12 @@ class Gateway:
 
     def command(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(APP), *words], env={**self.environ, **environ}, cwd=self.cwd,
-            capture_output=True, text=True, timeout=PATIENCE,
+            [sys.executable, str(APP), *words],
+            env={**self.environ, **environ},
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
 
     def environment(self) -> dict[str, str]:
@@ -126,7 +130,7 @@ def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gatewa
     assert key, said
     assert key[1] in curl[1]
     answer = upload(curl[1])
-    [file] = answer["files"]                                          # type: ignore[misc]
+    [file] = answer["files"]  # type: ignore[misc]
     assert file["original_name"] == "hello.txt"
 
     environment = gateway.environment()
@@ -197,7 +201,7 @@ def test_T101_a_killed_parent_leaves_nothing_that_blocks_the_next_start(gateway:
     assert gateway.process is not None
     gateway.process.kill()
     gateway.process.wait()
-    gateway.start()                                                   # at once, on the same port
+    gateway.start()  # at once, on the same port
     after = gateway.environment()
     with psycopg.connect(after["DATABASE_URL"]) as connection:
         assert connection.execute("select count(*) from files").fetchone() == (0,)

@@ -46,8 +46,11 @@ class Crew:
         with self.log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).parent / "odd_worker.py"), str(self.notes)],
-                cwd=ROOT, env=self.environment | environment, stdout=output, stderr=output,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=self.environment | environment,
+                stdout=output,
+                stderr=output,
+            )
         self.processes.append(process)
         return process
 
@@ -95,9 +98,7 @@ def test_T106_a_killed_workers_job_is_done_by_another_and_takes_effect_once(
     services.processing.process(photo.id)  # as if it was cut off just before its end
     with db.connection() as tx:
         tx.execute("update objects set measured = '{}'")
-        tx.execute(
-            'update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\''
-        )
+        tx.execute('update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\'')
     second = crew.start()
     wait_for(lambda: "end-held" in crew.words(), crew)
     assert [pid for _, pid in crew.told()] == [str(first.pid), str(second.pid), str(second.pid)]

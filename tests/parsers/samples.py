@@ -39,12 +39,7 @@ def png_of(width: int, height: int, pixels: bytes = b"") -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     head = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(pixels))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
 # PDF ----------------------------------------------------------------------------------------------------------------
@@ -91,9 +86,7 @@ def pdf_of(objects: list[bytes], trailer: str) -> bytes:
     out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
     out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     return bytes(
-        out
-        + f"trailer << /Size {len(objects) + 1} {trailer} >>\nstartxref\n".encode()
-        + b"%d\n%%%%EOF\n" % start
+        out + f"trailer << /Size {len(objects) + 1} {trailer} >>\nstartxref\n".encode() + b"%d\n%%%%EOF\n" % start
     )
 
 
@@ -170,10 +163,12 @@ def pptx() -> bytes:
     }
     return zipped(
         {
-            "ppt/presentation.xml": "<p/>", **slides, "docProps/core.xml": _CORE,
+            "ppt/presentation.xml": "<p/>",
+            **slides,
+            "docProps/core.xml": _CORE,
             "docProps/app.xml": "<Properties><Slides>3</Slides></Properties>",
         }
-    )  # fmt: skip
+    )
 
 
 def odf(kind: str = "text", content: str | None = None) -> bytes:
@@ -183,9 +178,9 @@ def odf(kind: str = "text", content: str | None = None) -> bytes:
             "three</text:p>",
             "spreadsheet": "<table:table><table:table-row><table:table-cell><text:p>Amount</text:p></table:table-cell>"
             '<table:table-cell table:number-columns-repeated="2"/><table:table-cell><text:p>Due</text:p>'
-            '</table:table-cell></table:table-row></table:table>',
+            "</table:table-cell></table:table-row></table:table>",
             "presentation": "<draw:page><text:p>First slide</text:p></draw:page>",
-        }[kind]  # fmt: skip
+        }[kind]
     return zipped(
         {
             "mimetype": f"application/vnd.oasis.opendocument.{kind}",
@@ -198,7 +193,9 @@ def odf(kind: str = "text", content: str | None = None) -> bytes:
 
 
 def epub() -> bytes:
-    chapter = "<!DOCTYPE html><html><head><title>no</title></head><body><h1>{0}</h1><p>It was&nbsp;dark.</p></body></html>"
+    chapter = (
+        "<!DOCTYPE html><html><head><title>no</title></head><body><h1>{0}</h1><p>It was&nbsp;dark.</p></body></html>"
+    )
     return zipped(
         {
             "mimetype": "application/epub+zip",
@@ -210,7 +207,7 @@ def epub() -> bytes:
             "OEBPS/text/one.xhtml": chapter.format("Chapter one"),
             "OEBPS/two.xhtml": chapter.format("Chapter two"),
         }
-    )  # fmt: skip
+    )
 
 
 # Archives -----------------------------------------------------------------------------------------------------------
@@ -292,8 +289,7 @@ def _with_cover(mp3: bytes, jpeg: bytes) -> bytes:
     picture = b"\0image/jpeg\0\x03\0" + jpeg
     title = b"\0With a cover"
     frames = b"".join(
-        name + struct.pack(">IH", len(body), 0) + body
-        for name, body in ((b"TIT2", title), (b"APIC", picture))
+        name + struct.pack(">IH", len(body), 0) + body for name, body in ((b"TIT2", title), (b"APIC", picture))
     )
     size = bytes(len(frames) >> shift & 127 for shift in (21, 14, 7, 0))
     old = 10 + sum(byte << shift for byte, shift in zip(mp3[6:10], (21, 14, 7, 0), strict=True))

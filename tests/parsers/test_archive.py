@@ -29,8 +29,10 @@ def test_T95_a_zip_is_listed_and_its_names_are_data() -> None:
             {"name": "é\ufffd\ufffd\ufffdtxt.exe", "size": 0, "compressed_size": 2, **entry},
             {"name": "dir/", "size": 0, "compressed_size": 2, **entry, "is_directory": True},
         ],
-        "total_entries": 3, "total_size": 3000, "truncated": False,
-    }  # fmt: skip
+        "total_entries": 3,
+        "total_size": 3000,
+        "truncated": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -46,8 +48,10 @@ def test_T95_a_zip_is_listed_and_its_names_are_data() -> None:
 def test_T95_tar_packed_or_not(mime: str, pack: Any) -> None:
     found = listed(pack(tarred(PARTS)), mime)
     assert [(one["name"], one["size"], one["is_directory"]) for one in found["entries"]] == [
-        ("folder", 0, True), ("a/../b.txt", 3000, False), ("é\ufffd\ufffd\ufffdtxt.exe", 0, False),
-    ]  # fmt: skip
+        ("folder", 0, True),
+        ("a/../b.txt", 3000, False),
+        ("é\ufffd\ufffd\ufffdtxt.exe", 0, False),
+    ]
     assert found["entries"][0]["modified_at"] == "2025-11-24T16:00:00Z"
     assert (found["total_entries"], found["total_size"], found["truncated"]) == (3, 3000, False)
 
@@ -56,9 +60,7 @@ def test_a_single_packed_file() -> None:
     packed = io.BytesIO()
     with gzip.GzipFile("inner.log", "wb", fileobj=packed) as file:
         file.write(b"x" * 100_000)
-    assert [one["name"] for one in listed(packed.getvalue(), "application/gzip", "y.gz")["entries"]] == [
-        "inner.log"
-    ]
+    assert [one["name"] for one in listed(packed.getvalue(), "application/gzip", "y.gz")["entries"]] == ["inner.log"]
     found = listed(bz2.compress(b"x" * 100_000), "application/x-bzip2", "notes.txt.bz2")
     assert [(one["name"], one["size"]) for one in found["entries"]] == [("notes.txt", 100_000)]
 

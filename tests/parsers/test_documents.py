@@ -41,9 +41,7 @@ def test_T94_pages_and_what_a_document_says_of_itself() -> None:
     assert reading.document and reading.document["content"] == reading.text
 
 
-@pytest.mark.parametrize(
-    ("turn", "corner"), [(0, (10, 10)), (90, (-10, 10)), (180, (-10, -10)), (270, (10, -10))]
-)
+@pytest.mark.parametrize(("turn", "corner"), [(0, (10, 10)), (90, (-10, 10)), (180, (-10, -10)), (270, (10, -10))])
 def test_T94_pages_are_upright(turn: int, corner: tuple[int, int]) -> None:
     image = page(samples.pdf(rotate=turn))
     assert (image.width > image.height) == (turn in (90, 270))
@@ -68,13 +66,14 @@ def test_T94_a_large_document_is_read_where_it_is_needed() -> None:
     """Its one page stands behind 80 MB that nothing names."""
     drawing = b"BT /F1 24 Tf 40 100 Td (small) Tj ET"
     parts = [
-        b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 400] /Contents 6 0 R"
         b" /Resources << /Font << /F1 3 0 R >> >> >>",
         b"<< /Length 80000000 >> stream\n" + bytes(80_000_000) + b"\nendstream",
         b"<< /Length %d >> stream\n" % len(drawing) + drawing + b"\nendstream",
-    ]  # fmt: skip
+    ]
     source = Ranged(samples.pdf_of(parts, "/Root 1 0 R"))
     reading = read(source, "application/pdf", name="x", want=frozenset({"picture", "text"}), sizes=(64,))
     assert reading.text == "small"
@@ -83,9 +82,7 @@ def test_T94_a_large_document_is_read_where_it_is_needed() -> None:
 
 
 def test_T94_links_and_scripts_leave_no_trace_in_what_is_shown() -> None:
-    link = (
-        "/OpenAction << /S /URI /URI (http://e.org) >> /AA << /WC << /S /JavaScript /JS (app.alert(1)) >> >>"
-    )
+    link = "/OpenAction << /S /URI /URI (http://e.org) >> /AA << /WC << /S /JavaScript /JS (app.alert(1)) >> >>"
     reading = show(samples.pdf(catalog=link), "application/pdf")
     assert "e.org" not in repr(reading) and "alert" not in repr(reading)
 
@@ -93,18 +90,30 @@ def test_T94_links_and_scripts_leave_no_trace_in_what_is_shown() -> None:
 @pytest.mark.parametrize(
     ("data", "mime", "metadata", "text"),
     [
-        (samples.docx(), OFFICE + "wordprocessingml.document",
-         {"format": "DOCX", "pages": 3}, f"{GERMAN}\none two\na footnote"),
-        (samples.pptx(), OFFICE + "presentationml.presentation",
-         {"format": "PPTX", "pages": 3}, "Slide number 1\nSlide number 2\nSlide number 10"),
-        (samples.xlsx(), OFFICE + "spreadsheetml.sheet",
-         {"format": "XLSX"}, "Amount Due date inline\n12.50 2026-11-25 TRUE 2026-11-25 18:00:00\nelsewhere"),
+        (
+            samples.docx(),
+            OFFICE + "wordprocessingml.document",
+            {"format": "DOCX", "pages": 3},
+            f"{GERMAN}\none two\na footnote",
+        ),
+        (
+            samples.pptx(),
+            OFFICE + "presentationml.presentation",
+            {"format": "PPTX", "pages": 3},
+            "Slide number 1\nSlide number 2\nSlide number 10",
+        ),
+        (
+            samples.xlsx(),
+            OFFICE + "spreadsheetml.sheet",
+            {"format": "XLSX"},
+            "Amount Due date inline\n12.50 2026-11-25 TRUE 2026-11-25 18:00:00\nelsewhere",
+        ),
         (samples.odf(), ODF + "text", {"format": "ODT", "pages": 7}, f"Heading\n{GERMAN}\none two three"),
         (samples.odf("spreadsheet"), ODF + "spreadsheet", {"format": "ODS", "pages": 7}, "Amount Due"),
         (samples.odf("presentation"), ODF + "presentation", {"format": "ODP", "pages": 7}, "First slide"),
     ],
     ids=["docx", "pptx", "xlsx", "odt", "ods", "odp"],
-)  # fmt: skip
+)
 def test_T95_office_documents(data: bytes, mime: str, metadata: dict[str, Any], text: str) -> None:
     reading = show(data, mime)
     assert reading.metadata == {"title": "The title", "author": "The author", **metadata}
@@ -132,9 +141,7 @@ def test_sheets_are_tables() -> None:
 
 
 def test_T95_a_long_document_is_cut() -> None:
-    body = "<w:p><w:r><w:t>" + "</w:t></w:r></w:p><w:p><w:r><w:t>".join(
-        f"line {n} {n * 7}" for n in range(99_999)
-    )
+    body = "<w:p><w:r><w:t>" + "</w:t></w:r></w:p><w:p><w:r><w:t>".join(f"line {n} {n * 7}" for n in range(99_999))
     reading = show(samples.docx(body + "</w:t></w:r></w:p>"), OFFICE + "wordprocessingml.document")
     assert reading.document and reading.document["truncated"]
     assert len(reading.document["content"]) == 65_536

@@ -17,9 +17,7 @@ def attempt(data: bytes, mime: str) -> tuple[str, Reading | None]:
     if mime.partition("/")[0] in ("video", "audio") and not kinds(mime):
         pytest.skip("the [media] packages are not installed")
     try:
-        reading = read(
-            io.BytesIO(data), mime, name=f"x.{EXTENSIONS.get(mime, 'bin')}", want=EVERYTHING, sizes=(256,)
-        )
+        reading = read(io.BytesIO(data), mime, name=f"x.{EXTENSIONS.get(mime, 'bin')}", want=EVERYTHING, sizes=(256,))
     except Unsupported:
         return "unsupported", None
     except ParserFailed:
@@ -58,10 +56,7 @@ def test_T91_hostile_text_and_recordings(mime: str, maker: hostile.Maker, outcom
 
 
 def test_T95_the_entity_was_not_read_and_no_entry_was_unpacked() -> None:
-    assert (
-        attempt(hostile.docx(**{"word/document.xml": f"{hostile.ENTITY}<w><t>&e;</t></w>"}), hostile.DOCX)[1]
-        is None
-    )
+    assert attempt(hostile.docx(**{"word/document.xml": f"{hostile.ENTITY}<w><t>&e;</t></w>"}), hostile.DOCX)[1] is None
     _, reading = attempt(hostile.lying_tar(), "application/x-tar")
     assert reading and reading.contents
     assert [one["name"] for one in reading.contents["entries"]] == ["huge"]

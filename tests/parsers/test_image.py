@@ -16,9 +16,13 @@ from tests.parsers.samples import png_of as png
 
 def make(data: bytes, *sizes: int, format: Any = "png") -> Reading:
     return read(
-        io.BytesIO(data), "image/png", name="x.png", want=frozenset({"metadata", "picture"}),
-        sizes=sizes or (128,), format=format,
-    )  # fmt: skip
+        io.BytesIO(data),
+        "image/png",
+        name="x.png",
+        want=frozenset({"metadata", "picture"}),
+        sizes=sizes or (128,),
+        format=format,
+    )
 
 
 def picture(result: Reading, index: int = 0) -> Image.Image:
@@ -55,7 +59,11 @@ def colours(image: Image.Image) -> list[Any]:
 )
 def test_T92_each_named_format(format: str, options: dict[str, Any]) -> None:
     result = make(encoded(corners(), format, **options))
-    assert (result.metadata["width"], result.metadata["height"], result.metadata["format"]) == (400, 300, format)
+    assert (result.metadata["width"], result.metadata["height"], result.metadata["format"]) == (
+        400,
+        300,
+        format,
+    )
     assert result.pictures[0].size == 128
     assert all(close(*pair) for pair in zip(colours(picture(result)), (RED, GREEN, BLUE, WHITE), strict=True))
 
@@ -148,9 +156,7 @@ def gray16() -> Image.Image:
     ],
 )
 @pytest.mark.parametrize("size", [16, 128])
-def test_T93_every_kind_of_pixel(
-    data: bytes, left: tuple[int, ...], right: tuple[int, ...], size: int
-) -> None:
+def test_T93_every_kind_of_pixel(data: bytes, left: tuple[int, ...], right: tuple[int, ...], size: int) -> None:
     shown = colours(picture(make(data, size)))
     assert close(shown[0], left), shown
     assert close(shown[1], right), shown
@@ -263,9 +269,7 @@ def test_T92_narrow_and_tiny_images(size: tuple[int, int], made: tuple[int, int]
     assert picture(make(encoded(Image.new("RGB", size, RED), format))).size == made
 
 
-@pytest.mark.parametrize(
-    "size", [(0, 0), (0, 10), (10, 0), (8001, 8000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)]
-)
+@pytest.mark.parametrize("size", [(0, 0), (0, 10), (10, 0), (8001, 8000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
 def test_T92_no_pixels_or_too_many(size: tuple[int, int]) -> None:
     with pytest.raises(ParserFailed):
         make(png(*size))
@@ -283,9 +287,7 @@ def test_T92_a_camera_jpeg_of_50_megapixels(tmp_path: Path) -> None:
     data = encoded(corners(8660, 5774), "JPEG", quality=50)
     result = make(data, 128, 1024)
     assert (result.metadata["width"], result.metadata["height"]) == (8660, 5774)
-    assert all(
-        close(*pair) for pair in zip(colours(picture(result, 1)), (RED, GREEN, BLUE, WHITE), strict=True)
-    )
+    assert all(close(*pair) for pair in zip(colours(picture(result, 1)), (RED, GREEN, BLUE, WHITE), strict=True))
 
 
 def test_T92_a_large_image_with_transparency_fits_into_memory() -> None:

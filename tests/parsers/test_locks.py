@@ -123,7 +123,9 @@ def attempts(attacks: dict[str, str]) -> str:
     code = TOOLS + "succeeded = []\n"
     for name, attack in attacks.items():
         code += f"try:\n    {attack}\n    succeeded.append({name!r})\n"
-        code += f"except OSError as error:\n    error.errno in REFUSALS or succeeded.append({name!r} + f', {{error}}')\n"
+        code += (
+            f"except OSError as error:\n    error.errno in REFUSALS or succeeded.append({name!r} + f', {{error}}')\n"
+        )
     return code + "return {'succeeded': succeeded}, []"
 
 
@@ -139,7 +141,11 @@ def targets(tmp_path: Path) -> Iterator[dict[str, Any]]:
         yield {"file": str(file), "victim": victim.pid, "settings": str(ROOT / "pyproject.toml")}
         after = file.stat()
         assert file.read_text() == "precious"
-        assert (after.st_mtime, after.st_mode, after.st_uid) == (before.st_mtime, before.st_mode, before.st_uid)
+        assert (after.st_mtime, after.st_mode, after.st_uid) == (
+            before.st_mtime,
+            before.st_mode,
+            before.st_uid,
+        )
         assert list(file.parent.iterdir()) == [file]
         assert victim.poll() is None
     finally:
@@ -199,8 +205,12 @@ def without(lock: str, folder: Path, attacks: dict[str, str], targets: dict[str,
     )
     done = subprocess.run(
         [sys.executable, str(LESSER_KERNEL), lock, sys.executable, "-c", script, json.dumps(targets)],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "S3_SECRET_KEY": "secret"},
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "S3_SECRET_KEY": "secret"},
+    )
     assert done.returncode == 0, done.stderr
     missing, succeeded = json.loads(done.stdout)
     return missing, set(succeeded)
@@ -213,7 +223,8 @@ def test_T132_without_landlock_only_files_can_be_read(tmp_path: Path, targets: d
 
 
 @pytest.mark.skipif(
-    sys.platform == "linux" and locks._libc().syscall(444, None, 0, 1) < 6, reason="Landlock scopes signals from 6 on"
+    sys.platform == "linux" and locks._libc().syscall(444, None, 0, 1) < 6,
+    reason="Landlock scopes signals from 6 on",
 )
 def test_T132_without_seccomp_landlock_holds_all_it_knows(tmp_path: Path, targets: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:

@@ -75,10 +75,12 @@ def test_T93_films_are_upright(turned: int, corner: int) -> None:
 @pytest.mark.parametrize(
     ("format", "codec", "mime"),
     [
-        ("mp3", "mp3", "audio/mpeg"), ("flac", "flac", "audio/flac"), ("wav", "pcm_s16le", "audio/wav"),
+        ("mp3", "mp3", "audio/mpeg"),
+        ("flac", "flac", "audio/flac"),
+        ("wav", "pcm_s16le", "audio/wav"),
         ("mp4", "aac", "audio/mp4"),
     ],
-)  # fmt: skip
+)
 def test_sound_is_a_waveform_and_tags(format: str, codec: str, mime: str) -> None:
     reading = show(audio(format, codec), mime)
     told = reading.metadata["audio"]
@@ -105,9 +107,7 @@ def test_T91_a_large_film_is_read_where_it_is_needed() -> None:
     """Its index stands at the end, 200 MB away; a few hundred KB are fetched."""
     data = video()
     index = data.index(b"moov") - 4
-    source = Ranged(
-        data[:index] + struct.pack(">I4s", 200_000_008, b"free") + bytes(200_000_000) + data[index:]
-    )
+    source = Ranged(data[:index] + struct.pack(">I4s", 200_000_008, b"free") + bytes(200_000_000) + data[index:])
     assert close(colours(picture(show(source, "video/mp4")))[0], GREEN, 40)
     assert sum(size for _, size in source.asked) < 2_000_000
     assert all(offset >= 0 and offset + size <= source.size for offset, size in source.asked)

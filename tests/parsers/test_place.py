@@ -70,12 +70,8 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "webp with XMP": lambda: encoded(corners(), "WEBP", xmp=XMP),
     "png with XMP": lambda: png_with("XML:com.adobe.xmp", XMP, compressed=False),
     "png with compressed XMP": lambda: png_with("XML:com.adobe.xmp", XMP, compressed=True),
-    "png with a written-out profile": lambda: png_with(
-        "Raw profile type exif", raw_profile("exif"), compressed=True
-    ),
-    "png with a plain profile": lambda: png_with(
-        "Raw profile type APP1", raw_profile("APP1"), compressed=False
-    ),
+    "png with a written-out profile": lambda: png_with("Raw profile type exif", raw_profile("exif"), compressed=True),
+    "png with a plain profile": lambda: png_with("Raw profile type APP1", raw_profile("APP1"), compressed=False),
     "jpeg with a picture behind it": lambda: encoded(corners(), "JPEG") + with_exif("JPEG"),
     "jpeg with a film behind it": lambda: encoded(corners(), "JPEG") + film(),
     "jpeg with another film behind it": lambda: encoded(corners(), "JPEG") + b"data\0\0\0\1+48.1234+011.5678+035.000/",

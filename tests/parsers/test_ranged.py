@@ -51,9 +51,11 @@ def test_T91_a_lying_child_is_given_nothing_else(
     """Outside the file, too much at a time, too often, too much in all."""
     ask = ranged.ASK + struct.pack(">QI", offset, length)
     monkeypatch.setattr(
-        run, "_START", f"import sys\nfor n in range({times}): sys.stdout.buffer.write({ask!r}); sys.stdout.flush()\n"
-        f"if n + 1 < {times}: sys.stdin.buffer.read({length} + 4)\nsys.stdin.buffer.read()"
-    )  # fmt: skip
+        run,
+        "_START",
+        f"import sys\nfor n in range({times}): sys.stdout.buffer.write({ask!r}); sys.stdout.flush()\n"
+        f"if n + 1 < {times}: sys.stdin.buffer.read({length} + 4)\nsys.stdin.buffer.read()",
+    )
     source = Ranged(bytes(10_000_000))
     with pytest.raises(ParserFailed, match="asked for too much"):
         listed(source)

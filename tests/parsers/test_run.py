@@ -37,9 +37,7 @@ def test_bytes_and_arguments_go_in_values_and_blobs_come_out(parse: Parse) -> No
     assert answer == Answer({"n": 3_000_000, "a": {"x": [1, "é"]}}, [data[:2_000_000], b"", data[2_000_000:]])
 
 
-def test_T91_the_environment_is_empty_and_the_folder_its_own(
-    parse: Parse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_T91_the_environment_is_empty_and_the_folder_its_own(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_SECRET_KEY", "secret")
     before = set(os.listdir(tempfile.gettempdir()))
     values = parse(
@@ -57,9 +55,7 @@ def test_T91_the_environment_is_empty_and_the_folder_its_own(
     assert os.path.realpath(values["env"]["TMPDIR"]) == os.path.realpath(values["cwd"])
     assert not os.path.exists(values["cwd"])
     assert not {
-        name
-        for name in set(os.listdir(tempfile.gettempdir())) - before
-        if name == os.path.basename(values["cwd"])
+        name for name in set(os.listdir(tempfile.gettempdir())) - before if name == os.path.basename(values["cwd"])
     }
 
 
@@ -139,9 +135,7 @@ def test_T91_files_and_descriptors_are_limited(parse: Parse) -> None:
 def test_T91_a_large_input_is_refused(parse: Parse) -> None:
     with pytest.raises(ParserFailed, match="larger than 1 MiB"):
         parse("return {}, []", bytes(1_048_577), max_input=1 << 20)
-    assert parse("return {'n': len(data)}, []", bytes(1_048_576), max_input=1 << 20).values == {
-        "n": 1_048_576
-    }
+    assert parse("return {'n': len(data)}, []", bytes(1_048_576), max_input=1 << 20).values == {"n": 1_048_576}
 
 
 def test_a_child_that_dies_before_it_read_all(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,12 +165,8 @@ def test_what_the_parser_says_is_passed_on(parse: Parse) -> None:
         b"\0\0\x9c\x40" + b"[" * 40_000,
     ],
 )
-def test_T91_a_lying_child_is_a_failed_parser(
-    parse: Parse, monkeypatch: pytest.MonkeyPatch, answer: bytes
-) -> None:
-    monkeypatch.setattr(
-        runner, "_START", f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({answer!r})"
-    )
+def test_T91_a_lying_child_is_a_failed_parser(parse: Parse, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    monkeypatch.setattr(runner, "_START", f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({answer!r})")
     with pytest.raises(ParserFailed):
         runner.run("probe", io.BytesIO(b"x"), {})
 

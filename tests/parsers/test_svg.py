@@ -86,9 +86,7 @@ def test_pictures_within_the_drawing_are_drawn() -> None:
     ],
 )
 def test_T92_the_size_is_the_one_asked_for(root: str, size: tuple[int, int], shown: tuple[int, int]) -> None:
-    reading = show(
-        f'<svg xmlns="http://www.w3.org/2000/svg" {root}><rect width="1e6" height="1e6"/></svg>'.encode()
-    )
+    reading = show(f'<svg xmlns="http://www.w3.org/2000/svg" {root}><rect width="1e6" height="1e6"/></svg>'.encode())
     assert (reading.metadata["width"], reading.metadata["height"]) == size
     assert (reading.pictures[0].width, reading.pictures[0].height) == shown
 

@@ -61,9 +61,7 @@ def test_colours_are_where_they_were(size: tuple[int, int]) -> None:
     def nearest(pixel: tuple[int, ...]) -> int:
         return min(
             range(4),
-            key=lambda at: sum(
-                (a - b) ** 2 for a, b in zip(pixel, (RED, GREEN, BLUE, WHITE)[at], strict=True)
-            ),
+            key=lambda at: sum((a - b) ** 2 for a, b in zip(pixel, (RED, GREEN, BLUE, WHITE)[at], strict=True)),
         )
 
     assert [nearest(pixel) for pixel in quarters] == [0, 1, 2, 3]

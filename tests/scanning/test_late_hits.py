@@ -179,9 +179,7 @@ def test_T98_a_rescan_begins_by_itself_when_one_is_due(
     runs = []
     for days, known["version"] in ((0, 1), (0, 2), (8, 1), (8, 2)):
         with db.connection() as tx:
-            tx.execute(
-                "update rescans set started_at = now() - %s * interval '1 day', finished_at = now()", [days]
-            )
+            tx.execute("update rescans set started_at = now() - %s * interval '1 day', finished_at = now()", [days])
         scanning.keep_rescanning()
         latest = scanning.latest_rescan()
         assert latest is not None
@@ -198,9 +196,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
     database_url: str,
     leftovers: Leftovers,
 ) -> None:
-    before = wire(
-        settings.model_copy(update={"clamd_url": None})
-    )  # as the gateway was before it had a scanner
+    before = wire(settings.model_copy(update={"clamd_url": None}))  # as the gateway was before it had a scanner
     mortal = Mortal(settings, database_url)
     dying = Scanning(
         mortal.db,
@@ -240,9 +236,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
     mortal.db.close()
 
 
-def test_an_object_that_is_gone_does_not_stop_a_rescan(
-    services: Services, alice: Principal, bucket: Any
-) -> None:
+def test_an_object_that_is_gone_does_not_stop_a_rescan(services: Services, alice: Principal, bucket: Any) -> None:
     files = [checked(services, upload(services, alice, f"{n}.txt", b"%d" % n)) for n in range(3)]
     bucket.delete(sorted(file.file_path for file in files)[1])
     assert rescan(services) == {"scanned": 2, "infected": 0, "failed": 1}

@@ -45,10 +45,7 @@ def test_uploads_are_scanned_then_compressed_and_scanned_again(
         for name, content in (("a.txt", data), ("b.txt", data), ("c.txt", EICAR + text(9000)))
     )
     work(services, database_url)
-    ended = {
-        name: services.files.get(alice, file.id)
-        for name, file in (("good", good), ("twin", twin), ("bad", bad))
-    }
+    ended = {name: services.files.get(alice, file.id) for name, file in (("good", good), ("twin", twin), ("bad", bad))}
     assert {name: file.status for name, file in ended.items()} == {
         "good": "ready",
         "twin": "ready",

@@ -143,9 +143,7 @@ def test_T96_a_deployment_may_accept_what_can_not_be_scanned(
 def test_T96_clean_files_get_what_follows_once(services: Services, alice: Principal, db: Database) -> None:
     def due() -> int:
         with db.connection() as tx:
-            row = tx.execute(
-                "select count(*) from procrastinate_jobs where task_name = 'process_file'"
-            ).fetchone()
+            row = tx.execute("select count(*) from procrastinate_jobs where task_name = 'process_file'").fetchone()
         assert row is not None
         return int(row[0])
 
@@ -178,15 +176,11 @@ def test_T96_equal_bytes_share_a_verdict_but_never_across_owners(
     assert checked(services, upload(services, alice, "a.bin", data)).status == "ready"
     assert len(scans) == 3
     with db.connection() as tx:
-        rows = tx.execute(
-            "select owner_id, scan_verdict, scanned_with from objects order by owner_id"
-        ).fetchall()
+        rows = tx.execute("select owner_id, scan_verdict, scanned_with from objects order by owner_id").fetchall()
     assert rows == [("alice", "clean", "27833"), ("bob", "clean", "27832")]
 
 
-def test_T96_infected_bytes_are_never_linked_to(
-    services: Services, alice: Principal, leftovers: Leftovers
-) -> None:
+def test_T96_infected_bytes_are_never_linked_to(services: Services, alice: Principal, leftovers: Leftovers) -> None:
     first = checked(services, upload(services, alice, "a.txt", EICAR))
     again = upload(services, alice, "b.txt", EICAR)
     assert again.file_path != first.file_path
@@ -256,9 +250,7 @@ def test_T97_a_slow_or_cutting_scanner_is_given_up_in_time(
     services: Services, settings: Settings, proxy: Proxy, alice: Principal, fault: str, after: int
 ) -> None:
     gateway = through(settings, proxy)
-    files = [
-        upload(gateway, alice, "a.bin", data) for data in (os.urandom(1_000_000), EICAR + bytes(900_000))
-    ]
+    files = [upload(gateway, alice, "a.bin", data) for data in (os.urandom(1_000_000), EICAR + bytes(900_000))]
     setattr(proxy, fault, after)
     started = time.monotonic()
     for file in files:
@@ -271,9 +263,7 @@ def test_T97_a_slow_or_cutting_scanner_is_given_up_in_time(
     gateway.db.close()
 
 
-def test_T97_a_stream_that_clamd_cuts_is_no_verdict(
-    services: Services, settings: Settings, alice: Principal
-) -> None:
+def test_T97_a_stream_that_clamd_cuts_is_no_verdict(services: Services, settings: Settings, alice: Principal) -> None:
     """Its StreamMaxLength is below what the gateway was told: an operator's mistake, which makes no file clean."""
     mistaken = wire(settings.model_copy(update={"scan_max_size": 10 * STREAM_LIMIT}))
     file = upload(mistaken, alice, "a.bin", bytes(2 * STREAM_LIMIT))
@@ -345,18 +335,14 @@ def test_the_doctor_tells_what_clamd_must_be_set_to(
         assert name in told
 
 
-def test_a_scanner_on_a_unix_socket(
-    services: Services, settings: Settings, scanner: Clamd, alice: Principal
-) -> None:
+def test_a_scanner_on_a_unix_socket(services: Services, settings: Settings, scanner: Clamd, alice: Principal) -> None:
     near = wire(settings.model_copy(update={"clamd_url": f"unix://{scanner.socket}"}))
     assert checked(near, upload(near, alice, "a.txt", b"hello")).status == "ready"
     assert checked(near, upload(near, alice, "a.txt", EICAR)).status == "infected"
     near.db.close()
 
 
-@pytest.mark.parametrize(
-    "url", ["clamd:3310", "tcp://clamd", "http://clamd:3310", "unix://relative", "tcp://:3310"]
-)
+@pytest.mark.parametrize("url", ["clamd:3310", "tcp://clamd", "http://clamd:3310", "unix://relative", "tcp://:3310"])
 def test_an_address_that_is_none_stops_the_start(url: str) -> None:
     with pytest.raises(ValidationError, match="tcp://host:port"):
         Settings(_env_file=None, clamd_url=url)
@@ -391,9 +377,7 @@ def test_the_commands_begin_a_rescan_and_examine_the_scanner(
     assert "scanner" in capsys.readouterr().err
 
 
-def test_a_client_sees_an_upload_go_from_processing_to_ready_or_infected(
-    client: Any, services: Services
-) -> None:
+def test_a_client_sees_an_upload_go_from_processing_to_ready_or_infected(client: Any, services: Services) -> None:
     good, bad = client.add(), client.add("b.txt", EICAR)
     assert {good["status"], bad["status"]} == {"processing"}
     assert client.get(f"/api/files/{good['id']}/download").code == "file_not_ready"

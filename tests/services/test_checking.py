@@ -66,9 +66,7 @@ def problem_of(file: FileRecord) -> str | None:
         ("note.txt", b"MZ" + bytes(200), "type_not_allowed"),
     ],
 )
-@pytest.mark.settings(
-    denied_types=("application/x-msdownload", "application/vnd.microsoft.portable-executable", "exe")
-)
+@pytest.mark.settings(denied_types=("application/x-msdownload", "application/vnd.microsoft.portable-executable", "exe"))
 def test_T47_bytes_that_are_not_what_the_name_says_are_never_downloadable(
     services: Services,
     alice: Principal,
@@ -141,14 +139,10 @@ def test_T47_a_checksum_counts_also_where_the_sweep_was_quicker(
         "rejected",
         "checksum_mismatch",
     )
-    assert (
-        services.direct.complete(alice, good.upload.id, sha256=wrong).status == "ready"
-    )  # what was said first stands
+    assert services.direct.complete(alice, good.upload.id, sha256=wrong).status == "ready"  # what was said first stands
 
 
-def test_T47_an_object_of_another_size_or_none_is_rejected(
-    services: Services, alice: Principal, bucket: Any
-) -> None:
+def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, alice: Principal, bucket: Any) -> None:
     changed, gone = completed(services, alice, b"hello"), completed(services, alice, b"hello!")
     bucket.put(changed.file_path, b"hello world", content_type="text/plain")
     bucket.delete(gone.file_path)
@@ -157,12 +151,8 @@ def test_T47_an_object_of_another_size_or_none_is_rejected(
         assert (ended.status, problem_of(ended)) == ("rejected", "content_missing")
 
 
-def test_the_type_is_detected_and_pictures_get_previews(
-    services: Services, alice: Principal, db: Database
-) -> None:
-    file = checked(
-        services, completed(services, alice, Source.png(), name="a", content_type="application/x-lie")
-    )
+def test_the_type_is_detected_and_pictures_get_previews(services: Services, alice: Principal, db: Database) -> None:
+    file = checked(services, completed(services, alice, Source.png(), name="a", content_type="application/x-lie"))
     assert (file.status, file.mime_type, file.file_type) == ("ready", "image/png", "image")
     with db.connection() as tx:
         jobs = tx.execute(
@@ -318,9 +308,7 @@ def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
     for number, after in MOMENTS:
         data = os.urandom(size)
         begun = sent(services, alice, data)
-        survived = mortal.survives(
-            number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id)
-        )
+        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
         deaths += not survived
         time_passes(db, expires=False)
         if rescue == "sweep":
@@ -349,9 +337,7 @@ def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
     for number, after in MOMENTS:
         data = os.urandom(size)
         begun = sent(services, alice, data)
-        survived = mortal.survives(
-            number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id)
-        )
+        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
         for _ in range(2):
             time_passes(db, expires=True)
             services.upkeep.janitor()
@@ -395,9 +381,7 @@ def test_T101_killed_anywhere_in_an_abort_the_janitor_ends_it(
     assert services.direct is not None
     for number, after in MOMENTS:
         begun = sent(services, alice, os.urandom(size))
-        survived = mortal.survives(
-            number, after, lambda begun=begun: mortal.direct.abort(alice, begun.upload.id)
-        )
+        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.abort(alice, begun.upload.id))
         time_passes(db, expires=True)
         services.upkeep.janitor()
         with pytest.raises(UploadGone):

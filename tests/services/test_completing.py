@@ -64,9 +64,7 @@ def test_T46_abandoned_uploads_are_gone_after_one_janitor_run(
     assert leftovers() == NOTHING
 
 
-def test_T46_the_janitor_leaves_living_uploads_alone(
-    services: Services, alice: Principal, bucket: Any
-) -> None:
+def test_T46_the_janitor_leaves_living_uploads_alone(services: Services, alice: Principal, bucket: Any) -> None:
     small, large = b"hello", os.urandom(2 * PART_SIZE)
     one, many = begin(services, alice, small), begin(services, alice, large)
     send_all(one, small)
@@ -155,9 +153,7 @@ def test_the_sweep_and_the_client_make_one_file(services: Services, alice: Princ
 def test_a_size_that_nobody_told_is_held_against_the_limits_when_it_is_seen(
     services: Services, alice: Principal, leftovers: Leftovers, bucket: Any
 ) -> None:
-    admitted = direct(services).admit(
-        alice, protocol="s3", filename="f", size=None, content_type=None, single=True
-    )
+    admitted = direct(services).admit(alice, protocol="s3", filename="f", size=None, content_type=None, single=True)
     form = direct(services).sign_post(alice, admitted)
     assert not post_form(form, bytes(2001)).ok  # the policy knows the limit
     assert post_form(form, bytes(1500)).ok

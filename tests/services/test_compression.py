@@ -66,10 +66,7 @@ def test_bytes_around_the_edges_of_frames_come_back(
     assert file.file_path.endswith(file.stored_name)
     assert read(services, file) == data
     assert (
-        zstandard.ZstdDecompressor()
-        .stream_reader(raw(bucket, file.file_path), read_across_frames=True)
-        .read()
-        == data
+        zstandard.ZstdDecompressor().stream_reader(raw(bucket, file.file_path), read_across_frames=True).read() == data
     )
     for first, last in ((0, 0), (size - 1, size - 1), (0, size - 1), (FRAME - 1, FRAME), (FRAME, size - 1)):
         if first <= last < size:
@@ -105,9 +102,7 @@ def test_an_object_of_many_parts(
     assert leftovers() == NOTHING
 
 
-def test_what_is_left_alone(
-    services: Services, settings: Settings, alice: Principal, leftovers: Leftovers
-) -> None:
+def test_what_is_left_alone(services: Services, settings: Settings, alice: Principal, leftovers: Leftovers) -> None:
     off = wire(settings.model_copy(update={"compression": "off"}))
     for gateway, name, data in (
         (services, "short.txt", text(4095)),
@@ -124,9 +119,7 @@ def test_what_is_left_alone(
         else:
             assert (now.encoding, now.file_path) == (None, file.file_path), name
     shrunk = compressed(services, alice, text(50_000, seed=1))
-    assert read(off, off.files.get(alice, shrunk.id)) == text(
-        50_000, seed=1
-    )  # off: what is compressed stays readable
+    assert read(off, off.files.get(alice, shrunk.id)) == text(50_000, seed=1)  # off: what is compressed stays readable
     off.db.close()
 
 
@@ -263,9 +256,7 @@ def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
     url = url_of(services, file, expires_in=7200).url
     services.compression.compress(file.id)
     with db.connection() as tx:
-        row = tx.execute(
-            "select delete_after - now() > interval '7190 seconds' from retired_objects"
-        ).fetchone()
+        row = tx.execute("select delete_after - now() > interval '7190 seconds' from retired_objects").fetchone()
     assert row == (True,)
     services.upkeep.janitor()
     assert requests.get(url, timeout=30).content == data
@@ -281,9 +272,7 @@ def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
 
 
 @pytest.mark.settings(download_url_ttl=7200)
-def test_the_old_object_does_not_outlive_a_purge(
-    services: Services, alice: Principal, leftovers: Leftovers
-) -> None:
+def test_the_old_object_does_not_outlive_a_purge(services: Services, alice: Principal, leftovers: Leftovers) -> None:
     file = upload(services, alice, "a.txt", text(9000))
     url = url_of(services, file, expires_in=7200).url
     services.compression.compress(file.id)
@@ -293,9 +282,7 @@ def test_the_old_object_does_not_outlive_a_purge(
     assert leftovers() == NOTHING
 
 
-def test_much_loaded_files_are_written_once_in_a_while(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_much_loaded_files_are_written_once_in_a_while(services: Services, alice: Principal, db: Database) -> None:
     file = upload(services, alice, "a.txt", text(9000))
 
     def written() -> Any:
@@ -401,6 +388,4 @@ def test_links_over_http(client: Any, anonymous: Any, services: Services) -> Non
     head = anonymous.request("HEAD", path)
     assert (head.status, head.headers["Content-Length"]) == (200, "9000")
     assert (anonymous.get(path[:-2]).status, anonymous.get(path[:-2]).code) == (401, "not_authenticated")
-    assert (
-        client.get(f"/api/files/{made['id']}", headers={"Authorization": f"Bearer {path[3:]}"}).status == 401
-    )
+    assert client.get(f"/api/files/{made['id']}", headers={"Authorization": f"Bearer {path[3:]}"}).status == 401

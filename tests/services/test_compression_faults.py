@@ -63,9 +63,7 @@ def test_downloads_during_the_replacement_are_whole(
     assert leftovers() == NOTHING
 
 
-def test_a_reader_with_an_old_record_finds_the_new_object(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_a_reader_with_an_old_record_finds_the_new_object(services: Services, alice: Principal, db: Database) -> None:
     data = text(9000)
     old = upload(services, alice, "a.txt", data)
     services.compression.compress(old.id)
@@ -211,9 +209,7 @@ def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
     file = upload(services, alice, "a.txt", data)
     with mortal(settings, database_url) as gateway:
         for number, after in AFTER_EACH_CALL:
-            survived = gateway.survives(
-                number, after, lambda file=file: gateway.compression.compress(file.id)
-            )
+            survived = gateway.survives(number, after, lambda file=file: gateway.compression.compress(file.id))
             deaths += not survived
             time_passes(db)
             services.upkeep.janitor()

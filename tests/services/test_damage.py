@@ -85,9 +85,7 @@ def test_the_same_bytes_again_are_kept_and_mend_every_file_that_had_them(
     theirs = upload(services, bob, "a.txt", data)
     for damage in DAMAGES:
         alice = Principal(damage.__name__)
-        first = (
-            compressed(services, alice, data) if wish == "link" else upload(services, alice, "a.txt", data)
-        )
+        first = compressed(services, alice, data) if wish == "link" else upload(services, alice, "a.txt", data)
         services.processing.process(first.id)
         copy = services.files.copy(alice, first.id)
         trashed = services.files.trash(alice, services.files.copy(alice, first.id).id)

@@ -19,7 +19,9 @@ PLAN = DemoPlan(files=400, objects=20, folders=30, owners=2, seed=7)
 
 
 def names(db: Database, owner: str) -> list[Any]:
-    sql = "select original_name, file_type, tags, status, is_deleted from files where owner_id = %s order by uploaded_at"
+    sql = (
+        "select original_name, file_type, tags, status, is_deleted from files where owner_id = %s order by uploaded_at"
+    )
     with db.connection() as tx:
         return tx.execute(sql, [owner]).fetchall()
 
@@ -56,9 +58,7 @@ def test_the_same_seed_invents_the_same_for_new_owners(db: Database, bucket: Any
     second = Demo(db, bucket).seed(plan)
     assert (first.owners, second.owners) == (["demo-1"], ["demo-2"])
     assert names(db, "demo-1") == before == names(db, "demo-2")
-    other = Demo(db, bucket).seed(
-        DemoPlan(files=200, objects=0, folders=10, owners=1, seed=4, owner_id="zoe")
-    )
+    other = Demo(db, bucket).seed(DemoPlan(files=200, objects=0, folders=10, owners=1, seed=4, owner_id="zoe"))
     assert other.owners == ["zoe"] and names(db, "zoe") != before
 
 

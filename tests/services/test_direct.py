@@ -145,9 +145,7 @@ def test_T73_unfinished_uploads_are_limited(services: Services, alice: Principal
 
 
 @pytest.mark.settings(quota_bytes=10_000_000)
-def test_T71_uploads_begun_at_once_share_one_quota(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_T71_uploads_begun_at_once_share_one_quota(services: Services, alice: Principal, db: Database) -> None:
     def one(_: int) -> bool:
         try:
             return begin(services, alice, bytes(1_000_000)) is not None
@@ -161,9 +159,7 @@ def test_T71_uploads_begun_at_once_share_one_quota(
 # -- T41, T42: what a URL allows -------------------------------------------------------------------------------------------
 
 
-def test_T41_a_put_url_takes_exactly_what_was_announced_and_once(
-    services: Services, alice: Principal
-) -> None:
+def test_T41_a_put_url_takes_exactly_what_was_announced_and_once(services: Services, alice: Principal) -> None:
     data = b"hello world"
     begun = begin(services, alice, data, content_type="text/plain", filename="a.txt")
     assert begun.request is not None
@@ -339,9 +335,7 @@ def test_asking_for_urls_keeps_an_upload_alive(services: Services, alice: Princi
     assert left > timedelta(minutes=-1)
 
 
-def test_unfinished_uploads_are_paged_newest_first(
-    services: Services, alice: Principal, bob: Principal
-) -> None:
+def test_unfinished_uploads_are_paged_newest_first(services: Services, alice: Principal, bob: Principal) -> None:
     ids = [begin(services, alice, b"x").upload.id for _ in range(5)]
     begin(services, bob, b"x")
     seen, cursor = [], None
@@ -383,9 +377,7 @@ def test_T44_complete_20_times_at_once_is_one_file(
     begun = begin(services, alice, data)
     etags = send_all(begun, data)
     with ThreadPoolExecutor(20) as pool:
-        answers = list(
-            pool.map(lambda _: direct(services).complete(alice, begun.upload.id, parts=etags), range(20))
-        )
+        answers = list(pool.map(lambda _: direct(services).complete(alice, begun.upload.id, parts=etags), range(20)))
     assert len({(file.id, file.file_path, file.original_name) for file in answers}) == 1
     assert [file.id for file in files_of(services, alice)] == [answers[0].id]
     file = checked(services, answers[0])
@@ -442,9 +434,7 @@ def test_abort_during_completion_ends_in_one_of_both(
             services.files.purge(alice, file.id, if_match=None)
 
 
-def test_T45_anothers_upload_is_not_there(
-    services: Services, alice: Principal, bob: Principal, bucket: Any
-) -> None:
+def test_T45_anothers_upload_is_not_there(services: Services, alice: Principal, bob: Principal, bucket: Any) -> None:
     data = os.urandom(PART_SIZE + 1)
     begun = begin(services, alice, data)
     send_all(begun, data)
@@ -468,9 +458,7 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
     small, large = b"good bytes", os.urandom(2 * PART_SIZE)
     evil = {len(small): b"EVIL BYTES", PART_SIZE: os.urandom(PART_SIZE)}
     one, many = begin(services, alice, small), begin(services, alice, large)
-    form_upload = direct(services).admit(
-        alice, protocol="s3", filename="f", size=10, content_type=None, single=True
-    )
+    form_upload = direct(services).admit(alice, protocol="s3", filename="f", size=10, content_type=None, single=True)
     form = direct(services).sign_post(alice, form_upload)
     assert post_form(form, small).ok
     send_all(one, small)
@@ -480,12 +468,9 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
     for begun in (one, many):
         numbers = range(1, begun.part_count + 1)
         for part in [*begun.parts, *direct(services).sign_parts(alice, begun.upload.id, numbers)]:
-            urls.append(
-                (part.request.url, part.request.headers, evil[min(PART_SIZE, begun.upload.size or 0)])
-            )
+            urls.append((part.request.url, part.request.headers, evil[min(PART_SIZE, begun.upload.size or 0)]))
     files = [
-        direct(services).complete(alice, upload_id)
-        for upload_id in (one.upload.id, many.upload.id, form_upload.id)
+        direct(services).complete(alice, upload_id) for upload_id in (one.upload.id, many.upload.id, form_upload.id)
     ]
 
     def attack() -> None:
@@ -520,9 +505,7 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
 # -- T48: the bucket itself ------------------------------------------------------------------------------------------------
 
 
-def test_T48_the_bucket_is_private(
-    services: Services, settings: Settings, alice: Principal, bucket: Any
-) -> None:
+def test_T48_the_bucket_is_private(services: Services, settings: Settings, alice: Principal, bucket: Any) -> None:
     file = upload(services, alice, b"secret")
     base = f"{settings.s3_endpoint}/{settings.s3_bucket}"
     for method, path in (

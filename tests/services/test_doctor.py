@@ -42,10 +42,7 @@ def test_T38_an_open_bucket_is_found(weed):
 def test_an_origin_that_is_not_let_in_is_found(weed):
     store = open_store(weed.settings())
     store.set_cors(["http://console.example"])
-    found = {
-        check.name: check
-        for check in examine(store, origins=["http://console.example", "http://new.example"])
-    }
+    found = {check.name: check for check in examine(store, origins=["http://console.example", "http://new.example"])}
     assert found["CORS"].ok is False
     assert "http://new.example" in found["CORS"].detail
 

@@ -43,9 +43,7 @@ def test_equal_bytes_that_come_at_once_into_several_folders_end_on_one_object(
 
     def batch(number: int) -> None:
         with services.intake.batch(alice, protocol="form") as batch:
-            for piece in (
-                data if number % 2 else reversed(data)
-            ):  # in either order: no two wait for each other for ever
+            for piece in data if number % 2 else reversed(data):  # in either order: no two wait for each other for ever
                 batch.receive(name="a.bin", claimed_type=None, stream=Source(piece))
             batch.commit(Placement(folder_id=folders[number]))
 
@@ -99,10 +97,17 @@ def test_T15_bytes_that_another_has_are_new_bytes(
         with counted(services) as log:
             file = upload(services, bob, "a.bin", data, size=6000, on_duplicate=wish)
         with db.connection() as tx:
-            usage = tx.execute(
-                "select used_bytes, reserved_bytes from owner_usage where owner_id = 'bob'"
-            ).fetchone()
-        random_ones = {"id", "etag", "stored_name", "file_path", "file_hash", "uploaded_at", "deleted_at", "version"}
+            usage = tx.execute("select used_bytes, reserved_bytes from owner_usage where owner_id = 'bob'").fetchone()
+        random_ones = {
+            "id",
+            "etag",
+            "stored_name",
+            "file_path",
+            "file_hash",
+            "uploaded_at",
+            "deleted_at",
+            "version",
+        }
         shown = {n: getattr(file, n) for n in file.__slots__ if n not in random_ones}
         seen.append((log.statements, shown, usage, objects_of(db, "bob")))
         services.files.purge(bob, file.id)
@@ -137,10 +142,7 @@ def test_deduplicated_bytes_are_what_a_look_at_every_row_finds(
     contents = [rng.randbytes(rng.randint(0, 3000)) for _ in range(3)] + [text(6000, seed=seed)]
     for step in range(60):
         who = rng.choice([alice, alice, bob])
-        files = (
-            services.files.list(who, FileQuery()).items
-            + services.files.list(who, FileQuery(deleted=True)).items
-        )
+        files = services.files.list(who, FileQuery()).items + services.files.list(who, FileQuery(deleted=True)).items
         chosen = rng.choice(files) if files else None
         action = rng.choice(["upload", "upload", "direct", "copy", "trash", "restore", "purge", "compress"])
         if action == "upload":
@@ -199,9 +201,7 @@ def test_T107_an_object_goes_with_its_last_file_whatever_happens_at_once(
         assert objects_of(db, "alice") == 0
 
 
-def test_an_object_can_not_go_while_a_file_is_on_it(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_an_object_can_not_go_while_a_file_is_on_it(services: Services, alice: Principal, db: Database) -> None:
     """Counted by rows: there is no number that could drift, and the database refuses what would break the rule."""
     file = upload(services, alice, "a.bin", b"hello")
     with pytest.raises(psycopg.errors.ForeignKeyViolation), db.connection() as tx:

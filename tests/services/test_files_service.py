@@ -53,9 +53,7 @@ def test_rename_move_and_copy_cost_no_bytes(services: Services, alice: Principal
     assert len(list(bucket.list_objects("files/"))) == 1
 
 
-def test_T24_a_rename_onto_a_taken_name_is_refused_whatever_its_form(
-    services: Services, alice: Principal
-) -> None:
+def test_T24_a_rename_onto_a_taken_name_is_refused_whatever_its_form(services: Services, alice: Principal) -> None:
     upload(services, alice, "Café.txt", b"1")
     file = upload(services, alice, "b.txt", b"2")
     for taken in ("café.txt", "CAFÉ.TXT", "ｃafé.txt"):
@@ -125,9 +123,7 @@ def test_T72_usage_is_the_sum_of_all_files(services: Services, alice: Principal,
         assert tx.execute("select used_bytes, file_count from owner_usage").fetchall() == [(8, 1)]
     services.files.purge(alice, copy.id)
     with db.connection() as tx:
-        assert tx.execute("select used_bytes, file_count, reserved_bytes from owner_usage").fetchall() == [
-            (4, 1, 0)
-        ]
+        assert tx.execute("select used_bytes, file_count, reserved_bytes from owner_usage").fetchall() == [(4, 1, 0)]
 
 
 def test_T64_what_is_another_owners_is_not_there(
@@ -165,9 +161,7 @@ def every_call(services: Services, file_id: UUID) -> list[Callable[[Principal], 
     ]
 
 
-def test_T35_not_yours_and_not_there_cost_the_same_work(
-    services: Services, alice: Principal, bob: Principal
-) -> None:
+def test_T35_not_yours_and_not_there_cost_the_same_work(services: Services, alice: Principal, bob: Principal) -> None:
     hers = upload(services, alice, "a.txt", b"1")
     answers = []
     for file_id in (hers.id, new_id()):
@@ -177,9 +171,7 @@ def test_T35_not_yours_and_not_there_cost_the_same_work(
     assert answers[0] == answers[1]
 
 
-def test_T34_a_missing_object_is_told_before_a_byte_is_sent(
-    services: Services, alice: Principal, bucket: Any
-) -> None:
+def test_T34_a_missing_object_is_told_before_a_byte_is_sent(services: Services, alice: Principal, bucket: Any) -> None:
     file = upload(services, alice, "a.txt", b"1")
     bucket.delete(file.file_path)
     with pytest.raises(ContentMissing):
@@ -265,9 +257,7 @@ def test_T107_whatever_is_done_to_a_file_at_once_ends_in_a_legal_state(
     assert None in outcomes
     assert leftovers() == NOTHING
     with db.connection() as tx:
-        usage = tx.execute(
-            "select used_bytes, file_count from owner_usage where owner_id = 'alice'"
-        ).fetchone()
+        usage = tx.execute("select used_bytes, file_count from owner_usage where owner_id = 'alice'").fetchone()
         truth = tx.execute(
             "select coalesce(sum(file_size), 0)::bigint, count(*) filter (where not is_deleted) from files"
         ).fetchone()

@@ -46,7 +46,12 @@ def tree(folders: Folders, db: Database, alice: Principal) -> dict[str, FolderVi
 
 def test_create_and_get(folders: Folders, alice: Principal) -> None:
     made = folders.create(alice, "  Plans\u202e ", "what we plan", None)
-    assert (made.name, made.description, made.parent_id, made.path) == ("Plans", "what we plan", None, "/Plans")
+    assert (made.name, made.description, made.parent_id, made.path) == (
+        "Plans",
+        "what we plan",
+        None,
+        "/Plans",
+    )
     assert (made.file_count, made.total_file_count, made.total_size) == (0, 0, 0)
     below = folders.create(alice, "2026", parent_id=made.id)
     assert below.path == "/Plans/2026" and folders.get(alice, below.id) == below
@@ -60,8 +65,9 @@ def test_create_and_get(folders: Folders, alice: Principal) -> None:
             folders.update(alice, made.id, FolderChange(description=description))
 
 
-def test_tree_and_flat(folders: Folders, tree: dict[str, FolderView], alice: Principal, bob: Principal,
-                       root: Principal) -> None:
+def test_tree_and_flat(
+    folders: Folders, tree: dict[str, FolderView], alice: Principal, bob: Principal, root: Principal
+) -> None:
     hers = folders.create(bob, "bobs")
     a, d = folders.tree(alice)
     assert (a.folder.name, d.folder.name, d.children) == ("a", "d", [])
@@ -107,7 +113,10 @@ def test_depth(folders: Folders, alice: Principal) -> None:
 
 
 def test_T73_the_number_of_folders_is_limited(
-    folders: Folders, alice: Principal, bob: Principal, monkeypatch: pytest.MonkeyPatch,
+    folders: Folders,
+    alice: Principal,
+    bob: Principal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_FOLDERS", 3)
 
@@ -136,13 +145,20 @@ def test_T24_thirty_at_once_make_one(folders: Folders, alice: Principal) -> None
 
 
 def test_T64_other_peoples_folders_are_not_there(
-    folders: Folders, tree: dict[str, FolderView], alice: Principal, bob: Principal, root: Principal,
+    folders: Folders,
+    tree: dict[str, FolderView],
+    alice: Principal,
+    bob: Principal,
+    root: Principal,
 ) -> None:
     hers, his = tree["d"].id, folders.create(bob, "bobs").id
     for attempt in (
-        lambda: folders.get(bob, hers), lambda: folders.update(bob, hers, FolderChange(name="x")),
-        lambda: folders.delete(bob, hers, recursive=True), lambda: folders.create(bob, "x", parent_id=hers),
-        lambda: folders.update(bob, his, FolderChange(parent_id=hers)), lambda: folders.get(alice, 2**31 - 1),
+        lambda: folders.get(bob, hers),
+        lambda: folders.update(bob, hers, FolderChange(name="x")),
+        lambda: folders.delete(bob, hers, recursive=True),
+        lambda: folders.create(bob, "x", parent_id=hers),
+        lambda: folders.update(bob, his, FolderChange(parent_id=hers)),
+        lambda: folders.get(alice, 2**31 - 1),
         lambda: folders.delete(alice, 2**31 - 1),
         # Not even an admin makes a tree of two owners.
         lambda: folders.update(root, his, FolderChange(parent_id=hers)),
@@ -170,7 +186,11 @@ def test_delete_what_is_empty(folders: Folders, tree: dict[str, FolderView], db:
 
 
 def test_delete_with_all_below(
-    folders: Folders, tree: dict[str, FolderView], db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch,
+    folders: Folders,
+    tree: dict[str, FolderView],
+    db: Database,
+    alice: Principal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_TRASHED_AT_ONCE", 2)
     elsewhere = add_file(db, "elsewhere.pdf", folder=tree["d"].id)
@@ -186,7 +206,9 @@ def test_delete_with_all_below(
 
 
 def test_a_file_that_comes_while_its_folder_is_deleted_is_trashed_or_refused(
-    folders: Folders, db: Database, alice: Principal,
+    folders: Folders,
+    db: Database,
+    alice: Principal,
 ) -> None:
     for _ in range(5):
         folder = folders.create(alice, "busy").id
@@ -209,7 +231,10 @@ def test_a_file_that_comes_while_its_folder_is_deleted_is_trashed_or_refused(
 
 
 def test_deleting_waits_for_others_in_a_circle_and_they_do_not_give_up(
-    folders: Folders, db: Database, tree: dict[str, FolderView], alice: Principal,
+    folders: Folders,
+    db: Database,
+    tree: dict[str, FolderView],
+    alice: Principal,
 ) -> None:
     """A move locks its file first and the folder then; the deletion the other way round."""
     with db.connection() as tx:
@@ -220,7 +245,7 @@ def test_deleting_waits_for_others_in_a_circle_and_they_do_not_give_up(
             files.lock(tx, moving[0])
             deleted = pool.submit(folders.delete, alice, tree["a"].id, recursive=True)
             with pytest.raises(TimeoutError):
-                deleted.result(1.3)          # its own look for a circle is over, PostgreSQL takes one after a second
+                deleted.result(1.3)  # its own look for a circle is over, PostgreSQL takes one after a second
             assert files.update(tx, moving[0], actor="alice", folder_id=tree["c"].id, set_folder=True) is not None
         assert deleted.result(20) == {"trashed_files": 3, "deleted_folders": 3}
 
@@ -245,5 +270,7 @@ def test_folders_and_files_made_and_deleted_at_once_end_well(folders: Folders, d
         results = set(pool.map(work, range(24)))
     assert results <= {"done", "name_conflict", "not_found"} and "done" in results
     with db.connection() as tx:
-        assert tx.execute("select count(*) from files where not is_deleted").fetchone() == \
-            tx.execute("select file_count from owner_usage where owner_id = 'alice'").fetchone()
+        assert (
+            tx.execute("select count(*) from files where not is_deleted").fetchone()
+            == tx.execute("select file_count from owner_usage where owner_id = 'alice'").fetchone()
+        )

@@ -120,9 +120,7 @@ def test_T3_a_connection_lost_midway_leaves_nothing(
     leftovers: Leftovers,
     at: int,
 ) -> None:
-    broken = Source(
-        os.urandom(4 * PART_SIZE), fails_at=at, error=ConnectionResetError(errno.ECONNRESET, "reset")
-    )
+    broken = Source(os.urandom(4 * PART_SIZE), fails_at=at, error=ConnectionResetError(errno.ECONNRESET, "reset"))
     with pytest.raises(ConnectionResetError):
         upload(services, alice, "a.bin", broken, size=4 * PART_SIZE)
     assert leftovers() == NOTHING
@@ -190,9 +188,7 @@ def test_T7_a_full_bucket_is_told_and_leaves_nothing(
     assert leftovers() == NOTHING
 
 
-def test_duplicates_link_copy_or_are_rejected(
-    services: Services, alice: Principal, leftovers: Leftovers
-) -> None:
+def test_duplicates_link_copy_or_are_rejected(services: Services, alice: Principal, leftovers: Leftovers) -> None:
     data = os.urandom(5000)
     first = upload(services, alice, "a.bin", data)
     linked = upload(services, alice, "b.bin", data)
@@ -231,9 +227,7 @@ def test_T15_equal_bytes_of_another_owner_are_new_bytes(
 def test_T24_thirty_uploads_of_one_name_at_once_are_numbered(services: Services, alice: Principal) -> None:
     names = ["Café.txt", "CAFÉ.txt"]  # NFC and NFD, lower and upper case
     with ThreadPoolExecutor(15) as pool:
-        made = list(
-            pool.map(lambda n: upload(services, alice, names[n % 2], os.urandom(50)).original_name, range(30))
-        )
+        made = list(pool.map(lambda n: upload(services, alice, names[n % 2], os.urandom(50)).original_name, range(30)))
     assert len({name.casefold() for name in made}) == 30
     numbers = sorted(int(name.split("(")[1].split(")")[0]) for name in made if "(" in name)
     assert numbers == list(range(1, 30))
@@ -267,9 +261,7 @@ def test_quota_without_a_declared_size_is_exact_to_the_last_part(
 
 
 @pytest.mark.settings(quota_bytes=10_000)
-def test_T71_parallel_uploads_do_not_get_past_the_quota(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_T71_parallel_uploads_do_not_get_past_the_quota(services: Services, alice: Principal, db: Database) -> None:
     def attempt(_: int) -> bool:
         try:
             upload(services, alice, "a.bin", os.urandom(1_000), size=1_000)

@@ -132,9 +132,7 @@ def a_posted_form_is_completed(services: Services, who: Principal) -> Action:
     from tests.presigned import post_form
 
     assert services.companion is not None
-    form_upload, signed = services.companion.begin_form(
-        who, filename="a.bin", content_type=None, placement=Placement()
-    )
+    form_upload, signed = services.companion.begin_form(who, filename="a.bin", content_type=None, placement=Placement())
     assert post_form(signed, os.urandom(100)).ok
     return lambda gateway: direct(gateway).complete(who, form_upload.id)
 
@@ -281,9 +279,7 @@ def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
         assert (name, leftovers()) == (name, NOTHING)
 
 
-def _lose_every_answer(
-    services: Services, gateway: Services, line: Line, who: Principal, prepare: Prepare
-) -> None:
+def _lose_every_answer(services: Services, gateway: Services, line: Line, who: Principal, prepare: Prepare) -> None:
     for lose in range(1, 60):
         acts = [(end, prepare(services, who)) for end in ENDS]
         survived = [line.survives(lose, end, lambda act=act: act(gateway)) for end, act in acts]

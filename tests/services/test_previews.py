@@ -78,9 +78,7 @@ def test_all_sizes_are_made_once_and_shared_by_equal_files(
     assert list(bucket.list_objects("previews/")) == []
 
 
-@pytest.mark.parametrize(
-    ("mime_type", "kind"), [("image/webp", "WEBP"), ("image/jpeg", "JPEG"), ("image/png", "PNG")]
-)
+@pytest.mark.parametrize(("mime_type", "kind"), [("image/webp", "WEBP"), ("image/jpeg", "JPEG"), ("image/png", "PNG")])
 def test_what_is_missing_is_made_on_demand(
     services: Services, alice: Principal, bucket: Any, mime_type: Any, kind: str
 ) -> None:
@@ -180,9 +178,7 @@ def _public() -> Any:
     return FileChange(visibility="public")
 
 
-def test_what_has_no_picture_or_is_not_ready_has_no_preview(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_what_has_no_picture_or_is_not_ready_has_no_preview(services: Services, alice: Principal, db: Database) -> None:
     text = upload(services, alice, "a.txt", b"text")
     for kind in ("thumbnail", "page", "contents"):
         with pytest.raises(PreviewUnsupported):
@@ -209,9 +205,7 @@ def test_T101_killed_at_any_step_a_preview_leaves_nothing(
     mortal = Mortal(settings, database_url)
     contents, turns = Contents(mortal.db, mortal.store), Turns()
     publishing = Publishing(mortal.db, mortal.store, contents, turns)
-    dying = Previews(
-        mortal.db, mortal.store, contents, turns, publishing, scanned_only=False, strict=False
-    )
+    dying = Previews(mortal.db, mortal.store, contents, turns, publishing, scanned_only=False, strict=False)
     text = upload(services, alice, "a.txt", b"text")
     survived = False
     for number, after in AFTER_EACH_CALL:
@@ -282,9 +276,7 @@ def test_T75_verifications_take_turns_too(services: Services, alice: Principal) 
     files = [upload(services, alice, f"{n}.txt", b"text %d" % n) for n in range(3)]
     with services.files._turns.take("alice"):
         result: list[Any] = []
-        thread = threading.Thread(
-            target=lambda: result.append(services.files.details(alice, files[0].id, verify=True))
-        )
+        thread = threading.Thread(target=lambda: result.append(services.files.details(alice, files[0].id, verify=True)))
         thread.start()
         thread.join(0.3)
         assert result == []

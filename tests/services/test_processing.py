@@ -32,9 +32,7 @@ def texts(db: Database) -> list[tuple[str, str | None]]:
 
 def queued(db: Database) -> list[str]:
     with db.connection() as tx:
-        found = tx.execute(
-            "select task_name from procrastinate_jobs where task_name = 'process_file'"
-        ).fetchall()
+        found = tx.execute("select task_name from procrastinate_jobs where task_name = 'process_file'").fetchall()
     return [row[0] for row in found]
 
 
@@ -69,15 +67,17 @@ def test_a_document_gives_text_metadata_and_pictures_from_one_child(
     assert "Hello page one" in content and "Second page" in content
     shown = services.files.previews_of([file])[file.id]
     assert sorted((p.preview_type, p.variant) for p in shown) == [
-        ("text", 0), ("thumbnail", 128), ("thumbnail", 256), ("thumbnail", 512), ("thumbnail", 1024),
-    ]  # fmt: skip
+        ("text", 0),
+        ("thumbnail", 128),
+        ("thumbnail", 256),
+        ("thumbnail", 512),
+        ("thumbnail", 1024),
+    ]
     services.processing.process(paper.id)
     assert len(runs) == 1  # done is done
 
 
-def test_work_is_queued_for_what_something_can_be_made_of(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_work_is_queued_for_what_something_can_be_made_of(services: Services, alice: Principal, db: Database) -> None:
     upload(services, alice, "a.bin", bytes(range(256)) * 4)
     upload(services, alice, "empty.txt", b"")
     assert queued(db) == []
@@ -122,9 +122,7 @@ def test_T91_a_childs_death_is_a_result_and_not_tried_again(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]
 ) -> None:
     """A child that is killed at its limit leaves a file that says so, and a job that is done."""
-    monkeypatch.setattr(
-        parsers, "_READERS", {"image": parsers._Reader("image", parsers.Limits(wall_seconds=0.001))}
-    )
+    monkeypatch.setattr(parsers, "_READERS", {"image": parsers._Reader("image", parsers.Limits(wall_seconds=0.001))})
     parsers._reader.cache_clear()
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
     services.processing.process(photo.id)

@@ -44,10 +44,15 @@ def test_T26_a_name_that_is_markup_is_text_in_highlights(search: Search, db: Dat
         assert html.unescape(bare) == "<img src=x onerror=alert(1)> plan & 'quote\".txt"
 
 
-@pytest.mark.parametrize(("typed", "name"), [
-    ("reprot", "Quarterly report.pdf"), ("quartely report", "Quarterly report.pdf"),
-    ("sceenshot", "Screenshot 2026.png"), ("cafe", "Café.txt"),
-])
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("reprot", "Quarterly report.pdf"),
+        ("quartely report", "Quarterly report.pdf"),
+        ("sceenshot", "Screenshot 2026.png"),
+        ("cafe", "Café.txt"),
+    ],
+)
 def test_misspellings_are_found(search: Search, db: Database, alice: Principal, typed: str, name: str) -> None:
     add_file(db, name)
     add_file(db, "else.bin")
@@ -57,7 +62,10 @@ def test_misspellings_are_found(search: Search, db: Database, alice: Principal, 
 
 
 def test_right_spelling_comes_first_and_near_words_only_where_few_are_found(
-    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch,
+    search: Search,
+    db: Database,
+    alice: Principal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add_file(db, "report.pdf")
     add_file(db, "reprot.pdf")
@@ -66,8 +74,9 @@ def test_right_spelling_comes_first_and_near_words_only_where_few_are_found(
     assert names(search.search(alice, SearchQuery("report"))) == ["report.pdf"]
 
 
-def test_T82_only_what_the_caller_may_read_now(search: Search, db: Database, alice: Principal, bob: Principal,
-                                               root: Principal) -> None:
+def test_T82_only_what_the_caller_may_read_now(
+    search: Search, db: Database, alice: Principal, bob: Principal, root: Principal
+) -> None:
     secret = add_file(db, "salary.pdf", owner="bob")
     add_file(db, "public salary.pdf", owner="bob", visibility="public")
     add_file(db, "trashed salary.pdf", owner="alice", deleted=True)
@@ -97,7 +106,7 @@ def test_T82_only_what_the_caller_may_read_now(search: Search, db: Database, ali
 def test_pages_neither_skip_nor_repeat(search: Search, db: Database, alice: Principal) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(7):
-        add_file(db, f"plan {number}.pdf", at=at)                # the same moment, so the id decides
+        add_file(db, f"plan {number}.pdf", at=at)  # the same moment, so the id decides
     add_file(db, "explanations.pdf")
     seen: list[str] = []
     cursor = None
@@ -113,7 +122,10 @@ def test_pages_neither_skip_nor_repeat(search: Search, db: Database, alice: Prin
 
 
 def test_pages_end_after_the_first_thousand(
-    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch,
+    search: Search,
+    db: Database,
+    alice: Principal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_RESULTS", 5)
     for number in range(8):
@@ -125,16 +137,23 @@ def test_pages_end_after_the_first_thousand(
 
 
 def test_T84_a_cursor_is_good_for_its_own_search_only(
-    search: Search, db: Database, alice: Principal, bob: Principal, root: Principal,
+    search: Search,
+    db: Database,
+    alice: Principal,
+    bob: Principal,
+    root: Principal,
 ) -> None:
     for number in range(3):
         add_file(db, f"plan {number}.pdf")
     cursor = search.search(alice, SearchQuery("plan", limit=1)).next_cursor
     assert cursor is not None
     for who, query in (
-        (alice, SearchQuery("plan 1", cursor=cursor)), (bob, SearchQuery("plan", cursor=cursor)),
-        (alice, SearchQuery("plan", file_type="image", cursor=cursor)), (alice, SearchQuery("plan", cursor="x")),
-        (root, SearchQuery("plan", owner="alice", cursor=cursor)), (alice, SearchQuery("plan", cursor=cursor + "x")),
+        (alice, SearchQuery("plan 1", cursor=cursor)),
+        (bob, SearchQuery("plan", cursor=cursor)),
+        (alice, SearchQuery("plan", file_type="image", cursor=cursor)),
+        (alice, SearchQuery("plan", cursor="x")),
+        (root, SearchQuery("plan", owner="alice", cursor=cursor)),
+        (alice, SearchQuery("plan", cursor=cursor + "x")),
         (alice, SearchQuery("plan", cursor="")),
     ):
         with pytest.raises(InvalidCursor):
@@ -145,8 +164,9 @@ def test_T84_a_cursor_is_good_for_its_own_search_only(
 def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> None:
     with db.transaction() as tx:
         above = tx.execute("insert into folders (owner_id, name) values ('alice', 'a') returning id").fetchone()[0]  # type: ignore[index]
-        below = tx.execute("insert into folders (owner_id, name, parent_id) values ('alice', 'b', %s) returning id",
-                           [above]).fetchone()[0]  # type: ignore[index]
+        below = tx.execute(
+            "insert into folders (owner_id, name, parent_id) values ('alice', 'b', %s) returning id", [above]
+        ).fetchone()[0]  # type: ignore[index]
     add_file(db, "one.pdf", folder=above, at=datetime(2026, 1, 31, 23, 59, tzinfo=UTC))
     add_file(db, "two.pdf", folder=below, at=datetime(2026, 2, 1, tzinfo=UTC))
     add_file(db, "three.jpg", file_type="image", mime_type="image/jpeg", at=datetime(2026, 2, 2, tzinfo=UTC))
@@ -171,7 +191,10 @@ def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> N
 
 
 def test_totals_are_exact_up_to_what_is_ranked_and_without_filters(
-    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch,
+    search: Search,
+    db: Database,
+    alice: Principal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module.index, "RANKED", 3)
     for number in range(4):
@@ -184,7 +207,11 @@ def test_totals_are_exact_up_to_what_is_ranked_and_without_filters(
 
 @pytest.mark.parametrize("more", [0, 30])
 def test_T81_a_search_out_of_time_is_content_with_the_newest_files(
-    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch, more: float,
+    search: Search,
+    db: Database,
+    alice: Principal,
+    monkeypatch: pytest.MonkeyPatch,
+    more: float,
 ) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0)
     monkeypatch.setattr(module, "_SECONDS_MORE", more)
@@ -193,11 +220,29 @@ def test_T81_a_search_out_of_time_is_content_with_the_newest_files(
     assert names(page) == ["plan.pdf"] and page.total is None and page.facets["owner"][0]["count"] == 1
 
 
-@pytest.mark.parametrize("query", [
-    "\0", "\ud800", '"' * 1000, "- - -", "x" * 100_000, " ".join(f"w{n}" for n in range(20_000)),
-    " OR ".join(["a"] * 10_000), "%" * 1000, "\\", "'; drop table files; --", "(((", "a" * 64 + "*",
-    "size:" + "9" * 100, "-" * 100_000, '"a b" ' * 5_000, "name:" * 1000, "ﷺ" * 1000, "\u0301" * 2000,
-])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "\0",
+        "\ud800",
+        '"' * 1000,
+        "- - -",
+        "x" * 100_000,
+        " ".join(f"w{n}" for n in range(20_000)),
+        " OR ".join(["a"] * 10_000),
+        "%" * 1000,
+        "\\",
+        "'; drop table files; --",
+        "(((",
+        "a" * 64 + "*",
+        "size:" + "9" * 100,
+        "-" * 100_000,
+        '"a b" ' * 5_000,
+        "name:" * 1000,
+        "ﷺ" * 1000,
+        "\u0301" * 2000,
+    ],
+)
 def test_T81_hostile_queries_are_answered(search: Search, db: Database, alice: Principal, query: str) -> None:
     add_file(db, "plan.pdf")
     page = search.search(alice, SearchQuery(query, facets=tuple(module.index.FACETS)))
@@ -206,7 +251,9 @@ def test_T81_hostile_queries_are_answered(search: Search, db: Database, alice: P
 
 
 def test_suggestions_begin_as_typed_whatever_the_case_and_are_distinct(
-    search: Search, db: Database, alice: Principal,
+    search: Search,
+    db: Database,
+    alice: Principal,
 ) -> None:
     with db.transaction() as tx:
         folder = tx.execute("insert into folders (owner_id, name) values ('alice', 'a') returning id").fetchone()[0]  # type: ignore[index]

@@ -20,12 +20,32 @@ CORPUS = [
     ("reporting-annually.txt", "en", "How we report."),
     ("minutes.txt", "en", "The annual report was read and approved. Next meeting in May."),
     ("annual budget.xlsx", "en", "The report is attached."),
-    ("Melville.txt", "en", "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money."),
-    ("Kafka.txt", "de", "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte, fand er sich in seinem Bett."),
-    ("Häuser und Gärten.odt", "de", "Das Haus steht am Fluss. Die Straße führt zum Schloss, und die Bücher liegen im Garten."),
-    ("Proust.txt", "fr", "Longtemps, je me suis couché de bonne heure. Parfois, mes yeux se fermaient si vite."),
+    (
+        "Melville.txt",
+        "en",
+        "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money.",
+    ),
+    (
+        "Kafka.txt",
+        "de",
+        "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte, fand er sich in seinem Bett.",
+    ),
+    (
+        "Häuser und Gärten.odt",
+        "de",
+        "Das Haus steht am Fluss. Die Straße führt zum Schloss, und die Bücher liegen im Garten.",
+    ),
+    (
+        "Proust.txt",
+        "fr",
+        "Longtemps, je me suis couché de bonne heure. Parfois, mes yeux se fermaient si vite.",
+    ),
     ("Facture électricité.pdf", "fr", "Les factures sont payées chaque mois."),
-    ("Толстой.txt", "ru", "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему."),
+    (
+        "Толстой.txt",
+        "ru",
+        "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.",
+    ),
     ("отчёт за год.docx", "ru", "Годовые отчёты лежат в архиве."),
     ("吾輩は猫である.txt", "ja", "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"),
     ("東京旅行の写真.jpg", "ja", ""),
@@ -61,11 +81,19 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
     expected = {
         # The name itself; names that begin so; the phrase inside; both words; parts of words; in texts, newest first.
         "annual report": [
-            "annual report.pdf", "Annual Report 2024 (final).pdf", "Company_AnnualReport2026_final.pdf",
-            "report on annual leave.docx", "reporting-annually.txt", "annual budget.xlsx", "minutes.txt",
+            "annual report.pdf",
+            "Annual Report 2024 (final).pdf",
+            "Company_AnnualReport2026_final.pdf",
+            "report on annual leave.docx",
+            "reporting-annually.txt",
+            "annual budget.xlsx",
+            "minutes.txt",
         ],
         '"annual report"': [
-            "annual report.pdf", "Annual Report 2024 (final).pdf", "Company_AnnualReport2026_final.pdf", "minutes.txt",
+            "annual report.pdf",
+            "Annual Report 2024 (final).pdf",
+            "Company_AnnualReport2026_final.pdf",
+            "minutes.txt",
         ],
         "annual report 2026": ["Company_AnnualReport2026_final.pdf"],
         "annualreport2026": ["Company_AnnualReport2026_final.pdf"],
@@ -73,9 +101,12 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
         "final": ["Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf"],
         "content:profit": ["Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf"],
         "profit -region": ["Annual Report 2024 (final).pdf"],
-        "name:report content:profit": ["Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf"],
+        "name:report content:profit": [
+            "Company_AnnualReport2026_final.pdf",
+            "Annual Report 2024 (final).pdf",
+        ],
         "Ishmael OR Samsa": ["Kafka.txt", "Melville.txt"],
-        "employee": ["annual report.pdf"],                        # stems of the text's own language
+        "employee": ["annual report.pdf"],  # stems of the text's own language
         "buch": ["Häuser und Gärten.odt"],
         "häuser": ["Häuser und Gärten.odt"],
         "STRASSE": ["Häuser und Gärten.odt"],
@@ -85,7 +116,7 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
         "счастливая семья": ["Толстой.txt"],
         "годовой": ["отчёт за год.docx"],
         "отчёт": ["отчёт за год.docx"],
-        "新宿": ["案内.txt"],                                     # in 東京都庁は新宿にあります
+        "新宿": ["案内.txt"],  # in 東京都庁は新宿にあります
         "東京": ["東京旅行の写真.jpg", "案内.txt"],
         "旅行": ["東京旅行の写真.jpg"],
         "猫": ["吾輩は猫である.txt"],
@@ -96,10 +127,12 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
         "20260103": ["IMG_20260103_123456.jpg"],
         "img_2026": ["IMG_20260103_123456.jpg"],
         "anual reprot": [
-            "annual report.pdf", "report on annual leave.docx",
-            "Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf",
+            "annual report.pdf",
+            "report on annual leave.docx",
+            "Company_AnnualReport2026_final.pdf",
+            "Annual Report 2024 (final).pdf",
         ],
-    }  # fmt: skip
+    }
     found = {query: names(search.search(alice, SearchQuery(query))) for query in expected}
     expected["anual reprot"].sort()
     found["anual reprot"].sort()
@@ -119,8 +152,10 @@ def test_highlights_of_texts(search: Search, db: Database, alice: Principal) -> 
 
 
 def test_a_stem_of_another_language_marks_nothing_where_the_word_itself_is(
-    search: Search, db: Database, alice: Principal,
-) -> None:  # fmt: skip
+    search: Search,
+    db: Database,
+    alice: Principal,
+) -> None:
     add_text(db, "a.txt", "Made for those who love a forest.", "en")
     add_text(db, "b.txt", "Der Wald", "de")
     (hit,) = search.search(alice, SearchQuery("forest")).items
@@ -128,17 +163,29 @@ def test_a_stem_of_another_language_marks_nothing_where_the_word_itself_is(
 
 
 def test_T82_texts_of_others_of_the_trash_and_of_what_is_not_ready_are_never_found(
-    search: Search, db: Database, alice: Principal, bob: Principal, root: Principal,
-) -> None:  # fmt: skip
+    search: Search,
+    db: Database,
+    alice: Principal,
+    bob: Principal,
+    root: Principal,
+) -> None:
     add_text(db, "one.txt", "secret plans", owner="bob")
     add_text(db, "two.txt", "secret trash", deleted=True)
     for status in ("processing", "rejected", "infected"):
         add_text(db, f"{status}.txt", "secret virus", status=status)
     facets = ("file_type", "folder", "owner", "month")
-    for query in ("secret", "content:secret", '"secret virus"', "secret OR virus", "sec*", "-zzz secret", "secret -zzz"):
+    for query in (
+        "secret",
+        "content:secret",
+        '"secret virus"',
+        "secret OR virus",
+        "sec*",
+        "-zzz secret",
+        "secret -zzz",
+    ):
         page = search.search(alice, SearchQuery(query, facets=facets))
         assert page.items == [] and page.total == 0 and not any(page.facets.values()), query
-    assert search.search(alice, SearchQuery("processing -secret")).total == 1     # nor do they exclude it
+    assert search.search(alice, SearchQuery("processing -secret")).total == 1  # nor do they exclude it
     trashed = search.search(alice, SearchQuery("secret is:deleted"))
     assert names(trashed) == ["two.txt"] and trashed.items[0].highlights["content"] == "<mark>secret</mark> trash"
     assert names(search.search(bob, SearchQuery("secret is:deleted"))) == []
@@ -165,7 +212,9 @@ def test_names_and_texts_are_counted_once(search: Search, db: Database, alice: P
     }
 
 
-def test_renamed_trashed_and_purged_files_are_found_as_they_are_now(search: Search, db: Database, alice: Principal) -> None:
+def test_renamed_trashed_and_purged_files_are_found_as_they_are_now(
+    search: Search, db: Database, alice: Principal
+) -> None:
     one, two = add_file(db, "walrus.txt"), add_file(db, "walrus two.txt")
     with db.transaction() as tx:
         execute(tx, "update files set original_name = 'ocelot.txt' where id = %(id)s", {"id": one})

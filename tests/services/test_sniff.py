@@ -98,9 +98,7 @@ def test_T9_text_that_runs_is_recognised(text: str, mime: str, encoding: str) ->
         resolve("jpg", detect(data))
 
 
-@pytest.mark.parametrize(
-    "text", ["a < b", "<b", "#hashtag", "#! markdown", "MZ is a band", "< html", "import os"]
-)
+@pytest.mark.parametrize("text", ["a < b", "<b", "#hashtag", "#! markdown", "MZ is a band", "< html", "import os"])
 def test_T9_prose_is_not_taken_for_it(text: str) -> None:
     assert not detect(text.encode()).startswith(("text/html", "text/x-shell", "application/vnd.microsoft"))
 

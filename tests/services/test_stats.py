@@ -28,13 +28,24 @@ def stats(db: Database, store: object = None, quota: int | None = None) -> Stats
 
 def test_of_nothing(db: Database, alice: Principal) -> None:
     assert stats(db).storage(alice) == {
-        "total_files": 0, "total_size": 0, "by_type": [], "by_folder": [], "by_status": {}, "deduplicated_bytes": 0,
-        "compressed_bytes_saved": 0, "quota": {"used": 0, "limit": None}, "capacity": None, "recent_activity": [],
+        "total_files": 0,
+        "total_size": 0,
+        "by_type": [],
+        "by_folder": [],
+        "by_status": {},
+        "deduplicated_bytes": 0,
+        "compressed_bytes_saved": 0,
+        "quota": {"used": 0, "limit": None},
+        "capacity": None,
+        "recent_activity": [],
     }
 
 
 def test_counts_without_the_trash_and_without_what_others_have(
-    db: Database, alice: Principal, bob: Principal, root: Principal,
+    db: Database,
+    alice: Principal,
+    bob: Principal,
+    root: Principal,
 ) -> None:
     with db.transaction() as tx:
         row = tx.execute("insert into folders (owner_id, name) values ('alice', 'plans') returning id").fetchone()
@@ -53,7 +64,8 @@ def test_counts_without_the_trash_and_without_what_others_have(
     found = stats(db, Measured(Capacity(free=10, total=20)), 5_000).storage(alice)
     assert (found["total_files"], found["total_size"]) == (3, 207)
     assert found["by_type"] == [
-        {"file_type": "document", "count": 2, "size": 200}, {"file_type": "image", "count": 1, "size": 7},
+        {"file_type": "document", "count": 2, "size": 200},
+        {"file_type": "image", "count": 1, "size": 7},
     ]
     assert found["by_folder"] == [
         {"folder_id": row[0], "name": "plans", "count": 2, "size": 200},
@@ -63,7 +75,9 @@ def test_counts_without_the_trash_and_without_what_others_have(
     assert found["deduplicated_bytes"] == 100
     assert found["quota"] == {"used": 1207, "limit": 5_000} and found["capacity"] == {"free": 10, "total": 20}
     assert [(event["action"], event["original_name"]) for event in found["recent_activity"]] == [
-        ("purged", None), ("downloaded", "a.pdf"), ("uploaded", "a.pdf"),
+        ("purged", None),
+        ("downloaded", "a.pdf"),
+        ("uploaded", "a.pdf"),
     ]
     assert stats(db).storage(bob)["total_files"] == 1 and stats(db).storage(root)["total_files"] == 0
     everybody = stats(db, quota=5_000).storage(root, "*")

@@ -107,9 +107,7 @@ def test_T134_an_unforeseen_error_stops_no_other_upload_and_is_tried_ever_later(
     waits = []
     for _ in range(6):
         with db.connection() as tx:
-            waits.append(
-                tx.execute("select retry_at - now() from uploads where owner_id = 'alice'").fetchone()[0]
-            )  # type: ignore[index]
+            waits.append(tx.execute("select retry_at - now() from uploads where owner_id = 'alice'").fetchone()[0])  # type: ignore[index]
         now_again(db)
         direct(services).sweep()
     assert waits == sorted(waits) and waits[-1] > 10 * waits[0]

@@ -104,9 +104,7 @@ def lease_passes(db: Database) -> None:
     )
 
 
-def end(
-    services: Services, gateway: Gateway, who: Principal, upload_id: UUID, data: bytes, bucket: Any
-) -> None:
+def end(services: Services, gateway: Gateway, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
     """Go on to the end from where the gateway says that the upload stands; what comes of it is checked and purged."""
     standing = gateway.tus.standing(who, upload_id)
     if standing.file_id is None:
@@ -182,9 +180,7 @@ def test_T101_what_was_all_there_becomes_a_file_without_its_client(
         survived = mortal.survives(
             number,
             after,
-            lambda data=data, upload_id=upload_id: send(
-                mortal, alice, upload_id, PART + 100, data[PART + 100 :]
-            ),
+            lambda data=data, upload_id=upload_id: send(mortal, alice, upload_id, PART + 100, data[PART + 100 :]),
         )
         lease_passes(db)
         time_passes(db, expires=False)

@@ -120,9 +120,7 @@ def test_T103_a_bucket_that_is_away_costs_no_row_and_no_object(
     assert leftovers() == NOTHING
 
 
-def test_an_upload_that_went_on_meanwhile_is_not_expired(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_an_upload_that_went_on_meanwhile_is_not_expired(services: Services, alice: Principal, db: Database) -> None:
     """The janitor looks at the time again in the statement that ends the upload."""
 
     class Slow(Source):

@@ -32,9 +32,7 @@ WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS
 HAS = {
     "memory": {"Multipart", "Copies", "DeletesMany"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS,
     # Checks neither signatures nor lengths, checksums or conditions of a copy.
-    "moto": ABILITIES
-    | KEYS
-    | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
+    "moto": ABILITIES | KEYS | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
     "seaweedfs": WORDS - KEYS,
     "minio": WORDS,
 }
@@ -66,12 +64,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "target",
         [
-            pytest.param(
-                target, id=str(target), marks=[pytest.mark.needs_minio] if target.server == "minio" else []
-            )
+            pytest.param(target, id=str(target), marks=[pytest.mark.needs_minio] if target.server == "minio" else [])
             for target in TARGETS
-            if wanted <= HAS[target.server]
-            or (everything and (target.backend != "memory" or wanted <= HAS["memory"]))
+            if wanted <= HAS[target.server] or (everything and (target.backend != "memory" or wanted <= HAS["memory"]))
         ],
         scope="session",
     )
@@ -170,9 +165,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("stores: + holds, - does not, . not asked of it")
     terminalreporter.write_line(" " * width + "  " + "  ".join(columns))
     for name, found in _OUTCOMES.items():
-        marks = [
-            "." if not found.get(column) else "+" if found[column] == {"passed"} else "-"
-            for column in columns
-        ]
+        marks = ["." if not found.get(column) else "+" if found[column] == {"passed"} else "-" for column in columns]
         cells = "  ".join(mark.center(len(column)) for mark, column in zip(marks, columns, strict=True))
         terminalreporter.write_line(f"{name:<{width}}  {cells}")

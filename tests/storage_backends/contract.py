@@ -210,9 +210,7 @@ class StoreContract:
 
     @needs("checksums_kept")
     def test_the_checksum_is_confirmed_and_kept(self, store, prefix):
-        assert store.put(
-            f"{prefix}x", b"s", content_type="text/plain", checksum=sha256(b"s")
-        ).checksum == sha256(b"s")
+        assert store.put(f"{prefix}x", b"s", content_type="text/plain", checksum=sha256(b"s")).checksum == sha256(b"s")
         assert store.stat(f"{prefix}x").checksum == sha256(b"s")
         store.delete(f"{prefix}x")
 
@@ -347,9 +345,7 @@ class StoreContract:
         assert (info.size, info.etag, info.content_type) == (10 * MIB + 4, done.etag, "image/png")
         assert done.size == info.size
         assert read(store, key) == b"".join(pieces)
-        assert (
-            read(store, key, byte_range=ByteRange(5 * MIB - 2, 5 * MIB + 1)) == pieces[0][-2:] + pieces[1][:2]
-        )
+        assert read(store, key, byte_range=ByteRange(5 * MIB - 2, 5 * MIB + 1)) == pieces[0][-2:] + pieces[1][:2]
         store.delete(key)
 
     @needs("Multipart")
@@ -449,10 +445,7 @@ class StoreContract:
         data = noise(5 * MIB, 7), b"end"
         algorithm = checksum(b"").algorithm if announced else None
         ref = store.create_multipart(f"{prefix}big", content_type="image/png", checksums=algorithm)
-        parts = [
-            store.put_part(ref, number, piece, checksum=checksum(piece))
-            for number, piece in enumerate(data, 1)
-        ]
+        parts = [store.put_part(ref, number, piece, checksum=checksum(piece)) for number, piece in enumerate(data, 1)]
         for part, piece in zip(parts, data, strict=True):
             assert part.checksum in (None, checksum(piece))
         store.complete_multipart(ref, parts)
@@ -496,10 +489,7 @@ class StoreContract:
         copied = store.copy(source, target)
         assert (copied.key, copied.size, copied.content_type) == (target, 7, "text/plain")
         assert copied.etag == store.stat(target).etag
-        assert (
-            store.copy(source, target, content_type="image/png", if_source_etag=put.etag).content_type
-            == "image/png"
-        )
+        assert store.copy(source, target, content_type="image/png", if_source_etag=put.etag).content_type == "image/png"
         assert store.stat(target).content_type == "image/png"
         assert read(store, target) == b"content"
         store.delete(source)

@@ -61,9 +61,7 @@ class PresignedContract:
     def test_T32_a_changed_presigned_get_is_refused(self, store, prefix):
         store.put(f"{prefix}x", b"<script>", content_type="text/html")
         store.put(f"{prefix}y", b"other", content_type="text/html")
-        request = store.presign_get(
-            f"{prefix}x", expires_in=HOUR, content_type="text/plain", disposition="attachment"
-        )
+        request = store.presign_get(f"{prefix}x", expires_in=HOUR, content_type="text/plain", disposition="attachment")
         for old, new in [
             ("text%2Fplain", "text%2Fhtml"),
             ("attachment", "inline"),
@@ -144,9 +142,7 @@ class PresignedContract:
         request = store.presign_part(ref, 1, size=5, expires_in=HOUR)
         assert send(request, b"1234").status == 403
         assert send(request, b"123456").status == 403
-        other = type(request)(
-            request.method, request.url.replace("partNumber=1", "partNumber=2"), request.expires_at
-        )
+        other = type(request)(request.method, request.url.replace("partNumber=1", "partNumber=2"), request.expires_at)
         assert send(other, b"12345").status == 403
         assert list(store.list_parts(ref)) == []
         store.abort_multipart(ref)
@@ -174,9 +170,7 @@ class PresignedContract:
 
     @needs("Presigns", "post_policies")
     def test_T41_a_post_form_fixes_size_type_and_key(self, store, prefix):
-        form = store.presign_post(
-            f"{prefix}x", expires_in=HOUR, min_size=3, max_size=6, content_type="image/png"
-        )
+        form = store.presign_post(f"{prefix}x", expires_in=HOUR, min_size=3, max_size=6, content_type="image/png")
         assert send_form(form, b"12").status in (400, 403)
         assert send_form(form, b"1234567").status in (400, 403)
         assert send_form(form, b"12345", key=f"{prefix}y").status == 403

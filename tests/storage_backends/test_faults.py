@@ -180,14 +180,22 @@ def test_a_stream_is_sent_once_even_if_the_bucket_is_busy(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("status", "code", "message", "error"), [
-    (404, "NoSuchKey", "", ObjectNotFound), (404, "NoSuchUpload", "", UploadNotFound),
-    (412, "PreconditionFailed", "", PreconditionFailed), (507, "XMinioStorageFull", "", OutOfSpace),
-    (500, "InternalError", "write: no space left on device", OutOfSpace), (500, "InternalError", "", OutcomeUnknown),
-    (404, "NoSuchBucket", "", StorageRefused), (403, "RequestTimeTooSkewed", "", StorageRefused),
-    (403, "AccessDenied", "", StorageRefused), (400, "InvalidRequest", "", StorageError),
-    (409, "ConditionalRequestConflict", "", StorageUnavailable),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "code", "message", "error"),
+    [
+        (404, "NoSuchKey", "", ObjectNotFound),
+        (404, "NoSuchUpload", "", UploadNotFound),
+        (412, "PreconditionFailed", "", PreconditionFailed),
+        (507, "XMinioStorageFull", "", OutOfSpace),
+        (500, "InternalError", "write: no space left on device", OutOfSpace),
+        (500, "InternalError", "", OutcomeUnknown),
+        (404, "NoSuchBucket", "", StorageRefused),
+        (403, "RequestTimeTooSkewed", "", StorageRefused),
+        (403, "AccessDenied", "", StorageRefused),
+        (400, "InvalidRequest", "", StorageError),
+        (409, "ConditionalRequestConflict", "", StorageUnavailable),
+    ],
+)
 def test_exact_codes(backend, status, code, message, error):
     for call in (CALLS["put"], CALLS["list_parts"], ONCE["complete_multipart"]):
         with scripted(backend, problem(status, code, message)) as (store, _):
@@ -211,9 +219,7 @@ def test_a_proxys_404_does_not_mean_that_the_object_is_gone(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("code", "error"), [("InternalError", StorageError), ("NoSuchUpload", UploadNotFound)]
-)
+@pytest.mark.parametrize(("code", "error"), [("InternalError", StorageError), ("NoSuchUpload", UploadNotFound)])
 def test_an_error_after_a_200_is_an_error(backend, code, error):
     with scripted(backend, problem(200, code)) as (store, script):
         with pytest.raises(error):
@@ -284,9 +290,7 @@ assert {other!r} not in sys.modules
 def test_observers_hear_of_every_call(backend):
     heard: list[tuple[str, str]] = []
     script = Script(answer(200, ETag='"e"'), problem(404, "NoSuchUpload"))
-    store = open_store(
-        settings(backend, script.port), observe=lambda name, outcome, _: heard.append((name, outcome))
-    )
+    store = open_store(settings(backend, script.port), observe=lambda name, outcome, _: heard.append((name, outcome)))
     CALLS["put"](store)
     with pytest.raises(UploadNotFound):
         CALLS["list_parts"](store)

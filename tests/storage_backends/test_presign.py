@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from storage_backends.presign import MAX_EXPIRY, Presigner
 
 ACCESS, SECRET, NOW = "AKIA/TEST+KEY", "secret/with+signs=", 1_795_440_000
-TEXT = st.text(
-    st.characters(min_codepoint=32, max_codepoint=0xFFFF, exclude_categories=["Cs", "Cc"]), max_size=40
-)
+TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=0xFFFF, exclude_categories=["Cs", "Cc"]), max_size=40)
 HEADER = st.text(string.ascii_letters + string.digits + " *+/=;\"'%", max_size=30)
 
 
@@ -40,12 +38,8 @@ def botocore_url(method: str, url: str, expires_in: int, headers: dict[str, str]
 @given(
     method=st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD"]),
     key=TEXT.filter(bool),
-    query=st.dictionaries(
-        st.sampled_from(["partNumber", "uploadId", "response-content-disposition", "uploads"]), TEXT
-    ),
-    headers=st.dictionaries(
-        st.sampled_from(["Content-Type", "If-None-Match", "x-amz-checksum-sha256"]), HEADER
-    ),
+    query=st.dictionaries(st.sampled_from(["partNumber", "uploadId", "response-content-disposition", "uploads"]), TEXT),
+    headers=st.dictionaries(st.sampled_from(["Content-Type", "If-None-Match", "x-amz-checksum-sha256"]), HEADER),
     expires_in=st.integers(1, MAX_EXPIRY),
 )
 def test_the_signature_is_botocores(method, key, query, headers, expires_in):
@@ -58,9 +52,7 @@ def test_the_signature_is_botocores(method, key, query, headers, expires_in):
     )
 
 
-@given(
-    method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER
-)
+@given(method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER)
 def test_the_signature_in_headers_is_botocores(method, key, body, kind):
     url, ours = presigner().headers(method, key, body, {"Content-Type": kind}, now=NOW)
     request = AWSRequest(method=method, url=url, headers={"Content-Type": kind}, data=body)
@@ -70,11 +62,16 @@ def test_the_signature_in_headers_is_botocores(method, key, body, kind):
     assert ours["x-amz-content-sha256"] == request.headers["X-Amz-Content-SHA256"]
 
 
-@pytest.mark.parametrize(("endpoint", "origin"), [
-    ("https://S3.Example.com", "https://s3.example.com"), ("https://s3.example.com:443/", "https://s3.example.com"),
-    ("http://s3.example.com:80", "http://s3.example.com"), ("https://s3.example.com:8443", "https://s3.example.com:8443"),
-    ("http://[::1]:9000", "http://[::1]:9000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("endpoint", "origin"),
+    [
+        ("https://S3.Example.com", "https://s3.example.com"),
+        ("https://s3.example.com:443/", "https://s3.example.com"),
+        ("http://s3.example.com:80", "http://s3.example.com"),
+        ("https://s3.example.com:8443", "https://s3.example.com:8443"),
+        ("http://[::1]:9000", "http://[::1]:9000"),
+    ],
+)
 def test_the_host_is_signed_as_clients_send_it(endpoint, origin):
     ours = presigner(endpoint).url("GET", "k", expires_in=60, now=NOW)
     assert ours.startswith(f"{origin}/uploads/k?")
@@ -82,9 +79,7 @@ def test_the_host_is_signed_as_clients_send_it(endpoint, origin):
     assert dict(parse_qsl(urlsplit(ours).query)) == dict(parse_qsl(urlsplit(theirs).query))
 
 
-@pytest.mark.parametrize(
-    "endpoint", ["https://example.com/s3", "ftp://example.com", "example.com", "https://?x"]
-)
+@pytest.mark.parametrize("endpoint", ["https://example.com/s3", "ftp://example.com", "example.com", "https://?x"])
 def test_an_endpoint_that_cannot_be_signed_for_is_refused(endpoint):
     with pytest.raises(ValueError, match="endpoint"):
         presigner(endpoint)

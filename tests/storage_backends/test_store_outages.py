@@ -55,7 +55,12 @@ def test_T103_who_hangs_is_not_asked_again(backend: str, hanging: int, call: Cal
     store = open_store(settings(backend, hanging))
     with pytest.raises(OutcomeUnknown):
         call(store)
-    for again in (call, CALLS["stat"], lambda store: store.check(), lambda store: store.open("x").__enter__()):
+    for again in (
+        call,
+        CALLS["stat"],
+        lambda store: store.check(),
+        lambda store: store.open("x").__enter__(),
+    ):
         with pytest.raises(StorageUnavailable, match="was not asked") as caught:
             again(store)
         assert not isinstance(caught.value, OutcomeUnknown)  # nothing was sent
@@ -95,9 +100,7 @@ def test_who_answers_badly_or_hangs_up_is_asked_again(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T103_who_hangs_holds_some_threads_only(
-    backend: str, hanging: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_T103_who_hangs_holds_some_threads_only(backend: str, hanging: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 60.0)
     monkeypatch.setattr(breaker, "QUEUE", 0.2)
     store: Any = open_store(replace(settings(backend, hanging), connections=8))
