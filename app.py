@@ -24,32 +24,32 @@ from core.content_types import Rules
 from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from parsers.locks import hide
 from services import Services
-from services.access import Access
-from services.admission import Admission, AdmissionLimits
-from services.checking import Checking
-from services.clamd import Clamd, ScannerSettings
-from services.companion import Companion
-from services.completing import Completing
-from services.compression import Compression
-from services.contents import Contents
-from services.delivery import Delivery, DeliveryLimits
-from services.direct import DirectLimits, DirectUploads
-from services.files import Files
-from services.folders import Folders
-from services.health import Health
-from services.idempotency import Idempotency
-from services.intake import Intake
-from services.jobs import Jobs
-from services.previews import Previews
-from services.processing import Processing
-from services.publishing import Publishing
-from services.scanning import Scanning
-from services.search import Search
-from services.stats import Stats
-from services.turns import Turns
-from services.tus import Tus
-from services.upkeep import Upkeep
-from services.upload_tokens import UploadTokens
+from services.access.concurrency import ConcurrencyLimit
+from services.access.idempotency import Idempotency
+from services.access.keys import Keys
+from services.access.upload_tokens import UploadTokens
+from services.library.delivery import Delivery, DeliveryLimits
+from services.library.files import Files
+from services.library.folders import Folders
+from services.library.public_copies import PublicCopies
+from services.library.search import Search
+from services.library.stats import Stats
+from services.objects.object_reader import ObjectReader
+from services.processing.clamd import Clamd, ScannerSettings
+from services.processing.compression import Compression
+from services.processing.pipeline import Pipeline
+from services.processing.previews import Previews
+from services.processing.scanning import Scanning
+from services.upkeep.health import Health
+from services.upkeep.janitor import Janitor
+from services.upkeep.jobs import Jobs
+from services.uploads.completion import Completion
+from services.uploads.direct import DirectLimits, DirectUploads
+from services.uploads.intake import Intake
+from services.uploads.policy import PolicyLimits, UploadPolicy
+from services.uploads.resumable import ResumableUploads
+from services.uploads.s3_uploads import S3Uploads
+from services.uploads.verification import Verification
 from settings import Settings
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import Copies, Multipart, PresignsParts
@@ -92,18 +92,18 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
     quota = settings.quota_bytes
     upload_ttl = timedelta(seconds=settings.upload_ttl)
 
-    access = Access(db, seal_secret)
-    contents = Contents(db, store)
-    admission = Admission(
+    keys = Keys(db, seal_secret)
+    reader = ObjectReader(db, store)
+    policy = UploadPolicy(
         db,
         Rules(allowed=settings.allowed_types, denied=settings.denied_types),
-        AdmissionLimits(settings.max_file_size, quota, settings.max_open_uploads),
+        PolicyLimits(settings.max_file_size, quota, settings.max_open_uploads),
     )
     scanning = (
         Scanning(
             db,
             store,
-            contents,
+            reader,
             Clamd(
                 ScannerSettings(
                     settings.clamd_url,
@@ -118,15 +118,15 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         if settings.clamd_url is not None
         else None
     )
-    intake = Intake(db, store, admission, scan=scanning is not None)
-    files = Files(db, store, contents, admission, quota_bytes=quota, cursor_secret=seal_secret)
-    preview_turns = Turns(places=settings.preview_places)
-    publishing = Publishing(db, store, contents, preview_turns)
+    intake = Intake(db, store, policy, scan=scanning is not None)
+    files = Files(db, store, reader, policy, quota_bytes=quota, cursor_secret=seal_secret)
+    preview_turns = ConcurrencyLimit(places=settings.preview_places)
+    public_copies = PublicCopies(db, store, reader, preview_turns)
     delivery = Delivery(
         db,
         store,
-        contents,
-        publishing,
+        reader,
+        public_copies,
         DeliveryLimits(
             mode=settings.download_mode,
             url_ttl=timedelta(seconds=settings.download_url_ttl),
@@ -138,43 +138,43 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         scanned_only=scanning is not None,
     )
     # What the store can do is asked here, once; what it can't is not mounted.
-    direct = tus = None
+    direct = resumable = None
     if isinstance(store, PresignsParts) and isinstance(store, Copies):
         limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
         direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
-        tus = Tus(db, store, intake, Completing(db, store, intake), ttl=upload_ttl)
+        resumable = ResumableUploads(db, store, intake, Completion(db, store, intake), ttl=upload_ttl)
     previews = Previews(
         db,
         store,
-        contents,
+        reader,
         preview_turns,
-        publishing,
+        public_copies,
         scanned_only=scanning is not None,
         strict=settings.strict_sandbox,
     )
     return Services(
         db=db,
-        access=access,
+        keys=keys,
         intake=intake,
         files=files,
-        checking=Checking(db, contents, intake, files, scanning),
+        verification=Verification(db, reader, intake, files, scanning),
         scanning=scanning,
         direct=direct,
-        tus=tus,
-        companion=Companion(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
+        resumable=resumable,
+        s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
         folders=Folders(db, seal_secret),
         delivery=delivery,
-        compression=Compression(db, store, contents, on=settings.compression == "on"),
+        compression=Compression(db, store, reader, on=settings.compression == "on"),
         previews=previews,
-        processing=Processing(db, previews),
-        publishing=publishing,
+        pipeline=Pipeline(db, previews),
+        public_copies=public_copies,
         jobs=Jobs(db, seal_secret),
         search=Search(db, seal_secret),
         stats=Stats(db, store, quota),
         upload_tokens=UploadTokens(db, seal_secret),
         idempotency=Idempotency(db),
         health=Health(db, store, scanning),
-        upkeep=Upkeep(db, store, intake, files, upload_ttl=upload_ttl),
+        janitor=Janitor(db, store, intake, files, upload_ttl=upload_ttl),
     )
 
 

@@ -19,8 +19,9 @@ from core.errors import GatewayError
 from core.ids import FILE_PREFIX
 from core.principal import Role
 from db.jobs import QUEUES
-from services import Services, sandbox
-from services.jobs import JobQuery
+from services import Services
+from services.upkeep import sandbox_doctor
+from services.upkeep.jobs import JobQuery
 from settings import Settings
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import ManagesBucket
@@ -113,7 +114,7 @@ def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     import web_server
 
-    sandbox.suffices(strict=settings.strict_sandbox)  # looked up here once for all its processes
+    sandbox_doctor.suffices(strict=settings.strict_sandbox)  # looked up here once for all its processes
     telemetry.share_metrics(settings.data_dir)
     (
         wiring.database_url(settings),
@@ -125,7 +126,7 @@ def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _worker(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     from jobs import worker
 
-    if not sandbox.suffices(strict=settings.strict_sandbox):
+    if not sandbox_doctor.suffices(strict=settings.strict_sandbox):
         raise ValueError("parsers can't be locked in here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
     queues = [name.strip() for name in words.queues.split(",") if name.strip()]
     if not queues or not set(queues) <= set(QUEUES):
@@ -173,7 +174,7 @@ def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
             file=sys.stderr,
         )
     given = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
-    made = wiring.wire(settings).access.ensure_admin_key(given)
+    made = wiring.wire(settings).keys.ensure_admin_key(given)
     if made is not None:
         print(f"ADMIN_API_KEY={made}")
     return 0
@@ -188,13 +189,13 @@ def _env(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 
 
 def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    from services import scanner_doctor
-    from services.doctor import examine
-    from services.scanning import configured
+    from services.processing.scanning import configured
+    from services.upkeep import scanner_doctor
+    from services.upkeep.doctor import examine
 
     store = open_store(wiring.storage_settings(settings))
     checks = examine(store, origins=settings.cors_origins or (settings.base_url,))
-    checks += sandbox.examine(strict=settings.strict_sandbox)
+    checks += sandbox_doctor.examine(strict=settings.strict_sandbox)
     if settings.clamd_url is not None:
         checks += scanner_doctor.examine(configured(wiring.wire(settings).scanning).clamd)
     if words.json:
@@ -211,12 +212,12 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
 
 
 def _janitor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    print(json.dumps(wiring.wire(settings).upkeep.janitor(dry_run=words.dry_run).as_dict()))
+    print(json.dumps(wiring.wire(settings).janitor.janitor(dry_run=words.dry_run).as_dict()))
     return 0
 
 
 def _rescan(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    from services.scanning import configured
+    from services.processing.scanning import configured
 
     begun = configured(wiring.wire(settings).scanning).begin_rescan()
     print(json.dumps({"id": begun.id, "scanned": begun.scanned, "infected": begun.infected}))
@@ -224,7 +225,7 @@ def _rescan(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
 
 
 def _seed_demo(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    from services.demo import Demo, DemoPlan
+    from services.upkeep.demo import Demo, DemoPlan
 
     store = open_store(wiring.storage_settings(settings))
     plan = DemoPlan(words.files, words.objects, words.folders, words.owners, words.seed, words.owner)
@@ -234,10 +235,10 @@ def _seed_demo(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
 
 
 def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    access = wiring.wire(settings).access
+    keys = wiring.wire(settings).keys
     if words.action == "create":
         role: Role = words.role
-        record, key = access.create_key(words.owner, name=words.name, role=role)
+        record, key = keys.create_key(words.owner, name=words.name, role=role)
         shown = {
             "id": str(record.id),
             "key": key,
@@ -248,11 +249,11 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
         }
         print(json.dumps(shown) if words.json else key)
     elif words.action == "revoke":
-        access.revoke_key(words.id)
+        keys.revoke_key(words.id)
     else:
         cursor = None
         while True:
-            page = access.list_keys(limit=200, cursor=cursor)
+            page = keys.list_keys(limit=200, cursor=cursor)
             for record in page.items:
                 print(
                     json.dumps(

@@ -19,20 +19,20 @@ from werkzeug.routing import BaseConverter, ValidationError
 
 from api import auth, problems, proxies
 from api.admin import admin
-from api.companion import companion
 from api.context import EXTENSION, Gateway, HttpSettings, request_id
+from api.direct_uploads import uploads
+from api.fields import MAX_INT32
 from api.files import files, links
 from api.folders import folders
-from api.ops import ops
+from api.form_uploads import upload
+from api.monitoring import ops
 from api.render import GatewayJSON
+from api.s3_uploads import companion
 from api.s3_xml import s3_xml
 from api.search import search
 from api.tus import SlashAtEnd, tus
-from api.tus_words import PATH as TUS_PATH
-from api.upload import upload
+from api.tus_headers import PATH as TUS_PATH
 from api.upload_tokens import TokenInPath, upload_tokens
-from api.uploads import uploads
-from api.values import MAX_INT32
 from core import breaker
 from services import Services
 from settings import Settings
@@ -125,7 +125,7 @@ def install(app: Flask, services: Services, http: HttpSettings) -> None:
         app.register_blueprint(blueprint, url_prefix=prefix or None)
     if services.direct is not None:
         app.register_blueprint(uploads, url_prefix="/api/uploads")
-    if services.tus is not None:
+    if services.resumable is not None:
         app.register_blueprint(tus, url_prefix=TUS_PATH)
     app.wsgi_app = TokenInPath(SlashAtEnd(app.wsgi_app))  # type: ignore[method-assign]
 

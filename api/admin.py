@@ -7,15 +7,15 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from api import render
-from api.answers import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from api.context import services
 from api.idempotency import idempotent, recorded
 from api.operations import operation
-from api.schemas import JanitorBody, JobListQuery, KeyBody, PageQuery
+from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery
+from api.response_models import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotFound
 from db.keys import KeyRecord
-from services.jobs import JobQuery
-from services.scanning import configured
+from services.processing.scanning import configured
+from services.upkeep.jobs import JobQuery
 
 admin = Blueprint("admin", __name__)
 
@@ -32,7 +32,7 @@ admin = Blueprint("admin", __name__)
 @idempotent()
 def create_key(body: KeyBody) -> Response:
     """The key itself is in this answer and nowhere else: only its SHA-256 is kept."""
-    record, key = services().access.create_key(
+    record, key = services().keys.create_key(
         body.owner_id,
         name=body.name,
         role=body.role,
@@ -49,14 +49,14 @@ def _made(record: KeyRecord, key: str | None) -> Response:
 @operation("List API keys", access="admin", query=PageQuery, gives={200: KeyPageOut}, headers=("Link",))
 def list_keys(query: PageQuery) -> Response:
     """Those that were not revoked, oldest first."""
-    return render.page(services().access.list_keys(limit=query.limit, cursor=query.cursor), render.key)
+    return render.page(services().keys.list_keys(limit=query.limit, cursor=query.cursor), render.key)
 
 
 @admin.delete("/keys/<uuid:key_id>")
 @operation("Revoke an API key", access="admin", gives={204: None}, refuses=(NotFound,))
 def revoke_key(key_id: UUID) -> Response:
     """The next request with it is answered 401."""
-    services().access.revoke_key(key_id)
+    services().keys.revoke_key(key_id)
     return render.no_content()
 
 
@@ -64,7 +64,7 @@ def revoke_key(key_id: UUID) -> Response:
 @operation("Run the janitor now", access="admin", body=JanitorBody, gives={200: ReportOut})
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
-    return render.answer(services().upkeep.janitor(dry_run=body.dry_run).as_dict())
+    return render.answer(services().janitor.janitor(dry_run=body.dry_run).as_dict())
 
 
 # -- jobs ------------------------------------------------------------------------------------------------------------------

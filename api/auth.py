@@ -13,7 +13,7 @@ from flask import current_app, g, request
 from api.context import services
 from api.operations import Operation
 from core.errors import NotAllowed, NotAuthenticated
-from services import upload_tokens
+from services.access import upload_tokens
 
 # All that an upload token may speak to; there it sees its own uploads only (services/completing.own).
 TOKEN_BLUEPRINTS = frozenset({"upload", "uploads", "tus", "companion", "s3_xml"})
@@ -47,7 +47,7 @@ def authenticate() -> None:
             if request.blueprint not in TOKEN_BLUEPRINTS:
                 raise NotAllowed("An upload token is good for uploading and nothing else.")
         else:
-            g.principal = services().access.authenticate(credential)
+            g.principal = services().keys.authenticate(credential)
     elif operation is None or not (
         operation.access == "signed" or (operation.access == "public files" and request.method in ("GET", "HEAD"))
     ):

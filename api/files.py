@@ -9,24 +9,12 @@ from uuid import UUID
 from flask import Blueprint, Response, request
 
 from api import render, streaming
-from api.answers import (
-    BatchOut,
-    ContentsPreviewOut,
-    DeletedFileOut,
-    EventPageOut,
-    FileDetailsOut,
-    FileOut,
-    FilePageOut,
-    PublicFileOut,
-    TextPreviewOut,
-    UrlOut,
-)
 from api.context import caller_or_none, http, principal, services
 from api.idempotency import idempotent, recorded
 from api.in_flight import take_stream_place
 from api.operations import Content, operation
 from api.problems import status_of
-from api.schemas import (
+from api.request_models import (
     ArchiveQuery,
     BatchBody,
     CopyBody,
@@ -40,13 +28,25 @@ from api.schemas import (
     PreviewQuery,
     UrlQuery,
 )
+from api.response_models import (
+    BatchOut,
+    ContentsPreviewOut,
+    DeletedFileOut,
+    EventPageOut,
+    FileDetailsOut,
+    FileOut,
+    FilePageOut,
+    PublicFileOut,
+    TextPreviewOut,
+    UrlOut,
+)
 from core import errors
 from core.disposition import content_disposition
 from core.errors import NotFound
 from core.unset import UNSET
-from services.delivery import Link, NotModified, Redirect, RequestConditions, Stream
-from services.files import FileChange, FileQuery
-from services.previews import PictureType, PreviewWish
+from services.library.delivery import Link, NotModified, Redirect, RequestConditions, Stream
+from services.library.files import FileChange, FileQuery
+from services.processing.previews import PictureType, PreviewWish
 
 files = Blueprint("files", __name__)
 links = Blueprint("links", __name__)

@@ -7,14 +7,14 @@ from typing import Any
 from flask import Blueprint, Response
 
 from api import render
-from api.answers import DeletedFolderOut, FolderOut, FolderPageOut, FolderTreeOut
 from api.context import http, principal, services
 from api.idempotency import idempotent, recorded
 from api.operations import Content, operation
-from api.schemas import DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery
+from api.request_models import DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery
+from api.response_models import DeletedFolderOut, FolderOut, FolderPageOut, FolderTreeOut
 from core import errors
 from core.unset import UNSET
-from services.folders import FolderChange, FolderNode, FolderView
+from services.library.folders import FolderChange, FolderNode, FolderView
 
 folders = Blueprint("folders", __name__)
 

@@ -21,7 +21,7 @@ from api.context import principal, services
 from core.errors import InvalidInput
 from db import Tx
 from db.uploads import UploadRecord
-from services.idempotency import Claim, Replay
+from services.access.idempotency import Claim, Replay
 
 T = TypeVar("T")
 View = Callable[..., Response]

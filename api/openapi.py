@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
-from api.answers import Problem
 from api.context import EXTENSION
 from api.operations import Content, Operation, Shape
 from api.problems import MEDIA_TYPE, status_of
+from api.response_models import Problem
 from core import errors
 from core.errors import GatewayError
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from flask import Response, g, request
 from pydantic import BaseModel, ValidationError
 
-from api.body import read_whole, refuse_encoded
+from api.request_body import read_whole, refuse_encoded
 from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 

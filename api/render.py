@@ -1,4 +1,4 @@
-"""Records to contract JSON: plain functions from a record to a dict; api/answers.py says what these hold.
+"""Records to contract JSON: plain functions from a record to a dict; api/response_models.py says what these hold.
 
 Links are addresses under PUBLIC_URL and never presigned, and nothing of the request's Host gets into them
 (THREATS T38).
@@ -28,9 +28,9 @@ from db.keys import KeyRecord
 from db.previews import PreviewRecord
 from db.scans import RescanRecord
 from db.upload_sessions import SessionRecord
-from services import publishing
-from services.access import may_change
-from services.files import etag
+from services.access.keys import may_change
+from services.library import public_copies
+from services.library.files import etag
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -81,7 +81,7 @@ def no_content() -> Response:
 
 
 def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
-    """A file as this caller may see it, as ``publishing.shown`` gave it: of another's public file what all may see (T37)."""
+    """A file as this caller may see it, as ``public_copies.shown`` gave it: of another's public file what all may see (T37)."""
     if not may_change(principal, record.owner_id):
         return _public_file(record, previews)
     return {
@@ -105,7 +105,7 @@ def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Princ
         "is_deleted": record.is_deleted,
         "deleted_at": record.deleted_at,
         "expires_at": record.expires_at,
-        "problem": record.problem or (publishing.STUCK if publishing.is_stuck(record) else None),
+        "problem": record.problem or (public_copies.STUCK if public_copies.is_stuck(record) else None),
         "metadata": record.metadata,
         **_addresses(record, previews),
     }
@@ -154,7 +154,7 @@ def files(records: Sequence[FileRecord], principal: Principal | None, *, tx: Tx 
     if principal is not None and principal.budget is not None:
         return [_sent(record) for record in records]
     previews = services().files.previews_of(records, tx=tx)
-    shown = services().publishing.shown
+    shown = services().public_copies.shown
     return [file(shown(principal, record), previews.get(record.id, ()), principal) for record in records]
 
 
@@ -168,7 +168,7 @@ def file_answer(
 ) -> Response:
     """One file with its ETag; where it was just made, with its address."""
     document = files([record], principal, tx=tx)[0] | members
-    shown = services().publishing.shown(principal, record)
+    shown = services().public_copies.shown(principal, record)
     headers = {"ETag": etag(shown)} if "links" in document else {}
     if status == 201:
         headers["Location"] = f"{http().base_url}/api/files/{record.id}"

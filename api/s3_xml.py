@@ -16,12 +16,12 @@ from xml.sax.saxutils import escape
 from flask import Blueprint, Response, request
 from pydantic import ValidationError
 
-from api.body import read_whole, refuse_encoded
-from api.companion import XML_ROUTES, location, offered
-from api.companion_schemas import CompleteBody
 from api.context import caller_or_none
 from api.operations import MAX_JSON_BYTES, Content, operation
 from api.problems import MEDIA_TYPE
+from api.request_body import read_whole, refuse_encoded
+from api.s3_upload_models import CompleteBody
+from api.s3_uploads import XML_ROUTES, location, offered
 from core import errors
 from core.errors import InvalidInput, NotAuthenticated
 from core.principal import Principal

@@ -5,13 +5,13 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from api import render
-from api.answers import SearchOut, StatsOut, SuggestOut
 from api.context import principal, services
 from api.operations import operation
-from api.schemas import OwnerQuery, SuggestQuery
-from api.schemas import SearchQuery as SearchParameters
+from api.request_models import OwnerQuery, SuggestQuery
+from api.request_models import SearchQuery as SearchParameters
+from api.response_models import SearchOut, StatsOut, SuggestOut
 from core import errors
-from services.search import SearchQuery
+from services.library.search import SearchQuery
 
 search = Blueprint("search", __name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Response
 
 from api.context import caller_or_none
-from services.delivery import Stream
+from services.library.delivery import Stream
 
 _SANDBOX = "default-src 'none'; sandbox"
 

@@ -1,9 +1,8 @@
 """``/api/tus``: resumable uploads for every tus client, and for those of the IETF draft, by one set of views.
 
 Which of the two a request speaks is found out before anything else (THREATS T51): with Tus-Resumable it is tus; without,
-the draft, if it bears one of the draft's fields or names an upload that began so. The words are in core/tus.py and
-core/ietf.py, their meaning in services/tus.py; here one becomes the other, and the answer is put into the words of the
-question.
+the draft, if it has one of the draft's fields or names an upload that began so. core/tus.py and core/ietf.py parse the
+headers; services/uploads/resumable.py does the work; this module answers in the protocol of the request.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.http import parse_options_header
 
 from api import problems, proxies
-from api.body import content_length, refuse_encoded
 from api.context import http, principal, services
+from api.fields import as_uuid
 from api.idempotency import begun_recorded, first_under, key_of_request, request_digest
 from api.in_flight import take_body_place
 from api.operations import operation
-from api.schemas import PlacementQuery
+from api.request_body import content_length, refuse_encoded
+from api.request_models import PlacementQuery
 from api.tus_body import ArrivingBody
-from api.tus_words import (
+from api.tus_headers import (
     PATH,
     body_checksum,
     completes,
@@ -39,7 +39,6 @@ from api.tus_words import (
     tell,
     text_in,
 )
-from api.values import as_uuid
 from core import errors, ietf
 from core import tus as words
 from core.errors import (
@@ -51,9 +50,9 @@ from core.errors import (
     Unsupported,
     UnsupportedVersion,
 )
-from services.appending import Verify
-from services.idempotency import Replay
-from services.tus import NewResumable, Standing
+from services.access.idempotency import Replay
+from services.uploads.part_writer import Verify
+from services.uploads.resumable import NewResumable, UploadState
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -331,7 +330,7 @@ def _create_ietf(query: PlacementQuery) -> Response:
     return _created(g.standing)
 
 
-def _admitted(standing: Standing) -> Standing:
+def _admitted(standing: UploadState) -> UploadState:
     g.standing, g.created = standing, True
     return standing
 
@@ -347,14 +346,14 @@ def _own_type() -> str | None:
     return request.mimetype if request.mimetype not in ("", ietf.CONTENT_TYPE) else None
 
 
-def _created(standing: Standing) -> Response:
+def _created(standing: UploadState) -> Response:
     response = Response(status=201)
     response.headers["Location"] = location(standing)
     tell(response, standing)
     return response
 
 
-def _announce(standing: Standing) -> None:
+def _announce(standing: UploadState) -> None:
     """The interim answer that lets a client resume which sends everything with its first request (section 4.2.1 of the draft).
 
     WSGI has no call for it; gunicorn lends its socket. A proxy of the older kind takes an unknown interim answer for the final
@@ -425,7 +424,7 @@ def _receive(
     last: bool = False,
     checksum: words.BodyChecksum | None = None,
     held: Callable[[], None] | None = None,
-) -> Standing:
+) -> UploadState:
     """Take the request's body."""
     expected: dict[str, bytes] = {}
     if checksum is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
-from api.body import content_length
+from api.request_body import content_length
 from core.tus import Digest
 
 SILENCE = 30.0  # seconds without a byte that end a body (THREATS T55); the server's own limit is the same

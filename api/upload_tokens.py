@@ -14,11 +14,11 @@ from api import render
 from api.context import http, principal, services
 from api.idempotency import idempotent, recorded
 from api.operations import operation
-from api.schemas import OwnedPageQuery
-from api.upload_schemas import UploadTokenBody, UploadTokenOut, UploadTokenPageOut
+from api.request_models import OwnedPageQuery
+from api.upload_models import UploadTokenBody, UploadTokenOut, UploadTokenPageOut
 from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotAllowed, NotFound
 from db.upload_tokens import UploadTokenRecord
-from services.upload_tokens import MAX_LIFE, PREFIX, Budget
+from services.access.upload_tokens import MAX_LIFE, PREFIX, Budget
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -39,8 +39,8 @@ from db.files import NewFile
 from db.migrate import migrate
 from db.uploads import NewUpload
 from services import Services
-from services.files import FileQuery
-from services.search import SearchQuery
+from services.library.files import FileQuery
+from services.library.search import SearchQuery
 from settings import Settings
 
 Ask = Callable[[Services, Principal, random.Random], object]
@@ -207,7 +207,7 @@ def table(title: str, clients: int, seconds: float, makers: dict[str, Callable[[
 
 
 class Uploads:
-    """The metadata of one upload after the other, as services/intake.py writes it, of files as people have them."""
+    """The metadata of one upload after the other, as services/uploads/intake.py writes it, of files as people have them."""
 
     def __init__(self, url: str, owner_id: str, seed: int):
         self._db = Database(url, max_connections=2)

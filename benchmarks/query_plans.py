@@ -28,9 +28,9 @@ from core.placement import Placement
 from core.principal import Principal
 from db import events, files
 from services import Services
-from services.files import FileChange, FileQuery
-from services.folders import FolderChange
-from services.search import SearchQuery
+from services.library.files import FileChange, FileQuery
+from services.library.folders import FolderChange
+from services.library.search import SearchQuery
 from settings import Settings
 
 # Statements that read the whole table, by what runs them, and why that is so.
@@ -194,9 +194,9 @@ def record(services: Services, owner: str) -> None:
             call()
     _change(services, alice)
     with recorded("janitor: files whose check was lost"):
-        services.checking.requeue_lost()
+        services.verification.requeue_lost()
     with recorded("the nightly recount"):
-        services.upkeep.janitor(dry_run=True)
+        services.janitor.janitor(dry_run=True)
 
 
 def _change(services: Services, alice: Principal) -> None:

@@ -1,6 +1,6 @@
 """What a file is: its MIME type, its family, whether rules accept it and whether a browser may show it.
 
-The type comes from the bytes (services/sniff.py asks libmagic); a name's extension only refines what bytes
+The type comes from the bytes (services/library/sniff.py asks libmagic); a name's extension only refines what bytes
 can't tell, such as CSV from other plain text, and must not contradict them where that would deceive (THREATS
 T8, T9). Type is not safety: ``may_inline`` is an allow-list, and everything else is a download (THREATS T32).
 """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from core.names import name_key
-from core.words import is_run
+from core.tokenizer import is_run
 
 AROUND = 90  # characters of a text before and after its first match
 _SPACE = re.compile(r"\s+")

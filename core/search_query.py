@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import Literal
 
 from core.names import name_key
-from core.words import phrase, tokens
+from core.tokenizer import phrase, tokens
 
 MAX_TEXT = 1_024  # characters
 MAX_TERMS = 16

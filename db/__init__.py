@@ -7,7 +7,7 @@ Rows are locked in one order everywhere, so that transactions can wait for each 
 folder tree -> name lock (``files.lock_names``) -> upload_sessions -> objects -> uploads -> upload_tokens -> files ->
 owner_usage -> type_sums, folder_sums -> file_texts, file_words -> idempotency_keys. The triggers take an owner's owner_usage
 before the rest (migrations 0009 and 0010).
-Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/folders.py).
+Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/library/folders.py).
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ select coalesce(sum(f.files), 0) from folder_sums f where {place} and (%(owner)s
 
 
 def total(tx: Tx, wanted: FileFilter) -> int | None:
-    """How many there are: from the counters (db/sums.py) where one tells, else counted up to 10,000; None beyond that."""
+    """How many there are: from the counters (db/counters.py) where one tells, else counted up to 10,000; None beyond that."""
     params: dict[str, Any] = {"owner": wanted.owner_id, "folder": wanted.folder_id, "deleted": wanted.deleted}
     everywhere = replace(wanted, folder_id=None, in_root=False, recursive=False)
     if wanted.unfiltered and wanted.owner_id is not None:

@@ -53,7 +53,7 @@ class FileRecord:
     version: int
     storage_class: str
     content_found: bool  # whether the last look into the bucket found the object
-    encoding: str | None  # zstd where the object is stored compressed; services/contents.py reads it
+    encoding: str | None  # zstd where the object is stored compressed; services/objects/object_reader.py reads it
     stored_size: int | None  # bytes in the bucket, where it is encoded
     scanned: bool  # whether the scanner has said anything of the object
     etag: str  # the stored object's, as the bucket told it

@@ -28,7 +28,7 @@ class FolderRecord(NamedTuple):  # made in a third of a dataclass's time, and a 
 
 
 # The chosen folders with their paths and counts: one statement, whatever their number. Depth is bounded by the trigger.
-# What lies directly in each folder is kept by triggers on files (db/sums.py).
+# What lies directly in each folder is kept by triggers on files (db/counters.py).
 _VIEWS = """
 with recursive chosen as ({chosen}),
 up (base, parent_id, path) as (

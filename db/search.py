@@ -1,7 +1,7 @@
 """Search: a tree of core/search_query.py -> SQL that finds the files, counts them and ranks the best.
 
-Candidates come from two tables, both in the order of time. *Names*: the words of names (``file_words``, db/words.py). *Texts*: of
-each file with a text the words of text and name together (``file_texts``, db/texts.py), asked for those whose name alone would
+Candidates come from two tables, both in order of time. *Names*: the words of names (``file_words``, db/name_words.py). *Texts*:
+of each file with a text the words of text and name together (``file_texts``, db/texts.py), asked for those whose name alone would
 not do, so that the two never meet and are counted by themselves. A search for words and nothing else is counted in the indexes,
 and only what can be on the page is looked at; under a filter, or for parts of words, every candidate is tested. A search that
 names no word that could be looked up, or whose filter few files pass, tests these files instead.
@@ -23,10 +23,10 @@ from core.search_query import HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs
 from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
 from db.files import COLUMNS, FileRecord
+from db.name_words import MOST, Sought, WordList, like, meant
 from db.search_lists import can_be_looked_up, either, in_name, is_simple, sought
 from db.search_terms import Corrections, Statement, Terms, is_hint
 from db.texts import MARK, marked, stemmed, stems, tsquery
-from db.words import MOST, Sought, WordList, like, meant
 
 RANKED = 10_000  # matches that are counted, and ranked where facets are asked for
 _SLACK = 0.05  # seconds by which a statement may run longer than what is left of the search's time

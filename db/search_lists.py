@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.search_query import Term
-from core.words import MAX_WORD, is_run
+from core.tokenizer import MAX_WORD, is_run
+from db.name_words import SHORTEST_PART, Sought, WordList, sought_end, sought_part
 from db.search_terms import is_short
 from db.texts import MARK
-from db.words import SHORTEST_PART, Sought, WordList, sought_end, sought_part
 
 _ALIKE = 4  # words that begin alike: more are asked for as what begins so
 

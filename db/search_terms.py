@@ -9,10 +9,10 @@ from typing import Any
 
 from core.names import name_key
 from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
-from core.words import is_run
+from core.tokenizer import is_run
 from db.file_lists import FAMILIES
+from db.name_words import SHORTEST_PART, like
 from db.texts import marked
-from db.words import SHORTEST_PART, like
 
 # Scores in millionths. Docs: docs/search-ranking.md.
 EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000

@@ -1,4 +1,4 @@
-"""What an owner's files amount to, read from the counters (db/sums.py): nothing here looks at the files but for names."""
+"""What an owner's files amount to, read from the counters (db/counters.py): nothing here looks at the files but for names."""
 
 from __future__ import annotations
 

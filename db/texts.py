@@ -1,7 +1,7 @@
 """What the contents of stored objects say, for search. A text belongs to the object, so that equal files share it; its words
 are indexed for each file, beside what a search asks of the file (``file_texts``, kept up to date by triggers on ``files``).
 
-Each text is indexed by its words as core/words.py writes them and, where its language is one that PostgreSQL has a stemmer
+Each text is indexed by its words as core/tokenizer.py writes them and, where its language is one that PostgreSQL has a stemmer
 for, by its stems, written ``stem/language``: ``reports`` finds itself in every text, ``report`` in English ones. Words and
 stems are in one vector, so whatever language a search is in, the exact word is found, and a stem meets only stems of its own
 language (the German stem of a word never a French text). Texts are taken apart by core, not by PostgreSQL's parser: it takes
@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 
 from core.search_query import Term
-from core.words import MAX_WORD, is_run, text_vector
+from core.tokenizer import MAX_WORD, is_run, text_vector
 from db import Tx, execute, scalar
 
 # ISO 639-1 -> the Snowball dictionary.

@@ -62,10 +62,10 @@ class UploadRecord:
     def placement(self) -> Placement:
         return Placement(
             folder_id=self.folder_id,
-            visibility=self.visibility,
-            tags=tuple(self.tags),  # type: ignore[arg-type]
-            on_duplicate=self.on_duplicate,
-            metadata=self.metadata,  # type: ignore[arg-type]
+            visibility=self.visibility,  # type: ignore[arg-type]
+            tags=tuple(self.tags),
+            on_duplicate=self.on_duplicate,  # type: ignore[arg-type]
+            metadata=self.metadata,
             keep_location=self.keep_location,
         )
 

@@ -39,11 +39,11 @@ _PATIENT = Patience()
 def register(queue: procrastinate.App, services: Services) -> None:
     @queue.task(name="check_file", retry=_PATIENT)
     def check_file(file_id: str) -> None:
-        services.checking.check(UUID(file_id))
+        services.verification.check(UUID(file_id))
 
     @queue.task(name="process_file", retry=_PATIENT)
     def process_file(file_id: str) -> None:
-        services.processing.process(UUID(file_id))
+        services.pipeline.process(UUID(file_id))
 
     @queue.task(name="compress_object", retry=_PATIENT)
     def compress_object(file_id: str) -> None:
@@ -51,7 +51,7 @@ def register(queue: procrastinate.App, services: Services) -> None:
 
     @queue.task(name="publish_file", retry=_PATIENT)
     def publish_file(file_id: str) -> None:
-        services.publishing.publish(UUID(file_id))
+        services.public_copies.publish(UUID(file_id))
 
     @queue.task(name="rescan", retry=_PATIENT)
     def rescan() -> None:
@@ -67,17 +67,17 @@ def register(queue: procrastinate.App, services: Services) -> None:
     @queue.periodic(cron=JANITOR_CRON)
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)
     def janitor(timestamp: int) -> None:
-        services.checking.requeue_lost()
+        services.verification.requeue_lost()
         services.jobs.revive()
-        services.publishing.enqueue_missing()
+        services.public_copies.enqueue_missing()
         if services.scanning is not None:
             services.scanning.bury()
-        services.upkeep.janitor(recount=False)
+        services.janitor.janitor(recount=False)
 
     @queue.periodic(cron=RECOUNT_CRON)
     @queue.task(name="recount", queueing_lock="recount", lock="janitor", queue=MAINTENANCE)
     def recount(timestamp: int) -> None:
-        services.upkeep.janitor()
+        services.janitor.janitor()
 
     @queue.periodic(cron="17 * * * *")
     @queue.task(name="forget_jobs", queueing_lock="forget_jobs", queue=MAINTENANCE)

@@ -55,7 +55,7 @@ def run(
     without a sign of life after which a worker's jobs are given to others."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop below takes the signal over
     stopped = threading.Event()
-    direct, tus = services.direct, services.tus
+    direct, tus = services.direct, services.resumable
     looks: dict[str, list[Look]] = {
         "sweep": [
             *([direct.sweep] if direct else []),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-from parsers.patience import TooSlow, in_time
+from parsers.cpu_timer import TooSlow, in_time
 
 _SECONDS = 1.0  # of processor time: unfinished comments make the parser start over and over
 _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "head"})

@@ -7,7 +7,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from parsers.patience import TooSlow, in_time
+from parsers.cpu_timer import TooSlow, in_time
 
 _SECONDS = 1.5  # of processor time: lexers are expressions, and some text makes expressions slow
 _MAX_HTML = 2 * 1024 * 1024  # characters

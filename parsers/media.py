@@ -17,7 +17,7 @@ import av
 from av.audio.resampler import AudioResampler
 from PIL import Image, ImageDraw, ImageStat
 
-from parsers import ParserFailed, image, pictures, words
+from parsers import ParserFailed, image, pictures, plain_text
 from parsers.ranged import Exhausted
 from parsers.thumbhash import placeholder
 
@@ -105,7 +105,7 @@ def _told(container: Any) -> dict[str, Any]:
 
 
 def _text(value: str | None) -> str | None:
-    return words.clean(value or "").strip()[:500] or None
+    return plain_text.clean(value or "").strip()[:500] or None
 
 
 def _picture(container: Any, box: int, metadata: dict[str, Any]) -> Image.Image:

@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from parsers import ParserFailed, language, sheets, words
+from parsers import ParserFailed, language, plain_text, sheets
 from parsers.html_text import without_tags
 from parsers.packages import Enough, Handler, Package
 
 SEEKS = True
 _SHOWN = 64 * 1024  # characters of a preview
-_MAX_TEXT = 2 * words.MAX_BYTES  # characters; what is blank is taken out later
+_MAX_TEXT = 2 * plain_text.MAX_BYTES  # characters; what is blank is taken out later
 _MAX_TOLD = 500  # characters of a title
 
 
@@ -37,10 +37,10 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     else:
         found = _capped(_READERS[kind](package))
     if "text" in want:
-        values["text"] = words.for_search(found)
+        values["text"] = plain_text.for_search(found)
         values["text_language"] = language.of(values["text"])
     if "document" in want:
-        text = re.sub(r"\n\s*\n\s*", "\n\n", words.clean(found)).strip()
+        text = re.sub(r"\n\s*\n\s*", "\n\n", plain_text.clean(found)).strip()
         shown = {
             "content": text[:_SHOWN],
             "language": None,
@@ -111,7 +111,7 @@ class _Facts(Handler):
             self._text += content
 
     def end(self, tag: str) -> None:
-        text = words.clean(self._text).strip()[:_MAX_TOLD]
+        text = plain_text.clean(self._text).strip()[:_MAX_TOLD]
         if self._key and text and self._key not in self.found:
             if self._key != "pages":
                 self.found[self._key] = text
@@ -208,7 +208,7 @@ def _odf(package: Package) -> Iterator[str]:
 def _epub(package: Package) -> Iterator[str]:
     for name in _book_index(package)[1:]:
         with package.open(name) as part:
-            yield without_tags(words.decode(part.read())[0])
+            yield without_tags(plain_text.decode(part.read())[0])
 
 
 _READERS = {"docx": _docx, "pptx": _pptx, "odt": _odf, "odp": _odf, "epub": _epub}

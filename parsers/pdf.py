@@ -11,7 +11,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 from PIL import Image
 
-from parsers import ParserFailed, Unsupported, language, pictures, words
+from parsers import ParserFailed, Unsupported, language, pictures, plain_text
 from parsers.thumbhash import placeholder
 
 SEEKS = True
@@ -42,10 +42,10 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     if "text" in want or "document" in want:
         text, complete = _text(document, count)
         if "text" in want:
-            values["text"] = words.for_search(text)
+            values["text"] = plain_text.for_search(text)
             values["text_language"] = language.of(values["text"])
         if "document" in want:
-            shown = words.clean(text)
+            shown = plain_text.clean(text)
             values["document"] = {
                 "content": shown[:_DOCUMENT],
                 "language": None,
@@ -67,7 +67,7 @@ def _open(file: BinaryIO) -> pypdfium2.PdfDocument:
 def _told(document: pypdfium2.PdfDocument) -> dict[str, Any]:
     told = {}
     for key, name in (("title", "Title"), ("author", "Author")):
-        if value := words.clean(document.get_metadata_value(name)).strip():
+        if value := plain_text.clean(document.get_metadata_value(name)).strip():
             told[key] = value
     return told
 
@@ -95,12 +95,12 @@ def _text(document: pypdfium2.PdfDocument, count: int) -> tuple[str, bool]:
     found: list[str] = []
     size = 0
     for number in range(min(count, _MAX_PAGES)):
-        if size > words.MAX_BYTES or time.process_time() > until:
+        if size > plain_text.MAX_BYTES or time.process_time() > until:
             return "\n".join(found), False
         try:
             page = document[number]
             text = page.get_textpage()
-            piece = text.get_text_range(0, min(text.count_chars(), words.MAX_BYTES))
+            piece = text.get_text_range(0, min(text.count_chars(), plain_text.MAX_BYTES))
             text.close()
             page.close()
         except (pypdfium2.PdfiumError, ValueError):

@@ -32,8 +32,8 @@ from core.content_types import canonical
 from core.names import extension as extension_of
 from core.previewable import Family, Kind
 from parsers import ParserFailed, Unsupported, WeakSandbox
+from parsers.plain_text import MAX_BYTES
 from parsers.ranged import ASK, MAX_ASKS, MAX_LENGTH, SPAN
-from parsers.words import MAX_BYTES
 
 __all__ = [
     "Answer",

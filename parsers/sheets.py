@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from parsers import words
+from parsers import plain_text
 from parsers.packages import Enough, Handler, Package
 from parsers.table import MAX_CELL, MAX_COLUMNS, MAX_ROWS
 
@@ -23,7 +23,7 @@ def numbered(package: Package, pattern: str) -> list[str]:
 
 
 def cleaned(rows: list[list[str]]) -> list[list[str]]:
-    return [[words.clean(cell) for cell in row] for row in rows]
+    return [[plain_text.clean(cell) for cell in row] for row in rows]
 
 
 class _Cells(Handler):

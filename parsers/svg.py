@@ -17,7 +17,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from parsers import ParserFailed, Unsupported, pictures, words
+from parsers import ParserFailed, Unsupported, pictures, plain_text
 from parsers.thumbhash import placeholder
 
 _MAX_ELEMENTS = 200_000
@@ -77,7 +77,7 @@ def _tame(root: Element) -> tuple[bool, str]:
             tag = _local(element.tag)
             has_text |= tag == "text"
             if tag == "title" and not title:
-                title = words.clean(element.text or "").strip()[:500]
+                title = plain_text.clean(element.text or "").strip()[:500]
             for name in [name for name in element.attrib if _local(name).lower() in ("href", "base")]:
                 if not _EMBEDDED.match(element.attrib[name]):
                     del element.attrib[name]

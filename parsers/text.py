@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parsers import language, markup, table, words
+from parsers import language, markup, plain_text, table
 from parsers.html_text import without_tags
 
 SHOWN = 64 * 1024  # bytes of the file that a preview shows
@@ -21,10 +21,10 @@ _MARKED_UP = frozenset({"text/html", "application/xhtml+xml"})
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """``text`` for search, and ``document``: content, language, encoding, truncated, and html or table."""
     mime, want, head = arguments["mime_type"], arguments["want"], arguments["head"]
-    text, encoding = words.decode(data, cut=head is not None and len(data) >= head)
+    text, encoding = plain_text.decode(data, cut=head is not None and len(data) >= head)
     values: dict[str, Any] = {"metadata": {"format": "text", "encoding": encoding}}
     if "text" in want:
-        values["text"] = words.for_search(without_tags(text) if mime in _MARKED_UP else text)
+        values["text"] = plain_text.for_search(without_tags(text) if mime in _MARKED_UP else text)
         values["text_language"] = language.of(values["text"])
     if "document" in want:
         values["document"] = _document(text, mime, arguments["extension"])
@@ -33,7 +33,7 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
 
 
 def _document(text: str, mime: str, extension: str) -> dict[str, Any]:
-    shown = words.clean(text[:SHOWN].encode(errors="replace")[:SHOWN].decode(errors="ignore"))
+    shown = plain_text.clean(text[:SHOWN].encode(errors="replace")[:SHOWN].decode(errors="ignore"))
     if mime in _TABLES:
         return {"content": shown, "language": _TABLES[mime], "table": table.rows(shown, mime)}
     if mime in _MARKDOWN:

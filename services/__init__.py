@@ -9,27 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from db import Database
-from services.access import Access
-from services.checking import Checking
-from services.companion import Companion
-from services.compression import Compression
-from services.delivery import Delivery
-from services.direct import DirectUploads
-from services.files import Files
-from services.folders import Folders
-from services.health import Health
-from services.idempotency import Idempotency
-from services.intake import Intake
-from services.jobs import Jobs
-from services.previews import Previews
-from services.processing import Processing
-from services.publishing import Publishing
-from services.scanning import Scanning
-from services.search import Search
-from services.stats import Stats
-from services.tus import Tus
-from services.upkeep import Upkeep
-from services.upload_tokens import UploadTokens
+from services.access.idempotency import Idempotency
+from services.access.keys import Keys
+from services.access.upload_tokens import UploadTokens
+from services.library.delivery import Delivery
+from services.library.files import Files
+from services.library.folders import Folders
+from services.library.public_copies import PublicCopies
+from services.library.search import Search
+from services.library.stats import Stats
+from services.processing.compression import Compression
+from services.processing.pipeline import Pipeline
+from services.processing.previews import Previews
+from services.processing.scanning import Scanning
+from services.upkeep.health import Health
+from services.upkeep.janitor import Janitor
+from services.upkeep.jobs import Jobs
+from services.uploads.direct import DirectUploads
+from services.uploads.intake import Intake
+from services.uploads.resumable import ResumableUploads
+from services.uploads.s3_uploads import S3Uploads
+from services.uploads.verification import Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +37,24 @@ class Services:
     """The bundle that app.wire() makes and both doors, api/ and jobs/, are given."""
 
     db: Database  # to be closed by whoever wired it
-    access: Access
+    keys: Keys
     intake: Intake
     files: Files
     folders: Folders
-    checking: Checking
+    verification: Verification
     scanning: Scanning | None  # None where no scanner is configured
     direct: DirectUploads | None  # None where the store can't presign
-    tus: Tus | None  # as direct
-    companion: Companion | None  # as direct
+    resumable: ResumableUploads | None  # as direct
+    s3_uploads: S3Uploads | None  # as direct
     delivery: Delivery
     compression: Compression
     previews: Previews
-    processing: Processing
-    publishing: Publishing
+    pipeline: Pipeline
+    public_copies: PublicCopies
     jobs: Jobs
     search: Search
     stats: Stats
     upload_tokens: UploadTokens
     idempotency: Idempotency
     health: Health
-    upkeep: Upkeep
+    janitor: Janitor

@@ -19,7 +19,7 @@ from db import Database
 from db.migrate import migrate
 from embedded import postgres
 from services import Services
-from services.upkeep import PREFIXES
+from services.upkeep.janitor import PREFIXES
 from settings import Settings
 from storage_backends import open_store
 from tests.client import GatewayClient
@@ -158,7 +158,7 @@ def client_for(app: Any, services: Services) -> Callable[..., GatewayClient]:
     """A client with a fresh key of its own."""
 
     def make(owner: str, role: str = "user") -> GatewayClient:
-        return GatewayClient(app, services.access.create_key(owner, role=role)[1])  # type: ignore[arg-type]
+        return GatewayClient(app, services.keys.create_key(owner, role=role)[1])  # type: ignore[arg-type]
 
     return make
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.faults import Fault, FaultProxy
+from tests.fault_proxy import Fault, FaultProxy
 from tests.servers import free_port
 
 

@@ -179,7 +179,7 @@ def test_T35_an_unexpected_error_tells_nothing(
 def test_T35_an_unreachable_database_is_503_with_retry_after(client: GatewayClient, services: Services) -> None:
     services.db.url = "postgresql://nobody@127.0.0.1:1/nothing"
     services.db.close()
-    services.access._db.url = services.db.url
+    services.keys._db.url = services.db.url
     answer = client.get("/api/files")
     assert (answer.status, answer.code) == (503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1

@@ -19,7 +19,7 @@ from core.principal import Principal
 from services import Services
 from settings import Settings
 from tests.client import GatewayClient
-from tests.compressed import compressed, text
+from tests.compressed_files import compressed, text
 from tests.live import Live
 from tests.servers import nginx
 from tests.tus import begin, path
@@ -91,7 +91,7 @@ def live(settings: Settings, services: Services, tmp_path: Path) -> Iterator[Liv
 
 @pytest.fixture
 def user(live: Live, services: Services) -> GatewayClient:
-    return GatewayClient(live.address, services.access.create_key("alice")[1])
+    return GatewayClient(live.address, services.keys.create_key("alice")[1])
 
 
 def ask(port: int, request: bytes) -> bytes:
@@ -108,7 +108,7 @@ def ask(port: int, request: bytes) -> bytes:
 def test_T133_a_crowd_of_any_kind_leaves_health_and_a_short_request_as_before(
     live: Live, services: Services, user: GatewayClient, tmp_path: Path
 ) -> None:
-    other = services.access.create_key("bob")[1]
+    other = services.keys.create_key("bob")[1]
     left = {}
     with contextlib.ExitStack() as sockets:
         proxy = sockets.enter_context(nginx(tmp_path, live.port))
@@ -154,8 +154,8 @@ def test_T7_an_owner_has_so_many_bodies_in_flight_and_others_wait_outside_of_thr
     with contextlib.ExitStack() as sockets:
         sockets.callback(server.kill)
         server.start()
-        key = services.access.create_key("alice")[1]
-        alice, bob = (GatewayClient(server.address, k) for k in (key, services.access.create_key("bob")[1]))
+        key = services.keys.create_key("alice")[1]
+        alice, bob = (GatewayClient(server.address, k) for k in (key, services.keys.create_key("bob")[1]))
         with ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(lambda n: alice.as_(key).put(f"/api/upload/{n}.txt", data=b"x").status, range(6)))
         assert answers == [201] * 6
@@ -229,7 +229,7 @@ def test_T138_malformed_chunks_and_trailers_are_400_on_every_route(
     with contextlib.ExitStack() as stack:
         stack.callback(server.kill)
         server.start()
-        admin = GatewayClient(server.address, services.access.create_key("root", role="admin")[1])
+        admin = GatewayClient(server.address, services.keys.create_key("root", role="admin")[1])
         for kind, body in MALFORMED.items():
             known = {"credential": str(admin.key), "filename": "a.txt", "file_id": admin.add()["id"]}
             known["upload_id"] = path(begin(admin, 500)).rpartition("/")[2]

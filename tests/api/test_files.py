@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.client import Answer, GatewayClient
-from tests.each import each
+from tests.subtests import each
 
 File = dict[str, Any]
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from services import Services, sandbox
+from services import Services
+from services.upkeep import sandbox_doctor
 from storage_backends.presign import Presigner
 from tests.client import GatewayClient
-from tests.each import each
+from tests.subtests import each
 
 
 def make(client: GatewayClient, name: str, parent: int | None = None) -> int:
@@ -261,7 +262,7 @@ def test_T124_readiness_tells_no_more_than_it_must(
             "database": True,
             "bucket": True,
             "queue": True,
-            "sandbox": "weak" if sandbox.missing() else True,
+            "sandbox": "weak" if sandbox_doctor.missing() else True,
         },
     }
     monkeypatch.setattr(type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True})

@@ -12,7 +12,7 @@ from db import Database
 from services import Services
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.each import each
+from tests.subtests import each
 from tests.tus import begin as begin_tus
 
 Leftovers = Callable[[], dict[str, list[str]]]

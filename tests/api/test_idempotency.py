@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 
 from api.openapi import operations
+from core import heartbeat
 from core.errors import Unavailable
 from db import Database
-from services import Services, heartbeat, idempotency
-from services.idempotency import Claim
+from services import Services
+from services.access import idempotency
+from services.access.idempotency import Claim
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.direct import direct, let_lease_pass, sql
-from tests.each import each
-from tests.mortal import Fuse, Killed
+from tests.crash_points import Fuse, Killed
+from tests.direct_steps import direct, let_lease_pass, sql
+from tests.subtests import each
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -212,7 +214,7 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
         services.db,
         "update uploads set expires_at = expires_at - interval '4 minutes' where protocol in ('form', 'raw')",
     )
-    services.upkeep.janitor()
+    services.janitor.janitor()
     with services.db.connection() as tx:
         held = tx.execute(
             "select coalesce(sum(reserved_bytes), 0), (select coalesce(sum(reserved), 0) from uploads where status in"

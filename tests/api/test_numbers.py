@@ -17,8 +17,8 @@ from api.operations import Operation
 from db import Database
 from services import Services
 from tests.client import GatewayClient, form_data
-from tests.direct import direct, send_all, sql
-from tests.each import each
+from tests.direct_steps import direct, send_all, sql
+from tests.subtests import each
 from tests.tus import TUS, metadata
 
 HUGE = "9" * 5000

@@ -28,7 +28,7 @@ from services import Services
 from settings import Settings
 from storage_backends import faults, signed_http, transfers
 from tests.client import Answer, GatewayClient
-from tests.faults import Fault, FaultProxy
+from tests.fault_proxy import Fault, FaultProxy
 from tests.servers import small_disk
 from tests.tus import begin, patch, path
 

@@ -17,17 +17,17 @@ from core.scan import Scan
 from db import Database, objects, scans
 from parsers import run as parsers
 from services import Services
-from services.retired import remove_due
+from services.objects.deferred_deletions import remove_due
 from tests.api.test_serving import picture, proxied
 from tests.client import GatewayClient
-from tests.compressed import time_passes
+from tests.compressed_files import time_passes
 from tests.conftest import NOTHING
-from tests.each import each
-from tests.mortal import Killed
+from tests.crash_points import Killed
 from tests.parsers.samples import corners, encoded
 from tests.parsers.test_place import exif, heic, pixels, tells_a_place, with_exif
 from tests.presigned import put
-from tests.scanning.test_scan_tasks import work
+from tests.services.processing.scanning.test_scan_tasks import work
+from tests.subtests import each
 
 PUBLIC = {
     "id",
@@ -53,7 +53,7 @@ def strangers(anonymous: GatewayClient, other: GatewayClient) -> list[tuple[Gate
 
 def publish(services: Services, file: dict[str, Any]) -> None:
     """What the worker does once a file is public."""
-    services.publishing.publish(UUID(file["id"]))
+    services.public_copies.publish(UUID(file["id"]))
 
 
 def address(file: dict[str, Any], path: str = "") -> str:
@@ -89,7 +89,7 @@ def test_T139_the_public_sees_what_it_may_and_nothing_else(
     begun = client.put("/api/upload/p.jpg?visibility=public&tags=secret", data=PHOTO).json
     with services.db.connection() as tx:
         tx.execute('update files set metadata = \'{"custom": {"secret": 1}}\'')
-    services.processing.process(UUID(begun["id"]))
+    services.pipeline.process(UUID(begun["id"]))
     publish(services, begun)
     mine = client.get(address(begun)).json
     assert "SecretCam" in str(mine["metadata"])
@@ -382,7 +382,7 @@ def test_T139_the_copy_goes_with_the_file(
     key = copy_of(services, file)
     with services.db.connection() as tx:
         assert objects.known_keys(tx, [key, "files/other"]) == {key}  # what the janitor asks
-    services.upkeep.janitor()
+    services.janitor.janitor()
     assert leftovers() == NOTHING
     second = client.post(address(file, "/copy"), json={}).json
     client.delete(address(file, "?permanent=true"))
@@ -405,11 +405,11 @@ def test_T139_a_lost_copy_is_made_again_and_the_original_never_stands_in(
     with db.connection() as tx:
         tx.execute("delete from procrastinate_jobs")
     client.patch(address(file), json={"keep_location": True})
-    assert services.publishing.enqueue_missing() == 0  # nobody needs it
+    assert services.public_copies.enqueue_missing() == 0  # nobody needs it
     client.patch(address(file), json={"keep_location": False})
     with db.connection() as tx:
         tx.execute("delete from procrastinate_jobs")
-    assert [services.publishing.enqueue_missing() for _ in range(2)] == [1, 0]
+    assert [services.public_copies.enqueue_missing() for _ in range(2)] == [1, 0]
     publish(services, file)
     assert not tells_a_place(proxied(anonymous, file).body)
 
@@ -434,15 +434,15 @@ def test_T139_killed_at_any_step_nothing_is_left_and_it_can_be_done_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(services.publishing, "_give_up", lambda key: None)
+        patch.setattr(services.public_copies, "_give_up", lambda key: None)
         if moment == "before the bytes":
-            patch.setattr(services.publishing._store, "put", killed)
+            patch.setattr(services.public_copies._store, "put", killed)
         else:
             patch.setattr(objects, "add_public_copy", killed)
         with pytest.raises(Killed):
             publish(services, file)
     time_passes(db)
-    services.upkeep.janitor()
+    services.janitor.janitor()
     assert leftovers() == NOTHING
     publish(services, file)
     assert not tells_a_place(proxied(anonymous, file).body)
@@ -465,7 +465,7 @@ def test_T139_a_late_hit_takes_the_copy_too(
             object_key=file["file_path"],
             problem={"code": "infected", "detail": "found"},
         )
-    remove_due(db, services.publishing._store)
+    remove_due(db, services.public_copies._store)
     assert requests.get(url, timeout=30).status_code == 404
     assert anonymous.get(address(file, "/download")).status == 409
     assert leftovers() == NOTHING
@@ -489,7 +489,7 @@ def test_T139_anonymous_requests_are_counted_without_rows(
     client: GatewayClient, anonymous: GatewayClient, services: Services, db: Database
 ) -> None:
     file = client.add("p.jpg", picture(), visibility="public")
-    services.processing.process(UUID(file["id"]))
+    services.pipeline.process(UUID(file["id"]))
     before = rows(db)
     for _ in range(3):
         anonymous.get(address(file))

@@ -63,14 +63,14 @@ def test_T137_previews_follow_the_new_type(
     client: GatewayClient, services: Services, leftovers: Callable[[], dict[str, list[str]]]
 ) -> None:
     file = client.add("export.txt", b"name,amount\nMueller,12\nMeier,13\n")
-    services.processing.process(file["id"])
+    services.pipeline.process(file["id"])
     before = client.get(f"/api/files/{file['id']}/preview", params={"type": "text"}).json
     assert client.patch(f"/api/files/{file['id']}", json={"original_name": "export.csv"}).status == 200
     for _ in range(2):  # made on demand, and then by the job that the renaming has enqueued
         after = client.get(f"/api/files/{file['id']}/preview", params={"type": "text"}).json
         assert (before.get("table"), bool(after.get("table"))) == (None, True)
-        services.processing.process(file["id"])
-    assert services.upkeep.janitor().corrected_counters == 0
+        services.pipeline.process(file["id"])
+    assert services.janitor.janitor().corrected_counters == 0
     assert leftovers()["objects without a row"] == []
 
 
@@ -79,7 +79,7 @@ def test_T137_a_name_that_keeps_its_extension_is_not_refused_by_later_rules(
     client: GatewayClient, services: Services, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = client.add("a.txt", b"hello")
-    monkeypatch.setattr(services.intake.admission, "_rules", Rules(allowed=(), denied=("txt",)))
+    monkeypatch.setattr(services.intake.policy, "_rules", Rules(allowed=(), denied=("txt",)))
     assert client.put("/api/upload/b.txt", data=b"hello").code == "type_not_allowed"
     assert WAYS[way](client, file["id"], "renamed.TXT").status in (200, 201)
     assert WAYS[way](client, file["id"], "renamed.txt.txt").status in (200, 201)
@@ -104,14 +104,14 @@ def test_T137_a_check_that_is_under_way_leaves_the_new_type(
     begun = client.post("/api/uploads", json={"filename": "a.txt", "size": 16}).json
     put(begun["url"], b"name,amount\nx,1\n", begun["headers"])
     file = client.post(f"/api/uploads/{begun['id']}/complete", json={}).json
-    read = services.checking._read
+    read = services.verification._read
 
     def then_renamed(*arguments: Any) -> Any:
         found = read(*arguments)
         assert client.patch(f"/api/files/{file['id']}", json={"original_name": "a.csv"}).status == 200
         return found
 
-    monkeypatch.setattr(services.checking, "_read", then_renamed)
-    services.checking.check(UUID(file["id"]))
+    monkeypatch.setattr(services.verification, "_read", then_renamed)
+    services.verification.check(UUID(file["id"]))
     now = client.get(f"/api/files/{file['id']}").json
     assert (now["status"], now["mime_type"]) == ("ready", "text/csv")

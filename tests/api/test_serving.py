@@ -16,7 +16,7 @@ from PIL import Image
 
 from db import Database
 from tests.client import Answer, GatewayClient
-from tests.each import each
+from tests.subtests import each
 
 CONTENT = bytes(range(256)) * 40
 

@@ -11,11 +11,11 @@ import pytest
 from db import Database
 from services import Services
 from tests import tus
-from tests.api.test_companion import Multipart, post_form
+from tests.api.test_s3_uploads import Multipart, post_form
 from tests.api.test_upload_tokens import by_form, token_of
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.direct import sql
+from tests.direct_steps import sql
 from tests.presigned import put
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -104,7 +104,7 @@ def end(services: Services, finish: Finish) -> list[Answer]:
 
 def check_all(services: Services, client: GatewayClient) -> list[dict[str, Any]]:
     for file in client.get("/api/files").json["items"]:
-        services.checking.check(UUID(file["id"]))
+        services.verification.check(UUID(file["id"]))
     found: list[dict[str, Any]] = client.get("/api/files").json["items"]
     return found
 
@@ -146,7 +146,7 @@ def test_T136_tokens_are_listed_without_the_token_and_revoked_at_once(
 def test_T136_a_token_ends_with_the_key_that_made_it(
     app: Any, services: Services, client: GatewayClient, admin: GatewayClient
 ) -> None:
-    key, secret = services.access.create_key("alice")
+    key, secret = services.keys.create_key("alice")
     token = token_of(client.as_(secret))
     upload = token.post("/s3/sign", json={"method": "POST", "key": "a.bin"}).json
     ticket = GatewayClient(app, None, check=False)
@@ -165,7 +165,7 @@ def test_T136_a_token_ends_with_the_key_that_made_it(
 def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
     services: Services, client: GatewayClient, db: Database, gone: str, leftovers: Leftovers
 ) -> None:
-    key, secret = services.access.create_key("alice")
+    key, secret = services.keys.create_key("alice")
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     body = {"owner_id": "alice", "folder_id": folder, "max_size": 100, "allowed_types": ["text/plain"]}
     made = client.as_(secret).post("/api/upload-tokens", json=body).json
@@ -185,10 +185,10 @@ def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
         case "token":
             client.delete(f"/api/upload-tokens/{made['id']}")
         case "key":
-            services.access.revoke_key(key.id)
+            services.keys.revoke_key(key.id)
         case "long ago":
             sql(db, "update upload_tokens set expires_at = now() - interval '30 days'")
-            services.upkeep.janitor()
+            services.janitor.janitor()
     # The owner finishes what the token began.
     assert client.post(f"{path_of(by_direct)}/complete", json={}).status == 201
     assert tus.patch(client, path_of(by_tus), 0, elf).status in (204, 415)
@@ -196,7 +196,7 @@ def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
     done = client.post(f"/s3/multipart/{large[0]['uploadId']}/complete?key={large[0]['key']}", json=sent)
     assert done.code == "file_too_large"
     sql(db, "update uploads set updated_at = now() - interval '30 days' where status = 'done'")
-    services.upkeep.janitor()
+    services.janitor.janitor()
     files = check_all(services, client)
     assert {(file["status"], file["visibility"]) for file in files} == {("rejected", "private")}
     assert {file["problem"]["code"] for file in files} == {"type_not_allowed"}

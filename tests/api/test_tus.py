@@ -18,7 +18,7 @@ from db import Database
 from services import Services
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.direct import expire, sql
+from tests.direct_steps import expire, sql
 from tests.tus import BYTES, MIB, TUS, begin, metadata, offset, patch, path, random_bytes, upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -26,7 +26,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 
 def stored(services: Services, bucket: Any, file_id: str, owner: str = "alice") -> bytes:
     """The file's bytes, after it was checked."""
-    services.checking.check(UUID(file_id))
+    services.verification.check(UUID(file_id))
     file = services.files.get(Principal(owner), UUID(file_id))
     assert file.status == "ready", file.problem
     with bucket.open(file.file_path) as reader:
@@ -415,10 +415,10 @@ def test_T58_an_expired_upload_is_gone(
         for address in addresses:
             assert client.head(address, headers=TUS).status == 410
             assert patch(client, address, 0, b"x").status == 410
-        services.upkeep.janitor()
+        services.janitor.janitor()
     assert leftovers() == NOTHING
     sql(db, "update uploads set updated_at = now() - interval '8 days'")
-    services.upkeep.janitor()
+    services.janitor.janitor()
     assert client.head(addresses[0], headers=TUS).status == 404
 
 

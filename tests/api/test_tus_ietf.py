@@ -15,7 +15,7 @@ from services import Services
 from tests.api.test_tus import stored
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.each import each
+from tests.subtests import each
 from tests.tus import MIB, begin, path, random_bytes
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -161,7 +161,7 @@ def test_T12_digests_of_content_and_of_the_whole_are_held_against_the_bytes(
     done = append(client, 8, where, 3, b"lo", complete=True, Content_Digest=digest(b"lo"))
     assert stored(services, bucket, done.headers["Upload-File-Id"]) == b"hello"
     other = send(client, 8, b"hullo", complete=True, headers=whole)
-    services.checking.check(UUID(other.headers["Upload-File-Id"]))
+    services.verification.check(UUID(other.headers["Upload-File-Id"]))
     file = client.get(f"/api/files/{other.headers['Upload-File-Id']}").json
     assert file["status"] == "rejected" and file["problem"]["code"] == "checksum_mismatch"
 

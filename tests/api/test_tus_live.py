@@ -39,7 +39,7 @@ def live(settings: Settings, services: Services, tmp_path: Path) -> Iterator[Liv
 
 @pytest.fixture
 def user(live: Live, services: Services) -> GatewayClient:
-    return GatewayClient(live.address, services.access.create_key("alice")[1])
+    return GatewayClient(live.address, services.keys.create_key("alice")[1])
 
 
 def open_patch(live: Live, user: GatewayClient, where: str, at: int, length: int | None) -> socket.socket:
@@ -102,7 +102,7 @@ def finished(user: GatewayClient, services: Services, bucket: Any, where: str, d
     at = offset(user, where)
     done = patch(user, where, at, data[at:]) if at < len(data) else user.head(where, headers=TUS)
     file_id = UUID(done.headers["Upload-File-Id"])
-    services.checking.check(file_id)
+    services.verification.check(file_id)
     file = services.files.get(Principal("alice"), file_id)
     assert file.status == "ready", file.problem
     with bucket.open(file.file_path) as reader:
@@ -148,7 +148,7 @@ def test_T53_what_was_acknowledged_survives_a_killed_server(
         stands = offset(user, where)  # the dead writer's lease passes by itself
         assert at <= stands <= at + 9 * MIB
     finished(user, services, bucket, where, data)
-    services.upkeep.janitor()
+    services.janitor.janitor()
     assert leftovers() == NOTHING
 
 
@@ -185,9 +185,9 @@ def test_T55_a_stalled_body_ends_and_what_had_come_is_kept(live: Live, user: Gat
     started = time.monotonic()
     status = answer_of(client).split(b"\r\n")[0]
     assert b" 400 " in status and SILENT - 1 < time.monotonic() - started < 5 * SILENT
-    assert services.tus is not None
+    assert services.resumable is not None
     upload_id = UUID(where.rpartition("/")[2])
-    assert services.tus.find(Principal("alice"), upload_id).offset == 33_333
+    assert services.resumable.find(Principal("alice"), upload_id).offset == 33_333
     dripping = open_patch(live, user, where, 33_333, len(data) - 33_333)  # 1 byte a second is no stall, but it yields
     dripping.sendall(data[33_333:33_334])
     arrived(live, services, where, dripping)

@@ -13,7 +13,7 @@ from flask import Flask
 from tests.bodies import HTML, Cut, Unread, names, send
 from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING
-from tests.each import each
+from tests.subtests import each
 
 MIB = 1024 * 1024
 

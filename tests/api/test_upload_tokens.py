@@ -15,12 +15,12 @@ from core.errors import GatewayError, QuotaExceeded
 from core.principal import Principal
 from db import Database
 from services import Services
-from services.intake import PART_SIZE
-from services.upload_tokens import Budget
+from services.access.upload_tokens import Budget
+from services.uploads.intake import PART_SIZE
 from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING
-from tests.material import Source
 from tests.presigned import post_form, put
+from tests.samples import Source
 
 Leftovers = Callable[[], dict[str, list[str]]]
 
@@ -173,13 +173,13 @@ def test_a_token_lives_a_day_at_most_and_then_is_nothing(
     assert client.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"
     with db.connection() as tx:
         tx.execute("update upload_tokens set expires_at = now() - interval '30 days'")
-    services.upkeep.janitor()
+    services.janitor.janitor()
     with db.connection() as tx:  # an upload still goes by its rules
         assert tx.execute("select count(*) from upload_tokens").fetchone() == (1,)
     assert client.delete(f"/api/uploads/{begun['id']}").status == 204
     with db.connection() as tx:
         tx.execute("update uploads set updated_at = now() - interval '30 days'")
-    services.upkeep.janitor()
+    services.janitor.janitor()
     with db.connection() as tx:
         assert tx.execute("select count(*) from upload_tokens").fetchone() == (0,)
 
@@ -225,10 +225,10 @@ def test_size_types_and_folder_of_the_budget(client: GatewayClient, services: Se
         assert client.get(f"/api/files/{file['id']}").json["folder_id"] == folder
     # What the bytes are is known only when they are read back: the token's types count then, too.
     lie = direct(token, Source.png(), filename="a.txt").json
-    services.checking.check(lie["id"])
+    services.verification.check(lie["id"])
     assert client.get(f"/api/files/{lie['id']}").json["status"] == "ready"  # a PNG is among the types
     zipped = direct(token, b"PK\x03\x04" + bytes(100), filename="b.txt").json
-    services.checking.check(zipped["id"])
+    services.verification.check(zipped["id"])
     assert client.get(f"/api/files/{zipped['id']}").json["problem"]["code"] == "type_not_allowed"
     assert leftovers() == NOTHING
 
@@ -269,7 +269,7 @@ def test_what_fails_or_is_aborted_is_given_back_to_the_budget(
     begun = token.post("/api/uploads", json={"filename": "a", "size": 15}).json
     with db.connection() as tx:
         tx.execute("update uploads set expires_at = now() - interval '1 second'")
-    services.upkeep.janitor()
+    services.janitor.janitor()
     assert used() == (0, 0)
     assert by_form(token, content=b"x" * 12).status == 201 and used() == (1, 12)
     assert direct(token, b"y" * 8).status == 201 and used() == (2, 20)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core import words
+from core import tokenizer
 from core.search_query import Term
 from db import Database, execute, objects, scalar, texts
 from tests.rows import add_file
@@ -173,10 +173,10 @@ def test_T83_a_text_of_very_many_words_is_indexed_as_far_as_it_goes(db: Database
 def test_T83_what_can_not_be_indexed_is_kept_and_marked_and_no_error(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words, "MAX_LEXEME_BYTES", 10**9)
+    monkeypatch.setattr(tokenizer, "MAX_LEXEME_BYTES", 10**9)
     content = " ".join(f"word{n:x}word" for n in range(120_000))
     with db.connection() as tx, pytest.raises(psycopg.errors.ProgramLimitExceeded):
-        tx.execute("select %(v)s::tsvector", {"v": words.text_vector(content)[0]})
+        tx.execute("select %(v)s::tsvector", {"v": tokenizer.text_vector(content)[0]})
     assert put(db, content) is None
     with db.connection() as tx:
         assert scalar(tx, "select length(content) from object_texts") == len(content)

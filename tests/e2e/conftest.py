@@ -28,7 +28,7 @@ import requests
 from playwright.sync_api import sync_playwright
 
 from embedded import postgres
-from services.upkeep import PREFIXES
+from services.upkeep.janitor import PREFIXES
 from storage_backends import open_store
 from tests.client import GatewayClient
 from tests.conftest import TEMPLATE

@@ -27,7 +27,7 @@ from settings import Settings
 from storage_backends import open_store
 from tests.client import GatewayClient
 from tests.e2e.conftest import ROOT, Live, Owner, _stop, _wait
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 from tests.servers import S3Server, free_port
 
 BUCKET = "tus-uploads"
@@ -82,7 +82,7 @@ class Gateway(Live):
         values: dict[str, Any] = {name.lower(): value for name, value in self.environ.items()}
         services = wire(Settings(_env_file=None, **{**values, "s3_endpoint": self.direct_s3}))
         try:
-            services.upkeep.janitor()
+            services.janitor.janitor()
         finally:
             services.db.close()
 

@@ -22,7 +22,7 @@ from tusclient.storage import filestorage
 from tests.e2e.conftest import Owner, made, needs, packages
 from tests.e2e.gateway import Gateway, all_written, expire
 from tests.e2e.wire import Answer, Request, exchange
-from tests.faults import Fault
+from tests.fault_proxy import Fault
 
 MIB = 1024 * 1024
 TUS = Path(__file__).parent / "tus"

@@ -29,7 +29,7 @@ from tests.e2e.tus_steps import (
     TwoWriters,
 )
 from tests.e2e.wire import Answer, Request, chunked, exchange
-from tests.faults import Fault
+from tests.fault_proxy import Fault
 
 PATIENCE = 60.0  # seconds until an upload must be free again, whatever became of its last writer
 CLAIM = 120.0  # seconds until there must be a file whose maker may have been killed; its claim holds for 60

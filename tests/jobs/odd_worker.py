@@ -14,7 +14,8 @@ import procrastinate
 
 import app
 from jobs import tasks, worker
-from services import Services, jobs
+from services import Services
+from services.upkeep import jobs
 from settings import Settings
 
 
@@ -46,12 +47,12 @@ def register(queue: procrastinate.App, services: Services) -> None:
     def slow_check(file_id: str) -> None:
         note("begin-check")
         time.sleep(1)
-        services.checking.check(UUID(file_id))
+        services.verification.check(UUID(file_id))
         note("end-check")
 
     poisoned = os.environ.get("POISONED")
     if poisoned:
-        services.checking.check = lambda file_id: (  # type: ignore[method-assign]
+        services.verification.check = lambda file_id: (  # type: ignore[method-assign]
             os.kill(os.getpid(), signal.SIGKILL) if file_id == UUID(poisoned) else None
         )
 

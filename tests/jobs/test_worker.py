@@ -16,10 +16,10 @@ import pytest
 from core.principal import Principal
 from db import Database, jobs
 from services import Services
-from services.jobs import MAX_DEATHS, JobQuery
+from services.upkeep.jobs import MAX_DEATHS, JobQuery
 from settings import Settings
-from tests.material import picture
-from tests.services.test_intake import upload
+from tests.samples import picture
+from tests.services.uploads.test_intake import upload
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,7 +95,7 @@ def test_T106_a_killed_workers_job_is_done_by_another_and_takes_effect_once(
     first.kill()
     first.wait()
     photo = upload(services, alice, "a.png", picture("PNG", 200, 100))
-    services.processing.process(photo.id)  # as if it was cut off just before its end
+    services.pipeline.process(photo.id)  # as if it was cut off just before its end
     with db.connection() as tx:
         tx.execute("update objects set measured = '{}'")
         tx.execute('update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\'')
@@ -161,7 +161,7 @@ def test_a_job_that_kills_its_worker_each_time_ends_failed(
     assert file.status == "rejected"
     assert file.problem is not None
     assert file.problem["code"] == "check_failed"
-    assert services.checking.requeue_lost() == 0
+    assert services.verification.requeue_lost() == 0
 
 
 def test_a_job_that_always_raises_is_tried_a_few_times(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from db import Database
-from parsers import words
+from parsers import plain_text
 from parsers.run import Reading, Unsupported, read
 from tests.parsers.samples import GERMAN
 
@@ -40,17 +40,17 @@ def document(data: bytes, mime: str, name: str) -> dict[str, Any]:
     ],
 )
 def test_T83_encodings_without_a_mark(text: str, encoding: str) -> None:
-    assert words.decode(text.encode(encoding) * 5)[0] == text * 5
+    assert plain_text.decode(text.encode(encoding) * 5)[0] == text * 5
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_T83_encodings_with_a_mark(encoding: str) -> None:
-    assert words.decode(GERMAN.encode(encoding))[0] == GERMAN
-    assert words.decode(codecs.BOM_UTF16_BE + GERMAN.encode("utf-16-be"))[0] == GERMAN
+    assert plain_text.decode(GERMAN.encode(encoding))[0] == GERMAN
+    assert plain_text.decode(codecs.BOM_UTF16_BE + GERMAN.encode("utf-16-be"))[0] == GERMAN
 
 
 def test_T83_a_character_cut_in_two_is_no_other_encoding() -> None:
-    assert words.decode("aä".encode()[:-1], cut=True) == ("a", "utf-8")
+    assert plain_text.decode("aä".encode()[:-1], cut=True) == ("a", "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_T83_a_character_cut_in_two_is_no_other_encoding() -> None:
 )
 def test_what_is_no_text(data: bytes) -> None:
     with pytest.raises(Unsupported):
-        words.decode(data)
+        plain_text.decode(data)
 
 
 def test_T83_nothing_that_a_database_refuses() -> None:
-    assert words.clean("a\0b\ud800c\x1b[2Jd\ufffee\r\nf\rg\th") == "abc[2Jde\nf\ng\th"
-    assert words.for_search("  many   blanks \n\n\n and\u00a0lines ") == "many blanks\nand lines"
+    assert plain_text.clean("a\0b\ud800c\x1b[2Jd\ufffee\r\nf\rg\th") == "abc[2Jde\nf\ng\th"
+    assert plain_text.for_search("  many   blanks \n\n\n and\u00a0lines ") == "many blanks\nand lines"
     reading = show("x\0y".encode("utf-16") + b"\x00\xd8")
     assert reading.text == "xy"
 
@@ -86,8 +86,8 @@ DENSE = {
 def test_T83_a_tsvector_stays_under_its_limit(kind: str, db: Database) -> None:
     """250,000 distinct words are refused with 54000: the cap must be there before, whatever the words look like."""
     whole = ("" if kind == "one line" else " ").join(map(DENSE[kind], range(250_000)))
-    kept = words.for_search(whole)
-    assert 0 < len(kept.encode()) <= words.MAX_BYTES
+    kept = plain_text.for_search(whole)
+    assert 0 < len(kept.encode()) <= plain_text.MAX_BYTES
     assert whole.startswith(kept)
     with db.connection() as tx:
         for dictionary in ("simple", "german"):
@@ -96,13 +96,13 @@ def test_T83_a_tsvector_stays_under_its_limit(kind: str, db: Database) -> None:
 
 def test_T83_what_has_no_blanks_is_kept_too() -> None:
     whole = "{" + ",".join(f'"key{n}":{n}' for n in range(100_000)) + "}"
-    kept = words.for_search(whole)
+    kept = plain_text.for_search(whole)
     assert whole.startswith(kept)
     assert len(kept) > 100_000
 
 
 def test_T83_prose_is_kept_up_to_a_mebibyte() -> None:
-    assert len(words.for_search((GERMAN + "\n") * 20_000).encode()) > 1_000_000
+    assert len(plain_text.for_search((GERMAN + "\n") * 20_000).encode()) > 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,18 @@ from core.placement import Placement
 from core.principal import Principal
 from db import Database
 from services import Services
-from services.files import FileQuery
-from services.intake import PART_SIZE
-from services.previews import PreviewWish
-from services.tus import NewResumable
-from services.upload_tokens import Budget
+from services.access.upload_tokens import Budget
+from services.library.files import FileQuery
+from services.processing.previews import PreviewWish
+from services.uploads.intake import PART_SIZE
+from services.uploads.resumable import NewResumable
 from settings import Settings
-from tests.compressed import read, text, time_passes
+from tests.compressed_files import read, text, time_passes
 from tests.conftest import NOTHING
-from tests.direct import begin, direct, let_lease_pass, send_all, sql
-from tests.lossy import Done, Line, wire
-from tests.material import Source
-from tests.services.test_intake import upload
+from tests.direct_steps import begin, direct, let_lease_pass, send_all, sql
+from tests.lost_commits import Done, Line, wire
+from tests.samples import Source
+from tests.services.uploads.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
 Action = Callable[[Services], Any]  # by the gateway that loses answers
@@ -131,8 +131,10 @@ for make in (_direct(100), _completed(100), _aborted(100), _completed(PART_SIZE 
 def a_posted_form_is_completed(services: Services, who: Principal) -> Action:
     from tests.presigned import post_form
 
-    assert services.companion is not None
-    form_upload, signed = services.companion.begin_form(who, filename="a.bin", content_type=None, placement=Placement())
+    assert services.s3_uploads is not None
+    form_upload, signed = services.s3_uploads.begin_form(
+        who, filename="a.bin", content_type=None, placement=Placement()
+    )
     assert post_form(signed, os.urandom(100)).ok
     return lambda gateway: direct(gateway).complete(who, form_upload.id)
 
@@ -152,7 +154,7 @@ def _checked(wish: str | None) -> Prepare:
         plan = begin(services, who, data, placement=Placement(on_duplicate=wish or "link"))  # type: ignore[arg-type]
         send_all(plan, data)
         file = direct(services).complete(who, plan.upload.id)
-        return lambda gateway: gateway.checking.check(file.id)
+        return lambda gateway: gateway.verification.check(file.id)
 
     prepare.__name__ = f"a_check_with_equal_bytes_to_{wish}"
     return prepare
@@ -168,10 +170,10 @@ def resumable(size: int | None, *, protocol: Any = "tus", **options: Any) -> New
 
 def begun(services: Services, who: Principal, size: int | None, first: bytes = b"", **options: Any) -> UUID:
     """A resumable upload of which the first bytes are there."""
-    assert services.tus is not None
-    upload_id = services.tus.create(who, resumable(size, **options)).upload.id
+    assert services.resumable is not None
+    upload_id = services.resumable.create(who, resumable(size, **options)).upload.id
     if first:
-        services.tus.append(who, upload_id, offset=0, body=Body(first))
+        services.resumable.append(who, upload_id, offset=0, body=Body(first))
     return upload_id
 
 
@@ -234,7 +236,7 @@ _file("a_file_out_of_the_trash", lambda gateway, who, file: gateway.files.restor
 _file("a_purge", lambda gateway, who, file: gateway.files.purge(who, file))
 _file("a_batch", lambda gateway, who, file: gateway.files.batch(who, "purge", [str(file)]))
 _file("compression", lambda gateway, who, file: gateway.compression.compress(file))
-_file("processing", lambda gateway, who, file: gateway.processing.process(file))
+_file("processing", lambda gateway, who, file: gateway.pipeline.process(file))
 _file("a_preview", lambda gateway, who, file: gateway.previews.show(who, file, PreviewWish("text")))
 _file("a_verification", lambda gateway, who, file: gateway.files.details(who, file, verify=True))
 
@@ -251,7 +253,7 @@ def the_janitor(services: Services, who: Principal) -> Action:
     begun(services, who, 200, os.urandom(100))
     begin(services, who, bytes(PART_SIZE + 1))
     sql(services.db, "update uploads set expires_at = now() - interval '1 second'")
-    return lambda gateway: gateway.upkeep.janitor(recount=False)
+    return lambda gateway: gateway.janitor.janitor(recount=False)
 
 
 @pytest.mark.parametrize("names", [list(PREPARED)[n::4] for n in range(4)], ids=str)
@@ -270,7 +272,7 @@ def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
         let_lease_pass(db)
         time_passes(db)
         direct(services).sweep()
-        services.upkeep.janitor()
+        services.janitor.janitor()
         for file in services.files.list(alice, FileQuery(limit=200)).items:
             if file.status == "ready":
                 services.delivery.open(alice, file.id, method="HEAD")
@@ -308,7 +310,7 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
         lambda: upload(gateway, alice, "a.bin", data, size=100, on_duplicate=wish),
     )
     let_lease_pass(db)
-    services.upkeep.janitor()
+    services.janitor.janitor()
     files = services.files.list(alice, FileQuery()).items
     assert len(files) == 2
     for file in files:

@@ -1,0 +1,239 @@
+"""``/api/uploads``: uploads that go from the client straight to the bucket, and the progress of those by any protocol.
+
+The gateway signs what the client may send; what has arrived is read from the bucket each time, so a client may lose
+everything but the upload's id and go on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, request
+
+from api import render
+from api.context import http, principal, services
+from api.idempotency import begun_recorded, idempotent
+from api.operations import Content, operation, parse_json
+from api.request_models import PageQuery
+from api.response_models import FileOut, SentFileOut
+from api.upload_models import (
+    BeginUploadBody,
+    BegunUploadOut,
+    CompleteUploadBody,
+    PartNumbersBody,
+    PartUrlsOut,
+    UnfinishedUploadPageOut,
+    UploadProgressOut,
+)
+from core import errors
+from core.errors import NotFound, PartsMismatch, UploadGone
+from core.placement import Placement
+from core.principal import session_name
+from db.uploads import UploadRecord
+from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
+
+uploads = Blueprint("uploads", __name__)
+
+_ONCE = (errors.IdempotencyConflict, errors.IdempotencyInProgress)
+_NOT_ADMITTED = (
+    errors.InvalidName,
+    errors.NotFound,
+    errors.FileTooLarge,
+    errors.QuotaExceeded,
+    errors.TypeNotAllowed,
+    errors.LimitReached,
+    errors.StorageFull,
+    *_ONCE,
+)
+_NOT_COMPLETED = (
+    NotFound,
+    PartsMismatch,
+    UploadGone,
+    errors.FileTooLarge,
+    errors.QuotaExceeded,
+    errors.NameConflict,
+    errors.Locked,
+    errors.StorageFull,
+    errors.Unsupported,
+    errors.EncodingNotAllowed,
+    *_ONCE,
+)
+
+
+@uploads.post("")
+@operation(
+    "Begin a direct upload",
+    body=BeginUploadBody,
+    gives={201: BegunUploadOut},
+    headers=("Location",),
+    takes_headers=("Idempotency-Key",),
+    refuses=_NOT_ADMITTED,
+)
+@idempotent(find=lambda upload_id: _direct().begun(upload_id), answer=lambda begun: _begun(begun))
+def begin(body: BeginUploadBody) -> Response:
+    """Name, size, type and quota are judged before a byte moves. Small files are sent by one PUT to `url`, larger ones in
+    parts; the first hundred parts' URLs are in the answer. Whatever `headers` holds must be sent with the bytes, and a
+    `Content-Length` of exactly the size, which every client sends by itself."""
+    begun = _direct().begin(
+        principal(),
+        filename=body.filename,
+        size=body.size,
+        content_type=body.content_type,
+        sha256=body.sha256,
+        session_id=body.session_id,
+        placement=Placement(
+            folder_id=body.folder_id,
+            visibility=body.visibility,
+            tags=body.tags,
+            on_duplicate=body.on_duplicate,
+            keep_location=body.keep_location,
+            metadata=body.metadata,
+        ),
+        within=begun_recorded(),
+    )
+    return _begun(begun)
+
+
+def _begun(begun: UploadPlan) -> Response:
+    first = begun.request or begun.parts[0].request
+    document = {
+        "id": begun.upload.id,
+        "method": begun.method,
+        "url": begun.request.url if begun.request else None,
+        "headers": dict(begun.request.headers) if begun.request else None,
+        "part_size": begun.part_size,
+        "part_count": begun.part_count,
+        "parts": [_part_url(part) for part in begun.parts],
+        "expires_at": begun.upload.expires_at,
+        "urls_expire_at": first.expires_at,
+        "session_id": session_name(begun.upload.session_id or ""),
+    }
+    return render.answer(document, 201, {"Location": f"{http().base_url}/api/uploads/{begun.upload.id}"})
+
+
+@uploads.get("")
+@operation("List unfinished uploads", query=PageQuery, gives={200: UnfinishedUploadPageOut}, headers=("Link",))
+def list_unfinished(query: PageQuery) -> Response:
+    """The caller's own, by every protocol, newest first."""
+    return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)
+
+
+@uploads.get("/<uuid:upload_id>")
+@operation("See what has arrived", gives={200: UploadProgressOut}, refuses=(NotFound,))
+def progress(upload_id: UUID) -> Response:
+    """Read from the bucket, so that it is right after any crash of client or gateway."""
+    found = _direct().progress(principal(), upload_id)
+    document = _unfinished(found.upload) | {
+        "bytes_received": found.bytes_received,
+        "parts": [{"part_number": p.number, "size": p.size, "etag": p.etag} for p in found.parts],
+        "missing": found.missing,
+    }
+    return render.answer(document)
+
+
+@uploads.post("/<uuid:upload_id>/parts")
+@operation(
+    "Get fresh URLs for parts",
+    body=PartNumbersBody,
+    gives={200: PartUrlsOut},
+    refuses=(NotFound, UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
+)
+def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
+    """Up to 1,000 at once. An upload that is sent by one PUT is its part 1."""
+    parts = _direct().sign_parts(principal(), upload_id, body.part_numbers)
+    document = {
+        "parts": [_part_url(part) for part in parts],
+        "urls_expire_at": parts[0].request.expires_at,
+    }
+    return render.answer(document)
+
+
+@uploads.post("/<uuid:upload_id>/complete")
+@operation(
+    "Complete a direct upload",
+    gives={201: Content({"application/json": FileOut | SentFileOut}, "")},
+    headers=("ETag", "Location"),
+    takes_headers=("Idempotency-Key",),
+    refuses=_NOT_COMPLETED,
+    streams={
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {
+                        "parts": {
+                            "type": ["array", "null"],
+                            "maxItems": 10_000,
+                            "items": {
+                                "type": "object",
+                                "additionalProperties": False,
+                                "required": ["part_number", "etag"],
+                                "properties": {
+                                    "part_number": {"type": "integer", "minimum": 1, "maximum": 10_000},
+                                    "etag": {"type": "string", "minLength": 1, "maxLength": 200},
+                                },
+                            },
+                        },
+                        "sha256": {"type": ["string", "null"], "pattern": "^[0-9a-fA-F]{64}$"},
+                    },
+                }
+            }
+        },
+    },
+)
+def complete(upload_id: UUID) -> Response:
+    """The file, `processing` until a worker has read it back. Asking again gives the same file. Where `parts` differ from
+    what the bucket holds, or some are missing, it can go on after the `409`; the body may be left out."""
+    has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
+    body = parse_json(CompleteUploadBody) if has_body else CompleteUploadBody()
+    return _complete_once(upload_id=upload_id, body=body)
+
+
+@idempotent()
+def _complete_once(upload_id: UUID, body: CompleteUploadBody) -> Response:
+    parts = None if body.parts is None else [(part.part_number, part.etag) for part in body.parts]
+    file = _direct().complete(principal(), upload_id, parts=parts, sha256=body.sha256)
+    return render.file_answer(file, principal(), 201)
+
+
+@uploads.delete("/<uuid:upload_id>")
+@operation("Abort an upload", gives={204: None}, refuses=(NotFound,))
+def abort(upload_id: UUID) -> Response:
+    """What arrived is removed. An upload that is over is left as it is."""
+    _direct().abort(principal(), upload_id)
+    return render.no_content()
+
+
+def _direct() -> DirectUploads:
+    direct = services().direct
+    assert direct is not None  # api/__init__.py mounts these routes only then
+    return direct
+
+
+def _part_url(part: PartUrl) -> dict[str, Any]:
+    return {
+        "part_number": part.part_number,
+        "url": part.request.url,
+        "headers": dict(part.request.headers),
+    }
+
+
+def _unfinished(upload: UploadRecord) -> dict[str, Any]:
+    return {
+        "id": upload.id,
+        "protocol": upload.protocol,
+        "status": upload.status,
+        "filename": upload.original_name,
+        "content_type": upload.content_type,
+        "size": upload.size,
+        "part_size": upload.part_size,
+        "folder_id": None if principal().budget else upload.folder_id,
+        "file_id": upload.file_id,
+        "session_id": session_name(upload.session_id) if upload.session_id else None,
+        "created_at": upload.created_at,
+        "expires_at": upload.expires_at,
+        "problem": upload.problem,
+    }

@@ -1,0 +1,227 @@
+"""The contract's input, as models: what routes take.
+
+JSON bodies are strict (no "5" for 5, no unknown members); queries and form fields are text and therefore lax,
+and a query may hold what we don't know. What routes give is in api/response_models.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from api.fields import (
+    Cursor,
+    FolderId,
+    FolderIdText,
+    From,
+    Instant,
+    Int64,
+    Limit,
+    Owner,
+    ShortText,
+    Tags,
+    TagWords,
+    Text,
+    Until,
+    Words,
+)
+from core.placement import OnDuplicate, Visibility
+
+FileType = Literal["image", "video", "audio", "document", "text", "archive", "other"]
+Status = Literal["processing", "ready", "rejected", "infected"]
+Disposition = Literal["attachment", "inline"]
+Sort = Literal[
+    "uploaded_at",
+    "-uploaded_at",
+    "original_name",
+    "-original_name",
+    "file_size",
+    "-file_size",
+    "mime_type",
+    "-mime_type",
+    "download_count",
+    "-download_count",
+    "last_accessed",
+    "-last_accessed",
+]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    def given(self, name: str, default: Any) -> Any:
+        """The member's value where the client named it, else the default (UNSET): null is a value."""
+        return getattr(self, name) if name in self.model_fields_set else default
+
+
+class Query(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+# -- queries -------------------------------------------------------------------------------------------------
+
+
+class PageQuery(Query):
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class OwnedPageQuery(PageQuery):
+    owner: Owner | None = None
+
+
+class OwnerQuery(Query):
+    owner: Owner | None = None
+
+
+class FileListQuery(OwnedPageQuery):
+    file_type: Annotated[
+        ShortText | None,
+        Field(description="image, video, audio, document, text, archive, other; or a MIME type; or image/*"),
+    ] = None
+    folder: FolderIdText | Literal["root"] | None = None
+    recursive: bool = False
+    date_from: From | None = None
+    date_to: Until | None = None
+    min_size: Int64 | None = None
+    max_size: Int64 | None = None
+    tag: ShortText | None = None
+    status: Status | None = None
+    deleted: bool = False
+    sort: Sort = "-uploaded_at"
+
+
+class FileDetailsQuery(Query):
+    verify: bool = False
+
+
+class DownloadQuery(Query):
+    mode: Literal["redirect", "proxy"] | None = None
+    disposition: Disposition | None = None
+
+
+class UrlQuery(Query):
+    expires_in: Annotated[Int64 | None, Field(ge=1, description="Seconds; more than the maximum means the maximum")] = (
+        None
+    )
+    disposition: Disposition | None = None
+
+
+class PreviewQuery(Query):
+    type: Literal["thumbnail", "text", "page", "contents"] | None = None
+    size: Annotated[Literal["128", "256", "512", "1024"], Field(description="The box of a thumbnail in pixels")] = "256"
+    page: Annotated[Int64, Field(ge=1)] = 1
+    retry: Annotated[bool, Field(description="Try again what is known to have failed; the owner's word")] = False
+
+
+class DeleteFileQuery(Query):
+    permanent: bool = False
+
+
+class ArchiveQuery(Query):
+    ids: Words | None = None
+    folder: FolderIdText | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.folder is None) == (not self.ids):
+            raise ValueError("give either ids or folder")
+        return self
+
+
+class PlacementQuery(Query):
+    """Where uploaded files go: the query of a raw upload, and the fields of a form."""
+
+    folder_id: FolderIdText | None = None
+    visibility: Visibility = "private"
+    tags: TagWords = ()
+    on_duplicate: OnDuplicate = "link"
+    keep_location: bool = False
+
+
+class JobListQuery(PageQuery):
+    status: Literal["todo", "doing", "failed", "cancelled"] | None = None
+    queue: ShortText | None = None
+    task: ShortText | None = None
+    owner: Owner | None = None
+
+
+class FolderListQuery(OwnedPageQuery):
+    flat: bool = False
+
+
+class DeleteFolderQuery(Query):
+    recursive: bool = False
+
+
+class SearchQuery(OwnedPageQuery):
+    query: str = ""  # any string is a valid query (THREATS T81)
+    file_type: ShortText | None = None
+    folder: FolderIdText | Literal["root"] | None = None
+    date_from: From | None = None
+    date_to: Until | None = None
+    facets: Annotated[Words, Field(description="Of file_type, folder, owner, month")] = ()
+
+
+class SuggestQuery(Query):
+    prefix: str = ""
+    limit: Limit = 10
+
+
+# -- bodies --------------------------------------------------------------------------------------------------
+
+
+class FileChangeBody(Body):
+    original_name: Annotated[str, Field(max_length=4096)] = ""
+    visibility: Visibility = "private"
+    tags: Tags = ()
+    expires_at: Instant | None = None
+    keep_location: Annotated[bool, Field(description="True: the public may see where a picture was taken")] = False
+
+
+class MoveBody(Body):
+    target_folder_id: FolderId | None
+
+
+class CopyBody(Body):
+    target_folder_id: FolderId | None = None
+    original_name: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class BatchBody(Body):
+    action: Literal["delete", "restore", "move", "tag", "purge"]
+    ids: Annotated[tuple[Annotated[Text, Field(max_length=64)], ...], Field(max_length=1000)]
+    target_folder_id: FolderId | None = None
+    add: Tags = ()
+    remove: Tags = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.action == "move" and "target_folder_id" not in self.model_fields_set:
+            raise ValueError("move needs target_folder_id; null is the root")
+        if self.action == "tag" and not (self.add or self.remove):
+            raise ValueError("tag needs add or remove")
+        return self
+
+
+class FolderBody(Body):
+    name: Annotated[str, Field(max_length=4096)]
+    description: Annotated[Text, Field(max_length=4000)] = ""
+    parent_folder_id: FolderId | None = None
+
+
+class FolderChangeBody(Body):
+    name: Annotated[str, Field(max_length=4096)] = ""
+    description: Annotated[Text, Field(max_length=4000)] = ""
+    parent_folder_id: FolderId | None = None
+
+
+class KeyBody(Body):
+    owner_id: Annotated[ShortText, Field(min_length=1)]
+    name: ShortText = ""
+    role: Literal["user", "admin"] = "user"
+
+
+class JanitorBody(Body):
+    dry_run: bool = True

@@ -1,0 +1,387 @@
+"""The contract's answers, as models: what the OpenAPI document says that routes give.
+
+They are not run over each answer: the tests hold every response they see against the document that is written
+from these models, and ``extra="forbid"`` makes an undeclared member fail there.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.request_models import FileType, Status
+from core.placement import Visibility
+
+
+class Out(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+class Reason(Out):
+    code: str
+    detail: str
+
+
+class FieldError(Out):
+    field: str
+    message: str
+
+
+class RejectedFile(Out):
+    original_name: str
+    problem: Reason
+
+
+class Problem(BaseModel):
+    """RFC 9457. Clients switch on ``code``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+    request_id: str | None
+    errors: list[FieldError] = []
+    rejected: list[RejectedFile] = []
+
+
+class PreviewOut(Out):
+    type: Literal["thumbnail", "text", "page", "contents"]
+    width: int | None
+    height: int | None
+    mime_type: str
+    url: str
+
+
+class TextPreviewOut(Out):
+    """The beginning of a text: 64 KiB at most."""
+
+    content: str
+    language: str | None = Field(description="Of code or markup: python, markdown, csv, …")
+    truncated: bool
+    encoding: str | None = None
+    html: str | None = Field(default=None, description="Highlighted or rendered, and safe to insert")
+    table: list[list[str]] | None = None
+
+
+class ListedEntryOut(Out):
+    name: str
+    size: int | None
+    compressed_size: int | None
+    is_directory: bool
+    modified_at: str | None
+
+
+class ContentsPreviewOut(Out):
+    """What an archive holds; names are data, not paths."""
+
+    entries: list[ListedEntryOut]
+    total_entries: int
+    total_size: int | None
+    truncated: bool
+
+
+class FileLinks(Out):
+    self: str
+    download: str
+    preview: str | None
+
+
+class FileCore(Out):
+    id: UUID
+    original_name: str
+    mime_type: str
+    file_size: Annotated[int, Field(ge=0)]
+    file_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    status: Status
+    uploaded_at: datetime
+    expires_at: datetime | None
+    previews: list[PreviewOut]
+    links: FileLinks
+
+
+class FileOut(FileCore):
+    """A file, as its owner sees it."""
+
+    stored_name: str
+    file_path: str
+    folder_id: int | None
+    visibility: Visibility
+    keep_location: Annotated[bool, Field(description="The public may see where a picture was taken")]
+    tags: list[str]
+    owner_id: str
+    storage_class: Literal["standard", "archived"]
+    last_accessed: datetime | None
+    download_count: Annotated[int, Field(ge=0)]
+    is_deleted: bool
+    deleted_at: datetime | None
+    problem: Reason | None
+    metadata: dict[str, Any]
+
+
+class SentFileOut(Out):
+    """A file, as an upload token is told of it: nothing that the token's user did not know."""
+
+    id: UUID
+    original_name: Annotated[str, Field(description="As it was sent; the folder may have it under another")]
+    file_size: Annotated[int, Field(ge=0)]
+    status: Status
+    problem: Reason | None
+
+
+class PublicFileOut(FileCore):
+    """A public file, as everybody sees it. Size and hash are those of the bytes that the public gets: of a picture that tells
+    where it was taken, a copy without the place, and `processing` until that is made."""
+
+
+class EventOut(Out):
+    id: int
+    action: str
+    actor: str | None
+    at: datetime
+
+
+class StatisticsOut(Out):
+    downloads: int
+    previews: int
+    first_access: datetime | None
+    last_access: datetime | None
+
+
+class IntegrityOut(Out):
+    exists: bool
+    size_matches: bool
+    checksum: Literal["verified", "unverified", "mismatch"]
+    checked_at: datetime | None
+
+
+class FileDetailsOut(FileOut):
+    statistics: StatisticsOut
+    access_history: list[EventOut]
+    integrity: IntegrityOut
+
+
+class PageOut(Out):
+    next_cursor: str | None
+    total: int | None
+
+
+class FilePageOut(PageOut):
+    items: list[FileOut]
+
+
+class EventPageOut(PageOut):
+    items: list[EventOut]
+
+
+class SessionOut(Out):
+    session_id: str
+    files_uploaded: int
+    total_size: int
+    started_at: datetime
+    completed_at: datetime | None
+
+
+class UploadOut(Out):
+    files: list[FileOut | SentFileOut]
+    rejected: list[RejectedFile]
+    session: SessionOut
+
+
+class UrlOut(Out):
+    url: str
+    expires_at: datetime
+
+
+class DeletedFileOut(Out):
+    id: UUID
+    action: Literal["trashed", "purged"]
+    deleted_at: datetime
+
+
+class BatchItemOut(Out):
+    id: str
+    status: int
+    problem: Reason | None
+
+
+class BatchOut(Out):
+    results: list[BatchItemOut]
+
+
+class FolderOut(Out):
+    id: int
+    name: str
+    description: str
+    parent_id: int | None
+    path: str
+    created_at: datetime
+    updated_at: datetime
+    file_count: int
+    total_file_count: int
+    total_size: int
+
+
+class FolderNodeOut(FolderOut):
+    children: list[FolderNodeOut]
+
+
+class FolderTreeOut(Out):
+    items: list[FolderNodeOut]
+
+
+class FolderPageOut(PageOut):
+    items: list[FolderOut]
+
+
+class DeletedFolderOut(Out):
+    id: int
+    action: Literal["deleted"]
+    trashed_files: int = 0
+    deleted_folders: int = 1
+
+
+class CountedTypeOut(Out):
+    file_type: FileType
+    count: int
+    size: int
+
+
+class CountedFolderOut(Out):
+    folder_id: int | None
+    name: str | None
+    count: int
+    size: int
+
+
+class QuotaOut(Out):
+    used: int
+    limit: int | None
+
+
+class CapacityOut(Out):
+    free: int
+    total: int
+
+
+class ActivityOut(Out):
+    file_id: UUID
+    action: str
+    at: datetime
+    original_name: str | None
+
+
+class StatsOut(Out):
+    total_files: int
+    total_size: int
+    by_type: list[CountedTypeOut]
+    by_folder: list[CountedFolderOut]
+    by_status: dict[Status, int]
+    deduplicated_bytes: int
+    compressed_bytes_saved: int
+    quota: QuotaOut
+    capacity: CapacityOut | None
+    recent_activity: list[ActivityOut]
+
+
+class HitOut(Out):
+    file: FileOut
+    score: float
+    highlights: dict[str, str | None]
+
+
+class FacetValueOut(Out):
+    value: str | int | None
+    count: int
+
+
+class SearchOut(PageOut):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)  # facets only where asked for
+
+    items: list[HitOut]
+    facets: dict[str, list[FacetValueOut]] = {}
+
+
+class SuggestOut(Out):
+    items: list[str]
+
+
+class KeyOut(Out):
+    id: UUID
+    owner_id: str
+    name: str
+    role: Literal["user", "admin"]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class NewKeyOut(KeyOut):
+    """``key`` is null where an Idempotency-Key brings the answer a second time: the key is kept nowhere."""
+
+    key: str | None
+
+
+class KeyPageOut(PageOut):
+    items: list[KeyOut]
+
+
+class JobOut(Out):
+    """A job of the queue. ``file_id`` is the file it is about, ``error`` why its last attempt failed."""
+
+    id: int
+    queue: str
+    task: str
+    owner_id: str | None
+    file_id: str | None
+    status: Literal["todo", "doing", "failed", "cancelled", "succeeded", "aborted"]
+    attempts: int
+    deaths: int = Field(description="Workers that ended while they did it")
+    error: str | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    scheduled_at: datetime | None = Field(description="Not before then")
+
+
+class JobPageOut(PageOut):
+    items: list[JobOut]
+    counts: dict[str, dict[str, int]] = Field(description="By queue, then by status")
+
+
+class HealthOut(Out):
+    status: Literal["ok"]
+
+
+class ReadyOut(Out):
+    status: Literal["ready"]
+    checks: dict[str, bool | str]
+
+
+class RescanOut(Out):
+    """Virus scans of everything stored; ``failed`` counts what could not be scanned and kept its verdict."""
+
+    id: int
+    started_at: datetime
+    finished_at: datetime | None
+    scanned: int
+    infected: int
+    failed: int
+
+
+class ReportOut(Out):
+    """What the janitor found and did, or with ``dry_run`` would do."""
+
+    dry_run: bool
+    expired_uploads: int
+    cleaned_uploads: int
+    purged_objects: int
+    retired_objects: int
+    orphaned_objects: int
+    orphaned_bytes: int
+    orphaned_multiparts: int
+    forgotten_rows: int
+    corrected_counters: int

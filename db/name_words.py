@@ -1,0 +1,181 @@
+"""The words of an owner's names: which of them a searched word may mean, which are near it, which a typed beginning leads to.
+
+``file_words`` has a row for each word of each name (``/token`` where a token was split, ``^word`` for the first one) and for
+each tag (``#tag``), ``owner_words`` one for each distinct word of four characters or more that is no number. Both are kept by
+triggers on ``files`` (migration 0009), so that no statement can forget them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.tokenizer import MAX_WORD, is_run, without_marks
+from db import Tx
+
+MOST = 64  # words that one searched word may mean
+SHORTEST_PART = 3  # characters: fewer have no trigram, and stand for words that begin so
+_SIMILAR = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A word of a search: itself, or also words that begin so, or that contain or end in it."""
+
+    word: str
+    begins: bool = False
+    pattern: str | None = None  # of LIKE, on words without marks
+
+
+@dataclass(frozen=True, slots=True)
+class WordList:
+    """Words of which a name must have one. ``beyond``: so begin more words than are listed."""
+
+    words: tuple[str, ...]
+    beyond: tuple[str, ...] = ()
+
+
+def sought_part(word: str) -> Sought:
+    """The word, and what it is a part of."""
+    long = len(word) >= SHORTEST_PART and not word.isdecimal() and not is_run(word)
+    return Sought(word[:MAX_WORD], True, f"%{like(without_marks(word))}%" if long else None)
+
+
+def sought_end(word: str) -> Sought:
+    """The word, and what ends in it."""
+    long = len(word) >= SHORTEST_PART and not word.isdecimal()
+    return Sought(word[:MAX_WORD], False, f"%{like(without_marks(word))}" if long else None)
+
+
+# A step from each word to the next: one probe of the index for a word, however many files have it.
+_BEGINNING = """
+with recursive b (word) as (
+    (select fw.word from file_words fw where fw.owner_id = %(owner)s and fw.is_deleted = %(deleted)s
+     and fw.word >= {word} collate "C" and fw.word < ({word} || chr(1114111)) collate "C" order by fw.word limit 1)
+    union all
+    select (select fw.word from file_words fw where fw.owner_id = %(owner)s and fw.is_deleted = %(deleted)s
+            and fw.word > b.word and fw.word < ({word} || chr(1114111)) collate "C" order by fw.word limit 1)
+    from b where b.word is not null
+) select b.word from b where b.word is not null limit {limit}
+"""
+_MEANT = f"""
+select array({_BEGINNING.format(word="s.word", limit=f"case when s.begins then {MOST + 1} else 0 end")}),
+       array(select o.word from owner_words o where o.owner_id = %(owner)s and o.plain like s.pattern limit {MOST}),
+       exists (select from file_words fw where fw.owner_id = %(owner)s and fw.is_deleted = %(deleted)s
+               and fw.word = ('/' || s.word) collate "C")
+from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
+order by s.n
+"""
+_MEANT_BY_ANYBODY = f"""
+select array(select distinct o.word from owner_words o
+             where s.begins and starts_with(o.word, s.word) or o.plain like s.pattern limit {MOST}), '{{}}'::text[], true
+from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
+order by s.n
+"""
+
+
+def meant(tx: Tx, owner_id: str | None, deleted: bool, sought: Sequence[Sought]) -> list[WordList]:
+    """For each word the words of the owner's names (None: everybody's) that it may mean, itself always among them, also as a
+    token (``/iphone``)."""
+    found: list[WordList] = []
+    unknown: list[int] = []
+    params = {
+        "owner": owner_id,
+        "deleted": deleted,
+        "words": [s.word for s in sought],
+        "begins": [s.begins for s in sought],
+        "patterns": [s.pattern for s in sought],
+    }
+    sql = _MEANT if owner_id is not None else _MEANT_BY_ANYBODY
+    # Never prepared: of an owner with few words all are read, of one with many the index of their parts.
+    rows = tx.execute(sql, params, prepare=False).fetchall() if sought else []
+    for s, (beginning, containing, is_token) in zip(sought, rows, strict=True):
+        itself = [s.word, "/" + s.word] if is_token else [s.word]
+        words = dict.fromkeys([*itself, *beginning[:MOST], *containing])
+        if s.begins and not beginning and not containing and not s.word.startswith("/"):
+            unknown.append(len(found))
+        found.append(WordList(tuple(words)[: MOST + 2], (s.word,) if len(beginning) > MOST else ()))
+    if unknown and owner_id is not None:  # no word, but maybe the beginning of a token: annualrep
+        tokens = meant(tx, owner_id, deleted, [Sought("/" + sought[at].word, begins=True) for at in unknown])
+        for at, token in zip(unknown, tokens, strict=True):
+            found[at] = WordList((sought[at].word, *token.words), token.beyond)
+    return found
+
+
+_NEAR = f"""
+select word from owner_words where {{mine}} and plain %% %(plain)s
+order by similarity(plain, %(plain)s) desc, word limit {_SIMILAR}
+"""
+_SWAPPED = "select word from owner_words where owner_id = %(owner)s and word = any(%(words)s::text[])"
+
+
+def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
+    """Words of the owner's names that look like the word, and those of ``others`` that there are; the caller compares
+    letter by letter. Begin a ``db.search.Clock`` first."""
+    mine = "owner_id = %(owner)s" if owner_id is not None else "true"
+    params = {"owner": owner_id, "plain": without_marks(word)}
+    rows = tx.execute(_NEAR.format(mine=mine), params, prepare=False).fetchall()
+    if owner_id is not None:
+        rows += tx.execute(_SWAPPED, {"owner": owner_id, "words": list(others)}).fetchall()
+    return [row[0] for row in rows]
+
+
+# Names outside the trash that begin so, in order; then words inside names; then the newest names with such a word.
+_SUGGEST = f"""
+with named as (
+    select min(original_name) as item, 1 as rank, row_number() over (order by name_key) as place from (
+        select f.original_name, f.name_key from files f
+        where f.owner_id = %(owner)s and f.is_deleted = false and f.name_key like %(pattern)s
+        order by f.name_key, f.id limit 1000
+    ) n group by name_key
+),
+words as materialized ({_BEGINNING.format(word="%(word)s::text", limit="%(limit)s")}),
+inside as (
+    select f.original_name as item, 3 as rank, row_number() over (order by f.uploaded_at desc, f.id desc) as place
+    from (select w.uploaded_at, w.file_id
+          from words, lateral (select fw.uploaded_at, fw.file_id from file_words fw
+                               where fw.owner_id = %(owner)s and fw.is_deleted = false and fw.word = words.word
+                               order by fw.uploaded_at desc, fw.file_id desc limit %(limit)s * 4) w
+          order by w.uploaded_at desc, w.file_id desc limit %(limit)s * 4) w
+    join files f on f.id = w.file_id
+    where f.name_words like %(inside)s and f.name_key not like %(pattern)s
+)
+select item from (
+    select * from named
+    union all
+    select word, 2, row_number() over (order by word) from words where %(single)s and word <> %(word)s
+    union all
+    select * from inside
+) s where item is not null order by rank, place limit %(limit)s * 2
+"""
+
+
+def suggestions(tx: Tx, owner_id: str, beginning: str, words: Sequence[str], *, limit: int) -> list[str]:
+    """What the owner may be typing: ``beginning`` is the folded text so far, ``words`` are its words."""
+    last = words[-1][:MAX_WORD] if words and beginning.endswith(words[-1]) else ""
+    params: dict[str, Any] = {
+        "owner": owner_id,
+        "deleted": False,
+        "pattern": like(beginning) + "%",
+        "word": last,
+        "inside": "% " + like(" ".join(words)) + "%" if last else None,
+        "single": len(words) == 1 and not is_run(last),
+        "limit": limit if last else 0,
+    }
+    rows = tx.execute(_SUGGEST if last else _NAMES, params | {"names": limit}, prepare=False).fetchall()
+    return list(dict.fromkeys(row[0] for row in rows))[:limit]
+
+
+_NAMES = """
+select min(original_name) from (
+    select f.original_name, f.name_key from files f
+    where f.owner_id = %(owner)s and f.is_deleted = false and f.name_key like %(pattern)s
+    order by f.name_key, f.id limit 1000
+) n group by name_key order by name_key limit %(names)s
+"""
+
+
+def like(text: str) -> str:
+    """The text as LIKE takes it literally."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

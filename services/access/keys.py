@@ -1,0 +1,110 @@
+"""Who may do what: keys and roles, and the rule that what is not yours is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
+from core.pages import Page
+from core.principal import Principal, Role
+from db import Database, Tx, keys
+from db.files import FileRecord
+from db.keys import KeyRecord
+
+
+def owner_scope(principal: Principal, owner: str | None) -> str | None:
+    """Whose things a list shows: the caller's own, for admins any owner's (``*``: None, everybody's)."""
+    if owner is None or owner == principal.owner_id:
+        return principal.owner_id
+    if not principal.is_admin:
+        raise NotAllowed("Only an admin key may list what others own.")
+    return None if owner == "*" else owner
+
+
+def may_change(principal: Principal | None, owner_id: str) -> bool:
+    return principal is not None and (principal.is_admin or principal.owner_id == owner_id)
+
+
+def visible(principal: Principal | None, file: FileRecord | None) -> FileRecord:
+    """The file, if this caller may read it; else NotFound, in the same words for "not yours" and "not there".
+
+    Of others, and without a credential, only public files are there, until they are in the trash or expire; without one the
+    answer to all else is NotAuthenticated."""
+    if file is not None and (may_change(principal, file.owner_id) or is_public(file)):
+        return file
+    raise NotAuthenticated() if principal is None else NotFound("There is no such file.")
+
+
+def is_public(file: FileRecord) -> bool:
+    return file.visibility == "public" and not file.is_deleted and not file.expired
+
+
+def owned(principal: Principal, file: FileRecord | None) -> FileRecord:
+    """The file, if this caller may change it; else NotFound."""
+    if file is None or not may_change(principal, file.owner_id):
+        raise NotFound("There is no such file.")
+    return file
+
+
+class Keys:
+    def __init__(self, db: Database, cursor_secret: bytes):
+        self._db = db
+        self._cursor_secret = cursor_secret
+
+    def authenticate(self, credential: str) -> Principal:
+        """The principal of an API key: one statement. Raises NotAuthenticated, in the same words whatever is wrong."""
+        with self._db.connection() as tx:
+            key = keys.find(tx, secret_digest(credential))
+        if key is None:
+            raise NotAuthenticated()
+        return Principal(owner_id=key.owner_id, role=_role(key.role), key_id=key.id)
+
+    def create_key(
+        self,
+        owner_id: str,
+        *,
+        name: str = "",
+        role: Role = "user",
+        key: str | None = None,
+        within: Callable[[Tx, KeyRecord], None] | None = None,
+    ) -> tuple[KeyRecord, str]:
+        """A new key and its record; the key is not kept, so this is the only time it can be shown. ``within`` joins the
+        transaction."""
+        if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:
+            raise InvalidInput("owner_id takes 1 to 255 characters, name at most 255.")
+        key = key or new_secret("gw_")
+        with self._db.transaction() as tx:
+            record = keys.create(tx, secret_digest(key), owner_id=owner_id, name=name, role=role)
+            if within is not None:
+                within(tx, record)
+            return record, key
+
+    def list_keys(self, *, limit: int, cursor: str | None) -> Page[KeyRecord]:
+        after = cursor_id(cursor, scope="keys", secret=self._cursor_secret)
+        with self._db.connection() as tx:
+            records = keys.list_all(tx, after=after, limit=limit + 1)
+        more = len(records) > limit
+        records = records[:limit]
+        last = str(records[-1].id) if more else None
+        return Page(records, encode_cursor([last], scope="keys", secret=self._cursor_secret) if more else None)
+
+    def revoke_key(self, key_id: UUID) -> None:
+        with self._db.transaction() as tx:
+            if not keys.revoke(tx, key_id):
+                raise NotFound("There is no such key.")
+
+    def ensure_admin_key(self, given: str | None) -> str | None:
+        """See to it that an admin key exists: the one given, else a new one, which is returned to be shown once."""
+        if given is not None:
+            self.create_key("admin", name="ADMIN_API_KEY", role="admin", key=given)
+            return None
+        with self._db.connection() as tx:
+            if keys.any_admin(tx):
+                return None
+        return self.create_key("admin", name="first admin key", role="admin")[1]
+
+
+def _role(text: str) -> Role:
+    return "admin" if text == "admin" else "user"

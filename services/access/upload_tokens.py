@@ -1,0 +1,128 @@
+"""Upload tokens: what an app's own backend hands to one of its users, good for uploading within a budget and no more.
+
+The budget is kept by the uploads' own statements (db/uploads.py, db/files.publish), so that no number of uploads at once
+gets past it. What a token may do at all is decided in api/auth.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import UUID
+
+from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
+from core.pages import Page
+from core.placement import Visibility
+from core.principal import Principal
+from db import Database, Tx, upload_tokens
+from db.files import FileRecord
+from db.upload_tokens import UploadTokenRecord
+from db.uploads import UploadRecord
+from services.access.keys import owner_scope
+
+PREFIX = "gwt_"  # tells a token from a key (gw_) before any look into the database
+DEFAULT_LIFE = timedelta(hours=1)
+MAX_LIFE = timedelta(hours=24)  # asking for more gets this much
+_MOST_COUNTED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a token allows; None means no limit beside those that hold for the owner anyway."""
+
+    folder_id: int | None = None  # its files go there and nowhere else
+    max_files: int | None = None
+    max_size: int | None = None  # bytes of one file
+    max_total_size: int | None = None  # bytes of all files together
+    allowed_types: tuple[str, ...] = ()  # as in ALLOWED_TYPES
+    visibility: Visibility = "private"  # the widest that its uploads may have
+
+
+class UploadTokens:
+    def __init__(self, db: Database, cursor_secret: bytes):
+        self._db = db
+        self._cursor_secret = cursor_secret
+
+    def create(
+        self,
+        principal: Principal,
+        owner_id: str,
+        budget: Budget,
+        *,
+        expires_in: timedelta | None = None,
+        within: Callable[[Tx, UploadTokenRecord], None] | None = None,
+    ) -> tuple[UploadTokenRecord, str]:
+        """A new token for ``owner_id``, which ends with the caller's key; only its digest is kept, so this is the only time it
+        can be shown. ``within`` joins the transaction.
+
+        Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's."""
+        if principal.budget is not None or not (principal.is_admin or principal.owner_id == owner_id):
+            raise NotAllowed("A key makes upload tokens for its own owner only.")
+        if expires_in is not None and expires_in <= timedelta():
+            raise InvalidInput(errors=[{"field": "expires_in", "message": "must be positive"}])
+        token = new_secret(PREFIX)
+        with self._db.transaction() as tx:
+            record = upload_tokens.create(
+                tx,
+                secret_digest(token),
+                owner_id=owner_id,
+                folder_id=budget.folder_id,
+                max_files=budget.max_files,
+                max_size=budget.max_size,
+                max_total_size=budget.max_total_size,
+                allowed_types=list(budget.allowed_types),
+                visibility=budget.visibility,
+                key_id=principal.key_id,
+                expires_in=min(expires_in or DEFAULT_LIFE, MAX_LIFE),
+            )
+            if record is None:
+                raise NotFound("There is no such folder.")
+            if within is not None:
+                within(tx, record)
+        return record, token
+
+    def list_live(
+        self, principal: Principal, *, owner: str | None, limit: int, cursor: str | None
+    ) -> Page[UploadTokenRecord]:
+        """The tokens that are still good, for the caller's files or made by its keys, newest first. Raises NotAllowed,
+        InvalidCursor."""
+        owner_id = owner_scope(principal, owner)
+        scope = f"upload tokens:{owner_id}"
+        after = cursor_id(cursor, scope=scope, secret=self._cursor_secret)
+        with self._db.connection() as tx:
+            found = upload_tokens.list_live(tx, owner_id, after=after, limit=limit + 1)
+            total = upload_tokens.count_live(tx, owner_id, most=_MOST_COUNTED + 1)
+        more, found = len(found) > limit, found[:limit]
+        return Page(
+            found,
+            encode_cursor([str(found[-1].id)], scope=scope, secret=self._cursor_secret) if more else None,
+            total if total <= _MOST_COUNTED else None,
+        )
+
+    def revoke(self, principal: Principal, token_id: UUID) -> None:
+        """End a token at once; uploads that it began go on for the owner. Raises NotFound."""
+        with self._db.connection() as tx:
+            if not upload_tokens.revoke(tx, token_id, None if principal.is_admin else principal.owner_id):
+                raise NotFound("There is no such upload token.")
+
+    def authenticate(self, token: str) -> Principal:
+        """Whom the token speaks for, and its budget: one statement. Raises NotAuthenticated, also once its time is over."""
+        with self._db.connection() as tx:
+            record = upload_tokens.find(tx, secret_digest(token))
+        if record is None:
+            raise NotAuthenticated()
+        return Principal(record.owner_id, budget=record.budget)
+
+
+def uploader_of(tx: Tx, upload: UploadRecord) -> Principal:
+    """Who began an upload, as far as size and type go: an upload token may have narrowed what its owner may, and does so
+    until the upload is over, however early the token was."""
+    token = upload_tokens.get(tx, upload.token_id) if upload.token_id is not None else None
+    return Principal(upload.owner_id, budget=token.budget if token is not None else None)
+
+
+def as_sent(principal: Principal, upload: UploadRecord, file: FileRecord) -> FileRecord:
+    """The file under the name that it was sent with, for an upload token: a number in it would tell what the owner has."""
+    return file if principal.budget is None else replace(file, original_name=upload.original_name)

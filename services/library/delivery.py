@@ -1,0 +1,473 @@
+"""Handing files out: by presigned URL, streamed through the gateway, or many in one ZIP. Every download is logged.
+
+What the bucket holds compressed is never redirected to: it is streamed. Who asks for a URL of it, of a public file, or for
+longer than a bucket's URL may live, gets a link of the gateway's own, sealed as cursors are, under a scope that is no list's
+(THREATS T62), and checked at each use.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from core import content_types, names
+from core.disposition import content_disposition
+from core.errors import (
+    ContentMissing,
+    FileInTrash,
+    FileNotReady,
+    InvalidCursor,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    TooLarge,
+)
+from core.ids import decode_cursor, encode_cursor
+from core.principal import Principal
+from core.ranges import Span, etag_matches, if_range_matches, parse_range
+from db import Database, events, file_lists, files, folders, objects
+from db.files import FileRecord
+from services.access.keys import is_public, visible
+from services.library.files import parse_id
+from services.library.public_copies import PublicCopies
+from services.objects.bucket import bucket_errors
+from services.objects.object_reader import ObjectReader, Reader, as_missing, check_intact
+from storage_backends.base import (
+    ObjectNotFound,
+    ObjectStore,
+    PresignedRequest,
+    Presigns,
+)
+
+_LINKS = "link to a file"
+_NO_LINK = "This link is not valid, or not any more."
+_PIECE = 256 * 1024  # bytes; what a slow reader makes us hold
+
+Disposition = Literal["inline", "attachment"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryLimits:
+    mode: Literal["redirect", "proxy"]
+    url_ttl: timedelta  # of a presigned download at most, and of a link where the client asks for no other
+    url_max_ttl: timedelta  # of a link
+    max_zip_files: int
+    max_zip_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestConditions:
+    """The request's headers of these names (RFC 9110 §13, §14), as they came."""
+
+    range: str | None = None
+    if_range: str | None = None
+    if_none_match: str | None = None
+    if_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A download that needs no other credential: whoever has the token may ``open_link`` until it expires."""
+
+    token: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Bytes on their way out; ``close`` must be called, also when the client is gone midway. HEAD has no body."""
+
+    status: Literal[200, 206]
+    headers: dict[str, str]
+    length: int
+    body: Iterator[bytes] | None
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Zip:
+    filename: str
+    body: Iterator[bytes]
+
+
+class Delivery:
+    def __init__(
+        self,
+        db: Database,
+        store: ObjectStore,
+        contents: ObjectReader,
+        publishing: PublicCopies,
+        limits: DeliveryLimits,
+        *,
+        link_secret: bytes,
+        scanned_only: bool,
+    ):
+        self._db = db
+        self._reader = contents
+        self._public_copies = publishing
+        self._link_secret = link_secret
+        self._scanned_only = scanned_only
+        self._presigns = store if isinstance(store, Presigns) else None
+        self._limits = limits
+
+    def open(
+        self,
+        principal: Principal | None,
+        file_id: UUID,
+        *,
+        method: Literal["GET", "HEAD"],
+        mode: Literal["redirect", "proxy"] | None = None,
+        disposition: Disposition | None = None,
+        conditions: RequestConditions = RequestConditions(),
+        before_stream: Callable[[], None] = lambda: None,
+    ) -> Redirect | NotModified | Stream:
+        """A download. HEAD is never redirected, since a URL signed for GET answers it with 403.
+
+        ``before_stream`` is called before the bucket is asked for the bytes. Raises FileNotReady, FileInTrash, ContentMissing,
+        PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
+        with self._db.connection() as tx:
+            found = files.get(tx, file_id)
+        file, mode = self._readable(principal, found), mode or self._limits.mode
+        life = self._limits.url_ttl
+        return self._deliver(principal, file, method, mode, disposition, conditions, life, before_stream)
+
+    def _readable(self, principal: Principal | None, found: FileRecord | None) -> FileRecord:
+        """The file as this caller may have its bytes now. Raises as ``visible`` and ``downloadable``."""
+        file = self._downloadable(visible(principal, found))
+        return self._downloadable(self._public_copies.shown(principal, file))
+
+    def _downloadable(self, file: FileRecord) -> FileRecord:
+        return downloadable(file, scanned_only=self._scanned_only)
+
+    def open_link(
+        self,
+        token: str,
+        *,
+        method: Literal["GET", "HEAD"],
+        conditions: RequestConditions,
+        before_stream: Callable[[], None] = lambda: None,
+    ) -> Redirect | NotModified | Stream:
+        """The download that a link of ``url`` stands for, with what was fixed when it was made. What ends the file ends the
+        link, and so does making it private where it was public then. Raises NotAuthenticated for a link that is over or not
+        ours, and what ``open`` raises."""
+        file_id, expires, disposition, public = self._unsealed(token)
+        left = expires - time.time()
+        if left <= 0:
+            raise NotAuthenticated(_NO_LINK)
+        with self._db.connection() as tx:
+            file = files.get(tx, file_id)
+        if file is None:
+            raise NotFound("There is no such file.")
+        if public and not is_public(file):
+            raise NotAuthenticated(_NO_LINK)
+        file = self._downloadable(file)
+        if public:
+            file = self._downloadable(self._public_copies.public(file))
+        life = min(timedelta(seconds=max(1, int(left))), self._limits.url_ttl)
+        mode = self._limits.mode
+        return self._deliver(None, file, method, mode, disposition, conditions, life, before_stream)
+
+    def _deliver(
+        self,
+        principal: Principal | None,
+        file: FileRecord,
+        method: Literal["GET", "HEAD"],
+        mode: Literal["redirect", "proxy"],
+        disposition: Disposition | None,
+        conditions: RequestConditions,
+        url_life: timedelta,
+        before_stream: Callable[[], None],
+    ) -> Redirect | NotModified | Stream:
+        etag = f'"{file.file_hash}"' if file.file_hash else None
+        if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
+            raise PreconditionFailed()
+        if conditions.if_none_match is not None and etag_matches(conditions.if_none_match, etag, weak=True):
+            return NotModified({"ETag": etag} if etag else {})
+        if mode == "redirect" and method == "GET":
+            signed = self._presigned(file, url_life, disposition)
+            if signed is not None:
+                self._reader.confirm(file)  # the bucket would answer whatever it holds under the key
+                if _is_start(conditions.range):
+                    self._count(principal, file)
+                return Redirect(signed.url)
+        before_stream()
+        return self._stream(principal, file, etag, method, disposition, conditions)
+
+    def _stream(
+        self,
+        principal: Principal | None,
+        file: FileRecord,
+        etag: str | None,
+        method: str,
+        disposition: Disposition | None,
+        conditions: RequestConditions,
+    ) -> Stream:
+        try:
+            wanted = conditions.range if if_range_matches(conditions.if_range, etag, file.uploaded_at) else None
+            span = parse_range(wanted, file.file_size) if method == "GET" else None
+        except RangeNotSatisfiable as error:
+            raise RangeNotSatisfiable(size=file.file_size) from error
+        headers = {
+            "Content-Type": content_types.served_type(file.mime_type),
+            "Content-Disposition": content_disposition(_disposition(file, disposition), file.original_name),
+            "Accept-Ranges": "bytes",
+        }
+        if etag:
+            headers["ETag"] = etag
+        length = span.length if span else file.file_size
+        if span:
+            headers["Content-Range"] = span.content_range(file.file_size)
+        status: Literal[200, 206] = 206 if span else 200
+        if method == "HEAD":
+            self._reader.confirm(file)
+            return Stream(status, headers, length, None)
+        stack, reader = self._read(file, span)
+        if span is None or span.first == 0:
+            self._count(principal, file)
+        return Stream(status, headers, length, _pieces(stack, reader, length), stack.close)
+
+    def url(
+        self,
+        principal: Principal | None,
+        file_id: UUID,
+        *,
+        expires_in: int | None = None,
+        disposition: Disposition | None = None,
+    ) -> PresignedRequest | Link:
+        """A presigned download URL, its life clamped to the maximum (THREATS T42); a link of our own of a public file, for
+        longer than such URLs live, and for what the bucket can't hand out as it was uploaded. Raises InvalidInput below one
+        second."""
+        if expires_in is not None and expires_in < 1:
+            raise InvalidInput(
+                "expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}]
+            )
+        life = self._limits.url_ttl if expires_in is None else timedelta(seconds=min(expires_in, 7 * 86400))
+        with self._db.connection() as tx:
+            found = files.get(tx, file_id)
+        file = self._readable(principal, found)
+        self._reader.confirm(file)
+        if principal is not None:
+            with self._db.connection() as tx:
+                events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=principal.owner_id)
+        life = min(life, self._limits.url_max_ttl)
+        presigned = None
+        if file.visibility == "private" and life <= self._limits.url_ttl:
+            presigned = self._presigned(file, life, disposition)
+        return presigned or self._sealed(file, life, disposition)
+
+    def _sealed(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
+        expires = int(time.time() + life.total_seconds())
+        token = encode_cursor(
+            [str(file.id), expires, disposition or "", file.visibility],
+            scope=_LINKS,
+            secret=self._link_secret,
+        )
+        return Link(token, datetime.fromtimestamp(expires, UTC))
+
+    def _unsealed(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
+        """File, end, disposition, and whether the file was public. Raises NotAuthenticated."""
+        try:
+            file_id, expires, disposition, visibility = decode_cursor(token, scope=_LINKS, secret=self._link_secret)
+        except InvalidCursor as error:
+            raise NotAuthenticated(_NO_LINK) from error
+        inline: Disposition | None = "inline" if disposition == "inline" else None
+        return UUID(str(file_id)), int(expires or 0), inline, visibility == "public"
+
+    def _presigned(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> PresignedRequest | None:
+        """None where there can be none: the object is stored compressed, or is so since a moment ago, or nothing is presigned
+        here."""
+        if self._presigns is None or file.encoding is not None:
+            return None
+        with self._db.connection() as tx:
+            if not objects.note_url(tx, file.file_path, life=life):
+                return None
+        return self._presigns.presign_get(
+            file.file_path,
+            expires_in=life,
+            content_type=content_types.served_type(file.mime_type),
+            disposition=content_disposition(_disposition(file, disposition), file.original_name),
+        )
+
+    # -- reading an object ---------------------------------------------------------------------------------------------
+
+    def _read(self, file: FileRecord, span: Span | None) -> tuple[ExitStack, Reader]:
+        """Open the object, so that what is wrong with it is told before a byte is sent (THREATS T34)."""
+        stack = ExitStack()
+        try:
+            return stack, stack.enter_context(self._reader.open(file, span))
+        except ObjectNotFound as error:
+            raise as_missing(error) from error
+
+    def _count(self, principal: Principal | None, file: FileRecord) -> None:
+        with self._db.connection() as tx:
+            if principal is None:
+                events.count_anonymous(tx, file.id)
+            else:
+                events.record_download(tx, file.id, actor=principal.owner_id)
+
+    # -- many files ----------------------------------------------------------------------------------------------------
+
+    def zip(self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None) -> Zip:
+        """A ZIP of files, or of a folder with all below it, streamed as it is read. Members are stored, not deflated.
+
+        Named files must all be readable and ready; of a folder what is not ready is left out and listed in the ZIP. Raises
+        NotFound, FileNotReady, FileInTrash, and TooLarge above the limits on count and bytes."""
+        if ids is not None:
+            members, left_out = self._named(principal, ids), list[str]()
+            filename = "files.zip"
+        elif folder is not None:
+            filename, members, left_out = self._in_folder(principal, folder)
+        else:
+            raise InvalidInput("Name the files by ids, or a folder.", errors=[{"field": "ids", "message": "missing"}])
+        if (
+            len(members) > self._limits.max_zip_files
+            or sum(f.file_size for _, f in members) > self._limits.max_zip_bytes
+        ):
+            raise TooLarge("Too many files, or too many bytes, for one ZIP.")
+        for _, file in members:
+            if not is_ready(file, scanned_only=self._scanned_only):
+                raise FileNotReady(f"{file.original_name} has not passed its checks.")
+        body = self._zipped(principal, _unique(members), left_out)
+        return Zip(filename, _begun(next(body), body))
+
+    def _named(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, FileRecord]]:
+        if len(ids) > self._limits.max_zip_files:
+            raise TooLarge("Too many files for one ZIP.")
+        wanted = list(dict.fromkeys(parse_id(text) for text in ids))
+        with self._db.connection() as tx:
+            found = {file.id: file for file in files.all_of(tx, wanted)}
+        chosen = [self._readable(principal, found.get(file_id)) for file_id in wanted]
+        return [(file.original_name, file) for file in chosen]
+
+    def _in_folder(self, principal: Principal, folder_id: int) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
+        with self._db.connection() as tx:
+            folder = folders.get(tx, folder_id)
+            if folder is None or not (principal.is_admin or folder.owner_id == principal.owner_id):
+                raise NotFound("There is no such folder.")
+            wanted = file_lists.FileFilter(owner_id=folder.owner_id, folder_id=folder_id, recursive=True)
+            found, _ = file_lists.page(
+                tx, wanted, sort="original_name", after=None, limit=self._limits.max_zip_files + 1
+            )
+            paths = folders.paths_below(tx, folder_id)
+        members = [
+            (paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found if not file.expired
+        ]
+        ready = [
+            (name, file) for name, file in members if file.intact and is_ready(file, scanned_only=self._scanned_only)
+        ]
+        left_out = {name for name, _ in members} - {name for name, _ in ready}
+        return f"{folder.name}.zip", ready, sorted(left_out)
+
+    def _zipped(
+        self, principal: Principal, members: list[tuple[str, FileRecord]], left_out: list[str]
+    ) -> Iterator[bytes]:
+        sink = _Sink()
+        with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
+            for name, file in members:
+                entry = zipfile.ZipInfo(name, file.uploaded_at.astimezone(UTC).timetuple()[:6])
+                entry.external_attr = 0o644 << 16
+                stack, reader = self._read(file, None)
+                with stack, archive.open(entry, "w", force_zip64=True) as target:
+                    for piece in _pieces(stack, reader, file.file_size):
+                        target.write(piece)
+                        yield from sink.taken()
+                self._count(principal, file)
+            if left_out:
+                archive.writestr(
+                    "NOT INCLUDED.txt",
+                    "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n",
+                )
+        yield from sink.taken()
+
+
+def _begun(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """A body whose first bytes were made already, so that what is wrong with them is told before any is sent."""
+    yield first
+    yield from rest
+
+
+class _Sink:
+    """An unseekable file that keeps what was written until it is taken."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def taken(self) -> list[bytes]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+
+def is_ready(file: FileRecord, *, scanned_only: bool) -> bool:
+    """With ``scanned_only`` also what was ``ready`` before scans were turned on waits for its first (THREATS T96)."""
+    return file.status == "ready" and (file.scanned or not scanned_only)
+
+
+def downloadable(file: FileRecord, *, scanned_only: bool) -> FileRecord:
+    """The file, if its bytes may be handed out now."""
+    if file.is_deleted or file.expired:
+        raise FileInTrash()
+    if not is_ready(file, scanned_only=scanned_only):
+        raise FileNotReady()
+    check_intact(file)
+    return file
+
+
+def _pieces(stack: ExitStack, reader: Reader, length: int) -> Iterator[bytes]:
+    """Exactly ``length`` bytes, or an error that breaks the connection: never a clean short answer."""
+    with stack, bucket_errors():
+        while length:
+            piece = reader.read(min(_PIECE, length))
+            if not piece:
+                raise ContentMissing("The object ended before its length.")
+            length -= len(piece)
+            yield piece
+
+
+def _disposition(file: FileRecord, wanted: Disposition | None) -> Disposition:
+    return "inline" if wanted == "inline" and content_types.may_inline(file.mime_type) else "attachment"
+
+
+def _is_start(range_header: str | None) -> bool:
+    return (
+        range_header is None or range_header.replace(" ", "").lower().startswith("bytes=0-") or "=" not in range_header
+    )
+
+
+def _unique(members: list[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord]]:
+    """Entry names made distinct whatever their case, by numbering (THREATS T36)."""
+    taken: set[str] = set()
+    unique = []
+    for name, file in members:
+        path, slash, last = name.rpartition("/")
+        candidate, n = name, 0
+        while names.name_key(candidate) in taken:
+            n += 1
+            candidate = path + slash + names.numbered(last, n)
+        taken.add(names.name_key(candidate))
+        unique.append((candidate, file))
+    return unique

@@ -1,0 +1,469 @@
+"""Files as their owners see them: read, list, rename, move, copy, trash, restore, purge."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import psycopg
+
+from core import names
+from core.errors import (
+    ContentMissing,
+    FileNotReady,
+    GatewayError,
+    InvalidCursor,
+    InvalidInput,
+    NameConflict,
+    NotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+)
+from core.ids import decode_cursor, encode_cursor
+from core.pages import Page
+from core.placement import Visibility
+from core.principal import Principal
+from core.ranges import Span, etag_matches
+from core.unset import UNSET, Unset
+from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
+from db.events import EventRecord
+from db.file_lists import FileFilter
+from db.files import FileRecord
+from db.previews import PreviewRecord
+from services.access.concurrency import ConcurrencyLimit
+from services.access.keys import owned, owner_scope, visible
+from services.library import public_copies
+from services.objects.bucket import bucket_errors, delete_unused
+from services.objects.object_reader import Altered, Damaged, ObjectReader
+from services.uploads.policy import HEAD_SIZE, UploadPolicy
+from storage_backends.base import ObjectNotFound, ObjectStore
+
+BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
+MAX_TAGS = 50
+_READ = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FileQuery:
+    """What ``GET /api/files`` may ask for; times are a half-open interval."""
+
+    file_type: str | None = None  # a family, a MIME type, or image/*
+    folder: int | Literal["root"] | None = None
+    recursive: bool = False
+    date_from: datetime | None = None
+    date_to: datetime | None = None
+    min_size: int | None = None
+    max_size: int | None = None
+    tag: str | None = None
+    status: str | None = None
+    deleted: bool = False
+    sort: str = "-uploaded_at"
+    owner: str | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    original_name: str | Unset = UNSET
+    visibility: Visibility | Unset = UNSET
+    tags: Sequence[str] | Unset = UNSET
+    expires_at: datetime | Unset | None = UNSET
+    keep_location: bool | Unset = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetails:
+    file: FileRecord
+    statistics: dict[str, Any]
+    history: list[EventRecord]
+    integrity: dict[str, Any]
+
+
+def etag(file: FileRecord) -> str:
+    """The metadata's ETag: changes with what can be edited and with the status, not with what is counted."""
+    return f'"{file.version}-{file.status}"'
+
+
+class Files:
+    def __init__(
+        self,
+        db: Database,
+        store: ObjectStore,
+        contents: ObjectReader,
+        admission: UploadPolicy,
+        *,
+        quota_bytes: int | None,
+        cursor_secret: bytes,
+    ):
+        self._db = db
+        self._store = store
+        self._reader = contents
+        self._policy = admission
+        self._quota_bytes = quota_bytes
+        self._cursor_secret = cursor_secret
+        self._turns = ConcurrencyLimit()  # at reading whole objects inside requests
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get(self, principal: Principal | None, file_id: UUID) -> FileRecord:
+        with self._db.connection() as tx:
+            return visible(principal, files.get(tx, file_id))
+
+    def previews_of(self, records: Sequence[FileRecord], *, tx: Tx | None = None) -> dict[UUID, list[PreviewRecord]]:
+        """The previews of a page of files: one statement, in ``tx`` where one is open; none where there are no files."""
+        if not records:
+            return {}
+        with self._db.connection() if tx is None else nullcontext(tx) as tx:
+            found = previews.of_objects(tx, sorted({record.file_path for record in records}))
+        return {record.id: [p for p in found if p.object_key == record.file_path] for record in records}
+
+    def details(self, principal: Principal, file_id: UUID, *, verify: bool = False) -> FileDetails:
+        """The file with its statistics, newest history and integrity; ``verify`` re-reads the object's bytes."""
+        with self._db.connection() as tx:
+            file = owned(principal, files.get(tx, file_id))
+        if verify:
+            with self._turns.take(principal.owner_id):
+                self._verify(principal, file)
+        with self._db.connection() as tx:
+            object_record = objects.get(tx, file.file_path)
+            statistics = events.statistics(tx, file_id)
+            history = events.of_file(tx, file_id, before=None, limit=50)
+            file = files.get(tx, file_id) or file
+        if object_record is None:
+            raise NotFound("There is no such file.")
+        integrity = {
+            "exists": object_record.found,
+            "size_matches": object_record.found and object_record.size == file.file_size,
+            "checksum": object_record.checksum_state,
+            "checked_at": object_record.checked_at,
+        }
+        return FileDetails(file, {"downloads": file.download_count, **statistics}, history, integrity)
+
+    def _verify(self, principal: Principal, file: FileRecord) -> None:
+        """Read what the bucket holds now, whatever its ETag: a bucket that was restored may give others to the same bytes."""
+        digest, size = hashlib.sha256(), 0
+        state: str | None = None
+        try:
+            file = self._reader.as_it_is(file)
+            with self._reader.open(file) as reader:
+                while chunk := reader.read(_READ):
+                    digest.update(chunk)
+                    size += len(chunk)
+            found = True
+            if file.file_hash is not None:
+                state = "verified" if (digest.hexdigest(), size) == (file.file_hash, file.file_size) else "mismatch"
+        except (Altered, Damaged):
+            found, state = True, "mismatch"
+        except ObjectNotFound:
+            found = False
+        with self._db.transaction() as tx:
+            etag = file.etag if state == "verified" else None
+            objects.record_check(tx, file.file_path, found=found, checksum_state=state, etag=etag)
+            events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
+
+    def history(self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None) -> Page[EventRecord]:
+        scope = f"history:{file_id}"
+        before = int(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0])) if cursor else None
+        with self._db.connection() as tx:
+            owned(principal, files.get(tx, file_id))
+            found = events.of_file(tx, file_id, before=before, limit=limit + 1)
+        more = len(found) > limit
+        found = found[:limit]
+        return Page(found, encode_cursor([found[-1].id], scope=scope, secret=self._cursor_secret) if more else None)
+
+    def list(self, principal: Principal, query: FileQuery) -> Page[FileRecord]:
+        """A page of files by keyset. The total is exact up to 10,000 and, without filters, whatever the number."""
+        owner = owner_scope(principal, query.owner)
+        wanted = FileFilter(
+            owner_id=owner,
+            file_type=query.file_type,
+            folder_id=query.folder if isinstance(query.folder, int) else None,
+            in_root=query.folder == "root",
+            recursive=query.recursive,
+            date_from=query.date_from,
+            date_to=query.date_to,
+            min_size=query.min_size,
+            max_size=query.max_size,
+            tag=query.tag,
+            status=query.status,
+            deleted=query.deleted,
+        )
+        scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
+        after = decode_cursor(query.cursor, scope=scope, secret=self._cursor_secret) if query.cursor else None
+        many = after is not None and after[2:] == [None]  # the page before had more than can be counted
+        if after is not None and len(after) - many != 2:
+            raise InvalidCursor()
+        with self._db.connection() as tx:
+            total = None if many else file_lists.total(tx, wanted)
+            records, keys = file_lists.page(
+                tx, wanted, sort=query.sort, after=after, limit=query.limit + 1, expected=total
+            )
+        cursor = None
+        if len(records) > query.limit:
+            position = keys[query.limit - 1] + ([None] if total is None else [])
+            cursor = encode_cursor(position, scope=scope, secret=self._cursor_secret)
+        return Page(records[: query.limit], cursor, total)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def update(self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None) -> FileRecord:
+        """Rename, show, tag, set the expiry, or let the public see a picture's place. Raises NameConflict where the new name
+        is taken in the folder, TypeMismatch or TypeNotAllowed where its extension is against the rules."""
+        name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
+        tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
+        visibility = None if isinstance(change.visibility, Unset) else change.visibility
+        keep_location = None if isinstance(change.keep_location, Unset) else change.keep_location
+        mime_type = None if name is None else self._type_as(owned(principal, self.get(principal, file_id)), name)
+        with self._changing(principal, file_id, if_match, names=name is not None, object_too=mime_type is not None) as (
+            tx,
+            _,
+        ):
+            file = _still(
+                files.update(
+                    tx,
+                    file_id,
+                    actor=principal.owner_id,
+                    original_name=name,
+                    mime_type=mime_type,
+                    visibility=visibility,
+                    keep_location=keep_location,
+                    tags=tags,
+                    expires_at=None if isinstance(change.expires_at, Unset) else change.expires_at,
+                    set_expires=not isinstance(change.expires_at, Unset),
+                )
+            )
+            if mime_type is not None:
+                previews.forget_all(tx, file.file_path)
+                jobs.enqueue(
+                    tx,
+                    "process_file",
+                    owner_id=file.owner_id,
+                    lock=f"object:{file.file_path}",
+                    file_id=str(file.id),
+                )
+            if visibility is not None or keep_location is not None or mime_type is not None:
+                public_copies.begin(tx, file)
+            return file
+
+    def _type_as(self, file: FileRecord, name: str) -> str | None:
+        """The type that the file has under another name, told anew from its bytes; None where it stays the same. Raises
+        TypeMismatch, TypeNotAllowed; a name that keeps the extension is never refused."""
+        if names.extension(name) == names.extension(file.original_name):
+            return None
+        owner = Principal(file.owner_id)
+        self._policy.check_declared(owner, name, size=None, claimed_type=None)
+        head = b""
+        try:
+            if file.file_size:
+                span = Span(0, min(HEAD_SIZE, file.file_size) - 1)
+                with bucket_errors(), self._reader.open(file, span) as reader:
+                    while piece := reader.read(HEAD_SIZE):
+                        head += piece
+        except ContentMissing:  # there are no bytes to go by, and nothing that could be handed out
+            return None
+        mime_type = self._policy.judge_type(owner, name, head)
+        return None if mime_type == file.mime_type else mime_type
+
+    def move(
+        self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None
+    ) -> FileRecord:
+        with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, _):
+            return _still(
+                files.update(
+                    tx,
+                    file_id,
+                    actor=principal.owner_id,
+                    action="moved",
+                    folder_id=target_folder_id,
+                    set_folder=True,
+                )
+            )
+
+    def copy(
+        self,
+        principal: Principal,
+        file_id: UUID,
+        *,
+        target_folder_id: int | Unset | None = UNSET,
+        original_name: str | None = None,
+        within: Callable[[Tx, FileRecord], None] | None = None,
+    ) -> FileRecord:
+        """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken.
+
+        ``within`` joins the transaction. Raises FileNotReady, QuotaExceeded, TypeMismatch or TypeNotAllowed where the new name's
+        extension is against the rules, and ContentMissing where the object is not there as it was stored."""
+        name = None if original_name is None else names.clean_name(original_name)
+        source = owned(principal, self.get(principal, file_id))
+        if source.status == "ready":
+            try:
+                self._reader.confirm(source)
+            except ContentMissing:
+                self.get(principal, file_id)  # NotFound where it was purged meanwhile
+                raise
+        mime_type = None if name is None else self._type_as(source, name)
+        with self._naming() as tx:
+            file = owned(principal, files.get(tx, file_id))
+            if file.status != "ready":
+                raise FileNotReady()
+            folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
+            files.lock_names(tx, file.owner_id, folder_id)
+            key = objects.lock_of_file(tx, file_id, share=True)
+            if key is None:
+                raise NotFound("There is no such file.")
+            copied = _still(
+                files.copy(
+                    tx,
+                    file,
+                    object_key=key,
+                    folder_id=folder_id,
+                    original_name=name or file.original_name,
+                    mime_type=mime_type,
+                    actor=principal.owner_id,
+                )
+            )
+            if not uploads.within_quota(tx, file.owner_id, quota_bytes=self._quota_bytes):
+                raise QuotaExceeded()
+            if within is not None:
+                within(tx, copied)
+            return copied
+
+    def trash(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> FileRecord:
+        """Into the trash; a file that is there already is given back as it is."""
+        with self._changing(principal, file_id, if_match) as (tx, file):
+            return files.trash(tx, file_id, actor=principal.owner_id) or file
+
+    def restore(self, principal: Principal, file_id: UUID) -> FileRecord:
+        """Out of the trash, numbered where its name was taken meanwhile; a file outside the trash is given back as it is."""
+        with self._naming() as tx:
+            file = owned(principal, files.get(tx, file_id))
+            files.lock_names(tx, file.owner_id, file.folder_id)
+            restored = files.restore(tx, file, actor=principal.owner_id)
+            return restored or _still(files.get(tx, file_id))
+
+    def purge(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> None:
+        """Remove the row for good, and object and previews where no other file shares them."""
+        with self._db.transaction() as tx:
+            key = objects.lock_of_file(tx, file_id)
+            file = owned(principal, files.lock(tx, file_id))
+            _check_match(file, if_match)
+            files.remove(tx, file_id, actor=principal.owner_id)
+            last = key is not None and objects.mark_purging(tx, key)
+        if last and key is not None:
+            self.remove_object(key)
+
+    def remove_object(self, object_key: str) -> bool:
+        """Finish a purge: previews and the copy for the public, then the object, then its row. False where the bucket left
+        that to the janitor."""
+        with self._db.connection() as tx:
+            shown = previews.of_objects(tx, [object_key])
+            record = objects.get(tx, object_key)
+        copies = [record.public_key] if record is not None and record.public_key else []
+        keys = [*(preview.preview_path for preview in shown), *copies, object_key]
+        if not delete_unused(self._db, self._store, keys):
+            return False
+        with self._db.connection() as tx:
+            objects.remove(tx, object_key)
+        return True
+
+    def batch(
+        self,
+        principal: Principal,
+        action: BatchAction,
+        ids: Sequence[str],
+        *,
+        target_folder_id: int | None = None,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+    ) -> Sequence[tuple[str, GatewayError | None]]:
+        """One action on many files, each on its own: one failure stops no other."""
+        steps: dict[BatchAction, Callable[[UUID], object]] = {
+            "delete": lambda file_id: self.trash(principal, file_id),
+            "restore": lambda file_id: self.restore(principal, file_id),
+            "move": lambda file_id: self.move(principal, file_id, target_folder_id, if_match=None),
+            "tag": lambda file_id: self._retag(principal, file_id, add, remove),
+            "purge": lambda file_id: self.purge(principal, file_id),
+        }
+        results: list[tuple[str, GatewayError | None]] = []
+        for text in ids:
+            try:
+                steps[action](parse_id(text))
+                results.append((text, None))
+            except GatewayError as error:
+                results.append((text, error))
+        return results
+
+    def _retag(self, principal: Principal, file_id: UUID, add: Sequence[str], remove: Sequence[str]) -> FileRecord:
+        dropped = set(clean_tags(remove))
+        with self._changing(principal, file_id, None) as (tx, file):
+            tags = clean_tags([*(tag for tag in file.tags if tag not in dropped), *add])
+            return _still(files.update(tx, file_id, actor=principal.owner_id, tags=tags))
+
+    @contextmanager
+    def _naming(self) -> Iterator[Tx]:
+        """A transaction in which a taken name and a foreign folder are told as what they are."""
+        try:
+            with self._db.transaction() as tx:
+                yield tx
+        except psycopg.errors.UniqueViolation as error:
+            raise NameConflict() from error
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise NotFound("There is no such folder.") from error
+
+    @contextmanager
+    def _changing(
+        self,
+        principal: Principal,
+        file_id: UUID,
+        if_match: str | None,
+        *,
+        names: bool = False,
+        folder_id: int | Unset | None = UNSET,
+        object_too: bool = False,
+    ) -> Iterator[tuple[Tx, FileRecord]]:
+        """The file, its row locked, after ownership and If-Match were checked. ``names`` takes the name lock before it, in
+        the folder that it moves to or is in, and ``object_too`` that of its object."""
+        with self._naming() as tx:
+            if names:
+                seen = owned(principal, files.get(tx, file_id))
+                files.lock_names(tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id)
+            if object_too:
+                objects.lock_of_file(tx, file_id)
+            file = owned(principal, files.lock(tx, file_id))
+            _check_match(file, if_match)
+            yield tx, file
+
+
+def parse_id(text: str) -> UUID:
+    """A file id from a client; what is no UUID names nothing."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound("There is no such file.") from None
+
+
+def clean_tags(tags: Sequence[str]) -> list[str]:
+    """Tags trimmed, without repeats, in order. Raises InvalidInput where one is empty, long or has control characters."""
+    clean = list(dict.fromkeys(tag.strip() for tag in tags))
+    if len(clean) > MAX_TAGS or not all(1 <= len(tag) <= 100 and tag.isprintable() and "," not in tag for tag in clean):
+        raise InvalidInput(
+            "Tags are at most 50, of 1 to 100 printable characters each, without commas.",
+            errors=[{"field": "tags", "message": "not valid"}],
+        )
+    return clean
+
+
+def _check_match(file: FileRecord, if_match: str | None) -> None:
+    if if_match is not None and not etag_matches(if_match, etag(file), weak=False):
+        raise PreconditionFailed()
+
+
+def _still(record: FileRecord | None) -> FileRecord:
+    if record is None:
+        raise NotFound("There is no such file.")
+    return record

@@ -1,0 +1,222 @@
+"""Folders: make, list, rename, move, delete. What a tree may be is decided by the database's constraints."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+import psycopg
+
+from core.errors import (
+    FolderCycle,
+    FolderNotEmpty,
+    FolderTooDeep,
+    InvalidCursor,
+    InvalidInput,
+    LimitReached,
+    NameConflict,
+    NotFound,
+    Unavailable,
+)
+from core.ids import decode_cursor, encode_cursor
+from core.names import clean_folder_name
+from core.pages import Page
+from core.principal import Principal
+from core.unset import UNSET, Unset
+from db import Database, Tx, folders
+from db.folders import FolderRecord
+from services.access.keys import may_change, owner_scope
+
+FolderView = FolderRecord
+
+MAX_FOLDERS = 10_000  # of one owner (THREATS T73)
+MAX_DESCRIPTION = 4_000  # characters
+_TRASHED_AT_ONCE = 1_000  # files in one transaction
+# Less than PostgreSQL's deadlock_timeout of a second: who is in a circle with us goes on.
+_LOCK_WAIT = timedelta(milliseconds=300)
+_ATTEMPTS = 30
+
+
+class FolderNode(NamedTuple):
+    folder: FolderRecord
+    children: list[FolderNode]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderChange:
+    name: str | Unset = UNSET
+    description: str | Unset = UNSET
+    parent_id: int | Unset | None = UNSET  # None: to the root
+
+
+class Folders:
+    def __init__(self, db: Database, cursor_secret: bytes):
+        self._db = db
+        self._cursor_secret = cursor_secret
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get(self, principal: Principal, folder_id: int) -> FolderView:
+        with self._db.connection() as tx:
+            return _visible(principal, folders.get(tx, folder_id))
+
+    def tree(self, principal: Principal, owner: str | None = None) -> list[FolderNode]:
+        """The folders in the root, each with all below: one statement whatever their number."""
+        scope = owner_scope(principal, owner)
+        with self._db.connection() as tx:
+            records = folders.of_owner(tx, scope)
+        children: dict[int | None, list[FolderNode]] = {None: []}
+        for record in records:  # each before those in it
+            node = FolderNode(record, [])
+            children[record.id] = node.children
+            children[record.parent_id].append(node)
+        return children[None]
+
+    def flat(
+        self,
+        principal: Principal,
+        owner: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[FolderView]:
+        """A page of the list, oldest first."""
+        owner_id = owner_scope(principal, owner)
+        scope = f"folders:{principal.owner_id}:{[owner_id]}"
+        after = decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0] if cursor else 0
+        if not isinstance(after, int):
+            raise InvalidCursor()
+        with self._db.connection() as tx:
+            records = folders.page(tx, owner_id, after=after, limit=limit + 1)
+            total = folders.count(tx, owner_id)
+        more = len(records) > limit
+        records = records[:limit]
+        last = encode_cursor([records[-1].id], scope=scope, secret=self._cursor_secret) if more else None
+        return Page(records, last, total)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        principal: Principal,
+        name: str,
+        description: str = "",
+        parent_id: int | None = None,
+        within: Callable[[Tx, FolderView], None] | None = None,
+    ) -> FolderView:
+        """A folder in the parent's tree; ``within`` joins the transaction. Raises NameConflict, FolderTooDeep, LimitReached;
+        NotFound for the parent."""
+        name = clean_folder_name(name)
+        _check_description(description)
+        with self._rules() as tx:
+            owner_id = principal.owner_id if parent_id is None else _owner(tx, principal, parent_id)
+            folders.lock_tree(tx, owner_id)
+            if folders.count(tx, owner_id) >= MAX_FOLDERS:
+                raise LimitReached(f"There can be {MAX_FOLDERS:,} folders.")
+            made = folders.create(tx, owner_id, name=name, description=description, parent_id=parent_id)
+            folder = _visible(principal, folders.get(tx, made))
+            if within is not None:
+                within(tx, folder)
+            return folder
+
+    def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderView:
+        """Rename, describe, move. Raises NameConflict, FolderCycle, FolderTooDeep, and NotFound for either folder."""
+        name = None if isinstance(change.name, Unset) else clean_folder_name(change.name)
+        description = None if isinstance(change.description, Unset) else change.description
+        _check_description(description or "")
+        moving = not isinstance(change.parent_id, Unset)
+        parent_id = None if isinstance(change.parent_id, Unset) else change.parent_id
+        with self._rules() as tx:
+            folders.lock_tree(tx, _owner(tx, principal, folder_id))
+            if parent_id is not None:
+                _owner(tx, principal, parent_id)
+            folders.update(
+                tx,
+                folder_id,
+                name=name,
+                description=description,
+                parent_id=parent_id,
+                set_parent=moving,
+            )
+            return _visible(principal, folders.get(tx, folder_id))
+
+    def delete(self, principal: Principal, folder_id: int, *, recursive: bool = False) -> dict[str, int]:
+        """Remove a folder; with ``recursive`` all folders below too, and their files go to the trash.
+
+        Raises FolderNotEmpty where there is something in it, the trash aside. A file that is uploaded or moved into it
+        meanwhile is either there in time and goes with it, or is told that there is no such folder. Very many files go
+        in several transactions, the folders in the last: interrupted, it can be done again.
+
+        Moves of files lock the file first and then the folder, so a circle is possible: this waits but briefly for each
+        lock and begins anew, and nobody else is ever the one to give up."""
+        trashed = 0
+        for attempt in range(_ATTEMPTS):
+            with self._db.connection() as conn:
+                try:
+                    while True:
+                        with conn.transaction():
+                            folders.wait_briefly(conn, _LOCK_WAIT)
+                            folders.lock_tree(conn, _owner(conn, principal, folder_id))
+                            doomed = folders.lock_below(conn, folder_id)
+                            if not recursive and (len(doomed) > 1 or folders.holds_files(conn, doomed)):
+                                raise FolderNotEmpty()
+                            taken, new = folders.trash_inside(
+                                conn,
+                                doomed,
+                                actor=principal.owner_id,
+                                limit=_TRASHED_AT_ONCE,
+                            )
+                            if taken < _TRASHED_AT_ONCE:
+                                removed = folders.remove(conn, doomed)
+                                return {"trashed_files": trashed + new, "deleted_folders": removed}
+                        trashed += new
+                except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                    pass
+            time.sleep(random.uniform(0.02, 0.05) * (1 + attempt))  # noqa: S311 spreads retries
+        raise Unavailable("The folder is in use by many; try again.")
+
+    @contextmanager
+    def _rules(self) -> Iterator[Tx]:
+        """A transaction in which a broken constraint is told as the rule that it stands for."""
+        try:
+            with self._db.transaction() as tx:
+                yield tx
+        except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation) as error:
+            match error.diag.constraint_name:
+                case "folder_name_conflict":
+                    raise NameConflict("There is a folder of this name, perhaps in other letters.") from error
+                case "folder_cycle":
+                    raise FolderCycle() from error
+                case "folder_too_deep":
+                    raise FolderTooDeep() from error
+            raise
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise _no_folder() from error
+
+
+def _check_description(description: str) -> None:
+    if len(description) > MAX_DESCRIPTION or "\0" in description:
+        message = f"at most {MAX_DESCRIPTION} characters, none of them NUL"
+        raise InvalidInput("The description can't be kept.", errors=[{"field": "description", "message": message}])
+
+
+def _owner(tx: Tx, principal: Principal, folder_id: int) -> str:
+    """Whose tree the folder is in, if this caller may change it."""
+    owner_id = folders.owner_of(tx, folder_id)
+    if owner_id is None or not may_change(principal, owner_id):
+        raise _no_folder()
+    return owner_id
+
+
+def _visible(principal: Principal, folder: FolderRecord | None) -> FolderView:
+    if folder is None or not may_change(principal, folder.owner_id):
+        raise _no_folder()
+    return folder
+
+
+def _no_folder() -> NotFound:
+    return NotFound("There is no such folder.")

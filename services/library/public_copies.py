@@ -1,0 +1,202 @@
+"""What the public gets of a file: its bytes, but of a picture that tells where it was taken a copy without the place.
+
+The copy is the object with patches of equal length (parsers/place.py). It has a key of its own, is made by a worker once for
+all public files on the object, and goes with it. Until it is there, a public file is ``processing`` to all but its owner,
+unless the bytes are known to tell no place or the owner said ``keep_location``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO, cast
+from uuid import UUID
+
+import structlog
+
+from core import names
+from core.content_types import may_hold_place, served_type
+from core.errors import ContentMissing, GatewayError, Unavailable
+from core.ids import FILE_PREFIX, object_key
+from core.principal import Principal
+from db import Database, Tx, deferred_deletions, files, jobs, objects
+from db.files import FileRecord
+from parsers import ParserFailed
+from parsers import run as parsers
+from services.access.concurrency import ConcurrencyLimit
+from services.access.keys import may_change
+from services.objects.bucket import bucket_errors
+from services.objects.object_reader import ObjectReader, Reader
+from storage_backends.base import ObjectStore
+
+log = structlog.get_logger()
+
+STUCK = {
+    "code": "location_stays",
+    "detail": "Where the picture was taken can't be taken out of it, so the public does not get it; keep_location changes that.",
+}
+_LEASE = timedelta(hours=1)  # a copy that nobody puts to use is deleted after it
+_LIMITS = parsers.Limits(wall_seconds=60, cpu_seconds=30, max_input=192 * 1024 * 1024)
+_BATCH = 1_000
+
+Patch = tuple[int, bytes]  # where in the file, and what stands there instead
+
+
+def begin(tx: Tx, file: FileRecord) -> None:
+    """Enqueue the copy that a file needs, in the transaction that makes it public."""
+    if file.visibility == "public" and _needs_copy(file):
+        _enqueue(tx, file.id, file.owner_id, file.file_path)
+
+
+def _enqueue(tx: Tx, file_id: UUID, owner_id: str, key: str) -> None:
+    jobs.enqueue(tx, "publish_file", owner_id=owner_id, lock=f"public:{key}", file_id=str(file_id))
+
+
+def _hides_place(file: FileRecord) -> bool:
+    return not file.keep_location and may_hold_place(file.mime_type) and file.file_size > 0
+
+
+def _needs_copy(file: FileRecord) -> bool:
+    return file.status == "ready" and _hides_place(file) and file.place not in ("none", "cut")
+
+
+def is_stuck(file: FileRecord) -> bool:
+    """Whether it is public, and yet the public will never get it."""
+    return file.visibility == "public" and file.place == "stuck" and _needs_copy(file)
+
+
+class PublicCopies:
+    def __init__(self, db: Database, store: ObjectStore, contents: ObjectReader, turns: ConcurrencyLimit):
+        self._db = db
+        self._store = store
+        self._reader = contents
+        self._turns = turns
+
+    def shown(self, principal: Principal | None, file: FileRecord) -> FileRecord:
+        """The file as this caller gets it: for all but who may change it, the public's."""
+        return file if may_change(principal, file.owner_id) else self.public(file, principal)
+
+    def public(self, file: FileRecord, principal: Principal | None = None) -> FileRecord:
+        """The file as the public gets it; where the place is still in it, without a hash and ``processing``."""
+        if not _hides_place(file):
+            return file
+        place = file.place
+        if place is None and file.status == "ready":  # it was made public a moment ago
+            with (
+                suppress(GatewayError, ParserFailed),
+                self._turns.take(principal.owner_id if principal else ""),
+            ):
+                place = "found" if self._patches(file) else "none"
+                with self._db.connection() as tx:
+                    objects.set_place(tx, file.file_path, place)
+        if place == "none":
+            return file
+        if file.public_key is None or file.status != "ready":
+            return replace(file, status="processing" if file.status == "ready" else file.status, file_hash=None)
+        return replace(
+            file,
+            file_path=file.public_key,
+            file_hash=file.public_sha256,
+            etag=file.public_etag or "",
+            encoding=None,
+            stored_size=None,
+        )
+
+    def publish(self, file_id: UUID) -> None:
+        """The job that makes the copy, where one is needed. Done again, or by two at once, it has one effect. Raises
+        Unavailable: try later."""
+        with self._db.connection() as tx:
+            file = files.get(tx, file_id)
+        if file is None or not _needs_copy(file):
+            return
+        try:
+            patches = self._patches(file)
+            if patches:
+                self._copy(file, patches)
+                return
+            place = "none"
+        except ParserFailed as error:
+            log.warning("location_stays", file_id=str(file_id), reason=error.reason)
+            place = "stuck"
+        except ContentMissing:
+            log.warning("publishing_without_object", file_id=str(file_id))
+            return
+        with self._db.connection() as tx:
+            objects.set_place(tx, file.file_path, place)
+
+    def enqueue_missing(self) -> int:
+        """Queue the copies that are to be made and that no job is about; how many."""
+        with self._db.transaction() as tx:
+            found = objects.to_copy(tx, limit=_BATCH)
+            for file_id, owner_id, key in found:
+                _enqueue(tx, file_id, owner_id, key)
+        return len(found)
+
+    def _patches(self, file: FileRecord) -> Sequence[Patch]:
+        """What takes the place out of the file's bytes; none where they tell none. Raises ParserFailed."""
+        with bucket_errors(), self._reader.open(file) as reader:
+            answer = parsers.run("place", reader, {}, limits=_LIMITS)
+        try:
+            patches = list(zip(answer.values["offsets"], answer.blobs, strict=True))
+            end = 0
+            for offset, patch in patches:
+                if not end <= offset <= file.file_size - len(patch):
+                    raise ValueError("outside the file, or out of order")
+                end = offset + len(patch)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ParserFailed("The parser's answer can't be read") from error
+        return patches
+
+    def _copy(self, file: FileRecord, patches: Sequence[Patch]) -> None:
+        key = object_key(FILE_PREFIX, names.extension(file.original_name), datetime.now(UTC))
+        with self._db.connection() as tx:
+            deferred_deletions.reserve(tx, key, lease=_LEASE)
+        used = False
+        try:
+            with bucket_errors(), self._reader.open(file) as reader:
+                patched = _Patched(reader, patches)
+                body = cast(BinaryIO, patched)  # only read
+                stored = self._store.put(key, body, content_type=served_type(file.mime_type), size=file.file_size)
+            if file.file_hash not in (None, patched.original.hexdigest()):
+                log.error("publishing_found_damage", file_id=str(file.id), key=file.file_path)
+                with self._db.connection() as tx:
+                    objects.record_check(tx, file.file_path, found=True, checksum_state="mismatch")
+                return
+            with self._db.transaction() as tx:
+                used = objects.add_public_copy(
+                    tx, file.file_path, key, sha256=patched.result.hexdigest(), etag=stored.etag
+                )
+        finally:
+            if not used:
+                self._give_up(key)
+        log.info("public_copy_made", file_id=str(file.id), used=used)
+
+    def _give_up(self, key: str) -> None:
+        """Let the janitor delete it now; what is in use by now has no reservation left to be given up."""
+        with suppress(Unavailable), self._db.connection() as tx:
+            deferred_deletions.give_up(tx, key)
+
+
+class _Patched:
+    """A reader's bytes with the patches in their places, and the checksums of both."""
+
+    def __init__(self, reader: Reader, patches: Sequence[Patch]):
+        self._reader, self._patches, self._at = reader, list(reversed(patches)), 0
+        self.original, self.result = hashlib.sha256(), hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = bytearray(self._reader.read(size))
+        self.original.update(data)
+        end = self._at + len(data)
+        while self._patches and self._patches[-1][0] < end:
+            offset, patch = self._patches.pop()
+            now, later = patch[: end - offset], patch[end - offset :]
+            data[offset - self._at : offset - self._at + len(now)] = now
+            if later:
+                self._patches.append((end, later))
+        self._at = end
+        self.result.update(data)
+        return bytes(data)

@@ -1,0 +1,218 @@
+"""Search: a person's words -> the files of theirs that fit, best first; and names that begin as typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+import psycopg
+
+from core.errors import InvalidCursor, InvalidInput
+from core.highlight import mark, snippet
+from core.ids import decode_cursor, encode_cursor
+from core.names import name_key
+from core.principal import Principal
+from core.search_query import MAX_TEXT, SearchTree, Term, parse
+from core.tokenizer import is_near, misspellable, parts, phrase, swapped
+from db import Database, Tx, file_lists, name_words, texts
+from db import search as index
+from db.file_lists import FileFilter
+from db.files import FileRecord
+from services.access.keys import owner_scope
+
+T = TypeVar("T")
+
+MAX_RESULTS = 1_000  # of all pages together
+_FEW = 20  # with fewer matches than this, near words are tried too
+_SECONDS = 0.8  # for the whole search; then it is content with the newest files (THREATS T81)
+_NEWEST = 20_000
+_SECONDS_MORE = 0.4  # for these; then with still fewer
+_AT_LEAST = 1_000
+_MAX_CORRECTED = 4  # terms
+_MAX_NEAR = 8  # words tried for one term
+_READ = 8_000  # characters of each text that its first match is looked for in
+_READ_AGAIN = 400_000  # and then of those texts together that have none there
+_SHORTEST_STEM = 3  # characters
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    query: str = ""
+    file_type: str | None = None  # a family, a MIME type, or image/*
+    folder: int | Literal["root"] | None = None  # with all below; root: what is in no folder
+    date_from: datetime | None = None
+    date_to: datetime | None = None  # excluded
+    facets: tuple[str, ...] = ()
+    owner: str | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    file: FileRecord
+    score: float  # 0 to 1
+    highlights: dict[str, str | None]  # HTML
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    items: list[Hit]
+    next_cursor: str | None
+    total: int | None
+    facets: dict[str, list[dict[str, Any]]]
+
+
+class Search:
+    def __init__(self, db: Database, cursor_secret: bytes):
+        self._db = db
+        self._cursor_secret = cursor_secret
+
+    def search(self, principal: Principal, query: SearchQuery) -> SearchPage:
+        """A page of hits; any text is a valid query, an empty one finds everything, newest first.
+
+        Raises InvalidInput for an unknown facet, InvalidCursor for a cursor of another search."""
+        unknown = set(query.facets) - index.FACETS
+        if unknown:
+            message = f"one of {', '.join(sorted(index.FACETS))}"
+            raise InvalidInput("Unknown facet.", errors=[{"field": "facets", "message": message}])
+        tree = parse(query.query)
+        wanted = FileFilter(
+            owner_id=owner_scope(principal, query.owner),
+            file_type=query.file_type,
+            folder_id=query.folder if isinstance(query.folder, int) else None,
+            in_root=query.folder == "root",
+            recursive=isinstance(query.folder, int),
+            date_from=query.date_from,
+            date_to=query.date_to,
+            deleted=tree.deleted,
+        )
+        scope = f"search:{principal.owner_id}:{wanted}:{query.query[:MAX_TEXT]}"
+        seen, after = self._position(query.cursor, scope)
+        room = min(query.limit, MAX_RESULTS - seen)
+        facets = tuple(dict.fromkeys(query.facets))
+        with self._db.connection() as conn:
+            find = partial(index.find, wanted=wanted, tree=tree, facets=facets, after=after, limit=room + 1)
+            corrections: dict[str, list[str]] = {}
+            clock = index.Clock(_SECONDS)
+            found = _within(clock, conn, find)
+            complete = found is not None
+            if found is None:
+                found = _within(index.Clock(_SECONDS_MORE), conn, partial(find, newest=_NEWEST)) or find(
+                    conn, newest=_AT_LEAST
+                )
+            elif found.matched < _FEW:
+                corrections = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree)) or {}
+                if corrections:
+                    found = _within(clock, conn, partial(find, corrections=corrections)) or found
+            total = found.matched if complete and found.matched <= index.RANKED else None
+            if not tree.groups and wanted.unfiltered:
+                total = file_lists.total(conn, wanted)
+            shown = found.hits[:room]
+            snippets = _snippets(conn, tree, found.stems, [hit.file for hit in shown])
+        marks = [parts(term.key) or [term.key] for term in tree.terms]
+        marks += [[word] for near in corrections.values() for word in near]
+        hits = [
+            Hit(
+                hit.file,
+                hit.score / 1e6,
+                {
+                    "name": mark(hit.file.original_name, marks),
+                    "content": snippets.get(hit.file.file_path),
+                },
+            )
+            for hit in shown
+        ]
+        next_cursor = None
+        if len(found.hits) > room and seen + room < MAX_RESULTS:
+            last = found.hits[room - 1].position
+            next_cursor = encode_cursor(
+                [seen + room, last.score, last.uploaded_at, str(last.id)],
+                scope=scope,
+                secret=self._cursor_secret,
+            )
+        return SearchPage(hits, next_cursor, total, found.facets)
+
+    def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
+        """What the caller may be typing, of their own files outside the trash: names that begin so, whatever their case, then
+        words inside names, then names with such a word inside; distinct. Wildcards are literal."""
+        prefix = _UNSTORABLE.sub("", prefix[:MAX_TEXT])
+        with self._db.connection() as tx:
+            typed = name_key(prefix)
+            return name_words.suggestions(tx, principal.owner_id, typed, phrase(typed), limit=limit)
+
+    def _position(self, cursor: str | None, scope: str) -> tuple[int, index.Position | None]:
+        if cursor is None:
+            return 0, None
+        try:
+            seen, score, uploaded_at, file_id = decode_cursor(cursor, scope=scope, secret=self._cursor_secret)
+            return int(str(seen)), index.Position(int(str(score)), str(uploaded_at), UUID(str(file_id)))
+        except ValueError as error:
+            raise InvalidCursor() from error
+
+
+def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index.Clock) -> dict[str, list[str]]:
+    """For terms that may be misspelt, the words near them in the names that are searched."""
+    found: dict[str, list[str]] = {}
+    single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
+    for word in [word for word in dict.fromkeys(single) if misspellable(word)][:_MAX_CORRECTED]:
+        clock.go_on(conn)
+        similar = name_words.similar(conn, wanted.owner_id, word, swapped(word))
+        near = {other for other in similar if other != word and is_near(word, other)}
+        if near:
+            found[word] = sorted(near, key=lambda other: (abs(len(other) - len(word)), other))[:_MAX_NEAR]
+    return found
+
+
+def _snippets(
+    conn: Tx, tree: SearchTree, stems: Mapping[str, Sequence[str]], hits: Sequence[FileRecord]
+) -> dict[str, str]:
+    """By object key, a line around the first match in the text of each hit: ready ones only (THREATS T82).
+
+    A bounded part of the texts is read: where it has no match, there is no line."""
+    terms = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term)]
+    terms = [term for term in terms if not term.negated and term.where != "name" and term.words]
+    keys = {hit.file_path for hit in hits if hit.status == "ready"}
+    if not terms or not keys:
+        return {}
+    asked = list(dict.fromkeys(piece for term in terms for piece in parts(term.key)))
+    near = [*asked, *_shared({word: stems[word] for word in asked if word in stems})]
+    found: dict[str, str] = {}
+    skip, length = 0, _READ
+    while keys:
+        longer: set[str] = set()
+        for key, text in texts.beginnings(conn, sorted(keys), skip=skip, length=length).items():
+            # A stem of one language may be a word of another: for what is written as asked first.
+            if (line := snippet(text, asked) or snippet(text, near)) is not None:
+                found[key] = line
+            elif len(text) == length and skip == 0:
+                longer.add(key)
+        keys, skip, length = longer, _READ, _READ_AGAIN // max(len(longer), 1)
+    return found
+
+
+def _shared(stems: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Of each stem what it shares with its word."""
+    for word, found in stems.items():
+        for stem in found:
+            shared = stem.partition("/")[0]
+            while not word.startswith(shared):
+                shared = shared[:-1]
+            if len(shared) >= _SHORTEST_STEM:
+                yield shared
+
+
+def _within(clock: index.Clock, conn: Tx, look: Callable[..., T]) -> T | None:
+    """What one search found; None where the clock ran out first."""
+    try:
+        with conn.transaction():
+            clock.begin(conn)
+            return look(conn, clock=clock)
+    except (psycopg.errors.QueryCanceled, index.OutOfTime):
+        return None

@@ -1,0 +1,223 @@
+"""Storing compressed what shrinks: the job after the checks that replaces an object by a smaller one of the same bytes.
+
+    a key is reserved -> written -> read back and compared -> put to use, in one transaction; the old object is due for deletion
+
+Every step before the last can be lost: the janitor deletes a replacement whose reservation has run out. The old object
+outlives every URL that was given out for it. What clients see of the file stays that of the original: size, checksum,
+ETag, ranges and quota (services/objects/object_reader.py reads it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+import zstandard
+
+from core import content_types, names
+from core.errors import Unavailable
+from core.ids import FILE_PREFIX, object_key
+from core.parts import plan
+from core.ranges import Span
+from db import Database, deferred_deletions, files, objects
+from db.files import FileRecord
+from services.objects.bucket import bucket_errors
+from services.objects.object_reader import FRAME, ObjectReader, Reader
+from services.uploads.intake import PART_SIZE, Store
+from storage_backends.base import MultipartRef, ObjectNotFound, OutcomeUnknown, Part
+
+log = structlog.get_logger()
+
+LEVEL = 3  # zstd's; level 9 takes five times as long for a fifth less
+_MEDIA_TYPE = "application/zstd"
+_LEASE = timedelta(hours=1)  # a replacement that nobody goes on with is deleted after it
+_RENEW = 600.0  # seconds
+_GRACE = timedelta(hours=1)  # for those who are reading the old object when it is replaced
+
+
+@dataclass(slots=True)
+class _Replacement:
+    """What was written so far."""
+
+    key: str
+    part_size: int  # bytes
+    buffer: bytearray = field(default_factory=bytearray)
+    ends: list[int] = field(default_factory=list)  # of each frame
+    parts: list[Part] = field(default_factory=list)
+    ref: MultipartRef | None = None
+    etag: str = ""
+    renewed: float = field(default_factory=time.monotonic)
+
+    @property
+    def size(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+
+class Compression:
+    def __init__(self, db: Database, store: Store, contents: ObjectReader, *, on: bool):
+        self._db = db
+        self._store = store
+        self._reader = contents
+        self._on = on
+
+    def compress(self, file_id: UUID) -> None:
+        """Replace the file's object where that saves a tenth. Done again, or by two at once, it has one effect. Raises
+        Unavailable: try later."""
+        with self._db.connection() as tx:
+            file = files.get(tx, file_id)
+        if not self._on or file is None or not _is_candidate(file):
+            return
+        try:
+            if self._shrinks(file):
+                self._rewrite(file)
+        except ObjectNotFound:
+            log.warning("compression_without_object", file_id=str(file_id))
+
+    def _shrinks(self, file: FileRecord) -> bool:
+        """A trial with the first frame: what is compressed already, under a type that usually is not, is told quickly."""
+        with self._reader.open(file, Span(0, min(FRAME, file.file_size) - 1)) as reader:
+            first = _exactly(reader, FRAME)
+        return _saves(len(zstandard.ZstdCompressor(level=LEVEL).compress(first)), len(first))
+
+    def _rewrite(self, file: FileRecord) -> None:
+        key = object_key(FILE_PREFIX, names.extension(file.original_name), datetime.now(UTC))
+        with self._db.connection() as tx:
+            deferred_deletions.reserve(tx, key, lease=_LEASE)
+        replacement = _Replacement(key, plan(file.file_size, preferred=PART_SIZE).part_size)
+        try:
+            replaced = self._write(file, replacement) and self._put_to_use(file, replacement)
+        except Exception:
+            self._give_up(key)
+            raise
+        if not replaced:
+            self._give_up(key)
+            return
+        log.info("object_compressed", file_id=str(file.id), size=file.file_size, stored=replacement.size)
+
+    def _give_up(self, key: str) -> None:
+        """Let the janitor delete it now. Where the answer to the last transaction was lost, and the replacement is in use,
+        no reservation is left to be given up (THREATS T104)."""
+        with suppress(Unavailable), self._db.connection() as tx:
+            deferred_deletions.give_up(tx, key)
+
+    def _write(self, file: FileRecord, replacement: _Replacement) -> bool:
+        """Compress frame by frame into the bucket; False where that is not worth it, or the original is not what it was."""
+        digest = hashlib.sha256()
+        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        with self._reader.open(file) as reader:
+            for piece in _frames(reader):
+                digest.update(piece)
+                frame = compressor.compress(piece)
+                replacement.buffer += frame
+                replacement.ends.append(replacement.size + len(frame))
+                while len(replacement.buffer) > replacement.part_size:
+                    self._send_part(replacement, replacement.part_size)
+        if digest.hexdigest() != file.file_hash:
+            log.error("compression_found_damage", file_id=str(file.id), key=file.file_path)
+            with self._db.connection() as tx:
+                objects.record_check(tx, file.file_path, found=True, checksum_state="mismatch")
+            return False
+        if not _saves(replacement.size, file.file_size):
+            return False
+        self._finish(replacement)
+        return True
+
+    def _send_part(self, replacement: _Replacement, length: int) -> None:
+        self._renew(replacement)
+        with bucket_errors():
+            if replacement.ref is None:
+                replacement.ref = self._store.create_multipart(replacement.key, content_type=_MEDIA_TYPE)
+                self._renew(replacement, multipart_id=replacement.ref.upload_id)
+            with memoryview(replacement.buffer)[:length] as part:
+                sent = self._store.put_part(replacement.ref, len(replacement.parts) + 1, part)
+        replacement.parts.append(sent)
+        del replacement.buffer[:length]
+
+    def _renew(self, replacement: _Replacement, *, multipart_id: str | None = None) -> None:
+        if multipart_id is None and time.monotonic() - replacement.renewed < _RENEW:
+            return
+        with self._db.connection() as tx:
+            if not deferred_deletions.renew(tx, replacement.key, lease=_LEASE, multipart_id=multipart_id):
+                raise Unavailable("The replacement was given up; try again.")
+        replacement.renewed = time.monotonic()
+
+    def _finish(self, replacement: _Replacement) -> None:
+        if replacement.ref is not None:
+            self._send_part(replacement, len(replacement.buffer))
+            with bucket_errors():
+                with suppress(OutcomeUnknown):  # the answer was lost: reading back tells
+                    self._store.complete_multipart(replacement.ref, replacement.parts)
+                replacement.etag = self._store.stat(replacement.key).etag
+        else:
+            with bucket_errors():
+                replacement.etag = self._store.put(
+                    replacement.key, replacement.buffer, content_type=_MEDIA_TYPE, size=replacement.size
+                ).etag
+
+    def _put_to_use(self, file: FileRecord, replacement: _Replacement) -> bool:
+        """Read back, compare, replace; False where the file's object changed or went meanwhile."""
+        if not self._reads_back(file, replacement):
+            log.error("compression_read_back_differs", file_id=str(file.id), key=replacement.key)
+            raise Unavailable("The bucket gave back other bytes than were written; try again.")
+        assert file.file_hash is not None
+        with self._db.transaction() as tx:
+            return objects.replace(
+                tx,
+                file.file_path,
+                replacement.key,
+                sha256=file.file_hash,
+                stored_size=replacement.size,
+                frame_ends=replacement.ends,
+                etag=replacement.etag,
+                grace=_GRACE,
+            )
+
+    def _reads_back(self, file: FileRecord, replacement: _Replacement) -> bool:
+        """Every frame by itself, as a range would be read."""
+        digest, begin = hashlib.sha256(), 0
+        decompressor = zstandard.ZstdDecompressor()
+        with bucket_errors(), self._store.open(replacement.key) as reader:
+            if reader.info.size != replacement.size:
+                return False
+            for end in replacement.ends:
+                try:
+                    digest.update(decompressor.decompress(_exactly(reader, end - begin), max_output_size=FRAME))
+                except zstandard.ZstdError:
+                    return False
+                begin = end
+        return digest.hexdigest() == file.file_hash
+
+
+def _is_candidate(file: FileRecord) -> bool:
+    return (
+        file.status == "ready"
+        and file.encoding is None
+        and file.storage_class == "standard"
+        and file.file_hash is not None
+        and content_types.may_shrink(file.mime_type, file.file_size)
+    )
+
+
+def _saves(stored: int, original: int) -> bool:
+    """A tenth at least."""
+    return stored * 10 <= original * 9
+
+
+def _frames(reader: Reader) -> Iterator[bytes]:
+    while piece := _exactly(reader, FRAME):
+        yield piece
+
+
+def _exactly(reader: Reader, size: int) -> bytes:
+    """``size`` bytes, fewer at the end only."""
+    pieces, left = [], size
+    while left and (piece := reader.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

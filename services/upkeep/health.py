@@ -1,0 +1,75 @@
+"""Readiness: are the parts that every request needs there?"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from core.errors import Unavailable
+from db import Database, disk, jobs
+from services.processing.scanning import Scanning
+from services.upkeep import sandbox_doctor
+from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
+
+log = structlog.get_logger()
+
+_QUEUE_LAG = timedelta(minutes=10)
+_OLD_SIGNATURES = 7  # days
+
+
+class Health:
+    def __init__(self, db: Database, store: ObjectStore, scanning: Scanning | None = None):
+        self._db = db
+        self._store = store
+        self._scanning = scanning
+
+    def ready(self) -> dict[str, bool | str]:
+        """Each part and whether it answers; says nothing about why (THREATS T124), the log does."""
+        checks: dict[str, bool | str] = {
+            "database": self._database(),
+            **self._bucket(),
+            **self._queues(),
+            "sandbox": "weak" if sandbox_doctor.missing() else True,
+        }
+        return checks if self._scanning is None else checks | self._scanner(self._scanning)
+
+    def _scanner(self, scanning: Scanning) -> dict[str, bool | str]:
+        """Whether clamd answers, and how old its signatures are: that is for people to judge and closes no door."""
+        try:
+            made_at = scanning.signatures().made_at
+        except Unavailable:
+            return {"clamd": False}
+        if made_at is None:  # local signatures alone bear no date
+            return {"clamd": True, "signature_age": "unknown"}
+        days = max(0, (datetime.now(UTC) - made_at).days)
+        if days > _OLD_SIGNATURES:
+            log.warning("signatures_are_old", days=days)
+        return {"clamd": True, "signature_age": f"{days} days"}
+
+    def _database(self) -> bool:
+        try:
+            with self._db.transaction() as tx:
+                disk.check(tx)
+        except Unavailable as error:
+            log.warning("database_not_ready", error=repr(error.__cause__))
+            return False
+        return True
+
+    def _queues(self) -> dict[str, bool]:
+        """Whether workers are at each queue: no job may wait longer than ten minutes while none of its queue is done."""
+        try:
+            with self._db.connection() as tx:
+                late = jobs.lagging(tx, longer_than=_QUEUE_LAG)
+        except Unavailable:
+            return {"queue": False}
+        return {"queue": not late} | {f"queue_{name}": False for name in late}
+
+    def _bucket(self) -> dict[str, bool | str]:
+        """``clock_skew`` where the bucket refuses our calls since its clock tells another time."""
+        try:
+            self._store.check()
+        except StorageError as error:
+            log.warning("bucket_not_ready", error=str(error))
+            return {"bucket": False, **({"clock_skew": True} if error.code == CLOCK_SKEW else {})}
+        return {"bucket": True}

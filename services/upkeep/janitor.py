@@ -1,0 +1,222 @@
+"""The janitor: ends what nobody will finish, and makes rows and bucket agree. Idempotent, and safe with many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from itertools import chain, islice
+from typing import TypeVar
+
+import structlog
+
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
+from db import Database, counters, deferred_deletions, idempotency, now, objects, resumable, upload_tokens, uploads
+from services.access.idempotency import KEEP
+from services.library.files import Files
+from services.objects.bucket import delete_quietly
+from services.objects.deferred_deletions import remove_due
+from services.uploads.intake import Intake
+from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectStore, StorageError
+
+log = structlog.get_logger()
+
+PREFIXES = (
+    FILE_PREFIX,
+    PREVIEW_PREFIX,
+    INCOMING_PREFIX,
+    TAIL_PREFIX,
+    PROBE_PREFIX,
+)  # all that is ours in the bucket; nothing outside is ever touched
+_GRACE = timedelta(hours=1)  # on top of the longest upload life; clocks differ, rows come late
+# What clients bring, and tails, have a row before anybody hears of the key, so without one it is a replay of an upload that
+# is over, however young. A probe has none, and is gone in seconds.
+_ORPHANED_AFTER = {
+    INCOMING_PREFIX: timedelta(),
+    TAIL_PREFIX: timedelta(),
+    PROBE_PREFIX: timedelta(minutes=10),
+}
+_CLEANERS_OWN = timedelta(minutes=5)  # whoever ended an upload removes its bytes first
+_FORGET_UPLOADS = timedelta(days=7)
+_BATCH = 1_000
+_ROUNDS = 1_000  # of a batch each; a run is bounded
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class JanitorReport:
+    """What a run did, or with ``dry_run`` would have done."""
+
+    dry_run: bool
+    expired_uploads: int = 0
+    cleaned_uploads: int = 0
+    purged_objects: int = 0
+    retired_objects: int = 0
+    orphaned_objects: int = 0
+    orphaned_bytes: int = 0
+    orphaned_multiparts: int = 0
+    forgotten_rows: int = 0
+    corrected_counters: int = 0
+
+    def as_dict(self) -> dict[str, int | bool]:
+        return asdict(self)
+
+
+class Janitor:
+    def __init__(self, db: Database, store: ObjectStore, intake: Intake, files: Files, *, upload_ttl: timedelta):
+        self._db = db
+        self._store = store
+        self._intake = intake
+        self._files = files
+        self._orphan_age = max(upload_ttl, timedelta(hours=1)) + _GRACE
+
+    def janitor(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
+        """One run over everything; ``recount`` also compares the counters, which reads all files. Raises Unavailable where
+        the database is gone; a failing bucket is left for the next run."""
+        report = JanitorReport(dry_run)
+        self._expire_uploads(report)
+        self._clean_uploads(report)
+        self._forget_keys(report)
+        self._finish_purges(report)
+        self._remove_retired(report)
+        try:
+            self._remove_orphans(report)
+            self._abort_orphaned_multiparts(report)
+        except StorageError as error:
+            log.warning("janitor_bucket_unavailable", error=str(error))
+        self._forget(report)
+        if recount:
+            self._recount(report)
+        if any(value for name, value in report.as_dict().items() if name != "dry_run"):
+            log.info("janitor_run", **report.as_dict())
+        return report
+
+    def _expire_uploads(self, report: JanitorReport) -> None:
+        """pending, uploading -> expired, decided in the statement that changes them; then their bytes."""
+        for _ in range(_ROUNDS):
+            with self._db.connection() as tx:
+                found = uploads.expired(tx, limit=_BATCH)
+            if report.dry_run or not found:
+                report.expired_uploads += len(found)
+                return
+            with self._db.connection() as tx:
+                ended = set(uploads.end(tx, [upload.id for upload in found], status="expired", expired_only=True))
+            for upload in found:
+                if upload.id in ended and self._intake.remove_bytes(upload):
+                    with self._db.connection() as tx:
+                        uploads.mark_cleaned(tx, upload.id)
+            report.expired_uploads += len(ended)
+            if not ended:
+                return
+
+    def _clean_uploads(self, report: JanitorReport) -> None:
+        with self._db.connection() as tx:
+            found = uploads.unclean(tx, grace=_CLEANERS_OWN, limit=_BATCH)
+        for upload in found:
+            if report.dry_run or self._intake.remove_bytes(upload):
+                report.cleaned_uploads += 1
+                if not report.dry_run:
+                    with self._db.connection() as tx:
+                        uploads.mark_cleaned(tx, upload.id)
+
+    def _forget_keys(self, report: JanitorReport) -> None:
+        """What writers of resumable uploads that are over had noted: removed, unless it is a file's object by now."""
+        if report.dry_run:
+            return
+        with self._db.connection() as tx:
+            noted = resumable.keys_of_the_over(tx, limit=10 * _BATCH)
+        done = [key for key, has_file in noted if has_file or self._intake.remove_key(key)]
+        with self._db.connection() as tx:
+            resumable.forget_keys(tx, done)
+
+    def _finish_purges(self, report: JanitorReport) -> None:
+        with self._db.connection() as tx:
+            keys = objects.purging(tx, limit=_BATCH)
+        for key in keys:
+            if report.dry_run or self._files.remove_object(key):
+                report.purged_objects += 1
+
+    def _remove_retired(self, report: JanitorReport) -> None:
+        if report.dry_run:
+            with self._db.connection() as tx:
+                report.retired_objects = deferred_deletions.count_due(tx)
+        else:
+            report.retired_objects = remove_due(self._db, self._store)
+
+    def _remove_orphans(self, report: JanitorReport) -> None:
+        """Objects under our prefixes that no row names, old enough that none can still be coming."""
+        for prefix in PREFIXES:
+            oldest_live = self._now() - _ORPHANED_AFTER.get(prefix, self._orphan_age)
+            for batch in _batches(self._store.list_objects(prefix), _BATCH):
+                old = [info for info in batch if info.last_modified < oldest_live]
+                for info in self._unknown(old):
+                    log.warning("orphaned_object", key=info.key, size=info.size, dry_run=report.dry_run)
+                    if report.dry_run or delete_quietly(self._store, info.key):
+                        report.orphaned_objects += 1
+                        report.orphaned_bytes += info.size
+
+    def _now(self) -> datetime:
+        """By the one clock that all processes share."""
+        with self._db.connection() as tx:
+            return now(tx)
+
+    def _unknown(self, infos: list[ObjectInfo]) -> list[ObjectInfo]:
+        if not infos:
+            return []
+        with self._db.connection() as tx:
+            known = objects.known_keys(tx, [info.key for info in infos])
+        return [info for info in infos if info.key not in known]
+
+    def _abort_orphaned_multiparts(self, report: JanitorReport) -> None:
+        if not isinstance(self._store, Multipart):
+            return
+        oldest_live = self._now() - _GRACE
+        found = chain.from_iterable(self._store.list_multiparts(prefix) for prefix in (FILE_PREFIX, PROBE_PREFIX))
+        for batch in _batches(found, _BATCH):
+            old = [ref for ref in batch if ref.started_at is not None and ref.started_at < oldest_live]
+            for ref in self._without_upload(old):
+                log.warning("orphaned_multipart", key=ref.key, dry_run=report.dry_run)
+                if not report.dry_run:
+                    self._store.abort_multipart(ref)
+                report.orphaned_multiparts += 1
+
+    def _without_upload(self, refs: list[MultipartRef]) -> list[MultipartRef]:
+        if not refs:
+            return []
+        with self._db.connection() as tx:
+            live = uploads.live_multiparts(tx, [ref.upload_id for ref in refs])
+        return [ref for ref in refs if ref.upload_id not in live]
+
+    def _forget(self, report: JanitorReport) -> None:
+        if report.dry_run:
+            return
+        with self._db.connection() as tx:
+            report.forgotten_rows += uploads.forget_old(tx, keep=_FORGET_UPLOADS, limit=10 * _BATCH)
+            report.forgotten_rows += upload_tokens.forget_old(tx, keep=_FORGET_UPLOADS)
+            report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP, limit=10 * _BATCH)
+
+    def _recount(self, report: JanitorReport) -> None:
+        """Put right each counter that is not what it counts, and say so: none should ever be (THREATS T72)."""
+        with self._db.transaction() as tx:
+            found = counters.differences(tx)
+        for wrong in found:
+            log.warning(
+                "counter_differs",
+                owner_id=wrong.owner_id,
+                counter=wrong.counter,
+                kept=wrong.kept,
+                counted=wrong.counted,
+                dry_run=report.dry_run,
+            )
+        if not report.dry_run:
+            for owner_id in sorted({wrong.owner_id for wrong in found}):
+                with self._db.transaction() as tx:
+                    counters.repair(tx, owner_id)
+        report.corrected_counters += len(found)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch

@@ -1,0 +1,50 @@
+"""A client whose upload's answer was lost asks again, under the same Idempotency-Key."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+import pytest
+
+from app import create_app
+from services import Services
+from settings import Settings
+from tests.client import Answer, GatewayClient
+from tests.lost_commits import wire
+
+
+@pytest.mark.parametrize("way", ["form", "raw"])
+def test_T104_the_same_request_again_gets_the_file_that_was_published(
+    services: Services, settings: Settings, client: GatewayClient, way: str
+) -> None:
+    gateway, line = wire(settings)
+    lossy = GatewayClient(create_app(settings, gateway), client.key)
+
+    def ask(data: bytes) -> Answer:
+        headers = {"Idempotency-Key": data[:10].hex()}
+        if way == "raw":
+            return lossy.put("/api/upload/a.bin", data=data, headers=headers)
+        return lossy.upload(("a.bin", data), ("b.bin", data[::-1]), headers=headers)
+
+    statuses = []
+    for lose in itertools.count(1):
+        data = os.urandom(500)
+        answers: list[Answer] = []
+        before = client.get("/api/files").json["total"]
+        if line.survives(lose, "at once", lambda data=data, answers=answers: answers.append(ask(data))):
+            break
+        statuses.append(answers[0].status)
+        if answers[0].status == 503:
+            answers.append(ask(data))
+        if answers[-1].status == 409:  # it is not known yet that nobody works at the first
+            assert answers[-1].code == "idempotency_in_progress"
+            continue
+        assert answers[-1].status == 201
+        file: Any = answers[-1].json if way == "raw" else answers[-1].json["files"][0]
+        found = client.get(f"/api/files/{file['id']}/download?mode=proxy")
+        assert (found.status, found.body) == (200, data)
+        assert client.get("/api/files").json["total"] == before + (1 if way == "raw" else 2)
+    assert 503 in statuses
+    gateway.db.close()

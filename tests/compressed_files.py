@@ -1,0 +1,48 @@
+"""Text that shrinks, and what is stored of it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from core.principal import Principal
+from core.ranges import Span
+from db import Database
+from db.files import FileRecord
+from services import Services
+from services.objects.object_reader import ObjectReader
+from tests.services.uploads.test_intake import upload
+
+
+def text(size: int, seed: int = 0) -> bytes:
+    """Prose of a kind: shrinks to about a third, and no two places are alike."""
+    rng = random.Random(seed)
+    words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(400)]
+    out = bytearray()
+    while len(out) < size:
+        out += b" ".join(rng.choices(words, k=50)) + b"\n"
+    return bytes(out[:size])
+
+
+def compressed(services: Services, who: Principal, data: bytes, name: str = "a.txt", **placement: Any) -> FileRecord:
+    file = upload(services, who, name, data, **placement)
+    services.compression.compress(file.id)
+    return services.files.get(who, file.id)
+
+
+def read(services: Services, file: FileRecord, span: Span | None = None) -> bytes:
+    with ObjectReader(services.db, services.intake._store).open(file, span) as reader:
+        pieces = []
+        while piece := reader.read(100_000):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def raw(bucket: Any, key: str) -> bytes:
+    with bucket.open(key) as reader:
+        return bytes(reader.read(-1))
+
+
+def time_passes(db: Database) -> None:
+    with db.connection() as tx:
+        tx.execute("update retired_objects set delete_after = now() - interval '1 second'")

@@ -1,0 +1,242 @@
+"""What was clean and is found to be infected later (THREATS T98): scans of everything, and what a late hit ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import requests
+
+from app import wire
+from core.errors import FileNotReady, Unavailable
+from core.principal import Principal
+from core.scan import read_version
+from db import Database, deferred_deletions, previews, texts
+from db.previews import PreviewRecord
+from services import Services
+from services.library.delivery import Link, RequestConditions
+from services.objects.object_reader import ObjectReader
+from services.processing import scanning as scanning_module
+from services.processing.scanning import Scanning, configured
+from settings import Settings
+from storage_backends.base import PresignedRequest
+from tests.clamd import EICAR, Clamd
+from tests.compressed_files import text, time_passes
+from tests.conftest import NOTHING
+from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
+from tests.direct_steps import checked
+from tests.samples import Source
+from tests.services.processing.scanning.conftest import not_handed_out, problem_of, refused_everywhere
+from tests.services.uploads.test_intake import upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+def rescan(services: Services) -> dict[str, int]:
+    """All links of the chain."""
+    scanning = configured(services.scanning)
+    scanning.begin_rescan()
+    while scanning.rescan_some():
+        pass
+    found = scanning.latest_rescan()
+    assert found is not None
+    assert found.finished_at is not None
+    return {"scanned": found.scanned, "infected": found.infected, "failed": found.failed}
+
+
+def test_T96_what_was_ready_before_scans_were_turned_on_waits_for_its_first(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    file = checked(services, upload(services, alice, "old.png", Source.png()))
+    with db.connection() as tx:
+        tx.execute("update objects set scan_verdict = null, scanned_with = null, scanned_at = null")
+    assert services.files.get(alice, file.id).status == "ready"
+    not_handed_out(services, file)
+    assert rescan(services)["scanned"] == 1
+    assert services.delivery.url(alice, file.id)
+
+
+def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
+    services: Services,
+    scanner: Clamd,
+    alice: Principal,
+    bob: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+) -> None:
+    bad = Source.png() + b"late hit"
+    first = checked(services, upload(services, alice, "a.png", bad))
+    shared = services.files.copy(alice, first.id)
+    separate = checked(services, upload(services, alice, "c.png", bad, on_duplicate="copy"))
+    trashed = services.files.trash(alice, services.files.copy(alice, first.id).id)
+    theirs = checked(services, upload(services, bob, "d.png", bad))
+    good = checked(services, upload(services, alice, "good.png", Source.png()))
+    for file in (first, good):
+        services.pipeline.process(file.id)
+    with db.transaction() as tx:
+        assert texts.put(tx, first.file_path, content="words", language=None)
+    assert len(services.files.previews_of([first])[first.id]) == 4
+    assert rescan(services) == {"scanned": 4, "infected": 0, "failed": 0}
+    scanner.learn("Test.Late", b"late hit")
+    assert rescan(services)["infected"] >= 2  # alice's two objects at the first, bob's
+    for file in (first, shared, separate, trashed, theirs):
+        now = services.files.get(Principal(file.owner_id), file.id)
+        assert (now.status, problem_of(now)) == ("infected", "infected"), file.original_name
+        if not file.is_deleted:
+            refused_everywhere(services, now)
+    assert services.files.previews_of([first])[first.id] == []
+    assert services.files.get(alice, good.id).status == "ready"
+    assert len(services.files.previews_of([good])[good.id]) == 4
+    with db.connection() as tx:
+        assert tx.execute("select count(*) from object_texts").fetchone() == (0,)
+    assert leftovers() == NOTHING
+    assert rescan(services) == {"scanned": 1, "infected": 0, "failed": 0}
+
+
+@pytest.mark.parametrize("stored", ["as it is", "compressed since"])
+def test_T98_urls_given_out_before_the_hit_lead_nowhere(
+    services: Services, scanner: Clamd, alice: Principal, leftovers: Leftovers, bucket: Any, stored: str
+) -> None:
+    data = text(9000) + b"late hit"
+    file = checked(services, upload(services, alice, "a.txt", data))
+    found = services.delivery.url(alice, file.id, expires_in=600)
+    assert isinstance(found, PresignedRequest)
+    assert requests.get(found.url, timeout=30).content == data
+    if stored == "compressed since":
+        services.compression.compress(file.id)
+        link = services.delivery.url(alice, file.id)
+        assert isinstance(link, Link)
+    scanner.learn("Test.Late", b"late hit")
+    rescan(services)
+    assert requests.get(found.url, timeout=30).status_code == 404
+    if stored == "compressed since":
+        with pytest.raises(FileNotReady):
+            services.delivery.open_link(link.token, method="GET", conditions=RequestConditions())
+    now = services.files.get(alice, file.id)
+    assert now.status == "infected"
+    assert bucket.stat(now.file_path).size == (now.stored_size or now.file_size)  # kept for the operator
+    assert leftovers() == NOTHING
+    services.files.purge(alice, file.id)
+    assert leftovers() == NOTHING
+
+
+def test_T98_a_preview_or_text_made_meanwhile_is_not_kept(
+    services: Services, alice: Principal, scanner: Clamd, db: Database
+) -> None:
+    file = checked(services, upload(services, alice, "a.png", Source.png() + b"late hit"))
+    scanner.learn("Test.Late", b"late hit")
+    rescan(services)
+    late = PreviewRecord(file.file_path, "thumbnail", 128, "previews/x.webp", "image/webp", 1, 1, 1)
+    with db.connection() as tx:
+        deferred_deletions.reserve(tx, late.preview_path, lease=timedelta(hours=1))
+        assert not previews.add(tx, late, file_id=file.id)
+        assert not texts.put(tx, file.file_path, content="words", language=None)
+
+
+def test_T98_a_rescan_survives_a_scanner_that_goes_away_and_workers_that_die(
+    services: Services, scanner: Clamd, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning_module, "_BATCH", 2)
+    scanning = configured(services.scanning)
+    for number in range(5):
+        checked(services, upload(services, alice, f"{number}.txt", b"%d" % number))
+    begun = scanning.begin_rescan()
+    assert scanning.begin_rescan().id == begun.id  # one at a time
+    assert scanning.rescan_some()
+    scanner.stop()
+    with pytest.raises(Unavailable):
+        scanning.rescan_some()
+    scanner.start()
+    with db.connection() as tx:
+        tx.execute("delete from procrastinate_jobs")
+        tx.execute("update rescans set updated_at = now() - interval '1 hour'")
+    scanning.keep_rescanning()
+    with db.connection() as tx:
+        assert tx.execute("select task_name, priority / 1_000_000 from procrastinate_jobs").fetchall() == [
+            ("rescan", -100)
+        ]
+    while scanning.rescan_some():
+        pass
+    found = scanning.latest_rescan()
+    assert found is not None
+    assert (found.scanned, found.failed, found.finished_at is not None) == (5, 0, True)
+
+
+def test_T98_a_rescan_begins_by_itself_when_one_is_due(
+    services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanning = configured(services.scanning)
+    checked(services, upload(services, alice, "a.txt", b"hello"))
+    known = {"version": 1}
+    monkeypatch.setattr(
+        type(scanning.clamd),
+        "signatures",
+        lambda self: read_version(f"ClamAV 1.4.3/{known['version']}/Wed Nov 26 09:24:47 2026"),
+    )
+    runs = []
+    for days, known["version"] in ((0, 1), (0, 2), (8, 1), (8, 2)):
+        with db.connection() as tx:
+            tx.execute("update rescans set started_at = now() - %s * interval '1 day', finished_at = now()", [days])
+        scanning.keep_rescanning()
+        latest = scanning.latest_rescan()
+        assert latest is not None
+        runs.append(latest.id)
+    assert len(set(runs[:3])) == 1  # the first ever; nothing due; due, but nothing learnt since
+    assert runs[3] != runs[2]
+
+
+def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
+    services: Services,
+    settings: Settings,
+    alice: Principal,
+    db: Database,
+    database_url: str,
+    leftovers: Leftovers,
+) -> None:
+    before = wire(settings.model_copy(update={"clamd_url": None}))  # as the gateway was before it had a scanner
+    mortal = CrashingGateway(settings, database_url)
+    dying = Scanning(
+        mortal.db,
+        mortal.store,
+        ObjectReader(mortal.db, mortal.store),
+        configured(services.scanning).clamd,
+        unscannable="reject",
+        rescan_every=None,
+    )
+
+    def everything(scanning: Scanning) -> None:
+        scanning.begin_rescan()
+        while scanning.rescan_some():
+            pass
+
+    deaths, survived = 0, False
+    for number, after in AFTER_EACH_CALL:
+        file = upload(before, alice, "a.png", Source.png() + EICAR + b"%d" % number)
+        before.previews.keep(file, "text", 0, "application/json", b"{}")
+        given = before.delivery.url(alice, file.id)
+        assert isinstance(given, PresignedRequest)
+        survived = mortal.survives(number, after, lambda: everything(dying))
+        deaths += not survived
+        everything(configured(services.scanning))
+        configured(services.scanning).bury()
+        time_passes(db)
+        services.janitor.janitor()
+        assert services.files.get(alice, file.id).status == "infected", (number, after)
+        assert requests.get(given.url, timeout=30).status_code == 404, (number, after)
+        assert leftovers() == NOTHING, (number, after)
+        services.files.purge(alice, file.id)
+        if survived:
+            break
+    assert survived
+    assert deaths >= 8
+    before.db.close()
+    mortal.db.close()
+
+
+def test_an_object_that_is_gone_does_not_stop_a_rescan(services: Services, alice: Principal, bucket: Any) -> None:
+    files = [checked(services, upload(services, alice, f"{n}.txt", b"%d" % n)) for n in range(3)]
+    bucket.delete(sorted(file.file_path for file in files)[1])
+    assert rescan(services) == {"scanned": 2, "infected": 0, "failed": 1}

@@ -1,0 +1,86 @@
+"""Whatever answer to a commit is lost, the scanner's verdict comes to the same end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app import wire
+from core.principal import Principal
+from db import Database
+from services import Services
+from services.processing.scanning import configured
+from settings import Settings
+from tests.clamd import EICAR
+from tests.compressed_files import read, text, time_passes
+from tests.conftest import NOTHING
+from tests.direct_steps import checked
+from tests.lost_commits import wire as wire_lossy
+from tests.services.uploads.test_intake import upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+def rescan(services: Services) -> None:
+    scanning = configured(services.scanning)
+    scanning.begin_rescan()
+    while scanning.rescan_some():
+        pass
+    scanning.bury()
+
+
+@pytest.mark.parametrize("case", ["clean", "infected", "late hit"])
+def test_T104_whatever_answer_is_lost_the_verdict_comes_to_the_same_end(
+    services: Services, settings: Settings, alice: Principal, db: Database, leftovers: Leftovers, case: str
+) -> None:
+    gateway, line = wire_lossy(settings)
+    unscanned = wire(settings.model_copy(update={"clamd_url": None}))  # as it was before it had a scanner
+    lost, survived = 0, False
+    while not survived:
+        data = os.urandom(20) + (b"" if case == "clean" else EICAR)
+        file = upload(unscanned if case == "late hit" else services, alice, "a.bin", data)
+        act: Callable[..., Any] = rescan if case == "late hit" else _check(file.id)
+        if case == "late hit":
+            unscanned.previews.keep(file, "text", 0, "application/json", b"{}")
+            assert unscanned.delivery.url(alice, file.id)
+        survived = line.survives(lost + 1, "at once", lambda act=act: act(gateway))
+        lost += not survived
+        act(services)
+        time_passes(db)
+        services.janitor.janitor()
+        now = checked(services, file)
+        assert now.status == ("ready" if case == "clean" else "infected"), lost
+        if case == "clean":
+            assert read(services, now) == data
+        assert leftovers() == NOTHING, lost
+        services.files.purge(alice, file.id)
+    assert lost
+    gateway.db.close()
+    unscanned.db.close()
+
+
+def test_what_mends_damaged_bytes_is_scanned_and_processed(
+    services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
+) -> None:
+    data = text(5000)
+    old = checked(services, upload(services, alice, "a.txt", data))
+    services.pipeline.process(old.id)
+    bucket.delete(old.file_path)
+    new = checked(services, upload(services, alice, "b.txt", data))
+    old = services.files.get(alice, old.id)
+    assert (new.status, old.status, old.file_path, old.scanned) == ("ready", "ready", new.file_path, True)
+    assert read(services, old) == data
+    with db.connection() as tx:
+        due = tx.execute(
+            "select args ->> 'file_id' from procrastinate_jobs where task_name = 'process_file' order by id"
+        ).fetchall()
+    assert due[-1] == (str(new.id),)
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+
+
+def _check(file_id: Any) -> Callable[[Services], None]:
+    return lambda services: services.verification.check(file_id)

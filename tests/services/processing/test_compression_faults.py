@@ -1,0 +1,255 @@
+"""Compression where others are at work, bytes are damaged or the job dies: nothing is lost or left over."""
+
+from __future__ import annotations
+
+import base64
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from core.errors import ContentMissing, NotFound, Unavailable
+from core.principal import Principal
+from core.ranges import Span
+from db import Database
+from db.files import FileRecord
+from services import Services
+from services.library.delivery import Stream
+from services.library.files import FileQuery
+from services.objects.object_reader import FRAME, Damaged, ObjectReader
+from services.processing import compression
+from services.processing.compression import Compression
+from settings import Settings
+from tests.compressed_files import compressed, raw, read, text, time_passes
+from tests.conftest import NOTHING
+from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
+from tests.services.uploads.test_intake import upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+# -- at once ---------------------------------------------------------------------------------------------------------------
+
+
+def test_downloads_during_the_replacement_are_whole(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers
+) -> None:
+    data = text(2 * FRAME)
+    files = [upload(services, alice, f"{n}.txt", data + b"%d" % n) for n in range(4)]
+    stop = threading.Event()
+
+    def load(file: FileRecord, expected: bytes) -> int:
+        count = 0
+        while not stop.is_set() or not count:
+            found = services.delivery.open(alice, file.id, method="GET", mode="proxy")
+            assert isinstance(found, Stream)
+            assert found.body is not None
+            assert b"".join(found.body) == expected
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(6) as pool:
+        loads = [pool.submit(load, file, data + b"%d" % n) for n, file in enumerate(files)]
+        for file in files:
+            services.compression.compress(file.id)
+        stop.set()
+        assert all(result.result(60) >= 1 for result in loads)
+    assert {services.files.get(alice, file.id).encoding for file in files} == {"zstd"}
+    time_passes(db)
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_a_reader_with_an_old_record_finds_the_new_object(services: Services, alice: Principal, db: Database) -> None:
+    data = text(9000)
+    old = upload(services, alice, "a.txt", data)
+    services.compression.compress(old.id)
+    time_passes(db)
+    services.janitor.janitor()
+    assert read(services, old) == data
+    assert read(services, old, Span(10, 20)) == data[10:21]
+    assert ObjectReader(services.db, services.intake._store).confirm(old) is None
+
+
+def test_T106_the_job_run_by_many_at_once_has_one_effect(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda _: services.compression.compress(file.id), range(5)))
+    assert services.files.get(alice, file.id).encoding == "zstd"
+    time_passes(db)
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_T107_replacement_against_copy_purge_and_equal_uploads(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers, purged: bool
+) -> None:
+    """One legal outcome each: no file without its object, no object without a file."""
+
+    def at_once(data: bytes) -> None:
+        file = upload(services, alice, "a.txt", data)
+        actions: list[Callable[[], Any]] = [
+            lambda: services.compression.compress(file.id),
+            lambda: services.files.copy(alice, file.id),
+            lambda: upload(services, alice, "b.txt", data),
+            lambda: services.files.move(alice, file.id, None, if_match=None),
+        ]
+        if purged:
+            actions.append(lambda: services.files.purge(alice, file.id))
+        allowed = (NotFound,) if purged else ()
+        with ThreadPoolExecutor(5) as pool:
+            ends = [pool.submit(action) for action in actions]
+            for end in ends:
+                with suppress(*allowed):
+                    end.result(60)
+
+    for number in range(6):
+        data = text(5000, seed=number)
+        at_once(data)
+        for left in services.files.list(alice, FileQuery()).items:
+            assert read(services, left) == data
+            services.files.purge(alice, left.id)
+        with db.connection() as tx:
+            assert tx.execute("select count(*) from objects").fetchone() == (0,)
+    time_passes(db)
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+
+
+# -- damage ----------------------------------------------------------------------------------------------------------------
+
+
+def test_damage_is_found_and_never_a_clean_short_download(
+    services: Services, alice: Principal, bucket: Any, db: Database
+) -> None:
+    """As on a disk that has turned a bit: the bucket tells the old ETag."""
+    file = compressed(services, alice, text(2 * FRAME))
+    whole = bytearray(raw(bucket, file.file_path))
+    whole[len(whole) // 2] ^= 0xFF
+    turned = bucket.put(file.file_path, bytes(whole), content_type="application/zstd")
+    with db.connection() as tx:
+        tx.execute("update objects set etag = %s where object_key = %s", [turned.etag, file.file_path])
+    with pytest.raises(Damaged):
+        read(services, services.files.get(alice, file.id))
+    assert services.files.details(alice, file.id).integrity["checksum"] == "mismatch"
+    with pytest.raises(ContentMissing):
+        services.delivery.url(alice, file.id)
+    assert services.files.details(alice, file.id, verify=True).integrity["checksum"] == "mismatch"
+    bucket.put(file.file_path, bytes(whole[:-1]), content_type="application/zstd")
+    assert services.files.details(alice, file.id, verify=True).integrity["exists"] is False
+
+
+def test_a_damaged_original_is_not_compressed_but_told(
+    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    bucket.put(file.file_path, text(9000, seed=9), content_type="text/plain")
+    services.compression.compress(file.id)
+    assert services.files.get(alice, file.id).encoding is None
+    assert services.files.details(alice, file.id).integrity["checksum"] == "mismatch"
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_what_the_bucket_gives_back_differently_is_never_put_to_use(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
+) -> None:
+    file = upload(services, alice, "a.txt", text(9000))
+    store = type(services.intake._store)
+    real = store.put
+
+    def damaged(self: Any, key: str, body: Any, **options: Any) -> Any:
+        return real(self, key, bytes(body[:-1]) + bytes([body[-1] ^ 1]), **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", damaged)
+        with pytest.raises(Unavailable):
+            services.compression.compress(file.id)
+    assert services.files.get(alice, file.id).encoding is None
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+
+
+# -- T101: killed anywhere -------------------------------------------------------------------------------------------------
+
+
+class Gateway(CrashingGateway):
+    def __init__(self, settings: Settings, database_url: str):
+        super().__init__(settings, database_url)
+        self.compression = Compression(self.db, self.store, ObjectReader(self.db, self.store), on=True)
+
+
+@contextmanager
+def mortal(settings: Settings, database_url: str) -> Iterator[Gateway]:
+    gateway = Gateway(settings, database_url)
+    yield gateway
+    gateway.db.close()
+
+
+@pytest.mark.parametrize("data", [text(9000), base64.b64encode(random.Random(1).randbytes(11 * FRAME // 2))])
+def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
+    services: Services,
+    settings: Settings,
+    alice: Principal,
+    db: Database,
+    database_url: str,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+) -> None:
+    """Written at once, and in two parts."""
+    monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
+    deaths, done = 0, set()
+    file = upload(services, alice, "a.txt", data)
+    with mortal(settings, database_url) as gateway:
+        for number, after in AFTER_EACH_CALL:
+            survived = gateway.survives(number, after, lambda file=file: gateway.compression.compress(file.id))
+            deaths += not survived
+            time_passes(db)
+            services.janitor.janitor()
+            assert leftovers() == NOTHING, (number, after)
+            now = services.files.get(alice, file.id)
+            assert read(services, now) == data, (number, after)
+            done.add(now.encoding)
+            if survived:
+                break
+            if now.encoding is not None:
+                services.files.purge(alice, file.id)
+                file = upload(services, alice, "a.txt", data)
+    assert survived
+    assert deaths >= 7
+    assert done == {None, "zstd"}
+
+
+def test_a_replacement_that_was_given_up_is_not_put_to_use(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slower than its lease: the janitor has begun to delete it."""
+    file = upload(services, alice, "a.txt", text(9000))
+    real = Compression._reads_back
+
+    def slow(self: Any, *arguments: Any) -> bool:
+        good = real(self, *arguments)
+        time_passes(db)
+        services.janitor.janitor()
+        return good
+
+    monkeypatch.setattr(Compression, "_reads_back", slow)
+    services.compression.compress(file.id)
+    assert services.files.get(alice, file.id).encoding is None
+    assert download_plain(services, file) == text(9000)
+    assert leftovers() == NOTHING
+
+
+def download_plain(services: Services, file: FileRecord) -> bytes:
+    found = services.delivery.open(Principal(file.owner_id), file.id, method="GET", mode="proxy")
+    assert isinstance(found, Stream)
+    assert found.body is not None
+    return b"".join(found.body)

@@ -1,0 +1,230 @@
+"""What is made of a file after its upload: text, metadata and previews from one child, whatever fails or dies on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+import app
+from core.errors import PreviewFailed, Unavailable
+from core.principal import Principal
+from db import Database, objects
+from parsers import run as parsers
+from services import Services
+from settings import Settings
+from storage_backends.base import StorageUnavailable
+from tests.conftest import NOTHING
+from tests.crash_points import Fuse, FusedDatabase, FusedStore, Killed
+from tests.parsers import samples
+from tests.samples import picture
+from tests.services.uploads.test_intake import upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+def texts(db: Database) -> list[tuple[str, str | None]]:
+    with db.connection() as tx:
+        return tx.execute("select content, language from object_texts").fetchall()
+
+
+def queued(db: Database) -> list[str]:
+    with db.connection() as tx:
+        found = tx.execute("select task_name from procrastinate_jobs where task_name = 'process_file'").fetchall()
+    return [row[0] for row in found]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What each child was asked for, in order."""
+    asked: list[list[str]] = []
+    run = parsers.run
+
+    def counted(parser: str, source: Any, arguments: dict[str, Any], **options: Any) -> Any:
+        asked.append(arguments["want"])
+        return run(parser, source, arguments, **options)
+
+    monkeypatch.setattr(parsers, "run", counted)
+    return asked
+
+
+def test_a_document_gives_text_metadata_and_pictures_from_one_child(
+    services: Services, alice: Principal, db: Database, runs: list[list[str]]
+) -> None:
+    paper = upload(services, alice, "plan.pdf", samples.pdf())
+    services.pipeline.process(paper.id)
+    assert len(runs) == 1
+    file = services.files.get(alice, paper.id)
+    assert (file.metadata["pages"], file.metadata["title"], file.metadata["author"]) == (
+        2,
+        "A title",
+        "An Author",
+    )
+    assert file.problem is None
+    [(content, _)] = texts(db)
+    assert "Hello page one" in content and "Second page" in content
+    shown = services.files.previews_of([file])[file.id]
+    assert sorted((p.preview_type, p.variant) for p in shown) == [
+        ("text", 0),
+        ("thumbnail", 128),
+        ("thumbnail", 256),
+        ("thumbnail", 512),
+        ("thumbnail", 1024),
+    ]
+    services.pipeline.process(paper.id)
+    assert len(runs) == 1  # done is done
+
+
+def test_work_is_queued_for_what_something_can_be_made_of(services: Services, alice: Principal, db: Database) -> None:
+    upload(services, alice, "a.bin", bytes(range(256)) * 4)
+    upload(services, alice, "empty.txt", b"")
+    assert queued(db) == []
+    first = upload(services, alice, "a.txt", b"some words")
+    second = upload(services, alice, "b.txt", b"some words")
+    assert second.file_path == first.file_path
+    assert queued(db) == ["process_file"]  # once for equal bytes
+
+
+def test_a_step_that_fails_costs_no_other(
+    services: Services,
+    alice: Principal,
+    db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A document whose page can't be drawn still has its text, and says what failed, on each file of the object."""
+    paper = upload(services, alice, "plan.pdf", samples.pdf())
+    run, asked = parsers.run, []
+
+    def unlucky(parser: str, source: Any, arguments: dict[str, Any], **options: Any) -> Any:
+        asked.append(arguments["want"])
+        if "picture" in arguments["want"]:
+            raise parsers.ParserFailed("The parser crashed")
+        return run(parser, source, arguments, **options)
+
+    monkeypatch.setattr(parsers, "run", unlucky)
+    services.pipeline.process(paper.id)
+    services.pipeline.process(paper.id)
+    assert len(asked) == 3
+    later = upload(services, alice, "again.pdf", samples.pdf())
+    for file in (paper, later):
+        found = services.files.get(alice, file.id)
+        assert found.problem == {
+            "code": "preview_failed",
+            "detail": "The thumbnails could not be made: The parser crashed",
+        }
+        assert found.metadata["pages"] == 2
+    assert "Second page" in texts(db)[0][0]
+
+
+def test_T91_a_childs_death_is_a_result_and_not_tried_again(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]
+) -> None:
+    """A child that is killed at its limit leaves a file that says so, and a job that is done."""
+    monkeypatch.setattr(parsers, "_READERS", {"image": parsers._Reader("image", parsers.Limits(wall_seconds=0.001))})
+    parsers._reader.cache_clear()
+    photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
+    services.pipeline.process(photo.id)
+    found = services.files.get(alice, photo.id)
+    assert found.status == "ready"
+    assert found.problem is not None and found.problem["code"] == "preview_failed"
+    services.pipeline.process(photo.id)
+    from services.processing.previews import PreviewWish
+
+    with pytest.raises(PreviewFailed, match="longer than"):
+        services.previews.show(alice, photo.id, PreviewWish())
+    assert len(runs) == 1
+    monkeypatch.undo()
+    parsers._reader.cache_clear()
+    services.previews.show(alice, photo.id, PreviewWish(retry=True))
+    assert services.files.get(alice, photo.id).problem is None
+
+
+def test_what_cannot_be_opened_for_a_reason_has_no_problem(services: Services, alice: Principal) -> None:
+    """A password is no fault of anybody."""
+    paper = upload(services, alice, "secret.pdf", samples.encrypted_pdf())
+    services.pipeline.process(paper.id)
+    file = services.files.get(alice, paper.id)
+    assert file.problem is None
+    assert "processed_at" in file.metadata
+
+
+def test_a_bucket_that_is_away_is_waited_for(
+    services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = upload(services, alice, "a.txt", b"some words")
+
+    def away(*arguments: Any, **options: Any) -> Any:
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(bucket), "put", away)
+        with pytest.raises(Unavailable):
+            services.pipeline.process(text.id)
+    assert "processed_at" not in services.files.get(alice, text.id).metadata
+    services.pipeline.process(text.id)
+    assert "processed_at" in services.files.get(alice, text.id).metadata
+
+
+def test_a_file_that_is_purged_meanwhile_leaves_nothing(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
+    read = services.previews.read
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        found = read(*arguments, **options)
+        services.files.purge(alice, photo.id)
+        return found
+
+    monkeypatch.setattr(type(services.previews), "read", lambda self, *a, **o: slow(*a, **o))
+    services.pipeline.process(photo.id)
+    assert leftovers() == NOTHING
+
+
+# -- killed anywhere -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mortal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    """A second gateway on the same bucket and database, whose every call there may be its last."""
+    with monkeypatch.context() as patched:
+        patched.setattr(app, "Database", FusedDatabase)
+        patched.setattr(app, "open_store", lambda storage, **_: FusedStore(storage))
+        wired = app.wire(settings)
+    yield wired
+    wired.db.close()
+
+
+def test_T101_killed_anywhere_it_comes_to_the_same_end(
+    services: Services, mortal: Services, alice: Principal, db: Database, leftovers: Leftovers, bucket: Any
+) -> None:
+    """Whatever call is the last, what it left is completed by the next run, or the janitor's to remove."""
+    text = upload(services, alice, "a.md", b"# Plans\n\nSome words about plans.\n" * 20)
+    for number in range(1, 40):
+        for after in (False, True):
+            fuse = Fuse(number, after=after)
+            mortal.db.fuse = mortal.previews._store.fuse = fuse  # type: ignore[attr-defined]
+            with suppress(Killed):
+                mortal.pipeline.process(text.id)
+            services.pipeline.process(text.id)
+            found = services.files.get(alice, text.id)
+            assert "processed_at" in found.metadata
+            assert [p.preview_type for p in services.files.previews_of([found])[found.id]] == ["text"]
+            assert len(texts(db)) == 1
+            assert leftovers()["rows without an object"] == []
+            if not fuse.burnt:
+                break
+            with db.connection() as tx:  # and as it was, for the next death
+                tx.execute("delete from object_texts")
+                tx.execute("delete from file_previews")
+                tx.execute("update objects set measured = '{}'")
+        else:
+            continue
+        break
+    assert number > 4
+    assert len(leftovers()["objects without a row"]) > 0  # put, and not yet recorded: for the janitor
+    with db.connection() as tx:
+        [record] = objects.all_of(tx, [text.file_path])
+    assert record.status == "stored"

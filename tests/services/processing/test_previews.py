@@ -1,0 +1,284 @@
+"""Previews: made when uploaded or asked for, shared by equal files, remembered where they fail, gone with the object."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from core.errors import FileNotReady, InvalidInput, PreviewFailed, PreviewUnsupported, TooMany
+from core.principal import Principal
+from db import Database, deferred_deletions
+from parsers import run as parsers
+from services import Services
+from services.access.concurrency import ConcurrencyLimit
+from services.library.public_copies import PublicCopies
+from services.objects.object_reader import ObjectReader
+from services.processing.previews import Previews, PreviewWish
+from settings import Settings
+from tests.compressed_files import time_passes
+from tests.conftest import NOTHING
+from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
+from tests.parsers import samples
+from tests.samples import picture
+from tests.services.uploads.test_intake import upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parsers that were started, in order."""
+    started: list[str] = []
+    run = parsers.run
+
+    def counted(parser: str, *arguments: Any, **options: Any) -> Any:
+        started.append(parser)
+        return run(parser, *arguments, **options)
+
+    monkeypatch.setattr(parsers, "run", counted)
+    return started
+
+
+def test_all_sizes_are_made_once_and_shared_by_equal_files(
+    services: Services,
+    alice: Principal,
+    bucket: Any,
+    leftovers: Leftovers,
+    children: list[str],
+) -> None:
+    photo = upload(services, alice, "a.jpg", picture("JPEG", 1600, 1200))
+    copy = services.files.copy(alice, photo.id)
+    services.pipeline.process(photo.id)
+    services.pipeline.process(copy.id)
+    assert children == ["image"]  # one child for all sizes and the metadata
+    assert len(list(bucket.list_objects("previews/"))) == 4
+    shown = services.files.previews_of([photo, copy])
+    assert [(p.variant, p.width, p.height) for p in shown[copy.id]] == [
+        (128, 128, 96),
+        (256, 256, 192),
+        (512, 512, 384),
+        (1024, 1024, 768),
+    ]
+    for file in (photo, copy, upload(services, alice, "again.jpg", picture("JPEG", 1600, 1200))):
+        measured = services.files.get(alice, file.id).metadata
+        assert (measured["width"], measured["height"]) == (1600, 1200)
+        assert measured["placeholder"]
+    services.files.purge(alice, photo.id)
+    assert len(list(bucket.list_objects("previews/"))) == 4
+    services.files.purge(alice, copy.id)
+    services.files.purge(alice, file.id)
+    assert leftovers() == NOTHING
+    assert list(bucket.list_objects("previews/")) == []
+
+
+@pytest.mark.parametrize(("mime_type", "kind"), [("image/webp", "WEBP"), ("image/jpeg", "JPEG"), ("image/png", "PNG")])
+def test_what_is_missing_is_made_on_demand(
+    services: Services, alice: Principal, bucket: Any, mime_type: Any, kind: str
+) -> None:
+    photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
+    first = services.previews.show(alice, photo.id, PreviewWish(size=128, mime_type=mime_type))
+    with Image.open(io.BytesIO(first.body)) as shown:
+        assert (shown.format, shown.size) == (kind, (128, 85))
+    again = services.previews.show(
+        alice, photo.id, PreviewWish(size=128, mime_type=mime_type, if_none_match=first.etag)
+    )
+    assert again.not_modified
+    for lost in bucket.list_objects("previews/"):  # an operator's mistake heals itself
+        bucket.delete(lost.key)
+    wish = PreviewWish(size=128, mime_type=mime_type)
+    assert services.previews.show(alice, photo.id, wish).etag == first.etag
+    assert len(list(bucket.list_objects("previews/"))) == 1
+
+
+def test_a_text_is_shown_as_json_and_kept(
+    services: Services, alice: Principal, bucket: Any, children: list[str]
+) -> None:
+    text = upload(services, alice, "a.py", b"print('hello')\n" * 10)
+    first = services.previews.show(alice, text.id, PreviewWish())
+    assert first.mime_type == "application/json"
+    found = json.loads(first.body)
+    assert found["content"].startswith("print('hello')")
+    assert found["truncated"] is False
+    assert services.previews.show(alice, text.id, PreviewWish(type="text")) == first
+    assert len(children) == 1
+    assert [info.key.rpartition(".")[2] for info in bucket.list_objects("previews/")] == ["json"]
+
+
+def test_an_archive_is_listed_by_its_directory_alone(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 6 MiB the bucket is asked for what the listing needs."""
+    asked = []
+    opened = services.previews._contents.open
+
+    def counted(file: Any, span: Any = None) -> Any:
+        asked.append(span.last - span.first + 1 if span else file.file_size)
+        return opened(file, span)
+
+    archive = samples.zipped({"plan.txt": b"text", "big.bin": os.urandom(6 * 1024 * 1024)})
+    file = upload(services, alice, "a.zip", archive)
+    monkeypatch.setattr(services.previews._contents, "open", counted)
+    shown = services.previews.show(alice, file.id, PreviewWish())
+    found = json.loads(shown.body)
+    assert [entry["name"] for entry in found["entries"]] == ["plan.txt", "big.bin"]
+    assert (found["total_entries"], found["truncated"]) == (2, False)
+    assert 0 < sum(asked) < 2 * 1024 * 1024
+
+
+def test_any_page_of_a_document_is_a_picture(
+    services: Services, alice: Principal, db: Database, children: list[str]
+) -> None:
+    paper = upload(services, alice, "a.pdf", samples.pdf(["One", "Two", "Three"]))
+    for page in (1, 3):
+        shown = services.previews.show(alice, paper.id, PreviewWish(type="page", page=page))
+        with Image.open(io.BytesIO(shown.body)) as image:
+            assert image.format == "WEBP"
+            assert max(image.size) <= 1024
+    begun = len(children)
+    for beyond in (4, 2**40):
+        with pytest.raises(InvalidInput, match="3 pages"):
+            services.previews.show(alice, paper.id, PreviewWish(type="page", page=beyond))
+    assert len(children) == begun  # nothing is opened for what can't be there
+    with db.connection() as tx:
+        assert tx.execute("select count(*) from preview_failures").fetchone() == (0,)
+
+
+def test_T91_a_file_that_cannot_be_opened_is_opened_once(
+    services: Services, alice: Principal, bob: Principal, db: Database, children: list[str]
+) -> None:
+    """Its failure is a result: told at each request, kept for a day, forgotten when its owner says so."""
+    broken = upload(services, alice, "a.png", picture("PNG", 300, 200)[:60])
+    services.files.update(alice, broken.id, _public(), if_match=None)
+    for _ in range(3):
+        with pytest.raises(PreviewFailed):
+            services.previews.show(alice, broken.id, PreviewWish(size=128))
+    with pytest.raises(PreviewFailed):
+        services.previews.show(bob, broken.id, PreviewWish(size=512, retry=True))  # not bob's to say
+    assert len(children) == 1
+    with pytest.raises(PreviewFailed):
+        services.previews.show(alice, broken.id, PreviewWish(size=128, retry=True))
+    assert len(children) == 2
+    with db.connection() as tx:
+        tx.execute("update preview_failures set failed_at = now() - interval '25 hours'")
+    with pytest.raises(PreviewFailed):
+        services.previews.show(alice, broken.id, PreviewWish(size=128))
+    assert len(children) == 3
+
+
+def _public() -> Any:
+    from services.library.files import FileChange
+
+    return FileChange(visibility="public")
+
+
+def test_what_has_no_picture_or_is_not_ready_has_no_preview(services: Services, alice: Principal, db: Database) -> None:
+    text = upload(services, alice, "a.txt", b"text")
+    for kind in ("thumbnail", "page", "contents"):
+        with pytest.raises(PreviewUnsupported):
+            services.previews.show(alice, text.id, PreviewWish(type=kind))  # type: ignore[arg-type]
+    empty = upload(services, alice, "empty.txt", b"")
+    with pytest.raises(PreviewUnsupported):
+        services.previews.show(alice, empty.id, PreviewWish())
+    photo = upload(services, alice, "a.png", picture("PNG"))
+    with db.connection() as tx:
+        tx.execute("update files set status = 'processing' where id = %s", [photo.id])
+    with pytest.raises(FileNotReady):
+        services.previews.show(alice, photo.id, PreviewWish(size=128))
+
+
+def test_T101_killed_at_any_step_a_preview_leaves_nothing(
+    services: Services,
+    settings: Settings,
+    database_url: str,
+    alice: Principal,
+    db: Database,
+    leftovers: Leftovers,
+) -> None:
+    """Its key is noted before its first byte, so that one run of the janitor finds it."""
+    mortal = CrashingGateway(settings, database_url)
+    contents, turns = ObjectReader(mortal.db, mortal.store), ConcurrencyLimit()
+    publishing = PublicCopies(mortal.db, mortal.store, contents, turns)
+    dying = Previews(mortal.db, mortal.store, contents, turns, publishing, scanned_only=False, strict=False)
+    text = upload(services, alice, "a.txt", b"text")
+    survived = False
+    for number, after in AFTER_EACH_CALL:
+        survived = mortal.survives(
+            number, after, lambda number=number: dying.keep(text, "page", number, "image/webp", b"picture")
+        )
+        time_passes(db)
+        services.janitor.janitor()
+        assert leftovers() == NOTHING, (number, after)
+        if survived:
+            break
+    assert survived and number > 3
+    mortal.db.close()
+
+
+def test_a_preview_whose_reservation_ran_out_is_not_put_to_use(
+    services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The janitor came between the bytes and the row: it has the word, since it may have deleted them."""
+    text = upload(services, alice, "a.txt", b"text")
+    put = services.previews._store.put
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        result = put(*arguments, **options)
+        time_passes(db)
+        with db.connection() as tx:
+            deferred_deletions.take_due(tx, limit=10)
+        return result
+
+    monkeypatch.setattr(services.previews._store, "put", late)
+    services.previews.keep(text, "page", 1, "image/webp", b"picture")
+    assert services.files.previews_of([text]) == {text.id: []}
+    assert leftovers() == NOTHING
+
+
+# -- turns -----------------------------------------------------------------------------------------------------------------
+
+
+def test_T75_one_owners_requests_leave_others_their_turn() -> None:
+    """With ten of alice's waiting, bob's turn comes while alice's first is still busy; an eleventh is told to come later."""
+    turns = ConcurrencyLimit(places=2, per_owner=1, waiting=10, patience=30)
+    done, begun = threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        with turns.take("alice"):
+            begun.release()
+            done.wait(30)
+
+    threads = [threading.Thread(target=work) for _ in range(11)]
+    for thread in threads:
+        thread.start()
+    assert begun.acquire(timeout=10)
+    while turns._queued["alice"] < 10:  # one is busy, ten wait
+        done.wait(0.01)
+    with pytest.raises(TooMany):
+        with turns.take("alice"):
+            pass
+    with turns.take("bob"):
+        assert not begun.acquire(timeout=0.1)  # the second place is not for alice's next
+    done.set()
+    for thread in threads:
+        thread.join(30)
+    with turns.take("alice"), turns.take("bob"):
+        pass
+
+
+def test_T75_verifications_take_turns_too(services: Services, alice: Principal) -> None:
+    files = [upload(services, alice, f"{n}.txt", b"text %d" % n) for n in range(3)]
+    with services.files._turns.take("alice"):
+        result: list[Any] = []
+        thread = threading.Thread(target=lambda: result.append(services.files.details(alice, files[0].id, verify=True)))
+        thread.start()
+        thread.join(0.3)
+        assert result == []
+    thread.join(30)
+    assert result[0].integrity["checksum"] == "verified"

@@ -1,0 +1,77 @@
+"""The doctor against a real SeaweedFS, and against a bucket that is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from services.upkeep.doctor import examine
+from storage_backends import open_store
+from storage_backends.memory import MemoryStore
+from tests.servers import free_port, start_weed
+
+
+@pytest.fixture(scope="module")
+def weed(tmp_path_factory):
+    server = start_weed(tmp_path_factory.mktemp("doctor"))
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("backend", ["s3", "minio"])
+def test_a_good_bucket_passes_every_check_and_is_left_empty(weed, backend):
+    store = open_store(weed.settings(backend))
+    store.set_cors(["http://console.example"])
+    checks = examine(store, origins=["http://console.example"])
+    assert [(check.name, check.detail) for check in checks if check.ok is not True] == []
+    assert len(checks) == 18
+    assert list(store.list_objects("")) == []
+    assert list(store.list_multiparts("")) == []
+
+
+def test_T38_an_open_bucket_is_found(weed):
+    store = open_store(weed.settings())
+    store.set_cors([])
+    found = {check.name: check for check in examine(store, origins=["http://console.example"])}
+    assert found["CORS"].ok is False
+    assert "every origin" in found["CORS"].detail
+    assert found["CORS"].consequence
+
+
+def test_an_origin_that_is_not_let_in_is_found(weed):
+    store = open_store(weed.settings())
+    store.set_cors(["http://console.example"])
+    found = {check.name: check for check in examine(store, origins=["http://console.example", "http://new.example"])}
+    assert found["CORS"].ok is False
+    assert "http://new.example" in found["CORS"].detail
+
+
+def test_a_wrong_public_endpoint_is_found_and_the_rest_still_tried(weed):
+    settings = dataclasses.replace(weed.settings(), public_endpoint=f"http://127.0.0.1:{free_port()}")
+    store = open_store(settings)
+    found = {check.name: check for check in examine(store)}
+    assert found["public endpoint"].ok is False
+    assert found["multipart"].ok is True
+    assert found["CORS"].ok is None
+    assert list(store.list_objects("")) == []
+
+
+@pytest.mark.parametrize("backend", ["s3", "minio"])
+def test_a_bucket_that_is_not_there_is_a_finding_not_an_error(weed, backend):
+    gone = open_store(dataclasses.replace(weed.settings(backend), endpoint=f"http://127.0.0.1:{free_port()}"))
+    wrong = open_store(dataclasses.replace(weed.settings(backend), secret_key="wrong"))
+    for store in (gone, wrong):
+        first, *others = examine(store)
+        assert (first.name, first.ok) == ("write", False)
+        assert {check.ok for check in others} == {None}
+
+
+def test_abilities_that_a_backend_lacks_are_not_failures():
+    store = MemoryStore()
+    found = {check.name: check.ok for check in examine(store)}
+    assert False not in found.values()
+    assert found["presigned GET"] is None
+    assert found["multipart"] is True
+    assert list(store.list_objects("")) == []
+    assert list(store.list_multiparts("")) == []

@@ -1,0 +1,213 @@
+"""The janitor, and what a process that was killed leaves to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from core.errors import Unavailable
+from core.principal import Principal
+from db import Database
+from services import Services
+from services.upkeep import janitor
+from services.uploads.intake import PART_SIZE
+from storage_backends.base import StorageUnavailable
+from tests.conftest import NOTHING
+from tests.samples import Source
+from tests.services.uploads.test_intake import stored, upload
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing that the gateway wrote to run afterwards runs."""
+
+
+STORE_STEPS = ["create_multipart", "put_part", "complete_multipart", "stat", "put"]
+INTAKE_STEPS = ["discard"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", STORE_STEPS)
+@pytest.mark.parametrize("size", [100, 3 * PART_SIZE])
+def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    moment: str,
+    size: int,
+) -> None:
+    store = services.intake._store
+    real = getattr(store, step)
+
+    def killed(*arguments: Any, **keywords: Any) -> Any:
+        if moment == "after":
+            real(*arguments, **keywords)
+        raise Killed
+
+    reached = True
+    with monkeypatch.context() as patch:
+        patch.setattr(store, step, killed)
+        patch.setattr(services.intake, "discard", lambda *a, **k: None)  # dead processes clean up nothing
+        try:
+            upload(services, alice, "a.bin", os.urandom(size))
+            reached = False
+        except Killed:
+            pass
+    if not reached:
+        assert leftovers() == NOTHING
+        return
+    pass_time(db)
+    services.janitor.janitor()
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+    with db.connection() as tx:
+        assert tx.execute("select count(*) from files").fetchone() == (0,)
+
+
+def pass_time(db: Database) -> None:
+    """Let the life of every upload be over."""
+    with db.connection() as tx:
+        tx.execute(
+            "update uploads set expires_at = now() - interval '1 second', updated_at = now() - interval '1 hour'"
+        )
+
+
+def test_T101_a_purge_killed_midway_is_finished(
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = upload(services, alice, "a.txt", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(services.files._store, "delete", lambda key: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            services.files.purge(alice, file.id)
+    assert leftovers()["objects without a row"] == [file.file_path]
+    assert services.janitor.janitor(dry_run=True).purged_objects == 1
+    assert services.janitor.janitor().purged_objects == 1
+    assert leftovers() == NOTHING
+
+
+def test_T103_a_bucket_that_is_away_costs_no_row_and_no_object(
+    services: Services,
+    alice: Principal,
+    leftovers: Leftovers,
+    db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = upload(services, alice, "kept.bin", os.urandom(1000))
+
+    def away(*arguments: Any, **keywords: Any) -> Any:
+        raise StorageUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        for name in ("put", "create_multipart", "delete", "list_multiparts"):
+            patch.setattr(services.intake._store, name, away)
+        with pytest.raises(Unavailable):
+            upload(services, alice, "a.bin", os.urandom(1000))
+        services.files.purge(alice, kept.id)
+        services.janitor.janitor()
+    pass_time(db)
+    services.janitor.janitor()
+    assert leftovers() == NOTHING
+
+
+def test_an_upload_that_went_on_meanwhile_is_not_expired(services: Services, alice: Principal, db: Database) -> None:
+    """The janitor looks at the time again in the statement that ends the upload."""
+
+    class Slow(Source):
+        def read(self, size: int = -1, /) -> bytes:
+            if self.taken == PART_SIZE:
+                services.janitor.janitor()
+            return super().read(size)
+
+    data = os.urandom(2 * PART_SIZE)
+    file = upload(services, alice, "a.bin", Slow(data))
+    assert file.file_size == len(data)
+
+
+def test_orphans_are_deleted_once_nobody_can_still_be_bringing_them(
+    services: Services,
+    alice: Principal,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = upload(services, alice, "a.txt", b"mine")
+    bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
+    bucket.put("files2/not-ours.txt", b"not ours", content_type="text/plain")
+    assert services.janitor.janitor().orphaned_objects == 0
+    monkeypatch.setattr(services.janitor, "_orphan_age", timedelta(0))
+    assert services.janitor.janitor(dry_run=True).orphaned_objects == 1
+    assert [info.key for info in bucket.list_objects("files/2020/")] == ["files/2020/01/orphan.txt"]
+    report = services.janitor.janitor()
+    assert (report.orphaned_objects, report.orphaned_bytes) == (1, 6)
+    assert stored(bucket, file) == b"mine"
+    assert bucket.stat("files2/not-ours.txt").size == 8
+    bucket.delete("files2/not-ours.txt")
+
+
+@pytest.fixture
+def move_the_clock(db: Database) -> Callable[[timedelta], None]:
+    """Lets PostgreSQL tell another time, to statements on connections that are opened from then on."""
+
+    def move(by: timedelta) -> None:
+        with db.connection() as tx:
+            tx.execute("create schema if not exists moved")
+            tx.execute(
+                "create or replace function moved.now() returns timestamptz stable language sql as"
+                f" $$ select pg_catalog.now() + interval '{by.total_seconds()} s' $$"  # type: ignore[arg-type]
+            )
+            tx.execute("alter database gateway_test set search_path to moved, pg_catalog, public")
+
+    return move
+
+
+@pytest.mark.parametrize(("ahead", "removed"), [(timedelta(hours=24), 0), (timedelta(hours=26), 1)])
+def test_T108_how_old_things_are_is_told_by_the_clock_of_the_database(
+    services: Services,
+    bucket: Any,
+    move_the_clock: Callable[[timedelta], None],
+    ahead: timedelta,
+    removed: int,
+) -> None:
+    """The clock of the janitor's machine has no part in it: one that jumps purges nothing early. An upload lives for a day."""
+    bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
+    bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
+    move_the_clock(ahead)
+    report = services.janitor.janitor()
+    assert (report.orphaned_objects, report.orphaned_multiparts) == (removed, 1)
+
+
+def test_probes_of_checks_that_timed_out_are_removed(
+    services: Services, bucket: Any, move_the_clock: Callable[[timedelta], None], leftovers: Leftovers
+) -> None:
+    bucket.put("probe/0123", b"probe", content_type="application/octet-stream")
+    bucket.create_multipart("probe/doctor-0123/parts", content_type="application/octet-stream")
+    services.janitor.janitor()
+    assert len(leftovers()["objects without a row"]) == 1  # somebody may be at it
+    services.db.close()
+    move_the_clock(timedelta(hours=2))
+    assert services.janitor.janitor().orphaned_objects == 1
+    assert leftovers() == NOTHING
+
+
+def test_a_multipart_without_a_row_is_aborted(
+    services: Services,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    leftovers: Leftovers,
+) -> None:
+    bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
+    assert services.janitor.janitor().orphaned_multiparts == 0
+    monkeypatch.setattr(janitor, "_GRACE", timedelta(seconds=-5))
+    assert services.janitor.janitor().orphaned_multiparts == 1
+    assert leftovers() == NOTHING

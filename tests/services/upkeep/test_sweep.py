@@ -1,0 +1,249 @@
+"""The sweep: nobody's uploads stand in the way of others', and what can't succeed ends."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from core.placement import Placement
+from core.principal import Principal
+from db import Database, uploads
+from db.uploads import UploadRecord
+from services import Services
+from services.uploads import completion
+from services.uploads.direct import DirectUploads
+from services.uploads.intake import PART_SIZE
+from services.uploads.leases import LEASE
+from services.uploads.resumable import NewResumable
+from tests.conftest import NOTHING
+from tests.direct_steps import begin, checked, direct, files_of, incoming, send_all, sql, stored
+from tests.services.uploads.test_completion import counted  # noqa: F401 a fixture
+from tests.services.uploads.test_resumable import Bytes
+
+Leftovers = Callable[[], dict[str, list[str]]]
+
+
+def take_all_names(db: Database, name: str) -> None:
+    """10,000 files, so that no number is left for another of this name."""
+    stem, _, extension = name.rpartition(".")
+    sql(
+        db,
+        "insert into objects (object_key, owner_id, size, etag, content_type) values ('files/1', 'alice', 1, 'e', 'text/plain')",
+    )
+    sql(
+        db,
+        "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+        " select 'alice', case n when 0 then %s else %s || ' (' || n || ').' || %s end, 'files/1', 'text/plain', 'text', 1,"
+        " 'ready' from generate_series(0, 9999) n",
+        name,
+        stem,
+        extension,
+    )
+
+
+def now_again(db: Database) -> None:
+    sql(db, "update uploads set retry_at = now() where retry_at is not null")
+
+
+def upload_of(db: Database, upload_id: UUID) -> UploadRecord:
+    with db.connection() as tx:
+        found = uploads.get(tx, upload_id)
+    assert found is not None
+    return found
+
+
+# -- what can't succeed ----------------------------------------------------------------------------------------------------
+
+
+def test_T134_an_upload_that_never_succeeds_ends_after_a_few_tries(
+    services: Services,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    counted: tuple[DirectUploads, Counter[str]],  # noqa: F811
+) -> None:
+    """By a single PUT and by tus: no name is left for them, and what is copied for nothing has a bound."""
+    sweeper, requests = counted
+    begun = begin(services, alice, b"hello", filename="a.txt")
+    send_all(begun, b"hello")
+    assert services.resumable is not None
+    resumable = services.resumable.create(alice, NewResumable("tus", "a.txt", None, 5, Placement())).upload
+    take_all_names(db, "a.txt")
+    with pytest.raises(Exception, match="name"):
+        services.resumable.append(alice, resumable.id, offset=0, body=Bytes(b"hello"))
+    for _ in range(20):
+        assert sweeper.sweep() + services.resumable.sweep() == 0
+        assert sweeper.sweep() + services.resumable.sweep() == 0  # not before its time
+        now_again(db)
+    assert requests["copy"] == 4
+    for upload_id in (begun.upload.id, resumable.id):
+        ended = upload_of(db, upload_id)
+        assert (ended.status, ended.reserved, ended.cleaned) == ("aborted", 0, True)
+        assert ended.problem is not None and ended.problem["code"] == "name_conflict"
+    assert incoming(bucket) == [] and [info.key for info in bucket.list_objects("files/")] == []
+
+
+def test_T134_an_unforeseen_error_stops_no_other_upload_and_is_tried_ever_later(
+    services: Services, alice: Principal, bob: Principal, db: Database
+) -> None:
+    mine, his = begin(services, alice, b"hello"), begin(services, bob, b"his")
+    send_all(mine, b"hello")
+    send_all(his, b"his")
+    sql(
+        db,
+        "create function broken() returns trigger language plpgsql as"
+        " $$ begin if new.owner_id = 'alice' then raise exception 'a defect'; end if; return new; end $$",
+    )
+    sql(db, "create trigger broken before insert on files for each row execute function broken()")
+    assert direct(services).sweep() == 1
+    assert [file.file_size for file in files_of(services, bob)] == [3]
+    waits = []
+    for _ in range(6):
+        with db.connection() as tx:
+            waits.append(tx.execute("select retry_at - now() from uploads where owner_id = 'alice'").fetchone()[0])  # type: ignore[index]
+        now_again(db)
+        direct(services).sweep()
+    assert waits == sorted(waits) and waits[-1] > 10 * waits[0]
+    sql(db, "drop trigger broken on files")  # mended: nothing was lost
+    now_again(db)
+    assert direct(services).sweep() == 1
+    assert [file.file_size for file in files_of(services, alice)] == [5]
+
+
+def test_T134_a_bucket_that_is_away_ends_nothing(
+    services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from storage_backends.base import StorageUnavailable
+
+    def away(*arguments: Any, **options: Any) -> Any:
+        raise StorageUnavailable("gone")
+
+    begun = begin(services, alice, b"hello")
+    send_all(begun, b"hello")
+    with monkeypatch.context() as patch:
+        patch.setattr(direct(services)._store, "copy", away)
+        for _ in range(6):
+            assert direct(services).sweep() == 0
+            now_again(db)
+    assert direct(services).sweep() == 1
+
+
+# -- turns -----------------------------------------------------------------------------------------------------------------
+
+
+def test_T134_owners_take_turns_in_the_sweep(
+    services: Services, alice: Principal, bob: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty stuck uploads of one owner, older and at hand for ever, before the two of another."""
+    stuck = [begin(services, alice, b"hello").upload for _ in range(50)]
+    sql(db, "update uploads set status = 'completing', updated_at = now() - interval '1 hour'")
+    for _ in range(2):
+        send_all(begin(services, bob, b"his"), b"his")
+    order: list[str] = []
+    real = completion.Completing._attempt
+
+    def noted(self: Any, upload: UploadRecord, *arguments: Any) -> Any:
+        order.append(upload.owner_id)
+        return real(self, upload, *arguments)
+
+    monkeypatch.setattr(completion.Completing, "_attempt", noted)
+    monkeypatch.setattr(completion, "_RUN", 3600.0)
+    assert direct(services).sweep() == 2
+    assert sorted(order[:2]) == sorted(order[2:4]) == ["alice", "bob"] and len(order) == 52
+    assert {upload_of(db, upload.id).status for upload in stuck} == {"uploading"}
+
+
+def test_T134_a_sweep_is_bounded_and_the_next_goes_on(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        send_all(begin(services, alice, b"hello"), b"hello")
+    monkeypatch.setattr(completion, "_RUN", 0.0)
+    assert [direct(services).sweep() for _ in range(4)] == [1, 1, 1, 0]
+
+
+# -- the completer's lease -------------------------------------------------------------------------------------------------
+
+
+class Held:
+    """A step of a completer that lasts until ``go_on``."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def after(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            result = call(*arguments, **options)
+            if not self.reached.is_set():
+                self.reached.set()
+                assert self.go_on.wait(120)
+            return result
+
+        return step
+
+
+@contextmanager
+def held_completer(
+    services: Services, who: Principal, upload_id: UUID, monkeypatch: pytest.MonkeyPatch, step: str
+) -> Iterator[tuple[Held, Any]]:
+    held, store = Held(), direct(services)._store
+    monkeypatch.setattr(store, step, held.after(getattr(store, step)))
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            result = pool.submit(direct(services).complete, who, upload_id)
+            assert held.reached.wait(60)
+            yield held, result
+        finally:
+            held.go_on.set()
+
+
+def test_a_completer_that_takes_long_keeps_its_claim(
+    services: Services, alice: Principal, db: Database, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long one call to the bucket lasts: its heart beats beside it."""
+    begun = begin(services, alice, b"hello")
+    send_all(begun, b"hello")
+    with held_completer(services, alice, begun.upload.id, monkeypatch, "copy") as (held, result):
+        sql(db, "update uploads set updated_at = now() - interval '1 hour'")
+        for _ in range(600):
+            if upload_of(db, begun.upload.id).updated_at > begun.upload.created_at:
+                break
+            threading.Event().wait(0.1)
+        assert direct(services).sweep() == 0
+        held.go_on.set()
+        assert stored(bucket, result.result(60)) == b"hello"
+
+
+@pytest.mark.parametrize(("size", "step"), [(5, "copy"), (PART_SIZE + 1, "complete_multipart")])
+def test_a_completer_that_stopped_is_followed_in_seconds_and_harms_nothing_when_it_wakes(
+    services: Services,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    step: str,
+) -> None:
+    """As by SIGSTOP: no heartbeat, and all of it goes on later."""
+    assert timedelta() < LEASE < timedelta(seconds=10)
+    monkeypatch.setattr(completion, "beating", lambda beat, every: nullcontext())
+    data = b"\x93" * size
+    begun = begin(services, alice, data)
+    send_all(begun, data)
+    with held_completer(services, alice, begun.upload.id, monkeypatch, step) as (held, result):
+        sql(db, "update uploads set updated_at = now() - %s", LEASE + timedelta(milliseconds=1))
+        file = direct(services).complete(alice, begun.upload.id, parts=None)
+        held.go_on.set()
+        assert result.result(60).id == file.id
+    assert [found.id for found in files_of(services, alice)] == [file.id]
+    assert stored(bucket, checked(services, file)) == data
+    assert leftovers() == NOTHING

@@ -1,0 +1,376 @@
+"""Resumable uploads that are killed anywhere, overtaken, and woken up too late (THREATS T53 T54 T101)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from core.content_types import Rules
+from core.errors import GatewayError, Locked, UploadGone
+from core.placement import Placement
+from core.principal import Principal
+from db import Database
+from services import Services
+from services.library.files import FileQuery
+from services.uploads.completion import Completion
+from services.uploads.intake import PART_SIZE, Intake
+from services.uploads.leases import Lease
+from services.uploads.policy import PolicyLimits, UploadPolicy
+from services.uploads.resumable import NewResumable, ResumableUploads
+from settings import Settings
+from tests.conftest import NOTHING
+from tests.crash_points import CrashingGateway
+from tests.direct_steps import checked, sql
+from tests.services.uploads.test_verification import time_passes
+
+Leftovers = Callable[[], dict[str, list[str]]]
+MIB = 1024 * 1024
+PART = 5 * MIB  # the least that S3 allows, so that many deaths cost little
+NOISE = os.urandom(2 * PART + 5000)
+
+
+class Bytes:
+    """A request's body; ``step`` is called before each read."""
+
+    def __init__(self, data: bytes, *, broken: bool = False, step: Callable[[], None] = lambda: None):
+        self._data = data
+        self._step = step
+        self._hurried = False
+        self.broken = broken
+
+    def read(self, size: int, /) -> bytes:
+        self._step()
+        piece, self._data = self._data[:size], self._data[size:]
+        return piece
+
+    def hurry(self) -> None:
+        self.broken = self.broken or bool(self._data)
+        self._data = b""
+
+
+class Gateway(CrashingGateway):
+    """Another process of the gateway on the same bucket and database; it may die when its fuse burns."""
+
+    def __init__(self, settings: Settings, database_url: str):
+        super().__init__(settings, database_url)
+        intake = Intake(self.db, self.store, UploadPolicy(self.db, Rules(), PolicyLimits(10**9, None, 1000)))
+        self.completing = Completion(self.db, self.store, intake)
+        self.tus = ResumableUploads(self.db, self.store, intake, self.completing, ttl=timedelta(days=1))
+
+
+@pytest.fixture
+def mortal(settings: Settings, services: Services, database_url: str) -> Iterator[Gateway]:
+    gateway = Gateway(settings, database_url)
+    yield gateway
+    gateway.db.close()
+
+
+@pytest.fixture
+def living(settings: Settings, services: Services, database_url: str) -> Iterator[Gateway]:
+    gateway = Gateway(settings, database_url)
+    yield gateway
+    gateway.db.close()
+
+
+def noise(size: int) -> bytes:
+    """Bytes like no others, quickly."""
+    mark = os.urandom(16)
+    return (mark + NOISE)[: size - 16] + mark if size >= 32 else os.urandom(size)
+
+
+def begin(gateway: Gateway, who: Principal, size: int | None, *, partial: bool = False) -> UUID:
+    new = NewResumable("tus", "a.bin", None, size, Placement(), partial=partial)
+    upload_id = gateway.tus.create(who, new).upload.id
+    sql(gateway.db, "update uploads set part_size = %s where id = %s", PART, upload_id)
+    return upload_id
+
+
+def send(gateway: Gateway, who: Principal, upload_id: UUID, at: int, data: bytes, **options: Any) -> int:
+    return gateway.tus.append(who, upload_id, offset=at, body=Bytes(data), length=len(data), **options).offset
+
+
+def lease_passes(db: Database) -> None:
+    sql(
+        db,
+        "update resumable_uploads set held_until = now() - interval '1 second' where held_until is not null",
+    )
+
+
+def end(services: Services, gateway: Gateway, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
+    """Go on to the end from where the gateway says that the upload stands; what comes of it is checked and purged."""
+    standing = gateway.tus.standing(who, upload_id)
+    if standing.file_id is None:
+        send(gateway, who, upload_id, standing.offset, data[standing.offset :])
+    file_id = gateway.tus.standing(who, upload_id).file_id
+    assert file_id is not None
+    (listed,) = services.files.list(who, FileQuery()).items
+    assert listed.id == file_id
+    ready = checked(services, listed)
+    assert (ready.status, ready.file_hash) == ("ready", hashlib.sha256(data).hexdigest()), ready.problem
+    with bucket.open(ready.file_path) as reader:
+        assert reader.read(-1) == data
+    services.files.purge(who, ready.id, if_match=None)
+
+
+# Nothing durable happens between two calls, so dying after one is dying before the next.
+MOMENTS = [(number, False) for number in range(1, 120)]
+# A tail, a tail again, parts with a tail behind, a part by its own, the end.
+PIECES = (300, 150, PART + 100, 700, 330)
+SMALL = (30, 20, 5)
+
+
+@pytest.mark.parametrize("pieces", [PIECES, SMALL])
+def test_T53_T101_killed_anywhere_no_acknowledged_byte_is_lost(
+    services: Services,
+    mortal: Gateway,
+    living: Gateway,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+    pieces: tuple[int, ...],
+) -> None:
+    deaths = 0
+    for number, after in MOMENTS:
+        data = noise(sum(pieces))
+        upload_id, told = begin(living, alice, len(data)), [0]
+
+        def upload(data: bytes = data, upload_id: UUID = upload_id, told: list[int] = told) -> None:
+            for piece in pieces:
+                told.append(send(mortal, alice, upload_id, told[-1], data[told[-1] : told[-1] + piece]))
+
+        survived = mortal.survives(number, after, upload)
+        deaths += not survived
+        lease_passes(db)
+        time_passes(db, expires=False)
+        standing = living.tus.find(alice, upload_id)
+        assert told[-1] <= standing.offset <= told[-1] + max(pieces), (number, after)
+        end(services, living, alice, upload_id, data, bucket)
+        services.janitor.janitor()
+        assert leftovers() == NOTHING, (number, after)
+        if survived:
+            break
+    assert survived and deaths > 15
+
+
+def test_T101_what_was_all_there_becomes_a_file_without_its_client(
+    services: Services,
+    mortal: Gateway,
+    living: Gateway,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+) -> None:
+    """The gateway dies between the last byte and the file."""
+    assert services.direct is not None
+    rescued = 0
+    for number, after in MOMENTS:
+        data = noise(PART + 200)
+        upload_id = begin(living, alice, len(data))
+        send(living, alice, upload_id, 0, data[: PART + 100])
+        survived = mortal.survives(
+            number,
+            after,
+            lambda data=data, upload_id=upload_id: send(mortal, alice, upload_id, PART + 100, data[PART + 100 :]),
+        )
+        lease_passes(db)
+        time_passes(db, expires=False)
+        was_there = living.tus.find(alice, upload_id).offset == len(data)
+        swept = living.tus.sweep() + living.completing.sweep()
+        assert swept == 0 or was_there
+        if was_there and not survived:
+            rescued += 1
+            assert len(services.files.list(alice, FileQuery()).items) == 1, (number, after)
+        end(services, living, alice, upload_id, data, bucket)
+        services.janitor.janitor()
+        assert leftovers() == NOTHING, (number, after)
+        if survived:
+            break
+    assert survived and rescued > 4
+
+
+def test_T101_killed_anywhere_and_abandoned_nothing_is_left(
+    services: Services, mortal: Gateway, living: Gateway, alice: Principal, db: Database, leftovers: Leftovers
+) -> None:
+    for number, after in MOMENTS:
+        data = noise(PART + 600)
+        upload_id = begin(living, alice, None)
+
+        def upload(data: bytes = data, upload_id: UUID = upload_id) -> None:
+            send(mortal, alice, upload_id, 0, data[:200])
+            send(mortal, alice, upload_id, 200, data[200:])
+            mortal.tus.terminate(alice, upload_id)
+
+        survived = mortal.survives(number, after, upload)
+        lease_passes(db)
+        time_passes(db, expires=True)
+        services.janitor.janitor()
+        assert leftovers() == NOTHING, (number, after)
+        with pytest.raises(UploadGone):
+            living.tus.standing(alice, upload_id)
+        if survived:
+            break
+    assert survived
+
+
+def test_T57_T101_killed_anywhere_in_joining_partial_uploads(
+    services: Services,
+    mortal: Gateway,
+    living: Gateway,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+) -> None:
+    new = NewResumable("tus", "all.bin", None, None, Placement())
+    for number, after in MOMENTS:
+        pieces = [noise(PART + 10), noise(200)]
+        ids = []
+        for piece in pieces:
+            ids.append(begin(living, alice, len(piece), partial=True))
+            send(living, alice, ids[-1], 0, piece)
+        survived = mortal.survives(
+            number, after, lambda ids=ids: mortal.tus.concatenate(alice, new, ids, concat="final;x")
+        )
+        lease_passes(db)
+        time_passes(db, expires=False)
+        living.tus.sweep()
+        living.completing.sweep()
+        if not services.files.list(alice, FileQuery()).items:  # then the client can do it again
+            living.tus.concatenate(alice, new, ids, concat="final;x")
+        (file,) = services.files.list(alice, FileQuery()).items
+        assert checked(services, file).file_hash == hashlib.sha256(b"".join(pieces)).hexdigest()
+        services.files.purge(alice, file.id, if_match=None)
+        time_passes(db, expires=True)
+        services.janitor.janitor()
+        assert leftovers() == NOTHING, (number, after)
+        if survived:
+            break
+    assert survived
+
+
+# -- one writer at a time --------------------------------------------------------------------------------------------------
+
+
+def test_T54_a_writer_that_wakes_too_late_changes_nothing(
+    services: Services,
+    mortal: Gateway,
+    living: Gateway,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+) -> None:
+    """It is paused before each of its calls in turn, another writes different bytes meanwhile, and then it goes on."""
+    size, first = PART + 900, PART + 500
+    for number in range(1, 60):
+        right, wrong = noise(size), noise(size)
+        upload_id = begin(living, alice, size)
+        send(living, alice, upload_id, 0, right[:100])
+
+        def go_on(upload_id: UUID = upload_id, right: bytes = right) -> None:
+            lease_passes(db)
+            stands = living.tus.standing(alice, upload_id).offset
+            send(living, alice, upload_id, stands, right[stands:first])
+
+        pause = Pause(number, go_on)
+        mortal.db.fuse = mortal.store.fuse = pause  # type: ignore[assignment]
+        with suppress(GatewayError):
+            send(mortal, alice, upload_id, 100, wrong[100:first])
+        at = living.tus.standing(alice, upload_id).offset
+        send(living, alice, upload_id, at, right[at:])
+        file_id = living.tus.standing(alice, upload_id).file_id
+        assert file_id is not None
+        file = checked(services, services.files.get(alice, file_id))
+        with bucket.open(file.file_path) as reader:
+            stored = reader.read(-1)
+        # Whatever the first writer had recorded before its pause, then the second's: never mixed.
+        edges = [100, PART, first] if pause.happened else [first]
+        assert any(stored == right[:100] + wrong[100:edge] + right[edge:] for edge in edges), number
+        services.files.purge(alice, file_id, if_match=None)
+        services.janitor.janitor()
+        assert leftovers() == NOTHING, number
+        if not pause.happened:
+            break
+    assert number > 10
+
+
+def test_a_client_is_told_to_resume_once_others_wait_for_its_bytes(
+    services: Services, living: Gateway, alice: Principal
+) -> None:
+    """Who asks after the interim answer must not hear an offset from before the body."""
+    upload_id, told, data = begin(living, alice, 100), [], noise(100)
+
+    def tell() -> None:
+        with pytest.raises(Locked), Lease.of(services.db, upload_id, patience=0):
+            pass
+        told.append(living.tus.find(alice, upload_id).offset)
+
+    body = Bytes(data, step=lambda: told.append("read"))
+    living.tus.append(alice, upload_id, offset=0, body=body, length=100, held=tell)
+    assert told[:2] == [0, "read"] and told.count(0) == 1
+
+
+class Pause:
+    """A fuse that does something before the n-th call instead of burning."""
+
+    burnt = False
+
+    def __init__(self, number: int, action: Callable[[], None]):
+        self._number = number
+        self._action = action
+        self._calls = 0
+        self.happened = False
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        self._calls += 1
+        if self._calls == self._number and not self.happened:
+            self.happened = True
+            self._action()
+        yield
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------------
+
+
+class Flood:
+    """Zeros, as many as were announced, made as they are read."""
+
+    broken = False
+
+    def __init__(self, size: int):
+        self.left = size
+
+    def read(self, size: int, /) -> bytes:
+        size = min(size, self.left)
+        self.left -= size
+        return bytes(size)
+
+    def hurry(self) -> None:
+        self.left, self.broken = 0, True
+
+
+@pytest.mark.parametrize("size", [6 * PART_SIZE, None])
+def test_memory_is_bounded_by_one_part(services: Services, alice: Principal, size: int | None) -> None:
+    assert services.resumable is not None
+    new = NewResumable("tus", "a.bin", None, size, Placement())
+    warm, upload_id = (services.resumable.create(alice, new).upload.id for _ in range(2))
+    services.resumable.append(alice, warm, offset=0, body=Flood(PART_SIZE + 5))  # what is loaded once is not meant
+    tracemalloc.start()
+    try:
+        standing = services.resumable.append(alice, upload_id, offset=0, body=Flood(5 * PART_SIZE + 5))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert standing.offset == 5 * PART_SIZE + 5
+    assert peak < 2 * PART_SIZE, peak

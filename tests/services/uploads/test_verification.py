@@ -1,0 +1,392 @@
+"""Nobody's word is taken: what becomes of a direct upload whose bytes are not what they were said to be, and of crashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app import storage_settings
+from core.content_types import Rules
+from core.errors import FileNotReady, Unavailable, UploadGone
+from core.placement import Placement
+from core.principal import Principal
+from db import Database
+from db.files import FileRecord
+from services import Services
+from services.library.files import FileQuery, Files
+from services.objects.object_reader import ObjectReader
+from services.processing.previews import PreviewWish
+from services.uploads.direct import DirectLimits, DirectUploads, UploadPlan
+from services.uploads.intake import PART_SIZE, Intake
+from services.uploads.policy import PolicyLimits, UploadPolicy
+from services.uploads.verification import Verification
+from settings import Settings
+from storage_backends.s3 import S3Store
+from tests.conftest import NOTHING
+from tests.crash_points import MOMENTS, CrashingGateway
+from tests.direct_steps import begin, checked, send_all
+from tests.samples import Source
+
+Leftovers = Callable[[], dict[str, list[str]]]
+HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
+
+
+def sent(services: Services, who: Principal, data: bytes, name: str = "a.bin", **options: Any) -> UploadPlan:
+    """Begun, and all bytes sent."""
+    begun = begin(services, who, data, filename=name, **options)
+    send_all(begun, data)
+    return begun
+
+
+def completed(
+    services: Services, who: Principal, data: bytes, *, sha256: str | None = None, **options: Any
+) -> FileRecord:
+    assert services.direct is not None
+    return services.direct.complete(who, sent(services, who, data, **options).upload.id, sha256=sha256)
+
+
+def problem_of(file: FileRecord) -> str | None:
+    return file.problem["code"] if file.problem else None
+
+
+# -- T47 -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("photo.png", HTML, "type_mismatch"),
+        ("plan.pdf", HTML, "type_mismatch"),
+        ("note.txt", b"MZ" + bytes(200), "type_not_allowed"),
+    ],
+)
+@pytest.mark.settings(denied_types=("application/x-msdownload", "application/vnd.microsoft.portable-executable", "exe"))
+def test_T47_bytes_that_are_not_what_the_name_says_are_never_downloadable(
+    services: Services,
+    alice: Principal,
+    bob: Principal,
+    bucket: Any,
+    leftovers: Leftovers,
+    name: str,
+    data: bytes,
+    code: str,
+) -> None:
+    file = completed(
+        services, alice, data, name=name, content_type="image/png", placement=Placement(visibility="public")
+    )
+    assert file.status == "processing"
+    for state in ("processing", "rejected"):
+        for who in (alice, bob, None):
+            with pytest.raises(FileNotReady):
+                services.delivery.open(who, file.id, method="GET", mode="proxy")
+            with pytest.raises(FileNotReady):
+                services.delivery.url(who, file.id, expires_in=None, disposition=None)
+            with pytest.raises(FileNotReady):
+                services.previews.show(who, file.id, PreviewWish())
+        if state == "processing":
+            file = checked(services, file)
+            assert (file.status, problem_of(file), file.file_hash) == ("rejected", code, None)
+    assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("size", [100, PART_SIZE + 100])
+def test_T47_a_wrong_checksum_rejects_and_a_right_one_does_not(
+    services: Services, alice: Principal, leftovers: Leftovers, size: int
+) -> None:
+    data = os.urandom(size)
+    right, wrong = hashlib.sha256(data).hexdigest(), hashlib.sha256(b"other").hexdigest()
+    ended = checked(services, completed(services, alice, data, sha256=right))
+    assert (ended.status, ended.file_hash) == ("ready", right)
+    ended = checked(services, completed(services, alice, data, sha256=wrong))
+    assert (ended.status, problem_of(ended)) == ("rejected", "checksum_mismatch")
+    if size > PART_SIZE:  # a single PUT's checksum is enforced by the bucket
+        ended = checked(services, _begun_with(services, alice, data, wrong, None))
+        assert (ended.status, problem_of(ended)) == ("rejected", "checksum_mismatch")
+    contradictory = checked(services, _begun_with(services, alice, data, right, wrong))
+    assert (contradictory.status, problem_of(contradictory)) == ("rejected", "checksum_mismatch")
+    assert leftovers() == NOTHING
+
+
+def _begun_with(services: Services, who: Principal, data: bytes, first: str, last: str | None) -> FileRecord:
+    assert services.direct is not None
+    begun = sent(services, who, data, sha256=first)
+    return services.direct.complete(who, begun.upload.id, sha256=last)
+
+
+@pytest.mark.parametrize("check_first", [True, False])
+def test_T47_a_checksum_counts_also_where_the_sweep_was_quicker(
+    services: Services, alice: Principal, check_first: bool
+) -> None:
+    assert services.direct is not None
+    data = b"hello"
+    good, bad = sent(services, alice, data), sent(services, alice, b"HELLO")
+    assert services.direct.sweep() == 2
+    swept = services.files.list(alice, FileQuery()).items
+    if check_first:
+        for file in swept:
+            checked(services, file)
+    right, wrong = hashlib.sha256(data).hexdigest(), hashlib.sha256(b"other").hexdigest()
+    first = services.direct.complete(alice, good.upload.id, sha256=right)
+    second = services.direct.complete(alice, bad.upload.id, sha256=wrong)
+    assert checked(services, first).status == "ready"
+    assert (checked(services, second).status, problem_of(checked(services, second))) == (
+        "rejected",
+        "checksum_mismatch",
+    )
+    assert services.direct.complete(alice, good.upload.id, sha256=wrong).status == "ready"  # what was said first stands
+
+
+def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, alice: Principal, bucket: Any) -> None:
+    changed, gone = completed(services, alice, b"hello"), completed(services, alice, b"hello!")
+    bucket.put(changed.file_path, b"hello world", content_type="text/plain")
+    bucket.delete(gone.file_path)
+    for file in (changed, gone):
+        ended = checked(services, file)
+        assert (ended.status, problem_of(ended)) == ("rejected", "content_missing")
+
+
+def test_the_type_is_detected_and_pictures_get_previews(services: Services, alice: Principal, db: Database) -> None:
+    file = checked(services, completed(services, alice, Source.png(), name="a", content_type="application/x-lie"))
+    assert (file.status, file.mime_type, file.file_type) == ("ready", "image/png", "image")
+    with db.connection() as tx:
+        jobs = tx.execute(
+            "select task_name from procrastinate_jobs where args ->> 'file_id' = %s", [str(file.id)]
+        ).fetchall()
+    assert sorted(row[0] for row in jobs) == ["check_file", "process_file"]
+
+
+# -- equal bytes -----------------------------------------------------------------------------------------------------------
+
+
+def test_equal_bytes_are_linked_copied_or_rejected_as_asked(
+    services: Services, alice: Principal, bob: Principal, bucket: Any, leftovers: Leftovers
+) -> None:
+    data = os.urandom(1000)
+    first = checked(services, completed(services, alice, data))
+    linked = checked(services, completed(services, alice, data))
+    copied = checked(services, completed(services, alice, data, placement=Placement(on_duplicate="copy")))
+    refused = checked(services, completed(services, alice, data, placement=Placement(on_duplicate="reject")))
+    others = checked(services, completed(services, bob, data, placement=Placement(on_duplicate="reject")))
+    assert linked.file_path == first.file_path and linked.status == "ready"
+    assert copied.file_path != first.file_path and copied.status == "ready"
+    assert (refused.status, problem_of(refused)) == ("rejected", "duplicate_file")
+    assert others.status == "ready" and others.file_path != first.file_path
+    assert leftovers() == NOTHING
+
+
+def test_equal_bytes_checked_at_once_end_on_one_object(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
+    data = os.urandom(1000)
+    files = [completed(services, alice, data) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        ended = list(pool.map(lambda file: checked(services, file), files))
+    assert {file.status for file in ended} == {"ready"}
+    assert len({services.files.get(alice, file.id).file_path for file in ended}) == 1
+    assert leftovers() == NOTHING
+
+
+def test_T106_two_checks_of_one_file_have_one_effect(
+    services: Services, alice: Principal, leftovers: Leftovers
+) -> None:
+    file = completed(services, alice, os.urandom(1000))
+    with ThreadPoolExecutor(6) as pool:
+        ended = list(pool.map(lambda _: checked(services, file), range(6)))
+    assert {(f.status, f.version) for f in ended} == {("ready", file.version + 1)}
+    assert leftovers() == NOTHING
+
+
+# -- checks that got lost --------------------------------------------------------------------------------------------------
+
+
+def test_a_check_without_a_job_is_queued_again_and_given_up_after_a_week(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    def queued() -> int:
+        with db.connection() as tx:
+            row = tx.execute(
+                "select count(*) from procrastinate_jobs where task_name = 'check_file' and status = 'todo'"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    file = completed(services, alice, b"hello")
+    with db.connection() as tx:
+        tx.execute("update files set uploaded_at = now() - interval '1 hour'")
+    assert services.verification.requeue_lost() == 0 and queued() == 1  # its job is there
+    with db.connection() as tx:
+        tx.execute("delete from procrastinate_jobs")
+    assert services.verification.requeue_lost() == 1 and queued() == 1
+    with db.connection() as tx:
+        tx.execute("delete from procrastinate_jobs")
+        tx.execute("update files set uploaded_at = now() - interval '8 days'")
+    assert services.verification.requeue_lost() == 1 and queued() == 0
+    ended = services.files.get(alice, file.id)
+    assert (ended.status, problem_of(ended)) == ("rejected", "check_failed")
+
+
+def test_an_unreachable_bucket_leaves_the_file_processing(
+    services: Services, settings: Settings, alice: Principal
+) -> None:
+    file = completed(services, alice, b"hello")
+    dead = S3Store(storage_settings(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})))
+    intake = Intake(services.db, dead, UploadPolicy(services.db, Rules(), PolicyLimits(10**9, None, 100)))
+    checking = Verification(services.db, ObjectReader(services.db, dead), intake, services.files)
+    with pytest.raises(Unavailable):
+        checking.check(file.id)
+    assert services.files.get(alice, file.id).status == "processing"
+    assert checked(services, file).status == "ready"
+
+
+# -- T101: killed anywhere -------------------------------------------------------------------------------------------------
+
+
+class Gateway(CrashingGateway):
+    def __init__(self, settings: Settings, database_url: str):
+        super().__init__(settings, database_url)
+        admission = UploadPolicy(self.db, Rules(), PolicyLimits(10**9, None, 100))
+        intake, contents = Intake(self.db, self.store, admission), ObjectReader(self.db, self.store)
+        files = Files(self.db, self.store, contents, admission, quota_bytes=None, cursor_secret=b"x")
+        limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
+        self.direct = DirectUploads(self.db, self.store, intake, limits, cursor_secret=b"x")
+        self.checking = Verification(self.db, contents, intake, files)
+
+
+@pytest.fixture
+def mortal(settings: Settings, services: Services, database_url: str) -> Iterator[Gateway]:
+    gateway = Gateway(settings, database_url)
+    yield gateway
+    gateway.db.close()
+
+
+def time_passes(db: Database, *, expires: bool) -> None:
+    with db.connection() as tx:
+        tx.execute(
+            "update uploads set updated_at = now() - interval '1 hour' where status in ('completing', 'aborted', 'expired')"
+        )
+        if expires:
+            tx.execute(
+                "update uploads set expires_at = now() - interval '1 second' where status in ('pending', 'uploading')"
+            )
+
+
+@pytest.mark.parametrize("size", [100, PART_SIZE + 100])
+def test_T101_killed_anywhere_in_the_beginning_nothing_is_left(
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
+) -> None:
+    deaths = 0
+    for number, after in MOMENTS:
+        if mortal.survives(number, after, lambda: mortal.direct.begin(alice, filename="a.bin", size=size)):
+            break
+        deaths += 1
+        time_passes(db, expires=True)
+        services.janitor.janitor()
+        assert leftovers() == NOTHING, (number, after)
+    assert deaths >= 2 and deaths < len(MOMENTS) - 1
+
+
+@pytest.mark.parametrize("rescue", ["client", "sweep"])
+@pytest.mark.parametrize("size", [100, PART_SIZE + 100])
+def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
+    services: Services,
+    mortal: Gateway,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+    size: int,
+    rescue: str,
+) -> None:
+    assert services.direct is not None
+    deaths = 0
+    for number, after in MOMENTS:
+        data = os.urandom(size)
+        begun = sent(services, alice, data)
+        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
+        deaths += not survived
+        time_passes(db, expires=False)
+        if rescue == "sweep":
+            services.direct.sweep()
+            services.janitor.janitor()
+        file = services.direct.complete(alice, begun.upload.id)  # the client's retry
+        services.janitor.janitor()
+        (listed,) = services.files.list(alice, FileQuery()).items
+        assert listed.id == file.id, (number, after)
+        ready = checked(services, file)
+        assert (ready.status, ready.file_hash) == ("ready", hashlib.sha256(data).hexdigest()), (number, after)
+        with bucket.open(ready.file_path) as reader:
+            assert reader.read(-1) == data
+        assert leftovers() == NOTHING, (number, after)
+        services.files.purge(alice, file.id, if_match=None)
+        if survived:
+            break
+    assert deaths >= 10 and survived
+
+
+@pytest.mark.parametrize("size", [100, PART_SIZE + 100])
+def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
+) -> None:
+    assert services.direct is not None
+    for number, after in MOMENTS:
+        data = os.urandom(size)
+        begun = sent(services, alice, data)
+        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
+        for _ in range(2):
+            time_passes(db, expires=True)
+            services.janitor.janitor()
+            services.direct.sweep()
+        services.janitor.janitor()
+        files = services.files.list(alice, FileQuery()).items
+        assert len(files) <= 1
+        for file in files:
+            assert checked(services, file).file_hash == hashlib.sha256(data).hexdigest()
+        assert leftovers() == NOTHING, (number, after)
+        for file in files:
+            services.files.purge(alice, file.id, if_match=None)
+        if survived:
+            break
+    assert survived
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_T101_killed_anywhere_in_the_check_it_comes_to_the_same_end(
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, equal: bool
+) -> None:
+    for number, after in MOMENTS:
+        data = os.urandom(100)
+        first = checked(services, completed(services, alice, data)) if equal else None
+        file = completed(services, alice, data)
+        survived = mortal.survives(number, after, lambda file=file: mortal.verification.check(file.id))
+        ready = checked(services, file)
+        services.janitor.janitor()
+        assert (ready.status, ready.file_hash) == ("ready", hashlib.sha256(data).hexdigest())
+        assert first is None or ready.file_path == first.file_path
+        assert leftovers() == NOTHING, (number, after)
+        if survived:
+            break
+    assert survived
+
+
+@pytest.mark.parametrize("size", [100, PART_SIZE + 100])
+def test_T101_killed_anywhere_in_an_abort_the_janitor_ends_it(
+    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
+) -> None:
+    assert services.direct is not None
+    for number, after in MOMENTS:
+        begun = sent(services, alice, os.urandom(size))
+        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.abort(alice, begun.upload.id))
+        time_passes(db, expires=True)
+        services.janitor.janitor()
+        with pytest.raises(UploadGone):
+            services.direct.complete(alice, begun.upload.id)
+        assert leftovers() == NOTHING, (number, after)
+        if survived:
+            break
+    assert survived
