@@ -28,7 +28,7 @@ from db.keys import KeyRecord
 from db.previews import PreviewRecord
 from db.scans import RescanRecord
 from db.upload_sessions import SessionRecord
-from services.access.keys import may_change
+from services.access.visibility import may_change
 from services.library import public_copies
 from services.library.files import etag
 

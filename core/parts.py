@@ -13,6 +13,7 @@ from core.errors import FileTooLarge
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+PART_SIZE = 8 * MIB  # bytes of a part where the client does not choose; also what is held in memory for one upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def plan(
     size: int,
     *,
     min_size: int = 5 * MIB,
-    preferred: int = 8 * MIB,
+    preferred: int = PART_SIZE,
     max_count: int = 10_000,
     max_size: int = 5 * GIB,
 ) -> PartPlan:

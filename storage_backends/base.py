@@ -340,6 +340,18 @@ class Copies(Protocol):
     ) -> Part: ...
 
 
+class MultipartStore(ObjectStore, Multipart, Protocol):
+    """What every way in that sends bytes through the gateway needs."""
+
+
+class CopyingStore(MultipartStore, Copies, Protocol):
+    """What joining uploads needs."""
+
+
+class DirectStore(PresignsParts, Copies, Protocol):
+    """What direct uploads need."""
+
+
 @runtime_checkable
 class DeletesMany(Protocol):
     def delete_many(self, keys: Sequence[str]) -> None:

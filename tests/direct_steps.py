@@ -6,13 +6,13 @@ from typing import Any
 from uuid import UUID
 
 from core.ids import INCOMING_PREFIX
+from core.parts import PART_SIZE
 from core.principal import Principal
 from db import Database
 from db.files import FileRecord
 from services import Services
 from services.library.files import FileQuery
 from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
-from services.uploads.intake import PART_SIZE
 from tests.presigned import put
 
 

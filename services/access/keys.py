@@ -1,51 +1,16 @@
-"""Who may do what: keys and roles, and the rule that what is not yours is not there."""
+"""API keys: each has an owner and a role. Only a key's digest is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from uuid import UUID
 
-from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from core.errors import InvalidInput, NotAuthenticated, NotFound
 from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
 from core.pages import Page
 from core.principal import Principal, Role
 from db import Database, Tx, keys
-from db.files import FileRecord
 from db.keys import KeyRecord
-
-
-def owner_scope(principal: Principal, owner: str | None) -> str | None:
-    """Whose things a list shows: the caller's own, for admins any owner's (``*``: None, everybody's)."""
-    if owner is None or owner == principal.owner_id:
-        return principal.owner_id
-    if not principal.is_admin:
-        raise NotAllowed("Only an admin key may list what others own.")
-    return None if owner == "*" else owner
-
-
-def may_change(principal: Principal | None, owner_id: str) -> bool:
-    return principal is not None and (principal.is_admin or principal.owner_id == owner_id)
-
-
-def visible(principal: Principal | None, file: FileRecord | None) -> FileRecord:
-    """The file, if this caller may read it; else NotFound, in the same words for "not yours" and "not there".
-
-    Of others, and without a credential, only public files are there, until they are in the trash or expire; without one the
-    answer to all else is NotAuthenticated."""
-    if file is not None and (may_change(principal, file.owner_id) or is_public(file)):
-        return file
-    raise NotAuthenticated() if principal is None else NotFound("There is no such file.")
-
-
-def is_public(file: FileRecord) -> bool:
-    return file.visibility == "public" and not file.is_deleted and not file.expired
-
-
-def owned(principal: Principal, file: FileRecord | None) -> FileRecord:
-    """The file, if this caller may change it; else NotFound."""
-    if file is None or not may_change(principal, file.owner_id):
-        raise NotFound("There is no such file.")
-    return file
 
 
 class Keys:

@@ -20,7 +20,7 @@ from db import Database, Tx, upload_tokens
 from db.files import FileRecord
 from db.upload_tokens import UploadTokenRecord
 from db.uploads import UploadRecord
-from services.access.keys import owner_scope
+from services.access.visibility import owner_scope
 
 PREFIX = "gwt_"  # tells a token from a key (gw_) before any look into the database
 DEFAULT_LIFE = timedelta(hours=1)

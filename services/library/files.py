@@ -36,7 +36,7 @@ from db.file_lists import FileFilter
 from db.files import FileRecord
 from db.previews import PreviewRecord
 from services.access.concurrency import ConcurrencyLimit
-from services.access.keys import owned, owner_scope, visible
+from services.access.visibility import owned, owner_scope, visible
 from services.library import public_copies
 from services.objects.bucket import bucket_errors, delete_unused
 from services.objects.object_reader import Altered, Damaged, ObjectReader

@@ -30,7 +30,7 @@ from core.principal import Principal
 from core.unset import UNSET, Unset
 from db import Database, Tx, folders
 from db.folders import FolderRecord
-from services.access.keys import may_change, owner_scope
+from services.access.visibility import may_change, owner_scope
 
 FolderView = FolderRecord
 

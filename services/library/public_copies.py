@@ -27,7 +27,7 @@ from db.files import FileRecord
 from parsers import ParserFailed
 from parsers import run as parsers
 from services.access.concurrency import ConcurrencyLimit
-from services.access.keys import may_change
+from services.access.visibility import may_change
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import ObjectReader, Reader
 from storage_backends.base import ObjectStore

@@ -23,7 +23,7 @@ from db import Database, Tx, file_lists, name_words, texts
 from db import search as index
 from db.file_lists import FileFilter
 from db.files import FileRecord
-from services.access.keys import owner_scope
+from services.access.visibility import owner_scope
 
 T = TypeVar("T")
 

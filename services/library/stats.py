@@ -7,7 +7,7 @@ from typing import Any
 
 from core.principal import Principal
 from db import Database, stats
-from services.access.keys import owner_scope
+from services.access.visibility import owner_scope
 from storage_backends.base import ObjectStore, ReportsCapacity, StorageError
 
 _FOLDERS = 100

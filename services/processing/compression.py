@@ -23,14 +23,13 @@ import zstandard
 from core import content_types, names
 from core.errors import Unavailable
 from core.ids import FILE_PREFIX, object_key
-from core.parts import plan
+from core.parts import PART_SIZE, plan
 from core.ranges import Span
 from db import Database, deferred_deletions, files, objects
 from db.files import FileRecord
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import FRAME, ObjectReader, Reader
-from services.uploads.intake import PART_SIZE, Store
-from storage_backends.base import MultipartRef, ObjectNotFound, OutcomeUnknown, Part
+from storage_backends.base import MultipartRef, MultipartStore, ObjectNotFound, OutcomeUnknown, Part
 
 log = structlog.get_logger()
 
@@ -60,7 +59,7 @@ class _Replacement:
 
 
 class Compression:
-    def __init__(self, db: Database, store: Store, contents: ObjectReader, *, on: bool):
+    def __init__(self, db: Database, store: MultipartStore, contents: ObjectReader, *, on: bool):
         self._db = db
         self._store = store
         self._reader = contents

@@ -34,7 +34,7 @@ from db.files import FileRecord
 from db.previews import PreviewRecord
 from parsers import run as parsers
 from services.access.concurrency import ConcurrencyLimit
-from services.access.keys import may_change, visible
+from services.access.visibility import may_change, visible
 from services.library.delivery import downloadable
 from services.library.public_copies import PublicCopies
 from services.objects.bucket import bucket_errors, delete_unused

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 from uuid import UUID
 
 import psycopg
@@ -43,18 +42,16 @@ from db.files import FileRecord, NewFile
 from db.uploads import UploadRecord
 from services.access.upload_tokens import as_sent, uploader_of
 from services.objects.bucket import bucket_errors
-from services.uploads.intake import PART_SIZE, RESUMABLE, Intake
+from services.uploads.intake import RESUMABLE, Intake
 from services.uploads.leases import LEASE, RENEW
 from storage_backends.base import (
     Checksum,
-    Copies,
     InvalidPart,
     MultipartRef,
     ObjectNotFound,
     OutcomeUnknown,
     Part,
     PreconditionFailed,
-    PresignsParts,
     StorageError,
     UploadNotFound,
 )
@@ -74,10 +71,6 @@ _FOLDER_GONE = {
     "code": "folder_gone",
     "detail": "The folder that this was uploaded to was deleted meanwhile; it is in the root.",
 }
-
-
-class DirectStore(PresignsParts, Copies, Protocol):
-    """What direct uploads need of the bucket."""
 
 
 class Completion:
@@ -418,7 +411,7 @@ def plan_of(upload: UploadRecord, size: int) -> PartPlan:
     """The parts as they were planned when the upload began: one, where it is sent whole."""
     if upload.incoming_key is not None:
         return PartPlan(size, max(size, 1), 1)
-    part_size = upload.part_size or plan(size, preferred=PART_SIZE).part_size
+    part_size = upload.part_size or plan(size).part_size
     return PartPlan(size, part_size, max(1, -(-size // part_size)))
 
 

@@ -7,7 +7,6 @@ needs no second helping; where it fails, they get it back and can be joined agai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from core.errors import GatewayError, QuotaExceeded, Unsupported
 from db import Database, uploads
@@ -15,19 +14,15 @@ from db.uploads import UploadRecord
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion
 from services.uploads.intake import Intake
-from services.uploads.part_writer import Store, Writer
+from services.uploads.part_writer import Writer
 from services.uploads.policy import HEAD_SIZE
-from storage_backends.base import ByteRange, Copies
+from storage_backends.base import ByteRange, CopyingStore
 
 COPY_AT_ONCE = 1024**3  # bytes; S3 copies up to 5 GiB by one request, and takes its time
 
 
-class JoiningStore(Store, Copies, Protocol):
-    """What joining needs of the bucket."""
-
-
 class Concatenation:
-    def __init__(self, db: Database, store: JoiningStore, intake: Intake, completing: Completion):
+    def __init__(self, db: Database, store: CopyingStore, intake: Intake, completing: Completion):
         self._db = db
         self._store = store
         self._intake = intake

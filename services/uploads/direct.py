@@ -41,10 +41,11 @@ from db.files import FileRecord
 from db.uploads import NewUpload, UploadRecord
 from services.access.upload_tokens import uploader_of
 from services.objects.bucket import bucket_errors
-from services.uploads.completion import Completion, DirectStore, fits, own, plan_of, stored_part, unequivocal
-from services.uploads.intake import PART_SIZE, RESUMABLE, Intake
+from services.uploads.completion import Completion, fits, own, plan_of, stored_part, unequivocal
+from services.uploads.intake import RESUMABLE, Intake
 from storage_backends.base import (
     Checksum,
+    DirectStore,
     MultipartRef,
     ObjectNotFound,
     Part,
@@ -131,7 +132,7 @@ class DirectUploads:
         """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here. ``within``
         joins the transaction that admits it."""
         self._intake.policy.check_size(principal, size)
-        parts = plan(size, preferred=PART_SIZE)
+        parts = plan(size)
         single = parts.part_count == 1
         upload = self.admit(
             principal,
@@ -200,7 +201,7 @@ class DirectUploads:
                 content_type=_signable(claimed)
                 or content_types.mime_for_extension(extension)
                 or "application/octet-stream",
-                part_size=None if size is None else part_size or plan(size, preferred=PART_SIZE).part_size,
+                part_size=None if size is None else part_size or plan(size).part_size,
                 session_id=principal.session_of(session_id or new_id().hex),
                 expires_in=self._limits.upload_ttl,
                 sha256=sha256,

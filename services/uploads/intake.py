@@ -57,9 +57,8 @@ from services.processing import pipeline
 from services.uploads.policy import HEAD_SIZE, UploadPolicy, without_folder
 from storage_backends.base import (
     Checksum,
-    Multipart,
+    MultipartStore,
     ObjectInfo,
-    ObjectStore,
     OutcomeUnknown,
     Part,
     StorageError,
@@ -68,7 +67,6 @@ from telemetry import metrics
 
 log = structlog.get_logger()
 
-PART_SIZE = 8 * 1024 * 1024  # bytes; also what is held in memory for one upload
 _READ = 1024 * 1024  # bytes; larger reads are three times faster than 64 KiB ones
 _TTL = timedelta(minutes=3)  # a form's uploads live from heartbeat to heartbeat, so a killed process frees them soon
 
@@ -81,10 +79,6 @@ RESUMABLE = ("tus", "ietf")  # protocols whose bytes come through services/uploa
 
 class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
-
-
-class Store(ObjectStore, Multipart, Protocol):
-    """What receiving needs of the bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +136,7 @@ class _Transfer:
 
 
 class Intake:
-    def __init__(self, db: Database, store: Store, admission: UploadPolicy, *, scan: bool = False):
+    def __init__(self, db: Database, store: MultipartStore, admission: UploadPolicy, *, scan: bool = False):
         self._db = db
         self._store = store
         self._reader = ObjectReader(db, store)
@@ -257,7 +251,7 @@ class Intake:
     ) -> ObjectInfo:
         """Send part by part through one buffer, which is filled again and again in place, hashing on the way; each part
         is confirmed by its checksum."""
-        part_size = plan(size or self.policy.max_size(principal), preferred=PART_SIZE).part_size
+        part_size = plan(size or self.policy.max_size(principal)).part_size
         upload, buffer, filled, ended = transfer.upload, head.buffer, len(head.buffer), False
         buffer.extend(bytes(part_size - filled))
         with bucket_errors():

@@ -44,9 +44,7 @@ from services.uploads.leases import LEASE, Lease, lost
 from services.uploads.policy import HEAD_SIZE
 from storage_backends.base import (
     Checksum,
-    Multipart,
     MultipartRef,
-    ObjectStore,
     Part,
     UploadNotFound,
 )
@@ -67,10 +65,6 @@ class Body(Protocol):
 
     def hurry(self) -> None:
         """Give what has arrived, and then end."""
-
-
-class Store(ObjectStore, Multipart, Protocol):
-    """What writing needs of the bucket."""
 
 
 class PartBuffer:
@@ -112,7 +106,7 @@ class Writer:
     def __init__(
         self,
         db: Database,
-        store: Store,
+        store: MultipartStore,
         intake: Intake,
         principal: Principal,
         upload: UploadRecord,

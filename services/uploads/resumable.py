@@ -30,7 +30,7 @@ from core.errors import (
     UploadGone,
 )
 from core.ids import FILE_PREFIX, new_id, object_key
-from core.parts import plan
+from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, resumable, uploads
@@ -39,12 +39,12 @@ from db.uploads import NewUpload, UploadRecord
 from services.access.upload_tokens import uploader_of
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion, own
-from services.uploads.concatenation import Concatenation, JoiningStore
+from services.uploads.concatenation import Concatenation
 from services.uploads.direct import Within
-from services.uploads.intake import PART_SIZE, Intake
+from services.uploads.intake import Intake
 from services.uploads.leases import Lease
 from services.uploads.part_writer import Body, Verify, Writer
-from storage_backends.base import MultipartRef, UploadNotFound
+from storage_backends.base import CopyingStore, MultipartRef, UploadNotFound
 
 log = structlog.get_logger()
 
@@ -93,7 +93,7 @@ class ResumableUploads:
     def __init__(
         self,
         db: Database,
-        store: JoiningStore,
+        store: CopyingStore,
         intake: Intake,
         completing: Completion,
         *,

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from core.parts import PART_SIZE
 from db import Database
 from services import Services
-from services.uploads.intake import PART_SIZE
 from settings import Settings
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING

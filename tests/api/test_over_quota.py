@@ -12,10 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from core.parts import PART_SIZE
 from db import Database
 from services import Services
 from services.uploads.direct import MAX_AWAITED, DirectUploads
-from services.uploads.intake import PART_SIZE
 from tests import tus
 from tests.api.test_direct_uploads import _wait_for, worker
 from tests.api.test_s3_uploads import MIB, PIECE, Multipart, Signed, checked, post_form

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from core.errors import GatewayError, QuotaExceeded
+from core.parts import PART_SIZE
 from core.principal import Principal
 from db import Database
 from services import Services
 from services.access.upload_tokens import Budget
-from services.uploads.intake import PART_SIZE
 from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING
 from tests.presigned import post_form, put

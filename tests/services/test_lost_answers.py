@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
@@ -18,7 +19,6 @@ from services import Services
 from services.access.upload_tokens import Budget
 from services.library.files import FileQuery
 from services.processing.previews import PreviewWish
-from services.uploads.intake import PART_SIZE
 from services.uploads.resumable import NewResumable
 from settings import Settings
 from tests.compressed_files import read, text, time_passes

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from core.errors import Unavailable
+from core.parts import PART_SIZE
 from core.principal import Principal
 from db import Database
 from services import Services
 from services.upkeep import janitor
-from services.uploads.intake import PART_SIZE
 from storage_backends.base import StorageUnavailable
 from tests.conftest import NOTHING
 from tests.samples import Source

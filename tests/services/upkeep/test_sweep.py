@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 
+from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, uploads
@@ -20,7 +21,6 @@ from db.uploads import UploadRecord
 from services import Services
 from services.uploads import completion
 from services.uploads.direct import DirectUploads
-from services.uploads.intake import PART_SIZE
 from services.uploads.leases import LEASE
 from services.uploads.resumable import NewResumable
 from tests.conftest import NOTHING
@@ -148,13 +148,13 @@ def test_T134_owners_take_turns_in_the_sweep(
     for _ in range(2):
         send_all(begin(services, bob, b"his"), b"his")
     order: list[str] = []
-    real = completion.Completing._attempt
+    real = completion.Completion._attempt
 
     def noted(self: Any, upload: UploadRecord, *arguments: Any) -> Any:
         order.append(upload.owner_id)
         return real(self, upload, *arguments)
 
-    monkeypatch.setattr(completion.Completing, "_attempt", noted)
+    monkeypatch.setattr(completion.Completion, "_attempt", noted)
     monkeypatch.setattr(completion, "_RUN", 3600.0)
     assert direct(services).sweep() == 2
     assert sorted(order[:2]) == sorted(order[2:4]) == ["alice", "bob"] and len(order) == 52

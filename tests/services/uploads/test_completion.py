@@ -13,11 +13,11 @@ import pytest
 
 from app import storage_settings
 from core.errors import QuotaExceeded, UploadGone
+from core.parts import PART_SIZE
 from core.principal import Principal
 from db import Database
 from services import Services
 from services.uploads.direct import DirectLimits, DirectUploads
-from services.uploads.intake import PART_SIZE
 from settings import Settings
 from storage_backends import open_store
 from tests.conftest import NOTHING

@@ -26,13 +26,13 @@ from core.errors import (
     TypeNotAllowed,
     UploadGone,
 )
+from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
 from db.files import FileRecord
 from services import Services
 from services.uploads.direct import UploadPlan
-from services.uploads.intake import PART_SIZE
 from settings import Settings
 from tests.conftest import NOTHING
 from tests.direct_steps import (

@@ -27,13 +27,13 @@ from core.errors import (
     TypeNotAllowed,
     Unavailable,
 )
+from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
 from db.files import FileRecord
 from services import Services
 from services.library.files import FileQuery
-from services.uploads.intake import PART_SIZE
 from settings import Settings
 from storage_backends.base import OutOfSpace
 from tests.conftest import NOTHING

@@ -15,13 +15,14 @@ import pytest
 
 from core.content_types import Rules
 from core.errors import GatewayError, Locked, UploadGone
+from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
 from services import Services
 from services.library.files import FileQuery
 from services.uploads.completion import Completion
-from services.uploads.intake import PART_SIZE, Intake
+from services.uploads.intake import Intake
 from services.uploads.leases import Lease
 from services.uploads.policy import PolicyLimits, UploadPolicy
 from services.uploads.resumable import NewResumable, ResumableUploads

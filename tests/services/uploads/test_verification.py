@@ -14,6 +14,7 @@ import pytest
 from app import storage_settings
 from core.content_types import Rules
 from core.errors import FileNotReady, Unavailable, UploadGone
+from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
@@ -23,7 +24,7 @@ from services.library.files import FileQuery, Files
 from services.objects.object_reader import ObjectReader
 from services.processing.previews import PreviewWish
 from services.uploads.direct import DirectLimits, DirectUploads, UploadPlan
-from services.uploads.intake import PART_SIZE, Intake
+from services.uploads.intake import Intake
 from services.uploads.policy import PolicyLimits, UploadPolicy
 from services.uploads.verification import Verification
 from settings import Settings
