@@ -13,7 +13,7 @@ from api.operations import operation
 from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery
 from api.response_models import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotFound
-from db.keys import KeyRecord
+from db.records import KeyRecord
 from services.processing.scanning import configured
 from services.upkeep.jobs import JobQuery
 

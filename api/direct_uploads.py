@@ -30,7 +30,7 @@ from core import errors
 from core.errors import NotFound, PartsMismatch, UploadGone
 from core.placement import Placement
 from core.principal import session_name
-from db.uploads import UploadRecord
+from db.records import UploadRecord
 from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
 
 uploads = Blueprint("uploads", __name__)

@@ -20,7 +20,7 @@ from flask import Response, g, json, request
 from api.context import principal, services
 from core.errors import InvalidInput
 from db import Tx
-from db.uploads import UploadRecord
+from db.records import UploadRecord
 from services.access.idempotency import Claim, Replay
 
 T = TypeVar("T")

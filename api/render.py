@@ -21,13 +21,7 @@ from core.errors import GatewayError
 from core.pages import Page
 from core.principal import Principal, session_name
 from db import Tx
-from db.events import EventRecord
-from db.files import FileRecord
-from db.jobs import JobRecord
-from db.keys import KeyRecord
-from db.previews import PreviewRecord
-from db.scans import RescanRecord
-from db.upload_sessions import SessionRecord
+from db.records import EventRecord, FileRecord, JobRecord, KeyRecord, PreviewRecord, RescanRecord, SessionRecord
 from services.access.visibility import may_change
 from services.library import public_copies
 from services.library.files import etag

@@ -42,7 +42,7 @@ from api.s3_upload_models import (
 from core import errors
 from core.errors import InvalidInput, NotFound
 from core.placement import Placement
-from db.uploads import UploadRecord
+from db.records import UploadRecord
 from services.uploads.s3_uploads import S3Uploads
 from storage_backends.base import Part, PresignedPost, PresignedRequest
 

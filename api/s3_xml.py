@@ -25,7 +25,7 @@ from api.s3_uploads import XML_ROUTES, location, offered
 from core import errors
 from core.errors import InvalidInput, NotAuthenticated
 from core.principal import Principal
-from db.uploads import UploadRecord
+from db.records import UploadRecord
 
 s3_xml = Blueprint("s3_xml", __name__)
 

@@ -17,7 +17,7 @@ from api.operations import operation
 from api.request_models import OwnedPageQuery
 from api.upload_models import UploadTokenBody, UploadTokenOut, UploadTokenPageOut
 from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotAllowed, NotFound
-from db.upload_tokens import UploadTokenRecord
+from db.records import UploadTokenRecord
 from services.access.upload_tokens import MAX_LIFE, PREFIX, Budget
 
 if TYPE_CHECKING:

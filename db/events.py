@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from db import Tx, execute, many
-
-
-@dataclass(frozen=True, slots=True)
-class EventRecord:
-    id: int
-    file_id: UUID
-    action: str
-    actor: str
-    at: datetime
-
+from db.records import EventRecord
 
 _RECORD = (
     "insert into file_events (file_id, owner_id, action, actor) values (%(file_id)s, %(owner)s, %(action)s, %(actor)s)"

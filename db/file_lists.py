@@ -10,7 +10,8 @@ from psycopg.rows import dict_row
 
 from core.errors import InvalidInput
 from db import Tx, scalar
-from db.files import COLUMNS, FileRecord
+from db.files import COLUMNS
+from db.records import FileRecord
 
 EXACT_UP_TO = 10_000
 _FEW = 5_000  # so many are found by what they are filtered by and then sorted; more are found in the order of the sort

@@ -14,7 +14,7 @@ from core.content_types import file_type
 from core.names import numbered
 from core.placement import Placement
 from db import Tx, execute, many, one, scalar
-from db.upload_sessions import SessionRecord
+from db.records import FileRecord, SessionRecord
 
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
@@ -25,50 +25,6 @@ COLUMNS = (
     " f.keep_location, o.place, o.public_key, o.public_sha256, o.public_etag"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    id: UUID
-    owner_id: str
-    original_name: str
-    stored_name: str
-    file_path: str  # the object key
-    mime_type: str
-    file_type: str
-    file_size: int  # bytes
-    file_hash: str | None  # SHA-256 in hex; None until the gateway has read the bytes
-    folder_id: int | None
-    status: str
-    visibility: str
-    tags: list[str]
-    metadata: dict[str, Any]
-    problem: dict[str, Any] | None
-    uploaded_at: datetime
-    last_accessed: datetime | None
-    download_count: int
-    is_deleted: bool
-    deleted_at: datetime | None
-    expires_at: datetime | None
-    version: int
-    storage_class: str
-    content_found: bool  # whether the last look into the bucket found the object
-    encoding: str | None  # zstd where the object is stored compressed; services/objects/object_reader.py reads it
-    stored_size: int | None  # bytes in the bucket, where it is encoded
-    scanned: bool  # whether the scanner has said anything of the object
-    etag: str  # the stored object's, as the bucket told it
-    checksum_state: str  # verified, unverified, or mismatch where the object is known to hold other bytes
-    expired: bool  # by the database's clock
-    keep_location: bool
-    place: str | None  # whether the bytes tell one: see the table in 0014_public_copies.py
-    public_key: str | None  # of the copy without the place, where there is one, its SHA-256 and ETag
-    public_sha256: str | None
-    public_etag: str | None
-
-    @property
-    def intact(self) -> bool:
-        """Whether nothing is known to be wrong with the stored bytes."""
-        return self.content_found and self.checksum_state != "mismatch"
 
 
 @dataclass(frozen=True, slots=True)

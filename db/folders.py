@@ -7,25 +7,11 @@ The rules are constraints, and their names are what the caller tells errors by: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any
 
 from db import Tx, execute, many, one, scalar
-
-
-class FolderRecord(NamedTuple):  # made in a third of a dataclass's time, and a tree has 10,000
-    id: int
-    owner_id: str
-    name: str
-    description: str
-    parent_id: int | None
-    created_at: datetime
-    updated_at: datetime
-    path: str  # /a/b
-    file_count: int  # directly inside; the trash counts nowhere
-    total_file_count: int  # with all below
-    total_size: int  # bytes, with all below
-
+from db.records import FolderRecord
 
 # The chosen folders with their paths and counts: one statement, whatever their number. Depth is bounded by the trigger.
 # What lies directly in each folder is kept by triggers on files (db/counters.py).

@@ -5,25 +5,13 @@ finds it. Where the answer is recorded in the transaction that does the work, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from db import Tx, execute, one
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyRecord:
-    mine: bool  # this request is the first and holds the key now
-    request_digest: bytes
-    response_status: int | None  # None while the first request is running
-    response: Any
-    headers: dict[str, str]
-    created_at: datetime  # names the claim
-    lease_left: float  # seconds
-
+from db.records import IdempotencyRecord
 
 _CLAIM = """
 with claimed as (

@@ -7,13 +7,13 @@ whose job it is, how many workers died of it, and why its last attempt failed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
 from db import Tx, execute, many, one
+from db.records import JobRecord, QueueRecord
 
 Status = Literal["todo", "doing", "failed", "cancelled", "succeeded"]
 
@@ -73,22 +73,6 @@ def enqueue(
 
 
 # -- what workers and the janitor do ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    id: int
-    queue: str
-    task: str
-    owner_id: str | None
-    arguments: dict[str, Any]
-    status: str
-    attempts: int
-    deaths: int
-    error: str | None
-    enqueued_at: datetime | None
-    started_at: datetime | None
-    scheduled_at: datetime | None  # not before then
 
 
 _COLUMNS = """
@@ -230,16 +214,6 @@ _REMOVE = "delete from procrastinate_jobs where id = %(id)s and status <> 'doing
 def remove(tx: Tx, job_id: int) -> bool:
     """Delete a job that no worker holds: what waits is cancelled by it, what failed forgotten. False where one holds it."""
     return execute(tx, _REMOVE, {"id": job_id}) == 1
-
-
-@dataclass(frozen=True, slots=True)
-class QueueRecord:
-    queue: str
-    waiting: int  # due, and not begun
-    scheduled: int  # to be begun later: a retry or a delay
-    running: int
-    failed: int
-    oldest_seconds: float  # since the oldest waiting job was enqueued; 0 where none waits
 
 
 _LAG = """

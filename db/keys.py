@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 from db import Tx, execute, many, one, scalar
+from db.records import KeyRecord
 
 _COLUMNS = "id, owner_id, name, role, created_at, revoked_at"
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    id: UUID
-    owner_id: str
-    name: str
-    role: str
-    created_at: datetime
-    revoked_at: datetime | None
 
 
 def find(tx: Tx, key_digest: bytes) -> KeyRecord | None:

@@ -7,37 +7,19 @@ row without its object or an object without its row is always on its way somewhe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from db import Tx, execute, many, one, scalar
+from db.records import ObjectRecord
 
 COLUMNS = (
     "object_key, owner_id, size, sha256, etag, content_type, storage_class, status, found, checksum_state, checked_at,"
     " created_at, coalesce(stored_size, size) as stored_size, public_key"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectRecord:
-    object_key: str
-    owner_id: str
-    size: int
-    sha256: str | None
-    etag: str
-    content_type: str
-    storage_class: str
-    status: str
-    found: bool
-    checksum_state: str
-    checked_at: datetime | None
-    created_at: datetime
-    stored_size: int  # bytes in the bucket
-    public_key: str | None  # of the copy for the public
 
 
 def get(tx: Tx, object_key: str) -> ObjectRecord | None:

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 from db import Tx, execute, many, one
+from db.records import PreviewRecord
 
 _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size"
-
-
-@dataclass(frozen=True, slots=True)
-class PreviewRecord:
-    object_key: str  # of the object shown, not of the preview
-    preview_type: str
-    variant: int  # the box of a thumbnail in pixels, or a page
-    preview_path: str  # the preview's own object key
-    mime_type: str
-    width: int | None
-    height: int | None
-    size: int  # bytes
 
 
 def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:

@@ -10,13 +10,13 @@ wakes. Part numbers and object keys are handed out once, so what it writes into 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 from db import Tx, execute, many, one, scalar
+from db.records import PartRecord, ResumableRecord, UploadRecord
 from db.uploads import COLUMNS as UPLOAD_COLUMNS
-from db.uploads import FAIRLY, RENEWED, UploadRecord
+from db.uploads import FAIRLY, RENEWED
 
 MAX_PART_NUMBER = 10_000
 
@@ -25,36 +25,6 @@ COLUMNS = (
     " coalesce(held_until > now(), false) as held, asked_for"
 )
 _LIVE = "exists (select from uploads u where u.id = %(id)s and u.status in ('pending', 'uploading'))"
-
-
-@dataclass(frozen=True, slots=True)
-class ResumableRecord:
-    upload_id: UUID
-    received: int  # bytes that are durable; the offset
-    tail_key: str | None
-    tail_size: int  # bytes of them that lie in the tail, behind the parts
-    next_part: int
-    token: int
-    sealed: bool  # every byte is there, in parts or as one object, and none in a tail
-    deferred: bool
-    metadata: str | None
-    partial: bool
-    concat: str | None
-    sources: list[UUID] | None
-    held: bool  # somebody writes, or did so seconds ago
-    asked_for: bool
-
-    @property
-    def in_parts(self) -> int:
-        return self.received - self.tail_size
-
-
-@dataclass(frozen=True, slots=True)
-class PartRecord:
-    number: int
-    size: int  # bytes
-    etag: str
-    crc32: str | None  # base64, as S3's header carries it
 
 
 _CREATE = """

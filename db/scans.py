@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from core.scan import Scan
 from db import Tx, execute, many, one, scalar
-from db.files import COLUMNS, FROM, FileRecord
+from db.files import COLUMNS, FROM
+from db.records import FileRecord, RescanRecord
 
 _KNOWN = """
 select scan_verdict, scan_finding, scanned_with from objects
@@ -114,19 +114,6 @@ def exposed(tx: Tx, *, limit: int) -> list[str]:
 # -- re-scans --------------------------------------------------------------------------------------------------------------
 
 _RESCAN = "id, scanned_with, after_key, scanned, infected, failed, started_at, updated_at, finished_at"
-
-
-@dataclass(frozen=True, slots=True)
-class RescanRecord:
-    id: int
-    scanned_with: str | None
-    after_key: str
-    scanned: int
-    infected: int
-    failed: int
-    started_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
 
 
 def latest_rescan(tx: Tx) -> RescanRecord | None:

@@ -22,8 +22,9 @@ from uuid import UUID
 from core.search_query import HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
 from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
-from db.files import COLUMNS, FileRecord
+from db.files import COLUMNS
 from db.name_words import MOST, Sought, WordList, like, meant
+from db.records import FileRecord
 from db.search_lists import can_be_looked_up, either, in_name, is_simple, sought
 from db.search_terms import Corrections, Statement, Terms, is_hint
 from db.texts import MARK, marked, stemmed, stems, tsquery

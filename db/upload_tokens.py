@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from core.placement import Visibility
-from core.principal import UploadBudget
 from db import Tx, execute, many, one, scalar
+from db.records import UploadTokenRecord
 
 # It ends with the key that made it. Revoked it has expired.
 _LIVE = """(t.expires_at > now() and not exists (
@@ -22,35 +21,6 @@ _BY_ID = f"select {_COLUMNS} from upload_tokens t where t.id = %(id)s"
 # An owner's are those for its files and those that its keys made.
 _OF_OWNER = """(%(owner)s::text is null or t.owner_id = %(owner)s
     or exists (select from api_keys k where k.id = t.key_id and k.owner_id = %(owner)s))"""
-
-
-@dataclass(frozen=True, slots=True)
-class UploadTokenRecord:
-    id: UUID
-    owner_id: str
-    folder_id: int | None
-    max_files: int | None
-    max_size: int | None  # bytes of one file
-    max_total_size: int | None  # bytes of all files together
-    allowed_types: list[str]
-    visibility: Visibility  # the widest that its uploads may have
-    files_used: int
-    bytes_used: int
-    created_at: datetime
-    expires_at: datetime
-    folder_gone: bool
-    live: bool
-
-    @property
-    def budget(self) -> UploadBudget:
-        return UploadBudget(
-            self.id,
-            self.folder_id,
-            self.folder_gone,
-            self.max_size,
-            tuple(self.allowed_types),
-            self.visibility,
-        )
 
 
 def find(tx: Tx, token_digest: bytes) -> UploadTokenRecord | None:

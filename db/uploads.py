@@ -8,8 +8,8 @@ finds it from here. ``cleaned`` says that nothing of an aborted or expired uploa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,63 +17,13 @@ from psycopg.types.json import Jsonb
 
 from core.placement import Placement
 from db import Tx, execute, many, one, scalar
+from db.records import UploadRecord
 
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
     " reserved, part_size, folder_id, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,"
     " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, tries, in_folder"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class UploadRecord:
-    id: UUID
-    owner_id: str
-    protocol: str
-    status: str
-    object_key: str
-    incoming_key: str | None
-    multipart_id: str | None
-    original_name: str
-    content_type: str
-    size: int | None
-    reserved: int
-    part_size: int | None
-    folder_id: int | None
-    visibility: str
-    tags: list[str]
-    on_duplicate: str
-    keep_location: bool
-    metadata: dict[str, Any]
-    sha256: str | None
-    session_id: str | None
-    token_id: UUID | None
-    file_id: UUID | None
-    problem: dict[str, Any] | None
-    cleaned: bool
-    created_at: datetime
-    updated_at: datetime
-    expires_at: datetime
-    overdue: bool
-    tries: int  # of the sweep, that failed for what the upload is
-    in_folder: bool  # begun for a folder; where folder_id is None, it was deleted since
-
-    @property
-    def placement(self) -> Placement:
-        return Placement(
-            folder_id=self.folder_id,
-            visibility=self.visibility,  # type: ignore[arg-type]
-            tags=tuple(self.tags),
-            on_duplicate=self.on_duplicate,  # type: ignore[arg-type]
-            metadata=self.metadata,
-            keep_location=self.keep_location,
-        )
-
-    def begun_as(self, object_key: str, multipart_id: str | None, content_type: str) -> UploadRecord:
-        return replace(self, object_key=object_key, multipart_id=multipart_id, content_type=content_type)
-
-    def reserving(self, reserved: int) -> UploadRecord:
-        return replace(self, reserved=reserved)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from core.principal import Principal
 from core.ranges import Span
 from db import Database
-from db.files import FileRecord
+from db.records import FileRecord
 from services import Services
 from services.objects.object_reader import ObjectReader
 from tests.services.uploads.test_intake import upload

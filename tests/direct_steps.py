@@ -9,7 +9,7 @@ from core.ids import INCOMING_PREFIX
 from core.parts import PART_SIZE
 from core.principal import Principal
 from db import Database
-from db.files import FileRecord
+from db.records import FileRecord
 from services import Services
 from services.library.files import FileQuery
 from services.uploads.direct import DirectUploads, PartUrl, UploadPlan

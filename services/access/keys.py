@@ -10,7 +10,7 @@ from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
 from core.pages import Page
 from core.principal import Principal, Role
 from db import Database, Tx, keys
-from db.keys import KeyRecord
+from db.records import KeyRecord
 
 
 class Keys:

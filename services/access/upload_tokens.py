@@ -17,9 +17,7 @@ from core.pages import Page
 from core.placement import Visibility
 from core.principal import Principal
 from db import Database, Tx, upload_tokens
-from db.files import FileRecord
-from db.upload_tokens import UploadTokenRecord
-from db.uploads import UploadRecord
+from db.records import FileRecord, UploadRecord, UploadTokenRecord
 from services.access.visibility import owner_scope
 
 PREFIX = "gwt_"  # tells a token from a key (gw_) before any look into the database

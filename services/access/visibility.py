@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.errors import NotAllowed, NotAuthenticated, NotFound
 from core.principal import Principal
-from db.files import FileRecord
+from db.records import FileRecord
 
 
 def owner_scope(principal: Principal, owner: str | None) -> str | None:

@@ -34,7 +34,7 @@ from core.ids import decode_cursor, encode_cursor
 from core.principal import Principal
 from core.ranges import Span, etag_matches, if_range_matches, parse_range
 from db import Database, events, file_lists, files, folders, objects
-from db.files import FileRecord
+from db.records import FileRecord
 from services.access.visibility import is_public, visible
 from services.library.files import parse_id
 from services.library.public_copies import PublicCopies

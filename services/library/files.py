@@ -31,10 +31,8 @@ from core.principal import Principal
 from core.ranges import Span, etag_matches
 from core.unset import UNSET, Unset
 from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
-from db.events import EventRecord
 from db.file_lists import FileFilter
-from db.files import FileRecord
-from db.previews import PreviewRecord
+from db.records import EventRecord, FileRecord, PreviewRecord
 from services.access.concurrency import ConcurrencyLimit
 from services.access.visibility import owned, owner_scope, visible
 from services.library import public_copies

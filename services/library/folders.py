@@ -29,7 +29,7 @@ from core.pages import Page
 from core.principal import Principal
 from core.unset import UNSET, Unset
 from db import Database, Tx, folders
-from db.folders import FolderRecord
+from db.records import FolderRecord
 from services.access.visibility import may_change, owner_scope
 
 FolderView = FolderRecord

@@ -23,7 +23,7 @@ from core.errors import ContentMissing, GatewayError, Unavailable
 from core.ids import FILE_PREFIX, object_key
 from core.principal import Principal
 from db import Database, Tx, deferred_deletions, files, jobs, objects
-from db.files import FileRecord
+from db.records import FileRecord
 from parsers import ParserFailed
 from parsers import run as parsers
 from services.access.concurrency import ConcurrencyLimit

@@ -22,7 +22,7 @@ from core.tokenizer import is_near, misspellable, parts, phrase, swapped
 from db import Database, Tx, file_lists, name_words, texts
 from db import search as index
 from db.file_lists import FileFilter
-from db.files import FileRecord
+from db.records import FileRecord
 from services.access.visibility import owner_scope
 
 T = TypeVar("T")

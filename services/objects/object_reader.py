@@ -18,7 +18,7 @@ import zstandard
 from core.errors import ContentMissing
 from core.ranges import Span
 from db import Database, files, objects
-from db.files import FileRecord
+from db.records import FileRecord
 from services.objects.bucket import bucket_errors
 from storage_backends.base import ByteRange, ObjectNotFound, ObjectStore, PreconditionFailed
 

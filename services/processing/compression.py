@@ -26,7 +26,7 @@ from core.ids import FILE_PREFIX, object_key
 from core.parts import PART_SIZE, plan
 from core.ranges import Span
 from db import Database, deferred_deletions, files, objects
-from db.files import FileRecord
+from db.records import FileRecord
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import FRAME, ObjectReader, Reader
 from storage_backends.base import MultipartRef, MultipartStore, ObjectNotFound, OutcomeUnknown, Part

@@ -16,7 +16,7 @@ import structlog
 from core.content_types import may_shrink
 from core.errors import ContentMissing, GatewayError, PreviewFailed, PreviewUnsupported
 from db import Database, Tx, files, jobs, objects, texts
-from db.files import FileRecord
+from db.records import FileRecord
 from parsers import run as parsers
 from services.processing.previews import JSON, SIZES, Previews, PreviewType, as_json, kinds_of, told
 

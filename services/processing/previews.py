@@ -30,8 +30,7 @@ from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
 from core.ranges import Span, etag_matches
 from db import Database, Tx, deferred_deletions, events, files, objects, previews
-from db.files import FileRecord
-from db.previews import PreviewRecord
+from db.records import FileRecord, PreviewRecord
 from parsers import run as parsers
 from services.access.concurrency import ConcurrencyLimit
 from services.access.visibility import may_change, visible

@@ -24,8 +24,7 @@ from core.errors import Conflict, ContentMissing, Unavailable
 from core.ids import FILE_PREFIX, object_key
 from core.scan import Scan, Signatures
 from db import Database, Tx, deferred_deletions, jobs, objects, scans, uploads
-from db.files import FileRecord
-from db.scans import RescanRecord
+from db.records import FileRecord, RescanRecord
 from services.objects.deferred_deletions import remove_due
 from services.objects.object_reader import ObjectReader
 from services.processing.clamd import Clamd

@@ -18,7 +18,8 @@ from core.errors import Conflict, GatewayError, NotFound, Unavailable
 from core.ids import decode_cursor, encode_cursor
 from core.pages import Page
 from db import Database, Tx, files, jobs, objects
-from db.jobs import JobRecord, QueueRecord, Status
+from db.jobs import Status
+from db.records import JobRecord, QueueRecord
 
 log = structlog.get_logger()
 

@@ -38,14 +38,15 @@ from core.ids import FILE_PREFIX, INCOMING_PREFIX, object_key
 from core.parts import PartPlan, missing, plan
 from core.principal import Principal
 from db import Database, files, jobs, objects, resumable, uploads
-from db.files import FileRecord, NewFile
-from db.uploads import UploadRecord
+from db.files import NewFile
+from db.records import FileRecord, PartRecord, UploadRecord
 from services.access.upload_tokens import as_sent, uploader_of
 from services.objects.bucket import bucket_errors
 from services.uploads.intake import RESUMABLE, Intake
 from services.uploads.leases import LEASE, RENEW
 from storage_backends.base import (
     Checksum,
+    DirectStore,
     InvalidPart,
     MultipartRef,
     ObjectNotFound,
@@ -401,7 +402,7 @@ def own(principal: Principal, upload: UploadRecord | None) -> UploadRecord:
     return upload
 
 
-def stored_part(part: resumable.PartRecord) -> Part:
+def stored_part(part: PartRecord) -> Part:
     """A recorded part in the bucket's terms."""
     checksum = Checksum("crc32", part.crc32) if part.crc32 is not None else None
     return Part(part.number, part.size, part.etag, checksum)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from core.errors import GatewayError, QuotaExceeded, Unsupported
 from db import Database, uploads
-from db.uploads import UploadRecord
+from db.records import UploadRecord
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion
 from services.uploads.intake import Intake

@@ -37,8 +37,8 @@ from core.parts import PartPlan, missing, plan
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, files, resumable, uploads
-from db.files import FileRecord
-from db.uploads import NewUpload, UploadRecord
+from db.records import FileRecord, UploadRecord
+from db.uploads import NewUpload
 from services.access.upload_tokens import uploader_of
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion, fits, own, plan_of, stored_part, unequivocal

@@ -41,13 +41,13 @@ from core.errors import (
 )
 from core.heartbeat import beating
 from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
-from core.parts import plan
+from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, files, jobs, objects, resumable, uploads
-from db.files import FileRecord, NewFile
-from db.upload_sessions import SessionRecord
-from db.uploads import NewUpload, UploadRecord
+from db.files import NewFile
+from db.records import FileRecord, SessionRecord, UploadRecord
+from db.uploads import NewUpload
 from services.access.upload_tokens import as_sent
 from services.library import public_copies
 from services.objects.bucket import bucket_errors, delete_unused

@@ -16,7 +16,7 @@ import structlog
 
 from core.errors import Locked, NotFound, Unavailable
 from db import Database, resumable
-from db.resumable import ResumableRecord
+from db.records import ResumableRecord
 
 log = structlog.get_logger()
 

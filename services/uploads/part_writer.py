@@ -36,8 +36,8 @@ from core.errors import FileTooLarge, LimitReached, QuotaExceeded, Unsupported, 
 from core.ids import FILE_PREFIX, TAIL_PREFIX, object_key
 from core.principal import Principal
 from db import Database, resumable
-from db.resumable import MAX_PART_NUMBER, PartRecord, ResumableRecord
-from db.uploads import UploadRecord
+from db.records import PartRecord, ResumableRecord, UploadRecord
+from db.resumable import MAX_PART_NUMBER
 from services.objects.bucket import bucket_errors
 from services.uploads.intake import Intake
 from services.uploads.leases import LEASE, Lease, lost
@@ -45,6 +45,7 @@ from services.uploads.policy import HEAD_SIZE
 from storage_backends.base import (
     Checksum,
     MultipartRef,
+    MultipartStore,
     Part,
     UploadNotFound,
 )

@@ -17,7 +17,8 @@ from core.errors import FileTooLarge, LimitReached, NotAllowed, NotFound, QuotaE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, uploads
-from db.uploads import NewUpload, UploadRecord
+from db.records import UploadRecord
+from db.uploads import NewUpload
 from services.library import sniff
 
 HEAD_SIZE = 64 * 1024  # bytes that the type is told from

@@ -34,8 +34,8 @@ from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, resumable, uploads
-from db.resumable import PartRecord, ResumableRecord
-from db.uploads import NewUpload, UploadRecord
+from db.records import PartRecord, ResumableRecord, UploadRecord
+from db.uploads import NewUpload
 from services.access.upload_tokens import uploader_of
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion, own

@@ -16,8 +16,7 @@ from core.ids import CursorValue, decode_cursor, encode_cursor
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, files, upload_tokens, uploads
-from db.files import FileRecord
-from db.uploads import UploadRecord
+from db.records import FileRecord, UploadRecord
 from services.access.upload_tokens import uploader_of
 from services.uploads.direct import MAX_PARTS, MIN_PART, DirectUploads, PartUrl, Within
 from storage_backends.base import Part, PresignedPost, PresignedRequest

@@ -23,7 +23,7 @@ from core.errors import (
 from core.principal import Principal
 from core.scan import Scan
 from db import Database, Tx, files, jobs, objects, scans, uploads
-from db.files import FileRecord
+from db.records import FileRecord
 from services.access.upload_tokens import uploader_of
 from services.library import public_copies
 from services.library.files import Files

@@ -17,7 +17,7 @@ from core.placement import Placement
 from core.principal import Principal
 from core.ranges import Span
 from db import Database
-from db.files import FileRecord
+from db.records import FileRecord
 from services import Services
 from services.library.delivery import RequestConditions
 from services.library.files import FileQuery

@@ -24,7 +24,7 @@ from core.ids import encode_cursor
 from core.principal import Principal
 from core.ranges import Span
 from db import Database, objects
-from db.files import FileRecord
+from db.records import FileRecord
 from db.stats import totals
 from services import Services
 from services.library.delivery import Link, Redirect, RequestConditions, Stream

@@ -16,7 +16,7 @@ from core.errors import ContentMissing, NotFound, Unavailable
 from core.principal import Principal
 from core.ranges import Span
 from db import Database
-from db.files import FileRecord
+from db.records import FileRecord
 from services import Services
 from services.library.delivery import Stream
 from services.library.files import FileQuery

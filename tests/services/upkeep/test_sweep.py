@@ -17,7 +17,7 @@ from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, uploads
-from db.uploads import UploadRecord
+from db.records import UploadRecord
 from services import Services
 from services.uploads import completion
 from services.uploads.direct import DirectUploads

@@ -31,7 +31,7 @@ from core.parts import PART_SIZE
 from core.placement import Placement
 from core.principal import Principal
 from db import Database
-from db.files import FileRecord
+from db.records import FileRecord
 from services import Services
 from services.library.files import FileQuery
 from settings import Settings

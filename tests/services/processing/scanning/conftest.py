@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import FileNotReady
 from core.principal import Principal
-from db.files import FileRecord
+from db.records import FileRecord
 from services import Services
 from services.processing.previews import PreviewWish
 from settings import Settings

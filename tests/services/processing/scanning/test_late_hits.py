@@ -14,7 +14,7 @@ from core.errors import FileNotReady, Unavailable
 from core.principal import Principal
 from core.scan import read_version
 from db import Database, deferred_deletions, previews, texts
-from db.previews import PreviewRecord
+from db.records import PreviewRecord
 from services import Services
 from services.library.delivery import Link, RequestConditions
 from services.objects.object_reader import ObjectReader

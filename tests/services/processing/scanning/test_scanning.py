@@ -21,7 +21,7 @@ from core.errors import Unavailable
 from core.principal import Principal
 from core.scan import read_answer, read_version
 from db import Database
-from db.files import FileRecord
+from db.records import FileRecord
 from services import Services
 from services.processing.clamd import Clamd as ClamdClient
 from services.processing.clamd import ScannerSettings
