@@ -21,6 +21,7 @@ from pydantic import ValidationError
 import api
 import commands
 from core.content_types import Rules
+from core.cursors import Cursors
 from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from parsers.locks import hide
 from services import Services
@@ -34,6 +35,7 @@ from services.library.folders import Folders
 from services.library.public_copies import PublicCopies
 from services.library.search import Search
 from services.library.stats import Stats
+from services.library.type_policy import TypePolicy
 from services.objects.object_reader import ObjectReader
 from services.processing.clamd import Clamd, ScannerSettings
 from services.processing.compression import Compression
@@ -44,6 +46,7 @@ from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
 from services.upkeep.jobs import Jobs
 from services.uploads.completion import Completion
+from services.uploads.concatenation import Concatenation
 from services.uploads.direct import DirectLimits, DirectUploads
 from services.uploads.intake import Intake
 from services.uploads.policy import PolicyLimits, UploadPolicy
@@ -87,18 +90,15 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
     store = open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
-    # What seals cursors and tickets: the same in all processes and after a restart, and as secret as the bucket's key.
-    seal_secret = hashlib.sha256(b"seals\0" + storage.secret_key.encode()).digest()
+    # Cursors, tickets and links are signed with a secret that is the same in all processes and after a restart.
+    cursors = Cursors(hashlib.sha256(b"seals\0" + storage.secret_key.encode()).digest())
     quota = settings.quota_bytes
     upload_ttl = timedelta(seconds=settings.upload_ttl)
 
-    keys = Keys(db, seal_secret)
+    keys = Keys(db, cursors)
     reader = ObjectReader(db, store)
-    policy = UploadPolicy(
-        db,
-        Rules(allowed=settings.allowed_types, denied=settings.denied_types),
-        PolicyLimits(settings.max_file_size, quota, settings.max_open_uploads),
-    )
+    types = TypePolicy(Rules(allowed=settings.allowed_types, denied=settings.denied_types))
+    policy = UploadPolicy(db, types, PolicyLimits(settings.max_file_size, quota, settings.max_open_uploads))
     scanning = (
         Scanning(
             db,
@@ -118,10 +118,10 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         if settings.clamd_url is not None
         else None
     )
-    intake = Intake(db, store, policy, scan=scanning is not None)
-    files = Files(db, store, reader, policy, quota_bytes=quota, cursor_secret=seal_secret)
-    preview_turns = ConcurrencyLimit(places=settings.preview_places)
-    public_copies = PublicCopies(db, store, reader, preview_turns)
+    intake = Intake(db, store, reader, policy, scan=scanning is not None)
+    files = Files(db, store, reader, types, ConcurrencyLimit(), quota_bytes=quota, cursors=cursors)
+    preview_limit = ConcurrencyLimit(concurrency=settings.preview_concurrency)
+    public_copies = PublicCopies(db, store, reader, preview_limit)
     delivery = Delivery(
         db,
         store,
@@ -134,20 +134,22 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
             max_zip_files=settings.max_zip_files,
             max_zip_bytes=settings.max_zip_bytes,
         ),
-        link_secret=seal_secret,
+        cursors=cursors,
         scanned_only=scanning is not None,
     )
     # What the store can do is asked here, once; what it can't is not mounted.
     direct = resumable = None
     if isinstance(store, PresignsParts) and isinstance(store, Copies):
         limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
-        direct = DirectUploads(db, store, intake, limits, cursor_secret=seal_secret)
-        resumable = ResumableUploads(db, store, intake, Completion(db, store, intake), ttl=upload_ttl)
+        completion = Completion(db, store, intake)
+        direct = DirectUploads(db, store, intake, completion, limits, cursors=cursors)
+        concatenation = Concatenation(db, store, intake, completion)
+        resumable = ResumableUploads(db, store, intake, completion, concatenation, ttl=upload_ttl)
     previews = Previews(
         db,
         store,
         reader,
-        preview_turns,
+        preview_limit,
         public_copies,
         scanned_only=scanning is not None,
         strict=settings.strict_sandbox,
@@ -161,17 +163,17 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         scanning=scanning,
         direct=direct,
         resumable=resumable,
-        s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, secret=seal_secret) if direct else None,
-        folders=Folders(db, seal_secret),
+        s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, cursors=cursors) if direct else None,
+        folders=Folders(db, cursors),
         delivery=delivery,
         compression=Compression(db, store, reader, on=settings.compression == "on"),
         previews=previews,
         pipeline=Pipeline(db, previews),
         public_copies=public_copies,
-        jobs=Jobs(db, seal_secret),
-        search=Search(db, seal_secret),
+        jobs=Jobs(db, cursors),
+        search=Search(db, cursors),
         stats=Stats(db, store, quota),
-        upload_tokens=UploadTokens(db, seal_secret),
+        upload_tokens=UploadTokens(db, cursors),
         idempotency=Idempotency(db),
         health=Health(db, store, scanning),
         janitor=Janitor(db, store, intake, files, upload_ttl=upload_ttl),

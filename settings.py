@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     max_zip_files: int = Field(default=10_000, ge=1)
     max_zip_bytes: int = Field(default=50 * GIB, ge=1)
     # Previews made inside requests of one web process at a time; for one owner, one at a time.
-    preview_places: int = Field(default=2, ge=1, le=64)
+    preview_concurrency: int = Field(default=2, ge=1, le=64)
     # Parse files in production also where the kernel lacks Landlock or seccomp, which lock parsers in.
     allow_weak_sandbox: Literal["on", "off"] = "off"
     trash_days: int = Field(default=30, ge=0)

@@ -17,8 +17,8 @@ from flask import Response, json, request
 from flask.json.provider import DefaultJSONProvider
 
 from api.context import http, services
+from core.cursors import Page
 from core.errors import GatewayError
-from core.pages import Page
 from core.principal import Principal, session_name
 from db import Tx
 from db.records import EventRecord, FileRecord, JobRecord, KeyRecord, PreviewRecord, RescanRecord, SessionRecord

@@ -1,6 +1,6 @@
-"""Turns at expensive work inside requests: few at a time in this process, fewer for one owner, and no long queues.
+"""A limit on expensive work inside requests: few at a time in this process, fewer for one owner, and no long queues.
 
-An owner whose requests all want previews waits for the owner's own turns, never keeps others from theirs, and can't hold
+An owner whose requests all want previews waits for the owner's own work, never keeps others from theirs, and can't hold
 every thread of the server by waiting (THREATS T75).
 """
 
@@ -15,23 +15,23 @@ from core.errors import TooMany, Unavailable
 
 
 class ConcurrencyLimit:
-    def __init__(self, *, places: int = 2, per_owner: int = 1, waiting: int = 8, patience: float = 60.0):
-        """``waiting``: requests of one owner that may wait at a time; ``patience``: seconds that each waits."""
-        self._places, self._per_owner, self._waiting, self._patience = places, per_owner, waiting, patience
+    def __init__(self, *, concurrency: int = 2, per_owner: int = 1, waiting: int = 8, timeout: float = 60.0):
+        """``waiting``: requests of one owner that may wait at a time; ``timeout``: seconds that each waits."""
+        self._concurrency, self._per_owner, self._waiting, self._timeout = concurrency, per_owner, waiting, timeout
         self._changed = threading.Condition()
         self._busy: Counter[str] = Counter()
         self._queued: Counter[str] = Counter()
 
     @contextmanager
-    def take(self, owner_id: str) -> Iterator[None]:
-        """Wait for a turn and hold it. Raises TooMany where enough of the owner's requests wait already, Unavailable after
-        the patience."""
+    def slot(self, owner_id: str) -> Iterator[None]:
+        """Wait for a slot and hold it. Raises TooMany where enough of the owner's requests wait already, Unavailable after
+        the timeout."""
         with self._changed:
             if self._queued[owner_id] >= self._waiting:
                 raise TooMany("Too many of your requests are waiting for such work; try again in a moment.")
             self._queued[owner_id] += 1
             try:
-                if not self._changed.wait_for(lambda: self._free(owner_id), self._patience):
+                if not self._changed.wait_for(lambda: self._free(owner_id), self._timeout):
                     raise Unavailable("The gateway is too busy with such work; try again.")
                 self._busy[owner_id] += 1
             finally:
@@ -44,7 +44,7 @@ class ConcurrencyLimit:
                 self._changed.notify_all()
 
     def _free(self, owner_id: str) -> bool:
-        return self._busy.total() < self._places and self._busy[owner_id] < self._per_owner
+        return self._busy.total() < self._concurrency and self._busy[owner_id] < self._per_owner
 
     def _release(self, counts: Counter[str], owner_id: str) -> None:
         counts[owner_id] -= 1

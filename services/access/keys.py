@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
+from core.cursors import Cursors, Page
 from core.errors import InvalidInput, NotAuthenticated, NotFound
-from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
-from core.pages import Page
+from core.ids import new_secret, secret_digest
 from core.principal import Principal, Role
 from db import Database, Tx, keys
 from db.records import KeyRecord
 
 
 class Keys:
-    def __init__(self, db: Database, cursor_secret: bytes):
+    def __init__(self, db: Database, cursors: Cursors):
         self._db = db
-        self._cursor_secret = cursor_secret
+        self._cursors = cursors
 
     def authenticate(self, credential: str) -> Principal:
         """The principal of an API key: one statement. Raises NotAuthenticated, in the same words whatever is wrong."""
@@ -47,13 +47,10 @@ class Keys:
             return record, key
 
     def list_keys(self, *, limit: int, cursor: str | None) -> Page[KeyRecord]:
-        after = cursor_id(cursor, scope="keys", secret=self._cursor_secret)
+        after = self._cursors.after(cursor, UUID, scope="keys")
         with self._db.connection() as tx:
             records = keys.list_all(tx, after=after, limit=limit + 1)
-        more = len(records) > limit
-        records = records[:limit]
-        last = str(records[-1].id) if more else None
-        return Page(records, encode_cursor([last], scope="keys", secret=self._cursor_secret) if more else None)
+        return self._cursors.page(records, lambda key: key.id, limit=limit, scope="keys")
 
     def revoke_key(self, key_id: UUID) -> None:
         with self._db.transaction() as tx:

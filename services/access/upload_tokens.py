@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
+from core.cursors import Cursors, Page
 from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
-from core.ids import cursor_id, encode_cursor, new_secret, secret_digest
-from core.pages import Page
+from core.ids import new_secret, secret_digest
 from core.placement import Visibility
 from core.principal import Principal
 from db import Database, Tx, upload_tokens
@@ -39,9 +39,9 @@ class Budget:
 
 
 class UploadTokens:
-    def __init__(self, db: Database, cursor_secret: bytes):
+    def __init__(self, db: Database, cursors: Cursors):
         self._db = db
-        self._cursor_secret = cursor_secret
+        self._cursors = cursors
 
     def create(
         self,
@@ -88,16 +88,12 @@ class UploadTokens:
         InvalidCursor."""
         owner_id = owner_scope(principal, owner)
         scope = f"upload tokens:{owner_id}"
-        after = cursor_id(cursor, scope=scope, secret=self._cursor_secret)
+        after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
             found = upload_tokens.list_live(tx, owner_id, after=after, limit=limit + 1)
-            total = upload_tokens.count_live(tx, owner_id, most=_MOST_COUNTED + 1)
-        more, found = len(found) > limit, found[:limit]
-        return Page(
-            found,
-            encode_cursor([str(found[-1].id)], scope=scope, secret=self._cursor_secret) if more else None,
-            total if total <= _MOST_COUNTED else None,
-        )
+            counted = upload_tokens.count_live(tx, owner_id, most=_MOST_COUNTED + 1)
+        total = counted if counted <= _MOST_COUNTED else None
+        return self._cursors.page(found, lambda token: token.id, limit=limit, scope=scope, total=total)
 
     def revoke(self, principal: Principal, token_id: UUID) -> None:
         """End a token at once; uploads that it began go on for the owner. Raises NotFound."""

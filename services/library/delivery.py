@@ -17,6 +17,7 @@ from typing import Literal
 from uuid import UUID
 
 from core import content_types, names
+from core.cursors import Cursors
 from core.disposition import content_disposition
 from core.errors import (
     ContentMissing,
@@ -30,7 +31,6 @@ from core.errors import (
     RangeNotSatisfiable,
     TooLarge,
 )
-from core.ids import decode_cursor, encode_cursor
 from core.principal import Principal
 from core.ranges import Span, etag_matches, if_range_matches, parse_range
 from db import Database, events, file_lists, files, folders, objects
@@ -113,17 +113,17 @@ class Delivery:
         self,
         db: Database,
         store: ObjectStore,
-        contents: ObjectReader,
+        reader: ObjectReader,
         publishing: PublicCopies,
         limits: DeliveryLimits,
         *,
-        link_secret: bytes,
+        cursors: Cursors,
         scanned_only: bool,
     ):
         self._db = db
-        self._reader = contents
+        self._reader = reader
         self._public_copies = publishing
-        self._link_secret = link_secret
+        self._cursors = cursors
         self._scanned_only = scanned_only
         self._presigns = store if isinstance(store, Presigns) else None
         self._limits = limits
@@ -275,17 +275,13 @@ class Delivery:
 
     def _sealed(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
         expires = int(time.time() + life.total_seconds())
-        token = encode_cursor(
-            [str(file.id), expires, disposition or "", file.visibility],
-            scope=_LINKS,
-            secret=self._link_secret,
-        )
+        token = self._cursors.sign([str(file.id), expires, disposition or "", file.visibility], scope=_LINKS)
         return Link(token, datetime.fromtimestamp(expires, UTC))
 
     def _unsealed(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
         """File, end, disposition, and whether the file was public. Raises NotAuthenticated."""
         try:
-            file_id, expires, disposition, visibility = decode_cursor(token, scope=_LINKS, secret=self._link_secret)
+            file_id, expires, disposition, visibility = self._cursors.open(token, scope=_LINKS)
         except InvalidCursor as error:
             raise NotAuthenticated(_NO_LINK) from error
         inline: Disposition | None = "inline" if disposition == "inline" else None

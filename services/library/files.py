@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-import psycopg
-
 from core import names
+from core.cursors import Cursors, Page
 from core.errors import (
     ContentMissing,
     FileNotReady,
@@ -24,21 +23,20 @@ from core.errors import (
     PreconditionFailed,
     QuotaExceeded,
 )
-from core.ids import decode_cursor, encode_cursor
-from core.pages import Page
 from core.placement import Visibility
 from core.principal import Principal
 from core.ranges import Span, etag_matches
 from core.unset import UNSET, Unset
 from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
+from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import EventRecord, FileRecord, PreviewRecord
 from services.access.concurrency import ConcurrencyLimit
 from services.access.visibility import owned, owner_scope, visible
 from services.library import public_copies
+from services.library.type_policy import HEAD_SIZE, TypePolicy
 from services.objects.bucket import bucket_errors, delete_unused
 from services.objects.object_reader import Altered, Damaged, ObjectReader
-from services.uploads.policy import HEAD_SIZE, UploadPolicy
 from storage_backends.base import ObjectNotFound, ObjectStore
 
 BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
@@ -93,19 +91,20 @@ class Files:
         self,
         db: Database,
         store: ObjectStore,
-        contents: ObjectReader,
-        admission: UploadPolicy,
+        reader: ObjectReader,
+        types: TypePolicy,
+        verify_limit: ConcurrencyLimit,
         *,
         quota_bytes: int | None,
-        cursor_secret: bytes,
+        cursors: Cursors,
     ):
         self._db = db
         self._store = store
-        self._reader = contents
-        self._policy = admission
+        self._reader = reader
+        self._types = types
         self._quota_bytes = quota_bytes
-        self._cursor_secret = cursor_secret
-        self._turns = ConcurrencyLimit()  # at reading whole objects inside requests
+        self._cursors = cursors
+        self._verify_limit = verify_limit
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +125,7 @@ class Files:
         with self._db.connection() as tx:
             file = owned(principal, files.get(tx, file_id))
         if verify:
-            with self._turns.take(principal.owner_id):
+            with self._verify_limit.slot(principal.owner_id):
                 self._verify(principal, file)
         with self._db.connection() as tx:
             object_record = objects.get(tx, file.file_path)
@@ -167,13 +166,11 @@ class Files:
 
     def history(self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None) -> Page[EventRecord]:
         scope = f"history:{file_id}"
-        before = int(str(decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0])) if cursor else None
+        before = self._cursors.after(cursor, int, scope=scope)
         with self._db.connection() as tx:
             owned(principal, files.get(tx, file_id))
             found = events.of_file(tx, file_id, before=before, limit=limit + 1)
-        more = len(found) > limit
-        found = found[:limit]
-        return Page(found, encode_cursor([found[-1].id], scope=scope, secret=self._cursor_secret) if more else None)
+        return self._cursors.page(found, lambda event: event.id, limit=limit, scope=scope)
 
     def list(self, principal: Principal, query: FileQuery) -> Page[FileRecord]:
         """A page of files by keyset. The total is exact up to 10,000 and, without filters, whatever the number."""
@@ -193,7 +190,7 @@ class Files:
             deleted=query.deleted,
         )
         scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
-        after = decode_cursor(query.cursor, scope=scope, secret=self._cursor_secret) if query.cursor else None
+        after = self._cursors.open(query.cursor, scope=scope) if query.cursor else None
         many = after is not None and after[2:] == [None]  # the page before had more than can be counted
         if after is not None and len(after) - many != 2:
             raise InvalidCursor()
@@ -205,7 +202,7 @@ class Files:
         cursor = None
         if len(records) > query.limit:
             position = keys[query.limit - 1] + ([None] if total is None else [])
-            cursor = encode_cursor(position, scope=scope, secret=self._cursor_secret)
+            cursor = self._cursors.sign(position, scope=scope)
         return Page(records[: query.limit], cursor, total)
 
     # -- changing ------------------------------------------------------------------------------------------------------
@@ -255,7 +252,7 @@ class Files:
         if names.extension(name) == names.extension(file.original_name):
             return None
         owner = Principal(file.owner_id)
-        self._policy.check_declared(owner, name, size=None, claimed_type=None)
+        self._types.check_name(owner, name, claimed_type=None)
         head = b""
         try:
             if file.file_size:
@@ -265,7 +262,7 @@ class Files:
                         head += piece
         except ContentMissing:  # there are no bytes to go by, and nothing that could be handed out
             return None
-        mime_type = self._policy.judge_type(owner, name, head)
+        mime_type = self._types.judge(owner, name, head)
         return None if mime_type == file.mime_type else mime_type
 
     def move(
@@ -408,9 +405,9 @@ class Files:
         try:
             with self._db.transaction() as tx:
                 yield tx
-        except psycopg.errors.UniqueViolation as error:
+        except db_errors.UniqueViolation as error:
             raise NameConflict() from error
-        except psycopg.errors.ForeignKeyViolation as error:
+        except db_errors.ForeignKeyViolation as error:
             raise NotFound("There is no such folder.") from error
 
     @contextmanager

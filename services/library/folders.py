@@ -10,25 +10,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
-import psycopg
-
+from core.cursors import Cursors, Page
 from core.errors import (
     FolderCycle,
     FolderNotEmpty,
     FolderTooDeep,
-    InvalidCursor,
     InvalidInput,
     LimitReached,
     NameConflict,
     NotFound,
     Unavailable,
 )
-from core.ids import decode_cursor, encode_cursor
 from core.names import clean_folder_name
-from core.pages import Page
 from core.principal import Principal
 from core.unset import UNSET, Unset
 from db import Database, Tx, folders
+from db import errors as db_errors
 from db.records import FolderRecord
 from services.access.visibility import may_change, owner_scope
 
@@ -55,9 +52,9 @@ class FolderChange:
 
 
 class Folders:
-    def __init__(self, db: Database, cursor_secret: bytes):
+    def __init__(self, db: Database, cursors: Cursors):
         self._db = db
-        self._cursor_secret = cursor_secret
+        self._cursors = cursors
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -87,16 +84,11 @@ class Folders:
         """A page of the list, oldest first."""
         owner_id = owner_scope(principal, owner)
         scope = f"folders:{principal.owner_id}:{[owner_id]}"
-        after = decode_cursor(cursor, scope=scope, secret=self._cursor_secret)[0] if cursor else 0
-        if not isinstance(after, int):
-            raise InvalidCursor()
+        after = self._cursors.after(cursor, int, scope=scope) or 0
         with self._db.connection() as tx:
             records = folders.page(tx, owner_id, after=after, limit=limit + 1)
             total = folders.count(tx, owner_id)
-        more = len(records) > limit
-        records = records[:limit]
-        last = encode_cursor([records[-1].id], scope=scope, secret=self._cursor_secret) if more else None
-        return Page(records, last, total)
+        return self._cursors.page(records, lambda folder: folder.id, limit=limit, scope=scope, total=total)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -174,7 +166,7 @@ class Folders:
                                 removed = folders.remove(conn, doomed)
                                 return {"trashed_files": trashed + new, "deleted_folders": removed}
                         trashed += new
-                except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                except db_errors.LOCKED:
                     pass
             time.sleep(random.uniform(0.02, 0.05) * (1 + attempt))  # noqa: S311 spreads retries
         raise Unavailable("The folder is in use by many; try again.")
@@ -185,8 +177,8 @@ class Folders:
         try:
             with self._db.transaction() as tx:
                 yield tx
-        except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation) as error:
-            match error.diag.constraint_name:
+        except (db_errors.UniqueViolation, db_errors.CheckViolation) as error:
+            match db_errors.constraint(error):
                 case "folder_name_conflict":
                     raise NameConflict("There is a folder of this name, perhaps in other letters.") from error
                 case "folder_cycle":
@@ -194,7 +186,7 @@ class Folders:
                 case "folder_too_deep":
                     raise FolderTooDeep() from error
             raise
-        except psycopg.errors.ForeignKeyViolation as error:
+        except db_errors.ForeignKeyViolation as error:
             raise _no_folder() from error
 
 

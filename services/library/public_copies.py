@@ -69,11 +69,11 @@ def is_stuck(file: FileRecord) -> bool:
 
 
 class PublicCopies:
-    def __init__(self, db: Database, store: ObjectStore, contents: ObjectReader, turns: ConcurrencyLimit):
+    def __init__(self, db: Database, store: ObjectStore, reader: ObjectReader, limit: ConcurrencyLimit):
         self._db = db
         self._store = store
-        self._reader = contents
-        self._turns = turns
+        self._reader = reader
+        self._limit = limit
 
     def shown(self, principal: Principal | None, file: FileRecord) -> FileRecord:
         """The file as this caller gets it: for all but who may change it, the public's."""
@@ -87,7 +87,7 @@ class PublicCopies:
         if place is None and file.status == "ready":  # it was made public a moment ago
             with (
                 suppress(GatewayError, ParserFailed),
-                self._turns.take(principal.owner_id if principal else ""),
+                self._limit.slot(principal.owner_id if principal else ""),
             ):
                 place = "found" if self._patches(file) else "none"
                 with self._db.connection() as tx:

@@ -10,16 +10,15 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-import psycopg
-
+from core.cursors import Cursors
 from core.errors import InvalidCursor, InvalidInput
 from core.highlight import mark, snippet
-from core.ids import decode_cursor, encode_cursor
 from core.names import name_key
 from core.principal import Principal
 from core.search_query import MAX_TEXT, SearchTree, Term, parse
 from core.tokenizer import is_near, misspellable, parts, phrase, swapped
 from db import Database, Tx, file_lists, name_words, texts
+from db import errors as db_errors
 from db import search as index
 from db.file_lists import FileFilter
 from db.records import FileRecord
@@ -70,9 +69,9 @@ class SearchPage:
 
 
 class Search:
-    def __init__(self, db: Database, cursor_secret: bytes):
+    def __init__(self, db: Database, cursors: Cursors):
         self._db = db
-        self._cursor_secret = cursor_secret
+        self._cursors = cursors
 
     def search(self, principal: Principal, query: SearchQuery) -> SearchPage:
         """A page of hits; any text is a valid query, an empty one finds everything, newest first.
@@ -132,11 +131,7 @@ class Search:
         next_cursor = None
         if len(found.hits) > room and seen + room < MAX_RESULTS:
             last = found.hits[room - 1].position
-            next_cursor = encode_cursor(
-                [seen + room, last.score, last.uploaded_at, str(last.id)],
-                scope=scope,
-                secret=self._cursor_secret,
-            )
+            next_cursor = self._cursors.sign([seen + room, last.score, last.uploaded_at, str(last.id)], scope=scope)
         return SearchPage(hits, next_cursor, total, found.facets)
 
     def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
@@ -151,7 +146,7 @@ class Search:
         if cursor is None:
             return 0, None
         try:
-            seen, score, uploaded_at, file_id = decode_cursor(cursor, scope=scope, secret=self._cursor_secret)
+            seen, score, uploaded_at, file_id = self._cursors.open(cursor, scope=scope)
             return int(str(seen)), index.Position(int(str(score)), str(uploaded_at), UUID(str(file_id)))
         except ValueError as error:
             raise InvalidCursor() from error
@@ -214,5 +209,5 @@ def _within(clock: index.Clock, conn: Tx, look: Callable[..., T]) -> T | None:
         with conn.transaction():
             clock.begin(conn)
             return look(conn, clock=clock)
-    except (psycopg.errors.QueryCanceled, index.OutOfTime):
+    except (db_errors.QueryCanceled, index.OutOfTime):
         return None

@@ -25,8 +25,8 @@ class EqualObjects:
     """The objects of equal bytes that a publication meets. The bucket can't be asked inside a transaction, so one that meets an
     object that was not looked at is rolled back, and done again after the look."""
 
-    def __init__(self, contents: ObjectReader, *, new: Iterable[str] = ()):
-        self._reader = contents
+    def __init__(self, reader: ObjectReader, *, new: Iterable[str] = ()):
+        self._reader = reader
         self._sound = set(new)  # keys; what has just been stored is sound
         self.damaged: list[str] = []  # keys
 

@@ -59,10 +59,10 @@ class _Replacement:
 
 
 class Compression:
-    def __init__(self, db: Database, store: MultipartStore, contents: ObjectReader, *, on: bool):
+    def __init__(self, db: Database, store: MultipartStore, reader: ObjectReader, *, on: bool):
         self._db = db
         self._store = store
-        self._reader = contents
+        self._reader = reader
         self._on = on
 
     def compress(self, file_id: UUID) -> None:

@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-import psycopg
 import structlog
 
 from core import names
@@ -30,6 +29,7 @@ from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
 from core.ranges import Span, etag_matches
 from db import Database, Tx, deferred_deletions, events, files, objects, previews
+from db import errors as db_errors
 from db.records import FileRecord, PreviewRecord
 from parsers import run as parsers
 from services.access.concurrency import ConcurrencyLimit
@@ -93,8 +93,8 @@ class Previews:
         self,
         db: Database,
         store: ObjectStore,
-        contents: ObjectReader,
-        turns: ConcurrencyLimit,
+        reader: ObjectReader,
+        limit: ConcurrencyLimit,
         publishing: PublicCopies,
         *,
         scanned_only: bool,
@@ -102,8 +102,8 @@ class Previews:
     ):
         self._db = db
         self._store = store
-        self._reader = contents
-        self._turns = turns
+        self._reader = reader
+        self._limit = limit
         self._public_copies = publishing
         self._scanned_only = scanned_only
         self._strict = strict  # nothing is parsed without every lock (services/upkeep/sandbox_doctor.py)
@@ -137,7 +137,7 @@ class Previews:
             if body is not None:
                 metrics().preview(shape.type, "stored")
                 return Preview(body, shape.mime_type, etag)
-        with self._turns.take(principal.owner_id if principal else ""):
+        with self._limit.slot(principal.owner_id if principal else ""):
             if shape.type == "page":
                 self._check_page(file, shape.variant)
             body = self._make(file, shape)
@@ -235,7 +235,7 @@ class Previews:
         with self._db.transaction() as tx:
             kept = previews.add(tx, record, file_id=file.id)
             if not kept:
-                raise psycopg.Rollback
+                raise db_errors.Rollback
         if not kept and delete_unused(self._db, self._store, [key]):
             with self._db.connection() as tx:
                 deferred_deletions.forget(tx, [key])
@@ -285,9 +285,9 @@ class Previews:
 class _Source:
     """A file's bytes as parsers take them: from the beginning, or any span; the bucket is asked only for what is read."""
 
-    def __init__(self, contents: ObjectReader, file: FileRecord):
+    def __init__(self, reader: ObjectReader, file: FileRecord):
         self.size = file.file_size
-        self._reader, self._file = contents, file
+        self._reader, self._file = reader, file
         self._stack = ExitStack()
         self._stream: Reader | None = None
 

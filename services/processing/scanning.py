@@ -44,7 +44,7 @@ class Scanning:
         self,
         db: Database,
         store: ObjectStore,
-        contents: ObjectReader,
+        reader: ObjectReader,
         clamd: Clamd,
         *,
         unscannable: Literal["reject", "accept"],
@@ -52,7 +52,7 @@ class Scanning:
     ):
         self._db = db
         self._store = store
-        self._reader = contents
+        self._reader = reader
         self.clamd = clamd
         self._rescan_every = rescan_every
         self.accepts_unscannable = unscannable == "accept"

@@ -14,9 +14,8 @@ from uuid import UUID
 
 import structlog
 
+from core.cursors import Cursors, Page
 from core.errors import Conflict, GatewayError, NotFound, Unavailable
-from core.ids import decode_cursor, encode_cursor
-from core.pages import Page
 from db import Database, Tx, files, jobs, objects
 from db.jobs import Status
 from db.records import JobRecord, QueueRecord
@@ -40,18 +39,16 @@ class JobQuery:
 
 
 class Jobs:
-    def __init__(self, db: Database, cursor_secret: bytes):
+    def __init__(self, db: Database, cursors: Cursors):
         self._db = db
-        self._cursor_secret = cursor_secret
+        self._cursors = cursors
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
     def page(self, query: JobQuery) -> Page[JobRecord]:
         """Jobs that wait, run, or ended otherwise than well, newest first. Raises InvalidCursor."""
         scope = f"jobs:{query.status}:{query.queue}:{query.task}:{query.owner}"
-        before = None
-        if query.cursor is not None:
-            before = int(str(decode_cursor(query.cursor, scope=scope, secret=self._cursor_secret)[0]))
+        before = self._cursors.after(query.cursor, int, scope=scope)
         with self._db.connection() as tx:
             found = jobs.list_all(
                 tx,
@@ -62,9 +59,7 @@ class Jobs:
                 before=before,
                 limit=query.limit + 1,
             )
-        page = found[: query.limit]
-        more = len(found) > query.limit
-        return Page(page, encode_cursor([page[-1].id], scope=scope, secret=self._cursor_secret) if more else None)
+        return self._cursors.page(found, lambda job: job.id, limit=query.limit, scope=scope)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """{queue: {status: number of jobs}}."""

@@ -17,7 +17,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import psycopg
 import structlog
 
 from core import content_types, names
@@ -38,6 +37,7 @@ from core.ids import FILE_PREFIX, INCOMING_PREFIX, object_key
 from core.parts import PartPlan, missing, plan
 from core.principal import Principal
 from db import Database, files, jobs, objects, resumable, uploads
+from db import errors as db_errors
 from db.files import NewFile
 from db.records import FileRecord, PartRecord, UploadRecord
 from services.access.upload_tokens import as_sent, uploader_of
@@ -355,7 +355,7 @@ class Completion:
                 )
                 file = files.publish(tx, new, actor=upload.owner_id, link=False, forget=False)
                 if file is None:
-                    raise psycopg.Rollback
+                    raise db_errors.Rollback
                 if sha256 not in (None, upload.sha256) and upload.sha256 is not None:
                     file = (
                         files.finish_check(
@@ -372,7 +372,7 @@ class Completion:
                     if sha256 is not None:
                         uploads.declare_sha256(tx, upload.id, sha256, problem=ChecksumMismatch().as_problem())
                     jobs.enqueue(tx, "check_file", owner_id=file.owner_id, file_id=str(file.id))
-        except psycopg.errors.ForeignKeyViolation:
+        except db_errors.ForeignKeyViolation:
             if upload.folder_id is None:
                 raise
             return self._publish(replace(upload, folder_id=None), etag, size, sha256)  # deleted a moment ago

@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from core.errors import GatewayError, QuotaExceeded, Unsupported
 from db import Database, uploads
 from db.records import UploadRecord
+from services.library.type_policy import HEAD_SIZE
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion
 from services.uploads.intake import Intake
 from services.uploads.part_writer import Writer
-from services.uploads.policy import HEAD_SIZE
 from storage_backends.base import ByteRange, CopyingStore
 
 COPY_AT_ONCE = 1024**3  # bytes; S3 copies up to 5 GiB by one request, and takes its time
 
 
 class Concatenation:
-    def __init__(self, db: Database, store: CopyingStore, intake: Intake, completing: Completion):
+    def __init__(self, db: Database, store: CopyingStore, intake: Intake, completion: Completion):
         self._db = db
         self._store = store
         self._intake = intake
-        self._completion = completing
+        self._completion = completion
 
     def join(self, writer: Writer, partials: Sequence[UploadRecord]) -> None:
         """Fill the final upload from these, in order. Raises what the type rules and the quota refuse; the final upload is

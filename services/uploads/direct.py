@@ -22,6 +22,7 @@ from uuid import UUID
 import structlog
 
 from core import content_types, names
+from core.cursors import Cursors, Page
 from core.errors import (
     FileTooLarge,
     GatewayError,
@@ -31,8 +32,7 @@ from core.errors import (
     TooMany,
     UploadGone,
 )
-from core.ids import FILE_PREFIX, INCOMING_PREFIX, cursor_id, encode_cursor, new_id, object_key
-from core.pages import Page
+from core.ids import FILE_PREFIX, INCOMING_PREFIX, new_id, object_key
 from core.parts import PartPlan, missing, plan
 from core.placement import Placement
 from core.principal import Principal
@@ -107,13 +107,22 @@ class UploadProgress:
 
 
 class DirectUploads:
-    def __init__(self, db: Database, store: DirectStore, intake: Intake, limits: DirectLimits, *, cursor_secret: bytes):
+    def __init__(
+        self,
+        db: Database,
+        store: DirectStore,
+        intake: Intake,
+        completion: Completion,
+        limits: DirectLimits,
+        *,
+        cursors: Cursors,
+    ):
         self._db = db
         self._store = store
         self._intake = intake
         self._limits = limits
-        self._cursor_secret = cursor_secret
-        self._completion = Completion(db, store, intake)
+        self._cursors = cursors
+        self._completion = completion
 
     # -- begin ---------------------------------------------------------------------------------------------------------
 
@@ -448,17 +457,12 @@ class DirectUploads:
     def unfinished(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[UploadRecord]:
         """The caller's uploads under way, by any protocol, newest first; an upload token sees its own alone."""
         scope = f"uploads:{principal.owner_id}:{principal.token_id}"
-        after = cursor_id(cursor, scope=scope, secret=self._cursor_secret)
+        after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
             found = uploads.unfinished(
                 tx, principal.owner_id, token_id=principal.token_id, after=after, limit=limit + 1
             )
-        more = len(found) > limit
-        found = found[:limit]
-        return Page(
-            found,
-            encode_cursor([str(found[-1].id)], scope=scope, secret=self._cursor_secret) if more else None,
-        )
+        return self._cursors.page(found, lambda upload: upload.id, limit=limit, scope=scope)
 
     # -- end -----------------------------------------------------------------------------------------------------------
 

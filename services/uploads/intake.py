@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Literal, Protocol
 from uuid import UUID
 
-import psycopg
 import structlog
 
 from core import content_types, names
@@ -45,16 +44,18 @@ from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, files, jobs, objects, resumable, uploads
+from db import errors as db_errors
 from db.files import NewFile
 from db.records import FileRecord, SessionRecord, UploadRecord
 from db.uploads import NewUpload
 from services.access.upload_tokens import as_sent
 from services.library import public_copies
+from services.library.type_policy import HEAD_SIZE
 from services.objects.bucket import bucket_errors, delete_unused
 from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader
 from services.processing import pipeline
-from services.uploads.policy import HEAD_SIZE, UploadPolicy, without_folder
+from services.uploads.policy import UploadPolicy, without_folder
 from storage_backends.base import (
     Checksum,
     MultipartStore,
@@ -136,11 +137,13 @@ class _Transfer:
 
 
 class Intake:
-    def __init__(self, db: Database, store: MultipartStore, admission: UploadPolicy, *, scan: bool = False):
+    def __init__(
+        self, db: Database, store: MultipartStore, reader: ObjectReader, policy: UploadPolicy, *, scan: bool = False
+    ):
         self._db = db
         self._store = store
-        self._reader = ObjectReader(db, store)
-        self.policy = admission
+        self._reader = reader
+        self.policy = policy
         self._scan = scan  # files are ``processing`` until a scanner has seen them
 
     # -- receive -------------------------------------------------------------------------------------------------------
@@ -225,8 +228,8 @@ class Intake:
             head.buffer += chunk
             self.policy.check_size(principal, len(head.buffer))
             if not head.mime_type and len(head.buffer) >= HEAD_SIZE:
-                head.mime_type = self.policy.judge_type(principal, name, head.buffer)
-        head.mime_type = head.mime_type or self.policy.judge_type(principal, name, head.buffer)
+                head.mime_type = self.policy.types.judge(principal, name, head.buffer)
+        head.mime_type = head.mime_type or self.policy.types.judge(principal, name, head.buffer)
         return head
 
     def _store_whole(self, transfer: _Transfer, head: Head) -> ObjectInfo:
@@ -315,11 +318,11 @@ class Intake:
         equals = EqualObjects(self._reader, new=[item.upload.object_key for item in received])
         try:
             outcome = equals.settle(lambda: self._publish(principal, received, placement, session_id, equals, within))
-        except psycopg.errors.ForeignKeyViolation:
+        except db_errors.ForeignKeyViolation:
             now = without_folder(principal, placement.folder_id)
             return self.publish(now, received, wished, session_id, within=within)
-        except psycopg.errors.CheckViolation as error:
-            raise InvalidInput(f"The request breaks the rule {error.diag.constraint_name}.") from error
+        except db_errors.CheckViolation as error:
+            raise InvalidInput(f"The request breaks the rule {db_errors.constraint(error)}.") from error
         kept = {record.file_path for record in outcome.files}
         self.discard([item.upload for item in received if item.upload.object_key not in kept], complete=True)
         return outcome

@@ -38,10 +38,10 @@ from core.principal import Principal
 from db import Database, resumable
 from db.records import PartRecord, ResumableRecord, UploadRecord
 from db.resumable import MAX_PART_NUMBER
+from services.library.type_policy import HEAD_SIZE
 from services.objects.bucket import bucket_errors
 from services.uploads.intake import Intake
 from services.uploads.leases import LEASE, Lease, lost
-from services.uploads.policy import HEAD_SIZE
 from storage_backends.base import (
     Checksum,
     MultipartRef,
@@ -242,7 +242,7 @@ class Writer:
         """Take the type from the upload's first bytes. Raises TypeMismatch, TypeNotAllowed."""
         self._judged = True
         name = self.upload.original_name
-        self._mime_type = self._intake.policy.judge_type(self._principal, name, head)
+        self._mime_type = self._intake.policy.types.judge(self._principal, name, head)
 
     def close(self) -> None:
         """Store what the buffer still holds: as the upload's end, as a part if it is large enough for one, else as its tail."""

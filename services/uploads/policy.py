@@ -9,19 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-import psycopg
-
-from core import content_types, names
-from core.content_types import Rules
 from core.errors import FileTooLarge, LimitReached, NotAllowed, NotFound, QuotaExceeded
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, Tx, uploads
+from db import errors as db_errors
 from db.records import UploadRecord
 from db.uploads import NewUpload
-from services.library import sniff
-
-HEAD_SIZE = 64 * 1024  # bytes that the type is told from
+from services.library.type_policy import TypePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +27,15 @@ class PolicyLimits:
 
 
 class UploadPolicy:
-    def __init__(self, db: Database, rules: Rules, limits: PolicyLimits):
+    def __init__(self, db: Database, types: TypePolicy, limits: PolicyLimits):
         self._db = db
-        self._rules = rules
+        self.types = types
         self._limits = limits
 
     def check_declared(self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None) -> str:
         """Judge what is known before a byte moves; the cleaned name. Raises InvalidName, FileTooLarge, TypeNotAllowed."""
-        clean = names.clean_name(name)
+        clean = self.types.check_name(principal, name, claimed_type=claimed_type)
         self.check_size(principal, size or 0)
-        for rules in self._rules_for(principal):
-            rules.check_name(names.extension(clean), claimed_type)
         return clean
 
     def check_size(self, principal: Principal, size: int) -> None:
@@ -57,10 +50,6 @@ class UploadPolicy:
             self._limits.max_file_size,
             budget.max_size if budget and budget.max_size is not None else self._limits.max_file_size,
         )
-
-    def _rules_for(self, principal: Principal) -> list[Rules]:
-        allowed = principal.budget.allowed_types if principal.budget else ()
-        return [self._rules, Rules(allowed=allowed, denied=())] if allowed else [self._rules]
 
     def place(self, principal: Principal, placement: Placement) -> Placement:
         """Where the files go, and who sees them. An upload token that names a folder puts them there and nowhere else, and once
@@ -94,10 +83,10 @@ class UploadPolicy:
             with self._db.transaction() as tx:
                 upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
                 if upload is None:
-                    raise psycopg.Rollback
+                    raise db_errors.Rollback
                 if also is not None:
                     also(tx, upload)
-        except psycopg.errors.ForeignKeyViolation:
+        except db_errors.ForeignKeyViolation:
             now = without_folder(principal, new.placement.folder_id)
             return self.admit(now, replace(new, placement=self.place(now, new.placement)), also=also)
         if upload is not None:
@@ -115,14 +104,6 @@ class UploadPolicy:
         with self._db.connection() as tx:
             return uploads.room(tx, upload.owner_id, upload.token_id, quota_bytes=self._limits.quota_bytes)
 
-    def judge_type(self, principal: Principal, name: str, head: bytes | bytearray) -> str:
-        """The type that the first bytes (64 KiB tell) and the name make together. Raises TypeMismatch, TypeNotAllowed."""
-        extension = names.extension(name)
-        mime_type = content_types.resolve(extension, sniff.detect(bytes(head[:HEAD_SIZE])), empty=not head)
-        for rules in self._rules_for(principal):
-            rules.check(extension, mime_type)
-        return mime_type
-
     def extend(self, upload: UploadRecord, reserve: int, *, expires_in: timedelta) -> bool:
         """Hold ``reserve`` bytes of quota in all and live longer; False where quota or budget do not allow it, or the upload
         is over."""
@@ -131,7 +112,7 @@ class UploadPolicy:
                 tx, upload.id, reserve=reserve, expires_in=expires_in, quota_bytes=self._limits.quota_bytes
             )
             if not held:
-                raise psycopg.Rollback
+                raise db_errors.Rollback
         return held
 
 

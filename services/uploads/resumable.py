@@ -95,15 +95,16 @@ class ResumableUploads:
         db: Database,
         store: CopyingStore,
         intake: Intake,
-        completing: Completion,
+        completion: Completion,
+        concatenation: Concatenation,
         *,
         ttl: timedelta,
     ):
         self._db = db
         self._store = store
         self._intake = intake
-        self._completion = completing
-        self._concatenation = Concatenation(db, store, intake, completing)
+        self._completion = completion
+        self._concatenation = concatenation
         self._ttl = ttl
 
     # -- begin ---------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
+from core.cursors import Cursors
 from core.errors import InvalidCursor, NotAllowed, NotFound
-from core.ids import CursorValue, decode_cursor, encode_cursor
 from core.placement import Placement
 from core.principal import Principal
 from db import Database, files, upload_tokens, uploads
@@ -26,10 +26,10 @@ _TICKETS = "s3 routes"
 
 
 class S3Uploads:
-    def __init__(self, db: Database, direct: DirectUploads, *, bucket: str, secret: bytes):
+    def __init__(self, db: Database, direct: DirectUploads, *, bucket: str, cursors: Cursors):
         self._db = db
         self._direct = direct
-        self._secret = secret
+        self._cursors = cursors
         self.bucket = bucket
 
     # -- begin ---------------------------------------------------------------------------------------------------------
@@ -150,13 +150,12 @@ class S3Uploads:
 
     def ticket(self, upload: UploadRecord) -> str:
         """What makes an address of ours as good as a presigned URL: it opens this upload for an hour, and nothing else."""
-        values: list[CursorValue] = [str(upload.id), int(time.time()) + TICKET_LIFE]
-        return encode_cursor(values, scope=_TICKETS, secret=self._secret)
+        return self._cursors.sign([str(upload.id), int(time.time()) + TICKET_LIFE], scope=_TICKETS)
 
     def redeem(self, upload_id: UUID, ticket: str) -> Principal:
         """Who began the upload, for who holds its ticket. Raises NotAllowed, also once the upload token is over that began it."""
         try:
-            name, expires = decode_cursor(ticket, scope=_TICKETS, secret=self._secret)
+            name, expires = self._cursors.open(ticket, scope=_TICKETS)
         except (InvalidCursor, ValueError) as error:
             raise NotAllowed("The address was not signed by this gateway.") from error
         if name != str(upload_id) or not isinstance(expires, int):

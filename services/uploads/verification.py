@@ -27,12 +27,12 @@ from db.records import FileRecord
 from services.access.upload_tokens import uploader_of
 from services.library import public_copies
 from services.library.files import Files
+from services.library.type_policy import HEAD_SIZE
 from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader, as_missing
 from services.processing import pipeline
 from services.processing.scanning import Scanning, problem_of
 from services.uploads.intake import Intake
-from services.uploads.policy import HEAD_SIZE
 from storage_backends.base import ObjectNotFound
 
 log = structlog.get_logger()
@@ -55,13 +55,13 @@ class Verification:
     def __init__(
         self,
         db: Database,
-        contents: ObjectReader,
+        reader: ObjectReader,
         intake: Intake,
         files_service: Files,
         scanning: Scanning | None = None,
     ):
         self._db = db
-        self._reader = contents
+        self._reader = reader
         self._intake = intake
         self._files = files_service
         self._scanning = scanning
@@ -134,7 +134,7 @@ class Verification:
                 size += len(chunk)
         if size != file.file_size:
             raise ObjectNotFound(f"{file.file_size} bytes were announced, the bucket holds {size}.")
-        mime_type = self._intake.policy.judge_type(uploader, file.original_name, head)
+        mime_type = self._intake.policy.types.judge(uploader, file.original_name, head)
         return _Found(digest.hexdigest(), size, mime_type, read_back=True)
 
     def _finish(self, file: FileRecord, found: _Found, scan: Scan | None, equals: EqualObjects) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from core.cursors import Cursors
 from core.errors import (
     FolderCycle,
     FolderNotEmpty,
@@ -30,7 +31,7 @@ from tests.rows import add_file
 
 @pytest.fixture
 def folders(db: Database) -> Folders:
-    return Folders(db, b"s" * 32)
+    return Folders(db, Cursors(b"s" * 32))
 
 
 @pytest.fixture

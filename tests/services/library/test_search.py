@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from core.cursors import Cursors
 from core.errors import InvalidCursor, InvalidInput, NotAllowed
 from core.principal import Principal
 from db import Database, execute
@@ -17,7 +18,7 @@ from tests.rows import add_file
 
 @pytest.fixture
 def search(db: Database) -> Search:
-    return Search(db, b"s" * 32)
+    return Search(db, Cursors(b"s" * 32))
 
 
 def names(page: SearchPage) -> list[str]:

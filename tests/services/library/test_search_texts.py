@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.cursors import Cursors
 from core.principal import Principal
 from db import Database, execute, scalar, texts
 from services.library.search import Search, SearchPage, SearchQuery
@@ -57,7 +58,7 @@ CORPUS = [
 
 @pytest.fixture
 def search(db: Database) -> Search:
-    return Search(db, b"s" * 32)
+    return Search(db, Cursors(b"s" * 32))
 
 
 def add_text(db: Database, name: str, content: str, language: str | None = "en", **row: object) -> None:

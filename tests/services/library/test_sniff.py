@@ -19,7 +19,7 @@ from core.content_types import canonical, resolve
 from core.errors import TypeMismatch
 from services.library.sniff import detect
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPEN_XML = "application/vnd.openxmlformats-officedocument."
 
 
@@ -173,7 +173,7 @@ def test_without_a_system_library_the_wheel_serves_and_leaves_no_trace() -> None
     """DEPENDENCIES G15: children would inherit what pylibmagic puts into the environment."""
     program = (
         "import os, ctypes; before, load = dict(os.environ), ctypes.CDLL.__init__\n"
-        "from services import sniff; sniff._open_system = lambda: None\n"
+        "from services.library import sniff; sniff._open_system = lambda: None\n"
         "assert sniff.detect(b'%PDF-1.7') == 'application/pdf'\n"
         "import magic; assert 'pylibmagic' in magic.libmagic._name\n"
         "assert dict(os.environ) == before and ctypes.CDLL.__init__ is load\n"

@@ -246,11 +246,11 @@ def test_a_preview_whose_reservation_ran_out_is_not_put_to_use(
 
 def test_T75_one_owners_requests_leave_others_their_turn() -> None:
     """With ten of alice's waiting, bob's turn comes while alice's first is still busy; an eleventh is told to come later."""
-    turns = ConcurrencyLimit(places=2, per_owner=1, waiting=10, patience=30)
+    turns = ConcurrencyLimit(concurrency=2, per_owner=1, waiting=10, timeout=30)
     done, begun = threading.Event(), threading.Semaphore(0)
 
     def work() -> None:
-        with turns.take("alice"):
+        with turns.slot("alice"):
             begun.release()
             done.wait(30)
 
@@ -261,20 +261,20 @@ def test_T75_one_owners_requests_leave_others_their_turn() -> None:
     while turns._queued["alice"] < 10:  # one is busy, ten wait
         done.wait(0.01)
     with pytest.raises(TooMany):
-        with turns.take("alice"):
+        with turns.slot("alice"):
             pass
-    with turns.take("bob"):
+    with turns.slot("bob"):
         assert not begun.acquire(timeout=0.1)  # the second place is not for alice's next
     done.set()
     for thread in threads:
         thread.join(30)
-    with turns.take("alice"), turns.take("bob"):
+    with turns.slot("alice"), turns.slot("bob"):
         pass
 
 
 def test_T75_verifications_take_turns_too(services: Services, alice: Principal) -> None:
     files = [upload(services, alice, f"{n}.txt", b"text %d" % n) for n in range(3)]
-    with services.files._turns.take("alice"):
+    with services.files._turns.slot("alice"):
         result: list[Any] = []
         thread = threading.Thread(target=lambda: result.append(services.files.details(alice, files[0].id, verify=True)))
         thread.start()

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from app import storage_settings
+from core.cursors import Cursors
 from core.errors import QuotaExceeded, UploadGone
 from core.parts import PART_SIZE
 from core.principal import Principal
 from db import Database
 from services import Services
+from services.uploads.completion import Completion
 from services.uploads.direct import DirectLimits, DirectUploads
 from settings import Settings
 from storage_backends import open_store
@@ -98,7 +100,14 @@ def counted(settings: Settings, services: Services) -> tuple[DirectUploads, Coun
         storage_settings(settings), observe=lambda operation, outcome, seconds: requests.update([operation])
     )
     limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
-    return DirectUploads(services.db, store, services.intake, limits, cursor_secret=b"x"), requests  # type: ignore[arg-type]
+    return DirectUploads(
+        services.db,
+        store,
+        services.intake,
+        Completion(services.db, store, services.intake),
+        limits,
+        cursors=Cursors(b"x"),
+    ), requests  # type: ignore[arg-type]
 
 
 def test_the_sweep_finds_what_arrived_by_one_listing(

@@ -21,7 +21,10 @@ from core.principal import Principal
 from db import Database
 from services import Services
 from services.library.files import FileQuery
+from services.library.type_policy import TypePolicy
+from services.objects.object_reader import ObjectReader
 from services.uploads.completion import Completion
+from services.uploads.concatenation import Concatenation
 from services.uploads.intake import Intake
 from services.uploads.leases import Lease
 from services.uploads.policy import PolicyLimits, UploadPolicy
@@ -62,9 +65,17 @@ class Gateway(CrashingGateway):
 
     def __init__(self, settings: Settings, database_url: str):
         super().__init__(settings, database_url)
-        intake = Intake(self.db, self.store, UploadPolicy(self.db, Rules(), PolicyLimits(10**9, None, 1000)))
+        policy = UploadPolicy(self.db, TypePolicy(Rules()), PolicyLimits(10**9, None, 1000))
+        intake = Intake(self.db, self.store, ObjectReader(self.db, self.store), policy)
         self.completing = Completion(self.db, self.store, intake)
-        self.tus = ResumableUploads(self.db, self.store, intake, self.completing, ttl=timedelta(days=1))
+        self.tus = ResumableUploads(
+            self.db,
+            self.store,
+            intake,
+            self.completing,
+            Concatenation(self.db, self.store, intake, self.completing),
+            ttl=timedelta(days=1),
+        )
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 from app import storage_settings
 from core.content_types import Rules
+from core.cursors import Cursors
 from core.errors import FileNotReady, Unavailable, UploadGone
 from core.parts import PART_SIZE
 from core.placement import Placement
@@ -20,9 +21,12 @@ from core.principal import Principal
 from db import Database
 from db.records import FileRecord
 from services import Services
+from services.access.concurrency import ConcurrencyLimit
 from services.library.files import FileQuery, Files
+from services.library.type_policy import TypePolicy
 from services.objects.object_reader import ObjectReader
 from services.processing.previews import PreviewWish
+from services.uploads.completion import Completion
 from services.uploads.direct import DirectLimits, DirectUploads, UploadPlan
 from services.uploads.intake import Intake
 from services.uploads.policy import PolicyLimits, UploadPolicy
@@ -237,8 +241,9 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
 ) -> None:
     file = completed(services, alice, b"hello")
     dead = S3Store(storage_settings(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})))
-    intake = Intake(services.db, dead, UploadPolicy(services.db, Rules(), PolicyLimits(10**9, None, 100)))
-    checking = Verification(services.db, ObjectReader(services.db, dead), intake, services.files)
+    reader = ObjectReader(services.db, dead)
+    policy = UploadPolicy(services.db, TypePolicy(Rules()), PolicyLimits(10**9, None, 100))
+    checking = Verification(services.db, reader, Intake(services.db, dead, reader, policy), services.files)
     with pytest.raises(Unavailable):
         checking.check(file.id)
     assert services.files.get(alice, file.id).status == "processing"
@@ -251,12 +256,15 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
 class Gateway(CrashingGateway):
     def __init__(self, settings: Settings, database_url: str):
         super().__init__(settings, database_url)
-        admission = UploadPolicy(self.db, Rules(), PolicyLimits(10**9, None, 100))
-        intake, contents = Intake(self.db, self.store, admission), ObjectReader(self.db, self.store)
-        files = Files(self.db, self.store, contents, admission, quota_bytes=None, cursor_secret=b"x")
+        types, reader, cursors = TypePolicy(Rules()), ObjectReader(self.db, self.store), Cursors(b"x")
+        policy = UploadPolicy(self.db, types, PolicyLimits(10**9, None, 100))
+        intake = Intake(self.db, self.store, reader, policy)
+        files = Files(self.db, self.store, reader, types, ConcurrencyLimit(), quota_bytes=None, cursors=cursors)
         limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
-        self.direct = DirectUploads(self.db, self.store, intake, limits, cursor_secret=b"x")
-        self.checking = Verification(self.db, contents, intake, files)
+        self.direct = DirectUploads(
+            self.db, self.store, intake, Completion(self.db, self.store, intake), limits, cursors=cursors
+        )
+        self.checking = Verification(self.db, reader, intake, files)
 
 
 @pytest.fixture
