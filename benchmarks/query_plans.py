@@ -1,45 +1,63 @@
-"""Writes docs/query-plans.md: every statement on ``files``, ``file_words`` and ``file_texts`` that the services run, with its
-plan on this database.
+"""Writes docs/query-plans.md: what each statement on ``files``, ``file_words`` and ``file_texts`` reads in this database.
 
     python app.py seed-demo --files 1000000 --folders 9999
-    set -a; eval "$(python app.py env)"; python -m benchmarks.query_plans > docs/query-plans.md
+    set -a; eval "$(python app.py env)"; python -m benchmarks.query_plans [--owner demo-1] [--out docs/query-plans.md]
 
-Nothing is written by hand: the services are called as the API calls them, on a connection whose cursors run EXPLAIN (ANALYZE,
-BUFFERS) before each statement that names one of them (twice, the second plan is kept: warm; then rolled back)."""
+The services are called as the API calls them. Before each statement on one of these tables, the cursor runs EXPLAIN
+(ANALYZE, BUFFERS) twice, rolls it back, and records the second plan, which finds its pages in memory."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import sys
-import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import pq
 
 from app import wire
+from benchmarks.lists import lists
 from core.errors import GatewayError
 from core.placement import Placement
 from core.principal import Principal
-from db import events, files
+from db import files
 from services import Services
 from services.library.files import FileChange, FileQuery
 from services.library.folders import FolderChange
 from services.library.search import SearchQuery
 from settings import Settings
 
-# Statements that read the whole table, by what runs them, and why that is so.
-_REASONS = {
-    "the nightly recount": "it compares every counter with what it counts, once a night and by `python app.py janitor`",
-    "sorted by downloads": "counting a download stays a heap-only update, so nothing that it changes has an index",
-    "sorted by last access": "as for downloads",
+_MANY = 4_000  # pages of 8 KiB
+# Statements that read a whole table, and why.
+_WHOLE_TABLE = {
+    "list by downloads": "an index would prevent the heap-only update that counts a download",
+    "list by last access": "the same, as a download changes that time too",
+    "janitor: recount": "it compares every counter with the rows it counts, once a night",
 }
-_MANY = 4_000  # pages
+# Statements whose plans are printed, and what they show.
+_PRINTED = {
+    "list, newest first": "An index alone gives the ids of one page, in order. Only those 51 rows are fetched.",
+    "list by downloads": "Without an index in this order, every row is read and the first 51 are kept. It is the slowest"
+    " of the lists.",
+    "list of 9 days by name": "Few files match, so they are found by their filter and sorted. The materialized CTE keeps"
+    " the planner from walking the index on names instead.",
+    "list of a folder and its subfolders": "The subfolders are found first, then the index is searched once for each.",
+    "list of images with a tag, largest first, total": "The count stops at 10,001. Two indexes are combined; most pages"
+    " are those of the matching rows, which are read to check that the rows are visible.",
+    "all files by name": "Each owner's index gives one page in order, and these pages are merged. Nothing sorts all files.",
+    "search `quarterly budget`": "Before it searches, it counts each word. The entries of a word are neighbours in one"
+    " index, so that thousands of files take a few dozen pages.",
+    "trash": "Triggers, which keep the counters and the index of words, take most of the time. The pages that they read"
+    " are not counted.",
+}
 _SEARCHES = (
     "report",
     "quarterly budget",
@@ -67,10 +85,9 @@ _SEARCHES = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
     label: str
-    statement: str
     lines: list[str]
 
     @property
@@ -78,13 +95,41 @@ class Plan:
         return float(re.search(r"Execution Time: ([\d.]+)", "\n".join(self.lines)).group(1))  # type: ignore[union-attr]
 
     @property
-    def buffers(self) -> int:
+    def pages(self) -> int:
+        """Pages of 8 KiB that the statement read; those that its triggers read are not among them."""
         first = next((line for line in self.lines if "Buffers: shared" in line), "")
         return sum(int(n) for n in re.findall(r"(?:hit|read)=(\d+)", first))
 
     @property
-    def scans(self) -> bool:
-        return any(re.search(r"Seq Scan on (public\.)?(files|file_words|file_texts)\b", line) for line in self.lines)
+    def rows(self) -> int:
+        """Rows that were read from tables or index entries, with those that a filter removed."""
+        rows, loops = 0.0, 0
+        for line in self.lines:
+            if "(actual " in line or "(never executed)" in line:
+                scan = re.search(r"(?:Seq|Index|Only|Heap) Scan .*\(actual .*rows=([\d.]+) loops=(\d+)\)", line)
+                loops = int(scan[2]) if scan and "Bitmap Index" not in line else 0
+                rows += float(scan[1]) * loops if scan else 0
+            elif removed := re.search(r"Rows Removed by (?:Filter|Index Recheck): (\d+)", line):
+                rows += int(removed[1]) * loops
+        return round(rows)
+
+    @property
+    def whole_tables(self) -> list[str]:
+        scans = re.findall(r"Seq Scan on (files|objects|file_words|file_texts)\b.*\(actual", "\n".join(self.lines))
+        return list(dict.fromkeys(scans))
+
+    @property
+    def indexes(self) -> list[str]:
+        """Those that were used, the primary keys only where nothing else was."""
+        found = re.findall(r"(?: using |Bitmap Index Scan on )(\w+).*\(actual", "\n".join(self.lines))
+        used = [name for name in dict.fromkeys(found) if not name.endswith("_pkey")]
+        return used or ([] if self.whole_tables else list(dict.fromkeys(found)))
+
+    def trimmed(self) -> str:
+        noise = r"\s*(Heap Fetches: 0|Index Searches: 1$|Storage|Worker|Sort Method|Planning|Batches)"
+        text = re.sub(r"\nPlanning:\n.*", "", "\n".join(self.lines))
+        text = re.sub(r"  \(cost=\S+ rows=\d+ width=\d+\)", "", text).replace(".00 loops", " loops")
+        return "\n".join(line[:160] for line in text.splitlines() if not re.match(noise, line))
 
 
 class Recorder(psycopg.Cursor[Any]):
@@ -92,15 +137,13 @@ class Recorder(psycopg.Cursor[Any]):
     plans: dict[str, Plan] = {}  # noqa: RUF012 shared by all cursors
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Recorder:
-        names_files = isinstance(query, str) and re.search(
-            r"\b(from|join|into|update)\s+(files|file_words|file_texts)\b", query
-        )
-        if Recorder.label is not None and names_files and query not in Recorder.plans:
+        tables = r"\b(from|join|into|update)\s+(files|file_words|file_texts)\b"
+        if Recorder.label and isinstance(query, str) and query not in Recorder.plans and re.search(tables, query):
             in_transaction = self.connection.info.transaction_status != pq.TransactionStatus.IDLE
             try:
                 lines = [self._explain(query, params) for _ in range(2)][1]
-                label = Recorder.label + (", the total" if query.lstrip().startswith("select count(*)") else "")
-                Recorder.plans[query] = Plan(label, textwrap.dedent(query).strip(), lines)
+                total = ", total" if query.lstrip().startswith("select count(*)") else ""
+                Recorder.plans[query] = Plan(Recorder.label + total, lines)
             except psycopg.errors.QueryCanceled:
                 if in_transaction:
                     raise
@@ -108,7 +151,7 @@ class Recorder(psycopg.Cursor[Any]):
 
     def _explain(self, query: str, params: Any) -> list[str]:
         with self.connection.transaction(force_rollback=True), psycopg.Cursor(self.connection) as cursor:
-            cursor.execute("explain (analyze, buffers) " + query, params, prepare=False)
+            cursor.execute("explain (analyze, buffers, costs off) " + query, params, prepare=False)
             return [row[0] for row in cursor]
 
 
@@ -124,83 +167,47 @@ def recorded(label: str) -> Iterator[None]:
 
 
 def record(services: Services, owner: str) -> None:
-    """Everything that a client can ask for, once."""
+    """Call everything that a client can ask for, once."""
     alice, root = Principal(owner), Principal("root", "admin")
-    now = datetime.now(UTC)
-    with services.db.connection() as tx:
-        folder, parent = tx.execute(
-            "select (select folder_id from folder_sums where owner_id = %(o)s and folder_id is not null"
-            "        order by files desc limit 1),"
-            " (select parent_id from folders where owner_id = %(o)s and parent_id is not null group by 1"
-            "  order by count(*) desc limit 1)",
-            {"o": owner},
-        ).fetchone()  # type: ignore[misc]
-
-    def lists(label: str, query: FileQuery, who: Principal = alice) -> None:
+    queries = lists(services, owner)
+    folder = queries["list of the largest folder"]["folder"]
+    for label, query in (
+        *((label, FileQuery(**query)) for label, query in queries.items()),
+        ("all files, newest first", FileQuery(owner="*")),
+        ("all files by name", FileQuery(owner="*", sort="original_name")),
+        ("all files, largest first", FileQuery(owner="*", sort="-file_size")),
+    ):
+        who = root if query.owner else alice
         with recorded(label):
             page = services.files.list(who, query)
         if page.next_cursor and query.sort == "-uploaded_at":
-            with recorded(f"{label}, the next page"):
-                services.files.list(who, FileQuery(**{**_fields(query), "cursor": page.next_cursor}))
-
-    lists("list of files", FileQuery())
-    for sort in ("uploaded_at", "original_name", "-original_name", "-file_size", "mime_type"):
-        lists(f"list of files by {sort}", FileQuery(sort=sort))
-    lists("list of files sorted by downloads", FileQuery(sort="-download_count"))
-    lists("list of files sorted by last access", FileQuery(sort="-last_accessed"))
-    for label, query in {
-        "of a kind": FileQuery(file_type="image"),
-        "of a kind by size": FileQuery(file_type="archive", sort="file_size"),
-        "of a kind by type": FileQuery(file_type="image", sort="mime_type"),
-        "of a type": FileQuery(file_type="application/pdf"),
-        "of types": FileQuery(file_type="image/*"),
-        "in the root": FileQuery(folder="root"),
-        "in a folder": FileQuery(folder=folder),
-        "in a folder by name": FileQuery(folder=folder, sort="original_name"),
-        "in a folder and below": FileQuery(folder=parent, recursive=True),
-        "of some days": FileQuery(date_from=now - timedelta(days=9), date_to=now, sort="original_name"),
-        "of a year": FileQuery(
-            date_from=now - timedelta(days=900), date_to=now - timedelta(days=535), sort="-file_size"
-        ),
-        "above a size": FileQuery(min_size=10**9, sort="original_name"),
-        "with a common tag": FileQuery(tag="work"),
-        "with a rare tag": FileQuery(tag="عائلة", sort="original_name"),
-        "with a tag and of a kind": FileQuery(tag="family", file_type="image", sort="-file_size"),
-        "rejected": FileQuery(status="rejected"),
-        "infected, by name": FileQuery(status="infected", sort="original_name"),
-        "still processing": FileQuery(status="processing"),
-        "in the trash": FileQuery(deleted=True),
-    }.items():
-        lists(f"list of files {label}", query)
-    lists("list of everybody's files", FileQuery(owner="*"), root)
-    lists("list of everybody's files by name", FileQuery(owner="*", sort="original_name"), root)
-    lists("list of everybody's files by size", FileQuery(owner="*", sort="-file_size"), root)
-
+            with recorded(f"{label}, next page"):
+                services.files.list(who, replace(query, cursor=page.next_cursor))
     calls: dict[str, Callable[[], object]] = {
         "folder tree": lambda: services.folders.tree(alice),
         "flat list of folders": lambda: services.folders.flat(alice, limit=50),
-        "a folder": lambda: services.folders.get(alice, folder),
-        "statistics": lambda: services.stats.storage(alice),
-        "statistics of everybody": lambda: services.stats.storage(root, "*"),
+        "get a folder": lambda: services.folders.get(alice, folder),
+        "recent events in the statistics": lambda: services.stats.storage(alice),
+        "recent events in everybody's statistics": lambda: services.stats.storage(root, "*"),
     }
-    for words in _SEARCHES:
-        calls[f"search {words}"] = lambda words=words: services.search.search(alice, SearchQuery(query=words))  # type: ignore[misc]
-    calls["search with facets"] = lambda: services.search.search(
+    for text in _SEARCHES:
+        calls[f"search `{text}`"] = lambda text=text: services.search.search(alice, SearchQuery(query=text))  # type: ignore[misc]
+    calls["search `report` with facets"] = lambda: services.search.search(
         alice, SearchQuery(query="report", facets=("file_type", "folder", "owner", "month"))
     )
-    calls["search suggestions"] = lambda: services.search.suggest(alice, "IMG_")
+    calls["suggestions for `IMG_`"] = lambda: services.search.suggest(alice, "IMG_")
     for label, call in calls.items():
         with recorded(label):
             call()
     _change(services, alice)
-    with recorded("janitor: files whose check was lost"):
+    with recorded("janitor: files without a check job"):
         services.verification.requeue_lost()
-    with recorded("the nightly recount"):
+    with recorded("janitor: recount"):
         services.janitor.janitor(dry_run=True)
 
 
 def _change(services: Services, alice: Principal) -> None:
-    """A file's life, from its upload to its purge; nothing of it is left."""
+    """Upload two files and a folder, change them in every way, and purge them."""
 
     def upload(label: str, name: str, content: bytes, **where: Any) -> Any:
         with recorded(label):
@@ -213,8 +220,8 @@ def _change(services: Services, alice: Principal) -> None:
     file = upload("upload", "query plan.txt", b"a plan", folder_id=folder.id)
     same = upload("upload of equal bytes", "query plan.txt", b"a plan", folder_id=folder.id)
     steps: dict[str, Callable[[], object]] = {
-        "a file": lambda: services.files.details(alice, file.id),
-        "a file's history": lambda: services.files.history(alice, file.id, limit=50, cursor=None),
+        "get a file": lambda: services.files.details(alice, file.id),
+        "get a file's history": lambda: services.files.history(alice, file.id, limit=50, cursor=None),
         "rename": lambda: services.files.update(alice, file.id, FileChange(original_name="q.txt"), if_match=None),
         "move": lambda: services.files.move(alice, file.id, None, if_match=None),
         "move back": lambda: services.files.move(alice, file.id, folder.id, if_match=None),
@@ -222,74 +229,82 @@ def _change(services: Services, alice: Principal) -> None:
         "download": lambda: services.delivery.open(alice, file.id, method="GET"),
         "trash": lambda: services.files.trash(alice, file.id),
         "restore": lambda: services.files.restore(alice, file.id),
-        "rename a folder": lambda: services.folders.update(alice, folder.id, FolderChange(description="x")),
+        "change a folder": lambda: services.folders.update(alice, folder.id, FolderChange(description="x")),
         "ZIP of a folder": lambda: services.delivery.zip(alice, folder=folder.id),
         "purge": lambda: services.files.purge(alice, same.id),
-        "delete a folder with all below": lambda: services.folders.delete(alice, folder.id, recursive=True),
+        "delete a folder and its files": lambda: services.folders.delete(alice, folder.id, recursive=True),
     }
     for label, step in steps.items():
         with recorded(label):
             step()
     with services.db.connection() as tx:
-        with recorded("finish of a check"):
+        with recorded("finish a check"):
             files.finish_check(tx, file.id, status="ready", problem=None)
-        with recorded("count of a download"):
-            events.record_download(tx, file.id, actor="nobody")
         left = [row[0] for row in tx.execute("select id from files where file_path = %s", [file.file_path])]
     for file_id in left:
         services.files.purge(alice, file_id)
 
 
-def _fields(query: FileQuery) -> dict[str, Any]:
-    return {name: getattr(query, name) for name in FileQuery.__slots__}  # type: ignore[attr-defined]
-
-
-def _reason(label: str) -> str | None:
-    return next((reason for words, reason in _REASONS.items() if words in label), None)
-
-
-def write(plans: list[Plan], facts: tuple[Any, ...]) -> None:
-    scans = [plan for plan in plans if plan.scans]
-    unexplained = [plan.label for plan in scans if _reason(plan.label) is None]
-    print("# Query plans\n")
-    print(
-        f"Every statement on `files`, `file_words` and `file_texts` that the services run, on {facts[0]:,} files,"
-        f" {facts[1]:,} of them with text, in {facts[2]:,} folders ({facts[3]}), with warm caches. Made by"
-        " `python -m benchmarks.query_plans`; times are those under EXPLAIN, on a machine that did other things too: compare"
-        " them with one another.\n"
-    )
-    print("Those that read the whole table, and why:\n")
-    for plan in scans:
-        print(f"- {plan.label}: {_reason(plan.label) or '**not explained**'}")
-    print(
-        f"\nThose that read more than {_MANY:,} pages of 8 KiB otherwise. Totals are counted up to 10,000, for a first page"
-        " only where there are more; few matches (up to 5,000) are found by their filter and sorted:\n"
-    )
+def page(plans: list[Plan], recording: str) -> str:
+    """The Markdown page; ``recording`` says when and on what the plans were recorded."""
+    lines = [
+        "# Query plans",
+        "",
+        "What the statements on `files`, `file_words` and `file_texts` read. `python -m benchmarks.query_plans` calls every"
+        " service, explains each statement the first time it runs, and writes this page. A call that is missing here runs the"
+        f" same statements as one above it. {recording}",
+        "",
+        "- **Indexes** leave out the primary keys that fetch the rows of a result, unless no other index is used.",
+        "- **Rows** are those read from tables and indexes: a page of 51 files counts 153, in the index, `files` and"
+        " `objects`. **Pages** are of 8 KiB, nearly all found in memory; more than"
+        f" {_MANY:,} are in bold.",
+        "- **ms** is the time under EXPLAIN, on a machine that did other things too: compare the lines with one another.",
+        "- **total** is the count of a list, up to 10,001. Up to 5,000 matches are found by their filter and sorted; more are"
+        " found in the order of the list.",
+        "- A number in brackets marks another statement of the same call.",
+        "",
+        "| statement | indexes | rows | pages | ms |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    seen: Counter[str] = Counter()
     for plan in plans:
-        if plan.buffers > _MANY and not plan.scans:
-            print(f"- {plan.label}: {plan.buffers:,}")
-    print("\n| | statement | ms | buffers |\n| --- | --- | ---: | ---: |")
-    for number, plan in enumerate(plans, 1):
-        print(f"| [{number}](#{number}) | {plan.label} | {plan.milliseconds:.2f} | {plan.buffers:,} |")
-    for number, plan in enumerate(plans, 1):
-        print(f'\n<a name="{number}"></a>\n## {number}. {plan.label}\n\n```sql\n{plan.statement}\n```\n')
-        print("```\n" + "\n".join(line[:240] for line in plan.lines) + "\n```")
-    if unexplained:
-        print("Unexplained scans: " + ", ".join(unexplained), file=sys.stderr)
+        seen[plan.label] += 1
+        label = plan.label + (f" ({seen[plan.label]})" if seen[plan.label] > 1 else "")
+        read = [f"all of `{table}`" for table in plan.whole_tables] + [f"`{index}`" for index in plan.indexes]
+        pages = f"**{plan.pages:,}**" if plan.pages > _MANY else f"{plan.pages:,}"
+        lines.append(f"| {label} | {', '.join(read)} | {plan.rows:,} | {pages} | {plan.milliseconds:.2f} |")
+    lines += ["", "Why some statements read a whole table:", ""]
+    lines += [f"- {label}: {reason}." for label, reason in _WHOLE_TABLE.items()]
+    lines += ["", "## Plans worth reading", "", "Without costs, planning and what each worker did."]
+    for label, sentence in _PRINTED.items():
+        for plan in [plan for plan in plans if plan.label == label][:1]:
+            lines += ["", f"### {label[0].upper()}{label[1:]}", "", sentence, "", "```", plan.trimmed(), "```"]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    owner = sys.argv[1] if len(sys.argv) > 1 else "demo-1"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--owner", default="demo-1")
+    parser.add_argument("--out", type=Path, default=Path("docs/query-plans.md"))
+    args = parser.parse_args()
     services = wire(Settings())
     services.db._cursor_factory = Recorder  # before its first connection
-    record(services, owner)
+    record(services, args.owner)
     with services.db.connection() as tx:
-        facts = tx.execute(
+        row = tx.execute(
             "select (select sum(files) from type_sums)::bigint, (select count(*) from object_texts),"
-            " (select count(*) from folders), 'PostgreSQL ' || current_setting('server_version')"
+            " (select count(*) from folders), current_setting('server_version')"
         ).fetchone()
-    assert facts is not None
-    write(list(Recorder.plans.values()), facts)
+    assert row is not None
+    plans = list(Recorder.plans.values())
+    recording = (
+        f"Recorded on {datetime.now(UTC):%Y-%m-%d} with {row[0]:,} files, {row[1]:,} of them with text, in {row[2]:,}"
+        f" folders, on PostgreSQL {row[3]}."
+    )
+    args.out.write_text(page(plans, recording))
+    for plan in plans:
+        if plan.whole_tables and plan.label not in _WHOLE_TABLE:
+            print(f"unexplained scan of {', '.join(plan.whole_tables)}: {plan.label}", file=sys.stderr)
 
 
 if __name__ == "__main__":
