@@ -1,8 +1,8 @@
-"""One picture of many previews, to be looked at: ``python benchmarks/contact_sheet.py OUT.png [FILE…]``.
+"""Draws many previews in one picture, for looking at: ``python -m benchmarks.contact_sheet OUT.png [FILE…]``.
 
-Shows each FILE as the gateway would, then files made here in which something could go wrong: turned, CMYK, 16 bits,
-transparent, with a profile of their own. What has text and no picture is shown by the beginning of its text. A chequered
-ground is transparency, a red cell a file that could not be read."""
+It shows each FILE as the gateway would, then files made here that are easily shown wrongly: rotated, CMYK, 16 bits,
+transparent, with a colour profile. A file with text and no picture is shown by the beginning of its text. A chequered
+background is transparency; a red cell is a file that could not be read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 
@@ -29,7 +27,7 @@ WANT = frozenset({"metadata", "picture", "document", "contents"})
 
 
 def exchanged_profile() -> bytes:
-    """sRGB with red and green exchanged: who ignores it shows the wrong colours."""
+    """sRGB with red and green exchanged: a reader that ignores it shows the wrong colours."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"

@@ -121,14 +121,14 @@ _together: Any = None
 def _begin(barrier: Any, factories: dict[str, Factory]) -> None:
     global _together
     _together = barrier
-    number = multiprocessing.current_process()._identity[0]  # type: ignore[attr-defined]
+    number = multiprocessing.current_process()._identity[0]
     _calls.update({label: factory(number) for label, factory in factories.items()})
 
 
 def _client(label: str, seconds: float) -> list[float]:
     """Milliseconds of each call; the first fifth of the time warms up."""
     _together.wait()
-    begin, times = time.perf_counter(), []
+    begin, times = time.perf_counter(), list[float]()
     while (now := time.perf_counter()) < begin + seconds or len(times) < 3:
         _calls[label]()
         if now > begin + seconds / 5 or seconds == 0:

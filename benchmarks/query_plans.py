@@ -147,7 +147,7 @@ class Recorder(psycopg.Cursor[Any]):
             except psycopg.errors.QueryCanceled:
                 if in_transaction:
                     raise
-        return super().execute(query, params, **options)  # type: ignore[return-value]
+        return super().execute(query, params, **options)
 
     def _explain(self, query: str, params: Any) -> list[str]:
         with self.connection.transaction(force_rollback=True), psycopg.Cursor(self.connection) as cursor:

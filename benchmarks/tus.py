@@ -1,9 +1,9 @@
-"""Speed and memory of resumable uploads: this gateway, @tus/server with @tus/s3-store, and the bare bucket, on one
-SeaweedFS, in turns.
+"""Measures speed and memory of resumable uploads through this gateway, through @tus/server with @tus/s3-store, and to the
+bare bucket, alternately on one SeaweedFS.
 
-    .venv/bin/python benchmarks/tus.py [--rounds 3] [--size 256] [--seconds 900]
+    python -m benchmarks.tus [--rounds 3] [--size 256] [--seconds 900]
 
-Needs Linux (memory is read from /proc), node and npm. Everything is started on loopback and removed afterwards."""
+It needs Linux (memory is read from /proc), node and npm. All servers listen on loopback and are removed afterwards."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+
+import urllib3
+
+from embedded import postgres
+from embedded.child import Child, free_port, last_lines
+from storage_backends import open_store
+from storage_backends.base import Part
+from storage_backends.presign import Presigner
+from tests.servers import start_weed
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import urllib3  # noqa: E402
-
-from embedded import postgres  # noqa: E402
-from storage_backends import open_store  # noqa: E402
-from storage_backends.base import Part  # noqa: E402
-from storage_backends.presign import Presigner  # noqa: E402
-from tests.servers import S3Server, free_port, start_weed  # noqa: E402
-
 MIB = 1024 * 1024
 CHUNK = 8 * MIB
 KEY = "benchmark-admin-key"
@@ -45,10 +43,10 @@ class Target(Protocol):
     pid: int | None
 
     def one(self, content: memoryview) -> None:
-        """All of it in one request."""
+        """Upload it in one request."""
 
     def chunks(self, content: memoryview) -> None:
-        """In requests of CHUNK bytes, one after the other."""
+        """Upload it in requests of CHUNK bytes, one after the other."""
 
 
 @dataclass
@@ -130,7 +128,7 @@ def memory(pid: int, field: str) -> int:
 
 
 def cpu(pids: list[int]) -> float:
-    """Seconds that these processes have computed."""
+    """Seconds of processor time that these processes have used."""
     ticks = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -149,10 +147,10 @@ class Measured:
 def measure(target: Target, mode: str, content: memoryview) -> Measured:
     pids = family(target.pid) if target.pid else []
     for pid in pids:
-        with contextlib.suppress(PermissionError):  # the gateway hides from everybody but root
+        with contextlib.suppress(PermissionError):  # only root may, of a gateway that hides its memory
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
     before = {pid: memory(pid, "VmRSS") for pid in pids}
-    computed, begun = cpu(pids), time.monotonic()
+    used, begun = cpu(pids), time.monotonic()
     getattr(target, mode)(content)
     seconds = time.monotonic() - begun
     peaks = {pid: memory(pid, "VmHWM") for pid in pids}
@@ -160,7 +158,7 @@ def measure(target: Target, mode: str, content: memoryview) -> Measured:
         seconds,
         max(peaks.values(), default=0),
         max((peaks[pid] - before[pid] for pid in pids), default=0),
-        cpu(pids) - computed,
+        cpu(pids) - used,
     )
 
 
@@ -168,26 +166,23 @@ def measure(target: Target, mode: str, content: memoryview) -> Measured:
 
 
 @contextlib.contextmanager
-def child(command: list[str], directory: Path, environ: dict[str, str], url: str) -> Iterator[int]:
-    """A server that is up once ``url`` answers anything; its process id."""
-    with (directory / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=directory, env={**os.environ, **environ}, stdout=log, stderr=log)
+def server(command: list[str], directory: Path, environ: dict[str, str], url: str) -> Iterator[int]:
+    """Start a server and wait until ``url`` answers; gives its process id. Raises RuntimeError if it ends before."""
+    child = Child.start(
+        command[-1], command, cwd=directory, environ={**os.environ, **environ}, log=directory / "server.log"
+    )
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(urllib3.exceptions.HTTPError):
                 if HTTP.request("GET", url, timeout=5).status < 500:
                     break
-            if process.poll() is not None:
-                raise RuntimeError((directory / "server.log").read_text(errors="replace")[-2000:])
+            if not child.running:
+                raise RuntimeError(last_lines(child.log, 20))
             time.sleep(0.1)
-        yield process.pid
+        yield child.process.pid
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        child.stop()
 
 
 @contextlib.contextmanager
@@ -203,7 +198,7 @@ def targets(directory: Path) -> Iterator[list[Target]]:
     with contextlib.ExitStack() as parts:
         database = postgres.start(directory / "postgres", fsync=False)
         parts.callback(database.stop)
-        bucket: S3Server = start_weed(directory / "weed")
+        bucket = start_weed(directory / "weed")
         parts.callback(bucket.stop)
         s3 = {
             "S3_ENDPOINT": bucket.endpoint,
@@ -225,14 +220,13 @@ def targets(directory: Path) -> Iterator[list[Target]]:
             [*app, "bootstrap"], cwd=directory, env={**os.environ, **gateway}, check=True, capture_output=True
         )
         url = f"http://127.0.0.1:{ports[0]}"
-        ours = parts.enter_context(child([*app, "serve"], directory / "gateway", gateway, f"{url}/readyz"))
+        ours = parts.enter_context(server([*app, "serve"], directory / "gateway", gateway, f"{url}/readyz"))
         reference = f"http://127.0.0.1:{ports[1]}"
         theirs = parts.enter_context(
-            child([node, "server.mjs"], packages, {**s3, "PORT": str(ports[1])}, f"{reference}/files")
+            server([node, "server.mjs"], packages, {**s3, "PORT": str(ports[1])}, f"{reference}/files")
         )
-        place = urlsplit(bucket.endpoint)
         presigner = Presigner(
-            f"{place.scheme}://{place.netloc}",
+            bucket.endpoint,
             region="us-east-1",
             bucket=bucket.bucket,
             access_key=bucket.access_key,
@@ -292,5 +286,5 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=256, help="MiB")
     parser.add_argument("--seconds", type=float, default=900, help="no further upload is begun after this time")
-    given = parser.parse_args()
-    run(given.rounds, given.size, given.seconds)
+    args = parser.parse_args()
+    run(args.rounds, args.size, args.seconds)
