@@ -38,7 +38,7 @@ def svg() -> bytes:
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 99 99">{paths}</svg>'.encode()
 
 
-# What it is, its extension, what is read from it, and how to make it. Pictures are made in four sizes.
+# What it is, its extension, what is read from it, and how to make it. Each picture is made in four sizes.
 FILES: list[tuple[str, str, str, Callable[[], bytes]]] = [
     ("JPEG, 12 megapixels", "jpg", "metadata picture", lambda: photo(4000, 3000, "JPEG", quality=88)),
     ("JPEG, 50 megapixels", "jpg", "metadata picture", lambda: photo(8660, 5774, "JPEG", quality=80)),

@@ -45,8 +45,8 @@ _WHOLE_TABLE = {
 # Statements whose plans are printed, and what they show.
 _PRINTED = {
     "list, newest first": "An index alone gives the ids of one page, in order. Only those 51 rows are fetched.",
-    "list by downloads": "Without an index in this order, every row is read and the first 51 are kept. It is the slowest"
-    " of the lists.",
+    "list by downloads": "Without an index in this order, every row is read and the first 51 are kept. Of the lists, only"
+    " this one and the one by last access do so.",
     "list of 9 days by name": "Few files match, so they are found by their filter and sorted. The materialized CTE keeps"
     " the planner from walking the index on names instead.",
     "list of a folder and its subfolders": "The subfolders are found first, then the index is searched once for each.",
