@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Upload a file straight to the bucket, and go on after anything: a lost network, a crash, a reboot.
+"""Upload a file directly to the bucket, and resume after a lost network, a crash or a reboot.
 
     GATEWAY=https://uploads.example.com KEY=gw_... python resume.py film.mkv
 
-Start it again with the same file and it sends only the parts that are missing. Only Python's standard library is needed.
+Start it again with the same file, and it sends only the missing parts. It needs only Python's standard library.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ GATEWAY, KEY = os.environ["GATEWAY"].rstrip("/"), os.environ["KEY"]
 
 
 def request(method, url, body=None, headers=()):
-    """One request; tried again, ever more slowly, while there is no network or the server is busy."""
+    """Send a request; retry with growing pauses while the network is down or the server is busy."""
     for wait in (0, 1, 2, 5, 10, 20, 40, 60):
         time.sleep(wait)
         try:
-            asked = urllib.request.Request(url, data=body, method=method, headers=dict(headers))
-            with urllib.request.urlopen(asked, timeout=120) as answer:
-                return answer.read()
+            req = urllib.request.Request(url, data=body, method=method, headers=dict(headers))
+            with urllib.request.urlopen(req, timeout=120) as response:
+                return response.read()
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code != 429:
                 raise
@@ -33,7 +33,7 @@ def request(method, url, body=None, headers=()):
         except OSError as error:
             problem = error
         print(f"{problem}; trying again", file=sys.stderr)
-    raise SystemExit("gave up; start it again to go on")
+    raise SystemExit("gave up; start the script again to resume")
 
 
 def api(method, path, document=None):
@@ -43,32 +43,32 @@ def api(method, path, document=None):
 
 
 def main(path):
-    size, note = path.stat().st_size, path.with_name(path.name + ".upload")  # the note holds the upload's id
+    size, state = path.stat().st_size, path.with_name(path.name + ".upload")  # contains the upload's id
     upload = None
-    if note.exists():
+    if state.exists():
         try:
-            upload = api("GET", f"/{note.read_text()}")
+            upload = api("GET", f"/{state.read_text()}")
         except urllib.error.HTTPError as error:
-            print(f"the old upload is gone ({error.code})", file=sys.stderr)
+            print(f"the earlier upload is gone ({error.code})", file=sys.stderr)
     if upload is None or upload["status"] in ("aborted", "expired") or upload["size"] != size:
         upload = api("POST", "", {"filename": path.name, "size": size})
         upload["missing"] = [[1, upload["part_count"]]]
-        note.write_text(upload["id"])
+        state.write_text(upload["id"])
     numbers = [number for first, last in upload["missing"] for number in range(first, last + 1)]
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for start in range(0, len(numbers), 10):
-            asked = {"part_numbers": numbers[start : start + 10]}
-            for part in api("POST", f"/{upload['id']}/parts", asked)["parts"]:
+            wanted = {"part_numbers": numbers[start : start + 10]}
+            for part in api("POST", f"/{upload['id']}/parts", wanted)["parts"]:
                 file.seek((part["part_number"] - 1) * upload["part_size"])
                 request("PUT", part["url"], file.read(upload["part_size"]), part["headers"] or {})
                 print(f"part {part['part_number']} of {numbers[-1]}", file=sys.stderr)
         file.seek(0)
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    made = api("POST", f"/{upload['id']}/complete", {"sha256": digest.hexdigest()})
-    note.unlink()
-    print(f"{made['original_name']} is file {made['id']}")
+    file_made = api("POST", f"/{upload['id']}/complete", {"sha256": digest.hexdigest()})
+    state.unlink()
+    print(f"{file_made['original_name']} is file {file_made['id']}")
 
 
 if __name__ == "__main__":
