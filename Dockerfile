@@ -14,7 +14,7 @@ FROM python:3.13-slim
 RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/gateway /opt/gateway
 WORKDIR /app
-COPY app.py commands.py settings.py telemetry.py web_clients.py web_server.py ./
+COPY pyproject.toml app.py commands.py settings.py telemetry.py web_clients.py web_server.py ./
 COPY api/ api/
 COPY core/ core/
 COPY db/ db/

@@ -22,7 +22,7 @@ from db.jobs import QUEUES
 from services import Services
 from services.upkeep import sandbox_doctor
 from services.upkeep.jobs import JobQuery
-from settings import Settings
+from settings import Settings, version
 from storage_backends import StorageSettings, open_store
 from storage_backends.base import ManagesBucket
 
@@ -58,6 +58,7 @@ def _running(settings: Settings) -> Settings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.py", description="An upload gateway in front of an S3 bucket.")
+    parser.add_argument("--version", action="version", version=f"upload-gateway {version()}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", title="commands (none: start the whole gateway)"
     )

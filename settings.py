@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,12 @@ Words = Annotated[tuple[str, ...], NoDecode]  # written as "a, b, c" in the envi
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+
+
+def version() -> str:
+    """The gateway's version, which pyproject.toml alone names."""
+    project: dict[str, str] = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text())["project"]
+    return project["version"]
 
 
 class Settings(BaseSettings):

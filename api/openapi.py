@@ -24,6 +24,7 @@ from api.problems import MEDIA_TYPE, status_of
 from api.response_models import Problem
 from core import errors
 from core.errors import GatewayError
+from settings import version
 
 _REF = "#/components/schemas/{model}"
 _ARGUMENT = re.compile(r"<(?:(?P<kind>[a-z_]+)(?:\([^)]*\))?:)?(?P<name>\w+)>")
@@ -99,7 +100,7 @@ def document(app: Flask) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Upload gateway",
-            "version": "1",
+            "version": version(),
             "description": "Errors are application/problem+json (RFC 9457); clients switch on their `code`.",
         },
         "servers": [{"url": app.extensions[EXTENSION].http.base_url}],
