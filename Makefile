@@ -1,35 +1,53 @@
-# make run    everything on this machine: PostgreSQL, an S3 server, the worker and the gateway on PORT (8080)
-# make test   install what the tests need and run them all
-# make lint   style, types and the direction of imports
-# make lock   write the lock files anew after a change of pyproject.toml;  make check-locks  says whether they are stale
+# make run          start PostgreSQL, an S3 server, the worker and the gateway on PORT (8080)
+# make test         run all tests;  make test ARGS="tests/db -k search"  some of them
+# make test-quick   run the tests that are not marked slow
+# make coverage     run all tests, or ARGS, and report the lines that were not executed
+# make lint         check style, format, types and the direction of imports;  make format  formats the code
+# make lock         update the lock files after a change of pyproject.toml;  make check-locks  checks them
+# make licenses     update docs/third-party-licenses.md
 #
-# Needed: Python 3.11 or newer with pip. Another Python than the first one found: make PYTHON=/path/to/python3.12 run
+# Needed: Python 3.11 or newer with pip. To choose one: make PYTHON=/path/to/python3.12 run
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 2
 
-.PHONY: run test lint lock check-locks python
+.PHONY: run test test-quick coverage lint format lock check-locks licenses python tools
 .DEFAULT_GOAL := run
 
 run: python
 	@$(PYTHON) embedded/install.py && exec .venv/bin/python app.py
 
-test: python
-	@$(PYTHON) embedded/install.py --tests && exec .venv/bin/python -m pytest -n $(JOBS) $(ARGS)
+test: tools
+	@exec .venv/bin/python -m pytest -n $(JOBS) $(ARGS)
 
-lint: python
-	@$(PYTHON) embedded/install.py --tests
+test-quick: tools
+	@exec .venv/bin/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+coverage: tools
+	@exec .venv/bin/python -m pytest -n $(JOBS) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lint: tools
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+format: tools
+	.venv/bin/ruff format .
 
 lock:
 	@.ci/locks write
 
 check-locks:
 	@.ci/locks check
+
+licenses: tools
+	@.ci/licenses >docs/third-party-licenses.md
+
+tools: python
+	@$(PYTHON) embedded/install.py --tests
 
 python:
 	@test -n "$(PYTHON)" || { echo "upload-gateway: Python 3.11 or newer is needed; none was found on PATH." >&2; exit 1; }
