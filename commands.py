@@ -117,10 +117,7 @@ def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 
     sandbox_doctor.suffices(strict=settings.strict_sandbox)  # looked up here once for all its processes
     telemetry.share_metrics(settings.data_dir)
-    (
-        wiring.database_url(settings),
-        wiring.storage_settings(settings),
-    )  # say what is missing before workers start
+    (wiring.database_url(settings), wiring.storage_settings(settings))  # say what is missing before workers start
     return web_server.run(lambda: wiring.create_app(settings), settings)
 
 
@@ -161,10 +158,7 @@ def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
         store.ensure_bucket()
         origins = settings.cors_origins or (settings.base_url,)
         if not store.set_cors(origins):
-            print(
-                "The bucket's CORS rules can't be set by request; see `python app.py doctor`.",
-                file=sys.stderr,
-            )
+            print("The bucket's CORS rules can't be set by request; see `python app.py doctor`.", file=sys.stderr)
         # Counted from the beginning, while an upload's life is renewed as long as its client is at it: so, generously.
         store.set_abort_incomplete_rule(FILE_PREFIX, days=max(30, -(-settings.upload_ttl // 86_400) + 1))
     if settings.clamd_url is not None:
@@ -258,12 +252,7 @@ def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
             for record in page.items:
                 print(
                     json.dumps(
-                        {
-                            "id": str(record.id),
-                            "owner_id": record.owner_id,
-                            "name": record.name,
-                            "role": record.role,
-                        }
+                        {"id": str(record.id), "owner_id": record.owner_id, "name": record.name, "role": record.role}
                     )
                 )
             cursor = page.next_cursor

@@ -36,10 +36,7 @@ def configure_logging(level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processor=structlog.processors.JSONRenderer(),
-            foreign_pre_chain=shared,
-        )
+        structlog.stdlib.ProcessorFormatter(processor=structlog.processors.JSONRenderer(), foreign_pre_chain=shared)
     )
     root = logging.getLogger()
     root.handlers = [handler]
@@ -101,10 +98,7 @@ class Metrics:
             "gateway_uploads", "Files that ended their upload", ["protocol", "outcome"], registry=own
         )
         self._received = Counter(
-            "gateway_received_bytes",
-            "Bytes of files that came through the gateway",
-            ["protocol"],
-            registry=own,
+            "gateway_received_bytes", "Bytes of files that came through the gateway", ["protocol"], registry=own
         )
         self._bucket = Histogram(
             "gateway_bucket_call_seconds",

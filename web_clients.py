@@ -281,11 +281,7 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 REFUSALS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, str], ...] = (
-    (
-        (refusals.InvalidResponseHeader, refusals.InvalidResponseHeaderName),
-        500,
-        "The server failed to answer.",
-    ),
+    ((refusals.InvalidResponseHeader, refusals.InvalidResponseHeaderName), 500, "The server failed to answer."),
     (refusals.ConfigurationProblem, 500, "The server failed to answer."),
     (refusals.LimitRequestLine, 414, "The request line is too long."),
     (refusals.LimitRequestHeaders, 431, "The header fields are too large."),

@@ -42,12 +42,7 @@ _KINDS: dict[Way, tuple[int, str, int]] = {
     "other": (3, "bin ttf sqlite psd gpx", 700_000),
 }
 _WITH_TEXT = frozenset({"document", "text", "scan"})
-_SCREENSHOTS = (
-    "Screenshot {} at {}",
-    "Bildschirmfoto {} um {}",
-    "Capture d’écran {} à {}",
-    "スクリーンショット {} {}",
-)
+_SCREENSHOTS = ("Screenshot {} at {}", "Bildschirmfoto {} um {}", "Capture d’écran {} à {}", "スクリーンショット {} {}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +234,7 @@ class Inventor:
             return choice((f"Scan_{at:%Y-%m-%d}_{number:04d}", f"scan{number:04d}", f"SCN_{number}")) + f".{ending}", {}
         if way == "video":
             stem = choice(
-                (
-                    f"MVI_{number:04d}",
-                    f"VID_{at:%Y%m%d_%H%M%S}",
-                    f"GOPR{number:04d}",
-                    self._title(language, at),
-                )
+                (f"MVI_{number:04d}", f"VID_{at:%Y%m%d_%H%M%S}", f"GOPR{number:04d}", self._title(language, at))
             )
             return f"{stem}.{ending}", {
                 "width": 1920,

@@ -23,14 +23,7 @@ class Language:
 
 
 def _language(
-    code: str,
-    share: int,
-    common: str,
-    subjects: str,
-    stems: str,
-    endings: str,
-    gap: str = " ",
-    stop: str = ".",
+    code: str, share: int, common: str, subjects: str, stems: str, endings: str, gap: str = " ", stop: str = "."
 ) -> Language:
     lists = [tuple(text.split()) for text in (common, subjects, stems, endings)]
     return Language(code, share, lists[0], lists[1], lists[2], lists[3], gap, stop)

@@ -34,12 +34,7 @@ class PartPlan:
 
 
 def plan(
-    size: int,
-    *,
-    min_size: int = 5 * MIB,
-    preferred: int = PART_SIZE,
-    max_count: int = 10_000,
-    max_size: int = 5 * GIB,
+    size: int, *, min_size: int = 5 * MIB, preferred: int = PART_SIZE, max_count: int = 10_000, max_size: int = 5 * GIB
 ) -> PartPlan:
     """Parts of the preferred size, or of the next MiB with which ``max_count`` parts hold the file.
 

@@ -35,13 +35,7 @@ class Child:
     """A started process; ``stop`` asks it with its own signal first and kills it only when it doesn't end in time."""
 
     def __init__(
-        self,
-        name: str,
-        process: subprocess.Popen[bytes],
-        *,
-        log: Path | None,
-        stop_signal: int,
-        patience: float,
+        self, name: str, process: subprocess.Popen[bytes], *, log: Path | None, stop_signal: int, patience: float
     ):
         self.name, self.process, self.log = name, process, log
         self._stop_signal, self._patience = stop_signal, patience

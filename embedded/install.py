@@ -99,11 +99,7 @@ def install(*files: Path, alone: bool = False) -> bool:
 
 
 def works(python: Path, *words: str) -> bool:
-    command = [
-        str(python),
-        *(words or ("-c", "import sys; sys.exit(sys.version_info < (3, 11))")),
-        "--version",
-    ]
+    command = [str(python), *(words or ("-c", "import sys; sys.exit(sys.version_info < (3, 11))")), "--version"]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:

@@ -30,15 +30,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from embedded import postgres, seaweedfs
-from embedded.child import (
-    Child,
-    EmbeddedError,
-    end_leftover,
-    last_lines,
-    port_is_free,
-    read_json,
-    write_private,
-)
+from embedded.child import Child, EmbeddedError, end_leftover, last_lines, port_is_free, read_json, write_private
 from settings import Settings
 
 APP = Path(__file__).resolve().parent.parent / "app.py"

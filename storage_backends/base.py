@@ -191,11 +191,7 @@ class ObjectStore(Protocol):
     def stat(self, key: str) -> ObjectInfo: ...
 
     def open(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
+        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
     ) -> AbstractContextManager[ObjectReader]:
         """Read an object, or the range of it. ObjectNotFound and PreconditionFailed are raised on entering the context,
         before any byte."""
@@ -221,23 +217,14 @@ class Multipart(Protocol):
     part_limits: PartLimits
 
     def create_multipart(
-        self,
-        key: str,
-        *,
-        content_type: str,
-        checksums: Literal["sha256", "crc32"] | None = None,
+        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
     ) -> MultipartRef:
         """Begin an upload. ``checksums`` names the algorithm that every part will bring: AWS S3 refuses checksums that
         were not announced here, and, where they were, completion wants them repeated in each ``Part``."""
         ...
 
     def put_part(
-        self,
-        ref: MultipartRef,
-        number: int,
-        body: bytes | bytearray | memoryview,
-        *,
-        checksum: Checksum | None = None,
+        self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None
     ) -> Part:
         """Store one part; the answer's ETag, and ``checksum`` where the bucket enforced it and said so, confirm it."""
         ...
@@ -265,49 +252,25 @@ class Multipart(Protocol):
 class Presigns(Protocol):
     """URLs on the public endpoint, for browsers and other clients outside."""
 
-    def presign_get(
-        self,
-        key: str,
-        *,
-        expires_in: timedelta,
-        content_type: str,
-        disposition: str,
-    ) -> PresignedRequest:
+    def presign_get(self, key: str, *, expires_in: timedelta, content_type: str, disposition: str) -> PresignedRequest:
         """Content-Type and Content-Disposition of the answer are fixed in the signature (THREATS T32)."""
         ...
 
     def presign_put(
-        self,
-        key: str,
-        *,
-        expires_in: timedelta,
-        size: int,
-        content_type: str,
-        checksum: Checksum | None = None,
+        self, key: str, *, expires_in: timedelta, size: int, content_type: str, checksum: Checksum | None = None
     ) -> PresignedRequest:
         """Signs length, type, If-None-Match: * and, where given, the checksum (THREATS T41)."""
         ...
 
     def presign_post(
-        self,
-        key: str,
-        *,
-        expires_in: timedelta,
-        min_size: int,
-        max_size: int,
-        content_type: str,
+        self, key: str, *, expires_in: timedelta, min_size: int, max_size: int, content_type: str
     ) -> PresignedPost: ...
 
 
 @runtime_checkable
 class PresignsParts(Presigns, Multipart, ObjectStore, Protocol):
     def presign_part(
-        self,
-        ref: MultipartRef,
-        number: int,
-        *,
-        size: int | None,
-        expires_in: timedelta,
+        self, ref: MultipartRef, number: int, *, size: int | None, expires_in: timedelta
     ) -> PresignedRequest:
         """Signs the part's exact length; with None any length, for clients that don't tell theirs."""
         ...
@@ -318,12 +281,7 @@ class Copies(Protocol):
     """Copying inside the bucket, without the bytes passing through us."""
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        content_type: str | None = None,
-        if_source_etag: str | None = None,
+        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
     ) -> ObjectInfo:
         """One request, up to 5 GiB on S3. Another type than the source's is set where ``content_type`` is given.
         PreconditionFailed where the source has another ETag than ``if_source_etag``."""

@@ -85,11 +85,7 @@ _FULL = re.compile(r"no space left|no free volume|no writable volume|disk is ful
 
 
 def translate(
-    operation: str,
-    status: int,
-    code: str | None,
-    message: str | None,
-    request_id: str | None,
+    operation: str, status: int, code: str | None, message: str | None, request_id: str | None
 ) -> StorageError:
     """The error for an answer with ``status`` and S3's ``code`` in it, if it had one."""
     kind = _CODES.get(code or "") or _STATUSES.get(status, StorageError)

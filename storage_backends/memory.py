@@ -83,12 +83,7 @@ class MemoryStore:
         return self._store(key, data, content_type, if_absent, checksum)
 
     def _store(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str | None,
-        if_absent: bool,
-        checksum: Checksum | None = None,
+        self, key: str, data: bytes, content_type: str | None, if_absent: bool, checksum: Checksum | None = None
     ) -> ObjectInfo:
         info = ObjectInfo(key, len(data), secrets.token_hex(16), content_type, datetime.now(UTC), checksum)
         with self._lock:
@@ -111,11 +106,7 @@ class MemoryStore:
 
     @contextmanager
     def open(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
+        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
     ) -> Iterator[ObjectReader]:
         info, data = self._load(key, if_match)
         if byte_range:
@@ -139,11 +130,7 @@ class MemoryStore:
     # Multipart
 
     def create_multipart(
-        self,
-        key: str,
-        *,
-        content_type: str,
-        checksums: Literal["sha256", "crc32"] | None = None,
+        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
     ) -> MultipartRef:
         ref = MultipartRef(key, secrets.token_hex(16), datetime.now(UTC))
         with self._lock:
@@ -157,12 +144,7 @@ class MemoryStore:
         return upload
 
     def put_part(
-        self,
-        ref: MultipartRef,
-        number: int,
-        body: bytes | bytearray | memoryview,
-        *,
-        checksum: Checksum | None = None,
+        self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None
     ) -> Part:
         data = bytes(body)
         _verify(data, checksum)
@@ -204,12 +186,7 @@ class MemoryStore:
     # Copies, many deletes
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        content_type: str | None = None,
-        if_source_etag: str | None = None,
+        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
     ) -> ObjectInfo:
         info, data = self._load(source, if_source_etag)
         return self._store(target, data, content_type or info.content_type, False)

@@ -122,20 +122,14 @@ class MinioStore(Transfers):
 
     def delete_many(self, keys: Sequence[str]) -> None:
         failed = self._call(
-            "delete_many",
-            lambda: list(self._client.remove_objects(self._bucket, [DeleteObject(key) for key in keys])),
+            "delete_many", lambda: list(self._client.remove_objects(self._bucket, [DeleteObject(key) for key in keys]))
         )
         for error in failed:
             if error.code != "NoSuchKey":
                 raise faults.translate("delete_many", 200, error.code, error.message, None)
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        content_type: str | None = None,
-        if_source_etag: str | None = None,
+        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
     ) -> ObjectInfo:
         headers = self._source(source, if_source_etag)
         if content_type is not None:
@@ -159,12 +153,7 @@ class MinioStore(Transfers):
             return _etag_in(
                 operation,
                 self._http.send(
-                    operation,
-                    "PUT",
-                    key,
-                    query=query,
-                    signed={**headers, "Content-Length": "0"},
-                    stall=COPY_PATIENCE,
+                    operation, "PUT", key, query=query, signed={**headers, "Content-Length": "0"}, stall=COPY_PATIENCE
                 ),
             )
 
@@ -173,11 +162,7 @@ class MinioStore(Transfers):
     # Multipart
 
     def create_multipart(
-        self,
-        key: str,
-        *,
-        content_type: str,
-        checksums: Literal["sha256", "crc32"] | None = None,
+        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
     ) -> MultipartRef:
         def request() -> str:
             headers: DictType = {"Content-Type": content_type}
@@ -247,8 +232,7 @@ class MinioStore(Transfers):
     def abort_multipart(self, ref: MultipartRef) -> None:
         with suppress(UploadNotFound):
             self._call(
-                "abort_multipart",
-                lambda: self._client._abort_multipart_upload(self._bucket, ref.key, ref.upload_id),
+                "abort_multipart", lambda: self._client._abort_multipart_upload(self._bucket, ref.key, ref.upload_id)
             )
 
     def list_multiparts(self, prefix: str) -> Iterator[MultipartRef]:
@@ -257,12 +241,7 @@ class MinioStore(Transfers):
 
         def next_page() -> ListMultipartUploadsResult:
             # The SDK's own call asks for URL-encoded keys, which SeaweedFS confirms and then does not send.
-            query: DictType = {
-                "uploads": "",
-                "delimiter": "",
-                "max-uploads": str(LIST_PAGE),
-                "prefix": prefix,
-            }
+            query: DictType = {"uploads": "", "delimiter": "", "max-uploads": str(LIST_PAGE), "prefix": prefix}
             if key_marker:
                 query |= {"key-marker": key_marker, "upload-id-marker": id_marker or ""}
             return ListMultipartUploadsResult(self._client._execute("GET", self._bucket, query_params=query))
@@ -313,11 +292,7 @@ class MinioStore(Transfers):
         signed = {}
         if body:
             digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-            signed = {
-                "Content-Type": "application/xml",
-                "Content-Length": str(len(body)),
-                "Content-MD5": digest,
-            }
+            signed = {"Content-Type": "application/xml", "Content-Length": str(len(body)), "Content-MD5": digest}
         try:
             return self._call(
                 "set_cors",
@@ -341,10 +316,7 @@ class MinioStore(Transfers):
         def change() -> None:
             found = self._call("set_lifecycle", lambda: self._client.get_bucket_lifecycle(self._bucket))
             rules = [rule for rule in (found.rules if found else ()) if rule.rule_id != RULE_ID] + [ours]
-            self._call(
-                "set_lifecycle",
-                lambda: self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig(rules)),
-            )
+            self._call("set_lifecycle", lambda: self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig(rules)))
 
         return faults.able(change)
 

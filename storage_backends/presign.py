@@ -93,14 +93,7 @@ class Presigner:
         return {**lowered, "host": self._host}
 
     def post_fields(
-        self,
-        key: str,
-        *,
-        expires_in: int,
-        min_size: int,
-        max_size: int,
-        content_type: str,
-        now: float | None = None,
+        self, key: str, *, expires_in: int, min_size: int, max_size: int, content_type: str, now: float | None = None
     ) -> dict[str, str]:
         """The form fields of a POST policy for exactly this key, this type and a size within these bounds, in bytes."""
         now = time.time() if now is None else now

@@ -80,13 +80,7 @@ class S3Store(Transfers):
         return None
 
     def _ask(
-        self,
-        operation: str,
-        method: str,
-        *,
-        repeatable: bool = True,
-        patience: float | None = None,
-        **arguments: Any,
+        self, operation: str, method: str, *, repeatable: bool = True, patience: float | None = None, **arguments: Any
     ) -> Any:
         """Call the client's ``method`` on the bucket."""
         return self._call(
@@ -132,12 +126,7 @@ class S3Store(Transfers):
                     raise faults.translate("delete_many", 200, error.get("Code"), error.get("Message"), None)
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        content_type: str | None = None,
-        if_source_etag: str | None = None,
+        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
     ) -> ObjectInfo:
         arguments = self._source(source, if_source_etag)
         if content_type is not None:
@@ -155,11 +144,7 @@ class S3Store(Transfers):
     # Multipart
 
     def create_multipart(
-        self,
-        key: str,
-        *,
-        content_type: str,
-        checksums: Literal["sha256", "crc32"] | None = None,
+        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
     ) -> MultipartRef:
         announced: dict[str, Any] = {"ChecksumAlgorithm": checksums.upper()} if checksums else {}
         answer = self._ask(
@@ -307,9 +292,7 @@ class S3Store(Transfers):
 
 def _new_client(settings: StorageSettings, patience: float) -> Any:
     session = boto3.session.Session(
-        aws_access_key_id=settings.access_key,
-        aws_secret_access_key=settings.secret_key,
-        region_name=settings.region,
+        aws_access_key_id=settings.access_key, aws_secret_access_key=settings.secret_key, region_name=settings.region
     )
     return session.client(
         "s3",

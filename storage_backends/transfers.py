@@ -194,13 +194,7 @@ class Transfers(ABC):
         return ObjectInfo(key, size, _etag("put", response), content_type, _date(response, "Date"), echoed)
 
     @contextmanager
-    def open(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-    ) -> Iterator[Reader]:
+    def open(self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None) -> Iterator[Reader]:
         headers = {}
         if byte_range:
             headers["Range"] = f"bytes={byte_range.first}-{byte_range.last}"
@@ -247,12 +241,7 @@ class Transfers(ABC):
     # Parts
 
     def put_part(
-        self,
-        ref: MultipartRef,
-        number: int,
-        body: bytes | bytearray | memoryview,
-        *,
-        checksum: Checksum | None = None,
+        self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None
     ) -> Part:
         size = memoryview(body).nbytes
         signed = {"Content-Length": str(size), **_checksum_header(checksum)}
@@ -267,48 +256,24 @@ class Transfers(ABC):
 
     # What clients outside may do
 
-    def presign_get(
-        self,
-        key: str,
-        *,
-        expires_in: timedelta,
-        content_type: str,
-        disposition: str,
-    ) -> PresignedRequest:
+    def presign_get(self, key: str, *, expires_in: timedelta, content_type: str, disposition: str) -> PresignedRequest:
         query = {"response-content-type": content_type, "response-content-disposition": disposition}
         return self._presigned("GET", key, expires_in, query, {})
 
     def presign_put(
-        self,
-        key: str,
-        *,
-        expires_in: timedelta,
-        size: int,
-        content_type: str,
-        checksum: Checksum | None = None,
+        self, key: str, *, expires_in: timedelta, size: int, content_type: str, checksum: Checksum | None = None
     ) -> PresignedRequest:
         headers = {"Content-Type": content_type, "If-None-Match": "*", **_checksum_header(checksum)}
         return self._presigned("PUT", key, expires_in, {}, headers, size)
 
     def presign_part(
-        self,
-        ref: MultipartRef,
-        number: int,
-        *,
-        size: int | None,
-        expires_in: timedelta,
+        self, ref: MultipartRef, number: int, *, size: int | None, expires_in: timedelta
     ) -> PresignedRequest:
         query = {"partNumber": str(number), "uploadId": ref.upload_id}
         return self._presigned("PUT", ref.key, expires_in, query, {}, size)
 
     def presign_post(
-        self,
-        key: str,
-        *,
-        expires_in: timedelta,
-        min_size: int,
-        max_size: int,
-        content_type: str,
+        self, key: str, *, expires_in: timedelta, min_size: int, max_size: int, content_type: str
     ) -> PresignedPost:
         now, seconds = time.time(), _seconds(expires_in)
         fields = self._public.post_fields(
@@ -426,9 +391,5 @@ def _described(key: str, response: urllib3.BaseHTTPResponse) -> ObjectInfo:
     if not total.isdigit():
         raise StorageUnavailable(f"open {key}: the bucket did not say how long the object is")
     return ObjectInfo(
-        key,
-        int(total),
-        _etag("open", response),
-        response.headers.get("Content-Type"),
-        _date(response, "Last-Modified"),
+        key, int(total), _etag("open", response), response.headers.get("Content-Type"), _date(response, "Last-Modified")
     )
