@@ -1,4 +1,4 @@
-"""What keeps the silence of another server, the bucket or the database, from becoming our own."""
+"""A circuit breaker and a bulkhead: an outage of the bucket or the database does not block every thread of a process."""
 
 from __future__ import annotations
 
@@ -8,83 +8,83 @@ from contextvars import ContextVar
 from threading import Condition, Lock
 from time import monotonic
 
-PAUSE = 3.0  # seconds between calls that try whether a server is back
-QUEUE = 2.0  # seconds without progress after which nobody waits for a place any more
+OPEN_SECONDS = 3.0  # between the trial calls of an open breaker
+STALLED_SECONDS = 2.0  # without progress, after which a call no longer waits for a slot
 
 
-class Away(Exception):
-    """The server was not asked: nobody expects it to answer in time."""
+class CallRejected(Exception):
+    """The call was not made, because no answer is expected in time."""
 
 
-_in_vain: ContextVar[set[Breaker] | None] = ContextVar("in_vain", default=None)  # None outside of requests
+_timed_out: ContextVar[set[CircuitBreaker] | None] = ContextVar("timed_out", default=None)  # None outside of requests
 
 
 def begin_request() -> None:
-    """From here to ``end_request`` this thread serves one request, which waits for each server in vain once at most."""
-    _in_vain.set(set())
+    """Until ``end_request`` this thread serves one request, which waits for at most one timeout of each server."""
+    _timed_out.set(set())
 
 
 def end_request() -> None:
-    _in_vain.set(None)
+    _timed_out.set(None)
 
 
-class Breaker:
+class CircuitBreaker:
     """A circuit breaker for one server, shared by the threads of a process.
 
-    It opens when a call gets no answer and no other call got one meanwhile: one slow answer among many is no outage. Then
-    calls fail at once, except one in PAUSE seconds, until one is answered. A request that has waited in vain once does not
-    wait for that server again, whatever others hear from it: its time is over."""
+    It opens when a call times out and no other call was answered since that call began: one slow call among many is no
+    outage. While it is open, calls are rejected, except one trial call per OPEN_SECONDS; an answer closes it. A request whose
+    call timed out makes no further calls to that server, even if the breaker is closed."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._heard = 0.0
-        self._next_try: float | None = None  # None: closed
+        self._last_answer = 0.0
+        self._next_trial: float | None = None  # None: closed
 
-    def ask(self) -> float:
-        """To be called before each call; the moment at which it begins. Raises Away."""
+    def before_call(self) -> float:
+        """Check that a call may be made; returns when it began, for ``no_answer``. Raises CallRejected."""
         now = monotonic()
-        if self in (_in_vain.get() or ()):
-            raise Away("this request has waited in vain already")
+        if self in (_timed_out.get() or ()):
+            raise CallRejected("an earlier call of this request timed out")
         with self._lock:
-            if self._next_try is not None:
-                if now < self._next_try:
-                    raise Away("there has been no answer for a while")
-                # Where nobody has tried for so long few are asking, and what it was may be long over.
-                self._next_try = now + PAUSE if now < self._next_try + PAUSE else None
+            if self._next_trial is not None:
+                if now < self._next_trial:
+                    raise CallRejected("there has been no answer for a while")
+                # No call for a whole period after the trial was due: the outage is long ago, so close.
+                self._next_trial = now + OPEN_SECONDS if now < self._next_trial + OPEN_SECONDS else None
         return now
 
-    def heard(self) -> None:
-        """The server answered, be it with an error."""
+    def answered(self) -> None:
+        """The server answered; an error is an answer too."""
         with self._lock:
-            self._heard, self._next_try = monotonic(), None
+            self._last_answer, self._next_trial = monotonic(), None
 
-    def unheard(self, since: float) -> None:
-        """A call that began at ``since`` got no answer: it timed out, or nobody was listening."""
-        waited = _in_vain.get()
-        if waited is not None:
-            waited.add(self)
+    def no_answer(self, began: float) -> None:
+        """The call that began at ``began`` timed out, or could not connect."""
+        servers = _timed_out.get()
+        if servers is not None:
+            servers.add(self)
         with self._lock:
-            if self._heard < since:
-                self._next_try = monotonic() + PAUSE
+            if self._last_answer < began:
+                self._next_trial = monotonic() + OPEN_SECONDS
 
 
-class Places:
-    """Places for calls under way, so that a server that hangs holds only some of a process's threads.
+class Bulkhead:
+    """A limit on concurrent calls, so that a server that hangs blocks only some of a process's threads.
 
-    Where all are taken, a call waits while there is progress: others end, bytes move. Else it gets Away."""
+    If all slots are taken, a call waits as long as others make progress (calls end, bytes move), else it is rejected."""
 
-    def __init__(self, number: int) -> None:
-        self._free = number
+    def __init__(self, slots: int) -> None:
+        self._free = slots
         self._changed = Condition()
-        self._progress = 0.0  # when there was some last, or when the last place was taken
+        self._last_progress = 0.0
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         with self._changed:
             while not self._free:
-                left = self._progress + QUEUE - monotonic()
+                left = self._last_progress + STALLED_SECONDS - monotonic()
                 if left <= 0:
-                    raise Away("too many wait for an answer already")
+                    raise CallRejected("too many calls wait for an answer")
                 self._changed.wait(left)
             self._free -= 1
             self.progress()
@@ -97,4 +97,4 @@ class Places:
                 self._changed.notify()
 
     def progress(self) -> None:
-        self._progress = monotonic()
+        self._last_progress = monotonic()

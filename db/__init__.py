@@ -29,7 +29,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from core.breaker import Away, Breaker
+from core.breaker import CallRejected, CircuitBreaker
 from core.errors import Unavailable
 
 
@@ -69,7 +69,7 @@ class Tx(psycopg.Connection[Any]):
     """A connection that gives up, and is broken then, where the server is silent for longer than ``patience``."""
 
     patience = _CHECK  # seconds
-    breaker: Breaker  # of its Database
+    breaker: CircuitBreaker  # of its Database
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         began = monotonic()
@@ -78,13 +78,13 @@ class Tx(psycopg.Connection[Any]):
         except _WaitTimeout:
             if timeout is None:
                 self.close()
-                self.breaker.unheard(began)
+                self.breaker.no_answer(began)
             raise
         except psycopg.Error as error:
             if error.sqlstate is not None:
-                self.breaker.heard()
+                self.breaker.answered()
             raise
-        self.breaker.heard()
+        self.breaker.answered()
         return result
 
 
@@ -103,7 +103,7 @@ class Database:
         self._max = max_connections
         self._cursor_factory = cursor_factory
         self._statement = statement
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         self._lock = threading.Lock()
         self._pool: ConnectionPool[Tx] | None = None
         self._pid = 0
@@ -143,12 +143,12 @@ class Database:
     def connection(self) -> Iterator[Tx]:
         """A connection outside a transaction: each statement commits by itself. Loss of the server is Unavailable."""
         try:
-            began = self._breaker.ask()
+            began = self._breaker.before_call()
             with self._open().connection() as conn:
                 yield conn
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, Away) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, CallRejected) as error:
             if isinstance(error, PoolTimeout):
-                self._breaker.unheard(began)
+                self._breaker.no_answer(began)
             raise Unavailable("The database can't be reached or is too busy; try again.") from error
 
     @contextmanager

@@ -97,7 +97,7 @@ def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytes
             (signed_http, "CONNECT_TIMEOUT", 0.5),
             (transfers, "PROBE_TIME", 0.3),
             (faults, "RETRY_WITHIN", 0.1),
-            (breaker, "PAUSE", 0.2),
+            (breaker, "OPEN_SECONDS", 0.2),
         ):
             monkeypatch.setattr(module, name, seconds)
         store: Any = services.stats._store
@@ -109,7 +109,7 @@ def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytes
 @pytest.fixture
 def database_line(services: Services, database_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Line:
     def shorten() -> None:
-        monkeypatch.setattr(breaker, "PAUSE", 0.2)
+        monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
         monkeypatch.setattr(database, "_CHECK", 0.3)
         monkeypatch.setattr(services.db._pool, "timeout", 0.5)
 
@@ -195,7 +195,7 @@ def test_T103_without_the_bucket_all_is_answered_in_time(
     fault(bucket_line)
     for name, request in with_bucket.items():
         refused(name, request)
-        time.sleep(breaker.PAUSE)  # so that the next is let through and waits itself
+        time.sleep(breaker.OPEN_SECONDS)  # so that the next is let through and waits itself
     for name, request in without_bucket.items():
         answer = answered(name, request)
         assert answer.status < 300, (name, answer.status, answer.body)
@@ -220,7 +220,7 @@ def test_T103_a_request_waits_for_the_bucket_once(
     backend: str, services: Services, bucket_line: Line, with_bucket: Requests
 ) -> None:
     """Also where others are answered all the while, so that the breaker stays closed."""
-    services.stats._store._breaker._heard = float("inf")  # type: ignore[attr-defined]
+    services.stats._store._breaker._last_answer = float("inf")  # type: ignore[attr-defined]
     bucket_line.stall()
     for name, request in with_bucket.items():
         struck = bucket_line.proxy.struck
@@ -237,7 +237,7 @@ def test_T102_without_the_database_all_is_answered_in_time(
             assert answered(name, request).status == 200
         else:
             refused(name, request)
-        time.sleep(breaker.PAUSE)
+        time.sleep(breaker.OPEN_SECONDS)
 
 
 @pytest.mark.parametrize("fault", [Line.stall, Line.stall_once])

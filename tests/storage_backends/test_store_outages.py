@@ -102,7 +102,7 @@ def test_who_answers_badly_or_hangs_up_is_asked_again(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_T103_who_hangs_holds_some_threads_only(backend: str, hanging: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 60.0)
-    monkeypatch.setattr(breaker, "QUEUE", 0.2)
+    monkeypatch.setattr(breaker, "STALLED_SECONDS", 0.2)
     store: Any = open_store(replace(settings(backend, hanging), connections=8))
     ended: list[BaseException] = []
     some_ended = threading.Event()
@@ -126,7 +126,7 @@ def test_T103_who_hangs_holds_some_threads_only(backend: str, hanging: int, monk
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_busy_bucket_refuses_nobody(backend: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breaker, "QUEUE", 20.0)  # many others may be busy on this machine
+    monkeypatch.setattr(breaker, "STALLED_SECONDS", 20.0)  # many others may be busy on this machine
     store: Any = open_store(replace(s3_server.settings(backend), connections=4))
     with ThreadPoolExecutor(16) as threads:
         keys = [f"files/{number}" for number in range(64)]
