@@ -255,7 +255,8 @@ def run(rounds: int, size: int, seconds: float) -> None:
                         if time.monotonic() > deadline:
                             break
                         results.setdefault((target.name, mode), []).append(measure(target, mode, content))
-                        bucket.delete_many([info.key for info in bucket.list_objects("")])
+                        for info in list(bucket.list_objects("")):
+                            bucket.delete(info.key)
     report(results, size)
 
 

@@ -1,7 +1,26 @@
-"""The bucket: one interface (``base``), two clients of real servers (``s3``, ``minio``) and a dict (``memory``).
+"""The bucket: one interface, two clients of real S3 servers, and one in memory for tests.
 
-Both clients send bytes as presigned requests over one urllib3 pool (``transfers``, ``signed_http``, ``presign``) and
-leave everything else to their vendor's SDK. A process imports only the SDK of the backend that its settings name.
+Open ``base`` first: it has the interface, its abilities and its errors. Both backends send the requests that move bytes
+themselves, over one urllib3 pool, and leave the other calls to their SDK. A process imports only the SDK of the backend
+that its settings name.
+
+    base         ``ObjectStore``, one Protocol per ability, and the errors
+    transfers    ``SignedStore``, the base class of both backends: put, open, copies, parts, presigned requests, rules
+    s3           the backend on boto3, for any S3 server
+    minio        the backend on minio-py
+    memory       the test double
+    presign      AWS Signature Version 4
+    signed_http  the connection pool, and one signed request
+    faults       S3's error codes, and retries
+
+Invariants:
+- No call is repeated if that could hide the outcome of its first try. ``OutcomeUnknown`` says that a call may have taken
+  effect, and ``StorageUnavailable`` that it had none.
+- "Not found" is read from S3's error code, never from a status.
+- A bucket that hangs blocks only some of a process's threads, and each request only once (``core.breaker``).
+- Connections are not shared over a fork.
+
+The prefixes of object keys are in ``core.ids``.
 """
 
 from __future__ import annotations
@@ -13,30 +32,30 @@ from pathlib import Path
 
 from storage_backends.base import ObjectStore
 
-Observer = Callable[[str, str, float], None]  # operation, outcome ("ok" or the error's name), seconds
+Observer = Callable[[str, str, float], None]  # operation, "ok" or the error's name, seconds
 
 _BACKENDS = {"s3": ("storage_backends.s3", "S3Store"), "minio": ("storage_backends.minio", "MinioStore")}
 
 
 @dataclass(frozen=True, slots=True)
 class StorageSettings:
+    """How to reach the bucket."""
+
     backend: str  # s3 | minio
     endpoint: str  # scheme, host and port, as the gateway reaches it
-    public_endpoint: str  # the same bucket as browsers reach it
+    public_endpoint: str  # as browsers reach it
     region: str
     bucket: str
     access_key: str
     secret_key: str = field(repr=False)
-    connections: int = 32  # kept open to the bucket: one for each thread that may use it
-    local_path: Path | None = None  # on the disk that its server stores on, where that is in this machine
+    connections: int = 32  # kept open: one for each thread that may use the bucket
+    local_path: Path | None = None  # a folder on the server's disk, if that is in this machine
 
 
 def open_store(settings: StorageSettings, *, observe: Observer | None = None) -> ObjectStore:
-    """The store that the settings name; ``observe`` hears of each call's outcome and time. Nothing is connected yet:
-    each process makes its clients when first needed.
+    """The store that the settings name. It connects on first use; ``observe`` gets each call's outcome and time.
 
-    Raises ValueError for an unknown backend or an endpoint that can't be signed for: a start with a wrong setting has
-    to stop."""
+    Raises ValueError for an unknown backend or an endpoint that can't be signed for."""
     if settings.backend not in _BACKENDS:
         raise ValueError(f"STORAGE_BACKEND is {settings.backend!r}; it must be one of {', '.join(_BACKENDS)}")
     module, name = _BACKENDS[settings.backend]

@@ -1,23 +1,21 @@
-"""What the gateway asks of a bucket: a small core, and one Protocol per ability.
+"""What the gateway asks of a bucket: ``ObjectStore``, and one Protocol per ability.
 
-A backend implements ``ObjectStore`` and whichever abilities its server has; ``app.wire()`` asks for an
-ability once, with ``isinstance``. There is no method that raises "unsupported": an ability that is not
-there is a Protocol that is not satisfied.
+A backend implements ``ObjectStore`` and the abilities that its server has. ``app.wire()`` checks an ability once, with
+``isinstance``; no method raises "unsupported".
 
-Object storage is not a file system: keys are flat, an object is written whole or not at all, an **ETag** is
-an opaque validator and never a hash. Errors are a small tree of their own (below); services translate them,
-since only they know whether a missing object is a client's 404 or our own damage.
+Keys are flat, an object is written whole or not at all, and an **ETag** is an opaque validator, never a hash. Services
+translate the errors below, because only they know whether a missing object is a client's 404 or our own damage.
 
     StorageError
     ├── ObjectNotFound       the exact code NoSuchKey (or a 404 to HEAD), never "any 4xx"
-    ├── UploadNotFound       NoSuchUpload: never read as "complete"
-    ├── PreconditionFailed   If-None-Match, If-Match or CopySourceIfMatch did not hold
-    ├── ChecksumMismatch     the bucket refused the bytes by their checksum
-    ├── InvalidPart          completion named a part that the bucket does not hold so
+    ├── UploadNotFound       NoSuchUpload; it does not mean that the upload was completed
+    ├── PreconditionFailed   If-None-Match, If-Match or x-amz-copy-source-if-match did not hold
+    ├── ChecksumMismatch     the bytes do not match their checksum
+    ├── InvalidPart          a completion lists a part that the bucket does not have
     ├── OutOfSpace           the bucket is full
-    └── StorageUnavailable   it did not happen (refused, SlowDown, 503): safe to try again
-        ├── StorageRefused   credentials, clock, bucket name or rights are wrong: trying again needs an operator first
-        └── OutcomeUnknown   a time-out or a reset: it may have happened; re-read before saying so
+    └── StorageUnavailable   the request had no effect (refused, SlowDown, 503): safe to retry
+        ├── StorageRefused   wrong credentials, clock, bucket name or rights: an operator has to act before a retry
+        └── OutcomeUnknown   a timeout or a reset: the request may have taken effect
 """
 
 from __future__ import annotations
@@ -28,12 +26,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
-CLOCK_SKEW = "RequestTimeTooSkewed"  # S3's code where its clock and ours differ by more than 15 minutes
+CLOCK_SKEW = "RequestTimeTooSkewed"  # S3's code if its clock and ours differ by more than 15 minutes
 
 
 class StorageError(Exception):
-    """``code`` is S3's own word for it, and ``request_id`` the server's id of the failed request, for its operator;
-    neither is shown to clients."""
+    """``code`` is S3's error code and ``request_id`` the server's id of the request. Neither is shown to clients."""
 
     def __init__(self, message: str, *, code: str | None = None, request_id: str | None = None):
         super().__init__(message)
@@ -42,48 +39,48 @@ class StorageError(Exception):
 
 
 class ObjectNotFound(StorageError):
-    pass
+    """There is no object with this key."""
 
 
 class UploadNotFound(StorageError):
-    pass
+    """The multipart upload was completed or aborted, or never begun."""
 
 
 class PreconditionFailed(StorageError):
-    pass
+    """The object exists already, or has another ETag."""
 
 
 class ChecksumMismatch(StorageError):
-    pass
+    """The bytes do not match the checksum that was sent with them."""
 
 
 class InvalidPart(StorageError):
-    pass
+    """A listed part is missing, has another ETag, or is too small."""
 
 
 class OutOfSpace(StorageError):
-    pass
+    """The bucket is full."""
 
 
 class StorageUnavailable(StorageError):
-    """``silent``: there was no answer at all; it timed out, or nobody was listening."""
+    """The request had no effect. ``no_answer``: it timed out, or the connection was refused."""
 
-    def __init__(self, message: str, *, silent: bool = False, **known: str | None):
-        super().__init__(message, **known)
-        self.silent = silent
+    def __init__(self, message: str, *, no_answer: bool = False, **details: str | None):
+        super().__init__(message, **details)
+        self.no_answer = no_answer
 
 
 class StorageRefused(StorageUnavailable):
-    pass
+    """Wrong credentials, clock, bucket name or rights."""
 
 
 class OutcomeUnknown(StorageUnavailable):
-    pass
+    """The request may or may not have taken effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """``value`` is base64 as S3's ``x-amz-checksum-<algorithm>`` headers carry it."""
+    """A checksum in base64, as in S3's ``x-amz-checksum-<algorithm>`` headers."""
 
     algorithm: Literal["sha256", "crc32"]
     value: str
@@ -91,10 +88,12 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
+    """An object's description."""
+
     key: str
     size: int  # bytes
     etag: str  # opaque, without the quotes
-    content_type: str | None  # None where a listing does not tell
+    content_type: str | None  # None in listings
     last_modified: datetime
     checksum: Checksum | None = None
 
@@ -108,19 +107,24 @@ class ByteRange:
 
     @property
     def length(self) -> int:
+        """Number of bytes."""
         return self.last - self.first + 1
 
 
 class ObjectReader(Protocol):
-    """An open object. ``read(n)`` gives up to n bytes, b"" at the end; a break midway raises StorageUnavailable."""
+    """An open object."""
 
-    info: ObjectInfo  # of the whole object, also where a range was asked for
+    info: ObjectInfo  # of the whole object, also if only a range is read
 
-    def read(self, size: int = -1, /) -> bytes: ...
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to ``size`` bytes, b"" at the end. Raises StorageUnavailable if the response breaks off."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
+    """S3's limits for parts."""
+
     min_size: int = 5 * 1024 * 1024  # bytes; the last part may be smaller
     max_size: int = 5 * 1024**3
     max_count: int = 10_000
@@ -128,13 +132,17 @@ class PartLimits:
 
 @dataclass(frozen=True, slots=True)
 class MultipartRef:
+    """A multipart upload."""
+
     key: str
     upload_id: str
-    started_at: datetime | None = None  # known from a listing only
+    started_at: datetime | None = None  # only in listings
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
+    """A part in the bucket."""
+
     number: int  # 1..10,000
     size: int  # bytes
     etag: str  # without the quotes
@@ -145,8 +153,7 @@ class Part:
 class PresignedRequest:
     """A request that its holder may send to the bucket until ``expires_at``, with exactly these headers.
 
-    A signed Content-Length is not among them: every client sets it by itself from the body, and a browser refuses to
-    have it set."""
+    A signed Content-Length is not among them: clients set it from the body, and browsers don't let pages set it."""
 
     method: Literal["GET", "PUT"]
     url: str
@@ -156,7 +163,7 @@ class PresignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class PresignedPost:
-    """A POST policy: ``fields`` go before the file in a multipart/form-data body. It can be replayed while it lives."""
+    """A POST policy: ``fields`` precede the file in a multipart/form-data body. It can be used again until it expires."""
 
     url: str  # ends in a slash
     fields: Mapping[str, str]
@@ -165,13 +172,15 @@ class PresignedPost:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
+    """Space on the bucket's disk."""
+
     free: int  # bytes
     total: int
 
 
 @runtime_checkable
 class ObjectStore(Protocol):
-    """The floor: what every backend does."""
+    """What every backend does."""
 
     def put(
         self,
@@ -183,28 +192,28 @@ class ObjectStore(Protocol):
         checksum: Checksum | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        """Write one object whole. ``size`` in bytes is needed for a stream; a stream that ends early raises ValueError,
-        and what its ``read`` raises is passed on, with nothing written. With ``if_absent`` an existing object is kept
-        and PreconditionFailed raised."""
+        """Write an object. A stream needs its ``size`` in bytes. If it ends early, ValueError is raised; errors of its
+        ``read`` pass through; nothing is written then. With ``if_absent`` an existing object raises PreconditionFailed."""
         ...
 
-    def stat(self, key: str) -> ObjectInfo: ...
+    def stat(self, key: str) -> ObjectInfo:
+        """The object's description. Raises ObjectNotFound."""
+        ...
 
     def open(
         self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
     ) -> AbstractContextManager[ObjectReader]:
-        """Read an object, or the range of it. ObjectNotFound and PreconditionFailed are raised on entering the context,
-        before any byte."""
+        """Read an object or a range of it. ObjectNotFound and PreconditionFailed are raised on entering the context."""
         ...
 
     def delete(self, key: str) -> None:
-        """Absent is fine."""
+        """Delete an object; it may be absent."""
         ...
 
     def list_objects(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
-        """All objects under ``prefix``, every page, beginning behind the key ``after``; keys that differ in their last
-        path segment only come in byte order. S3 sorts whole keys; SeaweedFS sorts folder by folder (``c/1`` before
-        ``c-1``) and, after ``a/2``, leaves out ``a/2/3``."""
+        """All objects under ``prefix``, all pages, starting after the key ``after``. Keys that differ only in their last
+        path segment come in byte order. S3 sorts whole keys; SeaweedFS sorts folder by folder (``c/1`` before ``c-1``)
+        and omits ``a/2/3`` after ``a/2``."""
         ...
 
     def check(self) -> None:
@@ -214,77 +223,83 @@ class ObjectStore(Protocol):
 
 @runtime_checkable
 class Multipart(Protocol):
+    """Multipart uploads."""
+
     part_limits: PartLimits
 
     def create_multipart(
         self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
     ) -> MultipartRef:
-        """Begin an upload. ``checksums`` names the algorithm that every part will bring: AWS S3 refuses checksums that
-        were not announced here, and, where they were, completion wants them repeated in each ``Part``."""
+        """Begin an upload. ``checksums`` is the algorithm of all parts' checksums: AWS S3 refuses a part's checksum that was
+        not announced here; if it was, the completion must repeat it in each ``Part``."""
         ...
 
     def put_part(
         self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None
     ) -> Part:
-        """Store one part; the answer's ETag, and ``checksum`` where the bucket enforced it and said so, confirm it."""
+        """Store a part. The result has ``checksum`` only if the bucket confirmed it."""
         ...
 
     def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
-        """What the bucket holds, all pages, by number; UploadNotFound where the upload is over."""
+        """The parts in the bucket, all pages, by number. Raises UploadNotFound if the upload has ended."""
         ...
 
     def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
-        """Join the parts. The answer's size is the sum of theirs: ``stat`` tells what the bucket holds. Not repeated
-        inside: after OutcomeUnknown the caller finds out with ``stat`` and ``list_parts``."""
+        """Join the parts. The result's size is the sum of the parts' sizes; ``stat`` reads it from the bucket. Never retried:
+        after OutcomeUnknown the caller checks with ``stat`` and ``list_parts``."""
         ...
 
     def abort_multipart(self, ref: MultipartRef) -> None:
-        """Absent is fine."""
+        """Abort an upload; it may be absent."""
         ...
 
     def list_multiparts(self, prefix: str) -> Iterator[MultipartRef]:
-        """Uploads not yet completed. MinIO finds those of one exact key only and none by prefix (it drops stale ones by
-        itself after a day), so absence here proves nothing."""
+        """Unfinished uploads. Absence proves nothing: MinIO lists them by exact key only, not by prefix, and drops stale
+        ones after a day."""
         ...
 
 
 @runtime_checkable
 class Presigns(Protocol):
-    """URLs on the public endpoint, for browsers and other clients outside."""
+    """Presigned requests to the public endpoint, for clients."""
 
     def presign_get(self, key: str, *, expires_in: timedelta, content_type: str, disposition: str) -> PresignedRequest:
-        """Content-Type and Content-Disposition of the answer are fixed in the signature (THREATS T32)."""
+        """Signs the response's Content-Type and Content-Disposition (THREATS T32)."""
         ...
 
     def presign_put(
         self, key: str, *, expires_in: timedelta, size: int, content_type: str, checksum: Checksum | None = None
     ) -> PresignedRequest:
-        """Signs length, type, If-None-Match: * and, where given, the checksum (THREATS T41)."""
+        """Signs length, type, If-None-Match: * and the checksum, if any (THREATS T41)."""
         ...
 
     def presign_post(
         self, key: str, *, expires_in: timedelta, min_size: int, max_size: int, content_type: str
-    ) -> PresignedPost: ...
+    ) -> PresignedPost:
+        """A POST policy for one key, one type, and a size of ``min_size`` to ``max_size`` bytes."""
+        ...
 
 
 @runtime_checkable
 class PresignsParts(Presigns, Multipart, ObjectStore, Protocol):
+    """Presigned requests for parts."""
+
     def presign_part(
         self, ref: MultipartRef, number: int, *, size: int | None, expires_in: timedelta
     ) -> PresignedRequest:
-        """Signs the part's exact length; with None any length, for clients that don't tell theirs."""
+        """Signs the part's exact length, or none if ``size`` is None."""
         ...
 
 
 @runtime_checkable
 class Copies(Protocol):
-    """Copying inside the bucket, without the bytes passing through us."""
+    """Copies inside the bucket, whose bytes do not pass through the gateway."""
 
     def copy(
         self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
     ) -> ObjectInfo:
-        """One request, up to 5 GiB on S3. Another type than the source's is set where ``content_type`` is given.
-        PreconditionFailed where the source has another ETag than ``if_source_etag``."""
+        """Copy an object with one request, up to 5 GiB on S3. ``content_type`` replaces the source's. Raises
+        PreconditionFailed if the source's ETag is not ``if_source_etag``."""
         ...
 
     def copy_part(
@@ -295,15 +310,17 @@ class Copies(Protocol):
         *,
         byte_range: ByteRange | None = None,
         if_source_etag: str | None = None,
-    ) -> Part: ...
+    ) -> Part:
+        """Make a part from an object or a range of it. Raises PreconditionFailed as ``copy`` does."""
+        ...
 
 
 class MultipartStore(ObjectStore, Multipart, Protocol):
-    """What every way in that sends bytes through the gateway needs."""
+    """What uploads through the gateway need."""
 
 
 class CopyingStore(MultipartStore, Copies, Protocol):
-    """What joining uploads needs."""
+    """What concatenation needs."""
 
 
 class DirectStore(PresignsParts, Copies, Protocol):
@@ -311,31 +328,28 @@ class DirectStore(PresignsParts, Copies, Protocol):
 
 
 @runtime_checkable
-class DeletesMany(Protocol):
-    def delete_many(self, keys: Sequence[str]) -> None:
-        """Any number of keys; absent is fine."""
-        ...
-
-
-@runtime_checkable
 class ManagesBucket(Protocol):
-    """What bootstrap and doctor ask for. A server that can't is answered with False, never with a failed start."""
+    """What bootstrap and doctor need. If the server lacks a rule, the method returns False."""
 
     def ensure_bucket(self) -> bool:
-        """Create the bucket where it is missing; True if it was created."""
+        """Create the bucket if it is missing; True if it was created."""
         ...
 
     def set_cors(self, origins: Sequence[str]) -> bool:
-        """Let these origins GET, HEAD, PUT and POST, with ETag exposed. False where the server keeps its origins
-        elsewhere (MinIO: 501, set MINIO_API_CORS_ALLOW_ORIGIN). No origins takes the rule away, after which SeaweedFS
-        lets everyone in: name at least the gateway's own."""
+        """Let these origins GET, HEAD, PUT and POST, with ETag exposed. MinIO answers 501 (its origins are in
+        MINIO_API_CORS_ALLOW_ORIGIN). Without origins the rule is removed; SeaweedFS then allows all origins, so pass at
+        least the gateway's own."""
         ...
 
     def set_abort_incomplete_rule(self, prefix: str, *, days: int) -> bool:
-        """A lifecycle rule that aborts multiparts left under ``prefix``; False where the server has none."""
+        """A lifecycle rule that aborts unfinished uploads under ``prefix``."""
         ...
 
 
 @runtime_checkable
 class ReportsCapacity(Protocol):
-    def capacity(self) -> Capacity | None: ...
+    """Knows the space on the bucket's disk."""
+
+    def capacity(self) -> Capacity | None:
+        """The space; None if it is unknown."""
+        ...

@@ -1,7 +1,7 @@
-"""What a failed request means: S3's error codes in terms of ``base``'s errors, and when to try again.
+"""S3's error codes as ``base``'s errors, and when to retry.
 
-Only exact codes count. "Not found" in particular is never read from a bare status, since a missing bucket, a missing
-upload and a proxy's own page are 404s too.
+Only exact codes count. A bare status 404 never means "no such object": a missing bucket, a missing upload and a proxy's
+own page are 404s too.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from storage_backends.base import (
 
 T = TypeVar("T")
 
-RULE_ID = "upload-gateway"  # of our CORS and lifecycle rules, so that those of others are left alone
-# Codes of a server or a key that can't set a rule on the bucket: a fact to report, not a failure.
+# A server without such rules, or credentials that may not set them: a fact to report, not a failure.
 UNABLE = frozenset({"NotImplemented", "MethodNotAllowed", "AccessDenied", "MalformedXML", "InvalidArgument"})
 
 ATTEMPTS = 3
-FIRST_PAUSE = 0.1  # seconds; doubled for each attempt, and half of it is chance
-RETRY_WITHIN = 3.0  # seconds: what has taken longer is not tried again, the client is waiting
+FIRST_PAUSE = 0.1  # seconds; doubled for each attempt, half of it random
+RETRY_WITHIN = 3.0  # seconds; later there is no further attempt, since a client is waiting
 
 _CODES: dict[str, type[StorageError]] = {
     "NoSuchKey": ObjectNotFound,
@@ -57,9 +56,9 @@ _CODES: dict[str, type[StorageError]] = {
     "SlowDownWrite": StorageUnavailable,
     "ServiceUnavailable": StorageUnavailable,
     "XMinioServerNotInitialized": StorageUnavailable,
-    "ConditionalRequestConflict": StorageUnavailable,  # 409: another conditional write was under way
+    "ConditionalRequestConflict": StorageUnavailable,  # 409: two conditional writes at once
     "OperationAborted": StorageUnavailable,
-    "RequestTimeout": StorageUnavailable,  # 400: our body came too slowly and was dropped
+    "RequestTimeout": StorageUnavailable,  # 400: the body was sent too slowly
     "IncompleteBody": StorageUnavailable,
     "AccessDenied": StorageRefused,
     "InvalidAccessKeyId": StorageRefused,
@@ -79,7 +78,7 @@ _STATUSES: dict[int, type[StorageError]] = {
     502: OutcomeUnknown,
     504: OutcomeUnknown,
 }
-# What stores bytes. To these a full SeaweedFS says InternalError, and nothing else.
+# Operations that store bytes. A full SeaweedFS answers them with InternalError.
 STORING = frozenset({"put", "put_part", "copy", "copy_part"})
 _FULL = re.compile(r"no space left|no free volume|no writable volume|disk is full", re.IGNORECASE)
 
@@ -87,7 +86,7 @@ _FULL = re.compile(r"no space left|no free volume|no writable volume|disk is ful
 def translate(
     operation: str, status: int, code: str | None, message: str | None, request_id: str | None
 ) -> StorageError:
-    """The error for an answer with ``status`` and S3's ``code`` in it, if it had one."""
+    """The error for a response with this status and S3 error code, if it has one."""
     kind = _CODES.get(code or "") or _STATUSES.get(status, StorageError)
     if status >= 500 and message and _FULL.search(message):
         kind = OutOfSpace
@@ -95,13 +94,13 @@ def translate(
 
 
 def xml_text(document: bytes, tag: str) -> str | None:
-    """The text of the first element of that name, for answers too small to deserve a parser."""
+    """The text of the first element ``tag``, for documents too small to need a parser."""
     found = re.search(rb"<%b>([^<]*)</%b>" % (tag.encode(), tag.encode()), document)
     return unescape(found[1].decode("utf-8", "replace")) if found else None
 
 
 def able(action: Callable[[], None]) -> bool:
-    """Set a rule on the bucket; False where the server has no such rules or the key may not set them."""
+    """Set a rule on the bucket; False if the server has no such rules or the credentials may not set them."""
     try:
         action()
     except StorageError as error:
@@ -112,14 +111,14 @@ def able(action: Callable[[], None]) -> bool:
 
 
 def attempt(call: Callable[[], T], *, repeatable: bool) -> T:
-    """Call, and try again after a pause where the bucket did not do it; with ``repeatable`` also where it may have."""
+    """Make a call; retry it after a pause if it had no effect, or, with ``repeatable``, if its outcome is unknown."""
     started = time.monotonic()
     for number in range(1, ATTEMPTS + 1):
         try:
             return call()
-        except StorageUnavailable as fault:
-            hopeless = isinstance(fault, StorageRefused) or (isinstance(fault, OutcomeUnknown) and not repeatable)
-            if hopeless or number == ATTEMPTS or time.monotonic() - started > RETRY_WITHIN:
+        except StorageUnavailable as error:
+            final = isinstance(error, StorageRefused) or (isinstance(error, OutcomeUnknown) and not repeatable)
+            if final or number == ATTEMPTS or time.monotonic() - started > RETRY_WITHIN:
                 raise
-        time.sleep(FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.0))  # noqa: S311 spread, not secrecy
+        time.sleep(FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.0))  # noqa: S311
     raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""A bucket in a dict: the test double. It is held to the same suite as the real servers."""
+"""A bucket in memory, for tests. It passes the same contract suite as the real servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from storage_backends.base import (
     Checksum,
     ChecksumMismatch,
     Copies,
-    DeletesMany,
     InvalidPart,
     Multipart,
     MultipartRef,
@@ -52,6 +51,8 @@ class _Upload:
 
 
 class MemoryStore:
+    """A bucket in memory."""
+
     part_limits = PartLimits()
 
     def __init__(self) -> None:
@@ -76,7 +77,7 @@ class MemoryStore:
         elif size is None:
             raise ValueError("a stream needs its size")
         else:
-            data = _drained(body, size)
+            data = _read_all(body, size)
         if size is not None and len(data) != size:
             raise ValueError(f"the body has {len(data)} bytes instead of {size}")
         _verify(data, checksum)
@@ -110,7 +111,7 @@ class MemoryStore:
     ) -> Iterator[ObjectReader]:
         info, data = self._load(key, if_match)
         if byte_range:
-            data = _cut(data, byte_range)
+            data = _slice(data, byte_range)
         yield _Reader(info, data)
 
     def delete(self, key: str) -> None:
@@ -183,7 +184,7 @@ class MemoryStore:
             refs = [upload.ref for upload in self._uploads.values() if upload.ref.key.startswith(prefix)]
         yield from sorted(refs, key=lambda ref: (ref.key, ref.upload_id))
 
-    # Copies, many deletes
+    # Copies
 
     def copy(
         self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
@@ -201,14 +202,10 @@ class MemoryStore:
         if_source_etag: str | None = None,
     ) -> Part:
         data = self._load(source, if_source_etag)[1]
-        return self.put_part(ref, number, _cut(data, byte_range) if byte_range else data)
-
-    def delete_many(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            self.delete(key)
+        return self.put_part(ref, number, _slice(data, byte_range) if byte_range else data)
 
 
-def _drained(body: BinaryIO, size: int) -> bytes:
+def _read_all(body: BinaryIO, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         piece = body.read(size - len(data))
@@ -218,9 +215,9 @@ def _drained(body: BinaryIO, size: int) -> bytes:
     return bytes(data)
 
 
-def _cut(data: bytes, byte_range: ByteRange) -> bytes:
+def _slice(data: bytes, byte_range: ByteRange) -> bytes:
     if byte_range.first >= len(data):
-        raise StorageError("the range begins behind the end", code="InvalidRange")
+        raise StorageError("the range begins after the end", code="InvalidRange")
     return data[byte_range.first : byte_range.last + 1]
 
 
@@ -229,11 +226,10 @@ def _verify(data: bytes, checksum: Checksum | None) -> None:
         return
     digest = hashlib.sha256(data).digest() if checksum.algorithm == "sha256" else zlib.crc32(data).to_bytes(4)
     if base64.b64encode(digest).decode() != checksum.value:
-        raise ChecksumMismatch("the bytes have another checksum", code="BadDigest")
+        raise ChecksumMismatch("the bytes do not match the checksum", code="BadDigest")
 
 
 # The abilities, for the type checker to prove.
 _store: type[ObjectStore] = MemoryStore
 _parts: type[Multipart] = MemoryStore
 _copies: type[Copies] = MemoryStore
-_deletes: type[DeletesMany] = MemoryStore

@@ -1,8 +1,8 @@
 """Signature Version 4: presigned URLs, POST policies and signed headers, for both backends.
 
-A presigned URL is arithmetic over the secret key: no request is made. botocore's own signer was measured here at 75-150
-ms for 1,000 part URLs, which a page that starts one large upload waits for; this takes a tenth of it. It is held to
-botocore's signatures byte for byte by the tests, and to real servers by the contract suite.
+Presigning makes no request. botocore's signer takes 75-150 ms for 1,000 part URLs, which the start of a large upload
+waits for; this one takes a tenth of that. Tests compare its signatures with botocore's byte for byte, and the contract
+suite tries them on real servers.
 
 Sources: "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)" and "… Using the Authorization Header",
 Amazon S3 API reference.
@@ -27,7 +27,7 @@ class Presigner:
     """Signs requests to one bucket on one endpoint, in path style (``https://host/bucket/key``)."""
 
     def __init__(self, endpoint: str, *, region: str, bucket: str, access_key: str, secret_key: str):
-        """``endpoint`` is scheme, host and port. A path raises ValueError: the server would sign another one."""
+        """``endpoint`` is scheme, host and port. A path raises ValueError: behind it the server would verify another one."""
         parts = urlsplit(endpoint)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ValueError(f"the bucket's endpoint must be http(s)://host[:port] without a path, not {endpoint!r}")
@@ -52,8 +52,8 @@ class Presigner:
         headers: Mapping[str, str] | None = None,
         now: float | None = None,
     ) -> str:
-        """A URL good for ``expires_in`` seconds. Every one of ``headers`` is signed: a request that lacks one, or has
-        another value, is answered with 403. An empty ``key`` addresses the bucket itself."""
+        """A URL that is valid for ``expires_in`` seconds. All ``headers`` are signed: the bucket answers 403 to a request
+        that lacks one or has another value. An empty ``key`` means the bucket itself."""
         stamp, scope, signing_key = self._at(now)
         path, signed = self._path(key), self._lowered(headers or {})
         names = ";".join(sorted(signed))
@@ -73,8 +73,8 @@ class Presigner:
     def headers(
         self, method: str, key: str, body: bytes, headers: Mapping[str, str], *, now: float | None = None
     ) -> tuple[str, dict[str, str]]:
-        """The URL and headers of a request that is good for this moment only: S3 refuses it, as RequestTimeTooSkewed, where
-        its clock differs by more than 15 minutes."""
+        """The URL and signed headers of a request to send now. S3 refuses it as RequestTimeTooSkewed if the clocks differ by
+        more than 15 minutes."""
         stamp, scope, signing_key = self._at(now)
         digest, path = sha256(body).hexdigest(), self._path(key)
         signed = self._lowered({**headers, "x-amz-date": stamp, "x-amz-content-sha256": digest})
@@ -95,7 +95,7 @@ class Presigner:
     def post_fields(
         self, key: str, *, expires_in: int, min_size: int, max_size: int, content_type: str, now: float | None = None
     ) -> dict[str, str]:
-        """The form fields of a POST policy for exactly this key, this type and a size within these bounds, in bytes."""
+        """The form fields of a POST policy for this key, this type, and a size in bytes within these bounds."""
         now = time.time() if now is None else now
         stamp, scope, signing_key = self._at(now)
         fields = {
@@ -114,21 +114,21 @@ class Presigner:
         return fields
 
     def _at(self, now: float | None) -> tuple[str, str, bytes]:
-        """Time stamp, credential scope and the day's derived key, kept since deriving it costs four more digests."""
+        """Time stamp, credential scope and signing key. The key is cached for a day: deriving it takes four digests."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         day, scope, signing_key = self._day
         if day != stamp[:8]:
             day = stamp[:8]
             scope = f"{day}/{self._region}/s3/aws4_request"
             signing_key = f"AWS4{self._secret_key}".encode()
-            for word in scope.split("/"):
-                signing_key = hmac.digest(signing_key, word.encode(), "sha256")
-            self._day = (day, scope, signing_key)  # one assignment: threads see the old day or the new one
+            for part in scope.split("/"):
+                signing_key = hmac.digest(signing_key, part.encode(), "sha256")
+            self._day = (day, scope, signing_key)  # one assignment, so other threads see a consistent triple
         return stamp, scope, signing_key
 
 
 def _canonical(signed: Mapping[str, str]) -> str:
-    """The headers that are signed, and the list of their names."""
+    """The canonical headers, and the list of their names."""
     return "".join(f"{name}:{signed[name]}\n" for name in sorted(signed)) + "\n" + ";".join(sorted(signed))
 
 

@@ -1,8 +1,7 @@
-"""Requests to the bucket that we sign ourselves, over one urllib3 pool.
+"""Requests to the bucket that the gateway signs itself, over one urllib3 pool.
 
-Both SDKs hash a payload once more before sending it over plain http, and neither sends all headers that the gateway
-needs. A request to a URL that we presigned has neither problem. Every answer that is an error, and every failure on the
-wire, leaves here as one of ``base``'s errors.
+Both SDKs hash a payload again before they send it over plain http, and neither sends all headers that the gateway needs.
+A request to a presigned URL has neither problem. Error responses and network failures are raised as ``base``'s errors.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar, cast
 
 import certifi
 import urllib3
@@ -25,11 +24,12 @@ from storage_backends.base import OutcomeUnknown, StorageError, StorageUnavailab
 from storage_backends.presign import Presigner
 
 CONNECT_TIMEOUT = 5.0  # seconds
-STALL_TIMEOUT = 10.0  # seconds without one byte moving, and from a request's last byte to its answer
-COPY_PATIENCE = 600.0  # seconds: a copy says nothing until it is done, which for 5 GiB takes minutes
-URL_LIFE = 900  # seconds; the URL is used at once, this covers a clock that is a little off
+STALL_TIMEOUT = 10.0  # seconds without a byte moving, and from a request's last byte to the response
+URL_LIFETIME = 900  # seconds; the URL is used at once, so this only has to cover clock skew
 ERROR_BODY = 64 * 1024  # bytes of an error document that are read
-UNSENT = 128 * 1024  # bytes that may wait in the kernel: an answer is due soon after the last byte was handed to it
+UNSENT = 128 * 1024  # bytes in the kernel's send buffer: the response is due soon after the last byte is handed to it
+
+T = TypeVar("T")
 
 
 def ca_bundle() -> str:
@@ -37,36 +37,37 @@ def ca_bundle() -> str:
     return os.environ.get("SSL_CERT_FILE") or certifi.where()
 
 
-class _PatientHTTP(HTTPConnection):
-    """urllib3 keeps the connect timeout while it sends a body, and one ``sendall`` counts it over the whole chunk: a
-    slow line would be cut after five seconds. Once connected, a stall is what ends it."""
+class _StallTimeout:
+    """While urllib3 sends a body, it keeps the connect timeout, and one ``sendall`` counts it over a whole chunk: a slow
+    connection would be cut after five seconds. Once connected, only a stall ends a request."""
+
+    sock: socket.socket
 
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
-        super().endheaders(*args, **kwargs)
-        _await_the_line(self.sock)
+        super().endheaders(*args, **kwargs)  # type: ignore[misc]
+        self.sock.settimeout(STALL_TIMEOUT)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
 
-class _PatientHTTPS(HTTPSConnection):
-    def endheaders(self, *args: Any, **kwargs: Any) -> None:
-        super().endheaders(*args, **kwargs)
-        _await_the_line(self.sock)
+class _HTTPConnection(_StallTimeout, HTTPConnection):
+    pass
 
 
-def _await_the_line(sock: socket.socket) -> None:
-    sock.settimeout(STALL_TIMEOUT)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+class _HTTPSConnection(_StallTimeout, HTTPSConnection):
+    pass
 
 
-class _PatientHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _PatientHTTP
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
 
 
-class _PatientHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _PatientHTTPS
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
 
 
 def new_pool(connections: int) -> urllib3.PoolManager:
+    """A pool of up to ``connections`` connections to the bucket, without retries."""
     pool = urllib3.PoolManager(
         num_pools=2,
         maxsize=connections,
@@ -74,37 +75,42 @@ def new_pool(connections: int) -> urllib3.PoolManager:
         ca_certs=ca_bundle(),
         timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=STALL_TIMEOUT),
     )
-    pool.pool_classes_by_scheme = {"http": _PatientHTTPPool, "https": _PatientHTTPSPool}
+    pool.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return pool
 
 
-def translate_wire(operation: str, error: HTTPError) -> StorageError:
-    """A failure on the wire: before the request was out it did not happen, after that nobody knows."""
-    if isinstance(error, ConnectTimeoutError | NewConnectionError | SSLError):
-        return StorageUnavailable(f"{operation}: {error}", silent=not isinstance(error, SSLError))
-    while_sending = any(isinstance(cause, TimeoutError) for cause in error.args)
-    return OutcomeUnknown(f"{operation}: {error}", silent=while_sending or isinstance(error, HTTPTimeout))
+class PerProcess(Generic[T]):
+    """A client that each process makes on first use, because connections must not be shared over a fork."""
 
-
-class SignedHttp:
-    """Sends signed requests. Threads share it; after a fork the child opens connections of its own."""
-
-    def __init__(self, presigner: Presigner, connections: int):
-        self._presigner = presigner
-        self._connections = connections
+    def __init__(self, make: Callable[[], T]):
+        self._make = make
         self._lock = threading.Lock()
-        self._made: tuple[int, urllib3.PoolManager] | None = None
+        self._made: tuple[int, T] | None = None  # the process's id, and its client
 
-    @property
-    def pool(self) -> urllib3.PoolManager:
-        """This process's pool; the minio SDK sends over it too."""
+    def __call__(self) -> T:
         made = self._made
         if made is None or made[0] != os.getpid():
             with self._lock:
                 made = self._made
                 if made is None or made[0] != os.getpid():
-                    made = self._made = (os.getpid(), new_pool(self._connections))
+                    made = self._made = (os.getpid(), self._make())
         return made[1]
+
+
+def network_error(operation: str, error: HTTPError) -> StorageError:
+    """The error for a network failure: without a connection the request had no effect, later its outcome is unknown."""
+    if isinstance(error, ConnectTimeoutError | NewConnectionError | SSLError):
+        return StorageUnavailable(f"{operation}: {error}", no_answer=not isinstance(error, SSLError))
+    while_sending = any(isinstance(cause, TimeoutError) for cause in error.args)
+    return OutcomeUnknown(f"{operation}: {error}", no_answer=while_sending or isinstance(error, HTTPTimeout))
+
+
+class SignedHttp:
+    """Sends signed requests; threads share it."""
+
+    def __init__(self, presigner: Presigner, connections: int):
+        self._presigner = presigner
+        self.pool = PerProcess(lambda: new_pool(connections))  # the minio SDK uses it too
 
     def send(
         self,
@@ -117,46 +123,50 @@ class SignedHttp:
         unsigned: Mapping[str, str] | None = None,
         body: bytes | Iterable[bytes | memoryview] | None = None,
         stream: bool = False,
-        stall: float | None = None,
+        timeout: float | None = None,
         in_headers: bool = False,
     ) -> urllib3.BaseHTTPResponse:
-        """One request, not repeated. With ``stream`` the caller reads the body and must release or close the answer.
-        ``in_headers`` signs there instead of in the URL, as the SDKs do; the body is bytes then."""
+        """Send one request, without retries. With ``stream`` the caller reads the body and must release or close the
+        response. ``in_headers`` signs in the headers instead of in the URL, as the SDKs do; the body is bytes then."""
         if in_headers:
             assert isinstance(body, bytes)
             url, signed = self._presigner.headers(method, key, body, signed or {})
         else:
-            url = self._presigner.url(method, key, expires_in=URL_LIFE, query=query, headers=signed)
-        origin, stall = self._presigner.origin, stall or STALL_TIMEOUT
+            url = self._presigner.url(method, key, expires_in=URL_LIFETIME, query=query, headers=signed)
+        origin, timeout = self._presigner.origin, timeout or STALL_TIMEOUT
         try:
-            # Through the connection pool with a bare path: PoolManager would resolve dots in keys after we signed them.
-            response = self.pool.connection_from_url(origin).urlopen(
-                method,
-                url[len(origin) :],
-                body=cast(bytes, body),
-                headers={**(signed or {}), **(unsigned or {})},
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, stall), read=stall),
+            # Not through PoolManager, which would resolve dots in keys after they were signed.
+            response = (
+                self.pool()
+                .connection_from_url(origin)
+                .urlopen(
+                    method,
+                    url[len(origin) :],
+                    body=cast(bytes, body),
+                    headers={**(signed or {}), **(unsigned or {})},
+                    redirect=False,
+                    assert_same_host=False,
+                    preload_content=False,
+                    decode_content=False,
+                    timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout),
+                )
             )
-            if response.status < 300 and stream:
-                return response
             if response.status < 300:
-                response.read(cache_content=True)
-                response.release_conn()
+                if not stream:
+                    response.read(cache_content=True)
+                    response.release_conn()
                 return response
             document = response.read(ERROR_BODY)
             if response.length_remaining != 0:
-                response.close()  # what is left of it is not worth the connection
+                response.close()  # reading the rest would cost more than a new connection
             response.release_conn()
         except HTTPError as error:
-            raise translate_wire(operation, error) from error
+            raise network_error(operation, error) from error
         raise error_in(operation, response.status, response.headers, document)
 
 
 def error_in(operation: str, status: int, headers: Mapping[str, str], document: bytes) -> StorageError:
+    """The error in an S3 response."""
     return faults.translate(
         operation,
         status,

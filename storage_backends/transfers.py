@@ -1,11 +1,14 @@
-"""Where bytes move: the part of a store that both backends share.
+"""What both backends share: every request that the gateway signs itself.
 
-Writing and reading objects, writing parts, and everything that is handed to clients as a presigned request. The SDKs
-take no part in it (see ``signed_http``); a backend adds its SDK's control calls and the translation of its errors.
+Objects are written, read and copied here, parts written, copied and completed, the bucket's rules set and requests
+presigned. A backend adds the rest of the control calls and the translation of its SDK's errors.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import secrets
 import shutil
 import time
@@ -15,11 +18,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Literal, TypeVar
+from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from core.breaker import Away, Breaker, Places
+from core.breaker import Bulkhead, CallRejected, CircuitBreaker
 from core.ids import PROBE_PREFIX
 from storage_backends import Observer, StorageSettings, faults
 from storage_backends.base import (
@@ -29,6 +34,7 @@ from storage_backends.base import (
     ChecksumMismatch,
     MultipartRef,
     ObjectInfo,
+    ObjectNotFound,
     OutcomeUnknown,
     OutOfSpace,
     Part,
@@ -39,20 +45,23 @@ from storage_backends.base import (
     StorageUnavailable,
 )
 from storage_backends.presign import MAX_EXPIRY, Presigner
-from storage_backends.signed_http import SignedHttp
+from storage_backends.signed_http import SignedHttp, error_in
 
 T = TypeVar("T")
 Body = BinaryIO | bytes | bytearray | memoryview
 
-PIECE = 64 * 1024  # bytes handed to the socket at once; a stall is counted over each
+PIECE = 64 * 1024  # bytes handed to the socket at once; the stall timeout applies to each
 PROBE_TIME = 5.0  # seconds for all of a probe
-LONG = frozenset({"copy", "copy_part", "complete_multipart"})  # these may take minutes, without a word until the end
-# A full store writes no more while there is still some room: SeaweedFS opens no further volume, or keeps a hundredth free.
-FULL_BELOW, FULL_SHARE = 256 * 1024**2, 0.02  # bytes, and of the disk
+COPY_TIMEOUT = 600.0  # seconds: the bucket answers a copy when it is done, after minutes for 5 GiB
+COPIES = frozenset({"copy", "copy_part", "complete_multipart"})  # the operations with that timeout
+# Storage counts as full below this: SeaweedFS opens no further volume, or keeps a hundredth free.
+FULL_BELOW, FULL_SHARE = 256 * 1024**2, 0.02  # bytes, and share of the disk
+RULE_ID = "upload-gateway"  # of the gateway's rules on the bucket; it leaves others alone
+_XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 class _SourceFailed(Exception):
-    """Carries an error of the caller's stream past urllib3, which would take an OSError for one of its own."""
+    """Carries an error of the caller's stream through urllib3, which would take an OSError for one of its own."""
 
 
 class Reader:
@@ -67,40 +76,45 @@ class Reader:
         if self.finished or size == 0:
             return b""
         try:
-            data = self._response.read(None if size < 0 else size)  # raises where the body ends too early
+            data = self._response.read(None if size < 0 else size)  # raises if the body ends too early
         except (HTTPError, OSError, ValueError) as error:
             raise StorageUnavailable(f"reading {self.info.key}: {error}") from error
         self.finished = size < 0 or not data
         return data
 
 
-class Transfers(ABC):
+class SignedStore(ABC):
+    """The base class of both backends."""
+
     part_limits = PartLimits()
 
     def __init__(self, settings: StorageSettings, *, observe: Observer | None = None):
-        keys = {
-            "region": settings.region,
-            "bucket": settings.bucket,
-            "access_key": settings.access_key,
-            "secret_key": settings.secret_key,
-        }
+        bucket = {name: getattr(settings, name) for name in ("region", "bucket", "access_key", "secret_key")}
         self._settings = settings
         self._bucket = settings.bucket
         self._observe = observe
-        self._http = SignedHttp(Presigner(settings.endpoint, **keys), settings.connections)
-        self._public = Presigner(settings.public_endpoint or settings.endpoint, **keys)
-        # Not all threads that may use the bucket may wait for it at once; the rest is for requests that need no bucket.
-        self._breaker = Breaker()
-        self._places = Places(max(1, settings.connections // 2))
-        self._long_places = Places(max(1, settings.connections // 4))
+        self._http = SignedHttp(Presigner(settings.endpoint, **bucket), settings.connections)
+        self._public = Presigner(settings.public_endpoint or settings.endpoint, **bucket)
+        self._breaker = CircuitBreaker()
+        # Calls use only some of a process's threads; the rest serve requests that need no bucket.
+        self._bulkhead = Bulkhead(max(1, settings.connections // 2))
+        self._copies_bulkhead = Bulkhead(max(1, settings.connections // 4))
 
     @abstractmethod
     def _translate(self, operation: str, error: Exception) -> StorageError | None:
-        """The vendor's exception in ``base``'s terms; None for what is no answer of the bucket, a bug above all."""
+        """The SDK's error as one of ``base``'s; None if it is no error of the bucket, such as a bug."""
+
+    @abstractmethod
+    def _bucket_exists(self) -> bool: ...
+
+    @abstractmethod
+    def _create_bucket(self) -> None: ...
+
+    # Calls
 
     def _call(self, operation: str, request: Callable[[], T], *, repeatable: bool = True) -> T:
-        """The one funnel to the bucket: time, bounded repeats and translated errors, and nothing at all while the bucket
-        is away. ``repeatable`` says that doing it twice does no harm, also where the first try's outcome is unknown."""
+        """Make a call to the bucket: observed, retried, its errors translated, and limited by the bulkhead and the circuit
+        breaker. A call is ``repeatable`` if it may be made again although the first may have taken effect."""
 
         def once() -> T:
             try:
@@ -110,18 +124,18 @@ class Transfers(ABC):
             except StorageError:
                 raise
             except Exception as error:
-                fault = self._translate(operation, error)
-                if fault is None:
+                translated = self._translate(operation, error)
+                if translated is None:
                     raise
-                raise fault from error
+                raise translated from error
 
         started, outcome = time.monotonic(), "ok"
         try:
-            with (self._long_places if operation in LONG else self._places).taken():
-                return self._watched(operation, lambda: faults.attempt(once, repeatable=repeatable))
-        except Away as away:
-            outcome = type(away).__name__
-            raise StorageUnavailable(f"{operation}: the bucket was not asked: {away}") from away
+            with (self._copies_bulkhead if operation in COPIES else self._bulkhead).slot():
+                return self._guarded(operation, lambda: faults.attempt(once, repeatable=repeatable))
+        except CallRejected as rejected:
+            outcome = type(rejected).__name__
+            raise StorageUnavailable(f"{operation}: not sent to the bucket: {rejected}") from rejected
         except Exception as error:
             outcome = type(error).__name__
             raise
@@ -129,28 +143,27 @@ class Transfers(ABC):
             if self._observe:
                 self._observe(operation, outcome, time.monotonic() - started)
 
-    def _watched(self, operation: str, request: Callable[[], T]) -> T:
-        """Tell the breaker what came of it, and a full disk from other failures."""
-        began = self._breaker.ask()
+    def _guarded(self, operation: str, request: Callable[[], T]) -> T:
+        """Report the outcome to the circuit breaker, and distinguish a full disk from other errors."""
+        began = self._breaker.before_call()
         try:
-            answer = request()
+            result = request()
         except StorageError as error:
-            if isinstance(error, StorageUnavailable) and error.silent:
-                self._breaker.unheard(began)
+            if isinstance(error, StorageUnavailable) and error.no_answer:
+                self._breaker.no_answer(began)
             else:
                 self._answered()
             if error.code == "InternalError" and operation in faults.STORING and self._is_full():
                 raise OutOfSpace(f"{error} (its disk is full)", code=error.code, request_id=error.request_id) from error
             raise
         self._answered()
-        return answer
+        return result
 
     def _answered(self) -> None:
-        self._breaker.heard()
-        self._long_places.progress()  # the bucket is there, and they are silent by nature
+        self._breaker.answered()
+        self._copies_bulkhead.progress()  # the bucket is up, and copies show no progress of their own
 
     def capacity(self) -> Capacity | None:
-        """Of the disk that the bucket's server stores on, where that is a disk of this machine."""
         if self._settings.local_path is None:
             return None
         disk = shutil.disk_usage(self._settings.local_path)
@@ -172,26 +185,22 @@ class Transfers(ABC):
         checksum: Checksum | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        whole = isinstance(body, bytes | bytearray | memoryview)
+        is_stream = not isinstance(body, bytes | bytearray | memoryview)
         if size is None:
             if not isinstance(body, bytes | bytearray | memoryview):
                 raise ValueError("a stream needs its size")
             size = memoryview(body).nbytes
-        signed = {"Content-Type": content_type, "Content-Length": str(size), **_checksum_header(checksum)}
+        length, signed = size, {"Content-Type": content_type, "Content-Length": str(size), **_checksum_header(checksum)}
         if if_absent:
             signed["If-None-Match"] = "*"
-        length = size
 
         def request() -> urllib3.BaseHTTPResponse:
-            return self._http.send("put", "PUT", key, signed=signed, body=self._moving(_pieces(body, length)))
+            return self._http.send("put", "PUT", key, signed=signed, body=self._sending(_pieces(body, length)))
 
-        # A repeat of a conditional write could meet its own first try, and a stream is gone once it was read.
-        if whole:
-            response = self._call("put", request, repeatable=not if_absent)
-        else:
-            response = self._call("put", _once(request), repeatable=False)
-        echoed = _confirmed("put", response, checksum)
-        return ObjectInfo(key, size, _etag("put", response), content_type, _date(response, "Date"), echoed)
+        # A retry of a conditional write could find the object of its own first try, and a stream can't be read again.
+        response = self._call("put", _once(request) if is_stream else request, repeatable=not (is_stream or if_absent))
+        confirmed = _confirmed("put", response, checksum)
+        return ObjectInfo(key, size, _etag("put", response), content_type, _date(response, "Date"), confirmed)
 
     @contextmanager
     def open(self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None) -> Iterator[Reader]:
@@ -209,34 +218,86 @@ class Transfers(ABC):
             yield reader
         finally:
             if reader is None or not reader.finished:
-                response.close()  # an unread rest would be taken for the next answer
+                response.close()  # unread bytes would be read as the next response
             response.release_conn()
 
     def check(self) -> None:
-        """Puts, reads and deletes ``probe/<random>``, with little patience: /readyz answers while a bucket hangs. One call is
-        signed as those of the SDKs are, which a bucket with another clock refuses while presigned ones may pass."""
-        key, word = f"{PROBE_PREFIX}{secrets.token_hex(16)}", secrets.token_bytes(32)
+        """Write, read and delete ``probe/<random>`` within PROBE_TIME, so that /readyz answers while the bucket hangs. The PUT
+        is signed in its headers, as the SDKs do: with a wrong clock the bucket may refuse only such requests."""
+        key, content = f"{PROBE_PREFIX}{secrets.token_hex(16)}", secrets.token_bytes(32)
         deadline = time.monotonic() + PROBE_TIME
 
         def send(method: str, **request: Any) -> bytes:
             left = max(0.1, deadline - time.monotonic())
-            return self._http.send("check", method, key, stall=left, **request).data
+            return self._http.send("check", method, key, timeout=left, **request).data
 
         def request() -> None:
             signed = {"Content-Type": "application/octet-stream", "Content-Length": "32"}
-            send("PUT", signed=signed, body=word, in_headers=True)
+            send("PUT", signed=signed, body=content, in_headers=True)
             try:
-                if send("GET") != word:
-                    raise StorageUnavailable("check: the bucket gave back other bytes than it was given")
+                if send("GET") != content:
+                    raise StorageUnavailable("check: the bucket returned other bytes than were written")
             finally:
                 send("DELETE")
 
         self._call("check", request, repeatable=False)
 
-    def _moving(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    def _sending(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         for piece in pieces:
-            self._places.progress()
+            self._bulkhead.progress()
             yield piece
+
+    def copy(
+        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
+    ) -> ObjectInfo:
+        headers = self._copy_source(source, if_source_etag)
+        if content_type is not None:
+            headers |= {"Content-Type": content_type, "x-amz-metadata-directive": "REPLACE"}
+        self._slow_request("copy", "PUT", target, {}, headers)
+        try:
+            return self.stat(target)
+        except (StorageUnavailable, ObjectNotFound) as error:
+            raise OutcomeUnknown(f"copy: done, but the copy can't be read: {error}") from error
+
+    @abstractmethod
+    def stat(self, key: str) -> ObjectInfo: ...
+
+    def _copy_source(self, key: str, etag: str | None) -> dict[str, str]:
+        condition = {"x-amz-copy-source-if-match": f'"{etag}"'} if etag is not None else {}
+        return {"x-amz-copy-source": quote(f"/{self._bucket}/{key}", safe="/~"), **condition}
+
+    def _slow_request(
+        self,
+        operation: str,
+        method: str,
+        key: str,
+        query: dict[str, str],
+        signed: dict[str, str],
+        body: bytes | None = None,
+        *,
+        repeatable: bool = True,
+    ) -> str:
+        """Send a copy or a completion; the ETag in its response. The response may be an error although its status is 200:
+        the bucket sends the status first, to keep the connection open while it works."""
+
+        def request() -> str:
+            response = self._http.send(
+                operation,
+                method,
+                key,
+                query=query,
+                signed={**signed, "Content-Length": str(len(body or b""))},
+                body=body,
+                timeout=COPY_TIMEOUT,
+            )
+            if b"<Error>" in response.data:
+                raise error_in(operation, 500, response.headers, response.data)
+            etag = faults.xml_text(response.data, "ETag")
+            if not etag:
+                raise OutcomeUnknown(f"{operation}: the response has no ETag")
+            return etag.strip('"')
+
+        return self._call(operation, request, repeatable=repeatable)
 
     # Parts
 
@@ -244,17 +305,43 @@ class Transfers(ABC):
         self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None
     ) -> Part:
         size = memoryview(body).nbytes
-        signed = {"Content-Length": str(size), **_checksum_header(checksum)}
-        query = {"partNumber": str(number), "uploadId": ref.upload_id}
+        signed, query = {"Content-Length": str(size), **_checksum_header(checksum)}, _part_query(ref, number)
         response = self._call(
             "put_part",
             lambda: self._http.send(
-                "put_part", "PUT", ref.key, query=query, signed=signed, body=self._moving(_pieces(body, size))
+                "put_part", "PUT", ref.key, query=query, signed=signed, body=self._sending(_pieces(body, size))
             ),
         )
         return Part(number, size, _etag("put_part", response), _confirmed("put_part", response, checksum))
 
-    # What clients outside may do
+    def copy_part(
+        self,
+        ref: MultipartRef,
+        number: int,
+        source: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_source_etag: str | None = None,
+    ) -> Part:
+        headers = self._copy_source(source, if_source_etag)
+        if byte_range:
+            headers["x-amz-copy-source-range"] = f"bytes={byte_range.first}-{byte_range.last}"
+        size = byte_range.length if byte_range else self.stat(source).size
+        return Part(number, size, self._slow_request("copy_part", "PUT", ref.key, _part_query(ref, number), headers))
+
+    def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
+        listed = "".join(
+            f"<Part><PartNumber>{part.number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag>"
+            f"{_checksum_element(part.checksum)}</Part>"
+            for part in parts
+        )
+        body = f'<CompleteMultipartUpload xmlns="{_XMLNS}">{listed}</CompleteMultipartUpload>'.encode()
+        signed = {"Content-Type": "application/xml"} | ({"If-None-Match": "*"} if if_absent else {})
+        query = {"uploadId": ref.upload_id}
+        etag = self._slow_request("complete_multipart", "POST", ref.key, query, signed, body, repeatable=False)
+        return ObjectInfo(ref.key, sum(part.size for part in parts), etag, None, datetime.now(UTC))
+
+    # Presigned requests
 
     def presign_get(self, key: str, *, expires_in: timedelta, content_type: str, disposition: str) -> PresignedRequest:
         query = {"response-content-type": content_type, "response-content-disposition": disposition}
@@ -269,8 +356,7 @@ class Transfers(ABC):
     def presign_part(
         self, ref: MultipartRef, number: int, *, size: int | None, expires_in: timedelta
     ) -> PresignedRequest:
-        query = {"partNumber": str(number), "uploadId": ref.upload_id}
-        return self._presigned("PUT", ref.key, expires_in, query, {}, size)
+        return self._presigned("PUT", ref.key, expires_in, _part_query(ref, number), {}, size)
 
     def presign_post(
         self, key: str, *, expires_in: timedelta, min_size: int, max_size: int, content_type: str
@@ -295,27 +381,85 @@ class Transfers(ABC):
         url = self._public.url(method, key, expires_in=seconds, query=query, headers=signed, now=now)
         return PresignedRequest(method, url, _after(now, seconds), headers)
 
+    # The bucket
 
-def checksum_in(answer: Mapping[str, Any], name: str) -> Checksum | None:
-    """A checksum of the bytes themselves, found as ``name`` with the algorithm put in. What a multipart may have, one
-    of its parts' checksums (``…-3``), is none."""
+    def ensure_bucket(self) -> bool:
+        if self._call("ensure_bucket", self._bucket_exists):
+            return False
+        try:
+            self._call("ensure_bucket", self._create_bucket)
+        except StorageError as error:
+            if error.code != "BucketAlreadyOwnedByYou":  # another process has created it meanwhile
+                raise
+            return False
+        return True
+
+    def set_cors(self, origins: Sequence[str]) -> bool:
+        allowed = "".join(f"<AllowedOrigin>{escape(origin)}</AllowedOrigin>" for origin in origins)
+        methods = "".join(f"<AllowedMethod>{method}</AllowedMethod>" for method in ("GET", "HEAD", "PUT", "POST"))
+        rule = f"{allowed}{methods}<AllowedHeader>*</AllowedHeader><ExposeHeader>ETag</ExposeHeader>"
+        rule = f"{rule}<MaxAgeSeconds>3600</MaxAgeSeconds>"
+        return self._set_rule("cors", "CORSConfiguration", "CORSRule", rule if origins else None)
+
+    def set_abort_incomplete_rule(self, prefix: str, *, days: int) -> bool:
+        rule = (
+            f"<Filter><Prefix>{escape(prefix)}</Prefix></Filter><Status>Enabled</Status><AbortIncompleteMultipartUpload>"
+            f"<DaysAfterInitiation>{days}</DaysAfterInitiation></AbortIncompleteMultipartUpload>"
+        )
+        return self._set_rule("lifecycle", "LifecycleConfiguration", "Rule", rule)
+
+    def _set_rule(self, kind: str, root: str, element: str, rule: str | None) -> bool:
+        """Replace the gateway's rule in the bucket's configuration, or remove it if ``rule`` is None. Others stay."""
+
+        def send(method: str, body: bytes = b"") -> bytes:
+            digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+            signed = {"Content-Type": "application/xml", "Content-Length": str(len(body)), "Content-MD5": digest}
+            return self._call(
+                f"set_{kind}",
+                lambda: (
+                    self._http.send(
+                        f"set_{kind}", method, "", query={kind: ""}, signed=signed if body else {}, body=body or None
+                    ).data
+                ),
+            )
+
+        def current() -> bytes:
+            try:
+                return send("GET")
+            except StorageError as error:
+                if error.code != f"NoSuch{root}":
+                    raise
+                return b""
+
+        def change() -> None:
+            tag = element.encode()
+            found = re.findall(rb"<%b>.*?</%b>" % (tag, tag), current(), re.DOTALL)
+            rules = [other for other in found if faults.xml_text(other, "ID") != RULE_ID]
+            if rule is not None:
+                rules.append(f"<{element}><ID>{RULE_ID}</ID>{rule}</{element}>".encode())
+            if rules:
+                send(
+                    "PUT", b'<%b xmlns="%b">%b</%b>' % (root.encode(), _XMLNS.encode(), b"".join(rules), root.encode())
+                )
+            elif found:
+                send("DELETE")
+
+        return faults.able(change)
+
+
+def checksum_in(response: Mapping[str, Any], name: str) -> Checksum | None:
+    """The object's checksum in the member ``name``, with the algorithm inserted. A composite checksum of a multipart
+    upload (``…-3``) is ignored."""
     algorithms: tuple[Literal["sha256", "crc32"], ...] = ("sha256", "crc32")
     for algorithm in algorithms:
-        value = answer.get(name.format(algorithm.upper()))
+        value = response.get(name.format(algorithm.upper()))
         if value and "-" not in value:
             return Checksum(algorithm, value)
     return None
 
 
-def completed(ref: MultipartRef, parts: Sequence[Part], etag: str | None) -> ObjectInfo:
-    """What completion made, by the parts it was made of."""
-    if not etag:
-        raise OutcomeUnknown("complete_multipart: the bucket answered without an ETag")
-    return ObjectInfo(ref.key, sum(part.size for part in parts), etag.strip('"'), None, datetime.now(UTC))
-
-
 def _pieces(body: Body, size: int) -> Iterator[bytes | memoryview]:
-    """``body`` in pieces that a slow line can take before the stall timeout, and exactly ``size`` bytes of it."""
+    """Exactly ``size`` bytes of ``body``, in pieces that a slow connection sends within the stall timeout."""
     if isinstance(body, bytes | bytearray | memoryview):
         view = memoryview(body).cast("B")
         if len(view) != size:
@@ -336,7 +480,7 @@ def _pieces(body: Body, size: int) -> Iterator[bytes | memoryview]:
 
 
 def _once(request: Callable[[], T]) -> Callable[[], T]:
-    """For streams: a second call would send what is left of the stream, so it repeats the first one's error."""
+    """For streams: a second call repeats the first one's error, since part of the stream was read."""
     failed: list[StorageError] = []
 
     def call() -> T:
@@ -359,12 +503,23 @@ def _after(now: float, seconds: int) -> datetime:
     return datetime.fromtimestamp(int(now) + seconds, UTC)
 
 
+def _part_query(ref: MultipartRef, number: int) -> dict[str, str]:
+    return {"partNumber": str(number), "uploadId": ref.upload_id}
+
+
 def _checksum_header(checksum: Checksum | None) -> dict[str, str]:
     return {f"x-amz-checksum-{checksum.algorithm}": checksum.value} if checksum else {}
 
 
+def _checksum_element(checksum: Checksum | None) -> str:
+    if checksum is None:
+        return ""
+    name = f"Checksum{checksum.algorithm.upper()}"
+    return f"<{name}>{escape(checksum.value)}</{name}>"
+
+
 def _confirmed(operation: str, response: urllib3.BaseHTTPResponse, checksum: Checksum | None) -> Checksum | None:
-    """The checksum, if the bucket's answer repeats it."""
+    """The checksum, if the response repeats it."""
     echo = response.headers.get(f"x-amz-checksum-{checksum.algorithm}") if checksum else None
     if checksum and echo and echo != checksum.value:
         raise ChecksumMismatch(f"{operation}: the bucket stored {echo}, {checksum.value} was sent")
@@ -374,7 +529,7 @@ def _confirmed(operation: str, response: urllib3.BaseHTTPResponse, checksum: Che
 def _etag(operation: str, response: urllib3.BaseHTTPResponse) -> str:
     etag = response.headers.get("ETag", "").strip('"')
     if not etag:
-        raise OutcomeUnknown(f"{operation}: the bucket answered {response.status} without an ETag")
+        raise OutcomeUnknown(f"{operation}: the response {response.status} has no ETag")
     return etag
 
 
@@ -386,10 +541,10 @@ def _date(response: urllib3.BaseHTTPResponse, header: str) -> datetime:
 
 
 def _described(key: str, response: urllib3.BaseHTTPResponse) -> ObjectInfo:
-    """The whole object's description from the answer to a GET, of a range or not."""
+    """The object's description from the response to a GET, of the whole or of a range."""
     total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
     if not total.isdigit():
-        raise StorageUnavailable(f"open {key}: the bucket did not say how long the object is")
+        raise StorageUnavailable(f"open {key}: the response does not tell the object's size")
     return ObjectInfo(
         key, int(total), _etag("open", response), response.headers.get("Content-Type"), _date(response, "Last-Modified")
     )

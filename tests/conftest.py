@@ -101,7 +101,8 @@ def bucket(shared_store: Any) -> Any:
 
 def _empty(store: Any) -> None:
     for prefix in PREFIXES:
-        store.delete_many([info.key for info in store.list_objects(prefix)])
+        for info in list(store.list_objects(prefix)):
+            store.delete(info.key)
         for ref in list(store.list_multiparts(prefix)):
             store.abort_multipart(ref)
 

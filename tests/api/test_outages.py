@@ -101,7 +101,7 @@ def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytes
         ):
             monkeypatch.setattr(module, name, seconds)
         store: Any = services.stats._store
-        store._made = store._http._made = None  # what it was made with: clients are made anew
+        store._client._made = store._http.pool._made = None  # what it was made with: clients are made anew
 
     return Line(bucket_proxy, shorten)
 

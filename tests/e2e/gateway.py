@@ -73,7 +73,8 @@ class Gateway(Live):
 
     def empty(self) -> None:
         """Nothing in the bucket any more, whatever the database says."""
-        self.store.delete_many([info.key for info in self.store.list_objects("")])
+        for info in list(self.store.list_objects("")):
+            self.store.delete(info.key)
         for ref in list(self.store.list_multiparts("")):
             self.store.abort_multipart(ref)
 

@@ -22,7 +22,7 @@ from tests.servers import BUCKET, S3Server, minio_binary, start_minio, start_wee
 
 pytest.register_assert_rewrite("tests.storage_backends.contract", "tests.storage_backends.contract_presigned")
 
-ABILITIES = {"Multipart", "Presigns", "PresignsParts", "Copies", "DeletesMany", "ManagesBucket"}
+ABILITIES = {"Multipart", "Presigns", "PresignsParts", "Copies", "ManagesBucket"}
 CONDITIONS = {"conditional_put", "conditional_complete", "copy_conditions", "part_copy_conditions"}
 CHECKSUMS = {"checksums", "checksums_kept"}
 KEYS = {"backslash_keys", "byte_order"}
@@ -30,7 +30,7 @@ UPLOADS = {"upload_dates", "smallest_part", "multiparts_by_prefix", "upload_gone
 ACCESS = {"signatures", "post_policies", "cors", "lifecycle"}
 WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS
 HAS = {
-    "memory": {"Multipart", "Copies", "DeletesMany"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS,
+    "memory": {"Multipart", "Copies"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS,
     # Checks neither signatures nor lengths, checksums or conditions of a copy.
     "moto": ABILITIES | KEYS | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
     "seaweedfs": WORDS - KEYS,

@@ -122,7 +122,6 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "list_multiparts": lambda store: list(store.list_multiparts("files/")),
     "abort_multipart": lambda store: store.abort_multipart(REF),
     "copy": lambda store: store.copy("files/x", "files/y"),
-    "delete_many": lambda store: store.delete_many(["files/x"]),
 }
 ONCE: dict[str, Callable[[Any], Any]] = {
     "put if absent": lambda store: store.put("files/x", b"x", content_type="text/plain", if_absent=True),
