@@ -1,5 +1,15 @@
-"""A client's connection as the server (web_server.py) has it: the socket, the request that is being answered, the places that
-requests take, and what the server answers itself."""
+"""One client's connection, as web_server.py's worker sees it.
+
+    ClientSocket   reads with time limits, and writes that never block
+    ClientBody     a request's body, whose read errors are all OSError
+    SlotPool       a limit on concurrent requests of one kind
+    Connection     a connection, its current request and response; also what the application calls
+    health_response, problem_response   responses that the server sends itself
+
+A connection belongs to one thread at a time: to the event loop while it waits, to a thread while its request is processed.
+A request waits for its body or for a slot outside of threads: the application's attempt ends with RequestDeferred, and the
+request starts again when it need no longer wait. So an application must ask for a slot before it does or reads anything.
+"""
 
 from __future__ import annotations
 
@@ -18,226 +28,229 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
-from gunicorn.http import errors as refusals
+from gunicorn.http import errors as http_errors
 from gunicorn.http.body import Body, LengthReader
 from gunicorn.workers.gthread import TConn
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-BODY_SILENCE = 30.0  # seconds; mobile networks pause
-BODY_WINDOW, BODY_RATE = 30.0, 1024  # seconds of waiting, and bytes per second that must come in them
-UNREAD_BYTES = 64 * 1024  # of a body that nobody wanted are read to keep the connection, if they have come
+BODY_SILENCE = 30.0  # seconds without a byte; mobile networks pause
+BODY_WINDOW, BODY_RATE = 30.0, 1024  # seconds of waiting, and the bytes per second that must arrive in them
+UNREAD_BYTES = 64 * 1024  # of an unread body that are skipped to keep the connection, if they have arrived
 
 
-class NotYet(BaseException):
-    """Ends the application's try to answer a request. Nothing was done or read that can't be done again."""
+class RequestDeferred(BaseException):
+    """Ends the application's attempt at a request, which starts again later."""
 
 
 class MalformedBody(OSError):
-    """The request's body is not well-formed: its chunks or its trailers."""
+    """The request's body is malformed: its chunks or its trailers."""
 
 
 class ClientSocket(socket.socket):
-    """A client's connection whose reads have limits of their own, and whose writes never wait."""
+    """A client's socket. Blocking reads have time limits, and writes never block: ``unsent`` buffers the rest."""
 
-    stalled = False  # it was given up for silence or slowness: no farewell is waited for
-    _waited = 0.0  # seconds spent waiting for the body in the present window
-    _received = 0  # bytes that came in it
-    _pushed = 0  # bytes handed to the kernel
+    timed_out = False  # the client was too slow: don't wait until it has read the last response
+    _waited = 0.0  # seconds spent waiting for the body in the current window
+    _received = 0  # bytes received in it
+    _written = 0  # bytes handed to the kernel
 
     def __init__(self, client: socket.socket):
         super().__init__(client.family, client.type, client.proto, fileno=client.detach())
-        self.unsent = bytearray()  # what the kernel did not take yet
+        self.unsent = bytearray()
 
     def setblocking(self, flag: bool) -> None:
-        """gunicorn calls this with True as each request begins."""
+        """gunicorn calls this with True when a request begins."""
         if flag:
             self._waited, self._received = 0.0, 0
         super().setblocking(flag)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Send what the client takes at once; the rest is kept in ``unsent``, for the event loop."""
+        """Send what the kernel takes, and buffer the rest for the event loop."""
         with memoryview(data) as view:
-            pushed = 0 if self.unsent else self._push(view)
-            self.unsent += view[pushed:]
+            written = 0 if self.unsent else self._write(view)
+            self.unsent += view[written:]
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """As ``sendall``; the length of ``data``."""
         self.sendall(data)
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        """Send of ``unsent`` what the client takes at once."""
+        """Send what the kernel takes of ``unsent``."""
         with memoryview(self.unsent) as view:
-            pushed = self._push(view)
-        del self.unsent[:pushed]
+            written = self._write(view)
+        del self.unsent[:written]
 
-    def _push(self, view: memoryview) -> int:
-        outer, pushed = self.gettimeout(), 0
+    def _write(self, view: memoryview) -> int:
+        timeout, written = self.gettimeout(), 0
         self.settimeout(0)
         try:
-            while pushed < len(view):
-                pushed += super().send(view[pushed:])
+            while written < len(view):
+                written += super().send(view[written:])
         except (BlockingIOError, InterruptedError):
             pass
         finally:
-            self.settimeout(outer)
-        self._pushed += pushed
-        return pushed
+            self.settimeout(timeout)
+        self._written += written
+        return written
 
-    def taken(self) -> int:
-        """Bytes that have reached the client's side: of what the kernel was handed, all but what waits there (tcp(7))."""
+    def acknowledged(self) -> int:
+        """Bytes that the client's side has acknowledged: those written, less those in the kernel's queue (tcp(7))."""
         try:
-            waiting = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4))
+            queued = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4))
         except OSError:  # not Linux
-            return self._pushed
-        return self._pushed - int.from_bytes(waiting, "little")
+            return self._written
+        return self._written - int.from_bytes(queued, "little")
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        outer = self.gettimeout()
-        if outer == 0:  # the event loop, which never waits
+        """Up to ``size`` bytes. Raises ConnectionResetError if the client sends nothing or too slowly."""
+        timeout = self.gettimeout()
+        if timeout == 0:  # in the event loop
             return super().recv(size, flags)
-        limit = BODY_SILENCE if outer is None else min(outer, BODY_SILENCE)
+        limit = BODY_SILENCE if timeout is None else min(timeout, BODY_SILENCE)
         begun = time.monotonic()
         self.settimeout(limit)
         try:
             data = super().recv(size, flags)
         except TimeoutError:
-            if limit < BODY_SILENCE:  # the reader's own: it waits again, or wants no more
+            if limit < BODY_SILENCE:  # the reader's own timeout
                 self._waited += time.monotonic() - begun
                 raise
-            raise self._give_up(f"nothing came for {BODY_SILENCE:g} seconds") from None
+            raise self._too_slow(f"nothing came for {BODY_SILENCE:g} seconds") from None
         finally:
-            self.settimeout(outer)
-        # Only our waiting counts: a client can't send while the bucket is slow and nobody reads.
+            self.settimeout(timeout)
+        # Only time spent waiting counts: a client can't send while nobody reads because the bucket is slow.
         self._waited += time.monotonic() - begun
         self._received += len(data)
         if self._waited >= BODY_WINDOW:
             if self._received < BODY_RATE * self._waited:
-                raise self._give_up(f"fewer than {BODY_RATE} bytes per second came")
+                raise self._too_slow(f"fewer than {BODY_RATE} bytes per second came")
             self._waited, self._received = 0.0, 0
         return data
 
-    def _give_up(self, why: str) -> ConnectionResetError:
-        self.stalled = True
-        return ConnectionResetError(errno.ECONNRESET, f"The client was given up: {why}")
+    def _too_slow(self, reason: str) -> ConnectionResetError:
+        self.timed_out = True
+        return ConnectionResetError(errno.ECONNRESET, f"The client was too slow: {reason}")
 
 
 class ClientBody(Body):  # type: ignore[misc]
-    """A request's body. Those who read it know one kind of error, OSError."""
+    """A request's body, whose read errors are all OSError."""
 
     def _read_reader(self, size: int) -> bytes:
         try:
             data: bytes = super()._read_reader(size)
-        except refusals.ParseException as error:
+        except http_errors.ParseException as error:
             raise MalformedBody(str(error)) from error
         return data
 
 
-Wish = Mapping[str, int]  # for whom a place counts, and how many each of them may have
+Claim = Mapping[str, int]  # the address and the owner a slot counts for, each with its limit
 
 
-class Places:
-    """How many requests may do something at once. No owner gets more than half of the places, and no address more than three
-    quarters. Who finds no place waits, in the order of coming."""
+class SlotPool:
+    """A limit on concurrent requests of one kind. An owner gets at most half of the slots, an address at most three quarters.
+    Requests wait for a slot in the order in which they came."""
 
-    def __init__(self, total: int):
-        self._total = total
-        self._taken: Counter[str] = Counter()  # by owner and by address, and under "" all
+    def __init__(self, slots: int):
+        self._slots = slots
+        self._used: Counter[str] = Counter()  # by address and owner; "" counts all
         self._lock = threading.Lock()
-        self.waiting: dict[Connection, None] = {}  # the event loop's alone
+        self.queue: dict[Connection, None] = {}  # used by the event loop only
 
-    def wish(self, address: str, owner: str | None, most: int | None) -> Wish:
-        """For a place that counts for both; of an owner at most ``most``. All who show no credential count as one owner."""
-        half = -(-self._total // 2)
-        whose = "nobody" if owner is None else f"owner {owner}"
-        return {f"address {address}": -(-self._total * 3 // 4), whose: min(half, most or half)}
+    def claim(self, address: str, owner: str | None, limit: int | None) -> Claim:
+        """A claim for one slot; ``limit`` is a lower limit for the owner. All anonymous callers count as one owner."""
+        half = -(-self._slots // 2)
+        caller = "nobody" if owner is None else f"owner {owner}"
+        return {f"address {address}": -(-self._slots * 3 // 4), caller: min(half, limit or half)}
 
-    def take(self, wish: Wish) -> bool:
-        """Take a place; whether there was one."""
+    def acquire(self, claim: Claim) -> bool:
+        """Take a slot; False if none is free."""
         with self._lock:
-            if self._taken[""] >= self._total or any(self._taken[name] >= most for name, most in wish.items()):
+            if self._used[""] >= self._slots or any(self._used[name] >= limit for name, limit in claim.items()):
                 return False
-            self._taken.update(["", *wish])
+            self._used.update(["", *claim])
             return True
 
-    def give_back(self, wish: Wish) -> None:
+    def release(self, claim: Claim) -> None:
+        """Return a slot."""
         with self._lock:
-            self._taken.subtract(["", *wish])
-            self._taken = +self._taken  # without those who have none left
+            self._used.subtract(["", *claim])
+            self._used = +self._used  # drops zeros
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A client's connection, the part of the next request's head that has come so far, and the request that is being
-    answered. It belongs to one thread at a time."""
+    """A client's connection: the start of its next request, or the request and response in progress."""
 
-    def __init__(self, cfg: Any, client: socket.socket, address: Any, server: Any, places: Mapping[str, Places]):
+    def __init__(self, cfg: Any, client: socket.socket, address: Any, server: Any, pools: Mapping[str, SlotPool]):
         super().__init__(cfg, ClientSocket(client), address, server)
-        self.head = bytearray()
+        self.head = bytearray()  # what has arrived of the next request's head
         self.closed = False
-        self.late: Callable[[Connection], None]  # what happens at ``timeout``
+        self.on_timeout: Callable[[Connection], None]  # called at ``timeout``
         self.request: Any = None
-        self.response: Any = None  # gunicorn's, once the application has begun to answer
-        self.result: Any = None  # what the application gave, to be closed
-        self.pieces: Iterator[bytes] | None = None  # what is left of it
-        self.keep = False  # the connection, after this request
-        self.parked = 0  # bytes of the response that wait for the client
-        self.moved = self.taken = 0.0  # when it last took some; what it had taken as its time began
+        self.response: Any = None  # gunicorn's, once the application has returned
+        self.result: Any = None  # the application's iterable, to be closed
+        self.chunks: Iterator[bytes] | None = None  # the rest of it
+        self.keep_alive = False
+        self.buffered = 0  # length of ``sock.unsent`` while the event loop sends it
+        self.last_sent = 0.0  # when the kernel last took some of it
+        self.acknowledged = 0  # what the client had acknowledged when SEND_WINDOW began
         self.discarded = 0
-        self._places = places
-        self.wish: tuple[Places, Wish] | None = None  # the place waited for
-        self.held: tuple[Places, Wish] | None = None  # the one it has
-        self.refused = False  # it has waited long enough for one
+        self._pools = pools
+        self.wanted_slot: tuple[SlotPool, Claim] | None = None
+        self.slot: tuple[SlotPool, Claim] | None = None
+        self.slot_timed_out = False
         self.awaits_body = False
-        self.expected = 0  # bytes of it that were missing as its time began
-        self.ended = False  # nothing more comes
+        self.missing_before = 0  # bytes of the body that were missing when BODY_WINDOW began
+        self.at_end = False  # the client sends nothing more
 
     def head_is_complete(self) -> bool:
-        """Whether gunicorn's parser will not have to wait: a whole head, or one that it refuses at once."""
+        """Whether gunicorn's parser won't block: the head is complete, or will be rejected at once."""
         if b"\r\n\r\n" in self.head or self.head.count(b"\n") != self.head.count(b"\r\n"):
             return True
         return len(self.head) > self.cfg.limit_request_line + 2 and self.head.find(b"\r\n", 2) < 0
 
     # -- for the application, as environ["gateway.connection"] ---------------------------------------------------------
 
-    def place(self, kind: str, address: str, owner: str | None, *, most: int | None = None) -> bool:
-        """Take one of the server's places for a "body" or a "stream" until the request is answered; False where none came
-        free in PLACE_SECONDS. It counts for the address and the owner, who has at most ``most``. Raises NotYet."""
-        if self.held is not None:
+    def acquire_slot(self, kind: str, address: str, owner: str | None, *, limit: int | None = None) -> bool:
+        """Take a slot for a "body" or a "stream" until the response is sent. False if none came free in SLOT_SECONDS. It
+        counts for the address and for the owner, who gets at most ``limit``. Raises RequestDeferred."""
+        if self.slot is not None:
             return True
-        places = self._places[kind]
-        wish = places.wish(address, owner, most)
-        if places.take(wish):
-            self.held = places, wish
+        pool = self._pools[kind]
+        claim = pool.claim(address, owner, limit)
+        if pool.acquire(claim):
+            self.slot = pool, claim
             return True
-        if not self.refused:
-            self.wish = places, wish
-            raise NotYet
-        return False
+        if self.slot_timed_out:
+            return False
+        self.wanted_slot = pool, claim
+        raise RequestDeferred
 
-    def whole_body(self, address: str, owner: str | None) -> bool:
-        """Make sure that reading the body won't wait for the client, or wait for a "body" as ``place`` does, where its length
-        is not known. Raises NotYet."""
+    def buffer_body(self, address: str, owner: str | None) -> bool:
+        """Receive the whole body, so that reading it won't block. A body of unknown length takes a "body" slot instead, as
+        ``acquire_slot`` does. Raises RequestDeferred."""
         if not isinstance(self.request.body.reader, LengthReader):
-            return self.place("body", address, owner)
-        while self.missing() > 0 and not self.ended and self.receive():
+            return self.acquire_slot("body", address, owner)
+        while self.missing() > 0 and not self.at_end and self.receive():
             pass
-        if self.missing() <= 0 or self.ended:
+        if self.missing() <= 0 or self.at_end:
             return True
-        if not self.place("whole body", address, owner):
+        if not self.acquire_slot("whole body", address, owner):
             return False
         self.awaits_body = True
-        raise NotYet
+        raise RequestDeferred
 
     # -- for the worker ------------------------------------------------------------------------------------------------
 
     def missing(self) -> int:
-        """Bytes of the body that have not come."""
+        """Bytes of the body that have not arrived."""
         return int(self.request.body.reader.length - self.parser.unreader.buf.seek(0, 2))
 
     def receive(self) -> bool:
-        """Take of the body what has come; False where that is nothing. Never waits."""
-        outer = self.sock.gettimeout()
+        """Buffer what has arrived of the body, without blocking; False if nothing has."""
+        timeout = self.sock.gettimeout()
         self.sock.settimeout(0)
         try:
             data = self.sock.recv(min(self.missing(), 256 * 1024))
@@ -246,13 +259,13 @@ class Connection(TConn):  # type: ignore[misc]
         except OSError:
             data = b""
         finally:
-            self.sock.settimeout(outer)
+            self.sock.settimeout(timeout)
         self.parser.unreader.buf.write(data)
-        self.ended = not data
+        self.at_end = not data
         return bool(data)
 
-    def body_is_over(self) -> bool:
-        """Whether the next request begins where we stand. What has come of an unwanted body is skipped; nothing is waited for."""
+    def skip_body(self) -> bool:
+        """Skip what has arrived of an unread body, without blocking. Whether the next request begins here."""
         body = self.request.body
         if body.failed or (isinstance(body.reader, LengthReader) and body.reader.length > UNREAD_BYTES):
             return False
@@ -264,30 +277,34 @@ class Connection(TConn):  # type: ignore[misc]
         finally:
             self.sock.settimeout(None)
 
-    def end(self) -> None:
-        """Let go of the answered request."""
+    def end_request(self) -> None:
+        """Close the application's iterable and forget the request."""
         result, self.result = self.result, None
-        self.request = self.response = self.pieces = None
-        self.refused = False
+        self.request = self.response = self.chunks = None
+        self.slot_timed_out = False
         if hasattr(result, "close"):
             result.close()
 
     def close(self, graceful: bool = False) -> None:
+        """Close the socket; unsent bytes are dropped."""
         if not self.closed:
             self.closed = True
-            if self.sock.unsent:  # nor shall the kernel keep what it has for this reader
+            if self.sock.unsent:  # drop the kernel's buffer too
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             util.close(self.sock)
 
 
-REFUSALS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, str], ...] = (
-    ((refusals.InvalidResponseHeader, refusals.InvalidResponseHeaderName), 500, "The server failed to answer."),
-    (refusals.ConfigurationProblem, 500, "The server failed to answer."),
-    (refusals.LimitRequestLine, 414, "The request line is too long."),
-    (refusals.LimitRequestHeaders, 431, "The header fields are too large."),
-    (refusals.ExpectationFailed, 417, "Of expectations only 100-continue is understood."),
-    (refusals.UnsupportedTransferCoding, 501, "Of transfer codings only chunked is understood."),
-    (refusals.ParseException, 400, "The request is not well-formed HTTP."),
+_FAILED = "The server failed to respond."
+# Status and detail for each of gunicorn's errors, the most specific first.
+_PROBLEMS: tuple[tuple[type[Exception], int, str], ...] = (
+    (http_errors.InvalidResponseHeader, 500, _FAILED),
+    (http_errors.InvalidResponseHeaderName, 500, _FAILED),
+    (http_errors.ConfigurationProblem, 500, _FAILED),
+    (http_errors.LimitRequestLine, 414, "The request line is too long."),
+    (http_errors.LimitRequestHeaders, 431, "The header fields are too large."),
+    (http_errors.ExpectationFailed, 417, "Only the expectation 100-continue is supported."),
+    (http_errors.UnsupportedTransferCoding, 501, "Only the transfer coding chunked is supported."),
+    (http_errors.ParseException, 400, "The request is not well-formed HTTP."),
 )
 _TITLES: dict[int, tuple[str, str]] = {
     400: ("Bad Request", "invalid_input"),
@@ -298,24 +315,37 @@ _TITLES: dict[int, tuple[str, str]] = {
     500: ("Internal Server Error", "internal_error"),
     501: ("Not Implemented", "not_implemented"),
 }
-
-
-# A request for /healthz as any monitor sends it; what is less plain goes the usual way.
+# GET or HEAD /healthz as monitors send it. Other forms go to the application.
 _HEALTH = re.compile(rb"(?:GET|HEAD) /healthz HTTP/1\.[01]\r\n(?:[A-Za-z0-9-]+:[^\r\n]*\r\n)*\r\n")
 _NOT_PLAIN = re.compile(rb"\r\n(?:Content-Length|Transfer-Encoding|Expect|Origin):", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"\r\nX-Request-ID:[ \t]*([A-Za-z0-9._-]{8,128})[ \t]*\r\n", re.IGNORECASE)
 
 
 def is_health_check(head: bytearray) -> bool:
+    """Whether this is a plain request for ``/healthz``."""
     return _HEALTH.fullmatch(head) is not None and _NOT_PLAIN.search(head) is None
 
 
-def health(head: bytearray) -> bytes:
-    """The answer of ``/healthz``: while the event loop can give it, the process is alive."""
+def health_response(head: bytearray) -> bytes:
+    """The response to ``/healthz``: the process is alive if its event loop can send it."""
     given = _REQUEST_ID.search(head)
     body = b'{"status":"ok"}'
     start = _head(200, "OK", "application/json", len(body), given.group(1).decode() if given else uuid.uuid4().hex)
     return start if head.startswith(b"HEAD") else start + body
+
+
+def problem_for(error: BaseException) -> tuple[int, str]:
+    """Status and detail for an error of gunicorn's, or of the application's that it did not handle."""
+    return next(((status, detail) for kind, status, detail in _PROBLEMS if isinstance(error, kind)), (500, _FAILED))
+
+
+def problem_response(status: int, detail: str) -> bytes:
+    """A problem+json response (RFC 9457) that closes the connection."""
+    title, code = _TITLES[status]
+    request_id = uuid.uuid4().hex
+    members = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+    body = json.dumps({**members, "request_id": request_id}).encode()
+    return _head(status, title, "application/problem+json", len(body), request_id) + body
 
 
 def _head(status: int, title: str, content_type: str, length: int, request_id: str) -> bytes:
@@ -324,12 +354,3 @@ def _head(status: int, title: str, content_type: str, length: int, request_id: s
         f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: private, no-store\r\n"
         "Connection: close\r\n\r\n"
     ).encode()
-
-
-def problem(status: int, detail: str) -> bytes:
-    """A whole HTTP answer: RFC 9457 problem+json, after which the connection is closed."""
-    title, code = _TITLES[status]
-    request_id = uuid.uuid4().hex
-    members = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
-    body = json.dumps({**members, "request_id": request_id}).encode()
-    return _head(status, title, "application/problem+json", len(body), request_id) + body

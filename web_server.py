@@ -1,21 +1,23 @@
-"""The HTTP server: gunicorn's threaded worker, with what it lacks for clients that are slow or mean.
+"""The HTTP server: gunicorn's threaded worker, protected from slow and hostile clients.
 
-A thread is for work; whatever waits for a client, waits in the worker's event loop:
+Threads do work; all waiting for clients happens in the worker's event loop:
 
-- A connection gets a thread when the head of its request is complete. Half-sent heads have one deadline.
-- A response is sent as far as the client takes it at once. The rest waits in the loop, and who takes less than SEND_RATE
-  is closed. Streams go on in threads of their own.
-- An answered request whose body was not read is closed, and what still comes is discarded by the loop.
-- The application asks for a place before it reads a long body or opens a stream (``Connection.place``), and for a short body
-  as a whole (``Connection.whole_body``). What it must wait for, it waits for outside of threads: NotYet ends its try, and
-  the request is begun again when its time has come.
-- ``/healthz`` is answered by the loop itself.
+- A request gets a thread when its head is complete. An incomplete head has HEAD_SECONDS.
+- A response is written as far as the client's socket takes it. The event loop sends the rest, and closes connections that
+  take less than SEND_RATE. Streams continue in threads of their own.
+- A connection whose request body was not read is closed; the event loop discards what still arrives.
+- The application takes a slot before it reads a long body or opens a stream (``Connection.acquire_slot``), and buffers a
+  short body (``Connection.buffer_body``). If a slot or the body is not there yet, RequestDeferred ends the attempt; the
+  event loop waits, and the request starts again.
+- The event loop answers ``/healthz`` itself.
 
-Bodies that are read in a thread must keep coming: a silence of BODY_SILENCE seconds, or less than BODY_RATE over BODY_WINDOW
-seconds of waiting, ends the connection and the read raises ``ConnectionResetError`` with what had come kept in gunicorn's
-buffers. A body that is not well-formed raises MalformedBody. What gunicorn refuses itself is answered as problem+json with
-an X-Request-ID, as everything else is. All this rests on internals of gunicorn 27.0, which is why that version is pinned
-and tests/test_web_server.py opens real sockets.
+A body that is read in a thread must keep coming: BODY_SILENCE seconds without a byte, or less than BODY_RATE over
+BODY_WINDOW seconds of waiting, raise ConnectionResetError in the reader; what had arrived stays in gunicorn's buffers. A
+malformed body raises MalformedBody. Requests that gunicorn rejects get problem+json with an X-Request-ID.
+
+The path of a connection through ``Worker``: accept → enqueue_req → _begin → handle (in a thread) → finish_request → one of
+_await_slot, _await_body, _await_client, _keep_alive, _linger. This relies on internals of gunicorn 27.0, so that version is
+pinned, and tests/test_web_server.py uses real sockets.
 """
 
 from __future__ import annotations
@@ -34,58 +36,48 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
-from gunicorn.http import errors as refusals
+from gunicorn.http import errors as http_errors
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 import web_clients
 from settings import Settings
-from web_clients import (
-    REFUSALS,
-    ClientBody,
-    ClientSocket,
-    Connection,
-    MalformedBody,
-    NotYet,
-    Places,
-    health,
-    is_health_check,
-    problem,
-)
+from web_clients import ClientBody, ClientSocket, Connection, MalformedBody, RequestDeferred, SlotPool, problem_response
 
 if TYPE_CHECKING:
     from flask import Flask
 
-MAX_CONNECTIONS = 2000  # of one process; most of them idle, each costs a descriptor and a few KiB
-HEAD_SECONDS = 15.0  # from the first look at a connection until its request's head is complete
-HEAD_BYTES = 64 * 1024  # of a head as a whole; gunicorn limits the lines and fields in it
-SEND_WINDOW, SEND_RATE = (
-    120.0,
-    1024,
-)  # seconds, and bytes per second to take in them; readers open their window in big steps
-SEND_SLICE = 0.1  # seconds of a thread for one stream, then it is another's turn
-UNSENT_BYTES = 64 * 1024 * 1024  # of responses that their readers have not taken; beyond it who is slowest is closed
-LINGER_SECONDS = 1.0  # for the client to read our last answer while it still sends
-LINGER_BYTES = 1024 * 1024  # that are discarded meanwhile; what comes after them stays in the kernel
-PLACE_SECONDS = 12.0  # that a request waits for a place, on average
-STREAMS, WHOLE_BODIES = 64, 64  # places for streams, and for awaited bodies of up to 1 MiB
-GRACE_SECONDS = 30  # after SIGTERM, for requests in flight
+MAX_CONNECTIONS = 2000  # of one process; most are idle, and each costs a file descriptor and a few KiB
+HEAD_SECONDS = 15.0  # until a request's head must be complete
+HEAD_BYTES = 64 * 1024  # of a head as a whole; gunicorn limits its lines and fields
+SEND_WINDOW, SEND_RATE = 120.0, 1024  # seconds, and bytes per second in them; a receive window opens in big steps
+SEND_SLICE = 0.1  # seconds that a thread spends on one stream at a time
+UNSENT_BYTES = 64 * 1024 * 1024  # of all buffered responses; above it the slowest connections are closed
+LINGER_SECONDS = 1.0  # for the client to read the last response while it still sends
+LINGER_BYTES = 1024 * 1024  # discarded meanwhile; the rest stays in the kernel
+SLOT_SECONDS = 12.0  # that a request waits for a slot, on average
+STREAMS, WHOLE_BODIES = 64, 64  # slots for streams, and for buffered bodies of up to 1 MiB
+GRACE_SECONDS = 30  # after SIGTERM, for the requests in progress
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threaded worker, whose event loop does all waiting for clients. Methods that take a connection run in the
-    loop, but for handle() and what it calls."""
+    """gunicorn's threaded worker, whose event loop does all waiting for clients. Methods run in the event loop, except
+    ``handle`` and those under "in a thread"."""
 
     def init_process(self) -> None:
+        """Create the slot pools and threads of this process."""
         threads = self.cfg.threads
-        # Bodies are read in threads: some stay free for requests that are short.
-        bodies = Places(threads - max(1, threads // 4))
-        self.places = {"body": bodies, "stream": Places(STREAMS), "whole body": Places(WHOLE_BODIES)}
-        # These send streams, and go on with what one try did not send. They are fewer, to leave the interpreter to the others.
+        reserved = max(1, threads // 4)  # threads that are free of body reads, for short requests
+        self.pools = {
+            "body": SlotPool(threads - reserved),
+            "stream": SlotPool(STREAMS),
+            "whole body": SlotPool(WHOLE_BODIES),
+        }
+        # These send streams and the rest of large responses. They are few, to leave CPU time to the others.
         self.senders: Executor = ThreadPoolExecutor(max(1, threads // 4))
-        self.waiting: dict[Connection, None] = {}  # for their clients, or for a place, each until its ``timeout``
-        self.parked = 0  # bytes of responses that wait for clients
-        self.next_look = 0.0
+        self.waiting: dict[Connection, None] = {}  # for their clients or for a slot, each until its ``timeout``
+        self.buffered = 0  # bytes of responses that the event loop sends
+        self.next_timeout_check = 0.0
         self.worker_connections: int = min(self.cfg.worker_connections, max(64, (descriptors() - 256) // 2))
         super().init_process()
 
@@ -95,59 +87,59 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self,
         conn: Connection,
         event: int,
-        then: Callable[[Connection, ClientSocket], None] | None,
+        on_event: Callable[[Connection, ClientSocket], None] | None,
         seconds: float,
-        late: Callable[[Connection], None],
+        on_timeout: Callable[[Connection], None],
     ) -> None:
-        """Call ``then`` at each event on the socket until _wake(), and ``late`` if that does not come in time."""
-        if not self.alive and late != self._reader_is_late:  # what has not begun shall not hold up a stop
+        """Call ``on_event`` at each event on the socket until _stop_waiting(), or ``on_timeout`` after ``seconds``."""
+        if not self.alive and on_timeout != self._send_timeout:  # a stop does not wait for requests that have not begun
             seconds = min(seconds, STOP_KEEPALIVE_LINGER)
-        conn.timeout, conn.late = time.monotonic() + seconds, late
+        conn.timeout, conn.on_timeout = time.monotonic() + seconds, on_timeout
         self.waiting[conn] = None
         conn.sock.setblocking(False)
-        if then is not None:
-            self.poller.register(conn.sock, event, partial(then, conn))
+        if on_event is not None:
+            self.poller.register(conn.sock, event, partial(on_event, conn))
 
-    def _wake(self, conn: Connection) -> None:
+    def _stop_waiting(self, conn: Connection) -> None:
         del self.waiting[conn]
-        with suppress(KeyError):  # who waits for a place is not registered
+        with suppress(KeyError):  # not registered if it waits for a slot
             self.poller.unregister(conn.sock)
-        self.parked -= conn.parked
-        conn.parked = 0
+        self.buffered -= conn.buffered
+        conn.buffered = 0
 
     def murder_pending(self) -> None:
         """gunicorn calls this after each round of events."""
         now = time.monotonic()
-        if now < self.next_look:
+        if now < self.next_timeout_check:
             return
-        self.next_look = now + 0.2
+        self.next_timeout_check = now + 0.2
         for conn in [conn for conn in self.waiting if conn.timeout <= now]:
-            if conn in self.waiting:  # no other's end has given it what it waited for
-                self._wake(conn)
-                conn.late(conn)
+            if conn in self.waiting:  # still: another's end may have given it a slot
+                self._stop_waiting(conn)
+                conn.on_timeout(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """gunicorn's look at its connections as it begins to stop: those without a request shall not hold it up. It would close
-        its listeners last, and who connects meanwhile would hear nothing: those who are there are served, others refused."""
+        """gunicorn calls this when it begins to stop. Connections in the listen queue are served; later ones are refused at
+        once, while gunicorn would leave them without an answer. Connections without a request don't delay the stop."""
         for listener in self.sockets:
             while self.nr_conns < self.worker_connections and self._accept_one(listener):
                 pass
             listener.close()
         super()._cap_keepalive(deadline)
         for conn in self.waiting:
-            if conn.late != self._reader_is_late:
+            if conn.on_timeout != self._send_timeout:
                 conn.timeout = min(conn.timeout, deadline)
 
     # -- a request's head ----------------------------------------------------------------------------------------------
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a few connections: one a round would be slow when they are many, and all would leave the other processes none."""
+        """Accept a few connections: one per round would be slow, and all would leave none to other processes."""
         for _ in range(8):
             if self.nr_conns >= self.worker_connections or not self._accept_one(listener):
                 break
 
     def _accept_one(self, listener: socket.socket) -> bool:
-        """Take a connection; whether there was one."""
+        """Accept a connection; False if there is none."""
         try:
             client, address = listener.accept()
         except OSError as error:
@@ -155,77 +147,70 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 raise
             return False
         self.nr_conns += 1
-        self.enqueue_req(Connection(self.cfg, client, address, listener.getsockname(), self.places))
+        self.enqueue_req(Connection(self.cfg, client, address, listener.getsockname(), self.pools))
         return True
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Also called with a kept connection that has become readable, or has the next request in its buffer."""
+        """Wait for a request's head. Also called when a kept connection becomes readable or has a pipelined request."""
         if conn.parser is not None:
             conn.head += conn.parser.unreader.take_buffered()
         if conn.head_is_complete():
             self._begin(conn)
         else:
-            self._wait(conn, EVENT_READ, self._read_head, HEAD_SECONDS, self._head_is_late)
+            self._wait(conn, EVENT_READ, self._read_head, HEAD_SECONDS, self._head_timeout)
 
     def _read_head(self, conn: Connection, client: ClientSocket) -> None:
-        try:
-            data = client.recv(16 * 1024)
-        except (BlockingIOError, InterruptedError):
+        data = _received(client, 16 * 1024)
+        if data is None:
             return
-        except OSError:
-            data = b""
         conn.head += data
         complete = conn.head_is_complete()
         if data and not complete and len(conn.head) <= HEAD_BYTES:
             return
-        self._wake(conn)
-        if data and complete:
-            self._begin(conn)
-            return
-        if data:
-            self._say(client, problem(431, "The header fields are too large."))
-            self._linger(conn)
-        else:
+        self._stop_waiting(conn)
+        if not data:
             self._drop(conn)
+        elif complete:
+            self._begin(conn)
+        else:
+            self._respond(conn, problem_response(431, "The header fields are too large."))
 
-    def _head_is_late(self, conn: Connection) -> None:
+    def _head_timeout(self, conn: Connection) -> None:
         if conn.head:
-            self._say(conn.sock, problem(408, "The request's head did not come in time."))
-            self._linger(conn)
+            self._respond(conn, problem_response(408, "The request's head did not arrive in time."))
         else:
             self._drop(conn)
 
     def _begin(self, conn: Connection) -> None:
-        if is_health_check(conn.head):
-            self._say(conn.sock, health(conn.head))
-            self._linger(conn)
+        if web_clients.is_health_check(conn.head):
+            self._respond(conn, web_clients.health_response(conn.head))
         else:
-            self._hand_over(conn, self.tpool)
+            self._submit(conn, self.tpool)
 
     # -- in a thread, and back -----------------------------------------------------------------------------------------
 
-    def _hand_over(self, conn: Connection, pool: Executor) -> None:
-        conn.wish, conn.awaits_body = None, False
+    def _submit(self, conn: Connection, pool: Executor) -> None:
+        conn.wanted_slot, conn.awaits_body = None, False
         pool.submit(self.handle, conn).add_done_callback(
             lambda done: self.method_queue.defer(self.finish_request, conn, done)
         )
 
     def handle(self, conn: Connection) -> None:
-        """A step of a request, in a thread: until the response is sent, or there is something to wait for."""
+        """Process a request until its response is sent or it must wait."""
         conn.sock.setblocking(True)
-        conn.keep = False
+        conn.keep_alive = False
         try:
             if conn.response is not None:
                 self._send(conn)
             else:
-                self._answer(conn)
+                self._call_application(conn)
                 if not self._is_stream(conn):
                     self._send(conn)
             return
-        except NotYet:
+        except RequestDeferred:
             return
-        except (refusals.NoMoreData, StopIteration) as error:
-            self.log.debug("The client has gone: %s", error)
+        except (http_errors.NoMoreData, StopIteration) as error:
+            self.log.debug("The client has disconnected: %s", error)
         except MalformedBody as error:
             self.handle_error(conn.request, conn.sock, conn.client, error.__cause__ or error)
         except OSError as error:
@@ -233,14 +218,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self.log.exception("Socket error processing request.")
         except Exception as error:
             if conn.response is not None and conn.response.headers_sent:
-                self.log.exception("A response broke off")  # and the connection with it: nothing may look like its end
+                self.log.exception("A response broke off")  # the connection is closed, so it can't look complete
             else:
                 self.handle_error(conn.request, conn.sock, conn.client, error)
-        conn.wish, conn.awaits_body = None, False
-        self._end(conn)
+        conn.wanted_slot, conn.awaits_body = None, False
+        self._end_request(conn)
 
-    def _answer(self, conn: Connection) -> None:
-        """Let the application begin its answer."""
+    def _call_application(self, conn: Connection) -> None:
         conn.init()
         if conn.request is None:
             conn.parser.unreader.unread(bytes(conn.head))
@@ -248,150 +232,150 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             request = next(conn.parser)
             for name, value in request.headers:
                 if name == "TRANSFER-ENCODING" and value.strip().lower() != "chunked":
-                    raise refusals.UnsupportedTransferCoding(value)  # gunicorn would leave it coded
+                    raise http_errors.UnsupportedTransferCoding(value)  # gunicorn would not decode it
             request.body = ClientBody(request.body.reader)
             conn.request = request
         response, environ = wsgi.create(conn.request, conn.sock, conn.client, conn.server, self.cfg)
-        conn.request._expected_100_continue = False  # said once, however often the request is begun
+        conn.request._expected_100_continue = False  # sent once, however often the request starts
         if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
             response.force_close()
         environ.update({"wsgi.multithread": True, "gateway.connection": conn})
         conn.result = self.wsgi(environ, response.start_response)
-        if not conn.body_is_over():
+        if not conn.skip_body():
             response.force_close()
-        conn.response, conn.pieces = response, iter(conn.result)
+        conn.response, conn.chunks = response, iter(conn.result)
 
     def _is_stream(self, conn: Connection) -> bool:
-        return conn.held is not None and conn.held[0] is self.places["stream"]
+        return conn.slot is not None and conn.slot[0] is self.pools["stream"]
 
     def _send(self, conn: Connection) -> None:
-        """Send the response, until the client takes no more or it is another's turn."""
+        """Send the response until the socket takes no more, or for SEND_SLICE."""
         until = time.monotonic() + SEND_SLICE
-        assert conn.pieces is not None
+        assert conn.chunks is not None
         while not conn.sock.unsent and time.monotonic() < until:
-            piece = next(conn.pieces, None)
-            if piece is None:
+            chunk = next(conn.chunks, None)
+            if chunk is None:
                 conn.response.close()
-                conn.keep = not conn.response.should_close()
-                self._end(conn)
+                conn.keep_alive = not conn.response.should_close()
+                self._end_request(conn)
                 return
-            conn.response.write(piece)
+            conn.response.write(chunk)
 
-    def _end(self, conn: Connection) -> None:
+    def _end_request(self, conn: Connection) -> None:
         try:
-            conn.end()
+            conn.end_request()
         except Exception:
             self.log.exception("A response could not be closed")
 
     def finish_request(self, conn: Connection, done: Future[None] | None) -> None:
-        """Back in the loop: see what the connection waits for."""
+        """Back in the event loop: wait for what the connection needs next."""
         if done is not None and done.exception() is not None:
             self._drop(conn)  # SystemExit and the like
-        elif conn.wish is not None:
-            self._await_place(conn)
+        elif conn.wanted_slot is not None:
+            self._await_slot(conn)
         elif conn.awaits_body:
             self._await_body(conn)
         elif conn.sock.unsent:
-            self._await_reader(conn)
-        elif conn.pieces is not None:
-            self._hand_over(conn, self.senders)
+            self._await_client(conn)
+        elif conn.chunks is not None:
+            self._submit(conn, self.senders)
         else:
-            self._release(conn)
-            if conn.keep:
-                self._keep(conn)
+            self._release_slot(conn)
+            if conn.keep_alive:
+                self._keep_alive(conn)
             else:
                 self._linger(conn)
 
     # -- a short body --------------------------------------------------------------------------------------------------
 
     def _await_body(self, conn: Connection) -> None:
-        conn.expected = conn.missing()
-        self._wait(conn, EVENT_READ, self._read_body, web_clients.BODY_WINDOW, self._body_is_late)
+        conn.missing_before = conn.missing()
+        self._wait(conn, EVENT_READ, self._read_body, web_clients.BODY_WINDOW, self._body_timeout)
 
     def _read_body(self, conn: Connection, client: ClientSocket) -> None:
         conn.receive()
-        if conn.ended or conn.missing() <= 0:
-            self._wake(conn)
-            self._hand_over(conn, self.tpool)
+        if conn.at_end or conn.missing() <= 0:
+            self._stop_waiting(conn)
+            self._submit(conn, self.tpool)
 
-    def _body_is_late(self, conn: Connection) -> None:
-        if conn.expected - conn.missing() >= web_clients.BODY_RATE * web_clients.BODY_WINDOW and self.alive:
+    def _body_timeout(self, conn: Connection) -> None:
+        received = conn.missing_before - conn.missing()
+        if received >= web_clients.BODY_RATE * web_clients.BODY_WINDOW and self.alive:
             self._await_body(conn)
             return
-        self._say(conn.sock, problem(408, "The request's body did not come in time."))
-        self._end(conn)
-        self._release(conn)
-        self._linger(conn)
+        self._end_request(conn)
+        self._release_slot(conn)
+        self._respond(conn, problem_response(408, "The request's body did not arrive in time."))
 
-    # -- places --------------------------------------------------------------------------------------------------------
+    # -- slots ---------------------------------------------------------------------------------------------------------
 
-    def _await_place(self, conn: Connection) -> None:
-        assert conn.wish is not None
-        places, wish = conn.wish
-        if places.take(wish):  # one was given back meanwhile
-            conn.held = conn.wish
-            self._hand_over(conn, self.tpool)
+    def _await_slot(self, conn: Connection) -> None:
+        assert conn.wanted_slot is not None
+        pool, claim = conn.wanted_slot
+        if pool.acquire(claim):  # one was released meanwhile
+            conn.slot = conn.wanted_slot
+            self._submit(conn, self.tpool)
             return
-        places.waiting[conn] = None
-        # Those who came together shall not all be refused, and try again, together.
-        self._wait(conn, 0, None, PLACE_SECONDS * random.uniform(0.75, 1.25), self._place_is_late)  # noqa: S311
+        pool.queue[conn] = None
+        # Random, so that requests that came together are not all refused, and repeated, together.
+        self._wait(conn, 0, None, SLOT_SECONDS * random.uniform(0.75, 1.25), self._slot_timeout)  # noqa: S311
 
-    def _place_is_late(self, conn: Connection) -> None:
-        assert conn.wish is not None
-        del conn.wish[0].waiting[conn]
-        conn.refused = True  # the application says so in its own words
-        self._hand_over(conn, self.tpool)
+    def _slot_timeout(self, conn: Connection) -> None:
+        assert conn.wanted_slot is not None
+        del conn.wanted_slot[0].queue[conn]
+        conn.slot_timed_out = True  # the application responds
+        self._submit(conn, self.tpool)
 
-    def _release(self, conn: Connection) -> None:
-        """Give back the request's place, and that to the first who may have it."""
-        if conn.held is None:
+    def _release_slot(self, conn: Connection) -> None:
+        """Release the request's slot, and give it to the first in the queue whose claim allows it."""
+        if conn.slot is None:
             return
-        places, wish = conn.held
-        conn.held = None
-        places.give_back(wish)
-        for other in list(places.waiting):
-            assert other.wish is not None
-            if places.take(other.wish[1]):
-                del places.waiting[other]
-                self._wake(other)
-                other.held = other.wish
-                self._hand_over(other, self.tpool)
+        pool, claim = conn.slot
+        conn.slot = None
+        pool.release(claim)
+        for other in list(pool.queue):
+            assert other.wanted_slot is not None
+            if pool.acquire(other.wanted_slot[1]):
+                del pool.queue[other]
+                self._stop_waiting(other)
+                other.slot = other.wanted_slot
+                self._submit(other, self.tpool)
                 return
 
-    # -- a slow reader -------------------------------------------------------------------------------------------------
+    # -- a client that reads slowly ------------------------------------------------------------------------------------
 
-    def _await_reader(self, conn: Connection) -> None:
-        conn.taken, conn.moved = conn.sock.taken(), time.monotonic()
-        self._wait(conn, EVENT_WRITE, self._send_on, SEND_WINDOW, self._reader_is_late)
-        conn.parked = len(conn.sock.unsent)
-        self.parked += conn.parked
-        while self.parked > UNSENT_BYTES:
-            slowest = min((other for other in self.waiting if other.parked), key=lambda other: other.moved)
-            self._wake(slowest)
+    def _await_client(self, conn: Connection) -> None:
+        conn.acknowledged, conn.last_sent = conn.sock.acknowledged(), time.monotonic()
+        self._wait(conn, EVENT_WRITE, self._flush, SEND_WINDOW, self._send_timeout)
+        conn.buffered = len(conn.sock.unsent)
+        self.buffered += conn.buffered
+        while self.buffered > UNSENT_BYTES:
+            slowest = min((other for other in self.waiting if other.buffered), key=lambda other: other.last_sent)
+            self._stop_waiting(slowest)
             self._drop(slowest)
 
-    def _send_on(self, conn: Connection, client: ClientSocket) -> None:
+    def _flush(self, conn: Connection, client: ClientSocket) -> None:
         try:
             client.flush()
         except OSError:
-            self._wake(conn)
+            self._stop_waiting(conn)
             self._drop(conn)
             return
-        conn.moved = time.monotonic()
+        conn.last_sent = time.monotonic()
         if not client.unsent:
-            self._wake(conn)
+            self._stop_waiting(conn)
             self.finish_request(conn, None)
 
-    def _reader_is_late(self, conn: Connection) -> None:
-        if conn.sock.taken() - conn.taken < SEND_RATE * SEND_WINDOW:
+    def _send_timeout(self, conn: Connection) -> None:
+        if conn.sock.acknowledged() - conn.acknowledged < SEND_RATE * SEND_WINDOW:
             self._drop(conn)
         else:
-            self._await_reader(conn)
+            self._await_client(conn)
 
-    # -- the end -------------------------------------------------------------------------------------------------------
+    # -- the end of a request or connection ----------------------------------------------------------------------------
 
-    def _keep(self, conn: Connection) -> None:
-        if conn.parser.unreader.buf.tell():  # the next request has come already
+    def _keep_alive(self, conn: Connection) -> None:
+        if conn.parser.unreader.buf.tell():  # a pipelined request has arrived
             self.enqueue_req(conn)
             return
         conn.sock.setblocking(False)
@@ -401,72 +385,86 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.keepalived_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_client_socket_readable, conn))
 
+    def _respond(self, conn: Connection, response: bytes) -> None:
+        """Send a last response, and close the connection."""
+        _send_now(conn.sock, response)
+        self._linger(conn)
+
     def _linger(self, conn: Connection) -> None:
-        """Let the client read our last answer: closed with bytes unread, the connection would be reset (RFC 9112 §9.6)."""
+        """Close the connection once the client has read the last response: closing it with unread bytes would reset it (RFC
+        9112 §9.6)."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._drop(conn)
             return
-        seconds = 0 if conn.sock.stalled else LINGER_SECONDS
+        seconds = 0 if conn.sock.timed_out else LINGER_SECONDS
         self._wait(conn, EVENT_READ, self._discard, seconds, self._drop)
 
     def _discard(self, conn: Connection, client: ClientSocket) -> None:
-        try:
-            data = client.recv(256 * 1024)
-        except (BlockingIOError, InterruptedError):
+        data = _received(client, 256 * 1024)
+        if data is None:
             return
-        except OSError:
-            data = b""
         conn.discarded += len(data)
         if not data:
-            self._wake(conn)
+            self._stop_waiting(conn)
             self._drop(conn)
         elif conn.discarded > LINGER_BYTES:
             self.poller.unregister(client)
 
     def _drop(self, conn: Connection) -> None:
-        """Close the connection, whatever was on its way."""
+        """Close the connection at once."""
         conn.close()
         self.nr_conns -= 1
         if conn.result is None:
-            self._release(conn)
-        else:  # the bucket's connection may take its time
-            self.senders.submit(self._end, conn).add_done_callback(
-                lambda _: self.method_queue.defer(self._release, conn)
+            self._release_slot(conn)
+        else:  # in a thread: closing it may wait for the bucket
+            self.senders.submit(self._end_request, conn).add_done_callback(
+                lambda _: self.method_queue.defer(self._release_slot, conn)
             )
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """What gunicorn refuses before the application sees it, and what failed above the application's own net."""
-        found = [(status, detail) for kind, status, detail in REFUSALS if isinstance(exc, kind)]
-        status, detail = found[0] if found else (500, "The server failed to answer.")
+        """Respond to a request that gunicorn rejects, or that failed outside of the application's error handlers."""
+        status, detail = web_clients.problem_for(exc)
         if status == 500:
             self.log.exception("A request failed outside of the application")
         else:
-            self.log.info("Refused a request from %s: %s", (addr or ("",))[0], exc)
-        self._say(client, problem(status, detail))
+            self.log.info("Rejected a request from %s: %s", (addr or ("",))[0], exc)
+        _send_now(client, problem_response(status, detail))
 
-    def _say(self, client: ClientSocket, answer: bytes) -> None:
-        """An answer of our own, below the size of any socket buffer, if the client is still there."""
-        with suppress(OSError):
-            client.sendall(answer)
+
+def _received(client: ClientSocket, size: int) -> bytes | None:
+    """What has arrived: None if nothing has, b"" at the end of the connection."""
+    try:
+        return client.recv(size)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError:
+        return b""
+
+
+def _send_now(client: ClientSocket, response: bytes) -> None:
+    """Send a response that is smaller than any socket buffer, if the client is still there."""
+    with suppress(OSError):
+        client.sendall(response)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn configured by us alone: no gunicorn.conf.py, no GUNICORN_CMD_ARGS, no command line."""
+    """gunicorn, which reads no gunicorn.conf.py, no GUNICORN_CMD_ARGS and no command line."""
 
     def __init__(self, create_app: Callable[[], Flask], settings: Settings):
         self._create_app, self._settings = create_app, settings
         super().__init__()
 
     def load_config(self) -> None:
+        """Set gunicorn's options."""
         for name, value in options(self._settings).items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """In each worker after the fork: neither a connection pool nor a client of the bucket survives one."""
+        """Create the application, in each worker after the fork: connections must not be shared over it."""
         app = self._create_app()
-        # What is there now stays: looking through it again for garbage took half the time of a tree of 10,000 folders.
+        # What exists now stays: scanning it for garbage took half the time of listing a tree of 10,000 folders.
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000)
@@ -474,8 +472,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def descriptors() -> int:
-    """How many files and sockets this process may have open, after asking for what MAX_CONNECTIONS may need: each one's own,
-    and one to the bucket."""
+    """The limit of open files, raised if possible to what MAX_CONNECTIONS need: two each, one of them to the bucket."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MAX_CONNECTIONS + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -485,6 +482,7 @@ def descriptors() -> int:
 
 
 def options(settings: Settings) -> dict[str, Any]:
+    """gunicorn's options."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": f"{host}:{settings.port}",
@@ -498,7 +496,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "limit_request_line": 8190,
         "preload_app": False,
         "control_socket_disable": True,
-        "forwarded_allow_ips": "",  # X-Forwarded-* is the application's business (TRUSTED_PROXIES)
+        "forwarded_allow_ips": "",  # the application handles X-Forwarded-* (TRUSTED_PROXIES)
         "accesslog": None,  # the application logs each request, with its id
         "loglevel": "warning",
         "proc_name": "upload-gateway",
@@ -506,8 +504,8 @@ def options(settings: Settings) -> dict[str, Any]:
 
 
 def run(create_app: Callable[[], Flask], settings: Settings) -> int:
-    """Serve until SIGTERM, then finish the requests in flight (GRACE_SECONDS at most).
+    """Serve until SIGTERM, then finish the requests in progress (GRACE_SECONDS at most).
 
-    gunicorn ends the process itself, with status 0, or 3 where the application could not be made."""
+    gunicorn ends the process itself: with status 0, or 3 if the application could not be created."""
     Server(create_app, settings).run()
     return 0

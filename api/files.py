@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from api import render, streaming
 from api.context import caller_or_none, http, principal, services
 from api.idempotency import idempotent, recorded
-from api.in_flight import take_stream_place
+from api.in_flight import acquire_stream_slot
 from api.operations import Content, operation
 from api.problems import status_of
 from api.request_models import (
@@ -261,7 +261,7 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
         file_id,
         method="HEAD" if request.method == "HEAD" else "GET",
         mode=query.mode,
-        before_stream=take_stream_place,
+        before_stream=acquire_stream_slot,
         disposition=query.disposition,
         conditions=_conditions(),
     )
@@ -289,7 +289,7 @@ def download_by_link(token: str) -> Response:
     found = services().delivery.open_link(
         token,
         method="HEAD" if request.method == "HEAD" else "GET",
-        before_stream=take_stream_place,
+        before_stream=acquire_stream_slot,
         conditions=_conditions(),
     )
     return _delivered(found)
@@ -367,7 +367,7 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
 )
 def archive(query: ArchiveQuery) -> Response:
     """The files named by `?ids=`, or a folder with all below it, streamed."""
-    take_stream_place()
+    acquire_stream_slot()
     found = services().delivery.zip(principal(), ids=query.ids, folder=query.folder)
     response = Response(
         found.body,

@@ -18,7 +18,7 @@ from api import problems, render
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import first_under, key_of_request, recorded, replayed, request_digest
-from api.in_flight import take_body_place
+from api.in_flight import acquire_body_slot
 from api.operations import Content, operation, validated
 from api.request_body import Checksums, RequestBody, refuse_encoded
 from api.request_models import PlacementQuery
@@ -109,7 +109,7 @@ class _Tee:
 
 def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], object]) -> Response:
     """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer."""
-    take_body_place()
+    acquire_body_slot()
     transcript = Transcript(key_of_request())
     if transcript.key is None:
         return store(transcript)

@@ -1,5 +1,7 @@
-"""What takes long has few places in the server: they are asked for here, before anything is done or read. Who finds none waits
-outside of the server's threads: its request is begun again later. Servers other than ours have none of this."""
+"""Limits on concurrent long requests: a view takes a slot before it does or reads anything.
+
+A request waits for its slot outside of the server's threads, and then starts again (web_clients.py). Other servers than ours
+have no slots."""
 
 from __future__ import annotations
 
@@ -12,33 +14,33 @@ from api.context import caller_or_none, http
 from core.errors import TooMany
 
 
-def take_body_place() -> None:
-    """For reading an upload's body. Raises TooMany where none comes free."""
-    server = _server()
-    if server is not None and not server.place("body", *_whose(), most=http().max_bodies_in_flight):
-        raise TooMany("Too many uploads at once; wait for one to end.", retry_after=5)
+def acquire_body_slot() -> None:
+    """Take a slot for reading an upload's body. Raises TooMany if none comes free."""
+    connection = _connection()
+    if connection is not None and not connection.acquire_slot("body", *_caller(), limit=http().max_bodies_in_flight):
+        raise TooMany("Too many concurrent uploads; wait for one to end.", retry_after=5)
 
 
-def take_stream_place() -> None:
-    """For sending bytes from the bucket. Raises TooMany where none comes free."""
-    server = _server()
-    if server is not None and not server.place("stream", *_whose()):
-        raise TooMany("Too many downloads at once; wait for one to end.", retry_after=5)
+def acquire_stream_slot() -> None:
+    """Take a slot for sending bytes from the bucket. Raises TooMany if none comes free."""
+    connection = _connection()
+    if connection is not None and not connection.acquire_slot("stream", *_caller()):
+        raise TooMany("Too many concurrent downloads; wait for one to end.", retry_after=5)
 
 
-def await_body() -> None:
-    """Before a small body is read as a whole. Raises TooMany where too many do not come."""
-    server = _server()
-    if server is not None and not server.whole_body(*_whose()):
-        raise TooMany("Too many requests at once whose bodies have not come.", retry_after=5)
+def buffer_body() -> None:
+    """Receive a small body as a whole. Raises TooMany if too many other bodies have not arrived."""
+    connection = _connection()
+    if connection is not None and not connection.buffer_body(*_caller()):
+        raise TooMany("Too many concurrent requests whose bodies have not arrived.", retry_after=5)
 
 
-def _server() -> Any:
-    """web_clients.py's Connection; None on another server."""
+def _connection() -> Any:
+    """The request's web_clients.Connection; None on another server."""
     return request.environ.get("gateway.connection")
 
 
-def _whose() -> tuple[str, str | None]:
+def _caller() -> tuple[str, str | None]:
     """Address and owner."""
     caller = caller_or_none()
     return proxies.client(), None if caller is None else caller.owner_id

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
-from api.in_flight import await_body
+from api.in_flight import buffer_body
 from core.errors import ChecksumMismatch, EncodingNotAllowed, InvalidInput, MalformedUpload, RequestTooLarge
 
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -103,7 +103,7 @@ def read_whole(limit: int) -> bytes:
     body = RequestBody()
     if body.length is not None and body.length > limit:
         raise RequestTooLarge()
-    await_body()
+    buffer_body()
     chunks = bytearray()
     while chunk := body.read(limit + 1 - len(chunks)):
         chunks += chunk

@@ -20,7 +20,7 @@ from api import problems, proxies
 from api.context import http, principal, services
 from api.fields import as_uuid
 from api.idempotency import begun_recorded, first_under, key_of_request, request_digest
-from api.in_flight import take_body_place
+from api.in_flight import acquire_body_slot
 from api.operations import operation
 from api.request_body import content_length, refuse_encoded
 from api.request_models import PlacementQuery
@@ -192,7 +192,7 @@ def create(query: PlacementQuery) -> Response:
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
     if has_bytes() or (g.interop is not None and content_length() != 0):
-        take_body_place()
+        acquire_body_slot()
     create = _create_tus if g.interop is None else _create_ietf
     key = key_of_request()
     if key is None:
@@ -390,7 +390,7 @@ def _look(upload_id: str) -> Response:
 def _append(upload_id: str) -> Response:
     target = named(upload_id)
     refuse_encoded()
-    take_body_place()
+    acquire_body_slot()
     if g.interop is None:
         if request.headers.get("Content-Type", "").strip().lower() != words.CONTENT_TYPE:
             raise Unsupported(f"Send the bytes as {words.CONTENT_TYPE}.")

@@ -70,7 +70,7 @@ def create_app():
 
     @app.get("/place")
     def place():
-        if not request.environ["gateway.connection"].place("body", "an address", None):
+        if not request.environ["gateway.connection"].acquire_slot("body", "an address", None):
             return {"place": False}, 429
         return slow()
 

@@ -23,7 +23,7 @@ from tests.compressed_files import compressed, text
 from tests.live import Live
 from tests.servers import nginx
 from tests.tus import begin, path
-from web_clients import health, is_health_check
+from web_clients import health_response, is_health_check
 
 CROWD = 500
 ANSWER_TIME = 5.0  # seconds: five times what an answer may take
@@ -32,7 +32,7 @@ SHORT_LIMITS = """
 import api.tus_body, web_clients, web_server
 web_clients.BODY_SILENCE = web_clients.BODY_WINDOW = api.tus_body.SILENCE = 6.0
 web_server.SEND_WINDOW = web_server.HEAD_SECONDS = 6.0
-web_server.PLACE_SECONDS = 3.0
+web_server.SLOT_SECONDS = 3.0
 """
 
 
@@ -131,7 +131,7 @@ def test_T133_a_crowd_of_any_kind_leaves_health_and_a_short_request_as_before(
 def test_health_is_told_alike_by_the_server_and_by_the_application(anonymous: GatewayClient) -> None:
     request = bytearray(head("GET", "/healthz", "X-Request-ID: monitor-1"))
     assert is_health_check(request)
-    start, _, body = health(request).partition(b"\r\n\r\n")
+    start, _, body = health_response(request).partition(b"\r\n\r\n")
     told = anonymous.get("/healthz", headers={"X-Request-ID": "monitor-1"})
     fields = dict(line.split(": ", 1) for line in start.decode().splitlines()[1:])
     assert (fields.pop("Connection"), fields.pop("Content-Length")) == ("close", str(len(body)))
@@ -149,7 +149,7 @@ def hung_up(client: socket.socket, *, seconds: float) -> bool:
 def test_T7_an_owner_has_so_many_bodies_in_flight_and_others_wait_outside_of_threads(
     settings: Settings, services: Services, tmp_path: Path
 ) -> None:
-    first = "import web_server; web_server.PLACE_SECONDS = 2.0"
+    first = "import web_server; web_server.SLOT_SECONDS = 2.0"
     server = Live(settings, tmp_path / "log", first=first, WEB_WORKERS="1", WEB_THREADS="4", MAX_BODIES_IN_FLIGHT="2")
     with contextlib.ExitStack() as sockets:
         sockets.callback(server.kill)
