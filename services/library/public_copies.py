@@ -18,7 +18,7 @@ from uuid import UUID
 import structlog
 
 from core import names
-from core.content_types import may_hold_place, served_type
+from core.content_types import may_hold_location, served_type
 from core.errors import ContentMissing, GatewayError, Unavailable
 from core.ids import FILE_PREFIX, object_key
 from core.principal import Principal
@@ -56,7 +56,7 @@ def _enqueue(tx: Tx, file_id: UUID, owner_id: str, key: str) -> None:
 
 
 def _hides_place(file: FileRecord) -> bool:
-    return not file.keep_location and may_hold_place(file.mime_type) and file.file_size > 0
+    return not file.keep_location and may_hold_location(file.mime_type) and file.file_size > 0
 
 
 def _needs_copy(file: FileRecord) -> bool:
