@@ -1,8 +1,8 @@
-"""Invents files as people have them, for trying the gateway and for measuring it: a pure function of seed and day.
+"""Invents realistic files for demonstrations and measurements: a pure function of seed and day.
 
-Names come from cameras, scanners, screenshots and people in eleven languages; sizes are log-normal for each kind; some
-folders, tags and words are common and most are rare (Zipf); uploads grow over six years. Only ids, object keys and hashes
-are new in every run, as they have to be (THREATS R1).
+Names are as cameras, scanners, screenshots and people in eleven languages write them; sizes are log-normal by kind; folders,
+tags and words follow Zipf's law; uploads grow over six years. Ids, object keys and hashes alone are new in every run, because
+they must be random (THREATS R1).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import accumulate
@@ -24,13 +24,13 @@ from core.names import extension, name_key, numbered
 
 MAX_DEPTH = 8
 _YEARS = timedelta(days=6 * 365)
-_REMEMBERED = 2_000  # objects that duplicates are made of
+_SOURCES = 2_000  # files of one owner that may get copies
 _VOCABULARY = 8_000  # words of one language
 
-Way = Literal["photo", "screenshot", "scan", "document", "text", "audio", "video", "archive", "other"]
+Kind = Literal["photo", "screenshot", "scan", "document", "text", "audio", "video", "archive", "other"]
 
-# How often, of which extensions, and the usual size in bytes.
-_KINDS: dict[Way, tuple[int, str, int]] = {
+# Weight, extensions, and median size in bytes.
+_KINDS: dict[Kind, tuple[int, str, int]] = {
     "photo": (34, "", 3_200_000),
     "screenshot": (5, "png png png webp", 420_000),
     "scan": (6, "pdf pdf tif jpg", 900_000),
@@ -47,55 +47,59 @@ _SCREENSHOTS = ("Screenshot {} at {}", "Bildschirmfoto {} um {}", "Capture d’�
 
 @dataclass(frozen=True, slots=True)
 class DemoFolder:
+    """A folder to create."""
+
     number: int
     parent: int | None  # a smaller number
     name: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class DemoFile:
+    """A file to create."""
+
     id: UUID
     owner: int
     folder: int | None
     original_name: str
     object_key: str
-    is_copy: bool  # on the object of an earlier file
+    is_copy: bool = False  # on the object of an earlier file
     mime_type: str
     file_type: str
     size: int  # bytes
     sha256: str
-    status: str
-    problem: dict[str, str] | None
-    visibility: str
+    status: str = "ready"
+    problem: dict[str, str] | None = None
+    visibility: str = "private"
     tags: list[str]
     metadata: dict[str, Any]
     uploaded_at: datetime
-    last_accessed: datetime | None
-    download_count: int
-    deleted_at: datetime | None
+    last_accessed: datetime | None = None
+    download_count: int = 0
+    deleted_at: datetime | None = None
     language: Language
     has_text: bool
 
 
 class Inventor:
-    """Makes up the files of ``owners`` people, oldest first; ``files`` is how many will be asked for."""
+    """Invents ``files`` files of ``owners`` people, oldest first."""
 
     def __init__(self, seed: int, *, files: int, folders: int, owners: int, now: datetime):
-        self._random = random.Random(seed)  # noqa: S311 for play, not for secrets
+        self._random = random.Random(seed)  # noqa: S311
         self._files, self._owners, self._now = files, owners, now
-        self._made = 0
+        self._count = 0
         self._start = now - _YEARS
         self._taken: set[tuple[int, int | None, str]] = set()
-        self._objects: list[list[DemoFile]] = [[] for _ in range(owners)]
+        self._sources: list[list[DemoFile]] = [[] for _ in range(owners)]
         self._owner_weights = _zipf(owners)
         self._folder_weights = _zipf(folders, flat=5)
         self._tag_weights = _zipf(len(TAGS))
         self._language_weights = list(accumulate(language.share for language in LANGUAGES))
-        self._way_weights = list(accumulate(weight for weight, _, _ in _KINDS.values()))
-        self._ways = list(_KINDS)
+        self._kind_weights = list(accumulate(weight for weight, _, _ in _KINDS.values()))
+        self._kinds = list(_KINDS)
 
     def folders(self, count: int) -> list[DemoFolder]:
-        """A tree in the order of its making: parents come before their children."""
+        """A tree, parents before their children."""
         made: list[DemoFolder] = []
         depths: list[int] = []
         names: set[tuple[int | None, str]] = set()
@@ -114,142 +118,118 @@ class Inventor:
         return made
 
     def file(self) -> DemoFile:
+        """The next file."""
         chance = self._random.random
-        at = self._start + _YEARS * ((self._made + chance()) / self._files) ** 0.6 * 0.999
-        self._made += 1
+        at = self._start + _YEARS * ((self._count + chance()) / self._files) ** 0.6 * 0.999
+        self._count += 1
         owner = self._pick(self._owner_weights)
         language = LANGUAGES[self._pick(self._language_weights)]
         folder = self._pick(self._folder_weights) if self._folder_weights and chance() < 0.92 else None
-        known = self._objects[owner]
-        if known and chance() < 0.06:
-            file = self._copy(self._random.choice(known), folder, at)
+        sources = self._sources[owner]
+        if sources and chance() < 0.06:
+            file = self._copy(self._random.choice(sources), folder, at)
         else:
             file = self._new(owner, language, folder, at)
-            if len(known) < _REMEMBERED:
-                known.append(file)
+            if len(sources) < _SOURCES:
+                sources.append(file)
             elif chance() < 0.1:
-                known[self._random.randrange(_REMEMBERED)] = file
+                sources[self._random.randrange(_SOURCES)] = file
         self._use(file)
         return file
 
     def _new(self, owner: int, language: Language, folder: int | None, at: datetime) -> DemoFile:
-        way = self._ways[self._pick(self._way_weights)]
-        name, metadata = self._name(way, language, at)
+        kind = self._kinds[self._pick(self._kind_weights)]
+        name, metadata = self._name(kind, language, at)
         ending = extension(name)
         mime_type = mime_for_extension(ending) or "application/octet-stream"
         return DemoFile(
             id=_id_at(at),
             owner=owner,
             folder=folder,
-            original_name=self._free(owner, folder, name),
+            original_name=self._free_name(owner, folder, name),
             object_key=object_key(FILE_PREFIX, ending, at),
-            is_copy=False,
             mime_type=mime_type,
             file_type=file_type(mime_type),
-            size=int(_KINDS[way][2] * self._random.lognormvariate(0, 0.9)) + 1,
+            size=int(_KINDS[kind][2] * self._random.lognormvariate(0, 0.9)) + 1,
             sha256=secrets.token_hex(32),
-            status="ready",
-            problem=None,
-            visibility="private",
             tags=[],
             metadata=metadata,
             uploaded_at=at,
-            last_accessed=None,
-            download_count=0,
-            deleted_at=None,
             language=language,
-            has_text=way in _WITH_TEXT,
+            has_text=kind in _WITH_TEXT,
         )
 
     def _copy(self, source: DemoFile, folder: int | None, at: datetime) -> DemoFile:
-        return DemoFile(
-            id=_id_at(at),
-            owner=source.owner,
-            folder=folder,
-            original_name=self._free(source.owner, folder, source.original_name),
-            object_key=source.object_key,
-            is_copy=True,
-            mime_type=source.mime_type,
-            file_type=source.file_type,
-            size=source.size,
-            sha256=source.sha256,
-            status="ready",
-            problem=None,
-            visibility="private",
-            tags=[],
-            metadata=source.metadata,
-            uploaded_at=at,
-            last_accessed=None,
-            download_count=0,
-            deleted_at=None,
-            language=source.language,
-            has_text=source.has_text,
-        )
+        name = self._free_name(source.owner, folder, source.original_name)
+        unused: dict[str, Any] = {
+            "status": "ready",
+            "problem": None,
+            "visibility": "private",
+            "tags": [],
+            "download_count": 0,
+        }
+        unused |= {"last_accessed": None, "deleted_at": None}
+        return replace(source, **unused, id=_id_at(at), folder=folder, original_name=name, is_copy=True, uploaded_at=at)
 
     def _use(self, file: DemoFile) -> None:
-        """What happened to it since: downloads, tags, the trash; a few failed a check."""
-        chance, left = self._random.random, self._now - file.uploaded_at
+        """Downloads, tags, trash, and a few failed checks."""
+        chance, age = self._random.random, self._now - file.uploaded_at
         if chance() < 0.3:
             file.tags = list(dict.fromkeys(TAGS[self._pick(self._tag_weights)] for _ in range(1 + int(chance() * 3))))
         if chance() < 0.35:
             file.download_count = int(self._random.paretovariate(1.1))
-            file.last_accessed = file.uploaded_at + left * chance()
+            file.last_accessed = file.uploaded_at + age * chance()
         if chance() < 0.05:
-            file.deleted_at = file.uploaded_at + left * chance()
+            file.deleted_at = file.uploaded_at + age * chance()
         if chance() < 0.04:
             file.visibility = "public"
         if (luck := chance()) < 0.005:
             file.status = "rejected"
-            file.problem = {"code": "type_mismatch", "detail": "The bytes are not what the name says."}
+            file.problem = {"code": "type_mismatch", "detail": "The file's content does not match its extension."}
         elif luck < 0.0055:
             file.status, file.problem = "infected", {"code": "infected", "detail": "A scan found something."}
 
     def rename(self, file: DemoFile, name: str) -> None:
-        """Give the file this name, or the next that is free in its folder."""
-        file.original_name = self._free(file.owner, file.folder, name)
+        """Rename the file; a number makes the name unique in its folder."""
+        file.original_name = self._free_name(file.owner, file.folder, name)
 
-    def _free(self, owner: int, folder: int | None, name: str) -> str:
+    def _free_name(self, owner: int, folder: int | None, name: str) -> str:
         n, free = 0, name
         while (owner, folder, key := name_key(free)) in self._taken:
-            n += 1 + n // 8  # the thousandth IMG_0001.JPG need not be counted up to
+            n += 1 + n // 8  # in growing steps, since there may be thousands of IMG_0001.JPG
             free = numbered(name, n)
         self._taken.add((owner, folder, key))
         return free
 
     # -- names -----------------------------------------------------------------------------------------------------
 
-    def _name(self, way: Way, language: Language, at: datetime) -> tuple[str, dict[str, Any]]:
+    def _name(self, kind: Kind, language: Language, at: datetime) -> tuple[str, dict[str, Any]]:
         choice, number = self._random.choice, self._random.randint(1, 9_999)
-        if way == "photo":
+        if kind == "photo":
             maker, model, pattern = choice(CAMERAS)
             digits = pattern.count("d")
             name = pattern.replace("d" * digits, f"{number:0{digits}d}"[-digits:]) if digits else pattern
             name = name.replace("T", f"{at:%Y%m%d_%H%M%S}") if pattern.count("T.") else name
             return name, {"width": 4032, "height": 3024, "exif": {"Make": maker, "Model": model}}
-        ending = choice(_KINDS[way][1].split())
-        if way == "screenshot":
+        ending = choice(_KINDS[kind][1].split())
+        if kind == "screenshot":
             stem = choice(_SCREENSHOTS).format(f"{at:%Y-%m-%d}", f"{at:%H.%M.%S}")
             return f"{stem}.{ending}", {"width": 1920, "height": 1080}
-        if way == "scan":
+        if kind == "scan":
             return choice((f"Scan_{at:%Y-%m-%d}_{number:04d}", f"scan{number:04d}", f"SCN_{number}")) + f".{ending}", {}
-        if way == "video":
-            stem = choice(
-                (f"MVI_{number:04d}", f"VID_{at:%Y%m%d_%H%M%S}", f"GOPR{number:04d}", self._title(language, at))
-            )
-            return f"{stem}.{ending}", {
-                "width": 1920,
-                "height": 1080,
-                "duration": round(self._random.lognormvariate(4, 1), 1),
-            }
-        if way == "audio":
+        if kind == "video":
+            titles = (f"MVI_{number:04d}", f"VID_{at:%Y%m%d_%H%M%S}", f"GOPR{number:04d}", self._title(language, at))
+            duration = round(self._random.lognormvariate(4, 1), 1)
+            return f"{choice(titles)}.{ending}", {"width": 1920, "height": 1080, "duration": duration}
+        if kind == "audio":
             stem = choice((f"{number % 30 + 1:02d} {self._title(language, at)}", f"Recording_{at:%Y%m%d}_{number}"))
             return f"{stem}.{ending}", {"duration": round(self._random.lognormvariate(5, 0.6), 1)}
-        if way == "archive":
+        if kind == "archive":
             return choice((f"backup-{at:%Y-%m-%d}-{number}", self._title(language, at))) + f".{ending}", {}
-        return f"{self._title(language, at)}.{ending}", {"pages": number % 40 + 1} if way == "document" else {}
+        return f"{self._title(language, at)}.{ending}", {"pages": number % 40 + 1} if kind == "document" else {}
 
     def _title(self, language: Language, at: datetime) -> str:
-        """What people call their documents: with dates, numbers, versions, and every separator there is."""
+        """A document's title, with dates, numbers, versions and all kinds of separators."""
         choice = self._random.choice
         words = [choice(language.subjects)]
         if self._random.random() < 0.6:
@@ -277,12 +257,12 @@ class Inventor:
     # -- texts -----------------------------------------------------------------------------------------------------
 
     def text(self, file: DemoFile) -> str:
-        """What the file says: some 30 to 3,000 words in its language, frequent and rare as in real texts."""
+        """The file's text: 30 to 3,000 words in its language, distributed as in real texts."""
         language = file.language
         count = min(3_000, 30 + int(self._random.lognormvariate(5.3, 0.8)))
         words, weights = _vocabulary(language.code)
         written = self._random.choices(words, cum_weights=weights, k=count)
-        for _ in range(count // 60):  # what it is about comes up again and again
+        for _ in range(count // 60):  # its subject recurs
             written[self._random.randrange(count)] = file.original_name.split(".")[0].split("_")[0]
         sentences, begin = [], 0
         while begin < count:
@@ -301,7 +281,7 @@ class Inventor:
 
 @cache
 def _vocabulary(code: str) -> tuple[list[str], list[float]]:
-    """Words of the language, most frequent first, and Zipf's weights; the same in every run."""
+    """The words of a language, most frequent first, and their weights; the same in every run."""
     language = next(language for language in LANGUAGES if language.code == code)
     mix = random.Random(code)  # noqa: S311
     rare = [stem + ending for stem in language.stems for ending in language.endings]
@@ -313,12 +293,12 @@ def _vocabulary(code: str) -> tuple[list[str], list[float]]:
 
 
 def _zipf(count: int, flat: float = 1) -> list[float]:
-    """Cumulated weights: the nth most frequent of ``count`` things comes about once for n times of the first."""
+    """Cumulative weights by Zipf's law: the nth of ``count`` items has about 1/n of the first one's weight."""
     return list(accumulate(1 / (rank + flat) for rank in range(count)))
 
 
 def _id_at(at: datetime) -> UUID:
-    """A UUIDv7 of that time (RFC 9562 §5.7): the order of ids is that of uploads, as it is in use."""
+    """A UUIDv7 of that time (RFC 9562 §5.7), so that ids sort as uploads do."""
     millis = int(at.timestamp() * 1_000)
     rest = 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
     return UUID(int=(millis & (1 << 48) - 1) << 80 | rest)

@@ -1,4 +1,4 @@
-"""Bytes for those of the demonstration files that have some: texts, tables, pictures and archives, all well-formed."""
+"""The content of demonstration files: well-formed texts, tables, pictures and archives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENDINGS = ("txt", "md", "csv", "png", "zip")
 
 
 def body(ending: str, text: str, number: int) -> bytes:
-    """A file with this extension that holds the text; a picture holds colours instead."""
+    """A file with this extension that contains the text; a picture contains colours instead."""
     if ending == "png":
         return _picture(number)
     if ending == "csv":
@@ -31,7 +31,7 @@ def body(ending: str, text: str, number: int) -> bytes:
 
 
 def _picture(number: int) -> bytes:
-    """A PNG (ISO/IEC 15948) of 320 by 240 pixels: two colours running into each other, others for each number."""
+    """A PNG (ISO/IEC 15948) of 320 by 240 pixels: a gradient between two colours that depend on the number."""
     mix = random.Random(number)  # noqa: S311
     begin, end = (tuple(mix.randrange(256) for _ in range(3)) for _ in range(2))
     rows = bytearray()

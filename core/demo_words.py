@@ -1,9 +1,4 @@
-"""Words that the demonstration files are named and written with, in several languages and scripts.
-
-``common`` are the words that every text is full of, most frequent first; ``subjects`` what documents are called and
-written about; ``stems`` and ``endings`` make the long tail of rarer words. ``gap`` is what stands between words:
-nothing in Chinese, Japanese and Thai.
-"""
+"""Words for the names and texts of demonstration files, in several languages and scripts."""
 
 from __future__ import annotations
 
@@ -12,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Language:
+    """The words of one language."""
+
     code: str  # ISO 639-1
-    share: int  # of the files, in parts of all shares
-    common: tuple[str, ...]
-    subjects: tuple[str, ...]
-    stems: tuple[str, ...]
+    share: int  # of all files, relative to the other languages' shares
+    common: tuple[str, ...]  # function words, most frequent first
+    subjects: tuple[str, ...]  # what documents are called, and about
+    stems: tuple[str, ...]  # with the endings, the long tail of rarer words
     endings: tuple[str, ...]
-    gap: str = " "
+    gap: str = " "  # between words; "" in Chinese, Japanese and Thai
     stop: str = "."
 
 
-def _language(
-    code: str, share: int, common: str, subjects: str, stems: str, endings: str, gap: str = " ", stop: str = "."
-) -> Language:
-    lists = [tuple(text.split()) for text in (common, subjects, stems, endings)]
-    return Language(code, share, lists[0], lists[1], lists[2], lists[3], gap, stop)
+def _language(code: str, share: int, *words: str, gap: str = " ", stop: str = ".") -> Language:
+    common, subjects, stems, endings = (tuple(text.split()) for text in words)
+    return Language(code, share, common, subjects, stems, endings, gap, stop)
 
 
 LANGUAGES = (
@@ -123,8 +118,8 @@ LANGUAGES = (
         " 自転車 図書館 病院 選挙 天気 東京都庁 新宿 京都 富士山 研修資料 在庫一覧 取扱説明書 議題",
         "会社 学校 電車 世界 時間 問題 社会 経済 研究 開発 情報 技術 文化 歴史 自然 環境 教育 政治 国際 市場 生活 音楽",
         "的 性 化 者 員 部 課 会 力 学 書 館 店 家 人 地 方 法 品 物",
-        "",
-        "。",
+        gap="",
+        stop="。",
     ),
     _language(
         "zh",
@@ -135,8 +130,8 @@ LANGUAGES = (
         " 天气 北京 上海 长城 培训资料 库存清单 说明书 论文 讲义 博物馆",
         "公司 学校 火车 世界 时间 问题 社会 经济 研究 开发 信息 技术 文化 历史 自然 环境 教育 政治 国际 市场 生活 音乐",
         "性 化 者 员 部 会 力 学 书 馆 店 家 地 法 品 物 率 量 机 器",
-        "",
-        "。",
+        gap="",
+        stop="。",
     ),
     _language(
         "ar",
@@ -164,8 +159,8 @@ LANGUAGES = (
         "ใบแจ้งหนี้ สัญญา รายงาน งบประมาณ แผนงาน ใบเสร็จ ใบสมัคร ภาพถ่าย วันเกิด งานแต่งงาน อาหาร จักรยาน ห้องสมุด โรงพยาบาล",
         "โรงเรียน บริษัท เวลา ปัญหา สังคม เศรษฐกิจ วิจัย พัฒนา ข้อมูล วัฒนธรรม ธรรมชาติ ตลาด ชีวิต ดนตรี",
         "ใหม่ เก่า ใหญ่ เล็ก ดี มาก น้อย",
-        "",
-        " ",
+        gap="",
+        stop=" ",
     ),
 )
 
