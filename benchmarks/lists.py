@@ -12,9 +12,9 @@ def lists(services: Services, owner: str) -> dict[str, dict[str, Any]]:
     """Fields of a FileQuery by what they list; ``owner`` is one that ``python app.py seed-demo`` made."""
     with services.db.connection() as tx:
         largest, usual, parent = tx.execute(
-            "select (select folder_id from folder_sums where owner_id = %(o)s and folder_id is not null"
+            "select (select folder_id from folder_counters where owner_id = %(o)s and folder_id is not null"
             "        order by files desc limit 1),"
-            " (select folder_id from folder_sums where owner_id = %(o)s and files between 40 and 200 limit 1),"
+            " (select folder_id from folder_counters where owner_id = %(o)s and files between 40 and 200 limit 1),"
             " (select parent_id from folders where owner_id = %(o)s and parent_id is not null group by 1"
             "  order by count(*) desc limit 1)",
             {"o": owner},

@@ -292,7 +292,7 @@ def main() -> None:
     record(services, args.owner)
     with services.db.connection() as tx:
         row = tx.execute(
-            "select (select sum(files) from type_sums)::bigint, (select count(*) from object_texts),"
+            "select (select sum(files) from type_counters)::bigint, (select count(*) from object_texts),"
             " (select count(*) from folders), current_setting('server_version')"
         ).fetchone()
     assert row is not None

@@ -5,8 +5,8 @@ open one themselves; a service opens it (``with db.transaction() as tx``) and ne
 
 Rows are locked in one order everywhere, so that transactions can wait for each other but never in a circle:
 folder tree -> name lock (``files.lock_names``) -> upload_sessions -> objects -> uploads -> upload_tokens -> files ->
-owner_usage -> type_sums, folder_sums -> file_texts, file_words -> idempotency_keys. The triggers take an owner's owner_usage
-before the rest (migrations 0009 and 0010).
+owner_usage -> type_counters, folder_counters -> file_texts, file_words -> idempotency_keys. Triggers lock the owner's row in
+owner_usage before the tables behind it (migrations 0009 and 0010).
 Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/library/folders.py).
 """
 
@@ -66,15 +66,15 @@ CONNECTION: Mapping[str, Any] = {
 
 
 class Tx(psycopg.Connection[Any]):
-    """A connection that gives up, and is broken then, where the server is silent for longer than ``patience``."""
+    """A connection that gives up, and is broken then, where the server is silent for longer than ``answer_timeout``."""
 
-    patience = _CHECK  # seconds
+    answer_timeout = _CHECK  # seconds
     breaker: CircuitBreaker  # of its Database
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         began = monotonic()
         try:
-            result = super().wait(gen, interval, self.patience if timeout is None else timeout)
+            result = super().wait(gen, interval, self.answer_timeout if timeout is None else timeout)
         except _WaitTimeout:
             if timeout is None:
                 self.close()
@@ -135,9 +135,9 @@ class Database:
             return self._pool
 
     def _check(self, conn: Tx) -> None:
-        conn.patience = _CHECK
+        conn.answer_timeout = _CHECK
         ConnectionPool.check_connection(conn)
-        conn.patience = self._statement + _GRACE
+        conn.answer_timeout = self._statement + _GRACE
 
     @contextmanager
     def connection(self) -> Iterator[Tx]:
@@ -164,10 +164,18 @@ class Database:
             self._pool = None
 
 
-def take_time(tx: Tx, seconds: float) -> None:
-    """Let each statement of this transaction run for so long."""
+def finished(cte: str) -> str:
+    """A condition that is always true, but makes a step of a statement wait until the CTE has run, and has its row locks.
+
+    PostgreSQL runs the data-modifying CTEs of one statement in no defined order. A step that reads another's RETURNING rows
+    comes after it, so counting them fixes the order in which a statement locks rows."""
+    return f"(select count(*) from {cte}) >= 0"
+
+
+def set_timeout(tx: Tx, seconds: float) -> None:
+    """Let each statement of this transaction run for ``seconds``."""
     execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": f"{round(seconds)}s"})
-    tx.patience = seconds + _GRACE
+    tx.answer_timeout = seconds + _GRACE
 
 
 def one(tx: Tx, record: type[Record], sql: str, params: Mapping[str, Any] | None = None) -> Record | None:

@@ -1,6 +1,6 @@
 """Counts and sums of files that triggers keep as files change (migration 0010), and how they are compared and put right.
 
-``owner_usage`` holds an owner's bytes and files, ``type_sums`` files by kind, status and trash, ``folder_sums`` what lies
+``owner_usage`` holds an owner's bytes and files, ``type_counters`` files by kind, status and trash, ``folder_counters`` what lies
 directly in each folder without the trash. A counter and what it counts change in one transaction, so any snapshot shows
 them equal (THREATS T72); reading them here and in db/stats.py, db/folders.py and db/file_lists.py costs no scan of files.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from db import Tx, execute, many, take_time
+from db import Tx, execute, many, set_timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,12 @@ compared (owner_id, counter, kept, counted) as (
     select owner_id, concat_ws(' ', case when is_deleted then 'trashed' end, status, file_type, unnest(array['files', 'bytes'])),
            unnest(array[coalesce(s.files, 0), coalesce(s.bytes, 0)]),
            unnest(array[coalesce(t.files, 0), coalesce(t.bytes, 0)])
-    from type_sums s full join by_type t using (owner_id, is_deleted, file_type, status)
+    from type_counters s full join by_type t using (owner_id, is_deleted, file_type, status)
     union all
     select owner_id, concat_ws(' ', 'folder', nullif(place, 0), unnest(array['files', 'bytes'])),
            unnest(array[coalesce(s.files, 0), coalesce(s.bytes, 0)]),
            unnest(array[coalesce(f.files, 0), coalesce(f.bytes, 0)])
-    from (select owner_id, coalesce(folder_id, 0) as place, files, bytes from folder_sums) s
+    from (select owner_id, coalesce(folder_id, 0) as place, files, bytes from folder_counters) s
     full join (select owner_id, coalesce(folder_id, 0) as place, files, bytes
                from ({_BY_FOLDER.format(mine="true")}) g) f using (owner_id, place)
 )
@@ -77,7 +77,7 @@ _PATIENCE = 600.0  # seconds
 
 def differences(tx: Tx) -> list[Difference]:
     """Counters that are not what they count, of all owners."""
-    take_time(tx, _PATIENCE)
+    set_timeout(tx, _PATIENCE)
     return many(tx, Difference, _DIFFERENCES)
 
 
@@ -98,10 +98,10 @@ set used_bytes = excluded.used_bytes, file_count = excluded.file_count, stored_b
 def repair(tx: Tx, owner_id: str) -> None:
     """Count the owner's things anew. Whoever changes them waits until the transaction ends, and then adds to the new counts."""
     params = {"owner": owner_id}
-    take_time(tx, _PATIENCE)
+    set_timeout(tx, _PATIENCE)
     execute(tx, f"select from owner_usage where {_MINE} for update", params)
     execute(tx, _REPAIR_USAGE, params)
-    execute(tx, f"delete from type_sums where {_MINE}", params)
-    execute(tx, f"insert into type_sums {_BY_TYPE.format(mine=_MINE)}", params)
-    execute(tx, f"delete from folder_sums where {_MINE}", params)
-    execute(tx, f"insert into folder_sums {_BY_FOLDER.format(mine=_MINE)}", params)
+    execute(tx, f"delete from type_counters where {_MINE}", params)
+    execute(tx, f"insert into type_counters {_BY_TYPE.format(mine=_MINE)}", params)
+    execute(tx, f"delete from folder_counters where {_MINE}", params)
+    execute(tx, f"insert into folder_counters {_BY_FOLDER.format(mine=_MINE)}", params)

@@ -13,12 +13,12 @@ from db import Tx, execute
 def reserve(tx: Tx, object_key: str, *, lease: timedelta) -> None:
     """Name a key that is about to be written, before its first byte (THREATS R1); if nobody puts it to use or renews it
     within the lease, what is there is deleted."""
-    sql = "insert into retired_objects (object_key, delete_after) values (%(key)s, now() + %(lease)s)"
+    sql = "insert into deferred_deletions (object_key, delete_after) values (%(key)s, now() + %(lease)s)"
     execute(tx, sql, {"key": object_key, "lease": lease})
 
 
 _RENEW = """
-update retired_objects set delete_after = now() + %(lease)s, multipart_id = coalesce(%(multipart_id)s, multipart_id)
+update deferred_deletions set delete_after = now() + %(lease)s, multipart_id = coalesce(%(multipart_id)s, multipart_id)
 where object_key = %(key)s and not deleting
 """
 
@@ -30,29 +30,29 @@ def renew(tx: Tx, object_key: str, *, lease: timedelta, multipart_id: str | None
 
 def give_up(tx: Tx, object_key: str) -> None:
     """What was reserved is not needed; it is due now."""
-    sql = "update retired_objects set delete_after = now() where object_key = %(key)s"
+    sql = "update deferred_deletions set delete_after = now() where object_key = %(key)s"
     execute(tx, sql, {"key": object_key})
 
 
 _DUE = """
-update retired_objects set deleting = true where object_key in (
-    select object_key from retired_objects where delete_after <= now() order by delete_after limit %(limit)s
+update deferred_deletions set deleting = true where object_key in (
+    select object_key from deferred_deletions where delete_after <= now() order by delete_after limit %(limit)s
     for update skip locked)
 returning object_key
 """
 
 
-def take_due(tx: Tx, *, limit: int) -> list[str]:
+def claim_due(tx: Tx, *, limit: int) -> list[str]:
     """The keys of what is to be deleted now, the longest due first; from here on it can't be put to use."""
     return [row[0] for row in tx.execute(_DUE, {"limit": limit}).fetchall()]
 
 
 def count_due(tx: Tx) -> int:
-    row = tx.execute("select count(*) from retired_objects where delete_after <= now()").fetchone()
+    row = tx.execute("select count(*) from deferred_deletions where delete_after <= now()").fetchone()
     assert row is not None
     return int(row[0])
 
 
 def forget(tx: Tx, object_keys: Sequence[str]) -> None:
     """They are gone from the bucket."""
-    execute(tx, "delete from retired_objects where object_key = any(%(keys)s)", {"keys": list(object_keys)})
+    execute(tx, "delete from deferred_deletions where object_key = any(%(keys)s)", {"keys": list(object_keys)})

@@ -33,7 +33,7 @@ _FILES = (
     "is_deleted",
     "deleted_at",
 )
-# found: the bucket holds none of the bytes, until ``bytes_are_there`` says so.
+# in_bucket: the bucket holds none of the bytes, until ``bytes_are_there`` says so.
 _OBJECTS = (
     "object_key",
     "owner_id",
@@ -41,7 +41,7 @@ _OBJECTS = (
     "sha256",
     "etag",
     "content_type",
-    "found",
+    "in_bucket",
     "created_at",
 )
 _EVENTS = ("file_id", "owner_id", "action", "actor", "at")
@@ -131,7 +131,7 @@ def add_texts(tx: Tx, found: Sequence[tuple[str, str, str]]) -> None:
 def bytes_are_there(tx: Tx, object_key: str, *, etag: str) -> None:
     execute(
         tx,
-        "update objects set found = true, etag = %(etag)s, checksum_state = 'verified', checked_at = now()"
+        "update objects set in_bucket = true, etag = %(etag)s, checksum_state = 'verified', checked_at = now()"
         " where object_key = %(key)s",
         {"key": object_key, "etag": etag},
     )
@@ -140,7 +140,7 @@ def bytes_are_there(tx: Tx, object_key: str, *, etag: str) -> None:
 def settle(tx: Tx) -> None:
     """Tell the planner of the new rows at once. Outside a transaction, and as long as it takes."""
     execute(tx, "set statement_timeout = 0")
-    tx.patience = 86_400.0
+    tx.answer_timeout = 86_400.0
     try:
         for table in (
             "files",

@@ -36,7 +36,7 @@ def count_anonymous(tx: Tx, file_id: UUID, *, preview: bool = False) -> None:
     """Count a download, or a preview, by somebody without a credential: who they were is not known, so no row tells it."""
     counted = "public_previews = public_previews + 1" if preview else "download_count = download_count + 1"
     sql = (
-        f"update files set {counted}, last_accessed = now(), first_public = coalesce(first_public, now())"
+        f"update files set {counted}, last_accessed = now(), first_public_access = coalesce(first_public_access, now())"
         " where id = %(file_id)s"
     )
     execute(tx, sql, {"file_id": file_id})
@@ -55,7 +55,7 @@ def of_file(tx: Tx, file_id: UUID, *, before: int | None, limit: int) -> list[Ev
 
 
 _STATISTICS = """
-select e.previews + f.public_previews, least(e.first, f.first_public), greatest(e.last, f.last_accessed)
+select e.previews + f.public_previews, least(e.first, f.first_public_access), greatest(e.last, f.last_accessed)
 from files f,
      (select count(*) filter (where action = 'previewed') as previews, min(at) as first, max(at) as last
       from file_events where file_id = %(file_id)s and action in ('downloaded', 'previewed')) e

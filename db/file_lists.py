@@ -201,16 +201,16 @@ def _found(wanted: FileFilter, sort: str, matching: str, order: str, expected: i
 
 
 _OF_TYPES = """
-select coalesce(sum(files), 0) from type_sums
+select coalesce(sum(files), 0) from type_counters
 where is_deleted = %(deleted)s and (%(owner)s::text is null or owner_id = %(owner)s)
 and (%(file_type)s::text is null or file_type = %(file_type)s) and (%(status)s::text is null or status = %(status)s)
 """
 _OF_ROOT = """
-select coalesce(sum(files), 0) from folder_sums
+select coalesce(sum(files), 0) from folder_counters
 where folder_id is null and (%(owner)s::text is null or owner_id = %(owner)s)
 """
 _OF_FOLDERS = """
-select coalesce(sum(f.files), 0) from folder_sums f where {place} and (%(owner)s::text is null or f.owner_id = %(owner)s)
+select coalesce(sum(f.files), 0) from folder_counters f where {place} and (%(owner)s::text is null or f.owner_id = %(owner)s)
 """
 
 

@@ -13,16 +13,16 @@ from psycopg.types.json import Jsonb
 from core.content_types import file_type
 from core.names import numbered
 from core.placement import Placement
-from db import Tx, execute, many, one, scalar
+from db import Tx, execute, finished, many, one, scalar
 from db.records import FileRecord, SessionRecord
 
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
-    " f.folder_id, f.status, f.visibility, f.tags, o.measured || f.metadata as metadata,"
+    " f.folder_id, f.status, f.visibility, f.tags, o.extracted || f.metadata as metadata,"
     " coalesce(f.problem, o.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
-    " f.deleted_at, f.expires_at, f.version, o.storage_class, o.found as content_found, o.encoding, o.stored_size,"
+    " f.deleted_at, f.expires_at, f.version, o.storage_class, o.in_bucket, o.encoding, o.stored_size,"
     " o.scan_verdict is not null as scanned, o.etag, o.checksum_state, coalesce(f.expires_at <= now(), false) as expired,"
-    " f.keep_location, o.place, o.public_key, o.public_sha256, o.public_etag"
+    " f.keep_location, o.location_state, o.public_key, o.public_sha256, o.public_etag"
 )
 FROM = "files f join objects o on o.object_key = f.file_path"
 
@@ -64,7 +64,7 @@ alike as materialized (
 )
 insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
 select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now()
-from locked where (select count(*) from alike) >= 0
+from locked where {finished("alike")}
 on conflict (owner_id, session_id) do update
 set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
     completed_at = now()
@@ -123,12 +123,12 @@ live as materialized (
     for update
 ),
 equal as materialized (
-    select object_key, measured, problem, encoding, stored_size, scan_verdict, etag, checksum_state, place, public_key,
+    select object_key, extracted, problem, encoding, stored_size, scan_verdict, etag, checksum_state, location_state, public_key,
            public_sha256, public_etag
     from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
     and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s) and %(link)s and exists (select from live)
-    order by found and checksum_state <> 'mismatch', created_at limit 1 for share
+    order by in_bucket and checksum_state <> 'mismatch', created_at limit 1 for share
 ),
 stored as (
     insert into objects (object_key, owner_id, size, sha256, etag, content_type, checksum_state, checked_at)
@@ -162,20 +162,20 @@ spent as (
 ),
 released as (
     update owner_usage set reserved_bytes = reserved_bytes - live.reserved
-    from live where owner_id = %(owner)s and live.reserved > 0 and (select count(*) from spent) >= 0     -- locks in this order
+    from live where owner_id = %(owner)s and live.reserved > 0 and {finished("spent")}
 ),
 event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
 )
 select {COLUMNS}
 from file f cross join (
-    select coalesce((select measured from equal), '{{}}') as measured, (select problem from equal) as problem,
+    select coalesce((select extracted from equal), '{{}}') as extracted, (select problem from equal) as problem,
            (select encoding from equal) as encoding, (select stored_size from equal) as stored_size,
            (select scan_verdict from equal) as scan_verdict, coalesce((select etag from equal), %(etag)s) as etag,
            coalesce((select checksum_state from equal), %(checksum_state)s) as checksum_state,
-           (select place from equal) as place, (select public_key from equal) as public_key,
+           (select location_state from equal) as location_state, (select public_key from equal) as public_key,
            (select public_sha256 from equal) as public_sha256, (select public_etag from equal) as public_etag,
-           'standard' as storage_class, true as found) o
+           'standard' as storage_class, true as in_bucket) o
 """
 
 
@@ -236,9 +236,9 @@ _DUPLICATE = """
 select object_key from objects o
 where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
 and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s)
-and (not found or checksum_state = 'mismatch'
+and (not in_bucket or checksum_state = 'mismatch'
      or exists (select from files f where f.file_path = o.object_key and not f.is_deleted))
-order by found and checksum_state <> 'mismatch', created_at limit 1
+order by in_bucket and checksum_state <> 'mismatch', created_at limit 1
 """
 
 

@@ -30,7 +30,7 @@ down (base, id, owner_id) as (
 below as (
     select d.base, sum(s.files)::bigint as files, sum(s.bytes)::bigint as bytes,
            sum(s.files) filter (where d.id = d.base) as inside
-    from down d join folder_sums s on s.owner_id = d.owner_id and s.folder_id = d.id group by d.base
+    from down d join folder_counters s on s.owner_id = d.owner_id and s.folder_id = d.id group by d.base
 )
 select c.id, c.owner_id, c.name, c.description, c.parent_id, c.created_at, c.updated_at, up.path,
        coalesce(below.inside, 0)::bigint as file_count, coalesce(below.files, 0) as total_file_count,
@@ -47,7 +47,7 @@ _PAGE = _VIEWS.format(
 _TREE = """
 select f.id, f.owner_id, f.name, f.description, f.parent_id, f.created_at, f.updated_at,
        coalesce(s.files, 0), coalesce(s.bytes, 0)
-from folders f left join folder_sums s on s.owner_id = f.owner_id and s.folder_id = f.id
+from folders f left join folder_counters s on s.owner_id = f.owner_id and s.folder_id = f.id
 where {mine} order by f.owner_id, f.parent_id, f.name_key
 """
 

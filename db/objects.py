@@ -17,7 +17,7 @@ from db import Tx, execute, many, one, scalar
 from db.records import ObjectRecord
 
 COLUMNS = (
-    "object_key, owner_id, size, sha256, etag, content_type, storage_class, status, found, checksum_state, checked_at,"
+    "object_key, owner_id, size, sha256, etag, content_type, storage_class, status, in_bucket, checksum_state, checked_at,"
     " created_at, coalesce(stored_size, size) as stored_size, public_key"
 )
 
@@ -28,18 +28,18 @@ def get(tx: Tx, object_key: str) -> ObjectRecord | None:
 
 _RECORD_CHECK = """
 update objects
-set found = %(found)s, checksum_state = coalesce(%(checksum_state)s, checksum_state), etag = coalesce(%(etag)s, etag),
+set in_bucket = %(in_bucket)s, checksum_state = coalesce(%(checksum_state)s, checksum_state), etag = coalesce(%(etag)s, etag),
     checked_at = now()
 where object_key = %(key)s
 """
 
 
 def record_check(
-    tx: Tx, object_key: str, *, found: bool, checksum_state: str | None = None, etag: str | None = None
+    tx: Tx, object_key: str, *, in_bucket: bool, checksum_state: str | None = None, etag: str | None = None
 ) -> None:
     """Keep what a look into the bucket found; None leaves the last verdict on the bytes, and the ETag."""
-    found_now = {"key": object_key, "found": found, "checksum_state": checksum_state, "etag": etag}
-    execute(tx, _RECORD_CHECK, found_now)
+    params = {"key": object_key, "in_bucket": in_bucket, "checksum_state": checksum_state, "etag": etag}
+    execute(tx, _RECORD_CHECK, params)
 
 
 _TOLD = """
@@ -50,10 +50,10 @@ update files set version = version + 1 from o where file_path = o.object_key
 """
 
 
-def add_measured(tx: Tx, object_key: str, measured: dict[str, Any]) -> None:
+def add_extracted(tx: Tx, object_key: str, extracted: dict[str, Any]) -> None:
     """Keep what was found of the bytes (width, exif, …): every file on the object shows it, also one linked to it later."""
-    sql = _TOLD.format(change="measured = measured || %(measured)s")
-    execute(tx, sql, {"key": object_key, "measured": Jsonb(measured)})
+    sql = _TOLD.format(change="extracted = extracted || %(extracted)s")
+    execute(tx, sql, {"key": object_key, "extracted": Jsonb(extracted)})
 
 
 def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None:
@@ -84,7 +84,7 @@ _EQUAL = """
 select object_key from objects
 where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
 and scan_verdict is distinct from 'infected' and object_key <> all(%(others)s)
-order by found and checksum_state <> 'mismatch', created_at limit 1 for share
+order by in_bucket and checksum_state <> 'mismatch', created_at limit 1 for share
 """
 
 
@@ -116,7 +116,7 @@ with purged as (
     returning object_key
 ),
 earlier as (
-    update retired_objects r set delete_after = now() from purged where r.replaced_by = purged.object_key
+    update deferred_deletions r set delete_after = now() from purged where r.replaced_by = purged.object_key
 )
 select object_key from purged
 """
@@ -176,7 +176,7 @@ where exists (select from objects where object_key = k.key)
    or exists (select from upload_objects o join uploads u on u.id = o.upload_id
               where o.object_key = k.key and u.status in ('pending', 'uploading', 'completing'))
    or exists (select from file_previews where preview_path = k.key)
-   or exists (select from retired_objects where object_key = k.key)
+   or exists (select from deferred_deletions where object_key = k.key)
 """
 
 
@@ -232,7 +232,7 @@ def note_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
     return scalar(tx, _NOTE_URL, {"key": object_key, "life": life}) is True
 
 
-# Atomic: the replacement, reserved in retired_objects until now, is in use and the old object due for deletion. Files,
+# Atomic: the replacement, reserved in deferred_deletions until now, is in use and the old object due for deletion. Files,
 # previews and texts follow the key by their foreign keys (on update cascade).
 _REPLACE = """
 with old as (
@@ -241,14 +241,14 @@ with old as (
     and scan_verdict is distinct from 'infected' for update
 ),
 taken as (
-    delete from retired_objects r using old where r.object_key = %(new)s and not r.deleting returning 1
+    delete from deferred_deletions r using old where r.object_key = %(new)s and not r.deleting returning 1
 ),
 replaced as (
     update objects o set object_key = %(new)s, encoding = 'zstd', stored_size = %(stored_size)s, frame_ends = %(frame_ends)s,
-        etag = %(etag)s, found = true, checksum_state = 'verified', checked_at = now(), urls_until = null
+        etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(), urls_until = null
     from old, taken where o.object_key = old.object_key returning 1
 )
-insert into retired_objects (object_key, delete_after, replaced_by)
+insert into deferred_deletions (object_key, delete_after, replaced_by)
 select old.object_key, greatest(old.urls_until, now() + %(grace)s), %(new)s from old, replaced
 """
 
@@ -281,13 +281,13 @@ def replace(
 _RENAME = """
 with old as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
 taken as (
-    delete from retired_objects r using old where r.object_key = %(new)s and not r.deleting returning 1
+    delete from deferred_deletions r using old where r.object_key = %(new)s and not r.deleting returning 1
 ),
 renamed as (
     update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null
     from old, taken where o.object_key = old.object_key returning 1
 )
-insert into retired_objects (object_key, delete_after, replaced_by) select old.object_key, now(), %(new)s from old, renamed
+insert into deferred_deletions (object_key, delete_after, replaced_by) select old.object_key, now(), %(new)s from old, renamed
 """
 
 
@@ -299,22 +299,22 @@ def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
 # -- copies for the public -------------------------------------------------------------------------------------------------
 
 
-def set_place(tx: Tx, object_key: str, place: str) -> None:
+def set_location_state(tx: Tx, object_key: str, state: str) -> None:
     """Keep whether the bytes tell where a picture was taken; a copy for the public that was made before stays."""
-    sql = "update objects set place = %(place)s where object_key = %(key)s and place is distinct from 'cut'"
-    execute(tx, sql, {"key": object_key, "place": place})
+    sql = "update objects set location_state = %(state)s where object_key = %(key)s and location_state is distinct from 'removed'"
+    execute(tx, sql, {"key": object_key, "state": state})
 
 
 _ADD_PUBLIC_COPY = """
 with object as (
     select object_key from objects
-    where object_key = %(key)s and status = 'stored' and place is distinct from 'cut'
+    where object_key = %(key)s and status = 'stored' and location_state is distinct from 'removed'
     and scan_verdict is distinct from 'infected' for update
 ),
 taken as (
-    delete from retired_objects r using object where r.object_key = %(copy)s and not r.deleting returning 1
+    delete from deferred_deletions r using object where r.object_key = %(copy)s and not r.deleting returning 1
 )
-update objects o set place = 'cut', public_key = %(copy)s, public_sha256 = %(sha256)s, public_etag = %(etag)s
+update objects o set location_state = 'removed', public_key = %(copy)s, public_sha256 = %(sha256)s, public_etag = %(etag)s
 from object, taken where o.object_key = object.object_key
 """
 
@@ -329,7 +329,7 @@ def add_public_copy(tx: Tx, object_key: str, copy: str, *, sha256: str, etag: st
 def drop_public_copy(tx: Tx, copy: str) -> None:
     """The bucket does not hold it any more: it is to be made again."""
     sql = (
-        "update objects set place = 'found', public_key = null, public_sha256 = null, public_etag = null"
+        "update objects set location_state = 'present', public_key = null, public_sha256 = null, public_etag = null"
         " where public_key = %(copy)s"
     )
     execute(tx, sql, {"copy": copy})
@@ -340,7 +340,7 @@ select f.id, f.owner_id, o.object_key from objects o join lateral (
     select id, owner_id from files f
     where f.file_path = o.object_key and f.status = 'ready' and f.visibility = 'public' and not f.keep_location limit 1
 ) f on true
-where o.place = 'found' and o.status = 'stored' and not exists (
+where o.location_state = 'present' and o.status = 'stored' and not exists (
     select from procrastinate_jobs j
     where j.lock = 'public:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
 limit %(limit)s

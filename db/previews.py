@@ -38,7 +38,7 @@ with added as (
     on conflict (object_key, preview_type, variant, mime_type) do nothing
     returning preview_path
 )
-delete from retired_objects r using added where r.object_key = added.preview_path and not r.deleting
+delete from deferred_deletions r using added where r.object_key = added.preview_path and not r.deleting
 """
 
 
@@ -66,7 +66,8 @@ def remove(tx: Tx, preview_path: str) -> None:
 
 _FORGET_ALL = """
 with unread as (
-    update objects set measured = measured - 'processed_at' where object_key = %(key)s and status = 'stored' returning object_key
+    update objects set extracted = extracted - 'processed_at' where object_key = %(key)s and status = 'stored'
+    returning object_key
 ),
 unseen as (
     delete from file_previews p using unread u where p.object_key = u.object_key returning p.preview_path
@@ -74,7 +75,7 @@ unseen as (
 untold as (
     delete from preview_failures f using unread u where f.object_key = u.object_key
 )
-insert into retired_objects (object_key, delete_after) select preview_path, now() from unseen
+insert into deferred_deletions (object_key, delete_after) select preview_path, now() from unseen
 """
 
 

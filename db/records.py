@@ -176,7 +176,7 @@ class FileRecord:
     expires_at: datetime | None
     version: int
     storage_class: str
-    content_found: bool  # whether the last look into the bucket found the object
+    in_bucket: bool  # whether the last look into the bucket found the object
     encoding: str | None  # zstd where the object is stored compressed; services/objects/object_reader.py reads it
     stored_size: int | None  # bytes in the bucket, where it is encoded
     scanned: bool  # whether the scanner has said anything of the object
@@ -184,7 +184,7 @@ class FileRecord:
     checksum_state: str  # verified, unverified, or mismatch where the object is known to hold other bytes
     expired: bool  # by the database's clock
     keep_location: bool
-    place: str | None  # whether the bytes tell one: see the table in 0014_public_copies.py
+    location_state: str | None  # of a picture's place: none, present, removed, unremovable; None: not looked at yet
     public_key: str | None  # of the copy without the place, where there is one, its SHA-256 and ETag
     public_sha256: str | None
     public_etag: str | None
@@ -192,7 +192,7 @@ class FileRecord:
     @property
     def intact(self) -> bool:
         """Whether nothing is known to be wrong with the stored bytes."""
-        return self.content_found and self.checksum_state != "mismatch"
+        return self.in_bucket and self.checksum_state != "mismatch"
 
 
 class FolderRecord(NamedTuple):  # made in a third of a dataclass's time, and a tree has 10,000
@@ -219,7 +219,7 @@ class ObjectRecord:
     content_type: str
     storage_class: str
     status: str
-    found: bool
+    in_bucket: bool
     checksum_state: str
     checked_at: datetime | None
     created_at: datetime

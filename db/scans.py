@@ -62,7 +62,7 @@ order by object_key for update
 _CONDEMN = """
 with condemned as (
     update objects set scan_verdict = 'infected', scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now(),
-        place = null, public_key = null, public_sha256 = null, public_etag = null
+        location_state = null, public_key = null, public_sha256 = null, public_etag = null
     where object_key = any(%(keys)s)
     returning old.public_key
 ),
@@ -70,12 +70,12 @@ unread as (delete from object_texts where object_key = any(%(keys)s)),
 unfound as (delete from file_texts t using files f where f.id = t.file_id and f.file_path = any(%(keys)s)),
 unseen as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
 retired as (
-    insert into retired_objects (object_key, delete_after)
+    insert into deferred_deletions (object_key, delete_after)
     select preview_path, now() from unseen union all
     select public_key, now() from condemned where public_key is not null
     on conflict (object_key) do update set delete_after = excluded.delete_after
 ),
-earlier as (update retired_objects set delete_after = now() where replaced_by = any(%(keys)s))
+earlier as (update deferred_deletions set delete_after = now() where replaced_by = any(%(keys)s))
 update files set status = 'infected', problem = %(problem)s, version = version + 1
 where file_path = any(%(keys)s) and status in ('processing', 'ready')
 """

@@ -37,7 +37,7 @@ class Counted:
 
 
 _COUNT = """
-select file_type, status, sum(files)::bigint, sum(bytes)::bigint from type_sums
+select file_type, status, sum(files)::bigint, sum(bytes)::bigint from type_counters
 where not is_deleted and {mine} group by file_type, status having sum(files) > 0
 """
 
@@ -61,9 +61,9 @@ _LARGEST = """
 select s.folder_id, f.name, s.files, s.size from ({amounts} order by 3 desc, 2 desc, 1 limit %(limit)s) s
 left join folders f on f.id = s.folder_id order by s.size desc, s.files desc, s.folder_id
 """
-_AMOUNTS = "select folder_id, files, bytes as size from folder_sums where owner_id = %(owner)s and files > 0"
+_AMOUNTS = "select folder_id, files, bytes as size from folder_counters where owner_id = %(owner)s and files > 0"
 _AMOUNTS_OF_ALL = """
-select folder_id, sum(files)::bigint as files, sum(bytes)::bigint as size from folder_sums where files > 0 group by folder_id
+select folder_id, sum(files)::bigint as files, sum(bytes)::bigint as size from folder_counters where files > 0 group by folder_id
 """
 
 

@@ -16,7 +16,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from core.placement import Placement
-from db import Tx, execute, many, one, scalar
+from db import Tx, execute, finished, many, one, scalar
 from db.records import UploadRecord
 
 COLUMNS = (
@@ -58,14 +58,14 @@ with session as (
 budget as (
     update upload_tokens set files_used = files_used + 1, bytes_used = bytes_used + %(reserve)s
     where id = %(token_id)s and expires_at > now() and (max_files is null or files_used < max_files)
-    and (select count(*) from session) >= 0
+    and {finished("session")}
     and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)
     returning id
 ),
 held as (
     insert into owner_usage as u (owner_id, reserved_bytes)
     select %(owner_id)s, %(reserve)s where (%(quota)s::bigint is null or %(reserve)s <= %(quota)s)
-    and (select count(*) from session) >= 0 and (%(token_id)s::uuid is null or exists (select from budget))
+    and {finished("session")} and (%(token_id)s::uuid is null or exists (select from budget))
     on conflict (owner_id) do update set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes
     where coalesce(u.quota_bytes, %(quota)s) is null
        or u.used_bytes + u.reserved_bytes + excluded.reserved_bytes <= coalesce(u.quota_bytes, %(quota)s)
@@ -421,7 +421,7 @@ def set_multipart(tx: Tx, upload_id: UUID, multipart_id: str) -> bool:
     return execute(tx, _SET_MULTIPART, {"id": upload_id, "multipart_id": multipart_id}) == 1
 
 
-_END = """
+_END = f"""
 with up as (
     select id, owner_id, token_id, reserved from uploads
     where id = any(%(ids)s) and status in ('pending', 'uploading', 'completing')
@@ -436,7 +436,7 @@ refunded as (
 freed as (
     update owner_usage u set reserved_bytes = u.reserved_bytes - f.bytes
     from (select owner_id, sum(reserved) as bytes from up group by owner_id) f
-    where u.owner_id = f.owner_id and (select count(*) from refunded) >= 0
+    where u.owner_id = f.owner_id and {finished("refunded")}
 )
 update uploads set status = %(status)s, reserved = 0, problem = coalesce(%(problem)s, problem), updated_at = now()
 from up where uploads.id = up.id
@@ -526,7 +526,7 @@ def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
     return execute(tx, _FORGET, {"keep": keep, "limit": limit})
 
 
-_MOVE_RESERVED = """
+_MOVE_RESERVED = f"""
 with given as (
     select id, reserved from uploads where id = any(%(ids)s) and status in ('pending', 'uploading') order by id for update
 ),
@@ -534,7 +534,7 @@ emptied as (
     update uploads set reserved = 0 from given where uploads.id = given.id returning 1
 )
 update uploads set reserved = reserved + (select coalesce(sum(reserved), 0) from given)
-where id = %(to)s and (select count(*) from emptied) >= 0
+where id = %(to)s and {finished("emptied")}
 """
 
 
@@ -543,7 +543,7 @@ def move_reserved(tx: Tx, upload_ids: list[UUID], to: UUID) -> None:
     execute(tx, _MOVE_RESERVED, {"ids": upload_ids, "to": to})
 
 
-_RETURN_RESERVED = """
+_RETURN_RESERVED = f"""
 with given as (
     select id, size from uploads where id = any(%(ids)s) and status in ('pending', 'uploading') and reserved = 0
     order by id for update
@@ -552,7 +552,7 @@ filled as (
     update uploads set reserved = given.size from given where uploads.id = given.id returning 1
 )
 update uploads set reserved = greatest(reserved - (select coalesce(sum(size), 0) from given), 0)
-where id = %(from)s and (select count(*) from filled) >= 0
+where id = %(from)s and {finished("filled")}
 """
 
 
@@ -565,7 +565,7 @@ _LIVE_MULTIPARTS = """
 select multipart_id from uploads
 where multipart_id = any(%(ids)s) and status in ('pending', 'uploading', 'completing')
 union all
-select multipart_id from retired_objects where multipart_id = any(%(ids)s)
+select multipart_id from deferred_deletions where multipart_id = any(%(ids)s)
 """
 
 

@@ -45,4 +45,4 @@ def raw(bucket: Any, key: str) -> bytes:
 
 def time_passes(db: Database) -> None:
     with db.connection() as tx:
-        tx.execute("update retired_objects set delete_after = now() - interval '1 second'")
+        tx.execute("update deferred_deletions set delete_after = now() - interval '1 second'")

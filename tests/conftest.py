@@ -201,7 +201,7 @@ def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
         keys = [info.key for prefix in PREFIXES for info in bucket.list_objects(prefix)]
         multiparts = [ref.key for prefix in PREFIXES for ref in bucket.list_multiparts(prefix)]
         with db.connection() as tx:
-            retired = {row[0] for row in tx.execute("select object_key from retired_objects")}
+            retired = {row[0] for row in tx.execute("select object_key from deferred_deletions")}
             uploads = [
                 str(row[0]) for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")
             ]

@@ -135,8 +135,8 @@ class Files:
         if object_record is None:
             raise NotFound("There is no such file.")
         integrity = {
-            "exists": object_record.found,
-            "size_matches": object_record.found and object_record.size == file.file_size,
+            "exists": object_record.in_bucket,
+            "size_matches": object_record.in_bucket and object_record.size == file.file_size,
             "checksum": object_record.checksum_state,
             "checked_at": object_record.checked_at,
         }
@@ -161,7 +161,7 @@ class Files:
             found = False
         with self._db.transaction() as tx:
             etag = file.etag if state == "verified" else None
-            objects.record_check(tx, file.file_path, found=found, checksum_state=state, etag=etag)
+            objects.record_check(tx, file.file_path, in_bucket=found, checksum_state=state, etag=etag)
             events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
 
     def history(self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None) -> Page[EventRecord]:

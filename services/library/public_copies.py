@@ -60,12 +60,12 @@ def _hides_place(file: FileRecord) -> bool:
 
 
 def _needs_copy(file: FileRecord) -> bool:
-    return file.status == "ready" and _hides_place(file) and file.place not in ("none", "cut")
+    return file.status == "ready" and _hides_place(file) and file.location_state not in ("none", "removed")
 
 
 def is_stuck(file: FileRecord) -> bool:
     """Whether it is public, and yet the public will never get it."""
-    return file.visibility == "public" and file.place == "stuck" and _needs_copy(file)
+    return file.visibility == "public" and file.location_state == "unremovable" and _needs_copy(file)
 
 
 class PublicCopies:
@@ -83,16 +83,16 @@ class PublicCopies:
         """The file as the public gets it; where the place is still in it, without a hash and ``processing``."""
         if not _hides_place(file):
             return file
-        place = file.place
-        if place is None and file.status == "ready":  # it was made public a moment ago
+        state = file.location_state
+        if state is None and file.status == "ready":  # it was made public a moment ago
             with (
                 suppress(GatewayError, ParserFailed),
                 self._limit.slot(principal.owner_id if principal else ""),
             ):
-                place = "found" if self._patches(file) else "none"
+                state = "present" if self._patches(file) else "none"
                 with self._db.connection() as tx:
-                    objects.set_place(tx, file.file_path, place)
-        if place == "none":
+                    objects.set_location_state(tx, file.file_path, state)
+        if state == "none":
             return file
         if file.public_key is None or file.status != "ready":
             return replace(file, status="processing" if file.status == "ready" else file.status, file_hash=None)
@@ -117,15 +117,15 @@ class PublicCopies:
             if patches:
                 self._copy(file, patches)
                 return
-            place = "none"
+            state = "none"
         except ParserFailed as error:
             log.warning("location_stays", file_id=str(file_id), reason=error.reason)
-            place = "stuck"
+            state = "unremovable"
         except ContentMissing:
             log.warning("publishing_without_object", file_id=str(file_id))
             return
         with self._db.connection() as tx:
-            objects.set_place(tx, file.file_path, place)
+            objects.set_location_state(tx, file.file_path, state)
 
     def enqueue_missing(self) -> int:
         """Queue the copies that are to be made and that no job is about; how many."""
@@ -163,7 +163,7 @@ class PublicCopies:
             if file.file_hash not in (None, patched.original.hexdigest()):
                 log.error("publishing_found_damage", file_id=str(file.id), key=file.file_path)
                 with self._db.connection() as tx:
-                    objects.record_check(tx, file.file_path, found=True, checksum_state="mismatch")
+                    objects.record_check(tx, file.file_path, in_bucket=True, checksum_state="mismatch")
                 return
             with self._db.transaction() as tx:
                 used = objects.add_public_copy(

@@ -17,7 +17,7 @@ _BATCH = 1_000
 def remove_due(db: Database, store: ObjectStore) -> int:
     """Delete what is due; the number. What the bucket does not confirm is left, by its row, for the next run."""
     with db.connection() as tx:
-        due = deferred_deletions.take_due(tx, limit=_BATCH)
+        due = deferred_deletions.claim_due(tx, limit=_BATCH)
     gone = [key for key in due if _remove(db, store, key)]
     if gone:
         with db.connection() as tx:

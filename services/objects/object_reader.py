@@ -76,7 +76,7 @@ class ObjectReader:
         Unavailable."""
         with self._db.connection() as tx:
             record = objects.get(tx, object_key)
-        if record is None or not record.found or record.checksum_state == "mismatch":
+        if record is None or not record.in_bucket or record.checksum_state == "mismatch":
             return False
         try:
             self._stat(object_key, record.stored_size, record.etag)
@@ -108,7 +108,7 @@ class ObjectReader:
                 objects.drop_public_copy(tx, file.file_path)
             else:
                 state = "mismatch" if altered else None
-                objects.record_check(tx, file.file_path, found=altered, checksum_state=state)
+                objects.record_check(tx, file.file_path, in_bucket=altered, checksum_state=state)
 
     @contextmanager
     def _opened(self, file: FileRecord, span: Span | None) -> Iterator[Reader]:
@@ -180,7 +180,7 @@ class _Decoding:
 
 def check_intact(file: FileRecord) -> None:
     """Raise ContentMissing where it is known that the file's bytes are gone or damaged."""
-    if not file.content_found:
+    if not file.in_bucket:
         raise ContentMissing()
     if not file.intact:
         raise ContentMissing(_ALTERED)

@@ -120,7 +120,7 @@ class Compression:
         if digest.hexdigest() != file.file_hash:
             log.error("compression_found_damage", file_id=str(file.id), key=file.file_path)
             with self._db.connection() as tx:
-                objects.record_check(tx, file.file_path, found=True, checksum_state="mismatch")
+                objects.record_check(tx, file.file_path, in_bucket=True, checksum_state="mismatch")
             return False
         if not _saves(replacement.size, file.file_size):
             return False

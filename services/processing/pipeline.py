@@ -82,7 +82,7 @@ class Pipeline:
             if problem is None and isinstance(error, PreviewFailed):
                 problem = {"code": error.code, "detail": f"{_STEPS[step][1]}: {error.detail}"}
         with self._db.transaction() as tx:
-            objects.add_measured(tx, file.file_path, measured)
+            objects.add_extracted(tx, file.file_path, measured)
             objects.set_problem(tx, file.file_path, problem)
             _begin_compression(tx, file)  # after what is kept under the key that was read
 

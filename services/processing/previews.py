@@ -157,7 +157,7 @@ class Previews:
                 raise
             pages = measured.get("pages") or 0
             with self._db.transaction() as tx:
-                objects.add_measured(tx, file.file_path, measured)
+                objects.add_extracted(tx, file.file_path, measured)
         if page > pages:
             detail = f"The document has {pages} pages."
             raise InvalidInput(detail, errors=[{"field": "page", "message": detail}])
@@ -186,7 +186,7 @@ class Previews:
             raise
         if not is_page and "width" not in file.metadata:
             with self._db.transaction() as tx:
-                objects.add_measured(tx, file.file_path, told(reading))
+                objects.add_extracted(tx, file.file_path, told(reading))
         [picture] = reading.pictures
         return self.keep(file, shape.type, shape.variant, shape.mime_type, picture.data, picture.width, picture.height)
 

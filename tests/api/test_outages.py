@@ -280,7 +280,7 @@ def test_T102_a_peer_that_vanished_is_noticed(db: Database) -> None:
 def test_a_statement_may_be_given_time(settings: Settings) -> None:
     hasty = Database(database_url(settings), statement=0.5)
     with hasty.transaction() as tx:
-        database.take_time(tx, 60)
+        database.set_timeout(tx, 60)
         tx.execute("select pg_sleep(2)")
     with pytest.raises(Unavailable), hasty.transaction() as tx:
         tx.execute("select pg_sleep(2)")

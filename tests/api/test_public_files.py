@@ -520,13 +520,13 @@ def test_T139_only_its_owner_takes_a_problem_away(client: GatewayClient, strange
 def test_T139_the_public_waits_in_nobodys_queue(
     client_for: Callable[..., GatewayClient], anonymous: GatewayClient, services: Services
 ) -> None:
-    """Whatever somebody's owner_id is: while the public's turn is taken, an owner of any name has a turn."""
-    turns = services.previews._turns
+    """While a request without a credential holds its slot, an owner of any owner_id gets one."""
+    limit = services.previews._limit
     taken: list[str] = []
-    real = turns.take
+    real = limit.slot
     owner = client_for("anonymous")
     file = owner.add("p.jpg", picture(), visibility="public")
-    turns.take = lambda owner_id: (taken.append(owner_id), real(owner_id))[1]  # type: ignore[method-assign]
+    limit.slot = lambda owner_id: (taken.append(owner_id), real(owner_id))[1]  # type: ignore[method-assign]
     assert anonymous.get(address(file, "/preview?size=128")).status == 200
     public = set(taken)
     with real(public.pop()):

@@ -295,7 +295,7 @@ def test_counting_a_download_touches_no_counter(db: Database) -> None:
     file_id = add_file(db, "a")
 
     def versions(tx: Any) -> list[Any]:
-        tables = ("owner_usage", "type_sums", "folder_sums")
+        tables = ("owner_usage", "type_counters", "folder_counters")
         return [scalar(tx, f"select xmin::text || ctid::text from {table}") for table in tables]
 
     with db.connection() as tx:
@@ -358,9 +358,9 @@ def test_the_janitor_puts_a_wrong_counter_right(services: Services, db: Database
             "update owner_usage set used_bytes = 1, file_count = 9, stored_bytes = 0, reserved_bytes = 3"
             " where owner_id = 'alice'"
         )
-        tx.execute("update type_sums set files = 0 where owner_id = 'alice' and is_deleted")
-        tx.execute("delete from folder_sums where owner_id = 'alice'")
-        tx.execute("insert into type_sums values ('carol', false, 'image', 'ready', 1, 1)")
+        tx.execute("update type_counters set files = 0 where owner_id = 'alice' and is_deleted")
+        tx.execute("delete from folder_counters where owner_id = 'alice'")
+        tx.execute("insert into type_counters values ('carol', false, 'image', 'ready', 1, 1)")
     wrong = differences(db)
     assert {(w.owner_id, w.counter, w.kept, w.counted) for w in wrong} >= {
         ("alice", "used_bytes", 1, 12),

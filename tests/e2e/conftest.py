@@ -129,7 +129,7 @@ class Owner:
         present = {info.key for prefix in PREFIXES for info in live.store.list_objects(prefix)}
         wanted = live.sql(
             "select object_key from objects union all select preview_path from file_previews"
-            " union all select object_key from retired_objects"
+            " union all select object_key from deferred_deletions"
         )
         keys = live.sql("select object_key from uploads where owner_id = %s", self.name)
         multiparts = [ref.key for (key,) in keys for ref in live.store.list_multiparts(key)]

@@ -520,7 +520,7 @@ class Run:
         present = {info.key for info in look.store.list_objects("")}
         wanted = look.sql(
             "select object_key from objects union all select preview_path from file_previews"
-            " union all select object_key from retired_objects"
+            " union all select object_key from deferred_deletions"
         )
         files = look.sql("select count(*) from files where owner_id = %s", self.owner.name)
         held = look.sql("select reserved_bytes from owner_usage where owner_id = %s", self.owner.name)

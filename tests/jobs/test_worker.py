@@ -97,7 +97,7 @@ def test_T106_a_killed_workers_job_is_done_by_another_and_takes_effect_once(
     photo = upload(services, alice, "a.png", picture("PNG", 200, 100))
     services.pipeline.process(photo.id)  # as if it was cut off just before its end
     with db.connection() as tx:
-        tx.execute("update objects set measured = '{}'")
+        tx.execute("update objects set extracted = '{}'")
         tx.execute('update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\'')
     second = crew.start()
     wait_for(lambda: "end-held" in crew.words(), crew)

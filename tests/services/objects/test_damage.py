@@ -54,7 +54,7 @@ def known_mismatch(bucket: Any, db: Database, file: FileRecord) -> None:
 
 def known_gone(bucket: Any, db: Database, file: FileRecord) -> None:
     gone(bucket, db, file)
-    sql(db, "update objects set found = false where object_key = %s", file.file_path)
+    sql(db, "update objects set in_bucket = false where object_key = %s", file.file_path)
 
 
 DAMAGES: tuple[Damage, ...] = (gone, altered, cut, known_mismatch, known_gone)

@@ -82,8 +82,8 @@ def test_bytes_around_the_edges_of_frames_come_back(
     assert services.stats.storage(alice)["deduplicated_bytes"] == 0
     assert leftovers() | {"retired": []} == NOTHING
     time_passes(db)
-    assert services.janitor.janitor(dry_run=True).retired_objects == 1
-    assert services.janitor.janitor().retired_objects == 1
+    assert services.janitor.janitor(dry_run=True).deferred_deletions == 1
+    assert services.janitor.janitor().deferred_deletions == 1
     assert leftovers() == NOTHING
     assert read(services, file) == data
 
@@ -257,13 +257,13 @@ def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
     url = url_of(services, file, expires_in=7200).url
     services.compression.compress(file.id)
     with db.connection() as tx:
-        row = tx.execute("select delete_after - now() > interval '7190 seconds' from retired_objects").fetchone()
+        row = tx.execute("select delete_after - now() > interval '7190 seconds' from deferred_deletions").fetchone()
     assert row == (True,)
     services.janitor.janitor()
     assert requests.get(url, timeout=30).content == data
     assert download(services, file)[2] == data
     with db.connection() as tx:
-        tx.execute("update retired_objects set delete_after = delete_after - interval '3 hours'")
+        tx.execute("update deferred_deletions set delete_after = delete_after - interval '3 hours'")
     services.janitor.janitor()
     assert requests.get(url, timeout=30).status_code == 200  # twice the life is kept
     time_passes(db)

@@ -219,7 +219,7 @@ def test_T101_killed_anywhere_it_comes_to_the_same_end(
             with db.connection() as tx:  # and as it was, for the next death
                 tx.execute("delete from object_texts")
                 tx.execute("delete from file_previews")
-                tx.execute("update objects set measured = '{}'")
+                tx.execute("update objects set extracted = '{}'")
         else:
             continue
         break

@@ -232,7 +232,7 @@ def test_a_preview_whose_reservation_ran_out_is_not_put_to_use(
         result = put(*arguments, **options)
         time_passes(db)
         with db.connection() as tx:
-            deferred_deletions.take_due(tx, limit=10)
+            deferred_deletions.claim_due(tx, limit=10)
         return result
 
     monkeypatch.setattr(services.previews._store, "put", late)
@@ -274,7 +274,7 @@ def test_T75_one_owners_requests_leave_others_their_turn() -> None:
 
 def test_T75_verifications_take_turns_too(services: Services, alice: Principal) -> None:
     files = [upload(services, alice, f"{n}.txt", b"text %d" % n) for n in range(3)]
-    with services.files._turns.slot("alice"):
+    with services.files._verify_limit.slot("alice"):
         result: list[Any] = []
         thread = threading.Thread(target=lambda: result.append(services.files.details(alice, files[0].id, verify=True)))
         thread.start()

@@ -30,7 +30,7 @@ def test_rows_for_all_and_objects_for_some(services: Services, db: Database, buc
     report = Demo(db, bucket).seed(PLAN)
     assert report.owners == ["demo-1", "demo-2"] and (report.files, report.folders) == (400, 60)
     with db.connection() as tx:
-        found = tx.execute("select object_key, sha256, size from objects where found").fetchall()
+        found = tx.execute("select object_key, sha256, size from objects where in_bucket").fetchall()
         assert len(found) == report.objects > 15
         for key, sha256, size in found:
             with bucket.open(key) as reader:
