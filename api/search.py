@@ -7,11 +7,10 @@ from flask import Blueprint, Response
 from api import render
 from api.context import principal, services
 from api.operations import operation
-from api.request_models import OwnerQuery, SuggestQuery
-from api.request_models import SearchQuery as SearchParameters
+from api.request_models import OwnerQuery, SearchQuery, SuggestQuery
 from api.response_models import SearchOut, StatsOut, SuggestOut
 from core import errors
-from services.library.search import SearchQuery
+from services.library.search import SearchRequest
 
 search = Blueprint("search", __name__)
 
@@ -19,17 +18,17 @@ search = Blueprint("search", __name__)
 @search.get("/search")
 @operation(
     "Search files",
-    query=SearchParameters,
+    query=SearchQuery,
     gives={200: SearchOut},
     headers=("Link",),
     refuses=(errors.InvalidCursor, errors.NotAllowed),
 )
-def find(query: SearchParameters) -> Response:
+def find(query: SearchQuery) -> Response:
     """In names (also parts of words and misspellings) and in texts, best first; an empty query finds everything, newest
     first. Any string is a valid query. Operators: `"a
     phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`, `ext:`, `tag:`, `size:>10mb`, `before:`,
     `after:`, `is:deleted`."""
-    found = services().search.search(principal(), SearchQuery(**query.model_dump()))
+    found = services().search.search(principal(), SearchRequest(**query.model_dump()))
     files = render.files([hit.file for hit in found.items], principal())
     items = [
         {"file": file, "score": hit.score, "highlights": hit.highlights}

@@ -39,7 +39,7 @@ from db.migrate import migrate
 from db.uploads import NewUpload
 from services import Services
 from services.library.files import FileQuery
-from services.library.search import SearchQuery
+from services.library.search import SearchRequest
 from settings import Settings
 
 Call = Callable[[Services, Principal, random.Random], object]
@@ -49,7 +49,7 @@ _WORDS = ("report", "invoice", "garden", "Rechnung", "Vertrag", "facture", "до
 
 
 def _search(*queries: str) -> Call:
-    return lambda services, who, mix: services.search.search(who, SearchQuery(query=mix.choice(queries)))
+    return lambda services, who, mix: services.search.search(who, SearchRequest(query=mix.choice(queries)))
 
 
 def _list(query: dict[str, Any]) -> Call:

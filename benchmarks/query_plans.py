@@ -32,7 +32,7 @@ from db import files
 from services import Services
 from services.library.files import FileChange, FileQuery
 from services.library.folders import FolderChange
-from services.library.search import SearchQuery
+from services.library.search import SearchRequest
 from settings import Settings
 
 _MANY = 4_000  # pages of 8 KiB
@@ -191,9 +191,9 @@ def record(services: Services, owner: str) -> None:
         "recent events in everybody's statistics": lambda: services.stats.storage(root, "*"),
     }
     for text in _SEARCHES:
-        calls[f"search `{text}`"] = lambda text=text: services.search.search(alice, SearchQuery(query=text))  # type: ignore[misc]
+        calls[f"search `{text}`"] = lambda text=text: services.search.search(alice, SearchRequest(query=text))  # type: ignore[misc]
     calls["search `report` with facets"] = lambda: services.search.search(
-        alice, SearchQuery(query="report", facets=("file_type", "folder", "owner", "month"))
+        alice, SearchRequest(query="report", facets=("file_type", "folder", "owner", "month"))
     )
     calls["suggestions for `IMG_`"] = lambda: services.search.suggest(alice, "IMG_")
     for label, call in calls.items():

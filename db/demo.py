@@ -10,7 +10,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from core.demo import DemoFile
-from db import Tx, execute, scalar, texts
+from db import Tx, execute, scalar
+from db.search import texts
 
 _FILES = (
     "id",

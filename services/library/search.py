@@ -17,11 +17,12 @@ from core.names import name_key
 from core.principal import Principal
 from core.search_query import MAX_TEXT, SearchTree, Term, parse
 from core.tokenizer import is_near, misspellable, parts, phrase, swapped
-from db import Database, Tx, file_lists, name_words, texts
+from db import Database, Tx, file_lists
 from db import errors as db_errors
-from db import search as index
 from db.file_lists import FileFilter
 from db.records import FileRecord
+from db.search import name_words, texts
+from db.search import query as index
 from services.access.visibility import owner_scope
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class SearchQuery:
+class SearchRequest:
     query: str = ""
     file_type: str | None = None  # a family, a MIME type, or image/*
     folder: int | Literal["root"] | None = None  # with all below; root: what is in no folder
@@ -54,7 +55,7 @@ class SearchQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class SearchHit:
     file: FileRecord
     score: float  # 0 to 1
     highlights: dict[str, str | None]  # HTML
@@ -62,7 +63,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    items: list[Hit]
+    items: list[SearchHit]
     next_cursor: str | None
     total: int | None
     facets: dict[str, list[dict[str, Any]]]
@@ -73,7 +74,7 @@ class Search:
         self._db = db
         self._cursors = cursors
 
-    def search(self, principal: Principal, query: SearchQuery) -> SearchPage:
+    def search(self, principal: Principal, query: SearchRequest) -> SearchPage:
         """A page of hits; any text is a valid query, an empty one finds everything, newest first.
 
         Raises InvalidInput for an unknown facet, InvalidCursor for a cursor of another search."""
@@ -118,7 +119,7 @@ class Search:
         marks = [parts(term.key) or [term.key] for term in tree.terms]
         marks += [[word] for near in corrections.values() for word in near]
         hits = [
-            Hit(
+            SearchHit(
                 hit.file,
                 hit.score / 1e6,
                 {
@@ -157,7 +158,7 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index
     found: dict[str, list[str]] = {}
     single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
     for word in [word for word in dict.fromkeys(single) if misspellable(word)][:_MAX_CORRECTED]:
-        clock.go_on(conn)
+        clock.limit_next(conn)
         similar = name_words.similar(conn, wanted.owner_id, word, swapped(word))
         near = {other for other in similar if other != word and is_near(word, other)}
         if near:

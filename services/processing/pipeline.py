@@ -15,8 +15,9 @@ import structlog
 
 from core.content_types import may_shrink
 from core.errors import ContentMissing, GatewayError, PreviewFailed, PreviewUnsupported
-from db import Database, Tx, files, jobs, objects, texts
+from db import Database, Tx, files, jobs, objects
 from db.records import FileRecord
+from db.search import texts
 from parsers import run as parsers
 from services.processing.previews import JSON, SIZES, Previews, PreviewType, as_json, kinds_of, told
 

@@ -214,7 +214,7 @@ _STATEMENTS = [
     return ts_delete(words, name_lexemes(owner_id, before)) || array_to_tsvector(name_lexemes(owner_id, after))
     """,
     # A file on an object that has a text already shares it. Whoever adds such a file holds the object's row FOR SHARE, and
-    # db/texts.put locks it against them.
+    # db/search/texts.put locks it against them.
     """
     create function add_file_texts(file_ids uuid[]) returns void language sql as $$
         insert into file_texts (file_id, owner_id, is_deleted, searchable, uploaded_at, words)

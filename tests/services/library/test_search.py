@@ -12,7 +12,7 @@ from core.errors import InvalidCursor, InvalidInput, NotAllowed
 from core.principal import Principal
 from db import Database, execute
 from services.library import search as module
-from services.library.search import Search, SearchPage, SearchQuery
+from services.library.search import Search, SearchPage, SearchRequest
 from tests.rows import add_file
 
 
@@ -28,7 +28,7 @@ def names(page: SearchPage) -> list[str]:
 def test_hits_have_a_score_and_marks(search: Search, db: Database, alice: Principal) -> None:
     add_file(db, "planner.pdf")
     add_file(db, "Plan <b>.pdf")
-    page = search.search(alice, SearchQuery("plan"))
+    page = search.search(alice, SearchRequest("plan"))
     assert names(page) == ["Plan <b>.pdf", "planner.pdf"] and page.total == 2 and page.next_cursor is None
     best, other = page.items
     assert 1 >= best.score > other.score > 0
@@ -39,7 +39,7 @@ def test_T26_a_name_that_is_markup_is_text_in_highlights(search: Search, db: Dat
     """The only place where a name is put into HTML; there are no CSV exports."""
     add_file(db, "<img src=x onerror=alert(1)> plan & 'quote\".txt")
     for query in ("plan", "img", "onerror"):
-        shown = search.search(alice, SearchQuery(query)).items[0].highlights["name"] or ""
+        shown = search.search(alice, SearchRequest(query)).items[0].highlights["name"] or ""
         bare = shown.replace("<mark>", "").replace("</mark>", "")
         assert "<mark>" in shown and not set("<>\"'") & set(bare)
         assert html.unescape(bare) == "<img src=x onerror=alert(1)> plan & 'quote\".txt"
@@ -57,7 +57,7 @@ def test_T26_a_name_that_is_markup_is_text_in_highlights(search: Search, db: Dat
 def test_misspellings_are_found(search: Search, db: Database, alice: Principal, typed: str, name: str) -> None:
     add_file(db, name)
     add_file(db, "else.bin")
-    page = search.search(alice, SearchQuery(typed))
+    page = search.search(alice, SearchRequest(typed))
     assert names(page) == [name]
     assert "<mark>" in (page.items[0].highlights["name"] or "")
 
@@ -70,9 +70,9 @@ def test_right_spelling_comes_first_and_near_words_only_where_few_are_found(
 ) -> None:
     add_file(db, "report.pdf")
     add_file(db, "reprot.pdf")
-    assert names(search.search(alice, SearchQuery("report"))) == ["report.pdf", "reprot.pdf"]
+    assert names(search.search(alice, SearchRequest("report"))) == ["report.pdf", "reprot.pdf"]
     monkeypatch.setattr(module, "_FEW", 1)
-    assert names(search.search(alice, SearchQuery("report"))) == ["report.pdf"]
+    assert names(search.search(alice, SearchRequest("report"))) == ["report.pdf"]
 
 
 def test_T82_only_what_the_caller_may_read_now(
@@ -83,24 +83,24 @@ def test_T82_only_what_the_caller_may_read_now(
     add_file(db, "trashed salary.pdf", owner="alice", deleted=True)
     facets = ("file_type", "folder", "owner", "month")
     for query in ("salary", "", "salari", '"salary"', "-nothing", "salary OR x"):
-        page = search.search(alice, SearchQuery(query, facets=facets))
+        page = search.search(alice, SearchRequest(query, facets=facets))
         assert page.items == [] and page.total == 0 and all(values == [] for values in page.facets.values())
     assert search.suggest(alice, "sal") == [] and search.suggest(alice, "trash") == []
-    assert names(search.search(alice, SearchQuery("is:deleted"))) == ["trashed salary.pdf"]
-    assert names(search.search(bob, SearchQuery("is:deleted"))) == []
+    assert names(search.search(alice, SearchRequest("is:deleted"))) == ["trashed salary.pdf"]
+    assert names(search.search(bob, SearchRequest("is:deleted"))) == []
 
     with pytest.raises(NotAllowed):
-        search.search(alice, SearchQuery("salary", owner="bob"))
+        search.search(alice, SearchRequest("salary", owner="bob"))
     with pytest.raises(NotAllowed):
-        search.search(alice, SearchQuery("salary", owner="*"))
-    assert search.search(root, SearchQuery("salary")).items == []
-    assert search.search(root, SearchQuery("salary", owner="bob")).total == 2
-    everybody = search.search(root, SearchQuery("salary", owner="*", facets=("owner",)))
+        search.search(alice, SearchRequest("salary", owner="*"))
+    assert search.search(root, SearchRequest("salary")).items == []
+    assert search.search(root, SearchRequest("salary", owner="bob")).total == 2
+    everybody = search.search(root, SearchRequest("salary", owner="*", facets=("owner",)))
     assert everybody.facets == {"owner": [{"value": "bob", "count": 2}]}
 
     with db.transaction() as tx:
         execute(tx, "update files set is_deleted = true, deleted_at = now() where id = %(id)s", {"id": secret})
-    assert names(search.search(bob, SearchQuery("salary"))) == ["public salary.pdf"]
+    assert names(search.search(bob, SearchRequest("salary"))) == ["public salary.pdf"]
     assert search.suggest(bob, "sal") == ["salary", "public salary.pdf"]
 
 
@@ -112,7 +112,7 @@ def test_pages_neither_skip_nor_repeat(search: Search, db: Database, alice: Prin
     seen: list[str] = []
     cursor = None
     while True:
-        page = search.search(alice, SearchQuery("plan", limit=3, cursor=cursor))
+        page = search.search(alice, SearchRequest("plan", limit=3, cursor=cursor))
         assert page.total == 8
         seen += names(page)
         if page.next_cursor is None:
@@ -131,8 +131,8 @@ def test_pages_end_after_the_first_thousand(
     monkeypatch.setattr(module, "MAX_RESULTS", 5)
     for number in range(8):
         add_file(db, f"plan {number}.pdf")
-    first = search.search(alice, SearchQuery("plan", limit=3))
-    second = search.search(alice, SearchQuery("plan", limit=3, cursor=first.next_cursor))
+    first = search.search(alice, SearchRequest("plan", limit=3))
+    second = search.search(alice, SearchRequest("plan", limit=3, cursor=first.next_cursor))
     assert len(first.items) == 3 and len(second.items) == 2
     assert second.next_cursor is None and second.total == 8
 
@@ -146,20 +146,20 @@ def test_T84_a_cursor_is_good_for_its_own_search_only(
 ) -> None:
     for number in range(3):
         add_file(db, f"plan {number}.pdf")
-    cursor = search.search(alice, SearchQuery("plan", limit=1)).next_cursor
+    cursor = search.search(alice, SearchRequest("plan", limit=1)).next_cursor
     assert cursor is not None
     for who, query in (
-        (alice, SearchQuery("plan 1", cursor=cursor)),
-        (bob, SearchQuery("plan", cursor=cursor)),
-        (alice, SearchQuery("plan", file_type="image", cursor=cursor)),
-        (alice, SearchQuery("plan", cursor="x")),
-        (root, SearchQuery("plan", owner="alice", cursor=cursor)),
-        (alice, SearchQuery("plan", cursor=cursor + "x")),
-        (alice, SearchQuery("plan", cursor="")),
+        (alice, SearchRequest("plan 1", cursor=cursor)),
+        (bob, SearchRequest("plan", cursor=cursor)),
+        (alice, SearchRequest("plan", file_type="image", cursor=cursor)),
+        (alice, SearchRequest("plan", cursor="x")),
+        (root, SearchRequest("plan", owner="alice", cursor=cursor)),
+        (alice, SearchRequest("plan", cursor=cursor + "x")),
+        (alice, SearchRequest("plan", cursor="")),
     ):
         with pytest.raises(InvalidCursor):
             search.search(who, query)
-    assert len(search.search(alice, SearchQuery("plan", limit=2, cursor=cursor)).items) == 2
+    assert len(search.search(alice, SearchRequest("plan", limit=2, cursor=cursor)).items) == 2
 
 
 def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> None:
@@ -173,14 +173,14 @@ def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> N
     add_file(db, "three.jpg", file_type="image", mime_type="image/jpeg", at=datetime(2026, 2, 2, tzinfo=UTC))
 
     def found(**query: object) -> set[str]:
-        return set(names(search.search(alice, SearchQuery(**query))))  # type: ignore[arg-type]
+        return set(names(search.search(alice, SearchRequest(**query))))  # type: ignore[arg-type]
 
     assert found(folder=above) == {"one.pdf", "two.pdf"} and found(folder=below) == {"two.pdf"}
     assert found(folder="root") == {"three.jpg"} and found(folder=2**31 - 1) == set()
     assert found(file_type="image") == found(file_type="image/*") == {"three.jpg"}
     start = datetime(2026, 2, 1, tzinfo=UTC)
     assert found(date_from=start) == {"two.pdf", "three.jpg"} and found(date_to=start) == {"one.pdf"}
-    page = search.search(alice, SearchQuery("pdf OR jpg", limit=1, facets=("file_type", "folder", "owner", "month")))
+    page = search.search(alice, SearchRequest("pdf OR jpg", limit=1, facets=("file_type", "folder", "owner", "month")))
     assert page.facets == {
         "file_type": [{"value": "document", "count": 2}, {"value": "image", "count": 1}],
         "folder": [{"value": above, "count": 1}, {"value": below, "count": 1}, {"value": None, "count": 1}],
@@ -188,7 +188,7 @@ def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> N
         "month": [{"value": "2026-02", "count": 2}, {"value": "2026-01", "count": 1}],
     }
     with pytest.raises(InvalidInput):
-        search.search(alice, SearchQuery(facets=("file_type", "size")))
+        search.search(alice, SearchRequest(facets=("file_type", "size")))
 
 
 def test_totals_are_exact_up_to_what_is_ranked_and_without_filters(
@@ -200,10 +200,10 @@ def test_totals_are_exact_up_to_what_is_ranked_and_without_filters(
     monkeypatch.setattr(module.index, "RANKED", 3)
     for number in range(4):
         add_file(db, f"plan {number}.pdf")
-    assert search.search(alice, SearchQuery("plan")).total is None
-    assert search.search(alice, SearchQuery("plan -1")).total == 3
-    assert search.search(alice, SearchQuery("")).total == 4
-    assert search.search(alice, SearchQuery("", file_type="document")).total is None
+    assert search.search(alice, SearchRequest("plan")).total is None
+    assert search.search(alice, SearchRequest("plan -1")).total == 3
+    assert search.search(alice, SearchRequest("")).total == 4
+    assert search.search(alice, SearchRequest("", file_type="document")).total is None
 
 
 @pytest.mark.parametrize("more", [0, 30])
@@ -217,7 +217,7 @@ def test_T81_a_search_out_of_time_is_content_with_the_newest_files(
     monkeypatch.setattr(module, "_SECONDS", 0)
     monkeypatch.setattr(module, "_SECONDS_MORE", more)
     add_file(db, "plan.pdf")
-    page = search.search(alice, SearchQuery("plan", facets=("owner",)))
+    page = search.search(alice, SearchRequest("plan", facets=("owner",)))
     assert names(page) == ["plan.pdf"] and page.total is None and page.facets["owner"][0]["count"] == 1
 
 
@@ -246,7 +246,7 @@ def test_T81_a_search_out_of_time_is_content_with_the_newest_files(
 )
 def test_T81_hostile_queries_are_answered(search: Search, db: Database, alice: Principal, query: str) -> None:
     add_file(db, "plan.pdf")
-    page = search.search(alice, SearchQuery(query, facets=tuple(module.index.FACETS)))
+    page = search.search(alice, SearchRequest(query, facets=tuple(module.index.FACETS)))
     assert page.total is not None and page.total <= 1
     assert set(search.suggest(alice, query)) <= {"plan.pdf", "plan", "pdf"}
 

@@ -8,8 +8,9 @@ import pytest
 
 from core.cursors import Cursors
 from core.principal import Principal
-from db import Database, execute, scalar, texts
-from services.library.search import Search, SearchPage, SearchQuery
+from db import Database, execute, scalar
+from db.search import texts
+from services.library.search import Search, SearchPage, SearchRequest
 from tests.rows import add_file
 
 # Name, language, text. Written for this test, but for the first lines of works long out of copyright. Oldest first.
@@ -134,7 +135,7 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
             "Annual Report 2024 (final).pdf",
         ],
     }
-    found = {query: names(search.search(alice, SearchQuery(query))) for query in expected}
+    found = {query: names(search.search(alice, SearchRequest(query))) for query in expected}
     expected["anual reprot"].sort()
     found["anual reprot"].sort()
     assert found == expected
@@ -143,12 +144,12 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
 def test_highlights_of_texts(search: Search, db: Database, alice: Principal) -> None:
     add_text(db, "a.txt", "x " * 6000 + "The <b>net</b> profits of 2026.", "en")
     add_text(db, "b.txt", "東京都庁は新宿にあります。", "ja")
-    (hit,) = search.search(alice, SearchQuery("profit")).items
+    (hit,) = search.search(alice, SearchRequest("profit")).items
     shown = hit.highlights["content"]
     assert hit.highlights["name"] is None
     assert shown is not None
     assert shown.endswith("&lt;b&gt;net&lt;/b&gt; <mark>profits</mark> of 2026.") and shown.startswith("… ")
-    (hit,) = search.search(alice, SearchQuery("新宿")).items
+    (hit,) = search.search(alice, SearchRequest("新宿")).items
     assert hit.highlights["content"] == "東京都庁は<mark>新宿</mark>にあります。"
 
 
@@ -159,7 +160,7 @@ def test_a_stem_of_another_language_marks_nothing_where_the_word_itself_is(
 ) -> None:
     add_text(db, "a.txt", "Made for those who love a forest.", "en")
     add_text(db, "b.txt", "Der Wald", "de")
-    (hit,) = search.search(alice, SearchQuery("forest")).items
+    (hit,) = search.search(alice, SearchRequest("forest")).items
     assert hit.highlights["content"] == "Made for those who love a <mark>forest</mark>."
 
 
@@ -184,31 +185,31 @@ def test_T82_texts_of_others_of_the_trash_and_of_what_is_not_ready_are_never_fou
         "-zzz secret",
         "secret -zzz",
     ):
-        page = search.search(alice, SearchQuery(query, facets=facets))
+        page = search.search(alice, SearchRequest(query, facets=facets))
         assert page.items == [] and page.total == 0 and not any(page.facets.values()), query
-    assert search.search(alice, SearchQuery("processing -secret")).total == 1  # nor do they exclude it
-    trashed = search.search(alice, SearchQuery("secret is:deleted"))
+    assert search.search(alice, SearchRequest("processing -secret")).total == 1  # nor do they exclude it
+    trashed = search.search(alice, SearchRequest("secret is:deleted"))
     assert names(trashed) == ["two.txt"] and trashed.items[0].highlights["content"] == "<mark>secret</mark> trash"
-    assert names(search.search(bob, SearchQuery("secret is:deleted"))) == []
-    assert names(search.search(bob, SearchQuery("secret"))) == ["one.txt"]
-    assert names(search.search(root, SearchQuery("secret", owner="*"))) == ["one.txt"]
-    (infected,) = search.search(alice, SearchQuery("infected")).items
+    assert names(search.search(bob, SearchRequest("secret is:deleted"))) == []
+    assert names(search.search(bob, SearchRequest("secret"))) == ["one.txt"]
+    assert names(search.search(root, SearchRequest("secret", owner="*"))) == ["one.txt"]
+    (infected,) = search.search(alice, SearchRequest("infected")).items
     assert infected.highlights["content"] is None
 
 
 def test_a_text_is_shared_by_the_files_of_its_object(search: Search, db: Database, alice: Principal) -> None:
     add_text(db, "one.txt", "penguin", key="files/shared")
     add_file(db, "two.txt", key="files/shared")
-    page = search.search(alice, SearchQuery("penguin"))
+    page = search.search(alice, SearchRequest("penguin"))
     assert set(names(page)) == {"one.txt", "two.txt"} and page.total == 2
 
 
 def test_names_and_texts_are_counted_once(search: Search, db: Database, alice: Principal) -> None:
     add_text(db, "penguin.txt", "a penguin")
     add_text(db, "other.txt", "a penguin")
-    page = search.search(alice, SearchQuery("penguin"))
+    page = search.search(alice, SearchRequest("penguin"))
     assert names(page) == ["penguin.txt", "other.txt"] and page.total == 2
-    assert search.search(alice, SearchQuery("penguin", facets=("file_type",))).facets == {
+    assert search.search(alice, SearchRequest("penguin", facets=("file_type",))).facets == {
         "file_type": [{"value": "document", "count": 2}]
     }
 
@@ -220,10 +221,10 @@ def test_renamed_trashed_and_purged_files_are_found_as_they_are_now(
     with db.transaction() as tx:
         execute(tx, "update files set original_name = 'ocelot.txt' where id = %(id)s", {"id": one})
         execute(tx, "update files set is_deleted = true, deleted_at = now() where id = %(id)s", {"id": two})
-    assert names(search.search(alice, SearchQuery("ocelot"))) == ["ocelot.txt"]
-    assert names(search.search(alice, SearchQuery("walrus"))) == []
+    assert names(search.search(alice, SearchRequest("ocelot"))) == ["ocelot.txt"]
+    assert names(search.search(alice, SearchRequest("walrus"))) == []
     assert search.suggest(alice, "walr") == [] and search.suggest(alice, "ocel") == ["ocelot.txt", "ocelot"]
-    assert names(search.search(alice, SearchQuery("walrus is:deleted"))) == ["walrus two.txt"]
+    assert names(search.search(alice, SearchRequest("walrus is:deleted"))) == ["walrus two.txt"]
     with db.transaction() as tx:
         execute(tx, "delete from files where id = any(%(ids)s)", {"ids": [one, two]})
         assert scalar(tx, "select count(*) from file_words") == scalar(tx, "select count(*) from owner_words") == 0

@@ -13,8 +13,9 @@ from app import wire
 from core.errors import FileNotReady, Unavailable
 from core.principal import Principal
 from core.scan import read_version
-from db import Database, deferred_deletions, previews, texts
+from db import Database, deferred_deletions, previews
 from db.records import PreviewRecord
+from db.search import texts
 from services import Services
 from services.library.delivery import Link, RequestConditions
 from services.objects.object_reader import ObjectReader

@@ -14,13 +14,13 @@ from typing import Any
 from core.tokenizer import MAX_WORD, is_run, without_marks
 from db import Tx
 
-MOST = 64  # words that one searched word may mean
+MAX_WORDS = 64  # words that one searched word may mean
 SHORTEST_PART = 3  # characters: fewer have no trigram, and stand for words that begin so
 _SIMILAR = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
+class WordPattern:
     """A word of a search: itself, or also words that begin so, or that contain or end in it."""
 
     word: str
@@ -29,23 +29,23 @@ class Sought:
 
 
 @dataclass(frozen=True, slots=True)
-class WordList:
-    """Words of which a name must have one. ``beyond``: so begin more words than are listed."""
+class WordMatches:
+    """Words of which a name must have one. ``prefixes``: so begin more words than are listed."""
 
     words: tuple[str, ...]
-    beyond: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
 
 
-def sought_part(word: str) -> Sought:
+def containing(word: str) -> WordPattern:
     """The word, and what it is a part of."""
     long = len(word) >= SHORTEST_PART and not word.isdecimal() and not is_run(word)
-    return Sought(word[:MAX_WORD], True, f"%{like(without_marks(word))}%" if long else None)
+    return WordPattern(word[:MAX_WORD], True, f"%{like(without_marks(word))}%" if long else None)
 
 
-def sought_end(word: str) -> Sought:
+def ending(word: str) -> WordPattern:
     """The word, and what ends in it."""
     long = len(word) >= SHORTEST_PART and not word.isdecimal()
-    return Sought(word[:MAX_WORD], False, f"%{like(without_marks(word))}" if long else None)
+    return WordPattern(word[:MAX_WORD], False, f"%{like(without_marks(word))}" if long else None)
 
 
 # A step from each word to the next: one probe of the index for a word, however many files have it.
@@ -59,47 +59,49 @@ with recursive b (word) as (
     from b where b.word is not null
 ) select b.word from b where b.word is not null limit {limit}
 """
-_MEANT = f"""
-select array({_BEGINNING.format(word="s.word", limit=f"case when s.begins then {MOST + 1} else 0 end")}),
-       array(select o.word from owner_words o where o.owner_id = %(owner)s and o.plain like s.pattern limit {MOST}),
+_MATCHING = f"""
+select array({_BEGINNING.format(word="s.word", limit=f"case when s.begins then {MAX_WORDS + 1} else 0 end")}),
+       array(select o.word from owner_words o where o.owner_id = %(owner)s and o.plain like s.pattern limit {MAX_WORDS}),
        exists (select from file_words fw where fw.owner_id = %(owner)s and fw.is_deleted = %(deleted)s
                and fw.word = ('/' || s.word) collate "C")
 from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
 order by s.n
 """
-_MEANT_BY_ANYBODY = f"""
+_MATCHING_OF_ALL = f"""
 select array(select distinct o.word from owner_words o
-             where s.begins and starts_with(o.word, s.word) or o.plain like s.pattern limit {MOST}), '{{}}'::text[], true
+             where s.begins and starts_with(o.word, s.word) or o.plain like s.pattern limit {MAX_WORDS}), '{{}}'::text[], true
 from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
 order by s.n
 """
 
 
-def meant(tx: Tx, owner_id: str | None, deleted: bool, sought: Sequence[Sought]) -> list[WordList]:
+def matching_words(tx: Tx, owner_id: str | None, deleted: bool, patterns: Sequence[WordPattern]) -> list[WordMatches]:
     """For each word the words of the owner's names (None: everybody's) that it may mean, itself always among them, also as a
     token (``/iphone``)."""
-    found: list[WordList] = []
+    found: list[WordMatches] = []
     unknown: list[int] = []
     params = {
         "owner": owner_id,
         "deleted": deleted,
-        "words": [s.word for s in sought],
-        "begins": [s.begins for s in sought],
-        "patterns": [s.pattern for s in sought],
+        "words": [s.word for s in patterns],
+        "begins": [s.begins for s in patterns],
+        "patterns": [s.pattern for s in patterns],
     }
-    sql = _MEANT if owner_id is not None else _MEANT_BY_ANYBODY
+    sql = _MATCHING if owner_id is not None else _MATCHING_OF_ALL
     # Never prepared: of an owner with few words all are read, of one with many the index of their parts.
-    rows = tx.execute(sql, params, prepare=False).fetchall() if sought else []
-    for s, (beginning, containing, is_token) in zip(sought, rows, strict=True):
+    rows = tx.execute(sql, params, prepare=False).fetchall() if patterns else []
+    for s, (beginning, containing, is_token) in zip(patterns, rows, strict=True):
         itself = [s.word, "/" + s.word] if is_token else [s.word]
-        words = dict.fromkeys([*itself, *beginning[:MOST], *containing])
+        words = dict.fromkeys([*itself, *beginning[:MAX_WORDS], *containing])
         if s.begins and not beginning and not containing and not s.word.startswith("/"):
             unknown.append(len(found))
-        found.append(WordList(tuple(words)[: MOST + 2], (s.word,) if len(beginning) > MOST else ()))
+        found.append(WordMatches(tuple(words)[: MAX_WORDS + 2], (s.word,) if len(beginning) > MAX_WORDS else ()))
     if unknown and owner_id is not None:  # no word, but maybe the beginning of a token: annualrep
-        tokens = meant(tx, owner_id, deleted, [Sought("/" + sought[at].word, begins=True) for at in unknown])
+        tokens = matching_words(
+            tx, owner_id, deleted, [WordPattern("/" + patterns[at].word, begins=True) for at in unknown]
+        )
         for at, token in zip(unknown, tokens, strict=True):
-            found[at] = WordList((sought[at].word, *token.words), token.beyond)
+            found[at] = WordMatches((patterns[at].word, *token.words), token.prefixes)
     return found
 
 
@@ -112,7 +114,7 @@ _SWAPPED = "select word from owner_words where owner_id = %(owner)s and word = a
 
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
     """Words of the owner's names that look like the word, and those of ``others`` that there are; the caller compares
-    letter by letter. Begin a ``db.search.Clock`` first."""
+    letter by letter. Begin a ``query.Clock`` first."""
     mine = "owner_id = %(owner)s" if owner_id is not None else "true"
     params = {"owner": owner_id, "plain": without_marks(word)}
     rows = tx.execute(_NEAR.format(mine=mine), params, prepare=False).fetchall()

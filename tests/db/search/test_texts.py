@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from core import tokenizer
 from core.search_query import Term
-from db import Database, execute, objects, scalar, texts
+from db import Database, execute, objects, scalar
+from db.search import texts
 from tests.rows import add_file
 
 

@@ -1,13 +1,13 @@
 """Search: a tree of core/search_query.py -> SQL that finds the files, counts them and ranks the best.
 
-Candidates come from two tables, both in order of time. *Names*: the words of names (``file_words``, db/name_words.py). *Texts*:
-of each file with a text the words of text and name together (``file_texts``, db/texts.py), asked for those whose name alone would
+Candidates come from two tables, both in order of time. *Names*: the words of names (``file_words``, name_words.py). *Texts*:
+of each file with a text the words of text and name together (``file_texts``, texts.py), asked for those whose name alone would
 not do, so that the two never meet and are counted by themselves. A search for words and nothing else is counted in the indexes,
 and only what can be on the page is looked at; under a filter, or for parts of words, every candidate is tested. A search that
 names no word that could be looked up, or whose filter few files pass, tests these files instead.
 
 ``total`` is exact up to ``RANKED``. What is slow all the same is cut off by the caller's clock, which all statements of a search
-share, and asked again of the newest files only (THREATS T81). A file's rank is one of the classes of db/search_terms.py, the
+share, and asked again of the newest files only (THREATS T81). A file's rank is one of the classes of terms.py, the
 highest that fits; within a class the newest comes first.
 """
 
@@ -23,11 +23,11 @@ from core.search_query import HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs
 from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
 from db.files import COLUMNS
-from db.name_words import MOST, Sought, WordList, like, meant
 from db.records import FileRecord
-from db.search_lists import can_be_looked_up, either, in_name, is_simple, sought
-from db.search_terms import Corrections, Statement, Terms, is_hint
-from db.texts import MARK, marked, stemmed, stems, tsquery
+from db.search.lookup import in_name, is_indexed, is_simple, name_patterns, union
+from db.search.name_words import MAX_WORDS, WordMatches, WordPattern, like, matching_words
+from db.search.terms import Corrections, Statement, Terms, is_hint
+from db.search.texts import MARK, marked, stemmed, stems, tsquery
 
 RANKED = 10_000  # matches that are counted, and ranked where facets are asked for
 _SLACK = 0.05  # seconds by which a statement may run longer than what is left of the search's time
@@ -65,7 +65,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class RankedFile:
     score: int  # millionths
     file: FileRecord
 
@@ -75,9 +75,9 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     matched: int  # RANKED + 1 where there are more
-    hits: list[Hit]
+    hits: list[RankedFile]
     facets: dict[str, list[dict[str, Any]]]
     stems: dict[str, list[str]]  # of words of the query, by which texts were asked, too
 
@@ -103,7 +103,7 @@ class Clock:
             {"limit": self._left()},
         )
 
-    def go_on(self, tx: Tx) -> None:
+    def limit_next(self, tx: Tx) -> None:
         """Before each further statement: limit it to what is left, where that became less since the server was told."""
         if monotonic() - self._told > _SLACK:
             execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": self._left()})
@@ -129,7 +129,7 @@ def find(
     limit: int,
     newest: int | None = None,
     clock: Clock | None = None,
-) -> Found:
+) -> SearchResult:
     """The best matches after ``after``, best first, those of equal score newest first; of the owner's ``newest`` files only,
     where so many are given. Raises OutOfTime or QueryCanceled where the clock, whose transaction this is, says so."""
     search = _Search(tx, wanted, tree, corrections or {}, clock, newest)
@@ -155,8 +155,8 @@ def find(
         execute(tx, "select set_config('plan_cache_mode', 'force_generic_plan', true)")
     rows = tx.execute(sql, search.params, prepare=None if search.fixed else False).fetchall()
     matched, in_facets = rows[0][:2]
-    hits = [Hit(row[2], FileRecord(*row[3:])) for row in rows if row[2] is not None]
-    return Found(matched, hits, in_facets, search.stems)
+    hits = [RankedFile(row[2], FileRecord(*row[3:])) for row in rows if row[2] is not None]
+    return SearchResult(matched, hits, in_facets, search.stems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class _Group:
     names that fit, of exactly these where it is ``exact``; None: there is none, or none that could be afforded."""
 
     leaves: tuple[Term, ...]
-    lists: tuple[WordList, ...] | None
+    lists: tuple[WordMatches, ...] | None
     simple: bool
     texts: str | None
     in_name: str | None
@@ -207,7 +207,7 @@ class _Search(Statement):
     def next(self) -> None:
         """Before each statement."""
         if self._clock is not None:
-            self._clock.go_on(self._tx)
+            self._clock.limit_next(self._tx)
 
     def hits(self, *, facets: bool, wants: int) -> str:
         """``wants``: how many of the best are needed; with ``facets`` all of them."""
@@ -238,12 +238,12 @@ class _Search(Statement):
     # -- what is looked up ---------------------------------------------------------------------------------
 
     def _read_groups(self) -> None:
-        terms: dict[Term, list[list[Sought]]] = {}
+        terms: dict[Term, list[list[WordPattern]]] = {}
         beginnings = 0
         for group in self._tree.groups:
             beginnings += sum(isinstance(leaf, Term) and leaf.kind == "prefix" for leaf in group)
-            if all(isinstance(leaf, Term) and can_be_looked_up(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
-                terms |= {leaf: sought(leaf) for leaf in group if isinstance(leaf, Term)}
+            if all(isinstance(leaf, Term) and is_indexed(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
+                terms |= {leaf: name_patterns(leaf) for leaf in group if isinstance(leaf, Term)}
             elif (
                 len(group) == 1
                 and isinstance(leaf := group[0], Term)
@@ -251,15 +251,15 @@ class _Search(Statement):
                 and leaf.words
                 and leaf.kind != "prefix"
             ):
-                terms[leaf] = sought(leaf)
+                terms[leaf] = name_patterns(leaf)
         flat = [(term, each) for term, wanted in terms.items() if term.where != "content" for each in wanted]
         self.next()
         found = iter(
-            meant(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each])
+            matching_words(self._tx, self._wanted.owner_id, self._wanted.deleted, [s for _, each in flat for s in each])
         )
-        lists: dict[Term, list[WordList]] = {term: [] for term in terms}
+        lists: dict[Term, list[WordMatches]] = {term: [] for term in terms}
         for term, each in flat:
-            lists[term].append(either([next(found) for _ in each] + [WordList(tuple(self.terms.near(term)))]))
+            lists[term].append(union([next(found) for _ in each] + [WordMatches(tuple(self.terms.near(term)))]))
         for group in self._tree.groups:
             leaves = [leaf for leaf in group if isinstance(leaf, Term) and leaf in terms]
             if len(leaves) == len(group) and not leaves[0].negated:
@@ -269,11 +269,11 @@ class _Search(Statement):
             if leaves and leaves[0].negated and (barred := self._barrier(leaves[0], lists[leaves[0]])):
                 self._barred[group] = barred
 
-    def _group(self, leaves: Sequence[Term], lists: dict[Term, list[WordList]]) -> _Group:
+    def _group(self, leaves: Sequence[Term], lists: dict[Term, list[WordMatches]]) -> _Group:
         named = [leaf for leaf in leaves if leaf.where != "content"]
         each = [lists[leaf] for leaf in named]
         if len(each) > 1:  # of each alternative its most telling word
-            each = [[either([max(one, key=lambda words: len(words.words[0])) for one in each if one])]]
+            each = [[union([max(one, key=lambda words: len(words.words[0])) for one in each if one])]]
         texts = [self.terms.queries[leaf] for leaf in leaves if leaf.where != "name" and not is_hint(leaf)]
         fitting = [in_name(leaf, lists[leaf]) for leaf in named]
         possible = " | ".join(query for query, _ in fitting if query)
@@ -286,15 +286,15 @@ class _Search(Statement):
             exact=all(exact for _, exact in fitting),
         )
 
-    def _barrier(self, term: Term, lists: Sequence[WordList]) -> str | None:
+    def _barrier(self, term: Term, lists: Sequence[WordMatches]) -> str | None:
         """The tsquery of ``file_texts`` that have the term in name or text; None where it would not be exactly those."""
         in_text = self.terms.queries[term] if term.where != "name" else None
         named, exact = in_name(term, lists) if term.where != "content" else (None, True)
-        if not exact or any(len(words.words) >= MOST for words in lists):
+        if not exact or any(len(words.words) >= MAX_WORDS for words in lists):
             return None
         return " | ".join(filter(None, (in_text, named)))
 
-    def _lists(self) -> list[WordList] | None:
+    def _lists(self) -> list[WordMatches] | None:
         """A name that fits has a word of each of these; None: no name can fit, or none can be looked up."""
         if any(group.lists is None for group in self._groups):
             return None
@@ -370,7 +370,7 @@ class _Search(Statement):
             for test in self.terms.exact_keys(leaf)
         ]
         in_all = f"(select entries from sized) < {_WIDE}"
-        for word in words.beyond:
+        for word in words.prefixes:
             for begin, pattern in (("^", " "), ("", "% ")):
                 picked.append(self._files_of(f"select * from ({self._range(begin + word)}) e where {in_all}", wants))
                 picked.append(
@@ -378,7 +378,7 @@ class _Search(Statement):
                     f" and f.name_words like {self.value(pattern + like(word) + '%')} limit {wants})"
                 )
         looked = f"(select {_COLUMNS} from ({' union '.join(picked)}) p (id) join {self._file('f.id = p.id')} on true)"
-        if len(words.words) == 1 and not words.beyond:
+        if len(words.words) == 1 and not words.prefixes:
             return [f"names (many) as materialized (select count(*) from ({self._any(words)} limit {RANKED + 1}) e)"], [
                 looked
             ]
@@ -395,13 +395,13 @@ class _Search(Statement):
             )
         return ctes, [looked]
 
-    def _names(self, lists: Sequence[WordList], bare: bool, facets: bool) -> tuple[list[str], list[str]]:
+    def _names(self, lists: Sequence[WordMatches], bare: bool, facets: bool) -> tuple[list[str], list[str]]:
         """Names that have a word of each list, newest first, and are tested where that is not all: ``named``, and of them those
         that are ranked."""
         tested = [
-            group.leaves for group in self._groups if not group.simple or any(w.beyond for w in group.lists or ())
+            group.leaves for group in self._groups if not group.simple or any(w.prefixes for w in group.lists or ())
         ]
-        listed = [words for words in lists if not words.beyond] or [lists[0]]
+        listed = [words for words in lists if not words.prefixes] or [lists[0]]
         ranked = RANKED + 1 if facets else _RANKED_NAMES
         if bare and not tested:
             named = f"select uploaded_at, file_id as id from ({self._entries(listed)}) e {_NEWEST} limit {RANKED + 1}"
@@ -426,12 +426,12 @@ class _Search(Statement):
         ]
         return [f"named as materialized ({named})", _COUNT_NAMED], hits
 
-    def _entries(self, lists: Sequence[WordList]) -> str:
+    def _entries(self, lists: Sequence[WordMatches]) -> str:
         """Time and file of the names that have a word of each list, newest first."""
         if len(lists) == 1:
             words = lists[0]
             only = f"distinct uploaded_at, file_id from ({self._any(words)}) e"
-            if len(words.words) == 1 and not words.beyond:
+            if len(words.words) == 1 and not words.prefixes:
                 one = f"fw.word = {self.value(words.words[0])}"
                 only = f"fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')} and {one}"
             return f"select {only} {_NEWEST}"
@@ -451,11 +451,11 @@ class _Search(Statement):
         of_all = f"group by uploaded_at, file_id having count(*) = {len(lists)}"
         return f"select uploaded_at, file_id from ({each}) e {of_all} {_NEWEST}"
 
-    def _any(self, words: WordList) -> str:
+    def _any(self, words: WordMatches) -> str:
         """Time and file of the entries of all of the words, in no order; of a file that has two of them, twice."""
         listed = f"fw.word = any({self.value(list(words.words))}::text[])"
         alone = f"select fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')} and {listed}"
-        return " union all ".join([alone, *map(self._range, words.beyond)])
+        return " union all ".join([alone, *map(self._range, words.prefixes)])
 
     def _range(self, word: str) -> str:
         """The entries of all words that begin so."""
@@ -479,7 +479,7 @@ class _Search(Statement):
             f"(select file_id from (select distinct uploaded_at, file_id from ({entries}) e {_NEWEST} limit {most}) e)"
         )
 
-    def _sizes(self, lists: Sequence[WordList]) -> list[int]:
+    def _sizes(self, lists: Sequence[WordMatches]) -> list[int]:
         """How many entries the lists have, counted to one more than are ranked."""
         counts = ", ".join(f"(select count(*) from ({self._any(words)} limit {RANKED + 1}) c)" for words in lists)
         self.next()

@@ -11,8 +11,8 @@ from core.names import name_key
 from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
 from core.tokenizer import is_run
 from db.file_lists import FAMILIES
-from db.name_words import SHORTEST_PART, like
-from db.texts import marked
+from db.search.name_words import SHORTEST_PART, like
+from db.search.texts import marked
 
 # Scores in millionths. Docs: docs/search-ranking.md.
 EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000
@@ -36,7 +36,7 @@ class Statement:
 class Terms:
     """The leaves of a tree in one statement, of files ``f`` and, where ``ask_texts`` says so, their texts ``t``.
 
-    ``queries`` are the terms that texts are asked for, as db/texts.tsquery gives them."""
+    ``queries`` are the terms that texts are asked for, as texts.tsquery gives them."""
 
     def __init__(
         self,

@@ -16,11 +16,12 @@ from psycopg.errors import QueryCanceled
 from core.names import name_key
 from core.search_query import parse
 from core.tokenizer import phrase, words
-from db import Database, Tx, execute, scalar, search_lists, texts
-from db import name_words as words_of_names
-from db import search as index
+from db import Database, Tx, execute, scalar
 from db.file_lists import FileFilter
-from db.name_words import suggestions
+from db.search import lookup, texts
+from db.search import name_words as words_of_names
+from db.search import query as index
+from db.search.name_words import suggestions
 from tests.rows import add_file
 
 ALICE = FileFilter(owner_id="alice")
@@ -317,8 +318,8 @@ def test_what_the_indexes_find_and_count_is_what_looking_at_every_file_finds(
                 ("_MANY", few),
             ):
                 patch.setattr(index, limit, value)
-            patch.setattr(search_lists, "_ALIKE", few % 2)
-            patch.setattr(words_of_names, "MOST", 3)
+            patch.setattr(lookup, "_ALIKE", few % 2)
+            patch.setattr(words_of_names, "MAX_WORDS", 3)
             for query in queries:
                 compare_with_all_files(tx, query, best)
 
@@ -352,11 +353,11 @@ def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch
         clock.begin(tx)
         assert scalar(tx, "show statement_timeout") == "1250ms"
         now[0] += 1
-        clock.go_on(tx)
+        clock.limit_next(tx)
         assert scalar(tx, "show statement_timeout") == "250ms"
         now[0] += 1
         with pytest.raises(index.OutOfTime):
-            clock.go_on(tx)
+            clock.limit_next(tx)
         with pytest.raises(index.OutOfTime):
             index.find(tx, ALICE, parse("plan"), limit=1, clock=clock)
     with db.connection() as tx, tx.transaction(force_rollback=True):

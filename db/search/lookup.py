@@ -6,33 +6,33 @@ from collections.abc import Sequence
 
 from core.search_query import Term
 from core.tokenizer import MAX_WORD, is_run
-from db.name_words import SHORTEST_PART, Sought, WordList, sought_end, sought_part
-from db.search_terms import is_short
-from db.texts import MARK
+from db.search.name_words import SHORTEST_PART, WordMatches, WordPattern, containing, ending
+from db.search.terms import is_short
+from db.search.texts import MARK
 
 _ALIKE = 4  # words that begin alike: more are asked for as what begins so
 
 
-def sought(term: Term) -> list[list[Sought]]:
+def name_patterns(term: Term) -> list[list[WordPattern]]:
     """What a name that fits the term has words of: of each list one; the file is tested all the same."""
     words = [word[:MAX_WORD] for word in term.words][:8]
     first, last = words[0], words[-1]
-    each = [[Sought(word)] for word in words]
+    each = [[WordPattern(word)] for word in words]
     open_ended = term.kind != "phrase" and (not is_run(last) or len(last) == 1)
     if open_ended:
-        each[-1] = [Sought(last, begins=True)]
+        each[-1] = [WordPattern(last, begins=True)]
     if term.kind == "part" and not is_run(first):
         if len(words) == 1:
-            return [[sought_part(first)]]
-        end = sought_end(first)  # of y_rep the y may end a longer word
+            return [[containing(first)]]
+        end = ending(first)  # of y_rep the y may end a longer word
         each[0] = [end] if end.pattern else []
     if term.token is not None:  # report2026 may be one word of a name, or two
         longest = max(range(len(words)), key=lambda at: (len(words[at]), -at))
-        return [[sought_part(term.token), *(each[longest] or [Sought(words[longest])])]]
+        return [[containing(term.token), *(each[longest] or [WordPattern(words[longest])])]]
     return [alternatives for alternatives in each if alternatives]
 
 
-def can_be_looked_up(term: Term) -> bool:
+def is_indexed(term: Term) -> bool:
     """A beginning of a letter or two that is to be in the text is tried on file after file, which can be stopped."""
     return bool(term.words) and not term.negated and not (term.where == "content" and is_short(term))
 
@@ -44,18 +44,18 @@ def is_simple(term: Term) -> bool:
     )
 
 
-def in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
+def in_name(term: Term, lists: Sequence[WordMatches]) -> tuple[str | None, bool]:
     """The tsquery of ``file_texts`` for names that may fit the term, and whether these are exactly those that do."""
     if term.kind == "phrase" and len(term.words) == 2 and max(map(len, term.words)) <= MAX_WORD:
         token = (
             f" | '{MARK}/{term.token}' | '{MARK}//{term.token}'" if term.token and len(term.token) <= MAX_WORD else ""
         )
         return f"('{MARK}/{' '.join(term.words)}'{token})", True
-    if any(len(word) < SHORTEST_PART for words in lists for word in words.beyond):  # most names have such a word
+    if any(len(word) < SHORTEST_PART for words in lists for word in words.prefixes):  # most names have such a word
         return None, False
     each: list[list[str]] = []
     for some in lists:
-        alone, beginnings = list(some.words), list(some.beyond)
+        alone, beginnings = list(some.words), list(some.prefixes)
         first = term.words[0]
         if is_simple(term) and term.kind != "phrase" and len(first) >= SHORTEST_PART:
             others = [word for word in alone if not word.startswith(first)]
@@ -65,6 +65,6 @@ def in_name(term: Term, lists: Sequence[WordList]) -> tuple[str | None, bool]:
     return " & ".join(f"({' | '.join(one)})" for one in each) or None, is_simple(term)
 
 
-def either(lists: Sequence[WordList]) -> WordList:
+def union(lists: Sequence[WordMatches]) -> WordMatches:
     words = dict.fromkeys(word for each in lists for word in each.words)
-    return WordList(tuple(words), tuple(dict.fromkeys(word for each in lists for word in each.beyond)))
+    return WordMatches(tuple(words), tuple(dict.fromkeys(word for each in lists for word in each.prefixes)))
