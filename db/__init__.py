@@ -111,11 +111,7 @@ class Database:
     def _open(self) -> ConnectionPool[Tx]:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
-                kwargs = {
-                    **CONNECTION,
-                    "autocommit": True,
-                    "options": _SESSION.format(self._statement * 1000),
-                }
+                kwargs = {**CONNECTION, "autocommit": True, "options": _SESSION.format(self._statement * 1000)}
                 if self._cursor_factory is not None:
                     kwargs["cursor_factory"] = self._cursor_factory
                 self._pool = ConnectionPool(

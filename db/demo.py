@@ -35,16 +35,7 @@ _FILES = (
     "deleted_at",
 )
 # in_bucket: the bucket holds none of the bytes, until ``bytes_are_there`` says so.
-_OBJECTS = (
-    "object_key",
-    "owner_id",
-    "size",
-    "sha256",
-    "etag",
-    "content_type",
-    "in_bucket",
-    "created_at",
-)
+_OBJECTS = ("object_key", "owner_id", "size", "sha256", "etag", "content_type", "in_bucket", "created_at")
 _EVENTS = ("file_id", "owner_id", "action", "actor", "at")
 
 
@@ -64,16 +55,7 @@ def add_files(tx: Tx, files: Sequence[DemoFile], *, owners: Sequence[str], folde
         "objects",
         _OBJECTS,
         [
-            (
-                f.object_key,
-                owners[f.owner],
-                f.size,
-                f.sha256,
-                f.sha256[:32],
-                f.mime_type,
-                False,
-                f.uploaded_at,
-            )
+            (f.object_key, owners[f.owner], f.size, f.sha256, f.sha256[:32], f.mime_type, False, f.uploaded_at)
             for f in files
             if not f.is_copy
         ],

@@ -59,11 +59,7 @@ class FileFilter:
             and self.tag is not None
             and self
             == FileFilter(
-                self.owner_id,
-                tag=self.tag,
-                date_from=self.date_from,
-                date_to=self.date_to,
-                deleted=self.deleted,
+                self.owner_id, tag=self.tag, date_from=self.date_from, date_to=self.date_to, deleted=self.deleted
             )
         )
 
@@ -130,13 +126,7 @@ def _tagged(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
 
 
 def page(
-    tx: Tx,
-    wanted: FileFilter,
-    *,
-    sort: str,
-    after: list[Any] | None,
-    limit: int,
-    expected: int | None = None,
+    tx: Tx, wanted: FileFilter, *, sort: str, after: list[Any] | None, limit: int, expected: int | None = None
 ) -> tuple[list[FileRecord], list[list[Any]]]:
     """Up to ``limit`` files behind the keyset position ``after`` ([sort value, id]), each with its own position;
     ``expected`` is the list's total as far as it is known, and decides on how they are found.

@@ -340,12 +340,7 @@ def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
         tx,
         _RESTORE,
         file.original_name,
-        {
-            "id": file.id,
-            "owner": file.owner_id,
-            "folder": file.folder_id,
-            "actor": actor,
-        },
+        {"id": file.id, "owner": file.owner_id, "folder": file.folder_id, "actor": actor},
     )
 
 

@@ -41,7 +41,7 @@ order by c.id
 _GET = _VIEWS.format(chosen="select * from folders where id = %(id)s")
 _PAGE = _VIEWS.format(
     chosen="select * from folders where (%(owner)s::text is null or owner_id = %(owner)s) and id > %(after)s"
-    " order by id limit %(limit)s",
+    " order by id limit %(limit)s"
 )
 # Siblings come in the order of their names from the index that keeps these unique.
 _TREE = """
@@ -82,19 +82,7 @@ def of_owner(tx: Tx, owner_id: str | None) -> list[FolderRecord]:
             files[row[4]] += files[row[0]]
             size[row[4]] += size[row[0]]
     return [
-        FolderRecord(
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            row[4],
-            row[5],
-            row[6],
-            path,
-            row[7],
-            files[row[0]],
-            size[row[0]],
-        )
+        FolderRecord(row[0], row[1], row[2], row[3], row[4], row[5], row[6], path, row[7], files[row[0]], size[row[0]])
         for path, row in ordered
     ]
 
@@ -147,25 +135,13 @@ where id = %(id)s
 
 
 def update(
-    tx: Tx,
-    folder_id: int,
-    *,
-    name: str | None,
-    description: str | None,
-    parent_id: int | None,
-    set_parent: bool,
+    tx: Tx, folder_id: int, *, name: str | None, description: str | None, parent_id: int | None, set_parent: bool
 ) -> bool:
     return (
         execute(
             tx,
             _UPDATE,
-            {
-                "id": folder_id,
-                "name": name,
-                "description": description,
-                "parent": parent_id,
-                "set_parent": set_parent,
-            },
+            {"id": folder_id, "name": name, "description": description, "parent": parent_id, "set_parent": set_parent},
         )
         == 1
     )

@@ -119,11 +119,7 @@ def give_back(tx: Tx, ids: Sequence[int]) -> int:
 
 def note_error(tx: Tx, job_id: int, error: str) -> None:
     """Keep why an attempt failed, to be shown to admins."""
-    execute(
-        tx,
-        "update procrastinate_jobs set error = %(error)s where id = %(id)s",
-        {"id": job_id, "error": error},
-    )
+    execute(tx, "update procrastinate_jobs set error = %(error)s where id = %(id)s", {"id": job_id, "error": error})
 
 
 _REVIVE = """
@@ -174,14 +170,7 @@ def list_all(
     limit: int,
 ) -> list[JobRecord]:
     """Jobs, newest first, from just before the job ``before``. Those that succeeded are not kept."""
-    params = {
-        "status": status,
-        "queue": queue,
-        "task": task,
-        "owner": owner_id,
-        "before": before,
-        "limit": limit,
-    }
+    params = {"status": status, "queue": queue, "task": task, "owner": owner_id, "before": before, "limit": limit}
     return many(tx, JobRecord, _LIST, params)
 
 

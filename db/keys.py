@@ -47,10 +47,6 @@ def list_all(tx: Tx, *, after: UUID | None, limit: int) -> list[KeyRecord]:
 def revoke(tx: Tx, key_id: UUID) -> bool:
     """False where there is no such key, or it is revoked already."""
     return (
-        execute(
-            tx,
-            "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null",
-            {"id": key_id},
-        )
+        execute(tx, "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null", {"id": key_id})
         == 1
     )

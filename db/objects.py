@@ -133,11 +133,7 @@ def lock_with_files(tx: Tx, keys: Sequence[str]) -> None:
     if keys:
         one_by_one = "select 1 from objects where object_key = any(%(keys)s) order by object_key for update"
         execute(tx, one_by_one, {"keys": list(keys)})
-        execute(
-            tx,
-            "select 1 from files where file_path = any(%(keys)s) order by id for update",
-            {"keys": list(keys)},
-        )
+        execute(tx, "select 1 from files where file_path = any(%(keys)s) order by id for update", {"keys": list(keys)})
 
 
 _MEND = """
@@ -201,10 +197,7 @@ def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
 
 def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
     return many(
-        tx,
-        ObjectRecord,
-        f"select {COLUMNS} from objects where object_key = any(%(keys)s)",
-        {"keys": list(keys)},
+        tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = any(%(keys)s)", {"keys": list(keys)}
     )
 
 
@@ -254,15 +247,7 @@ select old.object_key, greatest(old.urls_until, now() + %(grace)s), %(new)s from
 
 
 def replace(
-    tx: Tx,
-    old: str,
-    new: str,
-    *,
-    sha256: str,
-    stored_size: int,
-    frame_ends: Sequence[int],
-    etag: str,
-    grace: timedelta,
+    tx: Tx, old: str, new: str, *, sha256: str, stored_size: int, frame_ends: Sequence[int], etag: str, grace: timedelta
 ) -> bool:
     """Put a compressed replacement to use. False where the object is gone, was replaced before or turned out infected, or the
     replacement was given up. The old one is kept for the URLs given out for it, and for those who read it now (``grace``)."""

@@ -18,10 +18,7 @@ def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type:
         " and variant = %(variant)s and mime_type = %(mime_type)s"
     )
     return one(
-        tx,
-        PreviewRecord,
-        sql,
-        {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type},
+        tx, PreviewRecord, sql, {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type}
     )
 
 
@@ -97,13 +94,7 @@ set code = excluded.code, detail = excluded.detail, failed_at = now()
 
 def add_failure(tx: Tx, object_key: str, *, preview_type: str, variant: int, code: str, detail: str) -> None:
     """Remember why a preview can't be made. ``variant``: a page; 0 for the other types, or for all pages."""
-    params = {
-        "key": object_key,
-        "type": preview_type,
-        "variant": variant,
-        "code": code,
-        "detail": detail,
-    }
+    params = {"key": object_key, "type": preview_type, "variant": variant, "code": code, "detail": detail}
     execute(tx, _ADD_FAILURE, params)
 
 

@@ -41,12 +41,7 @@ class UploadTokenRecord:
     @property
     def budget(self) -> UploadBudget:
         return UploadBudget(
-            self.id,
-            self.folder_id,
-            self.folder_gone,
-            self.max_size,
-            tuple(self.allowed_types),
-            self.visibility,
+            self.id, self.folder_id, self.folder_gone, self.max_size, tuple(self.allowed_types), self.visibility
         )
 
 

@@ -91,12 +91,7 @@ def condemn(
     The keys of these objects. Found by content too, since a key changes when an object is rewritten."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "key": object_key}
     keys = [row[0] for row in tx.execute(_LOCK_EQUAL, params).fetchall()]
-    found = {
-        "keys": keys,
-        "finding": scan.finding,
-        "signatures": scan.signatures,
-        "problem": Jsonb(problem),
-    }
+    found = {"keys": keys, "finding": scan.finding, "signatures": scan.signatures, "problem": Jsonb(problem)}
     execute(tx, _CONDEMN, found)
     return keys
 

@@ -50,10 +50,7 @@ def count(tx: Tx, owner_id: str | None) -> Counted:
         by_type[file_type] = (before[0] + files, before[1] + size)
         by_status[status] = by_status.get(status, 0) + files
     return Counted(
-        sum(by_status.values()),
-        sum(size for _, size in by_type.values()),
-        by_type,
-        dict(sorted(by_status.items())),
+        sum(by_status.values()), sum(size for _, size in by_type.values()), by_type, dict(sorted(by_status.items()))
     )
 
 

@@ -40,12 +40,7 @@ from services.library.files import parse_id
 from services.library.public_copies import PublicCopies
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import ObjectReader, Reader, as_missing, check_intact
-from storage_backends.base import (
-    ObjectNotFound,
-    ObjectStore,
-    PresignedRequest,
-    Presigns,
-)
+from storage_backends.base import ObjectNotFound, ObjectStore, PresignedRequest, Presigns
 
 _LINKS = "link to a file"
 _NO_LINK = "This link is not valid, or not any more."
@@ -388,8 +383,7 @@ class Delivery:
                 self._count(principal, file)
             if left_out:
                 archive.writestr(
-                    "NOT INCLUDED.txt",
-                    "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n",
+                    "NOT INCLUDED.txt", "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n"
                 )
         yield from sink.taken()
 

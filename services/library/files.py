@@ -236,11 +236,7 @@ class Files:
             if mime_type is not None:
                 previews.forget_all(tx, file.file_path)
                 jobs.enqueue(
-                    tx,
-                    "process_file",
-                    owner_id=file.owner_id,
-                    lock=f"object:{file.file_path}",
-                    file_id=str(file.id),
+                    tx, "process_file", owner_id=file.owner_id, lock=f"object:{file.file_path}", file_id=str(file.id)
                 )
             if visibility is not None or keep_location is not None or mime_type is not None:
                 public_copies.begin(tx, file)
@@ -271,12 +267,7 @@ class Files:
         with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, _):
             return _still(
                 files.update(
-                    tx,
-                    file_id,
-                    actor=principal.owner_id,
-                    action="moved",
-                    folder_id=target_folder_id,
-                    set_folder=True,
+                    tx, file_id, actor=principal.owner_id, action="moved", folder_id=target_folder_id, set_folder=True
                 )
             )
 

@@ -75,11 +75,7 @@ class Folders:
         return children[None]
 
     def flat(
-        self,
-        principal: Principal,
-        owner: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
+        self, principal: Principal, owner: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[FolderView]:
         """A page of the list, oldest first."""
         owner_id = owner_scope(principal, owner)
@@ -126,14 +122,7 @@ class Folders:
             folders.lock_tree(tx, _owner(tx, principal, folder_id))
             if parent_id is not None:
                 _owner(tx, principal, parent_id)
-            folders.update(
-                tx,
-                folder_id,
-                name=name,
-                description=description,
-                parent_id=parent_id,
-                set_parent=moving,
-            )
+            folders.update(tx, folder_id, name=name, description=description, parent_id=parent_id, set_parent=moving)
             return _visible(principal, folders.get(tx, folder_id))
 
     def delete(self, principal: Principal, folder_id: int, *, recursive: bool = False) -> dict[str, int]:
@@ -157,10 +146,7 @@ class Folders:
                             if not recursive and (len(doomed) > 1 or folders.holds_files(conn, doomed)):
                                 raise FolderNotEmpty()
                             taken, new = folders.trash_inside(
-                                conn,
-                                doomed,
-                                actor=principal.owner_id,
-                                limit=_TRASHED_AT_ONCE,
+                                conn, doomed, actor=principal.owner_id, limit=_TRASHED_AT_ONCE
                             )
                             if taken < _TRASHED_AT_ONCE:
                                 removed = folders.remove(conn, doomed)

@@ -85,10 +85,7 @@ class PublicCopies:
             return file
         state = file.location_state
         if state is None and file.status == "ready":  # it was made public a moment ago
-            with (
-                suppress(GatewayError, ParserFailed),
-                self._limit.slot(principal.owner_id if principal else ""),
-            ):
+            with suppress(GatewayError, ParserFailed), self._limit.slot(principal.owner_id if principal else ""):
                 state = "present" if self._patches(file) else "none"
                 with self._db.connection() as tx:
                     objects.set_location_state(tx, file.file_path, state)

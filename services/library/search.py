@@ -122,10 +122,7 @@ class Search:
             SearchHit(
                 hit.file,
                 hit.score / 1e6,
-                {
-                    "name": mark(hit.file.original_name, marks),
-                    "content": snippets.get(hit.file.file_path),
-                },
+                {"name": mark(hit.file.original_name, marks), "content": snippets.get(hit.file.file_path)},
             )
             for hit in shown
         ]

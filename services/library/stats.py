@@ -37,12 +37,7 @@ class Stats:
                 for kind, (number, size) in sorted(counted.by_type.items(), key=lambda item: -item[1][1])
             ],
             "by_folder": [
-                {
-                    "folder_id": folder.folder_id,
-                    "name": folder.name,
-                    "count": folder.files,
-                    "size": folder.size,
-                }
+                {"folder_id": folder.folder_id, "name": folder.name, "count": folder.files, "size": folder.size}
                 for folder in largest
             ],
             "by_status": counted.by_status,
