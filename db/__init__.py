@@ -1,13 +1,27 @@
-"""PostgreSQL: the pool, transactions, and a few small verbs for running SQL.
+"""PostgreSQL: the connection pool, transactions, and a few functions that run SQL.
 
-Every other module here holds one aggregate: its record, then its SQL. Their functions take an open ``tx`` and never
-open one themselves; a service opens it (``with db.transaction() as tx``) and never holds it while bytes move.
+Each module holds the SQL of one subject. Its functions take an open ``tx`` and never open one themselves. A service opens it
+(``with db.transaction() as tx``) and never keeps it open while bytes move between client and bucket. records.py has the
+dataclasses that rows become. Constraints and triggers hold what must hold whatever the code does: names are unique in a
+folder, folders are trees, counters equal what they count. ARCHITECTURE.md lists the triggers, migrations/ has the schema.
 
-Rows are locked in one order everywhere, so that transactions can wait for each other but never in a circle:
-folder tree -> name lock (``files.lock_names``) -> upload_sessions -> objects -> uploads -> upload_tokens -> files ->
-owner_usage -> type_counters, folder_counters -> file_texts, file_words -> idempotency_keys. Triggers lock the owner's row in
-owner_usage before the tables behind it (migrations 0009 and 0010).
-Only the deletion of a folder departs from it: it waits but briefly and begins anew (services/library/folders.py).
+Lock order. Every transaction locks rows in this order, so that transactions wait for each other but never in a circle:
+
+    folder tree -> name lock (``files.lock_names``) -> content lock -> upload_sessions -> objects -> uploads -> upload_tokens
+    -> files -> owner_usage -> type_counters, folder_counters -> file_texts, file_words -> idempotency_keys
+
+Triggers lock the owner's row in owner_usage before the tables behind it. ``finished`` holds the order inside one statement.
+Only the deletion of a folder departs from the order: it waits briefly and starts again (services/library/folders.py).
+
+Read files.py first: ``publish`` makes an upload a file.
+
+- files, file_lists, folders, events           files, pages of files, the folder tree, the history of files
+- objects, previews, scans, deferred_deletions stored bytes, what was made of them, scan results, keys to delete later
+- uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
+- keys, idempotency                            API keys, answers to repeated requests
+- counters, stats                              counters kept by triggers, and statistics read from them
+- search/                                      search in names and texts
+- jobs, demo, disk, migrate, errors            the job queue, demonstration rows, a disk check, migrations, SQLSTATEs
 """
 
 from __future__ import annotations
@@ -34,7 +48,7 @@ from core.errors import Unavailable
 
 
 def _json(text: str | bytes) -> Any:
-    """By orjson, since pages of files are full of JSON; what it refuses (numbers beyond any double) was kept once."""
+    """Parse with orjson, which is fast; the standard library reads the numbers beyond a double that orjson refuses."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -45,17 +59,16 @@ set_json_loads(_json)
 
 Record = TypeVar("Record")
 
-# Seconds. A statement that runs longer is a defect or an attack (THREATS T81); in a request somebody waits for it.
+# Seconds that one statement may take (THREATS T81); less in a request, where a client waits.
 STATEMENT, STATEMENT_IN_REQUEST = 30.0, 7.0
-CHECK_OUT = 5.0  # seconds until a connection must be there
-_CHECK = 3.0  # seconds for a connection that was idle to answer
-# The server ends a statement in its time, and also one that waits so long for a lock. The client waits a little longer,
-# since a server that hangs ends nothing.
+CHECK_OUT = 5.0  # seconds to wait for a free connection
+_CHECK = 3.0  # seconds in which an idle connection must answer
+# The server cancels a statement that takes too long. The client waits _GRACE longer, in case the server hangs.
 _SESSION = (
     "-c statement_timeout={:.0f}ms -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
 _GRACE = 1.0  # seconds
-# What each connection is made with: a peer that vanished without a word is noticed within 20 seconds.
+# Options of every connection. A peer that vanished is noticed within 20 seconds.
 CONNECTION: Mapping[str, Any] = {
     "connect_timeout": 4,
     "tcp_user_timeout": 10_000,  # milliseconds
@@ -66,12 +79,13 @@ CONNECTION: Mapping[str, Any] = {
 
 
 class Tx(psycopg.Connection[Any]):
-    """A connection that gives up, and is broken then, where the server is silent for longer than ``answer_timeout``."""
+    """A connection that closes itself when the server does not answer within ``answer_timeout``."""
 
     answer_timeout = _CHECK  # seconds
     breaker: CircuitBreaker  # of its Database
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Wait for the server, as psycopg does, but no longer than ``answer_timeout``."""
         began = monotonic()
         try:
             result = super().wait(gen, interval, self.answer_timeout if timeout is None else timeout)
@@ -89,7 +103,7 @@ class Tx(psycopg.Connection[Any]):
 
 
 class Database:
-    """A connection pool that opens on first use, so that it is never carried over a fork (one pool per process)."""
+    """A connection pool for each process. It opens on first use, so that no connection is inherited by a fork."""
 
     def __init__(
         self,
@@ -119,7 +133,7 @@ class Database:
                     min_size=1,
                     max_size=self._max,
                     timeout=CHECK_OUT,
-                    reconnect_timeout=CHECK_OUT,  # then the next request tries
+                    reconnect_timeout=CHECK_OUT,  # after that the next request tries
                     max_lifetime=1800,
                     connection_class=type("Tx", (Tx,), {"breaker": self._breaker}),
                     kwargs=kwargs,
@@ -137,7 +151,7 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Tx]:
-        """A connection outside a transaction: each statement commits by itself. Loss of the server is Unavailable."""
+        """A connection in which each statement commits by itself. Raises Unavailable when the server can't be reached."""
         try:
             began = self._breaker.before_call()
             with self._open().connection() as conn:
@@ -149,11 +163,12 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
-        """A connection inside a transaction that commits at the end of the block and rolls back on any error."""
+        """A transaction that commits at the end of the block and rolls back on any error. Raises Unavailable."""
         with self.connection() as conn, conn.transaction():
             yield conn
 
     def close(self) -> None:
+        """Close this process's connections."""
         with self._lock:
             if self._pool is not None and self._pid == os.getpid():
                 self._pool.close()
@@ -175,28 +190,34 @@ def set_timeout(tx: Tx, seconds: float) -> None:
 
 
 def one(tx: Tx, record: type[Record], sql: str, params: Mapping[str, Any] | None = None) -> Record | None:
-    """The first row as a record, or None."""
+    """The first row as a record, or None when there is none."""
     with tx.cursor(row_factory=class_row(record)) as cursor:
         return cursor.execute(sql, params).fetchone()
 
 
 def many(tx: Tx, record: type[Record], sql: str, params: Mapping[str, Any] | None = None) -> list[Record]:
+    """All rows as records."""
     with tx.cursor(row_factory=class_row(record)) as cursor:
         return cursor.execute(sql, params).fetchall()
 
 
 def scalar(tx: Tx, sql: str, params: Mapping[str, Any] | None = None) -> Any:
-    """The first column of the first row, or None."""
+    """The first column of the first row, or None when there is none."""
     row = tx.execute(sql, params).fetchone()
     return row[0] if row else None
 
 
 def now(tx: Tx) -> datetime:
-    """The time by PostgreSQL's clock, by which all ages are told: every process has a clock of its own."""
+    """PostgreSQL's time. All ages are measured by it, since the clocks of processes differ."""
     moment: datetime = scalar(tx, "select now()")
     return moment
 
 
+def column(tx: Tx, sql: str, params: Mapping[str, Any] | None = None) -> list[Any]:
+    """The first column of all rows."""
+    return [row[0] for row in tx.execute(sql, params)]
+
+
 def execute(tx: Tx, sql: str, params: Mapping[str, Any] | None = None) -> int:
-    """Run a statement; the number of rows it changed."""
+    """Run a statement and return the number of rows it changed."""
     return tx.execute(sql, params).rowcount

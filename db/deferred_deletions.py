@@ -1,18 +1,18 @@
-"""Keys in the bucket that belong to nothing in use and are deleted at a known time: see the table in 0007_scan.py.
+"""Keys in the bucket that no row uses and that are deleted at a known time (table in migration 0007).
 
-Whoever deletes says so first (``deleting``), so that no replacement is put to use while it is being deleted."""
+A row here is written before anything is written under a key, so that nothing in the bucket is ever without an owner. A
+deletion sets ``deleting`` first: from then on the object can't be put to use any more."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
 
-from db import Tx, execute
+from db import Tx, column, execute, scalar
 
 
 def reserve(tx: Tx, object_key: str, *, lease: timedelta) -> None:
-    """Name a key that is about to be written, before its first byte (THREATS R1); if nobody puts it to use or renews it
-    within the lease, what is there is deleted."""
+    """Record a key before its first byte is written. It is deleted after the lease unless it is renewed or put to use."""
     sql = "insert into deferred_deletions (object_key, delete_after) values (%(key)s, now() + %(lease)s)"
     execute(tx, sql, {"key": object_key, "lease": lease})
 
@@ -24,17 +24,17 @@ where object_key = %(key)s and not deleting
 
 
 def renew(tx: Tx, object_key: str, *, lease: timedelta, multipart_id: str | None = None) -> bool:
-    """False where it is being deleted. ``multipart_id`` keeps the multipart from being taken for one that nobody owns."""
+    """Extend the lease; False if the key is being deleted. ``multipart_id`` keeps the janitor from aborting the multipart."""
     return execute(tx, _RENEW, {"key": object_key, "lease": lease, "multipart_id": multipart_id}) == 1
 
 
 def give_up(tx: Tx, object_key: str) -> None:
-    """What was reserved is not needed; it is due now."""
+    """Let a reserved key be deleted now."""
     sql = "update deferred_deletions set delete_after = now() where object_key = %(key)s"
     execute(tx, sql, {"key": object_key})
 
 
-_DUE = """
+_CLAIM_DUE = """
 update deferred_deletions set deleting = true where object_key in (
     select object_key from deferred_deletions where delete_after <= now() order by delete_after limit %(limit)s
     for update skip locked)
@@ -43,16 +43,15 @@ returning object_key
 
 
 def claim_due(tx: Tx, *, limit: int) -> list[str]:
-    """The keys of what is to be deleted now, the longest due first; from here on it can't be put to use."""
-    return [row[0] for row in tx.execute(_DUE, {"limit": limit}).fetchall()]
+    """Mark keys whose time has come as ``deleting``, the longest due first, and return them."""
+    return column(tx, _CLAIM_DUE, {"limit": limit})
 
 
 def count_due(tx: Tx) -> int:
-    row = tx.execute("select count(*) from deferred_deletions where delete_after <= now()").fetchone()
-    assert row is not None
-    return int(row[0])
+    """The number of keys whose time has come."""
+    return int(scalar(tx, "select count(*) from deferred_deletions where delete_after <= now()"))
 
 
 def forget(tx: Tx, object_keys: Sequence[str]) -> None:
-    """They are gone from the bucket."""
+    """Delete the rows of keys that the bucket no longer holds."""
     execute(tx, "delete from deferred_deletions where object_key = any(%(keys)s)", {"keys": list(object_keys)})

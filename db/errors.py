@@ -1,4 +1,4 @@
-"""What PostgreSQL refuses, for services to catch. SQLSTATEs and the names of constraints have a meaning here only."""
+"""PostgreSQL's errors that services catch. No other module of services names SQLSTATEs or psycopg."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from psycopg.errors import (
 
 __all__ = ["LOCKED", "CheckViolation", "ForeignKeyViolation", "QueryCanceled", "Rollback", "UniqueViolation"]
 
-LOCKED: Final = (LockNotAvailable, DeadlockDetected)  # waited too long for a row, or in a circle: begin again
+LOCKED: Final = (LockNotAvailable, DeadlockDetected)  # waited too long for a lock, or in a circle: try again
 
 
 def constraint(error: Error) -> str | None:
-    """The name of the violated constraint, as migrations give it."""
+    """The name of the violated constraint, as the migrations define it."""
     return error.diag.constraint_name

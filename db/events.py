@@ -1,4 +1,4 @@
-"""What happened to files: downloads counted, history kept."""
+"""The history of files, and their download counts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _RECORD = (
 
 
 def record(tx: Tx, file_id: UUID, *, owner_id: str, action: str, actor: str) -> None:
+    """Add an event to a file's history."""
     execute(tx, _RECORD, {"file_id": file_id, "owner": owner_id, "action": action, "actor": actor})
 
 
-# last_accessed has no index and the table a fill factor, so that counting stays a heap-only update.
+# A heap-only update: last_accessed and download_count have no index, and the table has a fill factor.
 _RECORD_DOWNLOAD = """
 with counted as (
     update files set download_count = download_count + 1, last_accessed = now() where id = %(file_id)s
@@ -28,18 +29,21 @@ insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 
 
 
 def record_download(tx: Tx, file_id: UUID, *, actor: str) -> None:
-    """Log one download, count it, and set ``last_accessed``: one statement."""
+    """Record a download, count it, and set ``last_accessed``."""
     execute(tx, _RECORD_DOWNLOAD, {"file_id": file_id, "actor": actor})
 
 
+_COUNT_ANONYMOUS = """
+update files set public_previews = public_previews + %(preview)s::integer,
+    download_count = download_count + 1 - %(preview)s::integer,
+    last_accessed = now(), first_public_access = coalesce(first_public_access, now())
+where id = %(file_id)s
+"""
+
+
 def count_anonymous(tx: Tx, file_id: UUID, *, preview: bool = False) -> None:
-    """Count a download, or a preview, by somebody without a credential: who they were is not known, so no row tells it."""
-    counted = "public_previews = public_previews + 1" if preview else "download_count = download_count + 1"
-    sql = (
-        f"update files set {counted}, last_accessed = now(), first_public_access = coalesce(first_public_access, now())"
-        " where id = %(file_id)s"
-    )
-    execute(tx, sql, {"file_id": file_id})
+    """Count a download, or a preview, by a client without a credential. It gets no event."""
+    execute(tx, _COUNT_ANONYMOUS, {"file_id": file_id, "preview": preview})
 
 
 _OF_FILE = """
@@ -64,6 +68,6 @@ where f.id = %(file_id)s
 
 
 def statistics(tx: Tx, file_id: UUID) -> dict[str, Any]:
-    row = tx.execute(_STATISTICS, {"file_id": file_id}).fetchone()
-    previews, first, last = row or (0, None, None)
+    """How often a file was previewed, and its first and last access."""
+    previews, first, last = tx.execute(_STATISTICS, {"file_id": file_id}).fetchone() or (0, None, None)
     return {"previews": previews, "first_access": first, "last_access": last}

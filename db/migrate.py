@@ -1,7 +1,7 @@
-"""Brings a database to the newest revision (alembic; each revision is plain SQL).
+"""Migrates a database to the newest revision with alembic. Each revision is plain SQL.
 
-Several processes may start at once: they queue on an advisory lock by polling, since a process that *waits* in
-pg_advisory_lock holds a snapshot that CREATE INDEX CONCURRENTLY would wait for in turn.
+Several processes may start at once. They poll for an advisory lock: a process that waits in pg_advisory_lock holds a snapshot,
+and CREATE INDEX CONCURRENTLY would wait for that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from alembic.config import Config
 
 from core.errors import Unavailable
 
-_LOCK = 0x6761_7465  # any number that nobody else uses in this database
-_REQUIRED = 180000  # PostgreSQL 18: uuidv7(), casefold(), NULLS NOT DISTINCT as we use them
+_LOCK = 0x6761_7465  # any number that no other lock in this database uses
+_REQUIRED = 180000  # PostgreSQL 18, for uuidv7() and casefold()
 
 
 def migrate(url: str, *, wait_seconds: float = 300) -> None:
-    """Run all outstanding revisions. Raises Unavailable where the server is older than 18 or the lock never came free."""
+    """Run all outstanding revisions. Raises Unavailable if the server is older than 18, or the lock was not free in time."""
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
         if conn.info.server_version < _REQUIRED:
             raise Unavailable(f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}.")
