@@ -1,4 +1,4 @@
-"""API keys. Only the SHA-256 of a key is kept: a 256-bit random key needs no slow hash."""
+"""API keys. Only the SHA-256 of a key is stored: a random key of 256 bits needs no slow hash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COLUMNS = "id, owner_id, name, role, created_at, revoked_at"
 
 
 def find(tx: Tx, key_digest: bytes) -> KeyRecord | None:
-    """The key with this digest, unless it was revoked."""
+    """The key with this digest, unless it is revoked."""
     sql = f"select {_COLUMNS} from api_keys where key_digest = %(digest)s and revoked_at is null"
     return one(tx, KeyRecord, sql, {"digest": key_digest})
 
@@ -24,13 +24,14 @@ returning {_COLUMNS}
 
 
 def create(tx: Tx, key_digest: bytes, *, owner_id: str, name: str, role: str) -> KeyRecord:
-    """Add a key; one that is there already is left as it is and given back."""
+    """Add a key. One that exists already is returned unchanged."""
     record = one(tx, KeyRecord, _CREATE, {"digest": key_digest, "owner": owner_id, "name": name, "role": role})
     assert record is not None
     return record
 
 
 def any_admin(tx: Tx) -> bool:
+    """Whether there is an admin key that is not revoked."""
     return bool(scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)"))
 
 
@@ -41,12 +42,11 @@ order by id limit %(limit)s
 
 
 def list_all(tx: Tx, *, after: UUID | None, limit: int) -> list[KeyRecord]:
+    """Keys that are not revoked, oldest first, from after the key ``after``."""
     return many(tx, KeyRecord, _LIST, {"after": after, "limit": limit})
 
 
 def revoke(tx: Tx, key_id: UUID) -> bool:
-    """False where there is no such key, or it is revoked already."""
-    return (
-        execute(tx, "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null", {"id": key_id})
-        == 1
-    )
+    """False if there is no such key or it is revoked already."""
+    sql = "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null"
+    return execute(tx, sql, {"id": key_id}) == 1

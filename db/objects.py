@@ -1,8 +1,7 @@
-"""Stored objects: bytes under an object key, shared by the owner's files of equal content.
+"""Stored objects: bytes under an object key, shared by an owner's files of equal content.
 
-An object row goes ``stored`` -> ``purging`` -> gone, and the bucket's object is deleted between the last two, so that a
-row without its object or an object without its row is always on its way somewhere.
-"""
+A row goes ``stored`` -> ``purging`` -> deleted. The object in the bucket is deleted between the last two, so that a row without
+its object, or an object without its row, never lasts."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db import Tx, execute, many, one, scalar
+from db import Tx, column, execute, many, one, scalar
 from db.records import ObjectRecord
 
 COLUMNS = (
@@ -23,7 +22,15 @@ COLUMNS = (
 
 
 def get(tx: Tx, object_key: str) -> ObjectRecord | None:
+    """The object under this key."""
     return one(tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = %(key)s", {"key": object_key})
+
+
+def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
+    """The objects under these keys."""
+    return many(
+        tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = any(%(keys)s)", {"keys": list(keys)}
+    )
 
 
 _RECORD_CHECK = """
@@ -37,40 +44,49 @@ where object_key = %(key)s
 def record_check(
     tx: Tx, object_key: str, *, in_bucket: bool, checksum_state: str | None = None, etag: str | None = None
 ) -> None:
-    """Keep what a look into the bucket found; None leaves the last verdict on the bytes, and the ETag."""
+    """Record what a check of the bucket found. None keeps the last checksum state, or the ETag."""
     params = {"key": object_key, "in_bucket": in_bucket, "checksum_state": checksum_state, "etag": etag}
     execute(tx, _RECORD_CHECK, params)
 
 
-_TOLD = """
+_ADD_EXTRACTED = """
 with o as (
-    update objects set {change} where object_key = %(key)s and status = 'stored' returning object_key
+    update objects set extracted = extracted || %(extracted)s where object_key = %(key)s and status = 'stored'
+    returning object_key
 )
 update files set version = version + 1 from o where file_path = o.object_key
 """
 
 
 def add_extracted(tx: Tx, object_key: str, extracted: dict[str, Any]) -> None:
-    """Keep what was found of the bytes (width, exif, …): every file on the object shows it, also one linked to it later."""
-    sql = _TOLD.format(change="extracted = extracted || %(extracted)s")
-    execute(tx, sql, {"key": object_key, "extracted": Jsonb(extracted)})
+    """Add metadata read from the bytes (width, EXIF, …). All files on the object show it, also those linked later."""
+    execute(tx, _ADD_EXTRACTED, {"key": object_key, "extracted": Jsonb(extracted)})
+
+
+_SET_PROBLEM = """
+with o as (
+    update objects set problem = %(problem)s where object_key = %(key)s and status = 'stored' returning object_key
+)
+update files set version = version + 1 from o where file_path = o.object_key
+"""
 
 
 def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None:
-    """Say on every file of the object which step of its processing failed; None: none."""
-    sql = _TOLD.format(change="problem = %(problem)s")
-    execute(tx, sql, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
+    """Show on all files of the object which step of the processing failed; None: none did."""
+    execute(tx, _SET_PROBLEM, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
 
+
+# -- equal objects, and purging ------------------------------------------------------------------------------------------
 
 _KEY_OF_FILE = "select file_path from files where id = %(file_id)s"
 
 
 def lock_of_file(tx: Tx, file_id: object, *, share: bool = False) -> str | None:
-    """Lock the object of a file: against new links to it, before the file is removed, or with ``share`` against its removal,
-    before a link is made. Its key, or None where there is no such file.
+    """Lock a file's object against new links, before the file is removed; with ``share`` only against a purge, before a link
+    is made. Returns its key, or None if there is no such file.
 
-    An object that is rewritten while this waits for its lock has another key then, and is looked for anew."""
-    lock = "select object_key from objects where object_key = %(key)s for " + ("share" if share else "update")
+    A rewrite gives the object another key. If that happens during the wait for the lock, the new one is locked instead."""
+    lock = f"select object_key from objects where object_key = %(key)s for {'share' if share else 'update'}"
     while True:
         key: str | None = scalar(tx, _KEY_OF_FILE, {"file_id": file_id})
         if key is None:
@@ -89,8 +105,8 @@ order by in_bucket and checksum_state <> 'mismatch', created_at limit 1 for shar
 
 
 def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: Sequence[str]) -> str | None:
-    """The owner's oldest other object of these bytes, one that is known to be damaged before all others, locked against a
-    purge; its key, or None."""
+    """The key of the owner's oldest other object with these bytes, locked against a purge. A damaged one comes first, so that
+    its files are moved to intact bytes."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "others": list(other_than)}
     key: str | None = scalar(tx, _EQUAL, params)
     return key
@@ -103,8 +119,7 @@ order by object_key for share
 
 
 def share_equals(tx: Tx, owner_id: str, contents: Sequence[str]) -> None:
-    """Lock an owner's objects of these SHA-256s against a purge, in one order, before several files are published: the first
-    file locks what a purge locks last."""
+    """Lock an owner's objects with these SHA-256s against a purge, in one order, before several files are published."""
     execute(tx, _SHARE_EQUALS, {"owner": owner_id, "contents": list(contents)})
 
 
@@ -116,24 +131,27 @@ with purged as (
     returning object_key
 ),
 earlier as (
-    update deferred_deletions r set delete_after = now() from purged where r.replaced_by = purged.object_key
+    update deferred_deletions d set delete_after = now() from purged where d.replaced_by = purged.object_key
 )
 select object_key from purged
 """
 
 
 def mark_purging(tx: Tx, object_key: str) -> bool:
-    """stored -> purging where no file is left on it; what it once replaced is due for deletion too. The caller holds
-    ``lock_of_file``, so that no file can appear."""
+    """stored -> purging, if no file is left on the object. Objects that it replaced become due for deletion too. The caller
+    holds ``lock_of_file``, so that no file can be added."""
     return scalar(tx, _MARK_PURGING, {"key": object_key}) is not None
 
 
+_LOCK_OBJECTS = "select 1 from objects where object_key = any(%(keys)s) order by object_key for update"
+_LOCK_FILES = "select 1 from files where file_path = any(%(keys)s) order by id for update"
+
+
 def lock_with_files(tx: Tx, keys: Sequence[str]) -> None:
-    """Lock these objects, against new links to them too, and the files on them, until the transaction ends."""
+    """Lock these objects, also against new links, and the files on them."""
     if keys:
-        one_by_one = "select 1 from objects where object_key = any(%(keys)s) order by object_key for update"
-        execute(tx, one_by_one, {"keys": list(keys)})
-        execute(tx, "select 1 from files where file_path = any(%(keys)s) order by id for update", {"keys": list(keys)})
+        execute(tx, _LOCK_OBJECTS, {"keys": list(keys)})
+        execute(tx, _LOCK_FILES, {"keys": list(keys)})
 
 
 _MEND = """
@@ -144,8 +162,8 @@ where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and goo
 
 
 def mend(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
-    """Put all files of the damaged objects (see ``lock_with_files``) onto one of ``by`` with the same bytes; what no file
-    is left on is to be purged."""
+    """Move all files from damaged objects to those of ``by`` with the same bytes, and mark the damaged objects for purging. The
+    caller holds ``lock_with_files``."""
     if damaged:
         execute(tx, _MEND, {"damaged": list(damaged), "by": list(by)})
     for key in damaged:
@@ -153,15 +171,17 @@ def mend(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
 
 
 def purging(tx: Tx, *, limit: int) -> Sequence[str]:
-    """Keys of objects whose deletion is not finished, oldest first."""
+    """Keys of objects in ``purging``, oldest first."""
     sql = "select object_key from objects where status = 'purging' order by created_at limit %(limit)s"
-    return [row[0] for row in tx.execute(sql, {"limit": limit}).fetchall()]
+    return column(tx, sql, {"limit": limit})
 
 
 def remove(tx: Tx, object_key: str) -> None:
-    """The last step of a purge, once the bucket no longer holds the object; previews' rows go with it."""
+    """Delete the row, once the bucket no longer holds the object. The rows of its previews go with it."""
     execute(tx, "delete from objects where object_key = %(key)s and status = 'purging'", {"key": object_key})
 
+
+# -- which keys are used -----------------------------------------------------------------------------------------------
 
 _KNOWN = """
 select k.key from unnest(%(keys)s::text[]) k(key)
@@ -177,8 +197,8 @@ where exists (select from objects where object_key = k.key)
 
 
 def known_keys(tx: Tx, keys: Sequence[str]) -> set[str]:
-    """Those of the keys that belong to something: a stored object, an upload, a preview, or an object with a time to go."""
-    return {row[0] for row in tx.execute(_KNOWN, {"keys": list(keys)}).fetchall()}
+    """Those of the keys that any row names: an object, an upload, a preview or a deferred deletion."""
+    return set(column(tx, _KNOWN, {"keys": list(keys)}))
 
 
 _IN_USE = """
@@ -191,17 +211,11 @@ where exists (select from objects where object_key = k.key and status = 'stored'
 
 
 def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
-    """Those of the keys under which a stored object lies, or a preview or the public copy of one."""
-    return {row[0] for row in tx.execute(_IN_USE, {"keys": list(keys)}).fetchall()}
+    """Those of the keys that hold a stored object, its preview, or its public copy."""
+    return set(column(tx, _IN_USE, {"keys": list(keys)}))
 
 
-def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
-    return many(
-        tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = any(%(keys)s)", {"keys": list(keys)}
-    )
-
-
-# -- stored compressed -----------------------------------------------------------------------------------------------------
+# -- replacing an object -------------------------------------------------------------------------------------------------
 
 _NOTE_URL = """
 with present as (
@@ -219,100 +233,100 @@ select exists (select from present where urls_until >= now() + %(life)s::interva
 
 
 def note_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
-    """Remember that a URL to the object, or to its copy for the public, is given out, good for ``life``, so that the object
-    outlives it when it is replaced; False where that has happened already, or it turned out infected. Twice the life is
-    noted, so that a much loaded file is written once in a while and not for every download."""
+    """Record that a presigned URL, valid for ``life``, is given out for the object or its public copy, so that the object is
+    kept as long if it is replaced. False if it was replaced already or is infected.
+
+    Twice the life is recorded, so that not every download writes the row."""
     return scalar(tx, _NOTE_URL, {"key": object_key, "life": life}) is True
 
 
-# Atomic: the replacement, reserved in deferred_deletions until now, is in use and the old object due for deletion. Files,
-# previews and texts follow the key by their foreign keys (on update cascade).
-_REPLACE = """
-with old as (
+# Put a reserved key to use: ``object`` is the CTE that locks the object.
+_TAKE_RESERVED = """taken as (
+    delete from deferred_deletions d using object where d.object_key = %(new)s and not d.deleting returning 1
+)"""
+# Files, previews and texts follow the key by their foreign keys (on update cascade).
+_REPLACE = f"""
+with object as (
     select object_key, urls_until from objects
     where object_key = %(old)s and status = 'stored' and encoding is null and sha256 = %(sha256)s
     and scan_verdict is distinct from 'infected' for update
 ),
-taken as (
-    delete from deferred_deletions r using old where r.object_key = %(new)s and not r.deleting returning 1
-),
+{_TAKE_RESERVED},
 replaced as (
     update objects o set object_key = %(new)s, encoding = 'zstd', stored_size = %(stored_size)s, frame_ends = %(frame_ends)s,
         etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(), urls_until = null
-    from old, taken where o.object_key = old.object_key returning 1
+    from object, taken where o.object_key = object.object_key returning 1
 )
 insert into deferred_deletions (object_key, delete_after, replaced_by)
-select old.object_key, greatest(old.urls_until, now() + %(grace)s), %(new)s from old, replaced
+select object.object_key, greatest(object.urls_until, now() + %(grace)s), %(new)s from object, replaced
 """
 
 
 def replace(
-    tx: Tx, old: str, new: str, *, sha256: str, stored_size: int, frame_ends: Sequence[int], etag: str, grace: timedelta
+    tx: Tx,
+    old: str,
+    new: str,
+    *,
+    sha256: str,
+    stored_size: int,
+    frame_ends: Sequence[int],
+    etag: str,
+    grace: timedelta,
 ) -> bool:
-    """Put a compressed replacement to use. False where the object is gone, was replaced before or turned out infected, or the
-    replacement was given up. The old one is kept for the URLs given out for it, and for those who read it now (``grace``)."""
-    params = {
-        "old": old,
-        "new": new,
-        "sha256": sha256,
-        "stored_size": stored_size,
-        "frame_ends": list(frame_ends),
-        "etag": etag,
-        "grace": grace,
-    }
-    return execute(tx, _REPLACE, params) == 1
+    """Put a compressed replacement to use. The old object is kept until its presigned URLs expire, at least for ``grace``, for
+    those who read it now. False if the object is gone, replaced or infected, or the replacement is being deleted."""
+    params = {"old": old, "new": new, "sha256": sha256, "etag": etag, "grace": grace}
+    return execute(tx, _REPLACE, params | {"stored_size": stored_size, "frame_ends": list(frame_ends)}) == 1
 
 
-_RENAME = """
-with old as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
-taken as (
-    delete from deferred_deletions r using old where r.object_key = %(new)s and not r.deleting returning 1
-),
+_RENAME = f"""
+with object as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
+{_TAKE_RESERVED},
 renamed as (
     update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null
-    from old, taken where o.object_key = old.object_key returning 1
+    from object, taken where o.object_key = object.object_key returning 1
 )
-insert into deferred_deletions (object_key, delete_after, replaced_by) select old.object_key, now(), %(new)s from old, renamed
+insert into deferred_deletions (object_key, delete_after, replaced_by)
+select object.object_key, now(), %(new)s from object, renamed
 """
 
 
 def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
-    """Put a copy under a reserved key to use, and let the old object be deleted now; False as in ``replace``."""
+    """Put a copy under a reserved key to use, and let the old object be deleted now. False as in ``replace``."""
     return execute(tx, _RENAME, {"old": old, "new": new, "etag": etag}) == 1
 
 
-# -- copies for the public -------------------------------------------------------------------------------------------------
+# -- public copies, without the location -----------------------------------------------------------------------------------
 
 
 def set_location_state(tx: Tx, object_key: str, state: str) -> None:
-    """Keep whether the bytes tell where a picture was taken; a copy for the public that was made before stays."""
-    sql = "update objects set location_state = %(state)s where object_key = %(key)s and location_state is distinct from 'removed'"
+    """Record whether the bytes tell where a picture was taken. ``removed`` stays."""
+    sql = (
+        "update objects set location_state = %(state)s"
+        " where object_key = %(key)s and location_state is distinct from 'removed'"
+    )
     execute(tx, sql, {"key": object_key, "state": state})
 
 
-_ADD_PUBLIC_COPY = """
+_ADD_PUBLIC_COPY = f"""
 with object as (
     select object_key from objects
     where object_key = %(key)s and status = 'stored' and location_state is distinct from 'removed'
     and scan_verdict is distinct from 'infected' for update
 ),
-taken as (
-    delete from deferred_deletions r using object where r.object_key = %(copy)s and not r.deleting returning 1
-)
-update objects o set location_state = 'removed', public_key = %(copy)s, public_sha256 = %(sha256)s, public_etag = %(etag)s
+{_TAKE_RESERVED}
+update objects o set location_state = 'removed', public_key = %(new)s, public_sha256 = %(sha256)s, public_etag = %(etag)s
 from object, taken where o.object_key = object.object_key
 """
 
 
 def add_public_copy(tx: Tx, object_key: str, copy: str, *, sha256: str, etag: str) -> bool:
-    """Put a reserved copy without the place to use. False where there is one, or the object is gone or turned out infected, or
-    the copy was given up."""
-    params = {"key": object_key, "copy": copy, "sha256": sha256, "etag": etag}
-    return execute(tx, _ADD_PUBLIC_COPY, params) == 1
+    """Put a reserved copy to use. False if there is one, the object is gone or infected, or the copy is being deleted."""
+    return execute(tx, _ADD_PUBLIC_COPY, {"key": object_key, "new": copy, "sha256": sha256, "etag": etag}) == 1
 
 
 def drop_public_copy(tx: Tx, copy: str) -> None:
-    """The bucket does not hold it any more: it is to be made again."""
+    """Let a copy that the bucket no longer holds be made again."""
     sql = (
         "update objects set location_state = 'present', public_key = null, public_sha256 = null, public_etag = null"
         " where public_key = %(copy)s"
@@ -333,15 +347,19 @@ limit %(limit)s
 
 
 def to_copy(tx: Tx, *, limit: int) -> list[tuple[UUID, str, str]]:
-    """A public file of each object whose copy is to be made and that no job is about: its id, owner and object key."""
-    return [(row[0], row[1], row[2]) for row in tx.execute(_TO_COPY, {"limit": limit}).fetchall()]
+    """Objects whose copy is missing and has no job: the id and owner of one public file, and the object key."""
+    return tx.execute(_TO_COPY, {"limit": limit}).fetchall()
+
+
+# -- compressed objects ----------------------------------------------------------------------------------------------------
+
+_FRAME_BOUNDS = """
+select coalesce(frame_ends[%(first)s], 0), frame_ends[%(last)s] from objects where object_key = %(key)s
+"""
 
 
 def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int, int] | None:
-    """Where the frames ``first`` to ``last`` (from 0, both included) begin and end in a compressed object; None where there
-    is no such object or frame."""
-    row = tx.execute(
-        "select coalesce(frame_ends[%(first)s], 0), frame_ends[%(last)s] from objects where object_key = %(key)s",
-        {"key": object_key, "first": first, "last": last + 1},
-    ).fetchone()
+    """Start and end in a compressed object of the frames ``first`` to ``last`` (from 0, both included). None if there is no such
+    object or frame."""
+    row = tx.execute(_FRAME_BOUNDS, {"key": object_key, "first": first, "last": last + 1}).fetchone()
     return (row[0], row[1]) if row is not None and row[1] is not None else None

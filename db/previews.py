@@ -1,8 +1,9 @@
-"""Previews of stored objects: which exist, and under which object keys."""
+"""Previews of stored objects, and previews that can't be made."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from uuid import UUID
 
@@ -10,19 +11,20 @@ from db import Tx, execute, many, one
 from db.records import PreviewRecord
 
 _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size"
+_FIND = f"""
+select {_COLUMNS} from file_previews
+where object_key = %(key)s and preview_type = %(type)s and variant = %(variant)s and mime_type = %(mime_type)s
+"""
 
 
 def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:
-    sql = (
-        f"select {_COLUMNS} from file_previews where object_key = %(key)s and preview_type = %(type)s"
-        " and variant = %(variant)s and mime_type = %(mime_type)s"
-    )
-    return one(
-        tx, PreviewRecord, sql, {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type}
-    )
+    """One preview of an object."""
+    params = {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type}
+    return one(tx, PreviewRecord, _FIND, params)
 
 
 def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
+    """All previews of these objects."""
     sql = f"select {_COLUMNS} from file_previews where object_key = any(%(keys)s) order by object_key, preview_type, variant"
     return many(tx, PreviewRecord, sql, {"keys": list(object_keys)})
 
@@ -30,58 +32,45 @@ def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
 _ADD = """
 with added as (
     insert into file_previews (object_key, file_id, preview_type, variant, preview_path, mime_type, width, height, size)
-    select o.object_key, %(file_id)s, %(type)s, %(variant)s, %(path)s, %(mime_type)s, %(width)s, %(height)s, %(size)s
-    from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
+    select o.object_key, %(file_id)s, %(preview_type)s, %(variant)s, %(preview_path)s, %(mime_type)s, %(width)s, %(height)s,
+           %(size)s
+    from objects o
+    where o.object_key = %(object_key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
     on conflict (object_key, preview_type, variant, mime_type) do nothing
     returning preview_path
 )
-delete from deferred_deletions r using added where r.object_key = added.preview_path and not r.deleting
+delete from deferred_deletions d using added where d.object_key = added.preview_path and not d.deleting
 """
 
 
 def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
-    """Put a preview to use that is in the bucket under a reserved key (``retired.reserve``). False where another was quicker,
-    the object is being purged or turned out infected, or the reservation has run out: then the caller rolls back."""
-    params = {
-        "key": preview.object_key,
-        "file_id": file_id,
-        "type": preview.preview_type,
-        "variant": preview.variant,
-        "path": preview.preview_path,
-        "mime_type": preview.mime_type,
-        "width": preview.width,
-        "height": preview.height,
-        "size": preview.size,
-    }
-    return execute(tx, _ADD, params) == 1
+    """Put a preview to use whose key was reserved (``deferred_deletions.reserve``). False if there is one already, the object
+    is being purged or infected, or the reservation has expired; the caller then rolls back."""
+    return execute(tx, _ADD, asdict(preview) | {"file_id": file_id}) == 1
 
 
 def remove(tx: Tx, preview_path: str) -> None:
-    """Forget a preview whose object is gone, so that it is made again when asked for."""
+    """Delete the row of a preview that the bucket no longer holds, so that it is made again on demand."""
     execute(tx, "delete from file_previews where preview_path = %(path)s", {"path": preview_path})
 
 
 _FORGET_ALL = """
-with unread as (
+with object as (
     update objects set extracted = extracted - 'processed_at' where object_key = %(key)s and status = 'stored'
     returning object_key
 ),
-unseen as (
-    delete from file_previews p using unread u where p.object_key = u.object_key returning p.preview_path
-),
-untold as (
-    delete from preview_failures f using unread u where f.object_key = u.object_key
-)
-insert into deferred_deletions (object_key, delete_after) select preview_path, now() from unseen
+removed as (delete from file_previews p using object o where p.object_key = o.object_key returning p.preview_path),
+failures as (delete from preview_failures f using object o where f.object_key = o.object_key)
+insert into deferred_deletions (object_key, delete_after) select preview_path, now() from removed
 """
 
 
 def forget_all(tx: Tx, object_key: str) -> None:
-    """Let all that is made of the object be made anew, since it is read as another type; the caller has locked it."""
+    """Delete previews and failures of an object whose type has changed. The caller has locked the object."""
     execute(tx, _FORGET_ALL, {"key": object_key})
 
 
-# -- those that can't be made ----------------------------------------------------------------------------------------------
+# -- previews that can't be made -------------------------------------------------------------------------------------------
 
 _ADD_FAILURE = """
 insert into preview_failures (object_key, preview_type, variant, code, detail)
@@ -93,7 +82,7 @@ set code = excluded.code, detail = excluded.detail, failed_at = now()
 
 
 def add_failure(tx: Tx, object_key: str, *, preview_type: str, variant: int, code: str, detail: str) -> None:
-    """Remember why a preview can't be made. ``variant``: a page; 0 for the other types, or for all pages."""
+    """Record why a preview can't be made. ``variant`` is a page; 0 stands for all pages and for the other types."""
     params = {"key": object_key, "type": preview_type, "variant": variant, "code": code, "detail": detail}
     execute(tx, _ADD_FAILURE, params)
 
@@ -106,7 +95,7 @@ order by variant limit 1
 
 
 def failure(tx: Tx, object_key: str, *, preview_type: str, variant: int, within: timedelta) -> tuple[str, str] | None:
-    """The code and words of a failure that is not older than ``within``."""
+    """Code and detail of a failure that is not older than ``within``."""
     params = {"key": object_key, "type": preview_type, "variant": variant, "within": within}
     row = tx.execute(_FAILURE, params).fetchone()
     return (row[0], row[1]) if row else None
@@ -118,4 +107,5 @@ delete from preview_failures where object_key = %(key)s and preview_type = %(typ
 
 
 def forget_failure(tx: Tx, object_key: str, *, preview_type: str, variant: int) -> None:
+    """Delete a failure, so that the preview is tried again."""
     execute(tx, _FORGET_FAILURE, {"key": object_key, "type": preview_type, "variant": variant})

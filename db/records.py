@@ -1,4 +1,4 @@
-"""The records: what rows look like to services and to api/, which may import nothing else of db."""
+"""Rows as services and api/ see them. api/ imports nothing else from db."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from core.principal import UploadBudget
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
+    """An API key, without the key itself."""
+
     id: UUID
     owner_id: str
     name: str
@@ -30,7 +32,7 @@ class UploadTokenRecord:
     max_size: int | None  # bytes of one file
     max_total_size: int | None  # bytes of all files together
     allowed_types: list[str]
-    visibility: Visibility  # the widest that its uploads may have
+    visibility: Visibility  # the widest that an upload may have
     files_used: int
     bytes_used: int
     created_at: datetime
@@ -148,6 +150,8 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
+    """A file with what its object tells of the bytes."""
+
     id: UUID
     owner_id: str
     original_name: str
@@ -171,26 +175,28 @@ class FileRecord:
     expires_at: datetime | None
     version: int
     storage_class: str
-    in_bucket: bool  # whether the last look into the bucket found the object
-    encoding: str | None  # zstd where the object is stored compressed; services/objects/object_reader.py reads it
-    stored_size: int | None  # bytes in the bucket, where it is encoded
-    scanned: bool  # whether the scanner has said anything of the object
-    etag: str  # the stored object's, as the bucket told it
-    checksum_state: str  # verified, unverified, or mismatch where the object is known to hold other bytes
+    in_bucket: bool  # whether the last check found the object in the bucket
+    encoding: str | None  # zstd if the object is stored compressed (services/objects/object_reader.py)
+    stored_size: int | None  # bytes in the bucket, if compressed
+    scanned: bool  # whether the object has a scan result
+    etag: str  # the object's in the bucket
+    checksum_state: str  # verified, unverified, or mismatch if the object is known to hold other bytes
     expired: bool  # by the database's clock
     keep_location: bool
-    location_state: str | None  # of a picture's place: none, present, removed, unremovable; None: not looked at yet
-    public_key: str | None  # of the copy without the place, where there is one, its SHA-256 and ETag
+    location_state: str | None  # see migration 0015; None: not looked at yet
+    public_key: str | None  # key, SHA-256 and ETag of the copy without the location
     public_sha256: str | None
     public_etag: str | None
 
     @property
     def intact(self) -> bool:
-        """Whether nothing is known to be wrong with the stored bytes."""
+        """Whether the stored bytes are not known to be missing or damaged."""
         return self.in_bucket and self.checksum_state != "mismatch"
 
 
-class FolderRecord(NamedTuple):  # made in a third of a dataclass's time, and a tree has 10,000
+class FolderRecord(NamedTuple):
+    """A folder with its path and totals. A named tuple, since a tree of 10,000 is read much faster than as dataclasses."""
+
     id: int
     owner_id: str
     name: str
@@ -199,13 +205,15 @@ class FolderRecord(NamedTuple):  # made in a third of a dataclass's time, and a 
     created_at: datetime
     updated_at: datetime
     path: str  # /a/b
-    file_count: int  # directly inside; the trash counts nowhere
-    total_file_count: int  # with all below
-    total_size: int  # bytes, with all below
+    file_count: int  # directly inside, without the trash
+    total_file_count: int  # including all folders below
+    total_size: int  # bytes, including all folders below
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectRecord:
+    """A stored object: the bytes of one or more files of an owner."""
+
     object_key: str
     owner_id: str
     size: int
@@ -219,14 +227,16 @@ class ObjectRecord:
     checked_at: datetime | None
     created_at: datetime
     stored_size: int  # bytes in the bucket
-    public_key: str | None  # of the copy for the public
+    public_key: str | None  # of the public copy
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewRecord:
-    object_key: str  # of the object shown, not of the preview
+    """A preview of an object."""
+
+    object_key: str  # of the original
     preview_type: str
-    variant: int  # the box of a thumbnail in pixels, or a page
+    variant: int  # size of a thumbnail in pixels, or a page
     preview_path: str  # the preview's own object key
     mime_type: str
     width: int | None
@@ -236,6 +246,8 @@ class PreviewRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
+    """An event in the history of a file."""
+
     id: int
     file_id: UUID
     action: str
@@ -245,6 +257,8 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class RescanRecord:
+    """A scan of all objects, and how far it has come."""
+
     id: int
     scanned_with: str | None
     after_key: str
@@ -258,6 +272,8 @@ class RescanRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
+    """A job in the queue."""
+
     id: int
     queue: str
     task: str
@@ -274,9 +290,11 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class QueueRecord:
+    """The number of jobs in a queue."""
+
     queue: str
-    waiting: int  # due, and not begun
-    scheduled: int  # to be begun later: a retry or a delay
+    waiting: int  # due, not started
+    scheduled: int  # due later: a retry or a delay
     running: int
     failed: int
-    oldest_seconds: float  # since the oldest waiting job was enqueued; 0 where none waits
+    oldest_seconds: float  # since the oldest waiting job was enqueued; 0 if none waits

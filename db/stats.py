@@ -1,17 +1,19 @@
-"""What an owner's files amount to, read from the counters (db/counters.py): nothing here looks at the files but for names."""
+"""Statistics of an owner, or of everybody (``owner_id`` None), read from the counters (counters.py). No file is scanned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from db import Tx, many
+from db import Tx, many, one
+from db.counters import OF_OWNER
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
+    """A recent event."""
+
     file_id: UUID
     action: str
     at: datetime
@@ -19,7 +21,9 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderAmount:
+class FolderUsage:
+    """What lies directly in a folder."""
+
     folder_id: int | None  # None: the root
     name: str | None
     files: int
@@ -27,8 +31,8 @@ class FolderAmount:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """Of files outside the trash; sizes in bytes."""
+class FileCounts:
+    """Files outside the trash; sizes in bytes."""
 
     files: int
     size: int
@@ -36,66 +40,82 @@ class Counted:
     by_status: dict[str, int]
 
 
-_COUNT = """
+@dataclass(frozen=True, slots=True)
+class StorageUsage:
+    """Bytes, the trash included."""
+
+    used: int  # of all files
+    quota: int | None  # the owner's own
+    stored: int  # of the objects that the files share
+    saved: int  # by compression
+
+
+_COUNT = f"""
 select file_type, status, sum(files)::bigint, sum(bytes)::bigint from type_counters
-where not is_deleted and {mine} group by file_type, status having sum(files) > 0
+where not is_deleted and {OF_OWNER} group by file_type, status having sum(files) > 0
 """
 
 
-def count(tx: Tx, owner_id: str | None) -> Counted:
+def count(tx: Tx, owner_id: str | None) -> FileCounts:
+    """Files by type and by status."""
     by_type: dict[str, tuple[int, int]] = {}
     by_status: dict[str, int] = {}
-    for file_type, status, files, size in tx.execute(_sql(_COUNT, owner_id), {"owner": owner_id}):
+    for file_type, status, files, size in tx.execute(_COUNT, {"owner": owner_id}):
         before = by_type.get(file_type, (0, 0))
         by_type[file_type] = (before[0] + files, before[1] + size)
         by_status[status] = by_status.get(status, 0) + files
-    return Counted(
-        sum(by_status.values()), sum(size for _, size in by_type.values()), by_type, dict(sorted(by_status.items()))
-    )
+    size = sum(size for _, size in by_type.values())
+    return FileCounts(sum(by_status.values()), size, by_type, dict(sorted(by_status.items())))
 
 
-_LARGEST = """
-select s.folder_id, f.name, s.files, s.size from ({amounts} order by 3 desc, 2 desc, 1 limit %(limit)s) s
-left join folders f on f.id = s.folder_id order by s.size desc, s.files desc, s.folder_id
+_LARGEST_OF_OWNER = """
+select s.folder_id, f.name, s.files, s.bytes as size
+from (select folder_id, files, bytes from folder_counters where owner_id = %(owner)s and files > 0
+      order by bytes desc, files desc, folder_id limit %(limit)s) s
+left join folders f on f.id = s.folder_id order by s.bytes desc, s.files desc, s.folder_id
 """
-_AMOUNTS = "select folder_id, files, bytes as size from folder_counters where owner_id = %(owner)s and files > 0"
-_AMOUNTS_OF_ALL = """
-select folder_id, sum(files)::bigint as files, sum(bytes)::bigint as size from folder_counters where files > 0 group by folder_id
-"""
-
-
-def largest_folders(tx: Tx, owner_id: str | None, *, limit: int) -> list[FolderAmount]:
-    """The folders with the most bytes directly inside, and the root among them."""
-    sql = _LARGEST.format(amounts=_AMOUNTS_OF_ALL if owner_id is None else _AMOUNTS)
-    return many(tx, FolderAmount, sql, {"owner": owner_id, "limit": limit})
-
-
-_TOTALS = """
-select coalesce(sum(used_bytes), 0)::bigint, max(quota_bytes), coalesce(sum(stored_bytes), 0)::bigint,
-       coalesce(sum(saved_bytes), 0)::bigint
-from owner_usage where {mine}
+_LARGEST_OF_ALL = """
+select s.folder_id, f.name, s.files, s.bytes as size
+from (select folder_id, sum(files)::bigint as files, sum(bytes)::bigint as bytes from folder_counters
+      where files > 0 group by folder_id order by bytes desc, files desc, folder_id limit %(limit)s) s
+left join folders f on f.id = s.folder_id order by s.bytes desc, s.files desc, s.folder_id
 """
 
 
-def totals(tx: Tx, owner_id: str | None) -> tuple[int, int | None, int, int]:
-    """Bytes of all files with the trash, the owner's own quota, bytes of the objects that they share, and how many of
-    these compression saves."""
-    row: tuple[Any, ...] | None = tx.execute(_sql(_TOTALS, owner_id), {"owner": owner_id}).fetchone()
-    assert row is not None
-    return row[0], row[1] if owner_id is not None else None, row[2], row[3]
+def largest_folders(tx: Tx, owner_id: str | None, *, limit: int) -> list[FolderUsage]:
+    """The folders with the most bytes directly inside, the root among them."""
+    sql = _LARGEST_OF_ALL if owner_id is None else _LARGEST_OF_OWNER
+    return many(tx, FolderUsage, sql, {"owner": owner_id, "limit": limit})
 
 
+_USAGE = f"""
+select coalesce(sum(used_bytes), 0)::bigint as used, case when %(owner)s::text is not null then max(quota_bytes) end as quota,
+       coalesce(sum(stored_bytes), 0)::bigint as stored, coalesce(sum(saved_bytes), 0)::bigint as saved
+from owner_usage where {OF_OWNER}
+"""
+
+
+def usage(tx: Tx, owner_id: str | None) -> StorageUsage:
+    """The bytes that files use and that the bucket holds for them."""
+    record = one(tx, StorageUsage, _USAGE, {"owner": owner_id})
+    assert record is not None
+    return record
+
+
+# Two statements: file_events is large, and a plan for both would not use the right index.
 _RECENT = """
 select e.file_id, e.action, e.at, f.original_name
-from (select * from file_events where {mine} order by id desc limit %(limit)s) e
+from (select * from file_events order by id desc limit %(limit)s) e
+left join files f on f.id = e.file_id order by e.id desc
+"""
+_RECENT_OF_OWNER = """
+select e.file_id, e.action, e.at, f.original_name
+from (select * from file_events where owner_id = %(owner)s order by id desc limit %(limit)s) e
 left join files f on f.id = e.file_id order by e.id desc
 """
 
 
 def recent(tx: Tx, owner_id: str | None, *, limit: int) -> list[Activity]:
     """The newest events, newest first."""
-    return many(tx, Activity, _sql(_RECENT, owner_id), {"owner": owner_id, "limit": limit})
-
-
-def _sql(sql: str, owner_id: str | None) -> Any:
-    return sql.format(mine="owner_id = %(owner)s" if owner_id is not None else "true")
+    sql = _RECENT if owner_id is None else _RECENT_OF_OWNER
+    return many(tx, Activity, sql, {"owner": owner_id, "limit": limit})

@@ -1,4 +1,4 @@
-"""Statistics: what an owner stores, of what kind and where, and what happened last."""
+"""Statistics: how much an owner stores, of which types, in which folders, and the newest events."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ _RECENT = 20
 
 
 class Stats:
+    """Reads statistics."""
+
     def __init__(self, db: Database, store: ObjectStore, quota_bytes: int | None):
         self._db = db
         self._store = store
         self._quota_bytes = quota_bytes
 
     def storage(self, principal: Principal, owner: str | None = None) -> dict[str, Any]:
-        """The members of ``GET /api/storage/stats``. The trash counts in ``quota`` and what is saved, else nowhere."""
+        """The members of ``GET /api/storage/stats``. The trash counts in ``quota`` and the saved bytes only."""
         owner_id = owner_scope(principal, owner)
         with self._db.connection() as tx:
-            counted = stats.count(tx, owner_id)
-            used, own_quota, stored, saved = stats.totals(tx, owner_id)
+            counts = stats.count(tx, owner_id)
+            usage = stats.usage(tx, owner_id)
             largest = stats.largest_folders(tx, owner_id, limit=_FOLDERS)
             recent = stats.recent(tx, owner_id, limit=_RECENT)
-        limit = None if owner_id is None else self._quota_bytes if own_quota is None else own_quota
+        default = None if owner_id is None else self._quota_bytes
         return {
-            "total_files": counted.files,
-            "total_size": counted.size,
+            "total_files": counts.files,
+            "total_size": counts.size,
             "by_type": [
-                {"file_type": kind, "count": number, "size": size}
-                for kind, (number, size) in sorted(counted.by_type.items(), key=lambda item: -item[1][1])
+                {"file_type": file_type, "count": files, "size": size}
+                for file_type, (files, size) in sorted(counts.by_type.items(), key=lambda item: -item[1][1])
             ],
             "by_folder": [
                 {"folder_id": folder.folder_id, "name": folder.name, "count": folder.files, "size": folder.size}
                 for folder in largest
             ],
-            "by_status": counted.by_status,
-            "deduplicated_bytes": max(0, used - stored),
-            "compressed_bytes_saved": saved,
-            "quota": {"used": used, "limit": limit},
+            "by_status": counts.by_status,
+            "deduplicated_bytes": max(0, usage.used - usage.stored),
+            "compressed_bytes_saved": usage.saved,
+            "quota": {"used": usage.used, "limit": default if usage.quota is None else usage.quota},
             "capacity": self._capacity(),
             "recent_activity": [asdict(event) for event in recent],
         }
@@ -53,6 +55,6 @@ class Stats:
             return None
         try:
             capacity = self._store.capacity()
-        except StorageError:  # the rest is still worth telling (THREATS T103)
+        except StorageError:  # report the rest all the same (THREATS T103)
             return None
         return None if capacity is None else {"free": capacity.free, "total": capacity.total}

@@ -64,14 +64,14 @@ def scanned(db: Database, owner: str | None) -> dict[str, Any]:
 def kept(db: Database, owner: str | None) -> dict[str, Any]:
     with db.connection() as tx:
         counted = stats.count(tx, owner)
-        used, _, stored, _ = stats.totals(tx, owner)
+        usage = stats.usage(tx, owner)
         largest = stats.largest_folders(tx, owner, limit=1_000)
     return {
         "types": counted.by_type,
         "statuses": counted.by_status,
         "folders": {amount.folder_id: (amount.files, amount.size) for amount in largest},
-        "used": used,
-        "stored": stored,
+        "used": usage.used,
+        "stored": usage.stored,
     }
 
 
@@ -280,11 +280,11 @@ def test_objects_are_counted_while_they_are_stored(db: Database) -> None:
     file_id = add_file(db, "a", size=100, key="files/a")
     add_file(db, "b", size=100, key="files/a")
     with db.connection() as tx:
-        assert stats.totals(tx, "alice")[0::2] == (200, 100)
+        assert (usage := stats.usage(tx, "alice")).used == 200 and usage.stored == 100
     with db.transaction() as tx:
         tx.execute("delete from files")
         assert objects.mark_purging(tx, "files/a")
-        assert stats.totals(tx, "alice")[0::2] == (0, 0)
+        assert (usage := stats.usage(tx, "alice")).used == 0 and usage.stored == 0
         objects.remove(tx, "files/a")
     assert differences(db) == [] and file_id
 
