@@ -1,4 +1,4 @@
-"""Files: what a person sees. Bytes are elsewhere (db/objects.py), so names are cheap: copy, move, rename, one row each."""
+"""Files: names on objects (objects.py). To copy, move or rename a file changes one row and no bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FROM = "files f join objects o on o.object_key = f.file_path"
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file about to be published, its bytes stored under ``object_key`` by the upload ``upload_id``."""
+    """A file to be published. The upload ``upload_id`` stored its bytes under ``object_key``."""
 
     upload_id: UUID
     owner_id: str
@@ -40,31 +40,31 @@ class NewFile:
     sha256: str | None
     mime_type: str
     file_type: str
-    status: str  # ready, or processing where the bytes are still to be checked
+    status: str  # ready, or processing if the bytes are still to be checked
     placement: Placement
     metadata: dict[str, Any]
     problem: dict[str, str] | None = None
 
 
-# Everybody who gives out a name in a folder takes this lock first, so that numbering decides once and never retries.
-_LOCK_NAMES = (
-    "select pg_advisory_xact_lock(hashtextextended('names:' || %(owner)s || ':' || coalesce(%(folder)s::text, ''), 0))"
+_NAME_LOCK = (
+    "pg_advisory_xact_lock(hashtextextended('names:' || %(owner)s || ':' || coalesce(%(folder)s::text, ''), 0))"
 )
 
 
 def lock_names(tx: Tx, owner_id: str, folder_id: int | None) -> None:
-    execute(tx, _LOCK_NAMES, {"owner": owner_id, "folder": folder_id})
+    """Lock the names in a folder. Whoever gives a file a name there locks them first, so that a free name stays free."""
+    execute(tx, f"select {_NAME_LOCK}", {"owner": owner_id, "folder": folder_id})
 
 
 _OPEN_PUBLICATION = f"""
-with locked as materialized ({_LOCK_NAMES.replace("select", "select true,", 1)}),
-alike as materialized (
+with names as materialized (select {_NAME_LOCK}),
+contents as materialized (
     select pg_advisory_xact_lock(hashtextextended('content:' || %(owner)s || ':' || c.sha256, 0))
-    from (select sha256 from locked, unnest(%(contents)s::text[]) s (sha256) order by 1) c
+    from (select sha256 from names, unnest(%(contents)s::text[]) s (sha256) order by 1) c
 )
 insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
 select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now()
-from locked where {finished("alike")}
+from names where {finished("contents")}
 on conflict (owner_id, session_id) do update
 set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
     completed_at = now()
@@ -82,29 +82,18 @@ def open_publication(
     size: int,
     contents: Iterable[str] = (),
 ) -> SessionRecord:
-    """``lock_names`` for ``count`` files of ``size`` bytes in all, which are counted in their upload session: one statement.
-    Fewer in the end is told by calling it again with the difference.
+    """Lock names as ``lock_names`` does, and count ``count`` files of ``size`` bytes in their upload session. Call it again
+    with the (negative) difference if fewer are published.
 
-    ``contents`` are checksums of which the owner may have an equal object: as by ``uploads.lock_content``, one after another
-    decides on these, in one order, so that equal bytes that come at once end on one object."""
-    record = one(
-        tx,
-        SessionRecord,
-        _OPEN_PUBLICATION,
-        {
-            "owner": owner_id,
-            "folder": folder_id,
-            "session": session_id,
-            "files": count,
-            "size": size,
-            "contents": list(contents),
-        },
-    )
+    ``contents`` are SHA-256s of which the owner may have an equal object. They are locked in order (``uploads.lock_content``),
+    so that equal bytes uploaded at the same time share one object."""
+    params = {"owner": owner_id, "folder": folder_id, "session": session_id, "files": count, "size": size}
+    record = one(tx, SessionRecord, _OPEN_PUBLICATION, params | {"contents": list(contents)})
     assert record is not None
     return record
 
 
-# The first free of the candidates, in order. Called under lock_names.
+# The first of the candidates that is free in the folder. The caller holds lock_names.
 _FREE_NAME = """(
     select c.name from unnest(%(candidates)s::text[]) with ordinality c (name, n)
     where not exists (
@@ -112,9 +101,19 @@ _FREE_NAME = """(
         and t.name_key = name_key(c.name) and not t.is_deleted)
     order by c.n limit 1)"""
 
-# One statement: find the owner's equal object or make this one, end the upload, add the file.
-# The equal object is locked against a purge (FOR SHARE; db/objects.mark_purging); what is known to be damaged comes first, so
-# that it is met, and mended. Where no candidate is free, or the upload is over, nothing is changed.
+# Publishing is one statement. Its steps:
+# 1. name      a free name; if all candidates are taken, nothing below does anything
+# 2. live      the upload, locked; if it is over, nothing below does anything
+# 3. equal     the owner's equal object, if ``link``: locked against a purge; a damaged one first, so that the caller notices
+# 4. stored    else a new object
+# 5. file      the file, on the equal or the new object
+# 6. forgotten the upload's row is deleted, if nobody can ask for it again and its object is used,
+#    ended     else it is done, or aborted if its object is not used
+# 7. spent     the upload token is charged the real size, and then
+#    released  the reserved quota is given back. The trigger on files counts what the file uses.
+# 8. event     the file's history begins
+# The result is the file joined with its object, which this statement can't read yet: PostgreSQL's CTEs see the tables as they
+# were before it.
 _PUBLISH = f"""
 with name as materialized (select {_FREE_NAME} as free),
 live as materialized (
@@ -132,8 +131,7 @@ equal as materialized (
 ),
 stored as (
     insert into objects (object_key, owner_id, size, sha256, etag, content_type, checksum_state, checked_at)
-    select %(key)s, %(owner)s, %(size)s, %(sha256)s, %(etag)s, %(mime_type)s,
-           %(checksum_state)s,
+    select %(key)s, %(owner)s, %(size)s, %(sha256)s, %(etag)s, %(mime_type)s, %(checksum_state)s,
            case when %(sha256)s::text is null then null else now() end
     from live where not exists (select from equal)
     returning object_key
@@ -182,16 +180,16 @@ from file f cross join (
 def publish(
     tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool, damaged: Sequence[str] = ()
 ) -> FileRecord | None:
-    """Make an uploaded object a file, under a name that is free in its folder; call ``open_publication`` first.
+    """Make an uploaded object a file, under a name that is free in its folder. Call ``open_publication`` first. None if the
+    upload is over (expired, aborted).
 
-    With ``link`` the file goes onto an equal object that the owner already has, none of the ``damaged``: then its
-    ``file_path`` is not ``new.object_key``, and the upload ends ``aborted`` with its own object still to be deleted. The
-    caller makes sure that the object is sound, and else rolls back. With ``forget`` the row of
-    an upload that nobody can ask for again is deleted. The quota it held is given back; what the file uses is counted by
-    the table's trigger. None where the upload was over (expired, aborted) before."""
+    With ``link`` the file is put on an equal object of the owner that is not in ``damaged``, if there is one. Its ``file_path``
+    then differs from ``new.object_key``, and the upload's own object is still to be deleted. The caller makes sure that the
+    equal object is sound, or rolls back. ``forget`` deletes the upload's row if nobody can ask for the upload again."""
+    placement = new.placement
     params = {
         "owner": new.owner_id,
-        "folder": new.placement.folder_id,
+        "folder": placement.folder_id,
         "sha256": new.sha256,
         "size": new.size,
         "link": link,
@@ -202,11 +200,11 @@ def publish(
         "mime_type": new.mime_type,
         "file_type": new.file_type,
         "status": new.status,
-        "visibility": new.placement.visibility,
-        "tags": list(new.placement.tags),
+        "visibility": placement.visibility,
+        "tags": list(placement.tags),
         "metadata": Jsonb(new.metadata),
         "problem": None if new.problem is None else Jsonb(new.problem),
-        "keep_location": new.placement.keep_location,
+        "keep_location": placement.keep_location,
         "upload_id": new.upload_id,
         "actor": actor,
         "forget": forget,
@@ -218,17 +216,19 @@ _GET = f"select {COLUMNS} from {FROM} where f.id = %(id)s"
 
 
 def get(tx: Tx, file_id: UUID) -> FileRecord | None:
+    """The file, also one in the trash."""
     return one(tx, FileRecord, _GET, {"id": file_id})
 
 
 def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
-    """The file, its row locked until the transaction ends. Read after it was locked: a statement that waits for an object to
-    be rewritten would join the file as it is now with the objects as they were."""
+    """The file, with its row locked. Two statements: one that waits for a rewrite of the object would join the file as it is now
+    with the object as it was before."""
     execute(tx, "select 1 from files where id = %(id)s for update", {"id": file_id})
     return get(tx, file_id)
 
 
 def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
+    """The files with these ids."""
     return many(tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)})
 
 
@@ -243,8 +243,8 @@ order by in_bucket and checksum_state <> 'mismatch', created_at limit 1
 
 
 def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int, *, damaged: Sequence[str]) -> str | None:
-    """The object of a file of the owner with these bytes, outside the trash, or else one that is known to be damaged; none of
-    those that the caller has found ``damaged``."""
+    """The object of a file outside the trash with these bytes, or a damaged object with these bytes, which comes first. The
+    caller's ``damaged`` objects are left out."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "damaged": list(damaged)}
     key: str | None = scalar(tx, _DUPLICATE, params)
     return key
@@ -288,7 +288,7 @@ def update(
     folder_id: int | None = None,
     set_folder: bool = False,
 ) -> FileRecord | None:
-    """Change what an owner may edit; a taken name breaks the constraint ``file_name_conflict``."""
+    """Change what an owner may edit. A taken name violates the constraint ``file_name_conflict``."""
     params = {
         "id": file_id,
         "actor": actor,
@@ -318,7 +318,7 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 
 def trash(tx: Tx, file_id: UUID, *, actor: str) -> FileRecord | None:
-    """Into the trash; None where it is there already."""
+    """Move to the trash. None if the file is there already."""
     return one(tx, FileRecord, _TRASH, {"id": file_id, "actor": actor})
 
 
@@ -335,7 +335,7 @@ select {COLUMNS} from f join objects o on o.object_key = f.file_path
 
 
 def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
-    """Out of the trash, under a free name; call ``lock_names`` first. None where it is not in the trash any more."""
+    """Restore from the trash under a free name. The caller holds ``lock_names``. None if the file is not in the trash."""
     return _first_free(
         tx,
         _RESTORE,
@@ -372,8 +372,8 @@ def copy(
     mime_type: str | None,
     actor: str,
 ) -> FileRecord | None:
-    """A new row on the same object, which the caller has locked; call ``lock_names`` before. ``mime_type`` None: the source's.
-    None where the source went meanwhile."""
+    """A new file on the same object. The caller holds ``lock_names`` and has locked the object. ``mime_type`` None keeps the
+    source's. None if the source is gone."""
     return _first_free(
         tx,
         _COPY,
@@ -394,6 +394,7 @@ def _types(mime_type: str | None) -> dict[str, str | None]:
 
 
 def _first_free(tx: Tx, sql: str, name: str, params: dict[str, Any]) -> FileRecord | None:
+    """Run a statement with more and more numbered names as candidates, until one is free."""
     for first, last in ((0, 8), (8, 256), (256, 10_000)):
         candidates = [numbered(name, n) if n else name for n in range(first, last)]
         record = one(tx, FileRecord, sql, params | {"candidates": candidates})
@@ -409,7 +410,7 @@ insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 
 
 
 def remove(tx: Tx, file_id: UUID, *, actor: str) -> bool:
-    """Delete the row (the caller holds the object's lock); False where it was gone."""
+    """Delete the row. The caller has locked the object. False if the row is gone."""
     return execute(tx, _REMOVE, {"id": file_id, "actor": actor}) == 1
 
 
@@ -439,11 +440,11 @@ def finish_check(
     named: str | None = None,
     onto: str | None = None,
 ) -> FileRecord | None:
-    """processing -> ready | rejected | infected with what the check found; None if it was no longer processing. The type was
-    told by the name ``named``; where that has changed meanwhile, the type that the renaming told stands. ``onto`` puts the
-    file on another, equal object, which the caller has locked.
+    """processing -> ready | rejected | infected. None if the file is no longer processing, so that of two verifiers only one
+    changes it (THREATS T106).
 
-    The state test is in the WHERE, so two verifiers cannot both publish (THREATS T106)."""
+    ``mime_type`` was derived with the name ``named``; if the file was renamed since, it keeps the type of its new name.
+    ``onto`` moves the file to an equal object, which the caller has locked."""
     return one(
         tx,
         FileRecord,
@@ -468,6 +469,6 @@ select exists (
 
 
 def another_ready(tx: Tx, file: FileRecord) -> bool:
-    """Whether another file that came with or after the object is ``ready``: then what follows has begun already. One that came
-    before was mended by it."""
+    """Whether a file that was uploaded with the object or later is ``ready``: then processing of the object has begun. An older
+    file was moved to the object when its own was damaged."""
     return scalar(tx, _ANOTHER_READY, {"key": file.file_path, "id": file.id}) is True

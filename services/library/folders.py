@@ -66,7 +66,7 @@ class Folders:
         """The folders in the root, each with all below: one statement whatever their number."""
         scope = owner_scope(principal, owner)
         with self._db.connection() as tx:
-            records = folders.of_owner(tx, scope)
+            records = folders.tree(tx, scope)
         children: dict[int | None, list[FolderNode]] = {None: []}
         for record in records:  # each before those in it
             node = FolderNode(record, [])
@@ -140,7 +140,7 @@ class Folders:
                 try:
                     while True:
                         with conn.transaction():
-                            folders.wait_briefly(conn, _LOCK_WAIT)
+                            folders.set_lock_timeout(conn, _LOCK_WAIT)
                             folders.lock_tree(conn, _owner(conn, principal, folder_id))
                             doomed = folders.lock_below(conn, folder_id)
                             if not recursive and (len(doomed) > 1 or folders.holds_files(conn, doomed)):

@@ -209,7 +209,7 @@ def test_T72_counters_equal_the_scan_after_anything_at_once(services: Services, 
         assert kept(db, owner) == scanned(db, owner)
     with db.connection() as tx:
         for owner in ("alice", "bob"):
-            for record in folders.of_owner(tx, owner):
+            for record in folders.tree(tx, owner):
                 below = list(folders.paths_below(tx, record.id))
                 row = tx.execute(
                     "select count(*) filter (where folder_id = %s), count(*), coalesce(sum(file_size), 0)::bigint"
