@@ -1,4 +1,4 @@
-"""Demonstration rows by COPY. The triggers of the tables count them like any others."""
+"""Demonstration rows, written by COPY. Triggers count them as they count all rows."""
 
 from __future__ import annotations
 
@@ -13,86 +13,55 @@ from core.demo import DemoFile
 from db import Tx, execute, scalar
 from db.search import texts
 
-_FILES = (
-    "id",
-    "owner_id",
-    "original_name",
-    "file_path",
-    "mime_type",
-    "file_type",
-    "file_size",
-    "file_hash",
-    "folder_id",
-    "status",
-    "problem",
-    "visibility",
-    "tags",
-    "metadata",
-    "uploaded_at",
-    "last_accessed",
-    "download_count",
-    "is_deleted",
-    "deleted_at",
-)
-# in_bucket: the bucket holds none of the bytes, until ``bytes_are_there`` says so.
-_OBJECTS = ("object_key", "owner_id", "size", "sha256", "etag", "content_type", "in_bucket", "created_at")
-_EVENTS = ("file_id", "owner_id", "action", "actor", "at")
+_FILES = """id owner_id original_name file_path mime_type file_type file_size file_hash folder_id status problem visibility tags
+metadata uploaded_at last_accessed download_count is_deleted deleted_at"""
+# in_bucket is false until ``set_stored``.
+_OBJECTS = "object_key owner_id size sha256 etag content_type in_bucket created_at"
+_EVENTS = "file_id owner_id action actor at"
+_TABLES = "files, objects, object_texts, file_texts, file_words, owner_words, folders, file_events"
+
+_OWNER_IS_NEW = """
+select not exists (select from owner_usage where owner_id = %(owner)s)
+   and not exists (select from folders where owner_id = %(owner)s)
+"""
 
 
 def owner_is_new(tx: Tx, owner_id: str) -> bool:
-    """Whether the owner has never had a file, a folder or an upload."""
-    sql_text = """
-    select not exists (select from owner_usage where owner_id = %(owner)s)
-       and not exists (select from folders where owner_id = %(owner)s)
-    """
-    return bool(scalar(tx, sql_text, {"owner": owner_id}))
+    """Whether the owner never had a file, a folder or an upload."""
+    return bool(scalar(tx, _OWNER_IS_NEW, {"owner": owner_id}))
 
 
 def add_files(tx: Tx, files: Sequence[DemoFile], *, owners: Sequence[str], folders: Sequence[Sequence[int]]) -> None:
-    """Objects, files and their history; ``owners`` and ``folders`` say which ids the numbers in the files stand for."""
-    _copy(
-        tx,
-        "objects",
-        _OBJECTS,
-        [
-            (f.object_key, owners[f.owner], f.size, f.sha256, f.sha256[:32], f.mime_type, False, f.uploaded_at)
-            for f in files
-            if not f.is_copy
-        ],
-    )
-    # Their texts may be on their way.
+    """Add objects, files and their events. The numbers of owners and folders in ``files`` are indexes of these lists."""
+    objects = [
+        (f.object_key, owners[f.owner], f.size, f.sha256, f.sha256[:32], f.mime_type, False, f.uploaded_at)
+        for f in files
+        if not f.is_copy
+    ]
+    _copy(tx, "objects", _OBJECTS, objects)
+    # Their texts may be written at the same time.
     shared = "select from objects where object_key = any(%(keys)s) order by object_key for share"
     execute(tx, shared, {"keys": [f.object_key for f in files if f.is_copy]})
-    _copy(
-        tx,
-        "files",
-        _FILES,
-        [
-            (
-                f.id,
-                owners[f.owner],
-                f.original_name,
-                f.object_key,
-                f.mime_type,
-                f.file_type,
-                f.size,
-                f.sha256,
-                None if f.folder is None else folders[f.owner][f.folder],
-                f.status,
-                None if f.problem is None else Jsonb(f.problem),
-                f.visibility,
-                f.tags,
-                Jsonb(f.metadata),
-                f.uploaded_at,
-                f.last_accessed,
-                f.download_count,
-                f.deleted_at is not None,
-                f.deleted_at,
-            )
-            for f in files
-        ],
-    )
+    _copy(tx, "files", _FILES, [_row(f, owners[f.owner], folders[f.owner]) for f in files])
     _copy(tx, "file_events", _EVENTS, [event for f in files for event in _history(f, owners[f.owner])])
+
+
+def _row(file: DemoFile, owner_id: str, folders: Sequence[int]) -> tuple[Any, ...]:
+    folder_id = None if file.folder is None else folders[file.folder]
+    problem = None if file.problem is None else Jsonb(file.problem)
+    names = (
+        file.id,
+        owner_id,
+        file.original_name,
+        file.object_key,
+        file.mime_type,
+        file.file_type,
+        file.size,
+        file.sha256,
+    )
+    state = (folder_id, file.status, problem, file.visibility, file.tags, Jsonb(file.metadata))
+    times = (file.uploaded_at, file.last_accessed, file.download_count, file.deleted_at is not None, file.deleted_at)
+    return names + state + times
 
 
 def _history(file: DemoFile, owner_id: str) -> list[tuple[Any, ...]]:
@@ -105,45 +74,36 @@ def _history(file: DemoFile, owner_id: str) -> list[tuple[Any, ...]]:
 
 
 def add_texts(tx: Tx, found: Sequence[tuple[str, str, str]]) -> None:
-    """Keep texts as their extraction would: (object key, text, ISO 639-1 language); sorted, so that all lock in one order."""
+    """Add texts: (object key, text, ISO 639-1 language), sorted by key, so that all lock in one order."""
     with tx.pipeline():
         for key, content, language in found:
             texts.put(tx, key, content=content, language=language)
 
 
-def bytes_are_there(tx: Tx, object_key: str, *, etag: str) -> None:
-    execute(
-        tx,
-        "update objects set in_bucket = true, etag = %(etag)s, checksum_state = 'verified', checked_at = now()"
-        " where object_key = %(key)s",
-        {"key": object_key, "etag": etag},
-    )
+_SET_STORED = """
+update objects set in_bucket = true, etag = %(etag)s, checksum_state = 'verified', checked_at = now()
+where object_key = %(key)s
+"""
 
 
-def settle(tx: Tx) -> None:
-    """Tell the planner of the new rows at once. Outside a transaction, and as long as it takes."""
+def set_stored(tx: Tx, object_key: str, *, etag: str) -> None:
+    """Record that the bucket holds the object."""
+    execute(tx, _SET_STORED, {"key": object_key, "etag": etag})
+
+
+def analyze(tx: Tx) -> None:
+    """Update the planner's statistics. Call it outside a transaction; it takes as long as it takes."""
     execute(tx, "set statement_timeout = 0")
     tx.answer_timeout = 86_400.0
     try:
-        for table in (
-            "files",
-            "objects",
-            "object_texts",
-            "file_texts",
-            "file_words",
-            "owner_words",
-            "folders",
-            "file_events",
-        ):
-            execute(tx, f"vacuum (analyze) {table}")
+        execute(tx, f"vacuum (analyze) {_TABLES}")
     finally:
         execute(tx, "reset statement_timeout")
 
 
-def _copy(tx: Tx, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    statement = sql.SQL("copy {} ({}) from stdin").format(
-        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
+def _copy(tx: Tx, table: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    names = sql.SQL(", ").join(map(sql.Identifier, columns.split()))
+    statement = sql.SQL("copy {} ({}) from stdin").format(sql.Identifier(table), names)
     with tx.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(row)

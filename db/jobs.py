@@ -1,7 +1,7 @@
-"""The job queue: putting work into it inside the caller's transaction, and looking at it.
+"""The job queue: enqueue jobs in the caller's transaction, list and repair them.
 
-The tables are procrastinate's (its workers take, retry and finish jobs by its own functions) with three members of ours:
-whose job it is, how many workers died of it, and why its last attempt failed.
+The tables are procrastinate's, whose workers fetch, retry and finish jobs. Three columns are ours: the job's owner, how many
+workers died while they ran it, and the error of its last attempt.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
-from db import Tx, execute, many, one
+from db import Tx, column, execute, many, one
 from db.records import JobRecord, QueueRecord
 
 Status = Literal["todo", "doing", "failed", "cancelled", "succeeded"]
 
-# Queues never wait for each other: each has places of its own in a worker (jobs/worker.py).
+# Queues never wait for each other: a worker runs each with its own concurrency (jobs/worker.py).
 CHECKS, PROCESSING, MAINTENANCE, DEFAULT = "checks", "processing", "maintenance", "default"
 QUEUES = (CHECKS, PROCESSING, DEFAULT, MAINTENANCE)
-_QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # all others: DEFAULT
+_QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # others: DEFAULT
 
-_CLASS = 1_000_000  # places in one class of priority
+_CLASS = 1_000_000  # priorities in one class
 
-# Fair queueing by start time: an owner's next job stands one place behind the owner's last, and whoever has none waiting
-# begins at the head of the queue. So owners take turns however many jobs each has, and nobody waits for ever. Two index
-# entries are read, however long the queue.
+# Start-time fair queueing: an owner's next job goes one priority behind the owner's last one, and an owner without waiting jobs
+# starts at the head of the queue. So owners take turns, however many jobs each has, and nobody waits for ever. This reads two
+# index entries, however long the queue is.
 _ENQUEUE = """
 insert into procrastinate_jobs (queue_name, task_name, priority, lock, args, scheduled_at, owner_id)
 select %(queue)s::text, %(task)s::text,
@@ -53,10 +53,10 @@ def enqueue(
     delay_seconds: int = 0,
     **arguments: Any,
 ) -> None:
-    """Run ``task`` (a name from jobs/tasks.py) for ``owner_id`` once the transaction has committed: one statement.
+    """Run ``task`` (a name from jobs/tasks.py) for ``owner_id`` once the transaction has committed.
 
-    Jobs of one ``lock`` run one by one; without one, those of one ``file_id`` do. ``priority`` (-2000 to 2000) is a class:
-    all of a higher one go first; within a class owners take turns."""
+    Jobs with the same ``lock`` run one at a time; it defaults to the ``file_id``, if there is one. ``priority`` (-2000 to 2000)
+    is a class: jobs of a higher class run first, and within a class owners take turns."""
     if lock is None and "file_id" in arguments:
         lock = f"file:{arguments['file_id']}"
     params = {
@@ -72,7 +72,7 @@ def enqueue(
     execute(tx, _ENQUEUE, params)
 
 
-# -- what workers and the janitor do ---------------------------------------------------------------------------------------
+# -- workers and the janitor ---------------------------------------------------------------------------------------
 
 
 _COLUMNS = """
@@ -81,7 +81,7 @@ j.error, (select min(e.at) from procrastinate_events e where e.job_id = j.id and
 (select max(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'started') as started_at, j.scheduled_at
 """
 
-# A wait that differs from job to job: what ran beside a job that kills its worker should not meet it again.
+# The wait is random, so that jobs that ran beside one that kills its worker do not meet it again.
 _RESCUE = f"""
 with dead as (
     select j.id from procrastinate_jobs j left join procrastinate_workers w on w.id = j.worker_id
@@ -89,7 +89,7 @@ with dead as (
     for update of j skip locked
 ), j as (
     update procrastinate_jobs j
-    set status = case when j.deaths + 1 >= %(most)s then 'failed' else 'todo' end::procrastinate_job_status,
+    set status = case when j.deaths + 1 >= %(max_deaths)s then 'failed' else 'todo' end::procrastinate_job_status,
         deaths = j.deaths + 1, attempts = j.attempts + 1, worker_id = null, abort_requested = false,
         scheduled_at = now() + %(wait)s * power(2, j.deaths) * (0.5 + random()),
         error = 'Its worker ended or fell silent.'
@@ -101,9 +101,9 @@ select {_COLUMNS} from j
 
 
 def rescue(tx: Tx, *, lease: timedelta, wait: timedelta, max_deaths: int) -> list[JobRecord]:
-    """Take jobs back from workers without a sign of life for ``lease``: to the queue after about ``wait``, doubled with each
-    death, or to ``failed`` at the ``max_deaths``-th."""
-    return many(tx, JobRecord, _RESCUE, {"lease": lease, "wait": wait, "most": max_deaths})
+    """Take jobs back from workers without a heartbeat for ``lease``. They wait for about ``wait``, doubled with each death, and
+    fail at the ``max_deaths``-th."""
+    return many(tx, JobRecord, _RESCUE, {"lease": lease, "wait": wait, "max_deaths": max_deaths})
 
 
 _GIVE_BACK = """
@@ -113,12 +113,12 @@ where id = any(%(ids)s) and status = 'doing'
 
 
 def give_back(tx: Tx, ids: Sequence[int]) -> int:
-    """Return jobs that a worker has no time left for; it was no failure of theirs."""
+    """Return jobs to the queue that a stopping worker can't finish. It does not count as an attempt."""
     return execute(tx, _GIVE_BACK, {"ids": list(ids)})
 
 
 def note_error(tx: Tx, job_id: int, error: str) -> None:
-    """Keep why an attempt failed, to be shown to admins."""
+    """Record why an attempt failed, for admins."""
     execute(tx, "update procrastinate_jobs set error = %(error)s where id = %(id)s", {"id": job_id, "error": error})
 
 
@@ -131,8 +131,8 @@ and exists (select from procrastinate_events e where e.job_id = j.id and e.type 
 
 
 def revive(tx: Tx, *, error: str, other_than: Sequence[str], wait: timedelta, within: timedelta) -> int:
-    """Try failed jobs again whose ``error`` begins so, ``wait`` after they failed and ``within`` so long of being enqueued;
-    how many there were."""
+    """Retry failed jobs whose ``error`` starts with this text, if they failed at least ``wait`` ago and were enqueued no longer
+    ago than ``within``. Returns their number."""
     params = {"error": error, "others": list(other_than), "wait": wait, "within": within}
     return execute(tx, _REVIVE, params)
 
@@ -144,11 +144,11 @@ delete from procrastinate_jobs j where j.status in ('failed', 'cancelled', 'succ
 
 
 def forget_old(tx: Tx, *, after: timedelta) -> int:
-    """Delete jobs that ended, in whatever way, and were not touched for so long."""
+    """Delete ended jobs without an event for ``after``."""
     return execute(tx, _FORGET, {"after": after})
 
 
-# -- looking ---------------------------------------------------------------------------------------------------------------
+# -- lists ---------------------------------------------------------------------------------------------------------------
 
 _LIST = f"""
 select {_COLUMNS} from procrastinate_jobs j
@@ -169,12 +169,13 @@ def list_all(
     before: int | None,
     limit: int,
 ) -> list[JobRecord]:
-    """Jobs, newest first, from just before the job ``before``. Those that succeeded are not kept."""
+    """Jobs, newest first, from just before the job ``before``. Succeeded jobs are not kept."""
     params = {"status": status, "queue": queue, "task": task, "owner": owner_id, "before": before, "limit": limit}
     return many(tx, JobRecord, _LIST, params)
 
 
 def get(tx: Tx, job_id: int) -> JobRecord | None:
+    """The job with this id."""
     return one(tx, JobRecord, f"select {_COLUMNS} from procrastinate_jobs j where j.id = %(id)s", {"id": job_id})
 
 
@@ -182,7 +183,7 @@ _COUNTS = "select queue_name, status::text, count(*) from procrastinate_jobs gro
 
 
 def counts(tx: Tx) -> list[tuple[str, str, int]]:
-    """(queue, status, number of jobs)."""
+    """Queue, status, number of jobs."""
     return tx.execute(_COUNTS).fetchall()
 
 
@@ -193,7 +194,7 @@ where id = %(id)s and status in ('failed', 'cancelled')
 
 
 def retry(tx: Tx, job_id: int) -> bool:
-    """failed | cancelled -> todo, its attempts counted anew; False where it is neither."""
+    """failed | cancelled -> todo, with all attempts again. False if it is neither."""
     return execute(tx, _RETRY, {"id": job_id}) == 1
 
 
@@ -201,7 +202,7 @@ _REMOVE = "delete from procrastinate_jobs where id = %(id)s and status <> 'doing
 
 
 def remove(tx: Tx, job_id: int) -> bool:
-    """Delete a job that no worker holds: what waits is cancelled by it, what failed forgotten. False where one holds it."""
+    """Delete a job that is not running. False if it is running or gone."""
     return execute(tx, _REMOVE, {"id": job_id}) == 1
 
 
@@ -221,7 +222,7 @@ from (
 
 
 def queues(tx: Tx) -> list[QueueRecord]:
-    """Each queue that holds jobs: how many, and how long the first in line has been waiting."""
+    """All queues that have jobs."""
     return many(tx, QueueRecord, _LAG)
 
 
@@ -235,6 +236,5 @@ where j.status = 'todo' and j.scheduled_at is null and e.at < now() - %(longer_t
 
 
 def lagging(tx: Tx, *, longer_than: timedelta) -> list[str]:
-    """Queues in which a job that is due has been waiting for so long while nothing of theirs is being done: no worker is
-    there. (A long backlog that is worked off is no fault.)"""
-    return [row[0] for row in tx.execute(_LAGGING, {"longer_than": longer_than}).fetchall()]
+    """Queues without a worker: a due job has waited ``longer_than`` this, and no job is running."""
+    return column(tx, _LAGGING, {"longer_than": longer_than})

@@ -263,15 +263,7 @@ select object.object_key, greatest(object.urls_until, now() + %(grace)s), %(new)
 
 
 def replace(
-    tx: Tx,
-    old: str,
-    new: str,
-    *,
-    sha256: str,
-    stored_size: int,
-    frame_ends: Sequence[int],
-    etag: str,
-    grace: timedelta,
+    tx: Tx, old: str, new: str, *, sha256: str, stored_size: int, frame_ends: Sequence[int], etag: str, grace: timedelta
 ) -> bool:
     """Put a compressed replacement to use. The old object is kept until its presigned URLs expire, at least for ``grace``, for
     those who read it now. False if the object is gone, replaced or infected, or the replacement is being deleted."""

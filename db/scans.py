@@ -1,4 +1,4 @@
-"""Verdicts of the virus scanner, and re-scans. A verdict belongs to the object: files that share it share the verdict."""
+"""Verdicts of the virus scanner, and re-scans. A verdict belongs to the object, so files on one object share it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from core.scan import Scan
-from db import Tx, execute, many, one, scalar
+from db import Tx, column, execute, many, one, scalar
 from db.files import COLUMNS, FROM
 from db.records import FileRecord, RescanRecord
 
@@ -22,8 +22,8 @@ order by scanned_at desc limit 1
 
 
 def known(tx: Tx, owner_id: str, sha256: str, size: int, *, signatures: str) -> Scan | None:
-    """What a scan with these signatures found in the owner's equal bytes. Never in another owner's: the time that is saved
-    would tell that somebody has them (THREATS T15)."""
+    """The verdict on the owner's equal bytes by these signatures. Never on another owner's: a fast answer would tell that
+    somebody has them (THREATS T15)."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "signatures": signatures}
     row = tx.execute(_KNOWN, params).fetchone()
     return Scan(*row) if row else None
@@ -37,8 +37,8 @@ and (object_key = %(key)s or (owner_id = %(owner)s and sha256 = %(sha256)s and s
 
 
 def record(tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str) -> None:
-    """Keep the verdict on the object and the owner's objects of the same bytes. Infected stays infected: the way out is a
-    new upload, which is scanned anew."""
+    """Record the verdict for the object and the owner's objects of the same bytes. An infected object stays infected; a new
+    upload of the bytes is scanned again."""
     execute(
         tx,
         _RECORD,
@@ -102,8 +102,8 @@ select object_key from objects where scan_verdict = 'infected' and urls_until > 
 
 
 def exposed(tx: Tx, *, limit: int) -> list[str]:
-    """Keys of infected objects that a URL given out before may still lead to."""
-    return [row[0] for row in tx.execute(_EXPOSED, {"limit": limit}).fetchall()]
+    """Keys of infected objects whose presigned URLs may still be valid."""
+    return column(tx, _EXPOSED, {"limit": limit})
 
 
 # -- re-scans --------------------------------------------------------------------------------------------------------------
@@ -112,11 +112,12 @@ _RESCAN = "id, scanned_with, after_key, scanned, infected, failed, started_at, u
 
 
 def latest_rescan(tx: Tx) -> RescanRecord | None:
+    """The latest re-scan, finished or not."""
     return one(tx, RescanRecord, f"select {_RESCAN} from rescans order by id desc limit 1")
 
 
 def begin_rescan(tx: Tx, *, signatures: str | None) -> RescanRecord | None:
-    """None where one is under way already."""
+    """Start a re-scan. None if one is running."""
     sql = (
         "insert into rescans (scanned_with) values (%(signatures)s)"
         f" on conflict ((true)) where finished_at is null do nothing returning {_RESCAN}"
@@ -125,7 +126,7 @@ def begin_rescan(tx: Tx, *, signatures: str | None) -> RescanRecord | None:
 
 
 def rescan_due(tx: Tx, *, every: timedelta) -> bool:
-    """Whether none has begun for so long."""
+    """Whether no re-scan is running, and none has started within ``every``."""
     sql = "select not exists (select from rescans where finished_at is null or started_at > now() - %(every)s)"
     return scalar(tx, sql, {"every": every}) is True
 
@@ -138,7 +139,7 @@ order by o.object_key, f.id limit %(limit)s
 
 
 def next_objects(tx: Tx, *, after: str, limit: int) -> Sequence[FileRecord]:
-    """Objects that can be downloaded, the trash included, in the order of their keys: one file of each."""
+    """One file of each downloadable object, the trash included, in the order of the object keys from after ``after``."""
     return many(tx, FileRecord, _NEXT, {"after": after, "limit": limit})
 
 
@@ -153,7 +154,7 @@ returning {_RESCAN}
 def advance_rescan(
     tx: Tx, rescan: RescanRecord, *, to: str, scanned: int, infected: int, failed: int, finished: bool
 ) -> RescanRecord | None:
-    """Keep how far it has come; None where another worker was there first, and this one's link of the chain ends."""
+    """Record the progress of a re-scan. None if another worker has recorded it; this one then stops."""
     return one(
         tx,
         RescanRecord,
@@ -177,5 +178,5 @@ select {_RESCAN} from rescans r where finished_at is null and updated_at < now()
 
 
 def lost_rescan(tx: Tx, *, after: timedelta) -> RescanRecord | None:
-    """One under way that no job goes on with."""
+    """A re-scan that is running and has no job."""
     return one(tx, RescanRecord, _LOST, {"after": after})

@@ -1,4 +1,4 @@
-"""Upload tokens: short-lived credentials with a budget, which the uploads' own statements draw on (db/uploads.py)."""
+"""Upload tokens: short-lived credentials with a budget. The statements of uploads charge it (uploads.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.placement import Visibility
 from db import Tx, execute, many, one, scalar
 from db.records import UploadTokenRecord
 
-# It ends with the key that made it. Revoked it has expired.
+# A token ends with the key that made it. Revoking sets expires_at.
 _LIVE = """(t.expires_at > now() and not exists (
     select from api_keys k where k.id = t.key_id and k.revoked_at is not null))"""
 _COLUMNS = (
@@ -18,19 +18,19 @@ _COLUMNS = (
     f"select from folders f where f.id = t.folder_id and f.owner_id = t.owner_id) as folder_gone, {_LIVE} as live"
 )
 _BY_ID = f"select {_COLUMNS} from upload_tokens t where t.id = %(id)s"
-# An owner's are those for its files and those that its keys made.
+# The tokens for an owner's files, and those that the owner's keys made.
 _OF_OWNER = """(%(owner)s::text is null or t.owner_id = %(owner)s
     or exists (select from api_keys k where k.id = t.key_id and k.owner_id = %(owner)s))"""
 
 
 def find(tx: Tx, token_digest: bytes) -> UploadTokenRecord | None:
-    """The token with this digest, unless its time, or its maker's key's, is over."""
+    """The token with this digest, unless it has expired or its key is revoked."""
     sql = f"select {_COLUMNS} from upload_tokens t where t.token_digest = %(digest)s and {_LIVE}"
     return one(tx, UploadTokenRecord, sql, {"digest": token_digest})
 
 
 def get(tx: Tx, token_id: UUID) -> UploadTokenRecord | None:
-    """The token, also once it is over."""
+    """The token, also an expired one."""
     return one(tx, UploadTokenRecord, _BY_ID, {"id": token_id})
 
 
@@ -58,7 +58,7 @@ def create(
     key_id: UUID | None,
     expires_in: timedelta,
 ) -> UploadTokenRecord | None:
-    """Keep a new token; None where the folder is not the owner's."""
+    """Add a token. None if the folder is not the owner's."""
     return one(
         tx,
         UploadTokenRecord,
@@ -85,18 +85,18 @@ order by t.id desc limit %(limit)s
 
 
 def list_live(tx: Tx, owner_id: str | None, *, after: UUID | None, limit: int) -> list[UploadTokenRecord]:
-    """An owner's tokens that are still good, or everybody's, newest first, from behind ``after``."""
+    """The live tokens of an owner, or of everybody, newest first, from after ``after``."""
     return many(tx, UploadTokenRecord, _LIST, {"owner": owner_id, "after": after, "limit": limit})
 
 
-def count_live(tx: Tx, owner_id: str | None, *, most: int) -> int:
-    """How many ``list_live`` gives; ``most`` where they are more."""
-    sql = f"select count(*) from (select from upload_tokens t where {_LIVE} and {_OF_OWNER} limit %(most)s) found"
-    return int(scalar(tx, sql, {"owner": owner_id, "most": most}))
+def count_live(tx: Tx, owner_id: str | None, *, limit: int) -> int:
+    """The number of live tokens, at most ``limit``."""
+    sql = f"select count(*) from (select from upload_tokens t where {_LIVE} and {_OF_OWNER} limit %(limit)s) found"
+    return int(scalar(tx, sql, {"owner": owner_id, "limit": limit}))
 
 
 def revoke(tx: Tx, token_id: UUID, owner_id: str | None) -> bool:
-    """End one of an owner's tokens, or anybody's; False where none is live."""
+    """Expire a token of an owner, or anybody's. False if it is not live."""
     sql = f"update upload_tokens t set expires_at = now() where t.id = %(id)s and {_LIVE} and {_OF_OWNER}"
     return execute(tx, sql, {"id": token_id, "owner": owner_id}) == 1
 
@@ -108,5 +108,5 @@ where t.expires_at < now() - %(keep)s and not exists (select from uploads u wher
 
 
 def forget_old(tx: Tx, *, keep: timedelta) -> int:
-    """Delete tokens whose time has long been over and whose rules no upload needs any more."""
+    """Delete tokens that expired ``keep`` ago and that no upload refers to."""
     return execute(tx, _FORGET, {"keep": keep})

@@ -91,7 +91,7 @@ class UploadTokens:
         after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
             found = upload_tokens.list_live(tx, owner_id, after=after, limit=limit + 1)
-            counted = upload_tokens.count_live(tx, owner_id, most=_MOST_COUNTED + 1)
+            counted = upload_tokens.count_live(tx, owner_id, limit=_MOST_COUNTED + 1)
         total = counted if counted <= _MOST_COUNTED else None
         return self._cursors.page(found, lambda token: token.id, limit=limit, scope=scope, total=total)
 

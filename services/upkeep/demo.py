@@ -70,7 +70,7 @@ class Demo:
         with ThreadPoolExecutor(_WRITERS, "texts") as writers:
             self._fill(plan, inventor, places, report, writers, tell)
         with self._db.connection() as tx:
-            demo.settle(tx)
+            demo.analyze(tx)
         return report
 
     def _fill(
@@ -145,7 +145,7 @@ class Demo:
         """The row is there already, so that a kill leaves no object without one."""
         stored = self._store.put(file.object_key, content, content_type=file.mime_type)
         with self._db.connection() as tx:
-            demo.bytes_are_there(tx, file.object_key, etag=stored.etag)
+            demo.set_stored(tx, file.object_key, etag=stored.etag)
 
 
 def _with_bytes(file: DemoFile, inventor: Inventor, number: int) -> bytes:
