@@ -1,9 +1,4 @@
-"""The words of an owner's names: which of them a searched word may mean, which are near it, which a typed beginning leads to.
-
-``file_words`` has a row for each word of each name (``/token`` where a token was split, ``^word`` for the first one) and for
-each tag (``#tag``), ``owner_words`` one for each distinct word of four characters or more that is no number. Both are kept by
-triggers on ``files`` (migration 0009), so that no statement can forget them.
-"""
+"""The words of an owner's names: those that a searched word may mean, those spelt like it, and suggestions for a typed prefix."""
 
 from __future__ import annotations
 
@@ -14,41 +9,41 @@ from typing import Any
 from core.tokenizer import MAX_WORD, is_run, without_marks
 from db import Tx
 
-MAX_WORDS = 64  # words that one searched word may mean
-SHORTEST_PART = 3  # characters: fewer have no trigram, and stand for words that begin so
+MAX_WORDS = 64  # that one searched word may mean
+SHORTEST_PART = 3  # characters; shorter ones have no trigram and match as prefixes only
 _SIMILAR = 200
 
 
 @dataclass(frozen=True, slots=True)
 class WordPattern:
-    """A word of a search: itself, or also words that begin so, or that contain or end in it."""
+    """A word of a search, which matches itself, and also words that start with it or fit a pattern."""
 
     word: str
-    begins: bool = False
-    pattern: str | None = None  # of LIKE, on words without marks
+    prefix: bool = False  # also words that start with it
+    pattern: str | None = None  # for LIKE, on words without marks
 
 
 @dataclass(frozen=True, slots=True)
 class WordMatches:
-    """Words of which a name must have one. ``prefixes``: so begin more words than are listed."""
+    """Words of which a name must have one. ``prefixes``: the starts of words that are too many to list."""
 
     words: tuple[str, ...]
     prefixes: tuple[str, ...] = ()
 
 
 def containing(word: str) -> WordPattern:
-    """The word, and what it is a part of."""
+    """The word, and words that contain it."""
     long = len(word) >= SHORTEST_PART and not word.isdecimal() and not is_run(word)
     return WordPattern(word[:MAX_WORD], True, f"%{like(without_marks(word))}%" if long else None)
 
 
 def ending(word: str) -> WordPattern:
-    """The word, and what ends in it."""
+    """The word, and words that end in it."""
     long = len(word) >= SHORTEST_PART and not word.isdecimal()
     return WordPattern(word[:MAX_WORD], False, f"%{like(without_marks(word))}" if long else None)
 
 
-# A step from each word to the next: one probe of the index for a word, however many files have it.
+# Words that start with {word}. Each step finds the next word by one index probe, however many files have it.
 _BEGINNING = """
 with recursive b (word) as (
     (select fw.word from file_words fw where fw.owner_id = %(owner)s and fw.is_deleted = %(deleted)s
@@ -60,45 +55,45 @@ with recursive b (word) as (
 ) select b.word from b where b.word is not null limit {limit}
 """
 _MATCHING = f"""
-select array({_BEGINNING.format(word="s.word", limit=f"case when s.begins then {MAX_WORDS + 1} else 0 end")}),
+select array({_BEGINNING.format(word="s.word", limit=f"case when s.prefix then {MAX_WORDS + 1} else 0 end")}),
        array(select o.word from owner_words o where o.owner_id = %(owner)s and o.plain like s.pattern limit {MAX_WORDS}),
        exists (select from file_words fw where fw.owner_id = %(owner)s and fw.is_deleted = %(deleted)s
                and fw.word = ('/' || s.word) collate "C")
-from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
+from unnest(%(words)s::text[], %(prefix)s::boolean[], %(patterns)s::text[]) with ordinality s (word, prefix, pattern, n)
 order by s.n
 """
 _MATCHING_OF_ALL = f"""
 select array(select distinct o.word from owner_words o
-             where s.begins and starts_with(o.word, s.word) or o.plain like s.pattern limit {MAX_WORDS}), '{{}}'::text[], true
-from unnest(%(words)s::text[], %(begins)s::boolean[], %(patterns)s::text[]) with ordinality s (word, begins, pattern, n)
+             where s.prefix and starts_with(o.word, s.word) or o.plain like s.pattern limit {MAX_WORDS}), '{{}}'::text[], true
+from unnest(%(words)s::text[], %(prefix)s::boolean[], %(patterns)s::text[]) with ordinality s (word, prefix, pattern, n)
 order by s.n
 """
 
 
 def matching_words(tx: Tx, owner_id: str | None, deleted: bool, patterns: Sequence[WordPattern]) -> list[WordMatches]:
-    """For each word the words of the owner's names (None: everybody's) that it may mean, itself always among them, also as a
-    token (``/iphone``)."""
+    """For each pattern the words of the owner's names (None: of everybody's) that match it, always including the word itself, and
+    also as a token (``/iphone``)."""
     found: list[WordMatches] = []
     unknown: list[int] = []
     params = {
         "owner": owner_id,
         "deleted": deleted,
         "words": [s.word for s in patterns],
-        "begins": [s.begins for s in patterns],
+        "prefix": [s.prefix for s in patterns],
         "patterns": [s.pattern for s in patterns],
     }
     sql = _MATCHING if owner_id is not None else _MATCHING_OF_ALL
-    # Never prepared: of an owner with few words all are read, of one with many the index of their parts.
+    # Not prepared: the plan differs between owners with few words and owners with many.
     rows = tx.execute(sql, params, prepare=False).fetchall() if patterns else []
     for s, (beginning, containing, is_token) in zip(patterns, rows, strict=True):
         itself = [s.word, "/" + s.word] if is_token else [s.word]
         words = dict.fromkeys([*itself, *beginning[:MAX_WORDS], *containing])
-        if s.begins and not beginning and not containing and not s.word.startswith("/"):
+        if s.prefix and not beginning and not containing and not s.word.startswith("/"):
             unknown.append(len(found))
         found.append(WordMatches(tuple(words)[: MAX_WORDS + 2], (s.word,) if len(beginning) > MAX_WORDS else ()))
-    if unknown and owner_id is not None:  # no word, but maybe the beginning of a token: annualrep
+    if unknown and owner_id is not None:  # no word, but maybe the start of a token: annualrep
         tokens = matching_words(
-            tx, owner_id, deleted, [WordPattern("/" + patterns[at].word, begins=True) for at in unknown]
+            tx, owner_id, deleted, [WordPattern("/" + patterns[at].word, prefix=True) for at in unknown]
         )
         for at, token in zip(unknown, tokens, strict=True):
             found[at] = WordMatches((patterns[at].word, *token.words), token.prefixes)
@@ -113,8 +108,8 @@ _SWAPPED = "select word from owner_words where owner_id = %(owner)s and word = a
 
 
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
-    """Words of the owner's names that look like the word, and those of ``others`` that there are; the caller compares
-    letter by letter. Begin a ``query.Clock`` first."""
+    """Words of the owner's names that are similar to the word by trigrams, and those of ``others`` that exist. The caller
+    compares them letter by letter, and has begun a ``query.Clock``."""
     mine = "owner_id = %(owner)s" if owner_id is not None else "true"
     params = {"owner": owner_id, "plain": without_marks(word)}
     rows = tx.execute(_NEAR.format(mine=mine), params, prepare=False).fetchall()
@@ -123,7 +118,7 @@ def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> l
     return [row[0] for row in rows]
 
 
-# Names outside the trash that begin so, in order; then words inside names; then the newest names with such a word.
+# Names that start with the typed text, by name; then words inside names; then the newest names with such a word.
 _SUGGEST = f"""
 with named as (
     select min(original_name) as item, 1 as rank, row_number() over (order by name_key) as place from (
@@ -153,13 +148,13 @@ select item from (
 """
 
 
-def suggestions(tx: Tx, owner_id: str, beginning: str, words: Sequence[str], *, limit: int) -> list[str]:
-    """What the owner may be typing: ``beginning`` is the folded text so far, ``words`` are its words."""
-    last = words[-1][:MAX_WORD] if words and beginning.endswith(words[-1]) else ""
+def suggestions(tx: Tx, owner_id: str, typed: str, words: Sequence[str], *, limit: int) -> list[str]:
+    """Names and words that the owner may be typing. ``typed`` is the folded text so far, ``words`` are its words."""
+    last = words[-1][:MAX_WORD] if words and typed.endswith(words[-1]) else ""
     params: dict[str, Any] = {
         "owner": owner_id,
         "deleted": False,
-        "pattern": like(beginning) + "%",
+        "pattern": like(typed) + "%",
         "word": last,
         "inside": "% " + like(" ".join(words)) + "%" if last else None,
         "single": len(words) == 1 and not is_run(last),
@@ -179,5 +174,5 @@ select min(original_name) from (
 
 
 def like(text: str) -> str:
-    """The text as LIKE takes it literally."""
+    """Escape the text for LIKE."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

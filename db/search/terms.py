@@ -1,5 +1,4 @@
-"""The terms of a search as SQL: tests that a file is put to, and the class that it ranks in. Values are always parameters, and
-``% _ \\`` in them are literal."""
+"""The terms of a search as SQL: tests of a file, and its rank class."""
 
 from __future__ import annotations
 
@@ -14,27 +13,28 @@ from db.file_lists import FAMILIES
 from db.search.name_words import SHORTEST_PART, like
 from db.search.texts import marked
 
-# Scores in millionths. Docs: docs/search-ranking.md.
+# Scores of the rank classes, in millionths (docs/search-ranking.md).
 EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000
 PARTS, NEAR, CONTENTS = 600_000, 500_000, 300_000
 
-Corrections = Mapping[str, Sequence[str]]  # a word -> the words it may be misspelt for
+Corrections = Mapping[str, Sequence[str]]  # a word -> words that it may be a misspelling of
 
 
 @dataclass(slots=True)
 class Statement:
-    """Collects the values of the SQL being written; ``value`` gives a placeholder."""
+    """Collects the parameters of a statement while its SQL is written."""
 
     params: dict[str, Any] = field(default_factory=dict)
 
     def value(self, value: Any) -> str:
+        """Add a parameter and return its placeholder."""
         name = f"v{len(self.params)}"
         self.params[name] = value
         return f"%({name})s"
 
 
 class Terms:
-    """The leaves of a tree in one statement, of files ``f`` and, where ``ask_texts`` says so, their texts ``t``.
+    """The leaves of a tree as tests of files ``f`` and, where ``ask_texts`` says so, their texts ``t``.
 
     ``queries`` are the terms that texts are asked for, as texts.tsquery gives them."""
 
@@ -53,19 +53,20 @@ class Terms:
         self._owner_id = owner_id
 
     def near(self, term: Term) -> Sequence[str]:
-        """The words that the term may be misspelt for."""
+        """Words that the term may be a misspelling of."""
         return self._corrections.get(term.key, ()) if term.kind == "part" and not term.negated else ()
 
     def tests(self, groups: Sequence[tuple[Leaf, ...]], *, names_only: bool = False) -> str:
-        """The groups as tests, each with an ``and`` in front; ``names_only``: texts do not count."""
+        """The groups as tests, each after an ``and``. ``names_only``: without texts."""
         return "".join(" and (" + " or ".join(self.leaf(leaf, names_only) for leaf in group) + ")" for group in groups)
 
     @staticmethod
     def ask_texts(groups: Sequence[tuple[Leaf, ...]]) -> bool:
-        """Do the tests of these groups need the text beside the file?"""
+        """Whether the tests of these groups need the file's text."""
         return any(isinstance(leaf, Term) and leaf.where != "name" for group in groups for leaf in group)
 
     def leaf(self, leaf: Leaf, names_only: bool = False) -> str:
+        """One leaf as a test."""
         match leaf:
             case Term():
                 test = self._term(leaf, names_only)
@@ -101,7 +102,7 @@ class Terms:
         return [literal, *([begins] if len(term.words) > 1 else []), *near]
 
     def _spelt(self, term: Term, before: str, behind: str) -> str:
-        """That the words of a name have the term's in order, between what the patterns say."""
+        """Whether the name has the term's words in order, between these patterns."""
         return " or ".join(
             f"f.name_words like {self.value(before + like(spelling) + behind)}" for spelling in term.spellings
         )
@@ -117,15 +118,15 @@ class Terms:
         return f"f.name_key like {ending} or f.mime_type like {self.value('%' + like(value) + '%')}"
 
     def within(self, column: str, kind: str, low: Any, high: Any) -> str:
-        """That the column is in a range, of which ``low`` is part and ``high`` is not; "" for no bounds."""
+        """Whether the column is in the half-open range; "" without bounds."""
         tests = [] if low is None else [f"{column} >= {self.value(low)}::{kind}"]
         tests += [] if high is None else [f"{column} < {self.value(high)}::{kind}"]
         return " and ".join(tests)
 
-    # -- the class that a file ranks in ---------------------------------------------------------------------
+    # -- the rank class of a file ------------------------------------------------------------------------
 
     def exact_keys(self, leaf: Leaf) -> list[str]:
-        """Tests of names that are the term, or the term and an extension: ranges of files_by_name."""
+        """Tests for names equal to the term, or to the term and an extension: ranges of the index files_by_name."""
         if not isinstance(leaf, Term) or leaf.kind == "prefix" or leaf.where == "content":
             return []
         key = leaf.key
@@ -135,7 +136,7 @@ class Terms:
         ]
 
     def _terms(self) -> list[list[Term]]:
-        """For each group that has terms to be found, those that a name may have."""
+        """For each group with terms, the terms that a name may have."""
         return [
             [leaf for leaf in group if isinstance(leaf, Term) and not leaf.negated and leaf.where != "content"]
             for group in self._tree.groups
@@ -143,7 +144,7 @@ class Terms:
         ]
 
     def whole_names(self) -> list[Term]:
-        """What whole names are compared with: each alternative of the one group, or all terms together."""
+        """Terms to compare whole names with: each alternative of a single group, or all terms as one."""
         groups = self._terms()
         if len(groups) == 1:
             return groups[0]
@@ -191,18 +192,18 @@ class Terms:
         return self._spelt(term, "% ", "%" if term.kind == "prefix" else " %")
 
     def _as_parts(self, term: Term) -> str:
-        if term.kind != "part":  # of these a name has no parts that fit
+        if term.kind != "part":  # only a part can be inside a word
             return self._as_words(term)
         literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
         return f"{literal} or {self._spelt(term, '% ', '%')}" if term.words else literal
 
 
 def is_short(term: Term) -> bool:
-    """A beginning so short that nearly all texts have it."""
+    """Whether the term is a prefix so short that nearly all texts have it."""
     last = term.words[-1] if term.words else ""
     return term.kind == "prefix" and len(last) < SHORTEST_PART and not is_run(last)
 
 
 def is_hint(term: Term) -> bool:
-    """A short beginning that is sought anywhere is sought in names only (THREATS T81)."""
+    """Whether the term is a short prefix for names and texts, which is looked up in names only (THREATS T81)."""
     return term.where == "any" and is_short(term)

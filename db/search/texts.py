@@ -1,11 +1,9 @@
-"""What the contents of stored objects say, for search. A text belongs to the object, so that equal files share it; its words
-are indexed for each file, beside what a search asks of the file (``file_texts``, kept up to date by triggers on ``files``).
+"""The texts of stored objects, for search. A text belongs to the object; its words are indexed for each file (``file_texts``).
 
-Each text is indexed by its words as core/tokenizer.py writes them and, where its language is one that PostgreSQL has a stemmer
-for, by its stems, written ``stem/language``: ``reports`` finds itself in every text, ``report`` in English ones. Words and
-stems are in one vector, so whatever language a search is in, the exact word is found, and a stem meets only stems of its own
-language (the German stem of a word never a French text). Texts are taken apart by core, not by PostgreSQL's parser: it takes
-a run of Chinese, Japanese or Thai for one word, and what it calls a letter depends on the server's locale.
+A text is indexed by its words (core/tokenizer.py) and, if PostgreSQL has a stemmer for its language, by its stems, written
+``stem/language``. Words and stems are in one vector: an exact word is found in texts of any language, and a stem only in texts
+of its own language. core splits the texts, not PostgreSQL's parser, which takes a run of Chinese, Japanese or Thai for one word
+and whose letters depend on the server's locale.
 """
 
 from __future__ import annotations
@@ -58,15 +56,15 @@ STEMMERS = {
     "tr": "turkish_stem",
     "yi": "yiddish_stem",
 }
-# Stemmers leave words of another script as they are; the Serbian one knows two.
+# A stemmer leaves words of another script unchanged. The Serbian one knows two scripts.
 _LATIN = re.compile("[a-z\u00df-\u024f]")
 _OTHER_SCRIPTS = ("ar", "el", "hi", "hy", "ne", "ru", "ta", "yi")
 _LONGEST_PHRASE = 32  # words
-MARK = "\x02"  # stands in queries where the lexemes of an owner have their mark
+MARK = "\x02"  # placeholder in queries for the owner's mark (``mark_of``)
 _MARKS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
-# Locked against whoever adds a file to the object, who could not see what is put: they hold it FOR SHARE.
+# The lock keeps out whoever adds a file to the object: they hold it FOR SHARE, and could not see this text.
 _PUT = """
 insert into object_texts (object_key, owner_id, content, language)
 select o.object_key, o.owner_id, %(content)s, %(language)s
@@ -90,11 +88,11 @@ on conflict (file_id) do update set words = excluded.words
 
 
 def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
-    """Keep an object's text, cleaned and capped by its parser, with its natural language (ISO 639-1) where it is known, and
-    index it for each of its files; False where the object is being purged or turned out infected.
+    """Store an object's text with its language (ISO 639-1), if known, and index it for each of its files. False if the object is
+    being purged or infected.
 
-    Of a very long text the beginning is indexed. One that PostgreSQL can't index all the same is kept without words, which
-    says so, and nobody tries it again (THREATS T83)."""
+    Only the beginning of a very long text is indexed. A text that PostgreSQL can't index is stored without words, so that it is
+    not tried again (THREATS T83)."""
     content = _UNSTORABLE.sub("", content)
     owner_id = scalar(tx, "select owner_id from objects where object_key = %(key)s", {"key": object_key})
     if owner_id is None:
@@ -120,26 +118,26 @@ def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
 
 
 def mark_of(owner_id: str) -> str:
-    """What all lexemes of the owner begin with, one of 64 characters: as the database's ``text_mark``. So a common word of one
-    owner is seldom looked up among the texts of others, and no owner's texts are gone through to find the few with a word."""
+    """The character, one of 64, that all lexemes of the owner start with (``text_mark`` in the database). It keeps a word of one
+    owner apart from most other owners' in the index, without the owner as an index column."""
     return base64.b64encode(hashlib.md5(owner_id.encode(), usedforsecurity=False).digest())[:1].decode()
 
 
 def marked(query: str, owner_id: str | None) -> str:
-    """A query, of lexemes that begin with MARK, for the texts of this owner (None: of all)."""
+    """The query with MARK replaced by the mark of this owner (None: of any owner)."""
     if owner_id is not None:
         return query.replace(MARK, mark_of(owner_id))
     return " | ".join(f"({query.replace(MARK, mark)})" for mark in _MARKS)
 
 
 def beginnings(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) -> dict[str, str]:
-    """So many characters of each object's text."""
+    """``length`` characters of each object's text, after ``skip``."""
     sql = "select object_key, substr(content, %(start)s, %(length)s) from object_texts where object_key = any(%(keys)s)"
     params: dict[str, Any] = {"start": skip + 1, "length": length, "keys": list(object_keys)}
     return dict(tx.execute(sql, params).fetchall())
 
 
-# Stems in the languages of the owner's own texts, so that there are few.
+# Stems in the languages of the owner's texts only, so that there are few.
 _STEMS = f"""
 with used as materialized (
     select l.language, l.stemmer::regdictionary as stemmer
@@ -153,7 +151,7 @@ where s <> '' and case when w.latin then u.language not in {_OTHER_SCRIPTS} else
 
 
 def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[str]]:
-    """For each word its stems as texts are indexed by them, in the languages that the owner's texts (None: all) are in."""
+    """For each word its stems, as ``stem/language``, in the languages of the owner's texts (None: in all)."""
     if not words:
         return {}
     by_owner = "t.owner_id || '/' || t.language = %(owner)s || '/' || l.language"
@@ -167,13 +165,12 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
 
 
 def stemmed(term: Term) -> str | None:
-    """The word of the term that is asked for by its stems, too."""
+    """The word of the term, if its stems are looked up too."""
     return term.words[0] if len(term.words) == 1 and term.kind == "part" and not is_run(term.words[0]) else None
 
 
 def tsquery(term: Term, known: Mapping[str, Sequence[str]]) -> str:
-    """What texts are asked for a term, in PostgreSQL's syntax but for the ``marked``: a word as it is or by its stems, of those
-    that are ``known``, a phrase by exact words."""
+    """The tsquery of a term, before ``marked``: a word as it is or by its ``known`` stems, a phrase by exact words."""
     words = [word[:MAX_WORD] for word in term.words][:_LONGEST_PHRASE]
     quoted = [f"'{MARK}{word}'" for word in words]
     if term.kind == "prefix" or (len(words[-1]) == 1 and is_run(words[-1])):
@@ -183,6 +180,6 @@ def tsquery(term: Term, known: Mapping[str, Sequence[str]]) -> str:
         pairs = [f"'{MARK}{one} {two}'" for one, two in pairwise(words)]
         if quoted[-1].endswith(":*"):
             pairs[-1] += ":*"
-        # Two words are their pair; of more, the few texts that have all pairs are tried for the order.
+        # Two words are one pair. For more, texts that have all pairs are tested for the order.
         return f"({token}({' & '.join(pairs if len(words) == 2 else [*pairs, ' <-> '.join(quoted)])}))"
     return "(" + " | ".join(quoted + [f"'{MARK}{stem}'" for stem in known.get(stemmed(term) or "", ())]) + ")"
