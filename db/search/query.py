@@ -1,14 +1,13 @@
-"""Search: a tree of core/search_query.py -> SQL that finds the files, counts them and ranks the best.
+"""A search: a tree of core/search_query.py becomes one SQL statement that finds the files, counts them, and ranks the best.
 
-Candidates come from two tables, both in order of time. *Names*: the words of names (``file_words``, name_words.py). *Texts*:
-of each file with a text the words of text and name together (``file_texts``, texts.py), asked for those whose name alone would
-not do, so that the two never meet and are counted by themselves. A search for words and nothing else is counted in the indexes,
-and only what can be on the page is looked at; under a filter, or for parts of words, every candidate is tested. A search that
-names no word that could be looked up, or whose filter few files pass, tests these files instead.
+Candidates come from two tables, both in order of time. *Names* have the words (``file_words``). *Texts* have the words in text
+and name together, but not in the name alone (``file_texts``), so that the two do not overlap and are counted apart. A search for
+words only is counted in the indexes, and reads just the files that can be on the page. With a filter, or for parts of words, all
+candidates are tested. If no word can be looked up, or few files pass the filter, these files are tested instead.
 
-``total`` is exact up to ``RANKED``. What is slow all the same is cut off by the caller's clock, which all statements of a search
-share, and asked again of the newest files only (THREATS T81). A file's rank is one of the classes of terms.py, the
-highest that fits; within a class the newest comes first.
+The total is exact up to ``RANKED``. The caller's clock limits all statements of a search together; a search that runs out of time
+is repeated over the newest files (THREATS T81). A file has the highest rank class that fits (terms.py), and within a class the
+newest comes first.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from db.search.name_words import MAX_WORDS, WordMatches, WordPattern, like, matc
 from db.search.terms import Corrections, Statement, Terms, is_hint
 from db.search.texts import MARK, marked, stemmed, stems, tsquery
 
-RANKED = 10_000  # matches that are counted, and ranked where facets are asked for
-_SLACK = 0.05  # seconds by which a statement may run longer than what is left of the search's time
-_BEST = 1_001  # what all pages together can show, and one more
+RANKED = 10_000  # matches that are counted, and ranked for facets
+_SLACK = 0.05  # seconds; a statement may overrun the search's clock by this much
+_BEST = 1_001  # hits on all pages together, and one more
 _RANKED_NAMES = 3_000  # names with several words, or a phrase, that are ranked
-_EXACT = 1_000  # names that are just the query
-_WIDE = 30_000  # entries of words: so many are worth sorting
-_LOOKED_THROUGH = 50_000  # newest files, where a beginning has more
-_PROBED = 2_000  # entries of a rare word that are looked up among those of a common one
-_FEW = 3_000  # files that pass a filter: all of them are looked at
-_FEWER = 30_000  # and where more names than are ranked have the words
-_BEGINNINGS = 4  # that are looked up: the index of texts can't be stopped while it gathers what begins so
-_MANY = 8  # words of names that texts with them in the name are left out by
+_EXACT = 1_000  # names equal to the query
+_WIDE = 30_000  # entries of words that are still sorted
+_NEWEST_TESTED = 50_000  # newest files that are tested if a prefix has more entries
+_PROBED = 2_000  # entries of a rare word that are probed in the index of a common one
+_FEW = 3_000  # files that pass a filter: test them all
+_FEWER = 30_000  # the same if more names than RANKED have the words
+_MAX_PREFIXES = 4  # that are looked up: a scan of the index of texts for a prefix can't be cancelled
+_MANY = 8  # words of names by which texts are excluded one by one
 _FACET_VALUES = 100
 
 _FACETS = {
@@ -57,7 +56,7 @@ _COUNT_NAMED = "names (many) as materialized (select count(*) from named)"
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a hit stands in the ranking: what the next page begins after."""
+    """A hit's place in the ranking; the next page begins after it."""
 
     score: int  # millionths
     uploaded_at: str
@@ -66,36 +65,41 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class RankedFile:
+    """A file with its score."""
+
     score: int  # millionths
     file: FileRecord
 
     @property
     def position(self) -> Position:
+        """Its place in the ranking."""
         return Position(self.score, self.file.uploaded_at.isoformat(), self.file.id)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    matched: int  # RANKED + 1 where there are more
+    """A page of hits, and what is known of all matches."""
+
+    matched: int  # RANKED + 1 if there are more
     hits: list[RankedFile]
     facets: dict[str, list[dict[str, Any]]]
-    stems: dict[str, list[str]]  # of words of the query, by which texts were asked, too
+    stems: dict[str, list[str]]  # of words of the query, by which texts were searched too
 
 
 class OutOfTime(Exception):
-    """The search has had the time that it may take."""
+    """The search has used up its time."""
 
 
 class Clock:
-    """What time a search of several statements has left: together they may take no more than one alone."""
+    """The time that a search has for all its statements together."""
 
     def __init__(self, seconds: float):
         self._end = monotonic() + seconds
-        self._told = 0.0
+        self._set_at = 0.0
 
     def begin(self, tx: Tx) -> None:
-        """Limit the first statement of a transaction, and set how near a misspelt word has to be. Tables are never read
-        whole: the planner takes looking into a text for as cheap as comparing a number."""
+        """Limit the first statement of a transaction, and set how similar a misspelt word must be. Sequential scans are off: the
+        planner takes matching a text to be as cheap as comparing a number."""
         execute(
             tx,
             "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
@@ -104,17 +108,17 @@ class Clock:
         )
 
     def limit_next(self, tx: Tx) -> None:
-        """Before each further statement: limit it to what is left, where that became less since the server was told."""
-        if monotonic() - self._told > _SLACK:
+        """Limit the next statement to the time that is left, if that has changed noticeably."""
+        if monotonic() - self._set_at > _SLACK:
             execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": self._left()})
 
     def _left(self) -> str:
-        """Milliseconds, for the server. Raises OutOfTime where there are none."""
+        """Milliseconds that are left. Raises OutOfTime if none are."""
         now = monotonic()
         left = int((self._end - now) * 1_000)
         if left <= 0:
             raise OutOfTime
-        self._told = now
+        self._set_at = now
         return str(left)
 
 
@@ -130,8 +134,8 @@ def find(
     newest: int | None = None,
     clock: Clock | None = None,
 ) -> SearchResult:
-    """The best matches after ``after``, best first, those of equal score newest first; of the owner's ``newest`` files only,
-    where so many are given. Raises OutOfTime or QueryCanceled where the clock, whose transaction this is, says so."""
+    """The best matches after ``after``, best first, and the newest first among equals. With ``newest``, only the owner's newest
+    files are searched. Raises OutOfTime or QueryCanceled when the clock, in whose transaction this runs, has run out."""
     search = _Search(tx, wanted, tree, corrections or {}, clock, newest)
     columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
     sql = f"""
@@ -151,7 +155,7 @@ def find(
     order by page.score desc, page.uploaded_at desc, page.id desc
     """
     search.next()
-    if search.fixed:  # else a plan that does not know the words can't tell a common one from a rare one
+    if search.fixed:  # otherwise a generic plan can't tell a common word from a rare one
         execute(tx, "select set_config('plan_cache_mode', 'force_generic_plan', true)")
     rows = tx.execute(sql, search.params, prepare=None if search.fixed else False).fetchall()
     matched, in_facets = rows[0][:2]
@@ -163,9 +167,9 @@ def find(
 class _Group:
     """A group of terms that can be looked up.
 
-    ``lists``: a name that fits has a word of each; None: names can't be looked up. ``simple``: of a single list, and that is all
-    that a name needs. ``texts``: the tsquery of texts that fit; None: none does. ``in_name``: the tsquery of ``file_texts`` for
-    names that fit, of exactly these where it is ``exact``; None: there is none, or none that could be afforded."""
+    ``lists``: a name that fits has a word of each; None: names can't be looked up. ``simple``: one list, and a name needs no
+    further test. ``texts``: the tsquery for texts that fit; None: none does. ``in_name``: the tsquery on ``file_texts`` for names
+    that fit; None: there is none, or it is too expensive. ``exact``: it finds exactly the names that fit."""
 
     leaves: tuple[Term, ...]
     lists: tuple[WordMatches, ...] | None
@@ -176,7 +180,7 @@ class _Group:
 
 
 class _Search(Statement):
-    """The SQL of one search: the CTEs ``hits``, with _COLUMNS, and ``counted``."""
+    """The SQL of one search."""
 
     def __init__(
         self,
@@ -191,10 +195,10 @@ class _Search(Statement):
         Statement.__init__(self, params | {"owner": wanted.owner_id, "deleted": wanted.deleted})
         self._tx, self._wanted, self._tree, self._where = tx, wanted, tree, where
         self._clock, self._newest = clock, newest
-        self._groups: list[_Group] = []  # those that can be looked up
-        self._others: list[tuple[Leaf, ...]] = []  # the others are tests of each file
-        self._barred: dict[tuple[Leaf, ...], str] = {}  # but of them, what texts can be asked not to have
-        self.fixed = False  # one plan is right for all values
+        self._groups: list[_Group] = []  # can be looked up
+        self._others: list[tuple[Leaf, ...]] = []  # are tests of each file
+        self._barred: dict[tuple[Leaf, ...], str] = {}  # of the others: tsqueries that texts must not match
+        self.fixed = False  # one plan fits all values
         self.next()
         leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
         leaves = [leaf for leaf in leaves if leaf.where != "name"]
@@ -205,15 +209,15 @@ class _Search(Statement):
             self._read_groups()
 
     def next(self) -> None:
-        """Before each statement."""
+        """Update the clock. Call it before each statement."""
         if self._clock is not None:
             self._clock.limit_next(self._tx)
 
     def hits(self, *, facets: bool, wants: int) -> str:
-        """``wants``: how many of the best are needed; with ``facets`` all of them."""
+        """The CTEs ``hits``, which hold the best ``wants`` matches (with ``facets``: all), and ``counted``."""
         if not self._groups:
             return self._walk()
-        bare = not facets and not self._filtered()  # words alone, with dates at most
+        bare = not facets and not self._filtered()  # nothing but words and dates
         if not bare and self._is_narrow(_FEW):
             return self._few()
         ctes: list[str] = []
@@ -242,7 +246,7 @@ class _Search(Statement):
         beginnings = 0
         for group in self._tree.groups:
             beginnings += sum(isinstance(leaf, Term) and leaf.kind == "prefix" for leaf in group)
-            if all(isinstance(leaf, Term) and is_indexed(leaf) for leaf in group) and beginnings <= _BEGINNINGS:
+            if all(isinstance(leaf, Term) and is_indexed(leaf) for leaf in group) and beginnings <= _MAX_PREFIXES:
                 terms |= {leaf: name_patterns(leaf) for leaf in group if isinstance(leaf, Term)}
             elif (
                 len(group) == 1
@@ -272,7 +276,7 @@ class _Search(Statement):
     def _group(self, leaves: Sequence[Term], lists: dict[Term, list[WordMatches]]) -> _Group:
         named = [leaf for leaf in leaves if leaf.where != "content"]
         each = [lists[leaf] for leaf in named]
-        if len(each) > 1:  # of each alternative its most telling word
+        if len(each) > 1:  # the longest word of each alternative
             each = [[union([max(one, key=lambda words: len(words.words[0])) for one in each if one])]]
         texts = [self.terms.queries[leaf] for leaf in leaves if leaf.where != "name" and not is_hint(leaf)]
         fitting = [in_name(leaf, lists[leaf]) for leaf in named]
@@ -287,7 +291,7 @@ class _Search(Statement):
         )
 
     def _barrier(self, term: Term, lists: Sequence[WordMatches]) -> str | None:
-        """The tsquery of ``file_texts`` that have the term in name or text; None where it would not be exactly those."""
+        """The tsquery on ``file_texts`` for files with the term in name or text; None if it would not be exact."""
         in_text = self.terms.queries[term] if term.where != "name" else None
         named, exact = in_name(term, lists) if term.where != "content" else (None, True)
         if not exact or any(len(words.words) >= MAX_WORDS for words in lists):
@@ -295,7 +299,7 @@ class _Search(Statement):
         return " | ".join(filter(None, (in_text, named)))
 
     def _lists(self) -> list[WordMatches] | None:
-        """A name that fits has a word of each of these; None: no name can fit, or none can be looked up."""
+        """Lists of words: a name that fits has a word of each. None: no name fits, or names can't be looked up."""
         if any(group.lists is None for group in self._groups):
             return None
         return [words for group in self._groups for words in group.lists or ()]
@@ -313,18 +317,18 @@ class _Search(Statement):
         ), counted as (select count(*) as matched from hits)"""
 
     def _few(self) -> str:
-        """All that pass the filter, and are found by it."""
+        """Test all files that pass the filter."""
         tests = self.terms.tests(self._tree.groups)
         return f"""few as materialized (
             select {_COLUMNS} from files f {self._beside(self._tree.groups)} where {self._where}{tests}
         ), hits as (select * from few), counted as (select count(*) as matched from few)"""
 
-    def _newest_files(self, most: int) -> str:
+    def _newest_files(self, limit: int) -> str:
         scope = conditions(FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted))[0]
-        return f"select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {most}"
+        return f"select * from files f where {scope} order by f.uploaded_at desc, f.id desc limit {limit}"
 
     def _filtered(self) -> bool:
-        """Is there more of a filter than the dates that words have?"""
+        """Whether the filter is more than dates, which entries of words have too."""
         wanted = replace(self._wanted, date_from=None, date_to=None)
         return not all(map(_is_date, self._others)) or wanted != FileFilter(
             self._wanted.owner_id, deleted=self._wanted.deleted
@@ -351,17 +355,17 @@ class _Search(Statement):
     # -- by names ------------------------------------------------------------------------------------------
 
     def _single(self, group: _Group, wants: int) -> tuple[list[str], list[str]]:
-        """One group of single words, which all names with them fit: ``named`` is counted, and the newest of each class are
-        looked at."""
+        """One group of single words, which all names with them fit: ``named`` counts them, and the newest of each rank class are
+        read."""
         assert group.lists is not None
         words = group.lists[0]
-        # Apart, since each is a class of its own: the words themselves, and those that they are a part of.
-        own = [leaf.words[0] for leaf in group.leaves if leaf.where != "content"]
-        own = list(dict.fromkeys(own + ["/" + word for word in own]))
-        others = [word for word in words.words if word not in own]
+        # Apart, since each has its own rank class: the words themselves, and words that contain them.
+        exact = [leaf.words[0] for leaf in group.leaves if leaf.where != "content"]
+        exact = list(dict.fromkeys(exact + ["/" + word for word in exact]))
+        others = [word for word in words.words if word not in exact]
         picked = [
             self._newest_with([begin + word for word in some if not (begin and word.startswith("/"))], wants)
-            for some in (own, others)
+            for some in (exact, others)
             for begin in ("^", "")
         ]
         picked += [
@@ -374,7 +378,7 @@ class _Search(Statement):
             for begin, pattern in (("^", " "), ("", "% ")):
                 picked.append(self._files_of(f"select * from ({self._range(begin + word)}) e where {in_all}", wants))
                 picked.append(
-                    f"(select f.id from ({self._newest_files(_LOOKED_THROUGH)}) f where not {in_all}{self._dates('f')}"
+                    f"(select f.id from ({self._newest_files(_NEWEST_TESTED)}) f where not {in_all}{self._dates('f')}"
                     f" and f.name_words like {self.value(pattern + like(word) + '%')} limit {wants})"
                 )
         looked = f"(select {_COLUMNS} from ({' union '.join(picked)}) p (id) join {self._file('f.id = p.id')} on true)"
@@ -382,7 +386,7 @@ class _Search(Statement):
             return [f"names (many) as materialized (select count(*) from ({self._any(words)} limit {RANKED + 1}) e)"], [
                 looked
             ]
-        # A name may have several of the words; there are seldom so many entries that all would be too many.
+        # A name may have several of the words. There are seldom too many entries to count each name once.
         each = f"select count(*) as n from ({self._any(words)} limit {_WIDE}) e group by file_id"
         ctes = [
             f"sized (files, entries) as materialized (select count(*), coalesce(sum(n), 0) from ({each}) e)",
@@ -396,8 +400,7 @@ class _Search(Statement):
         return ctes, [looked]
 
     def _names(self, lists: Sequence[WordMatches], bare: bool, facets: bool) -> tuple[list[str], list[str]]:
-        """Names that have a word of each list, newest first, and are tested where that is not all: ``named``, and of them those
-        that are ranked."""
+        """Names that have a word of each list, newest first, with further tests if needed: ``named``, and the ones to rank."""
         tested = [
             group.leaves for group in self._groups if not group.simple or any(w.prefixes for w in group.lists or ())
         ]
@@ -427,7 +430,7 @@ class _Search(Statement):
         return [f"named as materialized ({named})", _COUNT_NAMED], hits
 
     def _entries(self, lists: Sequence[WordMatches]) -> str:
-        """Time and file of the names that have a word of each list, newest first."""
+        """Upload time and id of files whose names have a word of each list, newest first."""
         if len(lists) == 1:
             words = lists[0]
             only = f"distinct uploaded_at, file_id from ({self._any(words)}) e"
@@ -452,35 +455,35 @@ class _Search(Statement):
         return f"select uploaded_at, file_id from ({each}) e {of_all} {_NEWEST}"
 
     def _any(self, words: WordMatches) -> str:
-        """Time and file of the entries of all of the words, in no order; of a file that has two of them, twice."""
+        """Upload time and id of the entries of all the words, in no order; a file with two of the words comes twice."""
         listed = f"fw.word = any({self.value(list(words.words))}::text[])"
         alone = f"select fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')} and {listed}"
         return " union all ".join([alone, *map(self._range, words.prefixes)])
 
     def _range(self, word: str) -> str:
-        """The entries of all words that begin so."""
+        """The entries of all words that start with this one."""
         return (
             f"select fw.uploaded_at, fw.file_id from file_words fw where {self._only('fw')}"
             f" and fw.word >= {self.value(word)} and fw.word < {self.value(word + chr(0x10FFFF))}"
         )
 
-    def _newest_with(self, words: Sequence[str], most: int) -> str:
-        """The newest files that have one of the words, so many."""
+    def _newest_with(self, words: Sequence[str], limit: int) -> str:
+        """The newest ``limit`` files that have one of the words."""
         entries = f"""
         select e.uploaded_at, e.file_id from unnest({self.value(list(words))}::text[]) w (word), lateral (
             select fw.uploaded_at, fw.file_id from file_words fw where {self._only("fw")} and fw.word = w.word collate "C"
-            order by fw.uploaded_at desc, fw.file_id desc limit {most}) e
+            order by fw.uploaded_at desc, fw.file_id desc limit {limit}) e
         """
-        return self._files_of(entries, most)
+        return self._files_of(entries, limit)
 
-    def _files_of(self, entries: str, most: int) -> str:
-        """The files of the newest of these entries, so many, and each once."""
+    def _files_of(self, entries: str, limit: int) -> str:
+        """The newest ``limit`` files of these entries, each once."""
         return (
-            f"(select file_id from (select distinct uploaded_at, file_id from ({entries}) e {_NEWEST} limit {most}) e)"
+            f"(select file_id from (select distinct uploaded_at, file_id from ({entries}) e {_NEWEST} limit {limit}) e)"
         )
 
     def _sizes(self, lists: Sequence[WordMatches]) -> list[int]:
-        """How many entries the lists have, counted to one more than are ranked."""
+        """The number of entries of each list, counted up to RANKED + 1."""
         counts = ", ".join(f"(select count(*) from ({self._any(words)} limit {RANKED + 1}) c)" for words in lists)
         self.next()
         row = self._tx.execute(f"select {counts}", self.params).fetchone()
@@ -491,8 +494,8 @@ class _Search(Statement):
     def _texts(
         self, asked: tuple[str, str | None, bool, bool], bare: bool, facets: bool, names: str, wants: int
     ) -> tuple[list[str], str, str]:
-        """Files that have all words, some or all of them in the text: the CTEs, those that can be on the page, behind the
-        ``names`` that were found, and the number of all matches."""
+        """Files that have all words, some or all of them in the text: the CTEs, the candidates for the page (after the ``names``
+        found), and the number of all matches."""
         query, by_name, fits, apart = asked
 
         def having(query: str) -> str:
@@ -513,9 +516,9 @@ class _Search(Statement):
             hits = f"(select {_COLUMNS} from (select t.id from {page}) t join {self._file('f.id = t.id')} on true)"
             needed = f"{names} < {wants}" if apart else f"{names} <= {RANKED}"
             ctes = [f"in_texts as materialized (select t.file_id as id, t.uploaded_at {found} and {needed})"]
-            if apart:  # where they are not on the page, they are only counted
+            if apart:  # those that are not on the page are only counted
                 others = f"{names} + (select count(*) from (select {found} {room}) t)"
-                if by_name and by_name.count(MARK) > _MANY:  # quicker than to compare each text with all of them
+                if by_name and by_name.count(MARK) > _MANY:  # faster than comparing each text with all of them
                     both = having(f"{query} & ({by_name})")
                     ctes.append(f"in_both (many) as materialized (select count(*) from file_texts t where {both})")
                     room = f"limit (select greatest({RANKED + 1} - {names}, 0) + many from in_both)"
@@ -537,8 +540,8 @@ class _Search(Statement):
         return [f"in_texts as materialized ({in_texts})"], hits, in_all
 
     def _text_query(self) -> tuple[str, str | None, bool, bool] | None:
-        """What ``file_texts`` is asked; what of it fits by its name alone; whether all others that answer fit; and whether none
-        of these fits by its name. None where no text can fit."""
+        """The tsquery on ``file_texts``; the one for files that fit by name alone; whether all others that match fit; and whether
+        none of these fits by its name. None if no text can fit."""
         if not any(group.texts for group in self._groups):
             return None
         by_name = self._lists() is not None
@@ -556,12 +559,12 @@ class _Search(Statement):
     # -- pieces --------------------------------------------------------------------------------------------
 
     def _file(self, which: str, tests: str = "true", beside: str = "") -> str:
-        """The one file, if it passes. A subquery of its own (offset 0), so that each is found by its key when it is asked for:
-        the planner would rather find all that pass first, to be quicker where none does."""
+        """The one file, if it passes the tests. ``offset 0`` keeps it a subquery, so that each file is looked up by its id: the
+        planner would otherwise collect all files that pass first."""
         return f"lateral (select {_COLUMNS} from files f {beside} where {which} and {tests} offset 0) f"
 
     def _beside(self, groups: Sequence[tuple[Leaf, ...]]) -> str:
-        """The join of the texts that tests of these groups need."""
+        """The join with the texts that tests of these groups need."""
         if not Terms.ask_texts(groups):
             return ""
         text = "file_texts t where t.file_id = f.id and t.searchable"
@@ -576,13 +579,14 @@ class _Search(Statement):
         return f"{table}.owner_id = %(owner)s" if self._wanted.owner_id is not None else "true"
 
     def _dates(self, table: str) -> str:
-        """The tests of dates that entries of words are put to themselves, of all groups that are nothing else."""
+        """The tests of dates, which entries of words can be put to directly."""
         bounds = [(self._wanted.date_from, self._wanted.date_to)]
         bounds += [(g[0].start, g[0].end) for g in self._others if isinstance(g[0], UploadedWithin) and _is_date(g)]
         tests = [self.terms.within(f"{table}.uploaded_at", "timestamptz", *each) for each in bounds]
         return "".join(f" and {test}" for test in tests if test)
 
     def behind(self, after: Position | None) -> str:
+        """The WHERE clause of the next page."""
         if after is None:
             return ""
         return (
