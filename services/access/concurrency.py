@@ -1,7 +1,7 @@
-"""A limit on expensive work inside requests: few at a time in this process, fewer for one owner, and no long queues.
+"""Limits expensive work inside requests: slots in this process, fewer for one owner, and short queues.
 
-An owner whose requests all want previews waits for the owner's own work, never keeps others from theirs, and can't hold
-every thread of the server by waiting (THREATS T75).
+An owner with many such requests waits for the owner's own, does not delay other owners, and can't occupy all threads of the
+server by waiting (THREATS T75).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from core.errors import TooMany, Unavailable
 
 
 class ConcurrencyLimit:
+    """Slots shared by all owners."""
+
     def __init__(self, *, concurrency: int = 2, per_owner: int = 1, waiting: int = 8, timeout: float = 60.0):
-        """``waiting``: requests of one owner that may wait at a time; ``timeout``: seconds that each waits."""
+        """``waiting``: requests of one owner that may wait at the same time. ``timeout``: seconds that each may wait."""
         self._concurrency, self._per_owner, self._waiting, self._timeout = concurrency, per_owner, waiting, timeout
         self._changed = threading.Condition()
         self._busy: Counter[str] = Counter()
@@ -24,15 +26,14 @@ class ConcurrencyLimit:
 
     @contextmanager
     def slot(self, owner_id: str) -> Iterator[None]:
-        """Wait for a slot and hold it. Raises TooMany where enough of the owner's requests wait already, Unavailable after
-        the timeout."""
+        """Wait for a slot and hold it. Raises TooMany if too many of the owner's requests wait, Unavailable after the timeout."""
         with self._changed:
             if self._queued[owner_id] >= self._waiting:
-                raise TooMany("Too many of your requests are waiting for such work; try again in a moment.")
+                raise TooMany("Too many of your requests are waiting for this kind of work; try again in a moment.")
             self._queued[owner_id] += 1
             try:
                 if not self._changed.wait_for(lambda: self._free(owner_id), self._timeout):
-                    raise Unavailable("The gateway is too busy with such work; try again.")
+                    raise Unavailable("The gateway is too busy with this kind of work; try again.")
                 self._busy[owner_id] += 1
             finally:
                 self._release(self._queued, owner_id)

@@ -1,4 +1,4 @@
-"""API keys: each has an owner and a role. Only a key's digest is stored."""
+"""API keys: each has an owner and a role. Only its digest is stored."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from db.records import KeyRecord
 
 
 class Keys:
+    """Creates, lists, revokes and checks API keys."""
+
     def __init__(self, db: Database, cursors: Cursors):
         self._db = db
         self._cursors = cursors
 
     def authenticate(self, credential: str) -> Principal:
-        """The principal of an API key: one statement. Raises NotAuthenticated, in the same words whatever is wrong."""
+        """The principal of an API key. Raises NotAuthenticated, with the same text whatever is wrong."""
         with self._db.connection() as tx:
             key = keys.find(tx, secret_digest(credential))
         if key is None:
@@ -47,18 +49,20 @@ class Keys:
             return record, key
 
     def list_keys(self, *, limit: int, cursor: str | None) -> Page[KeyRecord]:
+        """Keys that are not revoked, oldest first. Raises InvalidCursor."""
         after = self._cursors.after(cursor, UUID, scope="keys")
         with self._db.connection() as tx:
             records = keys.list_all(tx, after=after, limit=limit + 1)
         return self._cursors.page(records, lambda key: key.id, limit=limit, scope="keys")
 
     def revoke_key(self, key_id: UUID) -> None:
+        """Revoke a key. Raises NotFound."""
         with self._db.transaction() as tx:
             if not keys.revoke(tx, key_id):
                 raise NotFound("There is no such key.")
 
     def ensure_admin_key(self, given: str | None) -> str | None:
-        """See to it that an admin key exists: the one given, else a new one, which is returned to be shown once."""
+        """Make sure that an admin key exists: the given one, or a new one, which is returned to be shown once."""
         if given is not None:
             self.create_key("admin", name="ADMIN_API_KEY", role="admin", key=given)
             return None

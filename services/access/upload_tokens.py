@@ -1,7 +1,6 @@
-"""Upload tokens: what an app's own backend hands to one of its users, good for uploading within a budget and no more.
+"""Upload tokens: credentials that an app's backend gives to its users, for uploads within a budget.
 
-The budget is kept by the uploads' own statements (db/uploads.py, db/files.publish), so that no number of uploads at once
-gets past it. What a token may do at all is decided in api/auth.py.
+The statements of uploads charge the budget (db/uploads.py, db/files.publish). api/auth.py decides which routes a token may use.
 """
 
 from __future__ import annotations
@@ -20,25 +19,27 @@ from db import Database, Tx, upload_tokens
 from db.records import FileRecord, UploadRecord, UploadTokenRecord
 from services.access.visibility import owner_scope
 
-PREFIX = "gwt_"  # tells a token from a key (gw_) before any look into the database
+PREFIX = "gwt_"  # tells a token from a key (gw_) without the database
 DEFAULT_LIFE = timedelta(hours=1)
-MAX_LIFE = timedelta(hours=24)  # asking for more gets this much
+MAX_LIFE = timedelta(hours=24)  # longer requests get this
 _MOST_COUNTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a token allows; None means no limit beside those that hold for the owner anyway."""
+    """What a token allows. None: no limit beyond the owner's own."""
 
-    folder_id: int | None = None  # its files go there and nowhere else
+    folder_id: int | None = None  # all its files go there
     max_files: int | None = None
     max_size: int | None = None  # bytes of one file
     max_total_size: int | None = None  # bytes of all files together
     allowed_types: tuple[str, ...] = ()  # as in ALLOWED_TYPES
-    visibility: Visibility = "private"  # the widest that its uploads may have
+    visibility: Visibility = "private"  # the widest that an upload may have
 
 
 class UploadTokens:
+    """Creates, lists, revokes and checks upload tokens."""
+
     def __init__(self, db: Database, cursors: Cursors):
         self._db = db
         self._cursors = cursors
@@ -84,8 +85,7 @@ class UploadTokens:
     def list_live(
         self, principal: Principal, *, owner: str | None, limit: int, cursor: str | None
     ) -> Page[UploadTokenRecord]:
-        """The tokens that are still good, for the caller's files or made by its keys, newest first. Raises NotAllowed,
-        InvalidCursor."""
+        """Live tokens for the owner's files or made by the owner's keys, newest first. Raises NotAllowed, InvalidCursor."""
         owner_id = owner_scope(principal, owner)
         scope = f"upload tokens:{owner_id}"
         after = self._cursors.after(cursor, UUID, scope=scope)
@@ -96,13 +96,13 @@ class UploadTokens:
         return self._cursors.page(found, lambda token: token.id, limit=limit, scope=scope, total=total)
 
     def revoke(self, principal: Principal, token_id: UUID) -> None:
-        """End a token at once; uploads that it began go on for the owner. Raises NotFound."""
+        """Expire a token now. Uploads that it began continue. Raises NotFound."""
         with self._db.connection() as tx:
             if not upload_tokens.revoke(tx, token_id, None if principal.is_admin else principal.owner_id):
                 raise NotFound("There is no such upload token.")
 
     def authenticate(self, token: str) -> Principal:
-        """Whom the token speaks for, and its budget: one statement. Raises NotAuthenticated, also once its time is over."""
+        """The principal of a token, with its budget. Raises NotAuthenticated, also for an expired token."""
         with self._db.connection() as tx:
             record = upload_tokens.find(tx, secret_digest(token))
         if record is None:
@@ -111,12 +111,12 @@ class UploadTokens:
 
 
 def uploader_of(tx: Tx, upload: UploadRecord) -> Principal:
-    """Who began an upload, as far as size and type go: an upload token may have narrowed what its owner may, and does so
-    until the upload is over, however early the token was."""
+    """The principal that began an upload, with the token's limits on size and types. They hold until the upload ends, also after
+    the token has expired."""
     token = upload_tokens.get(tx, upload.token_id) if upload.token_id is not None else None
     return Principal(upload.owner_id, budget=token.budget if token is not None else None)
 
 
 def as_sent(principal: Principal, upload: UploadRecord, file: FileRecord) -> FileRecord:
-    """The file under the name that it was sent with, for an upload token: a number in it would tell what the owner has."""
+    """For an upload token, the file under the name it was sent with: a number added to it would tell which files exist."""
     return file if principal.budget is None else replace(file, original_name=upload.original_name)

@@ -147,7 +147,7 @@ class Files:
         digest, size = hashlib.sha256(), 0
         state: str | None = None
         try:
-            file = self._reader.as_it_is(file)
+            file = self._reader.with_current_etag(file)
             with self._reader.open(file) as reader:
                 while chunk := reader.read(_READ):
                     digest.update(chunk)

@@ -1,4 +1,4 @@
-"""What the storage backends' errors mean to a client, and a few steps that several services take in the bucket."""
+"""The bucket's errors as the gateway's errors, and deleting keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 @contextmanager
 def bucket_errors() -> Iterator[None]:
-    """Translate: full -> StorageFull, unreachable -> Unavailable, an object that a row promises -> ContentMissing."""
+    """Translate: full -> StorageFull, unreachable -> Unavailable, a missing object that a row promises -> ContentMissing."""
     try:
         yield
     except OutOfSpace as error:
@@ -29,23 +29,23 @@ def bucket_errors() -> Iterator[None]:
 
 
 def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool:
-    """Delete each of the keys that is not in use, whatever becomes of the others; True where nothing is left to be deleted.
+    """Delete those of the keys that are not in use. True if nothing is left to delete.
 
-    An exception does not tell what was committed before it. So the rows are asked, and whoever calls this has first ended
-    what could still put a key to use: the lock that takes waits for a COMMIT that is under way."""
-    wanted = list(keys)
+    The rows decide, since an exception does not tell whether a COMMIT before it succeeded. The caller has first ended whatever
+    could still put a key to use; the lock for that waits for a COMMIT in progress."""
+    keys = list(keys)
     try:
         with db.connection() as tx:
-            used = objects.in_use(tx, wanted)
+            used = objects.in_use(tx, keys)
     except Unavailable as error:
-        log.warning("objects_left_for_janitor", keys=wanted, error=str(error))
+        log.warning("objects_left_for_janitor", keys=keys, error=str(error))
         return False
-    gone = [delete_quietly(store, key) for key in wanted if key not in used]
-    return all(gone)
+    deleted = [delete_quietly(store, key) for key in keys if key not in used]
+    return all(deleted)
 
 
 def delete_quietly(store: ObjectStore, key: str) -> bool:
-    """Delete, or leave it to the janitor: False where the bucket did not confirm."""
+    """Delete an object. False if the bucket did not confirm it; the janitor then deletes it."""
     try:
         store.delete(key)
     except StorageError as error:

@@ -1,5 +1,4 @@
-"""Deleting what is no longer in use, once its time has come: replaced objects, replacements that were given up, previews of
-files that turned out infected."""
+"""Delete keys whose time has come: replaced objects, unused replacements, previews of infected files."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ _BATCH = 1_000
 
 
 def remove_due(db: Database, store: ObjectStore) -> int:
-    """Delete what is due; the number. What the bucket does not confirm is left, by its row, for the next run."""
+    """Delete what is due and return its number. What the bucket does not confirm stays due."""
     with db.connection() as tx:
         due = deferred_deletions.claim_due(tx, limit=_BATCH)
     gone = [key for key in due if _remove(db, store, key)]
@@ -26,7 +25,7 @@ def remove_due(db: Database, store: ObjectStore) -> int:
 
 
 def _remove(db: Database, store: ObjectStore, key: str) -> bool:
-    """The object, and parts of it where its writer died."""
+    """Delete the object, and the parts of one whose writer died."""
     try:
         if isinstance(store, Multipart):
             for ref in [ref for ref in store.list_multiparts(key) if ref.key == key]:

@@ -1,5 +1,5 @@
-"""May equal bytes that an owner has stand in for those that have just come? Only where the bucket confirms them: else the new
-ones are kept, and mend what is damaged."""
+"""A new file may be put on an equal object of its owner, but only if the bucket confirms that object. Otherwise the new bytes are
+kept, and the files on the damaged object are moved to them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ class _Unconfirmed(Exception):
 
 
 class EqualObjects:
-    """The objects of equal bytes that a publication meets. The bucket can't be asked inside a transaction, so one that meets an
-    object that was not looked at is rolled back, and done again after the look."""
+    """The equal objects that a publication finds.
+
+    The bucket can't be asked inside a transaction. So a transaction that finds an unchecked object is rolled back, and runs again
+    after the check."""
 
     def __init__(self, reader: ObjectReader, *, new: Iterable[str] = ()):
         self._reader = reader
-        self._sound = set(new)  # keys; what has just been stored is sound
+        self._sound = set(new)  # keys; what was just stored is sound
         self.damaged: list[str] = []  # keys
 
     def settle(self, transaction: Callable[[], T]) -> T:
-        """What the transaction gives once it meets only what was looked at. Raises Unavailable."""
+        """Run the transaction until it finds only checked objects, and return its result. Raises Unavailable."""
         while True:
             try:
                 return transaction()
-            except _Unconfirmed as met:
-                key = met.object_key
+            except _Unconfirmed as error:
+                key = error.object_key
             if self._reader.is_sound(key):
                 self._sound.add(key)
             else:
@@ -44,6 +46,6 @@ class EqualObjects:
                 self.damaged.append(key)
 
     def confirm(self, object_key: str) -> None:
-        """Called inside the transaction, which ends here unless the object is known to be sound."""
+        """Call it in the transaction, which is rolled back here unless the object is known to be sound."""
         if object_key not in self._sound:
             raise _Unconfirmed(object_key)

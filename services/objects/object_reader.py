@@ -1,8 +1,7 @@
-"""Reading stored objects: the bytes that were uploaded, however they are stored.
+"""Reads the bytes that were uploaded, however they are stored. Downloads, checks, scans and previews all read through here.
 
-Downloads, checks, scans and previews all read through here, so that none of them knows of encodings. A compressed object is
-a row of independent zstd frames of 1 MiB of original each, which any zstd decompresses as one; where each frame ends is
-kept in the object's row, so that a range is one read of the frames that hold it.
+A compressed object is a sequence of independent zstd frames of 1 MiB of original bytes each, which any zstd decompresses as one
+stream. The object's row has the end of each frame, so that a range is one read of the frames that hold it.
 """
 
 from __future__ import annotations
@@ -24,37 +23,41 @@ from storage_backends.base import ByteRange, ObjectNotFound, ObjectStore, Precon
 
 log = structlog.get_logger()
 
-FRAME = 1024 * 1024  # bytes of original in each frame but the last
+FRAME = 1024 * 1024  # original bytes in each frame but the last
 _PIECE = 256 * 1024
-_ALTERED = "What the bucket holds is not what was uploaded; uploading the same bytes again mends the file."
+_ALTERED = "The bucket does not hold the bytes that were uploaded. Upload the same bytes again to repair the file."
 
 T = TypeVar("T")
 
 
 class Damaged(ContentMissing):
-    """The object is there, but does not hold what was stored in it."""
+    """The object is there, but its bytes are damaged."""
 
 
 class Altered(ObjectNotFound):
-    """There is an object under the key, but not the one that was stored."""
+    """There is an object under the key, but not the stored one."""
 
 
 class Reader(Protocol):
-    """``read(n)`` gives up to n bytes, b"" at the end; a break midway raises StorageUnavailable, or Damaged."""
+    """A stream of bytes."""
 
-    def read(self, size: int = -1, /) -> bytes: ...
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to ``size`` bytes, b"" at the end. Raises StorageUnavailable or Damaged."""
 
 
 class ObjectReader:
+    """Reads and checks stored objects, and records what is missing or damaged."""
+
     def __init__(self, db: Database, store: ObjectStore):
         self._db = db
         self._store = store
 
     @contextmanager
     def open(self, file: FileRecord, span: Span | None = None) -> Iterator[Reader]:
-        """The file's bytes, or a span of them. On entering, before a byte is read, ObjectNotFound is raised where the object
-        is gone or, as Altered, is not the one that was stored (which is recorded), Unavailable where the bucket does not
-        answer. Damage that shows while it is read is recorded too."""
+        """Open the file's bytes, or a span of them.
+
+        Raises, before a byte is read, ObjectNotFound if the object is gone, its subclass Altered if it is not the stored one, and
+        Unavailable. Damage found then or while reading is recorded."""
         with ExitStack() as stack:
             reader = self._look(file, lambda now: stack.enter_context(self._opened(now, span)))
             try:
@@ -64,7 +67,7 @@ class ObjectReader:
                 raise
 
     def confirm(self, file: FileRecord) -> None:
-        """Make sure, without reading it, that the object is there as it was stored. Raises ContentMissing, Unavailable."""
+        """Check, without reading it, that the bucket holds the object as stored. Raises ContentMissing, Unavailable."""
         check_intact(file)
         try:
             self._look(file, lambda now: self._stat(now.file_path, _stored_size(now), now.etag))
@@ -72,8 +75,7 @@ class ObjectReader:
             raise as_missing(error) from error
 
     def is_sound(self, object_key: str) -> bool:
-        """Whether nothing is known to be wrong with the object and the bucket confirms its size and ETag. Raises
-        Unavailable."""
+        """Whether the object is not known to be damaged, and the bucket confirms its size and ETag. Raises Unavailable."""
         with self._db.connection() as tx:
             record = objects.get(tx, object_key)
         if record is None or not record.in_bucket or record.checksum_state == "mismatch":
@@ -84,14 +86,13 @@ class ObjectReader:
             return False
         return True
 
-    def as_it_is(self, file: FileRecord) -> FileRecord:
-        """The file with the ETag that its object has now, for who reads all of it and compares. Raises ObjectNotFound,
-        Unavailable."""
+    def with_current_etag(self, file: FileRecord) -> FileRecord:
+        """The file with its object's present ETag, for a caller who compares all bytes. Raises ObjectNotFound, Unavailable."""
         return self._look(file, lambda now: replace(now, etag=self._stat(now.file_path, _stored_size(now), None)))
 
     def _look(self, file: FileRecord, look: Callable[[FileRecord], T]) -> T:
-        """What a look at the object gives, or at the one that has replaced it since this record was read. What turns out to be
-        missing or altered is recorded."""
+        """Call ``look``; if the object is not found but was replaced since the record was read, call it with the new one. Record
+        what is missing or altered."""
         try:
             return look(file)
         except ObjectNotFound as error:
@@ -117,7 +118,7 @@ class ObjectReader:
                 yield reader
             return
         wanted = ByteRange(span.first, span.last) if span else None
-        with _findings_pass(), self._store.open(file.file_path, byte_range=wanted, if_match=file.etag) as raw:
+        with _storage_errors(), self._store.open(file.file_path, byte_range=wanted, if_match=file.etag) as raw:
             _check_size(raw.info.size, _stored_size(file))
             yield raw
 
@@ -127,15 +128,15 @@ class ObjectReader:
         with self._db.connection() as tx:
             bounds = objects.frame_bounds(tx, file.file_path, first=first, last=last)
         if bounds is None:
-            raise ObjectNotFound(f"No row tells how {file.file_path} is read.")
+            raise ObjectNotFound(f"No row describes the frames of {file.file_path}.")
         wanted = ByteRange(bounds[0], bounds[1] - 1)
-        with _findings_pass(), self._store.open(file.file_path, byte_range=wanted, if_match=file.etag) as raw:
+        with _storage_errors(), self._store.open(file.file_path, byte_range=wanted, if_match=file.etag) as raw:
             _check_size(raw.info.size, _stored_size(file))
             yield _Decoding(raw, skip=span.first - first * FRAME, length=span.length)
 
     def _stat(self, object_key: str, size: int, etag: str | None) -> str:
-        """The object's ETag, which is to be this one. Raises ObjectNotFound."""
-        with _findings_pass():
+        """The object's ETag. Raises ObjectNotFound, also if size or ETag differ."""
+        with _storage_errors():
             info = self._store.stat(object_key)
         if etag not in (None, info.etag):
             raise Altered(f"The ETag {etag} was recorded, the object has {info.etag}.")
@@ -143,8 +144,7 @@ class ObjectReader:
         return info.etag
 
     def _rewritten(self, file: FileRecord) -> FileRecord | None:
-        """The file as it is now, if its object was rewritten since this record was read. A copy for the public never is, and
-        nothing stands in for it."""
+        """The file as it is now, if its object was replaced since the record was read. A public copy is never replaced."""
         if file.file_path == file.public_key:
             return None
         with self._db.connection() as tx:
@@ -153,6 +153,8 @@ class ObjectReader:
 
 
 class _Decoding:
+    """Decompresses frames, from ``skip`` on."""
+
     def __init__(self, raw: Reader, *, skip: int, length: int):
         source = cast(IO[bytes], raw)  # only read
         self._stream = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True, closefd=False)
@@ -179,7 +181,7 @@ class _Decoding:
 
 
 def check_intact(file: FileRecord) -> None:
-    """Raise ContentMissing where it is known that the file's bytes are gone or damaged."""
+    """Raise ContentMissing if the file's bytes are known to be missing or damaged."""
     if not file.in_bucket:
         raise ContentMissing()
     if not file.intact:
@@ -187,7 +189,7 @@ def check_intact(file: FileRecord) -> None:
 
 
 def as_missing(error: ObjectNotFound) -> ContentMissing:
-    """What a client is told."""
+    """The error for the client."""
     return ContentMissing(_ALTERED if isinstance(error, Altered) else None)
 
 
@@ -201,8 +203,8 @@ def _check_size(size: int, recorded: int) -> None:
 
 
 @contextmanager
-def _findings_pass() -> Iterator[None]:
-    """Like ``bucket_errors``, for those to whom a missing or altered object is a finding."""
+def _storage_errors() -> Iterator[None]:
+    """Like ``bucket_errors``, but a missing or altered object stays ObjectNotFound."""
     finding: ObjectNotFound | None = None
     with bucket_errors():
         try:
