@@ -207,7 +207,7 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
 
 
 def _janitor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    print(json.dumps(wiring.wire(settings).janitor.janitor(dry_run=words.dry_run).as_dict()))
+    print(json.dumps(wiring.wire(settings).janitor.run(dry_run=words.dry_run).as_dict()))
     return 0
 
 

@@ -64,7 +64,7 @@ def revoke_key(key_id: UUID) -> Response:
 @operation("Run the janitor now", access="admin", body=JanitorBody, gives={200: ReportOut})
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
-    return render.answer(services().janitor.janitor(dry_run=body.dry_run).as_dict())
+    return render.answer(services().janitor.run(dry_run=body.dry_run).as_dict())
 
 
 # -- jobs ------------------------------------------------------------------------------------------------------------------

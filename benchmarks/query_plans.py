@@ -203,7 +203,7 @@ def record(services: Services, owner: str) -> None:
     with recorded("janitor: files without a check job"):
         services.verification.requeue_lost()
     with recorded("janitor: recount"):
-        services.janitor.janitor(dry_run=True)
+        services.janitor.run(dry_run=True)
 
 
 def _change(services: Services, alice: Principal) -> None:

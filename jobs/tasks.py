@@ -72,12 +72,12 @@ def register(queue: procrastinate.App, services: Services) -> None:
         services.public_copies.enqueue_missing()
         if services.scanning is not None:
             services.scanning.bury()
-        services.janitor.janitor(recount=False)
+        services.janitor.run(recount=False)
 
     @queue.periodic(cron=RECOUNT_CRON)
     @queue.task(name="recount", queueing_lock="recount", lock="janitor", queue=MAINTENANCE)
     def recount(timestamp: int) -> None:
-        services.janitor.janitor()
+        services.janitor.run()
 
     @queue.periodic(cron="17 * * * *")
     @queue.task(name="forget_jobs", queueing_lock="forget_jobs", queue=MAINTENANCE)

@@ -71,7 +71,7 @@ class Janitor:
         self._files = files
         self._orphan_age = max(upload_ttl, timedelta(hours=1)) + _GRACE
 
-    def janitor(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
+    def run(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
         """One run over everything; ``recount`` also compares the counters, which reads all files. Raises Unavailable where
         the database is gone; a failing bucket is left for the next run."""
         report = JanitorReport(dry_run)

@@ -214,7 +214,7 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
         services.db,
         "update uploads set expires_at = expires_at - interval '4 minutes' where protocol in ('form', 'raw')",
     )
-    services.janitor.janitor()
+    services.janitor.run()
     with services.db.connection() as tx:
         held = tx.execute(
             "select coalesce(sum(reserved_bytes), 0), (select coalesce(sum(reserved), 0) from uploads where status in"

@@ -201,7 +201,7 @@ def test_T135_a_form_takes_what_quota_and_budget_leave_and_holds_none_of_it(
     assert (full.status, full.json["code"]) == (413, "quota_exceeded")
     assert client.get("/api/uploads").json["items"][1:] == []  # that of the token
     sql(db, "update uploads set expires_at = now() - interval '1 second' where status = 'pending'")
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -266,7 +266,7 @@ def test_T135_renewing_does_not_lengthen_the_whole_life(
         "update uploads set created_at = now() - interval '8 hours', expires_at = now() - interval '1 second'",
     )
     assert renew().status == 410
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 

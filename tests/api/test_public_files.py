@@ -382,7 +382,7 @@ def test_T139_the_copy_goes_with_the_file(
     key = copy_of(services, file)
     with services.db.connection() as tx:
         assert objects.known_keys(tx, [key, "files/other"]) == {key}  # what the janitor asks
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
     second = client.post(address(file, "/copy"), json={}).json
     client.delete(address(file, "?permanent=true"))
@@ -442,7 +442,7 @@ def test_T139_killed_at_any_step_nothing_is_left_and_it_can_be_done_again(
         with pytest.raises(Killed):
             publish(services, file)
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
     publish(services, file)
     assert not tells_a_place(proxied(anonymous, file).body)

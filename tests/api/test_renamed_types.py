@@ -70,7 +70,7 @@ def test_T137_previews_follow_the_new_type(
         after = client.get(f"/api/files/{file['id']}/preview", params={"type": "text"}).json
         assert (before.get("table"), bool(after.get("table"))) == (None, True)
         services.pipeline.process(file["id"])
-    assert services.janitor.janitor().corrected_counters == 0
+    assert services.janitor.run().corrected_counters == 0
     assert leftovers()["objects without a row"] == []
 
 

@@ -188,7 +188,7 @@ def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
             services.keys.revoke_key(key.id)
         case "long ago":
             sql(db, "update upload_tokens set expires_at = now() - interval '30 days'")
-            services.janitor.janitor()
+            services.janitor.run()
     # The owner finishes what the token began.
     assert client.post(f"{path_of(by_direct)}/complete", json={}).status == 201
     assert tus.patch(client, path_of(by_tus), 0, elf).status in (204, 415)
@@ -196,7 +196,7 @@ def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
     done = client.post(f"/s3/multipart/{large[0]['uploadId']}/complete?key={large[0]['key']}", json=sent)
     assert done.code == "file_too_large"
     sql(db, "update uploads set updated_at = now() - interval '30 days' where status = 'done'")
-    services.janitor.janitor()
+    services.janitor.run()
     files = check_all(services, client)
     assert {(file["status"], file["visibility"]) for file in files} == {("rejected", "private")}
     assert {file["problem"]["code"] for file in files} == {"type_not_allowed"}

@@ -415,10 +415,10 @@ def test_T58_an_expired_upload_is_gone(
         for address in addresses:
             assert client.head(address, headers=TUS).status == 410
             assert patch(client, address, 0, b"x").status == 410
-        services.janitor.janitor()
+        services.janitor.run()
     assert leftovers() == NOTHING
     sql(db, "update uploads set updated_at = now() - interval '8 days'")
-    services.janitor.janitor()
+    services.janitor.run()
     assert client.head(addresses[0], headers=TUS).status == 404
 
 

@@ -148,7 +148,7 @@ def test_T53_what_was_acknowledged_survives_a_killed_server(
         stands = offset(user, where)  # the dead writer's lease passes by itself
         assert at <= stands <= at + 9 * MIB
     finished(user, services, bucket, where, data)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 

@@ -173,13 +173,13 @@ def test_a_token_lives_a_day_at_most_and_then_is_nothing(
     assert client.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"
     with db.connection() as tx:
         tx.execute("update upload_tokens set expires_at = now() - interval '30 days'")
-    services.janitor.janitor()
+    services.janitor.run()
     with db.connection() as tx:  # an upload still goes by its rules
         assert tx.execute("select count(*) from upload_tokens").fetchone() == (1,)
     assert client.delete(f"/api/uploads/{begun['id']}").status == 204
     with db.connection() as tx:
         tx.execute("update uploads set updated_at = now() - interval '30 days'")
-    services.janitor.janitor()
+    services.janitor.run()
     with db.connection() as tx:
         assert tx.execute("select count(*) from upload_tokens").fetchone() == (0,)
 
@@ -269,7 +269,7 @@ def test_what_fails_or_is_aborted_is_given_back_to_the_budget(
     begun = token.post("/api/uploads", json={"filename": "a", "size": 15}).json
     with db.connection() as tx:
         tx.execute("update uploads set expires_at = now() - interval '1 second'")
-    services.janitor.janitor()
+    services.janitor.run()
     assert used() == (0, 0)
     assert by_form(token, content=b"x" * 12).status == 201 and used() == (1, 12)
     assert direct(token, b"y" * 8).status == 201 and used() == (2, 20)

@@ -352,7 +352,7 @@ def test_the_janitor_puts_a_wrong_counter_right(services: Services, db: Database
     add_file(db, "a.pdf", folder=folder, size=5)
     add_file(db, "b.pdf", size=7, deleted=True)
     add_file(db, "c.pdf", owner="bob", size=9)
-    assert services.janitor.janitor().corrected_counters == 0
+    assert services.janitor.run().corrected_counters == 0
     with db.transaction() as tx:
         tx.execute(
             "update owner_usage set used_bytes = 1, file_count = 9, stored_bytes = 0, reserved_bytes = 3"
@@ -370,10 +370,10 @@ def test_the_janitor_puts_a_wrong_counter_right(services: Services, db: Database
         ("alice", f"folder {folder} files", 0, 1),
         ("carol", "ready image bytes", 1, 0),
     }
-    assert services.janitor.janitor(dry_run=True).corrected_counters == len(wrong)
-    assert services.janitor.janitor(recount=False).corrected_counters == 0
+    assert services.janitor.run(dry_run=True).corrected_counters == len(wrong)
+    assert services.janitor.run(recount=False).corrected_counters == 0
     assert differences(db) == wrong
-    assert services.janitor.janitor().corrected_counters == len(wrong)
+    assert services.janitor.run().corrected_counters == len(wrong)
     assert differences(db) == []
     assert kept(db, "alice") == scanned(db, "alice") and kept(db, "bob") == scanned(db, "bob")
 

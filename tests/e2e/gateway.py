@@ -83,7 +83,7 @@ class Gateway(Live):
         values: dict[str, Any] = {name.lower(): value for name, value in self.environ.items()}
         services = wire(Settings(_env_file=None, **{**values, "s3_endpoint": self.direct_s3}))
         try:
-            services.janitor.janitor()
+            services.janitor.run()
         finally:
             services.db.close()
 

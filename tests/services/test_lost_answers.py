@@ -253,7 +253,7 @@ def the_janitor(services: Services, who: Principal) -> Action:
     begun(services, who, 200, os.urandom(100))
     begin(services, who, bytes(PART_SIZE + 1))
     sql(services.db, "update uploads set expires_at = now() - interval '1 second'")
-    return lambda gateway: gateway.janitor.janitor(recount=False)
+    return lambda gateway: gateway.janitor.run(recount=False)
 
 
 @pytest.mark.parametrize("names", [list(PREPARED)[n::4] for n in range(4)], ids=str)
@@ -272,7 +272,7 @@ def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
         let_lease_pass(db)
         time_passes(db)
         direct(services).sweep()
-        services.janitor.janitor()
+        services.janitor.run()
         for file in services.files.list(alice, FileQuery(limit=200)).items:
             if file.status == "ready":
                 services.delivery.open(alice, file.id, method="HEAD")
@@ -310,7 +310,7 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
         lambda: upload(gateway, alice, "a.bin", data, size=100, on_duplicate=wish),
     )
     let_lease_pass(db)
-    services.janitor.janitor()
+    services.janitor.run()
     files = services.files.list(alice, FileQuery()).items
     assert len(files) == 2
     for file in files:

@@ -104,7 +104,7 @@ def test_the_same_bytes_again_are_kept_and_mend_every_file_that_had_them(
             upload(services, alice, "third.txt", data, on_duplicate="reject")
     assert read(services, theirs) == data
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -118,7 +118,7 @@ def test_damaged_bytes_are_linked_to_a_sound_object_where_there_is_one(
         damage(bucket, db, first)
         assert upload(services, alice, "c.bin", data).file_path == sound.file_path
         assert read(services, services.files.get(alice, first.id)) == data
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -135,7 +135,7 @@ def test_equal_files_of_one_form_share_what_mends_the_old(
         services.files.list(alice, FileQuery(sort="uploaded_at")).items, [*data, *data, data[0]], strict=True
     ):
         assert read(services, file) == piece
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -166,7 +166,7 @@ def test_T107_mending_against_copy_rename_trash_purge_and_equal_uploads(
         for file in left:
             assert read(services, file) == data
             services.files.purge(alice, file.id)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -229,7 +229,7 @@ def test_a_reader_who_began_before_the_mending_finds_the_new_object(
     with pytest.raises(Altered):
         read(services, old)
     upload(services, alice, "b.bin", data)
-    services.janitor.janitor()
+    services.janitor.run()
     assert read(services, old, Span(10, 20)) == data[10:21]
 
 

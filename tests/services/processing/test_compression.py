@@ -82,8 +82,8 @@ def test_bytes_around_the_edges_of_frames_come_back(
     assert services.stats.storage(alice)["deduplicated_bytes"] == 0
     assert leftovers() | {"retired": []} == NOTHING
     time_passes(db)
-    assert services.janitor.janitor(dry_run=True).deferred_deletions == 1
-    assert services.janitor.janitor().deferred_deletions == 1
+    assert services.janitor.run(dry_run=True).deferred_deletions == 1
+    assert services.janitor.run().deferred_deletions == 1
     assert leftovers() == NOTHING
     assert read(services, file) == data
 
@@ -99,7 +99,7 @@ def test_an_object_of_many_parts(
     assert read(services, file) == noise
     assert read(services, file, Span(7 * FRAME - 3, 9 * FRAME + 3)) == noise[7 * FRAME - 3 : 9 * FRAME + 4]
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -137,7 +137,7 @@ def test_a_file_that_shrinks_at_its_beginning_only_is_left_alone(
     assert may_shrink(file.mime_type, file.file_size)
     services.compression.compress(file.id)
     assert services.files.get(alice, file.id).file_path == file.file_path
-    services.janitor.janitor()  # what was written for the trial goes at once
+    services.janitor.run()  # what was written for the trial goes at once
     assert leftovers() == NOTHING
 
 
@@ -259,15 +259,15 @@ def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
     with db.connection() as tx:
         row = tx.execute("select delete_after - now() > interval '7190 seconds' from deferred_deletions").fetchone()
     assert row == (True,)
-    services.janitor.janitor()
+    services.janitor.run()
     assert requests.get(url, timeout=30).content == data
     assert download(services, file)[2] == data
     with db.connection() as tx:
         tx.execute("update deferred_deletions set delete_after = delete_after - interval '3 hours'")
-    services.janitor.janitor()
+    services.janitor.run()
     assert requests.get(url, timeout=30).status_code == 200  # twice the life is kept
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert requests.get(url, timeout=30).status_code == 404
     assert leftovers() == NOTHING
 
@@ -278,7 +278,7 @@ def test_the_old_object_does_not_outlive_a_purge(services: Services, alice: Prin
     url = url_of(services, file, expires_in=7200).url
     services.compression.compress(file.id)
     services.files.purge(alice, file.id)
-    services.janitor.janitor()
+    services.janitor.run()
     assert requests.get(url, timeout=30).status_code == 404
     assert leftovers() == NOTHING
 

@@ -60,7 +60,7 @@ def test_downloads_during_the_replacement_are_whole(
         assert all(result.result(60) >= 1 for result in loads)
     assert {services.files.get(alice, file.id).encoding for file in files} == {"zstd"}
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -69,7 +69,7 @@ def test_a_reader_with_an_old_record_finds_the_new_object(services: Services, al
     old = upload(services, alice, "a.txt", data)
     services.compression.compress(old.id)
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert read(services, old) == data
     assert read(services, old, Span(10, 20)) == data[10:21]
     assert ObjectReader(services.db, services.intake._store).confirm(old) is None
@@ -83,7 +83,7 @@ def test_T106_the_job_run_by_many_at_once_has_one_effect(
         list(pool.map(lambda _: services.compression.compress(file.id), range(5)))
     assert services.files.get(alice, file.id).encoding == "zstd"
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -119,7 +119,7 @@ def test_T107_replacement_against_copy_purge_and_equal_uploads(
         with db.connection() as tx:
             assert tx.execute("select count(*) from objects").fetchone() == (0,)
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_original_is_not_compressed_but_told(
     services.compression.compress(file.id)
     assert services.files.get(alice, file.id).encoding is None
     assert services.files.details(alice, file.id).integrity["checksum"] == "mismatch"
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -173,7 +173,7 @@ def test_what_the_bucket_gives_back_differently_is_never_put_to_use(
         with pytest.raises(Unavailable):
             services.compression.compress(file.id)
     assert services.files.get(alice, file.id).encoding is None
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -213,7 +213,7 @@ def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
             survived = gateway.survives(number, after, lambda file=file: gateway.compression.compress(file.id))
             deaths += not survived
             time_passes(db)
-            services.janitor.janitor()
+            services.janitor.run()
             assert leftovers() == NOTHING, (number, after)
             now = services.files.get(alice, file.id)
             assert read(services, now) == data, (number, after)
@@ -238,7 +238,7 @@ def test_a_replacement_that_was_given_up_is_not_put_to_use(
     def slow(self: Any, *arguments: Any) -> bool:
         good = real(self, *arguments)
         time_passes(db)
-        services.janitor.janitor()
+        services.janitor.run()
         return good
 
     monkeypatch.setattr(Compression, "_reads_back", slow)

@@ -213,7 +213,7 @@ def test_T101_killed_at_any_step_a_preview_leaves_nothing(
             number, after, lambda number=number: dying.keep(text, "page", number, "image/webp", b"picture")
         )
         time_passes(db)
-        services.janitor.janitor()
+        services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
         if survived:
             break

@@ -65,8 +65,8 @@ def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
         assert leftovers() == NOTHING
         return
     pass_time(db)
-    services.janitor.janitor()
-    services.janitor.janitor()
+    services.janitor.run()
+    services.janitor.run()
     assert leftovers() == NOTHING
     with db.connection() as tx:
         assert tx.execute("select count(*) from files").fetchone() == (0,)
@@ -92,8 +92,8 @@ def test_T101_a_purge_killed_midway_is_finished(
         with pytest.raises(Killed):
             services.files.purge(alice, file.id)
     assert leftovers()["objects without a row"] == [file.file_path]
-    assert services.janitor.janitor(dry_run=True).purged_objects == 1
-    assert services.janitor.janitor().purged_objects == 1
+    assert services.janitor.run(dry_run=True).purged_objects == 1
+    assert services.janitor.run().purged_objects == 1
     assert leftovers() == NOTHING
 
 
@@ -115,9 +115,9 @@ def test_T103_a_bucket_that_is_away_costs_no_row_and_no_object(
         with pytest.raises(Unavailable):
             upload(services, alice, "a.bin", os.urandom(1000))
         services.files.purge(alice, kept.id)
-        services.janitor.janitor()
+        services.janitor.run()
     pass_time(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -127,7 +127,7 @@ def test_an_upload_that_went_on_meanwhile_is_not_expired(services: Services, ali
     class Slow(Source):
         def read(self, size: int = -1, /) -> bytes:
             if self.taken == PART_SIZE:
-                services.janitor.janitor()
+                services.janitor.run()
             return super().read(size)
 
     data = os.urandom(2 * PART_SIZE)
@@ -144,11 +144,11 @@ def test_orphans_are_deleted_once_nobody_can_still_be_bringing_them(
     file = upload(services, alice, "a.txt", b"mine")
     bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
     bucket.put("files2/not-ours.txt", b"not ours", content_type="text/plain")
-    assert services.janitor.janitor().orphaned_objects == 0
+    assert services.janitor.run().orphaned_objects == 0
     monkeypatch.setattr(services.janitor, "_orphan_age", timedelta(0))
-    assert services.janitor.janitor(dry_run=True).orphaned_objects == 1
+    assert services.janitor.run(dry_run=True).orphaned_objects == 1
     assert [info.key for info in bucket.list_objects("files/2020/")] == ["files/2020/01/orphan.txt"]
-    report = services.janitor.janitor()
+    report = services.janitor.run()
     assert (report.orphaned_objects, report.orphaned_bytes) == (1, 6)
     assert stored(bucket, file) == b"mine"
     assert bucket.stat("files2/not-ours.txt").size == 8
@@ -183,7 +183,7 @@ def test_T108_how_old_things_are_is_told_by_the_clock_of_the_database(
     bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
     bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
     move_the_clock(ahead)
-    report = services.janitor.janitor()
+    report = services.janitor.run()
     assert (report.orphaned_objects, report.orphaned_multiparts) == (removed, 1)
 
 
@@ -192,11 +192,11 @@ def test_probes_of_checks_that_timed_out_are_removed(
 ) -> None:
     bucket.put("probe/0123", b"probe", content_type="application/octet-stream")
     bucket.create_multipart("probe/doctor-0123/parts", content_type="application/octet-stream")
-    services.janitor.janitor()
+    services.janitor.run()
     assert len(leftovers()["objects without a row"]) == 1  # somebody may be at it
     services.db.close()
     move_the_clock(timedelta(hours=2))
-    assert services.janitor.janitor().orphaned_objects == 1
+    assert services.janitor.run().orphaned_objects == 1
     assert leftovers() == NOTHING
 
 
@@ -207,7 +207,7 @@ def test_a_multipart_without_a_row_is_aborted(
     leftovers: Leftovers,
 ) -> None:
     bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
-    assert services.janitor.janitor().orphaned_multiparts == 0
+    assert services.janitor.run().orphaned_multiparts == 0
     monkeypatch.setattr(janitor, "_GRACE", timedelta(seconds=-5))
-    assert services.janitor.janitor().orphaned_multiparts == 1
+    assert services.janitor.run().orphaned_multiparts == 1
     assert leftovers() == NOTHING

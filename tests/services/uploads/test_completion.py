@@ -55,14 +55,14 @@ def test_T46_abandoned_uploads_are_gone_after_one_janitor_run(
     assert leftovers()["reservations"] == ["alice"] and leftovers()["multiparts"]
     for begun in (never, arrived, half):
         expire(db, begun.upload.id)
-    assert services.janitor.janitor().expired_uploads == 3
+    assert services.janitor.run().expired_uploads == 3
     assert leftovers() == NOTHING
     # URLs that live on can bring bytes once more, or not at all; the next run takes them.
     assert never.request is not None
     put(never.request.url, small, never.request.headers)
     assert send(half.parts[2].request.url, large[2 * PART_SIZE :]).status_code == 404
     assert direct(services).sweep() == 0
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -71,7 +71,7 @@ def test_T46_the_janitor_leaves_living_uploads_alone(services: Services, alice: 
     one, many = begin(services, alice, small), begin(services, alice, large)
     send_all(one, small)
     send_parts(many.parts[:1], large)
-    services.janitor.janitor()
+    services.janitor.run()
     send_parts(many.parts[1:], large)
     assert stored(bucket, direct(services).complete(alice, one.upload.id)) == small
     assert stored(bucket, direct(services).complete(alice, many.upload.id)) == large

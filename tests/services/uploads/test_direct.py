@@ -209,7 +209,7 @@ def test_T41_a_post_form_takes_its_key_type_and_size_only_and_its_replay_changes
     assert stored(bucket, file) == b"HELLO WORLD"
     assert file.file_hash == hashlib.sha256(b"HELLO WORLD").hexdigest()
     assert direct(services).sweep() == 0 and len(files_of(services, alice)) == 1
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 
@@ -399,7 +399,7 @@ def test_T44_complete_after_abort_or_expiry_is_gone(
             direct(services).abort(alice, begun.upload.id)
         else:
             expire(db, begun.upload.id)
-            services.janitor.janitor()
+            services.janitor.run()
         with pytest.raises(UploadGone):
             direct(services).complete(alice, begun.upload.id)
         with pytest.raises(UploadGone):
@@ -498,7 +498,7 @@ def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
         url = services.delivery.url(alice, file.id, expires_in=None, disposition=None).url
         assert send(url, b"", method="GET").content == good
     assert len(files_of(services, alice)) == 3
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING  # what the attack left in incoming/ is gone too
 
 

@@ -168,7 +168,7 @@ def test_deduplicated_bytes_are_what_a_look_at_every_row_finds(
                 assert told["quota"]["used"] == found["used"], step
                 assert objects_of(db, owner.owner_id) == found["objects"], step
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 

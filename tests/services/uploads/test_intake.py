@@ -336,7 +336,7 @@ def test_T104_an_upload_whose_admission_was_not_answered_holds_nothing(
     with pytest.raises(Unavailable), services.intake.batch(alice, protocol="raw") as batch:
         batch.receive(name="a.txt", claimed_type=None, stream=Source(b"hello"), size=size)
     assert leftovers()["reservations"] == []
-    services.janitor.janitor()
+    services.janitor.run()
     with services.db.connection() as tx:
         assert tx.execute("select status from uploads").fetchall() in ([], [("aborted",)])
 

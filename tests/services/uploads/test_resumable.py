@@ -166,7 +166,7 @@ def test_T53_T101_killed_anywhere_no_acknowledged_byte_is_lost(
         standing = living.tus.find(alice, upload_id)
         assert told[-1] <= standing.offset <= told[-1] + max(pieces), (number, after)
         end(services, living, alice, upload_id, data, bucket)
-        services.janitor.janitor()
+        services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
         if survived:
             break
@@ -203,7 +203,7 @@ def test_T101_what_was_all_there_becomes_a_file_without_its_client(
             rescued += 1
             assert len(services.files.list(alice, FileQuery()).items) == 1, (number, after)
         end(services, living, alice, upload_id, data, bucket)
-        services.janitor.janitor()
+        services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
         if survived:
             break
@@ -225,7 +225,7 @@ def test_T101_killed_anywhere_and_abandoned_nothing_is_left(
         survived = mortal.survives(number, after, upload)
         lease_passes(db)
         time_passes(db, expires=True)
-        services.janitor.janitor()
+        services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
         with pytest.raises(UploadGone):
             living.tus.standing(alice, upload_id)
@@ -263,7 +263,7 @@ def test_T57_T101_killed_anywhere_in_joining_partial_uploads(
         assert checked(services, file).file_hash == hashlib.sha256(b"".join(pieces)).hexdigest()
         services.files.purge(alice, file.id, if_match=None)
         time_passes(db, expires=True)
-        services.janitor.janitor()
+        services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
         if survived:
             break
@@ -309,7 +309,7 @@ def test_T54_a_writer_that_wakes_too_late_changes_nothing(
         edges = [100, PART, first] if pause.happened else [first]
         assert any(stored == right[:100] + wrong[100:edge] + right[edge:] for edge in edges), number
         services.files.purge(alice, file_id, if_match=None)
-        services.janitor.janitor()
+        services.janitor.run()
         assert leftovers() == NOTHING, number
         if not pause.happened:
             break

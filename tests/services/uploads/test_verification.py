@@ -295,7 +295,7 @@ def test_T101_killed_anywhere_in_the_beginning_nothing_is_left(
             break
         deaths += 1
         time_passes(db, expires=True)
-        services.janitor.janitor()
+        services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
     assert deaths >= 2 and deaths < len(MOMENTS) - 1
 
@@ -322,9 +322,9 @@ def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
         time_passes(db, expires=False)
         if rescue == "sweep":
             services.direct.sweep()
-            services.janitor.janitor()
+            services.janitor.run()
         file = services.direct.complete(alice, begun.upload.id)  # the client's retry
-        services.janitor.janitor()
+        services.janitor.run()
         (listed,) = services.files.list(alice, FileQuery()).items
         assert listed.id == file.id, (number, after)
         ready = checked(services, file)
@@ -349,9 +349,9 @@ def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
         survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
         for _ in range(2):
             time_passes(db, expires=True)
-            services.janitor.janitor()
+            services.janitor.run()
             services.direct.sweep()
-        services.janitor.janitor()
+        services.janitor.run()
         files = services.files.list(alice, FileQuery()).items
         assert len(files) <= 1
         for file in files:
@@ -374,7 +374,7 @@ def test_T101_killed_anywhere_in_the_check_it_comes_to_the_same_end(
         file = completed(services, alice, data)
         survived = mortal.survives(number, after, lambda file=file: mortal.verification.check(file.id))
         ready = checked(services, file)
-        services.janitor.janitor()
+        services.janitor.run()
         assert (ready.status, ready.file_hash) == ("ready", hashlib.sha256(data).hexdigest())
         assert first is None or ready.file_path == first.file_path
         assert leftovers() == NOTHING, (number, after)
@@ -392,7 +392,7 @@ def test_T101_killed_anywhere_in_an_abort_the_janitor_ends_it(
         begun = sent(services, alice, os.urandom(size))
         survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.abort(alice, begun.upload.id))
         time_passes(db, expires=True)
-        services.janitor.janitor()
+        services.janitor.run()
         with pytest.raises(UploadGone):
             services.direct.complete(alice, begun.upload.id)
         assert leftovers() == NOTHING, (number, after)

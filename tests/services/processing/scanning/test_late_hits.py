@@ -224,7 +224,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
         everything(configured(services.scanning))
         configured(services.scanning).bury()
         time_passes(db)
-        services.janitor.janitor()
+        services.janitor.run()
         assert services.files.get(alice, file.id).status == "infected", (number, after)
         assert requests.get(given.url, timeout=30).status_code == 404, (number, after)
         assert leftovers() == NOTHING, (number, after)

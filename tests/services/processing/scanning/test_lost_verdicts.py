@@ -50,7 +50,7 @@ def test_T104_whatever_answer_is_lost_the_verdict_comes_to_the_same_end(
         lost += not survived
         act(services)
         time_passes(db)
-        services.janitor.janitor()
+        services.janitor.run()
         now = checked(services, file)
         assert now.status == ("ready" if case == "clean" else "infected"), lost
         if case == "clean":
@@ -78,7 +78,7 @@ def test_what_mends_damaged_bytes_is_scanned_and_processed(
             "select args ->> 'file_id' from procrastinate_jobs where task_name = 'process_file' order by id"
         ).fetchall()
     assert due[-1] == (str(new.id),)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
 
 

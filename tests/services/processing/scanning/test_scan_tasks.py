@@ -65,5 +65,5 @@ def test_uploads_are_scanned_then_compressed_and_scanned_again(
         ).fetchall()
     assert left == []
     time_passes(db)
-    services.janitor.janitor()
+    services.janitor.run()
     assert leftovers() == NOTHING
