@@ -59,29 +59,29 @@ select object_key from objects
 where object_key = %(key)s or (owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s)
 order by object_key for update
 """
-_CONDEMN = """
-with condemned as (
+_QUARANTINE = """
+with quarantined as (
     update objects set scan_verdict = 'infected', scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now(),
         location_state = null, public_key = null, public_sha256 = null, public_etag = null
     where object_key = any(%(keys)s)
     returning old.public_key
 ),
-unread as (delete from object_texts where object_key = any(%(keys)s)),
-unfound as (delete from file_texts t using files f where f.id = t.file_id and f.file_path = any(%(keys)s)),
-unseen as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
-retired as (
+deleted_object_texts as (delete from object_texts where object_key = any(%(keys)s)),
+deleted_file_texts as (delete from file_texts t using files f where f.id = t.file_id and f.file_path = any(%(keys)s)),
+deleted_previews as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
+due as (
     insert into deferred_deletions (object_key, delete_after)
-    select preview_path, now() from unseen union all
-    select public_key, now() from condemned where public_key is not null
+    select preview_path, now() from deleted_previews union all
+    select public_key, now() from quarantined where public_key is not null
     on conflict (object_key) do update set delete_after = excluded.delete_after
 ),
-earlier as (update deferred_deletions set delete_after = now() where replaced_by = any(%(keys)s))
+due_earlier as (update deferred_deletions set delete_after = now() where replaced_by = any(%(keys)s))
 update files set status = 'infected', problem = %(problem)s, version = version + 1
 where file_path = any(%(keys)s) and status in ('processing', 'ready')
 """
 
 
-def condemn(
+def quarantine(
     tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str, problem: dict[str, Any]
 ) -> list[str]:
     """Every file on the object, and on the owner's objects of the same bytes, is ``infected`` from now on; their texts and
@@ -92,7 +92,7 @@ def condemn(
     params = {"owner": owner_id, "sha256": sha256, "size": size, "key": object_key}
     keys = [row[0] for row in tx.execute(_LOCK_EQUAL, params).fetchall()]
     found = {"keys": keys, "finding": scan.finding, "signatures": scan.signatures, "problem": Jsonb(problem)}
-    execute(tx, _CONDEMN, found)
+    execute(tx, _QUARANTINE, found)
     return keys
 
 

@@ -71,7 +71,7 @@ def register(queue: procrastinate.App, services: Services) -> None:
         services.jobs.revive()
         services.public_copies.enqueue_missing()
         if services.scanning is not None:
-            services.scanning.bury()
+            services.scanning.delete_quarantined()
         services.janitor.run(recount=False)
 
     @queue.periodic(cron=RECOUNT_CRON)

@@ -72,10 +72,10 @@ class Scanning:
                 return found
         return self._scan(file)
 
-    def condemn(self, tx: Tx, file: FileRecord, sha256: str, scan: Scan) -> None:
-        """Let nothing of these bytes be handed out any more. ``bury`` follows, after the transaction."""
+    def quarantine(self, tx: Tx, file: FileRecord, sha256: str, scan: Scan) -> None:
+        """Let nothing of these bytes be handed out any more. ``delete_quarantined`` follows, after the transaction."""
         detail = f"A virus scanner found {scan.finding}."
-        keys = scans.condemn(
+        keys = scans.quarantine(
             tx,
             scan,
             owner_id=file.owner_id,
@@ -86,8 +86,8 @@ class Scanning:
         )
         log.warning("file_infected", file_id=str(file.id), objects=keys, finding=scan.finding)
 
-    def bury(self) -> None:
-        """Take what was condemned out of reach: its previews are deleted, and an object to which URLs of the bucket are still
+    def delete_quarantined(self) -> None:
+        """Take what was quarantined out of reach: its previews are deleted, and an object to which URLs of the bucket are still
         about is moved to a key that nobody was told. What the bucket does not confirm is left to the next run."""
         if isinstance(self._store, Copies):
             with self._db.connection() as tx:
@@ -201,7 +201,7 @@ class Scanning:
         with self._db.transaction() as tx:
             uploads.lock_content(tx, file.owner_id, file.file_hash)
             if scan.verdict == "infected":
-                self.condemn(tx, file, file.file_hash, scan)
+                self.quarantine(tx, file, file.file_hash, scan)
             else:
                 scans.record(
                     tx,
@@ -213,7 +213,7 @@ class Scanning:
                 )
         if scan.verdict != "infected":
             return "scanned"
-        self.bury()
+        self.delete_quarantined()
         return "infected"
 
 

@@ -90,7 +90,7 @@ class Verification:
         equals = EqualObjects(self._reader, new=[file.file_path])
         equals.settle(lambda: self._finish(file, found, scan, equals))
         if self._scanning is not None and scan is not None and scan.verdict == "infected":
-            self._scanning.bury()
+            self._scanning.delete_quarantined()
 
     def requeue_lost(self) -> int:
         """Queue again the checks of files that nobody will come back to; reject those that could not be checked for a week,
@@ -200,7 +200,7 @@ class Verification:
         if scan is None or self._scanning is None or scan.verdict == "clean":
             return True
         if scan.verdict == "infected":
-            self._scanning.condemn(tx, file, found.sha256, scan)
+            self._scanning.quarantine(tx, file, found.sha256, scan)
             return False
         if self._scanning.accepts_unscannable:
             return True

@@ -456,7 +456,7 @@ def test_T139_a_late_hit_takes_the_copy_too(
     publish(services, file)
     url = anonymous.get(address(file, "/download")).headers["Location"]
     with db.transaction() as tx:
-        scans.condemn(
+        scans.quarantine(
             tx,
             Scan("infected", "Test.Late", "1"),
             owner_id="alice",

@@ -82,8 +82,8 @@ def test_bytes_around_the_edges_of_frames_come_back(
     assert services.stats.storage(alice)["deduplicated_bytes"] == 0
     assert leftovers() | {"retired": []} == NOTHING
     time_passes(db)
-    assert services.janitor.run(dry_run=True).deferred_deletions == 1
-    assert services.janitor.run().deferred_deletions == 1
+    assert services.janitor.run(dry_run=True).retired_objects == 1
+    assert services.janitor.run().retired_objects == 1
     assert leftovers() == NOTHING
     assert read(services, file) == data
 

@@ -222,7 +222,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
         survived = mortal.survives(number, after, lambda: everything(dying))
         deaths += not survived
         everything(configured(services.scanning))
-        configured(services.scanning).bury()
+        configured(services.scanning).delete_quarantined()
         time_passes(db)
         services.janitor.run()
         assert services.files.get(alice, file.id).status == "infected", (number, after)

@@ -29,7 +29,7 @@ def rescan(services: Services) -> None:
     scanning.begin_rescan()
     while scanning.rescan_some():
         pass
-    scanning.bury()
+    scanning.delete_quarantined()
 
 
 @pytest.mark.parametrize("case", ["clean", "infected", "late hit"])
