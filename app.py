@@ -109,7 +109,7 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
                     settings.clamd_url,
                     max_size=settings.scan_max_size,
                     timeout=settings.scan_timeout,
-                    at_once=settings.scan_concurrency,
+                    concurrency=settings.scan_concurrency,
                 )
             ),
             unscannable=settings.scan_unscannable,

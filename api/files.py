@@ -46,7 +46,7 @@ from core.errors import NotFound
 from core.unset import UNSET
 from services.library.delivery import Link, NotModified, Redirect, RequestConditions, Stream
 from services.library.files import FileChange, FileQuery
-from services.processing.previews import PictureType, PreviewWish
+from services.processing.previews import PictureType, PreviewRequest
 
 files = Blueprint("files", __name__)
 links = Blueprint("links", __name__)
@@ -341,7 +341,7 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
     found = services().previews.show(
         caller_or_none(),
         file_id,
-        PreviewWish(
+        PreviewRequest(
             type=query.type,
             size=int(query.size),
             page=query.page,

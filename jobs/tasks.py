@@ -21,7 +21,7 @@ RESCAN_CRON = "23 * * * *"
 RECOUNT_CRON = "23 3 * * *"  # UTC; it reads all files
 
 
-class Patience(BaseRetryStrategy):
+class RetryPolicy(BaseRetryStrategy):
     """Again after 2, 4, 8 … seconds, not all at once: ten times, about half an hour in all, where a bucket or database is
     away; four times where it is the job itself that fails."""
 
@@ -33,36 +33,36 @@ class Patience(BaseRetryStrategy):
         return RetryDecision(retry_in={"seconds": max(1, round(wait))})
 
 
-_PATIENT = Patience()
+_RETRY = RetryPolicy()
 
 
 def register(queue: procrastinate.App, services: Services) -> None:
-    @queue.task(name="check_file", retry=_PATIENT)
+    @queue.task(name="check_file", retry=_RETRY)
     def check_file(file_id: str) -> None:
         services.verification.check(UUID(file_id))
 
-    @queue.task(name="process_file", retry=_PATIENT)
+    @queue.task(name="process_file", retry=_RETRY)
     def process_file(file_id: str) -> None:
         services.pipeline.process(UUID(file_id))
 
-    @queue.task(name="compress_object", retry=_PATIENT)
+    @queue.task(name="compress_object", retry=_RETRY)
     def compress_object(file_id: str) -> None:
         services.compression.compress(UUID(file_id))
 
-    @queue.task(name="publish_file", retry=_PATIENT)
+    @queue.task(name="publish_file", retry=_RETRY)
     def publish_file(file_id: str) -> None:
         services.public_copies.publish(UUID(file_id))
 
-    @queue.task(name="rescan", retry=_PATIENT)
+    @queue.task(name="rescan", retry=_RETRY)
     def rescan() -> None:
         if services.scanning is not None:
-            services.scanning.rescan_some()
+            services.scanning.scan_next_batch()
 
     @queue.periodic(cron=RESCAN_CRON)
     @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning", queue=MAINTENANCE)
     def keep_rescanning(timestamp: int) -> None:
         if services.scanning is not None:
-            services.scanning.keep_rescanning()
+            services.scanning.continue_rescan()
 
     @queue.periodic(cron=JANITOR_CRON)
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)

@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class TooSlow(Exception):
+class CpuTimeExceeded(Exception):
     pass
 
 
 @contextmanager
-def in_time(seconds: float) -> Iterator[None]:
-    """Raise TooSlow after so much processor time; regular expressions in the middle of a search end too."""
+def cpu_timer(seconds: float) -> Iterator[None]:
+    """Raise CpuTimeExceeded after so much processor time; regular expressions in the middle of a search end too."""
 
-    def over(*_: Any) -> None:
-        raise TooSlow
+    def expire(*_: Any) -> None:
+        raise CpuTimeExceeded
 
-    before = signal.signal(signal.SIGVTALRM, over)
+    previous = signal.signal(signal.SIGVTALRM, expire)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        signal.signal(signal.SIGVTALRM, previous)

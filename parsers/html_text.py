@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-from parsers.cpu_timer import TooSlow, in_time
+from parsers.cpu_timer import CpuTimeExceeded, cpu_timer
 
 _SECONDS = 1.0  # of processor time: unfinished comments make the parser start over and over
 _SILENT = frozenset({"script", "style", "template", "noscript", "svg", "head"})
@@ -16,10 +16,10 @@ def without_tags(html: str) -> str:
     """The text, each block on a line of its own; markup that takes too long to read is left as it is."""
     reader = _Text()
     try:
-        with in_time(_SECONDS):
+        with cpu_timer(_SECONDS):
             reader.feed(html)
             reader.close()
-    except TooSlow:
+    except CpuTimeExceeded:
         return html
     return "".join(reader.found)
 

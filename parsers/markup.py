@@ -7,7 +7,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from parsers.cpu_timer import TooSlow, in_time
+from parsers.cpu_timer import CpuTimeExceeded, cpu_timer
 
 _SECONDS = 1.5  # of processor time: lexers are expressions, and some text makes expressions slow
 _MAX_HTML = 2 * 1024 * 1024  # characters
@@ -38,10 +38,10 @@ def highlighted(text: str, mime_type: str, extension: str) -> tuple[str | None, 
     if name == "text":
         return None, None
     try:
-        with in_time(_SECONDS):
+        with cpu_timer(_SECONDS):
             shown = indented(text) if name == "json" else text
             html = highlight(shown, lexer, HtmlFormatter(cssclass="highlight"))
-    except (TooSlow, RecursionError):
+    except (CpuTimeExceeded, RecursionError):
         return name, None
     return name, html if len(html) <= _MAX_HTML else None
 
@@ -87,9 +87,9 @@ def rendered(text: str) -> str | None:
     markdown.add_render_rule("image", _in_words)
     markdown.add_render_rule("link_open", _foreign)
     try:
-        with in_time(_SECONDS):
+        with cpu_timer(_SECONDS):
             html = str(markdown.render(text))
-    except (TooSlow, RecursionError):
+    except (CpuTimeExceeded, RecursionError):
         return None
     return html if len(html) <= _MAX_HTML else None
 

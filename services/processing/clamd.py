@@ -27,14 +27,14 @@ class ScannerSettings:
     address: str  # tcp://host:port or unix:///path
     max_size: int  # bytes; clamd's StreamMaxLength, beyond which it cuts the stream
     timeout: float  # seconds of silence; above clamd's MaxScanTime, which it keeps silent for
-    at_once: int  # scans by one process
+    concurrency: int  # scans by one process
 
 
 class Clamd:
     def __init__(self, settings: ScannerSettings):
         self._settings = settings
         self.max_size = settings.max_size
-        self._turns = threading.BoundedSemaphore(settings.at_once)
+        self._turns = threading.BoundedSemaphore(settings.concurrency)
 
     def signatures(self) -> Signatures:
         """What it knows. Raises Unavailable."""

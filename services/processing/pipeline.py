@@ -19,7 +19,15 @@ from db import Database, Tx, files, jobs, objects
 from db.records import FileRecord
 from db.search import texts
 from parsers import run as parsers
-from services.processing.previews import JSON, SIZES, Previews, PreviewType, as_json, kinds_of, told
+from services.processing.previews import (
+    JSON,
+    SIZES,
+    Previews,
+    PreviewType,
+    document_json,
+    measured_metadata,
+    preview_types,
+)
 
 log = structlog.get_logger()
 
@@ -33,7 +41,7 @@ _STEPS: dict[PreviewType, tuple[frozenset[parsers.Want], str]] = {
 
 def begin(tx: Tx, file: FileRecord) -> None:
     """Enqueue what follows a file's becoming ``ready`` on an object of its own. One that shares another's has all already."""
-    if file.file_size and kinds_of(file):
+    if file.file_size and preview_types(file):
         _enqueue(tx, "process_file", file)
     else:
         _begin_compression(tx, file)
@@ -66,7 +74,7 @@ class Pipeline:
             file = files.get(tx, file_id)
         if file is None or file.status != "ready" or "processed_at" in file.metadata:
             return
-        steps = [step for step in _STEPS if step in kinds_of(file)]
+        steps = [step for step in _STEPS if step in preview_types(file)]
         try:
             found, failures = self._read(file, steps)
         except ContentMissing:
@@ -74,7 +82,7 @@ class Pipeline:
             return
         measured: dict[str, Any] = {}
         for reading in found:
-            measured |= told(reading)
+            measured |= measured_metadata(reading)
             self._keep(file, reading)
         measured["processed_at"] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         problem = None
@@ -123,9 +131,9 @@ class Pipeline:
                 picture.height,
             )
         if reading.document is not None:
-            self._previews.keep(file, "text", 0, JSON, as_json("text", reading.document))
+            self._previews.keep(file, "text", 0, JSON, document_json("text", reading.document))
         if reading.contents is not None:
-            self._previews.keep(file, "contents", 0, JSON, as_json("contents", reading.contents))
+            self._previews.keep(file, "contents", 0, JSON, document_json("contents", reading.contents))
         if reading.text:
             with self._db.transaction() as tx:
                 texts.put(tx, file.file_path, content=reading.text, language=reading.text_language)

@@ -60,7 +60,7 @@ _BY_DEFAULT: tuple[PreviewType, ...] = ("thumbnail", "text", "contents")  # the 
 
 
 @dataclass(frozen=True, slots=True)
-class PreviewWish:
+class PreviewRequest:
     type: PreviewType | None = None  # None: the first that the file has of thumbnail, text, contents
     size: int = 256  # of a thumbnail: one of SIZES
     page: int = 1
@@ -110,7 +110,7 @@ class Previews:
 
     # -- what a request asks for ---------------------------------------------------------------------------------------
 
-    def show(self, principal: Principal | None, file_id: UUID, wish: PreviewWish) -> Preview:
+    def show(self, principal: Principal | None, file_id: UUID, wish: PreviewRequest) -> Preview:
         """A preview of the file, made now where it is missing.
 
         Raises PreviewUnsupported where the file has none of this type, PreviewFailed where making it failed, InvalidInput
@@ -151,7 +151,7 @@ class Previews:
         pages = file.metadata.get("pages")
         if not isinstance(pages, int):
             try:
-                measured = told(self.read(file, {"metadata"}))
+                measured = measured_metadata(self.read(file, {"metadata"}))
             except (PreviewFailed, PreviewUnsupported) as error:
                 self.remember(file, "page", error)
                 raise
@@ -170,7 +170,7 @@ class Previews:
                 document = reading.document if shape.type == "text" else reading.contents
                 if document is None:
                     raise PreviewUnsupported("The file has no preview of this type.")
-                return self.keep(file, shape.type, 0, JSON, as_json(shape.type, document))
+                return self.keep(file, shape.type, 0, JSON, document_json(shape.type, document))
             is_page = shape.type == "page"
             reading = self.read(
                 file,
@@ -186,7 +186,7 @@ class Previews:
             raise
         if not is_page and "width" not in file.metadata:
             with self._db.transaction() as tx:
-                objects.add_extracted(tx, file.file_path, told(reading))
+                objects.add_extracted(tx, file.file_path, measured_metadata(reading))
         [picture] = reading.pictures
         return self.keep(file, shape.type, shape.variant, shape.mime_type, picture.data, picture.width, picture.height)
 
@@ -326,24 +326,24 @@ _MEMBERS: dict[str, dict[str, Any]] = {
 }
 
 
-def as_json(preview_type: PreviewType, document: dict[str, Any]) -> bytes:
+def document_json(preview_type: PreviewType, document: dict[str, Any]) -> bytes:
     """A text or a listing as it is stored and served."""
     whole = _MEMBERS[preview_type] | document
     return json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def told(reading: parsers.Reading) -> dict[str, Any]:
+def measured_metadata(reading: parsers.Reading) -> dict[str, Any]:
     """What a reading adds to the metadata; never ``custom``, which is the client's own."""
     return {name: value for name, value in reading.metadata.items() if value not in (None, {}, []) and name != "custom"}
 
 
-def kinds_of(file: FileRecord) -> frozenset[str]:
+def preview_types(file: FileRecord) -> frozenset[str]:
     """The types of preview that such a file has here."""
     return parsers.kinds(file.mime_type, names.extension(file.original_name))
 
 
-def _shape(file: FileRecord, wish: PreviewWish) -> _Shape:
-    kinds = kinds_of(file)
+def _shape(file: FileRecord, wish: PreviewRequest) -> _Shape:
+    kinds = preview_types(file)
     kind = wish.type or next((kind for kind in _BY_DEFAULT if kind in kinds), None)
     if kind is None or kind not in kinds or file.file_size == 0:
         raise PreviewUnsupported()

@@ -140,7 +140,7 @@ class Scanning:
         with self._db.connection() as tx:
             return scans.latest_rescan(tx)
 
-    def keep_rescanning(self) -> None:
+    def continue_rescan(self) -> None:
         """Begin a re-scan where one is due and the signatures have changed since the last; go on with one that got lost."""
         with self._db.transaction() as tx:
             if scans.lost_rescan(tx, after=_LOST) is not None:
@@ -153,7 +153,7 @@ class Scanning:
             if last is None or signatures is None or signatures != last.scanned_with:
                 self.begin_rescan()
 
-    def rescan_some(self) -> bool:
+    def scan_next_batch(self) -> bool:
         """One link of the chain; the next is queued with the row that says how far it has come. False at the end of it."""
         with self._db.connection() as tx:
             rescan = scans.latest_rescan(tx)

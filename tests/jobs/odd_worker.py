@@ -27,23 +27,23 @@ def register(queue: procrastinate.App, services: Services) -> None:
         with notes.open("a") as file:
             file.write(f"{word} {os.getpid()}\n")
 
-    @queue.task(name="kill_worker", retry=tasks.Patience())
+    @queue.task(name="kill_worker", retry=tasks.RetryPolicy())
     def kill_worker() -> None:
         note("kill")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    @queue.task(name="always_fails", retry=tasks.Patience())
+    @queue.task(name="always_fails", retry=tasks.RetryPolicy())
     def always_fails(file_id: str = "") -> None:
         note("fail")
         raise ValueError("secret words")
 
-    @queue.task(name="slow", retry=tasks.Patience())
+    @queue.task(name="slow", retry=tasks.RetryPolicy())
     def slow(seconds: float, name: str = "slow", file_id: str = "") -> None:
         note(f"begin-{name}")
         time.sleep(seconds)
         note(f"end-{name}")
 
-    @queue.task(name="slow_check", retry=tasks.Patience())
+    @queue.task(name="slow_check", retry=tasks.RetryPolicy())
     def slow_check(file_id: str) -> None:
         note("begin-check")
         time.sleep(1)

@@ -18,7 +18,7 @@ from db import Database
 from services import Services
 from services.access.upload_tokens import Budget
 from services.library.files import FileQuery
-from services.processing.previews import PreviewWish
+from services.processing.previews import PreviewRequest
 from services.uploads.resumable import NewResumable
 from settings import Settings
 from tests.compressed_files import read, text, time_passes
@@ -237,7 +237,7 @@ _file("a_purge", lambda gateway, who, file: gateway.files.purge(who, file))
 _file("a_batch", lambda gateway, who, file: gateway.files.batch(who, "purge", [str(file)]))
 _file("compression", lambda gateway, who, file: gateway.compression.compress(file))
 _file("processing", lambda gateway, who, file: gateway.pipeline.process(file))
-_file("a_preview", lambda gateway, who, file: gateway.previews.show(who, file, PreviewWish("text")))
+_file("a_preview", lambda gateway, who, file: gateway.previews.show(who, file, PreviewRequest("text")))
 _file("a_verification", lambda gateway, who, file: gateway.files.details(who, file, verify=True))
 
 

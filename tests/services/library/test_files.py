@@ -28,7 +28,7 @@ from db import Database
 from services import Services
 from services.library.delivery import Redirect, Stream
 from services.library.files import FileChange, FileQuery, etag
-from services.processing.previews import PreviewWish
+from services.processing.previews import PreviewRequest
 from tests.conftest import NOTHING
 from tests.services.uploads.test_intake import counted, upload
 
@@ -157,7 +157,7 @@ def every_call(services: Services, file_id: UUID) -> list[Callable[[Principal], 
         lambda p: services.delivery.open(p, file_id, method="GET"),
         lambda p: services.delivery.url(p, file_id),
         lambda p: services.delivery.zip(p, ids=[str(file_id)]),
-        lambda p: services.previews.show(p, file_id, PreviewWish("thumbnail", size=128)),
+        lambda p: services.previews.show(p, file_id, PreviewRequest("thumbnail", size=128)),
     ]
 
 

@@ -22,7 +22,7 @@ from services import Services
 from services.library.delivery import RequestConditions
 from services.library.files import FileQuery
 from services.objects.object_reader import Altered
-from services.processing.previews import PreviewWish
+from services.processing.previews import PreviewRequest
 from storage_backends.base import ObjectNotFound
 from tests.compressed_files import compressed, read, text, time_passes
 from tests.conftest import NOTHING
@@ -99,7 +99,7 @@ def test_the_same_bytes_again_are_kept_and_mend_every_file_that_had_them(
             assert file.file_path == new.file_path
             assert read(services, file) == data
         services.pipeline.process(new.id)
-        assert services.previews.show(alice, first.id, PreviewWish("text")).body
+        assert services.previews.show(alice, first.id, PreviewRequest("text")).body
         with pytest.raises(DuplicateFile):
             upload(services, alice, "third.txt", data, on_duplicate="reject")
     assert read(services, theirs) == data
@@ -200,7 +200,7 @@ def _ways_out(services: Services, who: Principal) -> list[Callable[[FileRecord],
         lambda file: opened(file, "GET", "proxy", "bytes=-1"),
         lambda file: opened(file, "HEAD", "redirect"),
         lambda file: services.delivery.url(who, file.id),
-        lambda file: services.previews.show(who, file.id, PreviewWish("text")),
+        lambda file: services.previews.show(who, file.id, PreviewRequest("text")),
         lambda file: services.files.copy(who, file.id),
         lambda file: b"".join(services.delivery.zip(who, ids=[str(file.id)]).body),
     ]

@@ -130,14 +130,14 @@ def test_T91_a_childs_death_is_a_result_and_not_tried_again(
     assert found.status == "ready"
     assert found.problem is not None and found.problem["code"] == "preview_failed"
     services.pipeline.process(photo.id)
-    from services.processing.previews import PreviewWish
+    from services.processing.previews import PreviewRequest
 
     with pytest.raises(PreviewFailed, match="longer than"):
-        services.previews.show(alice, photo.id, PreviewWish())
+        services.previews.show(alice, photo.id, PreviewRequest())
     assert len(runs) == 1
     monkeypatch.undo()
     parsers._reader.cache_clear()
-    services.previews.show(alice, photo.id, PreviewWish(retry=True))
+    services.previews.show(alice, photo.id, PreviewRequest(retry=True))
     assert services.files.get(alice, photo.id).problem is None
 
 

@@ -20,7 +20,7 @@ from services import Services
 from services.access.concurrency import ConcurrencyLimit
 from services.library.public_copies import PublicCopies
 from services.objects.object_reader import ObjectReader
-from services.processing.previews import Previews, PreviewWish
+from services.processing.previews import PreviewRequest, Previews
 from settings import Settings
 from tests.compressed_files import time_passes
 from tests.conftest import NOTHING
@@ -83,16 +83,16 @@ def test_what_is_missing_is_made_on_demand(
     services: Services, alice: Principal, bucket: Any, mime_type: Any, kind: str
 ) -> None:
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
-    first = services.previews.show(alice, photo.id, PreviewWish(size=128, mime_type=mime_type))
+    first = services.previews.show(alice, photo.id, PreviewRequest(size=128, mime_type=mime_type))
     with Image.open(io.BytesIO(first.body)) as shown:
         assert (shown.format, shown.size) == (kind, (128, 85))
     again = services.previews.show(
-        alice, photo.id, PreviewWish(size=128, mime_type=mime_type, if_none_match=first.etag)
+        alice, photo.id, PreviewRequest(size=128, mime_type=mime_type, if_none_match=first.etag)
     )
     assert again.not_modified
     for lost in bucket.list_objects("previews/"):  # an operator's mistake heals itself
         bucket.delete(lost.key)
-    wish = PreviewWish(size=128, mime_type=mime_type)
+    wish = PreviewRequest(size=128, mime_type=mime_type)
     assert services.previews.show(alice, photo.id, wish).etag == first.etag
     assert len(list(bucket.list_objects("previews/"))) == 1
 
@@ -101,12 +101,12 @@ def test_a_text_is_shown_as_json_and_kept(
     services: Services, alice: Principal, bucket: Any, children: list[str]
 ) -> None:
     text = upload(services, alice, "a.py", b"print('hello')\n" * 10)
-    first = services.previews.show(alice, text.id, PreviewWish())
+    first = services.previews.show(alice, text.id, PreviewRequest())
     assert first.mime_type == "application/json"
     found = json.loads(first.body)
     assert found["content"].startswith("print('hello')")
     assert found["truncated"] is False
-    assert services.previews.show(alice, text.id, PreviewWish(type="text")) == first
+    assert services.previews.show(alice, text.id, PreviewRequest(type="text")) == first
     assert len(children) == 1
     assert [info.key.rpartition(".")[2] for info in bucket.list_objects("previews/")] == ["json"]
 
@@ -125,7 +125,7 @@ def test_an_archive_is_listed_by_its_directory_alone(
     archive = samples.zipped({"plan.txt": b"text", "big.bin": os.urandom(6 * 1024 * 1024)})
     file = upload(services, alice, "a.zip", archive)
     monkeypatch.setattr(services.previews._contents, "open", counted)
-    shown = services.previews.show(alice, file.id, PreviewWish())
+    shown = services.previews.show(alice, file.id, PreviewRequest())
     found = json.loads(shown.body)
     assert [entry["name"] for entry in found["entries"]] == ["plan.txt", "big.bin"]
     assert (found["total_entries"], found["truncated"]) == (2, False)
@@ -137,14 +137,14 @@ def test_any_page_of_a_document_is_a_picture(
 ) -> None:
     paper = upload(services, alice, "a.pdf", samples.pdf(["One", "Two", "Three"]))
     for page in (1, 3):
-        shown = services.previews.show(alice, paper.id, PreviewWish(type="page", page=page))
+        shown = services.previews.show(alice, paper.id, PreviewRequest(type="page", page=page))
         with Image.open(io.BytesIO(shown.body)) as image:
             assert image.format == "WEBP"
             assert max(image.size) <= 1024
     begun = len(children)
     for beyond in (4, 2**40):
         with pytest.raises(InvalidInput, match="3 pages"):
-            services.previews.show(alice, paper.id, PreviewWish(type="page", page=beyond))
+            services.previews.show(alice, paper.id, PreviewRequest(type="page", page=beyond))
     assert len(children) == begun  # nothing is opened for what can't be there
     with db.connection() as tx:
         assert tx.execute("select count(*) from preview_failures").fetchone() == (0,)
@@ -158,17 +158,17 @@ def test_T91_a_file_that_cannot_be_opened_is_opened_once(
     services.files.update(alice, broken.id, _public(), if_match=None)
     for _ in range(3):
         with pytest.raises(PreviewFailed):
-            services.previews.show(alice, broken.id, PreviewWish(size=128))
+            services.previews.show(alice, broken.id, PreviewRequest(size=128))
     with pytest.raises(PreviewFailed):
-        services.previews.show(bob, broken.id, PreviewWish(size=512, retry=True))  # not bob's to say
+        services.previews.show(bob, broken.id, PreviewRequest(size=512, retry=True))  # not bob's to say
     assert len(children) == 1
     with pytest.raises(PreviewFailed):
-        services.previews.show(alice, broken.id, PreviewWish(size=128, retry=True))
+        services.previews.show(alice, broken.id, PreviewRequest(size=128, retry=True))
     assert len(children) == 2
     with db.connection() as tx:
         tx.execute("update preview_failures set failed_at = now() - interval '25 hours'")
     with pytest.raises(PreviewFailed):
-        services.previews.show(alice, broken.id, PreviewWish(size=128))
+        services.previews.show(alice, broken.id, PreviewRequest(size=128))
     assert len(children) == 3
 
 
@@ -182,15 +182,15 @@ def test_what_has_no_picture_or_is_not_ready_has_no_preview(services: Services, 
     text = upload(services, alice, "a.txt", b"text")
     for kind in ("thumbnail", "page", "contents"):
         with pytest.raises(PreviewUnsupported):
-            services.previews.show(alice, text.id, PreviewWish(type=kind))  # type: ignore[arg-type]
+            services.previews.show(alice, text.id, PreviewRequest(type=kind))  # type: ignore[arg-type]
     empty = upload(services, alice, "empty.txt", b"")
     with pytest.raises(PreviewUnsupported):
-        services.previews.show(alice, empty.id, PreviewWish())
+        services.previews.show(alice, empty.id, PreviewRequest())
     photo = upload(services, alice, "a.png", picture("PNG"))
     with db.connection() as tx:
         tx.execute("update files set status = 'processing' where id = %s", [photo.id])
     with pytest.raises(FileNotReady):
-        services.previews.show(alice, photo.id, PreviewWish(size=128))
+        services.previews.show(alice, photo.id, PreviewRequest(size=128))
 
 
 def test_T101_killed_at_any_step_a_preview_leaves_nothing(

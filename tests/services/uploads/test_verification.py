@@ -25,7 +25,7 @@ from services.access.concurrency import ConcurrencyLimit
 from services.library.files import FileQuery, Files
 from services.library.type_policy import TypePolicy
 from services.objects.object_reader import ObjectReader
-from services.processing.previews import PreviewWish
+from services.processing.previews import PreviewRequest
 from services.uploads.completion import Completion
 from services.uploads.direct import DirectLimits, DirectUploads, UploadPlan
 from services.uploads.intake import Intake
@@ -93,7 +93,7 @@ def test_T47_bytes_that_are_not_what_the_name_says_are_never_downloadable(
             with pytest.raises(FileNotReady):
                 services.delivery.url(who, file.id, expires_in=None, disposition=None)
             with pytest.raises(FileNotReady):
-                services.previews.show(who, file.id, PreviewWish())
+                services.previews.show(who, file.id, PreviewRequest())
         if state == "processing":
             file = checked(services, file)
             assert (file.status, problem_of(file), file.file_hash) == ("rejected", code, None)

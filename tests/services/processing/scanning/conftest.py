@@ -10,7 +10,7 @@ from core.errors import FileNotReady
 from core.principal import Principal
 from db.records import FileRecord
 from services import Services
-from services.processing.previews import PreviewWish
+from services.processing.previews import PreviewRequest
 from settings import Settings
 from tests.clamd import STREAM_LIMIT, Clamd, Proxy
 
@@ -61,7 +61,7 @@ def not_handed_out(services: Services, file: FileRecord) -> None:
         lambda: services.delivery.open(who, file.id, method="HEAD"),
         lambda: services.delivery.url(who, file.id),
         lambda: services.delivery.zip(who, ids=[str(file.id)]),
-        lambda: services.previews.show(who, file.id, PreviewWish("thumbnail", size=256)),
+        lambda: services.previews.show(who, file.id, PreviewRequest("thumbnail", size=256)),
     ):
         with pytest.raises(FileNotReady):
             attempt()

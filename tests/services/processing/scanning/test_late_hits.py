@@ -39,7 +39,7 @@ def rescan(services: Services) -> dict[str, int]:
     """All links of the chain."""
     scanning = configured(services.scanning)
     scanning.begin_rescan()
-    while scanning.rescan_some():
+    while scanning.scan_next_batch():
         pass
     found = scanning.latest_rescan()
     assert found is not None
@@ -146,20 +146,20 @@ def test_T98_a_rescan_survives_a_scanner_that_goes_away_and_workers_that_die(
         checked(services, upload(services, alice, f"{number}.txt", b"%d" % number))
     begun = scanning.begin_rescan()
     assert scanning.begin_rescan().id == begun.id  # one at a time
-    assert scanning.rescan_some()
+    assert scanning.scan_next_batch()
     scanner.stop()
     with pytest.raises(Unavailable):
-        scanning.rescan_some()
+        scanning.scan_next_batch()
     scanner.start()
     with db.connection() as tx:
         tx.execute("delete from procrastinate_jobs")
         tx.execute("update rescans set updated_at = now() - interval '1 hour'")
-    scanning.keep_rescanning()
+    scanning.continue_rescan()
     with db.connection() as tx:
         assert tx.execute("select task_name, priority / 1_000_000 from procrastinate_jobs").fetchall() == [
             ("rescan", -100)
         ]
-    while scanning.rescan_some():
+    while scanning.scan_next_batch():
         pass
     found = scanning.latest_rescan()
     assert found is not None
@@ -181,7 +181,7 @@ def test_T98_a_rescan_begins_by_itself_when_one_is_due(
     for days, known["version"] in ((0, 1), (0, 2), (8, 1), (8, 2)):
         with db.connection() as tx:
             tx.execute("update rescans set started_at = now() - %s * interval '1 day', finished_at = now()", [days])
-        scanning.keep_rescanning()
+        scanning.continue_rescan()
         latest = scanning.latest_rescan()
         assert latest is not None
         runs.append(latest.id)
@@ -210,7 +210,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
 
     def everything(scanning: Scanning) -> None:
         scanning.begin_rescan()
-        while scanning.rescan_some():
+        while scanning.scan_next_batch():
             pass
 
     deaths, survived = 0, False

@@ -27,7 +27,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 def rescan(services: Services) -> None:
     scanning = configured(services.scanning)
     scanning.begin_rescan()
-    while scanning.rescan_some():
+    while scanning.scan_next_batch():
         pass
     scanning.delete_quarantined()
 

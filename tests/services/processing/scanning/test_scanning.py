@@ -327,7 +327,7 @@ def test_the_doctor_tells_what_clamd_must_be_set_to(
     as_it_comes = Clamd(tmp_path_factory.mktemp("lax"), AlertExceedsMax="no", AlertEncryptedArchive="no")
     as_it_comes.start()
     found = scanner_doctor.examine(
-        ClamdClient(ScannerSettings(as_it_comes.url, max_size=2 * STREAM_LIMIT, timeout=60, at_once=1))
+        ClamdClient(ScannerSettings(as_it_comes.url, max_size=2 * STREAM_LIMIT, timeout=60, concurrency=1))
     )
     as_it_comes.stop()
     assert [check.ok for check in found] == [True, True, False, False, False]
@@ -357,7 +357,7 @@ def test_an_admin_asks_for_a_rescan_and_sees_how_far_it_is(
     begun = admin.post("/api/admin/rescan")
     assert (begun.status, begun.json["scanned"]) == (202, 0)
     assert client.post("/api/admin/rescan").status == 403
-    while configured(services.scanning).rescan_some():
+    while configured(services.scanning).scan_next_batch():
         pass
     found = admin.get("/api/admin/rescan").json
     assert (found["id"], found["scanned"], found["finished_at"] is not None) == (begun.json["id"], 1, True)
