@@ -18,7 +18,8 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont
 
 from core.content_types import mime_for_extension
 from core.names import extension
-from parsers.run import ParserFailed, Reading, kinds, read
+from parsers import ParserFailed
+from parsers.reading import Reading, kinds, read
 from tests.parsers import samples
 from tests.parsers.samples import corners, encoded
 

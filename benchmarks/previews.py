@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from core.content_types import mime_for_extension
-from parsers.run import kinds, read
+from parsers.reading import kinds, read
 
 SIZES = (128, 256, 512, 1024)
 SECONDS = 20.0  # at most, of each measurement

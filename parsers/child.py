@@ -1,14 +1,12 @@
 """The child's side of parsers/run.py: give up every power, then parse.
 
-Before the first untrusted byte is read, the process limits its memory, CPU time, files and descriptors, and locks
-itself in (parsers/locks.py), so that a decoder with a hole in it can neither fetch the gateway's credentials nor touch
-what belongs to it. Where a lock is missing it parses only if it may (not ``strict``): the resource limits and the empty
-environment hold everywhere.
+Before it reads the first untrusted byte, the process limits its memory, CPU time, files and descriptors, and locks itself
+in (parsers/locks.py), so that a decoder taken over by a hostile file can't reach the gateway's credentials or data. The
+resource limits and the empty environment hold everywhere; if a lock is missing, a ``strict`` request is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import json
@@ -16,6 +14,7 @@ import os
 import resource
 import struct
 import sys
+from contextlib import suppress
 from typing import Any
 
 from parsers import ParserFailed, Unsupported, locks
@@ -23,41 +22,39 @@ from parsers.ranged import RangedFile
 
 
 def main() -> None:
-    """Our parent's words come first on standard input: a length, then JSON; the file after them."""
-    answer = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no part of the answer
-    (length,) = struct.unpack(">I", sys.stdin.buffer.read(4))
-    told = json.loads(sys.stdin.buffer.read(length))
-    locks.die_with(told["parent"])
-    _limit(told["limits"])
-    module = importlib.import_module(f"parsers.{told['parser']}")  # before the locks: imports read many files
+    """Read the request (its length, then JSON), then the file, from standard input; write the answer."""
+    output = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is not part of the answer
+    request = json.loads(sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(4))))
+    locks.die_with(request["parent"])
+    _limit(request["limits"])
+    module = importlib.import_module(f"parsers.{request['parser']}")  # before the locks: imports read many files
     missing = locks.lock(threads=getattr(module, "THREADS", False))
-    if missing and told["strict"]:
-        answered: tuple[dict[str, Any], list[bytes]] = {"missing": missing}, []
+    blobs: list[bytes] = []
+    if missing and request["strict"]:
+        answer: dict[str, Any] = {"missing": missing}
     else:
-        answered = _parse(module, told["arguments"], _input(module, told["limits"], answer))
-    said, blobs = answered
-    body = json.dumps({**said, "blobs": [len(blob) for blob in blobs]}, allow_nan=False, ensure_ascii=False).encode(
-        errors="surrogatepass"
-    )
-    with os.fdopen(answer, "wb") as out:
+        answer, blobs = _parse(module, request["arguments"], _file(module, request, output))
+    answer["blobs"] = [len(blob) for blob in blobs]
+    body = json.dumps(answer, allow_nan=False, ensure_ascii=False).encode(errors="surrogatepass")
+    with os.fdopen(output, "wb") as out:
         out.write(struct.pack(">I", len(body)) + body)
         out.writelines(blobs)
 
 
-def _input(module: Any, limits: dict[str, int], answer: int) -> Any:
-    """The file's bytes; for a parser that ``SEEKS`` a file, which may be the parent's."""
-    if size := limits.get("ranged"):
-        file = RangedFile(size, limits["max_input"], sys.stdin.buffer, answer)
+def _file(module: Any, request: dict[str, Any], output: int) -> Any:
+    """The file's bytes; a file object for a parser that ``SEEKS``."""
+    if size := request["ranged_size"]:
+        file = RangedFile(size, request["limits"]["max_input"], sys.stdin.buffer, output)
         return io.BufferedReader(file, 64 * 1024)
     data = sys.stdin.buffer.read()
     return io.BytesIO(data) if getattr(module, "SEEKS", False) else data
 
 
-def _parse(module: Any, arguments: dict[str, Any], given: Any) -> tuple[dict[str, Any], list[bytes]]:
-    # Only our own words go into the answer: a library's message can hold addresses and paths (THREATS T35).
+def _parse(module: Any, arguments: dict[str, Any], file: Any) -> tuple[dict[str, Any], list[bytes]]:
+    # A library's message can hold addresses and paths (T35): the answer has only our own texts.
     try:
-        values, blobs = module.parse(given, arguments)
+        values, blobs = module.parse(file, arguments)
     except Unsupported as error:
         return {"unsupported": error.reason}, []
     except ParserFailed as error:
@@ -77,5 +74,5 @@ def _limit(limits: dict[str, int]) -> None:
         ("FSIZE", limits["file_size"], limits["file_size"]),
         ("NOFILE", limits["open_files"], limits["open_files"]),
     ):
-        with contextlib.suppress(ValueError, OSError, AttributeError):  # macOS refuses some of them
+        with suppress(ValueError, OSError, AttributeError):  # macOS refuses some of them
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))

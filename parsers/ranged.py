@@ -1,8 +1,8 @@
-"""A large file in the child that stays with the parent: what is read of it is asked for, span by span.
+"""A large file that the child reads through its parent, range by range.
 
-So the poster of a film with its index at the end, or the listing of an archive, costs a few MiB of a file of any size. The
-child writes ``ASK``, offset and length to its answer and reads length and bytes from its input; parsers/run.py checks
-every figure.
+The poster of a film with its index at the end, or the listing of an archive, costs a few MiB of a file of any size. The
+child writes ``RANGE_REQUEST``, offset and length to its answer, and reads length and bytes from its input. parsers/run.py
+checks every request.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ import io
 import struct
 from typing import BinaryIO
 
-ASK = b"\xff\xff\xff\xff"  # in place of an answer's length
-SPAN = struct.Struct(">QI")  # offset, length
-MAX_ASKS = 400
-MAX_LENGTH = 8 * 1024 * 1024
-_LENGTH = 256 * 1024  # what a first read fetches; reading on doubles it
-_KEPT = 8  # spans
+RANGE_REQUEST = b"\xff\xff\xff\xff"  # in place of an answer's length
+RANGE = struct.Struct(">QI")  # offset, length
+MAX_REQUESTS = 400
+MAX_LENGTH = 8 * 1024 * 1024  # bytes of one range
+_FIRST_LENGTH = 256 * 1024  # doubled with each range that follows the one before
+_MAX_RANGES = 8  # kept in memory
 
 
 class Exhausted(OSError):
-    """The parser asked too often, or for too much; what it knows by now has to do."""
+    """The parser reached a limit; it goes on with what it has read."""
 
 
 class RangedFile(io.RawIOBase):
+    """A file whose ranges are fetched from the parent process when they are read."""
+
     def __init__(self, size: int, budget: int, reader: BinaryIO, writer: int):
-        """``size`` of the file, ``budget`` of all that may be fetched, both in bytes; ``writer`` is a descriptor."""
-        self._size, self._budget, self._asks = size, budget, 0
+        """``size``: bytes of the file; ``budget``: bytes that may be fetched in all; ``writer``: a file descriptor."""
+        self._size, self._budget, self._requests = size, budget, 0
         self._reader, self._writer = reader, io.FileIO(writer, "w", closefd=False)
         self._position = 0
-        self._spans: list[tuple[int, bytes]] = []
-        self._next = (-1, 0)  # where reading on would begin, and how much the last fetch was
+        self._ranges: list[tuple[int, bytes]] = []
+        self._next = (-1, 0)  # the end of the last range, and its length
 
     def readable(self) -> bool:
         return True
@@ -51,33 +53,34 @@ class RangedFile(io.RawIOBase):
     def readinto(self, buffer: memoryview | bytearray) -> int:  # type: ignore[override]
         if self._position >= self._size or not len(buffer):
             return 0
-        start, data = self._span()
+        start, data = self._range()
         at = self._position - start
         count = min(len(buffer), len(data) - at)
         buffer[:count] = data[at : at + count]
         self._position += count
         return count
 
-    def _span(self) -> tuple[int, bytes]:
-        for span in self._spans:
-            if span[0] <= self._position < span[0] + len(span[1]):
-                return span
-        following, last = self._next
-        length = min(2 * last, MAX_LENGTH) if following == self._position else _LENGTH
+    def _range(self) -> tuple[int, bytes]:
+        """The kept or fetched range that holds the current position."""
+        for start, data in self._ranges:
+            if start <= self._position < start + len(data):
+                return start, data
+        end, last = self._next
+        length = min(2 * last, MAX_LENGTH) if end == self._position else _FIRST_LENGTH
         length = min(length, self._size - self._position)
         data = self._fetch(self._position, length)
         self._next = (self._position + length, length)
-        self._spans = [*self._spans[1 - _KEPT :], (self._position, data)]
-        return self._spans[-1]
+        self._ranges = [*self._ranges[1 - _MAX_RANGES :], (self._position, data)]
+        return self._ranges[-1]
 
     def _fetch(self, offset: int, length: int) -> bytes:
-        self._asks += 1
+        self._requests += 1
         self._budget -= length
-        if self._asks > MAX_ASKS or self._budget < 0:
-            raise Exhausted("too much of the file was asked for")
-        self._writer.write(ASK + SPAN.pack(offset, length))
-        (given,) = struct.unpack(">I", self._reader.read(4))
-        data = self._reader.read(given)
-        if given != length or len(data) != length:
+        if self._requests > MAX_REQUESTS or self._budget < 0:
+            raise Exhausted("too much of the file was requested")
+        self._writer.write(RANGE_REQUEST + RANGE.pack(offset, length))
+        sent = int.from_bytes(self._reader.read(4))
+        data = self._reader.read(sent)
+        if sent != length or len(data) != length:
             raise OSError("the file is shorter than it was")
         return data

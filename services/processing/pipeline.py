@@ -18,7 +18,7 @@ from core.errors import ContentMissing, GatewayError, PreviewFailed, PreviewUnsu
 from db import Database, Tx, files, jobs, objects
 from db.records import FileRecord
 from db.search import texts
-from parsers import run as parsers
+from parsers.reading import Reading, Want
 from services.processing.previews import (
     JSON,
     SIZES,
@@ -32,7 +32,7 @@ from services.processing.previews import (
 log = structlog.get_logger()
 
 # What is wanted of a file, by the kinds it has, and the step that its failure is told as.
-_STEPS: dict[PreviewType, tuple[frozenset[parsers.Want], str]] = {
+_STEPS: dict[PreviewType, tuple[frozenset[Want], str]] = {
     "thumbnail": (frozenset({"metadata", "picture"}), "The thumbnails could not be made"),
     "text": (frozenset({"metadata", "text", "document"}), "The text could not be read"),
     "contents": (frozenset({"metadata", "contents"}), "The contents could not be listed"),
@@ -97,7 +97,7 @@ class Pipeline:
 
     def _read(
         self, file: FileRecord, steps: list[PreviewType]
-    ) -> tuple[list[parsers.Reading], dict[PreviewType, GatewayError]]:
+    ) -> tuple[list[Reading], dict[PreviewType, GatewayError]]:
         """All steps in one child; where that fails, each in one of its own, so that a page that can't be drawn costs no
         text."""
         try:
@@ -105,7 +105,7 @@ class Pipeline:
         except (PreviewFailed, PreviewUnsupported) as error:
             if len(steps) == 1:
                 return [], {steps[0]: error}
-        found: list[parsers.Reading] = []
+        found: list[Reading] = []
         failures: dict[PreviewType, GatewayError] = {}
         for step in steps:
             try:
@@ -114,11 +114,11 @@ class Pipeline:
                 failures[step] = error
         return found, failures
 
-    def _read_together(self, file: FileRecord, steps: list[PreviewType]) -> parsers.Reading:
-        want = set[parsers.Want]().union(*(_STEPS[step][0] for step in steps))
+    def _read_together(self, file: FileRecord, steps: list[PreviewType]) -> Reading:
+        want = set[Want]().union(*(_STEPS[step][0] for step in steps))
         return self._previews.read(file, want, sizes=SIZES if "picture" in want else ())
 
-    def _keep(self, file: FileRecord, reading: parsers.Reading) -> None:
+    def _keep(self, file: FileRecord, reading: Reading) -> None:
         """Each in its own transaction: what is cut off here is done again from the start, and finds what it made."""
         for picture in reading.pictures:
             self._previews.keep(

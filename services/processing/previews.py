@@ -31,7 +31,8 @@ from core.ranges import Span, etag_matches
 from db import Database, Tx, deferred_deletions, events, files, objects, previews
 from db import errors as db_errors
 from db.records import FileRecord, PreviewRecord
-from parsers import run as parsers
+from parsers import ParserFailed, Unsupported, WeakSandbox
+from parsers.reading import Reading, Want, kinds, read
 from services.access.concurrency import ConcurrencyLimit
 from services.access.visibility import may_change, visible
 from services.library.delivery import downloadable
@@ -106,7 +107,7 @@ class Previews:
         self._limit = limit
         self._public_copies = publishing
         self._scanned_only = scanned_only
-        self._strict = strict  # nothing is parsed without every lock (services/upkeep/sandbox_doctor.py)
+        self._strict = strict  # nothing is parsed without every lock (services/upkeep/doctor/sandbox.py)
 
     # -- what a request asks for ---------------------------------------------------------------------------------------
 
@@ -195,15 +196,15 @@ class Previews:
     def read(
         self,
         file: FileRecord,
-        want: set[parsers.Want],
+        want: set[Want],
         *,
         sizes: Sequence[int] = (),
         format: Literal["webp", "jpeg", "png"] = "webp",
         page: int = 1,
-    ) -> parsers.Reading:
+    ) -> Reading:
         """What one child process reads of the file. Raises PreviewUnsupported, PreviewFailed, ContentMissing, Unavailable."""
         with _as_results(), _Source(self._reader, file) as source:
-            return parsers.read(
+            return read(
                 source,
                 file.mime_type,
                 name=file.original_name,
@@ -332,20 +333,20 @@ def document_json(preview_type: PreviewType, document: dict[str, Any]) -> bytes:
     return json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def measured_metadata(reading: parsers.Reading) -> dict[str, Any]:
+def measured_metadata(reading: Reading) -> dict[str, Any]:
     """What a reading adds to the metadata; never ``custom``, which is the client's own."""
     return {name: value for name, value in reading.metadata.items() if value not in (None, {}, []) and name != "custom"}
 
 
 def preview_types(file: FileRecord) -> frozenset[str]:
     """The types of preview that such a file has here."""
-    return parsers.kinds(file.mime_type, names.extension(file.original_name))
+    return kinds(file.mime_type, names.extension(file.original_name))
 
 
 def _shape(file: FileRecord, wish: PreviewRequest) -> _Shape:
-    kinds = preview_types(file)
-    kind = wish.type or next((kind for kind in _BY_DEFAULT if kind in kinds), None)
-    if kind is None or kind not in kinds or file.file_size == 0:
+    available = preview_types(file)
+    kind = wish.type or next((kind for kind in _BY_DEFAULT if kind in available), None)
+    if kind is None or kind not in available or file.file_size == 0:
         raise PreviewUnsupported()
     if kind == "thumbnail":
         return _Shape(kind, wish.size, wish.mime_type)
@@ -367,9 +368,9 @@ def _as_results() -> Iterator[None]:
         yield
     except ObjectNotFound as error:
         raise as_missing(error) from error
-    except parsers.Unsupported as error:
+    except Unsupported as error:
         raise PreviewUnsupported(error.reason) from error
-    except parsers.ParserFailed as error:
+    except ParserFailed as error:
         raise PreviewFailed(error.reason) from error
-    except parsers.WeakSandbox as error:
+    except WeakSandbox as error:
         raise Unavailable("Previews are not made here: the sandbox of parsers is incomplete.") from error

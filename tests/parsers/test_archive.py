@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from parsers.run import read
+from parsers.reading import read
 from tests.parsers.samples import tarred, zipped
 
 PARTS = {"a/../b.txt": b"x" * 3000, "é\x1b\n\u202etxt.exe": b""}

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from parsers.run import Reading, Unsupported, read
+from parsers import Unsupported
+from parsers.reading import Reading, read
 from tests.parsers import samples
 from tests.parsers.samples import GERMAN
 from tests.parsers.test_media import Ranged

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from core.content_types import canonical
-from parsers.run import ParserFailed, Reading, Unsupported, kinds, read
+from parsers import ParserFailed, Unsupported
+from parsers.reading import Reading, kinds, read
 from tests.parsers import hostile, samples
 
 EVERYTHING = frozenset({"metadata", "picture", "text", "document", "contents"})

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms
 
-from parsers.run import ParserFailed, Reading, Unsupported, read
+from parsers import ParserFailed, Unsupported
+from parsers.reading import Reading, read
 from tests.parsers.samples import BLUE, GREEN, RED, WHITE, corners, encoded
 from tests.parsers.samples import png_of as png
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from parsers import locks
+from parsers import ParserFailed, WeakSandbox, locks
 from parsers import run as runner
+from parsers.reading import read
 from tests.parsers.conftest import Parse, start_of
 
 pytestmark = pytest.mark.skipif(
@@ -160,7 +161,7 @@ def test_T132_refused(parse: Parse, targets: dict[str, Any], name: str) -> None:
 
 def test_T132_no_thread_but_where_a_decoder_needs_one(parse: Parse, targets: dict[str, Any]) -> None:
     code = "import threading; threading.Thread(target=time.time).start(); return {}, []"
-    with pytest.raises(runner.ParserFailed, match="RuntimeError"):
+    with pytest.raises(ParserFailed, match="RuntimeError"):
         parse(code)
     parse(code, head="THREADS = True")
     others = attempts({name: attack for name, attack in STAYS.items() if name != "clone3"})
@@ -186,7 +187,7 @@ def test_T132_neither_arguments_nor_environment_name_the_file(parse: Parse) -> N
                         seen.append(words + (line.parent / "environ").read_bytes())
             return super().read(size)
 
-    runner.read(Source(b"text"), "text/plain", name="secret-plan.txt", want=frozenset({"text"}))
+    read(Source(b"text"), "text/plain", name="secret-plan.txt", want=frozenset({"text"}))
     assert seen
     assert not [words for words in seen if b"secret-plan" in words]
 
@@ -246,7 +247,7 @@ def test_T132_without_seccomp_landlock_holds_all_it_knows(tmp_path: Path, target
 def test_T132_nothing_is_parsed_without_a_lock_where_none_may_be_missing(
     parse: Parse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(runner.WeakSandbox) as weak:
+    with pytest.raises(WeakSandbox) as weak:
         parse("return {}, []", locked=False, strict=True)
     assert weak.value.missing == ("all",)
 
@@ -273,5 +274,5 @@ def test_T132_the_numbers_are_the_kernels(header: str, column: int, pattern: str
     numbers = dict(re.findall(pattern, path.read_text()))
     numbers.setdefault("newfstatat", numbers.get("fstatat"))
     rows = [row.split() for row in locks._ALLOWED.split(",")]
-    rows += [row[0].split() for row in (*locks._ALLOWED_WITH, locks._A_THREAD)]
+    assert set(locks._ARGUMENTS) <= {row[0] for row in rows}
     assert [row for row in rows if row[column] != numbers.get(row[0], "-")] == []

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from core import previewable
-from parsers import run
-from parsers.run import Reading, Unsupported, read
+from parsers import Unsupported
+from parsers import reading as readings
+from parsers.reading import Reading, read
 from tests.parsers.samples import GREEN, RED, audio, corners, encoded, video
 from tests.parsers.test_image import close, colours
 
-media = pytest.mark.skipif(not run.kinds("video/mp4"), reason="the [media] packages are not installed")
+media = pytest.mark.skipif(not readings.kinds("video/mp4"), reason="the [media] packages are not installed")
 
 
 def show(source: Any, mime: str, size: int = 128) -> Reading:
@@ -146,14 +147,14 @@ def test_T93_heic(turn: int) -> None:
 
 
 def test_without_the_packages_nothing_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "find_spec", lambda name: None if name in ("av", "pillow_heif") else True)
-    run._reader.cache_clear()
+    monkeypatch.setattr(readings, "find_spec", lambda name: None if name in ("av", "pillow_heif") else True)
+    readings._reader.cache_clear()
     try:
         for mime in ("video/mp4", "audio/mpeg", "image/heic"):
             assert previewable.kinds(mime) == {"thumbnail"}
-            assert run.kinds(mime) == frozenset()
+            assert readings.kinds(mime) == frozenset()
             with pytest.raises(Unsupported):
                 show(b"", mime)
-        assert run.kinds("image/png") == {"thumbnail"}
+        assert readings.kinds("image/png") == {"thumbnail"}
     finally:
-        run._reader.cache_clear()
+        readings._reader.cache_clear()

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from parsers import ParserFailed, ranged, run
-from parsers.run import read
+from parsers.reading import read
 from tests.parsers.samples import zipped
 from tests.parsers.test_media import Ranged
 
@@ -41,7 +41,7 @@ def test_what_is_small_goes_through_the_pipe() -> None:
         (0, ranged.MAX_LENGTH + 1, 1),
         (9_000_000, 2_000_000, 1),
         (1 << 63, 1, 1),
-        (0, 1, ranged.MAX_ASKS + 1),
+        (0, 1, ranged.MAX_REQUESTS + 1),
         (0, ranged.MAX_LENGTH, 40),
     ],
 )
@@ -49,7 +49,7 @@ def test_T91_a_lying_child_is_given_nothing_else(
     monkeypatch: pytest.MonkeyPatch, offset: int, length: int, times: int
 ) -> None:
     """Outside the file, too much at a time, too often, too much in all."""
-    ask = ranged.ASK + struct.pack(">QI", offset, length)
+    ask = ranged.RANGE_REQUEST + struct.pack(">QI", offset, length)
     monkeypatch.setattr(
         run,
         "_START",
@@ -60,4 +60,4 @@ def test_T91_a_lying_child_is_given_nothing_else(
     with pytest.raises(ParserFailed, match="asked for too much"):
         listed(source)
     assert sum(size for _, size in source.asked) <= run.Limits().max_input
-    assert len(source.asked) <= ranged.MAX_ASKS
+    assert len(source.asked) <= ranged.MAX_REQUESTS

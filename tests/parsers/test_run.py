@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from parsers import ParserFailed, Unsupported, reading
 from parsers import run as runner
-from parsers.run import Answer, ParserFailed, Unsupported
+from parsers.run import Answer
 from tests.parsers.conftest import Parse
 
 LINUX = sys.platform == "linux"
@@ -187,13 +188,13 @@ def test_T91_a_lying_child_is_a_failed_parser(parse: Parse, monkeypatch: pytest.
 def test_T91_a_reading_is_what_it_should_be(parse: Parse, monkeypatch: pytest.MonkeyPatch, values: str) -> None:
     """A parser that was taken over can answer anything."""
     parse(f"return {{'metadata': {{'a\\0': 'b\\ud800'}}}} if arguments.get('well') else {values}, []")
-    monkeypatch.setitem(runner._READERS, "image", runner._Reader("probe"))
-    runner._reader.cache_clear()
+    monkeypatch.setitem(reading._READERS, "image", reading._Reader("probe"))
+    reading._reader.cache_clear()
     try:
         with pytest.raises(ParserFailed, match="can't be read"):
-            runner.read(io.BytesIO(), "image/png", name="x", want=frozenset())
+            reading.read(io.BytesIO(), "image/png", name="x", want=frozenset())
     finally:
-        runner._reader.cache_clear()
+        reading._reader.cache_clear()
 
 
 def test_errors_of_the_source_pass_through_and_leave_no_child(parse: Parse) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from parsers.run import ParserFailed, Reading, Unsupported, read
+from parsers import ParserFailed, Unsupported
+from parsers.reading import Reading, read
 from tests.parsers.hostile import svg
 from tests.parsers.samples import RED, encoded
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from db import Database
-from parsers import plain_text
-from parsers.run import Reading, Unsupported, read
+from parsers import Unsupported, plain_text
+from parsers.reading import Reading, read
 from tests.parsers.samples import GERMAN
 
 RUSSIAN = "Это короткий рассказ о доме, который стоял у самой реки, и о людях, которые в нём когда-то жили."

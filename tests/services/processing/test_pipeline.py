@@ -12,6 +12,7 @@ import app
 from core.errors import PreviewFailed, Unavailable
 from core.principal import Principal
 from db import Database, objects
+from parsers import reading
 from parsers import run as parsers
 from services import Services
 from settings import Settings
@@ -122,8 +123,8 @@ def test_T91_a_childs_death_is_a_result_and_not_tried_again(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]
 ) -> None:
     """A child that is killed at its limit leaves a file that says so, and a job that is done."""
-    monkeypatch.setattr(parsers, "_READERS", {"image": parsers._Reader("image", parsers.Limits(wall_seconds=0.001))})
-    parsers._reader.cache_clear()
+    monkeypatch.setattr(reading, "_READERS", {"image": reading._Reader("image", parsers.Limits(wall_seconds=0.001))})
+    reading._reader.cache_clear()
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
     services.pipeline.process(photo.id)
     found = services.files.get(alice, photo.id)
@@ -136,7 +137,7 @@ def test_T91_a_childs_death_is_a_result_and_not_tried_again(
         services.previews.show(alice, photo.id, PreviewRequest())
     assert len(runs) == 1
     monkeypatch.undo()
-    parsers._reader.cache_clear()
+    reading._reader.cache_clear()
     services.previews.show(alice, photo.id, PreviewRequest(retry=True))
     assert services.files.get(alice, photo.id).problem is None
 
