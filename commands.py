@@ -20,7 +20,7 @@ from core.ids import FILE_PREFIX
 from core.principal import Role
 from db.jobs import QUEUES
 from services import Services
-from services.upkeep import sandbox_doctor
+from services.upkeep.doctor import sandbox
 from services.upkeep.jobs import JobQuery
 from settings import Settings, version
 from storage_backends import StorageSettings, open_store
@@ -115,7 +115,7 @@ def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     import web_server
 
-    sandbox_doctor.suffices(strict=settings.strict_sandbox)  # looked up here once for all its processes
+    sandbox.suffices(strict=settings.strict_sandbox)  # looked up here once for all its processes
     telemetry.share_metrics(settings.data_dir)
     (wiring.database_url(settings), wiring.storage_settings(settings))  # say what is missing before workers start
     return web_server.run(lambda: wiring.create_app(settings), settings)
@@ -124,7 +124,7 @@ def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int
 def _worker(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     from jobs import worker
 
-    if not sandbox_doctor.suffices(strict=settings.strict_sandbox):
+    if not sandbox.suffices(strict=settings.strict_sandbox):
         raise ValueError("parsers can't be locked in here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
     queues = [name.strip() for name in words.queues.split(",") if name.strip()]
     if not queues or not set(queues) <= set(QUEUES):
@@ -185,14 +185,13 @@ def _env(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
 
 def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
     from services.processing.scanning import configured
-    from services.upkeep import scanner_doctor
-    from services.upkeep.doctor import examine
+    from services.upkeep.doctor import bucket, scanner
 
     store = open_store(wiring.storage_settings(settings))
-    checks = examine(store, origins=settings.cors_origins or (settings.base_url,))
-    checks += sandbox_doctor.examine(strict=settings.strict_sandbox)
+    checks = bucket.examine(store, origins=settings.cors_origins or (settings.base_url,))
+    checks += sandbox.examine(strict=settings.strict_sandbox)
     if settings.clamd_url is not None:
-        checks += scanner_doctor.examine(configured(wiring.wire(settings).scanning).clamd)
+        checks += scanner.examine(configured(wiring.wire(settings).scanning).clamd)
     if words.json:
         print(
             json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence} for c in checks])

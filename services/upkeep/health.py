@@ -9,7 +9,7 @@ import structlog
 from core.errors import Unavailable
 from db import Database, disk, jobs
 from services.processing.scanning import Scanning
-from services.upkeep import sandbox_doctor
+from services.upkeep.doctor import sandbox
 from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ class Health:
             "database": self._database(),
             **self._bucket(),
             **self._queues(),
-            "sandbox": "weak" if sandbox_doctor.missing() else True,
+            "sandbox": "weak" if sandbox.missing() else True,
         }
         return checks if self._scanning is None else checks | self._scanner(self._scanning)
 

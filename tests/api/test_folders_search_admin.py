@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services import Services
-from services.upkeep import sandbox_doctor
+from services.upkeep.doctor import sandbox
 from storage_backends.presign import Presigner
 from tests.client import GatewayClient
 from tests.subtests import each
@@ -262,7 +262,7 @@ def test_T124_readiness_tells_no_more_than_it_must(
             "database": True,
             "bucket": True,
             "queue": True,
-            "sandbox": "weak" if sandbox_doctor.missing() else True,
+            "sandbox": "weak" if sandbox.missing() else True,
         },
     }
     monkeypatch.setattr(type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True})

@@ -26,7 +26,8 @@ from services import Services
 from services.processing.clamd import Clamd as ClamdClient
 from services.processing.clamd import ScannerSettings
 from services.processing.scanning import configured
-from services.upkeep import sandbox_doctor, scanner_doctor
+from services.upkeep.doctor import sandbox
+from services.upkeep.doctor.scanner import examine
 from settings import Settings
 from tests.clamd import EICAR, STREAM_LIMIT, Clamd, Proxy
 from tests.conftest import NOTHING
@@ -307,7 +308,7 @@ def test_T124_readiness_names_the_scanner(services: Services, scanner: Clamd, an
         "database": True,
         "bucket": True,
         "queue": True,
-        "sandbox": "weak" if sandbox_doctor.missing() else True,
+        "sandbox": "weak" if sandbox.missing() else True,
         "clamd": True,
         "signature_age": "unknown",
     }
@@ -320,15 +321,13 @@ def test_T124_readiness_names_the_scanner(services: Services, scanner: Clamd, an
 def test_the_doctor_tells_what_clamd_must_be_set_to(
     services: Services, scanner: Clamd, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    good = scanner_doctor.examine(configured(services.scanning).clamd)
+    good = examine(configured(services.scanning).clamd)
     assert [(check.name, check.detail) for check in good if not check.ok] == []
     scanner.stop()
-    assert {check.ok for check in scanner_doctor.examine(configured(services.scanning).clamd)} == {False}
+    assert {check.ok for check in examine(configured(services.scanning).clamd)} == {False}
     as_it_comes = Clamd(tmp_path_factory.mktemp("lax"), AlertExceedsMax="no", AlertEncryptedArchive="no")
     as_it_comes.start()
-    found = scanner_doctor.examine(
-        ClamdClient(ScannerSettings(as_it_comes.url, max_size=2 * STREAM_LIMIT, timeout=60, concurrency=1))
-    )
+    found = examine(ClamdClient(ScannerSettings(as_it_comes.url, max_size=2 * STREAM_LIMIT, timeout=60, concurrency=1)))
     as_it_comes.stop()
     assert [check.ok for check in found] == [True, True, False, False, False]
     told = " ".join(check.consequence for check in found)

@@ -22,7 +22,7 @@ from tests.samples import picture
 from tests.servers import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux locks parsers in")
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LACKING = (sys.executable, str(ROOT / "tests" / "lesser_kernel.py"))
 WITHOUT_LANDLOCK = (*LACKING, "landlock")
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from services.upkeep.doctor import examine
+from services.upkeep.doctor.bucket import examine
 from storage_backends import open_store
 from storage_backends.memory import MemoryStore
 from tests.servers import free_port, start_weed
