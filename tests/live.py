@@ -13,9 +13,8 @@ from pathlib import Path
 
 from settings import Settings
 from tests.client import GatewayClient
+from tests.paths import ROOT
 from tests.servers import free_port
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Live:

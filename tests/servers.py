@@ -17,10 +17,10 @@ import pytest
 from embedded import seaweedfs
 from embedded.child import free_port
 from storage_backends import StorageSettings, open_store
+from tests.paths import ROOT
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-0123456789"
 BUCKET = "uploads"
-ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT = 60.0  # seconds
 
 

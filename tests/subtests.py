@@ -1,4 +1,4 @@
-"""Many cases in one test, where a fresh database for each would cost more than the case itself."""
+"""Many cases in one test, for tests whose fixtures (a fresh database, for example) cost more than a case."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+import pytest
 
-def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Like ``pytest.mark.parametrize``, but all cases run in the same test, one after another.
 
-    The first that fails ends the test and is named in the report."""
+def with_subtests(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Callable[..., None]], Any]:
+    """Like ``pytest.mark.parametrize``, but every case is a subtest of one test: all share its fixtures."""
     listed = (names,) if isinstance(names, str) else names
-    cases = list(cases)
+    rows = [dict(zip(listed, (case,) if isinstance(names, str) else case, strict=True)) for case in cases]
 
-    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+    def decorate(test: Callable[..., None]) -> Any:
         @wraps(test)
-        def run(**fixtures: Any) -> None:
-            for case in cases:
-                values = (case,) if isinstance(names, str) else case
-                try:
-                    test(**fixtures, **dict(zip(listed, values, strict=True)))
-                except BaseException as error:
-                    error.add_note(f"in the case {dict(zip(listed, values, strict=True))!r:.300}")
-                    raise
+        def run(subtests: pytest.Subtests, **fixtures: Any) -> None:
+            for row in rows:
+                with subtests.test(**row):
+                    test(**fixtures, **row)
 
-        parameters = inspect.signature(test).parameters.values()
-        kept = [parameter for parameter in parameters if parameter.name not in listed]
-        run.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]
+        parameters = [p for p in inspect.signature(test).parameters.values() if p.name not in listed]
+        subtests = inspect.Parameter("subtests", inspect.Parameter.KEYWORD_ONLY)
+        run.__signature__ = inspect.Signature([*parameters, subtests])  # type: ignore[attr-defined]
         return run
 
     return decorate

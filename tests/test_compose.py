@@ -25,9 +25,9 @@ import pytest
 import yaml
 
 from settings import Settings
+from tests.paths import ROOT
 from tests.servers import nginx
 
-ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_MODULE = "github.com/compose-spec/compose-go/v2@v2.9.1"  # where the specification keeps its schema
 STRICT = os.environ.get("GATEWAY_TESTS_STRICT") == "1"
 OURS = {name.upper() for name in Settings.model_fields}

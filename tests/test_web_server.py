@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
+
 THREADS = 4  # as in the script below
 SCRIPT = """
 import hashlib, pathlib, sys, time

@@ -20,6 +20,7 @@ from services import Services
 from settings import Settings
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
+from tests.paths import ROOT
 from tests.presigned import put, send
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -331,10 +332,9 @@ def worker(settings: Settings, services: Services, tmp_path: Path) -> Iterator[s
         "DATA_DIR": str(tmp_path),
     }
     log = tmp_path / "worker.log"
-    root = Path(__file__).parents[2]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "worker"], cwd=root, env=environment, stdout=output, stderr=output
+            [sys.executable, "app.py", "worker"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
     yield process
     process.terminate()

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.client import Answer, GatewayClient
-from tests.subtests import each
+from tests.subtests import with_subtests
 
 File = dict[str, Any]
 
@@ -76,7 +76,7 @@ def test_patch_changes_only_what_it_names(client: GatewayClient) -> None:
     assert client.patch(address, json={"expires_at": None, "tags": []}).json["expires_at"] is None
 
 
-@each(
+@with_subtests(
     "body",
     [
         {"original_name": None},
@@ -109,7 +109,7 @@ def test_patches_that_are_refused(client: GatewayClient, body: Any) -> None:
     assert (after["original_name"], after["tags"]) == (file["original_name"], ["one"])
 
 
-@each(
+@with_subtests(
     "member",
     ["owner_id", "status", "file_size", "file_hash", "id", "download_count", "file_path", "is_deleted"],
 )
@@ -243,7 +243,7 @@ def test_batches(client: GatewayClient, other: GatewayClient) -> None:
     assert other.get(f"/api/files/{theirs}").json["is_deleted"] is False
 
 
-@each(
+@with_subtests(
     "body",
     [
         {},
@@ -285,7 +285,7 @@ def test_lists_filter_and_sort(client: GatewayClient) -> None:
     assert names(unknown="parameter", sort="original_name") == ["a.csv", "b.txt"]
 
 
-@each(
+@with_subtests(
     "query",
     [
         "sort=size",
@@ -306,7 +306,7 @@ def test_lists_asked_for_badly(client: GatewayClient, query: str) -> None:
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-@each(
+@with_subtests(
     "act",
     [
         lambda c, f: c.get(f"/api/files/{f}"),

@@ -11,7 +11,7 @@ from services import Services
 from services.upkeep.doctor import sandbox
 from storage_backends.presign import Presigner
 from tests.client import GatewayClient
-from tests.subtests import each
+from tests.subtests import with_subtests
 
 
 def make(client: GatewayClient, name: str, parent: int | None = None) -> int:
@@ -88,7 +88,7 @@ def test_deleting_folders(client: GatewayClient) -> None:
     assert client.get(f"/api/folders/{top}").status == 404
 
 
-@each(
+@with_subtests(
     "body",
     [
         {},
@@ -140,7 +140,7 @@ def test_search_finds_and_marks(client: GatewayClient, other: GatewayClient) -> 
     assert client.get("/api/search/suggest?prefix=quart").json == {"items": ["Quarterly report.txt", "quarterly"]}
 
 
-@each(
+@with_subtests(
     "query",
     [
         '"',
@@ -168,7 +168,7 @@ def test_T81_any_query_is_valid(client: GatewayClient, query: str) -> None:
     assert client.get("/api/search/suggest", params={"prefix": query}).status == 200
 
 
-@each("query", ["facets=colour", "facets=owner,colour", "limit=0", "folder=x", "date_to=x", "cursor=x"])
+@with_subtests("query", ["facets=colour", "facets=owner,colour", "limit=0", "folder=x", "date_to=x", "cursor=x"])
 def test_searches_asked_for_badly(client: GatewayClient, query: str) -> None:
     assert client.get(f"/api/search?{query}").status == 400
 
@@ -224,7 +224,7 @@ def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, servi
     assert first.json["key"] not in str(stored)
 
 
-@each(
+@with_subtests(
     "body",
     [
         {},

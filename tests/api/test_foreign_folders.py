@@ -12,7 +12,7 @@ from db import Database
 from services import Services
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.subtests import each
+from tests.subtests import with_subtests
 from tests.tus import begin as begin_tus
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -65,7 +65,7 @@ def theirs(other: GatewayClient) -> int:
     return folder_of(other)
 
 
-@each("way", WAYS_IN)
+@with_subtests("way", WAYS_IN)
 def test_T134_a_foreign_folder_is_not_there(
     client: GatewayClient, theirs: int, leftovers: Leftovers, db: Database, way: str
 ) -> None:

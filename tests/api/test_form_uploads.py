@@ -13,7 +13,7 @@ from flask import Flask
 from tests.bodies import HTML, Unread, names, send
 from tests.client import GatewayClient, form_data
 from tests.conftest import NOTHING
-from tests.subtests import each
+from tests.subtests import with_subtests
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -57,7 +57,7 @@ def test_fields_hold_wherever_they_stand(client: GatewayClient) -> None:
     assert answer.json["files"][0]["visibility"] == "public"
 
 
-@each("field", ["files", "files[]", "file"])
+@with_subtests("field", ["files", "files[]", "file"])
 def test_names_of_file_fields(client: GatewayClient, field: str) -> None:
     body, content_type = form_data([("a.txt", b"a")], field=field)
     assert client.post("/api/upload", data=body, headers={"Content-Type": content_type}).status == 201
@@ -108,13 +108,13 @@ def test_sessions_group_requests(client: GatewayClient) -> None:
     assert third.json["session"]["files_uploaded"] == 4
 
 
-@each("session", ["", "a b", "x" * 65, "../x", "é"])
+@with_subtests("session", ["", "a b", "x" * 65, "../x", "é"])
 def test_a_bad_session_id(client: GatewayClient, session: str) -> None:
     answer = client.upload(("a.txt", b"a"), headers={"Upload-Session": session.encode().decode("latin-1")})
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-@each(
+@with_subtests(
     ("field", "value"),
     [
         ("folder_id", "x"),

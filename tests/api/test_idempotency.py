@@ -25,7 +25,7 @@ from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
 from tests.crash_points import Fuse, Killed
 from tests.direct_steps import direct, let_lease_pass, sql
-from tests.subtests import each
+from tests.subtests import with_subtests
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -145,7 +145,7 @@ def test_every_route_that_takes_a_key_is_tried_here(app: Any) -> None:
     assert taking == CREATES.keys() | BY_ITSELF
 
 
-@each(("label", "case"), CASES)
+@with_subtests(("label", "case"), CASES)
 def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
     admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
 ) -> None:
@@ -173,7 +173,7 @@ def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
     assert number > 3
 
 
-@each(("label", "case"), CASES)
+@with_subtests(("label", "case"), CASES)
 def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_passed(
     admin: GatewayClient,
     services: Services,
@@ -223,7 +223,7 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
     assert held is not None and held[0] == held[1]
 
 
-@each(("label", "case"), CASES)
+@with_subtests(("label", "case"), CASES)
 def test_T104_a_request_whose_key_was_taken_over_does_nothing(
     admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
 ) -> None:
@@ -254,7 +254,7 @@ def test_T104_a_request_whose_key_was_taken_over_does_nothing(
     assert same(second, create(admin, key, "thing"))
 
 
-@each(("label", "case"), CASES)
+@with_subtests(("label", "case"), CASES)
 def test_T14_sent_many_times_at_once_it_is_done_once(
     admin: GatewayClient, things: Callable[[], int], label: str, case: int
 ) -> None:

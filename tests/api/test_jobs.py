@@ -17,6 +17,7 @@ from db import Database, jobs
 from services import Services
 from services.upkeep.jobs import JobQuery
 from tests.client import Answer, GatewayClient
+from tests.paths import ROOT
 from tests.samples import picture
 
 FAILED = "update procrastinate_jobs set status = 'failed', attempts = 4, error = 'ValueError' where id = %s"
@@ -111,7 +112,7 @@ def test_the_queue_is_a_command_too(settings: Any, services: Services, db: Datab
         "S3_ACCESS_KEY": settings.s3_access_key,
         "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
     }
-    app = str(Path(__file__).parents[2] / "app.py")
+    app = str(ROOT / "app.py")
 
     def command(*words: str) -> str:
         done = subprocess.run(

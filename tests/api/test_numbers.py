@@ -18,7 +18,7 @@ from db import Database
 from services import Services
 from tests.client import GatewayClient, form_data
 from tests.direct_steps import direct, send_all, sql
-from tests.subtests import each
+from tests.subtests import with_subtests
 from tests.tus import TUS, metadata
 
 HUGE = "9" * 5000
@@ -262,7 +262,7 @@ def test_T138_what_is_taken_of_metadata_is_given_back_as_it_was(
     assert client.get("/api/files").json["items"][0]["metadata"]["custom"] == EXACT
 
 
-@each(("route", "value"), product(["/api/uploads", "/s3/multipart", "/s3/sign"], CHANGED))
+@with_subtests(("route", "value"), product(["/api/uploads", "/s3/multipart", "/s3/sign"], CHANGED))
 def test_T138_metadata_that_would_be_changed_is_refused(client: GatewayClient, route: str, value: str) -> None:
     members = {
         "/api/uploads": '"filename": "a.bin", "size": 5',

@@ -27,7 +27,7 @@ from tests.parsers.samples import corners, encoded
 from tests.parsers.test_place import exif, heic, pixels, tells_a_place, with_exif
 from tests.presigned import put
 from tests.services.processing.scanning.test_scan_tasks import work
-from tests.subtests import each
+from tests.subtests import with_subtests
 
 PUBLIC = {
     "id",
@@ -130,7 +130,7 @@ def change(**members: Any) -> Callable[[GatewayClient, dict[str, Any]], Any]:
     return lambda owner, file: owner.patch(address(file), json=members)
 
 
-@each(
+@with_subtests(
     ("ending", "status"),
     [
         (change(visibility="private"), 401),
@@ -191,7 +191,7 @@ def test_a_link_that_an_owner_gave_out_of_a_private_file_stays_good(
     assert anonymous.get(link).status == 409
 
 
-@each("status", ["processing", "rejected", "infected"])
+@with_subtests("status", ["processing", "rejected", "infected"])
 def test_T139_no_hash_of_a_picture_tells_its_place_before_it_is_ready(
     client: GatewayClient, anonymous: GatewayClient, db: Database, status: str
 ) -> None:
@@ -213,7 +213,7 @@ def test_links_are_streamed_where_downloads_are(client: GatewayClient, anonymous
 # -- the place in a picture ------------------------------------------------------------------------------------------
 
 
-@each("format", ["JPEG", "PNG", "WEBP", "HEIC"])
+@with_subtests("format", ["JPEG", "PNG", "WEBP", "HEIC"])
 def test_T139_the_place_is_not_in_what_the_public_downloads(
     client: GatewayClient, strangers: Any, services: Services, format: str
 ) -> None:
@@ -310,7 +310,7 @@ def test_T139_a_worker_makes_the_copy_whatever_way_the_bytes_came(
     assert [tells_a_place(data) for data in got] == [False, False, True]
 
 
-@each("format", ["JPEG", "PNG", "WEBP", "AVIF"])
+@with_subtests("format", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_a_picture_that_tells_no_place_is_there_at_once(
     client: GatewayClient, anonymous: GatewayClient, format: str
 ) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from db import Database
 from tests.client import Answer, GatewayClient
-from tests.subtests import each
+from tests.subtests import with_subtests
 
 CONTENT = bytes(range(256)) * 40
 
@@ -68,7 +68,7 @@ def test_T31_every_answer_with_user_bytes_is_safe(client: GatewayClient) -> None
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-@each(
+@with_subtests(
     ("name", "content", "inline"),
     [
         ("a.txt", b"plain", True),
@@ -149,7 +149,7 @@ def test_url_lives_as_long_as_asked_within_limits(client: GatewayClient) -> None
 # -- ranges --------------------------------------------------------------------------------------------------
 
 
-@each(
+@with_subtests(
     ("header", "first", "last"),
     [
         ("bytes=0-0", 0, 0),
@@ -169,14 +169,14 @@ def test_T33_one_range(client: GatewayClient, header: str, first: int, last: int
     assert answer.headers["Content-Length"] == str(last - first + 1)
 
 
-@each("header", ["bytes=10240-", "bytes=99999-100000", "bytes=-0", f"bytes={'9' * 900}-"])
+@with_subtests("header", ["bytes=10240-", "bytes=99999-100000", "bytes=-0", f"bytes={'9' * 900}-"])
 def test_T33_a_range_past_the_end(client: GatewayClient, header: str) -> None:
     answer = proxied(client, client.add("a.bin", CONTENT), Range=header)
     assert (answer.status, answer.code) == (416, "range_not_satisfiable")
     assert answer.headers["Content-Range"] == "bytes */10240"
 
 
-@each(
+@with_subtests(
     "header",
     [
         "bytes=5-1",
@@ -250,7 +250,7 @@ def test_downloads_are_counted_once(client: GatewayClient) -> None:
     assert client.get(f"/api/files/{file['id']}").json["download_count"] == 3
 
 
-@each(
+@with_subtests(
     ("method", "way"),
     [
         ("GET", "download"),
@@ -289,7 +289,7 @@ def test_T34_a_file_without_its_object_is_410(client: GatewayClient, bucket: Any
 # -- previews ------------------------------------------------------------------------------------------------
 
 
-@each(
+@with_subtests(
     ("accept", "mime_type"),
     [
         ("*/*", "image/webp"),
@@ -316,13 +316,13 @@ def test_previews_are_revalidated_by_etag(client: GatewayClient) -> None:
     assert client.get(address, headers={"If-None-Match": etag}).status == 304
 
 
-@each("query", ["size=100", "size=x", "size=256.0", "type=movie", "page=0"])
+@with_subtests("query", ["size=100", "size=x", "size=256.0", "type=movie", "page=0"])
 def test_previews_asked_for_badly(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/api/files/{client.add('p.jpg', picture())['id']}/preview?{query}")
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-@each("query", ["", "type=text", "type=page&page=2", "type=contents"])
+@with_subtests("query", ["", "type=text", "type=page&page=2", "type=contents"])
 def test_what_has_no_preview(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/api/files/{client.add('u.bin', CONTENT)['id']}/preview?{query}")
     assert (answer.status, answer.code) == (415, "preview_unsupported")
@@ -436,7 +436,7 @@ def test_T36_a_zip_of_files_and_of_a_folder(client: GatewayClient) -> None:
         assert sorted(archive.read(name) for name in archive.namelist()) == [b"one", b"two"]
 
 
-@each(
+@with_subtests(
     ("query", "status"),
     [
         ("", 400),

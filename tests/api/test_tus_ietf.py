@@ -15,7 +15,7 @@ from services import Services
 from tests.api.test_tus import stored
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.subtests import each
+from tests.subtests import with_subtests
 from tests.tus import MIB, begin, path, random_bytes
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -49,7 +49,7 @@ def append(
     return client.patch(where, data=data, headers=sent)
 
 
-@each("version", range(3, 10))
+@with_subtests("version", range(3, 10))
 def test_each_version_uploads_at_once_and_in_pieces(
     client: GatewayClient, services: Services, bucket: Any, version: int
 ) -> None:

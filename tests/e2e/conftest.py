@@ -32,6 +32,7 @@ from services.upkeep.janitor import PREFIXES
 from storage_backends import open_store
 from tests.client import GatewayClient
 from tests.conftest import TEMPLATE
+from tests.paths import ROOT
 from tests.servers import S3Server, free_port, minio_binary, start_minio, start_weed
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("tests.e2e.tus_run")
 
-ROOT = Path(__file__).resolve().parents[2]
 UPPY = Path(__file__).parent / "uppy"
 PACKAGES = {
     "chromium": "chromium",

@@ -26,8 +26,9 @@ from app import wire
 from settings import Settings
 from storage_backends import open_store
 from tests.client import GatewayClient
-from tests.e2e.conftest import ROOT, Live, Owner, _stop, _wait
+from tests.e2e.conftest import Live, Owner, _stop, _wait
 from tests.fault_proxy import FaultProxy
+from tests.paths import ROOT
 from tests.servers import S3Server, free_port
 
 BUCKET = "tus-uploads"

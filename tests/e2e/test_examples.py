@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Owner, made
+from tests.e2e.conftest import Owner, made
+from tests.paths import ROOT
 
 MIB = 1024 * 1024
 EXAMPLES = ROOT / "examples"

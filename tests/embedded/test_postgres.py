@@ -13,6 +13,7 @@ import pytest
 
 from embedded import postgres
 from embedded.child import EmbeddedError, command_line, free_port
+from tests.paths import ROOT
 
 
 def test_names_compare_by_code_point_and_fold_their_case(tmp_path: Path) -> None:
@@ -42,9 +43,8 @@ def test_it_dies_with_a_killed_parent_and_starts_again_on_its_data(tmp_path: Pat
         "server = postgres.start(pathlib.Path(sys.argv[1]));"
         "print(server.child.process.pid, flush=True); time.sleep(600)"
     )
-    root = Path(__file__).resolve().parents[2]
     parent = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "data")], cwd=root, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(tmp_path / "data")], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     with parent:
         assert parent.stdout is not None

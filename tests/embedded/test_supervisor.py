@@ -23,8 +23,8 @@ import pytest
 from embedded.child import command_line
 from settings import Settings
 from tests.listening import listening
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app.py"
 PATIENCE = 90  # seconds; a start takes about five
 

@@ -18,10 +18,9 @@ from db import Database, jobs
 from services import Services
 from services.upkeep.jobs import MAX_DEATHS, JobQuery
 from settings import Settings
+from tests.paths import ROOT
 from tests.samples import picture
 from tests.services.uploads.test_intake import upload
-
-ROOT = Path(__file__).parents[2]
 
 
 class Crew:

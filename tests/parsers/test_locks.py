@@ -21,11 +21,11 @@ from parsers import ParserFailed, WeakSandbox, locks
 from parsers import run as runner
 from parsers.reading import read
 from tests.parsers.conftest import Parse, start_of
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in locks._MACHINES, reason="Linux locks parsers in"
 )
-ROOT = Path(__file__).parents[2]
 LESSER_KERNEL = ROOT / "tests" / "lesser_kernel.py"
 ARM = platform.machine() == "aarch64"
 

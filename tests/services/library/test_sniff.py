@@ -8,7 +8,6 @@ import sys
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,8 +17,8 @@ from PIL import Image
 from core.content_types import canonical, resolve
 from core.errors import TypeMismatch
 from services.library.sniff import detect
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 OPEN_XML = "application/vnd.openxmlformats-officedocument."
 
 

@@ -18,11 +18,11 @@ import requests
 from services import Services
 from settings import Settings
 from tests.client import GatewayClient
+from tests.paths import ROOT
 from tests.samples import picture
 from tests.servers import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux locks parsers in")
-ROOT = Path(__file__).parents[4]
 LACKING = (sys.executable, str(ROOT / "tests" / "lesser_kernel.py"))
 WITHOUT_LANDLOCK = (*LACKING, "landlock")
 

@@ -1,0 +1,5 @@
+"""The checkout."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
