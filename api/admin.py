@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from api import render
 from api.context import services
-from api.idempotency import idempotent, recorded
+from api.idempotency import once
 from api.operations import operation
 from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery
 from api.response_models import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
@@ -29,20 +29,17 @@ admin = Blueprint("admin", __name__)
     takes_headers=("Idempotency-Key",),
     refuses=(IdempotencyConflict, IdempotencyInProgress),
 )
-@idempotent()
 def create_key(body: KeyBody) -> Response:
-    """The key itself is in this answer and nowhere else: only its SHA-256 is kept."""
-    record, key = services().keys.create_key(
-        body.owner_id,
-        name=body.name,
-        role=body.role,
-        within=recorded(lambda tx, record: _made(record, None)),
+    """The key is only in this response; the gateway stores its SHA-256."""
+
+    def answer(made: tuple[KeyRecord, str | None]) -> Response:
+        return render.answer(render.key(made[0]) | {"key": made[1]}, 201)
+
+    return once(
+        lambda claim: services().keys.create_key(body.owner_id, name=body.name, role=body.role, once=claim),
+        answer,
+        lambda recorded: (recorded.read(KeyRecord), None),
     )
-    return _made(record, key)
-
-
-def _made(record: KeyRecord, key: str | None) -> Response:
-    return render.answer(render.key(record) | {"key": key}, 201)
 
 
 @admin.get("/keys")

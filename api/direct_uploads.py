@@ -13,7 +13,7 @@ from flask import Blueprint, Response, request
 
 from api import render
 from api.context import http, principal, services
-from api.idempotency import begun_recorded, idempotent
+from api.idempotency import once
 from api.operations import Content, operation, parse_json
 from api.request_models import PageQuery
 from api.response_models import FileOut, SentFileOut
@@ -31,6 +31,7 @@ from core.errors import NotFound, PartsMismatch, UploadGone
 from core.placement import Placement
 from core.principal import session_name
 from db.records import UploadRecord
+from services.library.files import FileView
 from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
 
 uploads = Blueprint("uploads", __name__)
@@ -70,29 +71,32 @@ _NOT_COMPLETED = (
     takes_headers=("Idempotency-Key",),
     refuses=_NOT_ADMITTED,
 )
-@idempotent(find=lambda upload_id: _direct().begun(upload_id), answer=lambda begun: _begun(begun))
 def begin(body: BeginUploadBody) -> Response:
     """Name, size, type and quota are judged before a byte moves. Small files are sent by one PUT to `url`, larger ones in
     parts; the first hundred parts' URLs are in the answer. Whatever `headers` holds must be sent with the bytes, and a
     `Content-Length` of exactly the size, which every client sends by itself."""
-    begun = _direct().begin(
-        principal(),
-        filename=body.filename,
-        size=body.size,
-        content_type=body.content_type,
-        sha256=body.sha256,
-        session_id=body.session_id,
-        placement=Placement(
-            folder_id=body.folder_id,
-            visibility=body.visibility,
-            tags=body.tags,
-            on_duplicate=body.on_duplicate,
-            keep_location=body.keep_location,
-            metadata=body.metadata,
-        ),
-        within=begun_recorded(),
+    placement = Placement(
+        folder_id=body.folder_id,
+        visibility=body.visibility,
+        tags=body.tags,
+        on_duplicate=body.on_duplicate,
+        keep_location=body.keep_location,
+        metadata=body.metadata,
     )
-    return _begun(begun)
+    return once(
+        lambda claim: _direct().begin(
+            principal(),
+            filename=body.filename,
+            size=body.size,
+            content_type=body.content_type,
+            sha256=body.sha256,
+            session_id=body.session_id,
+            placement=placement,
+            once=claim,
+        ),
+        _begun,
+        lambda recorded: _direct().begun(recorded.read(UUID)),
+    )
 
 
 def _begun(begun: UploadPlan) -> Response:
@@ -189,14 +193,14 @@ def complete(upload_id: UUID) -> Response:
     what the bucket holds, or some are missing, it can go on after the `409`; the body may be left out."""
     has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
     body = parse_json(CompleteUploadBody) if has_body else CompleteUploadBody()
-    return _complete_once(upload_id=upload_id, body=body)
-
-
-@idempotent()
-def _complete_once(upload_id: UUID, body: CompleteUploadBody) -> Response:
     parts = None if body.parts is None else [(part.part_number, part.etag) for part in body.parts]
-    file = _direct().complete(principal(), upload_id, parts=parts, sha256=body.sha256)
-    return render.file_answer(file, principal(), 201)
+    return once(
+        lambda claim: services().files.view(
+            _direct().complete(principal(), upload_id, parts=parts, sha256=body.sha256, once=claim)
+        ),
+        render.new_file,
+        lambda recorded: recorded.read(FileView),
+    )
 
 
 @uploads.delete("/<uuid:upload_id>")

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from api.problems import status_of
-from core.errors import GatewayError
+from core import errors
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
@@ -54,7 +54,7 @@ def _whole(document: dict[str, Any]) -> Iterator[str]:
     for tag, parts in by_tag.items():
         yield f"<h2>{escape(tag)}</h2>{''.join(parts)}"
     yield "<h2>Error codes</h2><table><tr><th>code<th>status<th>meaning</tr>"
-    for kind in _leaves(GatewayError):
+    for kind in errors.kinds():
         yield (
             f'<tr id="{escape(kind.code)}"><td><code>{escape(kind.code)}</code><td>{status_of(kind)}'
             f"<td>{escape(kind.title)}</tr>"
@@ -95,9 +95,3 @@ def _kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     return str(schema.get("const", schema.get("format", schema.get("type", ""))))
-
-
-def _leaves(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
-    yield kind
-    for below in kind.__subclasses__():
-        yield from _leaves(below)

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 
 from api import render, streaming
 from api.context import caller_or_none, http, principal, services
-from api.idempotency import idempotent, recorded
+from api.idempotency import once
 from api.in_flight import acquire_stream_slot
 from api.operations import Content, operation
 from api.problems import status_of
@@ -45,7 +45,7 @@ from core.disposition import content_disposition
 from core.errors import NotFound
 from core.unset import UNSET
 from services.library.delivery import Link, NotModified, Redirect, RequestConditions, Stream
-from services.library.files import FileChange, FileQuery
+from services.library.files import FileChange, FileQuery, FileView
 from services.processing.previews import PictureType, PreviewRequest
 
 files = Blueprint("files", __name__)
@@ -196,17 +196,21 @@ def move(file_id: UUID, body: MoveBody) -> Response:
         errors.IdempotencyInProgress,
     ),
 )
-@idempotent()
 def copy(file_id: UUID, body: CopyBody) -> Response:
     """A new file on the same stored object: no bytes are copied. Numbered where the name is taken."""
-    record = services().files.copy(
-        principal(),
-        file_id,
-        target_folder_id=body.given("target_folder_id", UNSET),
-        original_name=body.original_name,
-        within=recorded(lambda tx, record: render.file_answer(record, principal(), 201, tx=tx)),
+    return once(
+        lambda claim: services().files.view(
+            services().files.copy(
+                principal(),
+                file_id,
+                target_folder_id=body.given("target_folder_id", UNSET),
+                original_name=body.original_name,
+                once=claim,
+            )
+        ),
+        render.new_file,
+        lambda recorded: recorded.read(FileView),
     )
-    return render.file_answer(record, principal(), 201)
 
 
 @files.post("/batch")

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from api import render
 from api.context import http, principal, services
-from api.idempotency import idempotent, recorded
+from api.idempotency import once
 from api.operations import Content, operation
 from api.request_models import DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery
 from api.response_models import DeletedFolderOut, FolderOut, FolderPageOut, FolderTreeOut
@@ -30,17 +30,15 @@ _PLACES = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.Fold
     takes_headers=("Idempotency-Key",),
     refuses=(*_PLACES, errors.LimitReached, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
-@idempotent()
 def create(body: FolderBody) -> Response:
     """Names are unique among siblings, whatever their case or Unicode form."""
-    made = services().folders.create(
-        principal(),
-        name=body.name,
-        description=body.description,
-        parent_id=body.parent_folder_id,
-        within=recorded(lambda tx, made: _made(made)),
+    return once(
+        lambda claim: services().folders.create(
+            principal(), body.name, body.description, body.parent_folder_id, once=claim
+        ),
+        _made,
+        lambda recorded: recorded.read(FolderView),
     )
-    return _made(made)
 
 
 def _made(folder: FolderView) -> Response:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -17,7 +18,7 @@ from flask import Blueprint, Response, request
 from api import problems, render
 from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
-from api.idempotency import first_under, key_of_request, recorded, replayed, request_digest
+from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
 from api.operations import Content, operation, validated
 from api.request_body import Checksums, RequestBody, refuse_encoded
@@ -27,8 +28,8 @@ from core import errors
 from core.errors import FileTooLarge, InvalidInput, MalformedUpload
 from core.placement import Placement
 from core.principal import session_name
-from db import Tx
-from services.access.idempotency import Replay
+from services.access.idempotency import Claim
+from services.library.files import FileView
 from services.uploads.intake import Outcome, Readable
 
 upload = Blueprint("upload", __name__)
@@ -58,42 +59,20 @@ _REFUSALS = (
 _TAKES = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
 
 
-# -- once per Idempotency-Key --------------------------------------------------------------------------------
-
-
 class Transcript:
-    """What makes two uploads the same request: fields, names, sizes and bytes, but not the
-    boundary, which each try draws anew. Hashes only where an Idempotency-Key asks for it."""
+    """What makes two uploads the same request: fields, names, sizes and bytes, but not the boundary, which each attempt
+    chooses anew. Bytes are only hashed if the request has an Idempotency-Key."""
 
-    def __init__(self, key: str | None):
-        self.key = key
-        self._digest = hashlib.sha256(request_digest())
+    def __init__(self) -> None:
+        self.digest = Digest()
+        self._wanted = "Idempotency-Key" in request.headers
 
-    def add(self, *words: str | bytes) -> None:
-        for word in words:
-            data = word if isinstance(word, bytes) else word.encode("utf-8", "surrogatepass")
-            self._digest.update(len(data).to_bytes(8, "big") + data)
-
-    def of_file(self, *words: str) -> FileDigest:
-        return FileDigest(self, words)
-
-    def digest(self) -> bytes:
-        return self._digest.digest()
-
-
-class FileDigest:
-    """One file's bytes on their way into the transcript."""
-
-    def __init__(self, transcript: Transcript, words: tuple[str, ...]):
-        self._transcript = transcript
-        self._words = words
-        self._sha256 = hashlib.sha256()
-
-    def reading(self, source: Readable) -> Readable:
-        return _Tee(source, self._sha256.update) if self._transcript.key is not None else source
-
-    def end(self) -> None:
-        self._transcript.add(*self._words, self._sha256.digest())
+    @contextmanager
+    def reading(self, source: Readable, *names: str) -> Iterator[Readable]:
+        """A file that is read to its end in the block."""
+        sha256 = hashlib.sha256()
+        yield _Tee(source, sha256.update) if self._wanted else source
+        self.digest.add(*names, sha256.digest())
 
 
 class _Tee:
@@ -107,19 +86,21 @@ class _Tee:
         return chunk
 
 
-def _once(store: Callable[[Transcript], Response], read: Callable[[Transcript], object]) -> Response:
-    """Store the upload; if its Idempotency-Key was used before, only read it and repeat the first answer."""
+def _once(
+    store: Callable[[Transcript, Claim | None], Outcome],
+    render: Callable[[Outcome], Response],
+    read: Callable[[Transcript], object],
+) -> Response:
+    """Store the upload; if it is a repeat, only read it."""
     acquire_body_slot()
-    transcript = Transcript(key_of_request())
-    if transcript.key is None:
-        return store(transcript)
-    found = services().idempotency.begin(principal(), transcript.key, None)
-    if isinstance(found, Replay):
-        read(transcript)
-        found.check_same(transcript.digest())
-        return replayed(found)
-    with first_under(found, transcript.digest):
-        return store(transcript)
+    transcript = Transcript()
+    return once(
+        lambda claim: store(transcript, claim),
+        render,
+        lambda recorded: recorded.read(Outcome),
+        digest=transcript.digest,
+        read_body=lambda: read(transcript),
+    )
 
 
 # -- the form ------------------------------------------------------------------------------------------------
@@ -162,10 +143,12 @@ def upload_form() -> Response:
     Fields hold for every file wherever they stand. The files appear together once the entire body was read; a
     broken body leaves none. Fields with other names are ignored."""
     refuse_encoded()
-    return _once(_store_form, lambda transcript: _read_form(transcript, lambda part, reader, placement: None))
+    return _once(
+        _store_form, _form_answer, lambda transcript: _read_form(transcript, lambda part, reader, placement: None)
+    )
 
 
-def _store_form(transcript: Transcript) -> Response:
+def _store_form(transcript: Transcript, claim: Claim | None) -> Outcome:
     with services().intake.batch(principal(), protocol="form", session_id=_session_id()) as batch:
         placement = _read_form(
             transcript,
@@ -176,30 +159,24 @@ def _store_form(transcript: Transcript) -> Response:
                 placement=placement,
             ),
         )
-        outcome = batch.commit(placement, within=recorded(lambda tx, outcome: _form_answer(outcome, tx=tx)))
+        return batch.commit(placement, once=claim)
+
+
+def _form_answer(outcome: Outcome) -> Response:
+    rejected = [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
     if outcome.files:
-        return _form_answer(outcome)
-    first = outcome.rejected[0].error
-    first.extra["rejected"] = _rejected(outcome)
-    response = problems.from_gateway_error(first)
+        body = {
+            "files": [render.made_file(view) for view in _views(outcome)],
+            "rejected": rejected,
+            "session": render.session(outcome.session),
+        }
+        response = render.answer(body, 207 if rejected else 201)
+    else:
+        first = outcome.rejected[0].error
+        first.extra["rejected"] = rejected
+        response = problems.from_gateway_error(first)
     response.headers["Upload-Session"] = session_name(outcome.session.session_id)
     return response
-
-
-def _form_answer(outcome: Outcome, *, tx: Tx | None = None) -> Response:
-    rejected = _rejected(outcome)
-    body = {
-        "files": render.files(outcome.files, principal(), tx=tx),
-        "rejected": rejected,
-        "session": render.session(outcome.session),
-    }
-    response = render.answer(body, 207 if rejected else 201)
-    response.headers["Upload-Session"] = session_name(outcome.session.session_id)
-    return response
-
-
-def _rejected(outcome: Outcome) -> list[dict[str, Any]]:
-    return [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
 
 
 def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Placement], None]) -> Placement:
@@ -215,7 +192,7 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
     files = 0
     for part in form:
         if isinstance(part, Field):
-            transcript.add(part.name, part.value)
+            transcript.digest.add(part.name, part.value)
             if part.name in _PLACEMENT_FIELDS:
                 fields.setdefault(part.name, []).append(part.value)
         elif part.name not in FILE_FIELDS:
@@ -223,11 +200,9 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
             raise InvalidInput("Files belong into parts named files.", errors=[problem])
         else:
             files += 1
-            digest = transcript.of_file(part.name, part.filename)
-            reader = digest.reading(part)
-            take(part, reader, _placement_of_fields(fields))
-            _skip_rest(reader)
-            digest.end()
+            with transcript.reading(part, part.name, part.filename) as reader:
+                take(part, reader, _placement_of_fields(fields))
+                _skip_rest(reader)
     if not files:
         raise MalformedUpload("The form holds no file.")
     checksums.check(body)
@@ -280,43 +255,46 @@ def _placement(query: PlacementQuery) -> Placement:
 def upload_raw(filename: str, query: PlacementQuery) -> Response:
     """What `curl -T` sends. What the form's fields say stands in the query here."""
     refuse_encoded()
-    return _once(lambda transcript: _store_raw(transcript, filename, _placement(query)), _read_raw)
+    return _once(
+        lambda transcript, claim: _store_raw(transcript, claim, filename, _placement(query)), _raw_answer, _read_raw
+    )
 
 
-def _store_raw(transcript: Transcript, filename: str, placement: Placement) -> Response:
+def _store_raw(transcript: Transcript, claim: Claim | None, filename: str, placement: Placement) -> Outcome:
     checksums = Checksums.of_request()
     body = RequestBody()
     claimed = request.mimetype or None
-    digest = transcript.of_file()
     with services().intake.batch(principal(), protocol="raw", session_id=_session_id()) as batch:
-        batch.receive(
-            name=filename,
-            claimed_type=claimed,
-            stream=digest.reading(body),
-            size=body.length,
-            content_md5=checksums.md5,
-            placement=placement,
-            sha256=checksums.sha256.hex() if checksums.sha256 else None,
-        )
-        if batch.rejected:
-            raise batch.rejected[0].error
-        digest.end()
-        outcome = batch.commit(placement, within=recorded(lambda tx, outcome: _raw_answer(outcome, tx=tx)))
+        with transcript.reading(body) as reader:
+            batch.receive(
+                name=filename,
+                claimed_type=claimed,
+                stream=reader,
+                size=body.length,
+                content_md5=checksums.md5,
+                placement=placement,
+                sha256=checksums.sha256.hex() if checksums.sha256 else None,
+            )
+            if batch.rejected:
+                raise batch.rejected[0].error
+        return batch.commit(placement, once=claim)
+
+
+def _raw_answer(outcome: Outcome) -> Response:
     if not outcome.files:
         raise outcome.rejected[0].error
-    return _raw_answer(outcome)
-
-
-def _raw_answer(outcome: Outcome, *, tx: Tx | None = None) -> Response:
-    response = render.file_answer(outcome.files[0], principal(), 201, tx=tx)
+    response = render.new_file(_views(outcome)[0])
     response.headers["Upload-Session"] = session_name(outcome.session.session_id)
     return response
 
 
 def _read_raw(transcript: Transcript) -> None:
-    digest = transcript.of_file()
-    _skip_rest(digest.reading(RequestBody()))
-    digest.end()
+    with transcript.reading(RequestBody()) as reader:
+        _skip_rest(reader)
+
+
+def _views(outcome: Outcome) -> list[FileView]:
+    return [FileView(file, [p for p in outcome.previews if p.object_key == file.file_path]) for file in outcome.files]
 
 
 def _session_id() -> str | None:

@@ -16,15 +16,14 @@ import orjson
 from flask import Response, json, request
 from flask.json.provider import DefaultJSONProvider
 
-from api.context import http, services
+from api.context import http, principal, services
 from core.cursors import Page
 from core.errors import GatewayError
 from core.principal import Principal, session_name
-from db import Tx
 from db.records import EventRecord, FileRecord, JobRecord, KeyRecord, PreviewRecord, RescanRecord, SessionRecord
 from services.access.visibility import may_change
 from services.library import public_copies
-from services.library.files import etag
+from services.library.files import FileView, etag
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -76,8 +75,10 @@ def no_content() -> Response:
 
 def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
     """A file as this caller may see it, as ``public_copies.shown`` gave it: of another's public file what all may see (T37)."""
-    if not may_change(principal, record.owner_id):
-        return _public_file(record, previews)
+    return (_whole_file if may_change(principal, record.owner_id) else _public_file)(record, previews)
+
+
+def _whole_file(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
     return {
         "id": record.id,
         "original_name": record.original_name,
@@ -142,31 +143,28 @@ def _preview(preview: PreviewRecord, address: str) -> Json:
     }
 
 
-def files(records: Sequence[FileRecord], principal: Principal | None, *, tx: Tx | None = None) -> list[Json]:
-    """Several files, their previews fetched by one statement, in ``tx`` where one is open; what an upload token is told of
-    its own."""
-    if principal is not None and principal.budget is not None:
-        return [_sent(record) for record in records]
-    previews = services().files.previews_of(records, tx=tx)
+def files(records: Sequence[FileRecord], principal: Principal | None) -> list[Json]:
+    """Several files, their previews read by one statement."""
     shown = services().public_copies.shown
-    return [file(shown(principal, record), previews.get(record.id, ()), principal) for record in records]
+    return [file(shown(principal, view.file), view.previews, principal) for view in services().files.views(records)]
 
 
-def file_answer(
-    record: FileRecord,
-    principal: Principal | None,
-    status: int = 200,
-    *,
-    tx: Tx | None = None,
-    **members: Any,
-) -> Response:
-    """One file with its ETag; where it was just made, with its address."""
-    document = files([record], principal, tx=tx)[0] | members
-    shown = services().public_copies.shown(principal, record)
-    headers = {"ETag": etag(shown)} if "links" in document else {}
-    if status == 201:
-        headers["Location"] = f"{http().base_url}/api/files/{record.id}"
-    return answer(document, status, headers)
+def file_answer(record: FileRecord, principal: Principal | None, **members: Any) -> Response:
+    """One file with its ETag."""
+    document = files([record], principal)[0] | members
+    return answer(document, headers={"ETag": etag(services().public_copies.shown(principal, record))})
+
+
+def new_file(view: FileView) -> Response:
+    """A file that the caller has just made, with its ETag and address; for an upload token less of it."""
+    headers = {"Location": f"{http().base_url}/api/files/{view.file.id}"}
+    if principal().budget is None:
+        headers["ETag"] = etag(view.file)
+    return answer(made_file(view), 201, headers)
+
+
+def made_file(view: FileView) -> Json:
+    return _whole_file(view.file, view.previews) if principal().budget is None else _sent(view.file)
 
 
 def _sent(record: FileRecord) -> Json:

@@ -12,13 +12,14 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from flask import Blueprint, Response, request
 
 from api import render
 from api.context import http, principal, services
 from api.fields import as_uuid
-from api.idempotency import begun_recorded, idempotent
+from api.idempotency import once
 from api.operations import operation, validated
 from api.problems import MEDIA_TYPE
 from api.s3_upload_models import (
@@ -43,8 +44,9 @@ from core import errors
 from core.errors import InvalidInput, NotFound
 from core.placement import Placement
 from db.records import UploadRecord
+from services.access.idempotency import Claim
 from services.uploads.s3_uploads import S3Uploads
-from storage_backends.base import Part, PresignedPost, PresignedRequest
+from storage_backends.base import Part, PresignedPost
 
 companion = Blueprint("companion", __name__)
 
@@ -53,7 +55,7 @@ _METADATA = re.compile(r"metadata\[(.{1,255})\]", re.DOTALL)
 _UUID_BEFORE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-", re.IGNORECASE)
 _NOTHING = ("", "null", "undefined")  # what JavaScript writes for a field that is not set
 
-_BEGIN = (
+_BEGIN_ERRORS = (
     errors.InvalidName,
     errors.NotFound,
     errors.FileTooLarge,
@@ -71,16 +73,18 @@ _COMPLETE = (*_SIGN, errors.PartsMismatch, errors.StorageFull)
 
 
 @companion.get("/params")
-@operation("Begin a file of one request", query=ParamsQuery, gives={200: ParamsOut}, refuses=_BEGIN)
+@operation("Begin a file of one request", query=ParamsQuery, gives={200: ParamsOut}, refuses=_BEGIN_ERRORS)
 def params(query: ParamsQuery) -> Response:
     """A form for one file, its bytes last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` say where it
     goes; all others are kept under `metadata.custom`. When the bucket has taken it the gateway finds it by itself."""
-    upload, post = offered().begin_form(
+    upload = offered().begin_single(
         principal(),
         filename=query.filename,
         content_type=query.type,
         placement=placement_of(_metadata_of_query()),
     )
+    post = offered().request_for(principal(), upload)
+    assert isinstance(post, PresignedPost)  # no size was declared
     return render.answer(
         {
             "method": "POST",
@@ -98,19 +102,21 @@ def params(query: ParamsQuery) -> Response:
     body=NewMultipartBody,
     gives={200: MultipartOut},
     takes_headers=("Idempotency-Key",),
-    refuses=(*_BEGIN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    refuses=(*_BEGIN_ERRORS, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
-@idempotent(find=lambda upload_id: offered().begun(upload_id), answer=lambda upload: _opened(upload))
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
-    upload = offered().begin_multipart(
-        principal(),
-        filename=body.filename,
-        content_type=body.type,
-        placement=placement_of(body.metadata or {}),
-        within=begun_recorded(),
+    return once(
+        lambda claim: offered().begin_multipart(
+            principal(),
+            filename=body.filename,
+            content_type=body.type,
+            placement=placement_of(body.metadata or {}),
+            once=claim,
+        ),
+        _opened,
+        lambda recorded: offered().begun(recorded.read(UUID)),
     )
-    return _opened(upload)
 
 
 def _opened(upload: UploadRecord) -> Response:
@@ -192,7 +198,7 @@ def sts() -> Response:
     body=SignBody,
     gives={200: SignedOut},
     takes_headers=("Idempotency-Key",),
-    refuses=(*_BEGIN, *_SIGN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    refuses=(*_BEGIN_ERRORS, *_SIGN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
 def sign(body: SignBody) -> Response:
     """Its argument as the body. Bytes go to the bucket; create, list, complete and abort come to us, by addresses that are
@@ -207,30 +213,26 @@ def sign(body: SignBody) -> Response:
             raise InvalidInput("A PUT with an uploadId needs a partNumber.")
         part = offered().sign(principal(), upload, [body.partNumber])[0].request
         return _signed(upload, {"url": part.url})
-    return _sign_new(body=body)
+    return once(lambda claim: _begin(body, claim), _signed_new, lambda recorded: offered().begun(recorded.read(UUID)))
 
 
-@idempotent(find=lambda upload_id: offered().begun(upload_id), answer=lambda upload: _signed_new(upload))
-def _sign_new(body: SignBody) -> Response:
+def _begin(body: SignBody, claim: Claim | None) -> UploadRecord:
     if body.method not in ("POST", "PUT"):
         raise InvalidInput(f"{body.method} without an uploadId is not offered.")
-    wanted: dict[str, Any] = {
-        "filename": body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1),
-        "content_type": body.contentType,
-        "placement": placement_of(body.metadata or {}),
-        "within": begun_recorded(),
-    }
-    if body.method == "POST":
-        return _signed_new(offered().begin_multipart(principal(), size=body.size, **wanted))
-    if body.size is not None:
-        return _signed_new(*offered().begin_put(principal(), size=body.size, **wanted))
-    return _signed_new(*offered().begin_form(principal(), **wanted))
+    return (offered().begin_multipart if body.method == "POST" else offered().begin_single)(
+        principal(),
+        filename=body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1),
+        content_type=body.contentType,
+        placement=placement_of(body.metadata or {}),
+        size=body.size,
+        once=claim,
+    )
 
 
-def _signed_new(upload: UploadRecord, request: PresignedRequest | PresignedPost | None = None) -> Response:
+def _signed_new(upload: UploadRecord) -> Response:
     if upload.incoming_key is None:
         return _signed(upload, {"url": _address(upload, "uploads"), "key": upload.object_key})
-    request = request or offered().request_for(principal(), upload)
+    request = offered().request_for(principal(), upload)
     more = (
         {"fields": dict(request.fields)} if isinstance(request, PresignedPost) else {"headers": dict(request.headers)}
     )

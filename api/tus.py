@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from flask import Blueprint, Response, g, request
@@ -17,9 +17,9 @@ from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.http import parse_options_header
 
 from api import problems, proxies
-from api.context import http, principal, services
+from api.context import http, principal
 from api.fields import as_uuid
-from api.idempotency import begun_recorded, first_under, key_of_request, request_digest
+from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
 from api.operations import operation
 from api.request_body import content_length, refuse_encoded
@@ -50,7 +50,7 @@ from core.errors import (
     Unsupported,
     UnsupportedVersion,
 )
-from services.access.idempotency import Replay
+from services.access.idempotency import Claim
 from services.uploads.part_writer import Verify
 from services.uploads.resumable import NewResumable, UploadState
 
@@ -194,20 +194,12 @@ def create(query: PlacementQuery) -> Response:
     if has_bytes() or (g.interop is not None and content_length() != 0):
         acquire_body_slot()
     create = _create_tus if g.interop is None else _create_ietf
-    key = key_of_request()
-    if key is None:
-        return create(query)
-    digest = _creation_digest()
-    found = services().idempotency.begin(principal(), key, digest)
-    while isinstance(found, Replay):  # what became of the bytes that came with it, the upload itself tells
-        standing = service().begun(principal(), UUID(found.body["id"]))
-        if standing is not None:
-            response = _created(standing)
-            response.headers["Idempotency-Replayed"] = "true"
-            return response
-        found = services().idempotency.begin(principal(), key, digest, instead_of=found.claim)
-    with first_under(found, lambda: digest):
-        return create(query)
+    return once(
+        lambda claim: create(query, claim),
+        _created,
+        lambda recorded: service().begun(principal(), recorded.read(UUID)),
+        digest=_creation_digest(),
+    )
 
 
 @tus.get("/<string:upload_id>")
@@ -269,7 +261,7 @@ def override(upload_id: str) -> Response:
 # -- begin -----------------------------------------------------------------------------------------------------------------
 
 
-def _create_tus(query: PlacementQuery) -> Response:
+def _create_tus(query: PlacementQuery, claim: Claim | None) -> UploadState:
     sent = request.headers.get("Upload-Metadata")
     pairs = words.metadata(sent)
     joined = request.headers.get("Upload-Concat")
@@ -294,17 +286,15 @@ def _create_tus(query: PlacementQuery) -> Response:
     )
     if concat is not None and concat.sources is not None:
         sources = [source(address) for address in concat.sources]
-        return _created(
-            _admitted(service().concatenate(principal(), new, sources, concat=joined or "", within=begun_recorded()))
-        )
+        return _admitted(service().concatenate(principal(), new, sources, concat=joined or "", once=claim))
     checksum = body_checksum() if has_bytes() else None
-    _admitted(service().create(principal(), new, within=begun_recorded()))
+    _admitted(service().create(principal(), new, once=claim))
     if has_bytes():
         g.standing = _receive(g.standing.upload.id, 0, checksum=checksum)
-    return _created(g.standing)
+    return cast(UploadState, g.standing)
 
 
-def _create_ietf(query: PlacementQuery) -> Response:
+def _create_ietf(query: PlacementQuery, claim: Claim | None) -> UploadState:
     """tus-js-client says name, type and place in tus's Upload-Metadata also where it speaks the draft, and there only."""
     pairs = words.metadata(request.headers.get("Upload-Metadata"))
     complete = completes()
@@ -323,11 +313,11 @@ def _create_ietf(query: PlacementQuery) -> Response:
         placement=placement(pairs, query),
         sha256=sha256.hex() if sha256 else None,
     )
-    _admitted(service().create(principal(), new, within=begun_recorded()))
+    _admitted(service().create(principal(), new, once=claim))
     if length != 0 or (complete and told is None):
         begun = g.standing
         g.standing = _receive(begun.upload.id, 0, last=complete, held=lambda: _announce(begun))
-    return _created(g.standing)
+    return cast(UploadState, g.standing)
 
 
 def _admitted(standing: UploadState) -> UploadState:
@@ -335,10 +325,10 @@ def _admitted(standing: UploadState) -> UploadState:
     return standing
 
 
-def _creation_digest() -> bytes:
+def _creation_digest() -> Digest:
     """What makes two creations the same: what is said about the upload, not its bytes."""
     said = {name: request.headers.get(name) for name in (*_APPENDS, *_DESCRIBES)}
-    return request_digest(repr(sorted(said.items())).encode())
+    return Digest(repr(sorted(said.items())))
 
 
 def _own_type() -> str | None:

@@ -12,7 +12,7 @@ from flask import Blueprint, Response
 
 from api import render
 from api.context import http, principal, services
-from api.idempotency import idempotent, recorded
+from api.idempotency import once
 from api.operations import operation
 from api.request_models import OwnedPageQuery
 from api.upload_models import UploadTokenBody, UploadTokenOut, UploadTokenPageOut
@@ -36,7 +36,6 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
     takes_headers=("Idempotency-Key",),
     refuses=(NotAllowed, NotFound, IdempotencyConflict, IdempotencyInProgress),
 )
-@idempotent()
 def create(body: UploadTokenBody) -> Response:
     """For an app's own backend, which gives it to one of its users: a credential that uploads within this budget and does
     nothing else. It is sent as a Bearer credential, or stands in the path (`endpoints`) for clients that can send no header.
@@ -51,17 +50,15 @@ def create(body: UploadTokenBody) -> Response:
         visibility=body.visibility,
     )
     life = timedelta(seconds=min(body.expires_in, int(MAX_LIFE.total_seconds())))
-    record, token = services().upload_tokens.create(
-        principal(),
-        body.owner_id,
-        budget,
-        expires_in=life,
-        within=recorded(lambda tx, record: _made(record, None)),
+    return once(
+        lambda claim: services().upload_tokens.create(principal(), body.owner_id, budget, expires_in=life, once=claim),
+        _made,
+        lambda recorded: (recorded.read(UploadTokenRecord), None),
     )
-    return _made(record, token)
 
 
-def _made(record: UploadTokenRecord, token: str | None) -> Response:
+def _made(made: tuple[UploadTokenRecord, str | None]) -> Response:
+    record, token = made
     base = f"{http().base_url}/t/{token}"
     endpoints = {
         "upload": f"{base}/api/upload",

@@ -23,6 +23,7 @@ api/problems.py alone maps a family to its status and writes an error as problem
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -45,6 +46,19 @@ class GatewayError(Exception):
     def as_problem(self) -> dict[str, Any]:
         """The short form that is stored in a row, or listed for a rejected file: {"code", "detail"}."""
         return {"code": self.code, "detail": self.detail}
+
+    @staticmethod
+    def from_problem(problem: dict[str, Any]) -> GatewayError:
+        """The error that ``as_problem`` was called on."""
+        kind = next((kind for kind in kinds() if kind.code == problem["code"]), GatewayError)
+        return kind(problem["detail"])
+
+
+def kinds(family: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
+    """The class itself and everything below it."""
+    yield family
+    for kind in family.__subclasses__():
+        yield from kinds(kind)
 
 
 class InvalidInput(GatewayError, code="invalid_input", title="The request is invalid"): ...

@@ -1,7 +1,8 @@
-"""Idempotency-Keys: the first answer to a request, kept for a day.
+"""Idempotency-Keys: the outcome of the first request under each key, kept for a day.
 
-The time at which a key was claimed names the claim: once another has taken the key over, no statement of the first one's
-finds it. Where the answer is recorded in the transaction that does the work, that rolls the work back."""
+``created_at``, the time at which a key was claimed, identifies the claim: once another request has taken the key over, no
+statement of the first request finds the row. An outcome is recorded in the transaction that does the work, so the work is
+then rolled back."""
 
 from __future__ import annotations
 
@@ -19,19 +20,18 @@ with claimed as (
     values (%(owner)s, %(key)s, %(digest)s, now() + %(lease)s, clock_timestamp())
     on conflict (owner_id, key) do update
     set request_digest = excluded.request_digest, lease_until = excluded.lease_until, created_at = clock_timestamp(),
-        response_status = null, response = null, headers = '{}'
-    where k.created_at < now() - %(keep)s or (k.response_status is null and k.lease_until < now())
+        outcome = null
+    where k.created_at < now() - %(keep)s or (k.outcome is null and k.lease_until < now())
        or k.created_at = %(instead_of)s
-    returning true as mine, request_digest, response_status, response, headers, created_at, lease_until
+    returning true as mine, request_digest, outcome, created_at, lease_until
 ),
 found as (
     select * from claimed
     union all
-    select false, request_digest, response_status, response, headers, created_at, lease_until from idempotency_keys
+    select false, request_digest, outcome, created_at, lease_until from idempotency_keys
     where owner_id = %(owner)s and key = %(key)s and not exists (select from claimed)
 )
-select mine, request_digest, response_status, response, headers, created_at,
-       extract(epoch from lease_until - now())::float as lease_left
+select mine, request_digest, outcome, created_at, extract(epoch from lease_until - now())::float as lease_left
 from found
 """
 
@@ -46,9 +46,9 @@ def claim(
     keep: timedelta,
     instead_of: datetime | None = None,
 ) -> IdempotencyRecord | None:
-    """Take the key for this request, or tell what became of the first one. A lease that its holder let run out is taken
-    over, and so is the claim that ``instead_of`` names. What a transaction that it waited for has just changed is not told
-    yet: None, or as it was before."""
+    """Claim the key for this request, or return the row of the request that holds it. A claim is taken over if its lease has
+    expired or if ``instead_of`` names it. If the statement waited for another transaction, that one's change is not visible
+    yet: the row is as it was before, or None."""
     params = {
         "owner": owner_id,
         "key": key,
@@ -61,62 +61,43 @@ def claim(
 
 
 _RECORD = """
-update idempotency_keys
-set request_digest = %(digest)s, response_status = %(status)s, response = %(response)s, headers = %(headers)s
+update idempotency_keys set request_digest = %(digest)s, outcome = %(outcome)s
 where owner_id = %(owner)s and key = %(key)s and created_at = %(claim)s
 """
 
 
-def record(
-    tx: Tx,
-    owner_id: str,
-    key: str,
-    claim: datetime,
-    *,
-    request_digest: bytes,
-    status: int,
-    response: Any,
-    headers: dict[str, str],
-) -> bool:
-    """Keep the answer; False where another has taken the key over."""
-    params = {
-        "owner": owner_id,
-        "key": key,
-        "claim": claim,
-        "digest": request_digest,
-        "status": status,
-        "response": Jsonb(response),
-        "headers": Jsonb(headers),
-    }
+def record(tx: Tx, owner_id: str, key: str, claim: datetime, *, request_digest: bytes, outcome: Any) -> bool:
+    """Record the outcome, as JSON; False if another request has taken the key over."""
+    params = {"owner": owner_id, "key": key, "claim": claim, "digest": request_digest, "outcome": Jsonb(outcome)}
     return execute(tx, _RECORD, params) == 1
 
 
-# A row that a transaction holds is recording the answer, and needs no renewal.
+# A row that another transaction has locked is recording the outcome, and needs no renewal.
 _RENEW = """
 update idempotency_keys set lease_until = now() + %(lease)s where (owner_id, key) in (
     select owner_id, key from idempotency_keys
-    where owner_id = %(owner)s and key = %(key)s and created_at = %(claim)s and response_status is null
+    where owner_id = %(owner)s and key = %(key)s and created_at = %(claim)s and outcome is null
     for update skip locked)
 """
 
 
 def renew(tx: Tx, owner_id: str, key: str, claim: datetime, *, lease: timedelta) -> None:
+    """Extend the lease of a claim without an outcome."""
     execute(tx, _RENEW, {"owner": owner_id, "key": key, "claim": claim, "lease": lease})
 
 
 _DROP = """
-delete from idempotency_keys
-where owner_id = %(owner)s and key = %(key)s and created_at = %(claim)s and response_status is null
+delete from idempotency_keys where owner_id = %(owner)s and key = %(key)s and created_at = %(claim)s and outcome is null
 """
 
 
 def drop(tx: Tx, owner_id: str, key: str, claim: datetime) -> None:
-    """Free the key, unless an answer was recorded. Waits for a transaction that has recorded one and whose COMMIT is still
-    under way, so it can't be wrong about that."""
+    """Free the key unless an outcome was recorded. Waits for a transaction that has recorded one and is still committing."""
     execute(tx, _DROP, {"owner": owner_id, "key": key, "claim": claim})
 
 
 def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
+    """Delete rows older than ``keep``; how many."""
     sql = """
     delete from idempotency_keys where (owner_id, key) in (
         select owner_id, key from idempotency_keys where created_at < now() - %(keep)s limit %(limit)s)

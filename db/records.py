@@ -51,9 +51,7 @@ class UploadTokenRecord:
 class IdempotencyRecord:
     mine: bool  # this request is the first and holds the key now
     request_digest: bytes
-    response_status: int | None  # None while the first request is running
-    response: Any
-    headers: dict[str, str]
+    outcome: Any  # None while the first request is running
     created_at: datetime  # names the claim
     lease_left: float  # seconds
 

@@ -1,20 +1,22 @@
-"""Idempotency-Keys: the same request again gets the first answer, for a day (THREATS T14, T104).
+"""Idempotency-Keys: a request that is sent again gets the first answer, for a day (THREATS T14, T104).
 
-The answer is recorded in the transaction that does the work, under the claim that the request holds. So what is recorded
-was done, what was done is recorded, and a request whose key another has taken over meanwhile does nothing."""
+The outcome of the first request is recorded as data, in the transaction that does the work, under the claim that the
+request holds. So an outcome is recorded if and only if the work was done, and a request whose key was taken over does
+nothing. An API key or token is never part of an outcome; neither are presigned URLs, which a repeat signs anew."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
-from typing import Any
-from uuid import UUID
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import structlog
+from pydantic import TypeAdapter
 
 from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidInput, Unavailable
 from core.heartbeat import beating
@@ -22,140 +24,126 @@ from core.principal import Principal
 from db import Database, Tx, idempotency
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 KEEP = timedelta(hours=24)
-_BEGUN = "$begun"
-LEASE = timedelta(seconds=90)  # a first request that neither ends nor renews in this time is taken for dead
+LEASE = timedelta(seconds=90)  # a first request that neither ends nor renews its claim in this time counts as dead
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
-    """A request's right to be the first under its key, until another takes the key over."""
+    """The right of a request to be the first under its key, until another request takes the key over."""
 
     owner_id: str
     key: str
     at: datetime
+    request: hashlib._Hash  # over what makes two requests the same; complete when the outcome is recorded
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """The first answer under a key. An upload's caller compares the digest itself, once it has read the body."""
+class Recorded:
+    """The outcome of the first request under a key."""
 
     claim: Claim
     request_digest: bytes
-    status: int
-    body: Any
-    headers: dict[str, str]
+    outcome: Any  # as JSON
 
-    @property
-    def begun(self) -> UUID | None:
-        """The upload that the first request began, where that is all that is known of its answer."""
-        begun = self.body.get(_BEGUN) if isinstance(self.body, dict) else None
-        return None if begun is None else UUID(begun)
-
-    def check_same(self, request_digest: bytes) -> None:
-        if request_digest != self.request_digest:
+    def check_same(self, request: hashlib._Hash) -> None:
+        """IdempotencyConflict unless the first request was the same."""
+        if request.digest() != self.request_digest:
             raise IdempotencyConflict()
+
+    def read(self, kind: type[T]) -> T:
+        """The outcome as the value that ``record`` was given."""
+        outcome: T = _adapters(kind).validate_python(self.outcome)
+        return outcome
+
+
+def record(tx: Tx, claim: Claim | None, outcome: object) -> None:
+    """Record a dataclass, named tuple or id, in the transaction that does the work; nothing without a claim. Raises
+    IdempotencyInProgress, which rolls the work back, if another request has taken the key over."""
+    if claim is None:
+        return
+    data = _adapters(type(outcome)).dump_python(outcome, mode="json")
+    if not idempotency.record(
+        tx, claim.owner_id, claim.key, claim.at, request_digest=claim.request.digest(), outcome=data
+    ):
+        raise IdempotencyInProgress("Another request with this Idempotency-Key took over.", retry_after=1)
+    claim.recorded = True
+
+
+_adapters: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter)  # made once for each type
 
 
 class Idempotency:
+    """Claims on Idempotency-Keys."""
+
     def __init__(self, db: Database):
         self._db = db
 
     def begin(
-        self, principal: Principal, key: str, request_digest: bytes | None, *, instead_of: Claim | None = None
-    ) -> Claim | Replay:
-        """A Claim where this request is the first: it is to run ``under`` it. Otherwise the first one's answer.
+        self,
+        principal: Principal,
+        key: str,
+        request: hashlib._Hash,
+        *,
+        streamed: bool = False,
+        instead_of: Claim | None = None,
+    ) -> Claim | Recorded:
+        """A Claim if this request is the first: do its work ``under`` it. Otherwise what the first one recorded.
 
-        ``request_digest`` None leaves the comparison to the caller (a streamed body is not known yet); ``instead_of`` is a
-        claim whose work has come to nothing. Raises IdempotencyConflict for another request under the key and
-        IdempotencyInProgress while the first is running."""
+        If the body is ``streamed``, ``request`` is not complete yet, and the caller must ``check_same`` once it is.
+        ``instead_of`` is a claim whose outcome no longer exists. Raises IdempotencyConflict for another request under the key,
+        and IdempotencyInProgress while the first one is running."""
         if not 1 <= len(key) <= 255 or not key.isprintable():
             raise InvalidInput("An Idempotency-Key has 1 to 255 printable characters.")
+        digest = b"" if streamed else request.digest()
         owner_id, scoped, found = principal.owner_id, _scoped(principal, key), None
-        for _ in range(2):  # the second time sees what the first one had to wait for
+        for _ in range(2):  # the second read sees what the first one waited for
             with self._db.connection() as tx:
                 found = idempotency.claim(
                     tx,
                     owner_id,
                     scoped,
-                    request_digest or b"",
+                    digest,
                     lease=LEASE,
                     keep=KEEP,
                     instead_of=instead_of.at if instead_of else None,
                 )
             if found is not None and found.mine:
-                return Claim(owner_id, scoped, found.created_at)
-            if found is not None and found.response_status is not None:
+                return Claim(owner_id, scoped, found.created_at, request)
+            if found is not None and found.outcome is not None:
                 break
         if found is None:
             raise IdempotencyInProgress(retry_after=1)
-        if found.response_status is None:
-            if request_digest is not None and found.request_digest not in (b"", request_digest):
-                raise IdempotencyConflict()
+        if digest and found.request_digest not in (b"", digest):
+            raise IdempotencyConflict()
+        if found.outcome is None:
             raise IdempotencyInProgress(retry_after=math.ceil(found.lease_left))
-        replay = Replay(
-            Claim(owner_id, scoped, found.created_at),
-            found.request_digest,
-            found.response_status,
-            found.response,
-            found.headers,
+        return Recorded(
+            Claim(owner_id, scoped, found.created_at, request, recorded=True), found.request_digest, found.outcome
         )
-        if request_digest is not None:
-            replay.check_same(request_digest)
-        return replay
 
     @contextmanager
     def under(self, claim: Claim) -> Iterator[None]:
-        """The block does what was asked, the claim being renewed. Where it fails the key is free again, unless an answer was
-        recorded; where the outcome of that can't be learned, it is left to the lease."""
+        """Renew the claim while the block does the work. The key is free afterwards unless an outcome was recorded; if the
+        database can't tell whether one was, the key stays claimed until the lease expires."""
         try:
             with beating(lambda: self._renew(claim)):
                 yield
         except BaseException:
             self.drop(claim)
             raise
+        if not claim.recorded:
+            self.drop(claim)
 
     def _renew(self, claim: Claim) -> None:
         with self._db.connection() as tx:
             idempotency.renew(tx, claim.owner_id, claim.key, claim.at, lease=LEASE)
 
-    def record(
-        self,
-        tx: Tx,
-        claim: Claim,
-        *,
-        request_digest: bytes,
-        status: int,
-        body: Any,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        """Keep the answer, in the transaction that does the work. Raises IdempotencyInProgress where another has taken the key
-        over: then the work is to be rolled back."""
-        if not idempotency.record(
-            tx,
-            claim.owner_id,
-            claim.key,
-            claim.at,
-            request_digest=request_digest,
-            status=status,
-            response=body,
-            headers=headers or {},
-        ):
-            raise IdempotencyInProgress("Another request with this Idempotency-Key took over.", retry_after=1)
-
-    def record_begun(self, tx: Tx, claim: Claim, upload_id: UUID, *, request_digest: bytes) -> None:
-        """Keep that the upload was begun, where more has to be done before there is an answer."""
-        body = {_BEGUN: str(upload_id), "id": str(upload_id)}
-        self.record(tx, claim, request_digest=request_digest, status=201, body=body)
-
-    def finish(self, claim: Claim, **answer: Any) -> None:
-        """``record`` the answer of work that may be done twice, or of which enough was recorded to answer again."""
-        with suppress(IdempotencyInProgress), self._db.connection() as tx:
-            self.record(tx, claim, **answer)
-
     def drop(self, claim: Claim) -> None:
-        """The next request with the key is a first one again, unless this one's work was done."""
+        """Free the key unless an outcome was recorded."""
         try:
             with self._db.connection() as tx:
                 idempotency.drop(tx, claim.owner_id, claim.key, claim.at)
@@ -164,5 +152,7 @@ class Idempotency:
 
 
 def _scoped(principal: Principal, key: str) -> str:
-    """An upload token's keys are its own: it must not be told the answers that its owner's key was given."""
-    return key if principal.token_id is None else sha256(f"{principal.token_id} {key}".encode()).hexdigest()
+    """Each upload token has keys of its own: it must not get the answers that its owner's requests got."""
+    if principal.token_id is None:
+        return key
+    return hashlib.sha256(f"{principal.token_id} {key}".encode()).hexdigest()

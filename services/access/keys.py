@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from uuid import UUID
 
 from core.cursors import Cursors, Page
 from core.errors import InvalidInput, NotAuthenticated, NotFound
 from core.ids import new_secret, secret_digest
 from core.principal import Principal, Role
-from db import Database, Tx, keys
+from db import Database, keys
 from db.records import KeyRecord
+from services.access import idempotency
+from services.access.idempotency import Claim
 
 
 class Keys:
@@ -35,17 +36,15 @@ class Keys:
         name: str = "",
         role: Role = "user",
         key: str | None = None,
-        within: Callable[[Tx, KeyRecord], None] | None = None,
+        once: Claim | None = None,
     ) -> tuple[KeyRecord, str]:
-        """A new key and its record; the key is not kept, so this is the only time it can be shown. ``within`` joins the
-        transaction."""
+        """A new key and its record, which is what ``once`` records: the key itself is not kept."""
         if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:
             raise InvalidInput("owner_id takes 1 to 255 characters, name at most 255.")
         key = key or new_secret("gw_")
         with self._db.transaction() as tx:
             record = keys.create(tx, secret_digest(key), owner_id=owner_id, name=name, role=role)
-            if within is not None:
-                within(tx, record)
+            idempotency.record(tx, once, record)
             return record, key
 
     def list_keys(self, *, limit: int, cursor: str | None) -> Page[KeyRecord]:

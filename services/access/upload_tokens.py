@@ -5,7 +5,6 @@ The statements of uploads charge the budget (db/uploads.py, db/files.publish). a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -17,6 +16,8 @@ from core.placement import Visibility
 from core.principal import Principal
 from db import Database, Tx, upload_tokens
 from db.records import FileRecord, UploadRecord, UploadTokenRecord
+from services.access import idempotency
+from services.access.idempotency import Claim
 from services.access.visibility import owner_scope
 
 PREFIX = "gwt_"  # tells a token from a key (gw_) without the database
@@ -51,10 +52,10 @@ class UploadTokens:
         budget: Budget,
         *,
         expires_in: timedelta | None = None,
-        within: Callable[[Tx, UploadTokenRecord], None] | None = None,
+        once: Claim | None = None,
     ) -> tuple[UploadTokenRecord, str]:
-        """A new token for ``owner_id``, which ends with the caller's key; only its digest is kept, so this is the only time it
-        can be shown. ``within`` joins the transaction.
+        """A new token for ``owner_id``, which ends with the caller's key. Only its digest is kept; ``once`` records the
+        record without the token.
 
         Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's."""
         if principal.budget is not None or not (principal.is_admin or principal.owner_id == owner_id):
@@ -78,8 +79,7 @@ class UploadTokens:
             )
             if record is None:
                 raise NotFound("There is no such folder.")
-            if within is not None:
-                within(tx, record)
+            idempotency.record(tx, once, record)
         return record, token
 
     def list_live(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
@@ -31,7 +31,9 @@ from db import Database, Tx, events, file_lists, files, jobs, objects, previews,
 from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import EventRecord, FileRecord, PreviewRecord
+from services.access import idempotency
 from services.access.concurrency import ConcurrencyLimit
+from services.access.idempotency import Claim
 from services.access.visibility import owned, owner_scope, visible
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE, TypePolicy
@@ -42,6 +44,26 @@ from storage_backends.base import ObjectNotFound, ObjectStore
 BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
 MAX_TAGS = 50
 _READ = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """A file with its previews."""
+
+    file: FileRecord
+    previews: list[PreviewRecord]
+
+
+def with_previews(tx: Tx, records: Sequence[FileRecord]) -> list[FileView]:
+    """Files with their previews, by one statement; by none if there are no files."""
+    found = previews.of_objects(tx, sorted({record.file_path for record in records})) if records else []
+    return [FileView(record, [p for p in found if p.object_key == record.file_path]) for record in records]
+
+
+def record_file(tx: Tx, once: Claim | None, file: FileRecord) -> None:
+    """Record that a request made this file, with its previews."""
+    if once is not None:
+        idempotency.record(tx, once, *with_previews(tx, [file]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +134,15 @@ class Files:
         with self._db.connection() as tx:
             return visible(principal, files.get(tx, file_id))
 
-    def previews_of(self, records: Sequence[FileRecord], *, tx: Tx | None = None) -> dict[UUID, list[PreviewRecord]]:
-        """The previews of a page of files: one statement, in ``tx`` where one is open; none where there are no files."""
+    def views(self, records: Sequence[FileRecord]) -> list[FileView]:
+        """A page of files with their previews."""
         if not records:
-            return {}
-        with self._db.connection() if tx is None else nullcontext(tx) as tx:
-            found = previews.of_objects(tx, sorted({record.file_path for record in records}))
-        return {record.id: [p for p in found if p.object_key == record.file_path] for record in records}
+            return []
+        with self._db.connection() as tx:
+            return with_previews(tx, records)
+
+    def view(self, record: FileRecord) -> FileView:
+        return self.views([record])[0]
 
     def details(self, principal: Principal, file_id: UUID, *, verify: bool = False) -> FileDetails:
         """The file with its statistics, newest history and integrity; ``verify`` re-reads the object's bytes."""
@@ -278,11 +302,11 @@ class Files:
         *,
         target_folder_id: int | Unset | None = UNSET,
         original_name: str | None = None,
-        within: Callable[[Tx, FileRecord], None] | None = None,
+        once: Claim | None = None,
     ) -> FileRecord:
         """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken.
 
-        ``within`` joins the transaction. Raises FileNotReady, QuotaExceeded, TypeMismatch or TypeNotAllowed where the new name's
+        Raises FileNotReady, QuotaExceeded, TypeMismatch or TypeNotAllowed where the new name's
         extension is against the rules, and ContentMissing where the object is not there as it was stored."""
         name = None if original_name is None else names.clean_name(original_name)
         source = owned(principal, self.get(principal, file_id))
@@ -315,8 +339,7 @@ class Files:
             )
             if not uploads.within_quota(tx, file.owner_id, quota_bytes=self._quota_bytes):
                 raise QuotaExceeded()
-            if within is not None:
-                within(tx, copied)
+            record_file(tx, once, copied)
             return copied
 
     def trash(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> FileRecord:

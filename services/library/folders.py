@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +27,8 @@ from core.unset import UNSET, Unset
 from db import Database, Tx, folders
 from db import errors as db_errors
 from db.records import FolderRecord
+from services.access import idempotency
+from services.access.idempotency import Claim
 from services.access.visibility import may_change, owner_scope
 
 FolderView = FolderRecord
@@ -94,10 +96,9 @@ class Folders:
         name: str,
         description: str = "",
         parent_id: int | None = None,
-        within: Callable[[Tx, FolderView], None] | None = None,
+        once: Claim | None = None,
     ) -> FolderView:
-        """A folder in the parent's tree; ``within`` joins the transaction. Raises NameConflict, FolderTooDeep, LimitReached;
-        NotFound for the parent."""
+        """A folder in the parent's tree. Raises NameConflict, FolderTooDeep, LimitReached; NotFound for the parent."""
         name = clean_folder_name(name)
         _check_description(description)
         with self._rules() as tx:
@@ -107,8 +108,7 @@ class Folders:
                 raise LimitReached(f"There can be {MAX_FOLDERS:,} folders.")
             made = folders.create(tx, owner_id, name=name, description=description, parent_id=parent_id)
             folder = _visible(principal, folders.get(tx, made))
-            if within is not None:
-                within(tx, folder)
+            idempotency.record(tx, once, folder)
             return folder
 
     def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderView:

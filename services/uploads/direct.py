@@ -13,7 +13,8 @@ reads it back (services/uploads/verification.py) before anybody can download it.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -26,6 +27,7 @@ from core.cursors import Cursors, Page
 from core.errors import (
     FileTooLarge,
     GatewayError,
+    IdempotencyInProgress,
     InvalidInput,
     Locked,
     QuotaExceeded,
@@ -39,7 +41,9 @@ from core.principal import Principal
 from db import Database, Tx, files, resumable, uploads
 from db.records import FileRecord, UploadRecord
 from db.uploads import NewUpload
+from services.access.idempotency import Claim
 from services.access.upload_tokens import uploader_of
+from services.library.files import record_file
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion, fits, own, plan_of, stored_part, unequivocal
 from services.uploads.intake import RESUMABLE, Intake
@@ -68,8 +72,9 @@ _WEIGH_SOON = timedelta(seconds=4)  # with a look every three seconds: within te
 _WEIGH_LATER = timedelta(seconds=6)  # SeaweedFS keeps each version of a part that is sent again
 _WEIGH_AFTER = timedelta(hours=1)  # a body may take so long after its URL has expired
 
+_OPEN = ("pending", "uploading")
+
 DirectProtocol = Literal["direct", "s3"]
-Within = Callable[[Tx, UploadRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +141,10 @@ class DirectUploads:
         sha256: str | None = None,
         session_id: str | None = None,
         placement: Placement = Placement(),  # noqa: B008 immutable
-        within: Within | None = None,
+        once: Claim | None = None,
     ) -> UploadPlan:
-        """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here. ``within``
-        joins the transaction that admits it."""
+        """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here. ``once``
+        records the upload's id."""
         self._intake.policy.check_size(principal, size)
         parts = plan(size)
         single = parts.part_count == 1
@@ -153,26 +158,28 @@ class DirectUploads:
             session_id=session_id,
             placement=placement,
             single=single,
-            within=within,
+            once=once,
         )
         return self._begun(upload, parts)
 
     def begun(self, upload_id: UUID) -> UploadPlan | None:
-        """How an upload goes that was admitted before, signed anew; None where it has come to nothing."""
+        """The plan of an upload that was admitted before, with new URLs; None if it was aborted or has expired."""
         upload = self.admitted(upload_id)
         if upload is None or upload.size is None:
             return None
         return self._begun(upload, plan_of(upload, upload.size))
 
     def admitted(self, upload_id: UUID) -> UploadRecord | None:
-        """An upload that was admitted before, unless it has come to nothing."""
+        """An upload that was admitted before, of which the client gets URLs again; None if it was aborted or has expired."""
         with self._db.connection() as tx:
             upload = uploads.get(tx, upload_id)
-        return None if upload is None or upload.status in ("aborted", "expired") else upload
+            if upload is None or upload.status in ("aborted", "expired"):
+                return None
+            return self._renewed(tx, upload, expires_in=timedelta()) or upload
 
     def _begun(self, upload: UploadRecord, parts: PartPlan) -> UploadPlan:
         if upload.incoming_key is not None:
-            return UploadPlan(upload, "PUT", parts.part_size, 1, self.sign_put(upload), [])
+            return UploadPlan(upload, "PUT", upload.part_size or parts.part_size, 1, self.sign_put(upload), [])
         upload = self.start_multipart(upload)
         batch = self._signed(upload, parts, range(1, min(parts.part_count, FIRST_BATCH) + 1))
         return UploadPlan(upload, "multipart", parts.part_size, parts.part_count, None, batch)
@@ -190,7 +197,7 @@ class DirectUploads:
         placement: Placement = Placement(),  # noqa: B008 immutable
         single: bool,
         part_size: int | None = None,
-        within: Within | None = None,
+        once: Claim | None = None,
     ) -> UploadRecord:
         """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen.
         ``part_size``: bytes of each part but the last, where the client cuts by a rule of its own."""
@@ -217,7 +224,7 @@ class DirectUploads:
                 placement=self._intake.policy.place(principal, placement),
                 urls_for=self._url_life(size),
             ),
-            also=within,
+            once=once,
         )
 
     def start_multipart(self, upload: UploadRecord) -> UploadRecord:
@@ -258,7 +265,7 @@ class DirectUploads:
         largest = upload.size
         if largest is None:
             room = self._intake.policy.room(upload)
-            if room == 0:
+            if room == 0 and upload.status in _OPEN:
                 self._intake.discard([upload], problem=QuotaExceeded().as_problem())
                 raise QuotaExceeded()
             largest = min(self._intake.policy.max_size(principal), MAX_SINGLE if room is None else room)
@@ -370,15 +377,7 @@ class DirectUploads:
         """Let it live on, since its client is still there, but not for ever. Raises UploadGone, Locked while it is being
         completed, TooMany where too many parts that were asked for without a length have not arrived."""
         with self._db.connection() as tx:
-            renewed = uploads.renew(
-                tx,
-                upload.id,
-                expires_in=self._limits.upload_ttl,
-                urls_for=self._url_life(upload.size),
-                asked=asked,
-                arrived=arrived,
-                most=MAX_AWAITED,
-            )
+            renewed = self._renewed(tx, upload, expires_in=self._limits.upload_ttl, asked=asked, arrived=arrived)
             if renewed is not None:
                 return renewed
             now = uploads.get(tx, upload.id)
@@ -389,6 +388,25 @@ class DirectUploads:
         if now is not None and now.status in ("pending", "uploading") and not now.overdue:
             raise TooMany(f"Send some of the parts first: {MAX_AWAITED} may be on their way.", retry_after=5)
         raise UploadGone((now.problem or {}).get("detail") if now is not None else None)
+
+    def _renewed(
+        self,
+        tx: Tx,
+        upload: UploadRecord,
+        *,
+        expires_in: timedelta,
+        asked: Sequence[int] = (),
+        arrived: Sequence[int] = (),
+    ) -> UploadRecord | None:
+        return uploads.renew(
+            tx,
+            upload.id,
+            expires_in=expires_in,
+            urls_for=self._url_life(upload.size),
+            asked=asked,
+            arrived=arrived,
+            most=MAX_AWAITED,
+        )
 
     # -- more than was told ------------------------------------------------------------------------------------------------
 
@@ -450,8 +468,8 @@ class DirectUploads:
         return longest if size is not None else min(longest, _UNMEASURED_LIFE)
 
     def _left(self, upload: UploadRecord) -> timedelta:
-        """How long URLs of this upload are good: never longer than it."""
-        left = upload.expires_at - datetime.now(UTC)
+        """How long URLs of this upload are valid: never longer than it is open."""
+        left = upload.expires_at - datetime.now(UTC) if upload.status in _OPEN else timedelta()
         return max(timedelta(seconds=1), min(self._url_life(upload.size), left))
 
     def unfinished(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[UploadRecord]:
@@ -473,11 +491,17 @@ class DirectUploads:
         *,
         parts: Sequence[tuple[int, str]] | None = None,
         sha256: str | None = None,
+        once: Claim | None = None,
     ) -> FileRecord:
         """Make the upload a file. Idempotent, and safe when asked many times at once: one does it, all get the same file.
+        ``once`` records it afterwards.
 
         ``parts`` are (number, ETag) as the client saw them. Raises PartsMismatch, after which it can go on; UploadGone."""
-        return self._completion.complete(principal, upload_id, parts=parts, sha256=sha256)
+        file = self._completion.complete(principal, upload_id, parts=parts, sha256=sha256)
+        if once is not None:
+            with suppress(IdempotencyInProgress), self._db.connection() as tx:
+                record_file(tx, once, file)
+        return file
 
     def abort(self, principal: Principal, upload_id: UUID) -> None:
         """Remove what arrived. An upload that is over already is left as it is; a finished one's file stays."""

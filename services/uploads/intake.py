@@ -12,15 +12,16 @@ from __future__ import annotations
 import hashlib
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 from uuid import UUID
 
 import structlog
+from pydantic import PlainSerializer, PlainValidator
 
 from core import content_types, names
 from core.errors import (
@@ -43,11 +44,13 @@ from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
 from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, files, jobs, objects, resumable, uploads
+from db import Database, files, jobs, objects, previews, resumable, uploads
 from db import errors as db_errors
 from db.files import NewFile
-from db.records import FileRecord, SessionRecord, UploadRecord
+from db.records import FileRecord, PreviewRecord, SessionRecord, UploadRecord
 from db.uploads import NewUpload
+from services.access import idempotency
+from services.access.idempotency import Claim
 from services.access.upload_tokens import as_sent
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE
@@ -82,10 +85,16 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+# An error as part of a recorded outcome: {"code", "detail"}.
+StoredError = Annotated[
+    GatewayError, PlainValidator(GatewayError.from_problem), PlainSerializer(GatewayError.as_problem)
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     original_name: str
-    error: GatewayError
+    error: StoredError
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +113,7 @@ class Outcome:
     files: list[FileRecord]
     rejected: list[Rejected]
     session: SessionRecord
-
-
-Within = Callable[[Tx, Outcome], None]  # joins the transaction that publishes
+    previews: list[PreviewRecord]  # of the stored objects that the files share with older ones
 
 
 @dataclass(slots=True)
@@ -309,18 +316,20 @@ class Intake:
         placement: Placement,
         session_id: str,
         *,
-        within: Within | None = None,
+        rejected: Sequence[Rejected] = (),
+        once: Claim | None = None,
     ) -> Outcome:
-        """Make received bytes files, all in one transaction, and do what ``within`` adds to it.
-
-        Raises NotFound for a folder that is not the owner's."""
+        """Make received bytes files, all in one transaction. ``rejected`` were refused before; duplicates are added to them.
+        If any file was made, ``once`` records the outcome. Raises NotFound for a folder that is not the owner's."""
         wished, placement = placement, self.policy.place(principal, placement)
         equals = EqualObjects(self._reader, new=[item.upload.object_key for item in received])
         try:
-            outcome = equals.settle(lambda: self._publish(principal, received, placement, session_id, equals, within))
+            outcome = equals.settle(
+                lambda: self._publish(principal, received, placement, session_id, equals, rejected, once)
+            )
         except db_errors.ForeignKeyViolation:
             now = without_folder(principal, placement.folder_id)
-            return self.publish(now, received, wished, session_id, within=within)
+            return self.publish(now, received, wished, session_id, rejected=rejected, once=once)
         except db_errors.CheckViolation as error:
             raise InvalidInput(f"The request breaks the rule {db_errors.constraint(error)}.") from error
         kept = {record.file_path for record in outcome.files}
@@ -334,11 +343,12 @@ class Intake:
         placement: Placement,
         session_id: str,
         equals: EqualObjects,
-        within: Within | None,
+        refused: Sequence[Rejected],
+        once: Claim | None,
     ) -> Outcome:
         owner_id = principal.owner_id
         published: list[FileRecord] = []
-        rejected: list[Rejected] = []
+        duplicates: list[Rejected] = []
         with self._db.transaction() as tx:
             session = files.open_publication(
                 tx,
@@ -357,7 +367,7 @@ class Intake:
                     known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
                     if known is not None:
                         equals.confirm(known)
-                        rejected.append(Rejected(item.upload.original_name, DuplicateFile()))
+                        duplicates.append(Rejected(item.upload.original_name, DuplicateFile()))
                         continue
                 record = files.publish(
                     tx,
@@ -377,18 +387,20 @@ class Intake:
                     pipeline.begin(tx, record)
                 public_copies.begin(tx, record)
             objects.mend(tx, equals.damaged, by=[record.file_path for record in published])
-            if rejected:
+            if duplicates:
                 session = files.open_publication(
                     tx,
                     owner_id,
                     placement.folder_id,
                     session_id=session_id,
-                    count=-len(rejected),
+                    count=-len(duplicates),
                     size=sum(record.file_size for record in published) - sum(item.size for item in received),
                 )
-            outcome = Outcome(published, rejected, session)
-            if within is not None:
-                within(tx, outcome)
+            shared = {record.file_path for record in published} - {item.upload.object_key for item in received}
+            shown = previews.of_objects(tx, sorted(shared)) if shared and principal.budget is None else []
+            outcome = Outcome(published, [*refused, *duplicates], session, shown)
+            if published:
+                idempotency.record(tx, once, outcome)
         return outcome
 
     def discard(
@@ -524,23 +536,17 @@ class Batch:
             self.rejected.append(Rejected(name, error))
             metrics().upload(self._protocol, error.code)
 
-    def commit(self, placement: Placement, *, within: Within | None = None) -> Outcome:
-        """Make all that was received files. ``within`` joins the transaction that makes any, with the outcome to be."""
-
-        def told(tx: Tx, outcome: Outcome) -> None:
-            if within is not None and outcome.files:
-                within(tx, self._with_refused(outcome))
-
-        outcome = self._intake.publish(self._principal, self.received, placement, self.session_id, within=told)
+    def commit(self, placement: Placement, *, once: Claim | None = None) -> Outcome:
+        """Make all that was received files. If there are any, ``once`` records the outcome."""
+        outcome = self._intake.publish(
+            self._principal, self.received, placement, self.session_id, rejected=self.rejected, once=once
+        )
         for record in outcome.files:
             metrics().upload(self._protocol, "done", record.file_size)
-        for refused in outcome.rejected:
+        for refused in outcome.rejected[len(self.rejected) :]:
             metrics().upload(self._protocol, refused.error.code)
         self.received = []
-        return self._with_refused(outcome)
-
-    def _with_refused(self, outcome: Outcome) -> Outcome:
-        return Outcome(outcome.files, self.rejected + outcome.rejected, outcome.session)
+        return outcome
 
     def __enter__(self) -> Batch:
         self._heartbeat.__enter__()

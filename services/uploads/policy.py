@@ -16,6 +16,8 @@ from db import Database, Tx, uploads
 from db import errors as db_errors
 from db.records import UploadRecord
 from db.uploads import NewUpload
+from services.access import idempotency
+from services.access.idempotency import Claim
 from services.library.type_policy import TypePolicy
 
 
@@ -71,10 +73,15 @@ class UploadPolicy:
         return replace(placement, folder_id=budget.folder_id)
 
     def admit(
-        self, principal: Principal, new: NewUpload, *, also: Callable[[Tx, UploadRecord], None] | None = None
+        self,
+        principal: Principal,
+        new: NewUpload,
+        *,
+        once: Claim | None = None,
+        also: Callable[[Tx, UploadRecord], None] | None = None,
     ) -> UploadRecord:
-        """Commit the upload's row, with what ``also`` adds, and hold its quota. Raises QuotaExceeded, LimitReached, or
-        NotFound for the folder; then nothing is held."""
+        """Commit the upload's row, with what ``also`` adds, and hold its quota; ``once`` records its id. Raises
+        QuotaExceeded, LimitReached, or NotFound for the folder; then nothing is held."""
         budget = principal.budget
         if budget is not None:
             new = replace(new, token_id=budget.token_id)
@@ -86,9 +93,10 @@ class UploadPolicy:
                     raise db_errors.Rollback
                 if also is not None:
                     also(tx, upload)
+                idempotency.record(tx, once, upload.id)
         except db_errors.ForeignKeyViolation:
             now = without_folder(principal, new.placement.folder_id)
-            return self.admit(now, replace(new, placement=self.place(now, new.placement)), also=also)
+            return self.admit(now, replace(new, placement=self.place(now, new.placement)), once=once, also=also)
         if upload is not None:
             return upload
         with self._db.connection() as tx:

@@ -36,11 +36,11 @@ from core.principal import Principal
 from db import Database, Tx, resumable, uploads
 from db.records import PartRecord, ResumableRecord, UploadRecord
 from db.uploads import NewUpload
+from services.access.idempotency import Claim
 from services.access.upload_tokens import uploader_of
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion, own
 from services.uploads.concatenation import Concatenation
-from services.uploads.direct import Within
 from services.uploads.intake import Intake
 from services.uploads.leases import Lease
 from services.uploads.part_writer import Body, Verify, Writer
@@ -109,16 +109,16 @@ class ResumableUploads:
 
     # -- begin ---------------------------------------------------------------------------------------------------------
 
-    def create(self, principal: Principal, new: NewResumable, *, within: Within | None = None) -> UploadState:
-        """Admit an upload; an empty one is complete at once. Name, type, size and quota are judged here. ``within`` joins the
-        transaction that admits it."""
+    def create(self, principal: Principal, new: NewResumable, *, once: Claim | None = None) -> UploadState:
+        """Admit an upload; an empty one is complete at once. Name, type, size and quota are judged here. ``once`` records the
+        upload's id."""
         standing = self._admit(
             principal,
             new,
             reserve=new.size or 0,
             concat="partial" if new.partial else None,
             sources=None,
-            within=within,
+            once=once,
         )
         if new.size == 0:
             return self.append(principal, standing.upload.id, offset=0, body=Nothing())
@@ -132,7 +132,7 @@ class ResumableUploads:
         reserve: int,
         concat: str | None,
         sources: Sequence[UUID] | None,
-        within: Within | None,
+        once: Claim | None,
     ) -> UploadState:
         def also(tx: Tx, upload: UploadRecord) -> None:
             resumable.create(
@@ -144,8 +144,6 @@ class ResumableUploads:
                 concat=concat,
                 sources=sources,
             )
-            if within is not None:
-                within(tx, upload)
 
         admission = self._intake.policy
         name = new.filename if new.filename else _default_name(new.content_type)
@@ -174,6 +172,7 @@ class ResumableUploads:
                 placement=admission.place(principal, new.placement),
                 sha256=new.sha256,
             ),
+            once=once,
             also=also,
         )
         return self._read(principal, upload.id)
@@ -189,10 +188,10 @@ class ResumableUploads:
         sources: Sequence[UUID],
         *,
         concat: str,
-        within: Within | None = None,
+        once: Claim | None = None,
     ) -> UploadState:
         """Make one upload, and its file, of finished partial ones; they are over then. One that is named twice is used twice.
-        ``within`` joins the transaction that admits it.
+        ``once`` records the upload's id.
 
         Raises NotFound for what is not the caller's own, InvalidInput for what is no finished partial upload."""
         found = {upload_id: self._live(principal, upload_id) for upload_id in dict.fromkeys(sources)}
@@ -202,7 +201,7 @@ class ResumableUploads:
         partials = [found[upload_id].upload for upload_id in sources]
         size = sum(upload.size or 0 for upload in partials)
         upload = self._admit(
-            principal, replace(new, size=size), reserve=0, concat=concat, sources=list(sources), within=within
+            principal, replace(new, size=size), reserve=0, concat=concat, sources=list(sources), once=once
         ).upload
         with Lease.of(self._db, upload.id) as lease:
             writer = self._writer(principal, upload, lease)

@@ -17,8 +17,9 @@ from core.placement import Placement
 from core.principal import Principal
 from db import Database, files, upload_tokens, uploads
 from db.records import FileRecord, UploadRecord
+from services.access.idempotency import Claim
 from services.access.upload_tokens import uploader_of
-from services.uploads.direct import MAX_PARTS, MIN_PART, DirectUploads, PartUrl, Within
+from services.uploads.direct import MAX_PARTS, MIN_PART, DirectUploads, PartUrl
 from storage_backends.base import Part, PresignedPost, PresignedRequest
 
 TICKET_LIFE = 3600  # seconds
@@ -34,40 +35,18 @@ class S3Uploads:
 
     # -- begin ---------------------------------------------------------------------------------------------------------
 
-    def begin_form(
+    def begin_single(
         self,
         principal: Principal,
         *,
         filename: str,
         content_type: str | None,
         placement: Placement,
-        within: Within | None = None,
-    ) -> tuple[UploadRecord, PresignedPost]:
-        """One POST form, for a file whose size is not told: its quota is held when the gateway sees it."""
-        upload = self._direct.admit(
-            principal,
-            protocol="s3",
-            filename=filename,
-            size=None,
-            content_type=content_type,
-            placement=placement,
-            single=True,
-            within=within,
-        )
-        return upload, self._direct.sign_post(principal, upload)
-
-    def begin_put(
-        self,
-        principal: Principal,
-        *,
-        filename: str,
-        size: int,
-        content_type: str | None,
-        placement: Placement,
-        within: Within | None = None,
-    ) -> tuple[UploadRecord, PresignedRequest]:
-        """One PUT, where the client does tell the size."""
-        upload = self._direct.admit(
+        size: int | None = None,
+        once: Claim | None = None,
+    ) -> UploadRecord:
+        """An upload by one request (``request_for``). If its size is not declared, quota is held when the gateway sees it."""
+        return self._direct.admit(
             principal,
             protocol="s3",
             filename=filename,
@@ -75,9 +54,8 @@ class S3Uploads:
             content_type=content_type,
             placement=placement,
             single=True,
-            within=within,
+            once=once,
         )
-        return upload, self._direct.sign_put(upload)
 
     def begin_multipart(
         self,
@@ -87,7 +65,7 @@ class S3Uploads:
         content_type: str | None,
         placement: Placement,
         size: int | None = None,
-        within: Within | None = None,
+        once: Claim | None = None,
     ) -> UploadRecord:
         """Several parts. Where the size is told they are those that the plugin cuts by itself, and signed with their lengths."""
         return self._direct.start_multipart(
@@ -99,7 +77,7 @@ class S3Uploads:
                 content_type=content_type,
                 placement=placement,
                 single=False,
-                within=within,
+                once=once,
                 part_size=None if size is None else max(MIN_PART, -(-size // MAX_PARTS)),
             )
         )
@@ -110,7 +88,7 @@ class S3Uploads:
         return upload if upload is None or upload.incoming_key else self._direct.start_multipart(upload)
 
     def request_for(self, principal: Principal, upload: UploadRecord) -> PresignedRequest | PresignedPost:
-        """What brings an upload of one request: a PUT where its size is known, else a form."""
+        """The request of a single upload: a PUT if its size is known, else a POST form."""
         if upload.size is None:
             return self._direct.sign_post(principal, upload)
         return self._direct.sign_put(upload)

@@ -220,7 +220,7 @@ def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, servi
     assert first.json["key"]
     assert again.json == first.json | {"key": None}
     with services.db.connection() as tx:
-        stored = tx.execute("select response::text from idempotency_keys").fetchall()
+        stored = tx.execute("select outcome::text from idempotency_keys").fetchall()
     assert first.json["key"] not in str(stored)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -272,11 +273,11 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
     """The first request has recorded its answer, and its COMMIT comes late: after another has asked for the key, its lease
     having passed, and after somebody wanted to free it."""
     recorded, commit = threading.Event(), threading.Event()
-    real = services.idempotency.record
+    real = idempotency.record
 
-    def slow(*given: Any, **answer: Any) -> None:
+    def slow(*given: Any) -> None:
         let_leases_pass(db)
-        real(*given, **answer)
+        real(*given)
         recorded.set()
         assert commit.wait(60)
 
@@ -291,7 +292,7 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
 
     create, before = CREATES["POST /api/folders"][0], things()
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
-        patch.setattr(services.idempotency, "record", slow)
+        patch.setattr(idempotency, "record", slow)
         first = pool.submit(create, client, {"Idempotency-Key": "k"}, "thing")
         assert recorded.wait(60)
         with db.connection() as tx:
@@ -299,7 +300,7 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
         assert row is not None
         second = pool.submit(create, client, {"Idempotency-Key": "k"}, "thing")
         until(lambda: waiting() == 1)
-        dropped = pool.submit(services.idempotency.drop, Claim("alice", "k", row[0]))
+        dropped = pool.submit(services.idempotency.drop, Claim("alice", "k", row[0], hashlib.sha256()))
         until(lambda: waiting() == 2)
         commit.set()
         answers = [first.result(60), second.result(60)]

@@ -21,6 +21,7 @@ from services.library.files import FileQuery
 from services.processing.previews import PreviewRequest
 from services.uploads.resumable import NewResumable
 from settings import Settings
+from storage_backends.base import PresignedPost
 from tests.compressed_files import read, text, time_passes
 from tests.conftest import NOTHING
 from tests.direct_steps import begin, direct, let_lease_pass, send_all, sql
@@ -132,9 +133,9 @@ def a_posted_form_is_completed(services: Services, who: Principal) -> Action:
     from tests.presigned import post_form
 
     assert services.s3_uploads is not None
-    form_upload, signed = services.s3_uploads.begin_form(
-        who, filename="a.bin", content_type=None, placement=Placement()
-    )
+    form_upload = services.s3_uploads.begin_single(who, filename="a.bin", content_type=None, placement=Placement())
+    signed = services.s3_uploads.request_for(who, form_upload)
+    assert isinstance(signed, PresignedPost)
     assert post_form(signed, os.urandom(100)).ok
     return lambda gateway: direct(gateway).complete(who, form_upload.id)
 

@@ -59,7 +59,13 @@ _CONSTRAINTS = [
     """,
 ]
 
+_IDEMPOTENCY = [  # an outcome is data (null while the first request runs), where it was a rendered response
+    "delete from idempotency_keys",
+    "alter table idempotency_keys drop column response_status, drop column headers",
+    "alter table idempotency_keys rename column response to outcome",
+]
+
 
 def upgrade() -> None:
-    for statement in ["set local lock_timeout = '5s'", *_COUNTERS, *_OBJECTS, *_CONSTRAINTS]:
+    for statement in ["set local lock_timeout = '5s'", *_COUNTERS, *_OBJECTS, *_CONSTRAINTS, *_IDEMPOTENCY]:
         op.get_bind().exec_driver_sql(statement)
