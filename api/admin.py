@@ -25,9 +25,9 @@ admin = Blueprint("admin", __name__)
     "Make an API key",
     access="admin",
     body=KeyBody,
-    gives={201: NewKeyOut},
-    takes_headers=("Idempotency-Key",),
-    refuses=(IdempotencyConflict, IdempotencyInProgress),
+    responses={201: NewKeyOut},
+    request_headers=("Idempotency-Key",),
+    errors=(IdempotencyConflict, IdempotencyInProgress),
 )
 def create_key(body: KeyBody) -> Response:
     """The key is only in this response; the gateway stores its SHA-256."""
@@ -43,14 +43,14 @@ def create_key(body: KeyBody) -> Response:
 
 
 @admin.get("/keys")
-@operation("List API keys", access="admin", query=PageQuery, gives={200: KeyPageOut}, headers=("Link",))
+@operation("List API keys", access="admin", query=PageQuery, responses={200: KeyPageOut}, headers=("Link",))
 def list_keys(query: PageQuery) -> Response:
     """Those that were not revoked, oldest first."""
     return render.page(services().keys.list_keys(limit=query.limit, cursor=query.cursor), render.key)
 
 
 @admin.delete("/keys/<uuid:key_id>")
-@operation("Revoke an API key", access="admin", gives={204: None}, refuses=(NotFound,))
+@operation("Revoke an API key", access="admin", responses={204: None}, errors=(NotFound,))
 def revoke_key(key_id: UUID) -> Response:
     """The next request with it is answered 401."""
     services().keys.revoke_key(key_id)
@@ -58,7 +58,7 @@ def revoke_key(key_id: UUID) -> Response:
 
 
 @admin.post("/janitor")
-@operation("Run the janitor now", access="admin", body=JanitorBody, gives={200: ReportOut})
+@operation("Run the janitor now", access="admin", body=JanitorBody, responses={200: ReportOut})
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
     return render.answer(services().janitor.run(dry_run=body.dry_run).as_dict())
@@ -72,9 +72,9 @@ def janitor(body: JanitorBody) -> Response:
     "List jobs",
     access="admin",
     query=JobListQuery,
-    gives={200: JobPageOut},
+    responses={200: JobPageOut},
     headers=("Link",),
-    refuses=(InvalidCursor,),
+    errors=(InvalidCursor,),
 )
 def list_jobs(query: JobListQuery) -> Response:
     """Those that wait, run or failed, newest first; what succeeded is not kept. `counts` is of all, by queue and status."""
@@ -83,14 +83,14 @@ def list_jobs(query: JobListQuery) -> Response:
 
 
 @admin.post("/jobs/<job_id:job_id>/retry")
-@operation("Retry a failed job", access="admin", gives={200: JobOut}, refuses=(NotFound, Conflict))
+@operation("Retry a failed job", access="admin", responses={200: JobOut}, errors=(NotFound, Conflict))
 def retry_job(job_id: int) -> Response:
     """Back into its queue, its attempts counted anew. `409` where it did not fail."""
     return render.answer(render.job(services().jobs.retry(job_id)))
 
 
 @admin.delete("/jobs/<job_id:job_id>")
-@operation("Remove a job", access="admin", gives={204: None}, refuses=(NotFound, Conflict))
+@operation("Remove a job", access="admin", responses={204: None}, errors=(NotFound, Conflict))
 def remove_job(job_id: int) -> Response:
     """Forget one that failed, or cancel one that waits. `409` where a worker is at it."""
     services().jobs.remove(job_id)
@@ -101,14 +101,14 @@ def remove_job(job_id: int) -> Response:
 
 
 @admin.post("/rescan")
-@operation("Scan everything for viruses again", access="admin", gives={202: RescanOut}, refuses=(Conflict,))
+@operation("Scan everything for viruses again", access="admin", responses={202: RescanOut}, errors=(Conflict,))
 def rescan() -> Response:
     """In the background, at the lowest priority. Where a re-scan is under way already, how far it has come."""
     return render.answer(render.rescan(configured(services().scanning).begin_rescan()), 202)
 
 
 @admin.get("/rescan")
-@operation("Get the latest re-scan", access="admin", gives={200: RescanOut}, refuses=(Conflict, NotFound))
+@operation("Get the latest re-scan", access="admin", responses={200: RescanOut}, errors=(Conflict, NotFound))
 def latest_rescan() -> Response:
     """The one under way, or the last one."""
     found = configured(services().scanning).latest_rescan()

@@ -15,20 +15,18 @@ from api import render
 from api.context import http, principal, services
 from api.idempotency import once
 from api.operations import Content, operation, parse_json
-from api.request_models import PageQuery
-from api.response_models import FileOut, SentFileOut
-from api.upload_models import (
-    BeginUploadBody,
+from api.placement import placement
+from api.request_models import BeginUploadBody, CompleteUploadBody, PageQuery, PartNumbersBody
+from api.response_models import (
     BegunUploadOut,
-    CompleteUploadBody,
-    PartNumbersBody,
+    FileOut,
     PartUrlsOut,
+    SentFileOut,
     UnfinishedUploadPageOut,
     UploadProgressOut,
 )
 from core import errors
 from core.errors import NotFound, PartsMismatch, UploadGone
-from core.placement import Placement
 from core.principal import session_name
 from db.records import UploadRecord
 from services.library.files import FileView
@@ -66,23 +64,15 @@ _NOT_COMPLETED = (
 @operation(
     "Begin a direct upload",
     body=BeginUploadBody,
-    gives={201: BegunUploadOut},
+    responses={201: BegunUploadOut},
     headers=("Location",),
-    takes_headers=("Idempotency-Key",),
-    refuses=_NOT_ADMITTED,
+    request_headers=("Idempotency-Key",),
+    errors=_NOT_ADMITTED,
 )
 def begin(body: BeginUploadBody) -> Response:
     """Name, size, type and quota are judged before a byte moves. Small files are sent by one PUT to `url`, larger ones in
     parts; the first hundred parts' URLs are in the answer. Whatever `headers` holds must be sent with the bytes, and a
     `Content-Length` of exactly the size, which every client sends by itself."""
-    placement = Placement(
-        folder_id=body.folder_id,
-        visibility=body.visibility,
-        tags=body.tags,
-        on_duplicate=body.on_duplicate,
-        keep_location=body.keep_location,
-        metadata=body.metadata,
-    )
     return once(
         lambda claim: _direct().begin(
             principal(),
@@ -91,7 +81,7 @@ def begin(body: BeginUploadBody) -> Response:
             content_type=body.content_type,
             sha256=body.sha256,
             session_id=body.session_id,
-            placement=placement,
+            placement=placement(body),
             once=claim,
         ),
         _begun,
@@ -117,14 +107,14 @@ def _begun(begun: UploadPlan) -> Response:
 
 
 @uploads.get("")
-@operation("List unfinished uploads", query=PageQuery, gives={200: UnfinishedUploadPageOut}, headers=("Link",))
+@operation("List unfinished uploads", query=PageQuery, responses={200: UnfinishedUploadPageOut}, headers=("Link",))
 def list_unfinished(query: PageQuery) -> Response:
     """The caller's own, by every protocol, newest first."""
     return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)
 
 
 @uploads.get("/<uuid:upload_id>")
-@operation("See what has arrived", gives={200: UploadProgressOut}, refuses=(NotFound,))
+@operation("See what has arrived", responses={200: UploadProgressOut}, errors=(NotFound,))
 def progress(upload_id: UUID) -> Response:
     """Read from the bucket, so that it is right after any crash of client or gateway."""
     found = _direct().progress(principal(), upload_id)
@@ -140,8 +130,8 @@ def progress(upload_id: UUID) -> Response:
 @operation(
     "Get fresh URLs for parts",
     body=PartNumbersBody,
-    gives={200: PartUrlsOut},
-    refuses=(NotFound, UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
+    responses={200: PartUrlsOut},
+    errors=(NotFound, UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
 )
 def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     """Up to 1,000 at once. An upload that is sent by one PUT is its part 1."""
@@ -156,10 +146,10 @@ def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
 @uploads.post("/<uuid:upload_id>/complete")
 @operation(
     "Complete a direct upload",
-    gives={201: Content({"application/json": FileOut | SentFileOut}, "")},
+    responses={201: Content({"application/json": FileOut | SentFileOut}, "")},
     headers=("ETag", "Location"),
-    takes_headers=("Idempotency-Key",),
-    refuses=_NOT_COMPLETED,
+    request_headers=("Idempotency-Key",),
+    errors=_NOT_COMPLETED,
     streams={
         "required": False,
         "content": {
@@ -204,7 +194,7 @@ def complete(upload_id: UUID) -> Response:
 
 
 @uploads.delete("/<uuid:upload_id>")
-@operation("Abort an upload", gives={204: None}, refuses=(NotFound,))
+@operation("Abort an upload", responses={204: None}, errors=(NotFound,))
 def abort(upload_id: UUID) -> Response:
     """What arrived is removed. An upload that is over is left as it is."""
     _direct().abort(principal(), upload_id)

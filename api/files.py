@@ -60,9 +60,9 @@ _PICTURES = ("image/webp", "image/jpeg", "image/png")
 @operation(
     "List files",
     query=FileListQuery,
-    gives={200: FilePageOut},
+    responses={200: FilePageOut},
     headers=("Link",),
-    refuses=(errors.InvalidCursor, errors.NotAllowed),
+    errors=(errors.InvalidCursor, errors.NotAllowed),
 )
 def list_files(query: FileListQuery) -> Response:
     """The caller's own, newest first; `?folder=` one folder's, `?deleted=true` the trash.
@@ -76,14 +76,14 @@ def list_files(query: FileListQuery) -> Response:
     "Get a file",
     access="public files",
     query=FileDetailsQuery,
-    gives={
+    responses={
         200: Content(
             {"application/json": FileDetailsOut | PublicFileOut},
             "The file; of another's public file, what everybody may see",
         )
     },
     headers=("ETag",),
-    refuses=(errors.NotFound, errors.TooMany),
+    errors=(errors.NotFound, errors.TooMany),
 )
 def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
     """With statistics, its newest 50 events, and integrity; `?verify=true` re-reads the object and compares."""
@@ -108,9 +108,9 @@ def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
 @operation(
     "Get a file's history",
     query=PageQuery,
-    gives={200: EventPageOut},
+    responses={200: EventPageOut},
     headers=("Link",),
-    refuses=(errors.NotFound, errors.InvalidCursor),
+    errors=(errors.NotFound, errors.InvalidCursor),
 )
 def history(file_id: UUID, query: PageQuery) -> Response:
     """Newest first."""
@@ -122,10 +122,10 @@ def history(file_id: UUID, query: PageQuery) -> Response:
 @operation(
     "Change a file",
     body=FileChangeBody,
-    gives={200: FileOut},
+    responses={200: FileOut},
     headers=("ETag",),
-    takes_headers=("If-Match",),
-    refuses=(*_RENAMED, errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
+    request_headers=("If-Match",),
+    errors=(*_RENAMED, errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
 )
 def update(file_id: UUID, body: FileChangeBody) -> Response:
     """Only the members given are changed; `expires_at: null` takes the expiry away."""
@@ -144,9 +144,9 @@ def update(file_id: UUID, body: FileChangeBody) -> Response:
 @operation(
     "Delete a file",
     query=DeleteFileQuery,
-    gives={200: DeletedFileOut},
-    takes_headers=("If-Match",),
-    refuses=(errors.NotFound, errors.PreconditionFailed),
+    responses={200: DeletedFileOut},
+    request_headers=("If-Match",),
+    errors=(errors.NotFound, errors.PreconditionFailed),
 )
 def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
     """Into the trash, where it can be restored from; `?permanent=true` removes it for good."""
@@ -158,7 +158,7 @@ def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
 
 
 @files.post("/<uuid:file_id>/restore")
-@operation("Restore a file", gives={200: FileOut}, headers=("ETag",), refuses=(errors.NotFound,))
+@operation("Restore a file", responses={200: FileOut}, headers=("ETag",), errors=(errors.NotFound,))
 def restore(file_id: UUID) -> Response:
     """Out of the trash; numbered where its name was taken meanwhile."""
     return render.file_answer(services().files.restore(principal(), file_id), principal())
@@ -168,10 +168,10 @@ def restore(file_id: UUID) -> Response:
 @operation(
     "Move a file",
     body=MoveBody,
-    gives={200: FileOut},
+    responses={200: FileOut},
     headers=("ETag",),
-    takes_headers=("If-Match",),
-    refuses=(errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
+    request_headers=("If-Match",),
+    errors=(errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
 )
 def move(file_id: UUID, body: MoveBody) -> Response:
     """Into another folder of the same owner; null is the root."""
@@ -183,10 +183,10 @@ def move(file_id: UUID, body: MoveBody) -> Response:
 @operation(
     "Copy a file",
     body=CopyBody,
-    gives={201: FileOut},
+    responses={201: FileOut},
     headers=("ETag", "Location"),
-    takes_headers=("Idempotency-Key",),
-    refuses=(
+    request_headers=("Idempotency-Key",),
+    errors=(
         *_RENAMED,
         errors.NotFound,
         errors.FileNotReady,
@@ -214,7 +214,7 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
 
 
 @files.post("/batch")
-@operation("Change many files", body=BatchBody, gives={200: BatchOut})
+@operation("Change many files", body=BatchBody, responses={200: BatchOut})
 def batch(body: BatchBody) -> Response:
     """In the order asked, each with the status that it would have had alone; one failure stops no other."""
     results = services().files.batch(
@@ -247,15 +247,15 @@ def batch(body: BatchBody) -> Response:
     "Download a file",
     access="public files",
     query=DownloadQuery,
-    gives={
+    responses={
         200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
         206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
         302: None,
         304: None,
     },
     headers=("Location", "ETag"),
-    takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    refuses=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+    request_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
+    errors=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 )
 def download(file_id: UUID, query: DownloadQuery) -> Response:
     """A redirect to a presigned URL, or with `?mode=proxy` (or where configured so) the bytes themselves. HEAD is never
@@ -276,15 +276,15 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
 @operation(
     "Download by a link",
     access="signed",
-    gives={
+    responses={
         200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
         206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
         302: None,
         304: None,
     },
     headers=("Location", "ETag"),
-    takes_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    refuses=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+    request_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
+    errors=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 )
 def download_by_link(token: str) -> Response:
     """An address that `GET /api/files/{file_id}/url` gave out. It needs no credential beside itself; it ends at its time, or
@@ -300,7 +300,7 @@ def download_by_link(token: str) -> Response:
 
 
 @files.get("/<uuid:file_id>/url")
-@operation("Get a download URL", access="public files", query=UrlQuery, gives={200: UrlOut}, refuses=_NOT_SERVED)
+@operation("Get a download URL", access="public files", query=UrlQuery, responses={200: UrlOut}, errors=_NOT_SERVED)
 def url(file_id: UUID, query: UrlQuery) -> Response:
     """Whoever has it may download until it expires: a presigned URL of the bucket, or, of a public file, of one that is
     stored compressed, and for longer than such URLs live, a link of the gateway's own, which is checked at each use."""
@@ -319,7 +319,7 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     "Preview a file",
     access="public files",
     query=PreviewQuery,
-    gives={
+    responses={
         200: Content(
             {**dict.fromkeys(_PICTURES), "application/json": TextPreviewOut | ContentsPreviewOut},
             "A picture; for `type=text` and `type=contents` JSON",
@@ -328,8 +328,8 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
         304: None,
     },
     headers=("ETag",),
-    takes_headers=("Accept", "If-None-Match"),
-    refuses=(
+    request_headers=("Accept", "If-None-Match"),
+    errors=(
         *_NOT_SERVED,
         errors.InvalidInput,
         errors.PreviewUnsupported,
@@ -366,8 +366,8 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
 @operation(
     "Download many files as a ZIP",
     query=ArchiveQuery,
-    gives={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
-    refuses=(*_NOT_SERVED, errors.TooLarge),
+    responses={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
+    errors=(*_NOT_SERVED, errors.TooLarge),
 )
 def archive(query: ArchiveQuery) -> Response:
     """The files named by `?ids=`, or a folder with all below it, streamed."""

@@ -25,10 +25,10 @@ _PLACES = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.Fold
 @operation(
     "Make a folder",
     body=FolderBody,
-    gives={201: FolderOut},
+    responses={201: FolderOut},
     headers=("Location",),
-    takes_headers=("Idempotency-Key",),
-    refuses=(*_PLACES, errors.LimitReached, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    request_headers=("Idempotency-Key",),
+    errors=(*_PLACES, errors.LimitReached, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
 def create(body: FolderBody) -> Response:
     """Names are unique among siblings, whatever their case or Unicode form."""
@@ -49,9 +49,9 @@ def _made(folder: FolderView) -> Response:
 @operation(
     "List folders",
     query=FolderListQuery,
-    gives={200: Content({"application/json": FolderTreeOut | FolderPageOut}, "The tree; with `?flat=true` a page")},
+    responses={200: Content({"application/json": FolderTreeOut | FolderPageOut}, "The tree; with `?flat=true` a page")},
     headers=("Link",),
-    refuses=(errors.InvalidCursor, errors.NotAllowed),
+    errors=(errors.InvalidCursor, errors.NotAllowed),
 )
 def list_folders(query: FolderListQuery) -> Response:
     """The tree, or with `?flat=true` a flat list, paged like others."""
@@ -62,14 +62,14 @@ def list_folders(query: FolderListQuery) -> Response:
 
 
 @folders.get("/<folder_id:folder_id>")
-@operation("Get a folder", gives={200: FolderOut}, refuses=(errors.NotFound,))
+@operation("Get a folder", responses={200: FolderOut}, errors=(errors.NotFound,))
 def get(folder_id: int) -> Response:
     """`file_count` is what lies directly inside, `total_file_count` and `total_size` all below, without the trash."""
     return render.answer(_folder(services().folders.get(principal(), folder_id)))
 
 
 @folders.patch("/<folder_id:folder_id>")
-@operation("Change or move a folder", body=FolderChangeBody, gives={200: FolderOut}, refuses=_PLACES)
+@operation("Change or move a folder", body=FolderChangeBody, responses={200: FolderOut}, errors=_PLACES)
 def update(folder_id: int, body: FolderChangeBody) -> Response:
     """Only the members given are changed; `parent_folder_id: null` moves it to the root."""
     change = FolderChange(
@@ -84,8 +84,8 @@ def update(folder_id: int, body: FolderChangeBody) -> Response:
 @operation(
     "Delete a folder",
     query=DeleteFolderQuery,
-    gives={200: DeletedFolderOut},
-    refuses=(errors.NotFound, errors.FolderNotEmpty),
+    responses={200: DeletedFolderOut},
+    errors=(errors.NotFound, errors.FolderNotEmpty),
 )
 def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
     """With `?recursive=true` all files below go to the trash."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from flask import Blueprint, Response, request
 
@@ -20,7 +19,8 @@ from api.context import http, principal, services
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
-from api.operations import Content, operation, validated
+from api.operations import Content, operation
+from api.placement import of_form, placement
 from api.request_body import Checksums, RequestBody, refuse_encoded
 from api.request_models import PlacementQuery
 from api.response_models import FileOut, SentFileOut, UploadOut
@@ -35,7 +35,6 @@ from services.uploads.intake import Outcome, Readable
 upload = Blueprint("upload", __name__)
 
 FILE_FIELDS = frozenset({"files", "files[]", "file"})
-_PLACEMENT_FIELDS = frozenset(PlacementQuery.model_fields)
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _READ = 1024 * 1024  # bytes
 _REFUSALS = (
@@ -109,10 +108,10 @@ def _once(
 @upload.post("/upload")
 @operation(
     "Upload files by a form",
-    gives={201: UploadOut, 207: UploadOut},
+    responses={201: UploadOut, 207: UploadOut},
     headers=("Upload-Session",),
-    takes_headers=_TAKES,
-    refuses=(*_REFUSALS, errors.TooManyFiles),
+    request_headers=_TAKES,
+    errors=(*_REFUSALS, errors.TooManyFiles),
     streams={
         "required": True,
         "content": {
@@ -193,7 +192,7 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
     for part in form:
         if isinstance(part, Field):
             transcript.digest.add(part.name, part.value)
-            if part.name in _PLACEMENT_FIELDS:
+            if part.name in PlacementQuery.model_fields:
                 fields.setdefault(part.name, []).append(part.value)
         elif part.name not in FILE_FIELDS:
             problem = {"field": part.name[:200], "message": "not a field for files"}
@@ -201,12 +200,12 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
         else:
             files += 1
             with transcript.reading(part, part.name, part.filename) as reader:
-                take(part, reader, _placement_of_fields(fields))
+                take(part, reader, of_form(fields))
                 _skip_rest(reader)
     if not files:
         raise MalformedUpload("The form holds no file.")
     checksums.check(body)
-    return _placement_of_fields(fields)
+    return of_form(fields)
 
 
 def _skip_rest(reader: Readable) -> None:
@@ -218,27 +217,6 @@ def _skip_rest(reader: Readable) -> None:
             raise FileTooLarge()
 
 
-def _placement_of_fields(fields: Mapping[str, list[str]]) -> Placement:
-    flat: dict[str, Any] = {}
-    for name, values in fields.items():
-        if name != "tags" and len(values) > 1:
-            raise InvalidInput(errors=[{"field": name, "message": "given more than once"}])
-        flat[name] = values if name == "tags" else values[0]
-    if flat.get("folder_id") == "":  # "no folder" in a browser's form
-        del flat["folder_id"]
-    return _placement(validated(PlacementQuery, flat))
-
-
-def _placement(query: PlacementQuery) -> Placement:
-    return Placement(
-        folder_id=query.folder_id,
-        visibility=query.visibility,
-        tags=query.tags,
-        on_duplicate=query.on_duplicate,
-        keep_location=query.keep_location,
-    )
-
-
 # -- the raw body --------------------------------------------------------------------------------------------
 
 
@@ -246,9 +224,9 @@ def _placement(query: PlacementQuery) -> Placement:
 @operation(
     "Upload one file as a raw body",
     query=PlacementQuery,
-    gives={201: Content({"application/json": FileOut | SentFileOut}, "")},
-    takes_headers=_TAKES,
-    refuses=_REFUSALS,
+    responses={201: Content({"application/json": FileOut | SentFileOut}, "")},
+    request_headers=_TAKES,
+    errors=_REFUSALS,
     headers=("Upload-Session", "ETag", "Location"),
     streams={"required": True, "content": {"*/*": {"schema": {}}}},
 )
@@ -256,7 +234,7 @@ def upload_raw(filename: str, query: PlacementQuery) -> Response:
     """What `curl -T` sends. What the form's fields say stands in the query here."""
     refuse_encoded()
     return _once(
-        lambda transcript, claim: _store_raw(transcript, claim, filename, _placement(query)), _raw_answer, _read_raw
+        lambda transcript, claim: _store_raw(transcript, claim, filename, placement(query)), _raw_answer, _read_raw
     )
 
 

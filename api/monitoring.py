@@ -19,14 +19,14 @@ _HTML = Content({"text/html": None}, "A page")
 
 
 @ops.get("/healthz")
-@operation("Is the process alive", access="public", gives={200: HealthOut})
+@operation("Is the process alive", access="public", responses={200: HealthOut})
 def healthz() -> Response:
     """Touches neither the database nor the bucket."""
     return answer({"status": "ok"})
 
 
 @ops.get("/readyz")
-@operation("Can the gateway do its work", access="public", gives={200: ReadyOut}, refuses=(Unavailable,))
+@operation("Can the gateway do its work", access="public", responses={200: ReadyOut}, errors=(Unavailable,))
 def readyz() -> Response:
     """503 with the same `checks` where one of them failed."""
     checks = services().health.ready()
@@ -37,7 +37,7 @@ def readyz() -> Response:
 
 
 @ops.get("/metrics")
-@operation("Metrics", access="public", gives={200: Content({"text/plain": None}, "Prometheus' text format")})
+@operation("Metrics", access="public", responses={200: Content({"text/plain": None}, "Prometheus' text format")})
 def show_metrics() -> Response:
     """Requests, uploads, calls to the bucket, jobs, queues and previews: how many, how long and with what outcome, of all
     processes on this machine. Without the queues where the database does not answer."""
@@ -62,20 +62,20 @@ def show_metrics() -> Response:
 
 
 @ops.get("/openapi.json")
-@operation("This document", access="public", gives={200: Content({"application/json": None}, "OpenAPI 3.1")})
+@operation("This document", access="public", responses={200: Content({"application/json": None}, "OpenAPI 3.1")})
 def document() -> Response:
     return answer(openapi.document(current_app), headers={"Cache-Control": "no-cache"})
 
 
 @ops.get("/docs")
-@operation("This document, to read", access="public", gives={200: _HTML})
+@operation("This document, to read", access="public", responses={200: _HTML})
 def docs() -> Response:
     text = page(openapi.document(current_app))
     return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})
 
 
 @ops.get("/")
-@operation("Where to go from here", access="public", gives={200: _HTML})
+@operation("Where to go from here", access="public", responses={200: _HTML})
 def index() -> Response:
     text = page(None)
     return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})

@@ -120,7 +120,7 @@ def operations(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:
         operation = getattr(app.view_functions[rule.endpoint], "operation", None)
         if operation is None:
             raise LookupError(f"the route {rule.rule} has no @operation")
-        own_head = any("Range" in name for name in operation.takes_headers)
+        own_head = any("Range" in name for name in operation.request_headers)
         for method in sorted((rule.methods or set()) - {"OPTIONS"} - (set() if own_head else {"HEAD"})):
             yield rule, method, operation
 
@@ -130,7 +130,7 @@ def _schemas(found: list[tuple[Rule, str, Operation]]) -> dict[str, Any]:
     for _, _, operation in found:
         if operation.body is not None:
             models[operation.body, "validation"] = None
-        for shape in operation.gives.values():
+        for shape in operation.responses.values():
             for part in shape.types.values() if isinstance(shape, Content) else [shape]:
                 for model in _parts(part):
                     models[model, "serialization"] = None
@@ -202,7 +202,7 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
 
 
 def _header_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
-    for name in operation.takes_headers:
+    for name in operation.request_headers:
         if name != "Accept":  # OpenAPI keeps this one for itself
             yield {
                 "name": name,
@@ -215,7 +215,7 @@ def _header_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
 
 def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for status, shape in operation.gives.items():
+    for status, shape in operation.responses.items():
         content = (
             shape if isinstance(shape, Content) else Content({} if shape is None else {"application/json": shape}, "")
         )
@@ -252,7 +252,7 @@ _PROBLEM_HEADERS: Mapping[int, tuple[str, ...]] = {
 
 def _refusals(rule: Rule, method: str, operation: Operation) -> dict[int, list[str]]:
     """Status -> codes of what this operation may refuse: what its view names, and what any of its kind may."""
-    kinds: list[type[GatewayError]] = [*_COMMON_REFUSALS, *operation.refuses]
+    kinds: list[type[GatewayError]] = [*_COMMON_REFUSALS, *operation.errors]
     if operation.access != "public":
         kinds += [errors.NotAuthenticated, errors.NotAllowed]  # an upload token is good for few routes
     if rule.arguments:

@@ -1,8 +1,8 @@
-"""What a route takes, gives and may refuse, said once: the view is called with parsed input, and the OpenAPI document
+"""What a route takes, responses and may refuse, said once: the view is called with parsed input, and the OpenAPI document
 (api/openapi.py) is written from the same words, so the two can't drift apart.
 
     @files.patch("/<uuid:file_id>")
-    @operation("Change a file", body=FileChangeBody, gives={200: FileOut}, refuses=(NotFound, NameConflict))
+    @operation("Change a file", body=FileChangeBody, responses={200: FileOut}, errors=(NotFound, NameConflict))
     def update(file_id: UUID, body: FileChangeBody) -> Response: ...
 
 A view with ``body`` takes JSON and gets the model; a route that streams its body declares ``streams`` instead, and then
@@ -12,7 +12,7 @@ nobody here or in Flask touches the body (THREATS T7).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from types import UnionType
@@ -50,31 +50,31 @@ class Operation:
     query: type[BaseModel] | None
     body: type[BaseModel] | None
     streams: Mapping[str, Any] | None  # an OpenAPI requestBody
-    gives: Mapping[int, type[BaseModel] | Content | None]
+    responses: Mapping[int, type[BaseModel] | Content | None]
     headers: tuple[str, ...]  # of the answer, beside those that every answer has
-    takes_headers: tuple[str, ...]
-    refuses: tuple[type[GatewayError], ...]
+    request_headers: tuple[str, ...]
+    errors: tuple[type[GatewayError], ...]
     error_type: str  # the media type of its refusals
 
 
 def operation(
     summary: str,
     *,
-    gives: Mapping[int, type[BaseModel] | Content | None],
+    responses: Mapping[int, type[BaseModel] | Content | None],
     access: Access = "user",
     query: type[BaseModel] | None = None,
     body: type[BaseModel] | None = None,
     streams: Mapping[str, Any] | None = None,
     headers: tuple[str, ...] = (),
-    takes_headers: tuple[str, ...] = (),
-    refuses: tuple[type[GatewayError], ...] = (),
+    request_headers: tuple[str, ...] = (),
+    errors: tuple[type[GatewayError], ...] = (),
     error_type: str = "application/problem+json",
 ) -> Callable[[View], View]:
     """Describe the view below and parse its input. The view's docstring is the operation's description."""
 
     def describe(view: View) -> View:
         @wraps(view)
-        def parsed(**arguments: Any) -> Response:
+        def with_input(**arguments: Any) -> Response:
             if query is not None:
                 arguments["query"] = parse_query(query)
             if body is not None:
@@ -82,31 +82,33 @@ def operation(
             return view(**arguments)
 
         text = " ".join((view.__doc__ or "").split())
-        parsed.operation = Operation(  # type: ignore[attr-defined]
-            summary, text, access, query, body, streams, gives, headers, takes_headers, refuses, error_type
+        with_input.operation = Operation(  # type: ignore[attr-defined]
+            summary, text, access, query, body, streams, responses, headers, request_headers, errors, error_type
         )
-        return parsed
+        return with_input
 
     return describe
 
 
 def parse_query(model: type[Model]) -> Model:
-    """The query string as a model. A list may be repeated or separated by commas; all else is given at most once."""
+    """The query string as a model; parameters that the model does not have are ignored."""
+    return parsed(model, request.args.lists())
+
+
+def parsed(model: type[Model], fields: Iterable[tuple[str, list[str]]]) -> Model:
+    """Text fields as a model. A list may be repeated or separated by commas; all else is given at most once."""
     values: dict[str, Any] = {}
-    for name, given in request.args.lists():
+    for name, given in fields:
         known = model.model_fields.get(name)
         if known is None:
             continue
-        if takes_many(known.annotation):
-            values[name] = given
-        elif len(given) > 1:
+        if not is_list(known.annotation) and len(given) > 1:
             raise InvalidInput(f"{name} was given more than once.", errors=[_error(name, "given more than once")])
-        else:
-            values[name] = given[0]
+        values[name] = given if is_list(known.annotation) else given[0]
     return validated(model, values)
 
 
-def takes_many(annotation: Any) -> bool:
+def is_list(annotation: Any) -> bool:
     """Whether a field holds several values: ``tuple[str, ...]``, alone or beside None."""
     return get_origin(annotation) is tuple or any(get_origin(part) is tuple for part in get_args(annotation))
 

@@ -17,9 +17,9 @@ from werkzeug.exceptions import ClientDisconnected
 
 from api.in_flight import buffer_body
 from core.errors import ChecksumMismatch, EncodingNotAllowed, InvalidInput, MalformedUpload, RequestTooLarge
+from core.structured_fields import digests
 
 _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
-_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):\s*(?=,|;|$)", re.IGNORECASE)
 
 
 class RequestBody:
@@ -70,13 +70,13 @@ class Checksums:
     @classmethod
     def of_request(cls) -> Checksums:
         md5 = request.headers.get("Content-MD5")
-        digests = [request.headers.get(name, "") for name in ("Content-Digest", "Repr-Digest")]
-        found = {_decoded(value, 32, "Content-Digest") for text in digests for value in _SHA256.findall(text)}
+        fields = [request.headers.get(name, "") for name in ("Content-Digest", "Repr-Digest")]
+        found = {digests(text).get("sha256") for text in fields if "sha-256" in text.lower()}
+        if None in found:
+            raise InvalidInput("The digest must read sha-256=:<base64>:")
         if len(found) > 1:
             raise InvalidInput("Content-Digest and Repr-Digest differ.")
-        if not found and any("sha-256" in text.lower() for text in digests):
-            raise InvalidInput("The digest must read sha-256=:<base64>:")
-        return cls(None if md5 is None else _decoded(md5.strip(), 16, "Content-MD5"), found.pop() if found else None)
+        return cls(None if md5 is None else _md5(md5.strip()), found.pop() if found else None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,13 +88,13 @@ class Checksums:
                 raise ChecksumMismatch()
 
 
-def _decoded(text: str, size: int, header: str) -> bytes:
+def _md5(text: str) -> bytes:
     try:
         value = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         value = b""
-    if len(value) != size:
-        raise InvalidInput(f"{header} is not {size} bytes in base64.")
+    if len(value) != 16:
+        raise InvalidInput("Content-MD5 is not 16 bytes in base64.")
     return value
 
 

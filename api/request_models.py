@@ -6,11 +6,15 @@ and a query may hold what we don't know. What routes give is in api/response_mod
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from api.fields import (
+    MAX_INT32,
+    MAX_INT64,
     Cursor,
     FolderId,
     FolderIdText,
@@ -225,3 +229,77 @@ class KeyBody(Body):
 
 class JanitorBody(Body):
     dry_run: bool = True
+
+
+# -- uploads ---------------------------------------------------------------------------------------------------------
+
+MAX_METADATA = 64 * 1024  # bytes of JSON
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # behind an even number of backslashes: PostgreSQL takes no NUL
+
+
+def _metadata(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+    except (ValueError, RecursionError):
+        raise ValueError("holds what JSON can't carry") from None
+    if size > MAX_METADATA:
+        raise ValueError(f"must be at most {MAX_METADATA} bytes of JSON")
+    if _NUL.search(text):
+        raise ValueError("must not hold NUL")
+    return value
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$"), AfterValidator(str.lower)]
+Size = Annotated[int, Field(ge=0, le=MAX_INT64, description="Bytes")]
+SessionId = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
+PartNumber = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class MetadataFields(PlacementQuery):
+    """An upload's metadata: what it says about the placement, and the rest."""
+
+    metadata: Metadata
+
+
+class BeginUploadBody(Body):
+    filename: Annotated[str, Field(max_length=4096)]
+    size: Size
+    content_type: ShortText | None = None
+    folder_id: FolderId | None = None
+    visibility: Visibility = "private"
+    tags: Tags = ()
+    on_duplicate: OnDuplicate = "link"
+    keep_location: bool = False
+    metadata: Annotated[Metadata, Field(default_factory=dict)]
+    sha256: Sha256 | None = None
+    session_id: SessionId | None = None
+
+
+class PartNumbersBody(Body):
+    part_numbers: Annotated[tuple[PartNumber, ...], Field(min_length=1, max_length=1000)]
+
+
+class SentPart(Body):
+    part_number: PartNumber
+    etag: Annotated[Text, Field(min_length=1, max_length=200, description="Quoted or not")]
+
+
+class CompleteUploadBody(Body):
+    parts: Annotated[tuple[SentPart, ...], Field(max_length=10_000)] | None = None
+    sha256: Sha256 | None = None
+
+
+class UploadTokenBody(Body):
+    owner_id: Annotated[ShortText, Field(min_length=1)]
+    folder_id: FolderId | None = None
+    max_files: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
+    max_size: Annotated[Size, Field(description="Bytes of one file")] | None = None
+    max_total_size: Annotated[Size, Field(description="Bytes of all files together")] | None = None
+    allowed_types: Annotated[
+        tuple[Annotated[ShortText, Field(min_length=1)], ...],
+        Field(max_length=100, description="Extensions, MIME types, image/*"),
+    ] = ()
+    visibility: Annotated[Visibility, Field(description="The widest that its uploads may have")] = "private"
+    expires_in: Annotated[int, Field(ge=1, le=MAX_INT64, description="Seconds; more than a day means a day")] = 3600

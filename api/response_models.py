@@ -385,3 +385,106 @@ class ReportOut(Out):
     orphaned_multiparts: int
     forgotten_rows: int
     corrected_counters: int
+
+
+# -- uploads ---------------------------------------------------------------------------------------------------------
+
+
+UploadStatus = Literal["pending", "uploading", "completing", "done", "aborted", "expired"]
+
+
+class PartUrlOut(Out):
+    part_number: int
+    url: str
+    headers: Annotated[dict[str, str], Field(description="To be sent exactly so, and no other x-amz- header")]
+
+
+class BegunUploadOut(Out):
+    """``PUT``: send the bytes to ``url`` with ``headers``. ``multipart``: send each part to its own URL. Then complete."""
+
+    id: UUID
+    method: Literal["PUT", "multipart"]
+    url: str | None
+    headers: dict[str, str] | None
+    part_size: int
+    part_count: int
+    parts: list[PartUrlOut]
+    expires_at: datetime
+    urls_expire_at: datetime
+    session_id: str
+
+
+class PartUrlsOut(Out):
+    parts: list[PartUrlOut]
+    urls_expire_at: datetime
+
+
+class ReceivedPartOut(Out):
+    part_number: int
+    size: int
+    etag: str
+
+
+class UnfinishedUploadOut(Out):
+    id: UUID
+    protocol: Literal["form", "raw", "direct", "s3", "tus", "ietf"]
+    status: UploadStatus
+    filename: str
+    content_type: str
+    size: int | None
+    part_size: int | None
+    folder_id: int | None
+    file_id: UUID | None
+    session_id: str | None
+    created_at: datetime
+    expires_at: datetime
+    problem: dict[str, str] | None
+
+
+class UploadProgressOut(UnfinishedUploadOut):
+    """What the bucket holds; ``missing`` are ranges of part numbers, both ends included."""
+
+    bytes_received: int
+    parts: list[ReceivedPartOut]
+    missing: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
+
+
+class UnfinishedUploadPageOut(PageOut):
+    items: list[UnfinishedUploadOut]
+
+
+class TokenEndpointsOut(Out):
+    """Addresses that carry the token, for clients that can send no header."""
+
+    upload: str
+    uploads: str
+    tus: str
+    companion: Annotated[str, Field(description="For @uppy/aws-s3, which adds /s3 itself")]
+
+
+class UploadTokenOut(Out):
+    id: UUID
+    token: Annotated[str | None, Field(description="Shown once: null where an Idempotency-Key brings the answer again")]
+    expires_at: datetime
+    endpoints: TokenEndpointsOut | None
+
+
+class LiveUploadTokenOut(Out):
+    """An upload token that is still good, without the token: its budget, and how much of it is taken."""
+
+    id: UUID
+    owner_id: str
+    folder_id: int | None
+    max_files: int | None
+    max_size: int | None
+    max_total_size: int | None
+    allowed_types: list[str]
+    visibility: Visibility
+    files_used: int
+    bytes_used: int
+    created_at: datetime
+    expires_at: datetime
+
+
+class UploadTokenPageOut(PageOut):
+    items: list[LiveUploadTokenOut]

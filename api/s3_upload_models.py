@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from api.fields import Int64, Text, Words
-from api.request_models import PlacementQuery, Query
+from api.request_models import Query
 from api.response_models import Out
-from api.upload_models import Metadata
 
 Name = Annotated[Text, Field(max_length=4096)]
 
@@ -41,12 +40,6 @@ class KeyQuery(Query):
 
 class BatchQuery(KeyQuery):
     partNumbers: Words
-
-
-class Wishes(PlacementQuery):
-    """What an upload's metadata says: where the file goes, and what is kept with it."""
-
-    metadata: Metadata
 
 
 class CompletedPart(Lenient):

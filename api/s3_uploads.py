@@ -20,8 +20,10 @@ from api import render
 from api.context import http, principal, services
 from api.fields import as_uuid
 from api.idempotency import once
-from api.operations import operation, validated
+from api.operations import operation
+from api.placement import of_metadata
 from api.problems import MEDIA_TYPE
+from api.request_models import PlacementQuery
 from api.s3_upload_models import (
     BatchQuery,
     CompleteBody,
@@ -38,11 +40,9 @@ from api.s3_upload_models import (
     SignedOut,
     SignedPartOut,
     SignedPartsOut,
-    Wishes,
 )
 from core import errors
 from core.errors import InvalidInput, NotFound
-from core.placement import Placement
 from db.records import UploadRecord
 from services.access.idempotency import Claim
 from services.uploads.s3_uploads import S3Uploads
@@ -53,7 +53,6 @@ companion = Blueprint("companion", __name__)
 XML_ROUTES = "/s3/objects/"
 _METADATA = re.compile(r"metadata\[(.{1,255})\]", re.DOTALL)
 _UUID_BEFORE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-", re.IGNORECASE)
-_NOTHING = ("", "null", "undefined")  # what JavaScript writes for a field that is not set
 
 _BEGIN_ERRORS = (
     errors.InvalidName,
@@ -73,7 +72,7 @@ _COMPLETE = (*_SIGN, errors.PartsMismatch, errors.StorageFull)
 
 
 @companion.get("/params")
-@operation("Begin a file of one request", query=ParamsQuery, gives={200: ParamsOut}, refuses=_BEGIN_ERRORS)
+@operation("Begin a file of one request", query=ParamsQuery, responses={200: ParamsOut}, errors=_BEGIN_ERRORS)
 def params(query: ParamsQuery) -> Response:
     """A form for one file, its bytes last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` say where it
     goes; all others are kept under `metadata.custom`. When the bucket has taken it the gateway finds it by itself."""
@@ -81,7 +80,7 @@ def params(query: ParamsQuery) -> Response:
         principal(),
         filename=query.filename,
         content_type=query.type,
-        placement=placement_of(_metadata_of_query()),
+        placement=of_metadata(_metadata_of_query(), PlacementQuery()),
     )
     post = offered().request_for(principal(), upload)
     assert isinstance(post, PresignedPost)  # no size was declared
@@ -100,9 +99,9 @@ def params(query: ParamsQuery) -> Response:
 @operation(
     "Begin a file of several parts",
     body=NewMultipartBody,
-    gives={200: MultipartOut},
-    takes_headers=("Idempotency-Key",),
-    refuses=(*_BEGIN_ERRORS, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    responses={200: MultipartOut},
+    request_headers=("Idempotency-Key",),
+    errors=(*_BEGIN_ERRORS, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
@@ -111,7 +110,7 @@ def create(body: NewMultipartBody) -> Response:
             principal(),
             filename=body.filename,
             content_type=body.type,
-            placement=placement_of(body.metadata or {}),
+            placement=of_metadata(body.metadata or {}, PlacementQuery()),
             once=claim,
         ),
         _opened,
@@ -124,7 +123,7 @@ def _opened(upload: UploadRecord) -> Response:
 
 
 @companion.get("/multipart/<string:upload_id>")
-@operation("List the parts that arrived", query=KeyQuery, gives={200: PartsOut}, refuses=_GO_ON)
+@operation("List the parts that arrived", query=KeyQuery, responses={200: PartsOut}, errors=_GO_ON)
 def list_parts(upload_id: str, query: KeyQuery) -> Response:
     """All of them, read from the bucket."""
     upload = found(upload_id, query.key)
@@ -132,7 +131,7 @@ def list_parts(upload_id: str, query: KeyQuery) -> Response:
 
 
 @companion.get("/multipart/<string:upload_id>/batch")
-@operation("Sign several parts", query=BatchQuery, gives={200: SignedPartsOut}, refuses=_SIGN)
+@operation("Sign several parts", query=BatchQuery, responses={200: SignedPartsOut}, errors=_SIGN)
 def sign_batch(upload_id: str, query: BatchQuery) -> Response:
     """Up to 16 that have not arrived."""
     upload = found(upload_id, query.key)
@@ -141,7 +140,7 @@ def sign_batch(upload_id: str, query: BatchQuery) -> Response:
 
 
 @companion.get("/multipart/<string:upload_id>/<string:part_number>")
-@operation("Sign a part", query=KeyQuery, gives={200: SignedPartOut}, refuses=_SIGN)
+@operation("Sign a part", query=KeyQuery, responses={200: SignedPartOut}, errors=_SIGN)
 def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     """A URL that takes this part with any length, since the plugin does not tell it: good for ten minutes, and a few of them at
     a time. Parts that exceed quota, budget or the largest file end the upload within seconds."""
@@ -155,8 +154,8 @@ def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     "Complete a file of several parts",
     query=KeyQuery,
     body=CompleteBody,
-    gives={200: CompletedOut},
-    refuses=_COMPLETE,
+    responses={200: CompletedOut},
+    errors=_COMPLETE,
 )
 def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
     """Idempotent. `location` is the file's address here."""
@@ -173,7 +172,7 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
 
 
 @companion.delete("/multipart/<string:upload_id>")
-@operation("Abort a file of several parts", query=KeyQuery, gives={200: NothingOut}, refuses=(errors.NotFound,))
+@operation("Abort a file of several parts", query=KeyQuery, responses={200: NothingOut}, errors=(errors.NotFound,))
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """A finished one stays."""
     offered().abort(principal(), found(upload_id, query.key))
@@ -181,7 +180,7 @@ def abort(upload_id: str, query: KeyQuery) -> Response:
 
 
 @companion.get("/sts")
-@operation("Temporary credentials: not offered", gives={200: CredentialsOut}, refuses=(errors.NotFound,))
+@operation("Temporary credentials: not offered", responses={200: CredentialsOut}, errors=(errors.NotFound,))
 def sts() -> Response:
     """They would let a browser write what the gateway has not admitted."""
     raise NotFound(
@@ -196,9 +195,9 @@ def sts() -> Response:
 @operation(
     "Sign one request of the plugin",
     body=SignBody,
-    gives={200: SignedOut},
-    takes_headers=("Idempotency-Key",),
-    refuses=(*_BEGIN_ERRORS, *_SIGN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    responses={200: SignedOut},
+    request_headers=("Idempotency-Key",),
+    errors=(*_BEGIN_ERRORS, *_SIGN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
 )
 def sign(body: SignBody) -> Response:
     """Its argument as the body. Bytes go to the bucket; create, list, complete and abort come to us, by addresses that are
@@ -223,7 +222,7 @@ def _begin(body: SignBody, claim: Claim | None) -> UploadRecord:
         principal(),
         filename=body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1),
         content_type=body.contentType,
-        placement=placement_of(body.metadata or {}),
+        placement=of_metadata(body.metadata or {}, PlacementQuery()),
         size=body.size,
         once=claim,
     )
@@ -272,17 +271,6 @@ def location(file_id: object) -> str:
 
 def seconds_left(moment: datetime) -> int:
     return max(1, int((moment - datetime.now(UTC)).total_seconds()))
-
-
-def placement_of(metadata: Mapping[str, Any]) -> Placement:
-    """The plugin's metadata: three of its fields say where the file goes, the others are kept as they are."""
-    kept = dict(metadata)
-    words = {name: kept.pop(name, None) for name in ("folder_id", "visibility", "tags")}
-    if isinstance(words["tags"], list):
-        words["tags"] = [str(tag) for tag in words["tags"]]
-    given = {name: value for name, value in words.items() if value is not None and value not in _NOTHING}
-    place = validated(Wishes, {**given, "metadata": kept})
-    return Placement(folder_id=place.folder_id, visibility=place.visibility, tags=place.tags, metadata=place.metadata)
 
 
 def _metadata_of_query() -> dict[str, str]:

@@ -57,9 +57,9 @@ _CODES = {
     "CreateMultipartUpload (?uploads) and CompleteMultipartUpload",
     access="signed",
     error_type=_XML,
-    gives={200: _DOCUMENT},
+    responses={200: _DOCUMENT},
     streams={"required": False, "content": {_XML: {"schema": {"type": "string"}}}},
-    refuses=(
+    errors=(
         errors.UploadGone,
         errors.PartsMismatch,
         errors.NotAllowed,
@@ -100,8 +100,8 @@ def create_or_complete(upload_id: UUID) -> Response:
     "ListParts",
     access="signed",
     error_type=_XML,
-    gives={200: _DOCUMENT},
-    refuses=(errors.NotAllowed, errors.UploadGone),
+    responses={200: _DOCUMENT},
+    errors=(errors.NotAllowed, errors.UploadGone),
 )
 def list_parts(upload_id: UUID) -> Response:
     """All parts in one page: the plugin reads no second one."""
@@ -123,7 +123,7 @@ def list_parts(upload_id: UUID) -> Response:
 
 
 @s3_xml.delete("/<uuid:upload_id>")
-@operation("AbortMultipartUpload", access="signed", error_type=_XML, gives={204: None}, refuses=(errors.NotAllowed,))
+@operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None}, errors=(errors.NotAllowed,))
 def abort(upload_id: UUID) -> Response:
     caller, upload = _signed_for(upload_id)
     offered().abort(caller, upload)

@@ -19,9 +19,9 @@ search = Blueprint("search", __name__)
 @operation(
     "Search files",
     query=SearchQuery,
-    gives={200: SearchOut},
+    responses={200: SearchOut},
     headers=("Link",),
-    refuses=(errors.InvalidCursor, errors.NotAllowed),
+    errors=(errors.InvalidCursor, errors.NotAllowed),
 )
 def find(query: SearchQuery) -> Response:
     """In names (also parts of words and misspellings) and in texts, best first; an empty query finds everything, newest
@@ -39,14 +39,14 @@ def find(query: SearchQuery) -> Response:
 
 
 @search.get("/search/suggest")
-@operation("Suggest names and words", query=SuggestQuery, gives={200: SuggestOut})
+@operation("Suggest names and words", query=SuggestQuery, responses={200: SuggestOut})
 def suggest(query: SuggestQuery) -> Response:
     """Of the caller's files: names that begin so, words inside names that do, and names with such a word."""
     return render.answer({"items": services().search.suggest(principal(), query.prefix, query.limit)})
 
 
 @search.get("/storage/stats")
-@operation("Storage statistics", query=OwnerQuery, gives={200: StatsOut}, refuses=(errors.NotAllowed,))
+@operation("Storage statistics", query=OwnerQuery, responses={200: StatsOut}, errors=(errors.NotAllowed,))
 def stats(query: OwnerQuery) -> Response:
     """Counts and sizes, the quota, and the newest events."""
     return render.answer(services().stats.storage(principal(), query.owner))

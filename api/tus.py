@@ -22,6 +22,7 @@ from api.fields import as_uuid
 from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
 from api.operations import operation
+from api.placement import of_metadata
 from api.request_body import content_length, refuse_encoded
 from api.request_models import PlacementQuery
 from api.tus_body import ArrivingBody
@@ -33,7 +34,6 @@ from api.tus_headers import (
     limits,
     location,
     named,
-    placement,
     service,
     source,
     tell,
@@ -50,6 +50,8 @@ from core.errors import (
     Unsupported,
     UnsupportedVersion,
 )
+from core.placement import Placement
+from core.structured_fields import digests, natural
 from services.access.idempotency import Claim
 from services.uploads.part_writer import Verify
 from services.uploads.resumable import NewResumable, UploadState
@@ -159,7 +161,7 @@ def _understand() -> None:
 
 @tus.route("", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers")
 @tus.route("/<string:upload_id>", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers_of_upload")
-@operation("What is spoken here", access="public", gives={204: None})
+@operation("What is spoken here", access="public", responses={204: None})
 def offers(upload_id: str | None = None) -> Response:
     """Versions, extensions and limits."""
     response = Response(status=204)
@@ -176,10 +178,10 @@ def offers(upload_id: str | None = None) -> Response:
 @operation(
     "Begin a resumable upload",
     query=PlacementQuery,
-    gives={201: None},
+    responses={201: None},
     headers=_STATES,
-    takes_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
-    refuses=(*_TAKES, errors.InvalidName, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    request_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
+    errors=(*_TAKES, errors.InvalidName, errors.IdempotencyConflict, errors.IdempotencyInProgress),
     streams=_BYTES,
 )
 def create(query: PlacementQuery) -> Response:
@@ -205,10 +207,10 @@ def create(query: PlacementQuery) -> Response:
 @tus.get("/<string:upload_id>")
 @operation(
     "Where a resumable upload stands",
-    gives={200: None, 204: None},
+    responses={200: None, 204: None},
     headers=_STATES,
-    takes_headers=_SPEAKS,
-    refuses=_LOOKS,
+    request_headers=_SPEAKS,
+    errors=_LOOKS,
 )
 def look(upload_id: str) -> Response:
     """By `HEAD`; the draft knows `GET` too. A request that still writes this upload is asked to end, so that what is told is
@@ -221,10 +223,10 @@ def look(upload_id: str) -> Response:
 @tus.patch("/<string:upload_id>")
 @operation(
     "Append to a resumable upload",
-    gives={204: None},
+    responses={204: None},
     headers=_STATES,
-    takes_headers=_APPENDS,
-    refuses=_TAKES,
+    request_headers=_APPENDS,
+    errors=_TAKES,
     streams=_BYTES,
 )
 def append(upload_id: str) -> Response:
@@ -234,7 +236,7 @@ def append(upload_id: str) -> Response:
 
 
 @tus.delete("/<string:upload_id>")
-@operation("End a resumable upload", gives={204: None}, headers=_STATES, takes_headers=_SPEAKS, refuses=_LOOKS)
+@operation("End a resumable upload", responses={204: None}, headers=_STATES, request_headers=_SPEAKS, errors=_LOOKS)
 def terminate(upload_id: str) -> Response:
     """What arrived is removed. The file of a finished upload stays."""
     return _terminate(upload_id)
@@ -243,10 +245,10 @@ def terminate(upload_id: str) -> Response:
 @tus.post("/<string:upload_id>")
 @operation(
     "Another method by X-HTTP-Method-Override",
-    gives={200: None, 204: None},
+    responses={200: None, 204: None},
     headers=_STATES,
-    takes_headers=(*_APPENDS, "X-HTTP-Method-Override"),
-    refuses=_TAKES,
+    request_headers=(*_APPENDS, "X-HTTP-Method-Override"),
+    errors=_TAKES,
     streams=_BYTES,
 )
 def override(upload_id: str) -> Response:
@@ -280,7 +282,7 @@ def _create_tus(query: PlacementQuery, claim: Claim | None) -> UploadState:
         filename=text_in(pairs, "filename") or text_in(pairs, "name"),
         content_type=text_in(pairs, "filetype") or text_in(pairs, "type"),
         size=None if length is None else words.length(length, "Upload-Length"),
-        placement=placement(pairs, query),
+        placement=_placement(pairs, query),
         metadata=sent,
         partial=concat is not None and concat.sources is None,
     )
@@ -298,19 +300,19 @@ def _create_ietf(query: PlacementQuery, claim: Claim | None) -> UploadState:
     """tus-js-client says name, type and place in tus's Upload-Metadata also where it speaks the draft, and there only."""
     pairs = words.metadata(request.headers.get("Upload-Metadata"))
     complete = completes()
-    told, length = ietf.integer(request.headers.get("Upload-Length")), content_length()
+    told, length = natural(request.headers.get("Upload-Length")), content_length()
     if complete and length is not None:
         if told not in (None, length):
             raise InconsistentLength(f"Upload-Length is {told}, the body has {length} bytes.")
         told = length
     _, options = parse_options_header(request.headers.get("Content-Disposition"))
-    sha256 = ietf.digests(request.headers.get("Repr-Digest")).get("sha256")
+    sha256 = digests(request.headers.get("Repr-Digest")).get("sha256")
     new = NewResumable(
         protocol="ietf",
         filename=options.get("filename") or text_in(pairs, "filename") or text_in(pairs, "name"),
         content_type=text_in(pairs, "filetype") or text_in(pairs, "type") or _own_type(),
         size=told,
-        placement=placement(pairs, query),
+        placement=_placement(pairs, query),
         sha256=sha256.hex() if sha256 else None,
     )
     _admitted(service().create(principal(), new, once=claim))
@@ -323,6 +325,11 @@ def _create_ietf(query: PlacementQuery, claim: Claim | None) -> UploadState:
 def _admitted(standing: UploadState) -> UploadState:
     g.standing, g.created = standing, True
     return standing
+
+
+def _placement(pairs: dict[str, bytes], query: PlacementQuery) -> Placement:
+    kept = {key: value for key, value in pairs.items() if key not in ("filename", "filetype")}
+    return of_metadata(words.custom(kept), query)
 
 
 def _creation_digest() -> Digest:
@@ -349,7 +356,7 @@ def _announce(standing: UploadState) -> None:
     WSGI has no call for it; gunicorn lends its socket. A proxy of the older kind takes an unknown interim answer for the final
     one, so behind a proxy it is left out. Where the client has gone already, what came of its body still counts."""
     sock = request.environ.get("gunicorn.socket")
-    said = ietf.integer(request.headers.get("Upload-Draft-Interop-Version"))
+    said = natural(request.headers.get("Upload-Draft-Interop-Version"))
     if (
         sock is None
         or said not in ietf.VERSIONS
@@ -391,10 +398,10 @@ def _append(upload_id: str) -> Response:
     else:
         if g.interop >= 6 and request.mimetype != ietf.CONTENT_TYPE:
             raise Unsupported(f"Send the bytes as {ietf.CONTENT_TYPE}.")
-        found = ietf.integer(request.headers.get("Upload-Offset"))
+        found = natural(request.headers.get("Upload-Offset"))
         if found is None:
             raise InvalidInput("Upload-Offset is missing, or no number of bytes.")
-        size = ietf.integer(request.headers.get("Upload-Length"))
+        size = natural(request.headers.get("Upload-Length"))
         g.standing = _receive(target, found, size=size, last=completes())
     response = Response(status=204)
     tell(response, g.standing)
@@ -420,14 +427,14 @@ def _receive(
     if checksum is not None:
         expected[checksum.algorithm] = checksum.value
     if g.interop is not None:
-        expected |= ietf.digests(request.headers.get("Content-Digest"))
-    digests = {name: words.digest_of(name) for name in expected}
+        expected |= digests(request.headers.get("Content-Digest"))
+    sums = {name: words.digest_of(name) for name in expected}
 
     def verify() -> None:
-        if any(digest.digest() != expected[name] for name, digest in digests.items()):
+        if any(digest.digest() != expected[name] for name, digest in sums.items()):
             raise BodyChecksumMismatch() if g.interop is None else ChecksumMismatch()
 
-    body = ArrivingBody(digests=list(digests.values()))
+    body = ArrivingBody(digests=list(sums.values()))
     check: Verify | None = verify if expected else None
     with body.attentive():
         return service().append(

@@ -13,12 +13,9 @@ from werkzeug.http import http_date
 from api import proxies
 from api.context import principal, services
 from api.fields import as_uuid
-from api.request_models import PlacementQuery
-from api.s3_uploads import placement_of
 from core import ietf
 from core import tus as words
 from core.errors import InvalidInput, NotFound
-from core.placement import Placement
 from services.uploads.resumable import ResumableUploads, UploadState
 
 PATH = "/api/tus"
@@ -66,30 +63,6 @@ def text_in(pairs: Mapping[str, bytes], key: str) -> str | None:
     if text is None:
         raise InvalidInput(f"Upload-Metadata: {key} is not UTF-8.")
     return text
-
-
-def placement(pairs: dict[str, bytes], query: PlacementQuery) -> Placement:
-    """Where the file goes: what Upload-Metadata says, else the query."""
-    kept = words.custom({key: value for key, value in pairs.items() if key not in ("filename", "filetype")})
-    said, asked = placement_of(kept), placed(query)
-    return Placement(
-        folder_id=said.folder_id if "folder_id" in kept else asked.folder_id,
-        visibility=said.visibility if "visibility" in kept else asked.visibility,
-        tags=said.tags if "tags" in kept else asked.tags,
-        on_duplicate=asked.on_duplicate,
-        keep_location=asked.keep_location,
-        metadata=said.metadata,
-    )
-
-
-def placed(query: PlacementQuery) -> Placement:
-    return Placement(
-        folder_id=query.folder_id,
-        visibility=query.visibility,
-        tags=query.tags,
-        on_duplicate=query.on_duplicate,
-        keep_location=query.keep_location,
-    )
 
 
 # -- words of answers ------------------------------------------------------------------------------------------------------

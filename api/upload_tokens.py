@@ -14,8 +14,8 @@ from api import render
 from api.context import http, principal, services
 from api.idempotency import once
 from api.operations import operation
-from api.request_models import OwnedPageQuery
-from api.upload_models import UploadTokenBody, UploadTokenOut, UploadTokenPageOut
+from api.request_models import OwnedPageQuery, UploadTokenBody
+from api.response_models import UploadTokenOut, UploadTokenPageOut
 from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotAllowed, NotFound
 from db.records import UploadTokenRecord
 from services.access.upload_tokens import MAX_LIFE, PREFIX, Budget
@@ -32,9 +32,9 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
 @operation(
     "Make an upload token",
     body=UploadTokenBody,
-    gives={201: UploadTokenOut},
-    takes_headers=("Idempotency-Key",),
-    refuses=(NotAllowed, NotFound, IdempotencyConflict, IdempotencyInProgress),
+    responses={201: UploadTokenOut},
+    request_headers=("Idempotency-Key",),
+    errors=(NotAllowed, NotFound, IdempotencyConflict, IdempotencyInProgress),
 )
 def create(body: UploadTokenBody) -> Response:
     """For an app's own backend, which gives it to one of its users: a credential that uploads within this budget and does
@@ -79,9 +79,9 @@ def _made(made: tuple[UploadTokenRecord, str | None]) -> Response:
 @operation(
     "List upload tokens",
     query=OwnedPageQuery,
-    gives={200: UploadTokenPageOut},
+    responses={200: UploadTokenPageOut},
     headers=("Link",),
-    refuses=(InvalidCursor, NotAllowed),
+    errors=(InvalidCursor, NotAllowed),
 )
 def list_live(query: OwnedPageQuery) -> Response:
     """Those that are still good: for the caller's files, or made by a key of the caller's; newest first."""
@@ -90,7 +90,7 @@ def list_live(query: OwnedPageQuery) -> Response:
 
 
 @upload_tokens.delete("/upload-tokens/<uuid:token_id>")
-@operation("Revoke an upload token", gives={204: None}, refuses=(NotFound,))
+@operation("Revoke an upload token", responses={204: None}, errors=(NotFound,))
 def revoke(token_id: UUID) -> Response:
     """The next request with it is answered 401. What it has begun ends by the rules that it began under."""
     services().upload_tokens.revoke(principal(), token_id)

@@ -12,9 +12,7 @@ Fields are Structured Fields (RFC 9651); one that is malformed counts as not the
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
+from core.structured_fields import boolean, natural
 
 VERSIONS = range(3, 10)
 CONTENT_TYPE = "application/partial-upload"
@@ -24,36 +22,18 @@ MISMATCHING_OFFSET = _PROBLEMS + "mismatching-upload-offset"
 INCONSISTENT_LENGTH = _PROBLEMS + "inconsistent-upload-length"
 COMPLETED_UPLOAD = _PROBLEMS + "completed-upload"
 
-_PARAMETERS = r"(?:\s*;[^,]*)?"
-_BOOLEAN = re.compile(rf"\s*\?([01]){_PARAMETERS}\s*", re.ASCII)
-_INTEGER = re.compile(rf"\s*([0-9]{{1,15}}){_PARAMETERS}\s*", re.ASCII)
-_DIGEST = re.compile(r"(?:^|,)\s*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):\s*(?=,|;|$)")
-_HASHES = {"sha-256": ("sha256", 32), "sha-512": ("sha512", 64)}
-
-
-def boolean(text: str | None) -> bool | None:
-    found = _BOOLEAN.fullmatch(text or "")
-    return found[1] == "1" if found else None
-
-
-def integer(text: str | None) -> int | None:
-    """A non-negative integer; None where there is none or it is malformed."""
-    found = _INTEGER.fullmatch(text or "")
-    return int(found[1]) if found else None
-
 
 def version(text: str | None) -> int:
     """The client's interop version; the newest we know where it names none of ours."""
-    found = integer(text)
+    found = natural(text)
     return found if found is not None and found in VERSIONS else VERSIONS[-1]
 
 
 def completes(version: int, complete: str | None, incomplete: str | None) -> bool:
     """Whether the upload ends with this request's body; it does where nothing is said."""
     if version == 3:
-        return not (boolean(incomplete) or False)
-    told = boolean(complete)
-    return True if told is None else told
+        return not boolean(incomplete)
+    return boolean(complete) is not False
 
 
 def completeness(version: int, complete: bool) -> dict[str, str]:
@@ -68,19 +48,3 @@ def limits(version: int, *, max_size: int, max_age: int | None) -> str:
     if max_age is not None:
         told["expires" if version <= 6 else "max-age"] = max(0, max_age)
     return ", ".join(f"{name}={value}" for name, value in told.items())
-
-
-def digests(text: str | None) -> dict[str, bytes]:
-    """Of Content-Digest or Repr-Digest (RFC 9530) the sums that we can verify, by hashlib's names."""
-    found = {}
-    for name, value in _DIGEST.findall(text or ""):
-        if name not in _HASHES:
-            continue
-        algorithm, size = _HASHES[name]
-        try:
-            decoded = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            continue
-        if len(decoded) == size:
-            found[algorithm] = decoded
-    return found

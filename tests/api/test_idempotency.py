@@ -27,6 +27,7 @@ from tests.conftest import NOTHING
 from tests.crash_points import Fuse, Killed
 from tests.direct_steps import direct, let_lease_pass, sql
 from tests.subtests import with_subtests
+from tests.samples import picture
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -141,7 +142,7 @@ def test_every_route_that_takes_a_key_is_tried_here(app: Any) -> None:
     taking = {
         f"{method} {rule.rule}"
         for rule, method, operation in operations(app)
-        if "Idempotency-Key" in operation.takes_headers
+        if "Idempotency-Key" in operation.request_headers
     }
     assert taking == CREATES.keys() | BY_ITSELF
 
@@ -307,6 +308,30 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
         dropped.result(60)
     assert [answer.status for answer in answers] == [201, 201] and answers[0].json == answers[1].json
     assert things() == before + 1
+
+
+def test_T14_a_repeat_shows_what_was_made_and_not_what_became_of_it(client: GatewayClient) -> None:
+    key = {"Idempotency-Key": "k"}
+    made = client.add("thumb.png", picture("PNG"))
+    assert client.get(f"/api/files/{made['id']}/preview?type=thumbnail").status == 200
+    first = client.upload(("again.png", picture("PNG")), ("fake.png", b"<html><script>" * 10), headers=key)
+    assert first.status == 207 and first.json["files"][0]["previews"]
+    file = f"/api/files/{first.json['files'][0]['id']}"
+    copied = client.post(f"{file}/copy", json={"original_name": "copy.png"}, headers={"Idempotency-Key": "copy"})
+    folder = client.post("/api/folders", json={"name": "a"}, headers={"Idempotency-Key": "folder"})
+    assert client.patch(file, json={"original_name": "renamed.png", "tags": ["x"]}).status == 200
+    assert client.patch(f"/api/files/{copied.json['id']}", json={"visibility": "public"}).status == 200
+    assert client.patch(f"/api/folders/{folder.json['id']}", json={"name": "b"}).status == 200
+    again = [
+        client.upload(("again.png", picture("PNG")), ("fake.png", b"<html><script>" * 10), headers=key),
+        client.post(f"{file}/copy", json={"original_name": "copy.png"}, headers={"Idempotency-Key": "copy"}),
+        client.post("/api/folders", json={"name": "a"}, headers={"Idempotency-Key": "folder"}),
+    ]
+    for answer, repeat in zip((first, copied, folder), again, strict=True):
+        assert repeat.headers["Idempotency-Replayed"] == "true"
+        assert (repeat.status, repeat.body) == (answer.status, answer.body)
+        for name in ("ETag", "Location", "Upload-Session"):
+            assert repeat.headers.get(name) == answer.headers.get(name)
 
 
 def until(true: Callable[[], bool]) -> None:
