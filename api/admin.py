@@ -12,7 +12,7 @@ from api.idempotency import once
 from api.operations import operation
 from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery
 from api.response_models import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
-from core.errors import Conflict, IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotFound
+from core.errors import Conflict, InvalidCursor, NotFound
 from db.records import KeyRecord
 from services.processing.scanning import configured
 from services.upkeep.jobs import JobQuery
@@ -27,7 +27,7 @@ admin = Blueprint("admin", __name__)
     body=KeyBody,
     responses={201: NewKeyOut},
     request_headers=("Idempotency-Key",),
-    errors=(IdempotencyConflict, IdempotencyInProgress),
+    errors=(),
 )
 def create_key(body: KeyBody) -> Response:
     """The key is only in this response; the gateway stores its SHA-256."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from api import render
 from api.context import http, principal, services
 from api.idempotency import once
-from api.operations import Content, operation, parse_json
+from api.operations import Content, operation
 from api.placement import placement
 from api.request_models import BeginUploadBody, CompleteUploadBody, PageQuery, PartNumbersBody
 from api.response_models import (
@@ -22,6 +22,7 @@ from api.response_models import (
     FileOut,
     PartUrlsOut,
     SentFileOut,
+    UnfinishedUploadOut,
     UnfinishedUploadPageOut,
     UploadProgressOut,
 )
@@ -34,7 +35,6 @@ from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
 
 uploads = Blueprint("uploads", __name__)
 
-_ONCE = (errors.IdempotencyConflict, errors.IdempotencyInProgress)
 _NOT_ADMITTED = (
     errors.InvalidName,
     errors.NotFound,
@@ -43,7 +43,6 @@ _NOT_ADMITTED = (
     errors.TypeNotAllowed,
     errors.LimitReached,
     errors.StorageFull,
-    *_ONCE,
 )
 _NOT_COMPLETED = (
     NotFound,
@@ -56,7 +55,6 @@ _NOT_COMPLETED = (
     errors.StorageFull,
     errors.Unsupported,
     errors.EncodingNotAllowed,
-    *_ONCE,
 )
 
 
@@ -150,39 +148,12 @@ def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     headers=("ETag", "Location"),
     request_headers=("Idempotency-Key",),
     errors=_NOT_COMPLETED,
-    streams={
-        "required": False,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "properties": {
-                        "parts": {
-                            "type": ["array", "null"],
-                            "maxItems": 10_000,
-                            "items": {
-                                "type": "object",
-                                "additionalProperties": False,
-                                "required": ["part_number", "etag"],
-                                "properties": {
-                                    "part_number": {"type": "integer", "minimum": 1, "maximum": 10_000},
-                                    "etag": {"type": "string", "minLength": 1, "maxLength": 200},
-                                },
-                            },
-                        },
-                        "sha256": {"type": ["string", "null"], "pattern": "^[0-9a-fA-F]{64}$"},
-                    },
-                }
-            }
-        },
-    },
+    body=CompleteUploadBody,
+    optional_body=True,
 )
-def complete(upload_id: UUID) -> Response:
+def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
     """The file, `processing` until a worker has read it back. Asking again gives the same file. Where `parts` differ from
     what the bucket holds, or some are missing, it can go on after the `409`; the body may be left out."""
-    has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
-    body = parse_json(CompleteUploadBody) if has_body else CompleteUploadBody()
     parts = None if body.parts is None else [(part.part_number, part.etag) for part in body.parts]
     return once(
         lambda claim: services().files.view(
@@ -216,18 +187,10 @@ def _part_url(part: PartUrl) -> dict[str, Any]:
 
 
 def _unfinished(upload: UploadRecord) -> dict[str, Any]:
-    return {
-        "id": upload.id,
-        "protocol": upload.protocol,
-        "status": upload.status,
-        "filename": upload.original_name,
-        "content_type": upload.content_type,
-        "size": upload.size,
-        "part_size": upload.part_size,
-        "folder_id": None if principal().budget else upload.folder_id,
-        "file_id": upload.file_id,
-        "session_id": session_name(upload.session_id) if upload.session_id else None,
-        "created_at": upload.created_at,
-        "expires_at": upload.expires_at,
-        "problem": upload.problem,
-    }
+    return render.as_model(
+        upload,
+        UnfinishedUploadOut,
+        filename=upload.original_name,
+        folder_id=None if principal().budget else upload.folder_id,
+        session_id=session_name(upload.session_id) if upload.session_id else None,
+    )

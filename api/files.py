@@ -192,8 +192,6 @@ def move(file_id: UUID, body: MoveBody) -> Response:
         errors.FileNotReady,
         errors.ContentMissing,
         errors.QuotaExceeded,
-        errors.IdempotencyConflict,
-        errors.IdempotencyInProgress,
     ),
 )
 def copy(file_id: UUID, body: CopyBody) -> Response:

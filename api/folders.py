@@ -28,7 +28,7 @@ _PLACES = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.Fold
     responses={201: FolderOut},
     headers=("Location",),
     request_headers=("Idempotency-Key",),
-    errors=(*_PLACES, errors.LimitReached, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    errors=(*_PLACES, errors.LimitReached),
 )
 def create(body: FolderBody) -> Response:
     """Names are unique among siblings, whatever their case or Unicode form."""
@@ -94,18 +94,7 @@ def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
 
 
 def _folder(view: FolderView) -> dict[str, Any]:
-    return {
-        "id": view.id,
-        "name": view.name,
-        "description": view.description,
-        "parent_id": view.parent_id,
-        "path": view.path,
-        "created_at": view.created_at,
-        "updated_at": view.updated_at,
-        "file_count": view.file_count,
-        "total_file_count": view.total_file_count,
-        "total_size": view.total_size,
-    }
+    return render.as_model(view, FolderOut)
 
 
 def _node(node: FolderNode) -> dict[str, Any]:

@@ -45,13 +45,11 @@ _REFUSALS = (
     errors.NotFound,
     errors.DuplicateFile,
     errors.LimitReached,
-    errors.IdempotencyInProgress,
     errors.FileTooLarge,
     errors.QuotaExceeded,
     errors.TypeNotAllowed,
     errors.TypeMismatch,
     errors.EncodingNotAllowed,
-    errors.IdempotencyConflict,
     errors.TooMany,
     errors.StorageFull,
 )

@@ -165,7 +165,7 @@ def _operation(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         described["security"] = [{"bearer": []}, {}]
     if operation.body is not None:
         described["requestBody"] = {
-            "required": True,
+            "required": not operation.optional_body,
             "content": {"application/json": {"schema": {"$ref": _REF.format(model=operation.body.__name__)}}},
         }
     elif operation.streams is not None:
@@ -261,6 +261,8 @@ def _refusals(rule: Rule, method: str, operation: Operation) -> dict[int, list[s
         kinds += [errors.RequestTooLarge, errors.Unsupported, errors.EncodingNotAllowed]
     if operation.streams is not None:
         kinds.append(errors.RequestTooLarge)
+    if "Idempotency-Key" in operation.request_headers:
+        kinds += [errors.IdempotencyConflict, errors.IdempotencyInProgress]
     found: dict[int, list[str]] = {}
     for kind in dict.fromkeys(kinds):
         found.setdefault(status_of(kind), []).append(kind.code)

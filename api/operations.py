@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from flask import Response, g, request
 from pydantic import BaseModel, ValidationError
 
-from api.request_body import read_whole, refuse_encoded
+from api.request_body import has_body, read_whole, refuse_encoded
 from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 
@@ -49,6 +49,7 @@ class Operation:
     access: Access
     query: type[BaseModel] | None
     body: type[BaseModel] | None
+    optional_body: bool
     streams: Mapping[str, Any] | None  # an OpenAPI requestBody
     responses: Mapping[int, type[BaseModel] | Content | None]
     headers: tuple[str, ...]  # of the answer, beside those that every answer has
@@ -64,6 +65,7 @@ def operation(
     access: Access = "user",
     query: type[BaseModel] | None = None,
     body: type[BaseModel] | None = None,
+    optional_body: bool = False,
     streams: Mapping[str, Any] | None = None,
     headers: tuple[str, ...] = (),
     request_headers: tuple[str, ...] = (),
@@ -78,12 +80,23 @@ def operation(
             if query is not None:
                 arguments["query"] = parse_query(query)
             if body is not None:
-                arguments["body"] = parse_json(body)
+                left_out = optional_body and not has_body()
+                arguments["body"] = body() if left_out else parse_json(body)
             return view(**arguments)
 
-        text = " ".join((view.__doc__ or "").split())
         with_input.operation = Operation(  # type: ignore[attr-defined]
-            summary, text, access, query, body, streams, responses, headers, request_headers, errors, error_type
+            summary=summary,
+            description=" ".join((view.__doc__ or "").split()),
+            access=access,
+            query=query,
+            body=body,
+            optional_body=optional_body,
+            streams=streams,
+            responses=responses,
+            headers=headers,
+            request_headers=request_headers,
+            errors=errors,
+            error_type=error_type,
         )
         return with_input
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -15,8 +17,20 @@ from uuid import UUID
 import orjson
 from flask import Response, json, request
 from flask.json.provider import DefaultJSONProvider
+from pydantic import BaseModel
 
 from api.context import http, principal, services
+from api.response_models import (
+    EventOut,
+    FileOut,
+    JobOut,
+    KeyOut,
+    PreviewOut,
+    PublicFileOut,
+    RescanOut,
+    SentFileOut,
+    SessionOut,
+)
 from core.cursors import Page
 from core.errors import GatewayError
 from core.principal import Principal, session_name
@@ -70,54 +84,31 @@ def no_content() -> Response:
     return response
 
 
+def as_model(record: Any, model: type[BaseModel], **members: Any) -> Json:
+    """The members that the model names: those given, and the record's attributes for the others."""
+    names, read = _attributes(model, frozenset(members))
+    return dict(zip(names, read(record), strict=True)) | members
+
+
+@lru_cache
+def _attributes(model: type[BaseModel], given: frozenset[str]) -> tuple[tuple[str, ...], attrgetter[Any]]:
+    names = tuple(name for name in model.model_fields if name not in given)
+    return names, attrgetter(*names)
+
+
 # -- files ---------------------------------------------------------------------------------------------------
 
 
 def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
-    """A file as this caller may see it, as ``public_copies.shown`` gave it: of another's public file what all may see (T37)."""
-    return (_whole_file if may_change(principal, record.owner_id) else _public_file)(record, previews)
+    """A file as this caller may see it. ``record`` is what ``public_copies.shown`` returned for the caller (T37)."""
+    if not may_change(principal, record.owner_id):
+        return as_model(record, PublicFileOut, **_addresses(record, previews))
+    return _whole_file(record, previews)
 
 
 def _whole_file(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
-    return {
-        "id": record.id,
-        "original_name": record.original_name,
-        "stored_name": record.stored_name,
-        "file_path": record.file_path,
-        "mime_type": record.mime_type,
-        "file_size": record.file_size,
-        "file_hash": record.file_hash,
-        "folder_id": record.folder_id,
-        "status": record.status,
-        "visibility": record.visibility,
-        "keep_location": record.keep_location,
-        "tags": record.tags,
-        "owner_id": record.owner_id,
-        "storage_class": record.storage_class,
-        "uploaded_at": record.uploaded_at,
-        "last_accessed": record.last_accessed,
-        "download_count": record.download_count,
-        "is_deleted": record.is_deleted,
-        "deleted_at": record.deleted_at,
-        "expires_at": record.expires_at,
-        "problem": record.problem or (public_copies.STUCK if public_copies.is_stuck(record) else None),
-        "metadata": record.metadata,
-        **_addresses(record, previews),
-    }
-
-
-def _public_file(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
-    return {
-        "id": record.id,
-        "original_name": record.original_name,
-        "mime_type": record.mime_type,
-        "file_size": record.file_size,
-        "file_hash": record.file_hash,
-        "uploaded_at": record.uploaded_at,
-        "expires_at": record.expires_at,
-        "status": record.status,
-        **_addresses(record, previews),
-    }
+    problem = record.problem or (public_copies.STUCK if public_copies.is_stuck(record) else None)
+    return as_model(record, FileOut, problem=problem, **_addresses(record, previews))
 
 
 def _addresses(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
@@ -130,17 +121,10 @@ def _addresses(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
 
 def _preview(preview: PreviewRecord, address: str) -> Json:
     query = {"type": preview.preview_type}
-    if preview.preview_type == "thumbnail":
-        query["size"] = str(preview.variant)
-    elif preview.preview_type == "page":
-        query["page"] = str(preview.variant)
-    return {
-        "type": preview.preview_type,
-        "width": preview.width,
-        "height": preview.height,
-        "mime_type": preview.mime_type,
-        "url": f"{address}/preview?{urlencode(query)}",
-    }
+    parameter = {"thumbnail": "size", "page": "page"}.get(preview.preview_type)
+    if parameter is not None:
+        query[parameter] = str(preview.variant)
+    return as_model(preview, PreviewOut, type=preview.preview_type, url=f"{address}/preview?{urlencode(query)}")
 
 
 def files(records: Sequence[FileRecord], principal: Principal | None) -> list[Json]:
@@ -156,7 +140,7 @@ def file_answer(record: FileRecord, principal: Principal | None, **members: Any)
 
 
 def new_file(view: FileView) -> Response:
-    """A file that the caller has just made, with its ETag and address; for an upload token less of it."""
+    """A file that the caller has just made, with its address; and with its ETag, unless an upload token made it."""
     headers = {"Location": f"{http().base_url}/api/files/{view.file.id}"}
     if principal().budget is None:
         headers["ETag"] = etag(view.file)
@@ -164,78 +148,47 @@ def new_file(view: FileView) -> Response:
 
 
 def made_file(view: FileView) -> Json:
-    return _whole_file(view.file, view.previews) if principal().budget is None else _sent(view.file)
+    """A file that the caller has just made; an upload token is shown only what its user knows. The problems of the stored
+    object are left out then: they may come from another file with the same bytes."""
+    record = view.file
+    if principal().budget is None:
+        return _whole_file(record, view.previews)
+    of_file = record.status in ("rejected", "infected") or (record.problem or {}).get("code") == "folder_gone"
+    return as_model(record, SentFileOut, problem=record.problem if of_file else None)
 
 
-def _sent(record: FileRecord) -> Json:
-    """Without the problems of an object, since another file's may have had them before."""
-    its_own = record.status in ("rejected", "infected") or (record.problem or {}).get("code") == "folder_gone"
-    return {
-        "id": record.id,
-        "original_name": record.original_name,
-        "file_size": record.file_size,
-        "status": record.status,
-        "problem": record.problem if its_own else None,
-    }
+# -- other records -------------------------------------------------------------------------------------------
 
 
 def event(record: EventRecord) -> Json:
-    return {"id": record.id, "action": record.action, "actor": record.actor, "at": record.at}
+    """An entry of a file's history."""
+    return as_model(record, EventOut)
 
 
 def session(record: SessionRecord) -> Json:
-    return {
-        "session_id": session_name(record.session_id),
-        "files_uploaded": record.files_uploaded,
-        "total_size": record.total_size,
-        "started_at": record.started_at,
-        "completed_at": record.completed_at,
-    }
+    """An upload session, under the name that its client gave it."""
+    return as_model(record, SessionOut, session_id=session_name(record.session_id))
 
 
 def rejected(original_name: str, error: GatewayError) -> Json:
+    """A file that was refused."""
     return {"original_name": original_name, "problem": error.as_problem()}
 
 
 def key(record: KeyRecord) -> Json:
-    return {
-        "id": record.id,
-        "owner_id": record.owner_id,
-        "name": record.name,
-        "role": record.role,
-        "created_at": record.created_at,
-        "revoked_at": record.revoked_at,
-    }
+    """An API key's record, without the key."""
+    return as_model(record, KeyOut)
 
 
 def job(record: JobRecord) -> Json:
-    """Of its arguments the file alone: others may hold what is nobody's to see."""
+    """A job. Of its arguments only the file's id is shown: others may be private."""
     file_id = record.arguments.get("file_id")
-    return {
-        "id": record.id,
-        "queue": record.queue,
-        "task": record.task,
-        "owner_id": record.owner_id,
-        "file_id": file_id if isinstance(file_id, str) else None,
-        "status": record.status,
-        "attempts": record.attempts,
-        "deaths": record.deaths,
-        "error": record.error,
-        "enqueued_at": record.enqueued_at,
-        "started_at": record.started_at,
-        "scheduled_at": record.scheduled_at,
-    }
+    return as_model(record, JobOut, file_id=file_id if isinstance(file_id, str) else None)
 
 
 def rescan(record: RescanRecord) -> Json:
-    return {
-        "id": record.id,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
-        "scanned": record.scanned,
-        "infected": record.infected,
-        "failed": record.failed,
-    }
+    """A scan of all stored files."""
+    return as_model(record, RescanOut)
 
 
 # -- lists ---------------------------------------------------------------------------------------------------

@@ -59,6 +59,11 @@ def content_length() -> int | None:
     return int(given)
 
 
+def has_body() -> bool:
+    """Whether the request has a body, be it empty and chunked."""
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
+
+
 @dataclass(frozen=True, slots=True)
 class Checksums:
     """What the client says the body's hashes are: Content-MD5 (RFC 1864), and sha-256 in Content-Digest or Repr-Digest

@@ -101,7 +101,7 @@ def params(query: ParamsQuery) -> Response:
     body=NewMultipartBody,
     responses={200: MultipartOut},
     request_headers=("Idempotency-Key",),
-    errors=(*_BEGIN_ERRORS, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    errors=_BEGIN_ERRORS,
 )
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
@@ -197,7 +197,7 @@ def sts() -> Response:
     body=SignBody,
     responses={200: SignedOut},
     request_headers=("Idempotency-Key",),
-    errors=(*_BEGIN_ERRORS, *_SIGN, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    errors=(*_BEGIN_ERRORS, *_SIGN),
 )
 def sign(body: SignBody) -> Response:
     """Its argument as the body. Bytes go to the bucket; create, list, complete and abort come to us, by addresses that are

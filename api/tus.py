@@ -181,7 +181,7 @@ def offers(upload_id: str | None = None) -> Response:
     responses={201: None},
     headers=_STATES,
     request_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
-    errors=(*_TAKES, errors.InvalidName, errors.IdempotencyConflict, errors.IdempotencyInProgress),
+    errors=(*_TAKES, errors.InvalidName),
     streams=_BYTES,
 )
 def create(query: PlacementQuery) -> Response:

@@ -15,8 +15,8 @@ from api.context import http, principal, services
 from api.idempotency import once
 from api.operations import operation
 from api.request_models import OwnedPageQuery, UploadTokenBody
-from api.response_models import UploadTokenOut, UploadTokenPageOut
-from core.errors import IdempotencyConflict, IdempotencyInProgress, InvalidCursor, NotAllowed, NotFound
+from api.response_models import LiveUploadTokenOut, UploadTokenOut, UploadTokenPageOut
+from core.errors import InvalidCursor, NotAllowed, NotFound
 from db.records import UploadTokenRecord
 from services.access.upload_tokens import MAX_LIFE, PREFIX, Budget
 
@@ -34,7 +34,7 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
     body=UploadTokenBody,
     responses={201: UploadTokenOut},
     request_headers=("Idempotency-Key",),
-    errors=(NotAllowed, NotFound, IdempotencyConflict, IdempotencyInProgress),
+    errors=(NotAllowed, NotFound),
 )
 def create(body: UploadTokenBody) -> Response:
     """For an app's own backend, which gives it to one of its users: a credential that uploads within this budget and does
@@ -98,20 +98,7 @@ def revoke(token_id: UUID) -> Response:
 
 
 def _live(record: UploadTokenRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "owner_id": record.owner_id,
-        "folder_id": record.folder_id,
-        "max_files": record.max_files,
-        "max_size": record.max_size,
-        "max_total_size": record.max_total_size,
-        "allowed_types": record.allowed_types,
-        "visibility": record.visibility,
-        "files_used": record.files_used,
-        "bytes_used": record.bytes_used,
-        "created_at": record.created_at,
-        "expires_at": record.expires_at,
-    }
+    return render.as_model(record, LiveUploadTokenOut)
 
 
 class TokenInPath:
