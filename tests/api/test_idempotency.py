@@ -26,8 +26,8 @@ from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
 from tests.crash_points import Fuse, Killed
 from tests.direct_steps import direct, let_lease_pass, sql
-from tests.subtests import with_subtests
 from tests.samples import picture
+from tests.subtests import with_subtests
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
 
 Leftovers = Callable[[], dict[str, list[str]]]
