@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 
 class Unset(Enum):
@@ -14,3 +16,8 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.token
+
+
+def value_or_none(value: T | Unset) -> T | None:
+    """The value, or None if it is not set."""
+    return None if isinstance(value, Unset) else value

@@ -1,8 +1,7 @@
-"""Handing files out: by presigned URL, streamed through the gateway, or many in one ZIP. Every download is logged.
+"""Downloads: by presigned URL, streamed through the gateway, or as a ZIP of many files. Every download is recorded.
 
-What the bucket holds compressed is never redirected to: it is streamed. Who asks for a URL of it, of a public file, or for
-longer than a bucket's URL may live, gets a link of the gateway's own, sealed as cursors are, under a scope that is no list's
-(THREATS T62), and checked at each use.
+A compressed object is always streamed. A URL for one, for a public file, or for longer than a presigned URL may live is a link to
+the gateway: signed as cursors are, under a scope of its own (THREATS T62), and checked at each use.
 """
 
 from __future__ import annotations
@@ -42,25 +41,27 @@ from services.objects.bucket import bucket_errors
 from services.objects.object_reader import ObjectReader, Reader, as_missing, check_intact
 from storage_backends.base import ObjectNotFound, ObjectStore, PresignedRequest, Presigns
 
-_LINKS = "link to a file"
-_NO_LINK = "This link is not valid, or not any more."
-_PIECE = 256 * 1024  # bytes; what a slow reader makes us hold
+_LINKS = "link to a file"  # the scope of links
+_NO_LINK = "This link is not valid or has expired."
+_PIECE = 256 * 1024  # bytes held in memory for a slow reader
 
 Disposition = Literal["inline", "attachment"]
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:
+    """Settings of downloads."""
+
     mode: Literal["redirect", "proxy"]
-    url_ttl: timedelta  # of a presigned download at most, and of a link where the client asks for no other
-    url_max_ttl: timedelta  # of a link
+    url_ttl: timedelta  # the longest life of a presigned URL, and the default of a link
+    url_max_ttl: timedelta  # the longest life of a link
     max_zip_files: int
     max_zip_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class RequestConditions:
-    """The request's headers of these names (RFC 9110 §13, §14), as they came."""
+    """The request's headers of these names (RFC 9110 §13, §14)."""
 
     range: str | None = None
     if_range: str | None = None
@@ -70,12 +71,14 @@ class RequestConditions:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
+    """A redirect to a presigned URL."""
+
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A download that needs no other credential: whoever has the token may ``open_link`` until it expires."""
+    """A download without another credential: who has the token may ``open_link`` until it expires."""
 
     token: str
     expires_at: datetime
@@ -83,12 +86,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class NotModified:
+    """The client's copy is up to date."""
+
     headers: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Bytes on their way out; ``close`` must be called, also when the client is gone midway. HEAD has no body."""
+    """The bytes of a file. ``close`` must be called, also if the client disconnects. HEAD has no body."""
 
     status: Literal[200, 206]
     headers: dict[str, str]
@@ -99,17 +104,21 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Zip:
+    """The bytes of a ZIP."""
+
     filename: str
     body: Iterator[bytes]
 
 
 class Delivery:
+    """Delivers files to clients."""
+
     def __init__(
         self,
         db: Database,
         store: ObjectStore,
         reader: ObjectReader,
-        publishing: PublicCopies,
+        public_copies: PublicCopies,
         limits: DeliveryLimits,
         *,
         cursors: Cursors,
@@ -117,7 +126,7 @@ class Delivery:
     ):
         self._db = db
         self._reader = reader
-        self._public_copies = publishing
+        self._public_copies = public_copies
         self._cursors = cursors
         self._scanned_only = scanned_only
         self._presigns = store if isinstance(store, Presigns) else None
@@ -134,18 +143,19 @@ class Delivery:
         conditions: RequestConditions = RequestConditions(),
         before_stream: Callable[[], None] = lambda: None,
     ) -> Redirect | NotModified | Stream:
-        """A download. HEAD is never redirected, since a URL signed for GET answers it with 403.
+        """A download. HEAD is never redirected: a URL signed for GET answers it with 403. ``before_stream`` is called before the
+        bytes are requested from the bucket.
 
-        ``before_stream`` is called before the bucket is asked for the bytes. Raises FileNotReady, FileInTrash, ContentMissing,
-        PreconditionFailed, RangeNotSatisfiable (``extra["size"]``)."""
+        Raises NotFound, NotAuthenticated, FileNotReady, FileInTrash, ContentMissing, PreconditionFailed, RangeNotSatisfiable
+        (``extra["size"]``)."""
         with self._db.connection() as tx:
             found = files.get(tx, file_id)
-        file, mode = self._readable(principal, found), mode or self._limits.mode
-        life = self._limits.url_ttl
+        file = self._readable(principal, found)
+        mode, life = mode or self._limits.mode, self._limits.url_ttl
         return self._deliver(principal, file, method, mode, disposition, conditions, life, before_stream)
 
     def _readable(self, principal: Principal | None, found: FileRecord | None) -> FileRecord:
-        """The file as this caller may have its bytes now. Raises as ``visible`` and ``downloadable``."""
+        """The file with the bytes that this caller may have. Raises as ``visible`` and ``downloadable`` do."""
         file = self._downloadable(visible(principal, found))
         return self._downloadable(self._public_copies.shown(principal, file))
 
@@ -160,10 +170,9 @@ class Delivery:
         conditions: RequestConditions,
         before_stream: Callable[[], None] = lambda: None,
     ) -> Redirect | NotModified | Stream:
-        """The download that a link of ``url`` stands for, with what was fixed when it was made. What ends the file ends the
-        link, and so does making it private where it was public then. Raises NotAuthenticated for a link that is over or not
-        ours, and what ``open`` raises."""
-        file_id, expires, disposition, public = self._unsealed(token)
+        """The download of a link, with the disposition fixed when it was made. A link ends with its file; a link to a public file
+        also when the file becomes private. Raises NotAuthenticated for an expired or invalid link, and what ``open`` raises."""
+        file_id, expires, disposition, public = self._open_link(token)
         left = expires - time.time()
         if left <= 0:
             raise NotAuthenticated(_NO_LINK)
@@ -199,7 +208,7 @@ class Delivery:
         if mode == "redirect" and method == "GET":
             signed = self._presigned(file, url_life, disposition)
             if signed is not None:
-                self._reader.confirm(file)  # the bucket would answer whatever it holds under the key
+                self._reader.confirm(file)  # the bucket would serve whatever is under the key
                 if _is_start(conditions.range):
                     self._count(principal, file)
                 return Redirect(signed.url)
@@ -247,9 +256,8 @@ class Delivery:
         expires_in: int | None = None,
         disposition: Disposition | None = None,
     ) -> PresignedRequest | Link:
-        """A presigned download URL, its life clamped to the maximum (THREATS T42); a link of our own of a public file, for
-        longer than such URLs live, and for what the bucket can't hand out as it was uploaded. Raises InvalidInput below one
-        second."""
+        """A presigned download URL, or a link (see the module's docstring), with its life clamped to the maximum (THREATS T42).
+        Raises InvalidInput below one second, and what ``open`` raises."""
         if expires_in is not None and expires_in < 1:
             raise InvalidInput(
                 "expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}]
@@ -266,15 +274,15 @@ class Delivery:
         presigned = None
         if file.visibility == "private" and life <= self._limits.url_ttl:
             presigned = self._presigned(file, life, disposition)
-        return presigned or self._sealed(file, life, disposition)
+        return presigned or self._link(file, life, disposition)
 
-    def _sealed(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
+    def _link(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
         expires = int(time.time() + life.total_seconds())
         token = self._cursors.sign([str(file.id), expires, disposition or "", file.visibility], scope=_LINKS)
         return Link(token, datetime.fromtimestamp(expires, UTC))
 
-    def _unsealed(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
-        """File, end, disposition, and whether the file was public. Raises NotAuthenticated."""
+    def _open_link(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
+        """File id, expiry, disposition, and whether the file was public. Raises NotAuthenticated."""
         try:
             file_id, expires, disposition, visibility = self._cursors.open(token, scope=_LINKS)
         except InvalidCursor as error:
@@ -283,8 +291,7 @@ class Delivery:
         return UUID(str(file_id)), int(expires or 0), inline, visibility == "public"
 
     def _presigned(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> PresignedRequest | None:
-        """None where there can be none: the object is stored compressed, or is so since a moment ago, or nothing is presigned
-        here."""
+        """None if the object is stored compressed, perhaps since a moment ago, or the store can't presign."""
         if self._presigns is None or file.encoding is not None:
             return None
         with self._db.connection() as tx:
@@ -300,7 +307,7 @@ class Delivery:
     # -- reading an object ---------------------------------------------------------------------------------------------
 
     def _read(self, file: FileRecord, span: Span | None) -> tuple[ExitStack, Reader]:
-        """Open the object, so that what is wrong with it is told before a byte is sent (THREATS T34)."""
+        """Open the object, so that an error is found before a byte is sent (THREATS T34)."""
         stack = ExitStack()
         try:
             return stack, stack.enter_context(self._reader.open(file, span))
@@ -317,9 +324,9 @@ class Delivery:
     # -- many files ----------------------------------------------------------------------------------------------------
 
     def zip(self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None) -> Zip:
-        """A ZIP of files, or of a folder with all below it, streamed as it is read. Members are stored, not deflated.
+        """A ZIP of files, or of a folder with all below it, streamed and uncompressed.
 
-        Named files must all be readable and ready; of a folder what is not ready is left out and listed in the ZIP. Raises
+        All files given by id must be ready; files of a folder that are not ready are left out and listed in the ZIP. Raises
         NotFound, FileNotReady, FileInTrash, and TooLarge above the limits on count and bytes."""
         if ids is not None:
             members, left_out = self._named(principal, ids), list[str]()
@@ -327,17 +334,17 @@ class Delivery:
         elif folder is not None:
             filename, members, left_out = self._in_folder(principal, folder)
         else:
-            raise InvalidInput("Name the files by ids, or a folder.", errors=[{"field": "ids", "message": "missing"}])
+            raise InvalidInput("Give the ids of files, or a folder.", errors=[{"field": "ids", "message": "missing"}])
         if (
             len(members) > self._limits.max_zip_files
             or sum(f.file_size for _, f in members) > self._limits.max_zip_bytes
         ):
-            raise TooLarge("Too many files, or too many bytes, for one ZIP.")
+            raise TooLarge("Too many files or bytes for one ZIP.")
         for _, file in members:
             if not is_ready(file, scanned_only=self._scanned_only):
                 raise FileNotReady(f"{file.original_name} has not passed its checks.")
         body = self._zipped(principal, _unique(members), left_out)
-        return Zip(filename, _begun(next(body), body))
+        return Zip(filename, _started(next(body), body))
 
     def _named(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, FileRecord]]:
         if len(ids) > self._limits.max_zip_files:
@@ -383,19 +390,19 @@ class Delivery:
                 self._count(principal, file)
             if left_out:
                 archive.writestr(
-                    "NOT INCLUDED.txt", "Not ready, or damaged, when this was made:\n" + "\n".join(left_out) + "\n"
+                    "NOT INCLUDED.txt", "Not ready or damaged when this ZIP was made:\n" + "\n".join(left_out) + "\n"
                 )
         yield from sink.taken()
 
 
-def _begun(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """A body whose first bytes were made already, so that what is wrong with them is told before any is sent."""
+def _started(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """A body whose first bytes are made before the answer begins, so that an error of the first file is still an answer."""
     yield first
     yield from rest
 
 
 class _Sink:
-    """An unseekable file that keeps what was written until it is taken."""
+    """A write-only file for zipfile that keeps what was written until it is taken."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -413,12 +420,13 @@ class _Sink:
 
 
 def is_ready(file: FileRecord, *, scanned_only: bool) -> bool:
-    """With ``scanned_only`` also what was ``ready`` before scans were turned on waits for its first (THREATS T96)."""
+    """Whether the file may be downloaded. With ``scanned_only``, files from before scans were turned on must be scanned first
+    (THREATS T96)."""
     return file.status == "ready" and (file.scanned or not scanned_only)
 
 
 def downloadable(file: FileRecord, *, scanned_only: bool) -> FileRecord:
-    """The file, if its bytes may be handed out now."""
+    """The file, if its bytes may be downloaded. Raises FileInTrash, FileNotReady, ContentMissing."""
     if file.is_deleted or file.expired:
         raise FileInTrash()
     if not is_ready(file, scanned_only=scanned_only):
@@ -428,7 +436,7 @@ def downloadable(file: FileRecord, *, scanned_only: bool) -> FileRecord:
 
 
 def _pieces(stack: ExitStack, reader: Reader, length: int) -> Iterator[bytes]:
-    """Exactly ``length`` bytes, or an error that breaks the connection: never a clean short answer."""
+    """Exactly ``length`` bytes, or an error that breaks the connection: a short answer never looks complete."""
     with stack, bucket_errors():
         while length:
             piece = reader.read(min(_PIECE, length))
@@ -449,7 +457,7 @@ def _is_start(range_header: str | None) -> bool:
 
 
 def _unique(members: list[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord]]:
-    """Entry names made distinct whatever their case, by numbering (THREATS T36)."""
+    """Make entry names distinct, ignoring case, by numbering (THREATS T36)."""
     taken: set[str] = set()
     unique = []
     for name, file in members:

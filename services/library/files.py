@@ -1,4 +1,4 @@
-"""Files as their owners see them: read, list, rename, move, copy, trash, restore, purge."""
+"""Files: read, list, change, move, copy, trash, restore, purge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from core.errors import (
 from core.placement import Visibility
 from core.principal import Principal
 from core.ranges import Span, etag_matches
-from core.unset import UNSET, Unset
+from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
 from db import errors as db_errors
 from db.file_lists import FileFilter
@@ -43,7 +43,7 @@ from storage_backends.base import ObjectNotFound, ObjectStore
 
 BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
 MAX_TAGS = 50
-_READ = 1024 * 1024
+_PIECE = 1024 * 1024  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def record_file(tx: Tx, once: Claim | None, file: FileRecord) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FileQuery:
-    """What ``GET /api/files`` may ask for; times are a half-open interval."""
+    """The parameters of ``GET /api/files``. Dates are a half-open interval."""
 
     file_type: str | None = None  # a family, a MIME type, or image/*
     folder: int | Literal["root"] | None = None
@@ -88,6 +88,8 @@ class FileQuery:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
+    """What to change of a file."""
+
     original_name: str | Unset = UNSET
     visibility: Visibility | Unset = UNSET
     tags: Sequence[str] | Unset = UNSET
@@ -97,6 +99,8 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class FileDetails:
+    """A file with its statistics, newest events and integrity."""
+
     file: FileRecord
     statistics: dict[str, Any]
     history: list[EventRecord]
@@ -104,11 +108,13 @@ class FileDetails:
 
 
 def etag(file: FileRecord) -> str:
-    """The metadata's ETag: changes with what can be edited and with the status, not with what is counted."""
+    """The ETag of the metadata. It changes with edits and with the status, not with counts."""
     return f'"{file.version}-{file.status}"'
 
 
 class Files:
+    """Reads and changes files."""
+
     def __init__(
         self,
         db: Database,
@@ -131,6 +137,7 @@ class Files:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, principal: Principal | None, file_id: UUID) -> FileRecord:
+        """A file. Raises NotFound, NotAuthenticated."""
         with self._db.connection() as tx:
             return visible(principal, files.get(tx, file_id))
 
@@ -145,7 +152,7 @@ class Files:
         return self.views([record])[0]
 
     def details(self, principal: Principal, file_id: UUID, *, verify: bool = False) -> FileDetails:
-        """The file with its statistics, newest history and integrity; ``verify`` re-reads the object's bytes."""
+        """The file with its statistics, newest events and integrity. ``verify`` reads and checks the bytes. Raises NotFound."""
         with self._db.connection() as tx:
             file = owned(principal, files.get(tx, file_id))
         if verify:
@@ -167,13 +174,13 @@ class Files:
         return FileDetails(file, {"downloads": file.download_count, **statistics}, history, integrity)
 
     def _verify(self, principal: Principal, file: FileRecord) -> None:
-        """Read what the bucket holds now, whatever its ETag: a bucket that was restored may give others to the same bytes."""
+        """Read and check the bytes, whatever their ETag: a restored bucket may give the same bytes another one."""
         digest, size = hashlib.sha256(), 0
         state: str | None = None
         try:
             file = self._reader.with_current_etag(file)
             with self._reader.open(file) as reader:
-                while chunk := reader.read(_READ):
+                while chunk := reader.read(_PIECE):
                     digest.update(chunk)
                     size += len(chunk)
             found = True
@@ -189,6 +196,7 @@ class Files:
             events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
 
     def history(self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None) -> Page[EventRecord]:
+        """A page of the file's events, newest first. Raises NotFound, InvalidCursor."""
         scope = f"history:{file_id}"
         before = self._cursors.after(cursor, int, scope=scope)
         with self._db.connection() as tx:
@@ -197,7 +205,7 @@ class Files:
         return self._cursors.page(found, lambda event: event.id, limit=limit, scope=scope)
 
     def list(self, principal: Principal, query: FileQuery) -> Page[FileRecord]:
-        """A page of files by keyset. The total is exact up to 10,000 and, without filters, whatever the number."""
+        """A page of files. Totals above 10,000 are known only without filters. Raises NotAllowed, InvalidInput, InvalidCursor."""
         owner = owner_scope(principal, query.owner)
         wanted = FileFilter(
             owner_id=owner,
@@ -215,14 +223,13 @@ class Files:
         )
         scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
         after = self._cursors.open(query.cursor, scope=scope) if query.cursor else None
-        many = after is not None and after[2:] == [None]  # the page before had more than can be counted
-        if after is not None and len(after) - many != 2:
+        uncounted = after is not None and after[2:] == [None]  # the page before had no total
+        if after is not None and len(after) - uncounted != 2:
             raise InvalidCursor()
         with self._db.connection() as tx:
-            total = None if many else file_lists.total(tx, wanted)
-            records, keys = file_lists.page(
-                tx, wanted, sort=query.sort, after=after, limit=query.limit + 1, expected=total
-            )
+            total = None if uncounted else file_lists.total(tx, wanted)
+            limit = query.limit + 1
+            records, keys = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=limit, expected=total)
         cursor = None
         if len(records) > query.limit:
             position = keys[query.limit - 1] + ([None] if total is None else [])
@@ -232,17 +239,15 @@ class Files:
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def update(self, principal: Principal, file_id: UUID, change: FileChange, *, if_match: str | None) -> FileRecord:
-        """Rename, show, tag, set the expiry, or let the public see a picture's place. Raises NameConflict where the new name
-        is taken in the folder, TypeMismatch or TypeNotAllowed where its extension is against the rules."""
+        """Change name, visibility, tags, expiry, or whether the public sees a picture's location.
+
+        Raises NameConflict, TypeMismatch, TypeNotAllowed, PreconditionFailed, NotFound."""
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
-        visibility = None if isinstance(change.visibility, Unset) else change.visibility
-        keep_location = None if isinstance(change.keep_location, Unset) else change.keep_location
+        visibility, keep_location = value_or_none(change.visibility), value_or_none(change.keep_location)
         mime_type = None if name is None else self._type_as(owned(principal, self.get(principal, file_id)), name)
-        with self._changing(principal, file_id, if_match, names=name is not None, object_too=mime_type is not None) as (
-            tx,
-            _,
-        ):
+        renamed, retyped = name is not None, mime_type is not None
+        with self._changing(principal, file_id, if_match, names=renamed, object_too=retyped) as (tx, _):
             file = _still(
                 files.update(
                     tx,
@@ -253,22 +258,21 @@ class Files:
                     visibility=visibility,
                     keep_location=keep_location,
                     tags=tags,
-                    expires_at=None if isinstance(change.expires_at, Unset) else change.expires_at,
+                    expires_at=value_or_none(change.expires_at),
                     set_expires=not isinstance(change.expires_at, Unset),
                 )
             )
             if mime_type is not None:
                 previews.forget_all(tx, file.file_path)
-                jobs.enqueue(
-                    tx, "process_file", owner_id=file.owner_id, lock=f"object:{file.file_path}", file_id=str(file.id)
-                )
-            if visibility is not None or keep_location is not None or mime_type is not None:
+                lock = f"object:{file.file_path}"
+                jobs.enqueue(tx, "process_file", owner_id=file.owner_id, lock=lock, file_id=str(file.id))
+            if visibility is not None or keep_location is not None or retyped:
                 public_copies.begin(tx, file)
             return file
 
     def _type_as(self, file: FileRecord, name: str) -> str | None:
-        """The type that the file has under another name, told anew from its bytes; None where it stays the same. Raises
-        TypeMismatch, TypeNotAllowed; a name that keeps the extension is never refused."""
+        """The type of the file under another name, detected from its bytes; None if it stays the same. Raises TypeMismatch,
+        TypeNotAllowed, but not for a name that keeps the extension."""
         if names.extension(name) == names.extension(file.original_name):
             return None
         owner = Principal(file.owner_id)
@@ -280,7 +284,7 @@ class Files:
                 with bucket_errors(), self._reader.open(file, span) as reader:
                     while piece := reader.read(HEAD_SIZE):
                         head += piece
-        except ContentMissing:  # there are no bytes to go by, and nothing that could be handed out
+        except ContentMissing:  # there are no bytes to detect the type of, nor to download
             return None
         mime_type = self._types.judge(owner, name, head)
         return None if mime_type == file.mime_type else mime_type
@@ -288,6 +292,7 @@ class Files:
     def move(
         self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None
     ) -> FileRecord:
+        """Move a file to a folder, or to the root. Raises NameConflict, NotFound, PreconditionFailed."""
         with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, _):
             return _still(
                 files.update(
@@ -343,12 +348,12 @@ class Files:
             return copied
 
     def trash(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> FileRecord:
-        """Into the trash; a file that is there already is given back as it is."""
+        """Move a file to the trash, if it is not there. Raises NotFound, PreconditionFailed."""
         with self._changing(principal, file_id, if_match) as (tx, file):
             return files.trash(tx, file_id, actor=principal.owner_id) or file
 
     def restore(self, principal: Principal, file_id: UUID) -> FileRecord:
-        """Out of the trash, numbered where its name was taken meanwhile; a file outside the trash is given back as it is."""
+        """Restore a file from the trash, if it is there. Its name gets a number if it is taken. Raises NotFound."""
         with self._naming() as tx:
             file = owned(principal, files.get(tx, file_id))
             files.lock_names(tx, file.owner_id, file.folder_id)
@@ -356,7 +361,7 @@ class Files:
             return restored or _still(files.get(tx, file_id))
 
     def purge(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> None:
-        """Remove the row for good, and object and previews where no other file shares them."""
+        """Delete a file, and its object and previews if no other file shares them. Raises NotFound, PreconditionFailed."""
         with self._db.transaction() as tx:
             key = objects.lock_of_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
@@ -367,8 +372,8 @@ class Files:
             self.remove_object(key)
 
     def remove_object(self, object_key: str) -> bool:
-        """Finish a purge: previews and the copy for the public, then the object, then its row. False where the bucket left
-        that to the janitor."""
+        """Finish a purge: delete previews, public copy and object, then the row. False if the bucket failed; the janitor then
+        repeats it."""
         with self._db.connection() as tx:
             shown = previews.of_objects(tx, [object_key])
             record = objects.get(tx, object_key)
@@ -390,7 +395,7 @@ class Files:
         add: Sequence[str] = (),
         remove: Sequence[str] = (),
     ) -> Sequence[tuple[str, GatewayError | None]]:
-        """One action on many files, each on its own: one failure stops no other."""
+        """Apply an action to many files, each in its own transaction; a failure does not stop the others."""
         steps: dict[BatchAction, Callable[[UUID], object]] = {
             "delete": lambda file_id: self.trash(principal, file_id),
             "restore": lambda file_id: self.restore(principal, file_id),
@@ -415,7 +420,7 @@ class Files:
 
     @contextmanager
     def _naming(self) -> Iterator[Tx]:
-        """A transaction in which a taken name and a foreign folder are told as what they are."""
+        """A transaction that raises a violated constraint as NameConflict or NotFound."""
         try:
             with self._db.transaction() as tx:
                 yield tx
@@ -435,12 +440,12 @@ class Files:
         folder_id: int | Unset | None = UNSET,
         object_too: bool = False,
     ) -> Iterator[tuple[Tx, FileRecord]]:
-        """The file, its row locked, after ownership and If-Match were checked. ``names`` takes the name lock before it, in
-        the folder that it moves to or is in, and ``object_too`` that of its object."""
+        """A transaction with the file locked, after ownership and If-Match were checked. ``names`` first locks the names in
+        ``folder_id``, by default the file's folder; ``object_too`` also locks its object."""
         with self._naming() as tx:
             if names:
-                seen = owned(principal, files.get(tx, file_id))
-                files.lock_names(tx, seen.owner_id, seen.folder_id if isinstance(folder_id, Unset) else folder_id)
+                before = owned(principal, files.get(tx, file_id))
+                files.lock_names(tx, before.owner_id, before.folder_id if isinstance(folder_id, Unset) else folder_id)
             if object_too:
                 objects.lock_of_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
@@ -449,7 +454,7 @@ class Files:
 
 
 def parse_id(text: str) -> UUID:
-    """A file id from a client; what is no UUID names nothing."""
+    """A file id from a client. Raises NotFound if it is no UUID."""
     try:
         return UUID(text)
     except ValueError:
@@ -457,11 +462,11 @@ def parse_id(text: str) -> UUID:
 
 
 def clean_tags(tags: Sequence[str]) -> list[str]:
-    """Tags trimmed, without repeats, in order. Raises InvalidInput where one is empty, long or has control characters."""
+    """Tags trimmed and without repeats, in order. Raises InvalidInput if one is empty, too long or not printable."""
     clean = list(dict.fromkeys(tag.strip() for tag in tags))
     if len(clean) > MAX_TAGS or not all(1 <= len(tag) <= 100 and tag.isprintable() and "," not in tag for tag in clean):
         raise InvalidInput(
-            "Tags are at most 50, of 1 to 100 printable characters each, without commas.",
+            "A file has at most 50 tags, each of 1 to 100 printable characters without commas.",
             errors=[{"field": "tags", "message": "not valid"}],
         )
     return clean

@@ -1,4 +1,4 @@
-"""Folders: make, list, rename, move, delete. What a tree may be is decided by the database's constraints."""
+"""Folders: create, list, rename, move, delete. The database's constraints decide which trees are allowed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from core.errors import (
 )
 from core.names import clean_folder_name
 from core.principal import Principal
-from core.unset import UNSET, Unset
+from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, folders
 from db import errors as db_errors
 from db.records import FolderRecord
@@ -35,25 +35,31 @@ FolderView = FolderRecord
 
 MAX_FOLDERS = 10_000  # of one owner (THREATS T73)
 MAX_DESCRIPTION = 4_000  # characters
-_TRASHED_AT_ONCE = 1_000  # files in one transaction
-# Less than PostgreSQL's deadlock_timeout of a second: who is in a circle with us goes on.
-_LOCK_WAIT = timedelta(milliseconds=300)
+_BATCH = 1_000  # files that one transaction moves to the trash
+# Shorter than PostgreSQL's deadlock_timeout of a second, so that this transaction gives up before any other.
+_LOCK_TIMEOUT = timedelta(milliseconds=300)
 _ATTEMPTS = 30
 
 
 class FolderNode(NamedTuple):
+    """A folder and the folders directly in it."""
+
     folder: FolderRecord
     children: list[FolderNode]
 
 
 @dataclass(frozen=True, slots=True)
 class FolderChange:
+    """What to change of a folder."""
+
     name: str | Unset = UNSET
     description: str | Unset = UNSET
     parent_id: int | Unset | None = UNSET  # None: to the root
 
 
 class Folders:
+    """Reads and changes folders."""
+
     def __init__(self, db: Database, cursors: Cursors):
         self._db = db
         self._cursors = cursors
@@ -61,16 +67,17 @@ class Folders:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, principal: Principal, folder_id: int) -> FolderView:
+        """A folder. Raises NotFound."""
         with self._db.connection() as tx:
             return _visible(principal, folders.get(tx, folder_id))
 
     def tree(self, principal: Principal, owner: str | None = None) -> list[FolderNode]:
-        """The folders in the root, each with all below: one statement whatever their number."""
+        """The folders in the root, each with all below, read by one statement. Raises NotAllowed."""
         scope = owner_scope(principal, owner)
         with self._db.connection() as tx:
             records = folders.tree(tx, scope)
         children: dict[int | None, list[FolderNode]] = {None: []}
-        for record in records:  # each before those in it
+        for record in records:  # parents come before children
             node = FolderNode(record, [])
             children[record.id] = node.children
             children[record.parent_id].append(node)
@@ -79,7 +86,7 @@ class Folders:
     def flat(
         self, principal: Principal, owner: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[FolderView]:
-        """A page of the list, oldest first."""
+        """A page of all folders, oldest first. Raises NotAllowed, InvalidCursor."""
         owner_id = owner_scope(principal, owner)
         scope = f"folders:{principal.owner_id}:{[owner_id]}"
         after = self._cursors.after(cursor, int, scope=scope) or 0
@@ -112,61 +119,60 @@ class Folders:
             return folder
 
     def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderView:
-        """Rename, describe, move. Raises NameConflict, FolderCycle, FolderTooDeep, and NotFound for either folder."""
+        """Rename, describe or move a folder. Raises NameConflict, FolderCycle, FolderTooDeep, NotFound."""
         name = None if isinstance(change.name, Unset) else clean_folder_name(change.name)
-        description = None if isinstance(change.description, Unset) else change.description
+        description = value_or_none(change.description)
         _check_description(description or "")
-        moving = not isinstance(change.parent_id, Unset)
-        parent_id = None if isinstance(change.parent_id, Unset) else change.parent_id
+        set_parent, parent_id = not isinstance(change.parent_id, Unset), value_or_none(change.parent_id)
         with self._rules() as tx:
             folders.lock_tree(tx, _owner(tx, principal, folder_id))
             if parent_id is not None:
                 _owner(tx, principal, parent_id)
-            folders.update(tx, folder_id, name=name, description=description, parent_id=parent_id, set_parent=moving)
+            folders.update(
+                tx, folder_id, name=name, description=description, parent_id=parent_id, set_parent=set_parent
+            )
             return _visible(principal, folders.get(tx, folder_id))
 
     def delete(self, principal: Principal, folder_id: int, *, recursive: bool = False) -> dict[str, int]:
-        """Remove a folder; with ``recursive`` all folders below too, and their files go to the trash.
+        """Delete a folder; with ``recursive`` also all folders below, and their files go to the trash.
 
-        Raises FolderNotEmpty where there is something in it, the trash aside. A file that is uploaded or moved into it
-        meanwhile is either there in time and goes with it, or is told that there is no such folder. Very many files go
-        in several transactions, the folders in the last: interrupted, it can be done again.
+        Raises FolderNotEmpty, unless only files in the trash are in it. A file that is uploaded or moved to it at the same time
+        either goes to the trash with it or gets NotFound. Many files are moved in several transactions, and the last one
+        deletes the folders; after an interruption it can be repeated.
 
-        Moves of files lock the file first and then the folder, so a circle is possible: this waits but briefly for each
-        lock and begins anew, and nobody else is ever the one to give up."""
+        A move of a file locks the file before the folder, so a deadlock is possible. This waits briefly for each lock and then
+        starts again, so that no other one has to give up."""
         trashed = 0
         for attempt in range(_ATTEMPTS):
             with self._db.connection() as conn:
                 try:
                     while True:
                         with conn.transaction():
-                            folders.set_lock_timeout(conn, _LOCK_WAIT)
+                            folders.set_lock_timeout(conn, _LOCK_TIMEOUT)
                             folders.lock_tree(conn, _owner(conn, principal, folder_id))
-                            doomed = folders.lock_below(conn, folder_id)
-                            if not recursive and (len(doomed) > 1 or folders.holds_files(conn, doomed)):
+                            ids = folders.lock_below(conn, folder_id)
+                            if not recursive and (len(ids) > 1 or folders.holds_files(conn, ids)):
                                 raise FolderNotEmpty()
-                            taken, new = folders.trash_inside(
-                                conn, doomed, actor=principal.owner_id, limit=_TRASHED_AT_ONCE
-                            )
-                            if taken < _TRASHED_AT_ONCE:
-                                removed = folders.remove(conn, doomed)
+                            moved, new = folders.trash_inside(conn, ids, actor=principal.owner_id, limit=_BATCH)
+                            if moved < _BATCH:
+                                removed = folders.remove(conn, ids)
                                 return {"trashed_files": trashed + new, "deleted_folders": removed}
                         trashed += new
                 except db_errors.LOCKED:
                     pass
             time.sleep(random.uniform(0.02, 0.05) * (1 + attempt))  # noqa: S311 spreads retries
-        raise Unavailable("The folder is in use by many; try again.")
+        raise Unavailable("The folder is in use by too many requests; try again.")
 
     @contextmanager
     def _rules(self) -> Iterator[Tx]:
-        """A transaction in which a broken constraint is told as the rule that it stands for."""
+        """A transaction that raises a violated constraint as the gateway's error."""
         try:
             with self._db.transaction() as tx:
                 yield tx
         except (db_errors.UniqueViolation, db_errors.CheckViolation) as error:
             match db_errors.constraint(error):
                 case "folder_name_conflict":
-                    raise NameConflict("There is a folder of this name, perhaps in other letters.") from error
+                    raise NameConflict("A folder with this name exists, perhaps in different case.") from error
                 case "folder_cycle":
                     raise FolderCycle() from error
                 case "folder_too_deep":
@@ -179,11 +185,11 @@ class Folders:
 def _check_description(description: str) -> None:
     if len(description) > MAX_DESCRIPTION or "\0" in description:
         message = f"at most {MAX_DESCRIPTION} characters, none of them NUL"
-        raise InvalidInput("The description can't be kept.", errors=[{"field": "description", "message": message}])
+        raise InvalidInput("The description is not valid.", errors=[{"field": "description", "message": message}])
 
 
 def _owner(tx: Tx, principal: Principal, folder_id: int) -> str:
-    """Whose tree the folder is in, if this caller may change it."""
+    """The owner of the folder, if the caller may change it."""
     owner_id = folders.owner_of(tx, folder_id)
     if owner_id is None or not may_change(principal, owner_id):
         raise _no_folder()

@@ -1,8 +1,8 @@
-"""What the public gets of a file: its bytes, but of a picture that tells where it was taken a copy without the place.
+"""Public copies: pictures without the location where they were taken.
 
-The copy is the object with patches of equal length (parsers/place.py). It has a key of its own, is made by a worker once for
-all public files on the object, and goes with it. Until it is there, a public file is ``processing`` to all but its owner,
-unless the bytes are known to tell no place or the owner said ``keep_location``.
+The public gets the bytes of a public file, but of a picture that tells its location a copy without it: the object with patches of
+equal length (parsers/place.py). A worker makes the copy, under a key of its own, once for all public files on the object. Until
+it exists, the file is ``processing`` for everybody but its owner, unless the bytes tell no location or ``keep_location`` is set.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ log = structlog.get_logger()
 
 STUCK = {
     "code": "location_stays",
-    "detail": "Where the picture was taken can't be taken out of it, so the public does not get it; keep_location changes that.",
+    "detail": "The location can't be removed from this picture, so the public can't get it unless keep_location is set.",
 }
-_LEASE = timedelta(hours=1)  # a copy that nobody puts to use is deleted after it
+_LEASE = timedelta(hours=1)  # an unused copy is deleted after it
 _LIMITS = parsers.Limits(wall_seconds=60, cpu_seconds=30, max_input=192 * 1024 * 1024)
 _BATCH = 1_000
 
-Patch = tuple[int, bytes]  # where in the file, and what stands there instead
+Patch = tuple[int, bytes]  # offset in the file, and the bytes to put there
 
 
 def begin(tx: Tx, file: FileRecord) -> None:
@@ -55,20 +55,22 @@ def _enqueue(tx: Tx, file_id: UUID, owner_id: str, key: str) -> None:
     jobs.enqueue(tx, "publish_file", owner_id=owner_id, lock=f"public:{key}", file_id=str(file_id))
 
 
-def _hides_place(file: FileRecord) -> bool:
+def _hides_location(file: FileRecord) -> bool:
     return not file.keep_location and may_hold_location(file.mime_type) and file.file_size > 0
 
 
 def _needs_copy(file: FileRecord) -> bool:
-    return file.status == "ready" and _hides_place(file) and file.location_state not in ("none", "removed")
+    return file.status == "ready" and _hides_location(file) and file.location_state not in ("none", "removed")
 
 
 def is_stuck(file: FileRecord) -> bool:
-    """Whether it is public, and yet the public will never get it."""
+    """Whether the file is public, but no copy can be made for the public."""
     return file.visibility == "public" and file.location_state == "unremovable" and _needs_copy(file)
 
 
 class PublicCopies:
+    """Makes public copies, and decides who gets them."""
+
     def __init__(self, db: Database, store: ObjectStore, reader: ObjectReader, limit: ConcurrencyLimit):
         self._db = db
         self._store = store
@@ -76,16 +78,17 @@ class PublicCopies:
         self._limit = limit
 
     def shown(self, principal: Principal | None, file: FileRecord) -> FileRecord:
-        """The file as this caller gets it: for all but who may change it, the public's."""
+        """The file for this caller: as it is for those who may change it, as the public gets it for others."""
         return file if may_change(principal, file.owner_id) else self.public(file, principal)
 
     def public(self, file: FileRecord, principal: Principal | None = None) -> FileRecord:
-        """The file as the public gets it; where the place is still in it, without a hash and ``processing``."""
-        if not _hides_place(file):
+        """The file as the public gets it. While its bytes still tell the location, it is ``processing`` and has no hash."""
+        if not _hides_location(file):
             return file
         state = file.location_state
         if state is None and file.status == "ready":  # it was made public a moment ago
-            with suppress(GatewayError, ParserFailed), self._limit.slot(principal.owner_id if principal else ""):
+            owner_id = principal.owner_id if principal else ""
+            with suppress(GatewayError, ParserFailed), self._limit.slot(owner_id):
                 state = "present" if self._patches(file) else "none"
                 with self._db.connection() as tx:
                     objects.set_location_state(tx, file.file_path, state)
@@ -93,18 +96,11 @@ class PublicCopies:
             return file
         if file.public_key is None or file.status != "ready":
             return replace(file, status="processing" if file.status == "ready" else file.status, file_hash=None)
-        return replace(
-            file,
-            file_path=file.public_key,
-            file_hash=file.public_sha256,
-            etag=file.public_etag or "",
-            encoding=None,
-            stored_size=None,
-        )
+        stored = replace(file, file_path=file.public_key, encoding=None, stored_size=None)
+        return replace(stored, file_hash=file.public_sha256, etag=file.public_etag or "")
 
     def publish(self, file_id: UUID) -> None:
-        """The job that makes the copy, where one is needed. Done again, or by two at once, it has one effect. Raises
-        Unavailable: try later."""
+        """The job that makes the copy, if one is needed. Repeated or concurrent runs have one effect. Raises Unavailable."""
         with self._db.connection() as tx:
             file = files.get(tx, file_id)
         if file is None or not _needs_copy(file):
@@ -125,15 +121,15 @@ class PublicCopies:
             objects.set_location_state(tx, file.file_path, state)
 
     def enqueue_missing(self) -> int:
-        """Queue the copies that are to be made and that no job is about; how many."""
+        """Enqueue the copies that are missing and have no job. Returns their number."""
         with self._db.transaction() as tx:
-            found = objects.to_copy(tx, limit=_BATCH)
-            for file_id, owner_id, key in found:
+            missing = objects.to_copy(tx, limit=_BATCH)
+            for file_id, owner_id, key in missing:
                 _enqueue(tx, file_id, owner_id, key)
-        return len(found)
+        return len(missing)
 
     def _patches(self, file: FileRecord) -> Sequence[Patch]:
-        """What takes the place out of the file's bytes; none where they tell none. Raises ParserFailed."""
+        """Patches that remove the location from the bytes; none if they tell no location. Raises ParserFailed."""
         with bucket_errors(), self._reader.open(file) as reader:
             answer = parsers.run("place", reader, {}, limits=_LIMITS)
         try:
@@ -162,23 +158,22 @@ class PublicCopies:
                 with self._db.connection() as tx:
                     objects.record_check(tx, file.file_path, in_bucket=True, checksum_state="mismatch")
                 return
+            sha256 = patched.result.hexdigest()
             with self._db.transaction() as tx:
-                used = objects.add_public_copy(
-                    tx, file.file_path, key, sha256=patched.result.hexdigest(), etag=stored.etag
-                )
+                used = objects.add_public_copy(tx, file.file_path, key, sha256=sha256, etag=stored.etag)
         finally:
             if not used:
                 self._give_up(key)
         log.info("public_copy_made", file_id=str(file.id), used=used)
 
     def _give_up(self, key: str) -> None:
-        """Let the janitor delete it now; what is in use by now has no reservation left to be given up."""
+        """Let the janitor delete the copy now. If it is in use after all, it has no reservation left."""
         with suppress(Unavailable), self._db.connection() as tx:
             deferred_deletions.give_up(tx, key)
 
 
 class _Patched:
-    """A reader's bytes with the patches in their places, and the checksums of both."""
+    """A reader's bytes with the patches applied, and the checksums of both."""
 
     def __init__(self, reader: Reader, patches: Sequence[Patch]):
         self._reader, self._patches, self._at = reader, list(reversed(patches)), 0

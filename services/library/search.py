@@ -1,4 +1,4 @@
-"""Search: a person's words -> the files of theirs that fit, best first; and names that begin as typed."""
+"""Search: the files that match a query, best first, and suggestions while typing."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ from services.access.visibility import owner_scope
 T = TypeVar("T")
 
 MAX_RESULTS = 1_000  # of all pages together
-_FEW = 20  # with fewer matches than this, near words are tried too
-_SECONDS = 0.8  # for the whole search; then it is content with the newest files (THREATS T81)
+_FEW = 20  # with fewer matches, misspellings are corrected
+_SECONDS = 0.8  # for a search of all files; after that only the newest are searched (THREATS T81)
 _NEWEST = 20_000
-_SECONDS_MORE = 0.4  # for these; then with still fewer
+_SECONDS_NEWEST = 0.4  # for these; after that still fewer are searched
 _AT_LEAST = 1_000
 _MAX_CORRECTED = 4  # terms
-_MAX_NEAR = 8  # words tried for one term
-_READ = 8_000  # characters of each text that its first match is looked for in
-_READ_AGAIN = 400_000  # and then of those texts together that have none there
+_MAX_NEAR = 8  # corrections of one term
+_READ = 8_000  # characters of each text in which a snippet is looked for
+_READ_AGAIN = 400_000  # characters of all texts together without a match so far
 _SHORTEST_STEM = 3  # characters
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
+    """The parameters of ``GET /api/search``."""
+
     query: str = ""
     file_type: str | None = None  # a family, a MIME type, or image/*
-    folder: int | Literal["root"] | None = None  # with all below; root: what is in no folder
+    folder: int | Literal["root"] | None = None  # including all below; root: files in no folder
     date_from: datetime | None = None
     date_to: datetime | None = None  # excluded
     facets: tuple[str, ...] = ()
@@ -56,6 +58,8 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
+    """A file that matches."""
+
     file: FileRecord
     score: float  # 0 to 1
     highlights: dict[str, str | None]  # HTML
@@ -63,6 +67,8 @@ class SearchHit:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
+    """A page of hits, with totals of all matches."""
+
     items: list[SearchHit]
     next_cursor: str | None
     total: int | None
@@ -70,14 +76,15 @@ class SearchPage:
 
 
 class Search:
+    """Searches files."""
+
     def __init__(self, db: Database, cursors: Cursors):
         self._db = db
         self._cursors = cursors
 
     def search(self, principal: Principal, query: SearchRequest) -> SearchPage:
-        """A page of hits; any text is a valid query, an empty one finds everything, newest first.
-
-        Raises InvalidInput for an unknown facet, InvalidCursor for a cursor of another search."""
+        """A page of hits. Any text is a valid query; an empty one finds everything, newest first. Raises NotAllowed, InvalidInput
+        for an unknown facet, InvalidCursor for a cursor of another search."""
         unknown = set(query.facets) - index.FACETS
         if unknown:
             message = f"one of {', '.join(sorted(index.FACETS))}"
@@ -104,7 +111,7 @@ class Search:
             found = _within(clock, conn, find)
             complete = found is not None
             if found is None:
-                found = _within(index.Clock(_SECONDS_MORE), conn, partial(find, newest=_NEWEST)) or find(
+                found = _within(index.Clock(_SECONDS_NEWEST), conn, partial(find, newest=_NEWEST)) or find(
                     conn, newest=_AT_LEAST
                 )
             elif found.matched < _FEW:
@@ -133,8 +140,8 @@ class Search:
         return SearchPage(hits, next_cursor, total, found.facets)
 
     def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
-        """What the caller may be typing, of their own files outside the trash: names that begin so, whatever their case, then
-        words inside names, then names with such a word inside; distinct. Wildcards are literal."""
+        """Suggestions from the caller's files outside the trash: names that start with the prefix, ignoring case, words inside
+        names, then names with such a word. Distinct; wildcards are literal."""
         prefix = _UNSTORABLE.sub("", prefix[:MAX_TEXT])
         with self._db.connection() as tx:
             typed = name_key(prefix)
@@ -151,7 +158,7 @@ class Search:
 
 
 def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index.Clock) -> dict[str, list[str]]:
-    """For terms that may be misspelt, the words near them in the names that are searched."""
+    """For terms that may be misspelt, similar words in the names that are searched."""
     found: dict[str, list[str]] = {}
     single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
     for word in [word for word in dict.fromkeys(single) if misspellable(word)][:_MAX_CORRECTED]:
@@ -166,9 +173,8 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index
 def _snippets(
     conn: Tx, tree: SearchTree, stems: Mapping[str, Sequence[str]], hits: Sequence[FileRecord]
 ) -> dict[str, str]:
-    """By object key, a line around the first match in the text of each hit: ready ones only (THREATS T82).
-
-    A bounded part of the texts is read: where it has no match, there is no line."""
+    """By object key, a line around the first match in the text of each ready file (THREATS T82). A bounded part of the texts is
+    read; if it has no match, there is no line."""
     terms = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term)]
     terms = [term for term in terms if not term.negated and term.where != "name" and term.words]
     keys = {hit.file_path for hit in hits if hit.status == "ready"}
@@ -181,7 +187,7 @@ def _snippets(
     while keys:
         longer: set[str] = set()
         for key, text in texts.beginnings(conn, sorted(keys), skip=skip, length=length).items():
-            # A stem of one language may be a word of another: for what is written as asked first.
+            # The exact words first: a stem of one language may be a word of another.
             if (line := snippet(text, asked) or snippet(text, near)) is not None:
                 found[key] = line
             elif len(text) == length and skip == 0:
@@ -191,7 +197,7 @@ def _snippets(
 
 
 def _shared(stems: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Of each stem what it shares with its word."""
+    """The part that each stem shares with its word."""
     for word, found in stems.items():
         for stem in found:
             shared = stem.partition("/")[0]
@@ -202,7 +208,7 @@ def _shared(stems: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _within(clock: index.Clock, conn: Tx, look: Callable[..., T]) -> T | None:
-    """What one search found; None where the clock ran out first."""
+    """The result of one search; None if the clock runs out first."""
     try:
         with conn.transaction():
             clock.begin(conn)

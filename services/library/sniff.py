@@ -1,10 +1,9 @@
-"""What bytes are, whatever their name says (THREATS T8).
+"""Detects the type of bytes, whatever the file's name (THREATS T8).
 
-libmagic looks at the first 64 KiB, through python-magic: the system's library where there is one, otherwise the
-one in the pylibmagic wheel. What it misses and we must not is looked for here: text that a browser or a shell
-would run, and Office documents, which libmagic calls ZIP when their first entry is unusual. Answers are raw
-types; core/content_types.py weighs them against the name. libmagic trusts magic numbers (``GIF89a`` + script is
-a GIF): the type decides about rules and previews, never about safety.
+libmagic reads the first 64 KiB through python-magic: the system's library, or else the one in the pylibmagic wheel. This module
+adds what libmagic misses: text that a browser or a shell would run, and Office documents whose first ZIP entry is unusual.
+core/content_types.py weighs the detected type against the name. libmagic trusts magic numbers (``GIF89a`` and a script is a GIF),
+so the type decides about rules and previews, never about safety.
 """
 
 from __future__ import annotations
@@ -18,16 +17,15 @@ from typing import Any
 
 from core.content_types import EMPTY, OCTET_STREAM
 
-HEAD_BYTES = 65_536  # as much as libmagic is given
+HEAD_BYTES = 65_536  # given to libmagic
 
 _lock = threading.Lock()
 _magic: Any = None
 
 
 def detect(head: bytes | bytearray | memoryview) -> str:
-    """The MIME type of a file that begins with ``head``; more than 64 KiB are not looked at.
-
-    Never raises: what nothing recognises is application/octet-stream, no bytes are inode/x-empty."""
+    """The MIME type of a file that begins with ``head``, of which 64 KiB are read. application/octet-stream if it is unknown,
+    inode/x-empty for no bytes. Never raises."""
     data = bytes(head[:HEAD_BYTES])
     if not data:
         return EMPTY
@@ -38,13 +36,15 @@ def detect(head: bytes | bytearray | memoryview) -> str:
     if data.startswith(b"PK\x03\x04") and (office := _office_type(data)):
         return office
     found = _ask_libmagic(data)
-    if found == "application/x-dosexec":  # a guess at .COM files, by a first byte: one in a hundred random files has it
+    if (
+        found == "application/x-dosexec"
+    ):  # a guess at .COM files by their first byte, which one in a hundred random files has
         return OCTET_STREAM
     return "text/plain" if found == OCTET_STREAM and len(data) < 4 and _is_plain(data) else found
 
 
 def _is_plain(data: bytes) -> bool:
-    """Printable text, where libmagic gives no opinion because there is too little of it."""
+    """Whether this is printable text that is too short for libmagic."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -54,8 +54,8 @@ def _is_plain(data: bytes) -> bool:
 
 # Markup and scripts -------------------------------------------------------------------------------------------
 
-# After a byte order mark, white space, comments and an XML declaration; the tags are those of the MIME Sniffing
-# standard's table (§7.1), which browsers go by, and a few that can't begin anything else.
+# Looked for after a byte order mark, white space, comments and an XML declaration. The tags are those of the MIME Sniffing
+# standard (§7.1), which browsers follow, and a few that can't begin anything else.
 _HTML = re.compile(
     rb"<(?:!doctype\s+html|(?:html|head|body|script|iframe|style|title|h1|div|font|table|meta|link|img|form|object"
     rb"|embed|base|a|b|br|p)(?=[\s>/]))",
@@ -86,7 +86,7 @@ _INTERPRETERS = {
 
 def _active_text(data: bytes) -> str | None:
     data = _as_ascii(data)
-    position = _SPACE.match(data).end()  # type: ignore[union-attr] # it also matches nothing
+    position = _SPACE.match(data).end()  # type: ignore[union-attr] # it also matches no bytes
     if shebang := _SHEBANG.match(data, position):
         path, name = shebang.groups()
         if path or name in _INTERPRETERS:
@@ -110,7 +110,7 @@ def _active_text(data: bytes) -> str | None:
 
 
 def _as_ascii(data: bytes) -> bytes:
-    """Without the byte order mark; UTF-16 as one byte a character, so that the same patterns find its tags."""
+    """Without the byte order mark, and UTF-16 as one byte for each character, so that the same patterns find tags."""
     if data.startswith(b"\xef\xbb\xbf"):
         return data[3:]
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -124,7 +124,7 @@ _MACH_O = (b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf
 
 
 def _program(data: bytes) -> str | None:
-    """Executables that libmagic's versions name differently, or miss when they are cut short."""
+    """The type of an executable. Versions of libmagic name these differently, or miss truncated ones."""
     if data.startswith(b"\x7fELF"):
         return "application/x-executable"
     if data.startswith(_MACH_O):
@@ -134,7 +134,7 @@ def _program(data: bytes) -> str | None:
     if data.startswith(b"MZ") and b"\0" in data[:64]:  # text may begin with "MZ" too
         return "application/vnd.microsoft.portable-executable"
     if data.startswith(b"\xca\xfe\xba\xbe"):
-        few = data[4:7] == b"\0\0\0" and data[7:8] < b"\x1e"  # architectures; Java counts versions here
+        few = data[4:7] == b"\0\0\0" and data[7:8] < b"\x1e"  # architectures; a Java class has its version here
         return "application/x-mach-binary" if few else "application/x-java-applet"
     return None
 
@@ -143,7 +143,7 @@ def _program(data: bytes) -> str | None:
 
 _OPEN_XML = "application/vnd.openxmlformats-officedocument."
 _MAIN_TYPE = re.compile(rb'ContentType="application/(vnd\.(?:openxmlformats|ms-)[\w.+-]{1,120}?)\.main(?:\+xml)?"')
-_MACRO_TYPES = {  # whose registered name isn't the main part's without its end
+_MACRO_TYPES = {  # whose registered name is not the main part's name without its end
     "vnd.ms-word.document.macroenabled": "vnd.ms-word.document.macroenabled.12",
     "vnd.ms-excel.sheet.macroenabled": "vnd.ms-excel.sheet.macroenabled.12",
     "vnd.ms-excel.sheet.binary.macroenabled": "vnd.ms-excel.sheet.binary.macroenabled.12",
@@ -159,10 +159,8 @@ _MAX_INFLATED = 65_536
 
 
 def _office_type(data: bytes) -> str | None:
-    """The Office Open XML type of a ZIP, by its list of content types or, failing that, by its folders.
-
-    Only local headers inside ``data`` are read, and at most 64 KiB are inflated (THREATS T91 allows bounded
-    readers of our own)."""
+    """The Office Open XML type of a ZIP, by its list of content types, or else by its folders. Only local headers in ``data`` are
+    read, and at most 64 KiB are inflated (THREATS T91)."""
     position, folder, is_package = 0, None, False
     for _ in range(_MAX_ENTRIES):
         if data[position : position + 4] != b"PK\x03\x04" or position + 30 > len(data):
@@ -181,7 +179,7 @@ def _office_type(data: bytes) -> str | None:
         for prefix, mime in _FOLDERS.items():
             if name.startswith(prefix):
                 folder = folder or mime
-        if flags & 8 and not packed:  # the length follows the data, so the next header must be searched
+        if flags & 8 and not packed:  # the length follows the data, so search for the next header
             position = data.find(b"PK\x03\x04", start)
             if position < 0:
                 break
@@ -206,18 +204,18 @@ _MIME = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 def _ask_libmagic(data: bytes) -> str:
     global _magic
-    with _lock:  # a libmagic cookie must not be used by two threads at once
+    with _lock:  # a libmagic cookie is not thread-safe
         if _magic is None:
             _magic = _open_system() or _open_bundled()
         try:
             found = str(_magic.from_buffer(data))
-        except Exception:  # MagicException, and whatever a future version adds: a type is a hint, never a failure
+        except Exception:  # MagicException, or what a future version raises: an unknown type is no failure
             return OCTET_STREAM
     return found if _MIME.fullmatch(found) else OCTET_STREAM
 
 
 def _open_system() -> Any:
-    """The system's libmagic, usually the newer one; None where there is none."""
+    """The system's libmagic, usually the newer one; None if there is none."""
     try:
         import magic
     except ImportError:
@@ -228,13 +226,13 @@ def _open_system() -> Any:
 def _open_bundled() -> Any:
     """The wheel's libmagic.
 
-    pylibmagic points the process at its files through environment variables and a patched ctypes.CDLL, which
-    every child and every other library would inherit: both are put back."""
+    pylibmagic points to its files by environment variables and a patched ctypes.CDLL. Both are restored, since every child and
+    every other library would inherit them."""
     import ctypes
 
     before, load = dict(os.environ), ctypes.CDLL.__init__
     try:
-        import pylibmagic  # isort: skip # it says where the other one finds its library
+        import pylibmagic  # isort: skip # magic finds its library through it
         import magic
     finally:
         ctypes.CDLL.__init__ = load  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Which types of file may be stored: one rule for every way in, and for renaming."""
+"""Which types of file may be stored. All uploads and renames use these rules."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from core.content_types import Rules
 from core.principal import Principal
 from services.library import sniff
 
-HEAD_SIZE = 64 * 1024  # bytes; the type is detected in them
+HEAD_SIZE = 64 * 1024  # first bytes of a file, which its type is detected by
 
 
 class TypePolicy:
-    """The deployment's rules, narrowed by those of an upload token."""
+    """The rules of the settings, and of the principal's upload token."""
 
     def __init__(self, rules: Rules):
         self._rules = rules
@@ -24,7 +24,7 @@ class TypePolicy:
         return clean
 
     def judge(self, principal: Principal, name: str, head: bytes | bytearray) -> str:
-        """The MIME type that the name and the file's first bytes give together. Raises TypeMismatch, TypeNotAllowed."""
+        """The MIME type by the name and the file's first bytes. Raises TypeMismatch, TypeNotAllowed."""
         extension = names.extension(name)
         mime_type = content_types.resolve(extension, sniff.detect(bytes(head[:HEAD_SIZE])), empty=not head)
         for rules in self._rules_for(principal):

@@ -193,7 +193,7 @@ def test_delete_with_all_below(
     alice: Principal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_TRASHED_AT_ONCE", 2)
+    monkeypatch.setattr(module, "_BATCH", 2)
     elsewhere = add_file(db, "elsewhere.pdf", folder=tree["d"].id)
     assert folders.delete(alice, tree["a"].id, recursive=True) == {"trashed_files": 3, "deleted_folders": 3}
     assert [f.name for f in folders.flat(alice).items] == ["d"]

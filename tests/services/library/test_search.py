@@ -215,7 +215,7 @@ def test_T81_a_search_out_of_time_is_content_with_the_newest_files(
     more: float,
 ) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0)
-    monkeypatch.setattr(module, "_SECONDS_MORE", more)
+    monkeypatch.setattr(module, "_SECONDS_NEWEST", more)
     add_file(db, "plan.pdf")
     page = search.search(alice, SearchRequest("plan", facets=("owner",)))
     assert names(page) == ["plan.pdf"] and page.total is None and page.facets["owner"][0]["count"] == 1
