@@ -14,7 +14,8 @@ from api.request_models import DeleteFolderQuery, FolderBody, FolderChangeBody, 
 from api.response_models import DeletedFolderOut, FolderOut, FolderPageOut, FolderTreeOut
 from core import errors
 from core.unset import UNSET
-from services.library.folders import FolderChange, FolderNode, FolderView
+from db.records import FolderRecord
+from services.library.folders import FolderChange, FolderNode
 
 folders = Blueprint("folders", __name__)
 
@@ -37,11 +38,11 @@ def create(body: FolderBody) -> Response:
             principal(), body.name, body.description, body.parent_folder_id, once=claim
         ),
         _made,
-        lambda recorded: recorded.read(FolderView),
+        lambda recorded: recorded.read(FolderRecord),
     )
 
 
-def _made(folder: FolderView) -> Response:
+def _made(folder: FolderRecord) -> Response:
     return render.answer(_folder(folder), 201, {"Location": f"{http().base_url}/api/folders/{folder.id}"})
 
 
@@ -93,7 +94,7 @@ def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
     return render.answer({"id": folder_id, "action": "deleted", **(found or {})})
 
 
-def _folder(view: FolderView) -> dict[str, Any]:
+def _folder(view: FolderRecord) -> dict[str, Any]:
     return render.as_model(view, FolderOut)
 
 

@@ -227,7 +227,7 @@ def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
     return get(tx, file_id)
 
 
-def all_of(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
+def get_many(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
     """The files with these ids."""
     return many(tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)})
 

@@ -26,7 +26,7 @@ def get(tx: Tx, object_key: str) -> ObjectRecord | None:
     return one(tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = %(key)s", {"key": object_key})
 
 
-def all_of(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
+def get_many(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
     """The objects under these keys."""
     return many(
         tx, ObjectRecord, f"select {COLUMNS} from objects where object_key = any(%(keys)s)", {"keys": list(keys)}
@@ -81,7 +81,7 @@ def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None
 _KEY_OF_FILE = "select file_path from files where id = %(file_id)s"
 
 
-def lock_of_file(tx: Tx, file_id: object, *, share: bool = False) -> str | None:
+def lock_by_file(tx: Tx, file_id: object, *, share: bool = False) -> str | None:
     """Lock a file's object against new links, before the file is removed; with ``share`` only against a purge, before a link
     is made. Returns its key, or None if there is no such file.
 
@@ -104,7 +104,7 @@ order by in_bucket and checksum_state <> 'mismatch', created_at limit 1 for shar
 """
 
 
-def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: Sequence[str]) -> str | None:
+def find_equal(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: Sequence[str]) -> str | None:
     """The key of the owner's oldest other object with these bytes, locked against a purge. A damaged one comes first, so that
     its files are moved to intact bytes."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "others": list(other_than)}
@@ -112,15 +112,15 @@ def equal_to(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: Seque
     return key
 
 
-_SHARE_EQUALS = """
+_LOCK_EQUALS = """
 select 1 from objects where owner_id = %(owner)s and sha256 = any(%(contents)s) and status = 'stored'
 order by object_key for share
 """
 
 
-def share_equals(tx: Tx, owner_id: str, contents: Sequence[str]) -> None:
+def lock_equals(tx: Tx, owner_id: str, contents: Sequence[str]) -> None:
     """Lock an owner's objects with these SHA-256s against a purge, in one order, before several files are published."""
-    execute(tx, _SHARE_EQUALS, {"owner": owner_id, "contents": list(contents)})
+    execute(tx, _LOCK_EQUALS, {"owner": owner_id, "contents": list(contents)})
 
 
 _MARK_PURGING = """
@@ -139,7 +139,7 @@ select object_key from purged
 
 def mark_purging(tx: Tx, object_key: str) -> bool:
     """stored -> purging, if no file is left on the object. Objects that it replaced become due for deletion too. The caller
-    holds ``lock_of_file``, so that no file can be added."""
+    holds ``lock_by_file``, so that no file can be added."""
     return scalar(tx, _MARK_PURGING, {"key": object_key}) is not None
 
 
@@ -154,18 +154,18 @@ def lock_with_files(tx: Tx, keys: Sequence[str]) -> None:
         execute(tx, _LOCK_FILES, {"keys": list(keys)})
 
 
-_MEND = """
+_MOVE_FILES = """
 update files f set file_path = good.object_key, version = version + 1
 from objects bad join objects good on good.owner_id = bad.owner_id and good.sha256 = bad.sha256 and good.size = bad.size
 where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and good.object_key = any(%(by)s)
 """
 
 
-def mend(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
+def move_files(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
     """Move all files from damaged objects to those of ``by`` with the same bytes, and mark the damaged objects for purging. The
     caller holds ``lock_with_files``."""
     if damaged:
-        execute(tx, _MEND, {"damaged": list(damaged), "by": list(by)})
+        execute(tx, _MOVE_FILES, {"damaged": list(damaged), "by": list(by)})
     for key in damaged:
         mark_purging(tx, key)
 
@@ -217,7 +217,7 @@ def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
 
 # -- replacing an object -------------------------------------------------------------------------------------------------
 
-_NOTE_URL = """
+_RECORD_URL = """
 with present as (
     select object_key, urls_until from objects
     where (object_key = %(key)s or public_key = %(key)s) and status = 'stored' and encoding is null
@@ -232,12 +232,12 @@ select exists (select from present where urls_until >= now() + %(life)s::interva
 """
 
 
-def note_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
+def record_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
     """Record that a presigned URL, valid for ``life``, is given out for the object or its public copy, so that the object is
     kept as long if it is replaced. False if it was replaced already or is infected.
 
     Twice the life is recorded, so that not every download writes the row."""
-    return scalar(tx, _NOTE_URL, {"key": object_key, "life": life}) is True
+    return scalar(tx, _RECORD_URL, {"key": object_key, "life": life}) is True
 
 
 # Put a reserved key to use: ``object`` is the CTE that locks the object.

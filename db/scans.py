@@ -13,7 +13,7 @@ from db import Tx, column, execute, many, one, scalar
 from db.files import COLUMNS, FROM
 from db.records import FileRecord, RescanRecord
 
-_KNOWN = """
+_FIND_VERDICT = """
 select scan_verdict, scan_finding, scanned_with from objects
 where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
 and scan_verdict is not null and scanned_with = %(signatures)s
@@ -21,11 +21,11 @@ order by scanned_at desc limit 1
 """
 
 
-def known(tx: Tx, owner_id: str, sha256: str, size: int, *, signatures: str) -> Scan | None:
+def find_verdict(tx: Tx, owner_id: str, sha256: str, size: int, *, signatures: str) -> Scan | None:
     """The verdict on the owner's equal bytes by these signatures. Never on another owner's: a fast answer would tell that
     somebody has them (THREATS T15)."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "signatures": signatures}
-    row = tx.execute(_KNOWN, params).fetchone()
+    row = tx.execute(_FIND_VERDICT, params).fetchone()
     return Scan(*row) if row else None
 
 

@@ -295,7 +295,7 @@ class Delivery:
         if self._presigns is None or file.encoding is not None:
             return None
         with self._db.connection() as tx:
-            if not objects.note_url(tx, file.file_path, life=life):
+            if not objects.record_url(tx, file.file_path, life=life):
                 return None
         return self._presigns.presign_get(
             file.file_path,
@@ -351,7 +351,7 @@ class Delivery:
             raise TooLarge("Too many files for one ZIP.")
         wanted = list(dict.fromkeys(parse_id(text) for text in ids))
         with self._db.connection() as tx:
-            found = {file.id: file for file in files.all_of(tx, wanted)}
+            found = {file.id: file for file in files.get_many(tx, wanted)}
         chosen = [self._readable(principal, found.get(file_id)) for file_id in wanted]
         return [(file.original_name, file) for file in chosen]
 

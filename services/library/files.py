@@ -328,7 +328,7 @@ class Files:
                 raise FileNotReady()
             folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
             files.lock_names(tx, file.owner_id, folder_id)
-            key = objects.lock_of_file(tx, file_id, share=True)
+            key = objects.lock_by_file(tx, file_id, share=True)
             if key is None:
                 raise NotFound("There is no such file.")
             copied = _still(
@@ -363,7 +363,7 @@ class Files:
     def purge(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> None:
         """Delete a file, and its object and previews if no other file shares them. Raises NotFound, PreconditionFailed."""
         with self._db.transaction() as tx:
-            key = objects.lock_of_file(tx, file_id)
+            key = objects.lock_by_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             files.remove(tx, file_id, actor=principal.owner_id)
@@ -447,7 +447,7 @@ class Files:
                 before = owned(principal, files.get(tx, file_id))
                 files.lock_names(tx, before.owner_id, before.folder_id if isinstance(folder_id, Unset) else folder_id)
             if object_too:
-                objects.lock_of_file(tx, file_id)
+                objects.lock_by_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             yield tx, file

@@ -31,8 +31,6 @@ from services.access import idempotency
 from services.access.idempotency import Claim
 from services.access.visibility import may_change, owner_scope
 
-FolderView = FolderRecord
-
 MAX_FOLDERS = 10_000  # of one owner (THREATS T73)
 MAX_DESCRIPTION = 4_000  # characters
 _BATCH = 1_000  # files that one transaction moves to the trash
@@ -66,7 +64,7 @@ class Folders:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def get(self, principal: Principal, folder_id: int) -> FolderView:
+    def get(self, principal: Principal, folder_id: int) -> FolderRecord:
         """A folder. Raises NotFound."""
         with self._db.connection() as tx:
             return _visible(principal, folders.get(tx, folder_id))
@@ -85,7 +83,7 @@ class Folders:
 
     def flat(
         self, principal: Principal, owner: str | None = None, limit: int = 50, cursor: str | None = None
-    ) -> Page[FolderView]:
+    ) -> Page[FolderRecord]:
         """A page of all folders, oldest first. Raises NotAllowed, InvalidCursor."""
         owner_id = owner_scope(principal, owner)
         scope = f"folders:{principal.owner_id}:{[owner_id]}"
@@ -104,7 +102,7 @@ class Folders:
         description: str = "",
         parent_id: int | None = None,
         once: Claim | None = None,
-    ) -> FolderView:
+    ) -> FolderRecord:
         """A folder in the parent's tree. Raises NameConflict, FolderTooDeep, LimitReached; NotFound for the parent."""
         name = clean_folder_name(name)
         _check_description(description)
@@ -118,7 +116,7 @@ class Folders:
             idempotency.record(tx, once, folder)
             return folder
 
-    def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderView:
+    def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderRecord:
         """Rename, describe or move a folder. Raises NameConflict, FolderCycle, FolderTooDeep, NotFound."""
         name = None if isinstance(change.name, Unset) else clean_folder_name(change.name)
         description = value_or_none(change.description)
@@ -196,7 +194,7 @@ def _owner(tx: Tx, principal: Principal, folder_id: int) -> str:
     return owner_id
 
 
-def _visible(principal: Principal, folder: FolderRecord | None) -> FolderView:
+def _visible(principal: Principal, folder: FolderRecord | None) -> FolderRecord:
     if folder is None or not may_change(principal, folder.owner_id):
         raise _no_folder()
     return folder

@@ -32,7 +32,7 @@ class EqualObjects:
         self._sound = set(new)  # keys; what was just stored is sound
         self.damaged: list[str] = []  # keys
 
-    def settle(self, transaction: Callable[[], T]) -> T:
+    def run(self, transaction: Callable[[], T]) -> T:
         """Run the transaction until it finds only checked objects, and return its result. Raises Unavailable."""
         while True:
             try:

@@ -67,7 +67,7 @@ class Scanning:
         signatures = self.clamd.signatures().version
         if signatures is not None:
             with self._db.connection() as tx:
-                found = scans.known(tx, file.owner_id, sha256, file.file_size, signatures=signatures)
+                found = scans.find_verdict(tx, file.owner_id, sha256, file.file_size, signatures=signatures)
             if found is not None:
                 return found
         return self._scan(file)

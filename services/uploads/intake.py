@@ -324,7 +324,7 @@ class Intake:
         wished, placement = placement, self.policy.place(principal, placement)
         equals = EqualObjects(self._reader, new=[item.upload.object_key for item in received])
         try:
-            outcome = equals.settle(
+            outcome = equals.run(
                 lambda: self._publish(principal, received, placement, session_id, equals, rejected, once)
             )
         except db_errors.ForeignKeyViolation:
@@ -361,7 +361,7 @@ class Intake:
             )
             objects.lock_with_files(tx, equals.damaged)
             if len(received) > 1:
-                objects.share_equals(tx, owner_id, [item.sha256 for item in received])
+                objects.lock_equals(tx, owner_id, [item.sha256 for item in received])
             for item in received:
                 if placement.on_duplicate == "reject":
                     known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
@@ -386,7 +386,7 @@ class Intake:
                 elif record.file_path == item.upload.object_key:
                     pipeline.begin(tx, record)
                 public_copies.begin(tx, record)
-            objects.mend(tx, equals.damaged, by=[record.file_path for record in published])
+            objects.move_files(tx, equals.damaged, by=[record.file_path for record in published])
             if duplicates:
                 session = files.open_publication(
                     tx,

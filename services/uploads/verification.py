@@ -88,7 +88,7 @@ class Verification:
                 _reject(tx, file, as_missing(error) if isinstance(error, ObjectNotFound) else error)
             return
         equals = EqualObjects(self._reader, new=[file.file_path])
-        equals.settle(lambda: self._finish(file, found, scan, equals))
+        equals.run(lambda: self._finish(file, found, scan, equals))
         if self._scanning is not None and scan is not None and scan.verdict == "infected":
             self._scanning.delete_quarantined()
 
@@ -145,7 +145,7 @@ class Verification:
         orphaned = False
         with self._db.transaction() as tx:
             uploads.lock_content(tx, file.owner_id, found.sha256)
-            objects.lock_of_file(tx, file.id)
+            objects.lock_by_file(tx, file.id)
             objects.lock_with_files(tx, equals.damaged)
             upload = uploads.of_file(tx, file.id, lock=True)
             if upload is not None and upload.sha256 not in (None, found.sha256):
@@ -168,7 +168,7 @@ class Verification:
                     return
             elif wish == "link":
                 others = [file.file_path, *equals.damaged]
-                equal = objects.equal_to(tx, file.owner_id, found.sha256, found.size, other_than=others)
+                equal = objects.find_equal(tx, file.owner_id, found.sha256, found.size, other_than=others)
                 if equal is not None:
                     equals.confirm(equal)
             done = files.finish_check(
@@ -189,7 +189,7 @@ class Verification:
                 orphaned = objects.mark_purging(tx, file.file_path)
             elif not files.another_ready(tx, done):
                 pipeline.begin(tx, done)
-            objects.mend(tx, equals.damaged, by=[done.file_path])
+            objects.move_files(tx, equals.damaged, by=[done.file_path])
             public_copies.begin(tx, done)
         if orphaned:
             self._files.remove_object(file.file_path)

@@ -123,7 +123,7 @@ def test_a_text_and_a_file_that_come_at_once_meet(db: Database) -> None:
                 return texts.put(tx, "files/a", content="words", language=None)
 
         with db.transaction() as tx:
-            assert objects.lock_of_file(tx, one, share=True) == "files/a"
+            assert objects.lock_by_file(tx, one, share=True) == "files/a"
             pending = other.submit(put_text)
             wait_until_blocked(db)
             execute(

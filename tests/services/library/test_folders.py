@@ -24,8 +24,9 @@ from core.errors import (
 )
 from core.principal import Principal
 from db import Database, execute, files
+from db.records import FolderRecord
 from services.library import folders as module
-from services.library.folders import FolderChange, Folders, FolderView
+from services.library.folders import FolderChange, Folders
 from tests.rows import add_file
 
 
@@ -35,9 +36,9 @@ def folders(db: Database) -> Folders:
 
 
 @pytest.fixture
-def tree(folders: Folders, db: Database, alice: Principal) -> dict[str, FolderView]:
+def tree(folders: Folders, db: Database, alice: Principal) -> dict[str, FolderRecord]:
     """a/b/c and d, a file in each but d."""
-    made: dict[str, FolderView] = {}
+    made: dict[str, FolderRecord] = {}
     for name, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", None)):
         made[name] = folders.create(alice, name, "", made[parent].id if parent else None)
     for name in "abc":
@@ -67,7 +68,7 @@ def test_create_and_get(folders: Folders, alice: Principal) -> None:
 
 
 def test_tree_and_flat(
-    folders: Folders, tree: dict[str, FolderView], alice: Principal, bob: Principal, root: Principal
+    folders: Folders, tree: dict[str, FolderRecord], alice: Principal, bob: Principal, root: Principal
 ) -> None:
     hers = folders.create(bob, "bobs")
     a, d = folders.tree(alice)
@@ -91,7 +92,7 @@ def test_tree_and_flat(
         folders.flat(alice, "*")
 
 
-def test_rename_describe_and_move(folders: Folders, tree: dict[str, FolderView], alice: Principal) -> None:
+def test_rename_describe_and_move(folders: Folders, tree: dict[str, FolderRecord], alice: Principal) -> None:
     changed = folders.update(alice, tree["c"].id, FolderChange(name="C2", parent_id=tree["d"].id))
     assert (changed.path, changed.description) == ("/d/C2", "") and changed.updated_at > tree["c"].updated_at
     assert folders.update(alice, tree["c"].id, FolderChange(description="x")).name == "C2"
@@ -147,7 +148,7 @@ def test_T24_thirty_at_once_make_one(folders: Folders, alice: Principal) -> None
 
 def test_T64_other_peoples_folders_are_not_there(
     folders: Folders,
-    tree: dict[str, FolderView],
+    tree: dict[str, FolderRecord],
     alice: Principal,
     bob: Principal,
     root: Principal,
@@ -173,7 +174,7 @@ def test_T64_other_peoples_folders_are_not_there(
     assert folders.delete(root, hers, recursive=True) == {"trashed_files": 0, "deleted_folders": 2}
 
 
-def test_delete_what_is_empty(folders: Folders, tree: dict[str, FolderView], db: Database, alice: Principal) -> None:
+def test_delete_what_is_empty(folders: Folders, tree: dict[str, FolderRecord], db: Database, alice: Principal) -> None:
     for name in ("a", "b", "c"):
         with pytest.raises(FolderNotEmpty):
             folders.delete(alice, tree[name].id)
@@ -188,7 +189,7 @@ def test_delete_what_is_empty(folders: Folders, tree: dict[str, FolderView], db:
 
 def test_delete_with_all_below(
     folders: Folders,
-    tree: dict[str, FolderView],
+    tree: dict[str, FolderRecord],
     db: Database,
     alice: Principal,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,7 +235,7 @@ def test_a_file_that_comes_while_its_folder_is_deleted_is_trashed_or_refused(
 def test_deleting_waits_for_others_in_a_circle_and_they_do_not_give_up(
     folders: Folders,
     db: Database,
-    tree: dict[str, FolderView],
+    tree: dict[str, FolderRecord],
     alice: Principal,
 ) -> None:
     """A move locks its file first and the folder then; the deletion the other way round."""

@@ -304,13 +304,13 @@ def test_an_object_is_replaced_between_a_look_and_the_url(
 ) -> None:
     """The look finds it plain, then the job replaces it: no URL of the old object goes out unrecorded."""
     file = upload(services, alice, "a.txt", text(9000))
-    real = objects.note_url
+    real = objects.record_url
 
     def late(*arguments: Any, **keywords: Any) -> bool:
         services.compression.compress(file.id)
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(objects, "note_url", late)
+    monkeypatch.setattr(objects, "record_url", late)
     assert isinstance(url_of(services, file), Link)
 
 

@@ -227,5 +227,5 @@ def test_T101_killed_anywhere_it_comes_to_the_same_end(
     assert number > 4
     assert len(leftovers()["objects without a row"]) > 0  # put, and not yet recorded: for the janitor
     with db.connection() as tx:
-        [record] = objects.all_of(tx, [text.file_path])
+        [record] = objects.get_many(tx, [text.file_path])
     assert record.status == "stored"
