@@ -169,7 +169,7 @@ def page(
 
 
 def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expected: int | None) -> str:
-    """The SQL for ids and sort keys of a page. Each of three ways gives the same rows:
+    """The SQL for ids and sort keys of a page. Each of three ways gives the same rows.
 
     - Few files are filtered and then sorted. In the order of the sort, a million others might come first.
     - Of many files, the index of the sort soon gives a page.

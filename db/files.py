@@ -250,6 +250,11 @@ def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int, *, damaged: Sequ
     return key
 
 
+# The end of a statement that changes a file as ``f``: its event, and the file with its object.
+_EVENT = """event as (
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, %(action)s, %(actor)s from f
+)"""
+_CHANGED = f"select {COLUMNS} from f join objects o on o.object_key = f.file_path"
 _UPDATE = f"""
 with f as (
     update files set
@@ -265,10 +270,8 @@ with f as (
         version = version + 1
     where id = %(id)s
     returning *
-), event as (
-    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, %(action)s, %(actor)s from f
-)
-select {COLUMNS} from f join objects o on o.object_key = f.file_path
+), {_EVENT}
+{_CHANGED}
 """
 
 
@@ -310,16 +313,14 @@ _TRASH = f"""
 with f as (
     update files set is_deleted = true, deleted_at = now(), version = version + 1
     where id = %(id)s and not is_deleted returning *
-), event as (
-    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'trashed', %(actor)s from f
-)
-select {COLUMNS} from f join objects o on o.object_key = f.file_path
+), {_EVENT}
+{_CHANGED}
 """
 
 
 def trash(tx: Tx, file_id: UUID, *, actor: str) -> FileRecord | None:
     """Move to the trash. None if the file is there already."""
-    return one(tx, FileRecord, _TRASH, {"id": file_id, "actor": actor})
+    return one(tx, FileRecord, _TRASH, {"id": file_id, "action": "trashed", "actor": actor})
 
 
 _RESTORE = f"""
@@ -327,21 +328,15 @@ with name as (select {_FREE_NAME} as free),
 f as (
     update files set is_deleted = false, deleted_at = null, version = version + 1, original_name = name.free
     from name where id = %(id)s and is_deleted and name.free is not null returning files.*
-), event as (
-    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'restored', %(actor)s from f
-)
-select {COLUMNS} from f join objects o on o.object_key = f.file_path
+), {_EVENT}
+{_CHANGED}
 """
 
 
 def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
     """Restore from the trash under a free name. The caller holds ``lock_names``. None if the file is not in the trash."""
-    return _first_free(
-        tx,
-        _RESTORE,
-        file.original_name,
-        {"id": file.id, "owner": file.owner_id, "folder": file.folder_id, "actor": actor},
-    )
+    params = {"id": file.id, "owner": file.owner_id, "folder": file.folder_id, "action": "restored", "actor": actor}
+    return _first_free(tx, _RESTORE, file.original_name, params)
 
 
 _COPY = f"""
@@ -355,10 +350,8 @@ f as (
            case when s.problem ->> 'code' = 'folder_gone' then null else s.problem end
     from files s, name, object where s.id = %(id)s and name.free is not null
     returning *
-), event as (
-    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'copied', %(actor)s from f
-)
-select {COLUMNS} from f join objects o on o.object_key = f.file_path
+), {_EVENT}
+{_CHANGED}
 """
 
 
@@ -374,19 +367,8 @@ def copy(
 ) -> FileRecord | None:
     """A new file on the same object. The caller holds ``lock_names`` and has locked the object. ``mime_type`` None keeps the
     source's. None if the source is gone."""
-    return _first_free(
-        tx,
-        _COPY,
-        original_name,
-        {
-            "id": file.id,
-            "owner": file.owner_id,
-            "folder": folder_id,
-            "key": object_key,
-            **_types(mime_type),
-            "actor": actor,
-        },
-    )
+    params = {"id": file.id, "owner": file.owner_id, "folder": folder_id, "key": object_key, **_types(mime_type)}
+    return _first_free(tx, _COPY, original_name, params | {"action": "copied", "actor": actor})
 
 
 def _types(mime_type: str | None) -> dict[str, str | None]:
@@ -425,7 +407,7 @@ with f as (
     update objects set sha256 = %(sha256)s, checked_at = now(), checksum_state = 'verified'
     from f where object_key = f.file_path and %(sha256)s::text is not null and %(onto)s::text is null
 )
-select {COLUMNS} from f join objects o on o.object_key = f.file_path
+{_CHANGED}
 """
 
 
@@ -445,20 +427,8 @@ def finish_check(
 
     ``mime_type`` was derived with the name ``named``; if the file was renamed since, it keeps the type of its new name.
     ``onto`` moves the file to an equal object, which the caller has locked."""
-    return one(
-        tx,
-        FileRecord,
-        _FINISH_CHECK,
-        {
-            "id": file_id,
-            "status": status,
-            "sha256": sha256,
-            **_types(mime_type),
-            "named": named,
-            "problem": None if problem is None else Jsonb(problem),
-            "onto": onto,
-        },
-    )
+    params = {"id": file_id, "status": status, "sha256": sha256, "named": named, "onto": onto, **_types(mime_type)}
+    return one(tx, FileRecord, _FINISH_CHECK, params | {"problem": None if problem is None else Jsonb(problem)})
 
 
 _ANOTHER_READY = """

@@ -25,6 +25,8 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class UploadTokenRecord:
+    """An upload token, without the token itself."""
+
     id: UUID
     owner_id: str
     folder_id: int | None
@@ -42,6 +44,7 @@ class UploadTokenRecord:
 
     @property
     def budget(self) -> UploadBudget:
+        """What its uploads may do."""
         return UploadBudget(
             self.id, self.folder_id, self.folder_gone, self.max_size, tuple(self.allowed_types), self.visibility
         )

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from uuid import UUID
 
 from core.placement import Visibility
 from db import Tx, execute, many, one, scalar
 from db.records import UploadTokenRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a token allows. None: no limit beyond the owner's own."""
+
+    folder_id: int | None = None  # all its files go there
+    max_files: int | None = None
+    max_size: int | None = None  # bytes of one file
+    max_total_size: int | None = None  # bytes of all files together
+    allowed_types: tuple[str, ...] = ()  # as in ALLOWED_TYPES
+    visibility: Visibility = "private"  # the widest that an upload may have
+
 
 # A token ends with the key that made it. Revoking sets expires_at.
 _LIVE = """(t.expires_at > now() and not exists (
@@ -37,45 +51,20 @@ def get(tx: Tx, token_id: UUID) -> UploadTokenRecord | None:
 _CREATE = f"""
 insert into upload_tokens as t (token_digest, owner_id, folder_id, max_files, max_size, max_total_size, allowed_types,
                                 visibility, key_id, expires_at)
-select %(digest)s, %(owner)s, %(folder)s::integer, %(max_files)s, %(max_size)s, %(max_total_size)s, %(allowed_types)s,
+select %(digest)s, %(owner)s, %(folder_id)s::integer, %(max_files)s, %(max_size)s, %(max_total_size)s, %(allowed_types)s,
        %(visibility)s, %(key)s, now() + %(expires_in)s
-where %(folder)s::integer is null or exists (select from folders where id = %(folder)s and owner_id = %(owner)s)
+where %(folder_id)s::integer is null or exists (select from folders where id = %(folder_id)s and owner_id = %(owner)s)
 returning {_COLUMNS}
 """
 
 
 def create(
-    tx: Tx,
-    token_digest: bytes,
-    *,
-    owner_id: str,
-    folder_id: int | None,
-    max_files: int | None,
-    max_size: int | None,
-    max_total_size: int | None,
-    allowed_types: list[str],
-    visibility: Visibility,
-    key_id: UUID | None,
-    expires_in: timedelta,
+    tx: Tx, token_digest: bytes, owner_id: str, budget: Budget, *, key_id: UUID | None, expires_in: timedelta
 ) -> UploadTokenRecord | None:
     """Add a token. None if the folder is not the owner's."""
-    return one(
-        tx,
-        UploadTokenRecord,
-        _CREATE,
-        {
-            "digest": token_digest,
-            "owner": owner_id,
-            "folder": folder_id,
-            "max_files": max_files,
-            "max_size": max_size,
-            "max_total_size": max_total_size,
-            "allowed_types": allowed_types,
-            "visibility": visibility,
-            "key": key_id,
-            "expires_in": expires_in,
-        },
-    )
+    params = {"digest": token_digest, "owner": owner_id, "key": key_id, "expires_in": expires_in}
+    limits = asdict(budget) | {"allowed_types": list(budget.allowed_types)}
+    return one(tx, UploadTokenRecord, _CREATE, params | limits)
 
 
 _LIST = f"""

@@ -1,4 +1,4 @@
-"""Search in the database: which files match a query, how they rank, and what a person may be typing.
+r"""Search in the database: which files match a query, how they rank, and what a person may be typing.
 
 Rows. Triggers on ``files`` (migration 0009) keep all of these but ``object_texts``:
 
@@ -9,7 +9,7 @@ Rows. Triggers on ``files`` (migration 0009) keep all of these but ``object_text
 - ``file_texts``: the words of a file's text and name as one tsvector. A copy of the text's words for each file, so that a search
   counts and picks from this table alone.
 
-Invariants: no query costs more than its clock allows (``query.Clock``); values are always parameters, and ``%``, ``_`` and ``\\``
+Invariants: no query costs more than its clock allows (``query.Clock``); values are always parameters, and ``%``, ``_`` and ``\``
 in them are literal; only the text of a ready file counts; a search for an owner finds only the files of that owner.
 
 Read query.py first.

@@ -5,17 +5,17 @@ The statements of uploads charge the budget (db/uploads.py, db/files.publish). a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 from core.cursors import Cursors, Page
 from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
 from core.ids import new_secret, secret_digest
-from core.placement import Visibility
 from core.principal import Principal
 from db import Database, Tx, upload_tokens
 from db.records import FileRecord, UploadRecord, UploadTokenRecord
+from db.upload_tokens import Budget as Budget
 from services.access import idempotency
 from services.access.idempotency import Claim
 from services.access.visibility import owner_scope
@@ -24,18 +24,6 @@ PREFIX = "gwt_"  # tells a token from a key (gw_) without the database
 DEFAULT_LIFE = timedelta(hours=1)
 MAX_LIFE = timedelta(hours=24)  # longer requests get this
 _MOST_COUNTED = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a token allows. None: no limit beyond the owner's own."""
-
-    folder_id: int | None = None  # all its files go there
-    max_files: int | None = None
-    max_size: int | None = None  # bytes of one file
-    max_total_size: int | None = None  # bytes of all files together
-    allowed_types: tuple[str, ...] = ()  # as in ALLOWED_TYPES
-    visibility: Visibility = "private"  # the widest that an upload may have
 
 
 class UploadTokens:
@@ -64,19 +52,8 @@ class UploadTokens:
             raise InvalidInput(errors=[{"field": "expires_in", "message": "must be positive"}])
         token = new_secret(PREFIX)
         with self._db.transaction() as tx:
-            record = upload_tokens.create(
-                tx,
-                secret_digest(token),
-                owner_id=owner_id,
-                folder_id=budget.folder_id,
-                max_files=budget.max_files,
-                max_size=budget.max_size,
-                max_total_size=budget.max_total_size,
-                allowed_types=list(budget.allowed_types),
-                visibility=budget.visibility,
-                key_id=principal.key_id,
-                expires_in=min(expires_in or DEFAULT_LIFE, MAX_LIFE),
-            )
+            life, digest = min(expires_in or DEFAULT_LIFE, MAX_LIFE), secret_digest(token)
+            record = upload_tokens.create(tx, digest, owner_id, budget, key_id=principal.key_id, expires_in=life)
             if record is None:
                 raise NotFound("There is no such folder.")
             idempotency.record(tx, once, record)

@@ -149,6 +149,7 @@ class Files:
             return with_previews(tx, records)
 
     def view(self, record: FileRecord) -> FileView:
+        """A file with its previews."""
         return self.views([record])[0]
 
     def details(self, principal: Principal, file_id: UUID, *, verify: bool = False) -> FileDetails:
