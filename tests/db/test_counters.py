@@ -1,4 +1,4 @@
-"""T72: what triggers count is what is there, after anything that can happen to files, at once and in any order."""
+"""T72: counters equal what they count, after any concurrent operations on files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def differences(db: Database) -> list[Any]:
 
 
 def scanned(db: Database, owner: str | None) -> dict[str, Any]:
-    """Statistics as a scan tells them."""
+    """Statistics by scanning the files."""
     mine, params = ("true", {}) if owner is None else ("owner_id = %(owner)s", {"owner": owner})
     with db.connection() as tx:
 
@@ -75,11 +75,11 @@ def kept(db: Database, owner: str | None) -> dict[str, Any]:
     }
 
 
-# -- anything that can happen ----------------------------------------------------------------------------------
+# -- random operations -----------------------------------------------------------------------------------------
 
 
 class Life:
-    """Random operations of one owner through the services; refusals are part of life."""
+    """Random operations of one owner through the services; some are refused."""
 
     def __init__(self, services: Services, owner: str, seed: int):
         self._services = services
@@ -162,7 +162,7 @@ class Life:
             self._services.folders.delete(self._alice, folder, recursive=True)
 
     def _check(self) -> None:
-        """What a check of the bytes does to a file: another state, perhaps another type."""
+        """Change status, and perhaps type, as a check of the bytes does."""
         with self._services.db.transaction() as tx:
             row = tx.execute(
                 "update files set status = 'processing' where id = %s returning id", [self._file()]
@@ -182,7 +182,7 @@ class Life:
 
 
 @pytest.mark.timeout(300)
-def test_T72_counters_equal_the_scan_after_anything_at_once(services: Services, db: Database) -> None:
+def test_T72_counters_equal_a_scan_after_concurrent_operations(services: Services, db: Database) -> None:
     lives = [Life(services, owner, seed) for seed, owner in enumerate(["alice", "alice", "alice", "bob"])]
     done: list[int] = []
     failed: list[BaseException] = []
@@ -197,7 +197,7 @@ def test_T72_counters_equal_the_scan_after_anything_at_once(services: Services, 
     for thread in threads:
         thread.start()
     seen = 0
-    while any(thread.is_alive() for thread in threads):  # not only at the end: every snapshot agrees
+    while any(thread.is_alive() for thread in threads):  # every snapshot agrees, not only the last
         assert differences(db) == []
         seen += 1
         time.sleep(0.02)
@@ -220,7 +220,7 @@ def test_T72_counters_equal_the_scan_after_anything_at_once(services: Services, 
                 assert folders.get(tx, record.id) == record
 
 
-def test_totals_from_counters_are_those_of_the_list(db: Database) -> None:
+def test_totals_from_counters_equal_those_of_the_list(db: Database) -> None:
     with db.transaction() as tx:
         top = folders.create(tx, "alice", name="top", description="", parent_id=None)
         low = folders.create(tx, "alice", name="low", description="", parent_id=top)
@@ -264,8 +264,8 @@ def test_totals_from_counters_are_those_of_the_list(db: Database) -> None:
                 assert file_lists.total(tx, wanted) == len(items), (owner, kind)
 
 
-def test_deleting_a_folder_row_leaves_the_counts_right(db: Database) -> None:
-    """The foreign key puts its files into the root: the counters follow."""
+def test_counters_are_right_after_a_folder_row_is_deleted(db: Database) -> None:
+    """The foreign key moves its files to the root, and the counters follow."""
     with db.transaction() as tx:
         folder = folders.create(tx, "alice", name="f", description="", parent_id=None)
     add_file(db, "a", folder=folder, size=5)
@@ -276,7 +276,7 @@ def test_deleting_a_folder_row_leaves_the_counts_right(db: Database) -> None:
     assert differences(db) == [] and kept(db, "alice")["folders"] == {None: (2, 12)}
 
 
-def test_objects_are_counted_while_they_are_stored(db: Database) -> None:
+def test_objects_count_until_they_are_purged(db: Database) -> None:
     file_id = add_file(db, "a", size=100, key="files/a")
     add_file(db, "b", size=100, key="files/a")
     with db.connection() as tx:
@@ -289,7 +289,7 @@ def test_objects_are_counted_while_they_are_stored(db: Database) -> None:
     assert differences(db) == [] and file_id
 
 
-def test_counting_a_download_touches_no_counter(db: Database) -> None:
+def test_a_download_updates_no_counter(db: Database) -> None:
     from db import events
 
     file_id = add_file(db, "a")
@@ -308,8 +308,8 @@ def test_counting_a_download_touches_no_counter(db: Database) -> None:
         assert versions(tx) != before
 
 
-def test_T101_killed_in_the_middle_the_counters_are_right(db: Database, database_url: str) -> None:
-    """A process that dies with half of its work uncommitted, and one that dies between commits."""
+def test_T101_counters_are_right_after_a_process_was_killed(db: Database, database_url: str) -> None:
+    """One process dies with uncommitted work, another between commits."""
     script = textwrap.dedent(
         """
         import sys
@@ -334,7 +334,7 @@ def test_T101_killed_in_the_middle_the_counters_are_right(db: Database, database
         child.wait()
         child.stdout.close()
     deadline = time.monotonic() + 30
-    with db.connection() as tx:  # the server ends the dead ones' transactions
+    with db.connection() as tx:  # the server rolls back the transactions of dead clients
         while scalar(tx, "select count(*) from pg_stat_activity where state like 'idle in transaction%'"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -343,10 +343,10 @@ def test_T101_killed_in_the_middle_the_counters_are_right(db: Database, database
         assert kept(db, owner) == scanned(db, owner) and kept(db, owner)["used"] > 0
 
 
-# -- and where a counter is wrong all the same -------------------------------------------------------------------
+# -- wrong counters ----------------------------------------------------------------------------------------------
 
 
-def test_the_janitor_puts_a_wrong_counter_right(services: Services, db: Database) -> None:
+def test_the_janitor_repairs_a_wrong_counter(services: Services, db: Database) -> None:
     with db.transaction() as tx:
         folder = folders.create(tx, "alice", name="f", description="", parent_id=None)
     add_file(db, "a.pdf", folder=folder, size=5)
@@ -378,7 +378,7 @@ def test_the_janitor_puts_a_wrong_counter_right(services: Services, db: Database
     assert kept(db, "alice") == scanned(db, "alice") and kept(db, "bob") == scanned(db, "bob")
 
 
-def test_a_repair_and_an_upload_at_once_lose_nothing(db: Database, database_url: str) -> None:
+def test_a_repair_during_an_upload_loses_nothing(db: Database, database_url: str) -> None:
     add_file(db, "a.pdf", size=5)
     with psycopg.connect(database_url) as slow:
         slow.execute(
@@ -397,7 +397,7 @@ def test_a_repair_and_an_upload_at_once_lose_nothing(db: Database, database_url:
 
         thread = threading.Thread(target=repair)
         thread.start()
-        assert not repaired.wait(0.3)  # it waits for the upload that has counted itself
+        assert not repaired.wait(0.3)  # it waits for the upload, which has updated the counters
         slow.commit()
         thread.join(20)
     assert repaired.is_set() and differences(db) == []

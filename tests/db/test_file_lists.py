@@ -1,4 +1,4 @@
-"""T84: pages by keyset neither skip nor repeat, whatever the sort, the filter and the way that the rows are found."""
+"""T84: pages by keyset neither skip nor repeat rows, for all sorts, filters and ways to find them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from o returning id
 
 
 def add(tx: Tx, owner: str, chosen: random.Random, folder: int | None = None) -> UUID:
-    """A file like many others: values that a sort goes by are few, so that ids decide; some were never accessed."""
+    """A file whose sort values equal those of many others, so that ids decide; some were never accessed."""
     mime_type, file_type = chosen.choice(TYPES)
     row = tx.execute(
         _ADD,
@@ -108,7 +108,7 @@ def test_T84_pages_neither_skip_nor_repeat_while_files_come_and_go(
 ) -> None:
     chosen, owner = random.Random(seed), uuid4().hex
     with db.connection() as tx:
-        if everybody:  # who lists everybody's must not meet those of the example before
+        if everybody:  # lists of everybody's files must not include those of earlier examples
             tx.execute("delete from files")
         folder = folders.create(tx, owner, name="f", description="", parent_id=None)
         owners = [owner, owner, f"{owner}-2"]
@@ -126,7 +126,7 @@ def test_T84_pages_neither_skip_nor_repeat_while_files_come_and_go(
             if len(page) < limit:
                 break
             after = positions[-1]
-            for _ in range(chosen.randrange(3)):  # somebody uploads, somebody purges
+            for _ in range(chosen.randrange(3)):  # concurrent uploads and purges
                 add(tx, owner, chosen, folder)
                 tx.execute("delete from files where id = %s", [chosen.choice(sorted(before, key=str))])
         else:
@@ -140,7 +140,7 @@ def test_T84_pages_neither_skip_nor_repeat_while_files_come_and_go(
 
 
 @pytest.mark.parametrize("everybody", [False, True])
-def test_the_three_ways_find_the_same(db: Database, everybody: bool) -> None:
+def test_all_three_ways_give_the_same_rows(db: Database, everybody: bool) -> None:
     chosen = random.Random(11)
     with db.connection() as tx:
         folder = folders.create(tx, "alice", name="f", description="", parent_id=None)
@@ -158,6 +158,6 @@ def test_the_three_ways_find_the_same(db: Database, everybody: bool) -> None:
 
 
 @pytest.mark.parametrize("sort", ["", "-", "id", "name_key", "uploaded_at; drop table files", "--uploaded_at"])
-def test_T84_a_sort_is_one_of_the_list(db: Database, sort: str) -> None:
+def test_T84_unknown_sorts_are_refused(db: Database, sort: str) -> None:
     with db.connection() as tx, pytest.raises(InvalidInput):
         file_lists.page(tx, FileFilter("alice"), sort=sort, after=None, limit=1)

@@ -1,4 +1,4 @@
-"""The tree's rules as constraints, told by name, and its counts."""
+"""The rules of the tree, as named constraints, and its counts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def refused(
     parent: int | None = None,
     owner: str = "alice",
 ) -> str | None:
-    """The name of the constraint that a new folder breaks."""
+    """The name of the constraint that a new folder violates."""
     with pytest.raises(kind) as caught, db.transaction() as tx:
         make(tx, name, parent, owner)
     return caught.value.diag.constraint_name
 
 
-def test_T24_sibling_names_are_unique_whatever_case_and_form(db: Database) -> None:
+def test_T24_sibling_names_are_unique_ignoring_case_and_normal_form(db: Database) -> None:
     with db.transaction() as tx:
         first = make(tx, "Café")
         make(tx, "Café", first)
@@ -38,14 +38,14 @@ def test_T24_sibling_names_are_unique_whatever_case_and_form(db: Database) -> No
         assert refused(db, psycopg.errors.UniqueViolation, name, first) == "folder_name_conflict"
 
 
-def test_a_parent_is_of_the_same_owner_and_exists(db: Database) -> None:
+def test_a_parent_must_exist_and_have_the_same_owner(db: Database) -> None:
     with db.transaction() as tx:
         hers = make(tx, "hers")
     assert refused(db, psycopg.errors.ForeignKeyViolation, "mine", hers, "bob") == "folder_parent"
     assert refused(db, psycopg.errors.ForeignKeyViolation, "mine", 2**31 - 1) == "folder_parent"
 
 
-def test_depth_ends_at_32_also_by_moving_what_has_folders_below(db: Database) -> None:
+def test_the_depth_limit_also_holds_for_moved_subtrees(db: Database) -> None:
     with db.transaction() as tx:
         chain = [make(tx, "1")]
         for depth in range(2, 33):
@@ -64,7 +64,7 @@ def test_depth_ends_at_32_also_by_moving_what_has_folders_below(db: Database) ->
     move(chain[29])
 
 
-def test_two_moves_at_once_make_no_cycle(db: Database) -> None:
+def test_concurrent_moves_make_no_cycle(db: Database) -> None:
     with db.transaction() as tx:
         a, b = make(tx, "a"), make(tx, "b")
     errors: list[str | None] = []
@@ -75,7 +75,7 @@ def test_two_moves_at_once_make_no_cycle(db: Database) -> None:
                 folders.update(tx, folder, name=None, description=None, parent_id=parent, set_parent=True)
                 if moved is not None:
                     moved.set()
-                    other.join(0.5)  # commits only when the other has had time to ask
+                    other.join(0.5)  # commit only when the other has had time to start
         except psycopg.errors.CheckViolation as error:
             errors.append(error.diag.constraint_name)
 
@@ -120,7 +120,7 @@ def test_paths_and_counts(db: Database) -> None:
         assert folders.count(tx, "alice") == folders.count(tx, None) == 4 and folders.count(tx, "bob") == 0
 
 
-def test_trashing_goes_in_steps_and_tells_what_was_trashed_before(db: Database) -> None:
+def test_trashing_in_batches_counts_files_that_were_in_the_trash(db: Database) -> None:
     with db.transaction() as tx:
         folder = make(tx, "a")
     ids = [add_file(db, str(n), folder=folder) for n in range(3)]

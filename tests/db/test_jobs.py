@@ -1,4 +1,4 @@
-"""Whose turn it is: the order in which jobs are taken, whatever each owner has waiting."""
+"""Fair queueing: owners take turns, however many jobs each has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def enqueued(db: Database, owners: str, *, priority: int = 0, task: str = "work"
 
 
 def taken(db: Database, count: int) -> str:
-    """The owners of the next jobs, taken as a worker takes them and done at once."""
+    """The owners of the next jobs, fetched and finished as a worker does."""
     found = ""
     with db.connection() as tx:
         row = tx.execute("select procrastinate_register_worker_v1()").fetchone()
@@ -36,14 +36,14 @@ def test_owners_take_turns(db: Database) -> None:
     assert taken(db, 9) == "abcabaaaa"
 
 
-def test_who_comes_late_begins_at_the_head_and_does_not_overtake_for_ever(db: Database) -> None:
+def test_a_late_owner_starts_at_the_head_but_does_not_overtake_for_ever(db: Database) -> None:
     enqueued(db, "aaaaaaaa")
     assert taken(db, 4) == "aaaa"
     enqueued(db, "bbbb")
     assert taken(db, 8) == "abababab"
     enqueued(db, "aaa")
     order = ""
-    for _ in range(3):  # b comes again and again, one at a time: a is served in between
+    for _ in range(3):  # b enqueues one job after another; a is served in between
         enqueued(db, "b")
         order += taken(db, 2)
     assert order.count("a") == 3
@@ -56,7 +56,7 @@ def test_a_higher_priority_goes_first_and_owners_take_turns_within_it(db: Databa
     assert taken(db, 7) == "cdcbbaa"
 
 
-def test_a_waiting_job_is_no_lag_while_its_queue_is_worked_on(db: Database) -> None:
+def test_a_queue_with_a_running_job_does_not_lag(db: Database) -> None:
     enqueued(db, "ab")
     with db.connection() as tx:
         tx.execute("update procrastinate_events set at = now() - interval '1 hour'")

@@ -14,7 +14,7 @@ from embedded.postgres import Postgres
 from tests.conftest import _address, _admin
 
 
-def test_T134_foreign_folders_that_uploads_have_are_forgotten(postgres_server: Postgres) -> None:
+def test_T134_migration_0012_clears_folders_of_other_owners(postgres_server: Postgres) -> None:
     _admin(
         postgres_server,
         "drop database if exists gateway_migrated with (force)",

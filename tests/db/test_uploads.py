@@ -1,4 +1,4 @@
-"""What uploads of one session do to one another: they wait, but never in a circle."""
+"""Concurrent uploads of one session wait for each other without a deadlock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from db.files import NewFile
 from db.uploads import NewUpload
 
 
-def test_many_uploads_of_one_session_at_once(db: Database) -> None:
-    """Admission held the owner's usage and waited for the session, publication the other way round: a deadlock, told to
-    clients as 503."""
+def test_concurrent_uploads_of_one_session_do_not_deadlock(db: Database) -> None:
+    """Admission once locked the owner's usage before the session, and publication the session first: a deadlock, and a 503."""
 
     def upload(number: int) -> bool:
         key = f"files/{uuid4().hex}"

@@ -1,4 +1,4 @@
-"""The tree as SQL, on a real server: what each kind of leaf finds, and that the work is bounded."""
+"""Queries on a real server: what each kind of term finds, and that the work is bounded."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_T81_wildcards_are_literal(library: Database, query: str, found: set[str
     assert set(names(library, query)) == found
 
 
-def test_ranked_whole_names_then_beginnings_then_words_then_parts_then_near_words(db: Database) -> None:
+def test_rank_order_exact_start_prefix_words_parts_similar(db: Database) -> None:
     wanted = [
         "plan.pdf",
         "plan of it.pdf",
@@ -136,14 +136,14 @@ def test_ranked_whole_names_then_beginnings_then_words_then_parts_then_near_word
     assert names(db, "plan", corrections={"plan": ["plums"]}) == wanted
 
 
-def test_equal_ones_newest_first_and_everything_without_a_query(db: Database) -> None:
+def test_equal_scores_are_newest_first_and_an_empty_query_finds_everything(db: Database) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for day in (3, 1, 2):
         add_file(db, f"plan {day}.pdf", at=at + timedelta(days=day))
     assert names(db, "plan") == names(db, "") == ["plan 3.pdf", "plan 2.pdf", "plan 1.pdf"]
 
 
-def test_T81_at_most_so_many_are_ranked_and_an_old_file_of_just_this_name_is_among_them(
+def test_T81_a_bounded_number_is_ranked_including_an_old_exact_match(
     db: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -162,7 +162,7 @@ def test_T81_at_most_so_many_are_ranked_and_an_old_file_of_just_this_name_is_amo
 
 
 @pytest.mark.parametrize("few", [0, 3, 100])
-def test_a_common_word_under_a_filter_is_found_by_the_names_or_by_the_filter(
+def test_a_common_word_with_a_filter_is_found_by_names_or_by_the_filter(
     db: Database,
     monkeypatch: pytest.MonkeyPatch,
     few: int,
@@ -206,7 +206,7 @@ def test_a_common_word_under_a_filter_is_found_by_the_names_or_by_the_filter(
         "word type:text",
     ],
 )
-def test_texts_are_counted_exactly_up_to_what_is_counted_and_the_newest_come_first(
+def test_texts_are_counted_exactly_up_to_the_limit_newest_first(
     db: Database,
     monkeypatch: pytest.MonkeyPatch,
     query: str,
@@ -265,7 +265,7 @@ Library = list[tuple[list[str], list[str], bool, bool, int]]
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     max_examples=25,
     deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller example is not worth the minutes
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking would take minutes
 )
 @given(
     st.lists(
@@ -283,7 +283,7 @@ Library = list[tuple[list[str], list[str], bool, bool, int]]
     st.sampled_from([2, 30_000]),
     st.sampled_from([1, 100]),
 )
-def test_what_the_indexes_find_and_count_is_what_looking_at_every_file_finds(
+def test_indexes_find_and_count_what_testing_every_file_finds(
     db: Database,
     library: Library,
     queries: list[str],
@@ -339,7 +339,7 @@ def compare_with_all_files(tx: Tx, query: str, ranked: int) -> None:
         assert search(limit=100, after=page.hits[-1].position).hits == everything.hits[3:], query
 
 
-def test_T81_newest_looks_at_so_many_files(db: Database) -> None:
+def test_T81_newest_limits_the_files_searched(db: Database) -> None:
     for number in range(5):
         add_file(db, f"plan {number}.pdf")
     assert names(db, "-zzz", newest=3) == names(db, "plan", newest=3) == ["plan 4.pdf", "plan 3.pdf", "plan 2.pdf"]
@@ -366,7 +366,7 @@ def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch
             execute(tx, "select pg_sleep(10)")
 
 
-def test_T81_words_their_parts_and_near_words_use_indexes(db: Database) -> None:
+def test_T81_words_parts_and_similar_words_use_indexes(db: Database) -> None:
     add_file(db, "0.pdf", key="files/0")
     with db.transaction() as tx:
         execute(
@@ -398,7 +398,7 @@ def test_T81_words_their_parts_and_near_words_use_indexes(db: Database) -> None:
 
 
 class Recorded:
-    """A transaction that remembers what was asked."""
+    """A transaction that records its statements."""
 
     def __init__(self, tx: Tx):
         self._tx = tx
@@ -424,8 +424,8 @@ class Recorded:
         " OR ".join(f"{letter}bc*" for letter in "abcdefgh"),
     ],
 )
-def test_T81_the_index_of_texts_is_asked_for_few_beginnings_and_no_short_ones(library: Database, query: str) -> None:
-    """It can't be stopped while it gathers all that begins so; what is tried file by file can."""
+def test_T81_few_prefixes_and_no_short_ones_are_looked_up_in_texts(library: Database, query: str) -> None:
+    """An index scan for a prefix can't be cancelled; a test of file after file can."""
     with library.connection() as tx, tx.transaction():
         recorded = Recorded(tx)
         clock = index.Clock(10)
@@ -439,7 +439,7 @@ def test_T81_the_index_of_texts_is_asked_for_few_beginnings_and_no_short_ones(li
     assert all(len(word) > 3 for word in beginnings), beginnings  # with the mark of the owner
 
 
-def test_everybodys_newest_need_no_sort(db: Database) -> None:
+def test_the_newest_of_all_owners_need_no_sort(db: Database) -> None:
     with db.transaction() as tx:
         execute(tx, "set local enable_seqscan = off")
         plan = _plan(tx, "select id from files where not is_deleted order by uploaded_at desc, id desc limit 5")
@@ -510,20 +510,20 @@ NAMES = st.text(st.sampled_from("aZ09 _-.éßЖ東京のไทยຂกक्ि
 @example("PDFReport a3f9c2b7e1d4f6a8 mp3 İstanbul")
 @example("東京都庁は新宿にあります.txt")
 @example("हिन्दी שָׁלוֹם مُحَمَّد re\u0301sume\u0301")
-def test_the_database_takes_names_apart_as_core_does(db: Database, name: str) -> None:
+def test_the_database_splits_names_as_core_does(db: Database, name: str) -> None:
     with db.connection() as tx:
         found = scalar(tx, "select name_words(%(name)s)", {"name": name})
     assert found.partition("/")[0].split() == words(name)
 
 
-def test_a_name_is_found_by_its_words_its_tokens_and_its_beginning(db: Database) -> None:
+def test_a_name_is_indexed_by_words_tokens_and_first_word(db: Database) -> None:
     with db.connection() as tx:
         sql = 'select array_agg(w order by w collate "C") from search_words(name_words(%(name)s)) w'
         found = scalar(tx, sql, {"name": "AnnualReport2026_final.pdf"})
     assert found == ["/annualreport2026", "2026", "^annual", "annual", "final", "pdf", "report"]
 
 
-def test_words_and_tags_follow_the_file(db: Database) -> None:
+def test_words_and_tags_follow_changes_of_the_file(db: Database) -> None:
     file_id = add_file(db, "Annual report.pdf", tags=["Work, all", "x"])
 
     def kept() -> set[str]:

@@ -1,4 +1,4 @@
-"""Texts on a real server: what is kept, what is indexed, and what can't be."""
+"""Texts on a real server: storing and indexing them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.rows import add_file
 
 
 def put(db: Database, content: str, language: str | None = "en", *, name: str = "a") -> str | None:
-    """The words of the text as stored, without those of the file's name; None where it is not indexed."""
+    """The indexed words of the text, without those of the file's name; None if it is not indexed."""
     file_id = add_file(db, name, key="files/a")
     with db.transaction() as tx:
         assert texts.put(tx, "files/a", content=content, language=language)
@@ -28,31 +28,31 @@ def put(db: Database, content: str, language: str | None = "en", *, name: str = 
 
 
 def found(db: Database, file_id: UUID, *, of_name: bool = False) -> str | None:
-    """The words that the file is found by: of its text, or as ``/word`` of its name."""
+    """The words that find the file: of its text, or ``/word`` of its name."""
     with db.connection() as tx:
         vector: str | None = scalar(tx, "select words::text from file_texts where file_id = %(id)s", {"id": file_id})
     words = re.findall(rf"'{texts.mark_of('alice')}([^']*'[:\d,]*)", vector) if vector else []
     return vector and " ".join("'" + word for word in words if (word[0] == "/") == of_name)
 
 
-def test_words_with_places_pairs_and_stems(db: Database) -> None:
+def test_a_vector_has_positions_pairs_and_stems(db: Database) -> None:
     vector = put(db, "The reports, again.")
     assert vector == "'again':3 'report/en' 'reports':2 'reports again' 'the':1 'the reports'"  # the, again: stop words
 
 
 @pytest.mark.parametrize("language", [None, "ja", "xx"])
-def test_without_a_stemmer_there_are_words_alone(db: Database, language: str | None) -> None:
+def test_a_language_without_a_stemmer_has_words_only(db: Database, language: str | None) -> None:
     assert put(db, "reports", language) == "'reports':1"
 
 
-def test_every_stemmer_is_there(db: Database) -> None:
+def test_the_server_has_every_stemmer(db: Database) -> None:
     with db.connection() as tx:
         for language, stemmer in texts.STEMMERS.items():
             found = scalar(tx, "select ts_lexize(%(s)s::regdictionary, 'word')", {"s": stemmer})
             assert found is not None, language
 
 
-def test_a_text_is_replaced_and_what_can_not_be_stored_is_left_out(db: Database) -> None:
+def test_a_text_is_replaced_and_unstorable_characters_are_left_out(db: Database) -> None:
     assert put(db, "first", None) == "'first':1"
     with db.transaction() as tx:
         assert texts.put(tx, "files/a", content="sec\0ond\ud800", language=None)
@@ -61,7 +61,7 @@ def test_a_text_is_replaced_and_what_can_not_be_stored_is_left_out(db: Database)
     assert found(db, file_id) == "'second':1"
 
 
-def test_the_words_of_the_name_stand_beside_those_of_the_text_and_follow_it(db: Database) -> None:
+def test_words_of_the_name_are_indexed_with_the_text_and_follow_renames(db: Database) -> None:
     put(db, "first", None, name="Annual report.txt")
     with db.transaction() as tx:
         (file_id,) = tx.execute("select id from files").fetchone() or ()
@@ -76,7 +76,7 @@ def test_the_words_of_the_name_stand_beside_those_of_the_text_and_follow_it(db: 
     assert found(db, file_id, of_name=True) == before
 
 
-def test_files_on_one_object_share_its_text_whatever_came_first(db: Database) -> None:
+def test_files_on_one_object_share_its_text_in_any_order(db: Database) -> None:
     add_file(db, "one.txt", key="files/a")
     with db.transaction() as tx:
         assert texts.put(tx, "files/a", content="words", language=None)
@@ -91,7 +91,7 @@ def test_files_on_one_object_share_its_text_whatever_came_first(db: Database) ->
     assert found(db, two) == found(db, three) == "'others':1"
 
 
-def test_what_search_asks_of_a_file_is_what_the_file_says(db: Database) -> None:
+def test_search_columns_of_file_texts_equal_those_of_files(db: Database) -> None:
     put(db, "words", None)
     asked = """
     select f.owner_id = t.owner_id and f.is_deleted = t.is_deleted and (f.status = 'ready') = t.searchable
@@ -113,8 +113,8 @@ def test_what_search_asks_of_a_file_is_what_the_file_says(db: Database) -> None:
         assert scalar(tx, "select count(*) from file_texts") == 0
 
 
-def test_a_text_and_a_file_that_come_at_once_meet(db: Database) -> None:
-    """Whichever of the two is first holds the object, and the other sees what it did."""
+def test_a_text_and_a_file_added_concurrently_are_joined(db: Database) -> None:
+    """The first of the two locks the object, and the other sees its result."""
     one = add_file(db, "one.txt", key="files/a")
     with ThreadPoolExecutor(1) as other:
 
@@ -161,17 +161,17 @@ def wait_until_blocked(db: Database) -> None:
             time.sleep(0.02)
 
 
-def test_an_object_that_is_being_purged_takes_no_text(db: Database) -> None:
+def test_an_object_being_purged_gets_no_text(db: Database) -> None:
     with db.transaction() as tx:
         assert not texts.put(tx, "files/none", content="x", language=None)
 
 
-def test_T83_a_text_of_very_many_words_is_indexed_as_far_as_it_goes(db: Database) -> None:
+def test_T83_only_the_start_of_a_very_long_text_is_indexed(db: Database) -> None:
     vector = put(db, " ".join(f"word{n:x}word" for n in range(250_000)), "en")
     assert vector is not None and "'word0word'" in vector
 
 
-def test_T83_what_can_not_be_indexed_is_kept_and_marked_and_no_error(
+def test_T83_a_text_that_can_not_be_indexed_is_stored_without_words(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer, "MAX_LEXEME_BYTES", 10**9)
@@ -194,7 +194,7 @@ def test_T83_what_can_not_be_indexed_is_kept_and_marked_and_no_error(
         (Term("駅"), "('駅':*)"),
     ],
 )
-def test_what_texts_are_asked(db: Database, term: Term, asked: str) -> None:
+def test_tsquery_of_a_term(db: Database, term: Term, asked: str) -> None:
     put(db, "any")
     with db.connection() as tx:
         query = texts.tsquery(term, texts.stems(tx, "alice", [word] if (word := texts.stemmed(term)) else []))
@@ -205,7 +205,7 @@ def test_what_texts_are_asked(db: Database, term: Term, asked: str) -> None:
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
-def test_the_database_marks_lexemes_of_an_owner_as_queries_do(db: Database, owner: str) -> None:
+def test_the_database_and_queries_use_the_same_owner_mark(db: Database, owner: str) -> None:
     with db.connection() as tx:
         assert scalar(tx, "select text_mark(%(owner)s)", {"owner": owner}) == texts.mark_of(owner)
     query = f"'{texts.MARK}word'"

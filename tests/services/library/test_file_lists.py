@@ -1,4 +1,4 @@
-"""Lists of files as the service gives them: totals, and pages of what is too much to count."""
+"""Lists of files: totals, and pages of lists that are too long to count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.library.files import FileQuery, Files
 from tests.rows import add_file
 
 
-def test_what_is_too_much_to_count_is_counted_for_the_first_page_only(
+def test_long_lists_are_counted_for_the_first_page_only(
     db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = Files(db, None, None, None, None, quota_bytes=None, cursors=Cursors(b"secret"))  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ def test_what_is_too_much_to_count_is_counted_for_the_first_page_only(
         assert len(seen) == len(set(seen)) and made <= set(seen)
 
 
-def test_T84_a_cursor_is_good_for_its_own_list_only(db: Database, alice: Principal, bob: Principal) -> None:
+def test_T84_a_cursor_is_valid_for_its_own_list_only(db: Database, alice: Principal, bob: Principal) -> None:
     files = Files(db, None, None, None, None, quota_bytes=None, cursors=Cursors(b"secret"))  # type: ignore[arg-type]
     for number in range(3):
         add_file(db, f"{number}.pdf")

@@ -1,4 +1,4 @@
-"""Names, folders, trash and purge: one row each, and never a row without its object or an object without its row."""
+"""Rename, move, copy, trash and purge. No row is ever without its object, and no object without its row."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_rename_move_and_copy_cost_no_bytes(services: Services, alice: Principal
     assert len(list(bucket.list_objects("files/"))) == 1
 
 
-def test_T24_a_rename_onto_a_taken_name_is_refused_whatever_its_form(services: Services, alice: Principal) -> None:
+def test_T24_renaming_to_a_taken_name_is_refused(services: Services, alice: Principal) -> None:
     upload(services, alice, "Café.txt", b"1")
     file = upload(services, alice, "b.txt", b"2")
     for taken in ("café.txt", "CAFÉ.TXT", "ｃafé.txt"):
@@ -68,7 +68,7 @@ def test_T14_a_stale_If_Match_changes_nothing(services: Services, alice: Princip
     services.delivery.open(alice, file.id, method="GET")
     counted_file = services.files.get(alice, file.id)
     assert counted_file.download_count == 1
-    assert etag(counted_file) == etag(file)  # counting is no edit
+    assert etag(counted_file) == etag(file)  # counts are not edits
     renamed = services.files.update(alice, file.id, FileChange(tags=["x"]), if_match=etag(file))
     assert etag(renamed) != etag(file)
     for change in (
@@ -82,7 +82,7 @@ def test_T14_a_stale_If_Match_changes_nothing(services: Services, alice: Princip
     assert services.files.get(alice, file.id) == renamed
 
 
-def test_the_trash_holds_no_name_and_gives_back_numbered(services: Services, alice: Principal) -> None:
+def test_files_in_the_trash_hold_no_name_and_are_restored_with_a_number(services: Services, alice: Principal) -> None:
     first = upload(services, alice, "a.txt", b"1")
     assert services.files.trash(alice, first.id).is_deleted
     assert services.files.trash(alice, first.id).is_deleted
@@ -95,7 +95,7 @@ def test_the_trash_holds_no_name_and_gives_back_numbered(services: Services, ali
     assert services.files.restore(alice, first.id) == restored
 
 
-def test_a_purge_takes_the_object_with_the_last_file_on_it(
+def test_a_purge_deletes_the_object_with_its_last_file(
     services: Services,
     alice: Principal,
     bucket: Any,
@@ -126,7 +126,7 @@ def test_T72_usage_is_the_sum_of_all_files(services: Services, alice: Principal,
         assert tx.execute("select used_bytes, file_count, reserved_bytes from owner_usage").fetchall() == [(4, 1, 0)]
 
 
-def test_T64_what_is_another_owners_is_not_there(
+def test_T64_files_of_other_owners_answer_NotFound(
     services: Services, alice: Principal, bob: Principal, root: Principal
 ) -> None:
     hers = upload(services, alice, "a.txt", b"1")
@@ -161,7 +161,7 @@ def every_call(services: Services, file_id: UUID) -> list[Callable[[Principal], 
     ]
 
 
-def test_T35_not_yours_and_not_there_cost_the_same_work(services: Services, alice: Principal, bob: Principal) -> None:
+def test_T35_foreign_and_missing_files_cost_the_same_work(services: Services, alice: Principal, bob: Principal) -> None:
     hers = upload(services, alice, "a.txt", b"1")
     answers = []
     for file_id in (hers.id, new_id()):
@@ -171,7 +171,9 @@ def test_T35_not_yours_and_not_there_cost_the_same_work(services: Services, alic
     assert answers[0] == answers[1]
 
 
-def test_T34_a_missing_object_is_told_before_a_byte_is_sent(services: Services, alice: Principal, bucket: Any) -> None:
+def test_T34_a_missing_object_is_reported_before_a_byte_is_sent(
+    services: Services, alice: Principal, bucket: Any
+) -> None:
     file = upload(services, alice, "a.txt", b"1")
     bucket.delete(file.file_path)
     with pytest.raises(ContentMissing):
@@ -180,7 +182,7 @@ def test_T34_a_missing_object_is_told_before_a_byte_is_sent(services: Services, 
         services.delivery.open(alice, file.id, method="HEAD")
     details = services.files.details(alice, file.id)
     assert details.integrity["exists"] is False
-    with pytest.raises(ContentMissing):  # redirecting: as soon as it is known
+    with pytest.raises(ContentMissing):  # a redirect answers so as soon as it is known
         services.delivery.open(alice, file.id, method="GET", mode="redirect")
 
 
@@ -210,14 +212,14 @@ def test_T84_keyset_pages_neither_skip_nor_repeat(services: Services, alice: Pri
             cursor = page.next_cursor
             if cursor is None:
                 break
-            if len(seen) == 10:  # a file that comes and goes meanwhile disturbs nobody
+            if len(seen) == 10:  # a file is added and removed meanwhile
                 services.files.purge(alice, upload(services, alice, "zz.txt", b"new").id)
         assert len(seen) == 23
         assert set(seen) == made
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_T107_whatever_is_done_to_a_file_at_once_ends_in_a_legal_state(
+def test_T107_concurrent_changes_of_a_file_end_in_a_legal_state(
     services: Services,
     alice: Principal,
     leftovers: Leftovers,
@@ -264,7 +266,7 @@ def test_T107_whatever_is_done_to_a_file_at_once_ends_in_a_legal_state(
     assert usage == truth
 
 
-def test_T65_public_files_are_read_by_anybody_and_changed_by_nobody_else(
+def test_T65_anybody_may_read_a_public_file_and_only_its_owner_change_it(
     services: Services,
     alice: Principal,
     bob: Principal,
@@ -279,7 +281,7 @@ def test_T65_public_files_are_read_by_anybody_and_changed_by_nobody_else(
         services.files.get(None, file.id)
 
 
-def test_batch_reports_each_and_stops_for_none(services: Services, alice: Principal, bob: Principal) -> None:
+def test_a_batch_reports_each_result_and_does_not_stop(services: Services, alice: Principal, bob: Principal) -> None:
     mine, theirs = upload(services, alice, "a.txt", b"1"), upload(services, bob, "a.txt", b"1")
     ids = [str(mine.id), str(theirs.id), "nonsense", str(mine.id)]
     codes = [

@@ -1,4 +1,4 @@
-"""Folders as their owners see them, and what happens when several hands are on one."""
+"""Folders, and concurrent changes of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folders(db: Database) -> Folders:
 
 @pytest.fixture
 def tree(folders: Folders, db: Database, alice: Principal) -> dict[str, FolderRecord]:
-    """a/b/c and d, a file in each but d."""
+    """Folders a/b/c and d, with a file in each but d."""
     made: dict[str, FolderRecord] = {}
     for name, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", None)):
         made[name] = folders.create(alice, name, "", made[parent].id if parent else None)
@@ -134,7 +134,7 @@ def test_T73_the_number_of_folders_is_limited(
     folders.create(bob, "0")
 
 
-def test_T24_thirty_at_once_make_one(folders: Folders, alice: Principal) -> None:
+def test_T24_thirty_concurrent_creations_make_one_folder(folders: Folders, alice: Principal) -> None:
     def create(number: int) -> str:
         try:
             return folders.create(alice, "Plan" if number % 2 else "PLAN").name
@@ -146,7 +146,7 @@ def test_T24_thirty_at_once_make_one(folders: Folders, alice: Principal) -> None
     assert results.count("name_conflict") == 29
 
 
-def test_T64_other_peoples_folders_are_not_there(
+def test_T64_folders_of_other_owners_answer_NotFound(
     folders: Folders,
     tree: dict[str, FolderRecord],
     alice: Principal,
@@ -162,7 +162,7 @@ def test_T64_other_peoples_folders_are_not_there(
         lambda: folders.update(bob, his, FolderChange(parent_id=hers)),
         lambda: folders.get(alice, 2**31 - 1),
         lambda: folders.delete(alice, 2**31 - 1),
-        # Not even an admin makes a tree of two owners.
+        # Not even an admin can mix the trees of two owners.
         lambda: folders.update(root, his, FolderChange(parent_id=hers)),
     ):
         with pytest.raises(NotFound) as caught:
@@ -174,7 +174,9 @@ def test_T64_other_peoples_folders_are_not_there(
     assert folders.delete(root, hers, recursive=True) == {"trashed_files": 0, "deleted_folders": 2}
 
 
-def test_delete_what_is_empty(folders: Folders, tree: dict[str, FolderRecord], db: Database, alice: Principal) -> None:
+def test_delete_an_empty_folder(
+    folders: Folders, tree: dict[str, FolderRecord], db: Database, alice: Principal
+) -> None:
     for name in ("a", "b", "c"):
         with pytest.raises(FolderNotEmpty):
             folders.delete(alice, tree[name].id)
@@ -187,7 +189,7 @@ def test_delete_what_is_empty(folders: Folders, tree: dict[str, FolderRecord], d
         folders.get(alice, tree["d"].id)
 
 
-def test_delete_with_all_below(
+def test_delete_recursively(
     folders: Folders,
     tree: dict[str, FolderRecord],
     db: Database,
@@ -207,7 +209,7 @@ def test_delete_with_all_below(
     assert kept is not None and not kept.is_deleted
 
 
-def test_a_file_that_comes_while_its_folder_is_deleted_is_trashed_or_refused(
+def test_a_file_uploaded_while_its_folder_is_deleted_is_trashed_or_refused(
     folders: Folders,
     db: Database,
     alice: Principal,
@@ -232,13 +234,13 @@ def test_a_file_that_comes_while_its_folder_is_deleted_is_trashed_or_refused(
             execute(tx, "delete from files")
 
 
-def test_deleting_waits_for_others_in_a_circle_and_they_do_not_give_up(
+def test_only_the_deletion_retries_in_a_deadlock(
     folders: Folders,
     db: Database,
     tree: dict[str, FolderRecord],
     alice: Principal,
 ) -> None:
-    """A move locks its file first and the folder then; the deletion the other way round."""
+    """A move locks the file before the folder, the deletion in the opposite order."""
     with db.connection() as tx:
         moving = tx.execute("select id from files where folder_id = %s", [tree["b"].id]).fetchone()
     assert moving is not None
@@ -247,13 +249,15 @@ def test_deleting_waits_for_others_in_a_circle_and_they_do_not_give_up(
             files.lock(tx, moving[0])
             deleted = pool.submit(folders.delete, alice, tree["a"].id, recursive=True)
             with pytest.raises(TimeoutError):
-                deleted.result(1.3)  # its own look for a circle is over, PostgreSQL takes one after a second
+                deleted.result(1.3)  # longer than PostgreSQL's deadlock_timeout of a second
             assert files.update(tx, moving[0], actor="alice", folder_id=tree["c"].id, set_folder=True) is not None
         assert deleted.result(20) == {"trashed_files": 3, "deleted_folders": 3}
 
 
-def test_folders_and_files_made_and_deleted_at_once_end_well(folders: Folders, db: Database, alice: Principal) -> None:
-    """Only the answers that the contract names, and afterwards a whole tree and right counters."""
+def test_concurrent_changes_of_folders_and_files_leave_a_valid_tree(
+    folders: Folders, db: Database, alice: Principal
+) -> None:
+    """Only documented errors occur, and afterwards the tree is valid and the counters are right."""
     top = folders.create(alice, "top").id
 
     def work(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Search as its callers see it: whose files, pages, totals, misspellings, and hostile and slow queries."""
+"""The search service: owners, pages, totals, misspellings, hostile and slow queries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def names(page: SearchPage) -> list[str]:
     return [hit.file.original_name for hit in page.items]
 
 
-def test_hits_have_a_score_and_marks(search: Search, db: Database, alice: Principal) -> None:
+def test_hits_have_a_score_and_highlights(search: Search, db: Database, alice: Principal) -> None:
     add_file(db, "planner.pdf")
     add_file(db, "Plan <b>.pdf")
     page = search.search(alice, SearchRequest("plan"))
@@ -35,8 +35,8 @@ def test_hits_have_a_score_and_marks(search: Search, db: Database, alice: Princi
     assert best.highlights == {"name": "<mark>Plan</mark> &lt;b&gt;.pdf", "content": None}
 
 
-def test_T26_a_name_that_is_markup_is_text_in_highlights(search: Search, db: Database, alice: Principal) -> None:
-    """The only place where a name is put into HTML; there are no CSV exports."""
+def test_T26_markup_in_names_is_escaped_in_highlights(search: Search, db: Database, alice: Principal) -> None:
+    """Highlights are the only place where names become HTML; there are no CSV exports."""
     add_file(db, "<img src=x onerror=alert(1)> plan & 'quote\".txt")
     for query in ("plan", "img", "onerror"):
         shown = search.search(alice, SearchRequest(query)).items[0].highlights["name"] or ""
@@ -62,7 +62,7 @@ def test_misspellings_are_found(search: Search, db: Database, alice: Principal, 
     assert "<mark>" in (page.items[0].highlights["name"] or "")
 
 
-def test_right_spelling_comes_first_and_near_words_only_where_few_are_found(
+def test_exact_spelling_comes_first_and_corrections_only_with_few_matches(
     search: Search,
     db: Database,
     alice: Principal,
@@ -75,7 +75,7 @@ def test_right_spelling_comes_first_and_near_words_only_where_few_are_found(
     assert names(search.search(alice, SearchRequest("report"))) == ["report.pdf"]
 
 
-def test_T82_only_what_the_caller_may_read_now(
+def test_T82_search_finds_only_what_the_caller_may_read(
     search: Search, db: Database, alice: Principal, bob: Principal, root: Principal
 ) -> None:
     secret = add_file(db, "salary.pdf", owner="bob")
@@ -107,7 +107,7 @@ def test_T82_only_what_the_caller_may_read_now(
 def test_pages_neither_skip_nor_repeat(search: Search, db: Database, alice: Principal) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(7):
-        add_file(db, f"plan {number}.pdf", at=at)  # the same moment, so the id decides
+        add_file(db, f"plan {number}.pdf", at=at)  # at the same time, so that ids decide
     add_file(db, "explanations.pdf")
     seen: list[str] = []
     cursor = None
@@ -137,7 +137,7 @@ def test_pages_end_after_the_first_thousand(
     assert second.next_cursor is None and second.total == 8
 
 
-def test_T84_a_cursor_is_good_for_its_own_search_only(
+def test_T84_a_cursor_is_valid_for_its_own_search_only(
     search: Search,
     db: Database,
     alice: Principal,
@@ -191,7 +191,7 @@ def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> N
         search.search(alice, SearchRequest(facets=("file_type", "size")))
 
 
-def test_totals_are_exact_up_to_what_is_ranked_and_without_filters(
+def test_totals_are_exact_up_to_the_limit_and_without_filters(
     search: Search,
     db: Database,
     alice: Principal,
@@ -207,7 +207,7 @@ def test_totals_are_exact_up_to_what_is_ranked_and_without_filters(
 
 
 @pytest.mark.parametrize("more", [0, 30])
-def test_T81_a_search_out_of_time_is_content_with_the_newest_files(
+def test_T81_a_search_out_of_time_is_repeated_over_the_newest_files(
     search: Search,
     db: Database,
     alice: Principal,
@@ -251,7 +251,7 @@ def test_T81_hostile_queries_are_answered(search: Search, db: Database, alice: P
     assert set(search.suggest(alice, query)) <= {"plan.pdf", "plan", "pdf"}
 
 
-def test_suggestions_begin_as_typed_whatever_the_case_and_are_distinct(
+def test_suggestions_match_the_prefix_ignoring_case_and_are_distinct(
     search: Search,
     db: Database,
     alice: Principal,
@@ -261,7 +261,7 @@ def test_suggestions_begin_as_typed_whatever_the_case_and_are_distinct(
     for name in ("Plan.pdf", "planner.pdf", "PLAN 100%.pdf", "a plan.pdf", "plum.pdf"):
         add_file(db, name)
     add_file(db, "plan.PDF", folder=folder)
-    # Names that begin so, then words of names, then names with such a word.
+    # Names that start so, then words of names, then names with such a word.
     begin = ["PLAN 100%.pdf", "Plan.pdf", "planner.pdf"]
     assert search.suggest(alice, "pLaN") == [*begin, "planner", "a plan.pdf"]
     assert search.suggest(alice, "plan", limit=1) == ["PLAN 100%.pdf"]

@@ -1,4 +1,4 @@
-"""Search in contents, and the order of a small corpus of real names and texts in several languages."""
+"""Search in texts, and the ranking of a small corpus of real names and texts in several languages."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def names(page: SearchPage) -> list[str]:
     return [hit.file.original_name for hit in page.items]
 
 
-def test_the_order_of_a_small_library(search: Search, db: Database, alice: Principal) -> None:
+def test_ranking_of_a_small_library(search: Search, db: Database, alice: Principal) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for day, (name, language, content) in enumerate(CORPUS):
         if content:
@@ -81,7 +81,7 @@ def test_the_order_of_a_small_library(search: Search, db: Database, alice: Princ
         else:
             add_file(db, name, at=at + timedelta(days=day))
     expected = {
-        # The name itself; names that begin so; the phrase inside; both words; parts of words; in texts, newest first.
+        # The exact name; names that start so; the phrase inside; both words; parts of words; texts, newest first.
         "annual report": [
             "annual report.pdf",
             "Annual Report 2024 (final).pdf",
@@ -153,7 +153,7 @@ def test_highlights_of_texts(search: Search, db: Database, alice: Principal) -> 
     assert hit.highlights["content"] == "東京都庁は<mark>新宿</mark>にあります。"
 
 
-def test_a_stem_of_another_language_marks_nothing_where_the_word_itself_is(
+def test_the_exact_word_is_highlighted_before_a_stem_of_another_language(
     search: Search,
     db: Database,
     alice: Principal,
@@ -164,7 +164,7 @@ def test_a_stem_of_another_language_marks_nothing_where_the_word_itself_is(
     assert hit.highlights["content"] == "Made for those who love a <mark>forest</mark>."
 
 
-def test_T82_texts_of_others_of_the_trash_and_of_what_is_not_ready_are_never_found(
+def test_T82_texts_of_other_owners_the_trash_and_unready_files_are_not_found(
     search: Search,
     db: Database,
     alice: Principal,
@@ -187,7 +187,7 @@ def test_T82_texts_of_others_of_the_trash_and_of_what_is_not_ready_are_never_fou
     ):
         page = search.search(alice, SearchRequest(query, facets=facets))
         assert page.items == [] and page.total == 0 and not any(page.facets.values()), query
-    assert search.search(alice, SearchRequest("processing -secret")).total == 1  # nor do they exclude it
+    assert search.search(alice, SearchRequest("processing -secret")).total == 1  # they do not exclude it either
     trashed = search.search(alice, SearchRequest("secret is:deleted"))
     assert names(trashed) == ["two.txt"] and trashed.items[0].highlights["content"] == "<mark>secret</mark> trash"
     assert names(search.search(bob, SearchRequest("secret is:deleted"))) == []
@@ -214,9 +214,7 @@ def test_names_and_texts_are_counted_once(search: Search, db: Database, alice: P
     }
 
 
-def test_renamed_trashed_and_purged_files_are_found_as_they_are_now(
-    search: Search, db: Database, alice: Principal
-) -> None:
+def test_search_follows_renames_trash_and_purge(search: Search, db: Database, alice: Principal) -> None:
     one, two = add_file(db, "walrus.txt"), add_file(db, "walrus two.txt")
     with db.transaction() as tx:
         execute(tx, "update files set original_name = 'ocelot.txt' where id = %(id)s", {"id": one})

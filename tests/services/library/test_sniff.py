@@ -90,7 +90,7 @@ def test_T8_kinds_of_files() -> None:
     ],
 )
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8-sig", "utf-16"])
-def test_T9_text_that_runs_is_recognised(text: str, mime: str, encoding: str) -> None:
+def test_T9_active_text_is_recognised(text: str, mime: str, encoding: str) -> None:
     data = text.encode(encoding)
     assert detect(data) == mime
     with pytest.raises(TypeMismatch):
@@ -98,7 +98,7 @@ def test_T9_text_that_runs_is_recognised(text: str, mime: str, encoding: str) ->
 
 
 @pytest.mark.parametrize("text", ["a < b", "<b", "#hashtag", "#! markdown", "MZ is a band", "< html", "import os"])
-def test_T9_prose_is_not_taken_for_it(text: str) -> None:
+def test_T9_prose_is_not_active_text(text: str) -> None:
     assert not detect(text.encode()).startswith(("text/html", "text/x-shell", "application/vnd.microsoft"))
 
 
@@ -119,7 +119,7 @@ def test_T9_programs_are_recognised(data: bytes, mime: str) -> None:
         resolve("pdf", detect(data))
 
 
-def test_office_documents_whatever_comes_first_in_them() -> None:
+def test_office_documents_in_any_order_of_entries() -> None:
     word = content_types("vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml")
     macro = content_types("vnd.ms-excel.sheet.macroEnabled.main+xml")
     assert detect(package(word, ("word/document.xml", ""))) == OPEN_XML + "wordprocessingml.document"
@@ -142,7 +142,7 @@ def test_office_documents_whatever_comes_first_in_them() -> None:
         st.binary(max_size=200),
     )
 )
-def test_T8_no_bytes_raise(data: bytes) -> None:
+def test_T8_detection_never_raises(data: bytes) -> None:
     assert "/" in detect(data)
 
 
@@ -157,7 +157,7 @@ def test_T8_no_bytes_raise(data: bytes) -> None:
         b"<?xml " * 10_000,
     ],
 )
-def test_T8_no_bytes_are_slow(data: bytes) -> None:
+def test_T8_detection_is_never_slow(data: bytes) -> None:
     assert detect(data)
 
 
@@ -168,8 +168,8 @@ def test_detection_by_many_threads() -> None:
             assert found == samples[data]
 
 
-def test_without_a_system_library_the_wheel_serves_and_leaves_no_trace() -> None:
-    """DEPENDENCIES G15: children would inherit what pylibmagic puts into the environment."""
+def test_without_a_system_library_the_wheel_is_used_and_the_environment_restored() -> None:
+    """Children would inherit what pylibmagic puts into the environment."""
     program = (
         "import os, ctypes; before, load = dict(os.environ), ctypes.CDLL.__init__\n"
         "from services.library import sniff; sniff._open_system = lambda: None\n"
@@ -180,8 +180,8 @@ def test_without_a_system_library_the_wheel_serves_and_leaves_no_trace() -> None
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
-def test_T8_what_only_looks_like_an_old_program_is_bytes() -> None:
-    """One in a hundred random files does: under a rule against programs they were refused."""
+def test_T8_a_guess_at_an_old_program_is_ignored() -> None:
+    """One in a hundred random files looks like a .COM program, and a rule against programs refused them."""
     assert {detect(bytes([0xB8, n, 0xD8, 0x59]) + bytes(range(256))) for n in range(256)} <= {
         "application/octet-stream"
     }

@@ -11,7 +11,7 @@ from tests.rows import add_file
 
 
 class Measured:
-    """As much of a store as statistics look at."""
+    """The part of a store that statistics use."""
 
     def __init__(self, capacity: Capacity | Exception | None):
         self._capacity = capacity
@@ -26,7 +26,7 @@ def stats(db: Database, store: object = None, quota: int | None = None) -> Stats
     return Stats(db, store, quota)  # type: ignore[arg-type]
 
 
-def test_of_nothing(db: Database, alice: Principal) -> None:
+def test_statistics_without_files(db: Database, alice: Principal) -> None:
     assert stats(db).storage(alice) == {
         "total_files": 0,
         "total_size": 0,
@@ -41,7 +41,7 @@ def test_of_nothing(db: Database, alice: Principal) -> None:
     }
 
 
-def test_counts_without_the_trash_and_without_what_others_have(
+def test_counts_leave_out_the_trash_and_other_owners(
     db: Database,
     alice: Principal,
     bob: Principal,
@@ -87,7 +87,7 @@ def test_counts_without_the_trash_and_without_what_others_have(
         stats(db).storage(alice, "bob")
 
 
-def test_an_owners_own_quota_goes_first(db: Database, alice: Principal) -> None:
+def test_an_owners_own_quota_overrides_the_default(db: Database, alice: Principal) -> None:
     add_file(db, "a.pdf")
     with db.transaction() as tx:
         execute(tx, "update owner_usage set quota_bytes = 0")
@@ -95,5 +95,5 @@ def test_an_owners_own_quota_goes_first(db: Database, alice: Principal) -> None:
 
 
 @pytest.mark.parametrize("capacity", [None, StorageUnavailable("down")])
-def test_T103_without_the_bucket_the_rest_is_told(db: Database, alice: Principal, capacity: Exception | None) -> None:
+def test_T103_statistics_work_without_the_bucket(db: Database, alice: Principal, capacity: Exception | None) -> None:
     assert stats(db, Measured(capacity)).storage(alice)["capacity"] is None

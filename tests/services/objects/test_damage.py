@@ -1,4 +1,4 @@
-"""Objects that are gone from the bucket or hold other bytes: none is handed out, and the same bytes uploaded again mend them."""
+"""Missing and damaged objects: they are never delivered, and uploading the same bytes again repairs them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def cut(bucket: Any, db: Database, file: FileRecord) -> None:
 
 
 def known_mismatch(bucket: Any, db: Database, file: FileRecord) -> None:
-    """As by a disk that has turned a bit: the bucket still tells the old ETag."""
+    """Flip a bit on the disk; the bucket still reports the old ETag."""
     sql(db, "update objects set checksum_state = 'mismatch' where object_key = %s", file.file_path)
 
 
@@ -72,7 +72,7 @@ def by_direct(services: Services, who: Principal, data: bytes, wish: str) -> Fil
 
 @pytest.mark.parametrize("wish", ["link", "reject"])
 @pytest.mark.parametrize("again", [by_form, by_direct], ids=["form", "direct"])
-def test_the_same_bytes_again_are_kept_and_mend_every_file_that_had_them(
+def test_uploading_the_same_bytes_again_repairs_all_files_on_a_damaged_object(
     services: Services,
     bob: Principal,
     bucket: Any,
@@ -108,7 +108,7 @@ def test_the_same_bytes_again_are_kept_and_mend_every_file_that_had_them(
     assert leftovers() == NOTHING
 
 
-def test_damaged_bytes_are_linked_to_a_sound_object_where_there_is_one(
+def test_files_on_a_damaged_object_move_to_a_sound_one(
     services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
     for damage in DAMAGES:
@@ -122,7 +122,7 @@ def test_damaged_bytes_are_linked_to_a_sound_object_where_there_is_one(
     assert leftovers() == NOTHING
 
 
-def test_equal_files_of_one_form_share_what_mends_the_old(
+def test_equal_files_of_one_form_share_the_object_that_repairs_the_old_ones(
     services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
     data = [os.urandom(500), os.urandom(500)]
@@ -139,10 +139,10 @@ def test_equal_files_of_one_form_share_what_mends_the_old(
     assert leftovers() == NOTHING
 
 
-def test_T107_mending_against_copy_rename_trash_purge_and_equal_uploads(
+def test_T107_repair_during_copy_rename_trash_purge_and_equal_uploads(
     services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
-    """One legal outcome each: whoever still has a file has its bytes."""
+    """Each operation has a legal outcome, and every remaining file has its bytes."""
     for _ in range(5):
         data = os.urandom(500)
         kept, purged = (upload(services, alice, name, data) for name in ("a.bin", "b.bin"))
@@ -171,7 +171,7 @@ def test_T107_mending_against_copy_rename_trash_purge_and_equal_uploads(
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-def test_T34_no_way_out_gives_damaged_bytes(
+def test_T34_no_kind_of_download_gives_damaged_bytes(
     services: Services, alice: Principal, bucket: Any, db: Database, encoded: bool
 ) -> None:
     make = compressed if encoded else (lambda *arguments: upload(*arguments[:2], "a.txt", arguments[2]))
@@ -206,7 +206,7 @@ def _ways_out(services: Services, who: Principal) -> list[Callable[[FileRecord],
     ]
 
 
-def test_a_zip_of_a_folder_tells_of_the_damaged_file(
+def test_a_zip_of_a_folder_lists_the_damaged_file(
     services: Services, alice: Principal, bucket: Any, db: Database, tmp_path: Any
 ) -> None:
     folder = services.folders.create(alice, "f", "", None).id
@@ -220,7 +220,7 @@ def test_a_zip_of_a_folder_tells_of_the_damaged_file(
         assert b"bad.bin" in archive.read("NOT INCLUDED.txt")
 
 
-def test_a_reader_who_began_before_the_mending_finds_the_new_object(
+def test_a_reader_that_started_before_the_repair_finds_the_new_object(
     services: Services, alice: Principal, bucket: Any, db: Database
 ) -> None:
     data = os.urandom(500)
@@ -233,7 +233,7 @@ def test_a_reader_who_began_before_the_mending_finds_the_new_object(
     assert read(services, old, Span(10, 20)) == data[10:21]
 
 
-def test_bytes_that_a_restored_bucket_gives_another_etag_are_believed_once_they_were_read(
+def test_a_new_etag_after_a_restore_is_accepted_once_the_bytes_are_verified(
     services: Services, alice: Principal, bucket: Any, db: Database
 ) -> None:
     data = os.urandom(6 * 1024 * 1024)
