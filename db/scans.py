@@ -84,13 +84,12 @@ where file_path = any(%(keys)s) and status in ('processing', 'ready')
 def quarantine(
     tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str, problem: dict[str, Any]
 ) -> list[str]:
-    """Every file on the object, and on the owner's objects of the same bytes, is ``infected`` from now on; their texts and
-    previews are gone from the tables, and the previews' own objects are due for deletion, as are copies for the public and
-    what the object once replaced (THREATS T98).
+    """Mark all files on the object, and on the owner's objects of the same bytes, as ``infected``. Their texts and previews are
+    removed; previews, public copies and replaced objects in the bucket become due for deletion (THREATS T98).
 
-    The keys of these objects. Found by content too, since a key changes when an object is rewritten."""
+    Returns the keys of these objects. They are found by content too, since a rewrite changes the key."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "key": object_key}
-    keys = [row[0] for row in tx.execute(_LOCK_EQUAL, params).fetchall()]
+    keys = column(tx, _LOCK_EQUAL, params)
     found = {"keys": keys, "finding": scan.finding, "signatures": scan.signatures, "problem": Jsonb(problem)}
     execute(tx, _QUARANTINE, found)
     return keys

@@ -100,8 +100,8 @@ def matching_words(tx: Tx, owner_id: str | None, deleted: bool, patterns: Sequen
     return found
 
 
-_NEAR = f"""
-select word from owner_words where {{mine}} and plain %% %(plain)s
+_SIMILAR_WORDS = f"""
+select word from owner_words where (%(owner)s::text is null or owner_id = %(owner)s) and plain %% %(plain)s
 order by similarity(plain, %(plain)s) desc, word limit {_SIMILAR}
 """
 _SWAPPED = "select word from owner_words where owner_id = %(owner)s and word = any(%(words)s::text[])"
@@ -110,9 +110,8 @@ _SWAPPED = "select word from owner_words where owner_id = %(owner)s and word = a
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
     """Words of the owner's names that are similar to the word by trigrams, and those of ``others`` that exist. The caller
     compares them letter by letter, and has begun a ``query.Clock``."""
-    mine = "owner_id = %(owner)s" if owner_id is not None else "true"
     params = {"owner": owner_id, "plain": without_marks(word)}
-    rows = tx.execute(_NEAR.format(mine=mine), params, prepare=False).fetchall()
+    rows = tx.execute(_SIMILAR_WORDS, params, prepare=False).fetchall()
     if owner_id is not None:
         rows += tx.execute(_SWAPPED, {"owner": owner_id, "words": list(others)}).fetchall()
     return [row[0] for row in rows]

@@ -232,8 +232,8 @@ class _Search(Statement):
                 ctes, hits = self._names(lists, bare, facets)
         names = "(select many from names)" if ctes else "0"
         counted = names
-        if (asked := self._text_query()) is not None:
-            more, in_texts, counted = self._texts(asked, bare, facets, names, wants)
+        if (text_query := self._text_query()) is not None:
+            more, in_texts, counted = self._texts(text_query, bare, facets, names, wants)
             ctes += more
             hits.append(in_texts)
         found = " union ".join(hits) or f"select {_COLUMNS} from files f where false"
@@ -335,7 +335,7 @@ class _Search(Statement):
         )
 
     def _is_narrow(self, few: int) -> bool:
-        """Do at most so many files pass the filter? As the counters say, or the indexes' first entries."""
+        """Whether at most ``few`` files pass the filter, by the counters or by the first entries of the indexes."""
         wanted, owner = self._wanted, FileFilter(self._wanted.owner_id, deleted=self._wanted.deleted)
         known: list[int | None] = []
         if wanted.folder_id is not None and not wanted.deleted:
@@ -492,11 +492,11 @@ class _Search(Statement):
     # -- by texts ------------------------------------------------------------------------------------------
 
     def _texts(
-        self, asked: tuple[str, str | None, bool, bool], bare: bool, facets: bool, names: str, wants: int
+        self, text_query: tuple[str, str | None, bool, bool], bare: bool, facets: bool, names: str, wants: int
     ) -> tuple[list[str], str, str]:
         """Files that have all words, some or all of them in the text: the CTEs, the candidates for the page (after the ``names``
         found), and the number of all matches."""
-        query, by_name, fits, apart = asked
+        query, by_name, fits, apart = text_query
 
         def having(query: str) -> str:
             return (
@@ -567,10 +567,11 @@ class _Search(Statement):
         """The join with the texts that tests of these groups need."""
         if not Terms.ask_texts(groups):
             return ""
-        text = "file_texts t where t.file_id = f.id and t.searchable"
+        of_file = "t.file_id = f.id and t.searchable"
         if self._newest is None:
-            return f"left join {text.replace(' where ', ' on ')}"
-        return f"left join lateral (select t.words from {text} offset 0) t on true"  # of these files alone
+            return f"left join file_texts t on {of_file}"
+        # offset 0: read the texts of these files only
+        return f"left join lateral (select t.words from file_texts t where {of_file} offset 0) t on true"
 
     def _only(self, table: str) -> str:
         return f"{table}.is_deleted = %(deleted)s and {self._mine(table)}{self._dates(table)}"

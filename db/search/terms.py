@@ -34,9 +34,8 @@ class Statement:
 
 
 class Terms:
-    """The leaves of a tree as tests of files ``f`` and, where ``ask_texts`` says so, their texts ``t``.
-
-    ``queries`` are the terms that texts are asked for, as texts.tsquery gives them."""
+    """The leaves of a tree as tests of files ``f`` and, if ``ask_texts``, of their texts ``t``. ``queries``: the tsqueries of
+    terms (texts.tsquery)."""
 
     def __init__(
         self,

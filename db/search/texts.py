@@ -142,7 +142,8 @@ _STEMS = f"""
 with used as materialized (
     select l.language, l.stemmer::regdictionary as stemmer
     from (values {", ".join(f"('{language}', '{stemmer}')" for language, stemmer in STEMMERS.items())}) l (language, stemmer)
-    where {{used}}
+    where %(owner)s::text is null
+       or exists (select from object_texts t where t.owner_id || '/' || t.language = %(owner)s || '/' || l.language)
 )
 select w.word, s || '/' || u.language
 from unnest(%(words)s::text[], %(latin)s::boolean[]) w (word, latin), used u, unnest(ts_lexize(u.stemmer, w.word)) s
@@ -154,12 +155,10 @@ def stems(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[
     """For each word its stems, as ``stem/language``, in the languages of the owner's texts (None: in all)."""
     if not words:
         return {}
-    by_owner = "t.owner_id || '/' || t.language = %(owner)s || '/' || l.language"
-    used = f"exists (select from object_texts t where {by_owner})" if owner_id is not None else "true"
     distinct = list(dict.fromkeys(words))
     params = {"owner": owner_id, "words": distinct, "latin": [bool(_LATIN.search(word)) for word in distinct]}
     found: dict[str, list[str]] = {}
-    for word, stem in tx.execute(_STEMS.format(used=used), params).fetchall():
+    for word, stem in tx.execute(_STEMS, params).fetchall():
         found.setdefault(word, []).append(stem)
     return found
 

@@ -40,7 +40,7 @@ class Keys:
     ) -> tuple[KeyRecord, str]:
         """A new key and its record, which is what ``once`` records: the key itself is not kept."""
         if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:
-            raise InvalidInput("owner_id takes 1 to 255 characters, name at most 255.")
+            raise InvalidInput("owner_id must have 1 to 255 characters, name at most 255.")
         key = key or new_secret("gw_")
         with self._db.transaction() as tx:
             record = keys.create(tx, secret_digest(key), owner_id=owner_id, name=name, role=role)

@@ -47,7 +47,7 @@ class UploadTokens:
 
         Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's."""
         if principal.budget is not None or not (principal.is_admin or principal.owner_id == owner_id):
-            raise NotAllowed("A key makes upload tokens for its own owner only.")
+            raise NotAllowed("A key can create upload tokens for its own owner only.")
         if expires_in is not None and expires_in <= timedelta():
             raise InvalidInput(errors=[{"field": "expires_in", "message": "must be positive"}])
         token = new_secret(PREFIX)

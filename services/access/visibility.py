@@ -12,7 +12,7 @@ def owner_scope(principal: Principal, owner: str | None) -> str | None:
     if owner is None or owner == principal.owner_id:
         return principal.owner_id
     if not principal.is_admin:
-        raise NotAllowed("Only an admin key may list what others own.")
+        raise NotAllowed("Only an admin key may list what other owners have.")
     return None if owner == "*" else owner
 
 

@@ -172,7 +172,7 @@ class Delivery:
     ) -> Redirect | NotModified | Stream:
         """The download of a link, with the disposition fixed when it was made. A link ends with its file; a link to a public file
         also when the file becomes private. Raises NotAuthenticated for an expired or invalid link, and what ``open`` raises."""
-        file_id, expires, disposition, public = self._open_link(token)
+        file_id, expires, disposition, public = self._parse_link(token)
         left = expires - time.time()
         if left <= 0:
             raise NotAuthenticated(_NO_LINK)
@@ -259,9 +259,8 @@ class Delivery:
         """A presigned download URL, or a link (see the module's docstring), with its life clamped to the maximum (THREATS T42).
         Raises InvalidInput below one second, and what ``open`` raises."""
         if expires_in is not None and expires_in < 1:
-            raise InvalidInput(
-                "expires_in is at least 1 second.", errors=[{"field": "expires_in", "message": "too small"}]
-            )
+            errors = [{"field": "expires_in", "message": "too small"}]
+            raise InvalidInput("expires_in must be at least 1 second.", errors=errors)
         life = self._limits.url_ttl if expires_in is None else timedelta(seconds=min(expires_in, 7 * 86400))
         with self._db.connection() as tx:
             found = files.get(tx, file_id)
@@ -281,7 +280,7 @@ class Delivery:
         token = self._cursors.sign([str(file.id), expires, disposition or "", file.visibility], scope=_LINKS)
         return Link(token, datetime.fromtimestamp(expires, UTC))
 
-    def _open_link(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
+    def _parse_link(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
         """File id, expiry, disposition, and whether the file was public. Raises NotAuthenticated."""
         try:
             file_id, expires, disposition, visibility = self._cursors.open(token, scope=_LINKS)
@@ -335,14 +334,12 @@ class Delivery:
             filename, members, left_out = self._in_folder(principal, folder)
         else:
             raise InvalidInput("Give the ids of files, or a folder.", errors=[{"field": "ids", "message": "missing"}])
-        if (
-            len(members) > self._limits.max_zip_files
-            or sum(f.file_size for _, f in members) > self._limits.max_zip_bytes
-        ):
+        size = sum(file.file_size for _, file in members)
+        if len(members) > self._limits.max_zip_files or size > self._limits.max_zip_bytes:
             raise TooLarge("Too many files or bytes for one ZIP.")
         for _, file in members:
             if not is_ready(file, scanned_only=self._scanned_only):
-                raise FileNotReady(f"{file.original_name} has not passed its checks.")
+                raise FileNotReady(f"The file {file.original_name} has not passed its checks yet.")
         body = self._zipped(principal, _unique(members), left_out)
         return Zip(filename, _started(next(body), body))
 

@@ -110,7 +110,7 @@ class Folders:
             owner_id = principal.owner_id if parent_id is None else _owner(tx, principal, parent_id)
             folders.lock_tree(tx, owner_id)
             if folders.count(tx, owner_id) >= MAX_FOLDERS:
-                raise LimitReached(f"There can be {MAX_FOLDERS:,} folders.")
+                raise LimitReached(f"An owner can have at most {MAX_FOLDERS:,} folders.")
             made = folders.create(tx, owner_id, name=name, description=description, parent_id=parent_id)
             folder = _visible(principal, folders.get(tx, made))
             idempotency.record(tx, once, folder)
