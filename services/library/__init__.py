@@ -19,6 +19,7 @@ Read files.py first.
 - files          read, list, change, move, copy, trash, restore and purge files
 - folders        the folder tree
 - delivery       downloads, presigned URLs, links, ZIPs
+- zip_stream     a ZIP of files as a stream
 - public_copies  pictures without their location, for the public
 - search         search in names and texts, suggestions
 - stats          statistics of storage

@@ -7,15 +7,15 @@ the gateway: signed as cursors are, under a scope of its own (THREATS T62), and 
 from __future__ import annotations
 
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 from uuid import UUID
 
-from core import content_types, names
+from core import content_types
 from core.cursors import Cursors
 from core.disposition import content_disposition
 from core.errors import (
@@ -37,6 +37,7 @@ from db.records import FileRecord
 from services.access.visibility import is_public, visible
 from services.library.files import parse_id
 from services.library.public_copies import PublicCopies
+from services.library.zip_stream import ZipMember, zip_stream
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import ObjectReader, Reader, as_missing, check_intact
 from storage_backends.base import ObjectNotFound, ObjectStore, PresignedRequest, Presigns
@@ -340,7 +341,8 @@ class Delivery:
         for _, file in members:
             if not is_ready(file, scanned_only=self._scanned_only):
                 raise FileNotReady(f"The file {file.original_name} has not passed its checks yet.")
-        body = self._zipped(principal, _unique(members), left_out)
+        entries = [ZipMember(name, file.uploaded_at, partial(self._member, principal, file)) for name, file in members]
+        body = zip_stream(entries, left_out=left_out)
         return Zip(filename, _started(next(body), body))
 
     def _named(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, FileRecord]]:
@@ -358,62 +360,28 @@ class Delivery:
             if folder is None or not (principal.is_admin or folder.owner_id == principal.owner_id):
                 raise NotFound("There is no such folder.")
             wanted = file_lists.FileFilter(owner_id=folder.owner_id, folder_id=folder_id, recursive=True)
-            found, _ = file_lists.page(
-                tx, wanted, sort="original_name", after=None, limit=self._limits.max_zip_files + 1
-            )
+            limit = self._limits.max_zip_files + 1
+            found, _ = file_lists.page(tx, wanted, sort="original_name", after=None, limit=limit)
             paths = folders.paths_below(tx, folder_id)
-        members = [
-            (paths.get(file.folder_id or 0, "") + file.original_name, file) for file in found if not file.expired
-        ]
-        ready = [
-            (name, file) for name, file in members if file.intact and is_ready(file, scanned_only=self._scanned_only)
-        ]
-        left_out = {name for name, _ in members} - {name for name, _ in ready}
+        ready, left_out = list[tuple[str, FileRecord]](), set[str]()
+        for file in found:
+            name = paths.get(file.folder_id or 0, "") + file.original_name
+            if file.intact and is_ready(file, scanned_only=self._scanned_only) and not file.expired:
+                ready.append((name, file))
+            elif not file.expired:
+                left_out.add(name)
         return f"{folder.name}.zip", ready, sorted(left_out)
 
-    def _zipped(
-        self, principal: Principal, members: list[tuple[str, FileRecord]], left_out: list[str]
-    ) -> Iterator[bytes]:
-        sink = _Sink()
-        with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
-            for name, file in members:
-                entry = zipfile.ZipInfo(name, file.uploaded_at.astimezone(UTC).timetuple()[:6])
-                entry.external_attr = 0o644 << 16
-                stack, reader = self._read(file, None)
-                with stack, archive.open(entry, "w", force_zip64=True) as target:
-                    for piece in _pieces(stack, reader, file.file_size):
-                        target.write(piece)
-                        yield from sink.taken()
-                self._count(principal, file)
-            if left_out:
-                archive.writestr(
-                    "NOT INCLUDED.txt", "Not ready or damaged when this ZIP was made:\n" + "\n".join(left_out) + "\n"
-                )
-        yield from sink.taken()
+    def _member(self, principal: Principal, file: FileRecord) -> Generator[bytes]:
+        stack, reader = self._read(file, None)
+        yield from _pieces(stack, reader, file.file_size)
+        self._count(principal, file)
 
 
 def _started(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     """A body whose first bytes are made before the answer begins, so that an error of the first file is still an answer."""
     yield first
     yield from rest
-
-
-class _Sink:
-    """A write-only file for zipfile that keeps what was written until it is taken."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-    def taken(self) -> list[bytes]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
 
 
 def is_ready(file: FileRecord, *, scanned_only: bool) -> bool:
@@ -451,18 +419,3 @@ def _is_start(range_header: str | None) -> bool:
     return (
         range_header is None or range_header.replace(" ", "").lower().startswith("bytes=0-") or "=" not in range_header
     )
-
-
-def _unique(members: list[tuple[str, FileRecord]]) -> list[tuple[str, FileRecord]]:
-    """Make entry names distinct, ignoring case, by numbering (THREATS T36)."""
-    taken: set[str] = set()
-    unique = []
-    for name, file in members:
-        path, slash, last = name.rpartition("/")
-        candidate, n = name, 0
-        while names.name_key(candidate) in taken:
-            n += 1
-            candidate = path + slash + names.numbered(last, n)
-        taken.add(names.name_key(candidate))
-        unique.append((candidate, file))
-    return unique
