@@ -1,7 +1,16 @@
-"""What the gateway does. No Flask, no SQL text, no vendor SDK here: only the steps and their order.
+"""What the gateway does, without HTTP, SQL or vendors' SDKs.
 
-A service is a small class whose constructor lists what it needs. A method is one thing a person could ask for; it takes
-the principal first, opens the transaction itself, and never holds it while bytes move.
+A service is a class whose constructor lists what it needs. A public method is one thing that a client can ask for: it takes the
+principal first, opens its own transaction, and never keeps it open while bytes move. app.wire() makes all services.
+
+By subject, each importing only those below it (an import contract holds this):
+
+- upkeep      the janitor, health, the doctors, jobs, demonstration files
+- uploads     all ways to upload a file
+- processing  scans, previews, texts and compression after an upload
+- library     files and folders: list, search, change, download
+- access      keys, upload tokens, visibility, Idempotency-Keys
+- objects     bytes in the bucket
 """
 
 from __future__ import annotations
@@ -34,16 +43,16 @@ from services.uploads.verification import Verification
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The bundle that app.wire() makes and both doors, api/ and jobs/, are given."""
+    """All services, as app.wire() makes them for api/ and jobs/."""
 
-    db: Database  # to be closed by whoever wired it
+    db: Database  # closed by whoever called wire()
     keys: Keys
     intake: Intake
     files: Files
     folders: Folders
     verification: Verification
-    scanning: Scanning | None  # None where no scanner is configured
-    direct: DirectUploads | None  # None where the store can't presign
+    scanning: Scanning | None  # None: no scanner is configured
+    direct: DirectUploads | None  # None: the store can't presign
     resumable: ResumableUploads | None  # as direct
     s3_uploads: S3Uploads | None  # as direct
     delivery: Delivery

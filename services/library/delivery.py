@@ -338,9 +338,6 @@ class Delivery:
         size = sum(file.file_size for _, file in members)
         if len(members) > self._limits.max_zip_files or size > self._limits.max_zip_bytes:
             raise TooLarge("Too many files or bytes for one ZIP.")
-        for _, file in members:
-            if not is_ready(file, scanned_only=self._scanned_only):
-                raise FileNotReady(f"The file {file.original_name} has not passed its checks yet.")
         entries = [ZipMember(name, file.uploaded_at, partial(self._member, principal, file)) for name, file in members]
         body = zip_stream(entries, left_out=left_out)
         return Zip(filename, _started(next(body), body))
