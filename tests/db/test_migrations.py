@@ -1,39 +1,77 @@
-"""Migrations on a database that is in use."""
+"""Migrations of a database that has rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
+import pytest
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 import db
 from embedded.postgres import Postgres
 from tests.conftest import _address, _admin
 
+Upgrade = Callable[[str], psycopg.Connection[Any]]
 
-def test_T134_migration_0012_clears_folders_of_other_owners(postgres_server: Postgres) -> None:
+
+@pytest.fixture
+def upgrade(postgres_server: Postgres) -> Upgrade:
+    """Migrates an empty database to a revision, or on to a later one, and connects to it."""
     _admin(
         postgres_server,
         "drop database if exists gateway_migrated with (force)",
         "create database gateway_migrated template template0 locale_provider builtin builtin_locale 'C.UTF-8'"
         " lc_ctype 'C.UTF-8' encoding utf8",
     )
-    url = _address(postgres_server.admin_url, "gateway_migrated")
     config = Config()
     config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
-    config.attributes["url"] = url
-    before = ScriptDirectory.from_config(config).get_revision("0012").down_revision
-    command.upgrade(config, str(before))
-    with psycopg.connect(url, autocommit=True) as tx:
+    config.attributes["url"] = url = _address(postgres_server.admin_url, "gateway_migrated")
+
+    def upgrade(revision: str) -> psycopg.Connection[Any]:
+        command.upgrade(config, revision)
+        return psycopg.connect(url, autocommit=True)
+
+    return upgrade
+
+
+def test_T134_migration_0012_clears_folders_of_other_owners(upgrade: Upgrade) -> None:
+    with upgrade("0011") as tx:
         tx.execute("insert into folders (owner_id, name) values ('alice', 'hers'), ('bob', 'his')")
         tx.execute(
             "insert into uploads (owner_id, protocol, object_key, original_name, content_type, folder_id, expires_at)"
             " select owner, 'tus', owner || folder, 'a', 'text/plain', folder, now()"
             " from unnest(array['alice', 'bob']) owner, generate_series(1, 2) folder"
         )
-        command.upgrade(config, "0012")
+    with upgrade("0012") as tx:
         found = tx.execute("select object_key, folder_id, in_folder from uploads order by 1").fetchall()
     assert found == [("alice1", 1, True), ("alice2", None, False), ("bob1", None, False), ("bob2", 2, True)]
+
+
+def test_migration_0015_keeps_rows_and_counts_on(upgrade: Upgrade) -> None:
+    objects = "insert into objects (object_key, owner_id, size, etag, content_type) values (%s, 'alice', 5, 'e', 'image/jpeg')"
+    files = (
+        "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+        " values ('alice', %s, %s, 'image/jpeg', 'image', 5, 'ready')"
+    )
+    states = [(None, None), ("none", None), ("found", None), ("cut", "copy"), ("stuck", None)]
+    with upgrade("0014") as tx:
+        for number, (state, copy) in enumerate(states):
+            tx.execute(objects, [str(number)])
+            tx.execute(
+                "update objects set place = %s, public_key = %s where object_key = %s", [state, copy, str(number)]
+            )
+            tx.execute(files, [str(number), str(number)])
+    with upgrade("0015") as tx:
+        found = tx.execute("select location_state from objects order by object_key").fetchall()
+        tx.execute(objects, ["new"])
+        tx.execute(files, ["new", "new"])
+        tx.execute("update files set is_deleted = true, deleted_at = now() where original_name = '0'")
+        tx.execute("delete from files where original_name = '1'")
+        counted = tx.execute("select files, bytes from type_counters where not is_deleted").fetchall()
+        inside = tx.execute("select files, bytes from folder_counters").fetchall()
+    assert [row[0] for row in found] == [None, "none", "present", "removed", "unremovable"]
+    assert counted == inside == [(4, 20)]
