@@ -17,15 +17,13 @@ def reserve(tx: Tx, object_key: str, *, lease: timedelta) -> None:
     execute(tx, sql, {"key": object_key, "lease": lease})
 
 
-_RENEW = """
-update deferred_deletions set delete_after = now() + %(lease)s, multipart_id = coalesce(%(multipart_id)s, multipart_id)
-where object_key = %(key)s and not deleting
-"""
-
-
 def renew(tx: Tx, object_key: str, *, lease: timedelta, multipart_id: str | None = None) -> bool:
     """Extend the lease; False if the key is being deleted. ``multipart_id`` keeps the janitor from aborting the multipart."""
-    return execute(tx, _RENEW, {"key": object_key, "lease": lease, "multipart_id": multipart_id}) == 1
+    sql = """
+    update deferred_deletions set delete_after = now() + %(lease)s, multipart_id = coalesce(%(multipart_id)s, multipart_id)
+    where object_key = %(key)s and not deleting
+    """
+    return execute(tx, sql, {"key": object_key, "lease": lease, "multipart_id": multipart_id}) == 1
 
 
 def give_up(tx: Tx, object_key: str) -> None:
@@ -34,17 +32,15 @@ def give_up(tx: Tx, object_key: str) -> None:
     execute(tx, sql, {"key": object_key})
 
 
-_CLAIM_DUE = """
-update deferred_deletions set deleting = true where object_key in (
-    select object_key from deferred_deletions where delete_after <= now() order by delete_after limit %(limit)s
-    for update skip locked)
-returning object_key
-"""
-
-
 def claim_due(tx: Tx, *, limit: int) -> list[str]:
     """Mark keys whose time has come as ``deleting``, the longest due first, and return them."""
-    return column(tx, _CLAIM_DUE, {"limit": limit})
+    sql = """
+    update deferred_deletions set deleting = true where object_key in (
+        select object_key from deferred_deletions where delete_after <= now() order by delete_after limit %(limit)s
+        for update skip locked)
+    returning object_key
+    """
+    return column(tx, sql, {"limit": limit})
 
 
 def count_due(tx: Tx) -> int:

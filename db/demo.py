@@ -20,15 +20,14 @@ _OBJECTS = "object_key owner_id size sha256 etag content_type in_bucket created_
 _EVENTS = "file_id owner_id action actor at"
 _TABLES = "files, objects, object_texts, file_texts, file_words, owner_words, folders, file_events"
 
-_OWNER_IS_NEW = """
-select not exists (select from owner_usage where owner_id = %(owner)s)
-   and not exists (select from folders where owner_id = %(owner)s)
-"""
-
 
 def owner_is_new(tx: Tx, owner_id: str) -> bool:
     """Whether the owner never had a file, a folder or an upload."""
-    return bool(scalar(tx, _OWNER_IS_NEW, {"owner": owner_id}))
+    sql = """
+    select not exists (select from owner_usage where owner_id = %(owner)s)
+       and not exists (select from folders where owner_id = %(owner)s)
+    """
+    return bool(scalar(tx, sql, {"owner": owner_id}))
 
 
 def add_files(tx: Tx, files: Sequence[DemoFile], *, owners: Sequence[str], folders: Sequence[Sequence[int]]) -> None:
@@ -80,15 +79,13 @@ def add_texts(tx: Tx, found: Sequence[tuple[str, str, str]]) -> None:
             texts.put(tx, key, content=content, language=language)
 
 
-_SET_STORED = """
-update objects set in_bucket = true, etag = %(etag)s, checksum_state = 'verified', checked_at = now()
-where object_key = %(key)s
-"""
-
-
 def set_stored(tx: Tx, object_key: str, *, etag: str) -> None:
     """Record that the bucket holds the object."""
-    execute(tx, _SET_STORED, {"key": object_key, "etag": etag})
+    sql = """
+    update objects set in_bucket = true, etag = %(etag)s, checksum_state = 'verified', checked_at = now()
+    where object_key = %(key)s
+    """
+    execute(tx, sql, {"key": object_key, "etag": etag})
 
 
 def analyze(tx: Tx) -> None:

@@ -18,56 +18,48 @@ def record(tx: Tx, file_id: UUID, *, owner_id: str, action: str, actor: str) -> 
     execute(tx, _RECORD, {"file_id": file_id, "owner": owner_id, "action": action, "actor": actor})
 
 
-# A heap-only update: last_accessed and download_count have no index, and the table has a fill factor.
-_RECORD_DOWNLOAD = """
-with counted as (
-    update files set download_count = download_count + 1, last_accessed = now() where id = %(file_id)s
-    returning id, owner_id
-)
-insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'downloaded', %(actor)s from counted
-"""
-
-
 def record_download(tx: Tx, file_id: UUID, *, actor: str) -> None:
     """Record a download, count it, and set ``last_accessed``."""
-    execute(tx, _RECORD_DOWNLOAD, {"file_id": file_id, "actor": actor})
-
-
-_COUNT_ANONYMOUS = """
-update files set public_previews = public_previews + %(preview)s::integer,
-    download_count = download_count + 1 - %(preview)s::integer,
-    last_accessed = now(), first_public_access = coalesce(first_public_access, now())
-where id = %(file_id)s
-"""
+    # A heap-only update: last_accessed and download_count have no index, and the table has a fill factor.
+    sql = """
+    with counted as (
+        update files set download_count = download_count + 1, last_accessed = now() where id = %(file_id)s
+        returning id, owner_id
+    )
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'downloaded', %(actor)s from counted
+    """
+    execute(tx, sql, {"file_id": file_id, "actor": actor})
 
 
 def count_anonymous(tx: Tx, file_id: UUID, *, preview: bool = False) -> None:
     """Count a download, or a preview, by a client without a credential. It gets no event."""
-    execute(tx, _COUNT_ANONYMOUS, {"file_id": file_id, "preview": preview})
-
-
-_OF_FILE = """
-select id, file_id, action, actor, at from file_events
-where file_id = %(file_id)s and (%(before)s::bigint is null or id < %(before)s)
-order by id desc limit %(limit)s
-"""
+    sql = """
+    update files set public_previews = public_previews + %(preview)s::integer,
+        download_count = download_count + 1 - %(preview)s::integer,
+        last_accessed = now(), first_public_access = coalesce(first_public_access, now())
+    where id = %(file_id)s
+    """
+    execute(tx, sql, {"file_id": file_id, "preview": preview})
 
 
 def of_file(tx: Tx, file_id: UUID, *, before: int | None, limit: int) -> list[EventRecord]:
     """A file's history, newest first, from just before the event ``before``."""
-    return many(tx, EventRecord, _OF_FILE, {"file_id": file_id, "before": before, "limit": limit})
-
-
-_STATISTICS = """
-select e.previews + f.public_previews, least(e.first, f.first_public_access), greatest(e.last, f.last_accessed)
-from files f,
-     (select count(*) filter (where action = 'previewed') as previews, min(at) as first, max(at) as last
-      from file_events where file_id = %(file_id)s and action in ('downloaded', 'previewed')) e
-where f.id = %(file_id)s
-"""
+    sql = """
+    select id, file_id, action, actor, at from file_events
+    where file_id = %(file_id)s and (%(before)s::bigint is null or id < %(before)s)
+    order by id desc limit %(limit)s
+    """
+    return many(tx, EventRecord, sql, {"file_id": file_id, "before": before, "limit": limit})
 
 
 def statistics(tx: Tx, file_id: UUID) -> dict[str, Any]:
     """How often a file was previewed, and its first and last access."""
-    previews, first, last = tx.execute(_STATISTICS, {"file_id": file_id}).fetchone() or (0, None, None)
+    sql = """
+    select e.previews + f.public_previews, least(e.first, f.first_public_access), greatest(e.last, f.last_accessed)
+    from files f,
+         (select count(*) filter (where action = 'previewed') as previews, min(at) as first, max(at) as last
+          from file_events where file_id = %(file_id)s and action in ('downloaded', 'previewed')) e
+    where f.id = %(file_id)s
+    """
+    previews, first, last = tx.execute(sql, {"file_id": file_id}).fetchone() or (0, None, None)
     return {"previews": previews, "first_access": first, "last_access": last}

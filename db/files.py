@@ -56,22 +56,6 @@ def lock_names(tx: Tx, owner_id: str, folder_id: int | None) -> None:
     execute(tx, f"select {_NAME_LOCK}", {"owner": owner_id, "folder": folder_id})
 
 
-_OPEN_PUBLICATION = f"""
-with names as materialized (select {_NAME_LOCK}),
-contents as materialized (
-    select pg_advisory_xact_lock(hashtextextended('content:' || %(owner)s || ':' || c.sha256, 0))
-    from (select sha256 from names, unnest(%(contents)s::text[]) s (sha256) order by 1) c
-)
-insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
-select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now()
-from names where {finished("contents")}
-on conflict (owner_id, session_id) do update
-set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
-    completed_at = now()
-returning session_id, files_uploaded, total_size, started_at, completed_at
-"""
-
-
 def open_publication(
     tx: Tx,
     owner_id: str,
@@ -87,8 +71,22 @@ def open_publication(
 
     ``contents`` are SHA-256s of which the owner may have an equal object. They are locked in order (``uploads.lock_content``),
     so that equal bytes uploaded at the same time share one object."""
+    sql = f"""
+    with names as materialized (select {_NAME_LOCK}),
+    contents as materialized (
+        select pg_advisory_xact_lock(hashtextextended('content:' || %(owner)s || ':' || c.sha256, 0))
+        from (select sha256 from names, unnest(%(contents)s::text[]) s (sha256) order by 1) c
+    )
+    insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
+    select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now()
+    from names where {finished("contents")}
+    on conflict (owner_id, session_id) do update
+    set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
+        completed_at = now()
+    returning session_id, files_uploaded, total_size, started_at, completed_at
+    """
     params = {"owner": owner_id, "folder": folder_id, "session": session_id, "files": count, "size": size}
-    record = one(tx, SessionRecord, _OPEN_PUBLICATION, params | {"contents": list(contents)})
+    record = one(tx, SessionRecord, sql, params | {"contents": list(contents)})
     assert record is not None
     return record
 
@@ -232,21 +230,19 @@ def get_many(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
     return many(tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)})
 
 
-_DUPLICATE = """
-select object_key from objects o
-where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
-and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s)
-and (not in_bucket or checksum_state = 'mismatch'
-     or exists (select from files f where f.file_path = o.object_key and not f.is_deleted))
-order by in_bucket and checksum_state <> 'mismatch', created_at limit 1
-"""
-
-
 def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int, *, damaged: Sequence[str]) -> str | None:
     """The object of a file outside the trash with these bytes, or a damaged object with these bytes, which comes first. The
     caller's ``damaged`` objects are left out."""
+    sql = """
+    select object_key from objects o
+    where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
+    and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s)
+    and (not in_bucket or checksum_state = 'mismatch'
+         or exists (select from files f where f.file_path = o.object_key and not f.is_deleted))
+    order by in_bucket and checksum_state <> 'mismatch', created_at limit 1
+    """
     params = {"owner": owner_id, "sha256": sha256, "size": size, "damaged": list(damaged)}
-    key: str | None = scalar(tx, _DUPLICATE, params)
+    key: str | None = scalar(tx, sql, params)
     return key
 
 
@@ -309,50 +305,30 @@ def update(
     return one(tx, FileRecord, _UPDATE, params)
 
 
-_TRASH = f"""
-with f as (
-    update files set is_deleted = true, deleted_at = now(), version = version + 1
-    where id = %(id)s and not is_deleted returning *
-), {_EVENT}
-{_CHANGED}
-"""
-
-
 def trash(tx: Tx, file_id: UUID, *, actor: str) -> FileRecord | None:
     """Move to the trash. None if the file is there already."""
-    return one(tx, FileRecord, _TRASH, {"id": file_id, "action": "trashed", "actor": actor})
-
-
-_RESTORE = f"""
-with name as (select {_FREE_NAME} as free),
-f as (
-    update files set is_deleted = false, deleted_at = null, version = version + 1, original_name = name.free
-    from name where id = %(id)s and is_deleted and name.free is not null returning files.*
-), {_EVENT}
-{_CHANGED}
-"""
+    sql = f"""
+    with f as (
+        update files set is_deleted = true, deleted_at = now(), version = version + 1
+        where id = %(id)s and not is_deleted returning *
+    ), {_EVENT}
+    {_CHANGED}
+    """
+    return one(tx, FileRecord, sql, {"id": file_id, "action": "trashed", "actor": actor})
 
 
 def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
     """Restore from the trash under a free name. The caller holds ``lock_names``. None if the file is not in the trash."""
+    sql = f"""
+    with name as (select {_FREE_NAME} as free),
+    f as (
+        update files set is_deleted = false, deleted_at = null, version = version + 1, original_name = name.free
+        from name where id = %(id)s and is_deleted and name.free is not null returning files.*
+    ), {_EVENT}
+    {_CHANGED}
+    """
     params = {"id": file.id, "owner": file.owner_id, "folder": file.folder_id, "action": "restored", "actor": actor}
-    return _first_free(tx, _RESTORE, file.original_name, params)
-
-
-_COPY = f"""
-with name as (select {_FREE_NAME} as free),
-object as (select object_key from objects where object_key = %(key)s and status = 'stored'),
-f as (
-    insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
-                       visibility, tags, metadata, problem)
-    select uuidv7(), s.owner_id, name.free, object.object_key, coalesce(%(mime_type)s, s.mime_type),
-           coalesce(%(file_type)s, s.file_type), s.file_size, s.file_hash, %(folder)s, s.status, 'private', s.tags, s.metadata,
-           case when s.problem ->> 'code' = 'folder_gone' then null else s.problem end
-    from files s, name, object where s.id = %(id)s and name.free is not null
-    returning *
-), {_EVENT}
-{_CHANGED}
-"""
+    return _first_free(tx, sql, file.original_name, params)
 
 
 def copy(
@@ -367,8 +343,23 @@ def copy(
 ) -> FileRecord | None:
     """A new file on the same object. The caller holds ``lock_names`` and has locked the object. ``mime_type`` None keeps the
     source's. None if the source is gone."""
+    sql = f"""
+    with name as (select {_FREE_NAME} as free),
+    object as (select object_key from objects where object_key = %(key)s and status = 'stored'),
+    f as (
+        insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
+                           visibility, tags, metadata, problem)
+        select uuidv7(), s.owner_id, name.free, object.object_key, coalesce(%(mime_type)s, s.mime_type),
+               coalesce(%(file_type)s, s.file_type), s.file_size, s.file_hash, %(folder)s, s.status, 'private', s.tags,
+               s.metadata,
+               case when s.problem ->> 'code' = 'folder_gone' then null else s.problem end
+        from files s, name, object where s.id = %(id)s and name.free is not null
+        returning *
+    ), {_EVENT}
+    {_CHANGED}
+    """
     params = {"id": file.id, "owner": file.owner_id, "folder": folder_id, "key": object_key, **_types(mime_type)}
-    return _first_free(tx, _COPY, original_name, params | {"action": "copied", "actor": actor})
+    return _first_free(tx, sql, original_name, params | {"action": "copied", "actor": actor})
 
 
 def _types(mime_type: str | None) -> dict[str, str | None]:
@@ -385,30 +376,13 @@ def _first_free(tx: Tx, sql: str, name: str, params: dict[str, Any]) -> FileReco
     return None
 
 
-_REMOVE = """
-with gone as (delete from files where id = %(id)s returning id, owner_id)
-insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'purged', %(actor)s from gone
-"""
-
-
 def remove(tx: Tx, file_id: UUID, *, actor: str) -> bool:
     """Delete the row. The caller has locked the object. False if the row is gone."""
-    return execute(tx, _REMOVE, {"id": file_id, "actor": actor}) == 1
-
-
-_FINISH_CHECK = f"""
-with f as (
-    update files set status = %(status)s, file_hash = coalesce(%(sha256)s, file_hash), file_path = coalesce(%(onto)s, file_path),
-        mime_type = case when original_name = %(named)s then coalesce(%(mime_type)s, mime_type) else mime_type end,
-        file_type = case when original_name = %(named)s then coalesce(%(file_type)s, file_type) else file_type end,
-        problem = coalesce(%(problem)s, problem), version = version + 1
-    where id = %(id)s and status = 'processing' returning *
-), checked as (
-    update objects set sha256 = %(sha256)s, checked_at = now(), checksum_state = 'verified'
-    from f where object_key = f.file_path and %(sha256)s::text is not null and %(onto)s::text is null
-)
-{_CHANGED}
-"""
+    sql = """
+    with gone as (delete from files where id = %(id)s returning id, owner_id)
+    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'purged', %(actor)s from gone
+    """
+    return execute(tx, sql, {"id": file_id, "actor": actor}) == 1
 
 
 def finish_check(
@@ -427,18 +401,30 @@ def finish_check(
 
     ``mime_type`` was derived with the name ``named``; if the file was renamed since, it keeps the type of its new name.
     ``onto`` moves the file to an equal object, which the caller has locked."""
+    sql = f"""
+    with f as (
+        update files set status = %(status)s, file_hash = coalesce(%(sha256)s, file_hash),
+            file_path = coalesce(%(onto)s, file_path),
+            mime_type = case when original_name = %(named)s then coalesce(%(mime_type)s, mime_type) else mime_type end,
+            file_type = case when original_name = %(named)s then coalesce(%(file_type)s, file_type) else file_type end,
+            problem = coalesce(%(problem)s, problem), version = version + 1
+        where id = %(id)s and status = 'processing' returning *
+    ), checked as (
+        update objects set sha256 = %(sha256)s, checked_at = now(), checksum_state = 'verified'
+        from f where object_key = f.file_path and %(sha256)s::text is not null and %(onto)s::text is null
+    )
+    {_CHANGED}
+    """
     params = {"id": file_id, "status": status, "sha256": sha256, "named": named, "onto": onto, **_types(mime_type)}
-    return one(tx, FileRecord, _FINISH_CHECK, params | {"problem": None if problem is None else Jsonb(problem)})
-
-
-_ANOTHER_READY = """
-select exists (
-    select from files f join objects o on o.object_key = f.file_path
-    where f.file_path = %(key)s and f.id <> %(id)s and f.status = 'ready' and f.uploaded_at >= o.created_at)
-"""
+    return one(tx, FileRecord, sql, params | {"problem": None if problem is None else Jsonb(problem)})
 
 
 def another_ready(tx: Tx, file: FileRecord) -> bool:
     """Whether a file that was uploaded with the object or later is ``ready``: then processing of the object has begun. An older
     file was moved to the object when its own was damaged."""
-    return scalar(tx, _ANOTHER_READY, {"key": file.file_path, "id": file.id}) is True
+    sql = """
+    select exists (
+        select from files f join objects o on o.object_key = f.file_path
+        where f.file_path = %(key)s and f.id <> %(id)s and f.status = 'ready' and f.uploaded_at >= o.created_at)
+    """
+    return scalar(tx, sql, {"key": file.file_path, "id": file.id}) is True

@@ -108,47 +108,41 @@ def lock_tree(tx: Tx, owner_id: str) -> None:
     execute(tx, "select pg_advisory_xact_lock(hashtextextended('folders:' || %(owner)s, 0))", {"owner": owner_id})
 
 
-_CREATE = """
-insert into folders (owner_id, name, description, parent_id) values (%(owner)s, %(name)s, %(description)s, %(parent)s)
-returning id
-"""
-
-
 def create(tx: Tx, owner_id: str, *, name: str, description: str, parent_id: int | None) -> int:
     """Add a folder and return its id."""
+    sql = """
+    insert into folders (owner_id, name, description, parent_id) values (%(owner)s, %(name)s, %(description)s, %(parent)s)
+    returning id
+    """
     params = {"owner": owner_id, "name": name, "description": description, "parent": parent_id}
-    return int(scalar(tx, _CREATE, params))
-
-
-_UPDATE = """
-update folders set name = coalesce(%(name)s, name), description = coalesce(%(description)s, description),
-    parent_id = case when %(set_parent)s then %(parent)s::integer else parent_id end, updated_at = now()
-where id = %(id)s
-"""
+    return int(scalar(tx, sql, params))
 
 
 def update(
     tx: Tx, folder_id: int, *, name: str | None, description: str | None, parent_id: int | None, set_parent: bool
 ) -> None:
     """Change a folder; None leaves name or description as it is."""
+    sql = """
+    update folders set name = coalesce(%(name)s, name), description = coalesce(%(description)s, description),
+        parent_id = case when %(set_parent)s then %(parent)s::integer else parent_id end, updated_at = now()
+    where id = %(id)s
+    """
     params = {"id": folder_id, "name": name, "description": description, "parent": parent_id, "set_parent": set_parent}
-    execute(tx, _UPDATE, params)
-
-
-# With these rows locked, no file can be put into the folders: its foreign key waits for the lock.
-_LOCK_BELOW = """
-with recursive below (id) as (
-    select id from folders where id = %(id)s
-    union all
-    select f.id from folders f join below on f.parent_id = below.id
-)
-select id from folders where id in (select id from below) order by id for update
-"""
+    execute(tx, sql, params)
 
 
 def lock_below(tx: Tx, folder_id: int) -> list[int]:
     """Lock the folder and all below, and return their ids; none if it is gone."""
-    return column(tx, _LOCK_BELOW, {"id": folder_id})
+    # With these rows locked, no file can be put into the folders: its foreign key waits for the lock.
+    sql = """
+    with recursive below (id) as (
+        select id from folders where id = %(id)s
+        union all
+        select f.id from folders f join below on f.parent_id = below.id
+    )
+    select id from folders where id in (select id from below) order by id for update
+    """
+    return column(tx, sql, {"id": folder_id})
 
 
 def holds_files(tx: Tx, folder_ids: Sequence[int]) -> bool:
@@ -157,25 +151,23 @@ def holds_files(tx: Tx, folder_ids: Sequence[int]) -> bool:
     return bool(scalar(tx, sql, {"ids": list(folder_ids)}))
 
 
-_TRASH = """
-with chosen as materialized (
-    select id, is_deleted from files where folder_id = any(%(ids)s) order by id limit %(limit)s for no key update
-), trashed as (
-    update files f set is_deleted = true, deleted_at = coalesce(f.deleted_at, now()), folder_id = null,
-        version = f.version + (not f.is_deleted)::integer
-    from chosen where f.id = chosen.id
-    returning f.id, f.owner_id, chosen.is_deleted as before
-), events as (
-    insert into file_events (file_id, owner_id, action, actor)
-    select id, owner_id, 'trashed', %(actor)s from trashed where not before
-)
-select count(*), count(*) filter (where not before) from trashed
-"""
-
-
 def trash_inside(tx: Tx, folder_ids: Sequence[int], *, actor: str, limit: int) -> tuple[int, int]:
     """Move up to ``limit`` files from these folders to the trash. Returns how many, and how many were not in the trash yet."""
-    row = tx.execute(_TRASH, {"ids": list(folder_ids), "actor": actor, "limit": limit}).fetchone()
+    sql = """
+    with chosen as materialized (
+        select id, is_deleted from files where folder_id = any(%(ids)s) order by id limit %(limit)s for no key update
+    ), trashed as (
+        update files f set is_deleted = true, deleted_at = coalesce(f.deleted_at, now()), folder_id = null,
+            version = f.version + (not f.is_deleted)::integer
+        from chosen where f.id = chosen.id
+        returning f.id, f.owner_id, chosen.is_deleted as before
+    ), events as (
+        insert into file_events (file_id, owner_id, action, actor)
+        select id, owner_id, 'trashed', %(actor)s from trashed where not before
+    )
+    select count(*), count(*) filter (where not before) from trashed
+    """
+    row = tx.execute(sql, {"ids": list(folder_ids), "actor": actor, "limit": limit}).fetchone()
     assert row is not None
     return row[0], row[1]
 
@@ -185,16 +177,14 @@ def remove(tx: Tx, folder_ids: Sequence[int]) -> int:
     return execute(tx, "delete from folders where id = any(%(ids)s)", {"ids": list(folder_ids)})
 
 
-_PATHS_BELOW = """
-with recursive below (id, path) as (
-    select id, '' from folders where id = %(id)s
-    union all
-    select f.id, below.path || f.name || '/' from folders f join below on f.parent_id = below.id
-)
-select id, path from below
-"""
-
-
 def paths_below(tx: Tx, folder_id: int) -> dict[int, str]:
     """Paths of this folder and all below, relative to it: "" is itself, "a/b/" lies two levels below."""
-    return dict(tx.execute(_PATHS_BELOW, {"id": folder_id}).fetchall())
+    sql = """
+    with recursive below (id, path) as (
+        select id, '' from folders where id = %(id)s
+        union all
+        select f.id, below.path || f.name || '/' from folders f join below on f.parent_id = below.id
+    )
+    select id, path from below
+    """
+    return dict(tx.execute(sql, {"id": folder_id}).fetchall())

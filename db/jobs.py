@@ -24,24 +24,6 @@ _QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # others: DEFAUL
 
 _CLASS = 1_000_000  # priorities in one class
 
-# Start-time fair queueing: an owner's next job goes one priority behind the owner's last one, and an owner without waiting jobs
-# starts at the head of the queue. So owners take turns, however many jobs each has, and nobody waits for ever. This reads two
-# index entries, however long the queue is.
-_ENQUEUE = """
-insert into procrastinate_jobs (queue_name, task_name, priority, lock, args, scheduled_at, owner_id)
-select %(queue)s::text, %(task)s::text,
-       greatest(%(low)s::integer, coalesce(least(
-           (select priority from procrastinate_jobs
-            where status = 'todo' and queue_name = %(queue)s::text and priority between %(low)s::integer and %(high)s::integer
-            order by priority desc limit 1),
-           (select priority from procrastinate_jobs
-            where status = 'todo' and queue_name = %(queue)s::text and owner_id = %(owner)s::text
-            and priority between %(low)s::integer and %(high)s::integer
-            order by priority limit 1) - 1
-       ), %(high)s::integer)),
-       %(lock)s::text, %(arguments)s::jsonb, now() + nullif(%(delay)s::integer, 0) * interval '1 second', %(owner)s::text
-"""
-
 
 def enqueue(
     tx: Tx,
@@ -57,6 +39,23 @@ def enqueue(
 
     Jobs with the same ``lock`` run one at a time; it defaults to the ``file_id``, if there is one. ``priority`` (-2000 to 2000)
     is a class: jobs of a higher class run first, and within a class owners take turns."""
+    # Start-time fair queueing: an owner's next job goes one priority behind the owner's last one, and an owner without waiting
+    # jobs starts at the head of the queue. So owners take turns, however many jobs each has, and nobody waits for ever. This
+    # reads two index entries, however long the queue is.
+    sql = """
+    insert into procrastinate_jobs (queue_name, task_name, priority, lock, args, scheduled_at, owner_id)
+    select %(queue)s::text, %(task)s::text,
+           greatest(%(low)s::integer, coalesce(least(
+               (select priority from procrastinate_jobs
+                where status = 'todo' and queue_name = %(queue)s::text and priority between %(low)s::integer and %(high)s::integer
+                order by priority desc limit 1),
+               (select priority from procrastinate_jobs
+                where status = 'todo' and queue_name = %(queue)s::text and owner_id = %(owner)s::text
+                and priority between %(low)s::integer and %(high)s::integer
+                order by priority limit 1) - 1
+           ), %(high)s::integer)),
+           %(lock)s::text, %(arguments)s::jsonb, now() + nullif(%(delay)s::integer, 0) * interval '1 second', %(owner)s::text
+    """
     if lock is None and "file_id" in arguments:
         lock = f"file:{arguments['file_id']}"
     params = {
@@ -69,7 +68,7 @@ def enqueue(
         "delay": delay_seconds,
         "arguments": Jsonb(arguments),
     }
-    execute(tx, _ENQUEUE, params)
+    execute(tx, sql, params)
 
 
 # -- workers and the janitor ---------------------------------------------------------------------------------------
@@ -106,15 +105,13 @@ def rescue(tx: Tx, *, lease: timedelta, wait: timedelta, max_deaths: int) -> lis
     return many(tx, JobRecord, _RESCUE, {"lease": lease, "wait": wait, "max_deaths": max_deaths})
 
 
-_GIVE_BACK = """
-update procrastinate_jobs set status = 'todo', worker_id = null, abort_requested = false
-where id = any(%(ids)s) and status = 'doing'
-"""
-
-
 def give_back(tx: Tx, ids: Sequence[int]) -> int:
     """Return jobs to the queue that a stopping worker can't finish. It does not count as an attempt."""
-    return execute(tx, _GIVE_BACK, {"ids": list(ids)})
+    sql = """
+    update procrastinate_jobs set status = 'todo', worker_id = null, abort_requested = false
+    where id = any(%(ids)s) and status = 'doing'
+    """
+    return execute(tx, sql, {"ids": list(ids)})
 
 
 def note_error(tx: Tx, job_id: int, error: str) -> None:
@@ -122,41 +119,29 @@ def note_error(tx: Tx, job_id: int, error: str) -> None:
     execute(tx, "update procrastinate_jobs set error = %(error)s where id = %(id)s", {"id": job_id, "error": error})
 
 
-_REVIVE = """
-update procrastinate_jobs j set status = 'todo', attempts = 0, scheduled_at = null
-where j.status = 'failed' and j.error like %(error)s || '%%' and j.task_name <> all(%(others)s)
-and not exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'failed' and e.at > now() - %(wait)s)
-and exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'deferred' and e.at > now() - %(within)s)
-"""
-
-
 def revive(tx: Tx, *, error: str, other_than: Sequence[str], wait: timedelta, within: timedelta) -> int:
     """Retry failed jobs whose ``error`` starts with this text, if they failed at least ``wait`` ago and were enqueued no longer
     ago than ``within``. Returns their number."""
+    sql = """
+    update procrastinate_jobs j set status = 'todo', attempts = 0, scheduled_at = null
+    where j.status = 'failed' and j.error like %(error)s || '%%' and j.task_name <> all(%(others)s)
+    and not exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'failed' and e.at > now() - %(wait)s)
+    and exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'deferred' and e.at > now() - %(within)s)
+    """
     params = {"error": error, "others": list(other_than), "wait": wait, "within": within}
-    return execute(tx, _REVIVE, params)
-
-
-_FORGET = """
-delete from procrastinate_jobs j where j.status in ('failed', 'cancelled', 'succeeded', 'aborted') and not exists (
-    select from procrastinate_events e where e.job_id = j.id and e.at > now() - %(after)s)
-"""
+    return execute(tx, sql, params)
 
 
 def forget_old(tx: Tx, *, after: timedelta) -> int:
     """Delete ended jobs without an event for ``after``."""
-    return execute(tx, _FORGET, {"after": after})
+    sql = """
+    delete from procrastinate_jobs j where j.status in ('failed', 'cancelled', 'succeeded', 'aborted') and not exists (
+        select from procrastinate_events e where e.job_id = j.id and e.at > now() - %(after)s)
+    """
+    return execute(tx, sql, {"after": after})
 
 
 # -- lists ---------------------------------------------------------------------------------------------------------------
-
-_LIST = f"""
-select {_COLUMNS} from procrastinate_jobs j
-where (%(status)s::text is null or j.status = %(status)s::procrastinate_job_status)
-and (%(queue)s::text is null or j.queue_name = %(queue)s) and (%(task)s::text is null or j.task_name = %(task)s)
-and (%(owner)s::text is null or j.owner_id = %(owner)s) and (%(before)s::bigint is null or j.id < %(before)s)
-order by j.id desc limit %(limit)s
-"""
 
 
 def list_all(
@@ -170,8 +155,15 @@ def list_all(
     limit: int,
 ) -> list[JobRecord]:
     """Jobs, newest first, from just before the job ``before``. Succeeded jobs are not kept."""
+    sql = f"""
+    select {_COLUMNS} from procrastinate_jobs j
+    where (%(status)s::text is null or j.status = %(status)s::procrastinate_job_status)
+    and (%(queue)s::text is null or j.queue_name = %(queue)s) and (%(task)s::text is null or j.task_name = %(task)s)
+    and (%(owner)s::text is null or j.owner_id = %(owner)s) and (%(before)s::bigint is null or j.id < %(before)s)
+    order by j.id desc limit %(limit)s
+    """
     params = {"status": status, "queue": queue, "task": task, "owner": owner_id, "before": before, "limit": limit}
-    return many(tx, JobRecord, _LIST, params)
+    return many(tx, JobRecord, sql, params)
 
 
 def get(tx: Tx, job_id: int) -> JobRecord | None:
@@ -187,15 +179,13 @@ def counts(tx: Tx) -> list[tuple[str, str, int]]:
     return tx.execute(_COUNTS).fetchall()
 
 
-_RETRY = """
-update procrastinate_jobs set status = 'todo', scheduled_at = null, attempts = 0, deaths = 0
-where id = %(id)s and status in ('failed', 'cancelled')
-"""
-
-
 def retry(tx: Tx, job_id: int) -> bool:
     """failed | cancelled -> todo, with all attempts again. False if it is neither."""
-    return execute(tx, _RETRY, {"id": job_id}) == 1
+    sql = """
+    update procrastinate_jobs set status = 'todo', scheduled_at = null, attempts = 0, deaths = 0
+    where id = %(id)s and status in ('failed', 'cancelled')
+    """
+    return execute(tx, sql, {"id": job_id}) == 1
 
 
 _REMOVE = "delete from procrastinate_jobs where id = %(id)s and status <> 'doing'"
@@ -206,35 +196,32 @@ def remove(tx: Tx, job_id: int) -> bool:
     return execute(tx, _REMOVE, {"id": job_id}) == 1
 
 
-_LAG = """
-select queue, waiting, scheduled, running, failed,
-       coalesce(extract(epoch from now() - (
-           select min(e.at) from procrastinate_events e where e.job_id = first and e.type = 'deferred'
-       )), 0)::float as oldest_seconds
-from (
-    select queue_name as queue, count(*) filter (where status = 'todo' and due) as waiting,
-           count(*) filter (where status = 'todo' and not due) as scheduled, count(*) filter (where status = 'doing') as running,
-           count(*) filter (where status = 'failed') as failed, min(id) filter (where status = 'todo' and due) as first
-    from (select *, coalesce(scheduled_at <= now(), true) as due from procrastinate_jobs) j
-    group by 1
-) q order by 1
-"""
-
-
 def queues(tx: Tx) -> list[QueueRecord]:
     """All queues that have jobs."""
-    return many(tx, QueueRecord, _LAG)
-
-
-_LAGGING = """
-select distinct j.queue_name from procrastinate_jobs j
-join procrastinate_events e on e.job_id = j.id and e.type = 'deferred'
-where j.status = 'todo' and j.scheduled_at is null and e.at < now() - %(longer_than)s and not exists (
-    select from procrastinate_jobs d join procrastinate_workers w on w.id = d.worker_id
-    where d.queue_name = j.queue_name and d.status = 'doing' and w.last_heartbeat > now() - interval '1 minute')
-"""
+    sql = """
+    select queue, waiting, scheduled, running, failed,
+           coalesce(extract(epoch from now() - (
+               select min(e.at) from procrastinate_events e where e.job_id = first and e.type = 'deferred'
+           )), 0)::float as oldest_seconds
+    from (
+        select queue_name as queue, count(*) filter (where status = 'todo' and due) as waiting,
+               count(*) filter (where status = 'todo' and not due) as scheduled,
+               count(*) filter (where status = 'doing') as running,
+               count(*) filter (where status = 'failed') as failed, min(id) filter (where status = 'todo' and due) as first
+        from (select *, coalesce(scheduled_at <= now(), true) as due from procrastinate_jobs) j
+        group by 1
+    ) q order by 1
+    """
+    return many(tx, QueueRecord, sql)
 
 
 def lagging(tx: Tx, *, longer_than: timedelta) -> list[str]:
     """Queues without a worker: a due job has waited ``longer_than`` this, and no job is running."""
-    return column(tx, _LAGGING, {"longer_than": longer_than})
+    sql = """
+    select distinct j.queue_name from procrastinate_jobs j
+    join procrastinate_events e on e.job_id = j.id and e.type = 'deferred'
+    where j.status = 'todo' and j.scheduled_at is null and e.at < now() - %(longer_than)s and not exists (
+        select from procrastinate_jobs d join procrastinate_workers w on w.id = d.worker_id
+        where d.queue_name = j.queue_name and d.status = 'doing' and w.last_heartbeat > now() - interval '1 minute')
+    """
+    return column(tx, sql, {"longer_than": longer_than})

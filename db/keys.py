@@ -16,16 +16,14 @@ def find(tx: Tx, key_digest: bytes) -> KeyRecord | None:
     return one(tx, KeyRecord, sql, {"digest": key_digest})
 
 
-_CREATE = f"""
-insert into api_keys (key_digest, owner_id, name, role) values (%(digest)s, %(owner)s, %(name)s, %(role)s)
-on conflict (key_digest) do update set owner_id = api_keys.owner_id
-returning {_COLUMNS}
-"""
-
-
 def create(tx: Tx, key_digest: bytes, *, owner_id: str, name: str, role: str) -> KeyRecord:
     """Add a key. One that exists already is returned unchanged."""
-    record = one(tx, KeyRecord, _CREATE, {"digest": key_digest, "owner": owner_id, "name": name, "role": role})
+    sql = f"""
+    insert into api_keys (key_digest, owner_id, name, role) values (%(digest)s, %(owner)s, %(name)s, %(role)s)
+    on conflict (key_digest) do update set owner_id = api_keys.owner_id
+    returning {_COLUMNS}
+    """
+    record = one(tx, KeyRecord, sql, {"digest": key_digest, "owner": owner_id, "name": name, "role": role})
     assert record is not None
     return record
 
@@ -35,15 +33,13 @@ def any_admin(tx: Tx) -> bool:
     return bool(scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)"))
 
 
-_LIST = f"""
-select {_COLUMNS} from api_keys where revoked_at is null and (%(after)s::uuid is null or id > %(after)s)
-order by id limit %(limit)s
-"""
-
-
 def list_all(tx: Tx, *, after: UUID | None, limit: int) -> list[KeyRecord]:
     """Keys that are not revoked, oldest first, from after the key ``after``."""
-    return many(tx, KeyRecord, _LIST, {"after": after, "limit": limit})
+    sql = f"""
+    select {_COLUMNS} from api_keys where revoked_at is null and (%(after)s::uuid is null or id > %(after)s)
+    order by id limit %(limit)s
+    """
+    return many(tx, KeyRecord, sql, {"after": after, "limit": limit})
 
 
 def revoke(tx: Tx, key_id: UUID) -> bool:

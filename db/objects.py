@@ -33,47 +33,41 @@ def get_many(tx: Tx, keys: Sequence[str]) -> list[ObjectRecord]:
     )
 
 
-_RECORD_CHECK = """
-update objects
-set in_bucket = %(in_bucket)s, checksum_state = coalesce(%(checksum_state)s, checksum_state), etag = coalesce(%(etag)s, etag),
-    checked_at = now()
-where object_key = %(key)s
-"""
-
-
 def record_check(
     tx: Tx, object_key: str, *, in_bucket: bool, checksum_state: str | None = None, etag: str | None = None
 ) -> None:
     """Record what a check of the bucket found. None keeps the last checksum state, or the ETag."""
+    sql = """
+    update objects
+    set in_bucket = %(in_bucket)s, checksum_state = coalesce(%(checksum_state)s, checksum_state), etag = coalesce(%(etag)s, etag),
+        checked_at = now()
+    where object_key = %(key)s
+    """
     params = {"key": object_key, "in_bucket": in_bucket, "checksum_state": checksum_state, "etag": etag}
-    execute(tx, _RECORD_CHECK, params)
-
-
-_ADD_EXTRACTED = """
-with o as (
-    update objects set extracted = extracted || %(extracted)s where object_key = %(key)s and status = 'stored'
-    returning object_key
-)
-update files set version = version + 1 from o where file_path = o.object_key
-"""
+    execute(tx, sql, params)
 
 
 def add_extracted(tx: Tx, object_key: str, extracted: dict[str, Any]) -> None:
     """Add metadata read from the bytes (width, EXIF, …). All files on the object show it, also those linked later."""
-    execute(tx, _ADD_EXTRACTED, {"key": object_key, "extracted": Jsonb(extracted)})
-
-
-_SET_PROBLEM = """
-with o as (
-    update objects set problem = %(problem)s where object_key = %(key)s and status = 'stored' returning object_key
-)
-update files set version = version + 1 from o where file_path = o.object_key
-"""
+    sql = """
+    with o as (
+        update objects set extracted = extracted || %(extracted)s where object_key = %(key)s and status = 'stored'
+        returning object_key
+    )
+    update files set version = version + 1 from o where file_path = o.object_key
+    """
+    execute(tx, sql, {"key": object_key, "extracted": Jsonb(extracted)})
 
 
 def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None:
     """Show on all files of the object which step of the processing failed; None: none did."""
-    execute(tx, _SET_PROBLEM, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
+    sql = """
+    with o as (
+        update objects set problem = %(problem)s where object_key = %(key)s and status = 'stored' returning object_key
+    )
+    update files set version = version + 1 from o where file_path = o.object_key
+    """
+    execute(tx, sql, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
 
 
 # -- equal objects, and purging ------------------------------------------------------------------------------------------
@@ -96,51 +90,45 @@ def lock_by_file(tx: Tx, file_id: object, *, share: bool = False) -> str | None:
             return key
 
 
-_EQUAL = """
-select object_key from objects
-where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
-and scan_verdict is distinct from 'infected' and object_key <> all(%(others)s)
-order by in_bucket and checksum_state <> 'mismatch', created_at limit 1 for share
-"""
-
-
 def find_equal(tx: Tx, owner_id: str, sha256: str, size: int, *, other_than: Sequence[str]) -> str | None:
     """The key of the owner's oldest other object with these bytes, locked against a purge. A damaged one comes first, so that
     its files are moved to intact bytes."""
+    sql = """
+    select object_key from objects
+    where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
+    and scan_verdict is distinct from 'infected' and object_key <> all(%(others)s)
+    order by in_bucket and checksum_state <> 'mismatch', created_at limit 1 for share
+    """
     params = {"owner": owner_id, "sha256": sha256, "size": size, "others": list(other_than)}
-    key: str | None = scalar(tx, _EQUAL, params)
+    key: str | None = scalar(tx, sql, params)
     return key
-
-
-_LOCK_EQUALS = """
-select 1 from objects where owner_id = %(owner)s and sha256 = any(%(contents)s) and status = 'stored'
-order by object_key for share
-"""
 
 
 def lock_equals(tx: Tx, owner_id: str, contents: Sequence[str]) -> None:
     """Lock an owner's objects with these SHA-256s against a purge, in one order, before several files are published."""
-    execute(tx, _LOCK_EQUALS, {"owner": owner_id, "contents": list(contents)})
-
-
-_MARK_PURGING = """
-with purged as (
-    update objects o set status = 'purging'
-    where o.object_key = %(key)s and o.status = 'stored'
-    and not exists (select from files f where f.file_path = o.object_key)
-    returning object_key
-),
-earlier as (
-    update deferred_deletions d set delete_after = now() from purged where d.replaced_by = purged.object_key
-)
-select object_key from purged
-"""
+    sql = """
+    select 1 from objects where owner_id = %(owner)s and sha256 = any(%(contents)s) and status = 'stored'
+    order by object_key for share
+    """
+    execute(tx, sql, {"owner": owner_id, "contents": list(contents)})
 
 
 def mark_purging(tx: Tx, object_key: str) -> bool:
     """stored -> purging, if no file is left on the object. Objects that it replaced become due for deletion too. The caller
     holds ``lock_by_file``, so that no file can be added."""
-    return scalar(tx, _MARK_PURGING, {"key": object_key}) is not None
+    sql = """
+    with purged as (
+        update objects o set status = 'purging'
+        where o.object_key = %(key)s and o.status = 'stored'
+        and not exists (select from files f where f.file_path = o.object_key)
+        returning object_key
+    ),
+    earlier as (
+        update deferred_deletions d set delete_after = now() from purged where d.replaced_by = purged.object_key
+    )
+    select object_key from purged
+    """
+    return scalar(tx, sql, {"key": object_key}) is not None
 
 
 _LOCK_OBJECTS = "select 1 from objects where object_key = any(%(keys)s) order by object_key for update"
@@ -154,18 +142,16 @@ def lock_with_files(tx: Tx, keys: Sequence[str]) -> None:
         execute(tx, _LOCK_FILES, {"keys": list(keys)})
 
 
-_MOVE_FILES = """
-update files f set file_path = good.object_key, version = version + 1
-from objects bad join objects good on good.owner_id = bad.owner_id and good.sha256 = bad.sha256 and good.size = bad.size
-where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and good.object_key = any(%(by)s)
-"""
-
-
 def move_files(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
     """Move all files from damaged objects to those of ``by`` with the same bytes, and mark the damaged objects for purging. The
     caller holds ``lock_with_files``."""
+    sql = """
+    update files f set file_path = good.object_key, version = version + 1
+    from objects bad join objects good on good.owner_id = bad.owner_id and good.sha256 = bad.sha256 and good.size = bad.size
+    where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and good.object_key = any(%(by)s)
+    """
     if damaged:
-        execute(tx, _MOVE_FILES, {"damaged": list(damaged), "by": list(by)})
+        execute(tx, sql, {"damaged": list(damaged), "by": list(by)})
     for key in damaged:
         mark_purging(tx, key)
 
@@ -183,53 +169,36 @@ def remove(tx: Tx, object_key: str) -> None:
 
 # -- which keys are used -----------------------------------------------------------------------------------------------
 
-_KNOWN = """
-select k.key from unnest(%(keys)s::text[]) k(key)
-where exists (select from objects where object_key = k.key)
-   or exists (select from objects where public_key = k.key)
-   or exists (select from uploads where object_key = k.key and not cleaned)
-   or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
-   or exists (select from upload_objects o join uploads u on u.id = o.upload_id
-              where o.object_key = k.key and u.status in ('pending', 'uploading', 'completing'))
-   or exists (select from file_previews where preview_path = k.key)
-   or exists (select from deferred_deletions where object_key = k.key)
-"""
-
 
 def known_keys(tx: Tx, keys: Sequence[str]) -> set[str]:
     """Those of the keys that any row names: an object, an upload, a preview or a deferred deletion."""
-    return set(column(tx, _KNOWN, {"keys": list(keys)}))
-
-
-_IN_USE = """
-select k.key from unnest(%(keys)s::text[]) k(key)
-where exists (select from objects where object_key = k.key and status = 'stored')
-   or exists (select from objects where public_key = k.key and status = 'stored')
-   or exists (select from file_previews p join objects o on o.object_key = p.object_key
-              where p.preview_path = k.key and o.status = 'stored')
-"""
+    sql = """
+    select k.key from unnest(%(keys)s::text[]) k(key)
+    where exists (select from objects where object_key = k.key)
+       or exists (select from objects where public_key = k.key)
+       or exists (select from uploads where object_key = k.key and not cleaned)
+       or exists (select from uploads where incoming_key = k.key and status in ('pending', 'uploading', 'completing'))
+       or exists (select from upload_objects o join uploads u on u.id = o.upload_id
+                  where o.object_key = k.key and u.status in ('pending', 'uploading', 'completing'))
+       or exists (select from file_previews where preview_path = k.key)
+       or exists (select from deferred_deletions where object_key = k.key)
+    """
+    return set(column(tx, sql, {"keys": list(keys)}))
 
 
 def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
     """Those of the keys that hold a stored object, its preview, or its public copy."""
-    return set(column(tx, _IN_USE, {"keys": list(keys)}))
+    sql = """
+    select k.key from unnest(%(keys)s::text[]) k(key)
+    where exists (select from objects where object_key = k.key and status = 'stored')
+       or exists (select from objects where public_key = k.key and status = 'stored')
+       or exists (select from file_previews p join objects o on o.object_key = p.object_key
+                  where p.preview_path = k.key and o.status = 'stored')
+    """
+    return set(column(tx, sql, {"keys": list(keys)}))
 
 
 # -- replacing an object -------------------------------------------------------------------------------------------------
-
-_RECORD_URL = """
-with present as (
-    select object_key, urls_until from objects
-    where (object_key = %(key)s or public_key = %(key)s) and status = 'stored' and encoding is null
-    and scan_verdict is distinct from 'infected'
-),
-noted as (
-    update objects o set urls_until = now() + 2 * %(life)s::interval from present
-    where o.object_key = present.object_key and coalesce(present.urls_until, '-infinity') < now() + %(life)s::interval
-    returning 1
-)
-select exists (select from present where urls_until >= now() + %(life)s::interval) or exists (select from noted)
-"""
 
 
 def record_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
@@ -237,29 +206,26 @@ def record_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
     kept as long if it is replaced. False if it was replaced already or is infected.
 
     Twice the life is recorded, so that not every download writes the row."""
-    return scalar(tx, _RECORD_URL, {"key": object_key, "life": life}) is True
+    sql = """
+    with present as (
+        select object_key, urls_until from objects
+        where (object_key = %(key)s or public_key = %(key)s) and status = 'stored' and encoding is null
+        and scan_verdict is distinct from 'infected'
+    ),
+    noted as (
+        update objects o set urls_until = now() + 2 * %(life)s::interval from present
+        where o.object_key = present.object_key and coalesce(present.urls_until, '-infinity') < now() + %(life)s::interval
+        returning 1
+    )
+    select exists (select from present where urls_until >= now() + %(life)s::interval) or exists (select from noted)
+    """
+    return scalar(tx, sql, {"key": object_key, "life": life}) is True
 
 
 # Put a reserved key to use: ``object`` is the CTE that locks the object.
 _TAKE_RESERVED = """taken as (
     delete from deferred_deletions d using object where d.object_key = %(new)s and not d.deleting returning 1
 )"""
-# Files, previews and texts follow the key by their foreign keys (on update cascade).
-_REPLACE = f"""
-with object as (
-    select object_key, urls_until from objects
-    where object_key = %(old)s and status = 'stored' and encoding is null and sha256 = %(sha256)s
-    and scan_verdict is distinct from 'infected' for update
-),
-{_TAKE_RESERVED},
-replaced as (
-    update objects o set object_key = %(new)s, encoding = 'zstd', stored_size = %(stored_size)s, frame_ends = %(frame_ends)s,
-        etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(), urls_until = null
-    from object, taken where o.object_key = object.object_key returning 1
-)
-insert into deferred_deletions (object_key, delete_after, replaced_by)
-select object.object_key, greatest(object.urls_until, now() + %(grace)s), %(new)s from object, replaced
-"""
 
 
 def replace(
@@ -267,25 +233,39 @@ def replace(
 ) -> bool:
     """Put a compressed replacement to use. The old object is kept until its presigned URLs expire, at least for ``grace``, for
     those who read it now. False if the object is gone, replaced or infected, or the replacement is being deleted."""
+    # Files, previews and texts follow the key by their foreign keys (on update cascade).
+    sql = f"""
+    with object as (
+        select object_key, urls_until from objects
+        where object_key = %(old)s and status = 'stored' and encoding is null and sha256 = %(sha256)s
+        and scan_verdict is distinct from 'infected' for update
+    ),
+    {_TAKE_RESERVED},
+    replaced as (
+        update objects o set object_key = %(new)s, encoding = 'zstd', stored_size = %(stored_size)s, frame_ends = %(frame_ends)s,
+            etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(), urls_until = null
+        from object, taken where o.object_key = object.object_key returning 1
+    )
+    insert into deferred_deletions (object_key, delete_after, replaced_by)
+    select object.object_key, greatest(object.urls_until, now() + %(grace)s), %(new)s from object, replaced
+    """
     params = {"old": old, "new": new, "sha256": sha256, "etag": etag, "grace": grace}
-    return execute(tx, _REPLACE, params | {"stored_size": stored_size, "frame_ends": list(frame_ends)}) == 1
-
-
-_RENAME = f"""
-with object as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
-{_TAKE_RESERVED},
-renamed as (
-    update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null
-    from object, taken where o.object_key = object.object_key returning 1
-)
-insert into deferred_deletions (object_key, delete_after, replaced_by)
-select object.object_key, now(), %(new)s from object, renamed
-"""
+    return execute(tx, sql, params | {"stored_size": stored_size, "frame_ends": list(frame_ends)}) == 1
 
 
 def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
     """Put a copy under a reserved key to use, and let the old object be deleted now. False as in ``replace``."""
-    return execute(tx, _RENAME, {"old": old, "new": new, "etag": etag}) == 1
+    sql = f"""
+    with object as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
+    {_TAKE_RESERVED},
+    renamed as (
+        update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null
+        from object, taken where o.object_key = object.object_key returning 1
+    )
+    insert into deferred_deletions (object_key, delete_after, replaced_by)
+    select object.object_key, now(), %(new)s from object, renamed
+    """
+    return execute(tx, sql, {"old": old, "new": new, "etag": etag}) == 1
 
 
 # -- public copies, without the location -----------------------------------------------------------------------------------
@@ -300,21 +280,19 @@ def set_location_state(tx: Tx, object_key: str, state: str) -> None:
     execute(tx, sql, {"key": object_key, "state": state})
 
 
-_ADD_PUBLIC_COPY = f"""
-with object as (
-    select object_key from objects
-    where object_key = %(key)s and status = 'stored' and location_state is distinct from 'removed'
-    and scan_verdict is distinct from 'infected' for update
-),
-{_TAKE_RESERVED}
-update objects o set location_state = 'removed', public_key = %(new)s, public_sha256 = %(sha256)s, public_etag = %(etag)s
-from object, taken where o.object_key = object.object_key
-"""
-
-
 def add_public_copy(tx: Tx, object_key: str, copy: str, *, sha256: str, etag: str) -> bool:
     """Put a reserved copy to use. False if there is one, the object is gone or infected, or the copy is being deleted."""
-    return execute(tx, _ADD_PUBLIC_COPY, {"key": object_key, "new": copy, "sha256": sha256, "etag": etag}) == 1
+    sql = f"""
+    with object as (
+        select object_key from objects
+        where object_key = %(key)s and status = 'stored' and location_state is distinct from 'removed'
+        and scan_verdict is distinct from 'infected' for update
+    ),
+    {_TAKE_RESERVED}
+    update objects o set location_state = 'removed', public_key = %(new)s, public_sha256 = %(sha256)s, public_etag = %(etag)s
+    from object, taken where o.object_key = object.object_key
+    """
+    return execute(tx, sql, {"key": object_key, "new": copy, "sha256": sha256, "etag": etag}) == 1
 
 
 def drop_public_copy(tx: Tx, copy: str) -> None:
@@ -326,32 +304,29 @@ def drop_public_copy(tx: Tx, copy: str) -> None:
     execute(tx, sql, {"copy": copy})
 
 
-_TO_COPY = """
-select f.id, f.owner_id, o.object_key from objects o join lateral (
-    select id, owner_id from files f
-    where f.file_path = o.object_key and f.status = 'ready' and f.visibility = 'public' and not f.keep_location limit 1
-) f on true
-where o.location_state = 'present' and o.status = 'stored' and not exists (
-    select from procrastinate_jobs j
-    where j.lock = 'public:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
-limit %(limit)s
-"""
-
-
 def to_copy(tx: Tx, *, limit: int) -> list[tuple[UUID, str, str]]:
     """Objects whose copy is missing and has no job: the id and owner of one public file, and the object key."""
-    return tx.execute(_TO_COPY, {"limit": limit}).fetchall()
+    sql = """
+    select f.id, f.owner_id, o.object_key from objects o join lateral (
+        select id, owner_id from files f
+        where f.file_path = o.object_key and f.status = 'ready' and f.visibility = 'public' and not f.keep_location limit 1
+    ) f on true
+    where o.location_state = 'present' and o.status = 'stored' and not exists (
+        select from procrastinate_jobs j
+        where j.lock = 'public:' || o.object_key and j.task_name = 'publish_file' and j.status in ('todo', 'doing'))
+    limit %(limit)s
+    """
+    return tx.execute(sql, {"limit": limit}).fetchall()
 
 
 # -- compressed objects ----------------------------------------------------------------------------------------------------
-
-_FRAME_BOUNDS = """
-select coalesce(frame_ends[%(first)s], 0), frame_ends[%(last)s] from objects where object_key = %(key)s
-"""
 
 
 def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int, int] | None:
     """Start and end in a compressed object of the frames ``first`` to ``last`` (from 0, both included). None if there is no such
     object or frame."""
-    row = tx.execute(_FRAME_BOUNDS, {"key": object_key, "first": first, "last": last + 1}).fetchone()
+    sql = """
+    select coalesce(frame_ends[%(first)s], 0), frame_ends[%(last)s] from objects where object_key = %(key)s
+    """
+    row = tx.execute(sql, {"key": object_key, "first": first, "last": last + 1}).fetchone()
     return (row[0], row[1]) if row is not None and row[1] is not None else None

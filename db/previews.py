@@ -11,16 +11,16 @@ from db import Tx, execute, many, one
 from db.records import PreviewRecord
 
 _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size"
-_FIND = f"""
-select {_COLUMNS} from file_previews
-where object_key = %(key)s and preview_type = %(type)s and variant = %(variant)s and mime_type = %(mime_type)s
-"""
 
 
 def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:
     """One preview of an object."""
+    sql = f"""
+    select {_COLUMNS} from file_previews
+    where object_key = %(key)s and preview_type = %(type)s and variant = %(variant)s and mime_type = %(mime_type)s
+    """
     params = {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type}
-    return one(tx, PreviewRecord, _FIND, params)
+    return one(tx, PreviewRecord, sql, params)
 
 
 def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
@@ -29,24 +29,22 @@ def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
     return many(tx, PreviewRecord, sql, {"keys": list(object_keys)})
 
 
-_ADD = """
-with added as (
-    insert into file_previews (object_key, file_id, preview_type, variant, preview_path, mime_type, width, height, size)
-    select o.object_key, %(file_id)s, %(preview_type)s, %(variant)s, %(preview_path)s, %(mime_type)s, %(width)s, %(height)s,
-           %(size)s
-    from objects o
-    where o.object_key = %(object_key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
-    on conflict (object_key, preview_type, variant, mime_type) do nothing
-    returning preview_path
-)
-delete from deferred_deletions d using added where d.object_key = added.preview_path and not d.deleting
-"""
-
-
 def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
     """Put a preview to use whose key was reserved (``deferred_deletions.reserve``). False if there is one already, the object
     is being purged or infected, or the reservation has expired; the caller then rolls back."""
-    return execute(tx, _ADD, asdict(preview) | {"file_id": file_id}) == 1
+    sql = """
+    with added as (
+        insert into file_previews (object_key, file_id, preview_type, variant, preview_path, mime_type, width, height, size)
+        select o.object_key, %(file_id)s, %(preview_type)s, %(variant)s, %(preview_path)s, %(mime_type)s, %(width)s, %(height)s,
+               %(size)s
+        from objects o
+        where o.object_key = %(object_key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' for share
+        on conflict (object_key, preview_type, variant, mime_type) do nothing
+        returning preview_path
+    )
+    delete from deferred_deletions d using added where d.object_key = added.preview_path and not d.deleting
+    """
+    return execute(tx, sql, asdict(preview) | {"file_id": file_id}) == 1
 
 
 def remove(tx: Tx, preview_path: str) -> None:
@@ -54,58 +52,51 @@ def remove(tx: Tx, preview_path: str) -> None:
     execute(tx, "delete from file_previews where preview_path = %(path)s", {"path": preview_path})
 
 
-_FORGET_ALL = """
-with object as (
-    update objects set extracted = extracted - 'processed_at' where object_key = %(key)s and status = 'stored'
-    returning object_key
-),
-removed as (delete from file_previews p using object o where p.object_key = o.object_key returning p.preview_path),
-failures as (delete from preview_failures f using object o where f.object_key = o.object_key)
-insert into deferred_deletions (object_key, delete_after) select preview_path, now() from removed
-"""
-
-
 def forget_all(tx: Tx, object_key: str) -> None:
     """Delete previews and failures of an object whose type has changed. The caller has locked the object."""
-    execute(tx, _FORGET_ALL, {"key": object_key})
+    sql = """
+    with object as (
+        update objects set extracted = extracted - 'processed_at' where object_key = %(key)s and status = 'stored'
+        returning object_key
+    ),
+    removed as (delete from file_previews p using object o where p.object_key = o.object_key returning p.preview_path),
+    failures as (delete from preview_failures f using object o where f.object_key = o.object_key)
+    insert into deferred_deletions (object_key, delete_after) select preview_path, now() from removed
+    """
+    execute(tx, sql, {"key": object_key})
 
 
 # -- previews that can't be made -------------------------------------------------------------------------------------------
 
-_ADD_FAILURE = """
-insert into preview_failures (object_key, preview_type, variant, code, detail)
-select o.object_key, %(type)s, %(variant)s, %(code)s, %(detail)s
-from objects o where o.object_key = %(key)s and o.status = 'stored' for share
-on conflict (object_key, preview_type, variant) do update
-set code = excluded.code, detail = excluded.detail, failed_at = now()
-"""
-
 
 def add_failure(tx: Tx, object_key: str, *, preview_type: str, variant: int, code: str, detail: str) -> None:
     """Record why a preview can't be made. ``variant`` is a page; 0 stands for all pages and for the other types."""
+    sql = """
+    insert into preview_failures (object_key, preview_type, variant, code, detail)
+    select o.object_key, %(type)s, %(variant)s, %(code)s, %(detail)s
+    from objects o where o.object_key = %(key)s and o.status = 'stored' for share
+    on conflict (object_key, preview_type, variant) do update
+    set code = excluded.code, detail = excluded.detail, failed_at = now()
+    """
     params = {"key": object_key, "type": preview_type, "variant": variant, "code": code, "detail": detail}
-    execute(tx, _ADD_FAILURE, params)
-
-
-_FAILURE = """
-select code, detail from preview_failures
-where object_key = %(key)s and preview_type = %(type)s and variant in (0, %(variant)s) and failed_at > now() - %(within)s
-order by variant limit 1
-"""
+    execute(tx, sql, params)
 
 
 def failure(tx: Tx, object_key: str, *, preview_type: str, variant: int, within: timedelta) -> tuple[str, str] | None:
     """Code and detail of a failure that is not older than ``within``."""
+    sql = """
+    select code, detail from preview_failures
+    where object_key = %(key)s and preview_type = %(type)s and variant in (0, %(variant)s) and failed_at > now() - %(within)s
+    order by variant limit 1
+    """
     params = {"key": object_key, "type": preview_type, "variant": variant, "within": within}
-    row = tx.execute(_FAILURE, params).fetchone()
+    row = tx.execute(sql, params).fetchone()
     return (row[0], row[1]) if row else None
-
-
-_FORGET_FAILURE = """
-delete from preview_failures where object_key = %(key)s and preview_type = %(type)s and variant in (0, %(variant)s)
-"""
 
 
 def forget_failure(tx: Tx, object_key: str, *, preview_type: str, variant: int) -> None:
     """Delete a failure, so that the preview is tried again."""
-    execute(tx, _FORGET_FAILURE, {"key": object_key, "type": preview_type, "variant": variant})
+    sql = """
+    delete from preview_failures where object_key = %(key)s and preview_type = %(type)s and variant in (0, %(variant)s)
+    """
+    execute(tx, sql, {"key": object_key, "type": preview_type, "variant": variant})

@@ -13,35 +13,32 @@ from db import Tx, column, execute, many, one, scalar
 from db.files import COLUMNS, FROM
 from db.records import FileRecord, RescanRecord
 
-_FIND_VERDICT = """
-select scan_verdict, scan_finding, scanned_with from objects
-where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
-and scan_verdict is not null and scanned_with = %(signatures)s
-order by scanned_at desc limit 1
-"""
-
 
 def find_verdict(tx: Tx, owner_id: str, sha256: str, size: int, *, signatures: str) -> Scan | None:
     """The verdict on the owner's equal bytes by these signatures. Never on another owner's: a fast answer would tell that
     somebody has them (THREATS T15)."""
+    sql = """
+    select scan_verdict, scan_finding, scanned_with from objects
+    where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
+    and scan_verdict is not null and scanned_with = %(signatures)s
+    order by scanned_at desc limit 1
+    """
     params = {"owner": owner_id, "sha256": sha256, "size": size, "signatures": signatures}
-    row = tx.execute(_FIND_VERDICT, params).fetchone()
+    row = tx.execute(sql, params).fetchone()
     return Scan(*row) if row else None
-
-
-_RECORD = """
-update objects set scan_verdict = %(verdict)s, scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now()
-where status = 'stored' and scan_verdict is distinct from 'infected'
-and (object_key = %(key)s or (owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s))
-"""
 
 
 def record(tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str) -> None:
     """Record the verdict for the object and the owner's objects of the same bytes. An infected object stays infected; a new
     upload of the bytes is scanned again."""
+    sql = """
+    update objects set scan_verdict = %(verdict)s, scan_finding = %(finding)s, scanned_with = %(signatures)s, scanned_at = now()
+    where status = 'stored' and scan_verdict is distinct from 'infected'
+    and (object_key = %(key)s or (owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s))
+    """
     execute(
         tx,
-        _RECORD,
+        sql,
         {
             "verdict": scan.verdict,
             "finding": scan.finding,
@@ -95,14 +92,12 @@ def quarantine(
     return keys
 
 
-_EXPOSED = """
-select object_key from objects where scan_verdict = 'infected' and urls_until > now() and status = 'stored' limit %(limit)s
-"""
-
-
 def exposed(tx: Tx, *, limit: int) -> list[str]:
     """Keys of infected objects whose presigned URLs may still be valid."""
-    return column(tx, _EXPOSED, {"limit": limit})
+    sql = """
+    select object_key from objects where scan_verdict = 'infected' and urls_until > now() and status = 'stored' limit %(limit)s
+    """
+    return column(tx, sql, {"limit": limit})
 
 
 # -- re-scans --------------------------------------------------------------------------------------------------------------
@@ -130,34 +125,30 @@ def rescan_due(tx: Tx, *, every: timedelta) -> bool:
     return scalar(tx, sql, {"every": every}) is True
 
 
-_NEXT = f"""
-select distinct on (o.object_key) {COLUMNS} from {FROM}
-where o.object_key > %(after)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' and f.status = 'ready'
-order by o.object_key, f.id limit %(limit)s
-"""
-
-
 def next_objects(tx: Tx, *, after: str, limit: int) -> Sequence[FileRecord]:
     """One file of each downloadable object, the trash included, in the order of the object keys from after ``after``."""
-    return many(tx, FileRecord, _NEXT, {"after": after, "limit": limit})
-
-
-_ADVANCE = f"""
-update rescans set after_key = %(to)s, scanned = scanned + %(scanned)s, infected = infected + %(infected)s,
-    failed = failed + %(failed)s, updated_at = now(), finished_at = case when %(finished)s then now() end
-where id = %(id)s and after_key = %(from)s and finished_at is null
-returning {_RESCAN}
-"""
+    sql = f"""
+    select distinct on (o.object_key) {COLUMNS} from {FROM}
+    where o.object_key > %(after)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected' and f.status = 'ready'
+    order by o.object_key, f.id limit %(limit)s
+    """
+    return many(tx, FileRecord, sql, {"after": after, "limit": limit})
 
 
 def advance_rescan(
     tx: Tx, rescan: RescanRecord, *, to: str, scanned: int, infected: int, failed: int, finished: bool
 ) -> RescanRecord | None:
     """Record the progress of a re-scan. None if another worker has recorded it; this one then stops."""
+    sql = f"""
+    update rescans set after_key = %(to)s, scanned = scanned + %(scanned)s, infected = infected + %(infected)s,
+        failed = failed + %(failed)s, updated_at = now(), finished_at = case when %(finished)s then now() end
+    where id = %(id)s and after_key = %(from)s and finished_at is null
+    returning {_RESCAN}
+    """
     return one(
         tx,
         RescanRecord,
-        _ADVANCE,
+        sql,
         {
             "id": rescan.id,
             "from": rescan.after_key,
@@ -170,12 +161,10 @@ def advance_rescan(
     )
 
 
-_LOST = f"""
-select {_RESCAN} from rescans r where finished_at is null and updated_at < now() - %(after)s and not exists (
-    select from procrastinate_jobs j where j.task_name = 'rescan' and j.status in ('todo', 'doing'))
-"""
-
-
 def lost_rescan(tx: Tx, *, after: timedelta) -> RescanRecord | None:
     """A re-scan that is running and has no job."""
-    return one(tx, RescanRecord, _LOST, {"after": after})
+    sql = f"""
+    select {_RESCAN} from rescans r where finished_at is null and updated_at < now() - %(after)s and not exists (
+        select from procrastinate_jobs j where j.task_name = 'rescan' and j.status in ('todo', 'doing'))
+    """
+    return one(tx, RescanRecord, sql, {"after": after})

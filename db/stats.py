@@ -50,17 +50,15 @@ class StorageUsage:
     saved: int  # by compression
 
 
-_COUNT = f"""
-select file_type, status, sum(files)::bigint, sum(bytes)::bigint from type_counters
-where not is_deleted and {OF_OWNER} group by file_type, status having sum(files) > 0
-"""
-
-
 def count(tx: Tx, owner_id: str | None) -> FileCounts:
     """Files by type and by status."""
+    sql = f"""
+    select file_type, status, sum(files)::bigint, sum(bytes)::bigint from type_counters
+    where not is_deleted and {OF_OWNER} group by file_type, status having sum(files) > 0
+    """
     by_type: dict[str, tuple[int, int]] = {}
     by_status: dict[str, int] = {}
-    for file_type, status, files, size in tx.execute(_COUNT, {"owner": owner_id}):
+    for file_type, status, files, size in tx.execute(sql, {"owner": owner_id}):
         before = by_type.get(file_type, (0, 0))
         by_type[file_type] = (before[0] + files, before[1] + size)
         by_status[status] = by_status.get(status, 0) + files
@@ -88,16 +86,14 @@ def largest_folders(tx: Tx, owner_id: str | None, *, limit: int) -> list[FolderU
     return many(tx, FolderUsage, sql, {"owner": owner_id, "limit": limit})
 
 
-_USAGE = f"""
-select coalesce(sum(used_bytes), 0)::bigint as used, case when %(owner)s::text is not null then max(quota_bytes) end as quota,
-       coalesce(sum(stored_bytes), 0)::bigint as stored, coalesce(sum(saved_bytes), 0)::bigint as saved
-from owner_usage where {OF_OWNER}
-"""
-
-
 def usage(tx: Tx, owner_id: str | None) -> StorageUsage:
     """The bytes that files use and that the bucket holds for them."""
-    record = one(tx, StorageUsage, _USAGE, {"owner": owner_id})
+    sql = f"""
+    select coalesce(sum(used_bytes), 0)::bigint as used, case when %(owner)s::text is not null then max(quota_bytes) end as quota,
+           coalesce(sum(stored_bytes), 0)::bigint as stored, coalesce(sum(saved_bytes), 0)::bigint as saved
+    from owner_usage where {OF_OWNER}
+    """
+    record = one(tx, StorageUsage, sql, {"owner": owner_id})
     assert record is not None
     return record
 

@@ -48,34 +48,30 @@ def get(tx: Tx, token_id: UUID) -> UploadTokenRecord | None:
     return one(tx, UploadTokenRecord, _BY_ID, {"id": token_id})
 
 
-_CREATE = f"""
-insert into upload_tokens as t (token_digest, owner_id, folder_id, max_files, max_size, max_total_size, allowed_types,
-                                visibility, key_id, expires_at)
-select %(digest)s, %(owner)s, %(folder_id)s::integer, %(max_files)s, %(max_size)s, %(max_total_size)s, %(allowed_types)s,
-       %(visibility)s, %(key)s, now() + %(expires_in)s
-where %(folder_id)s::integer is null or exists (select from folders where id = %(folder_id)s and owner_id = %(owner)s)
-returning {_COLUMNS}
-"""
-
-
 def create(
     tx: Tx, token_digest: bytes, owner_id: str, budget: Budget, *, key_id: UUID | None, expires_in: timedelta
 ) -> UploadTokenRecord | None:
     """Add a token. None if the folder is not the owner's."""
+    sql = f"""
+    insert into upload_tokens as t (token_digest, owner_id, folder_id, max_files, max_size, max_total_size, allowed_types,
+                                    visibility, key_id, expires_at)
+    select %(digest)s, %(owner)s, %(folder_id)s::integer, %(max_files)s, %(max_size)s, %(max_total_size)s, %(allowed_types)s,
+           %(visibility)s, %(key)s, now() + %(expires_in)s
+    where %(folder_id)s::integer is null or exists (select from folders where id = %(folder_id)s and owner_id = %(owner)s)
+    returning {_COLUMNS}
+    """
     params = {"digest": token_digest, "owner": owner_id, "key": key_id, "expires_in": expires_in}
     limits = asdict(budget) | {"allowed_types": list(budget.allowed_types)}
-    return one(tx, UploadTokenRecord, _CREATE, params | limits)
-
-
-_LIST = f"""
-select {_COLUMNS} from upload_tokens t where {_LIVE} and {_OF_OWNER} and (%(after)s::uuid is null or t.id < %(after)s)
-order by t.id desc limit %(limit)s
-"""
+    return one(tx, UploadTokenRecord, sql, params | limits)
 
 
 def list_live(tx: Tx, owner_id: str | None, *, after: UUID | None, limit: int) -> list[UploadTokenRecord]:
     """The live tokens of an owner, or of everybody, newest first, from after ``after``."""
-    return many(tx, UploadTokenRecord, _LIST, {"owner": owner_id, "after": after, "limit": limit})
+    sql = f"""
+    select {_COLUMNS} from upload_tokens t where {_LIVE} and {_OF_OWNER} and (%(after)s::uuid is null or t.id < %(after)s)
+    order by t.id desc limit %(limit)s
+    """
+    return many(tx, UploadTokenRecord, sql, {"owner": owner_id, "after": after, "limit": limit})
 
 
 def count_live(tx: Tx, owner_id: str | None, *, limit: int) -> int:
@@ -90,12 +86,10 @@ def revoke(tx: Tx, token_id: UUID, owner_id: str | None) -> bool:
     return execute(tx, sql, {"id": token_id, "owner": owner_id}) == 1
 
 
-_FORGET = """
-delete from upload_tokens t
-where t.expires_at < now() - %(keep)s and not exists (select from uploads u where u.token_id = t.id)
-"""
-
-
 def forget_old(tx: Tx, *, keep: timedelta) -> int:
     """Delete tokens that expired ``keep`` ago and that no upload refers to."""
-    return execute(tx, _FORGET, {"keep": keep})
+    sql = """
+    delete from upload_tokens t
+    where t.expires_at < now() - %(keep)s and not exists (select from uploads u where u.token_id = t.id)
+    """
+    return execute(tx, sql, {"keep": keep})
