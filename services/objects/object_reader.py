@@ -45,6 +45,15 @@ class Reader(Protocol):
         """Up to ``size`` bytes, b"" at the end. Raises StorageUnavailable or Damaged."""
 
 
+def read_exactly(reader: Reader, size: int) -> bytes:
+    """``size`` bytes, fewer only at the end."""
+    pieces, left = [], size
+    while left and (piece := reader.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 class ObjectReader:
     """Reads and checks stored objects, and records what is missing or damaged."""
 

@@ -1,17 +1,17 @@
-"""Storing compressed what shrinks: the job after the checks that replaces an object by a smaller one of the same bytes.
+"""The job that compresses stored objects: it replaces an object by a smaller one that holds the same bytes.
 
-    a key is reserved -> written -> read back and compared -> put to use, in one transaction; the old object is due for deletion
+1. Reserve a key for the replacement, and write it.
+2. Read it back and compare.
+3. In one transaction, put it to use and defer the deletion of the old object until no URL for it is valid.
 
-Every step before the last can be lost: the janitor deletes a replacement whose reservation has run out. The old object
-outlives every URL that was given out for it. What clients see of the file stays that of the original: size, checksum,
-ETag, ranges and quota (services/objects/object_reader.py reads it).
+A crash before step 3 loses nothing: the janitor deletes a replacement whose reservation has expired. Clients see no change:
+size, checksum, ETag, ranges and quota stay those of the original (services/objects/object_reader.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,16 +28,16 @@ from core.ranges import Span
 from db import Database, deferred_deletions, files, objects
 from db.records import FileRecord
 from services.objects.bucket import bucket_errors
-from services.objects.object_reader import FRAME, ObjectReader, Reader
+from services.objects.object_reader import FRAME, ObjectReader, read_exactly
 from storage_backends.base import MultipartRef, MultipartStore, ObjectNotFound, OutcomeUnknown, Part
 
 log = structlog.get_logger()
 
-LEVEL = 3  # zstd's; level 9 takes five times as long for a fifth less
+LEVEL = 3  # of zstd; level 9 takes five times as long and saves a fifth
 _MEDIA_TYPE = "application/zstd"
-_LEASE = timedelta(hours=1)  # a replacement that nobody goes on with is deleted after it
-_RENEW = 600.0  # seconds
-_GRACE = timedelta(hours=1)  # for those who are reading the old object when it is replaced
+_LEASE = timedelta(hours=1)  # of the reserved key
+_RENEW = 600.0  # seconds between renewals of the lease
+_GRACE = timedelta(hours=1)  # for readers of the old object
 
 
 @dataclass(slots=True)
@@ -59,6 +59,8 @@ class _Replacement:
 
 
 class Compression:
+    """Compress objects of types that shrink."""
+
     def __init__(self, db: Database, store: MultipartStore, reader: ObjectReader, *, on: bool):
         self._db = db
         self._store = store
@@ -66,8 +68,8 @@ class Compression:
         self._on = on
 
     def compress(self, file_id: UUID) -> None:
-        """Replace the file's object where that saves a tenth. Done again, or by two at once, it has one effect. Raises
-        Unavailable: try later."""
+        """Replace the file's object if that saves a tenth. Idempotent, also if two workers do it at once. Raises
+        Unavailable: try again later."""
         with self._db.connection() as tx:
             file = files.get(tx, file_id)
         if not self._on or file is None or not _is_candidate(file):
@@ -79,9 +81,9 @@ class Compression:
             log.warning("compression_without_object", file_id=str(file_id))
 
     def _shrinks(self, file: FileRecord) -> bool:
-        """A trial with the first frame: what is compressed already, under a type that usually is not, is told quickly."""
+        """Whether the first frame shrinks: a quick check for content that is compressed already."""
         with self._reader.open(file, Span(0, min(FRAME, file.file_size) - 1)) as reader:
-            first = _exactly(reader, FRAME)
+            first = read_exactly(reader, FRAME)
         return _saves(len(zstandard.ZstdCompressor(level=LEVEL).compress(first)), len(first))
 
     def _rewrite(self, file: FileRecord) -> None:
@@ -90,27 +92,27 @@ class Compression:
             deferred_deletions.reserve(tx, key, lease=_LEASE)
         replacement = _Replacement(key, plan(file.file_size, preferred=PART_SIZE).part_size)
         try:
-            replaced = self._write(file, replacement) and self._put_to_use(file, replacement)
+            replaced = self._write(file, replacement) and self._replace(file, replacement)
         except Exception:
-            self._give_up(key)
+            self._release(key)
             raise
         if not replaced:
-            self._give_up(key)
+            self._release(key)
             return
         log.info("object_compressed", file_id=str(file.id), size=file.file_size, stored=replacement.size)
 
-    def _give_up(self, key: str) -> None:
-        """Let the janitor delete it now. Where the answer to the last transaction was lost, and the replacement is in use,
-        no reservation is left to be given up (THREATS T104)."""
+    def _release(self, key: str) -> None:
+        """Let the janitor delete the replacement now. If the last transaction was committed although its answer was lost, the
+        replacement is in use and has no reservation to release (T104)."""
         with suppress(Unavailable), self._db.connection() as tx:
             deferred_deletions.give_up(tx, key)
 
     def _write(self, file: FileRecord, replacement: _Replacement) -> bool:
-        """Compress frame by frame into the bucket; False where that is not worth it, or the original is not what it was."""
+        """Compress into the bucket, frame by frame. False if that saves too little, or the original is damaged."""
         digest = hashlib.sha256()
         compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
         with self._reader.open(file) as reader:
-            for piece in _frames(reader):
+            while piece := read_exactly(reader, FRAME):
                 digest.update(piece)
                 frame = compressor.compress(piece)
                 replacement.buffer += frame
@@ -159,11 +161,11 @@ class Compression:
                     replacement.key, replacement.buffer, content_type=_MEDIA_TYPE, size=replacement.size
                 ).etag
 
-    def _put_to_use(self, file: FileRecord, replacement: _Replacement) -> bool:
-        """Read back, compare, replace; False where the file's object changed or went meanwhile."""
+    def _replace(self, file: FileRecord, replacement: _Replacement) -> bool:
+        """Read back, compare, put to use. False if the file's object was changed or deleted meanwhile."""
         if not self._reads_back(file, replacement):
             log.error("compression_read_back_differs", file_id=str(file.id), key=replacement.key)
-            raise Unavailable("The bucket gave back other bytes than were written; try again.")
+            raise Unavailable("The bucket returned other bytes than were written; try again.")
         assert file.file_hash is not None
         with self._db.transaction() as tx:
             return objects.replace(
@@ -178,7 +180,7 @@ class Compression:
             )
 
     def _reads_back(self, file: FileRecord, replacement: _Replacement) -> bool:
-        """Every frame by itself, as a range would be read."""
+        """Decompress each frame on its own, as a range is read."""
         digest, begin = hashlib.sha256(), 0
         decompressor = zstandard.ZstdDecompressor()
         with bucket_errors(), self._store.open(replacement.key) as reader:
@@ -186,7 +188,7 @@ class Compression:
                 return False
             for end in replacement.ends:
                 try:
-                    digest.update(decompressor.decompress(_exactly(reader, end - begin), max_output_size=FRAME))
+                    digest.update(decompressor.decompress(read_exactly(reader, end - begin), max_output_size=FRAME))
                 except zstandard.ZstdError:
                     return False
                 begin = end
@@ -204,19 +206,5 @@ def _is_candidate(file: FileRecord) -> bool:
 
 
 def _saves(stored: int, original: int) -> bool:
-    """A tenth at least."""
+    """At least a tenth."""
     return stored * 10 <= original * 9
-
-
-def _frames(reader: Reader) -> Iterator[bytes]:
-    while piece := _exactly(reader, FRAME):
-        yield piece
-
-
-def _exactly(reader: Reader, size: int) -> bytes:
-    """``size`` bytes, fewer at the end only."""
-    pieces, left = [], size
-    while left and (piece := reader.read(left)):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)

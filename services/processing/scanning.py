@@ -1,12 +1,12 @@
-"""Virus scans: the verdict on a file before it becomes ready, and on everything again when the scanner has learnt more.
+"""Virus scans: of a file before it becomes ready, and of all objects again when the scanner has new signatures.
 
     clean         ready
-    infected      infected: no download, link, preview or text of any file on the object, from that moment on
-    unscannable   rejected, or ready where the deployment says so (SCAN_UNSCANNABLE)
-    no answer     stays processing and is tried again, however long it takes (THREATS T96, T97)
+    infected      infected: from then on no download, link, preview or text of any file on the object
+    unscannable   rejected; ready if SCAN_UNSCANNABLE is ``accept``
+    no answer     stays in processing and is retried, however long it takes (T96, T97)
 
-A re-scan walks over all objects in the order of their keys, a few at a time, in jobs of the lowest priority that follow one
-another; the row says how far it has come, so that it survives whatever is killed (THREATS T98).
+A re-scan goes through all objects in the order of their keys, in a chain of jobs of the lowest priority. Its row records
+how far it has come, so it survives any crash (T98).
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ from storage_backends.base import Copies, ObjectNotFound, ObjectStore, StorageEr
 
 log = structlog.get_logger()
 
-_BATCH = 100  # objects of one link of the chain, unless they take longer than
-_LINK = 30.0  # seconds
-_LOST = timedelta(minutes=10)  # a re-scan without a job for so long goes on
-_LOWEST = -100
-_LEASE = timedelta(hours=1)  # for a copy that nobody puts to use
+_BATCH = 100  # objects of one job, which ends earlier after
+_BATCH_SECONDS = 30.0
+_LOST = timedelta(minutes=10)  # a re-scan without a job for so long is continued
+_LOWEST_PRIORITY = -100
+_LEASE = timedelta(hours=1)  # a copy that is not in use by then is deleted
 
 
 class Scanning:
+    """Scan files, and quarantine infected ones."""
+
     def __init__(
         self,
         db: Database,
@@ -58,23 +60,22 @@ class Scanning:
         self.accepts_unscannable = unscannable == "accept"
 
     def signatures(self) -> Signatures:
-        """What the scanner knows. Raises Unavailable."""
+        """The version of the scanner's signatures. Raises Unavailable."""
         return self.clamd.signatures()
 
     def judge(self, file: FileRecord, sha256: str) -> Scan:
-        """The verdict on a file whose bytes have this checksum: the one on the owner's equal bytes, where the same signatures
-        gave it, else a new one. Raises Unavailable, and ObjectNotFound where the bytes are gone."""
+        """The verdict on a file whose bytes have this checksum: the known one, if the same signatures gave it to equal bytes
+        of this owner, or a new one. Raises Unavailable, and ObjectNotFound if the bytes are gone."""
         signatures = self.clamd.signatures().version
         if signatures is not None:
             with self._db.connection() as tx:
-                found = scans.find_verdict(tx, file.owner_id, sha256, file.file_size, signatures=signatures)
-            if found is not None:
-                return found
+                known = scans.find_verdict(tx, file.owner_id, sha256, file.file_size, signatures=signatures)
+            if known is not None:
+                return known
         return self._scan(file)
 
     def quarantine(self, tx: Tx, file: FileRecord, sha256: str, scan: Scan) -> None:
-        """Let nothing of these bytes be handed out any more. ``delete_quarantined`` follows, after the transaction."""
-        detail = f"A virus scanner found {scan.finding}."
+        """Stop serving these bytes. The caller calls ``delete_quarantined`` after the transaction."""
         keys = scans.quarantine(
             tx,
             scan,
@@ -82,31 +83,31 @@ class Scanning:
             sha256=sha256,
             size=file.file_size,
             object_key=file.file_path,
-            problem={"code": "infected", "detail": detail},
+            problem={"code": "infected", "detail": f"A virus scanner found {scan.finding}."},
         )
         log.warning("file_infected", file_id=str(file.id), objects=keys, finding=scan.finding)
 
     def delete_quarantined(self) -> None:
-        """Take what was quarantined out of reach: its previews are deleted, and an object to which URLs of the bucket are still
-        about is moved to a key that nobody was told. What the bucket does not confirm is left to the next run."""
+        """Delete previews of infected files; if presigned URLs may still be valid, move the object to a new key. What the
+        bucket does not confirm is left to the next run."""
         if isinstance(self._store, Copies):
             with self._db.connection() as tx:
                 exposed = scans.exposed(tx, limit=_BATCH)
             for key in exposed:
-                self._hide(self._store, key)
+                self._move_to_new_key(self._store, key)
         remove_due(self._db, self._store)
 
-    def _hide(self, store: Copies, key: str) -> None:
-        hidden = object_key(FILE_PREFIX, names.extension(key), datetime.now(UTC))
+    def _move_to_new_key(self, store: Copies, key: str) -> None:
+        new_key = object_key(FILE_PREFIX, names.extension(key), datetime.now(UTC))
         with self._db.connection() as tx:
-            deferred_deletions.reserve(tx, hidden, lease=_LEASE)
+            deferred_deletions.reserve(tx, new_key, lease=_LEASE)
         try:
-            copied = store.copy(key, hidden)
-        except StorageError as error:  # over 5 GiB, for one
+            copied = store.copy(key, new_key)
+        except StorageError as error:  # an object over 5 GiB, for example
             log.error("infected_object_keeps_its_urls", key=key, error=str(error))
             return
         with self._db.transaction() as tx:
-            objects.rename(tx, key, hidden, etag=copied.etag)
+            objects.rename(tx, key, new_key, etag=copied.etag)
 
     def _scan(self, file: FileRecord) -> Scan:
         started = time.monotonic()
@@ -122,11 +123,10 @@ class Scanning:
         )
         return scan
 
-    # -- everything again ----------------------------------------------------------------------------------------------
+    # -- re-scans ------------------------------------------------------------------------------------------------------
 
     def begin_rescan(self) -> RescanRecord:
-        """Scan everything again, in jobs; the one under way where there is one. Raises Unavailable without a scanner that
-        answers."""
+        """Begin a re-scan; returns the one under way if there is one. Raises Unavailable if the scanner does not answer."""
         signatures = self.clamd.signatures().version
         with self._db.transaction() as tx:
             begun = scans.begin_rescan(tx, signatures=signatures)
@@ -137,11 +137,12 @@ class Scanning:
         return latest
 
     def latest_rescan(self) -> RescanRecord | None:
+        """The re-scan begun last."""
         with self._db.connection() as tx:
             return scans.latest_rescan(tx)
 
     def continue_rescan(self) -> None:
-        """Begin a re-scan where one is due and the signatures have changed since the last; go on with one that got lost."""
+        """Continue a re-scan that lost its job; begin one if it is due and the signatures have changed since the last."""
         with self._db.transaction() as tx:
             if scans.lost_rescan(tx, after=_LOST) is not None:
                 _enqueue(tx)
@@ -154,22 +155,22 @@ class Scanning:
                 self.begin_rescan()
 
     def scan_next_batch(self) -> bool:
-        """One link of the chain; the next is queued with the row that says how far it has come. False at the end of it."""
+        """One job of a re-scan. It enqueues the next in the transaction that records its progress. False at the end."""
         with self._db.connection() as tx:
             rescan = scans.latest_rescan(tx)
             if rescan is None or rescan.finished_at is not None:
                 return False
-            found = scans.next_objects(tx, after=rescan.after_key, limit=_BATCH)
+            batch = scans.next_objects(tx, after=rescan.after_key, limit=_BATCH)
         counts: Counter[str] = Counter()
-        deadline, reached = time.monotonic() + _LINK, rescan.after_key
-        for file in found:
-            counts[self._again(file)] += 1
+        deadline, reached = time.monotonic() + _BATCH_SECONDS, rescan.after_key
+        for file in batch:
+            counts[self._rescan(file)] += 1
             reached = file.file_path
             if time.monotonic() > deadline:
                 break
-        finished = not found
+        finished = not batch
         with self._db.transaction() as tx:
-            now = scans.advance_rescan(
+            advanced = scans.advance_rescan(
                 tx,
                 rescan,
                 to=reached,
@@ -178,15 +179,15 @@ class Scanning:
                 failed=counts["failed"],
                 finished=finished,
             )
-            if now is not None and not finished:
+            if advanced is not None and not finished:
                 _enqueue(tx)
-        if now is not None and finished:
-            log.info("rescan_finished", scanned=now.scanned, infected=now.infected, failed=now.failed)
-        return now is not None and not finished
+        if advanced is not None and finished:
+            log.info("rescan_finished", scanned=advanced.scanned, infected=advanced.infected, failed=advanced.failed)
+        return advanced is not None and not finished
 
-    def _again(self, file: FileRecord) -> str:
-        """Scan one object again. One that the scanner fails on, while it answers otherwise, keeps its verdict and is counted;
-        where it does not answer, or the bucket does not, Unavailable ends the link, which is tried again later."""
+    def _rescan(self, file: FileRecord) -> Literal["scanned", "infected", "failed"]:
+        """Scan one object again. If the scan fails while scanner and bucket answer, the verdict stays and the failure is
+        counted. Raises Unavailable if one of them does not answer."""
         assert file.file_hash is not None
         try:
             scan = self._scan(file)
@@ -218,19 +219,16 @@ class Scanning:
 
 
 def problem_of(scan: Scan) -> dict[str, Any]:
-    """Why a file that can't be scanned is rejected, told honestly."""
-    return {
-        "code": "unscannable",
-        "detail": f"The virus scanner could not look into all of it: {scan.finding}.",
-    }
-
-
-def _enqueue(tx: Tx) -> None:
-    jobs.enqueue(tx, "rescan", owner_id="", priority=_LOWEST)  # no lock: of two links one advances the row
+    """The ``problem`` of a file that was rejected as unscannable."""
+    return {"code": "unscannable", "detail": f"The virus scanner could not scan all of it: {scan.finding}."}
 
 
 def configured(scanning: Scanning | None) -> Scanning:
-    """Raises Conflict where this deployment has no scanner."""
+    """Raises Conflict if this deployment has no scanner."""
     if scanning is None:
         raise Conflict("This deployment has no virus scanner: set CLAMD_URL.")
     return scanning
+
+
+def _enqueue(tx: Tx) -> None:
+    jobs.enqueue(tx, "rescan", owner_id="", priority=_LOWEST_PRIORITY)  # no lock: of two jobs only one advances the row

@@ -20,7 +20,7 @@ from services import Services
 from services.access.concurrency import ConcurrencyLimit
 from services.library.public_copies import PublicCopies
 from services.objects.object_reader import ObjectReader
-from services.processing.previews import PreviewRequest, Previews
+from services.processing.previews import PreviewRequest, Previews, Shape
 from settings import Settings
 from tests.compressed_files import time_passes
 from tests.conftest import NOTHING
@@ -116,7 +116,7 @@ def test_an_archive_is_listed_by_its_directory_alone(
 ) -> None:
     """Of 6 MiB the bucket is asked for what the listing needs."""
     asked = []
-    opened = services.previews._contents.open
+    opened = services.previews._reader.open
 
     def counted(file: Any, span: Any = None) -> Any:
         asked.append(span.last - span.first + 1 if span else file.file_size)
@@ -203,14 +203,14 @@ def test_T101_killed_at_any_step_a_preview_leaves_nothing(
 ) -> None:
     """Its key is noted before its first byte, so that one run of the janitor finds it."""
     mortal = CrashingGateway(settings, database_url)
-    contents, turns = ObjectReader(mortal.db, mortal.store), ConcurrencyLimit()
-    publishing = PublicCopies(mortal.db, mortal.store, contents, turns)
-    dying = Previews(mortal.db, mortal.store, contents, turns, publishing, scanned_only=False, strict=False)
+    contents, limit = ObjectReader(mortal.db, mortal.store), ConcurrencyLimit()
+    publishing = PublicCopies(mortal.db, mortal.store, contents, limit)
+    dying = Previews(mortal.db, mortal.store, contents, limit, publishing, scanned_only=False, strict=False)
     text = upload(services, alice, "a.txt", b"text")
     survived = False
     for number, after in AFTER_EACH_CALL:
         survived = mortal.survives(
-            number, after, lambda number=number: dying.keep(text, "page", number, "image/webp", b"picture")
+            number, after, lambda number=number: dying.keep(text, Shape("page", number, "image/webp"), b"picture")
         )
         time_passes(db)
         services.janitor.run()
@@ -236,21 +236,21 @@ def test_a_preview_whose_reservation_ran_out_is_not_put_to_use(
         return result
 
     monkeypatch.setattr(services.previews._store, "put", late)
-    services.previews.keep(text, "page", 1, "image/webp", b"picture")
+    services.previews.keep(text, Shape("page", 1, "image/webp"), b"picture")
     assert services.files.previews_of([text]) == {text.id: []}
     assert leftovers() == NOTHING
 
 
-# -- turns -----------------------------------------------------------------------------------------------------------------
+# -- limit -----------------------------------------------------------------------------------------------------------------
 
 
 def test_T75_one_owners_requests_leave_others_their_turn() -> None:
     """With ten of alice's waiting, bob's turn comes while alice's first is still busy; an eleventh is told to come later."""
-    turns = ConcurrencyLimit(concurrency=2, per_owner=1, waiting=10, timeout=30)
+    limit = ConcurrencyLimit(concurrency=2, per_owner=1, waiting=10, timeout=30)
     done, begun = threading.Event(), threading.Semaphore(0)
 
     def work() -> None:
-        with turns.slot("alice"):
+        with limit.slot("alice"):
             begun.release()
             done.wait(30)
 
@@ -258,17 +258,17 @@ def test_T75_one_owners_requests_leave_others_their_turn() -> None:
     for thread in threads:
         thread.start()
     assert begun.acquire(timeout=10)
-    while turns._queued["alice"] < 10:  # one is busy, ten wait
+    while limit._queued["alice"] < 10:  # one is busy, ten wait
         done.wait(0.01)
     with pytest.raises(TooMany):
-        with turns.slot("alice"):
+        with limit.slot("alice"):
             pass
-    with turns.slot("bob"):
+    with limit.slot("bob"):
         assert not begun.acquire(timeout=0.1)  # the second place is not for alice's next
     done.set()
     for thread in threads:
         thread.join(30)
-    with turns.slot("alice"), turns.slot("bob"):
+    with limit.slot("alice"), limit.slot("bob"):
         pass
 
 

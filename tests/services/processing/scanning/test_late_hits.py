@@ -20,6 +20,7 @@ from services import Services
 from services.library.delivery import Link, RequestConditions
 from services.objects.object_reader import ObjectReader
 from services.processing import scanning as scanning_module
+from services.processing.previews import JSON, Shape
 from services.processing.scanning import Scanning, configured
 from settings import Settings
 from storage_backends.base import PresignedRequest
@@ -216,7 +217,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
     deaths, survived = 0, False
     for number, after in AFTER_EACH_CALL:
         file = upload(before, alice, "a.png", Source.png() + EICAR + b"%d" % number)
-        before.previews.keep(file, "text", 0, "application/json", b"{}")
+        before.previews.keep(file, Shape("text", 0, JSON), b"{}")
         given = before.delivery.url(alice, file.id)
         assert isinstance(given, PresignedRequest)
         survived = mortal.survives(number, after, lambda: everything(dying))

@@ -12,6 +12,7 @@ from app import wire
 from core.principal import Principal
 from db import Database
 from services import Services
+from services.processing.previews import JSON, Shape
 from services.processing.scanning import configured
 from settings import Settings
 from tests.clamd import EICAR
@@ -44,7 +45,7 @@ def test_T104_whatever_answer_is_lost_the_verdict_comes_to_the_same_end(
         file = upload(unscanned if case == "late hit" else services, alice, "a.bin", data)
         act: Callable[..., Any] = rescan if case == "late hit" else _check(file.id)
         if case == "late hit":
-            unscanned.previews.keep(file, "text", 0, "application/json", b"{}")
+            unscanned.previews.keep(file, Shape("text", 0, JSON), b"{}")
             assert unscanned.delivery.url(alice, file.id)
         survived = line.survives(lost + 1, "at once", lambda act=act: act(gateway))
         lost += not survived
