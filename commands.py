@@ -223,7 +223,7 @@ def _seed_demo(words: argparse.Namespace, settings: Settings, wiring: Wiring) ->
 
     store = open_store(wiring.storage_settings(settings))
     plan = DemoPlan(words.files, words.objects, words.folders, words.owners, words.seed, words.owner)
-    report = Demo(wiring.wire(settings).db, store).seed(plan, tell=lambda line: print(line, file=sys.stderr))
+    report = Demo(wiring.wire(settings).db, store).seed(plan, progress=lambda line: print(line, file=sys.stderr))
     print(json.dumps(report.as_dict(), ensure_ascii=False))
     return 0
 

@@ -1,7 +1,4 @@
-"""Task name -> one service call, with its retry rule. Services enqueue by these names (db/jobs.py) and never import this.
-
-Every task may run twice, or be cut off anywhere: what it changes, it changes by compare-and-set.
-"""
+"""Task name -> service call, with its retry policy. Services enqueue tasks by name (db/jobs.py) and never import this."""
 
 from __future__ import annotations
 
@@ -22,47 +19,39 @@ RECOUNT_CRON = "23 3 * * *"  # UTC; it reads all files
 
 
 class RetryPolicy(BaseRetryStrategy):
-    """Again after 2, 4, 8 … seconds, not all at once: ten times, about half an hour in all, where a bucket or database is
-    away; four times where it is the job itself that fails."""
+    """Retry after 2, 4, 8 … seconds, with jitter: ten attempts in about half an hour if the bucket or database is
+    unavailable, four if the job itself fails."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        most = 10 if isinstance(exception, Unavailable) else 4
-        if job.attempts + 1 >= most:
+        """The delay before the next attempt; None after the last."""
+        max_attempts = 10 if isinstance(exception, Unavailable) else 4
+        if job.attempts + 1 >= max_attempts:
             return None
-        wait = min(2 ** (job.attempts + 1), 600) * random.uniform(0.75, 1.25)  # noqa: S311 spreads load
-        return RetryDecision(retry_in={"seconds": max(1, round(wait))})
-
-
-_RETRY = RetryPolicy()
+        delay = min(2 ** (job.attempts + 1), 600) * random.uniform(0.75, 1.25)  # noqa: S311 spreads load
+        return RetryDecision(retry_in={"seconds": max(1, round(delay))})
 
 
 def register(queue: procrastinate.App, services: Services) -> None:
-    @queue.task(name="check_file", retry=_RETRY)
-    def check_file(file_id: str) -> None:
-        services.verification.check(UUID(file_id))
+    """Register all tasks and cron jobs with the queue."""
+    scanning, retry = services.scanning, RetryPolicy()
+    for name, process in {
+        "check_file": services.verification.check,
+        "process_file": services.pipeline.process,
+        "compress_object": services.compression.compress,
+        "publish_file": services.public_copies.publish,
+    }.items():
+        queue.task(name=name, retry=retry)(lambda file_id, process=process: process(UUID(file_id)))
 
-    @queue.task(name="process_file", retry=_RETRY)
-    def process_file(file_id: str) -> None:
-        services.pipeline.process(UUID(file_id))
-
-    @queue.task(name="compress_object", retry=_RETRY)
-    def compress_object(file_id: str) -> None:
-        services.compression.compress(UUID(file_id))
-
-    @queue.task(name="publish_file", retry=_RETRY)
-    def publish_file(file_id: str) -> None:
-        services.public_copies.publish(UUID(file_id))
-
-    @queue.task(name="rescan", retry=_RETRY)
+    @queue.task(name="rescan", retry=retry)
     def rescan() -> None:
-        if services.scanning is not None:
-            services.scanning.scan_next_batch()
+        if scanning is not None:
+            scanning.scan_next_batch()
 
     @queue.periodic(cron=RESCAN_CRON)
     @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning", queue=MAINTENANCE)
     def keep_rescanning(timestamp: int) -> None:
-        if services.scanning is not None:
-            services.scanning.continue_rescan()
+        if scanning is not None:
+            scanning.continue_rescan()
 
     @queue.periodic(cron=JANITOR_CRON)
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)
@@ -70,8 +59,8 @@ def register(queue: procrastinate.App, services: Services) -> None:
         services.verification.requeue_lost()
         services.jobs.revive()
         services.public_copies.enqueue_missing()
-        if services.scanning is not None:
-            services.scanning.delete_quarantined()
+        if scanning is not None:
+            scanning.delete_quarantined()
         services.janitor.run(recount=False)
 
     @queue.periodic(cron=RECOUNT_CRON)

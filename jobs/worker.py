@@ -1,11 +1,11 @@
-"""The worker process: takes jobs from PostgreSQL until SIGTERM, then finishes those it holds, or gives them back.
+"""The worker process: it takes jobs from PostgreSQL until SIGTERM, then finishes those it has, or returns them.
 
-Each queue has places of its own (``concurrency``), so that checks never wait behind previews, nor the janitor behind either.
-Any number of workers on any number of machines share the work; ``--queues`` gives one only some of it.
+Each queue has slots of its own (``concurrency``). Any number of workers on any number of machines share the work;
+``--queues`` limits one to some queues.
 
-Beside the jobs threads look every few seconds for what has to happen also while every place is taken: uploads that the
-bucket took without telling us (within ten seconds), jobs whose worker died, and, since copies may take long, in a thread of
-its own, uploads that grow beyond what they may.
+Two threads do, every few seconds, what must also happen while all slots are taken: "sweep" completes uploads that the bucket
+received without the gateway (within ten seconds) and rescues the jobs of dead workers; "watch", apart since copies may take
+long, ends uploads that exceed their limits.
 """
 
 from __future__ import annotations
@@ -35,81 +35,68 @@ from telemetry import metrics
 
 log = structlog.get_logger()
 
-Look = Callable[[], object]
-
 SWEEP_EVERY = 3.0  # seconds
-_DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they go back to the queue
-_POLL = 2.0  # seconds between looks for jobs that nothing announces: retries, and those whose lock became free
-_REST = 2.0  # seconds before a queue whose connection broke is listened to again
+_DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they are returned to the queue
+_POLL = 2.0  # seconds between polls for jobs that nothing announces: retries, and jobs whose lock was released
+_RECONNECT = 2.0  # seconds before a queue whose connection broke is listened to again
 
 
 def run(
-    services: Services,
-    *,
-    database_url: str,
-    queues: Sequence[str] = QUEUES,
-    concurrency: int = 2,
-    lease: int = 30,
+    services: Services, *, database_url: str, queues: Sequence[str] = QUEUES, concurrency: int = 2, lease: int = 30
 ) -> None:
-    """Work until told to stop (SIGTERM, SIGINT). ``concurrency``: jobs of each queue at one time; ``lease``: seconds
-    without a sign of life after which a worker's jobs are given to others."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop below takes the signal over
+    """Work until SIGTERM or SIGINT. ``concurrency``: jobs of each queue at one time. ``lease``: seconds without a sign of
+    life after which a worker's jobs are given to others."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop handles it
     stopped = threading.Event()
-    direct, tus = services.direct, services.resumable
-    looks: dict[str, list[Look]] = {
-        "sweep": [
-            *([direct.sweep] if direct else []),
-            *([tus.sweep] if tus else []),
-            lambda: services.jobs.rescue(timedelta(seconds=lease)),
-        ],
+    direct, resumable = services.direct, services.resumable
+    sweeps = [service.sweep for service in (direct, resumable) if service]
+    loops: dict[str, list[Callable[[], object]]] = {
+        "sweep": [*sweeps, lambda: services.jobs.rescue(timedelta(seconds=lease))],
         "watch": [direct.watch] if direct else [],
     }
-    sweepers = [
-        threading.Thread(target=_look_until, args=(stopped, of_one), name=name, daemon=True)
-        for name, of_one in looks.items()
+    threads = [
+        threading.Thread(target=_repeat, args=(stopped, calls), name=name, daemon=True) for name, calls in loops.items()
     ]
-    for sweeper in sweepers:
-        sweeper.start()
-    worker = _Worker(services, database_url, list(queues), concurrency, lease)
+    for thread in threads:
+        thread.start()
     try:
-        asyncio.run(worker.work())
+        asyncio.run(_Worker(services, database_url, queues, concurrency, lease).work())
     finally:
         stopped.set()
-        for sweeper in sweepers:
-            sweeper.join(_DRAIN)
+        for thread in threads:
+            thread.join(_DRAIN)
 
 
 class _Worker:
-    def __init__(self, services: Services, database_url: str, queues: list[str], concurrency: int, lease: int):
+    def __init__(self, services: Services, database_url: str, queues: Sequence[str], concurrency: int, lease: int):
         self._services = services
         self._queues, self._concurrency, self._lease = queues, concurrency, lease
-        places = len(queues) * concurrency
         self._app = procrastinate.App(
             connector=PsycopgConnector(
                 conninfo=database_url, kwargs=dict(CONNECTION), min_size=1, max_size=len(queues) + 4
             )
         )
         register(self._app, services)
-        self._threads = ThreadPoolExecutor(places + 2, thread_name_prefix="job")
+        self._threads = ThreadPoolExecutor(len(queues) * concurrency + 2, thread_name_prefix="job")
         self._running: set[int] = set()
 
     async def work(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(self._threads)  # a place is a thread: Python's own choice may be fewer
+        loop.set_default_executor(self._threads)  # a slot is a thread: Python's default may have fewer
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with self._app.open_async():
-            lanes = [asyncio.create_task(self._serve(queue), name=queue) for queue in self._queues]
+            queues = [asyncio.create_task(self._serve(queue), name=queue) for queue in self._queues]
             await stop.wait()
-            for lane in lanes:
-                lane.cancel()  # asks procrastinate to take no more jobs and to finish those it has
-            _, late = await asyncio.wait(lanes, timeout=_DRAIN)
+            for queue in queues:
+                queue.cancel()  # procrastinate takes no more jobs and finishes those it has
+            _, late = await asyncio.wait(queues, timeout=_DRAIN)
             if late:
-                await self._leave()
+                await self._abandon()
 
     async def _serve(self, queue: str) -> None:
-        """Work on one queue for ever. A lost connection ends procrastinate's worker, never ours."""
+        """Work on one queue for ever. A lost connection ends procrastinate's worker, not ours."""
         while True:
             try:
                 await self._app.run_worker_async(
@@ -122,14 +109,14 @@ class _Worker:
                     update_heartbeat_interval=self._lease / 3,
                     stalled_worker_timeout=self._lease,
                     delete_jobs="successful",
-                    worker_middleware=[self._watch],
+                    worker_middleware=[self._observe],
                 )
             except ConnectorException as error:
                 log.warning("queue_lost", queue=queue, error=str(error))
-            await asyncio.sleep(_REST)
+            await asyncio.sleep(_RECONNECT)
 
-    async def _watch(self, call: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
-        """Around each job: who runs, how long it took, why it failed."""
+    async def _observe(self, call: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
+        """Around each job: record that it runs, how long it takes, and why it fails."""
         job, begun, outcome = context.job, time.monotonic(), "ok"
         self._running.add(job.id)
         try:
@@ -138,43 +125,36 @@ class _Worker:
             task = self._app.tasks.get(job.task_name)
             final = task is None or task.get_retry_exception(exception=error, job=job) is None
             outcome = "failed" if final else "retried"
-            await asyncio.to_thread(self._note, job, error, final)
+            await asyncio.to_thread(self._record_failure, job, error, final)
             raise
         finally:
             self._running.discard(job.id)
             metrics().job(job.task_name, outcome, time.monotonic() - begun)
 
-    def _note(self, job: Any, error: Exception, final: bool) -> None:
-        away = isinstance(error, Unavailable)  # a bucket or database: the reason is enough
-        log.warning(
-            "job_failed",
-            job=job.id,
-            task=job.task_name,
-            final=final,
-            error=str(error),
-            exc_info=None if away else error,
-        )
+    def _record_failure(self, job: Any, error: Exception, final: bool) -> None:
+        traceback = None if isinstance(error, Unavailable) else error  # the message says enough
+        log.warning("job_failed", job=job.id, task=job.task_name, final=final, error=str(error), exc_info=traceback)
         try:
             self._services.jobs.failed(job.id, job.task_name, job.task_kwargs, error, final=final)
         except Unavailable:
             log.warning("job_error_not_kept", job=job.id)
 
-    async def _leave(self) -> None:
-        """Give back what can't be finished in time, and end at once: a job in a thread can't be stopped otherwise. Its
-        parsers die with this process, and whatever it was doing in the bucket will be done again."""
-        held = sorted(self._running)
-        log.warning("jobs_given_back", jobs=held)
+    async def _abandon(self) -> None:
+        """Return unfinished jobs to the queue and exit at once, since a job in a thread can't be stopped. Its parsers die
+        with this process, and its work in the bucket will be done again."""
+        running = sorted(self._running)
+        log.warning("jobs_given_back", jobs=running)
         try:
-            await asyncio.to_thread(self._services.jobs.give_back, held)
+            await asyncio.to_thread(self._services.jobs.give_back, running)
         finally:
             os._exit(0)
 
 
-def _look_until(stopped: threading.Event, looks: Sequence[Look]) -> None:
-    """Safe in several workers at once: who completes an upload, or takes a job back, is decided by its row."""
+def _repeat(stopped: threading.Event, calls: Sequence[Callable[[], object]]) -> None:
+    """Make the calls again and again. Several workers may do so at once: rows decide who completes or rescues what."""
     while not stopped.wait(SWEEP_EVERY):
-        for look in looks:
+        for call in calls:
             try:
-                look()
-            except Exception:  # whatever it was, the next look is due
+                call()
+            except Exception:  # the next call must still happen
                 log.exception("sweep_failed")

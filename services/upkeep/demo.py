@@ -1,7 +1,7 @@
-"""Demonstration files: rows by the million, and for some of them real objects, under owners of their own.
+"""Demonstration files: rows by the million, some with real objects, under new owners ``demo-1``, ``demo-2`` …
 
-Rows without an object say so (``found`` is false), so that nothing takes them for damage: their download answers
-``content_missing``. Nothing that is there is changed: the owners are new, ``demo-1``, ``demo-2`` …
+Rows without an object have ``found`` = false, so they don't count as damage; their download answers ``content_missing``.
+Existing data is not changed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,28 @@ from services.library.folders import MAX_FOLDERS
 from storage_backends.base import ObjectStore
 
 _BATCH = 5_000  # files in one transaction
-_TEXTS = 0.1  # of the files
-_WRITERS = 2  # connections that write texts, while the next files are invented
-_AHEAD = 4  # of their tasks that may wait
-_TOGETHER = 25  # texts in one transaction: short, since files that share an object wait for its end
+_TEXTS = 0.1  # the part of the files that gets text for search
+_WRITERS = 2  # threads that write texts while the next files are invented
+_MAX_WAITING = 4  # of their tasks
+_TEXT_BATCH = 25  # texts in one transaction: few, since files that share an object wait for its end
 
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
+    """How much to add."""
+
     files: int
     objects: int  # of the files, those with real bytes
     folders: int  # of each owner
     owners: int
     seed: int
-    owner_id: str | None = None  # instead of demo-…, for one owner who has nothing yet
+    owner_id: str | None = None  # one owner without files, instead of demo-…
 
 
 @dataclass(slots=True)
 class DemoReport:
+    """What was added."""
+
     owners: list[str]
     folders: int = 0
     files: int = 0
@@ -49,26 +53,30 @@ class DemoReport:
     bytes: int = 0  # as the rows say
 
     def as_dict(self) -> dict[str, object]:
+        """For JSON."""
         return asdict(self)
 
 
 class Demo:
+    """Add demonstration files."""
+
     def __init__(self, db: Database, store: ObjectStore):
         self._db = db
         self._store = store
 
-    def seed(self, plan: DemoPlan, *, tell: Callable[[str], None] = lambda line: None) -> DemoReport:
-        """Add what the plan says. Interrupted, what is there by then is whole. Raises InvalidInput for an impossible plan."""
+    def seed(self, plan: DemoPlan, *, progress: Callable[[str], None] = lambda line: None) -> DemoReport:
+        """Add what the plan says, passing ``progress`` a line now and then. If interrupted, all that was added is complete.
+        Raises InvalidInput for an impossible plan."""
         if plan.files < 1 or plan.owners < 1 or not 0 <= plan.folders <= MAX_FOLDERS:
             raise InvalidInput(f"At least one file and owner, and at most {MAX_FOLDERS:,} folders of each owner.")
         report = DemoReport(self._owners(plan))
-        # Names have dates in them: counted from midnight, so that a seed means the same all day.
+        # Names contain dates, counted from midnight: a seed gives the same names all day.
         now = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         inventor = Inventor(plan.seed, files=plan.files, folders=plan.folders, owners=len(report.owners), now=now)
-        places = [self._folders(inventor, plan.folders, owner) for owner in report.owners]
-        report.folders = sum(map(len, places))
+        folder_ids = [self._folders(inventor, plan.folders, owner) for owner in report.owners]
+        report.folders = sum(map(len, folder_ids))
         with ThreadPoolExecutor(_WRITERS, "texts") as writers:
-            self._fill(plan, inventor, places, report, writers, tell)
+            self._fill(plan, inventor, folder_ids, report, writers, progress)
         with self._db.connection() as tx:
             demo.analyze(tx)
         return report
@@ -77,14 +85,14 @@ class Demo:
         self,
         plan: DemoPlan,
         inventor: Inventor,
-        places: Sequence[Sequence[int]],
+        folder_ids: Sequence[Sequence[int]],
         report: DemoReport,
         writers: ThreadPoolExecutor,
-        tell: Callable[[str], None],
+        progress: Callable[[str], None],
     ) -> None:
         has_bytes = _spread(min(plan.objects, plan.files), plan.files)
         has_text = _spread(round(plan.files * _TEXTS), plan.files)
-        owing = 0  # files without text that should have had one
+        owing = 0  # texts that are due, but whose files could not have one
         written: list[Future[None]] = []
         for first in range(0, plan.files, _BATCH):
             files, bodies, texts = [], [], []
@@ -98,9 +106,9 @@ class Demo:
                     texts.append((file.object_key, inventor.text(file), file.language.code))
                     owing -= 1
             with self._db.transaction() as tx:
-                demo.add_files(tx, files, owners=report.owners, folders=places)
+                demo.add_files(tx, files, owners=report.owners, folders=folder_ids)
             written += [writers.submit(self._write, texts[at::_WRITERS]) for at in range(_WRITERS)]
-            while written and (written[0].done() or len(written) > _AHEAD):
+            while written and (written[0].done() or len(written) > _MAX_WAITING):
                 written.pop(0).result()
             for file, content in bodies:
                 self._put(file, content)
@@ -109,14 +117,14 @@ class Demo:
             report.objects += len(bodies)
             report.texts += len(texts)
             report.bytes += sum(file.size for file in files)
-            tell(f"{report.files:,} of {plan.files:,} files")
-        for each in written:
-            each.result()
+            progress(f"{report.files:,} of {plan.files:,} files")
+        for task in written:
+            task.result()
 
     def _write(self, texts: Sequence[tuple[str, str, str]]) -> None:
-        for first in range(0, len(texts), _TOGETHER):
+        for first in range(0, len(texts), _TEXT_BATCH):
             with self._db.transaction() as tx:
-                demo.add_texts(tx, sorted(texts[first : first + _TOGETHER]))
+                demo.add_texts(tx, sorted(texts[first : first + _TEXT_BATCH]))
 
     def _owners(self, plan: DemoPlan) -> list[str]:
         with self._db.connection() as tx:
@@ -133,7 +141,7 @@ class Demo:
             return found
 
     def _folders(self, inventor: Inventor, count: int, owner_id: str) -> list[int]:
-        """The ids of new folders, in the order in which the inventor counts them."""
+        """The ids of new folders, in the inventor's order."""
         ids: list[int] = []
         with self._db.transaction() as tx:
             for folder in inventor.folders(count):
@@ -142,14 +150,14 @@ class Demo:
         return ids
 
     def _put(self, file: DemoFile, content: bytes) -> None:
-        """The row is there already, so that a kill leaves no object without one."""
+        """The row exists already, so that a crash leaves no object without one."""
         stored = self._store.put(file.object_key, content, content_type=file.mime_type)
         with self._db.connection() as tx:
             demo.set_stored(tx, file.object_key, etag=stored.etag)
 
 
 def _with_bytes(file: DemoFile, inventor: Inventor, number: int) -> bytes:
-    """Make the invented file one of a kind that can be written here, and write it."""
+    """Change the invented file to a type that can be made here; returns its content."""
     ending = demo_bodies.ENDINGS[number % len(demo_bodies.ENDINGS)]
     content = demo_bodies.body(ending, inventor.text(file), number)
     inventor.rename(file, f"{number} {file.original_name.rpartition('.')[0]}.{ending}")
@@ -163,5 +171,5 @@ def _with_bytes(file: DemoFile, inventor: Inventor, number: int) -> bytes:
 
 
 def _spread(count: int, total: int) -> Callable[[int], bool]:
-    """``count`` of the numbers below ``total``, evenly."""
+    """Selects ``count`` of the numbers below ``total``, evenly."""
     return lambda number: number * count // total != (number + 1) * count // total

@@ -1,4 +1,4 @@
-"""Readiness: are the parts that every request needs there?"""
+"""Readiness: whether everything that requests need is available."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
 
 log = structlog.get_logger()
 
-_QUEUE_LAG = timedelta(minutes=10)
+_MAX_QUEUE_LAG = timedelta(minutes=10)
 _OLD_SIGNATURES = 7  # days
 
 
 class Health:
+    """Answer ``/readyz``."""
+
     def __init__(self, db: Database, store: ObjectStore, scanning: Scanning | None = None):
         self._db = db
         self._store = store
         self._scanning = scanning
 
     def ready(self) -> dict[str, bool | str]:
-        """Each part and whether it answers; says nothing about why (THREATS T124), the log does."""
+        """Each part and whether it is available. The reasons are only logged (T124)."""
         checks: dict[str, bool | str] = {
             "database": self._database(),
             **self._bucket(),
@@ -35,12 +37,12 @@ class Health:
         return checks if self._scanning is None else checks | self._scanner(self._scanning)
 
     def _scanner(self, scanning: Scanning) -> dict[str, bool | str]:
-        """Whether clamd answers, and how old its signatures are: that is for people to judge and closes no door."""
+        """Whether clamd answers, and the age of its signatures, which does not affect readiness."""
         try:
             made_at = scanning.signatures().made_at
         except Unavailable:
             return {"clamd": False}
-        if made_at is None:  # local signatures alone bear no date
+        if made_at is None:  # local signatures have no date
             return {"clamd": True, "signature_age": "unknown"}
         days = max(0, (datetime.now(UTC) - made_at).days)
         if days > _OLD_SIGNATURES:
@@ -57,16 +59,16 @@ class Health:
         return True
 
     def _queues(self) -> dict[str, bool]:
-        """Whether workers are at each queue: no job may wait longer than ten minutes while none of its queue is done."""
+        """Whether each queue has workers: no job has waited ten minutes while none of its queue was running."""
         try:
             with self._db.connection() as tx:
-                late = jobs.lagging(tx, longer_than=_QUEUE_LAG)
+                late = jobs.lagging(tx, longer_than=_MAX_QUEUE_LAG)
         except Unavailable:
             return {"queue": False}
         return {"queue": not late} | {f"queue_{name}": False for name in late}
 
     def _bucket(self) -> dict[str, bool | str]:
-        """``clock_skew`` where the bucket refuses our calls since its clock tells another time."""
+        """``clock_skew`` if the bucket refuses requests because its clock differs."""
         try:
             self._store.check()
         except StorageError as error:

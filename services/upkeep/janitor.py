@@ -1,4 +1,4 @@
-"""The janitor: ends what nobody will finish, and makes rows and bucket agree. Idempotent, and safe with many at once."""
+"""The janitor ends abandoned uploads and makes rows and bucket agree. Idempotent, and safe with many at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import structlog
 
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
 from db import Database, counters, deferred_deletions, idempotency, now, objects, resumable, upload_tokens, uploads
-from services.access.idempotency import KEEP
+from db.records import UploadRecord
+from services.access.idempotency import KEEP as KEEP_IDEMPOTENCY_KEYS
 from services.library.files import Files
 from services.objects.bucket import delete_quietly
 from services.objects.deferred_deletions import remove_due
@@ -21,32 +22,23 @@ from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectSto
 
 log = structlog.get_logger()
 
-PREFIXES = (
-    FILE_PREFIX,
-    PREVIEW_PREFIX,
-    INCOMING_PREFIX,
-    TAIL_PREFIX,
-    PROBE_PREFIX,
-)  # all that is ours in the bucket; nothing outside is ever touched
-_GRACE = timedelta(hours=1)  # on top of the longest upload life; clocks differ, rows come late
-# What clients bring, and tails, have a row before anybody hears of the key, so without one it is a replay of an upload that
-# is over, however young. A probe has none, and is gone in seconds.
-_ORPHANED_AFTER = {
-    INCOMING_PREFIX: timedelta(),
-    TAIL_PREFIX: timedelta(),
-    PROBE_PREFIX: timedelta(minutes=10),
-}
-_CLEANERS_OWN = timedelta(minutes=5)  # whoever ended an upload removes its bytes first
-_FORGET_UPLOADS = timedelta(days=7)
+# All that belongs to the gateway in the bucket; nothing else is ever touched.
+PREFIXES = (FILE_PREFIX, PREVIEW_PREFIX, INCOMING_PREFIX, TAIL_PREFIX, PROBE_PREFIX)
+_GRACE = timedelta(hours=1)  # added to the longest life of an upload: clocks differ, rows come late
+# Incoming objects and tails have a row before anybody learns their key: without one they are late writes to an upload that
+# has ended, however young. A probe has no row, and is deleted within seconds.
+_ORPHANED_AFTER = {INCOMING_PREFIX: timedelta(), TAIL_PREFIX: timedelta(), PROBE_PREFIX: timedelta(minutes=10)}
+_CLEANUP_GRACE = timedelta(minutes=5)  # for the process that ended an upload to remove its bytes
+_KEEP_UPLOADS = timedelta(days=7)  # rows of ended uploads and tokens
 _BATCH = 1_000
-_ROUNDS = 1_000  # of a batch each; a run is bounded
+_MAX_BATCHES = 1_000  # of one run
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class JanitorReport:
-    """What a run did, or with ``dry_run`` would have done."""
+    """What a run did, or would do (``dry_run``)."""
 
     dry_run: bool
     expired_uploads: int = 0
@@ -60,10 +52,13 @@ class JanitorReport:
     corrected_counters: int = 0
 
     def as_dict(self) -> dict[str, int | bool]:
+        """For JSON."""
         return asdict(self)
 
 
 class Janitor:
+    """One clean-up run at a time; every few minutes a job calls it."""
+
     def __init__(self, db: Database, store: ObjectStore, intake: Intake, files: Files, *, upload_ttl: timedelta):
         self._db = db
         self._store = store
@@ -72,20 +67,20 @@ class Janitor:
         self._orphan_age = max(upload_ttl, timedelta(hours=1)) + _GRACE
 
     def run(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
-        """One run over everything; ``recount`` also compares the counters, which reads all files. Raises Unavailable where
-        the database is gone; a failing bucket is left for the next run."""
+        """Clean up everything. ``recount`` also verifies the counters, which reads all files. Raises Unavailable without the
+        database; what fails in the bucket is left to the next run."""
         report = JanitorReport(dry_run)
         self._expire_uploads(report)
         self._clean_uploads(report)
         self._forget_keys(report)
         self._finish_purges(report)
-        self._remove_retired(report)
+        self._remove_due(report)
         try:
             self._remove_orphans(report)
             self._abort_orphaned_multiparts(report)
         except StorageError as error:
             log.warning("janitor_bucket_unavailable", error=str(error))
-        self._forget(report)
+        self._delete_old_rows(report)
         if recount:
             self._recount(report)
         if any(value for name, value in report.as_dict().items() if name != "dry_run"):
@@ -93,8 +88,8 @@ class Janitor:
         return report
 
     def _expire_uploads(self, report: JanitorReport) -> None:
-        """pending, uploading -> expired, decided in the statement that changes them; then their bytes."""
-        for _ in range(_ROUNDS):
+        """Set pending and uploading uploads past their time to expired in one statement, then remove their bytes."""
+        for _ in range(_MAX_BATCHES):
             with self._db.connection() as tx:
                 found = uploads.expired(tx, limit=_BATCH)
             if report.dry_run or not found:
@@ -103,30 +98,31 @@ class Janitor:
             with self._db.connection() as tx:
                 ended = set(uploads.end(tx, [upload.id for upload in found], status="expired", expired_only=True))
             for upload in found:
-                if upload.id in ended and self._intake.remove_bytes(upload):
-                    with self._db.connection() as tx:
-                        uploads.mark_cleaned(tx, upload.id)
+                if upload.id in ended:
+                    self._remove_bytes(upload)
             report.expired_uploads += len(ended)
             if not ended:
                 return
 
     def _clean_uploads(self, report: JanitorReport) -> None:
         with self._db.connection() as tx:
-            found = uploads.unclean(tx, grace=_CLEANERS_OWN, limit=_BATCH)
-        for upload in found:
-            if report.dry_run or self._intake.remove_bytes(upload):
-                report.cleaned_uploads += 1
-                if not report.dry_run:
-                    with self._db.connection() as tx:
-                        uploads.mark_cleaned(tx, upload.id)
+            found = uploads.unclean(tx, grace=_CLEANUP_GRACE, limit=_BATCH)
+        report.cleaned_uploads += sum(report.dry_run or self._remove_bytes(upload) for upload in found)
+
+    def _remove_bytes(self, upload: UploadRecord) -> bool:
+        removed = self._intake.remove_bytes(upload)
+        if removed:
+            with self._db.connection() as tx:
+                uploads.mark_cleaned(tx, upload.id)
+        return removed
 
     def _forget_keys(self, report: JanitorReport) -> None:
-        """What writers of resumable uploads that are over had noted: removed, unless it is a file's object by now."""
+        """Remove keys reserved by writers of ended resumable uploads, unless they have become files' objects."""
         if report.dry_run:
             return
         with self._db.connection() as tx:
-            noted = resumable.keys_of_the_over(tx, limit=10 * _BATCH)
-        done = [key for key, has_file in noted if has_file or self._intake.remove_key(key)]
+            reserved = resumable.keys_of_the_over(tx, limit=10 * _BATCH)
+        done = [key for key, has_file in reserved if has_file or self._intake.remove_key(key)]
         with self._db.connection() as tx:
             resumable.forget_keys(tx, done)
 
@@ -137,7 +133,7 @@ class Janitor:
             if report.dry_run or self._files.remove_object(key):
                 report.purged_objects += 1
 
-    def _remove_retired(self, report: JanitorReport) -> None:
+    def _remove_due(self, report: JanitorReport) -> None:
         if report.dry_run:
             with self._db.connection() as tx:
                 report.retired_objects = deferred_deletions.count_due(tx)
@@ -145,7 +141,7 @@ class Janitor:
             report.retired_objects = remove_due(self._db, self._store)
 
     def _remove_orphans(self, report: JanitorReport) -> None:
-        """Objects under our prefixes that no row names, old enough that none can still be coming."""
+        """Delete objects under our prefixes that no row refers to, and that are too old for a row still to come."""
         for prefix in PREFIXES:
             oldest_live = self._now() - _ORPHANED_AFTER.get(prefix, self._orphan_age)
             for batch in _batches(self._store.list_objects(prefix), _BATCH):
@@ -157,7 +153,7 @@ class Janitor:
                         report.orphaned_bytes += info.size
 
     def _now(self) -> datetime:
-        """By the one clock that all processes share."""
+        """PostgreSQL's time: the clock that all processes share."""
         with self._db.connection() as tx:
             return now(tx)
 
@@ -188,16 +184,16 @@ class Janitor:
             live = uploads.live_multiparts(tx, [ref.upload_id for ref in refs])
         return [ref for ref in refs if ref.upload_id not in live]
 
-    def _forget(self, report: JanitorReport) -> None:
+    def _delete_old_rows(self, report: JanitorReport) -> None:
         if report.dry_run:
             return
         with self._db.connection() as tx:
-            report.forgotten_rows += uploads.forget_old(tx, keep=_FORGET_UPLOADS, limit=10 * _BATCH)
-            report.forgotten_rows += upload_tokens.forget_old(tx, keep=_FORGET_UPLOADS)
-            report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP, limit=10 * _BATCH)
+            report.forgotten_rows += uploads.forget_old(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
+            report.forgotten_rows += upload_tokens.forget_old(tx, keep=_KEEP_UPLOADS)
+            report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=10 * _BATCH)
 
     def _recount(self, report: JanitorReport) -> None:
-        """Put right each counter that is not what it counts, and say so: none should ever be (THREATS T72)."""
+        """Correct counters that differ from what they count, and log them: none should ever differ (T72)."""
         with self._db.transaction() as tx:
             found = counters.differences(tx)
         for wrong in found:

@@ -1,5 +1,5 @@
-"""A worker as ``python app.py worker`` starts it, with some tasks more: one that kills it, one that always fails, one that
-takes its time and tells when it begins and ends. Run as a program by test_worker.py."""
+"""A worker like ``python app.py worker`` with more tasks: one kills it, one always fails, one is slow and notes its beginning
+and end. test_worker.py runs it as a program."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from settings import Settings
 
 
 def register(queue: procrastinate.App, services: Services) -> None:
+    poisoned = os.environ.get("POISONED")
+    if poisoned:
+        services.verification.check = lambda file_id: (  # type: ignore[method-assign]
+            os.kill(os.getpid(), signal.SIGKILL) if file_id == UUID(poisoned) else None
+        )
     tasks.register(queue, services)
     notes = Path(sys.argv[1])
 
@@ -50,12 +55,6 @@ def register(queue: procrastinate.App, services: Services) -> None:
         services.verification.check(UUID(file_id))
         note("end-check")
 
-    poisoned = os.environ.get("POISONED")
-    if poisoned:
-        services.verification.check = lambda file_id: (  # type: ignore[method-assign]
-            os.kill(os.getpid(), signal.SIGKILL) if file_id == UUID(poisoned) else None
-        )
-
 
 if __name__ == "__main__":
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
@@ -64,9 +63,4 @@ if __name__ == "__main__":
     worker._DRAIN = float(os.environ.get("DRAIN", "20"))
     jobs._WAIT *= 0.02
     wired = app.wire(settings)
-    worker.run(
-        wired,
-        database_url=app.database_url(settings),
-        lease=3,
-        concurrency=int(os.environ.get("PLACES", "1")),
-    )
+    worker.run(wired, database_url=app.database_url(settings), lease=3, concurrency=int(os.environ.get("PLACES", "1")))
