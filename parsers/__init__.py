@@ -1,16 +1,33 @@
-"""Untrusted bytes are parsed here, each file in a limited child process of its own (THREATS T91).
+"""Parsers of untrusted files. Each file is parsed in a locked child process of its own (T91, T132).
 
-Services call ``parsers.run`` and nothing else: ``run.read`` starts a child, which imports one module of this package
-(``image``, …), gives it the bytes and sends back what it made. A parser module has ``parse(data, arguments) -> (values,
-blobs)``, where data are bytes, or a file if it ``SEEKS``. It may fail in any way it likes: the parent sees
-``ParserFailed``.
+``reading.read`` chooses the parser by the file's type; ``run.run`` starts a child, which imports one module of this package,
+gives it the file and sends back what it made. Such a module has ``parse(data, arguments) -> (values, blobs)``. ``data`` are
+bytes, or a file object if the module ``SEEKS``; ``values`` must be JSON. It may start threads only if it says ``THREADS``.
+
+Invariants
+    Nothing of a file is parsed outside a child, except its first bytes by libmagic to find its type.
+    A child has an empty environment, no network, no writable file, and limits on time, memory and output.
+    However a child ends, the caller sees an answer, Unsupported or ParserFailed. Answers are checked like any input.
+    No bytes, names or messages from a library reach logs or clients, only this package's own texts.
+
+Open run.py first, then reading.py.
+    run.py, child.py    both sides of the process: request, limits, answer
+    locks.py            seccomp and Landlock
+    ranged.py           large files, of which only ranges are read
+    reading.py          which parser reads which type, and what is read
+    image, heif, svg, media, pdf     pictures and metadata; pictures, thumbhash and exif help them
+    office, sheets, packages         documents that are ZIP files of XML
+    text, markup, table, html_text   text files
+    archive                          listings
+    place                            the location in pictures, to be removed
+    plain_text, language, cpu_timer  cleaning, language detection, limits of time within a child
 """
 
 from collections.abc import Sequence
 
 
 class ParserFailed(Exception):
-    """The file could not be parsed; a normal result, not to be retried. ``reason`` is written for people."""
+    """The file could not be parsed: a result, not to be retried. ``reason`` is shown to people."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -18,11 +35,11 @@ class ParserFailed(Exception):
 
 
 class Unsupported(ParserFailed):
-    """The parser does not know this kind of file."""
+    """No parser reads this kind of file."""
 
 
 class WeakSandbox(Exception):
-    """Nothing was parsed, since the child's process lacks locks, which ``missing`` names."""
+    """Nothing was parsed, since the child lacks the locks named in ``missing``."""
 
     def __init__(self, missing: Sequence[str]):
         super().__init__(f"The sandbox of parsers lacks {' and '.join(missing)}")

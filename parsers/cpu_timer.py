@@ -1,4 +1,4 @@
-"""An end to work whose length the file decides, where something else can be made instead."""
+"""A limit for work whose length the file decides, where there is something to fall back on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class CpuTimeExceeded(Exception):
-    pass
+    """The work took more processor time than it was given."""
 
 
 @contextmanager
 def cpu_timer(seconds: float) -> Iterator[None]:
-    """Raise CpuTimeExceeded after so much processor time; regular expressions in the middle of a search end too."""
+    """Raise CpuTimeExceeded after so much processor time, even in the middle of a regular expression's search."""
 
     def expire(*_: Any) -> None:
         raise CpuTimeExceeded

@@ -1,4 +1,4 @@
-"""What an image says of itself in EXIF: names and values as JSON takes them, bounded, where it was taken apart."""
+"""EXIF tags of an image as JSON values, of bounded size."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from PIL import ExifTags, Image
 
 _MAX_TAGS = 250
 _MAX_TEXT = 500  # characters of one value
-_MAX_NUMBERS = 16  # of one value; longer ones are tables, not facts
+_MAX_NUMBERS = 16  # of one value; longer ones are tables
 _POINTERS = {0x8769, 0x8825, 0xA005, 0x927C, 0x014A, 0x02BC, 0x83BB, 0x8649, 0x8773}
 
 
-def facts(image: Image.Image) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The camera's tags, and those of the place (THREATS T37); {} where they can't be read.
+def tags(image: Image.Image) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The camera's tags, and the GPS tags (T37); {} if they can't be read.
 
-    A dozen kinds of damage raise a dozen kinds of error, and none matters for the picture."""
+    Damaged EXIF raises a dozen kinds of error, and none matters for the picture."""
     try:
         exif = image.getexif()
-        found = _named(exif, ExifTags.TAGS)
-        found |= _named(exif.get_ifd(ExifTags.IFD.Exif), ExifTags.TAGS)
-        return found, _named(exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPSTAGS)
+        camera = _named(exif, ExifTags.TAGS) | _named(exif.get_ifd(ExifTags.IFD.Exif), ExifTags.TAGS)
+        return camera, _named(exif.get_ifd(ExifTags.IFD.GPSInfo), ExifTags.GPSTAGS)
     except Exception:
         return {}, {}
 
@@ -35,11 +34,8 @@ def orientation(image: Image.Image) -> int:
 
 
 def _named(tags: Any, names: dict[int, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for tag, raw in list(tags.items())[:_MAX_TAGS]:
-        if tag in names and tag not in _POINTERS and (value := _plain(raw)) is not None:
-            found[names[tag]] = value
-    return found
+    known = [(names[tag], raw) for tag, raw in list(tags.items())[:_MAX_TAGS] if tag in names and tag not in _POINTERS]
+    return {name: value for name, raw in known if (value := _plain(raw)) is not None}
 
 
 def _plain(raw: Any) -> Any:
@@ -54,7 +50,7 @@ def _plain(raw: Any) -> Any:
         values = [_plain(value) for value in raw[:_MAX_NUMBERS]]
         return values if len(raw) <= _MAX_NUMBERS and None not in values else None
     try:
-        number = float(raw)  # IFDRational; 0/0 is a common way to say "unknown"
+        number = float(raw)  # IFDRational; 0/0 often means "unknown"
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return round(number, 9) if math.isfinite(number) else None

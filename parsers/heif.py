@@ -1,4 +1,4 @@
-"""HEIC, what telephones take pictures in: as parsers/image.py, with a decoder that not every installation has."""
+"""HEIC images: parsers/image.py with a decoder that not every installation has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pillow_heif
 
 from parsers import image
 
-THREADS = True  # its HEVC decoder works in one of its own
+THREADS = True  # the HEVC decoder works in a thread of its own
 pillow_heif.options.THUMBNAILS = False
 pillow_heif.options.DECODE_THREADS = 1
 pillow_heif.register_heif_opener()
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """As for other images. The decoder turns the picture upright itself."""
+    """As for other images. The decoder turns the picture upright."""
     return image.parse(data, {**arguments, "formats": ["HEIF"]})

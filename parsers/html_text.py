@@ -1,4 +1,4 @@
-"""What a page of HTML says, without what its tags and scripts do."""
+"""The text of an HTML page, without tags and scripts."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from typing import Any
 from parsers.cpu_timer import CpuTimeExceeded, cpu_timer
 
 _SECONDS = 1.0  # of processor time: unfinished comments make the parser start over and over
-_SILENT = frozenset({"script", "style", "template", "noscript", "svg", "head"})
+_SKIPPED = frozenset({"script", "style", "template", "noscript", "svg", "head"})
 _INLINE = frozenset({"a", "abbr", "b", "code", "em", "font", "i", "mark", "small", "span", "strong", "sub", "sup", "u"})
 
 
 def without_tags(html: str) -> str:
-    """The text, each block on a line of its own; markup that takes too long to read is left as it is."""
-    reader = _Text()
+    """The text, each block on a line of its own. If that takes too long, the HTML as it is."""
+    parser = _Text()
     try:
         with cpu_timer(_SECONDS):
-            reader.feed(html)
-            reader.close()
+            parser.feed(html)
+            parser.close()
     except CpuTimeExceeded:
         return html
-    return "".join(reader.found)
+    return "".join(parser.pieces)
 
 
 class _Text(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
-        self._silent = ""  # the element that says nothing until its end
+        self.pieces: list[str] = []
+        self._skipped = ""  # the element whose end is awaited
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if not self._silent and tag in _SILENT:
-            self._silent = tag
+        if not self._skipped and tag in _SKIPPED:
+            self._skipped = tag
         self._break(tag)
 
     def handle_startendtag(self, tag: str, attrs: Any) -> None:
         self._break(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == self._silent:
-            self._silent = ""
+        if tag == self._skipped:
+            self._skipped = ""
         self._break(tag)
 
     def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.found.append(data)
+        if not self._skipped:
+            self.pieces.append(data)
 
     def _break(self, tag: str) -> None:
         if tag not in _INLINE:
-            self.found.append("\n")
+            self.pieces.append("\n")

@@ -1,16 +1,16 @@
-"""Images: how large they are, what they say of themselves, and small pictures of them.
+"""Images: size, EXIF, and small pictures.
 
-Only formats named here are opened, whatever Pillow would offer (THREATS T92). A picture is upright, in sRGB, of the
-first frame (THREATS T93). The order of work keeps memory down: the decoder shrinks first where it can (JPEG's
-``draft``), then the pixels are shrunk, and only what is left is turned and converted.
+Only the formats named here are opened, whatever Pillow supports (T92). A picture is upright, in sRGB, and of the first frame
+(T93). To save memory the decoder shrinks first if it can (JPEG's ``draft``), then the pixels are reduced, and only the rest
+is turned and converted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import Any, cast
 
@@ -31,21 +31,17 @@ from PIL import (
 from PIL.Image import Resampling, Transpose
 
 from parsers import ParserFailed, Unsupported, exif, pictures
-from parsers.thumbhash import placeholder
 
-# Their plugins are imported here, so that Pillow need not load all forty to find these.
-FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
-        GifImagePlugin.GifImageFile,
-        WebPImagePlugin.WebPImageFile,
-        AvifImagePlugin.AvifImageFile,
-        TiffImagePlugin.TiffImageFile,
-        BmpImagePlugin.BmpImageFile,
-        IcoImagePlugin.IcoImageFile,
-    )
+# Importing these plugins spares Pillow loading all forty to find them.
+FORMATS = (
+    JpegImagePlugin.JpegImageFile.format,
+    PngImagePlugin.PngImageFile.format,
+    GifImagePlugin.GifImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+    AvifImagePlugin.AvifImageFile.format,
+    TiffImagePlugin.TiffImageFile.format,
+    BmpImagePlugin.BmpImageFile.format,
+    IcoImagePlugin.IcoImageFile.format,
 )
 MAX_PIXELS = 64_000_000  # before decoding
 _STRIP_PIXELS = 4_000_000
@@ -61,7 +57,7 @@ _UPRIGHT = {  # EXIF orientation -> how to turn it
     8: Transpose.ROTATE_90,
 }
 _SIDEWAYS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
-# Complaints about metadata, which common cameras and editors cause. All other warnings are errors.
+# Warnings about metadata, which common cameras and editors cause. All other warnings are errors.
 _HARMLESS = (
     "Corrupt EXIF|Possibly corrupt|Truncated File Read|Metadata Warning|Tag data larger|Tag offset too large"
     "|Image appears to be a malformed MPO|Invalid APNG|Palette images with Transparency"
@@ -75,38 +71,35 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Metadata (width, height, format, exif, gps, placeholder) and pictures of the first frame."""
     sizes = pictures.sizes_of(arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", _HARMLESS)
+    with _strict_warnings():
         image = _open(data, tuple(arguments.get("formats", FORMATS)))
         width, height = image.size
-        camera, place = exif.facts(image)
+        camera, gps = exif.tags(image)
         # Pillow turns TIFF itself
         turn = None if image.format == "TIFF" else _UPRIGHT.get(exif.orientation(image))
         if turn in _SIDEWAYS:
             width, height = height, width
-        metadata = {
-            "width": width,
-            "height": height,
-            "exif": camera,
-            "gps": place,
-            "format": "JPEG" if image.format == "MPO" else image.format,
-        }
+        format = "JPEG" if image.format == "MPO" else image.format
+        metadata = {"width": width, "height": height, "exif": camera, "gps": gps, "format": format}
         if not sizes:
             return {"metadata": metadata}, []
         largest = _shrink(image, max(sizes), turn, (width, height))
-        listed, blobs = pictures.encode_all(largest, sizes, arguments["format"], (width, height))
-        metadata["placeholder"] = placeholder(largest)
-    return {"metadata": metadata, "pictures": listed}, blobs
+        return pictures.result(metadata, largest, sizes, arguments["format"], (width, height))
 
 
 def first_frame(data: bytes, box: int) -> Image.Image:
-    """A picture that is part of something else, upright, within a box."""
+    """A picture embedded in another file, as stored (not turned), within a box."""
+    with _strict_warnings():
+        image = _open(data, FORMATS)
+        return _shrink(image, box, None, image.size)
+
+
+@contextmanager
+def _strict_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", _HARMLESS)
-        opened = _open(data, FORMATS)
-        return _shrink(opened, box, None, opened.size)
+        yield
 
 
 def _open(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
@@ -116,15 +109,14 @@ def _open(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
         raise Unsupported("This is not an image in a format that can be shown") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ParserFailed(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels") from None
-    width, height = image.size
-    if width < 1 or height < 1:
+    if min(image.size) < 1:
         raise ParserFailed("The image has no pixels")
     return image
 
 
 def _shrink(image: ImageFile.ImageFile, box: int, turn: Transpose | None, upright: tuple[int, int]) -> Image.Image:
     """The first frame, upright, at most ``box`` pixels wide and high, as sRGB in mode RGB or RGBA."""
-    image.draft(None, (2 * box, 2 * box))  # twice as large, for the sake of the resampling below
+    image.draft(None, (2 * box, 2 * box))  # twice as large, so that the resampling below looks good
     image.load()
     target = pictures.fit(*upright, box)
     if turn in _SIDEWAYS:
@@ -139,7 +131,7 @@ def _shrink(image: ImageFile.ImageFile, box: int, turn: Transpose | None, uprigh
 def _reduce(image: Image.Image, factor: int) -> Image.Image:
     """The image in 8 bits, each ``factor`` x ``factor`` pixels averaged into one.
 
-    Strip by strip: a copy of 64 megapixels with transparency, let alone two, would not fit beside them."""
+    Strip by strip: there is no memory for a second copy of 64 megapixels with transparency."""
     convert = _converter(image)
     if factor < 2:
         return convert(image)
@@ -155,7 +147,7 @@ def _reduce(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """How to bring the image, or a strip of it, into a mode that can be resampled: L, RGB, RGBA, CMYK or LAB."""
+    """Converts the image, or a strip of it, to a mode that can be resampled: L, RGB, RGBA, CMYK or LAB."""
     if image.mode.startswith("I;16"):
         return lambda strip: strip.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("I", "F"):
@@ -188,7 +180,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
         except (OSError, ImageCms.PyCMSError):
             profile = None  # a broken profile is as good as none
     if profile:
-        with contextlib.suppress(OSError, ValueError, ImageCms.PyCMSError):
+        with suppress(OSError, ValueError, ImageCms.PyCMSError):
             srgb = ImageCms.createProfile("sRGB")
             colours = ImageCms.profileToProfile(colours, profile, srgb, outputMode="RGB") or colours
     if colours.mode != "RGB":

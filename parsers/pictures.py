@@ -1,6 +1,6 @@
-"""What every parser with a picture ends in: the sizes asked for, encoded, and a placeholder.
+"""The last step of every parser that makes pictures: the requested sizes, encoded, and a placeholder.
 
-A picture is new pixels, in sRGB and modes RGB or RGBA, and nothing else of the original (THREATS T93)."""
+A picture consists of new pixels in sRGB, mode RGB or RGBA, and nothing else of the original (T93)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401 the encoders
 from PIL.Image import Resampling
 
-MAX_SIZE = 4_096  # pixels of the largest box that can be asked for
+from parsers.thumbhash import placeholder
 
-_OUTPUTS: dict[str, tuple[str, dict[str, Any]]] = {
+MAX_SIZE = 4_096  # pixels of the largest box
+_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "webp": ("image/webp", {"quality": 80, "method": 4}),
     "jpeg": ("image/jpeg", {"quality": 82, "optimize": True, "progressive": True}),
     "png": ("image/png", {"optimize": True}),
@@ -21,7 +22,7 @@ _OUTPUTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def sizes_of(arguments: dict[str, Any]) -> list[int]:
-    """The boxes to make pictures for; [] where none is wanted."""
+    """The boxes to make pictures for; [] if no picture is wanted."""
     sizes = [int(size) for size in arguments["sizes"]] if "picture" in arguments["want"] else []
     if not all(1 <= size <= MAX_SIZE for size in sizes):
         raise ValueError("size")
@@ -29,31 +30,43 @@ def sizes_of(arguments: dict[str, Any]) -> list[int]:
 
 
 def fit(width: float, height: float, box: int, *, enlarge: bool = False) -> tuple[int, int]:
-    """Width and height within a box, in proportion; never more than they were, and never 0."""
+    """Width and height within a box, in proportion: at least 1, and no more than they were unless ``enlarge``."""
     scale = box / max(width, height)
     if not enlarge:
         scale = min(1.0, scale)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def encode_all(
-    image: Image.Image, sizes: Sequence[int], format: str, full: tuple[int, int]
-) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Pictures for each of ``sizes`` from one that is at least as large as the largest of them.
+def result(
+    metadata: dict[str, Any],
+    image: Image.Image,
+    sizes: Sequence[int],
+    format: str,
+    original: tuple[int, int] | None = None,
+) -> tuple[dict[str, Any], list[bytes]]:
+    """What a parser returns that makes nothing but pictures: ``encode_all`` with a placeholder."""
+    listed, blobs = encode_all(image, sizes, format, original or image.size)
+    return {"metadata": {**metadata, "placeholder": placeholder(image)}, "pictures": listed}, blobs
 
-    ``full`` is the size of the original: what is smaller than a box stays as it is."""
-    mime_type, options = _OUTPUTS[format]
-    made: dict[tuple[int, int], bytes] = {}
+
+def encode_all(
+    image: Image.Image, sizes: Sequence[int], format: str, original: tuple[int, int]
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """A picture for each of ``sizes``, made of an image that is at least as large as the largest.
+
+    An ``original`` smaller than a box keeps its size."""
+    mime_type, options = _FORMATS[format]
+    encoded: dict[tuple[int, int], bytes] = {}
     listed, blobs = [], []
     for size in sizes:
-        fitted = fit(*full, size)
-        if fitted not in made:
+        fitted = fit(*original, size)
+        if fitted not in encoded:
             small = image
             if small.size != fitted:
                 small = small.resize(fitted, Resampling.LANCZOS, reducing_gap=3.0)
-            made[fitted] = _encode(small, format, options)
+            encoded[fitted] = _encode(small, format, options)
         listed.append({"size": size, "width": fitted[0], "height": fitted[1], "mime_type": mime_type})
-        blobs.append(made[fitted])
+        blobs.append(encoded[fitted])
     return listed, blobs
 
 

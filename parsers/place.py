@@ -1,11 +1,11 @@
-"""Where a picture was taken, taken out of its bytes: patches of equal length, so that nothing else moves and no pixel changes.
+"""Remove the location from a picture's bytes, by patches of equal length: nothing else moves, and no pixel changes.
 
-The place stands in EXIF's GPS directory, in XMP's GPS properties, and in the film that telephones append to a picture. These
-are looked for in all of the file, not where a format has them: in JPEG, HEIC, AVIF, PNG, WebP, GIF, TIFF and raw pictures, in
-pictures within pictures and whatever is appended. Of PNG also compressed texts are read, and its checksums are kept right.
-Places in a camera's own notes, and names of places that somebody wrote down, are not looked for.
+The location is in EXIF's GPS directory, in XMP's GPS properties, and in the film that telephones append to a picture. The
+whole file is searched, whatever its format: JPEG, HEIC, AVIF, PNG, WebP, GIF, TIFF, raw pictures, embedded pictures and
+appended data. In PNG, compressed texts are read too, and checksums corrected. Locations in a camera's proprietary notes, and
+place names that somebody typed, are not searched for.
 
-The result is read again, by this module and by Pillow. Where a place can still be found there is none.
+The result is read again, by this module and by Pillow. If a location can still be found, parsing fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 from parsers import ParserFailed, exif
 
-with contextlib.suppress(ImportError):  # not every installation can read HEIC; the search does without
+with contextlib.suppress(ImportError):  # optional: the search works without it
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -33,9 +33,9 @@ _SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)  # bytes of a value, by its 
 _POINTERS = (4, 13)  # LONG, IFD
 _MAX_ENTRIES = 1000  # of a directory
 _MAX_DIRECTORIES = 100  # of one TIFF structure
-_MAX_VALUE = 64 * 1024  # bytes of one value of a place
+_MAX_VALUE = 64 * 1024  # bytes of one GPS value
 _MAX_TEXT = 16 * 1024 * 1024  # bytes of a compressed text
-_XMP_NAME = re.compile(rb":(?:GPS|Latitude|Longt?itude)", re.IGNORECASE)  # one maker of drones spells it so
+_XMP_NAME = re.compile(rb":(?:GPS|Latitude|Longt?itude)", re.IGNORECASE)  # one maker of drones misspells it
 _XMP_LEFT = re.compile(rb":(?:GPS(?:Lat|Lon|Pos|Coord)\w*|Latitude|Longt?itude)\s*[=>/]", re.IGNORECASE)
 _XMP = re.compile(
     rb"""[\w.-]{1,64}:(?:GPS\w{1,64}|Latitude|Longt?itude)\s*=\s*(?:"[^"<]{0,4096}"|'[^'<]{0,4096}')"""
@@ -43,41 +43,40 @@ _XMP = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _FILM = re.compile(rb"\xa9xyz..\x15\xc7[+-][0-9.]{1,16}[+-][0-9.]{1,16}(?:[+-][0-9.]{1,16})?/?", re.DOTALL)
-_ISO_6709 = re.compile(
-    rb"[+-]\d{2}\.\d{4,16}[+-]\d{3}\.\d{4,16}(?:[+-]\d{1,8}(?:\.\d{1,16})?)?/"
-)  # other films have it so
+# in other films
+_ISO_6709 = re.compile(rb"[+-]\d{2}\.\d{4,16}[+-]\d{3}\.\d{4,16}(?:[+-]\d{1,8}(?:\.\d{1,16})?)?/")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _RAW_PROFILE = re.compile(rb"Raw profile type \w+\0\s*\w+\s+\d+\s+([0-9a-fA-F\s]*)", re.DOTALL)  # ImageMagick's
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """``offsets`` of the patches, ascending, and as blobs the bytes that stand there instead; none where no place is told."""
+    """``offsets`` of the patches, ascending; the blobs are the bytes to put there. No patches if there is no location."""
     clean = bytearray(data)
-    _cut(clean, data)
+    _remove(clean, data)
     again = bytearray(clean)
-    _cut(again, clean)
+    _remove(again, clean)
     if again != clean or _XMP_LEFT.search(clean) or _seen_by_pillow(clean):
-        raise ParserFailed("The place that the picture tells can't be taken out")
+        raise ParserFailed("The picture's location can't be removed")
     patches = list(_differences(data, clean))
     return {"offsets": [offset for offset, _ in patches]}, [patch for _, patch in patches]
 
 
-def _cut(data: bytearray, before: bytes | bytearray) -> None:
-    """``before``: the same bytes, which stay as they are."""
-    _cut_metadata(data)
+def _remove(data: bytearray, before: bytes | bytearray) -> None:
+    """``before``: a copy of the same bytes, to find what was changed."""
+    _remove_metadata(data)
     if data.startswith(_PNG):
-        _cut_chunks(data, before)
+        _remove_chunks(data, before)
 
 
-def _cut_metadata(data: bytearray) -> None:
-    for found in [match.start() for match in _TIFF.finditer(data)]:
-        _Tiff(data, found).cut()
+def _remove_metadata(data: bytearray) -> None:
+    for base in [match.start() for match in _TIFF.finditer(data)]:
+        _Tiff(data, base).remove_gps()
     if names := [match.start() for match in _XMP_NAME.finditer(data)]:
         properties = _XMP.finditer(data, max(0, names[0] - 128), names[-1] + 16 * 1024)
         for span in [match.span() for match in properties]:
             _fill(data, *span, b" ")
     for start, end in [match.span() for match in _FILM.finditer(data)]:
-        data[start : start + 4] = b"free"  # padding, in QuickTime's words
+        data[start : start + 4] = b"free"  # QuickTime's atom for padding
         _fill(data, start + 4, end, b"\0")
     for start, end in [match.span() for match in _ISO_6709.finditer(data)]:
         _fill(data, start, end, b" ")
@@ -88,15 +87,15 @@ def _fill(data: bytearray, start: int, end: int, byte: bytes) -> None:
 
 
 class _Tiff:
-    """A TIFF structure, as EXIF is one, somewhere in the data (TIFF 6.0 §2). What only looks like one holds nothing to cut."""
+    """A TIFF structure, such as EXIF, at ``base`` in the data (TIFF 6.0 §2). Data that only looks like one stays as it is."""
 
     def __init__(self, data: bytearray, base: int):
         self._data, self._base = data, base
         self._order = "<" if data[base : base + 1] == b"I" else ">"
         self._seen: set[int] = set()
 
-    def cut(self) -> None:
-        """Drop every entry that leads to a place, and wipe what it leads to."""
+    def remove_gps(self) -> None:
+        """Remove every entry that points to a GPS directory, and overwrite that directory."""
         waiting = [self._number(self._base + 4, "I")]
         while waiting and len(self._seen) < _MAX_DIRECTORIES:
             offset = waiting.pop()
@@ -107,11 +106,7 @@ class _Tiff:
             start = self._base + offset + 2
             kept = bytearray()
             for at in range(start, start + 12 * count, 12):
-                tag, kind, values = (
-                    self._number(at, "H"),
-                    self._number(at + 2, "H"),
-                    self._number(at + 4, "I"),
-                )
+                tag, kind, values = self._number(at, "H"), self._number(at + 2, "H"), self._number(at + 4, "I")
                 if tag == _GPS and kind in _POINTERS and values == 1:
                     self._wipe(self._number(at + 8, "I"))
                     continue
@@ -126,7 +121,7 @@ class _Tiff:
                 self._data[start - 2 : end] = directory.ljust(end - start + 2, b"\0")
 
     def _count(self, offset: int) -> int | None:
-        """The number of entries of the directory there; None where there can be none."""
+        """The number of entries of the directory at ``offset``; None if there can't be one."""
         start = self._base + offset
         if offset < 8 or start + 2 > len(self._data):
             return None
@@ -153,7 +148,7 @@ class _Tiff:
             if size > 4:
                 first = self._base + self._number(at + 8, "I")
                 if size > _MAX_VALUE:
-                    raise ParserFailed("The picture's place is too large")
+                    raise ParserFailed("The picture's location is too large")
                 if first + size <= len(self._data):
                     _fill(self._data, first, first + size, b"\0")
         _fill(self._data, start, start + 2 + 12 * count + 4, b"\0")
@@ -169,9 +164,9 @@ class _Tiff:
 # -- PNG -------------------------------------------------------------------------------------------------------------
 
 
-def _cut_chunks(data: bytearray, before: bytes | bytearray) -> None:
-    """Replace compressed and written-out metadata that tells a place by an empty comment, and set the checksums of what was
-    changed (PNG, third edition, §5.3)."""
+def _remove_chunks(data: bytearray, before: bytes | bytearray) -> None:
+    """Replace texts that hold a location by an empty comment, and correct the checksums of changed chunks (PNG, third
+    edition, §5.3)."""
     at = len(_PNG)
     while at + 12 <= len(data):
         length = struct.unpack_from(">I", data, at)[0]
@@ -179,7 +174,7 @@ def _cut_chunks(data: bytearray, before: bytes | bytearray) -> None:
         if end + 4 > len(data):
             return
         name, body = bytes(data[at + 4 : at + 8]), bytes(data[at + 8 : end])
-        if name in (b"tEXt", b"zTXt", b"iTXt") and _tells(_text_of(name, body)):
+        if name in (b"tEXt", b"zTXt", b"iTXt") and _has_location(_text_of(name, body)):
             data[at + 4 : end] = b"tEXt" + b"Comment\0".ljust(length)[:length]
         if data[at:end] != before[at:end]:
             data[end : end + 4] = struct.pack(">I", zlib.crc32(data[at + 4 : end]))
@@ -187,10 +182,10 @@ def _cut_chunks(data: bytearray, before: bytes | bytearray) -> None:
 
 
 def _text_of(name: bytes, body: bytes) -> bytes:
-    """The text of a chunk, inflated and with a profile written out as bytes (§11.3.3)."""
+    """The text of a chunk (§11.3.3), decompressed; the bytes of a profile that is written in hexadecimal."""
     keyword, _, rest = body.partition(b"\0")
     if name == b"iTXt":
-        compressed, (_, _, text) = rest[:1] == b"\1", _three(rest[2:])
+        compressed, text = rest[:1] == b"\1", b"\0".join(rest[2:].split(b"\0", 2)[2:])  # after language and translation
     else:
         compressed, text = name == b"zTXt", rest[1:] if name == b"zTXt" else rest
     if compressed:
@@ -200,24 +195,16 @@ def _text_of(name: bytes, body: bytes) -> bytes:
         if inflater.unconsumed_tail:
             raise ParserFailed("The picture has too long a text")
     profile = _RAW_PROFILE.match(keyword + b"\0" + text)
-    return bytes.fromhex(_even(profile[1])) if profile else text
+    if profile is None:
+        return text
+    digits = b"".join(profile[1].split())
+    return bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
 
 
-def _three(rest: bytes) -> tuple[bytes, bytes, bytes]:
-    language, _, rest = rest.partition(b"\0")
-    translated, _, text = rest.partition(b"\0")
-    return language, translated, text
-
-
-def _even(digits: bytes) -> str:
-    plain = b"".join(digits.split()).decode("ascii")
-    return plain[: len(plain) // 2 * 2]
-
-
-def _tells(text: bytes) -> bool:
-    cut = bytearray(text)
-    _cut_metadata(cut)
-    return cut != text
+def _has_location(text: bytes) -> bool:
+    without = bytearray(text)
+    _remove_metadata(without)
+    return without != text
 
 
 # -- the result ------------------------------------------------------------------------------------------------------
@@ -227,15 +214,15 @@ def _seen_by_pillow(data: bytes | bytearray) -> bool:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # only the head is read
     try:
         with Image.open(BytesIO(data)) as image:
-            return bool(exif.facts(image)[1])
-    except Exception:  # a file that it can't open shows nobody a place by it
+            return bool(exif.tags(image)[1])
+    except Exception:  # Pillow can't open it, so it shows no location
         return False
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 def _differences(before: bytes, after: bytearray) -> Iterator[tuple[int, bytes]]:
-    """Where the two, of equal length, differ: offset and bytes of ``after``, in pieces of 4 KiB at most."""
+    """Where two texts of equal length differ: offset and bytes of ``after``, at most 4 KiB each."""
     size = 4096
     for start in range(0, len(before), size):
         old, new = before[start : start + size], after[start : start + size]

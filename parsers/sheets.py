@@ -1,4 +1,4 @@
-"""Spreadsheets: what their cells show, as text of all sheets and rows of the first."""
+"""Spreadsheets: the text of all cells as shown, and the rows of the first sheet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from parsers import plain_text
 from parsers.packages import Enough, Handler, Package
 from parsers.table import MAX_CELL, MAX_COLUMNS, MAX_ROWS
 
@@ -17,17 +16,13 @@ _MAX_STRING_CHARACTERS = 32 * 1024 * 1024
 
 
 def numbered(package: Package, pattern: str) -> list[str]:
-    """The parts whose names fit, by the number in them."""
-    found = [(int(match[1]), name) for name in package.names if (match := re.fullmatch(pattern, name))]
-    return [name for _, name in sorted(found)]
-
-
-def cleaned(rows: list[list[str]]) -> list[list[str]]:
-    return [[plain_text.clean(cell) for cell in row] for row in rows]
+    """The parts whose names match, in the order of the number in them."""
+    matches = [(int(match[1]), name) for name in package.names if (match := re.fullmatch(pattern, name))]
+    return [name for _, name in sorted(matches)]
 
 
 class _Cells(Handler):
-    """Collects rows: the text of all, the first ones as they are."""
+    """Collects the text of all rows, at most ``limit`` characters, and the cells of the first ones."""
 
     def __init__(self, limit: int):
         super().__init__()
@@ -56,22 +51,22 @@ class _Cells(Handler):
             raise Enough
 
 
-# xlsx ---------------------------------------------------------------------------------------------------------------
+# -- xlsx --------------------------------------------------------------------------------------------------------------
 
 
 def xlsx(package: Package, limit: int) -> tuple[str, list[list[str]]]:
-    """The text of all sheets, at most some ``limit`` characters, and the rows of the first one that has any."""
+    """The text of all sheets, about ``limit`` characters at most, and the rows of the first sheet that has any."""
     strings, styles = _Strings(), _Styles()
     for name, handler in (("xl/sharedStrings.xml", strings), ("xl/styles.xml", styles)):
         if name in package:
             with suppress(Enough):
-                package.events(name, handler)
+                package.parse_xml(name, handler)
     lines: list[str] = []
     rows: list[list[str]] = []
     for name in numbered(package, r"xl/worksheets/sheet(\d{1,5})\.xml")[:_MAX_SHEETS]:
-        sheet = _Sheet(limit, strings.found, styles.dates())
+        sheet = _Sheet(limit, strings.strings, styles.dates())
         with suppress(Enough):
-            package.events(name, sheet)
+            package.parse_xml(name, sheet)
         lines += sheet.lines
         rows = rows or sheet.rows
         limit -= sum(map(len, sheet.lines))
@@ -81,11 +76,11 @@ def xlsx(package: Package, limit: int) -> tuple[str, list[list[str]]]:
 
 
 class _Strings(Handler):
-    """The strings that cells name by number."""
+    """The strings that cells refer to by number."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.strings: list[str] = []
         self._pieces: list[str] | None = None
         self._text = self._phonetic = False
         self._size = 0
@@ -93,7 +88,7 @@ class _Strings(Handler):
     def start(self, tag: str, attributes: Any) -> None:
         if tag == "si":
             self._pieces = []
-        elif tag == "rPh":  # how to pronounce what stands there already
+        elif tag == "rPh":  # the pronunciation of the text
             self._phonetic = True
         elif tag == "t":
             self._text = not self._phonetic
@@ -109,28 +104,28 @@ class _Strings(Handler):
         elif tag == "rPh":
             self._phonetic = False
         elif tag == "si" and self._pieces is not None:
-            self.found.append("".join(self._pieces))
+            self.strings.append("".join(self._pieces))
             self._pieces = None
-            if len(self.found) > _MAX_STRINGS or self._size > _MAX_STRING_CHARACTERS:
+            if len(self.strings) > _MAX_STRINGS or self._size > _MAX_STRING_CHARACTERS:
                 raise Enough
 
 
 class _Styles(Handler):
-    """Which of the cell formats show dates: ECMA-376 part 1, 18.8.30, and formats of the document's own."""
+    """Which cell formats show dates: ECMA-376 part 1, 18.8.30, and custom formats."""
 
     _BUILT_IN = frozenset([*range(14, 23), *range(45, 48)])
     _QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
 
     def __init__(self) -> None:
         super().__init__()
-        self._own: dict[str, bool] = {}
+        self._custom: dict[str, bool] = {}
         self._formats: list[str] = []
         self._cells = False
 
     def start(self, tag: str, attributes: Any) -> None:
         if tag == "numFmt":
             code = self._QUOTED.sub("", attributes.get("formatCode", "")[:200]).lower()
-            self._own[attributes.get("numFmtId", "")] = any(letter in code for letter in "ydhs")
+            self._custom[attributes.get("numFmtId", "")] = any(letter in code for letter in "ydhs")
         elif tag == "cellXfs":
             self._cells = True
         elif tag == "xf" and self._cells:
@@ -141,11 +136,11 @@ class _Styles(Handler):
             self._cells = False
 
     def dates(self) -> frozenset[str]:
-        """Their numbers, as cells name them."""
+        """The formats' numbers, as cells refer to them."""
         return frozenset(
             str(at)
             for at, number in enumerate(self._formats)
-            if self._own.get(number, number.isdecimal() and int(number[:5]) in self._BUILT_IN)
+            if self._custom.get(number, number.isdecimal() and int(number[:5]) in self._BUILT_IN)
         )
 
 
@@ -189,7 +184,7 @@ class _Sheet(_Cells):
 
 
 def _column(reference: str) -> int:
-    """0 for A1; what is no reference comes next."""
+    """0 for A1; -1, the next column, if it is not a reference."""
     column = 0
     for letter in reference[:4]:
         if not "A" <= letter <= "Z":
@@ -199,7 +194,7 @@ def _column(reference: str) -> int:
 
 
 def _date(value: str) -> str:
-    """A day's number since 1899-12-30, as people write it; a time alone, where there is no day."""
+    """A number of days since 1899-12-30 as date and time; without a day, the time alone."""
     try:
         days = float(value)
         moment = datetime(1899, 12, 30) + timedelta(seconds=round(days * 86_400))
@@ -210,14 +205,14 @@ def _date(value: str) -> str:
     return moment.strftime("%Y-%m-%d") if days == int(days) else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
-# ods ----------------------------------------------------------------------------------------------------------------
+# -- ods ---------------------------------------------------------------------------------------------------------------
 
 
 def ods(package: Package, limit: int) -> tuple[str, list[list[str]]]:
     """As for xlsx."""
     handler = _Ods(limit)
     with suppress(Enough):
-        package.events("content.xml", handler)
+        package.parse_xml("content.xml", handler)
     return "\n".join(handler.lines), handler.first or handler.rows
 
 

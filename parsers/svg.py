@@ -1,8 +1,7 @@
-"""SVG as a picture, through resvg. The file is never shown itself: it could run script (THREATS T32).
+"""SVG as a picture, drawn by resvg. The file itself is never shown: it could run scripts (T32).
 
-resvg reads local files that an ``href`` names, and draws as many pixels as the drawing says. So the markup is parsed
-first, without entities, every reference but to fragments and to pictures in the file itself is taken out, and the root's
-size is set to the one asked for.
+resvg reads local files named by ``href`` and draws as many pixels as the drawing asks for. So the markup is parsed first,
+without entities; all references are removed except fragments and embedded pictures, and the root gets the wanted size.
 """
 
 from __future__ import annotations
@@ -18,36 +17,29 @@ from defusedxml.ElementTree import fromstring
 from PIL import Image
 
 from parsers import ParserFailed, Unsupported, pictures, plain_text
-from parsers.thumbhash import placeholder
 
 _MAX_ELEMENTS = 200_000
 _MAX_DEPTH = 200
 _MAX_SIDE = 1_000_000.0  # units
-# Not SVG: resvg would read it with references of its own.
+# No embedded SVG: resvg would follow its references.
 _EMBEDDED = re.compile(r"\s*(?:#|data:image/(?:png|jpe?g|gif|webp)[;,])", re.IGNORECASE)
 _LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?)\s*(px|pt|pc|mm|cm|in|)\s*")
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0}
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Metadata (width, height, title, placeholder) and pictures, which an SVG has in every size."""
+    """Metadata (width, height, title, placeholder) and pictures, in any size."""
     sizes = pictures.sizes_of(arguments)
     root = _open(data)
-    has_text, title = _tame(root)
+    has_text, title = _remove_references(root)
     width, height = _measure(root)
-    metadata: dict[str, Any] = {
-        "format": "SVG",
-        "width": max(1, round(width)),
-        "height": max(1, round(height)),
-    }
+    metadata: dict[str, Any] = {"format": "SVG", "width": max(1, round(width)), "height": max(1, round(height))}
     if title:
         metadata["title"] = title
     if not sizes:
         return {"metadata": metadata}, []
     image = _draw(root, pictures.fit(width, height, max(sizes), enlarge=True), has_text)
-    listed, blobs = pictures.encode_all(image, sizes, arguments["format"], image.size)
-    metadata["placeholder"] = placeholder(image)
-    return {"metadata": metadata, "pictures": listed}, blobs
+    return pictures.result(metadata, image, sizes, arguments["format"])
 
 
 def _open(data: bytes) -> Element:
@@ -57,28 +49,28 @@ def _open(data: bytes) -> Element:
         raise ParserFailed("The drawing declares entities") from None
     except (ParseError, ValueError, LookupError):
         raise ParserFailed("The drawing is not well-formed") from None
-    if _local(root.tag) != "svg":
+    if _local_name(root.tag) != "svg":
         raise Unsupported("This is not a drawing")
     return root
 
 
-def _local(name: Any) -> str:
+def _local_name(name: Any) -> str:
     return name.rpartition("}")[2] if isinstance(name, str) else ""
 
 
-def _tame(root: Element) -> tuple[bool, str]:
-    """Take out every reference to what is not in the drawing; whether it has text, and its title."""
+def _remove_references(root: Element) -> tuple[bool, str]:
+    """Remove references to anything outside the drawing. Returns whether it has text, and its title."""
     has_text, title, count = False, "", 0
     level = [root]
     for _ in range(_MAX_DEPTH):
         below: list[Element] = []
         for element in level:
             count += 1
-            tag = _local(element.tag)
+            tag = _local_name(element.tag)
             has_text |= tag == "text"
             if tag == "title" and not title:
-                title = plain_text.clean(element.text or "").strip()[:500]
-            for name in [name for name in element.attrib if _local(name).lower() in ("href", "base")]:
+                title = plain_text.title(element.text)
+            for name in [name for name in element.attrib if _local_name(name).lower() in ("href", "base")]:
                 if not _EMBEDDED.match(element.attrib[name]):
                     del element.attrib[name]
             below.extend(element)
@@ -91,7 +83,7 @@ def _tame(root: Element) -> tuple[bool, str]:
 
 
 def _measure(root: Element) -> tuple[float, float]:
-    """Width and height in CSS pixels, from the attributes or the view box; they must be finite and not nothing."""
+    """Width and height in CSS pixels, from the attributes or the view box; both finite and not 0."""
     box = [float(one) for one in re.findall(r"-?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?", root.get("viewBox", ""))]
     of_box = (box[2], box[3]) if len(box) == 4 and box[2] > 0 and box[3] > 0 else None
     sides = [_pixels(root.get("width", "")), _pixels(root.get("height", ""))]
@@ -110,8 +102,8 @@ def _measure(root: Element) -> tuple[float, float]:
 
 
 def _pixels(length: str) -> float | None:
-    found = _LENGTH.fullmatch(length)
-    return float(found[1]) * _UNITS[found[2]] if found else None
+    match = _LENGTH.fullmatch(length)
+    return float(match[1]) * _UNITS[match[2]] if match else None
 
 
 def _draw(root: Element, size: tuple[int, int], has_text: bool) -> Image.Image:
@@ -122,8 +114,8 @@ def _draw(root: Element, size: tuple[int, int], has_text: bool) -> Image.Image:
             svg_string=tostring(root, encoding="unicode"),
             width=size[0],
             skip_system_fonts=not has_text,
-            resources_dir=".",  # a folder of the child's own, with nothing in it
-            # Text whose font is not there falls back to these; without them it would be left out.
+            resources_dir=".",  # the child's own folder, which is empty
+            # The fonts for text whose own font is missing; without them it would be left out.
             font_family="DejaVu Sans",
             sans_serif_family="DejaVu Sans",
             serif_family="DejaVu Serif",

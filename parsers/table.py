@@ -1,4 +1,4 @@
-"""CSV and its like as rows of cells, capped."""
+"""The first rows of CSV and similar text."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections import Counter
 MAX_ROWS = 200
 MAX_COLUMNS = 50
 MAX_CELL = 500  # characters
-_DELIMITERS = "\t;|,"  # a comma last: where others do as well, it stands within numbers
-_SNIFFED = 20  # lines
+_DELIMITERS = "\t;|,"  # the comma last: numbers may have it too
+_SAMPLE = 20  # lines
 
 
 def rows(text: str, mime_type: str) -> list[list[str]]:
-    """The first rows of a CSV text: at most 200 of 50 cells of 500 characters.
+    """At most 200 rows of 50 cells of 500 characters.
 
-    The delimiter is the one that lines have in common (csv.Sniffer searches with expressions that take minutes on
+    The delimiter is the one whose number per line most lines agree on (csv.Sniffer's regular expressions take minutes on
     hostile input)."""
     delimiter = "\t" if mime_type == "text/tab-separated-values" else _delimiter(text)
     csv.field_size_limit(len(text) + 1)
@@ -29,15 +29,13 @@ def rows(text: str, mime_type: str) -> list[list[str]]:
 
 
 def _delimiter(text: str) -> str:
-    lines = [line for line in text.split("\n", _SNIFFED)[:_SNIFFED] if line.strip()]
-    best, score = ",", 0.0
+    lines = [line for line in text.split("\n", _SAMPLE)[:_SAMPLE] if line.strip()]
+    best, most = ",", 0
     for delimiter in _DELIMITERS:
         counts = Counter(_outside_quotes(line, delimiter) for line in lines)
         counts.pop(0, None)
-        if counts:
-            (_, agreeing), *_ = counts.most_common(1)
-            if agreeing > score:
-                best, score = delimiter, agreeing
+        if counts and (agreeing := max(counts.values())) > most:
+            best, most = delimiter, agreeing
     return best
 
 

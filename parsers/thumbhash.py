@@ -1,7 +1,7 @@
-"""ThumbHash: some 25 bytes that stand for a picture until it is there (https://evanw.github.io/thumbhash/).
+"""ThumbHash: a placeholder of some 25 bytes, shown until the picture is loaded (https://evanw.github.io/thumbhash/).
 
-The picture is cut into brightness, two colour differences and, where there is any, transparency; of each, the
-lowest frequencies of its cosine transform are kept, the average in six bits and the rest in four.
+The picture is split into brightness, two colour differences and, if it has any, transparency. Of each, the lowest
+frequencies of its cosine transform are kept, the average in six bits and the others in four.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import cos, pi
 from PIL import Image
 from PIL.Image import Resampling
 
-_EDGE = 32  # pixels; what is kept of a larger picture is the same
+_EDGE = 32  # pixels; a larger picture gives the same hash
 
 
 def placeholder(image: Image.Image) -> str:
@@ -23,7 +23,7 @@ def placeholder(image: Image.Image) -> str:
 
 
 def encode(width: int, height: int, rgba: bytes) -> bytes:
-    """``rgba`` are width x height pixels of four bytes, alpha not premultiplied."""
+    """``rgba``: width x height pixels of four bytes, alpha not premultiplied."""
     pixels = [
         (rgba[i] / 255, rgba[i + 1] / 255, rgba[i + 2] / 255, rgba[i + 3] / 255)
         for i in range(0, 4 * width * height, 4)
@@ -32,7 +32,7 @@ def encode(width: int, height: int, rgba: bytes) -> bytes:
     has_alpha = opaque < len(pixels)
     average = [sum(pixel[i] * pixel[3] for pixel in pixels) / (opaque or 1) for i in range(3)]
     light, yellow_blue, red_green, alpha = [], [], [], []
-    for *colour, a in pixels:  # laid on their average, so that what is transparent costs no detail
+    for *colour, a in pixels:  # on the average colour, so that transparent pixels cost no detail
         r, g, b = (value * a + mean * (1 - a) for value, mean in zip(colour, average, strict=True))
         light.append((r + g + b) / 3)
         yellow_blue.append((r + g) / 2 - b)
@@ -69,7 +69,7 @@ def encode(width: int, height: int, rgba: bytes) -> bytes:
 
 
 def _transform(channel: list[float], width: int, height: int, nx: int, ny: int) -> tuple[float, list[float], float]:
-    """The average, the other frequencies scaled to 0…1, and that scale; of nx x ny the corner towards (0, 0)."""
+    """The average, the other frequencies scaled to 0…1, and the scale, for the corner at (0, 0) of nx x ny frequencies."""
     across = [[cos(pi / width * cx * (x + 0.5)) for x in range(width)] for cx in range(nx)]
     rows = [channel[y * width : (y + 1) * width] for y in range(height)]
     summed = [[sum(map(float.__mul__, row, wave)) for row in rows] for wave in across]
