@@ -1,4 +1,4 @@
-"""Workers as processes of their own: killed, stopped, poisoned, and never unfair."""
+"""Workers as processes: killed, suspended, with jobs that kill them, and fair to owners."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.services.uploads.test_intake import upload
 
 
 class Crew:
-    """Workers on the test's database and bucket, each ended when the test is over, and what their tasks wrote down."""
+    """Workers on the test's database and bucket, ended with the test, and the notes of their tasks."""
 
     def __init__(self, settings: Settings, folder: Path):
         assert settings.database_url is not None and settings.s3_secret_key is not None
@@ -84,17 +84,17 @@ def enqueue(db: Database, task: str, *, owner_id: str = "alice", **arguments: An
         jobs.enqueue(tx, task, owner_id=owner_id, **arguments)
 
 
-def test_T106_a_killed_workers_job_is_done_by_another_and_takes_effect_once(
+def test_T106_another_worker_does_a_killed_workers_job_with_one_effect(
     crew: Crew, services: Services, alice: Principal, db: Database, bucket: Any
 ) -> None:
-    """One worker is killed with a job in hand, and what it had made is made again, not twice."""
+    """A worker is killed during a job; another one does the job, and nothing is made twice."""
     first = crew.start()
     enqueue(db, "slow", seconds=600, name="held")
     wait_for(lambda: crew.words() == ["begin-held"], crew)
     first.kill()
     first.wait()
     photo = upload(services, alice, "a.png", picture("PNG", 200, 100))
-    services.pipeline.process(photo.id)  # as if it was cut off just before its end
+    services.pipeline.process(photo.id)  # as if it was interrupted just before its end
     with db.connection() as tx:
         tx.execute("update objects set extracted = '{}'")
         tx.execute('update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\'')
@@ -106,10 +106,10 @@ def test_T106_a_killed_workers_job_is_done_by_another_and_takes_effect_once(
     assert services.files.get(alice, photo.id).metadata["width"] == 200
 
 
-def test_T106_a_worker_that_was_only_silent_changes_nothing_twice(
+def test_T106_a_worker_that_was_only_suspended_has_no_second_effect(
     crew: Crew, services: Services, alice: Principal, db: Database
 ) -> None:
-    """It is stopped in the middle of a job until another has done it, and then goes on as if nothing had been."""
+    """It is suspended during a job until another worker has done it, then it continues."""
     file = upload(services, alice, "a.bin", bytes(range(256)))
     with db.connection() as tx:
         tx.execute("update files set status = 'processing', file_hash = null")
@@ -130,10 +130,10 @@ def test_T106_a_worker_that_was_only_silent_changes_nothing_twice(
     assert silent.poll() is None
 
 
-def test_a_job_that_kills_its_worker_each_time_ends_failed(
+def test_a_job_that_always_kills_its_worker_ends_as_failed(
     crew: Crew, services: Services, alice: Principal, db: Database
 ) -> None:
-    """The supervisor starts a worker again whenever it dies; what it died of is not begun for ever, and its file says so."""
+    """A supervisor restarts the worker whenever it dies; the job is given up, and its file says so."""
     photo = upload(services, alice, "a.png", picture("PNG"))
     with db.connection() as tx:
         tx.execute("update files set status = 'processing'")
@@ -163,7 +163,7 @@ def test_a_job_that_kills_its_worker_each_time_ends_failed(
     assert services.verification.requeue_lost() == 0
 
 
-def test_a_job_that_always_raises_is_tried_a_few_times(
+def test_a_job_that_always_raises_has_four_attempts(
     crew: Crew, services: Services, alice: Principal, db: Database
 ) -> None:
     photo = upload(services, alice, "a.png", picture("PNG"))
@@ -171,7 +171,7 @@ def test_a_job_that_always_raises_is_tried_a_few_times(
         tx.execute("update procrastinate_jobs set task_name = 'always_fails'")
     crew.start()
 
-    def due() -> bool:  # its waits of 2, 4 and 8 seconds are cut short
+    def due() -> bool:  # without its delays of 2, 4 and 8 seconds
         with db.connection() as tx:
             tx.execute(
                 "update procrastinate_jobs set scheduled_at = now() where status = 'todo' and scheduled_at > now()"
@@ -181,14 +181,14 @@ def test_a_job_that_always_raises_is_tried_a_few_times(
     wait_for(due, crew)
     assert crew.words() == ["fail"] * 4
     [job] = services.jobs.page(JobQuery(status="failed")).items
-    assert (job.attempts, job.error) == (4, "ValueError")  # the words stay in the log
+    assert (job.attempts, job.error) == (4, "ValueError")  # the message is only logged
     assert "secret words" in crew.log.read_text()
-    assert services.files.get(alice, photo.id).problem is None  # only its own task speaks for a file
+    assert services.files.get(alice, photo.id).problem is None  # only a file's own task sets its problem
     services.jobs.retry(job.id)
     wait_for(lambda: len(crew.words()) > 4, crew)
 
 
-def test_T109_SIGTERM_returns_what_cannot_be_finished(crew: Crew, services: Services, db: Database) -> None:
+def test_T109_SIGTERM_returns_unfinished_jobs_to_the_queue(crew: Crew, services: Services, db: Database) -> None:
     worker = crew.start(DRAIN="1")
     enqueue(db, "slow", seconds=600)
     wait_for(lambda: crew.words() == ["begin-slow"], crew)
@@ -200,8 +200,8 @@ def test_T109_SIGTERM_returns_what_cannot_be_finished(crew: Crew, services: Serv
     assert crew.words() == ["begin-slow"]
 
 
-def test_T75_an_owners_backlog_does_not_starve_another(crew: Crew, services: Services, db: Database) -> None:
-    """500 jobs of alice wait; bob's, enqueued last, is among the first done. The janitor's queue waits for neither."""
+def test_T75_one_owners_backlog_does_not_delay_another_owner(crew: Crew, services: Services, db: Database) -> None:
+    """500 jobs of alice wait; bob's, enqueued last, is among the first done. The maintenance queue waits for neither."""
     with db.transaction() as tx:
         for number in range(500):
             jobs.enqueue(tx, "slow", owner_id="alice", seconds=0, name=f"alice{number}")
@@ -213,8 +213,8 @@ def test_T75_an_owners_backlog_does_not_starve_another(crew: Crew, services: Ser
     assert services.jobs.counts()["default"]["todo"] > 400
 
 
-def test_T102_a_worker_outlives_its_database_connections(crew: Crew, db: Database) -> None:
-    """All of them are cut, as by a restart of the server; the same process goes on."""
+def test_T102_a_worker_survives_lost_database_connections(crew: Crew, db: Database) -> None:
+    """All are closed, as by a restart of the server; the same process continues."""
     worker = crew.start()
     enqueue(db, "slow", seconds=0, name="before")
     wait_for(lambda: "end-before" in crew.words(), crew)

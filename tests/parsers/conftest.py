@@ -15,9 +15,9 @@ Parse = Callable[..., Answer]
 
 
 def start_of(folder: Path, code: str, *, head: str = "", before: str = "") -> str:
-    """Write a parser named ``probe`` whose ``parse(data, arguments)`` has this body; how its child starts.
+    """Write a parser named ``probe`` whose ``parse(data, arguments)`` has this body; returns the code that starts its child.
 
-    ``head`` is the module's own, ``before`` what the child does first."""
+    ``head``: code of the module; ``before``: code that the child runs first."""
     module = f"import os, signal, socket, subprocess, sys, time\n{head}\ndef parse(data, arguments):\n"
     (folder / "probe.py").write_text(module + textwrap.indent(textwrap.dedent(code), "    "))
     return (
@@ -29,7 +29,7 @@ def start_of(folder: Path, code: str, *, head: str = "", before: str = "") -> st
 
 @pytest.fixture
 def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parse:
-    """Run a parser of this code; ``locked=False``: as where there are no locks at all."""
+    """Run a parser with this code; ``locked=False``: as on a machine without locks."""
 
     def parse_with(
         code: str,

@@ -1,4 +1,4 @@
-"""Files of every kind that parsers read, made here: small, and with something in each corner or place to be found again."""
+"""Small sample files of every type that parsers read, with recognisable content in each corner or part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def corners(width: int = 400, height: int = 300) -> Image.Image:
 
 
 def png_of(width: int, height: int, pixels: bytes = b"") -> bytes:
-    """A grey PNG that says it has so many pixels, whatever it has."""
+    """A grey PNG that claims this size, whatever it contains."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -91,7 +91,7 @@ def pdf_of(objects: list[bytes], trailer: str) -> bytes:
 
 
 def encrypted_pdf() -> bytes:
-    """It asks for a password that nobody has."""
+    """A PDF that needs a password."""
     encrypt = "/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O (" + "o" * 32 + ") /U (" + "u" * 32 + ") >>"
     return pdf(trailer=f"{encrypt} /ID [(0123456789abcdef) (0123456789abcdef)]")
 
@@ -133,7 +133,7 @@ def docx(body: str | None = None, **parts: bytes | str) -> bytes:
 
 
 def xlsx(sheet: str | None = None) -> bytes:
-    """Text, numbers, a truth, a date and a gap, on two sheets."""
+    """Two sheets with text, numbers, a boolean, a date and a gap."""
     rows = (
         '<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c><c r="D1" t="inlineStr"><is><t>inline</t>'
         '</is></c></row><row r="2"><c r="A2"><v>12.50</v></c><c r="B2" s="1"><v>46351</v></c><c r="C2" t="b"><v>1</v>'
@@ -238,7 +238,7 @@ def video(
     seconds: float = 2,
     turned: int = 0,
 ) -> bytes:
-    """Black for a moment, then red with green at the top left. ``turned``: by how many degrees, with the clock."""
+    """Black for a moment, then red with green at the top left; ``turned`` clockwise by so many degrees."""
     import av
 
     out = io.BytesIO()
@@ -263,7 +263,7 @@ def video(
 def audio(
     format: str = "mp3", codec: str = "mp3", *, seconds: float = 3, rate: int = 44_100, cover: bytes = b""
 ) -> bytes:
-    """A tone that is silent in its first half and loud in its second."""
+    """A tone: silent in its first half, loud in its second."""
     import av
 
     out = io.BytesIO()
@@ -285,7 +285,7 @@ def audio(
 
 
 def _with_cover(mp3: bytes, jpeg: bytes) -> bytes:
-    """An ID3v2.3 tag with a front cover in place of the tag that was there (id3.org/id3v2.3.0, 4.15)."""
+    """Replace the tag by an ID3v2.3 tag with a front cover (id3.org/id3v2.3.0, 4.15)."""
     picture = b"\0image/jpeg\0\x03\0" + jpeg
     title = b"\0With a cover"
     frames = b"".join(

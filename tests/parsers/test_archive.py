@@ -21,7 +21,7 @@ def listed(data: bytes, mime: str, name: str = "x") -> dict[str, Any]:
     return found
 
 
-def test_T95_a_zip_is_listed_and_its_names_are_data() -> None:
+def test_T95_zip_listing() -> None:
     entry = {"is_directory": False, "modified_at": "2026-11-25T18:30:00"}
     assert listed(zipped({**PARTS, "dir/": b""}), "application/zip") == {
         "entries": [
@@ -45,7 +45,7 @@ def test_T95_a_zip_is_listed_and_its_names_are_data() -> None:
         ("application/zstd", zstandard.compress),
     ],
 )
-def test_T95_tar_packed_or_not(mime: str, pack: Any) -> None:
+def test_T95_tar_listing(mime: str, pack: Any) -> None:
     found = listed(pack(tarred(PARTS)), mime)
     assert [(one["name"], one["size"], one["is_directory"]) for one in found["entries"]] == [
         ("folder", 0, True),
@@ -56,7 +56,7 @@ def test_T95_tar_packed_or_not(mime: str, pack: Any) -> None:
     assert (found["total_entries"], found["total_size"], found["truncated"]) == (3, 3000, False)
 
 
-def test_a_single_packed_file() -> None:
+def test_a_single_compressed_file() -> None:
     packed = io.BytesIO()
     with gzip.GzipFile("inner.log", "wb", fileobj=packed) as file:
         file.write(b"x" * 100_000)
@@ -65,7 +65,7 @@ def test_a_single_packed_file() -> None:
     assert [(one["name"], one["size"]) for one in found["entries"]] == [("notes.txt", 100_000)]
 
 
-def test_T95_a_tar_broken_off_lists_what_is_there() -> None:
+def test_T95_a_truncated_tar_lists_the_entries_before_the_cut() -> None:
     data = gzip.compress(tarred({f"{n}": bytes(range(256)) * 40 for n in range(50)}))
     found = listed(data[: len(data) // 2], "application/gzip")
     assert 0 < len(found["entries"]) < 50

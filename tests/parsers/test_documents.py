@@ -30,14 +30,11 @@ def red(pixel: Any) -> bool:
     return pixel[0] > 200 > 80 > max(pixel[1:])
 
 
-def test_T94_pages_and_what_a_document_says_of_itself() -> None:
+def test_T94_pages_title_and_author() -> None:
     reading = show(samples.pdf(), "application/pdf")
     assert reading.metadata.pop("placeholder")
     assert reading.metadata == {"format": "PDF", "pages": 2, "title": "A title", "author": "An Author"}
-    assert [(one.size, one.width, one.height) for one in reading.pictures] == [
-        (1024, 768, 1024),
-        (128, 96, 128),
-    ]
+    assert [(one.size, one.width, one.height) for one in reading.pictures] == [(1024, 768, 1024), (128, 96, 128)]
     assert reading.text == "Hello page one\nSecond page"
     assert reading.document and reading.document["content"] == reading.text
 
@@ -50,7 +47,7 @@ def test_T94_pages_are_upright(turn: int, corner: tuple[int, int]) -> None:
     assert red(image.getpixel((x, y)))
 
 
-def test_T94_each_page_within_the_real_count() -> None:
+def test_T94_pages_beyond_the_last_are_unsupported() -> None:
     data = samples.pdf([f"page {n}" for n in range(1, 4)])
     assert page(data, 3) != page(data, 1)
     for number in (0, 4, -1, 10**9):
@@ -63,8 +60,8 @@ def test_T94_the_scale_follows_the_page(box: str) -> None:
     assert max(page(samples.pdf(box=box)).size) == 1024
 
 
-def test_T94_a_large_document_is_read_where_it_is_needed() -> None:
-    """Its one page stands behind 80 MB that nothing names."""
+def test_T94_only_the_needed_ranges_of_a_large_document_are_read() -> None:
+    """Its only page follows 80 MB that nothing refers to."""
     drawing = b"BT /F1 24 Tf 40 100 Td (small) Tj ET"
     parts = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -82,7 +79,7 @@ def test_T94_a_large_document_is_read_where_it_is_needed() -> None:
     assert sum(size for _, size in source.asked) < 2_000_000
 
 
-def test_T94_links_and_scripts_leave_no_trace_in_what_is_shown() -> None:
+def test_T94_links_and_scripts_are_not_drawn() -> None:
     link = "/OpenAction << /S /URI /URI (http://e.org) >> /AA << /WC << /S /JavaScript /JS (app.alert(1)) >> >>"
     reading = show(samples.pdf(catalog=link), "application/pdf")
     assert "e.org" not in repr(reading) and "alert" not in repr(reading)
@@ -125,7 +122,7 @@ def test_T95_office_documents(data: bytes, mime: str, metadata: dict[str, Any], 
 
 
 def test_books() -> None:
-    """Chapters in the order of the spine; what an index names outside the file is not there."""
+    """Chapters come in the order of the spine; names outside the file are ignored."""
     reading = show(samples.epub(), "application/epub+zip")
     assert reading.metadata == {"format": "EPUB", "title": "A book", "author": "A writer"}
     assert reading.text == "Chapter one\nIt was dark.\nChapter two\nIt was dark."
@@ -141,7 +138,7 @@ def test_sheets_are_tables() -> None:
     assert found and found["table"] == [["Amount", "", "", "Due"]]
 
 
-def test_T95_a_long_document_is_cut() -> None:
+def test_T95_long_text_is_truncated() -> None:
     body = "<w:p><w:r><w:t>" + "</w:t></w:r></w:p><w:p><w:r><w:t>".join(f"line {n} {n * 7}" for n in range(99_999))
     reading = show(samples.docx(body + "</w:t></w:r></w:p>"), OFFICE + "wordprocessingml.document")
     assert reading.document and reading.document["truncated"]

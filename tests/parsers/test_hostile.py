@@ -29,7 +29,7 @@ def attempt(data: bytes, mime: str) -> tuple[str, Reading | None]:
 
 
 def files(*families: str) -> pytest.MarkDecorator:
-    """Those whose type begins with one of the families, by name."""
+    """Parameters: the files whose type begins with one of the families."""
     found = [one for one in hostile.FILES if one[1].startswith(families)]
     return pytest.mark.parametrize(
         ("mime", "maker", "outcome"), [one[1:] for one in found], ids=[one[0] for one in found]
@@ -56,7 +56,7 @@ def test_T91_hostile_text_and_recordings(mime: str, maker: hostile.Maker, outcom
     assert attempt(maker(), mime)[0] == outcome
 
 
-def test_T95_the_entity_was_not_read_and_no_entry_was_unpacked() -> None:
+def test_T95_entities_are_not_read_and_entries_not_extracted() -> None:
     assert attempt(hostile.docx(**{"word/document.xml": f"{hostile.ENTITY}<w><t>&e;</t></w>"}), hostile.DOCX)[1] is None
     _, reading = attempt(hostile.lying_tar(), "application/x-tar")
     assert reading and reading.contents
@@ -64,7 +64,7 @@ def test_T95_the_entity_was_not_read_and_no_entry_was_unpacked() -> None:
     assert reading.contents["truncated"]
 
 
-def test_T95_a_bomb_is_unpacked_only_so_far() -> None:
+def test_T95_decompression_stops_at_the_limit() -> None:
     _, reading = attempt(hostile.gzip_bomb(), "application/gzip")
     assert reading and reading.contents
     assert reading.contents["truncated"]
@@ -88,7 +88,7 @@ TRUNCATED = [
 
 
 @pytest.mark.parametrize(("mime", "maker"), TRUNCATED, ids=[canonical(mime) for mime, _ in TRUNCATED])
-def test_T91_half_a_file_is_a_normal_result(mime: str, maker: hostile.Maker) -> None:
+def test_T91_half_a_file_gives_a_reading_or_parser_failed(mime: str, maker: hostile.Maker) -> None:
     if mime.startswith(("video", "audio")) and not kinds(mime):
         pytest.skip("the [media] packages are not installed")
     whole = maker()

@@ -58,13 +58,9 @@ def colours(image: Image.Image) -> list[Any]:
         ("BMP", {}),
     ],
 )
-def test_T92_each_named_format(format: str, options: dict[str, Any]) -> None:
+def test_T92_supported_formats(format: str, options: dict[str, Any]) -> None:
     result = make(encoded(corners(), format, **options))
-    assert (result.metadata["width"], result.metadata["height"], result.metadata["format"]) == (
-        400,
-        300,
-        format,
-    )
+    assert (result.metadata["width"], result.metadata["height"], result.metadata["format"]) == (400, 300, format)
     assert result.pictures[0].size == 128
     assert all(close(*pair) for pair in zip(colours(picture(result)), (RED, GREEN, BLUE, WHITE), strict=True))
 
@@ -87,13 +83,13 @@ def test_icons() -> None:
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     ],
 )
-def test_T92_no_other_format_is_opened(data: bytes) -> None:
+def test_T92_other_formats_are_unsupported(data: bytes) -> None:
     with pytest.raises(Unsupported):
         make(data)
 
 
 @pytest.mark.parametrize("format", ["webp", "jpeg", "png"])
-def test_all_sizes_come_from_one_decode_and_none_is_enlarged(format: str) -> None:
+def test_all_sizes_come_from_one_decode_without_enlarging(format: str) -> None:
     result = make(encoded(corners(600, 400), "JPEG"), 128, 256, 512, 1024, format=format)
     assert [(t.size, t.width, t.height) for t in result.pictures] == [
         (128, 128, 85),
@@ -105,7 +101,7 @@ def test_all_sizes_come_from_one_decode_and_none_is_enlarged(format: str) -> Non
     assert all(close(colours(picture(result, index))[1], GREEN) for index in range(4))
 
 
-def test_only_the_facts() -> None:
+def test_metadata_without_pictures() -> None:
     source = io.BytesIO(encoded(corners(), "PNG"))
     result = read(source, "image/png", name="", want=frozenset({"metadata"}), sizes=(128,))
     assert result.metadata == {"width": 400, "height": 300, "format": "PNG", "exif": {}, "gps": {}}
@@ -114,16 +110,8 @@ def test_only_the_facts() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
-def test_T93_upright_by_exif(format: str, orientation: int) -> None:
-    inverse = {
-        2: 0,
-        3: 3,
-        4: 1,
-        5: 5,
-        6: 2,
-        7: 6,
-        8: 4,
-    }  # Transpose that undoes the turn (FLIP_LEFT_RIGHT is 0)
+def test_T93_exif_orientation_is_applied(format: str, orientation: int) -> None:
+    inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that undoes the turn (FLIP_LEFT_RIGHT is 0)
     image = corners()
     if orientation in inverse:
         image = image.transpose(Image.Transpose(inverse[orientation]))
@@ -157,14 +145,14 @@ def gray16() -> Image.Image:
     ],
 )
 @pytest.mark.parametrize("size", [16, 128])
-def test_T93_every_kind_of_pixel(data: bytes, left: tuple[int, ...], right: tuple[int, ...], size: int) -> None:
+def test_T93_pixel_formats(data: bytes, left: tuple[int, ...], right: tuple[int, ...], size: int) -> None:
     shown = colours(picture(make(data, size)))
     assert close(shown[0], left), shown
     assert close(shown[1], right), shown
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_T93_transparency_is_kept_or_laid_on_white(mode: str) -> None:
+def test_T93_transparency_is_kept_or_put_on_white(mode: str) -> None:
     image = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
     image.paste((0, 0, 0, 255), (150, 0, 300, 300))
     data = encoded(image.quantize() if mode == "P" else image.convert(mode), "PNG")
@@ -175,8 +163,8 @@ def test_T93_transparency_is_kept_or_laid_on_white(mode: str) -> None:
     assert close(on_paper[0], (255, 255, 255)) and close(on_paper[1], (0, 0, 0))
 
 
-def test_T93_colours_are_converted_by_the_profile() -> None:
-    """A LAB image, and a profile of another space than the pixels', which must be passed over."""
+def test_T93_unusable_profiles_are_ignored() -> None:
+    """For a LAB image, and for a profile of another colour space than the pixels."""
     lab = ImageCms.profileToProfile(
         corners(), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
@@ -188,7 +176,7 @@ def test_T93_colours_are_converted_by_the_profile() -> None:
 
 
 def swapped_profile() -> bytes:
-    """sRGB with red and green exchanged: whoever ignores it shows the wrong colours."""
+    """sRGB with red and green exchanged: without it the colours are wrong."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
@@ -196,7 +184,7 @@ def swapped_profile() -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_T93_the_profile_is_applied_and_not_passed_on(mode: str) -> None:
+def test_T93_the_colour_profile_is_applied_and_removed(mode: str) -> None:
     data = encoded(Image.new(mode, (300, 300), (220, 30, 30)), "PNG", icc_profile=swapped_profile())
     for format in ("webp", "jpeg", "png"):
         made = picture(make(data, format=format))
@@ -204,17 +192,12 @@ def test_T93_the_profile_is_applied_and_not_passed_on(mode: str) -> None:
         assert "icc_profile" not in made.info
 
 
-def test_T93_nothing_else_of_the_original_gets_into_a_picture() -> None:
+def test_T93_pictures_contain_no_metadata_of_the_original() -> None:
     exif = Image.Exif()
     exif[0x010E] = "SECRET description"
     exif.get_ifd(0x8825)[1] = "N"
     data = encoded(
-        corners(),
-        "JPEG",
-        exif=exif,
-        comment=b"SECRET comment",
-        icc_profile=swapped_profile(),
-        xmp=b"<x>SECRET</x>",
+        corners(), "JPEG", exif=exif, comment=b"SECRET comment", icc_profile=swapped_profile(), xmp=b"<x>SECRET</x>"
     )
     assert data.count(b"SECRET") == 3
     for format in ("webp", "jpeg", "png"):
@@ -225,7 +208,7 @@ def test_T93_nothing_else_of_the_original_gets_into_a_picture() -> None:
             assert not set(image.info) & {"exif", "icc_profile", "comment", "xmp", "Software"}
 
 
-def test_T37_exif_is_read_as_json() -> None:
+def test_T37_exif_becomes_json() -> None:
     exif = Image.Exif()
     exif[0x010F] = "Camera\0 Maker\x1b"
     exif[0x0131] = "x" * 5000
@@ -256,14 +239,13 @@ def test_T37_exif_is_read_as_json() -> None:
         b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\x03\xff\xff\xff\xff" * 50,
     ],
 )
-def test_T93_damaged_exif_costs_only_the_exif(exif: bytes) -> None:
+def test_T93_damaged_exif_does_not_prevent_a_picture(exif: bytes) -> None:
     result = make(encoded(corners(), "JPEG", exif=exif))
     assert close(colours(picture(result))[0], RED)
 
 
 @pytest.mark.parametrize(
-    ("size", "made"),
-    [((6000, 1), (128, 1)), ((1, 6000), (1, 128)), ((1, 1), (1, 1)), ((129, 128), (128, 127))],
+    ("size", "made"), [((6000, 1), (128, 1)), ((1, 6000), (1, 128)), ((1, 1), (1, 1)), ((129, 128), (128, 127))]
 )
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_T92_narrow_and_tiny_images(size: tuple[int, int], made: tuple[int, int], format: str) -> None:
@@ -271,12 +253,12 @@ def test_T92_narrow_and_tiny_images(size: tuple[int, int], made: tuple[int, int]
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 10), (10, 0), (8001, 8000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
-def test_T92_no_pixels_or_too_many(size: tuple[int, int]) -> None:
+def test_T92_images_without_or_with_too_many_pixels_fail(size: tuple[int, int]) -> None:
     with pytest.raises(ParserFailed):
         make(png(*size))
 
 
-def test_T92_the_cap_comes_before_the_decoding() -> None:
+def test_T92_pixels_are_limited_before_decoding() -> None:
     with pytest.raises(ParserFailed, match="64 megapixels"):
         make(png(9000, 9000))  # it has no pixels at all: decoding would have complained of that
     # 40 bytes of WebP that stand for 16,384 x 16,384 pixels

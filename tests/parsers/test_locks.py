@@ -1,4 +1,4 @@
-"""What code in a taken-over parser tries, in a real child behind the real locks, as the same user as everything else."""
+"""Attacks by code in a taken-over parser: in a real child with the real locks, as the same user as its targets."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.skipif(
 LESSER_KERNEL = ROOT / "tests" / "lesser_kernel.py"
 ARM = platform.machine() == "aarch64"
 
-# What an attack can use: `raw` is any system call by its numbers on x86_64 and aarch64.
+# Names that attacks use: `raw` makes a system call, given by its numbers on x86_64 and aarch64.
 TOOLS = """
 import ctypes, errno, fcntl, resource
-REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EXDEV)  # EXDEV: Landlock's word on links and renaming
+REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EXDEV)  # EXDEV: from Landlock, for links and renames
 span = ctypes.c_size_t * 2
 libc = ctypes.CDLL(None, use_errno=True)
 def raw(x86_64, aarch64, *words):
@@ -120,7 +120,7 @@ ATTACKS = CHANGES | READS | OTHERS | STAYS
 
 
 def attempts(attacks: dict[str, str]) -> str:
-    """A parser that answers which of them were not refused: one that fails for another reason would show nothing."""
+    """A parser that returns the attacks that were not refused, or that failed for another reason."""
     code = TOOLS + "succeeded = []\n"
     for name, attack in attacks.items():
         code += f"try:\n    {attack}\n    succeeded.append({name!r})\n"
@@ -132,7 +132,7 @@ def attempts(attacks: dict[str, str]) -> str:
 
 @pytest.fixture
 def targets(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A file and a process of this user, which are as they were afterwards."""
+    """A file and a process of this user; both must be unchanged afterwards."""
     file = tmp_path / "outside" / "precious"
     file.parent.mkdir()
     file.write_text("precious")
@@ -142,11 +142,7 @@ def targets(tmp_path: Path) -> Iterator[dict[str, Any]]:
         yield {"file": str(file), "victim": victim.pid, "settings": str(ROOT / "pyproject.toml")}
         after = file.stat()
         assert file.read_text() == "precious"
-        assert (after.st_mtime, after.st_mode, after.st_uid) == (
-            before.st_mtime,
-            before.st_mode,
-            before.st_uid,
-        )
+        assert (after.st_mtime, after.st_mode, after.st_uid) == (before.st_mtime, before.st_mode, before.st_uid)
         assert list(file.parent.iterdir()) == [file]
         assert victim.poll() is None
     finally:
@@ -155,11 +151,11 @@ def targets(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_T132_refused(parse: Parse, targets: dict[str, Any], name: str) -> None:
+def test_T132_attack_is_refused(parse: Parse, targets: dict[str, Any], name: str) -> None:
     assert parse(attempts({name: ATTACKS[name]}), arguments=targets).values == {"succeeded": []}
 
 
-def test_T132_no_thread_but_where_a_decoder_needs_one(parse: Parse, targets: dict[str, Any]) -> None:
+def test_T132_threads_only_for_parsers_that_need_them(parse: Parse, targets: dict[str, Any]) -> None:
     code = "import threading; threading.Thread(target=time.time).start(); return {}, []"
     with pytest.raises(ParserFailed, match="RuntimeError"):
         parse(code)
@@ -168,15 +164,15 @@ def test_T132_no_thread_but_where_a_decoder_needs_one(parse: Parse, targets: dic
     assert parse(others, head="THREADS = True", arguments=targets).values == {"succeeded": []}
 
 
-def test_T132_no_capabilities(parse: Parse) -> None:
-    """Root's child has root's files, but may do no more than read them."""
+def test_T132_the_child_has_no_capabilities(parse: Parse) -> None:
+    """A child of root owns root's files, but can only read them."""
     code = "from parsers import locks; locks._seccomp = lambda *_: True; locks._landlock = lambda *_: True"
     told = parse("return {'status': open('/proc/self/status').read()}, []", before=code).values["status"]
     assert set(re.findall(r"^Cap(?:Inh|Prm|Eff|Amb):\t(\w+)$", told, re.M)) == {"0" * 16}
 
 
-def test_T132_neither_arguments_nor_environment_name_the_file(parse: Parse) -> None:
-    """Everybody on the machine may read a process's arguments."""
+def test_T132_arguments_and_environment_do_not_name_the_file(parse: Parse) -> None:
+    """Every user of the machine can read a process's arguments."""
     seen = []
 
     class Source(BytesIO):
@@ -192,11 +188,11 @@ def test_T132_neither_arguments_nor_environment_name_the_file(parse: Parse) -> N
     assert not [words for words in seen if b"secret-plan" in words]
 
 
-# What is left of it where a kernel lacks one lock -----------------------------------------------------------------------
+# -- with one lock missing ---------------------------------------------------------------------------------------------
 
 
 def without(lock: str, folder: Path, attacks: dict[str, str], targets: dict[str, Any]) -> tuple[list[str], set[str]]:
-    """The locks said to be missing there, and the attacks that succeed on a gateway's process with secrets."""
+    """The locks reported as missing, and the attacks that succeed against a gateway process with secrets."""
     script = (
         "import json, sys; from io import BytesIO; from parsers import locks, run as runner; locks.hide()\n"
         f"runner._START = {start_of(folder, attempts(attacks))!r}\n"
@@ -217,17 +213,16 @@ def without(lock: str, folder: Path, attacks: dict[str, str], targets: dict[str,
     return missing, set(succeeded)
 
 
-def test_T132_without_landlock_only_files_can_be_read(tmp_path: Path, targets: dict[str, Any]) -> None:
+def test_T132_without_landlock_only_reading_files_succeeds(tmp_path: Path, targets: dict[str, Any]) -> None:
     missing, succeeded = without("landlock", tmp_path, ATTACKS, targets)
     assert missing == ["Landlock"]
     assert succeeded == {"a file", "settings", "passwd"}
 
 
 @pytest.mark.skipif(
-    sys.platform == "linux" and locks._libc().syscall(444, None, 0, 1) < 6,
-    reason="Landlock scopes signals from 6 on",
+    sys.platform == "linux" and locks._libc().syscall(444, None, 0, 1) < 6, reason="Landlock scopes signals from 6 on"
 )
-def test_T132_without_seccomp_landlock_holds_all_it_knows(tmp_path: Path, targets: dict[str, Any]) -> None:
+def test_T132_without_seccomp_landlock_refuses_all_that_it_covers(tmp_path: Path, targets: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
         abstract.bind(f"\0gateway-{os.getpid()}")
         abstract.listen()
@@ -244,20 +239,18 @@ def test_T132_without_seccomp_landlock_holds_all_it_knows(tmp_path: Path, target
     assert succeeded == set()
 
 
-def test_T132_nothing_is_parsed_without_a_lock_where_none_may_be_missing(
-    parse: Parse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_T132_a_strict_run_without_a_lock_raises_weak_sandbox(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeakSandbox) as weak:
         parse("return {}, []", locked=False, strict=True)
     assert weak.value.missing == ("all",)
 
 
-def test_T132_the_kernel_gives_all_locks_here() -> None:
-    """Else the tests above would show little."""
+def test_T132_this_kernel_has_all_locks() -> None:
+    """Otherwise the tests above would prove little."""
     assert runner.missing_locks() == ()
 
 
-# The table of system calls ----------------------------------------------------------------------------------------------
+# -- the table of system calls -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -267,7 +260,7 @@ def test_T132_the_kernel_gives_all_locks_here() -> None:
         ("asm-generic/unistd.h", 2, r"#define __NR(?:3264)?_(\w+)\s+(\d+)"),
     ],
 )
-def test_T132_the_numbers_are_the_kernels(header: str, column: int, pattern: str) -> None:
+def test_T132_system_call_numbers_match_the_kernel_headers(header: str, column: int, pattern: str) -> None:
     path = Path("/usr/include") / header
     if not path.exists():
         pytest.skip("the kernel's headers are not installed")

@@ -28,7 +28,7 @@ def picture(reading: Reading) -> Image.Image:
 
 
 class Ranged:
-    """A source that can be read anywhere, and not from the beginning."""
+    """A ranged source that can't be read in order."""
 
     def __init__(self, data: bytes):
         self._data, self.size = data, len(data)
@@ -45,13 +45,9 @@ class Ranged:
 @media
 @pytest.mark.parametrize(
     ("format", "codec", "mime"),
-    [
-        ("mp4", "mpeg4", "video/mp4"),
-        ("webm", "libvpx", "video/webm"),
-        ("matroska", "libx264", "video/x-matroska"),
-    ],
+    [("mp4", "mpeg4", "video/mp4"), ("webm", "libvpx", "video/webm"), ("matroska", "libx264", "video/x-matroska")],
 )
-def test_a_poster_is_not_the_black_beginning(format: str, codec: str, mime: str) -> None:
+def test_the_poster_is_not_a_black_frame(format: str, codec: str, mime: str) -> None:
     reading = show(video(format, codec), mime)
     assert (reading.metadata["width"], reading.metadata["height"]) == (320, 240)
     assert reading.metadata["duration"] == pytest.approx(2, abs=0.1)
@@ -62,14 +58,11 @@ def test_a_poster_is_not_the_black_beginning(format: str, codec: str, mime: str)
 
 @media
 @pytest.mark.parametrize(("turned", "corner"), [(0, 0), (90, 1), (180, 3), (270, 2)])
-def test_T93_films_are_upright(turned: int, corner: int) -> None:
+def test_T93_film_rotation_is_applied(turned: int, corner: int) -> None:
     reading = show(video(turned=turned), "video/mp4")
     shown = colours(picture(reading))
     assert [close(pixel, GREEN, 40) for pixel in shown] == [at == corner for at in range(4)]
-    assert picture(reading).size == (
-        (reading.metadata["width"] * 2 // 5),
-        (reading.metadata["height"] * 2 // 5),
-    )
+    assert picture(reading).size == ((reading.metadata["width"] * 2 // 5), (reading.metadata["height"] * 2 // 5))
 
 
 @media
@@ -82,7 +75,7 @@ def test_T93_films_are_upright(turned: int, corner: int) -> None:
         ("mp4", "aac", "audio/mp4"),
     ],
 )
-def test_sound_is_a_waveform_and_tags(format: str, codec: str, mime: str) -> None:
+def test_audio_gives_a_waveform_and_tags(format: str, codec: str, mime: str) -> None:
     reading = show(audio(format, codec), mime)
     told = reading.metadata["audio"]
     assert (told["title"], told["artist"], told["album"], told["channels"]) == ("A tone", "Sine", "Waves", 2)
@@ -97,15 +90,15 @@ def test_sound_is_a_waveform_and_tags(format: str, codec: str, mime: str) -> Non
 
 
 @media
-def test_cover_art_comes_before_a_waveform() -> None:
+def test_cover_art_is_preferred_to_a_waveform() -> None:
     reading = show(audio(cover=encoded(corners(), "JPEG")), "audio/mpeg")
     assert close(colours(picture(reading))[1], GREEN, 40)
     assert reading.metadata["title"] == "With a cover"
 
 
 @media
-def test_T91_a_large_film_is_read_where_it_is_needed() -> None:
-    """Its index stands at the end, 200 MB away; a few hundred KB are fetched."""
+def test_T91_only_the_needed_ranges_of_a_large_film_are_read() -> None:
+    """Its index is at the end, 200 MB away; a few hundred KB are fetched."""
     data = video()
     index = data.index(b"moov") - 4
     source = Ranged(data[:index] + struct.pack(">I4s", 200_000_008, b"free") + bytes(200_000_000) + data[index:])
@@ -115,7 +108,7 @@ def test_T91_a_large_film_is_read_where_it_is_needed() -> None:
 
 
 @media
-def test_a_source_that_breaks_passes_through() -> None:
+def test_errors_of_a_ranged_source_pass_through() -> None:
     class Broken(Ranged):
         def read_at(self, offset: int, size: int, /) -> bytes:
             raise ConnectionError("bucket")
@@ -135,18 +128,14 @@ def test_T93_heic(turn: int) -> None:
     exif.get_ifd(0x8825)[1] = "N"
     image = corners() if turn == 1 else corners().transpose(Image.Transpose.ROTATE_90)
     reading = show(encoded(image, "HEIF", exif=exif.tobytes()), "image/heic")
-    assert (reading.metadata["width"], reading.metadata["height"], reading.metadata["format"]) == (
-        400,
-        300,
-        "HEIF",
-    )
+    assert (reading.metadata["width"], reading.metadata["height"], reading.metadata["format"]) == (400, 300, "HEIF")
     assert reading.metadata["exif"]["Make"] == "Maker"
     assert reading.metadata["gps"] == {"GPSLatitudeRef": "N"}
     shown = colours(picture(reading))
     assert close(shown[0], RED, 40) and close(shown[1], GREEN, 40)
 
 
-def test_without_the_packages_nothing_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_media_packages_there_are_no_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readings, "find_spec", lambda name: None if name in ("av", "pillow_heif") else True)
     readings._reader.cache_clear()
     try:

@@ -1,4 +1,4 @@
-"""The place in a picture's bytes: taken out in place, of each format, wherever it stands; all else stays as it is."""
+"""The location in pictures: removed in place, in every format, wherever it is; all else stays unchanged."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
 
 
 def cut(data: bytes) -> bytes:
-    """The picture as the child process patches it."""
+    """The picture with the patches of a child process."""
     answer = parsers.run("place", io.BytesIO(data), {})
     patched = bytearray(data)
     for offset, patch in zip(answer.values["offsets"], answer.blobs, strict=True):
@@ -96,14 +96,14 @@ def pixels(data: bytes) -> bytes:
 
 
 def texts(data: bytes) -> bytes:
-    """What a PNG's compressed texts say."""
+    """A PNG's texts, decompressed."""
     found = [match.start() for match in re.finditer(b"zTXt|iTXt", data)]
     starts = [data.index(b"x\x9c", at) for at in found if b"x\x9c" in data[at : at + 60]]
     return b"".join(zlib.decompressobj().decompress(data[start:]) for start in starts)
 
 
 def tells_a_place(data: bytes) -> bool:
-    """By Pillow, and by the numbers that the samples hold."""
+    """According to Pillow, and to a search for the samples' numbers."""
     with Image.open(io.BytesIO(data)) as image:
         seen = bool(image.getexif().get_ifd(0x8825))
     said = data + texts(data)
@@ -112,17 +112,17 @@ def tells_a_place(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_T139_the_place_is_taken_out_and_the_picture_stays(name: str) -> None:
+def test_T139_the_location_is_removed_and_the_picture_unchanged(name: str) -> None:
     data = SAMPLES[name]()
     assert tells_a_place(data)
     patched = cut(data)
     assert not tells_a_place(patched)
     assert pixels(patched) == pixels(data)
-    assert cut(patched) == patched  # nothing is left to be taken out
+    assert cut(patched) == patched  # nothing is left to remove
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
-def test_T139_what_else_is_told_stays(format: str) -> None:
+def test_T139_other_metadata_is_kept(format: str) -> None:
     with Image.open(io.BytesIO(cut(with_exif(format)))) as image:
         found = image.getexif()
         assert found[0x010F] == "SecretCam"
@@ -130,23 +130,20 @@ def test_T139_what_else_is_told_stays(format: str) -> None:
         assert found.get_ifd(0x8769)[0x9003] == "2026:11:25 18:30:00"
 
 
-def test_T139_xmp_keeps_its_other_properties() -> None:
+def test_T139_other_xmp_properties_are_kept() -> None:
     patched = cut(SAMPLES["jpeg with XMP"]())
     assert b'xmp:CreatorTool="SecretCam"' in patched
     assert b"</rdf:Description></rdf:RDF>" in patched
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
-def test_what_tells_no_place_is_not_changed(format: str) -> None:
-    for data in (
-        encoded(corners(), format),
-        encoded(corners(), format, exif=exif(gps=False).tobytes()),
-    ):
+def test_a_picture_without_location_is_not_changed(format: str) -> None:
+    for data in (encoded(corners(), format), encoded(corners(), format, exif=exif(gps=False).tobytes())):
         assert cut(data) == data
         assert cut(data[: len(data) // 2]) == data[: len(data) // 2]
 
 
-def test_a_wrong_checksum_that_was_there_before_stays() -> None:
+def test_a_checksum_that_was_wrong_before_stays_wrong() -> None:
     data = bytearray(encoded(corners(), "PNG"))
     data[-1] ^= 1
     assert cut(bytes(data)) == data
@@ -159,12 +156,12 @@ def test_a_wrong_checksum_that_was_there_before_stays() -> None:
         XMP.replace(b"</exif:GPSLongitude>", b"</exif:Other>"),
     ],
 )
-def test_T139_a_place_that_stays_visible_is_a_failure(spoilt: bytes) -> None:
+def test_T139_parsing_fails_if_the_location_stays_readable(spoilt: bytes) -> None:
     with pytest.raises(ParserFailed):
         cut(encoded(corners(), "JPEG", xmp=spoilt))
 
 
-def test_T139_what_another_reader_still_sees_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_T139_parsing_fails_if_pillow_still_reads_a_location(monkeypatch: pytest.MonkeyPatch) -> None:
     data = with_exif("JPEG")
     monkeypatch.setattr(place, "_GPS", 0x7777)
     with pytest.raises(ParserFailed):
@@ -172,8 +169,8 @@ def test_T139_what_another_reader_still_sees_is_a_failure(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_damaged_directories_end_in_an_answer(seed: int) -> None:
-    """Every byte of the EXIF once set to something else: patches, or a failure, and never an exception of another kind."""
+def test_damaged_exif_gives_patches_or_parser_failed(seed: int) -> None:
+    """With every byte of the EXIF changed once. No other exception is raised."""
     data = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG", exif=exif().tobytes()))
     start = data.index(b"Exif")
     for at in range(start, start + 300):

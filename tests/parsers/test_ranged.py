@@ -23,7 +23,7 @@ def test_T95_a_large_archive_is_listed_from_its_end() -> None:
     assert sum(size for _, size in source.asked) < 1_000_000
 
 
-def test_what_is_small_goes_through_the_pipe() -> None:
+def test_a_small_ranged_source_is_sent_whole() -> None:
     class Plain(Ranged):
         def read(self, size: int, /) -> bytes:
             piece, self._data = self._data[:size], self._data[size:]
@@ -45,10 +45,10 @@ def test_what_is_small_goes_through_the_pipe() -> None:
         (0, ranged.MAX_LENGTH, 40),
     ],
 )
-def test_T91_a_lying_child_is_given_nothing_else(
+def test_T91_range_requests_beyond_the_limits_fail(
     monkeypatch: pytest.MonkeyPatch, offset: int, length: int, times: int
 ) -> None:
-    """Outside the file, too much at a time, too often, too much in all."""
+    """Outside the file, too large, too many, too much in all."""
     ask = ranged.RANGE_REQUEST + struct.pack(">QI", offset, length)
     monkeypatch.setattr(
         run,

@@ -28,17 +28,15 @@ def alive(pid: int) -> bool:
     return not LINUX or "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_bytes_and_arguments_go_in_values_and_blobs_come_out(parse: Parse) -> None:
+def test_a_parser_gets_bytes_and_arguments_and_returns_values_and_blobs(parse: Parse) -> None:
     data = os.urandom(3_000_000)
     answer = parse(
-        "return {'n': len(data), 'a': arguments}, [data[:2_000_000], b'', data[2_000_000:]]",
-        data,
-        {"x": [1, "é"]},
+        "return {'n': len(data), 'a': arguments}, [data[:2_000_000], b'', data[2_000_000:]]", data, {"x": [1, "é"]}
     )
     assert answer == Answer({"n": 3_000_000, "a": {"x": [1, "é"]}}, [data[:2_000_000], b"", data[2_000_000:]])
 
 
-def test_T91_the_environment_is_empty_and_the_folder_its_own(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_T91_the_environment_is_empty_and_the_folder_temporary(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_SECRET_KEY", "secret")
     before = set(os.listdir(tempfile.gettempdir()))
     values = parse(
@@ -74,20 +72,20 @@ def test_T91_the_environment_is_empty_and_the_folder_its_own(parse: Parse, monke
         ("sys.stdout.write('noise'); os.write(1, b'noise'); raise ValueError", "ValueError"),
     ],
 )
-def test_T91_every_death_is_a_normal_result(parse: Parse, code: str, reason: str) -> None:
+def test_T91_crashes_raise_parser_failed(parse: Parse, code: str, reason: str) -> None:
     with pytest.raises(ParserFailed, match=reason) as failed:
         parse(code)
     assert "secret" not in failed.value.reason
 
 
-def test_T91_the_processor_limit(parse: Parse) -> None:
+def test_T91_cpu_time_is_limited(parse: Parse) -> None:
     with pytest.raises(ParserFailed, match="processor time"):
         parse("while True: pass", cpu_seconds=1, wall_seconds=60)
 
 
-def test_T91_the_wall_limit_kills_the_whole_group(parse: Parse, tmp_path: Path) -> None:
+def test_T91_the_wall_limit_kills_the_process_group(parse: Parse, tmp_path: Path) -> None:
     with pytest.raises(ParserFailed, match="longer than 2 seconds"):
-        # The grandchild holds the pipe open, so only the death of the group ends the wait.
+        # The grandchild keeps the pipe open, so only killing the group ends the wait.
         parse(
             """
             if os.fork() == 0:
@@ -105,7 +103,7 @@ def test_T91_the_wall_limit_kills_the_whole_group(parse: Parse, tmp_path: Path) 
         assert not [pid for pid in left if alive(int(pid))]
 
 
-def test_T91_a_grandchild_does_not_outlive_a_good_answer(parse: Parse) -> None:
+def test_T91_grandchildren_are_killed_after_the_answer(parse: Parse) -> None:
     pid = parse(
         """
         child = os.fork()
@@ -133,19 +131,19 @@ def test_T91_files_and_descriptors_are_limited(parse: Parse) -> None:
     assert not LINUX or values["AS"] == 1 << 30
 
 
-def test_T91_a_large_input_is_refused(parse: Parse) -> None:
+def test_T91_input_over_the_limit_is_refused(parse: Parse) -> None:
     with pytest.raises(ParserFailed, match="larger than 1 MiB"):
         parse("return {}, []", bytes(1_048_577), max_input=1 << 20)
     assert parse("return {'n': len(data)}, []", bytes(1_048_576), max_input=1 << 20).values == {"n": 1_048_576}
 
 
-def test_a_child_that_dies_before_it_read_all(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_dies_while_it_is_fed(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_START", "raise SystemExit")
     with pytest.raises(ParserFailed, match="unexpectedly"):
         runner.run("probe", io.BytesIO(bytes(20_000_000)), {})
 
 
-def test_what_the_parser_says_is_passed_on(parse: Parse) -> None:
+def test_unsupported_and_parser_failed_are_passed_on(parse: Parse) -> None:
     with pytest.raises(Unsupported, match="not mine"):
         parse("from parsers import Unsupported; raise Unsupported('not mine')")
     with pytest.raises(ParserFailed, match="is broken") as failed:
@@ -166,7 +164,9 @@ def test_what_the_parser_says_is_passed_on(parse: Parse) -> None:
         b"\0\0\x9c\x40" + b"[" * 40_000,
     ],
 )
-def test_T91_a_lying_child_is_a_failed_parser(parse: Parse, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+def test_T91_malformed_answers_raise_parser_failed(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
     monkeypatch.setattr(runner, "_START", f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({answer!r})")
     with pytest.raises(ParserFailed):
         runner.run("probe", io.BytesIO(b"x"), {})
@@ -185,8 +185,8 @@ def test_T91_a_lying_child_is_a_failed_parser(parse: Parse, monkeypatch: pytest.
         "[]",
     ],
 )
-def test_T91_a_reading_is_what_it_should_be(parse: Parse, monkeypatch: pytest.MonkeyPatch, values: str) -> None:
-    """A parser that was taken over can answer anything."""
+def test_T91_readings_are_validated(parse: Parse, monkeypatch: pytest.MonkeyPatch, values: str) -> None:
+    """A taken-over parser can answer anything."""
     parse(f"return {{'metadata': {{'a\\0': 'b\\ud800'}}}} if arguments.get('well') else {values}, []")
     monkeypatch.setitem(reading._READERS, "image", reading._Reader("probe"))
     reading._reader.cache_clear()
@@ -209,7 +209,7 @@ def test_errors_of_the_source_pass_through_and_leave_no_child(parse: Parse) -> N
 
 
 def _children() -> set[int]:
-    """This process's children, those that nobody has waited for included; servers of other tests may be among them."""
+    """This process's children, zombies included; servers of other tests may be among them."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

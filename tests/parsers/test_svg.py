@@ -43,15 +43,15 @@ def test_a_drawing() -> None:
     assert (image.getpixel((10, 10)), image.getpixel((90, 90))) == ((255, 0, 0, 255), (0, 0, 0, 0))
 
 
-def test_words_are_drawn_whatever_the_font() -> None:
+def test_text_is_drawn_if_its_font_is_missing() -> None:
     image = drawn(svg('<text x="5" y="60" font-size="40" font-family="No Such Font">Hm</text>'))
     assert image.getchannel("A").getextrema()[1] > 200
 
 
 @pytest.mark.parametrize("link", ["href", "xlink:href"])
 @pytest.mark.parametrize("prefix", ["", "file://", "./../../../../../../../.."])
-def test_T91_no_file_is_drawn(tmp_path: Path, prefix: str, link: str) -> None:
-    """Nor from styles, nor from a drawing within the drawing."""
+def test_T91_local_files_are_not_drawn(tmp_path: Path, prefix: str, link: str) -> None:
+    """Also not through styles or an embedded drawing."""
     path = prefix + picture_file(tmp_path)
     image = f'<image {link}="{path}" width="100" height="100"/>'
     inner = data_address(svg(image), "image/svg+xml")
@@ -66,7 +66,7 @@ def test_T91_no_file_is_drawn(tmp_path: Path, prefix: str, link: str) -> None:
         assert not any(pixel[0] > 100 and pixel[3] > 0 for pixel in shown.get_flattened_data())
 
 
-def test_pictures_within_the_drawing_are_drawn() -> None:
+def test_embedded_pictures_are_drawn() -> None:
     inner = data_address(encoded(Image.new("RGB", (10, 10), RED), "PNG"), "image/png")
     image: Any = drawn(svg(f'<image href="{inner}" width="100" height="100"/>')).getpixel((50, 50))
     assert image == (*RED, 255)
@@ -86,13 +86,13 @@ def test_pictures_within_the_drawing_are_drawn() -> None:
         ("", (300, 150), (100, 50)),
     ],
 )
-def test_T92_the_size_is_the_one_asked_for(root: str, size: tuple[int, int], shown: tuple[int, int]) -> None:
+def test_T92_the_requested_size_is_drawn(root: str, size: tuple[int, int], shown: tuple[int, int]) -> None:
     reading = show(f'<svg xmlns="http://www.w3.org/2000/svg" {root}><rect width="1e6" height="1e6"/></svg>'.encode())
     assert (reading.metadata["width"], reading.metadata["height"]) == size
     assert (reading.pictures[0].width, reading.pictures[0].height) == shown
 
 
-def test_what_is_no_drawing() -> None:
+def test_other_xml_is_unsupported() -> None:
     with pytest.raises(Unsupported):
         show(b"<html/>")
     with pytest.raises(ParserFailed):

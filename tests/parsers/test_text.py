@@ -49,26 +49,26 @@ def test_T83_encodings_with_a_mark(encoding: str) -> None:
     assert plain_text.decode(codecs.BOM_UTF16_BE + GERMAN.encode("utf-16-be"))[0] == GERMAN
 
 
-def test_T83_a_character_cut_in_two_is_no_other_encoding() -> None:
+def test_T83_a_character_cut_in_two_does_not_change_the_encoding() -> None:
     assert plain_text.decode("aä".encode()[:-1], cut=True) == ("a", "utf-8")
 
 
 @pytest.mark.parametrize(
     "data", [b"\x7fELF\x02\x01\x01" + bytes(99), bytes(range(256)) * 9, b"\x89PNG\r\n\x1a\n\0\0\0"]
 )
-def test_what_is_no_text(data: bytes) -> None:
+def test_binary_data_is_unsupported(data: bytes) -> None:
     with pytest.raises(Unsupported):
         plain_text.decode(data)
 
 
-def test_T83_nothing_that_a_database_refuses() -> None:
+def test_T83_characters_that_postgresql_refuses_are_removed() -> None:
     assert plain_text.clean("a\0b\ud800c\x1b[2Jd\ufffee\r\nf\rg\th") == "abc[2Jde\nf\ng\th"
     assert plain_text.for_search("  many   blanks \n\n\n and\u00a0lines ") == "many blanks\nand lines"
     reading = show("x\0y".encode("utf-16") + b"\x00\xd8")
     assert reading.text == "xy"
 
 
-# Each fills a tsvector faster than prose does: short words, words of one letter of three bytes, hyphens, paths, digits.
+# Each fills a tsvector faster than prose: short words, single letters of three bytes, hyphens, paths, digits.
 DENSE = {
     "short words": lambda n: f"{n:x}",
     "one letter": lambda n: chr(0x4E00 + n % 20_000),
@@ -84,7 +84,7 @@ DENSE = {
 
 @pytest.mark.parametrize("kind", DENSE)
 def test_T83_a_tsvector_stays_under_its_limit(kind: str, db: Database) -> None:
-    """250,000 distinct words are refused with 54000: the cap must be there before, whatever the words look like."""
+    """PostgreSQL refuses 250,000 distinct words with 54000: the text must be cut before, whatever its words."""
     whole = ("" if kind == "one line" else " ").join(map(DENSE[kind], range(250_000)))
     kept = plain_text.for_search(whole)
     assert 0 < len(kept.encode()) <= plain_text.MAX_BYTES
@@ -94,7 +94,7 @@ def test_T83_a_tsvector_stays_under_its_limit(kind: str, db: Database) -> None:
             tx.execute("select length(to_tsvector(%s::regconfig, %s))", (dictionary, kept))
 
 
-def test_T83_what_has_no_blanks_is_kept_too() -> None:
+def test_T83_text_without_blanks_is_kept() -> None:
     whole = "{" + ",".join(f'"key{n}":{n}' for n in range(100_000)) + "}"
     kept = plain_text.for_search(whole)
     assert whole.startswith(kept)
@@ -117,11 +117,11 @@ def test_T83_prose_is_kept_up_to_a_mebibyte() -> None:
         ("ok", None),
     ],
 )
-def test_the_natural_language(text: str, language: str | None) -> None:
+def test_language_detection(text: str, language: str | None) -> None:
     assert show(text.encode()).text_language == language
 
 
-def test_source_code_is_coloured_and_safe() -> None:
+def test_source_code_is_highlighted_and_escaped() -> None:
     found = document(b"def f():\n    return '<script>alert(1)</script>'\n", "text/x-python", "x.py")
     assert found["language"] == "python"
     assert '<span class="k">def</span>' in found["html"]
@@ -150,7 +150,7 @@ def test_only_the_first_64_kib_are_shown() -> None:
     assert len(found["content"].encode()) == 65_536
 
 
-def test_markdown_is_rendered_without_html_pictures_or_scripts() -> None:
+def test_markdown_is_rendered_without_html_images_or_scripts() -> None:
     source = (
         "# Title\n\n[web](https://e.org/?a=1&b=2) [bad](javascript:alert(1)) [data](data:text/html,x) [rel](../x)\n\n"
         "![a picture](https://tracker.example/x.png) <img src=x onerror=alert(1)> <b>raw</b>\n\n| a | b |\n|--|--|\n| 1 | 2 |\n"
@@ -182,13 +182,13 @@ def test_tables_are_capped() -> None:
     assert len(document(b"a,b\n" * 999, "text/csv", "x.csv")["table"]) == 200
 
 
-def test_json_is_indented_and_its_numbers_are_left_alone() -> None:
+def test_json_is_indented_with_numbers_unchanged() -> None:
     found = document(b'{"a":[1.10,12345678901234567890,{}],"b":"{,}"}', "application/json", "x.json")
     plain = re.sub(r"<[^>]*>", "", found["html"]).strip()
     assert plain == '{\n  "a": [\n    1.10,\n    12345678901234567890,\n    {}\n  ],\n  "b": "{,}"\n}'
     assert found["content"] == '{"a":[1.10,12345678901234567890,{}],"b":"{,}"}'
 
 
-def test_html_is_searched_without_its_tags() -> None:
+def test_html_tags_are_not_searched() -> None:
     page = b"<head><title>t</title></head><style>p{}</style><p>Hello <b>W</b>orld &amp; all<script>var x='hidden'</script><p>end"
     assert show(page, "text/html", "x.html").text == "Hello World & all\nend"

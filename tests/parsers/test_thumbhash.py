@@ -11,7 +11,7 @@ from tests.parsers.samples import BLUE, GREEN, RED, WHITE, corners
 
 
 def decode(data: bytes, size: int = 8) -> Image.Image:
-    """What a browser shows for a hash: the format's description read backwards."""
+    """Decode a hash as a browser does: the inverse of the format's description."""
     head = int.from_bytes(data[:5], "little")
     l_dc, p_dc, q_dc = (head & 63) / 63, (head >> 6 & 63) / 31.5 - 1, (head >> 12 & 63) / 31.5 - 1
     l_scale, p_scale, q_scale = (head >> 18 & 31) / 31, (head >> 27 & 63) / 63, (head >> 33 & 63) / 63
@@ -54,7 +54,7 @@ def test_one_colour() -> None:
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 400), (32, 32)])
-def test_colours_are_where_they_were(size: tuple[int, int]) -> None:
+def test_colours_keep_their_positions(size: tuple[int, int]) -> None:
     shown = decode(base64.b64decode(placeholder(corners(*size))))
     quarters = [shown.getpixel(at)[:3] for at in ((1, 1), (6, 1), (1, 6), (6, 6))]  # type: ignore[index]
 
@@ -74,6 +74,6 @@ def test_transparency() -> None:
     assert shown.getpixel((1, 4))[3] < 80 < 180 < shown.getpixel((6, 4))[3]  # type: ignore[index]
 
 
-def test_it_is_small_whatever_the_picture() -> None:
+def test_hashes_are_small() -> None:
     for size in ((1, 1), (5000, 1), (1, 300), (1000, 1000)):
         assert 5 <= len(base64.b64decode(placeholder(Image.new("RGB", size, RED)))) <= 40

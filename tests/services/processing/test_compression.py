@@ -1,4 +1,4 @@
-"""Objects stored compressed: the same bytes whatever the way, the old object as long as somebody may ask for it, ."""
+"""Compressed objects: the same bytes in every way of reading, and the old object kept while URLs for it are valid."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def download(services: Services, file: FileRecord, **headers: str) -> tuple[int,
     return found.status, found.headers, with_length
 
 
-# -- what is stored --------------------------------------------------------------------------------------------------------
+# -- stored objects ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "size", [4096, FRAME - 1, FRAME, FRAME + 1, 2 * FRAME - 1, 2 * FRAME, 2 * FRAME + 1, 3 * FRAME + 12345]
 )
-def test_bytes_around_the_edges_of_frames_come_back(
+def test_sizes_around_frame_boundaries_are_read_back(
     services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     data = text(size)
@@ -78,7 +78,7 @@ def test_bytes_around_the_edges_of_frames_come_back(
         assert totals(tx, "bob")[3] == 0
         assert totals(tx, None)[3] == size - (file.stored_size or 0)
         usage = tx.execute("select used_bytes from owner_usage where owner_id = 'alice'").fetchone()
-    assert usage == (size,)  # the quota counts what was uploaded
+    assert usage == (size,)  # the quota counts the original size
     assert services.stats.storage(alice)["deduplicated_bytes"] == 0
     assert leftovers() | {"retired": []} == NOTHING
     time_passes(db)
@@ -103,7 +103,9 @@ def test_an_object_of_many_parts(
     assert leftovers() == NOTHING
 
 
-def test_what_is_left_alone(services: Services, settings: Settings, alice: Principal, leftovers: Leftovers) -> None:
+def test_files_that_are_not_compressed(
+    services: Services, settings: Settings, alice: Principal, leftovers: Leftovers
+) -> None:
     off = wire(settings.model_copy(update={"compression": "off"}))
     for gateway, name, data in (
         (services, "short.txt", text(4095)),
@@ -115,16 +117,16 @@ def test_what_is_left_alone(services: Services, settings: Settings, alice: Princ
         file = upload(gateway, alice, name, data)
         gateway.compression.compress(file.id)
         now = services.files.get(alice, file.id)
-        if name == "first.csv":  # hex shrinks to a half: the one that does not stay
+        if name == "first.csv":  # hex shrinks to a half: the only one that is replaced
             assert now.encoding == "zstd"
         else:
             assert (now.encoding, now.file_path) == (None, file.file_path), name
     shrunk = compressed(services, alice, text(50_000, seed=1))
-    assert read(off, off.files.get(alice, shrunk.id)) == text(50_000, seed=1)  # off: what is compressed stays readable
+    assert read(off, off.files.get(alice, shrunk.id)) == text(50_000, seed=1)  # off: compressed objects stay readable
     off.db.close()
 
 
-def test_a_file_that_shrinks_at_its_beginning_only_is_left_alone(
+def test_a_file_that_shrinks_only_at_its_beginning_is_not_compressed(
     services: Services, alice: Principal, leftovers: Leftovers
 ) -> None:
     data = text(FRAME) + b"RIFF" + os.urandom(8 * FRAME)
@@ -137,7 +139,7 @@ def test_a_file_that_shrinks_at_its_beginning_only_is_left_alone(
     assert may_shrink(file.mime_type, file.file_size)
     services.compression.compress(file.id)
     assert services.files.get(alice, file.id).file_path == file.file_path
-    services.janitor.run()  # what was written for the trial goes at once
+    services.janitor.run()  # the written part is deleted at once
     assert leftovers() == NOTHING
 
 
@@ -161,12 +163,12 @@ def test_a_file_that_shrinks_at_its_beginning_only_is_left_alone(
         ("application/octet-stream", False),
     ],
 )
-def test_the_kinds_that_may_shrink(mime: str, expected: bool) -> None:
+def test_types_that_may_shrink(mime: str, expected: bool) -> None:
     assert may_shrink(mime, 4096) is expected
     assert may_shrink(mime, 4095) is False
 
 
-def test_the_job_is_queued_once_behind_what_reads_the_object(
+def test_the_job_is_enqueued_once_after_the_jobs_that_read_the_object(
     services: Services, alice: Principal, db: Database
 ) -> None:
     def queued() -> list[tuple[str, str]]:
@@ -187,7 +189,7 @@ def test_the_job_is_queued_once_behind_what_reads_the_object(
 # -- ranges ----------------------------------------------------------------------------------------------------------------
 
 
-def test_any_range_is_that_of_the_original(services: Services, alice: Principal) -> None:
+def test_ranges_equal_those_of_the_original(services: Services, alice: Principal) -> None:
     size = 3 * FRAME + 777
     data = text(size)
     file = compressed(services, alice, data)
@@ -206,9 +208,7 @@ def test_any_range_is_that_of_the_original(services: Services, alice: Principal)
     assert download(services, file, range=f"bytes={size - 1}-")[2] == data[-1:]
 
 
-def test_a_range_reads_no_more_than_its_frames(
-    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_range_reads_only_its_frames(services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch) -> None:
     file = compressed(services, alice, text(8 * FRAME))
     asked: list[Any] = []
     store = type(services.intake._store)
@@ -223,14 +223,14 @@ def test_a_range_reads_no_more_than_its_frames(
     assert [wanted.length for wanted in asked] == [pytest.approx((file.stored_size or 0) / 8, rel=0.2)]
 
 
-# -- handing out -----------------------------------------------------------------------------------------------------------
+# -- serving -----------------------------------------------------------------------------------------------------------
 
 
 def url_of(services: Services, file: FileRecord, **options: Any) -> Any:
     return services.delivery.url(Principal(file.owner_id), file.id, **options)
 
 
-def test_a_compressed_object_is_streamed_never_redirected_to(services: Services, alice: Principal) -> None:
+def test_a_compressed_object_is_streamed_without_redirect(services: Services, alice: Principal) -> None:
     file = upload(services, alice, "a.txt", text(9000))
     assert isinstance(services.delivery.open(alice, file.id, method="GET"), Redirect)
     services.compression.compress(file.id)
@@ -241,7 +241,7 @@ def test_a_compressed_object_is_streamed_never_redirected_to(services: Services,
     found = services.delivery.open(alice, file.id, method="HEAD")
     assert isinstance(found, Stream)
     assert (found.length, found.body) == (9000, None)
-    linked = upload(services, alice, "b.txt", text(9000))  # equal bytes that come later
+    linked = upload(services, alice, "b.txt", text(9000))  # equal bytes, uploaded later
     assert linked.encoding == "zstd"
     assert isinstance(services.delivery.open(alice, linked.id, method="GET"), Stream)
     zipped = b"".join(services.delivery.zip(alice, ids=[str(file.id), str(linked.id)]).body)
@@ -249,7 +249,7 @@ def test_a_compressed_object_is_streamed_never_redirected_to(services: Services,
 
 
 @pytest.mark.settings(download_url_ttl=7200)
-def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
+def test_the_old_object_is_kept_as_long_as_its_urls_are_valid(
     services: Services, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = text(9000)
@@ -273,7 +273,7 @@ def test_an_old_url_works_until_its_end_and_the_old_object_no_longer(
 
 
 @pytest.mark.settings(download_url_ttl=7200)
-def test_the_old_object_does_not_outlive_a_purge(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_a_purge_deletes_the_old_object_too(services: Services, alice: Principal, leftovers: Leftovers) -> None:
     file = upload(services, alice, "a.txt", text(9000))
     url = url_of(services, file, expires_in=7200).url
     services.compression.compress(file.id)
@@ -283,7 +283,7 @@ def test_the_old_object_does_not_outlive_a_purge(services: Services, alice: Prin
     assert leftovers() == NOTHING
 
 
-def test_much_loaded_files_are_written_once_in_a_while(services: Services, alice: Principal, db: Database) -> None:
+def test_urls_of_busy_files_are_recorded_now_and_then(services: Services, alice: Principal, db: Database) -> None:
     file = upload(services, alice, "a.txt", text(9000))
 
     def written() -> Any:
@@ -299,10 +299,10 @@ def test_much_loaded_files_are_written_once_in_a_while(services: Services, alice
     assert written()[1] > first[1]
 
 
-def test_an_object_is_replaced_between_a_look_and_the_url(
+def test_an_object_replaced_while_its_url_is_signed(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look finds it plain, then the job replaces it: no URL of the old object goes out unrecorded."""
+    """It is found uncompressed, then the job replaces it: no URL for the old object is left unrecorded."""
     file = upload(services, alice, "a.txt", text(9000))
     real = objects.record_url
 
@@ -314,7 +314,7 @@ def test_an_object_is_replaced_between_a_look_and_the_url(
     assert isinstance(url_of(services, file), Link)
 
 
-def test_T62_a_link_is_good_for_one_file_until_its_end_and_nothing_else(
+def test_T62_a_link_is_valid_for_one_file_until_it_expires(
     services: Services, settings: Settings, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = text(9000)
@@ -379,11 +379,7 @@ def test_links_over_http(client: Any, anonymous: Any, services: Services) -> Non
         assert got.headers[name] == answer.headers[name]
     assert got.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
     part = anonymous.get(path, headers={"Range": "bytes=100-199"})
-    assert (part.status, part.body, part.headers["Content-Range"]) == (
-        206,
-        data[100:200],
-        "bytes 100-199/9000",
-    )
+    assert (part.status, part.body, part.headers["Content-Range"]) == (206, data[100:200], "bytes 100-199/9000")
     assert anonymous.get(path, headers={"If-None-Match": got.headers["ETag"]}).status == 304
     assert anonymous.get(path, headers={"Range": "bytes=9000-"}).status == 416
     head = anonymous.request("HEAD", path)

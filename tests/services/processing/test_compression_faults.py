@@ -1,4 +1,4 @@
-"""Compression where others are at work, bytes are damaged or the job dies: nothing is lost or left over."""
+"""Compression with concurrent work, damaged bytes and crashes: nothing is lost or left over."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from tests.services.uploads.test_intake import upload
 Leftovers = Callable[[], dict[str, list[str]]]
 
 
-# -- at once ---------------------------------------------------------------------------------------------------------------
+# -- concurrency -------------------------------------------------------------------------------------------------------
 
 
-def test_downloads_during_the_replacement_are_whole(
+def test_downloads_during_the_replacement_are_complete(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     data = text(2 * FRAME)
@@ -75,7 +75,7 @@ def test_a_reader_with_an_old_record_finds_the_new_object(services: Services, al
     assert ObjectReader(services.db, services.intake._store).confirm(old) is None
 
 
-def test_T106_the_job_run_by_many_at_once_has_one_effect(
+def test_T106_concurrent_runs_have_one_effect(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     file = upload(services, alice, "a.txt", text(9000))
@@ -88,10 +88,10 @@ def test_T106_the_job_run_by_many_at_once_has_one_effect(
 
 
 @pytest.mark.parametrize("purged", [False, True])
-def test_T107_replacement_against_copy_purge_and_equal_uploads(
+def test_T107_replacement_races_with_copy_purge_and_equal_uploads(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers, purged: bool
 ) -> None:
-    """One legal outcome each: no file without its object, no object without a file."""
+    """Each ends with no file without its object, and no object without a file."""
 
     def at_once(data: bytes) -> None:
         file = upload(services, alice, "a.txt", data)
@@ -126,10 +126,10 @@ def test_T107_replacement_against_copy_purge_and_equal_uploads(
 # -- damage ----------------------------------------------------------------------------------------------------------------
 
 
-def test_damage_is_found_and_never_a_clean_short_download(
+def test_damage_is_detected_and_never_ends_a_download_early(
     services: Services, alice: Principal, bucket: Any, db: Database
 ) -> None:
-    """As on a disk that has turned a bit: the bucket tells the old ETag."""
+    """As after a flipped bit on a disk: the bucket still returns the old ETag."""
     file = compressed(services, alice, text(2 * FRAME))
     whole = bytearray(raw(bucket, file.file_path))
     whole[len(whole) // 2] ^= 0xFF
@@ -146,7 +146,7 @@ def test_damage_is_found_and_never_a_clean_short_download(
     assert services.files.details(alice, file.id, verify=True).integrity["exists"] is False
 
 
-def test_a_damaged_original_is_not_compressed_but_told(
+def test_a_damaged_original_is_reported_and_not_compressed(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
     file = upload(services, alice, "a.txt", text(9000))
@@ -158,7 +158,7 @@ def test_a_damaged_original_is_not_compressed_but_told(
     assert leftovers() == NOTHING
 
 
-def test_what_the_bucket_gives_back_differently_is_never_put_to_use(
+def test_a_replacement_that_reads_back_differently_is_not_used(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
 ) -> None:
     file = upload(services, alice, "a.txt", text(9000))
@@ -177,7 +177,7 @@ def test_what_the_bucket_gives_back_differently_is_never_put_to_use(
     assert leftovers() == NOTHING
 
 
-# -- T101: killed anywhere -------------------------------------------------------------------------------------------------
+# -- T101: crashes -----------------------------------------------------------------------------------------------------
 
 
 class Gateway(CrashingGateway):
@@ -194,7 +194,7 @@ def mortal(settings: Settings, database_url: str) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("data", [text(9000), base64.b64encode(random.Random(1).randbytes(11 * FRAME // 2))])
-def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
+def test_T101_killed_at_any_call_the_bytes_are_kept_and_nothing_is_left(
     services: Services,
     settings: Settings,
     alice: Principal,
@@ -204,7 +204,7 @@ def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch,
     data: bytes,
 ) -> None:
-    """Written at once, and in two parts."""
+    """Written as one object, and in two parts."""
     monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
     deaths, done = 0, set()
     file = upload(services, alice, "a.txt", data)
@@ -228,10 +228,10 @@ def test_T101_killed_anywhere_the_bytes_are_there_and_nothing_is_left(
     assert done == {None, "zstd"}
 
 
-def test_a_replacement_that_was_given_up_is_not_put_to_use(
+def test_a_replacement_whose_lease_expired_is_not_used(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slower than its lease: the janitor has begun to delete it."""
+    """It took longer than its lease: the janitor has begun to delete it."""
     file = upload(services, alice, "a.txt", text(9000))
     real = Compression._reads_back
 

@@ -1,4 +1,4 @@
-"""What is made of a file after its upload: text, metadata and previews from one child, whatever fails or dies on the way."""
+"""The job after an upload: text, metadata and previews from one child, with failures and crashes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def queued(db: Database) -> list[str]:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What each child was asked for, in order."""
+    """What each child was asked to read, in order."""
     asked: list[list[str]] = []
     run = parsers.run
 
@@ -51,18 +51,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return asked
 
 
-def test_a_document_gives_text_metadata_and_pictures_from_one_child(
+def test_one_child_reads_text_metadata_and_pictures(
     services: Services, alice: Principal, db: Database, runs: list[list[str]]
 ) -> None:
     paper = upload(services, alice, "plan.pdf", samples.pdf())
     services.pipeline.process(paper.id)
     assert len(runs) == 1
     file = services.files.get(alice, paper.id)
-    assert (file.metadata["pages"], file.metadata["title"], file.metadata["author"]) == (
-        2,
-        "A title",
-        "An Author",
-    )
+    assert (file.metadata["pages"], file.metadata["title"], file.metadata["author"]) == (2, "A title", "An Author")
     assert file.problem is None
     [(content, _)] = texts(db)
     assert "Hello page one" in content and "Second page" in content
@@ -75,10 +71,10 @@ def test_a_document_gives_text_metadata_and_pictures_from_one_child(
         ("thumbnail", 1024),
     ]
     services.pipeline.process(paper.id)
-    assert len(runs) == 1  # done is done
+    assert len(runs) == 1  # the second run does nothing
 
 
-def test_work_is_queued_for_what_something_can_be_made_of(services: Services, alice: Principal, db: Database) -> None:
+def test_jobs_are_enqueued_for_types_with_previews(services: Services, alice: Principal, db: Database) -> None:
     upload(services, alice, "a.bin", bytes(range(256)) * 4)
     upload(services, alice, "empty.txt", b"")
     assert queued(db) == []
@@ -88,13 +84,10 @@ def test_work_is_queued_for_what_something_can_be_made_of(services: Services, al
     assert queued(db) == ["process_file"]  # once for equal bytes
 
 
-def test_a_step_that_fails_costs_no_other(
-    services: Services,
-    alice: Principal,
-    db: Database,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_failed_step_does_not_prevent_the_others(
+    services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A document whose page can't be drawn still has its text, and says what failed, on each file of the object."""
+    """A document whose page can't be drawn has its text, and each file of the object says what failed."""
     paper = upload(services, alice, "plan.pdf", samples.pdf())
     run, asked = parsers.run, []
 
@@ -119,10 +112,10 @@ def test_a_step_that_fails_costs_no_other(
     assert "Second page" in texts(db)[0][0]
 
 
-def test_T91_a_childs_death_is_a_result_and_not_tried_again(
+def test_T91_a_killed_child_is_a_result_and_not_retried(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]
 ) -> None:
-    """A child that is killed at its limit leaves a file that says so, and a job that is done."""
+    """After a child was killed at its limit, the file says so and the job is done."""
     monkeypatch.setattr(reading, "_READERS", {"image": reading._Reader("image", parsers.Limits(wall_seconds=0.001))})
     reading._reader.cache_clear()
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
@@ -142,8 +135,8 @@ def test_T91_a_childs_death_is_a_result_and_not_tried_again(
     assert services.files.get(alice, photo.id).problem is None
 
 
-def test_what_cannot_be_opened_for_a_reason_has_no_problem(services: Services, alice: Principal) -> None:
-    """A password is no fault of anybody."""
+def test_an_encrypted_document_has_no_problem(services: Services, alice: Principal) -> None:
+    """A password is not a fault."""
     paper = upload(services, alice, "secret.pdf", samples.encrypted_pdf())
     services.pipeline.process(paper.id)
     file = services.files.get(alice, paper.id)
@@ -151,7 +144,7 @@ def test_what_cannot_be_opened_for_a_reason_has_no_problem(services: Services, a
     assert "processed_at" in file.metadata
 
 
-def test_a_bucket_that_is_away_is_waited_for(
+def test_an_unavailable_bucket_raises_unavailable(
     services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = upload(services, alice, "a.txt", b"some words")
@@ -168,7 +161,7 @@ def test_a_bucket_that_is_away_is_waited_for(
     assert "processed_at" in services.files.get(alice, text.id).metadata
 
 
-def test_a_file_that_is_purged_meanwhile_leaves_nothing(
+def test_a_file_purged_meanwhile_leaves_nothing(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
@@ -184,12 +177,12 @@ def test_a_file_that_is_purged_meanwhile_leaves_nothing(
     assert leftovers() == NOTHING
 
 
-# -- killed anywhere -------------------------------------------------------------------------------------------------------
+# -- crashes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def mortal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    """A second gateway on the same bucket and database, whose every call there may be its last."""
+    """A second gateway on the same bucket and database, which can be killed at any call."""
     with monkeypatch.context() as patched:
         patched.setattr(app, "Database", FusedDatabase)
         patched.setattr(app, "open_store", lambda storage, **_: FusedStore(storage))
@@ -198,10 +191,10 @@ def mortal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
     wired.db.close()
 
 
-def test_T101_killed_anywhere_it_comes_to_the_same_end(
+def test_T101_killed_at_any_call_the_result_is_the_same(
     services: Services, mortal: Services, alice: Principal, db: Database, leftovers: Leftovers, bucket: Any
 ) -> None:
-    """Whatever call is the last, what it left is completed by the next run, or the janitor's to remove."""
+    """What is left is completed by the next run or removed by the janitor."""
     text = upload(services, alice, "a.md", b"# Plans\n\nSome words about plans.\n" * 20)
     for number in range(1, 40):
         for after in (False, True):
@@ -217,7 +210,7 @@ def test_T101_killed_anywhere_it_comes_to_the_same_end(
             assert leftovers()["rows without an object"] == []
             if not fuse.burnt:
                 break
-            with db.connection() as tx:  # and as it was, for the next death
+            with db.connection() as tx:  # reset for the next crash
                 tx.execute("delete from object_texts")
                 tx.execute("delete from file_previews")
                 tx.execute("update objects set extracted = '{}'")
@@ -225,7 +218,7 @@ def test_T101_killed_anywhere_it_comes_to_the_same_end(
             continue
         break
     assert number > 4
-    assert len(leftovers()["objects without a row"]) > 0  # put, and not yet recorded: for the janitor
+    assert len(leftovers()["objects without a row"]) > 0  # written but not recorded: for the janitor
     with db.connection() as tx:
         [record] = objects.get_many(tx, [text.file_path])
     assert record.status == "stored"

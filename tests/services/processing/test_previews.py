@@ -1,4 +1,4 @@
-"""Previews: made when uploaded or asked for, shared by equal files, remembered where they fail, gone with the object."""
+"""Previews: made after uploads or on request, shared by equal files, failures remembered, deleted with the object."""
 
 from __future__ import annotations
 
@@ -47,11 +47,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_all_sizes_are_made_once_and_shared_by_equal_files(
-    services: Services,
-    alice: Principal,
-    bucket: Any,
-    leftovers: Leftovers,
-    children: list[str],
+    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers, children: list[str]
 ) -> None:
     photo = upload(services, alice, "a.jpg", picture("JPEG", 1600, 1200))
     copy = services.files.copy(alice, photo.id)
@@ -79,7 +75,7 @@ def test_all_sizes_are_made_once_and_shared_by_equal_files(
 
 
 @pytest.mark.parametrize(("mime_type", "kind"), [("image/webp", "WEBP"), ("image/jpeg", "JPEG"), ("image/png", "PNG")])
-def test_what_is_missing_is_made_on_demand(
+def test_missing_previews_are_made_on_request(
     services: Services, alice: Principal, bucket: Any, mime_type: Any, kind: str
 ) -> None:
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
@@ -90,14 +86,14 @@ def test_what_is_missing_is_made_on_demand(
         alice, photo.id, PreviewRequest(size=128, mime_type=mime_type, if_none_match=first.etag)
     )
     assert again.not_modified
-    for lost in bucket.list_objects("previews/"):  # an operator's mistake heals itself
+    for lost in bucket.list_objects("previews/"):  # lost previews are made again
         bucket.delete(lost.key)
     wish = PreviewRequest(size=128, mime_type=mime_type)
     assert services.previews.show(alice, photo.id, wish).etag == first.etag
     assert len(list(bucket.list_objects("previews/"))) == 1
 
 
-def test_a_text_is_shown_as_json_and_kept(
+def test_a_text_preview_is_json_and_stored(
     services: Services, alice: Principal, bucket: Any, children: list[str]
 ) -> None:
     text = upload(services, alice, "a.py", b"print('hello')\n" * 10)
@@ -111,10 +107,10 @@ def test_a_text_is_shown_as_json_and_kept(
     assert [info.key.rpartition(".")[2] for info in bucket.list_objects("previews/")] == ["json"]
 
 
-def test_an_archive_is_listed_by_its_directory_alone(
+def test_listing_an_archive_reads_only_its_directory(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 6 MiB the bucket is asked for what the listing needs."""
+    """Of 6 MiB only what the listing needs is read from the bucket."""
     asked = []
     opened = services.previews._reader.open
 
@@ -132,7 +128,7 @@ def test_an_archive_is_listed_by_its_directory_alone(
     assert 0 < sum(asked) < 2 * 1024 * 1024
 
 
-def test_any_page_of_a_document_is_a_picture(
+def test_pages_of_a_document_are_pictures(
     services: Services, alice: Principal, db: Database, children: list[str]
 ) -> None:
     paper = upload(services, alice, "a.pdf", samples.pdf(["One", "Two", "Three"]))
@@ -145,22 +141,22 @@ def test_any_page_of_a_document_is_a_picture(
     for beyond in (4, 2**40):
         with pytest.raises(InvalidInput, match="3 pages"):
             services.previews.show(alice, paper.id, PreviewRequest(type="page", page=beyond))
-    assert len(children) == begun  # nothing is opened for what can't be there
+    assert len(children) == begun  # nothing is parsed for pages that don't exist
     with db.connection() as tx:
         assert tx.execute("select count(*) from preview_failures").fetchone() == (0,)
 
 
-def test_T91_a_file_that_cannot_be_opened_is_opened_once(
+def test_T91_a_file_that_can_not_be_parsed_is_parsed_once(
     services: Services, alice: Principal, bob: Principal, db: Database, children: list[str]
 ) -> None:
-    """Its failure is a result: told at each request, kept for a day, forgotten when its owner says so."""
+    """The failure is returned at each request, kept for a day, and forgotten when the owner retries."""
     broken = upload(services, alice, "a.png", picture("PNG", 300, 200)[:60])
     services.files.update(alice, broken.id, _public(), if_match=None)
     for _ in range(3):
         with pytest.raises(PreviewFailed):
             services.previews.show(alice, broken.id, PreviewRequest(size=128))
     with pytest.raises(PreviewFailed):
-        services.previews.show(bob, broken.id, PreviewRequest(size=512, retry=True))  # not bob's to say
+        services.previews.show(bob, broken.id, PreviewRequest(size=512, retry=True))  # bob is not the owner
     assert len(children) == 1
     with pytest.raises(PreviewFailed):
         services.previews.show(alice, broken.id, PreviewRequest(size=128, retry=True))
@@ -178,7 +174,7 @@ def _public() -> Any:
     return FileChange(visibility="public")
 
 
-def test_what_has_no_picture_or_is_not_ready_has_no_preview(services: Services, alice: Principal, db: Database) -> None:
+def test_files_without_previews(services: Services, alice: Principal, db: Database) -> None:
     text = upload(services, alice, "a.txt", b"text")
     for kind in ("thumbnail", "page", "contents"):
         with pytest.raises(PreviewUnsupported):
@@ -193,15 +189,10 @@ def test_what_has_no_picture_or_is_not_ready_has_no_preview(services: Services, 
         services.previews.show(alice, photo.id, PreviewRequest(size=128))
 
 
-def test_T101_killed_at_any_step_a_preview_leaves_nothing(
-    services: Services,
-    settings: Settings,
-    database_url: str,
-    alice: Principal,
-    db: Database,
-    leftovers: Leftovers,
+def test_T101_a_preview_killed_at_any_step_leaves_nothing(
+    services: Services, settings: Settings, database_url: str, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
-    """Its key is noted before its first byte, so that one run of the janitor finds it."""
+    """Its key is reserved before its first byte, so one run of the janitor finds it."""
     mortal = CrashingGateway(settings, database_url)
     contents, limit = ObjectReader(mortal.db, mortal.store), ConcurrencyLimit()
     publishing = PublicCopies(mortal.db, mortal.store, contents, limit)
@@ -221,10 +212,10 @@ def test_T101_killed_at_any_step_a_preview_leaves_nothing(
     mortal.db.close()
 
 
-def test_a_preview_whose_reservation_ran_out_is_not_put_to_use(
+def test_a_preview_whose_reservation_expired_is_not_used(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The janitor came between the bytes and the row: it has the word, since it may have deleted them."""
+    """The janitor came between writing and recording, and may have deleted the bytes."""
     text = upload(services, alice, "a.txt", b"text")
     put = services.previews._store.put
 
@@ -244,8 +235,8 @@ def test_a_preview_whose_reservation_ran_out_is_not_put_to_use(
 # -- limit -----------------------------------------------------------------------------------------------------------------
 
 
-def test_T75_one_owners_requests_leave_others_their_turn() -> None:
-    """With ten of alice's waiting, bob's turn comes while alice's first is still busy; an eleventh is told to come later."""
+def test_T75_one_owners_requests_do_not_starve_others() -> None:
+    """With ten of alice's waiting, bob gets a slot while alice's first is running; her eleventh is refused."""
     limit = ConcurrencyLimit(concurrency=2, per_owner=1, waiting=10, timeout=30)
     done, begun = threading.Event(), threading.Semaphore(0)
 
@@ -258,13 +249,13 @@ def test_T75_one_owners_requests_leave_others_their_turn() -> None:
     for thread in threads:
         thread.start()
     assert begun.acquire(timeout=10)
-    while limit._queued["alice"] < 10:  # one is busy, ten wait
+    while limit._queued["alice"] < 10:  # one is running, ten wait
         done.wait(0.01)
     with pytest.raises(TooMany):
         with limit.slot("alice"):
             pass
     with limit.slot("bob"):
-        assert not begun.acquire(timeout=0.1)  # the second place is not for alice's next
+        assert not begun.acquire(timeout=0.1)  # alice's next does not get the second slot
     done.set()
     for thread in threads:
         thread.join(30)
@@ -272,7 +263,7 @@ def test_T75_one_owners_requests_leave_others_their_turn() -> None:
         pass
 
 
-def test_T75_verifications_take_turns_too(services: Services, alice: Principal) -> None:
+def test_T75_verifications_are_limited_too(services: Services, alice: Principal) -> None:
     files = [upload(services, alice, f"{n}.txt", b"text %d" % n) for n in range(3)]
     with services.files._verify_limit.slot("alice"):
         result: list[Any] = []

@@ -1,4 +1,4 @@
-"""Demonstration files: whole, of new owners only, and the same for the same seed."""
+"""Demonstration files: complete, for new owners only, and equal for equal seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(db: Database, owner: str) -> list[Any]:
         return tx.execute(sql, [owner]).fetchall()
 
 
-def test_rows_for_all_and_objects_for_some(services: Services, db: Database, bucket: Any) -> None:
+def test_every_file_has_a_row_and_some_have_objects(services: Services, db: Database, bucket: Any) -> None:
     report = Demo(db, bucket).seed(PLAN)
     assert report.owners == ["demo-1", "demo-2"] and (report.files, report.folders) == (400, 60)
     with db.connection() as tx:
@@ -51,7 +51,7 @@ def test_rows_for_all_and_objects_for_some(services: Services, db: Database, buc
     assert services.stats.storage(Principal("demo-1"))["total_files"] == page.total
 
 
-def test_the_same_seed_invents_the_same_for_new_owners(db: Database, bucket: Any) -> None:
+def test_the_same_seed_gives_new_owners_the_same_files(db: Database, bucket: Any) -> None:
     plan = DemoPlan(files=200, objects=5, folders=10, owners=1, seed=3)
     first = Demo(db, bucket).seed(plan)
     before = names(db, "demo-1")
@@ -62,12 +62,12 @@ def test_the_same_seed_invents_the_same_for_new_owners(db: Database, bucket: Any
     assert other.owners == ["zoe"] and names(db, "zoe") != before
 
 
-def test_copies_of_files_with_bytes_have_names_of_their_own(db: Database, bucket: Any) -> None:
+def test_copies_of_files_with_bytes_have_different_names(db: Database, bucket: Any) -> None:
     report = Demo(db, bucket).seed(DemoPlan(files=300, objects=150, folders=0, owners=1, seed=5))
     assert report.files == 300 and report.objects > 100 and report.shared > 5
 
 
-def test_nothing_is_added_to_what_somebody_has(db: Database, bucket: Any) -> None:
+def test_owners_with_files_are_refused(db: Database, bucket: Any) -> None:
     add_file(db, "a.pdf", owner="alice")
     for plan in (
         DemoPlan(files=1, objects=0, folders=0, owners=1, seed=1, owner_id="alice"),

@@ -1,4 +1,4 @@
-"""The janitor, and what a process that was killed leaves to it."""
+"""The janitor, and what killed processes leave to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing that the gateway wrote to run afterwards runs."""
+    """Stands for kill -9: no cleanup code of the gateway runs."""
 
 
 STORE_STEPS = ["create_multipart", "put_part", "complete_multipart", "stat", "put"]
@@ -34,7 +34,7 @@ INTAKE_STEPS = ["discard"]
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("step", STORE_STEPS)
 @pytest.mark.parametrize("size", [100, 3 * PART_SIZE])
-def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
+def test_T101_an_upload_killed_at_any_step_leaves_nothing_after_the_janitor(
     services: Services,
     alice: Principal,
     leftovers: Leftovers,
@@ -55,7 +55,7 @@ def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
     reached = True
     with monkeypatch.context() as patch:
         patch.setattr(store, step, killed)
-        patch.setattr(services.intake, "discard", lambda *a, **k: None)  # dead processes clean up nothing
+        patch.setattr(services.intake, "discard", lambda *a, **k: None)  # a dead process cleans up nothing
         try:
             upload(services, alice, "a.bin", os.urandom(size))
             reached = False
@@ -73,18 +73,15 @@ def test_T101_killed_at_any_step_of_an_upload_nothing_is_left_after_the_janitor(
 
 
 def pass_time(db: Database) -> None:
-    """Let the life of every upload be over."""
+    """Make every upload expire."""
     with db.connection() as tx:
         tx.execute(
             "update uploads set expires_at = now() - interval '1 second', updated_at = now() - interval '1 hour'"
         )
 
 
-def test_T101_a_purge_killed_midway_is_finished(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    monkeypatch: pytest.MonkeyPatch,
+def test_T101_an_interrupted_purge_is_finished(
+    services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upload(services, alice, "a.txt", b"1")
     with monkeypatch.context() as patch:
@@ -97,12 +94,8 @@ def test_T101_a_purge_killed_midway_is_finished(
     assert leftovers() == NOTHING
 
 
-def test_T103_a_bucket_that_is_away_costs_no_row_and_no_object(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    db: Database,
-    monkeypatch: pytest.MonkeyPatch,
+def test_T103_an_unavailable_bucket_loses_no_row_and_no_object(
+    services: Services, alice: Principal, leftovers: Leftovers, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = upload(services, alice, "kept.bin", os.urandom(1000))
 
@@ -121,8 +114,8 @@ def test_T103_a_bucket_that_is_away_costs_no_row_and_no_object(
     assert leftovers() == NOTHING
 
 
-def test_an_upload_that_went_on_meanwhile_is_not_expired(services: Services, alice: Principal, db: Database) -> None:
-    """The janitor looks at the time again in the statement that ends the upload."""
+def test_an_upload_that_continued_meanwhile_does_not_expire(services: Services, alice: Principal, db: Database) -> None:
+    """The statement that ends an upload checks the time again."""
 
     class Slow(Source):
         def read(self, size: int = -1, /) -> bytes:
@@ -135,11 +128,8 @@ def test_an_upload_that_went_on_meanwhile_is_not_expired(services: Services, ali
     assert file.file_size == len(data)
 
 
-def test_orphans_are_deleted_once_nobody_can_still_be_bringing_them(
-    services: Services,
-    alice: Principal,
-    bucket: Any,
-    monkeypatch: pytest.MonkeyPatch,
+def test_orphans_are_deleted_when_no_upload_can_still_own_them(
+    services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upload(services, alice, "a.txt", b"mine")
     bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
@@ -157,7 +147,7 @@ def test_orphans_are_deleted_once_nobody_can_still_be_bringing_them(
 
 @pytest.fixture
 def move_the_clock(db: Database) -> Callable[[timedelta], None]:
-    """Lets PostgreSQL tell another time, to statements on connections that are opened from then on."""
+    """Makes PostgreSQL's clock differ, for connections opened from then on."""
 
     def move(by: timedelta) -> None:
         with db.connection() as tx:
@@ -172,14 +162,10 @@ def move_the_clock(db: Database) -> Callable[[timedelta], None]:
 
 
 @pytest.mark.parametrize(("ahead", "removed"), [(timedelta(hours=24), 0), (timedelta(hours=26), 1)])
-def test_T108_how_old_things_are_is_told_by_the_clock_of_the_database(
-    services: Services,
-    bucket: Any,
-    move_the_clock: Callable[[timedelta], None],
-    ahead: timedelta,
-    removed: int,
+def test_T108_ages_are_measured_by_the_clock_of_the_database(
+    services: Services, bucket: Any, move_the_clock: Callable[[timedelta], None], ahead: timedelta, removed: int
 ) -> None:
-    """The clock of the janitor's machine has no part in it: one that jumps purges nothing early. An upload lives for a day."""
+    """If the clock of the janitor's machine jumps, nothing is purged early. An upload lives for a day."""
     bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
     bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
     move_the_clock(ahead)
@@ -193,7 +179,7 @@ def test_probes_of_checks_that_timed_out_are_removed(
     bucket.put("probe/0123", b"probe", content_type="application/octet-stream")
     bucket.create_multipart("probe/doctor-0123/parts", content_type="application/octet-stream")
     services.janitor.run()
-    assert len(leftovers()["objects without a row"]) == 1  # somebody may be at it
+    assert len(leftovers()["objects without a row"]) == 1  # a check may be running
     services.db.close()
     move_the_clock(timedelta(hours=2))
     assert services.janitor.run().orphaned_objects == 1
@@ -201,10 +187,7 @@ def test_probes_of_checks_that_timed_out_are_removed(
 
 
 def test_a_multipart_without_a_row_is_aborted(
-    services: Services,
-    bucket: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    leftovers: Leftovers,
+    services: Services, bucket: Any, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
 ) -> None:
     bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
     assert services.janitor.run().orphaned_multiparts == 0

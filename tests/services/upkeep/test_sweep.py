@@ -1,4 +1,4 @@
-"""The sweep: nobody's uploads stand in the way of others', and what can't succeed ends."""
+"""The sweep: no owner's uploads delay another's, and those that can't succeed end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def take_all_names(db: Database, name: str) -> None:
-    """10,000 files, so that no number is left for another of this name."""
+    """10,000 files, so that no numbered name is left."""
     stem, _, extension = name.rpartition(".")
     sql(
         db,
@@ -60,17 +60,17 @@ def upload_of(db: Database, upload_id: UUID) -> UploadRecord:
     return found
 
 
-# -- what can't succeed ----------------------------------------------------------------------------------------------------
+# -- uploads that can't succeed ----------------------------------------------------------------------------------------
 
 
-def test_T134_an_upload_that_never_succeeds_ends_after_a_few_tries(
+def test_T134_an_upload_that_never_succeeds_ends_after_some_attempts(
     services: Services,
     alice: Principal,
     db: Database,
     bucket: Any,
     counted: tuple[DirectUploads, Counter[str]],  # noqa: F811
 ) -> None:
-    """By a single PUT and by tus: no name is left for them, and what is copied for nothing has a bound."""
+    """By a single PUT and by tus, with no name left for them; useless copies are bounded."""
     sweeper, requests = counted
     begun = begin(services, alice, b"hello", filename="a.txt")
     send_all(begun, b"hello")
@@ -91,7 +91,7 @@ def test_T134_an_upload_that_never_succeeds_ends_after_a_few_tries(
     assert incoming(bucket) == [] and [info.key for info in bucket.list_objects("files/")] == []
 
 
-def test_T134_an_unforeseen_error_stops_no_other_upload_and_is_tried_ever_later(
+def test_T134_an_unexpected_error_stops_no_other_upload_and_is_retried_with_growing_delays(
     services: Services, alice: Principal, bob: Principal, db: Database
 ) -> None:
     mine, his = begin(services, alice, b"hello"), begin(services, bob, b"his")
@@ -112,13 +112,13 @@ def test_T134_an_unforeseen_error_stops_no_other_upload_and_is_tried_ever_later(
         now_again(db)
         direct(services).sweep()
     assert waits == sorted(waits) and waits[-1] > 10 * waits[0]
-    sql(db, "drop trigger broken on files")  # mended: nothing was lost
+    sql(db, "drop trigger broken on files")  # repaired: nothing was lost
     now_again(db)
     assert direct(services).sweep() == 1
     assert [file.file_size for file in files_of(services, alice)] == [5]
 
 
-def test_T134_a_bucket_that_is_away_ends_nothing(
+def test_T134_an_unavailable_bucket_ends_no_upload(
     services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from storage_backends.base import StorageUnavailable
@@ -136,13 +136,13 @@ def test_T134_a_bucket_that_is_away_ends_nothing(
     assert direct(services).sweep() == 1
 
 
-# -- turns -----------------------------------------------------------------------------------------------------------------
+# -- fairness ----------------------------------------------------------------------------------------------------------
 
 
-def test_T134_owners_take_turns_in_the_sweep(
+def test_T134_the_sweep_alternates_between_owners(
     services: Services, alice: Principal, bob: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fifty stuck uploads of one owner, older and at hand for ever, before the two of another."""
+    """Fifty stuck and older uploads of one owner come before the two of another."""
     stuck = [begin(services, alice, b"hello").upload for _ in range(50)]
     sql(db, "update uploads set status = 'completing', updated_at = now() - interval '1 hour'")
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_T134_owners_take_turns_in_the_sweep(
     assert {upload_of(db, upload.id).status for upload in stuck} == {"uploading"}
 
 
-def test_T134_a_sweep_is_bounded_and_the_next_goes_on(
+def test_T134_a_sweep_is_bounded_and_the_next_continues(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
@@ -205,10 +205,10 @@ def held_completer(
             held.go_on.set()
 
 
-def test_a_completer_that_takes_long_keeps_its_claim(
+def test_a_slow_completion_keeps_its_lease(
     services: Services, alice: Principal, db: Database, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long one call to the bucket lasts: its heart beats beside it."""
+    """However long a call to the bucket takes: the heartbeat runs beside it."""
     begun = begin(services, alice, b"hello")
     send_all(begun, b"hello")
     with held_completer(services, alice, begun.upload.id, monkeypatch, "copy") as (held, result):
@@ -223,7 +223,7 @@ def test_a_completer_that_takes_long_keeps_its_claim(
 
 
 @pytest.mark.parametrize(("size", "step"), [(5, "copy"), (PART_SIZE + 1, "complete_multipart")])
-def test_a_completer_that_stopped_is_followed_in_seconds_and_harms_nothing_when_it_wakes(
+def test_a_suspended_completion_is_taken_over_in_seconds_and_does_no_harm_later(
     services: Services,
     alice: Principal,
     db: Database,
@@ -233,7 +233,7 @@ def test_a_completer_that_stopped_is_followed_in_seconds_and_harms_nothing_when_
     size: int,
     step: str,
 ) -> None:
-    """As by SIGSTOP: no heartbeat, and all of it goes on later."""
+    """As by SIGSTOP: no heartbeat, and later it continues."""
     assert timedelta() < LEASE < timedelta(seconds=10)
     monkeypatch.setattr(completion, "beating", lambda beat, every: nullcontext())
     data = b"\x93" * size

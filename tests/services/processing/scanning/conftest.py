@@ -1,4 +1,4 @@
-"""A real clamd for each test process, and what no file without its word may do."""
+"""A real clamd for each test process, and what is refused for files without a verdict."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def problem_of(file: FileRecord) -> str | None:
 
 
 def refused_everywhere(services: Services, file: FileRecord) -> None:
-    """No way of handing out bytes, or what was made of them, works, and no copy can be made."""
+    """Bytes and previews are served by no route, and no copy can be made."""
     not_handed_out(services, file)
     with pytest.raises(FileNotReady):
         services.files.copy(Principal(file.owner_id), file.id)

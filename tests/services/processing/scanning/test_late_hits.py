@@ -1,4 +1,4 @@
-"""What was clean and is found to be infected later (THREATS T98): scans of everything, and what a late hit ends."""
+"""Files found to be infected after they were ready (T98): re-scans, and what a late hit ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def rescan(services: Services) -> dict[str, int]:
-    """All links of the chain."""
+    """All jobs of a re-scan."""
     scanning = configured(services.scanning)
     scanning.begin_rescan()
     while scanning.scan_next_batch():
@@ -48,7 +48,7 @@ def rescan(services: Services) -> dict[str, int]:
     return {"scanned": found.scanned, "infected": found.infected, "failed": found.failed}
 
 
-def test_T96_what_was_ready_before_scans_were_turned_on_waits_for_its_first(
+def test_T96_files_from_before_the_scanner_wait_for_their_first_scan(
     services: Services, alice: Principal, db: Database
 ) -> None:
     file = checked(services, upload(services, alice, "old.png", Source.png()))
@@ -60,7 +60,7 @@ def test_T96_what_was_ready_before_scans_were_turned_on_waits_for_its_first(
     assert services.delivery.url(alice, file.id)
 
 
-def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
+def test_T98_a_late_hit_ends_links_previews_and_text_of_all_files_with_the_bytes(
     services: Services,
     scanner: Clamd,
     alice: Principal,
@@ -83,7 +83,7 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
     assert len(services.files.previews_of([first])[first.id]) == 4
     assert rescan(services) == {"scanned": 4, "infected": 0, "failed": 0}
     scanner.learn("Test.Late", b"late hit")
-    assert rescan(services)["infected"] >= 2  # alice's two objects at the first, bob's
+    assert rescan(services)["infected"] >= 2  # alice's two objects at once, then bob's
     for file in (first, shared, separate, trashed, theirs):
         now = services.files.get(Principal(file.owner_id), file.id)
         assert (now.status, problem_of(now)) == ("infected", "infected"), file.original_name
@@ -99,7 +99,7 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_every_file_on_the_bytes(
 
 
 @pytest.mark.parametrize("stored", ["as it is", "compressed since"])
-def test_T98_urls_given_out_before_the_hit_lead_nowhere(
+def test_T98_urls_signed_before_the_hit_stop_working(
     services: Services, scanner: Clamd, alice: Principal, leftovers: Leftovers, bucket: Any, stored: str
 ) -> None:
     data = text(9000) + b"late hit"
@@ -119,13 +119,13 @@ def test_T98_urls_given_out_before_the_hit_lead_nowhere(
             services.delivery.open_link(link.token, method="GET", conditions=RequestConditions())
     now = services.files.get(alice, file.id)
     assert now.status == "infected"
-    assert bucket.stat(now.file_path).size == (now.stored_size or now.file_size)  # kept for the operator
+    assert bucket.stat(now.file_path).size == (now.stored_size or now.file_size)  # kept for the administrator
     assert leftovers() == NOTHING
     services.files.purge(alice, file.id)
     assert leftovers() == NOTHING
 
 
-def test_T98_a_preview_or_text_made_meanwhile_is_not_kept(
+def test_T98_a_preview_or_text_made_during_the_hit_is_not_kept(
     services: Services, alice: Principal, scanner: Clamd, db: Database
 ) -> None:
     file = checked(services, upload(services, alice, "a.png", Source.png() + b"late hit"))
@@ -138,7 +138,7 @@ def test_T98_a_preview_or_text_made_meanwhile_is_not_kept(
         assert not texts.put(tx, file.file_path, content="words", language=None)
 
 
-def test_T98_a_rescan_survives_a_scanner_that_goes_away_and_workers_that_die(
+def test_T98_a_rescan_survives_an_unavailable_scanner_and_dead_workers(
     services: Services, scanner: Clamd, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scanning_module, "_BATCH", 2)
@@ -146,7 +146,7 @@ def test_T98_a_rescan_survives_a_scanner_that_goes_away_and_workers_that_die(
     for number in range(5):
         checked(services, upload(services, alice, f"{number}.txt", b"%d" % number))
     begun = scanning.begin_rescan()
-    assert scanning.begin_rescan().id == begun.id  # one at a time
+    assert scanning.begin_rescan().id == begun.id  # only one at a time
     assert scanning.scan_next_batch()
     scanner.stop()
     with pytest.raises(Unavailable):
@@ -167,7 +167,7 @@ def test_T98_a_rescan_survives_a_scanner_that_goes_away_and_workers_that_die(
     assert (found.scanned, found.failed, found.finished_at is not None) == (5, 0, True)
 
 
-def test_T98_a_rescan_begins_by_itself_when_one_is_due(
+def test_T98_a_due_rescan_begins_by_itself(
     services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scanning = configured(services.scanning)
@@ -186,19 +186,14 @@ def test_T98_a_rescan_begins_by_itself_when_one_is_due(
         latest = scanning.latest_rescan()
         assert latest is not None
         runs.append(latest.id)
-    assert len(set(runs[:3])) == 1  # the first ever; nothing due; due, but nothing learnt since
+    assert len(set(runs[:3])) == 1  # the first ever; not due; due, but with the same signatures
     assert runs[3] != runs[2]
 
 
-def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
-    services: Services,
-    settings: Settings,
-    alice: Principal,
-    db: Database,
-    database_url: str,
-    leftovers: Leftovers,
+def test_T101_killed_at_any_call_of_a_late_hit_the_result_is_the_same(
+    services: Services, settings: Settings, alice: Principal, db: Database, database_url: str, leftovers: Leftovers
 ) -> None:
-    before = wire(settings.model_copy(update={"clamd_url": None}))  # as the gateway was before it had a scanner
+    before = wire(settings.model_copy(update={"clamd_url": None}))  # a gateway without scanner
     mortal = CrashingGateway(settings, database_url)
     dying = Scanning(
         mortal.db,
@@ -238,7 +233,7 @@ def test_T101_killed_anywhere_in_a_late_hit_it_comes_to_the_same_end(
     mortal.db.close()
 
 
-def test_an_object_that_is_gone_does_not_stop_a_rescan(services: Services, alice: Principal, bucket: Any) -> None:
+def test_a_missing_object_does_not_stop_a_rescan(services: Services, alice: Principal, bucket: Any) -> None:
     files = [checked(services, upload(services, alice, f"{n}.txt", b"%d" % n)) for n in range(3)]
     bucket.delete(sorted(file.file_path for file in files)[1])
     assert rescan(services) == {"scanned": 2, "infected": 0, "failed": 1}

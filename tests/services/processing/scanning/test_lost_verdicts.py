@@ -1,4 +1,4 @@
-"""Whatever answer to a commit is lost, the scanner's verdict comes to the same end."""
+"""A lost answer to a COMMIT does not change the result of a scan."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def rescan(services: Services) -> None:
 
 
 @pytest.mark.parametrize("case", ["clean", "infected", "late hit"])
-def test_T104_whatever_answer_is_lost_the_verdict_comes_to_the_same_end(
+def test_T104_a_lost_commit_answer_does_not_change_the_verdict(
     services: Services, settings: Settings, alice: Principal, db: Database, leftovers: Leftovers, case: str
 ) -> None:
     gateway, line = wire_lossy(settings)
-    unscanned = wire(settings.model_copy(update={"clamd_url": None}))  # as it was before it had a scanner
+    unscanned = wire(settings.model_copy(update={"clamd_url": None}))  # a gateway without scanner
     lost, survived = 0, False
     while not survived:
         data = os.urandom(20) + (b"" if case == "clean" else EICAR)
@@ -63,7 +63,7 @@ def test_T104_whatever_answer_is_lost_the_verdict_comes_to_the_same_end(
     unscanned.db.close()
 
 
-def test_what_mends_damaged_bytes_is_scanned_and_processed(
+def test_an_upload_that_mends_damaged_bytes_is_scanned_and_processed(
     services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
     data = text(5000)

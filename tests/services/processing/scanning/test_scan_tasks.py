@@ -1,4 +1,4 @@
-"""The tasks of scans and compression as a worker runs them: from the upload's own transaction to the end."""
+"""Scan and compression jobs as a worker runs them, from the upload's transaction to the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.services.uploads.test_intake import upload
 
 
 def work(services: Services, database_url: str) -> None:
-    """Until nothing is due, also of what the jobs themselves enqueue."""
+    """Run jobs, and those that they enqueue, until none is due."""
 
     def due() -> bool:
         with services.db.connection() as tx:
@@ -33,11 +33,7 @@ def work(services: Services, database_url: str) -> None:
 
 
 def test_uploads_are_scanned_then_compressed_and_scanned_again(
-    services: Services,
-    database_url: str,
-    db: Database,
-    alice: Principal,
-    leftovers: Callable[[], dict[str, list[str]]],
+    services: Services, database_url: str, db: Database, alice: Principal, leftovers: Callable[[], dict[str, list[str]]]
 ) -> None:
     data = text(9000)
     good, twin, bad = (
@@ -46,11 +42,7 @@ def test_uploads_are_scanned_then_compressed_and_scanned_again(
     )
     work(services, database_url)
     ended = {name: services.files.get(alice, file.id) for name, file in (("good", good), ("twin", twin), ("bad", bad))}
-    assert {name: file.status for name, file in ended.items()} == {
-        "good": "ready",
-        "twin": "ready",
-        "bad": "infected",
-    }
+    assert {name: file.status for name, file in ended.items()} == {"good": "ready", "twin": "ready", "bad": "infected"}
     assert ended["good"].file_path == ended["twin"].file_path
     assert (ended["good"].encoding, ended["bad"].encoding) == ("zstd", None)
     assert read(services, ended["twin"]) == data

@@ -1,4 +1,4 @@
-"""Virus scans by a real clamd: what its verdicts lead to, and that nothing but a verdict lets a file be downloaded."""
+"""Virus scans by a real clamd: the effect of each verdict, and no download without one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def through(settings: Settings, proxy: Proxy, **changes: Any) -> Services:
-    """A second gateway, which asks clamd by way of the proxy."""
+    """A second gateway that reaches clamd through the proxy."""
     return wire(settings.model_copy(update={"clamd_url": proxy.url, "scan_timeout": 2} | changes))
 
 
@@ -56,7 +56,7 @@ def zipped(data: bytes, *, encrypted: bool = False) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("inside.txt", data)
     raw = bytearray(out.getvalue())
-    if encrypted:  # the flag is all that a scanner can see of it: what follows is noise either way
+    if encrypted:  # a scanner sees only the flag; the content is noise either way
         for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
             raw[raw.index(signature) + at] |= 1
     return bytes(raw)
@@ -65,28 +65,17 @@ def zipped(data: bytes, *, encrypted: bool = False) -> bytes:
 # -- T96: verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def test_T96_only_the_exact_words_are_a_verdict() -> None:
+def test_T96_only_exact_answers_are_a_verdict() -> None:
     assert read_answer("OK", None) == ("clean", None)
     assert read_answer("FOUND", "Win.Test.EICAR_HDB-1") == ("infected", "Win.Test.EICAR_HDB-1")
-    for heuristic in (
-        "Limits.Exceeded.MaxFileSize",
-        "Limits.Exceeded.MaxScanTime",
-        "Encrypted.Zip",
-        "Encrypted.PDF",
-    ):
+    for heuristic in ("Limits.Exceeded.MaxFileSize", "Limits.Exceeded.MaxScanTime", "Encrypted.Zip", "Encrypted.PDF"):
         assert read_answer("FOUND", f"Heuristics.{heuristic}") == ("unscannable", f"Heuristics.{heuristic}")
     assert read_answer("FOUND", "Heuristics.Phishing.Email") == ("infected", "Heuristics.Phishing.Email")
-    for status, found in (
-        ("ERROR", "lstat() failed"),
-        ("", None),
-        ("OK", "odd"),
-        ("FOUND", None),
-        ("ok", None),
-    ):
+    for status, found in (("ERROR", "lstat() failed"), ("", None), ("OK", "odd"), ("FOUND", None), ("ok", None)):
         assert read_answer(status, found) is None
 
 
-def test_the_version_of_the_signatures_is_read() -> None:
+def test_the_version_of_the_signatures() -> None:
     known = read_version("ClamAV 1.4.3/27832/Wed Nov 26 09:24:47 2026")
     assert known.version == "27832"
     assert known.made_at is not None
@@ -107,7 +96,7 @@ def test_the_version_of_the_signatures_is_read() -> None:
         ("empty.txt", b"", "ready", None),
     ],
 )
-def test_T96_what_each_verdict_leads_to(
+def test_T96_status_after_each_verdict(
     services: Services,
     alice: Principal,
     leftovers: Leftovers,
@@ -131,10 +120,9 @@ def test_T96_what_each_verdict_leads_to(
 
 
 @pytest.mark.parametrize(
-    ("data", "status"),
-    [(zipped(EICAR, encrypted=True), "ready"), (zipped(EICAR), "infected"), (EICAR, "infected")],
+    ("data", "status"), [(zipped(EICAR, encrypted=True), "ready"), (zipped(EICAR), "infected"), (EICAR, "infected")]
 )
-def test_T96_a_deployment_may_accept_what_can_not_be_scanned(
+def test_T96_a_deployment_may_accept_unscannable_files(
     settings: Settings, services: Services, alice: Principal, data: bytes, status: str
 ) -> None:
     lenient = wire(settings.model_copy(update={"scan_unscannable": "accept"}))
@@ -142,7 +130,7 @@ def test_T96_a_deployment_may_accept_what_can_not_be_scanned(
     lenient.db.close()
 
 
-def test_T96_clean_files_get_what_follows_once(services: Services, alice: Principal, db: Database) -> None:
+def test_T96_clean_files_are_processed_once(services: Services, alice: Principal, db: Database) -> None:
     def due() -> int:
         with db.connection() as tx:
             row = tx.execute("select count(*) from procrastinate_jobs where task_name = 'process_file'").fetchone()
@@ -157,10 +145,10 @@ def test_T96_clean_files_get_what_follows_once(services: Services, alice: Princi
     assert due() == 1
 
 
-def test_T96_equal_bytes_share_a_verdict_but_never_across_owners(
+def test_T96_equal_bytes_of_one_owner_share_a_verdict(
     services: Services, alice: Principal, bob: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With signatures whose version is known; local ones alone, as clamd has them here, tell none."""
+    """With signatures that have a version; clamd's local ones here have none."""
     scanning = configured(services.scanning)
     version = read_version("ClamAV 1.4.3/27832/Wed Nov 26 09:24:47 2026")
     monkeypatch.setattr(type(scanning.clamd), "signatures", lambda self: version)
@@ -182,7 +170,7 @@ def test_T96_equal_bytes_share_a_verdict_but_never_across_owners(
     assert rows == [("alice", "clean", "27833"), ("bob", "clean", "27832")]
 
 
-def test_T96_infected_bytes_are_never_linked_to(services: Services, alice: Principal, leftovers: Leftovers) -> None:
+def test_T96_infected_bytes_are_not_deduplicated(services: Services, alice: Principal, leftovers: Leftovers) -> None:
     first = checked(services, upload(services, alice, "a.txt", EICAR))
     again = upload(services, alice, "b.txt", EICAR)
     assert again.file_path != first.file_path
@@ -192,9 +180,7 @@ def test_T96_infected_bytes_are_never_linked_to(services: Services, alice: Princ
     assert leftovers() == NOTHING
 
 
-def test_without_a_scanner_files_are_ready_at_once_and_waiting_ones_get_ready(
-    settings: Settings, services: Services, alice: Principal
-) -> None:
+def test_without_a_scanner_files_become_ready(settings: Settings, services: Services, alice: Principal) -> None:
     waiting = upload(services, alice, "a.txt", b"hello")
     bare = wire(settings.model_copy(update={"clamd_url": None}))
     assert upload(bare, alice, "b.txt", b"hello!").status == "ready"
@@ -206,7 +192,7 @@ def test_without_a_scanner_files_are_ready_at_once_and_waiting_ones_get_ready(
 
 
 @pytest.mark.parametrize("way", ["raw", "direct"])
-def test_T97_a_scanner_that_is_down_leaves_files_processing_until_it_is_back(
+def test_T97_files_stay_in_processing_while_the_scanner_is_down(
     services: Services, scanner: Clamd, alice: Principal, leftovers: Leftovers, capfd: Any, way: str
 ) -> None:
     scanner.stop()
@@ -225,7 +211,7 @@ def test_T97_a_scanner_that_is_down_leaves_files_processing_until_it_is_back(
     assert leftovers() == NOTHING
 
 
-def test_T97_a_scanner_that_restarts_midway_gives_no_verdict(
+def test_T97_a_scanner_that_restarts_during_a_scan_gives_no_verdict(
     services: Services, settings: Settings, scanner: Clamd, proxy: Proxy, alice: Principal
 ) -> None:
     gateway = through(settings, proxy, scan_timeout=60)
@@ -245,10 +231,9 @@ def test_T97_a_scanner_that_restarts_midway_gives_no_verdict(
 
 
 @pytest.mark.parametrize(
-    ("fault", "after"),
-    [("stall_after", 100_000), ("cut_after", 0), ("cut_after", 40), ("cut_after", 100_000)],
+    ("fault", "after"), [("stall_after", 100_000), ("cut_after", 0), ("cut_after", 40), ("cut_after", 100_000)]
 )
-def test_T97_a_slow_or_cutting_scanner_is_given_up_in_time(
+def test_T97_a_slow_or_disconnecting_scanner_times_out(
     services: Services, settings: Settings, proxy: Proxy, alice: Principal, fault: str, after: int
 ) -> None:
     gateway = through(settings, proxy)
@@ -265,8 +250,8 @@ def test_T97_a_slow_or_cutting_scanner_is_given_up_in_time(
     gateway.db.close()
 
 
-def test_T97_a_stream_that_clamd_cuts_is_no_verdict(services: Services, settings: Settings, alice: Principal) -> None:
-    """Its StreamMaxLength is below what the gateway was told: an operator's mistake, which makes no file clean."""
+def test_T97_a_stream_cut_by_clamd_is_no_verdict(services: Services, settings: Settings, alice: Principal) -> None:
+    """Its StreamMaxLength is below SCAN_MAX_SIZE: that misconfiguration makes no file clean."""
     mistaken = wire(settings.model_copy(update={"scan_max_size": 10 * STREAM_LIMIT}))
     file = upload(mistaken, alice, "a.bin", bytes(2 * STREAM_LIMIT))
     with pytest.raises(Unavailable):
@@ -275,7 +260,7 @@ def test_T97_a_stream_that_clamd_cuts_is_no_verdict(services: Services, settings
     mistaken.db.close()
 
 
-def test_T97_files_that_wait_for_the_scanner_are_not_given_up(
+def test_T97_files_waiting_for_the_scanner_are_not_rejected(
     services: Services, scanner: Clamd, alice: Principal, db: Database
 ) -> None:
     file = upload(services, alice, "a.txt", b"hello")
@@ -287,7 +272,7 @@ def test_T97_files_that_wait_for_the_scanner_are_not_given_up(
     assert services.files.get(alice, file.id).status == "processing"
 
 
-def test_T97_scans_at_one_time_are_bounded(settings: Settings, proxy: Proxy, alice: Principal) -> None:
+def test_T97_concurrent_scans_are_limited(settings: Settings, proxy: Proxy, alice: Principal) -> None:
     gateway = through(settings, proxy, scan_concurrency=1, scan_timeout=3)
     files = [upload(gateway, alice, "a.bin", os.urandom(200_000)) for _ in range(3)]
     proxy.stall_after = 100_000
@@ -303,7 +288,7 @@ def test_T97_scans_at_one_time_are_bounded(settings: Settings, proxy: Proxy, ali
 # -- operations ------------------------------------------------------------------------------------------------------------
 
 
-def test_T124_readiness_names_the_scanner(services: Services, scanner: Clamd, anonymous: Any) -> None:
+def test_T124_readiness_includes_the_scanner(services: Services, scanner: Clamd, anonymous: Any) -> None:
     assert anonymous.get("/readyz").json["checks"] == {
         "database": True,
         "bucket": True,
@@ -318,7 +303,7 @@ def test_T124_readiness_names_the_scanner(services: Services, scanner: Clamd, an
     assert answer.json["checks"]["clamd"] is False
 
 
-def test_the_doctor_tells_what_clamd_must_be_set_to(
+def test_the_doctor_names_the_options_to_set_in_clamd(
     services: Services, scanner: Clamd, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     good = examine(configured(services.scanning).clamd)
@@ -343,12 +328,12 @@ def test_a_scanner_on_a_unix_socket(services: Services, settings: Settings, scan
 
 
 @pytest.mark.parametrize("url", ["clamd:3310", "tcp://clamd", "http://clamd:3310", "unix://relative", "tcp://:3310"])
-def test_an_address_that_is_none_stops_the_start(url: str) -> None:
+def test_an_invalid_address_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ValidationError, match="tcp://host:port"):
         Settings(_env_file=None, clamd_url=url)
 
 
-def test_an_admin_asks_for_a_rescan_and_sees_how_far_it_is(
+def test_an_admin_begins_a_rescan_and_sees_its_progress(
     services: Services, alice: Principal, admin: Any, client: Any
 ) -> None:
     checked(services, upload(services, alice, "a.txt", b"hello"))
@@ -362,7 +347,7 @@ def test_an_admin_asks_for_a_rescan_and_sees_how_far_it_is(
     assert (found["id"], found["scanned"], found["finished_at"] is not None) == (begun.json["id"], 1, True)
 
 
-def test_the_commands_begin_a_rescan_and_examine_the_scanner(
+def test_commands_for_rescans_and_the_scanners_checks(
     services: Services, settings: Settings, scanner: Clamd, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wiring = commands.Wiring(lambda _: services, create_app, storage_settings, database_url_of)
@@ -377,7 +362,7 @@ def test_the_commands_begin_a_rescan_and_examine_the_scanner(
     assert "scanner" in capsys.readouterr().err
 
 
-def test_a_client_sees_an_upload_go_from_processing_to_ready_or_infected(client: Any, services: Services) -> None:
+def test_clients_see_processing_then_ready_or_infected(client: Any, services: Services) -> None:
     good, bad = client.add(), client.add("b.txt", EICAR)
     assert {good["status"], bad["status"]} == {"processing"}
     assert client.get(f"/api/files/{good['id']}/download").code == "file_not_ready"

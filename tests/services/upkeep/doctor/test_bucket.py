@@ -1,4 +1,4 @@
-"""The doctor against a real SeaweedFS, and against a bucket that is not there."""
+"""The doctor with a real SeaweedFS, and with a missing bucket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def weed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", ["s3", "minio"])
-def test_a_good_bucket_passes_every_check_and_is_left_empty(weed, backend):
+def test_a_good_bucket_passes_all_checks_and_is_left_empty(weed, backend):
     store = open_store(weed.settings(backend))
     store.set_cors(["http://console.example"])
     checks = examine(store, origins=["http://console.example"])
@@ -39,7 +39,7 @@ def test_T38_an_open_bucket_is_found(weed):
     assert found["CORS"].consequence
 
 
-def test_an_origin_that_is_not_let_in_is_found(weed):
+def test_an_origin_that_is_not_allowed_is_found(weed):
     store = open_store(weed.settings())
     store.set_cors(["http://console.example"])
     found = {check.name: check for check in examine(store, origins=["http://console.example", "http://new.example"])}
@@ -47,7 +47,7 @@ def test_an_origin_that_is_not_let_in_is_found(weed):
     assert "http://new.example" in found["CORS"].detail
 
 
-def test_a_wrong_public_endpoint_is_found_and_the_rest_still_tried(weed):
+def test_a_wrong_public_endpoint_is_found_and_other_checks_still_run(weed):
     settings = dataclasses.replace(weed.settings(), public_endpoint=f"http://127.0.0.1:{free_port()}")
     store = open_store(settings)
     found = {check.name: check for check in examine(store)}
@@ -58,7 +58,7 @@ def test_a_wrong_public_endpoint_is_found_and_the_rest_still_tried(weed):
 
 
 @pytest.mark.parametrize("backend", ["s3", "minio"])
-def test_a_bucket_that_is_not_there_is_a_finding_not_an_error(weed, backend):
+def test_a_missing_bucket_is_a_failed_check_not_an_error(weed, backend):
     gone = open_store(dataclasses.replace(weed.settings(backend), endpoint=f"http://127.0.0.1:{free_port()}"))
     wrong = open_store(dataclasses.replace(weed.settings(backend), secret_key="wrong"))
     for store in (gone, wrong):
@@ -67,7 +67,7 @@ def test_a_bucket_that_is_not_there_is_a_finding_not_an_error(weed, backend):
         assert {check.ok for check in others} == {None}
 
 
-def test_abilities_that_a_backend_lacks_are_not_failures():
+def test_missing_abilities_are_not_failures():
     store = MemoryStore()
     found = {check.name: check.ok for check in examine(store)}
     assert False not in found.values()

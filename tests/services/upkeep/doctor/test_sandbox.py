@@ -1,4 +1,4 @@
-"""The gateway's commands on a kernel that lacks Landlock, and what others may read of them."""
+"""The gateway's commands on a kernel without Landlock, and what other processes can read of them."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ def checks(url: str) -> Any:
     return None
 
 
-def test_T132_production_without_a_lock_makes_no_preview_and_says_so(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_T132_production_without_a_lock_makes_no_previews(environment: dict[str, str], tmp_path: Path) -> None:
     log, url = tmp_path / "serve.log", f"http://127.0.0.1:{environment['PORT']}"
     with running("serve", {**environment, "ENVIRONMENT": "production"}, log, on=WITHOUT_LANDLOCK):
         assert until(lambda: checks(url), log)["sandbox"] == "weak"
@@ -113,7 +111,7 @@ def test_T132_production_without_a_lock_starts_no_worker(
 
 
 @pytest.mark.parametrize(("environ", "ok"), [({"ENVIRONMENT": "production"}, False), ({}, None)])
-def test_T132_the_doctor_tells_a_missing_lock(
+def test_T132_the_doctor_reports_a_missing_lock(
     environment: dict[str, str], tmp_path: Path, environ: dict[str, str], ok: bool | None
 ) -> None:
     done = subprocess.run(
@@ -131,10 +129,10 @@ def test_T132_the_doctor_tells_a_missing_lock(
     assert done.returncode == 1 or ok is None
 
 
-def test_T132_nobody_but_root_may_read_the_secrets_of_web_and_worker(
+def test_T132_only_root_can_read_the_secrets_of_server_and_worker(
     environment: dict[str, str], services: Services, tmp_path: Path
 ) -> None:
-    """They are in the environment and in memory; another process of the same user asks for them."""
+    """They are in the environment and in memory; another process of the same user tries to read them."""
     reader = (
         "import sys\n"
         "for path in sys.argv[1:]:\n"
@@ -152,10 +150,7 @@ def test_T132_nobody_but_root_may_read_the_secrets_of_web_and_worker(
         assert len(pids) == 3
         paths = [f"/proc/{pid}/{name}" for pid in pids for name in ("environ", "mem")]
         done = subprocess.run(
-            [*LACKING, "nothing", sys.executable, "-c", reader, *paths],
-            capture_output=True,
-            text=True,
-            check=True,
+            [*LACKING, "nothing", sys.executable, "-c", reader, *paths], capture_output=True, text=True, check=True
         )
     assert done.stdout.split() == ["refused"] * len(paths)
 
