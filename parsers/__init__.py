@@ -5,7 +5,7 @@ gives it the file and sends back what it made. Such a module has ``parse(data, a
 bytes, or a file object if the module ``SEEKS``; ``values`` must be JSON. It may start threads only if it says ``THREADS``.
 
 Invariants
-    Nothing of a file is parsed outside a child, except its first bytes by libmagic to find its type.
+    Nothing of a file is parsed outside a child, except its first 64 KiB, to find its type (services/library/sniff.py).
     A child has an empty environment, no network, no writable file, and limits on time, memory and output.
     However a child ends, the caller sees an answer, Unsupported or ParserFailed. Answers are checked like any input.
     No bytes, names or messages from a library reach logs or clients, only this package's own texts.

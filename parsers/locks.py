@@ -134,9 +134,8 @@ def _seccomp(libc: ctypes.CDLL, threads: bool) -> bool:
     program = _program(machine, threads)
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
     sock_fprog = struct.pack("@HP", len(program), ctypes.addressof(code))
-    locked: bool = (
-        libc.syscall(_MACHINES[machine][1], 1, 1, sock_fprog) == 0
-    )  # SECCOMP_SET_MODE_FILTER, for all threads
+    mode, flags = 1, 1  # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC: all threads
+    locked: bool = libc.syscall(_MACHINES[machine][1], mode, flags, sock_fprog) == 0
     return locked
 
 

@@ -11,7 +11,7 @@ Rows
     object_texts                      text for search
     objects                           scan verdict, metadata (``measured``), problem, encoding and frame ends
     rescans                           progress of a re-scan
-    retired_objects                   keys to delete: reserved before they are written, and replaced objects
+    deferred_deletions                keys to delete: reserved before they are written, and replaced objects
 Invariants
     A key is reserved before an object is written under it, so a crash leaves nothing that the janitor can't find.
     Untrusted bytes are parsed only in a locked child process (parsers/).

@@ -1,4 +1,4 @@
-"""Demonstration files: rows by the million, some with real objects, under new owners ``demo-1``, ``demo-2`` …
+"""Demonstration files: rows by the million, some with real objects, under new owners (``demo-1``, ``demo-2`` …).
 
 Rows without an object have ``found`` = false, so they don't count as damage; their download answers ``content_missing``.
 Existing data is not changed.
