@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from core import previewable
-from parsers import Unsupported
-from parsers import reading as readings
-from parsers.reading import Reading, read
+from parsers.reading import Reading, kinds, read
 from tests.parsers.samples import GREEN, RED, audio, corners, encoded, video
 from tests.parsers.test_image import close, colours
 
-media = pytest.mark.skipif(not readings.kinds("video/mp4"), reason="the [media] packages are not installed")
+media = pytest.mark.skipif(not kinds("video/mp4"), reason="the [media] packages are not installed")
 
 
 def show(source: Any, mime: str, size: int = 128) -> Reading:
@@ -133,17 +130,3 @@ def test_T93_heic(turn: int) -> None:
     assert reading.metadata["gps"] == {"GPSLatitudeRef": "N"}
     shown = colours(picture(reading))
     assert close(shown[0], RED, 40) and close(shown[1], GREEN, 40)
-
-
-def test_without_the_media_packages_there_are_no_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readings, "find_spec", lambda name: None if name in ("av", "pillow_heif") else True)
-    readings._reader.cache_clear()
-    try:
-        for mime in ("video/mp4", "audio/mpeg", "image/heic"):
-            assert previewable.kinds(mime) == {"thumbnail"}
-            assert readings.kinds(mime) == frozenset()
-            with pytest.raises(Unsupported):
-                show(b"", mime)
-        assert readings.kinds("image/png") == {"thumbnail"}
-    finally:
-        readings._reader.cache_clear()
