@@ -1,1 +1,27 @@
-"""Values and rules: standard library only, no I/O, no settings."""
+"""Values and rules: standard library only, no I/O, no settings.
+
+Everything else may import this package; it imports nothing of the project. Open ``errors`` first, then ``principal`` and
+``placement``: they are in most signatures.
+
+    errors           the errors that clients see: family → status, class → code
+    principal        the caller, and an upload token's budget
+    placement        the fields of an upload beside its bytes
+    ids              UUIDv7, secrets, object keys and the bucket's prefixes
+    names            what names may be; extensions; numbered names
+    content_types    MIME types, families, type rules, what browsers may show
+    previewable      which previews a type has
+    parts            how a file is divided into parts
+    ranges           Range, If-Range and ETag headers
+    disposition      Content-Disposition
+    cursors          pages of lists, and signed values
+    unset            a member that a PATCH omits
+    strict_json      I-JSON from clients
+    tus, ietf        the headers of the resumable upload protocols
+    scan             clamd's responses
+    search_query     the search language
+    tokenizer        text → words; misspellings; tsvectors
+    highlight        matches marked in names and texts
+    breaker          circuit breaker and bulkhead for the bucket and the database
+    heartbeat        renews leases while a request waits
+    demo, demo_words, demo_bodies    invented files
+"""

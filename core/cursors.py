@@ -1,7 +1,7 @@
-"""Pages of lists, and signed values: what a client is given and gives back unchanged.
+"""Pages of lists, and signed values that clients return unchanged.
 
-A cursor is the position of a page's last row, signed with an HMAC: a list accepts only its own cursors, from the same caller,
-with the same filters (THREATS T84). Tickets and download links are signed the same way, each under a scope of its own.
+A cursor is the position of a page's last row, signed with an HMAC. A list accepts only its own cursors, from the same caller
+and with the same filters (THREATS T84). Tickets and download links are signed the same way, each with its own scope.
 """
 
 from __future__ import annotations
@@ -22,55 +22,56 @@ P = TypeVar("P")
 Value = str | int | float | None
 
 _MAC_BYTES = 16
-_MAX_LENGTH = 8_192  # characters; sort values are names and numbers
+_MAX_LENGTH = 8_192  # characters
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
+    """One page of a list."""
+
     items: list[T]
     next_cursor: str | None
-    total: int | None = None  # None where only counting the rows would tell
+    total: int | None = None  # None if it would take counting the rows
 
 
 class Cursors:
-    """Signs and checks with one secret, the same in all processes and after a restart."""
+    """Signs and verifies with a secret that is the same in all processes and after a restart."""
 
     def __init__(self, secret: bytes):
         self._secret = secret
 
     def sign(self, values: Sequence[Value], *, scope: str) -> str:
-        """Text that ``open`` accepts. ``scope`` names the use: a list with its caller and filters, a kind of link."""
+        """The values as signed text. ``scope`` names the use: a list with its caller and filters, or a kind of link."""
         payload = json.dumps(list(values), separators=(",", ":"), allow_nan=False).encode()
         return _encode(self._mac(payload, scope) + payload)
 
     def open(self, text: str, *, scope: str) -> list[Value]:
-        """The values that were signed for this scope. Raises InvalidCursor for any other text, and nothing else."""
+        """The values that were signed for this scope. Raises InvalidCursor for any other text."""
         if len(text) > _MAX_LENGTH or not _BASE64URL.fullmatch(text) or len(text) % 4 == 1:
             raise InvalidCursor
         signed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         mac, payload = signed[:_MAC_BYTES], signed[_MAC_BYTES:]
-        # The second test: unused bits in the last character would otherwise make two texts of one cursor.
+        # The second check: unused bits in the last character would allow two texts for one cursor.
         if not hmac.compare_digest(mac, self._mac(payload, scope)) or _encode(signed) != text:
             raise InvalidCursor
         values: list[Value] = json.loads(payload)
         return values
 
     def after(self, cursor: str | None, position: Callable[[str], P], *, scope: str) -> P | None:
-        """The position behind which a list continues, for lists ordered by one value; None at the beginning. Raises
-        InvalidCursor."""
+        """Where a list that is ordered by one value continues; None at its start. Raises InvalidCursor."""
         return None if cursor is None else position(str(self.open(cursor, scope=scope)[0]))
 
     def page(
         self, rows: list[T], position: Callable[[T], object], *, limit: int, scope: str, total: int | None = None
     ) -> Page[T]:
-        """A page of the first ``limit`` of ``rows``, of which one more was fetched to see whether there is a next page."""
+        """A page of the first ``limit`` rows. ``rows`` has one more if there is a next page."""
         page = rows[:limit]
         cursor = self.sign([str(position(page[-1]))], scope=scope) if len(rows) > limit else None
         return Page(page, cursor, total)
 
     def _mac(self, payload: bytes, scope: str) -> bytes:
-        # The scope's digest has a fixed length, so nothing can be moved from the scope into the payload.
+        # The digest has a fixed length, so no part of the scope can pass for payload.
         name = hashlib.sha256(b"cursor:" + scope.encode("utf-8", "surrogatepass")).digest()
         return hmac.digest(self._secret, name + payload, "sha256")[:_MAC_BYTES]
 

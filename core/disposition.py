@@ -1,7 +1,7 @@
 """The Content-Disposition header of a download (RFC 6266), for our responses and for presigned URLs.
 
-Every client finds a name that it can read: the plain ``filename`` in ASCII for old ones, ``filename*`` in
-UTF-8 (RFC 8187) for the rest. Nothing from the name can end the value, the header or the URL (THREATS T23).
+Old clients read the ASCII ``filename``, others ``filename*`` in UTF-8 (RFC 8187). No character of a name can end the value,
+the header or the URL (THREATS T23).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Literal
 from urllib.parse import quote
 
 _ATTR_CHARS = "!#$&+-.^_`|~"  # RFC 8187 §3.2.1, beside letters and digits
-# Besides what is not printable ASCII: quoting characters, and "%", which some clients decode (RFC 6266 appendix D).
+# All but printable ASCII; also quotes, backslashes, and "%", which some clients decode (RFC 6266 appendix D).
 _NOT_PLAIN = re.compile(r'[^\x20-\x7e]|["\\%]')
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
 def content_disposition(kind: Literal["inline", "attachment"], name: str) -> str:
-    """One ``filename="ascii"``, never empty, and one ``filename*=UTF-8''…``; printable ASCII only."""
+    """The header in printable ASCII: ``filename="ascii"``, never empty, and ``filename*=UTF-8''…``."""
     name = _CONTROLS.sub("", name)
     letters = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
     plain = _NOT_PLAIN.sub("_", letters).strip()

@@ -1,5 +1,6 @@
-"""Signs of life, given while something is under way: what a request holds is renewed however slow its client or the bucket
-is, and is free soon after its process was killed."""
+"""Heartbeats: a request renews its lease while it waits for a slow client or bucket, and the lease expires soon after its process
+was killed.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +14,21 @@ import structlog
 
 log = structlog.get_logger()
 
-BEAT = 30.0  # seconds, of what is held for minutes
+INTERVAL = 30.0  # seconds; leases last minutes
 TICK = 1.5  # seconds
 
 _lock = threading.Lock()
-_beating: dict[Callable[[], object], tuple[float, float]] = {}  # when it is due, and how often, in seconds
-_process: int | None = None  # whose thread it is: a fork takes none along
+_beats: dict[Callable[[], object], tuple[float, float]] = {}  # when it is due, and its interval, in seconds
+_process: int | None = None  # that the thread runs in: a fork does not copy threads
 
 
 @contextmanager
-def beating(beat: Callable[[], object], *, every: float = BEAT) -> Iterator[None]:
-    """Call ``beat`` every so many seconds until the end of the block, from one thread for all of this process. It must end
-    soon; what it raises is logged, and it is called again."""
+def beating(beat: Callable[[], object], *, every: float = INTERVAL) -> Iterator[None]:
+    """Call ``beat`` every ``every`` seconds during the block, in the process's heartbeat thread. It must return soon; its
+    errors are logged, and it is called again."""
     global _process
     with _lock:
-        _beating[beat] = (time.monotonic() + every, every)
+        _beats[beat] = (time.monotonic() + every, every)
         if _process != os.getpid():
             _process = os.getpid()
             threading.Thread(target=_run, name="heartbeat", daemon=True).start()
@@ -35,7 +36,7 @@ def beating(beat: Callable[[], object], *, every: float = BEAT) -> Iterator[None
         yield
     finally:
         with _lock:
-            del _beating[beat]
+            del _beats[beat]
 
 
 def _run() -> None:
@@ -45,9 +46,10 @@ def _run() -> None:
 
 
 def beat_due(now: float) -> None:
+    """Call every beat that is due at ``now``, in seconds of the monotonic clock."""
     with _lock:
-        due = [(beat, every) for beat, (at, every) in _beating.items() if at <= now]
-        _beating.update({beat: (now + every, every) for beat, every in due})
+        due = [(beat, every) for beat, (at, every) in _beats.items() if at <= now]
+        _beats.update({beat: (now + every, every) for beat, every in due})
     for beat, _ in due:
         try:
             beat()

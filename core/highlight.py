@@ -1,4 +1,4 @@
-"""Marks: what matched in a name or a text, as HTML that is escaped but for its ``<mark>`` (THREATS T82)."""
+"""Highlights: matches in a name or text, as escaped HTML with ``<mark>`` (THREATS T82)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from functools import lru_cache
 from core.names import name_key
 from core.tokenizer import is_run
 
-AROUND = 90  # characters of a text before and after its first match
+AROUND = 90  # characters before and after the first match
 _SPACE = re.compile(r"\s+")
 _MARKUP = re.compile("[&<>\"']")
 
 
-def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) -> str | None:
-    """The text with marks around each of ``sought``, the folded pieces of a word or phrase, between which anything may stand
-    that is of no word; None where nothing is found. ``at_words``: only where a word begins, and then to its end, but in
-    scripts without spaces anywhere."""
+def mark(text: str, terms: Sequence[Sequence[str]], *, at_words: bool = False) -> str | None:
+    """The text with all matches marked; None if there are none. A term is the folded pieces of a word or phrase, with any
+    non-word characters between them. ``at_words``: match whole words by their beginning, except in scripts without spaces."""
     folded, origin = _folded(text)
-    found: list[tuple[int, int]] = []
-    for pieces in sought:
+    matches: list[tuple[int, int]] = []
+    for pieces in terms:
         pattern = r"[\W_]*".join(map(re.escape, pieces))
         if at_words and pattern and not is_run(pieces[0]):
             pattern = rf"(?<![^\W_]){pattern}[^\W_]*"
         for match in re.finditer(pattern, folded) if pattern else ():
-            found.append((origin[match.start()], origin[match.end() - 1] + 1))
-    if not found:
+            matches.append((origin[match.start()], origin[match.end() - 1] + 1))
+    if not matches:
         return None
     marked: list[tuple[int, int]] = []
-    for start, end in sorted(found):
+    for start, end in sorted(matches):
         if marked and start <= marked[-1][1]:
             start, end = marked[-1][0], max(end, marked.pop()[1])
         marked.append((start, end))
@@ -46,7 +45,7 @@ def mark(text: str, sought: Sequence[Sequence[str]], *, at_words: bool = False) 
 
 
 def _folded(text: str) -> tuple[str, Sequence[int]]:
-    """The text as names are compared, and for each of its characters which one of the text it came from."""
+    """The text folded as names are, and for each folded character the index of its original."""
     if text.isascii():
         return text.lower(), range(len(text))
     keys = [_key(char) for char in text]
@@ -59,11 +58,11 @@ def _key(char: str) -> str:
 
 
 def snippet(content: str, needles: Sequence[str]) -> str | None:
-    """A line of the text around the first place where a word begins with one of the folded needles; None where none does.
+    """The text around the first word that begins with one of the folded needles, marked; None if there is none.
 
-    Needles of scripts without spaces may stand anywhere. Linear in the text, without a pattern of the caller's."""
+    In scripts without spaces a needle may match anywhere. Takes linear time."""
     folded = content.casefold()
-    if len(folded) != len(content):  # one character became several: look where they were
+    if len(folded) != len(content):  # a folded character has another length: keep it unfolded
         longer = "".join(char for char in set(content) if len(char.casefold()) != 1)
         pieces = re.split(f"([{re.escape(longer)}])", content)
         folded = "".join(piece if at % 2 else piece.casefold() for at, piece in enumerate(pieces))
@@ -76,7 +75,7 @@ def snippet(content: str, needles: Sequence[str]) -> str | None:
         return None
     start, end = max(0, first - AROUND), min(len(content), first + AROUND)
     line = content[start:end]
-    if start > 0 and " " in content[start:first]:  # begin and end with whole words
+    if start > 0 and " " in content[start:first]:  # start and end at whole words
         line = line[line.index(" ") + 1 :]
     if end < len(content) and " " in content[first:end]:
         line = line[: line.rindex(" ")]
@@ -89,7 +88,7 @@ def _word_at(folded: str, needle: str) -> int | None:
     at = folded.find(needle)
     if is_run(needle):
         return at if at >= 0 else None
-    for _ in range(1_000):  # a needle inside of words all over: given up
+    for _ in range(1_000):  # bounded, for a needle that occurs often inside of words
         if at < 0 or at == 0 or not folded[at - 1].isalnum():
             return at if at >= 0 else None
         at = folded.find(needle, at + 1)

@@ -1,7 +1,7 @@
-"""Identifiers, secrets and object keys.
+"""Ids, secrets and object keys.
 
-Ids of files and uploads sort by time (UUIDv7). Object keys never do more than that: their last segment is
-random, so that nobody can guess a key from a name, an id or a neighbour (THREATS R1).
+Ids of files and uploads sort by time (UUIDv7). The last segment of an object key is random, so that nobody can guess it from a
+name, an id or another key (THREATS R1).
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import time
 from datetime import datetime
 from uuid import UUID
 
-# The layout of the bucket; the janitor touches nothing outside these prefixes.
+# The layout of the bucket. The janitor touches nothing outside these prefixes.
 FILE_PREFIX = "files/"
-INCOMING_PREFIX = "incoming/"  # where clients bring a single object, until it is copied to a key of its own
+INCOMING_PREFIX = (
+    "incoming/"  # objects that clients wrote with a presigned URL, until they are copied to keys that nobody else knows
+)
 PREVIEW_PREFIX = "previews/"
-PROBE_PREFIX = "probe/"  # what checks write and remove themselves, unless they time out
-TAIL_PREFIX = "tails/"  # the last bytes of unfinished resumable uploads, too few for a part
+PROBE_PREFIX = "probe/"  # written and deleted by checks; left behind if they time out
+TAIL_PREFIX = "tails/"  # the last bytes of an unfinished resumable upload, if too few for a part
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,16}")
 
 
 def new_id() -> UUID:
-    """A UUIDv7 (RFC 9562 §5.7) whose rand_a holds the fraction of the millisecond (§6.2, method 3).
+    """A UUIDv7 (RFC 9562 §5.7) whose rand_a is the fraction of the millisecond (§6.2, method 3), as in PostgreSQL's uuidv7().
 
-    Ids made on one machine more than a quarter of a microsecond apart therefore sort by time, like those of
-    PostgreSQL's uuidv7(); 62 bits stay random."""
+    Ids from one machine sort by time if they are a quarter of a microsecond apart; 62 bits are random."""
     millis, rest = divmod(time.time_ns(), 1_000_000)
     fraction = rest * 4096 // 1_000_000
     value = (millis & (1 << 48) - 1) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
@@ -35,18 +36,18 @@ def new_id() -> UUID:
 
 
 def new_secret(prefix: str) -> str:
-    """A key or token of 256 random bits; the prefix tells people and secret scanners what it is (THREATS T63)."""
+    """A key or token with 256 random bits. People and secret scanners recognise the prefix (THREATS T63)."""
     return prefix + secrets.token_urlsafe(32)
 
 
 def secret_digest(secret: str) -> bytes:
-    """What is stored of a secret. It is random, so a slow hash would add nothing."""
+    """The stored hash of a secret. It is random, so a slow hash would add nothing."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def object_key(file_prefix: str, extension: str, now: datetime) -> str:
-    """``files/2026/11/<32 hex digits>.pdf``: 128 random bits, never derived from a name or an id (THREATS R1).
+    """A new key such as ``files/2026/11/<32 hex digits>.pdf``, with 128 random bits (THREATS R1).
 
-    An extension that is not 1 to 16 lower-case ASCII letters and digits is left out."""
+    The extension is omitted unless it is 1 to 16 lower-case ASCII letters and digits."""
     suffix = f".{extension}" if _EXTENSION.fullmatch(extension) else ""
     return f"{file_prefix.strip('/')}/{now:%Y/%m}/{secrets.token_hex(16)}{suffix}"

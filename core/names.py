@@ -1,10 +1,9 @@
-"""Names that people give to files and folders, and what we let through.
+"""Names of files and folders.
 
-A name is data: it is stored, listed and sent back, and never becomes a path or an object key. So almost
-everything passes, in every script; what is taken out could lie about the name (bidi controls), break a header,
-a log line or a file system (controls, separators), or can't be stored (lone surrogates). The same function
-serves the form, JSON, tus metadata, rename and folders (THREATS T21, T22, T25). Percent-decoding is done once,
-by whoever parsed the request, never here.
+A name is stored, listed and sent back; it never becomes a path or an object key. So almost everything is allowed, in every
+script. Removed are characters that could misrepresent the name (bidi controls), break a header, a log line or a file system
+(controls, separators), or can't be stored (lone surrogates). The same rules hold for forms, JSON, tus metadata, renaming and
+folders (THREATS T21, T22, T25). Whoever parses the request decodes percent-encoding; it is never decoded here.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import unicodedata
 
 from core.errors import InvalidName
 
-MAX_NAME_BYTES = 255  # of UTF-8: what common file systems hold
-_MAX_RAW = 4_096  # characters; NFC is quadratic in runs of combining marks
+MAX_NAME_BYTES = 255  # of UTF-8, as in common file systems
+_MAX_RAW = 4_096  # characters; NFC takes quadratic time for runs of combining marks
 _MAX_SUFFIX_BYTES = 64
 
-_BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")  # whitespace controls: they separated words
+_BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")  # whitespace that separates words
 _REMOVED = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi controls: "gpj.exe" shown as "exe.jpg"
@@ -31,10 +30,9 @@ _EXTENSION = re.compile(r"\.([a-z0-9]{1,16})$")
 
 
 def clean_name(raw: str) -> str:
-    """The name as it will be stored: at most 255 bytes of UTF-8 in NFC.
+    """The name to store: at most 255 bytes of UTF-8 in NFC, of a path the last segment (RFC 7578 §4.2, RFC 6266 §4.3).
 
-    Of a path the last segment is kept (RFC 7578 §4.2, RFC 6266 §4.3). InvalidName where nothing is left that a
-    person could see, where it is not Unicode, or where it is longer than 4,096 characters."""
+    Raises InvalidName if nothing visible remains, or the name is not Unicode or longer than 4,096 characters."""
     if len(raw) > _MAX_RAW:
         raise InvalidName("The name is too long")
     if _SURROGATES.search(raw):
@@ -48,33 +46,27 @@ def clean_name(raw: str) -> str:
     return name
 
 
-def clean_folder_name(raw: str) -> str:
-    """Folders follow the rule of files, so that no way of naming is a way round."""
-    return clean_name(raw)
-
-
 def extension(name: str) -> str:
-    """The last extension without its dot, case-folded, or "". This is what type rules see (THREATS T10).
+    """The last extension without its dot, case-folded, or "": 1 to 16 ASCII letters and digits (THREATS T10).
 
-    Compatibility forms count as what they look like, and trailing dots and spaces are passed over, as Windows
-    does. Only 1 to 16 ASCII letters and digits are an extension."""
+    Compatibility forms count as what they look like. Trailing dots and spaces are ignored, as in Windows."""
     found = _EXTENSION.search(name_key(name).rstrip(". "))
     return found.group(1) if found else ""
 
 
 def numbered(name: str, n: int) -> str:
-    """``Plan (final).pdf`` -> ``Plan (final) (1).pdf``, still within 255 bytes."""
+    """Number a name: ``Plan.pdf`` becomes ``Plan (1).pdf``, at most 255 bytes."""
     return _cut(name, f" ({n})")
 
 
 def name_key(name: str) -> str:
-    """Equal for names that count as the same, whatever their case or Unicode form; the database has its own."""
+    """Equal for names that differ in case or Unicode form only. The database has an equivalent."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _cut(name: str, insert: str) -> str:
-    """Put ``insert`` before the extension and shorten what precedes it to fit, at a character's end."""
-    found = _SUFFIX.search(name, 1)  # from 1: in ".htaccess" the dot begins the name
+    """Insert text before the extension, and shorten the stem to fit, between characters."""
+    found = _SUFFIX.search(name, 1)  # from 1: ".htaccess" has no extension
     suffix = found.group() if found and len(found.group().encode()) <= _MAX_SUFFIX_BYTES else ""
     stem = name[: len(name) - len(suffix)]
     room = MAX_NAME_BYTES - len(insert) - len(suffix.encode())

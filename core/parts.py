@@ -1,7 +1,7 @@
-"""The arithmetic of multipart uploads: how a size is divided into parts, and which parts are still missing.
+"""How a file is divided into the parts of a multipart upload, and which parts are missing.
 
-S3 allows 10,000 parts of 5 MiB to 5 GiB, only the last may be smaller, so the largest object is 48.8 TiB. The
-plan is fixed when the upload begins (THREATS T43): a client that resumes on another day cuts at the same places.
+S3 allows 10,000 parts of 5 MiB to 5 GiB (the last may be smaller), so at most 48.8 TiB. The plan is fixed when the upload
+begins (THREATS T43), so a client that resumes later divides the file at the same offsets.
 """
 
 from __future__ import annotations
@@ -13,34 +13,36 @@ from core.errors import FileTooLarge
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
-PART_SIZE = 8 * MIB  # bytes of a part where the client does not choose; also what is held in memory for one upload
+PART_SIZE = 8 * MIB  # bytes of a part by default, and the memory for one upload
 
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
+    """How a file is divided into parts."""
+
     size: int  # bytes of the entire file
     part_size: int  # bytes of every part but the last
     part_count: int
 
     def offset_of(self, number: int) -> int:
-        """Where part ``number`` (from 1) begins. ValueError for a part that the plan does not have."""
+        """The offset of part ``number`` (from 1). Raises ValueError if there is no such part."""
         if not 1 <= number <= self.part_count:
             raise ValueError(f"part {number} of {self.part_count}")
         return (number - 1) * self.part_size
 
     def length_of(self, number: int) -> int:
-        """Bytes of part ``number``. ValueError for a part that the plan does not have."""
+        """The length of part ``number``. Raises ValueError if there is no such part."""
         return min(self.part_size, self.size - self.offset_of(number))
 
 
 def plan(
     size: int, *, min_size: int = 5 * MIB, preferred: int = PART_SIZE, max_count: int = 10_000, max_size: int = 5 * GIB
 ) -> PartPlan:
-    """Parts of the preferred size, or of the next MiB with which ``max_count`` parts hold the file.
+    """Parts of the preferred size, or larger (in whole MiB) if ``max_count`` parts would not suffice.
 
-    An empty file is one empty part. FileTooLarge where even the largest parts can't hold it."""
+    An empty file is one empty part. Raises FileTooLarge if the largest parts don't suffice."""
     if size < 0:
-        raise ValueError("a size is not negative")
+        raise ValueError("the size is negative")
     if size > max_count * max_size:
         raise FileTooLarge
     needed = -(-size // max_count)
@@ -49,7 +51,7 @@ def plan(
 
 
 def missing(received: Iterable[int], part_count: int) -> list[tuple[int, int]]:
-    """Part numbers not received, as ranges with both ends included, in order. Foreign numbers are ignored."""
+    """The missing part numbers, in order, as ranges that include both ends. Numbers outside the plan are ignored."""
     gaps, expected = [], 1
     for number in sorted({n for n in received if 1 <= n <= part_count} | {part_count + 1}):
         if number > expected:

@@ -1,4 +1,4 @@
-"""Where a client wants its files and how: the fields that every way in accepts beside the bytes."""
+"""The fields that all ways of uploading accept beside the bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ OnDuplicate = Literal["link", "copy", "reject"]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
+    """Where an upload becomes a file, and how."""
+
     folder_id: int | None = None
     visibility: Visibility = "private"
     tags: tuple[str, ...] = ()
     on_duplicate: OnDuplicate = "link"
-    keep_location: bool = False  # the public may see where a picture was taken
-    metadata: dict[str, Any] = field(default_factory=dict)  # the client's own keys, kept under metadata.custom
+    keep_location: bool = False  # also in what the public downloads of a picture
+    metadata: dict[str, Any] = field(default_factory=dict)  # the client's own keys, stored under metadata.custom

@@ -1,4 +1,4 @@
-"""Who asks. An anonymous caller is ``None`` wherever a principal is optional."""
+"""Who calls. An anonymous caller is ``None`` wherever a principal is optional."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Role = Literal["user", "admin"]
 
 @dataclass(frozen=True, slots=True)
 class UploadBudget:
-    """What an upload token allows; how much of it is taken is counted in its row, by the uploads themselves."""
+    """What an upload token allows. Its row counts what its uploads have used."""
 
     token_id: UUID
-    folder_id: int | None  # None: the owner's root and any folder
-    folder_gone: bool  # it was deleted: what was to go there goes to the root, private
+    folder_id: int | None  # None: any folder of the owner
+    folder_gone: bool  # the folder was deleted: uploads go to the root, private
     max_size: int | None  # bytes of one file
-    allowed_types: tuple[str, ...]  # as in ALLOWED_TYPES; empty: what the deployment allows
-    visibility: Visibility  # the widest that its uploads may have
+    allowed_types: tuple[str, ...]  # as in ALLOWED_TYPES; empty: those of the deployment
+    visibility: Visibility  # the widest for its uploads
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The owner that a credential speaks for. With a ``budget`` it is an upload token, good for uploading and no more."""
+    """The caller. With a ``budget`` the credential is an upload token, which permits uploads only."""
 
     owner_id: str
     role: Role = "user"
@@ -34,17 +34,19 @@ class Principal:
 
     @property
     def is_admin(self) -> bool:
+        """Whether the credential has the role ``admin``."""
         return self.role == "admin"
 
     @property
     def token_id(self) -> UUID | None:
+        """The upload token's id; None for an API key."""
         return self.budget.token_id if self.budget else None
 
     def session_of(self, name: str) -> str:
-        """The upload session that this caller means by a name: an upload token's are its own."""
+        """The id of the caller's upload session ``name``. Upload tokens have sessions of their own."""
         return f"{self.budget.token_id.hex}.{name}" if self.budget else name
 
 
 def session_name(session_id: str) -> str:
-    """What ``session_of`` was given."""
+    """The name that was passed to ``session_of``."""
     return session_id.rpartition(".")[2]

@@ -1,7 +1,6 @@
-"""Range and conditional request headers as values (RFC 9110 §13 and §14), without any I/O.
+"""Range and conditional request headers (RFC 9110 §13 and §14).
 
-Whatever a client sends ends as one span, as "send it all", or as 416: never as an exception of another kind,
-and in time that does not grow with the header (THREATS T16, T33).
+Any header ends as a range, as a full response or as 416, in time that does not depend on its length (THREATS T16, T33).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _ETAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteRange:
     """Bytes ``first`` to ``last``, both included (RFC 9110 §14.1.2)."""
 
     first: int
@@ -28,19 +27,20 @@ class Span:
 
     @property
     def length(self) -> int:
+        """Number of bytes."""
         return self.last - self.first + 1
 
     def content_range(self, size: int) -> str:
-        """The value of Content-Range (§14.4)."""
+        """The value of Content-Range (RFC 9110 §14.4)."""
         return f"bytes {self.first}-{self.last}/{size}"
 
 
-def parse_range(header: str | None, size: int) -> Span | None:
-    """The one span asked for, cut to ``size`` bytes; None means the full 200.
+def parse_range(header: str | None, size: int) -> ByteRange | None:
+    """The requested range, cut to ``size`` bytes; None for a full response with status 200.
 
-    RFC 9110 §14.2 lets a server ignore the field; we do for another unit, for what is malformed or reversed
-    (§14.1.1: invalid), and for several ranges. RangeNotSatisfiable (§15.5.17) where the one range lies wholly
-    behind the end, which is every range of an empty file (THREATS T11)."""
+    A server may ignore Range (RFC 9110 §14.2): this one ignores other units, malformed or reversed ranges, and several
+    ranges. Raises RangeNotSatisfiable (§15.5.17) if the range starts after the end, as all do in an empty file (THREATS
+    T11)."""
     if header is None or len(header) > _MAX_HEADER:
         return None
     found = _RANGE.fullmatch(header)
@@ -51,18 +51,18 @@ def parse_range(header: str | None, size: int) -> Span | None:
         suffix = min(high or 0, size)
         if suffix == 0:
             raise RangeNotSatisfiable
-        return Span(size - suffix, size - 1)
+        return ByteRange(size - suffix, size - 1)
     if high is not None and _reversed(found[1], found[2]):
         return None
     if low >= size:
         raise RangeNotSatisfiable
-    return Span(low, size - 1 if high is None else min(high, size - 1))
+    return ByteRange(low, size - 1 if high is None else min(high, size - 1))
 
 
 def if_range_matches(header: str | None, etag: str | None, last_modified: datetime | None = None) -> bool:
-    """Whether Range may be honoured (§13.1.5): no If-Range, the same strong ETag, or exactly the same date.
+    """Whether If-Range (§13.1.5) permits a range: it is absent, or has the same strong ETag or exactly the same date.
 
-    ``etag`` is as sent in the ETag header, quotes included."""
+    ``etag`` is the value of the ETag header, with its quotes."""
     if header is None:
         return True
     value = header.strip()
@@ -79,10 +79,10 @@ def if_range_matches(header: str | None, etag: str | None, last_modified: dateti
 
 
 def etag_matches(header: str, etag: str | None, *, weak: bool) -> bool:
-    """Whether a list of entity tags names ``etag`` (as sent in the ETag header; None: there is no representation).
+    """Whether a list of entity tags contains ``etag``, the value of the ETag header (None: there is no representation).
 
-    If-Match compares strongly (§13.1.1), If-None-Match weakly (§13.1.2, §8.8.3.2); ``*`` is any representation.
-    A list that breaks off matches what stood before the break."""
+    If-Match compares strongly (§13.1.1), If-None-Match weakly (§13.1.2, §8.8.3.2); ``*`` is any representation. Of a
+    malformed list the part before the error counts."""
     if etag is None:
         return False
     if header.strip() == "*":
@@ -100,7 +100,7 @@ def etag_matches(header: str, etag: str | None, *, weak: bool) -> bool:
 
 
 def _bounded(digits: str) -> int | None:
-    """An int of at most 19 digits; longer ones count as the largest of these (CPython refuses 4,301 digits)."""
+    """The number, or 10**19 if it has more digits (CPython refuses to convert 4,301)."""
     if not digits:
         return None
     digits = digits.lstrip("0") or "0"
@@ -109,4 +109,4 @@ def _bounded(digits: str) -> int | None:
 
 def _reversed(first: str, last: str) -> bool:
     a, b = first.lstrip("0"), last.lstrip("0")
-    return (len(a), a) > (len(b), b)  # compared as digits, so beyond 19 of them too
+    return (len(a), a) > (len(b), b)  # compared as text, so of any length

@@ -1,8 +1,7 @@
-"""What a virus scanner's answer means (THREATS T96).
+"""What clamd's responses mean (THREATS T96).
 
-clamd knows OK, FOUND and ERROR. It says OK also of what it did not look into: encrypted archives, and what lies beyond its
-limits, unless it is configured to say so (AlertExceedsMax, AlertEncrypted…). Then it reports these like viruses, under the
-names of heuristics: they are no viruses, but nothing that was scanned either.
+clamd answers OK, FOUND or ERROR. By default it also answers OK for content that it skipped: encrypted archives, and what exceeds
+its limits. With AlertExceedsMax and AlertEncrypted… it reports such content as FOUND, under the names of heuristics.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from typing import Literal
 
 Verdict = Literal["clean", "infected", "unscannable"]
 
-_NOT_LOOKED_INTO = re.compile(r"Heuristics\.(?:Limits\.Exceeded|Encrypted)\b")
+_NOT_SCANNED = re.compile(r"Heuristics\.(?:Limits\.Exceeded|Encrypted)\b")
 _VERSION = re.compile(r"ClamAV [^/]+/(\d+)/(\w{3} \w{3} +\d+ [\d:]+ \d{4})")
 
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """The scanner's knowledge: its version, None where only local signatures are loaded, and when it was made."""
+    """The version of the scanner's signatures and their date; None if only local ones are loaded."""
 
     version: str | None
     made_at: datetime | None
@@ -28,23 +27,25 @@ class Signatures:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
+    """The result of a scan."""
+
     verdict: Verdict
     finding: str | None = None  # the signature, or why it was not scanned
     signatures: str | None = None  # their version
 
 
 def read_answer(status: str, found: str | None) -> tuple[Verdict, str | None] | None:
-    """The verdict in clamd's answer to INSTREAM; None where it holds none."""
+    """The verdict in clamd's response to INSTREAM; None if it has none."""
     if status == "OK" and not found:
         return "clean", None
     if status == "FOUND" and found:
-        return ("unscannable" if _NOT_LOOKED_INTO.match(found) else "infected"), found[:200]
+        return ("unscannable" if _NOT_SCANNED.match(found) else "infected"), found[:200]
     return None
 
 
 def read_version(text: str) -> Signatures:
-    """clamd's answer to VERSION: ``ClamAV 1.4.3/27832/Wed Nov 26 09:24:47 2026``; without a database of ClamAV's own only
-    the program's version is told."""
+    """The signatures in clamd's response to VERSION, such as ``ClamAV 1.4.3/27832/Wed Nov 26 09:24:47 2026``. Without
+    ClamAV's own database it has only the program's version."""
     found = _VERSION.fullmatch(text.strip())
     if not found:
         return Signatures(None, None)

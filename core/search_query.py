@@ -1,15 +1,15 @@
-"""The search language: text -> tree -> text. Every string parses, and a printed tree parses to itself.
+"""The search language: text to tree and back. Every string parses, and the text of a tree parses to the same tree.
 
-A search is terms and tests separated by spaces. All must hold; ``OR`` joins its two neighbours and binds tighter than
-the space, so ``type:image cat OR dog`` asks for images of either; ``-`` in front negates. What looks like an operator
-but is not one that makes sense (``size:big``, ``foo:bar``, ``before:soon``) is a word like any other. Length and number
-of terms are capped first, so that the work a query can cause is bounded (THREATS T81).
+A search is terms and operators separated by spaces, all of which must match. ``OR`` joins its two neighbours and binds tighter
+than the space: ``type:image cat OR dog`` finds images of either. A leading ``-`` negates. An invalid operator is a word
+(``size:big``, ``foo:bar``, ``before:soon``). Length and number of terms are limited first, so that the work of a search is
+bounded (THREATS T81).
 
     word          a name that contains it, a text with it or another form of it
-    "a phrase"    its words in that order            prefix*       a word that begins so
+    "a phrase"    these words in this order          prefix*       a word that begins so
     name: content:   only in the name, only in the text
     ext:pdf       tag:plans                          type:image type:image/png type:image/* type:pdf
-    size:>10mb    >= < <= too, size:1mb..5mb; units of 1,024; size:10mb is what rounds down to it
+    size:>10mb    also >= < <=, size:1mb..5mb; units of 1,024; size:10mb is what rounds down to it
     before: after:   a year, month, day or time, in UTC: before it begins; from its beginning on
     is:deleted    search the trash instead
 """
@@ -42,7 +42,7 @@ Where = Literal["any", "name", "content"]
 
 @dataclass(frozen=True)
 class Term:
-    """Text to be found, as it was typed, in NFKC. What is read from it is kept: a search asks for it again and again."""
+    """Text to search for, as typed, in NFKC. Derived values are cached."""
 
     text: str
     kind: Literal["part", "prefix", "phrase"] = "part"
@@ -51,23 +51,23 @@ class Term:
 
     @cached_property
     def key(self) -> str:
-        """Folded, so that it compares with the names' keys; ``*.pdf`` is what contains ``.pdf``."""
+        """The text folded as names are; of ``*.pdf`` it is ``.pdf``."""
         return name_key(self.text if self.kind == "phrase" else self.text.lstrip("*") or self.text)
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """Of the folded text: who types pLAN means no three words."""
+        """The words of the folded text, so that pLAN is one word."""
         return tuple(phrase(self.key))
 
     @cached_property
     def token(self) -> str | None:
-        """The text where it is one token of several words, as report2026 is."""
+        """The text, if it is one token of several words, as report2026 is."""
         found = list(tokens(self.key))
         return found[0][0] if len(found) == 1 and len(found[0][1]) > 1 else None
 
     @cached_property
     def spellings(self) -> tuple[str, ...]:
-        """What of the database's ``name_words`` is the term: its words in order, or its token."""
+        """What matches in the database's ``name_words``: the words in order, or the token."""
         words = " ".join(self.words)
         return tuple(filter(None, (words, self.token)))
 
@@ -78,6 +78,8 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class TypeIs:
+    """``type:``."""
+
     value: str  # a family, a MIME type, image/*, or a word such as pdf
     negated: bool = False
 
@@ -87,6 +89,8 @@ class TypeIs:
 
 @dataclass(frozen=True, slots=True)
 class ExtensionIs:
+    """``ext:``."""
+
     value: str  # with or without the dot
     negated: bool = False
 
@@ -96,6 +100,8 @@ class ExtensionIs:
 
 @dataclass(frozen=True, slots=True)
 class HasTag:
+    """``tag:``."""
+
     value: str
     negated: bool = False
 
@@ -105,7 +111,7 @@ class HasTag:
 
 @dataclass(frozen=True, slots=True)
 class SizeWithin:
-    """Bytes, half open; at least one bound is given."""
+    """``size:`` in bytes, as a half-open interval with at least one bound."""
 
     low: int | None
     high: int | None
@@ -123,7 +129,7 @@ class SizeWithin:
 
 @dataclass(frozen=True, slots=True)
 class UploadedWithin:
-    """Half open; one bound is given."""
+    """``before:`` or ``after:``, as a half-open interval with one bound."""
 
     start: datetime | None
     end: datetime | None
@@ -140,26 +146,26 @@ Leaf = Term | TypeIs | ExtensionIs | HasTag | SizeWithin | UploadedWithin
 
 @dataclass(frozen=True, slots=True)
 class SearchTree:
-    """All groups must hold; of each group, one leaf."""
+    """All groups must match, each by at least one leaf."""
 
     groups: tuple[tuple[Leaf, ...], ...] = ()
     deleted: bool = False
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """What is searched for in names, and marked in them."""
+        """The terms that match names, to be highlighted."""
         leaves = [leaf for group in self.groups for leaf in group]
         return tuple(t for t in leaves if isinstance(t, Term) and not t.negated and t.where != "content")
 
     def __str__(self) -> str:
-        """The tree in the search language. ``parse`` of it, uncut, is the same tree."""
+        """The tree in the search language; ``parse`` returns the same tree."""
         printed = [" OR ".join(map(str, group)) for group in self.groups]
         return " ".join([*printed, "is:deleted"] if self.deleted else printed)
 
 
-def parse(text: str, *, longest: int = MAX_TEXT) -> SearchTree:
-    """The tree of any string whatever; what exceeds the caps is left out."""
-    text = unicodedata.normalize("NFKC", _UNREADABLE.sub(" ", text[:longest]))[:longest]
+def parse(text: str, *, max_length: int = MAX_TEXT) -> SearchTree:
+    """Parse any string; what exceeds the limits is ignored."""
+    text = unicodedata.normalize("NFKC", _UNREADABLE.sub(" ", text[:max_length]))[:max_length]
     groups: list[list[Leaf]] = []
     deleted = joined = False
     count = at = 0
@@ -174,7 +180,7 @@ def parse(text: str, *, longest: int = MAX_TEXT) -> SearchTree:
             deleted = deleted or not dashes
             continue
         leaf = _operation(bool(dashes), name, quoted, bare) if name else None
-        if name and leaf is None:  # not an operator after all: a word, up to the next space
+        if name and leaf is None:  # not an operator: a word, up to the next space
             whole = _BARE.match(text, found.start())
             assert whole is not None
             at, quoted, bare = whole.end(), None, whole[1]
@@ -193,7 +199,7 @@ def parse(text: str, *, longest: int = MAX_TEXT) -> SearchTree:
 
 
 def _operation(negated: bool, name: str, quoted: str | None, bare: str | None) -> Leaf | None:
-    """The leaf of ``name:value``; None where that makes no sense."""
+    """The leaf of ``name:value``; None if it is invalid."""
     value = (quoted if quoted is not None else bare or "").strip()
     if not value:
         return None
@@ -211,15 +217,14 @@ def _operation(negated: bool, name: str, quoted: str | None, bare: str | None) -
             return SizeWithin(*within, negated) if within else None
         case "before" | "after":
             instant = _instant(value)
-            if instant is not None and name == "before":
-                return UploadedWithin(None, instant, negated)
             if instant is not None:
-                return UploadedWithin(instant, None, negated)
+                start, end = (None, instant) if name == "before" else (instant, None)
+                return UploadedWithin(start, end, negated)
     return None
 
 
 def _term(bare: str | None, quoted: str | None, negated: bool, where: Where) -> Term | None:
-    """None for what has no text in it: a dash, an empty phrase."""
+    """The term; None if it has no text, as a dash or an empty phrase."""
     if quoted is not None:
         text = quoted.strip()
         return Term(text, "phrase", where, negated) if text else None
@@ -263,7 +268,7 @@ def _capped(size: int) -> int:
 
 
 def _bytes(found: re.Match[str]) -> tuple[int, int]:
-    """The size, and what one more in its last digit would be."""
+    """The size, and the value of its last digit."""
     number, unit = Decimal(found[2]), _UNITS[found[3]]
     exponent = number.as_tuple().exponent
     step = Decimal(10) ** (exponent if isinstance(exponent, int) else 0)

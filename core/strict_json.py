@@ -1,4 +1,4 @@
-"""JSON as clients may send it: I-JSON (RFC 7493), so that nothing is kept otherwise than it was sent."""
+"""JSON from clients, restricted to I-JSON (RFC 7493), so that values are stored as they were sent."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 _INTEGERS = range(-(2**63), 2**63)
-_LONGEST = 400  # characters of a number; no double needs as many
+_LONGEST = 400  # characters of a number; more than any double needs
 
 
 def loads(body: bytes) -> Any:
-    """The value. Raises ValueError, in words for the client, where the body is no JSON in UTF-8, is nested too deeply, gives a
-    member twice, or has a number that 64 bits don't hold: PostgreSQL and most clients would round it."""
+    """Parse JSON. Raises ValueError, with a message for the client, if the body is not JSON in UTF-8, is nested too deeply,
+    repeats a member, or has a number that does not fit in 64 bits: PostgreSQL and most clients would round it."""
     try:
         return _decode(body.decode("utf-8"))
     except UnicodeDecodeError:
-        raise ValueError("is not in UTF-8") from None
+        raise ValueError("is not UTF-8") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -27,30 +27,30 @@ def loads(body: bytes) -> Any:
 
 def _integer(text: str) -> int:
     if len(text) > 20 or (number := int(text)) not in _INTEGERS:
-        raise ValueError("holds an integer of more than 64 bits")
+        raise ValueError("has an integer of more than 64 bits")
     return number
 
 
 def _fraction(text: str) -> float:
-    """Exactly what was sent, as far as a reader of the shortest form that gives this double can tell."""
+    """The number, if its shortest decimal form as a double equals what was sent."""
     number = float(text) if len(text) <= _LONGEST else math.inf
     try:
         if math.isfinite(number) and Decimal(text) == Decimal(repr(number)):
             return number
-    except InvalidOperation:  # an exponent beyond any
+    except InvalidOperation:  # an enormous exponent
         pass
-    raise ValueError("holds a number that a double can't carry unchanged")
+    raise ValueError("has a number that a double can't represent")
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"holds {name}, which is not JSON")
+    raise ValueError(f"has {name}, which is not JSON")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("gives a member twice")
-    return found
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("repeats a member")
+    return members
 
 
 _decode = json.JSONDecoder(

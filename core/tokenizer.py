@@ -1,10 +1,10 @@
-"""What a word is: the same in names, in texts and in what is searched for. No language's rules, those of scripts only.
+"""Splits names, texts and searches into words, by the rules of scripts, not of languages.
 
-A token is a run of letters, digits and marks. ``AnnualReport2026_final.pdf`` has the tokens annualreport2026, final, pdf,
-and of the first the words annual, report, 2026: tokens are split at camelCase and where letters meet digits. Where a
-script writes no spaces (Chinese, Japanese, Thai, Lao, Khmer, Myanmar) every two neighbouring characters are a word, and the
-last one alone: 東京都 is 東京, 京都, 都. So 京都 is found in it as a phrase of one word, and a single character as the
-beginning of a word. The database has its own ``name_words`` for names, held to this one by a test.
+A token is a run of letters, digits and marks. ``AnnualReport2026_final.pdf`` has the tokens annualreport2026, final and pdf. A
+token is split at camelCase and between letters and digits: annual, report, 2026. In scripts without spaces (Chinese, Japanese,
+Thai, Lao, Khmer, Myanmar) each pair of neighbouring characters is a word, and so is the last character: 東京都 is 東京, 京都,
+都. So 京都 is found as a phrase of one word, and a single character as the start of a word. The database has an equivalent for
+names, ``name_words``; a test compares both.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from core.names import name_key
 
-MAX_WORD = 64  # characters; what follows is not compared
-_MAX_PIECES = 8  # of a token; one with more is a hash or an id, and not split
+MAX_WORD = 64  # characters; the rest of a word is ignored
+_MAX_PIECES = 8  # of a token; with more it is a hash or an id, and stays whole
 
-# Scripts without spaces: Thai, Lao, Myanmar, Khmer, kana, Han. Marks that are inside of words but no letters.
+# Scripts without spaces: Thai, Lao, Myanmar, Khmer, kana, Han. Then marks that are part of words, but not letters.
 RUN = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff"
@@ -33,7 +33,7 @@ _PLAIN = re.compile(r"[a-z]+|[0-9]+")
 
 
 def tokens(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Each token with its pieces, all folded; a run of a script without spaces is one piece."""
+    """Each token and its pieces, all folded. A run of a script without spaces is one piece."""
     for found in _TOKEN.finditer(unicodedata.normalize("NFKC", text)):
         token = found.group()
         if _PLAIN.fullmatch(token):
@@ -49,7 +49,7 @@ def words(text: str) -> list[str]:
 
 
 def phrase(text: str) -> list[str]:
-    """The words of a text that is searched for: as ``words``, without a last character that a longer run ends in."""
+    """The words of a search phrase: as ``words``, without the single character at the end of a run."""
     found = words(text)
     if len(found) > 1 and len(found[-1]) == 1 and is_run(found[-1]) and found[-2].endswith(found[-1]):
         found.pop()
@@ -57,11 +57,12 @@ def phrase(text: str) -> list[str]:
 
 
 def parts(text: str) -> list[str]:
-    """The pieces of a text in order, runs whole: what is marked in a name."""
+    """The pieces of a text in order, with whole runs: what highlights mark in a name."""
     return [piece for _, pieces in tokens(text) for piece in pieces]
 
 
 def is_run(text: str) -> bool:
+    """Whether the text begins in a script without spaces between words."""
     return bool(_IS_RUN.match(text))
 
 
@@ -89,24 +90,24 @@ def _pieces(token: str) -> list[str]:
 
 
 def misspellable(word: str) -> bool:
-    """Is it long enough that a near word is likely to be meant?"""
+    """Whether the word is long enough for corrections."""
     return 4 <= len(word) <= 32 and not word.isdecimal() and not is_run(word)
 
 
 def swapped(word: str) -> list[str]:
-    """The word with two neighbours swapped, in every place: what trigrams see badly in a short word."""
+    """All words with two neighbouring letters swapped, which trigrams find badly in short words."""
     return [word[:at] + word[at + 1] + word[at] + word[at + 2 :] for at in range(len(word) - 1)]
 
 
 def is_near(word: str, other: str) -> bool:
-    """May one be the other misspelt: accents aside, one slip in words of 4 to 7 letters, two in longer ones.
+    """Whether the words differ, accents aside, by one edit, or by two if they have 8 letters or more.
 
-    A slip is a letter left out, added, replaced, or swapped with its neighbour; numbers are never near."""
+    An edit omits, adds or replaces a letter, or swaps two neighbours. Numbers are never near."""
     word, other = without_marks(word), without_marks(other)
     allowed = 1 if len(word) < 8 else 2
     if abs(len(word) - len(other)) > allowed or word.isdecimal() or other.isdecimal():
         return False
-    if len(set(word) ^ set(other)) > 2 * allowed:  # a slip takes one letter away and brings another at most
+    if len(set(word) ^ set(other)) > 2 * allowed:  # an edit removes one letter and adds one at most
         return False
     before: list[int] = []
     above = list(range(len(other) + 1))
@@ -124,6 +125,7 @@ def is_near(word: str, other: str) -> bool:
 
 
 def without_marks(word: str) -> str:
+    """The word without accents and other combining marks."""
     if word.isascii():
         return word
     return "".join(char for char in unicodedata.normalize("NFD", word) if not unicodedata.combining(char))
@@ -131,28 +133,27 @@ def without_marks(word: str) -> str:
 
 # -- texts ----------------------------------------------------------------------------------------------------
 
-MAX_LEXEME_BYTES = 500_000  # of all distinct words of a text; a tsvector has to stay below 1 MiB (THREATS T83)
-_MAX_POSITION = 16_383  # PostgreSQL's own limits of a tsvector
-_MAX_PLACES = 255
+MAX_LEXEME_BYTES = 500_000  # of the distinct words of a text; a tsvector must be smaller than 1 MiB (THREATS T83)
+_MAX_POSITION = 16_383  # PostgreSQL's limits of a tsvector
+_MAX_POSITIONS = 255
 
 
 def text_vector(content: str, *, mark: str = "") -> tuple[str, list[str]]:
-    """A text as a tsvector literal, of lexemes that begin with ``mark``, and its distinct words. The vector has words and tokens
-    with their positions, and each two neighbouring words as one ("net profit"), so that a phrase is looked up and not tried on
-    each text with its words.
+    """A text as a tsvector literal, whose lexemes begin with ``mark``, and its distinct words. The vector has words and tokens
+    with their positions, and each pair of neighbouring words ("net profit"), so that the index finds phrases.
 
-    Beyond ``MAX_LEXEME_BYTES`` of words and their positions the rest of the text is not indexed."""
-    places: dict[str, list[int]] = {}
+    After ``MAX_LEXEME_BYTES`` the rest of the text is not indexed."""
+    positions: dict[str, list[int]] = {}
     pairs: dict[str, None] = {}
     room, position, before = MAX_LEXEME_BYTES, 0, ""
 
     def add(word: str, place: int) -> None:
         nonlocal room
-        known = places.get(word)
+        known = positions.get(word)
         if known is None:
-            places[word] = [place]
+            positions[word] = [place]
             room -= len(word.encode()) + 8
-        elif len(known) < _MAX_PLACES and place < _MAX_POSITION:
+        elif len(known) < _MAX_POSITIONS and place < _MAX_POSITION:
             known.append(place)
             room -= 2
 
@@ -171,5 +172,5 @@ def text_vector(content: str, *, mark: str = "") -> tuple[str, list[str]]:
                 before = word
         if room <= 0:
             break
-    words = [f"'{mark}{word}':{','.join(map(str, at))}" for word, at in places.items()]
-    return " ".join(words + [f"'{mark}{pair}'" for pair in pairs]), list(places)
+    words = [f"'{mark}{word}':{','.join(map(str, at))}" for word, at in positions.items()]
+    return " ".join(words + [f"'{mark}{pair}'" for pair in pairs]), list(positions)

@@ -1,4 +1,4 @@
-"""``UNSET``: a member that a PATCH did not name, as opposed to one set to null."""
+"""``UNSET``: a member that a PATCH omits, as opposed to one that is null."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ T = TypeVar("T")
 
 
 class Unset(Enum):
+    """The type of ``UNSET``."""
+
     token = 0
 
     def __repr__(self) -> str:

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
+from core.ranges import ByteRange as ByteRange
+
 CLOCK_SKEW = "RequestTimeTooSkewed"  # S3's code if its clock and ours differ by more than 15 minutes
 
 
@@ -96,19 +98,6 @@ class ObjectInfo:
     content_type: str | None  # None in listings
     last_modified: datetime
     checksum: Checksum | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """Bytes ``first`` to ``last``, both included (RFC 9110 §14.1.2)."""
-
-    first: int
-    last: int
-
-    @property
-    def length(self) -> int:
-        """Number of bytes."""
-        return self.last - self.first + 1
 
 
 class ObjectReader(Protocol):

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from core.principal import Principal
-from core.ranges import Span
+from core.ranges import ByteRange
 from db import Database
 from db.records import FileRecord
 from services import Services
@@ -30,7 +30,7 @@ def compressed(services: Services, who: Principal, data: bytes, name: str = "a.t
     return services.files.get(who, file.id)
 
 
-def read(services: Services, file: FileRecord, span: Span | None = None) -> bytes:
+def read(services: Services, file: FileRecord, span: ByteRange | None = None) -> bytes:
     with ObjectReader(services.db, services.intake._store).open(file, span) as reader:
         pieces = []
         while piece := reader.read(100_000):

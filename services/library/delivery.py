@@ -31,7 +31,7 @@ from core.errors import (
     TooLarge,
 )
 from core.principal import Principal
-from core.ranges import Span, etag_matches, if_range_matches, parse_range
+from core.ranges import ByteRange, etag_matches, if_range_matches, parse_range
 from db import Database, events, file_lists, files, folders, objects
 from db.records import FileRecord
 from services.access.visibility import is_public, visible
@@ -306,7 +306,7 @@ class Delivery:
 
     # -- reading an object ---------------------------------------------------------------------------------------------
 
-    def _read(self, file: FileRecord, span: Span | None) -> tuple[ExitStack, Reader]:
+    def _read(self, file: FileRecord, span: ByteRange | None) -> tuple[ExitStack, Reader]:
         """Open the object, so that an error is found before a byte is sent (THREATS T34)."""
         stack = ExitStack()
         try:

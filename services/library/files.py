@@ -25,7 +25,7 @@ from core.errors import (
 )
 from core.placement import Visibility
 from core.principal import Principal
-from core.ranges import Span, etag_matches
+from core.ranges import ByteRange, etag_matches
 from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
 from db import errors as db_errors
@@ -281,7 +281,7 @@ class Files:
         head = b""
         try:
             if file.file_size:
-                span = Span(0, min(HEAD_SIZE, file.file_size) - 1)
+                span = ByteRange(0, min(HEAD_SIZE, file.file_size) - 1)
                 with bucket_errors(), self._reader.open(file, span) as reader:
                     while piece := reader.read(HEAD_SIZE):
                         head += piece

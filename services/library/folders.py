@@ -21,7 +21,7 @@ from core.errors import (
     NotFound,
     Unavailable,
 )
-from core.names import clean_folder_name
+from core.names import clean_name
 from core.principal import Principal
 from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, folders
@@ -104,7 +104,7 @@ class Folders:
         once: Claim | None = None,
     ) -> FolderRecord:
         """A folder in the parent's tree. Raises NameConflict, FolderTooDeep, LimitReached; NotFound for the parent."""
-        name = clean_folder_name(name)
+        name = clean_name(name)
         _check_description(description)
         with self._rules() as tx:
             owner_id = principal.owner_id if parent_id is None else _owner(tx, principal, parent_id)
@@ -118,7 +118,7 @@ class Folders:
 
     def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderRecord:
         """Rename, describe or move a folder. Raises NameConflict, FolderCycle, FolderTooDeep, NotFound."""
-        name = None if isinstance(change.name, Unset) else clean_folder_name(change.name)
+        name = None if isinstance(change.name, Unset) else clean_name(change.name)
         description = value_or_none(change.description)
         _check_description(description or "")
         set_parent, parent_id = not isinstance(change.parent_id, Unset), value_or_none(change.parent_id)

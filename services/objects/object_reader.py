@@ -15,11 +15,11 @@ import structlog
 import zstandard
 
 from core.errors import ContentMissing
-from core.ranges import Span
+from core.ranges import ByteRange
 from db import Database, files, objects
 from db.records import FileRecord
 from services.objects.bucket import bucket_errors
-from storage_backends.base import ByteRange, ObjectNotFound, ObjectStore, PreconditionFailed
+from storage_backends.base import ObjectNotFound, ObjectStore, PreconditionFailed
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class ObjectReader:
         self._store = store
 
     @contextmanager
-    def open(self, file: FileRecord, span: Span | None = None) -> Iterator[Reader]:
+    def open(self, file: FileRecord, span: ByteRange | None = None) -> Iterator[Reader]:
         """Open the file's bytes, or a span of them.
 
         Raises, before a byte is read, ObjectNotFound if the object is gone, its subclass Altered if it is not the stored one, and
@@ -121,18 +121,17 @@ class ObjectReader:
                 objects.record_check(tx, file.file_path, in_bucket=altered, checksum_state=state)
 
     @contextmanager
-    def _opened(self, file: FileRecord, span: Span | None) -> Iterator[Reader]:
+    def _opened(self, file: FileRecord, span: ByteRange | None) -> Iterator[Reader]:
         if file.encoding is not None:
-            with self._decoded(file, span or Span(0, file.file_size - 1)) as reader:
+            with self._decoded(file, span or ByteRange(0, file.file_size - 1)) as reader:
                 yield reader
             return
-        wanted = ByteRange(span.first, span.last) if span else None
-        with _storage_errors(), self._store.open(file.file_path, byte_range=wanted, if_match=file.etag) as raw:
+        with _storage_errors(), self._store.open(file.file_path, byte_range=span, if_match=file.etag) as raw:
             _check_size(raw.info.size, _stored_size(file))
             yield raw
 
     @contextmanager
-    def _decoded(self, file: FileRecord, span: Span) -> Iterator[Reader]:
+    def _decoded(self, file: FileRecord, span: ByteRange) -> Iterator[Reader]:
         first, last = span.first // FRAME, span.last // FRAME
         with self._db.connection() as tx:
             bounds = objects.frame_bounds(tx, file.file_path, first=first, last=last)

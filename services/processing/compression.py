@@ -24,7 +24,7 @@ from core import content_types, names
 from core.errors import Unavailable
 from core.ids import FILE_PREFIX, object_key
 from core.parts import PART_SIZE, plan
-from core.ranges import Span
+from core.ranges import ByteRange
 from db import Database, deferred_deletions, files, objects
 from db.records import FileRecord
 from services.objects.bucket import bucket_errors
@@ -82,7 +82,7 @@ class Compression:
 
     def _shrinks(self, file: FileRecord) -> bool:
         """Whether the first frame shrinks: a quick check for content that is compressed already."""
-        with self._reader.open(file, Span(0, min(FRAME, file.file_size) - 1)) as reader:
+        with self._reader.open(file, ByteRange(0, min(FRAME, file.file_size) - 1)) as reader:
             first = read_exactly(reader, FRAME)
         return _saves(len(zstandard.ZstdCompressor(level=LEVEL).compress(first)), len(first))
 

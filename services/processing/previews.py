@@ -18,7 +18,7 @@ from core import names
 from core.errors import GatewayError, InvalidInput, PreviewFailed, PreviewUnsupported, Unavailable
 from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
-from core.ranges import Span, etag_matches
+from core.ranges import ByteRange, etag_matches
 from db import Database, Tx, deferred_deletions, events, files, objects, previews
 from db import errors as db_errors
 from db.records import FileRecord, PreviewRecord
@@ -292,7 +292,7 @@ class _Source:
         return self._stream.read(size)
 
     def read_at(self, offset: int, size: int, /) -> bytes:
-        with self._reader.open(self._file, Span(offset, offset + size - 1)) as reader:
+        with self._reader.open(self._file, ByteRange(offset, offset + size - 1)) as reader:
             return read_exactly(reader, size)
 
     def __enter__(self) -> _Source:

@@ -385,7 +385,7 @@ def test_T104_key_and_uploads_are_held_as_long_as_a_body_comes_and_no_longer(
     short, renewed = seen
     assert max(short) <= 10
     assert 60 < renewed[0] <= 90 and all(120 < upload <= 180 for upload in renewed[1:])
-    assert not heartbeat._beating
+    assert not heartbeat._beats
     assert leftovers() == NOTHING
 
 
@@ -411,7 +411,7 @@ def test_a_heart_beats_again_after_it_failed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_lease_outlives_missed_heartbeats_and_a_dead_upload_is_found_within_minutes() -> None:
-    assert timedelta(seconds=3 * heartbeat.BEAT) <= idempotency.LEASE <= timedelta(seconds=100)
+    assert timedelta(seconds=3 * heartbeat.INTERVAL) <= idempotency.LEASE <= timedelta(seconds=100)
 
 
 # -- uploads made of others -------------------------------------------------------------------------------------------

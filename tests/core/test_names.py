@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidName
-from core.names import clean_folder_name, clean_name, extension, name_key, numbered
+from core.names import clean_name, extension, name_key, numbered
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=400)
 
@@ -35,7 +35,7 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=400)
     ],
 )
 def test_T21_T25_what_is_kept_and_what_is_cleaned(raw: str, clean: str) -> None:
-    assert clean_name(raw) == clean_folder_name(raw) == clean
+    assert clean_name(raw) == clean
 
 
 @pytest.mark.parametrize(

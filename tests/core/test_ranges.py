@@ -7,25 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import RangeNotSatisfiable
-from core.ranges import Span, etag_matches, if_range_matches, parse_range
+from core.ranges import ByteRange, etag_matches, if_range_matches, parse_range
 
 
 @pytest.mark.parametrize(
     ("header", "span"),
     [
-        ("bytes=0-0", Span(0, 0)),
-        ("bytes=0-99", Span(0, 99)),
-        ("bytes=10-", Span(10, 99)),
-        ("bytes=-10", Span(90, 99)),
-        ("bytes=-1000", Span(0, 99)),
-        ("bytes=50-1000", Span(50, 99)),
-        ("BYTES = 1 - 2", Span(1, 2)),
-        ("bytes=5-" + "9" * 900, Span(5, 99)),
-        ("bytes=-" + "9" * 900, Span(0, 99)),
-        ("bytes=000000000000000000000001-2", Span(1, 2)),
+        ("bytes=0-0", ByteRange(0, 0)),
+        ("bytes=0-99", ByteRange(0, 99)),
+        ("bytes=10-", ByteRange(10, 99)),
+        ("bytes=-10", ByteRange(90, 99)),
+        ("bytes=-1000", ByteRange(0, 99)),
+        ("bytes=50-1000", ByteRange(50, 99)),
+        ("BYTES = 1 - 2", ByteRange(1, 2)),
+        ("bytes=5-" + "9" * 900, ByteRange(5, 99)),
+        ("bytes=-" + "9" * 900, ByteRange(0, 99)),
+        ("bytes=000000000000000000000001-2", ByteRange(1, 2)),
     ],
 )
-def test_T33_one_range(header: str, span: Span) -> None:
+def test_T33_one_range(header: str, span: ByteRange) -> None:
     assert parse_range(header, 100) == span
 
 
@@ -78,8 +78,8 @@ def test_T33_a_span_lies_inside(header: str, size: int) -> None:
 
 
 def test_content_range() -> None:
-    assert Span(0, 9).content_range(100) == "bytes 0-9/100"
-    assert Span(0, 9).length == 10
+    assert ByteRange(0, 9).content_range(100) == "bytes 0-9/100"
+    assert ByteRange(0, 9).length == 10
 
 
 def test_T33_if_range() -> None:

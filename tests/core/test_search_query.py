@@ -80,7 +80,7 @@ def test_T81_every_string_parses_into_few_storable_terms(text: str) -> None:
 @given(ANY_TEXT | SYNTAX)
 def test_a_printed_tree_parses_to_itself(text: str) -> None:
     tree = parse(text)
-    assert parse(str(tree), longest=10 * MAX_TEXT) == tree
+    assert parse(str(tree), max_length=10 * MAX_TEXT) == tree
 
 
 @pytest.mark.parametrize(

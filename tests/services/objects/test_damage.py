@@ -15,7 +15,7 @@ import pytest
 from core.errors import ContentMissing, DuplicateFile
 from core.placement import Placement
 from core.principal import Principal
-from core.ranges import Span
+from core.ranges import ByteRange
 from db import Database
 from db.records import FileRecord
 from services import Services
@@ -230,7 +230,7 @@ def test_a_reader_that_started_before_the_repair_finds_the_new_object(
         read(services, old)
     upload(services, alice, "b.bin", data)
     services.janitor.run()
-    assert read(services, old, Span(10, 20)) == data[10:21]
+    assert read(services, old, ByteRange(10, 20)) == data[10:21]
 
 
 def test_a_new_etag_after_a_restore_is_accepted_once_the_bytes_are_verified(

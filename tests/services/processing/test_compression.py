@@ -22,7 +22,7 @@ from core.content_types import may_shrink
 from core.cursors import Cursors
 from core.errors import FileInTrash, NotAuthenticated, NotFound
 from core.principal import Principal
-from core.ranges import Span
+from core.ranges import ByteRange
 from db import Database, objects
 from db.records import FileRecord
 from db.stats import totals
@@ -71,7 +71,7 @@ def test_sizes_around_frame_boundaries_are_read_back(
     )
     for first, last in ((0, 0), (size - 1, size - 1), (0, size - 1), (FRAME - 1, FRAME), (FRAME, size - 1)):
         if first <= last < size:
-            assert read(services, file, Span(first, last)) == data[first : last + 1], (first, last)
+            assert read(services, file, ByteRange(first, last)) == data[first : last + 1], (first, last)
     assert len(raw(bucket, file.file_path)) == file.stored_size
     with db.connection() as tx:
         assert totals(tx, "alice")[3] == size - (file.stored_size or 0)
@@ -97,7 +97,7 @@ def test_an_object_of_many_parts(
     assert file.encoding == "zstd"
     assert (file.stored_size or 0) > 2 * 5 * 1024 * 1024
     assert read(services, file) == noise
-    assert read(services, file, Span(7 * FRAME - 3, 9 * FRAME + 3)) == noise[7 * FRAME - 3 : 9 * FRAME + 4]
+    assert read(services, file, ByteRange(7 * FRAME - 3, 9 * FRAME + 3)) == noise[7 * FRAME - 3 : 9 * FRAME + 4]
     time_passes(db)
     services.janitor.run()
     assert leftovers() == NOTHING
@@ -219,7 +219,7 @@ def test_a_range_reads_only_its_frames(services: Services, alice: Principal, mon
         return real(self, key, **options)
 
     monkeypatch.setattr(store, "open", seen)
-    read(services, file, Span(5 * FRAME + 10, 5 * FRAME + 20))
+    read(services, file, ByteRange(5 * FRAME + 10, 5 * FRAME + 20))
     assert [wanted.length for wanted in asked] == [pytest.approx((file.stored_size or 0) / 8, rel=0.2)]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from core.errors import ContentMissing, NotFound, Unavailable
 from core.principal import Principal
-from core.ranges import Span
+from core.ranges import ByteRange
 from db import Database
 from db.records import FileRecord
 from services import Services
@@ -71,7 +71,7 @@ def test_a_reader_with_an_old_record_finds_the_new_object(services: Services, al
     time_passes(db)
     services.janitor.run()
     assert read(services, old) == data
-    assert read(services, old, Span(10, 20)) == data[10:21]
+    assert read(services, old, ByteRange(10, 20)) == data[10:21]
     assert ObjectReader(services.db, services.intake._store).confirm(old) is None
 
 
