@@ -1,12 +1,12 @@
-"""The upload gateway, wired. Everything the backend consists of is named on this page; the rules live one step away.
+"""The upload gateway: this page creates all of its parts. ``wire()`` lists them, in the order in which they need each other.
 
-python app.py                start the whole gateway: PostgreSQL and an S3 server where none are set, worker, server
-python app.py serve          the HTTP server alone          python app.py worker     the job worker alone
-python app.py bootstrap      migrate, make bucket and key   python app.py migrate    the database alone
-python app.py env            settings of the running gateway as shell assignments
-python app.py doctor         check the bucket               python app.py keys       make, list and revoke API keys
-python app.py janitor        one clean-up run               python app.py jobs       what waits, and what failed
-python app.py rescan         scan everything again          python app.py seed-demo  demonstration files, by the million
+python app.py             start everything: PostgreSQL and an S3 server unless they are set, the worker, the server
+python app.py serve       the HTTP server alone           python app.py worker     a job worker alone
+python app.py bootstrap   migrate; create bucket and key  python app.py migrate    migrate the database
+python app.py env         settings of the running gateway as shell assignments
+python app.py doctor      check the bucket                python app.py keys       create, list and revoke API keys
+python app.py janitor     clean up once                   python app.py jobs       list, retry and remove jobs
+python app.py rescan      scan all files again            python app.py seed-demo  add demonstration files
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ from telemetry import configure_logging, metrics
 
 
 def storage_settings(settings: Settings) -> StorageSettings:
+    """How to reach the bucket. Raises SystemExit if a setting is missing."""
     if settings.s3_endpoint is None or settings.s3_access_key is None or settings.s3_secret_key is None:
         raise SystemExit(
             "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY, or run `python app.py` for an embedded S3 server."
@@ -78,66 +79,58 @@ def storage_settings(settings: Settings) -> StorageSettings:
 
 
 def database_url(settings: Settings) -> str:
+    """The database's address. Raises SystemExit if it is not set."""
     if settings.database_url is None:
         raise SystemExit("Set DATABASE_URL, or run `python app.py` for an embedded PostgreSQL.")
     return settings.database_url.get_secret_value()
 
 
 def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
-    """Everything the gateway is made of, in order of dependence. ``statement``: seconds that one may take."""
+    """Create all parts of the gateway. ``statement``: seconds that one SQL statement may take."""
+    # Database, bucket, and what everything else needs
     storage = storage_settings(settings)
     db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2), statement=statement)
     store = open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
-        raise SystemExit(f"STORAGE_BACKEND {storage.backend} can't take files in parts.")
-    # Cursors, tickets and links are signed with a secret that is the same in all processes and after a restart.
+        raise SystemExit(f"STORAGE_BACKEND {storage.backend} does not support multipart uploads.")
+    # The secret that signs cursors, tickets and links is the same in all processes and after a restart.
     cursors = Cursors(hashlib.sha256(b"seals\0" + storage.secret_key.encode()).digest())
-    quota = settings.quota_bytes
-    upload_ttl = timedelta(seconds=settings.upload_ttl)
-
-    keys = Keys(db, cursors)
     reader = ObjectReader(db, store)
     types = TypePolicy(Rules(allowed=settings.allowed_types, denied=settings.denied_types))
-    policy = UploadPolicy(db, types, PolicyLimits(settings.max_file_size, quota, settings.max_open_uploads))
-    scanning = (
-        Scanning(
-            db,
-            store,
-            reader,
-            Clamd(
-                ScannerSettings(
-                    settings.clamd_url,
-                    max_size=settings.scan_max_size,
-                    timeout=settings.scan_timeout,
-                    concurrency=settings.scan_concurrency,
-                )
-            ),
-            unscannable=settings.scan_unscannable,
-            rescan_every=timedelta(days=settings.rescan_days) if settings.rescan_days else None,
-        )
-        if settings.clamd_url is not None
-        else None
-    )
-    intake = Intake(db, store, reader, policy, scan=scanning is not None)
+    quota, upload_ttl = settings.quota_bytes, timedelta(seconds=settings.upload_ttl)
+
+    # Files and their previews
     files = Files(db, store, reader, types, ConcurrencyLimit(), quota_bytes=quota, cursors=cursors)
     preview_limit = ConcurrencyLimit(concurrency=settings.preview_concurrency)
     public_copies = PublicCopies(db, store, reader, preview_limit)
-    delivery = Delivery(
-        db,
-        store,
-        reader,
-        public_copies,
-        DeliveryLimits(
-            mode=settings.download_mode,
-            url_ttl=timedelta(seconds=settings.download_url_ttl),
-            url_max_ttl=timedelta(seconds=settings.download_url_max_ttl),
-            max_zip_files=settings.max_zip_files,
-            max_zip_bytes=settings.max_zip_bytes,
-        ),
-        cursors=cursors,
-        scanned_only=scanning is not None,
+    scanning = None
+    if settings.clamd_url is not None:
+        clamd = ScannerSettings(
+            settings.clamd_url,
+            max_size=settings.scan_max_size,
+            timeout=settings.scan_timeout,
+            concurrency=settings.scan_concurrency,
+        )
+        rescan_every = timedelta(days=settings.rescan_days) if settings.rescan_days else None
+        scanning = Scanning(
+            db, store, reader, Clamd(clamd), unscannable=settings.scan_unscannable, rescan_every=rescan_every
+        )
+    scans = scanning is not None
+    previews = Previews(
+        db, store, reader, preview_limit, public_copies, scanned_only=scans, strict=settings.strict_sandbox
     )
-    # What the store can do is asked here, once; what it can't is not mounted.
+    download_limits = DeliveryLimits(
+        mode=settings.download_mode,
+        url_ttl=timedelta(seconds=settings.download_url_ttl),
+        url_max_ttl=timedelta(seconds=settings.download_url_max_ttl),
+        max_zip_files=settings.max_zip_files,
+        max_zip_bytes=settings.max_zip_bytes,
+    )
+    delivery = Delivery(db, store, reader, public_copies, download_limits, cursors=cursors, scanned_only=scans)
+
+    # Uploads: direct and resumable ones only if the store has the abilities
+    policy = UploadPolicy(db, types, PolicyLimits(settings.max_file_size, quota, settings.max_open_uploads))
+    intake = Intake(db, store, reader, policy, scan=scans)
     direct = resumable = None
     if isinstance(store, PresignsParts) and isinstance(store, Copies):
         limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
@@ -145,49 +138,42 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         direct = DirectUploads(db, store, intake, completion, limits, cursors=cursors)
         concatenation = Concatenation(db, store, intake, completion)
         resumable = ResumableUploads(db, store, intake, completion, concatenation, ttl=upload_ttl)
-    previews = Previews(
-        db,
-        store,
-        reader,
-        preview_limit,
-        public_copies,
-        scanned_only=scanning is not None,
-        strict=settings.strict_sandbox,
-    )
+
     return Services(
         db=db,
-        keys=keys,
+        keys=Keys(db, cursors),
+        upload_tokens=UploadTokens(db, cursors),
+        idempotency=Idempotency(db),
         intake=intake,
-        files=files,
-        verification=Verification(db, reader, intake, files, scanning),
-        scanning=scanning,
         direct=direct,
         resumable=resumable,
         s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, cursors=cursors) if direct else None,
+        verification=Verification(db, reader, intake, files, scanning),
+        scanning=scanning,
+        pipeline=Pipeline(db, previews),
+        previews=previews,
+        compression=Compression(db, store, reader, on=settings.compression == "on"),
+        files=files,
         folders=Folders(db, cursors),
         delivery=delivery,
-        compression=Compression(db, store, reader, on=settings.compression == "on"),
-        previews=previews,
-        pipeline=Pipeline(db, previews),
         public_copies=public_copies,
-        jobs=Jobs(db, cursors),
         search=Search(db, cursors),
         stats=Stats(db, store, quota),
-        upload_tokens=UploadTokens(db, cursors),
-        idempotency=Idempotency(db),
+        jobs=Jobs(db, cursors),
         health=Health(db, store, scanning),
         janitor=Janitor(db, store, intake, files, upload_ttl=upload_ttl),
     )
 
 
 def create_app(settings: Settings | None = None, services: Services | None = None) -> flask.Flask:
-    """The HTTP application, for gunicorn and for tests."""
+    """The HTTP application, for the server and for tests."""
     settings = settings or Settings()
     return api.create(services or wire(settings, statement=STATEMENT_IN_REQUEST), settings)
 
 
 def main(arguments: list[str]) -> int:
-    hide()  # the settings below are secrets, and decoders run as the same user
+    """Run the command; returns the exit status."""
+    hide()  # this process will hold secrets, and parsers run as the same user
     try:
         settings = Settings()
     except ValidationError as error:

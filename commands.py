@@ -1,4 +1,4 @@
-"""The commands behind ``python app.py``: each parses its words and calls one service."""
+"""The commands behind ``python app.py``: the table at the end lists them, each with its arguments and its function."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
 from uuid import UUID
 
 import flask
@@ -15,21 +16,23 @@ from rich.console import Console
 from rich.table import Table
 
 import telemetry
+from core.cursors import Page
 from core.errors import GatewayError
 from core.ids import FILE_PREFIX
-from core.principal import Role
 from db.jobs import QUEUES
 from services import Services
 from services.upkeep.doctor import sandbox
 from services.upkeep.jobs import JobQuery
 from settings import Settings, version
 from storage_backends import StorageSettings, open_store
-from storage_backends.base import ManagesBucket
+from storage_backends.base import ManagesBucket, ObjectStore
+
+# Commands import what only they need: a deployment may lack the embedded servers.
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What app.py hands over: how the parts are made from the settings."""
+    """app.py's functions, which make the parts from the settings."""
 
     wire: Callable[[Settings], Services]
     create_app: Callable[[Settings], flask.Flask]
@@ -37,20 +40,44 @@ class Wiring:
     database_url: Callable[[Settings], str]
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command's arguments and what it works on."""
+
+    args: argparse.Namespace
+    settings: Settings
+    wiring: Wiring
+
+    def services(self) -> Services:
+        """All services."""
+        return self.wiring.wire(self.settings)
+
+    def store(self) -> ObjectStore:
+        """The bucket alone."""
+        return open_store(self.wiring.storage_settings(self.settings))
+
+    def origins(self) -> tuple[str, ...]:
+        """The origins of pages that may use the bucket."""
+        return self.settings.cors_origins or (self.settings.base_url,)
+
+
 def run(arguments: list[str], settings: Settings, wiring: Wiring) -> int:
-    """Parse and run one command; the process's exit status. An error that a client would be told is one line here."""
-    words = _parser().parse_args(arguments)
+    """Run one command; returns the exit status. GatewayError and ValueError are printed as one line."""
+    args = _parser().parse_args(arguments)
+    name = f"{args.command or 'start'} {getattr(args, 'action', '')}".strip()
+    command = _COMMANDS[name]
     try:
-        if words.command in _OF_RUNNING and not (settings.database_url and settings.s3_endpoint):
-            settings = _running(settings)
-        return _COMMANDS[words.command or "start"](words, settings, wiring)
+        if not command.standalone and not (settings.database_url and settings.s3_endpoint):
+            settings = _settings_of_running(settings)
+        status = command.run(Call(args, settings, wiring))
+        return status if isinstance(status, int) else 0
     except (GatewayError, ValueError) as error:
-        print(f"{words.command or 'start'}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
 
 
-def _running(settings: Settings) -> Settings:
-    """The settings with what the supervisor chose for the embedded servers that run on this DATA_DIR."""
+def _settings_of_running(settings: Settings) -> Settings:
+    """The settings, completed with those of the embedded servers that are running on this DATA_DIR."""
     from embedded import supervisor
 
     return Settings(**{name.lower(): value for name, value in supervisor.environment(settings).items()})  # type: ignore[arg-type]
@@ -59,145 +86,106 @@ def _running(settings: Settings) -> Settings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.py", description="An upload gateway in front of an S3 bucket.")
     parser.add_argument("--version", action="version", version=f"upload-gateway {version()}")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands (none: start the whole gateway)"
-    )
-    commands.add_parser("serve", help="the HTTP server alone")
-    worker = commands.add_parser("worker", help="the job worker alone; any number of them, on any machine")
-    worker.add_argument("--queues", default=",".join(QUEUES), help="comma-separated; default: %(default)s")
-    worker.add_argument(
-        "--concurrency", type=int, metavar="N", help="jobs of each queue at one time (WORKER_CONCURRENCY)"
-    )
-    commands.add_parser("migrate", help="bring the database to the newest revision")
-    commands.add_parser("bootstrap", help="migrate, make bucket, CORS rules and a first admin key")
-    commands.add_parser("env", help="print the running deployment's settings as shell assignments")
-    doctor = commands.add_parser("doctor", help="check what bucket, virus scanner and sandbox can do")
-    doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    janitor = commands.add_parser("janitor", help="one clean-up run")
-    janitor.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    jobs = commands.add_parser("jobs", help="what waits in the queue, and what failed").add_subparsers(
-        dest="action", required=True
-    )
-    listed = jobs.add_parser("list", help="jobs that wait, run or failed, one JSON object a line")
-    listed.add_argument("--status", choices=["todo", "doing", "failed", "cancelled"])
-    for name in ("queue", "task", "owner"):
-        listed.add_argument(f"--{name}")
-    jobs.add_parser("counts", help="how many, by queue and status, as JSON")
-    jobs.add_parser("retry", help="try a failed job again").add_argument("id", type=int)
-    jobs.add_parser("remove", help="forget a failed job, or cancel one that waits").add_argument("id", type=int)
-    commands.add_parser("rescan", help="scan everything for viruses again, in the background")
-    demo = commands.add_parser("seed-demo", help="add demonstration files, under owners of their own")
-    demo.add_argument("--files", type=int, required=True, metavar="N", help="how many")
-    demo.add_argument("--objects", type=int, default=300, metavar="N", help="how many of them with real bytes (300)")
-    demo.add_argument("--folders", type=int, default=50, metavar="N", help="of each owner (50; at most 10000)")
-    demo.add_argument("--owners", type=int, default=1, metavar="N", help="how many: demo-1, demo-2 … (1)")
-    demo.add_argument("--owner", metavar="ID", help="instead, an owner who has nothing yet")
-    demo.add_argument("--seed", type=int, default=1, metavar="N", help="other numbers invent other files (1)")
-    keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
-        dest="action", required=True
-    )
-    create = keys.add_parser("create", help="make a key; it is shown this once")
-    create.add_argument("--owner", required=True, help="owner_id, any text of up to 255 characters")
-    create.add_argument("--role", choices=["user", "admin"], default="user")
-    create.add_argument("--name", default="")
-    create.add_argument("--json", action="store_true", help="print JSON instead of the bare key")
-    keys.add_parser("list", help="list the keys in use, one JSON object a line")
-    keys.add_parser("revoke", help="end a key at once").add_argument("id", type=UUID)
+    title = "commands (none: start the whole gateway)"
+    parsers = {"": parser.add_subparsers(dest="command", metavar="COMMAND", title=title)}
+    for name, command in _COMMANDS.items():
+        group, _, last = name.rpartition(" ")
+        if group not in parsers:
+            subcommands = parsers[""].add_parser(group, help=_GROUPS[group])
+            parsers[group] = subcommands.add_subparsers(dest="action", required=True)
+        if command.help:
+            subparser = parsers[group].add_parser(last, help=command.help)
+            for flag, options in command.arguments.items():
+                subparser.add_argument(flag, **options)
     return parser
 
 
-def _start(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    from embedded import supervisor  # only here: a deployment does without the embedded servers
+def _start(call: Call) -> int:
+    from embedded import supervisor
 
-    return supervisor.run(settings)
+    return supervisor.run(call.settings)
 
 
-def _serve(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+def _serve(call: Call) -> int:
     import web_server
 
-    sandbox.suffices(strict=settings.strict_sandbox)  # looked up here once for all its processes
-    telemetry.share_metrics(settings.data_dir)
-    (wiring.database_url(settings), wiring.storage_settings(settings))  # say what is missing before workers start
-    return web_server.run(lambda: wiring.create_app(settings), settings)
+    sandbox.suffices(strict=call.settings.strict_sandbox)  # once, for all worker processes
+    telemetry.share_metrics(call.settings.data_dir)
+    call.wiring.database_url(call.settings)  # raises if it is missing, before worker processes start
+    call.wiring.storage_settings(call.settings)
+    return web_server.run(lambda: call.wiring.create_app(call.settings), call.settings)
 
 
-def _worker(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+def _worker(call: Call) -> None:
     from jobs import worker
 
+    settings, args = call.settings, call.args
     if not sandbox.suffices(strict=settings.strict_sandbox):
-        raise ValueError("parsers can't be locked in here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
-    queues = [name.strip() for name in words.queues.split(",") if name.strip()]
+        raise ValueError("parsers can't be sandboxed here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
+    queues = [name.strip() for name in args.queues.split(",") if name.strip()]
     if not queues or not set(queues) <= set(QUEUES):
         raise ValueError(f"--queues takes some of {', '.join(QUEUES)}")
-    if words.concurrency is not None and not 1 <= words.concurrency <= 64:
+    if args.concurrency is not None and not 1 <= args.concurrency <= 64:
         raise ValueError("--concurrency takes 1 to 64")
     telemetry.share_metrics(settings.data_dir)
     if settings.worker_metrics_port is not None:
         telemetry.serve_metrics(settings.host, settings.worker_metrics_port)
     worker.run(
-        wiring.wire(settings),
-        database_url=wiring.database_url(settings),
+        call.services(),
+        database_url=call.wiring.database_url(settings),
         queues=queues,
-        concurrency=words.concurrency or settings.worker_concurrency,
+        concurrency=args.concurrency or settings.worker_concurrency,
         lease=settings.worker_lease,
     )
-    return 0
 
 
-def _migrate(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+def _migrate(call: Call) -> None:
     from db.migrate import migrate
 
-    migrate(wiring.database_url(settings))
-    return 0
+    migrate(call.wiring.database_url(call.settings))
 
 
-def _bootstrap(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    _migrate(words, settings, wiring)
-    store = open_store(wiring.storage_settings(settings))
+def _bootstrap(call: Call) -> None:
+    settings = call.settings
+    _migrate(call)
+    store = call.store()
     if isinstance(store, ManagesBucket):
         store.ensure_bucket()
-        origins = settings.cors_origins or (settings.base_url,)
-        if not store.set_cors(origins):
-            print("The bucket's CORS rules can't be set by request; see `python app.py doctor`.", file=sys.stderr)
-        # Counted from the beginning, while an upload's life is renewed as long as its client is at it: so, generously.
+        if not store.set_cors(call.origins()):
+            _warn("The bucket's CORS rules can't be set by request; see `python app.py doctor`.")
+        # The rule counts from an upload's start, but clients extend an upload's lifetime: so it is generous.
         store.set_abort_incomplete_rule(FILE_PREFIX, days=max(30, -(-settings.upload_ttl // 86_400) + 1))
     if settings.clamd_url is not None:
-        print(
+        _warn(
             "CLAMD_URL is set. clamd must have AlertExceedsMax, AlertEncryptedArchive and AlertEncryptedDoc set to yes, and"
             f" StreamMaxLength, MaxFileSize and MaxScanSize to {settings.scan_max_size} bytes or more (SCAN_MAX_SIZE);"
-            " `python app.py doctor` tries it out.",
-            file=sys.stderr,
+            " `python app.py doctor` checks this."
         )
-    given = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
-    made = wiring.wire(settings).keys.ensure_admin_key(given)
-    if made is not None:
-        print(f"ADMIN_API_KEY={made}")
-    return 0
+    key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
+    new_key = call.services().keys.ensure_admin_key(key)
+    if new_key is not None:
+        print(f"ADMIN_API_KEY={new_key}")
 
 
-def _env(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+def _env(call: Call) -> None:
     from embedded import supervisor
 
-    for name, value in supervisor.environment(settings).items():
+    for name, value in supervisor.environment(call.settings).items():
         print(f"{name}={shlex.quote(value)}")
-    return 0
 
 
-def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+def _doctor(call: Call) -> int:
     from services.processing.scanning import configured
     from services.upkeep.doctor import bucket, scanner
 
-    store = open_store(wiring.storage_settings(settings))
-    checks = bucket.examine(store, origins=settings.cors_origins or (settings.base_url,))
-    checks += sandbox.examine(strict=settings.strict_sandbox)
-    if settings.clamd_url is not None:
-        checks += scanner.examine(configured(wiring.wire(settings).scanning).clamd)
-    if words.json:
-        print(
-            json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "consequence": c.consequence} for c in checks])
-        )
+    checks = bucket.examine(call.store(), origins=call.origins())
+    checks += sandbox.examine(strict=call.settings.strict_sandbox)
+    if call.settings.clamd_url is not None:
+        checks += scanner.examine(configured(call.services().scanning).clamd)
+    if call.args.json:
+        _print_json([{name: getattr(c, name) for name in ("name", "ok", "detail", "consequence")} for c in checks])
     else:
-        table = Table("check", "", "found", "if it is missing")
+        table = Table("check", "", "result", "if it is missing")
         for check in checks:
             mark = {True: "[green]yes", False: "[red]no", None: "[yellow]?"}[check.ok]
             table.add_row(check.name, mark, check.detail, "" if check.ok else check.consequence)
@@ -205,96 +193,135 @@ def _doctor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> in
     return 0 if all(check.ok is not False for check in checks) else 1
 
 
-def _janitor(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    print(json.dumps(wiring.wire(settings).janitor.run(dry_run=words.dry_run).as_dict()))
-    return 0
+def _janitor(call: Call) -> None:
+    _print_json(call.services().janitor.run(dry_run=call.args.dry_run).as_dict())
 
 
-def _rescan(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+def _rescan(call: Call) -> None:
     from services.processing.scanning import configured
 
-    begun = configured(wiring.wire(settings).scanning).begin_rescan()
-    print(json.dumps({"id": begun.id, "scanned": begun.scanned, "infected": begun.infected}))
-    return 0
+    begun = configured(call.services().scanning).begin_rescan()
+    _print_json({"id": begun.id, "scanned": begun.scanned, "infected": begun.infected})
 
 
-def _seed_demo(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
+def _seed_demo(call: Call) -> None:
     from services.upkeep.demo import Demo, DemoPlan
 
-    store = open_store(wiring.storage_settings(settings))
-    plan = DemoPlan(words.files, words.objects, words.folders, words.owners, words.seed, words.owner)
-    report = Demo(wiring.wire(settings).db, store).seed(plan, progress=lambda line: print(line, file=sys.stderr))
+    args = call.args
+    plan = DemoPlan(args.files, args.objects, args.folders, args.owners, args.seed, args.owner)
+    report = Demo(call.services().db, call.store()).seed(plan, progress=_warn)
     print(json.dumps(report.as_dict(), ensure_ascii=False))
-    return 0
 
 
-def _keys(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    keys = wiring.wire(settings).keys
-    if words.action == "create":
-        role: Role = words.role
-        record, key = keys.create_key(words.owner, name=words.name, role=role)
-        shown = {
-            "id": str(record.id),
-            "key": key,
-            "owner_id": record.owner_id,
-            "name": record.name,
-            "role": record.role,
-            "created_at": record.created_at.isoformat().replace("+00:00", "Z"),
-        }
-        print(json.dumps(shown) if words.json else key)
-    elif words.action == "revoke":
-        keys.revoke_key(words.id)
-    else:
-        cursor = None
-        while True:
-            page = keys.list_keys(limit=200, cursor=cursor)
-            for record in page.items:
-                print(
-                    json.dumps(
-                        {"id": str(record.id), "owner_id": record.owner_id, "name": record.name, "role": record.role}
-                    )
-                )
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-    return 0
+def _keys_create(call: Call) -> None:
+    args = call.args
+    record, key = call.services().keys.create_key(args.owner, name=args.name, role=args.role)
+    if not args.json:
+        print(key)
+        return
+    created_at = record.created_at.isoformat().replace("+00:00", "Z")
+    members = {"owner_id": record.owner_id, "name": record.name, "role": record.role, "created_at": created_at}
+    _print_json({"id": str(record.id), "key": key, **members})
 
 
-def _jobs(words: argparse.Namespace, settings: Settings, wiring: Wiring) -> int:
-    service = wiring.wire(settings).jobs
-    if words.action == "retry":
-        service.retry(words.id)
-    elif words.action == "remove":
-        service.remove(words.id)
-    elif words.action == "counts":
-        print(json.dumps(service.counts()))
-    else:
-        cursor = None
-        while True:
-            query = JobQuery(words.status, words.queue, words.task, words.owner, limit=200, cursor=cursor)
-            page = service.page(query)
-            for job in page.items:
-                print(json.dumps(asdict(job), default=str))
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-    return 0
+def _keys_list(call: Call) -> None:
+    keys = call.services().keys
+    for record in _all_pages(lambda cursor: keys.list_keys(limit=200, cursor=cursor)):
+        members = {"owner_id": record.owner_id, "name": record.name, "role": record.role}
+        _print_json({"id": str(record.id), **members})
 
 
-# These speak to a deployment that runs already, embedded servers included.
-_OF_RUNNING = frozenset({"migrate", "doctor", "janitor", "jobs", "keys", "rescan", "seed-demo"})
+def _keys_revoke(call: Call) -> None:
+    call.services().keys.revoke_key(call.args.id)
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Wiring], int]] = {
-    "start": _start,
-    "serve": _serve,
-    "worker": _worker,
-    "migrate": _migrate,
-    "bootstrap": _bootstrap,
-    "env": _env,
-    "doctor": _doctor,
-    "janitor": _janitor,
-    "jobs": _jobs,
-    "rescan": _rescan,
-    "seed-demo": _seed_demo,
-    "keys": _keys,
+
+def _jobs_list(call: Call) -> None:
+    args, jobs = call.args, call.services().jobs
+    for job in _all_pages(
+        lambda cursor: jobs.page(JobQuery(args.status, args.queue, args.task, args.owner, limit=200, cursor=cursor))
+    ):
+        print(json.dumps(asdict(job), default=str))
+
+
+def _jobs_counts(call: Call) -> None:
+    _print_json(call.services().jobs.counts())
+
+
+def _jobs_retry(call: Call) -> None:
+    call.services().jobs.retry(call.args.id)
+
+
+def _jobs_remove(call: Call) -> None:
+    call.services().jobs.remove(call.args.id)
+
+
+def _all_pages(page_after: Callable[[str | None], Page[Any]]) -> Iterator[Any]:
+    cursor = None
+    while True:
+        page = page_after(cursor)
+        yield from page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value))
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command. Unless it is ``standalone``, it needs a running deployment, whose embedded servers it looks up."""
+
+    run: Callable[[Call], object]  # an int is the exit status
+    help: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    standalone: bool = False
+
+
+_JSON = {"action": "store_true", "help": "print JSON"}
+_WORKER = {
+    "--queues": {"default": ",".join(QUEUES), "help": "comma-separated; default: %(default)s"},
+    "--concurrency": {"type": int, "metavar": "N", "help": "concurrent jobs of each queue (WORKER_CONCURRENCY)"},
+}
+_DEMO = {
+    "--files": {"type": int, "required": True, "metavar": "N", "help": "number of files"},
+    "--objects": {"type": int, "default": 300, "metavar": "N", "help": "how many of them have content (300)"},
+    "--folders": {"type": int, "default": 50, "metavar": "N", "help": "folders of each owner (50; at most 10000)"},
+    "--owners": {"type": int, "default": 1, "metavar": "N", "help": "number of owners: demo-1, demo-2 … (1)"},
+    "--owner": {"metavar": "ID", "help": "instead, an owner who has nothing yet"},
+    "--seed": {"type": int, "default": 1, "metavar": "N", "help": "other numbers invent other files (1)"},
+}
+_KEY = {
+    "--owner": {"required": True, "help": "owner_id, up to 255 characters"},
+    "--role": {"choices": ["user", "admin"], "default": "user"},
+    "--name": {"default": ""},
+    "--json": _JSON,
+}
+_JOBS = {"--status": {"choices": ["todo", "doing", "failed", "cancelled"]}, "--queue": {}, "--task": {}, "--owner": {}}
+_DRY_RUN = {"--dry-run": {"action": "store_true", "help": "only report what would be done"}}
+
+_GROUPS = {"jobs": "list, retry and remove jobs", "keys": "create, list and revoke API keys"}
+_COMMANDS = {
+    "start": Command(_start, standalone=True),
+    "serve": Command(_serve, "the HTTP server alone", standalone=True),
+    "worker": Command(_worker, "a job worker alone; any number of them, on any machine", _WORKER, standalone=True),
+    "migrate": Command(_migrate, "migrate the database"),
+    "bootstrap": Command(_bootstrap, "migrate; create bucket, CORS rules and a first admin key", standalone=True),
+    "env": Command(_env, "print the running deployment's settings as shell assignments", standalone=True),
+    "doctor": Command(_doctor, "check bucket, virus scanner and sandbox", {"--json": _JSON}),
+    "janitor": Command(_janitor, "clean up once", _DRY_RUN),
+    "rescan": Command(_rescan, "scan all files for viruses again, in the background"),
+    "seed-demo": Command(_seed_demo, "add demonstration files, for owners of their own", _DEMO),
+    "jobs list": Command(_jobs_list, "list waiting, running and failed jobs, one JSON object per line", _JOBS),
+    "jobs counts": Command(_jobs_counts, "print the number of jobs by queue and status as JSON"),
+    "jobs retry": Command(_jobs_retry, "retry a failed job", {"id": {"type": int}}),
+    "jobs remove": Command(_jobs_remove, "remove a failed job, or cancel one that waits", {"id": {"type": int}}),
+    "keys create": Command(_keys_create, "create a key, which is shown only once", _KEY),
+    "keys list": Command(_keys_list, "list the active keys, one JSON object per line"),
+    "keys revoke": Command(_keys_revoke, "revoke a key at once", {"id": {"type": UUID}}),
 }

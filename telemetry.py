@@ -1,8 +1,7 @@
-"""Logs: one JSON object a line on standard error, with the request id bound to each. Metrics: every name declared here.
+"""Logs: one JSON object per line on standard error, each with its request's id. Metrics: all of them are declared here.
 
-What is counted says how often and how long, never who or what: labels are routes, operations, tasks and outcomes, of
-which there are few (THREATS T124). The processes of one machine write into one folder (``share_metrics``), so that any
-of them can tell the sum of all.
+Metrics count how often and how long, never who or what: their labels are routes, operations, tasks and outcomes, of which there
+are few (THREATS T124). All processes on a machine write into one folder (``share_metrics``), so each can show the sum.
 """
 
 from __future__ import annotations
@@ -16,12 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
 
 def configure_logging(level: str) -> None:
-    """Set up structlog, and let other libraries' loggers through it from WARNING on."""
+    """Set up structlog. Other libraries' loggers go through it from WARNING on."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -52,25 +55,25 @@ _JOB_SECONDS = (0.05, 0.2, 1.0, 5.0, 20.0, 60.0, 300.0, 1800.0)
 
 
 def share_metrics(data_dir: Path) -> None:
-    """Count together with the other processes of this DATA_DIR; to be called before anything is counted.
+    """Share metrics with the other processes of this DATA_DIR. Must be called before anything is counted.
 
-    What ended processes counted stays, so that no counter falls; it goes when the first process of a new run finds none
-    of them alive."""
+    The counts of ended processes stay, so that no counter falls, until a process starts when none of the others is alive."""
     folder = data_dir / "metrics"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".probe").touch()
-    except OSError:  # a read-only installation: its processes count by themselves
+    except OSError:  # a read-only installation: each process shows its own metrics
         folder = Path(tempfile.mkdtemp(prefix="metrics-"))
-    found = list(folder.glob("*.db"))
-    if not any(_alive(path) for path in found):
-        for path in found:
+    files = list(folder.glob("*.db"))
+    if not any(_alive(path) for path in files):
+        for path in files:
             with suppress(OSError):
                 path.unlink()
     os.environ[_SHARED] = str(folder)
 
 
 def _alive(path: Path) -> bool:
+    """Whether the file belongs to another process that is alive."""
     pid = path.stem.rpartition("_")[2]
     try:
         os.kill(int(pid), 0)
@@ -82,91 +85,81 @@ def _alive(path: Path) -> bool:
 
 
 class Metrics:
+    """This process's metrics."""
+
     def __init__(self) -> None:
-        # Only here: the library decides at its import whether processes share.
+        # Not at the top: prometheus-client decides at its import whether processes share their metrics.
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         own = self._own = CollectorRegistry()
-        self._requests = Histogram(
+
+        def histogram(name: str, text: str, labels: list[str], buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(name, text, labels, registry=own, buckets=buckets)
+
+        def counter(name: str, text: str, labels: list[str]) -> Counter:
+            return Counter(name, text, labels, registry=own)
+
+        self._requests = histogram(
             "gateway_http_request_seconds",
-            "Requests until the answer began, by route, method and status",
+            "Seconds until a response began, by route, method and status",
             ["route", "method", "status"],
-            registry=own,
-            buckets=_SECONDS,
         )
-        self._uploads = Counter(
-            "gateway_uploads", "Files that ended their upload", ["protocol", "outcome"], registry=own
+        self._uploads = counter("gateway_uploads", "Files whose upload ended", ["protocol", "outcome"])
+        self._received = counter(
+            "gateway_received_bytes", "Bytes of files that passed through the gateway", ["protocol"]
         )
-        self._received = Counter(
-            "gateway_received_bytes", "Bytes of files that came through the gateway", ["protocol"], registry=own
-        )
-        self._bucket = Histogram(
-            "gateway_bucket_call_seconds",
-            "Calls to the bucket",
-            ["operation", "outcome"],
-            registry=own,
-            buckets=_SECONDS,
-        )
-        self._jobs = Histogram(
-            "gateway_job_seconds",
-            "Jobs by task and outcome: ok, retried, failed",
-            ["task", "outcome"],
-            registry=own,
-            buckets=_JOB_SECONDS,
-        )
-        self._previews = Counter(
-            "gateway_previews", "Previews asked for or made ahead", ["kind", "outcome"], registry=own
-        )
+        self._bucket = histogram("gateway_bucket_call_seconds", "Calls to the bucket", ["operation", "outcome"])
+        outcomes = "Jobs by task and outcome: ok, retried, failed"
+        self._jobs = histogram("gateway_job_seconds", outcomes, ["task", "outcome"], _JOB_SECONDS)
+        self._previews = counter("gateway_previews", "Previews requested or made ahead", ["kind", "outcome"])
 
     def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
-        """``route``: its template, ``/api/files/<id>``; None where none fitted."""
+        """Count a request. ``route``: its template, as ``/api/files/<id>``; None if no route matched."""
         known = method if method in _METHODS else "other"
         self._requests.labels(route or "unmatched", known, str(status)).observe(seconds)
 
     def upload(self, protocol: str, outcome: str, size: int = 0) -> None:
-        """``outcome``: ``done`` or the code of its refusal; ``size``: bytes that came through this process."""
+        """Count an upload. ``outcome``: ``done`` or an error code; ``size``: bytes that passed through this process."""
         self._uploads.labels(protocol, outcome).inc()
         if size:
             self._received.labels(protocol).inc(size)
 
     def bucket_call(self, operation: str, outcome: str, seconds: float) -> None:
+        """Count a call to the bucket. ``outcome``: ``ok`` or the error's name."""
         self._bucket.labels(operation, outcome).observe(seconds)
 
     def job(self, task: str, outcome: str, seconds: float) -> None:
+        """Count a job."""
         self._jobs.labels(task, outcome).observe(seconds)
 
     def preview(self, kind: str, outcome: str) -> None:
-        """``outcome``: ``stored`` (found in the bucket), ``made``, or the code of its refusal."""
+        """Count a preview. ``outcome``: ``stored`` (it was in the bucket), ``made``, ``not_modified``, or an error code."""
         self._previews.labels(kind, outcome).inc()
 
-    def exposition(self, now: Iterable[Gauge] = ()) -> bytes:
-        """All in Prometheus' text format; ``now``: what was asked at this moment."""
-        from prometheus_client import CollectorRegistry, Metric, generate_latest
+    def exposition(self, gauges: Iterable[Gauge] = ()) -> bytes:
+        """All metrics in Prometheus' text format, with ``gauges`` that were measured now."""
+        from prometheus_client import Metric, generate_latest
         from prometheus_client.core import GaugeMetricFamily
-        from prometheus_client.multiprocess import MultiProcessCollector
 
         families: list[Metric] = []
-        for gauge in now:
+        for gauge in gauges:
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
             for labels, value in gauge.samples:
                 family.add_metric(labels, value)
             families.append(family)
 
-        class Now:
+        class Gauges:
             def collect(self) -> Iterable[Metric]:
                 return families
 
-        registry = self._own
-        if _SHARED in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        asked = CollectorRegistry()
-        asked.register(Now())
-        return generate_latest(registry) + generate_latest(asked)
+        registry = _all_processes() if _SHARED in os.environ else self._own
+        return generate_latest(registry) + generate_latest(Gauges())
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
+    """Values that were measured now, each with its labels."""
+
     name: str
     help: str
     labels: tuple[str, ...]
@@ -174,25 +167,33 @@ class Gauge:
 
 
 def queue_jobs(samples: list[tuple[tuple[str, ...], float]]) -> Gauge:
+    """The number of jobs by queue and state."""
     return Gauge("gateway_queue_jobs", "Jobs: waiting, scheduled, running, failed", ("queue", "state"), samples)
 
 
 def queue_oldest(samples: list[tuple[tuple[str, ...], float]]) -> Gauge:
-    text = "Seconds that the first job in line has been waiting"
+    """The age of the oldest job by queue."""
+    text = "Seconds that the oldest due job has been waiting"
     return Gauge("gateway_queue_oldest_seconds", text, ("queue",), samples)
 
 
-def serve_metrics(host: str, port: int) -> None:
-    """Show this process's metrics at a port of its own: a worker on a machine without the HTTP server."""
-    from prometheus_client import CollectorRegistry, start_http_server
+def _all_processes() -> CollectorRegistry:
+    from prometheus_client import CollectorRegistry
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    start_http_server(port, addr=host, registry=registry)
+    return registry
+
+
+def serve_metrics(host: str, port: int) -> None:
+    """Serve the metrics at a port: for a worker on a machine without the HTTP server."""
+    from prometheus_client import start_http_server
+
+    start_http_server(port, addr=host, registry=_all_processes())
 
 
 @cache
 def metrics() -> Metrics:
-    """This process's."""
+    """This process's metrics."""
     return Metrics()
