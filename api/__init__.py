@@ -1,8 +1,23 @@
-"""HTTP: parse, call one service, render. ``install`` puts it onto a Flask application.
+"""HTTP: each view parses its input, calls one service and renders the result. ``create`` makes the Flask application.
 
-A request passes, in this order: its id, who asks (api/auth.py), then the route's own parsing and view
-(api/operations.py); whatever goes wrong on the way becomes a problem document (api/problems.py). On the way
-out every response gets its id and the headers that keep browsers from guessing.
+A request gets an id and a caller (auth.py), then its route's input is parsed and its view is called (operations.py). Errors
+become problem documents (problems.py). Every response gets the request's id and security headers. Nothing here reads the
+database or the bucket, and no view touches ``request.data``, ``.form`` or ``.files``: bodies are streamed (T7).
+
+Open operations.py first: ``@operation`` declares a route's input, responses and errors, and openapi.py writes the document
+at /openapi.json from these declarations. Then files.py, which has the most routes.
+
+    Each request        auth, context, problems, proxies, in_flight (limits on concurrent bodies and streams)
+    Input               operations, fields (types of values), request_models, placement, request_body (raw bodies,
+                        checksums), form_data (multipart/form-data as a stream)
+    Output              render (records to JSON), response_models, streaming (objects as responses), openapi, docs_page
+    Idempotency-Key     idempotency
+    Routes              form_uploads      POST /api/upload, PUT /api/upload/<filename>
+                        direct_uploads    /api/uploads: from the client to the bucket by presigned URLs
+                        tus, tus_headers, tus_body    /api/tus: tus 1.0.0 and the IETF draft
+                        s3_uploads, s3_upload_models, s3_xml    /s3: what @uppy/aws-s3 expects
+                        upload_tokens     /api/upload-tokens, and /t/<token>/...
+                        files, folders, search, admin, monitoring (health, metrics, the document)
 """
 
 from __future__ import annotations
@@ -17,122 +32,83 @@ from flask import Flask, Response, g, request
 from flask_cors import CORS
 from werkzeug.routing import BaseConverter, ValidationError
 
-from api import auth, problems, proxies
-from api.admin import admin
-from api.context import EXTENSION, Gateway, HttpSettings, request_id
-from api.direct_uploads import uploads
+from api import (
+    admin,
+    auth,
+    direct_uploads,
+    files,
+    folders,
+    form_uploads,
+    monitoring,
+    problems,
+    proxies,
+    s3_uploads,
+    s3_xml,
+    search,
+    upload_tokens,
+)
+from api.context import EXTENSION, Gateway, request_id
 from api.fields import MAX_INT32
-from api.files import files, links
-from api.folders import folders
-from api.form_uploads import upload
-from api.monitoring import ops
 from api.render import GatewayJSON
-from api.s3_uploads import companion
-from api.s3_xml import s3_xml
-from api.search import search
 from api.tus import SlashAtEnd, tus
 from api.tus_headers import PATH as TUS_PATH
-from api.upload_tokens import TokenInPath, upload_tokens
+from api.upload_tokens import TokenInPath
 from core import breaker
 from services import Services
 from settings import Settings
 from telemetry import metrics
 
-__all__ = ["HttpSettings", "create", "install"]
-
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
-_EXPOSED = [
-    "Location",
-    "ETag",
-    "X-Request-ID",
-    "Link",
-    "Retry-After",
-    "Content-Disposition",
-    "Content-Range",
-    "Accept-Ranges",
-    "Upload-Session",
-    "Upload-Offset",
-    "Upload-Length",
-    "Upload-Expires",
-    "Upload-Metadata",
-    "Upload-File-Id",
-    "Upload-Concat",
-    "Upload-Defer-Length",
-    "Upload-Complete",
-    "Upload-Incomplete",
-    "Upload-Draft-Interop-Version",
-    "Upload-Limit",
-    "Tus-Resumable",
-    "Tus-Version",
-    "Tus-Extension",
-    "Tus-Max-Size",
-    "Tus-Checksum-Algorithm",
-    "RateLimit-Limit",
-    "RateLimit-Remaining",
-    "RateLimit-Reset",
-    "Idempotency-Replayed",
-]
-_BLUEPRINTS = (
-    (ops, ""),
-    (upload, "/api"),
-    (files, "/api/files"),
-    (links, "/d"),
-    (folders, "/api/folders"),
-    (search, "/api"),
-    (admin, "/api/admin"),
-    (companion, "/s3"),
-    (s3_xml, "/s3/objects"),
-    (upload_tokens, "/api"),
+# Headers that scripts of other origins may read.
+_EXPOSED = (
+    "Location, ETag, X-Request-ID, Link, Retry-After, Content-Disposition, Content-Range, Accept-Ranges, "
+    "Idempotency-Replayed, Upload-Session, Upload-Offset, Upload-Length, Upload-Expires, Upload-Metadata, Upload-File-Id, "
+    "Upload-Concat, Upload-Defer-Length, Upload-Complete, Upload-Incomplete, Upload-Draft-Interop-Version, Upload-Limit, "
+    "Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, "
+    "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+)
+_ROUTES = (
+    (monitoring.routes, ""),
+    (form_uploads.routes, "/api"),
+    (files.routes, "/api/files"),
+    (files.link_routes, "/d"),
+    (folders.routes, "/api/folders"),
+    (search.routes, "/api"),
+    (admin.routes, "/api/admin"),
+    (s3_uploads.routes, "/s3"),
+    (s3_xml.routes, "/s3/objects"),
+    (upload_tokens.routes, "/api"),
 )
 
 
 def create(services: Services, settings: Settings) -> Flask:
-    """The HTTP application around the services."""
+    """The HTTP application. ValueError for a CORS origin that is not exact, or a trusted proxy that is not an address."""
     app = Flask("gateway", static_folder=None)
-    install(
-        app,
-        services,
-        HttpSettings(
-            base_url=settings.base_url,
-            public_url_set=settings.public_url is not None,
-            trusted_proxies=settings.trusted_proxies,
-            cors_origins=settings.cors_origins,
-            max_file_size=settings.max_file_size,
-            max_files_per_request=settings.max_files_per_request,
-            max_bodies_in_flight=settings.max_bodies_in_flight,
-        ),
-    )
-    return app
-
-
-def install(app: Flask, services: Services, http: HttpSettings) -> None:
-    """Put the routes and all that surrounds them onto ``app``. ValueError for a CORS origin that is not exact, and for a
-    trusted proxy that is no address."""
-    proxies.parsed(http.trusted_proxies)
-    app.extensions[EXTENSION] = Gateway(services, http)
+    proxies.networks(settings.trusted_proxies)
+    app.extensions[EXTENSION] = Gateway(services, settings)
     app.json = GatewayJSON(app)
-    app.url_map.merge_slashes = False  # a redirect from // would be HTML, and names may hold it
-    app.url_map.converters["folder_id"] = FolderIdConverter
-    app.url_map.converters["job_id"] = JobIdConverter
+    app.url_map.merge_slashes = False  # names may contain //, and the redirect would be HTML
+    app.url_map.converters |= {"folder_id": FolderIdConverter, "job_id": JobIdConverter}
     problems.install(app)
     app.before_request(_begin)
     app.before_request(auth.authenticate)
     app.after_request(_finish)
     app.teardown_request(lambda _: breaker.end_request())
-    _allow_origins(app, http.cors_origins)
-    for blueprint, prefix in _BLUEPRINTS:
-        app.register_blueprint(blueprint, url_prefix=prefix or None)
+    _allow_origins(app, settings.cors_origins)
+    for routes, prefix in _ROUTES:
+        app.register_blueprint(routes, url_prefix=prefix or None)
     if services.direct is not None:
-        app.register_blueprint(uploads, url_prefix="/api/uploads")
+        app.register_blueprint(direct_uploads.routes, url_prefix="/api/uploads")
     if services.resumable is not None:
         app.register_blueprint(tus, url_prefix=TUS_PATH)
     app.wsgi_app = TokenInPath(SlashAtEnd(app.wsgi_app))  # type: ignore[method-assign]
+    return app
 
 
 class FolderIdConverter(BaseConverter):
-    """A positive 32-bit integer; whatever else stands there names no folder. (werkzeug's own reads 5,000 digits, which
-    CPython refuses with an error: THREATS T16.)"""
+    """A positive 32-bit integer; anything else is 404. (werkzeug's own converter accepts 5,000 digits, for which CPython
+    raises an error: THREATS T16.)"""
 
     regex = "[0-9]{1,10}"
 
@@ -153,7 +129,7 @@ class JobIdConverter(BaseConverter):
 
 
 def _begin() -> None:
-    """Name the request: by the client's own id where that is short and plain enough for a log (THREATS T25)."""
+    """Give the request an id: the client's own if it is safe to log (THREATS T25)."""
     given = request.headers.get("X-Request-ID", "")
     g.begun = time.monotonic()
     breaker.begin_request()
@@ -176,12 +152,12 @@ def _finish(response: Response) -> Response:
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     headers.setdefault("Cache-Control", "private, no-store")
     if request.method == "OPTIONS" and response.is_sequence and not response.get_data():
-        headers.pop("Content-Type", None)  # Flask would call nothing HTML
+        headers.pop("Content-Type", None)  # Flask would say text/html
     return response
 
 
 def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
-    """CORS for exactly these origins (THREATS T38): no wildcard, no pattern, never ``null``."""
+    """Allow exactly these origins (THREATS T38): no wildcard, no pattern, never ``null``."""
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"CORS_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}")

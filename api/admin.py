@@ -17,10 +17,10 @@ from db.records import KeyRecord
 from services.processing.scanning import configured
 from services.upkeep.jobs import JobQuery
 
-admin = Blueprint("admin", __name__)
+routes = Blueprint("admin", __name__)
 
 
-@admin.post("/keys")
+@routes.post("/keys")
 @operation(
     "Make an API key",
     access="admin",
@@ -42,14 +42,14 @@ def create_key(body: KeyBody) -> Response:
     )
 
 
-@admin.get("/keys")
+@routes.get("/keys")
 @operation("List API keys", access="admin", query=PageQuery, responses={200: KeyPageOut}, headers=("Link",))
 def list_keys(query: PageQuery) -> Response:
     """Those that were not revoked, oldest first."""
     return render.page(services().keys.list_keys(limit=query.limit, cursor=query.cursor), render.key)
 
 
-@admin.delete("/keys/<uuid:key_id>")
+@routes.delete("/keys/<uuid:key_id>")
 @operation("Revoke an API key", access="admin", responses={204: None}, errors=(NotFound,))
 def revoke_key(key_id: UUID) -> Response:
     """The next request with it is answered 401."""
@@ -57,7 +57,7 @@ def revoke_key(key_id: UUID) -> Response:
     return render.no_content()
 
 
-@admin.post("/janitor")
+@routes.post("/janitor")
 @operation("Run the janitor now", access="admin", body=JanitorBody, responses={200: ReportOut})
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
@@ -67,7 +67,7 @@ def janitor(body: JanitorBody) -> Response:
 # -- jobs ------------------------------------------------------------------------------------------------------------------
 
 
-@admin.get("/jobs")
+@routes.get("/jobs")
 @operation(
     "List jobs",
     access="admin",
@@ -82,14 +82,14 @@ def list_jobs(query: JobListQuery) -> Response:
     return render.page(found, render.job, counts=services().jobs.counts())
 
 
-@admin.post("/jobs/<job_id:job_id>/retry")
+@routes.post("/jobs/<job_id:job_id>/retry")
 @operation("Retry a failed job", access="admin", responses={200: JobOut}, errors=(NotFound, Conflict))
 def retry_job(job_id: int) -> Response:
     """Back into its queue, its attempts counted anew. `409` where it did not fail."""
     return render.answer(render.job(services().jobs.retry(job_id)))
 
 
-@admin.delete("/jobs/<job_id:job_id>")
+@routes.delete("/jobs/<job_id:job_id>")
 @operation("Remove a job", access="admin", responses={204: None}, errors=(NotFound, Conflict))
 def remove_job(job_id: int) -> Response:
     """Forget one that failed, or cancel one that waits. `409` where a worker is at it."""
@@ -100,14 +100,14 @@ def remove_job(job_id: int) -> Response:
 # -- the virus scan --------------------------------------------------------------------------------------------------------
 
 
-@admin.post("/rescan")
+@routes.post("/rescan")
 @operation("Scan everything for viruses again", access="admin", responses={202: RescanOut}, errors=(Conflict,))
 def rescan() -> Response:
     """In the background, at the lowest priority. Where a re-scan is under way already, how far it has come."""
     return render.answer(render.rescan(configured(services().scanning).begin_rescan()), 202)
 
 
-@admin.get("/rescan")
+@routes.get("/rescan")
 @operation("Get the latest re-scan", access="admin", responses={200: RescanOut}, errors=(Conflict, NotFound))
 def latest_rescan() -> Response:
     """The one under way, or the last one."""

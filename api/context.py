@@ -1,4 +1,4 @@
-"""What a view needs beside its input: the services, the settings of the HTTP layer, and who asks."""
+"""What a view needs beside its input: the services, the settings, and the caller."""
 
 from __future__ import annotations
 
@@ -10,41 +10,31 @@ from flask import current_app, g
 from core.errors import NotAuthenticated
 from core.principal import Principal
 from services import Services
+from settings import Settings
 
 EXTENSION = "gateway"
 
 
 @dataclass(frozen=True, slots=True)
-class HttpSettings:
-    base_url: str  # the address clients use, without a slash at the end
-    public_url_set: bool = True  # base_url was told, not guessed from HOST and PORT
-    trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-* are believed
-    cors_origins: tuple[str, ...] = ()  # exact origins, "https://app.example.com"
-    max_file_size: int = 50 * 1024**3  # bytes
-    max_files_per_request: int = 200
-    max_bodies_in_flight: int = 24  # uploads through this process for one owner at a time
-
-
-@dataclass(frozen=True, slots=True)
 class Gateway:
+    """What ``app.extensions`` holds."""
+
     services: Services
-    http: HttpSettings
-
-
-def gateway() -> Gateway:
-    return cast(Gateway, current_app.extensions[EXTENSION])
+    settings: Settings
 
 
 def services() -> Services:
-    return gateway().services
+    """The services of this application."""
+    return cast(Gateway, current_app.extensions[EXTENSION]).services
 
 
-def http() -> HttpSettings:
-    return gateway().http
+def settings() -> Settings:
+    """The settings of this application."""
+    return cast(Gateway, current_app.extensions[EXTENSION]).settings
 
 
 def principal() -> Principal:
-    """Who asks. Raises NotAuthenticated on the few routes that are open to everybody and were called by anybody."""
+    """The caller. Raises NotAuthenticated if a route that is open to all was called without a credential."""
     caller = caller_or_none()
     if caller is None:
         raise NotAuthenticated()
@@ -52,8 +42,10 @@ def principal() -> Principal:
 
 
 def caller_or_none() -> Principal | None:
+    """The caller; None without a credential."""
     return cast("Principal | None", g.get("principal"))
 
 
 def request_id() -> str | None:
+    """The id of the request, as logs and responses name it."""
     return cast("str | None", g.get("request_id"))

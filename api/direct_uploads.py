@@ -12,7 +12,7 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from api import render
-from api.context import http, principal, services
+from api.context import principal, services, settings
 from api.idempotency import once
 from api.operations import Content, operation
 from api.placement import placement
@@ -33,7 +33,7 @@ from db.records import UploadRecord
 from services.library.files import FileView
 from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
 
-uploads = Blueprint("uploads", __name__)
+routes = Blueprint("direct_uploads", __name__)
 
 _NOT_ADMITTED = (
     errors.InvalidName,
@@ -58,7 +58,7 @@ _NOT_COMPLETED = (
 )
 
 
-@uploads.post("")
+@routes.post("")
 @operation(
     "Begin a direct upload",
     body=BeginUploadBody,
@@ -101,17 +101,17 @@ def _begun(begun: UploadPlan) -> Response:
         "urls_expire_at": first.expires_at,
         "session_id": session_name(begun.upload.session_id or ""),
     }
-    return render.answer(document, 201, {"Location": f"{http().base_url}/api/uploads/{begun.upload.id}"})
+    return render.answer(document, 201, {"Location": f"{settings().base_url}/api/uploads/{begun.upload.id}"})
 
 
-@uploads.get("")
+@routes.get("")
 @operation("List unfinished uploads", query=PageQuery, responses={200: UnfinishedUploadPageOut}, headers=("Link",))
 def list_unfinished(query: PageQuery) -> Response:
     """The caller's own, by every protocol, newest first."""
     return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)
 
 
-@uploads.get("/<uuid:upload_id>")
+@routes.get("/<uuid:upload_id>")
 @operation("See what has arrived", responses={200: UploadProgressOut}, errors=(NotFound,))
 def progress(upload_id: UUID) -> Response:
     """Read from the bucket, so that it is right after any crash of client or gateway."""
@@ -124,7 +124,7 @@ def progress(upload_id: UUID) -> Response:
     return render.answer(document)
 
 
-@uploads.post("/<uuid:upload_id>/parts")
+@routes.post("/<uuid:upload_id>/parts")
 @operation(
     "Get fresh URLs for parts",
     body=PartNumbersBody,
@@ -141,7 +141,7 @@ def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     return render.answer(document)
 
 
-@uploads.post("/<uuid:upload_id>/complete")
+@routes.post("/<uuid:upload_id>/complete")
 @operation(
     "Complete a direct upload",
     responses={201: Content({"application/json": FileOut | SentFileOut}, "")},
@@ -164,7 +164,7 @@ def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
     )
 
 
-@uploads.delete("/<uuid:upload_id>")
+@routes.delete("/<uuid:upload_id>")
 @operation("Abort an upload", responses={204: None}, errors=(NotFound,))
 def abort(upload_id: UUID) -> Response:
     """What arrived is removed. An upload that is over is left as it is."""

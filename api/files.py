@@ -9,7 +9,7 @@ from uuid import UUID
 from flask import Blueprint, Response, request
 
 from api import render, streaming
-from api.context import caller_or_none, http, principal, services
+from api.context import caller_or_none, principal, services, settings
 from api.idempotency import once
 from api.in_flight import acquire_stream_slot
 from api.operations import Content, operation
@@ -48,15 +48,15 @@ from services.library.delivery import Link, NotModified, Redirect, RequestCondit
 from services.library.files import FileChange, FileQuery, FileView
 from services.processing.previews import PictureType, PreviewRequest
 
-files = Blueprint("files", __name__)
-links = Blueprint("links", __name__)
+routes = Blueprint("files", __name__)
+link_routes = Blueprint("links", __name__)
 
 _RENAMED = (errors.InvalidName, errors.TypeMismatch, errors.TypeNotAllowed)
 _NOT_SERVED = (errors.NotFound, errors.FileNotReady, errors.FileInTrash, errors.ContentMissing)
 _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
 
-@files.get("")
+@routes.get("")
 @operation(
     "List files",
     query=FileListQuery,
@@ -71,7 +71,7 @@ def list_files(query: FileListQuery) -> Response:
     return render.page_of(render.files(found.items, principal()), found.next_cursor, found.total)
 
 
-@files.get("/<uuid:file_id>")
+@routes.get("/<uuid:file_id>")
 @operation(
     "Get a file",
     access="public files",
@@ -104,7 +104,7 @@ def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
     return render.file_answer(services().files.get(caller, file_id), caller)
 
 
-@files.get("/<uuid:file_id>/history")
+@routes.get("/<uuid:file_id>/history")
 @operation(
     "Get a file's history",
     query=PageQuery,
@@ -118,7 +118,7 @@ def history(file_id: UUID, query: PageQuery) -> Response:
     return render.page(found, render.event)
 
 
-@files.patch("/<uuid:file_id>")
+@routes.patch("/<uuid:file_id>")
 @operation(
     "Change a file",
     body=FileChangeBody,
@@ -140,7 +140,7 @@ def update(file_id: UUID, body: FileChangeBody) -> Response:
     return render.file_answer(record, principal())
 
 
-@files.delete("/<uuid:file_id>")
+@routes.delete("/<uuid:file_id>")
 @operation(
     "Delete a file",
     query=DeleteFileQuery,
@@ -157,14 +157,14 @@ def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
     return render.answer({"id": file_id, "action": "trashed", "deleted_at": record.deleted_at})
 
 
-@files.post("/<uuid:file_id>/restore")
+@routes.post("/<uuid:file_id>/restore")
 @operation("Restore a file", responses={200: FileOut}, headers=("ETag",), errors=(errors.NotFound,))
 def restore(file_id: UUID) -> Response:
     """Out of the trash; numbered where its name was taken meanwhile."""
     return render.file_answer(services().files.restore(principal(), file_id), principal())
 
 
-@files.put("/<uuid:file_id>/move")
+@routes.put("/<uuid:file_id>/move")
 @operation(
     "Move a file",
     body=MoveBody,
@@ -179,7 +179,7 @@ def move(file_id: UUID, body: MoveBody) -> Response:
     return render.file_answer(record, principal())
 
 
-@files.post("/<uuid:file_id>/copy")
+@routes.post("/<uuid:file_id>/copy")
 @operation(
     "Copy a file",
     body=CopyBody,
@@ -211,7 +211,7 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
     )
 
 
-@files.post("/batch")
+@routes.post("/batch")
 @operation("Change many files", body=BatchBody, responses={200: BatchOut})
 def batch(body: BatchBody) -> Response:
     """In the order asked, each with the status that it would have had alone; one failure stops no other."""
@@ -240,7 +240,7 @@ def batch(body: BatchBody) -> Response:
 # -- bytes ---------------------------------------------------------------------------------------------------
 
 
-@files.route("/<uuid:file_id>/download", methods=["GET", "HEAD"])
+@routes.route("/<uuid:file_id>/download", methods=["GET", "HEAD"])
 @operation(
     "Download a file",
     access="public files",
@@ -270,7 +270,7 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
     return _delivered(found)
 
 
-@links.route("/<string:token>", methods=["GET", "HEAD"])
+@link_routes.route("/<string:token>", methods=["GET", "HEAD"])
 @operation(
     "Download by a link",
     access="signed",
@@ -297,7 +297,7 @@ def download_by_link(token: str) -> Response:
     return _delivered(found)
 
 
-@files.get("/<uuid:file_id>/url")
+@routes.get("/<uuid:file_id>/url")
 @operation("Get a download URL", access="public files", query=UrlQuery, responses={200: UrlOut}, errors=_NOT_SERVED)
 def url(file_id: UUID, query: UrlQuery) -> Response:
     """Whoever has it may download until it expires: a presigned URL of the bucket, or, of a public file, of one that is
@@ -308,11 +308,11 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
         expires_in=query.expires_in,
         disposition=query.disposition,
     )
-    address = f"{http().base_url}/d/{found.token}" if isinstance(found, Link) else found.url
+    address = f"{settings().base_url}/d/{found.token}" if isinstance(found, Link) else found.url
     return render.answer({"url": address, "expires_at": found.expires_at})
 
 
-@files.get("/<uuid:file_id>/preview")
+@routes.get("/<uuid:file_id>/preview")
 @operation(
     "Preview a file",
     access="public files",
@@ -360,7 +360,7 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
     return response
 
 
-@files.get("/archive")
+@routes.get("/archive")
 @operation(
     "Download many files as a ZIP",
     query=ArchiveQuery,

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from api import render
-from api.context import http, principal, services
+from api.context import principal, services, settings
 from api.idempotency import once
 from api.operations import Content, operation
 from api.request_models import DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery
@@ -17,12 +17,12 @@ from core.unset import UNSET
 from db.records import FolderRecord
 from services.library.folders import FolderChange, FolderNode
 
-folders = Blueprint("folders", __name__)
+routes = Blueprint("folders", __name__)
 
 _PLACES = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.FolderCycle, errors.FolderTooDeep)
 
 
-@folders.post("")
+@routes.post("")
 @operation(
     "Make a folder",
     body=FolderBody,
@@ -43,10 +43,10 @@ def create(body: FolderBody) -> Response:
 
 
 def _made(folder: FolderRecord) -> Response:
-    return render.answer(_folder(folder), 201, {"Location": f"{http().base_url}/api/folders/{folder.id}"})
+    return render.answer(_folder(folder), 201, {"Location": f"{settings().base_url}/api/folders/{folder.id}"})
 
 
-@folders.get("")
+@routes.get("")
 @operation(
     "List folders",
     query=FolderListQuery,
@@ -62,14 +62,14 @@ def list_folders(query: FolderListQuery) -> Response:
     return render.answer({"items": [_node(node) for node in services().folders.tree(principal(), owner=query.owner)]})
 
 
-@folders.get("/<folder_id:folder_id>")
+@routes.get("/<folder_id:folder_id>")
 @operation("Get a folder", responses={200: FolderOut}, errors=(errors.NotFound,))
 def get(folder_id: int) -> Response:
     """`file_count` is what lies directly inside, `total_file_count` and `total_size` all below, without the trash."""
     return render.answer(_folder(services().folders.get(principal(), folder_id)))
 
 
-@folders.patch("/<folder_id:folder_id>")
+@routes.patch("/<folder_id:folder_id>")
 @operation("Change or move a folder", body=FolderChangeBody, responses={200: FolderOut}, errors=_PLACES)
 def update(folder_id: int, body: FolderChangeBody) -> Response:
     """Only the members given are changed; `parent_folder_id: null` moves it to the root."""
@@ -81,7 +81,7 @@ def update(folder_id: int, body: FolderChangeBody) -> Response:
     return render.answer(_folder(services().folders.update(principal(), folder_id, change)))
 
 
-@folders.delete("/<folder_id:folder_id>")
+@routes.delete("/<folder_id:folder_id>")
 @operation(
     "Delete a folder",
     query=DeleteFolderQuery,

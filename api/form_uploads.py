@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from flask import Blueprint, Response, request
 
 from api import problems, render
-from api.context import http, principal, services
+from api.context import principal, services, settings
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
@@ -32,7 +32,7 @@ from services.access.idempotency import Claim
 from services.library.files import FileView
 from services.uploads.intake import Outcome, Readable
 
-upload = Blueprint("upload", __name__)
+routes = Blueprint("form_uploads", __name__)
 
 FILE_FIELDS = frozenset({"files", "files[]", "file"})
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -103,7 +103,7 @@ def _once(
 # -- the form ------------------------------------------------------------------------------------------------
 
 
-@upload.post("/upload")
+@routes.post("/upload")
 @operation(
     "Upload files by a form",
     responses={201: UploadOut, 207: UploadOut},
@@ -181,8 +181,8 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
     are to go."""
     checksums = Checksums.of_request()
     body = RequestBody(hashes=checksums.names)
-    limits = FormLimits(max_files=http().max_files_per_request)
-    if body.length is not None and body.length > http().max_file_size * limits.max_files + 2 * _READ:
+    limits = FormLimits(max_files=settings().max_files_per_request)
+    if body.length is not None and body.length > settings().max_file_size * limits.max_files + 2 * _READ:
         raise errors.RequestTooLarge()
     form = FormReader(body, request.headers.get("Content-Type", ""), body.length, limits, file_fields=FILE_FIELDS)
     fields: dict[str, list[str]] = {}
@@ -211,14 +211,14 @@ def _skip_rest(reader: Readable) -> None:
     skipped = 0
     while chunk := reader.read(_READ):
         skipped += len(chunk)
-        if skipped > http().max_file_size:
+        if skipped > settings().max_file_size:
             raise FileTooLarge()
 
 
 # -- the raw body --------------------------------------------------------------------------------------------
 
 
-@upload.put("/upload/<path:filename>")
+@routes.put("/upload/<path:filename>")
 @operation(
     "Upload one file as a raw body",
     query=PlacementQuery,

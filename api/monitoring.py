@@ -13,19 +13,19 @@ from api.render import answer
 from api.response_models import HealthOut, ReadyOut
 from core.errors import Unavailable
 
-ops = Blueprint("ops", __name__)
+routes = Blueprint("monitoring", __name__)
 
 _HTML = Content({"text/html": None}, "A page")
 
 
-@ops.get("/healthz")
+@routes.get("/healthz")
 @operation("Is the process alive", access="public", responses={200: HealthOut})
 def healthz() -> Response:
     """Touches neither the database nor the bucket."""
     return answer({"status": "ok"})
 
 
-@ops.get("/readyz")
+@routes.get("/readyz")
 @operation("Can the gateway do its work", access="public", responses={200: ReadyOut}, errors=(Unavailable,))
 def readyz() -> Response:
     """503 with the same `checks` where one of them failed."""
@@ -36,7 +36,7 @@ def readyz() -> Response:
     return problems.from_gateway_error(Unavailable(f"Not ready: {failed}.", checks=checks))
 
 
-@ops.get("/metrics")
+@routes.get("/metrics")
 @operation("Metrics", access="public", responses={200: Content({"text/plain": None}, "Prometheus' text format")})
 def show_metrics() -> Response:
     """Requests, uploads, calls to the bucket, jobs, queues and previews: how many, how long and with what outcome, of all
@@ -61,20 +61,20 @@ def show_metrics() -> Response:
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@ops.get("/openapi.json")
+@routes.get("/openapi.json")
 @operation("This document", access="public", responses={200: Content({"application/json": None}, "OpenAPI 3.1")})
 def document() -> Response:
     return answer(openapi.document(current_app), headers={"Cache-Control": "no-cache"})
 
 
-@ops.get("/docs")
+@routes.get("/docs")
 @operation("This document, to read", access="public", responses={200: _HTML})
 def docs() -> Response:
     text = page(openapi.document(current_app))
     return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})
 
 
-@ops.get("/")
+@routes.get("/")
 @operation("Where to go from here", access="public", responses={200: _HTML})
 def index() -> Response:
     text = page(None)

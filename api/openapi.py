@@ -103,7 +103,7 @@ def document(app: Flask) -> dict[str, Any]:
             "version": version(),
             "description": "Errors are application/problem+json (RFC 9457); clients switch on their `code`.",
         },
-        "servers": [{"url": app.extensions[EXTENSION].http.base_url}],
+        "servers": [{"url": app.extensions[EXTENSION].settings.base_url}],
         "security": [{"bearer": []}],
         "paths": dict(sorted(paths.items())),
         "components": {

@@ -15,7 +15,7 @@ import structlog
 from flask import Flask, Response, json
 from werkzeug.exceptions import HTTPException
 
-from api.context import http, request_id
+from api.context import request_id, settings
 from core import errors
 from core.errors import GatewayError
 from storage_backends.base import OutOfSpace, StorageError
@@ -135,7 +135,7 @@ def problem(
 ) -> Response:
     """The problem document as a response. ``type`` leads to the code's entry on the documentation page."""
     document: dict[str, Any] = {
-        "type": f"{http().base_url}/docs#{code}",
+        "type": f"{settings().base_url}/docs#{code}",
         **(extra or {}),  # may bring a registered type
         "title": title,
         "status": status,

@@ -1,77 +1,78 @@
-"""The address that a client used, as far as it can be believed.
+"""The address that a client used, as far as it can be trusted.
 
-PUBLIC_URL decides where it is set. Else what a proxy says in X-Forwarded-Proto and X-Forwarded-Host counts, if the peer
-is among TRUSTED_PROXIES, and of a chain the word of the outermost one that is trusted: what a client writes into these
-fields stands left of it and is never read (THREATS T38)."""
+If PUBLIC_URL is set, it decides. Otherwise X-Forwarded-Proto and X-Forwarded-Host count if the peer is in TRUSTED_PROXIES. Of
+a chain of proxies, the values of the outermost trusted one are used: what a client writes itself stands left of them and is
+never read (THREATS T38)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from flask import request
 
-from api.context import http
+from api.context import settings
 
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
 def origin() -> str:
-    """Scheme and host of links to us, without a slash at the end."""
-    settings = http()
+    """Scheme and host for links to the gateway, without a slash at the end."""
     hops = _trusted_hops()
-    if settings.public_url_set or not hops:
-        return settings.base_url
-    scheme = _said("X-Forwarded-Proto", hops)
-    host = _said("X-Forwarded-Host", hops)
+    if settings().public_url is not None or not hops:
+        return settings().base_url
+    scheme = _forwarded("X-Forwarded-Proto", hops)
+    host = _forwarded("X-Forwarded-Host", hops)
     if scheme not in ("http", "https") or host is None or not _HOST.fullmatch(host):
-        return settings.base_url
+        return settings().base_url
     return f"{scheme}://{host}"
 
 
 def client() -> str:
-    """The address that the request came from: the nearest that is not a proxy of ours."""
+    """The address that the request came from: the nearest one that is not a trusted proxy."""
     chain = _chain()
     return chain[min(_trusted_hops(), len(chain) - 1)]
 
 
 def forwarded() -> bool:
-    """Whether the request came through a proxy, believed or not."""
+    """Whether the request came through a proxy, trusted or not."""
     return any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "Via"))
 
 
 def _trusted_hops() -> int:
-    """How many of the nearest proxies are ours."""
+    """How many of the nearest addresses are trusted proxies."""
     hops = 0
     for address in _chain():
-        if not _trusts(http().trusted_proxies, address):
+        if not _trusted(address):
             break
         hops += 1
     return hops
 
 
 def _chain() -> list[str]:
-    """Where the request came from, the nearest first."""
-    said = [word.strip() for word in request.headers.get("X-Forwarded-For", "").split(",") if word.strip()]
-    return [request.environ.get("REMOTE_ADDR", ""), *reversed(said)]
+    """The addresses that the request passed, the nearest first."""
+    return [request.environ.get("REMOTE_ADDR", ""), *reversed(_values("X-Forwarded-For"))]
 
 
-def _said(header: str, hops: int) -> str | None:
-    words = [word.strip() for word in request.headers.get(header, "").split(",") if word.strip()]
-    return words[-min(hops, len(words))] if words else None
+def _forwarded(header: str, hops: int) -> str | None:
+    values = _values(header)
+    return values[-min(hops, len(values))] if values else None
 
 
-def _trusts(networks: Sequence[str], address: str) -> bool:
+def _values(header: str) -> list[str]:
+    return [value.strip() for value in request.headers.get(header, "").split(",") if value.strip()]
+
+
+def _trusted(address: str) -> bool:
     try:
-        found = ip_address(address)
+        parsed = ip_address(address)
     except ValueError:
         return False
-    return any(found in network for network in parsed(tuple(networks)))
+    return any(parsed in network for network in networks(settings().trusted_proxies))
 
 
 @lru_cache(maxsize=8)
-def parsed(networks: tuple[str, ...]) -> list[IPv4Network | IPv6Network]:
+def networks(texts: tuple[str, ...]) -> list[IPv4Network | IPv6Network]:
     """ValueError for what is neither an address nor a network."""
-    return [ip_network(network, strict=False) for network in networks]
+    return [ip_network(text, strict=False) for text in texts]

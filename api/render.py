@@ -19,7 +19,7 @@ from flask import Response, json, request
 from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel
 
-from api.context import http, principal, services
+from api.context import principal, services, settings
 from api.response_models import (
     EventOut,
     FileOut,
@@ -112,7 +112,7 @@ def _whole_file(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
 
 
 def _addresses(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
-    address = f"{http().base_url}/api/files/{record.id}"
+    address = f"{settings().base_url}/api/files/{record.id}"
     return {
         "previews": [_preview(preview, address) for preview in previews],
         "links": {"self": address, "download": f"{address}/download", "preview": f"{address}/preview"},
@@ -141,7 +141,7 @@ def file_answer(record: FileRecord, principal: Principal | None, **members: Any)
 
 def new_file(view: FileView) -> Response:
     """A file that the caller has just made, with its address; and with its ETag, unless an upload token made it."""
-    headers = {"Location": f"{http().base_url}/api/files/{view.file.id}"}
+    headers = {"Location": f"{settings().base_url}/api/files/{view.file.id}"}
     if principal().budget is None:
         headers["ETag"] = etag(view.file)
     return answer(made_file(view), 201, headers)
@@ -205,6 +205,8 @@ def page_of(items: list[Any], next_cursor: str | None, total: int | None, **memb
     if next_cursor is not None:
         query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
         query.append(("cursor", next_cursor))
-        address = f"{http().base_url}{quote(request.script_root + request.path)}?{urlencode(query, errors='replace')}"
+        address = (
+            f"{settings().base_url}{quote(request.script_root + request.path)}?{urlencode(query, errors='replace')}"
+        )
         headers["Link"] = f'<{address}>; rel="next"'
     return answer({"items": items, "next_cursor": next_cursor, "total": total, **members}, 200, headers)

@@ -17,7 +17,7 @@ from uuid import UUID
 from flask import Blueprint, Response, request
 
 from api import render
-from api.context import http, principal, services
+from api.context import principal, services, settings
 from api.fields import as_uuid
 from api.idempotency import once
 from api.operations import operation
@@ -48,7 +48,7 @@ from services.access.idempotency import Claim
 from services.uploads.s3_uploads import S3Uploads
 from storage_backends.base import Part, PresignedPost
 
-companion = Blueprint("companion", __name__)
+routes = Blueprint("s3_uploads", __name__)
 
 XML_ROUTES = "/s3/objects/"
 _METADATA = re.compile(r"metadata\[(.{1,255})\]", re.DOTALL)
@@ -71,7 +71,7 @@ _COMPLETE = (*_SIGN, errors.PartsMismatch, errors.StorageFull)
 # -- companionEndpoint -------------------------------------------------------------------------------------------------
 
 
-@companion.get("/params")
+@routes.get("/params")
 @operation("Begin a file of one request", query=ParamsQuery, responses={200: ParamsOut}, errors=_BEGIN_ERRORS)
 def params(query: ParamsQuery) -> Response:
     """A form for one file, its bytes last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` say where it
@@ -95,7 +95,7 @@ def params(query: ParamsQuery) -> Response:
     )
 
 
-@companion.post("/multipart")
+@routes.post("/multipart")
 @operation(
     "Begin a file of several parts",
     body=NewMultipartBody,
@@ -122,7 +122,7 @@ def _opened(upload: UploadRecord) -> Response:
     return render.answer({"key": upload.object_key, "uploadId": upload.id, "bucket": offered().bucket})
 
 
-@companion.get("/multipart/<string:upload_id>")
+@routes.get("/multipart/<string:upload_id>")
 @operation("List the parts that arrived", query=KeyQuery, responses={200: PartsOut}, errors=_GO_ON)
 def list_parts(upload_id: str, query: KeyQuery) -> Response:
     """All of them, read from the bucket."""
@@ -130,7 +130,7 @@ def list_parts(upload_id: str, query: KeyQuery) -> Response:
     return render.answer([_part(part, upload) for part in offered().parts(upload)])  # type: ignore[arg-type]
 
 
-@companion.get("/multipart/<string:upload_id>/batch")
+@routes.get("/multipart/<string:upload_id>/batch")
 @operation("Sign several parts", query=BatchQuery, responses={200: SignedPartsOut}, errors=_SIGN)
 def sign_batch(upload_id: str, query: BatchQuery) -> Response:
     """Up to 16 that have not arrived."""
@@ -139,7 +139,7 @@ def sign_batch(upload_id: str, query: BatchQuery) -> Response:
     return render.answer({"presignedUrls": {str(part.part_number): part.request.url for part in signed}})
 
 
-@companion.get("/multipart/<string:upload_id>/<string:part_number>")
+@routes.get("/multipart/<string:upload_id>/<string:part_number>")
 @operation("Sign a part", query=KeyQuery, responses={200: SignedPartOut}, errors=_SIGN)
 def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     """A URL that takes this part with any length, since the plugin does not tell it: good for ten minutes, and a few of them at
@@ -149,7 +149,7 @@ def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     return render.answer({"url": signed.url, "expires": seconds_left(signed.expires_at)})
 
 
-@companion.post("/multipart/<string:upload_id>/complete")
+@routes.post("/multipart/<string:upload_id>/complete")
 @operation(
     "Complete a file of several parts",
     query=KeyQuery,
@@ -171,7 +171,7 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
     )
 
 
-@companion.delete("/multipart/<string:upload_id>")
+@routes.delete("/multipart/<string:upload_id>")
 @operation("Abort a file of several parts", query=KeyQuery, responses={200: NothingOut}, errors=(errors.NotFound,))
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """A finished one stays."""
@@ -179,7 +179,7 @@ def abort(upload_id: str, query: KeyQuery) -> Response:
     return render.answer({})
 
 
-@companion.get("/sts")
+@routes.get("/sts")
 @operation("Temporary credentials: not offered", responses={200: CredentialsOut}, errors=(errors.NotFound,))
 def sts() -> Response:
     """They would let a browser write what the gateway has not admitted."""
@@ -191,7 +191,7 @@ def sts() -> Response:
 # -- signRequest -------------------------------------------------------------------------------------------------------
 
 
-@companion.post("/sign")
+@routes.post("/sign")
 @operation(
     "Sign one request of the plugin",
     body=SignBody,
@@ -244,7 +244,7 @@ def _signed(upload: UploadRecord, members: Mapping[str, Any]) -> Response:
 
 def _address(upload: UploadRecord, verb: str = "") -> str:
     query = "uploads&" if verb else ""
-    return f"{http().base_url}{XML_ROUTES}{upload.id}?{query}ticket={offered().ticket(upload)}"
+    return f"{settings().base_url}{XML_ROUTES}{upload.id}?{query}ticket={offered().ticket(upload)}"
 
 
 # -- shared with api/s3_xml.py -----------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def found(upload_id: str, key: str | None) -> UploadRecord:
 
 
 def location(file_id: object) -> str:
-    return f"{http().base_url}/api/files/{file_id}"
+    return f"{settings().base_url}/api/files/{file_id}"
 
 
 def seconds_left(moment: datetime) -> int:
@@ -294,7 +294,7 @@ def _part(part: Part, upload: UploadRecord) -> dict[str, Any]:
     }
 
 
-@companion.after_app_request
+@routes.after_app_request
 def _also_in_their_words(response: Response) -> Response:
     """Errors of these routes, whoever raised them, also carry ``error`` and ``message``: version 5 shows the latter."""
     path = request.path

@@ -27,7 +27,7 @@ from core.errors import InvalidInput, NotAuthenticated
 from core.principal import Principal
 from db.records import UploadRecord
 
-s3_xml = Blueprint("s3_xml", __name__)
+routes = Blueprint("s3_xml", __name__)
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _XML = "application/xml"  # the plugin reads errors of exactly this type, without a charset
@@ -52,7 +52,7 @@ _CODES = {
 }
 
 
-@s3_xml.post("/<uuid:upload_id>")
+@routes.post("/<uuid:upload_id>")
 @operation(
     "CreateMultipartUpload (?uploads) and CompleteMultipartUpload",
     access="signed",
@@ -95,7 +95,7 @@ def create_or_complete(upload_id: UUID) -> Response:
     )
 
 
-@s3_xml.get("/<uuid:upload_id>")
+@routes.get("/<uuid:upload_id>")
 @operation(
     "ListParts",
     access="signed",
@@ -122,7 +122,7 @@ def list_parts(upload_id: UUID) -> Response:
     )
 
 
-@s3_xml.delete("/<uuid:upload_id>")
+@routes.delete("/<uuid:upload_id>")
 @operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None}, errors=(errors.NotAllowed,))
 def abort(upload_id: UUID) -> Response:
     caller, upload = _signed_for(upload_id)
@@ -175,7 +175,7 @@ def _elements(elements: Iterable[tuple[str, object]]) -> str:
     return "".join(f"<{name}>{escape(str(value), _QUOTES)}</{name}>" for name, value in elements)
 
 
-@s3_xml.after_app_request
+@routes.after_app_request
 def _errors_as_s3(response: Response) -> Response:
     """Problems of these routes, whoever raised them, as S3's ``<Error>``; its status, headers and words stay."""
     if response.mimetype == MEDIA_TYPE and request.path.startswith(XML_ROUTES):

@@ -12,10 +12,10 @@ from api.response_models import SearchOut, StatsOut, SuggestOut
 from core import errors
 from services.library.search import SearchRequest
 
-search = Blueprint("search", __name__)
+routes = Blueprint("search", __name__)
 
 
-@search.get("/search")
+@routes.get("/search")
 @operation(
     "Search files",
     query=SearchQuery,
@@ -38,14 +38,14 @@ def find(query: SearchQuery) -> Response:
     return render.page_of(items, found.next_cursor, found.total, **members)
 
 
-@search.get("/search/suggest")
+@routes.get("/search/suggest")
 @operation("Suggest names and words", query=SuggestQuery, responses={200: SuggestOut})
 def suggest(query: SuggestQuery) -> Response:
     """Of the caller's files: names that begin so, words inside names that do, and names with such a word."""
     return render.answer({"items": services().search.suggest(principal(), query.prefix, query.limit)})
 
 
-@search.get("/storage/stats")
+@routes.get("/storage/stats")
 @operation("Storage statistics", query=OwnerQuery, responses={200: StatsOut}, errors=(errors.NotAllowed,))
 def stats(query: OwnerQuery) -> Response:
     """Counts and sizes, the quota, and the newest events."""

@@ -17,7 +17,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.http import parse_options_header
 
 from api import problems, proxies
-from api.context import http, principal
+from api.context import principal, settings
 from api.fields import as_uuid
 from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
@@ -168,9 +168,9 @@ def offers(upload_id: str | None = None) -> Response:
     response.headers["Allow"] = "POST, OPTIONS" if upload_id is None else _METHODS
     response.headers["Tus-Version"] = words.VERSION
     response.headers["Tus-Extension"] = ",".join(words.EXTENSIONS)
-    response.headers["Tus-Max-Size"] = str(http().max_file_size)
+    response.headers["Tus-Max-Size"] = str(settings().max_file_size)
     response.headers["Tus-Checksum-Algorithm"] = ",".join(words.ALGORITHMS)
-    response.headers["Upload-Limit"] = ietf.limits(ietf.VERSIONS[-1], max_size=http().max_file_size, max_age=None)
+    response.headers["Upload-Limit"] = ietf.limits(ietf.VERSIONS[-1], max_size=settings().max_file_size, max_age=None)
     return response
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from api import render
-from api.context import http, principal, services
+from api.context import principal, services, settings
 from api.idempotency import once
 from api.operations import operation
 from api.request_models import OwnedPageQuery, UploadTokenBody
@@ -23,12 +23,12 @@ from services.access.upload_tokens import MAX_LIFE, PREFIX, Budget
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-upload_tokens = Blueprint("upload_tokens", __name__)
+routes = Blueprint("upload_tokens", __name__)
 
 _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/uploads?)(?:/.*)?)", re.DOTALL)
 
 
-@upload_tokens.post("/upload-tokens")
+@routes.post("/upload-tokens")
 @operation(
     "Make an upload token",
     body=UploadTokenBody,
@@ -59,7 +59,7 @@ def create(body: UploadTokenBody) -> Response:
 
 def _made(made: tuple[UploadTokenRecord, str | None]) -> Response:
     record, token = made
-    base = f"{http().base_url}/t/{token}"
+    base = f"{settings().base_url}/t/{token}"
     endpoints = {
         "upload": f"{base}/api/upload",
         "uploads": f"{base}/api/uploads",
@@ -75,7 +75,7 @@ def _made(made: tuple[UploadTokenRecord, str | None]) -> Response:
     return render.answer(document, 201)
 
 
-@upload_tokens.get("/upload-tokens")
+@routes.get("/upload-tokens")
 @operation(
     "List upload tokens",
     query=OwnedPageQuery,
@@ -89,7 +89,7 @@ def list_live(query: OwnedPageQuery) -> Response:
     return render.page(found, _live)
 
 
-@upload_tokens.delete("/upload-tokens/<uuid:token_id>")
+@routes.delete("/upload-tokens/<uuid:token_id>")
 @operation("Revoke an upload token", responses={204: None}, errors=(NotFound,))
 def revoke(token_id: UUID) -> Response:
     """The next request with it is answered 401. What it has begun ends by the rules that it began under."""
