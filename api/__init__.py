@@ -106,26 +106,27 @@ def create(services: Services, settings: Settings) -> Flask:
     return app
 
 
-class FolderIdConverter(BaseConverter):
-    """A positive 32-bit integer; anything else is 404. (werkzeug's own converter accepts 5,000 digits, for which CPython
-    raises an error: THREATS T16.)"""
-
-    regex = "[0-9]{1,10}"
-
-    def to_python(self, value: str) -> int:
-        number = int(value)
-        if not 1 <= number <= MAX_INT32:
-            raise ValidationError
-        return number
-
-
 class JobIdConverter(BaseConverter):
-    """A positive 64-bit integer."""
+    """A 64-bit integer. werkzeug's own converter accepts 5,000 digits, for which CPython raises an error (T16)."""
 
     regex = "[0-9]{1,18}"
 
     def to_python(self, value: str) -> int:
+        """The integer; ValidationError leads to 404."""
         return int(value)
+
+
+class FolderIdConverter(JobIdConverter):
+    """A positive 32-bit integer."""
+
+    regex = "[0-9]{1,10}"
+
+    def to_python(self, value: str) -> int:
+        """The integer; ValidationError leads to 404."""
+        number = int(value)
+        if not 1 <= number <= MAX_INT32:
+            raise ValidationError
+        return number
 
 
 def _begin() -> None:

@@ -1,4 +1,4 @@
-"""Keys, jobs and upkeep, for admin keys."""
+"""``/api/admin``: API keys, jobs, the janitor and virus scans."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ routes = Blueprint("admin", __name__)
 
 @routes.post("/keys")
 @operation(
-    "Make an API key",
+    "Create an API key",
     access="admin",
     body=KeyBody,
     responses={201: NewKeyOut},
@@ -45,14 +45,14 @@ def create_key(body: KeyBody) -> Response:
 @routes.get("/keys")
 @operation("List API keys", access="admin", query=PageQuery, responses={200: KeyPageOut}, headers=("Link",))
 def list_keys(query: PageQuery) -> Response:
-    """Those that were not revoked, oldest first."""
+    """Those that are not revoked, oldest first."""
     return render.page(services().keys.list_keys(limit=query.limit, cursor=query.cursor), render.key)
 
 
 @routes.delete("/keys/<uuid:key_id>")
 @operation("Revoke an API key", access="admin", responses={204: None}, errors=(NotFound,))
 def revoke_key(key_id: UUID) -> Response:
-    """The next request with it is answered 401."""
+    """The next request with it gets 401."""
     services().keys.revoke_key(key_id)
     return render.no_content()
 
@@ -60,7 +60,7 @@ def revoke_key(key_id: UUID) -> Response:
 @routes.post("/janitor")
 @operation("Run the janitor now", access="admin", body=JanitorBody, responses={200: ReportOut})
 def janitor(body: JanitorBody) -> Response:
-    """Remove what crashes and abandoned uploads left. With `dry_run`, the default, only tell what would be removed."""
+    """Remove what crashes and abandoned uploads have left. With `dry_run`, the default, only report what would be removed."""
     return render.answer(services().janitor.run(dry_run=body.dry_run).as_dict())
 
 
@@ -77,7 +77,8 @@ def janitor(body: JanitorBody) -> Response:
     errors=(InvalidCursor,),
 )
 def list_jobs(query: JobListQuery) -> Response:
-    """Those that wait, run or failed, newest first; what succeeded is not kept. `counts` is of all, by queue and status."""
+    """Waiting, running and failed jobs, newest first; jobs that succeeded are not kept. `counts` are those of all jobs, by queue
+    and status."""
     found = services().jobs.page(JobQuery(**query.model_dump()))
     return render.page(found, render.job, counts=services().jobs.counts())
 
@@ -85,14 +86,14 @@ def list_jobs(query: JobListQuery) -> Response:
 @routes.post("/jobs/<job_id:job_id>/retry")
 @operation("Retry a failed job", access="admin", responses={200: JobOut}, errors=(NotFound, Conflict))
 def retry_job(job_id: int) -> Response:
-    """Back into its queue, its attempts counted anew. `409` where it did not fail."""
+    """Put it back into its queue and reset its attempts. `409` if it did not fail."""
     return render.answer(render.job(services().jobs.retry(job_id)))
 
 
 @routes.delete("/jobs/<job_id:job_id>")
 @operation("Remove a job", access="admin", responses={204: None}, errors=(NotFound, Conflict))
 def remove_job(job_id: int) -> Response:
-    """Forget one that failed, or cancel one that waits. `409` where a worker is at it."""
+    """Delete a failed job or cancel a waiting one. `409` if it is running."""
     services().jobs.remove(job_id)
     return render.no_content()
 
@@ -101,17 +102,17 @@ def remove_job(job_id: int) -> Response:
 
 
 @routes.post("/rescan")
-@operation("Scan everything for viruses again", access="admin", responses={202: RescanOut}, errors=(Conflict,))
+@operation("Scan all files for viruses again", access="admin", responses={202: RescanOut}, errors=(Conflict,))
 def rescan() -> Response:
-    """In the background, at the lowest priority. Where a re-scan is under way already, how far it has come."""
+    """In the background, at the lowest priority. If a scan is running already, this returns its progress."""
     return render.answer(render.rescan(configured(services().scanning).begin_rescan()), 202)
 
 
 @routes.get("/rescan")
-@operation("Get the latest re-scan", access="admin", responses={200: RescanOut}, errors=(Conflict, NotFound))
+@operation("Get the latest scan of all files", access="admin", responses={200: RescanOut}, errors=(Conflict, NotFound))
 def latest_rescan() -> Response:
-    """The one under way, or the last one."""
+    """The running one, or the last one."""
     found = configured(services().scanning).latest_rescan()
     if found is None:
-        raise NotFound("There was no re-scan yet.")
+        raise NotFound("There has been no scan of all files yet.")
     return render.answer(render.rescan(found))

@@ -1,7 +1,7 @@
-"""``/api/uploads``: uploads that go from the client straight to the bucket, and the progress of those by any protocol.
+"""``/api/uploads``: uploads from the client straight to the bucket, and the progress of uploads by any protocol.
 
-The gateway signs what the client may send; what has arrived is read from the bucket each time, so a client may lose
-everything but the upload's id and go on.
+The gateway signs the requests that the client may send. What has arrived is read from the bucket each time, so a client needs
+only the upload's id to continue.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
 
 routes = Blueprint("direct_uploads", __name__)
 
-_NOT_ADMITTED = (
+BEGIN_ERRORS = (
     errors.InvalidName,
     errors.NotFound,
     errors.FileTooLarge,
@@ -44,7 +44,7 @@ _NOT_ADMITTED = (
     errors.LimitReached,
     errors.StorageFull,
 )
-_NOT_COMPLETED = (
+_COMPLETE_ERRORS = (
     NotFound,
     PartsMismatch,
     UploadGone,
@@ -65,12 +65,12 @@ _NOT_COMPLETED = (
     responses={201: BegunUploadOut},
     headers=("Location",),
     request_headers=("Idempotency-Key",),
-    errors=_NOT_ADMITTED,
+    errors=BEGIN_ERRORS,
 )
 def begin(body: BeginUploadBody) -> Response:
-    """Name, size, type and quota are judged before a byte moves. Small files are sent by one PUT to `url`, larger ones in
-    parts; the first hundred parts' URLs are in the answer. Whatever `headers` holds must be sent with the bytes, and a
-    `Content-Length` of exactly the size, which every client sends by itself."""
+    """Name, size, type and quota are checked before any bytes are sent. Send small files with one PUT to `url`, larger ones in
+    parts; the response has the URLs of the first hundred. Send the given `headers` with the bytes, and a `Content-Length` of
+    exactly the size, as every client does by itself."""
     return once(
         lambda claim: _direct().begin(
             principal(),
@@ -107,14 +107,14 @@ def _begun(begun: UploadPlan) -> Response:
 @routes.get("")
 @operation("List unfinished uploads", query=PageQuery, responses={200: UnfinishedUploadPageOut}, headers=("Link",))
 def list_unfinished(query: PageQuery) -> Response:
-    """The caller's own, by every protocol, newest first."""
+    """The caller's own uploads by any protocol, newest first."""
     return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)
 
 
 @routes.get("/<uuid:upload_id>")
-@operation("See what has arrived", responses={200: UploadProgressOut}, errors=(NotFound,))
+@operation("Get upload progress", responses={200: UploadProgressOut}, errors=(NotFound,))
 def progress(upload_id: UUID) -> Response:
-    """Read from the bucket, so that it is right after any crash of client or gateway."""
+    """Read from the bucket, so it is correct after any crash of client or gateway."""
     found = _direct().progress(principal(), upload_id)
     document = _unfinished(found.upload) | {
         "bytes_received": found.bytes_received,
@@ -126,13 +126,13 @@ def progress(upload_id: UUID) -> Response:
 
 @routes.post("/<uuid:upload_id>/parts")
 @operation(
-    "Get fresh URLs for parts",
+    "Get new URLs for parts",
     body=PartNumbersBody,
     responses={200: PartUrlsOut},
     errors=(NotFound, UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
 )
 def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
-    """Up to 1,000 at once. An upload that is sent by one PUT is its part 1."""
+    """Up to 1,000 at once. An upload by one PUT has only part 1."""
     parts = _direct().sign_parts(principal(), upload_id, body.part_numbers)
     document = {
         "parts": [_part_url(part) for part in parts],
@@ -147,13 +147,13 @@ def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     responses={201: Content({"application/json": FileOut | SentFileOut}, "")},
     headers=("ETag", "Location"),
     request_headers=("Idempotency-Key",),
-    errors=_NOT_COMPLETED,
+    errors=_COMPLETE_ERRORS,
     body=CompleteUploadBody,
     optional_body=True,
 )
 def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
-    """The file, `processing` until a worker has read it back. Asking again gives the same file. Where `parts` differ from
-    what the bucket holds, or some are missing, it can go on after the `409`; the body may be left out."""
+    """The file is `processing` until a worker has read it back. A repeat returns the same file. If `parts` differ from the
+    bucket's or some are missing, the upload can be continued after the `409`. The body is optional."""
     parts = None if body.parts is None else [(part.part_number, part.etag) for part in body.parts]
     return once(
         lambda claim: services().files.view(
@@ -167,7 +167,7 @@ def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
 @routes.delete("/<uuid:upload_id>")
 @operation("Abort an upload", responses={204: None}, errors=(NotFound,))
 def abort(upload_id: UUID) -> Response:
-    """What arrived is removed. An upload that is over is left as it is."""
+    """Remove what has arrived. An upload that is over stays as it is."""
     _direct().abort(principal(), upload_id)
     return render.no_content()
 

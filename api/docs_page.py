@@ -1,4 +1,4 @@
-"""The OpenAPI document as one plain page: no script, nothing from elsewhere, readable without a network."""
+"""The OpenAPI document as one HTML page without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ vertical-align:top}@media(prefers-color-scheme:dark){body{color:#ddd;background:
 
 
 def policy() -> str:
-    """The page's Content-Security-Policy: its own style and nothing else."""
+    """The page's Content-Security-Policy: nothing but its own style sheet."""
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     closed = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return f"default-src 'none'; style-src 'sha256-{digest}'; {closed}"
 
 
 def page(document: dict[str, Any] | None) -> str:
-    """The whole document; for None only where to find it."""
+    """A page with the document; without one, a page that links to it."""
     body = (
         "".join(_whole(document))
         if document
         else (
-            '<h1>Upload gateway</h1><p><a href="/docs">How to use the API</a> · '
+            '<h1>Upload gateway</h1><p><a href="/docs">API documentation</a> · '
             '<a href="/openapi.json">OpenAPI document</a></p>'
         )
     )
@@ -46,7 +46,7 @@ def page(document: dict[str, Any] | None) -> str:
 
 def _whole(document: dict[str, Any]) -> Iterator[str]:
     yield f"<h1>{escape(document['info']['title'])}</h1><p>{escape(document['info']['description'])} "
-    yield 'The same as <a href="/openapi.json">OpenAPI</a>.</p>'
+    yield 'Also as an <a href="/openapi.json">OpenAPI document</a>.</p>'
     by_tag: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

@@ -1,7 +1,7 @@
-"""The kinds of value that queries, headers and form fields are made of: text in, checked value out.
+"""Types of values in queries, headers, form fields and JSON bodies.
 
-pydantic reads "5.0" and " 5 " as the integer 5 and lets NUL through; a client deserves the same answer from every route
-(THREATS T16), and PostgreSQL takes no NUL.
+They are stricter than pydantic's own, which read "5.0" and " 5 " as the integer 5 and accept NUL; PostgreSQL does not store
+NUL. So every route gives the same answer to the same mistake (THREATS T16).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ def _integer(value: Any) -> Any:
 
 def _storable(value: str) -> str:
     if "\0" in value or (not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value)):
-        raise ValueError("must not hold NUL or lone surrogates")
+        raise ValueError("must not contain NUL or lone surrogates")
     return value
 
 
-def _words(value: Any) -> Any:
-    """Values that were repeated, separated by commas, or both."""
+def _listed(value: Any) -> Any:
+    """A list whose values are repeated, separated by commas, or both."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, (list, tuple)):
         return value
-    return tuple(word.strip() for text in value for word in text.split(",") if word.strip())
+    return tuple(item.strip() for text in value for item in text.split(",") if item.strip())
 
 
 def _moment(value: Any, *, end: bool) -> Any:
-    """A time, or the first moment of a date; with ``end`` the first moment after it, since both ends are included."""
+    """A time, or the start of a date. With ``end``, the first moment after it, because both ends of a range are included."""
     if not isinstance(value, str):
         return value
     try:
@@ -62,7 +62,7 @@ def _moment(value: Any, *, end: bool) -> Any:
 
 
 def _utc(value: datetime) -> datetime:
-    """In UTC, where the years 1 and 9999 may be left: PostgreSQL keeps such a time, and nobody can read it."""
+    """In UTC, within the years 1 to 9999: PostgreSQL stores other times, but Python can't read them."""
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -70,7 +70,7 @@ def _utc(value: datetime) -> datetime:
 
 
 def page_size(value: int) -> int:
-    """Above 200 means 200 (CONTRACT, Conventions)."""
+    """The limit of a list; above 200 means 200."""
     return min(value, 200)
 
 
@@ -82,7 +82,7 @@ FolderIdText = Annotated[FolderId, BeforeValidator(_integer)]  # in a query or a
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT64), AfterValidator(page_size)]
 Text = Annotated[str, AfterValidator(_storable)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(_storable)]
-Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
+TextList = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
 From = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=False)), WithJsonSchema(_MOMENT_SCHEMA)]
 Until = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)]
 Cursor = Annotated[str, Field(max_length=8192)]
@@ -103,11 +103,11 @@ def _tag(value: str) -> str:
 
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag)]
 Tags = Annotated[tuple[Tag, ...], Field(max_length=50), AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))]
-TagWords = Annotated[Tags, BeforeValidator(_words)]
+TagList = Annotated[Tags, BeforeValidator(_listed)]
 
 
 def as_uuid(text: str) -> UUID | None:
-    """None for what can't be the id of anything."""
+    """The id, or None if the text is not one."""
     try:
         found = UUID(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files: read, list, change, download, preview. Each view parses, calls one service and renders."""
+"""``/api/files`` and ``/d``: read, list, change, download and preview files."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ from services.processing.previews import PictureType, PreviewRequest
 routes = Blueprint("files", __name__)
 link_routes = Blueprint("links", __name__)
 
-_RENAMED = (errors.InvalidName, errors.TypeMismatch, errors.TypeNotAllowed)
-_NOT_SERVED = (errors.NotFound, errors.FileNotReady, errors.FileInTrash, errors.ContentMissing)
+_NAME_ERRORS = (errors.InvalidName, errors.TypeMismatch, errors.TypeNotAllowed)
+_CONTENT_ERRORS = (errors.NotFound, errors.FileNotReady, errors.FileInTrash, errors.ContentMissing)
 _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
 
@@ -65,8 +65,8 @@ _PICTURES = ("image/webp", "image/jpeg", "image/png")
     errors=(errors.InvalidCursor, errors.NotAllowed),
 )
 def list_files(query: FileListQuery) -> Response:
-    """The caller's own, newest first; `?folder=` one folder's, `?deleted=true` the trash.
-    The last page costs what the first does."""
+    """The caller's own files, newest first; with `?folder=` those of one folder, with `?deleted=true` those in the trash. The
+    last page is as fast as the first."""
     found = services().files.list(principal(), FileQuery(**query.model_dump()))
     return render.page_of(render.files(found.items, principal()), found.next_cursor, found.total)
 
@@ -79,20 +79,20 @@ def list_files(query: FileListQuery) -> Response:
     responses={
         200: Content(
             {"application/json": FileDetailsOut | PublicFileOut},
-            "The file; of another's public file, what everybody may see",
+            "The file; less of it if it is another owner's public file",
         )
     },
     headers=("ETag",),
     errors=(errors.NotFound, errors.TooMany),
 )
 def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
-    """With statistics, its newest 50 events, and integrity; `?verify=true` re-reads the object and compares."""
+    """With statistics, its newest 50 events, and integrity; `?verify=true` reads the object and compares its SHA-256."""
     caller = caller_or_none()
     if caller is not None:
         try:
             found = services().files.details(caller, file_id, verify=query.verify)
         except NotFound:
-            pass  # not the caller's own; it may be public
+            pass  # it may be another owner's public file
         else:
             return render.file_answer(
                 found.file,
@@ -125,10 +125,10 @@ def history(file_id: UUID, query: PageQuery) -> Response:
     responses={200: FileOut},
     headers=("ETag",),
     request_headers=("If-Match",),
-    errors=(*_RENAMED, errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
+    errors=(*_NAME_ERRORS, errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
 )
 def update(file_id: UUID, body: FileChangeBody) -> Response:
-    """Only the members given are changed; `expires_at: null` takes the expiry away."""
+    """Only the given members are changed; `expires_at: null` removes the expiry."""
     change = FileChange(
         original_name=body.given("original_name", UNSET),
         visibility=body.given("visibility", UNSET),
@@ -149,7 +149,7 @@ def update(file_id: UUID, body: FileChangeBody) -> Response:
     errors=(errors.NotFound, errors.PreconditionFailed),
 )
 def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
-    """Into the trash, where it can be restored from; `?permanent=true` removes it for good."""
+    """Move it to the trash, from where it can be restored; with `?permanent=true` delete it for good."""
     if query.permanent:
         services().files.purge(principal(), file_id, if_match=_if_match())
         return render.answer({"id": file_id, "action": "purged", "deleted_at": datetime.now(UTC)})
@@ -160,7 +160,7 @@ def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
 @routes.post("/<uuid:file_id>/restore")
 @operation("Restore a file", responses={200: FileOut}, headers=("ETag",), errors=(errors.NotFound,))
 def restore(file_id: UUID) -> Response:
-    """Out of the trash; numbered where its name was taken meanwhile."""
+    """Move it out of the trash; its name is numbered if it has been taken since."""
     return render.file_answer(services().files.restore(principal(), file_id), principal())
 
 
@@ -174,7 +174,7 @@ def restore(file_id: UUID) -> Response:
     errors=(errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
 )
 def move(file_id: UUID, body: MoveBody) -> Response:
-    """Into another folder of the same owner; null is the root."""
+    """To another folder of the same owner; null is the root."""
     record = services().files.move(principal(), file_id, body.target_folder_id, if_match=_if_match())
     return render.file_answer(record, principal())
 
@@ -187,7 +187,7 @@ def move(file_id: UUID, body: MoveBody) -> Response:
     headers=("ETag", "Location"),
     request_headers=("Idempotency-Key",),
     errors=(
-        *_RENAMED,
+        *_NAME_ERRORS,
         errors.NotFound,
         errors.FileNotReady,
         errors.ContentMissing,
@@ -195,7 +195,7 @@ def move(file_id: UUID, body: MoveBody) -> Response:
     ),
 )
 def copy(file_id: UUID, body: CopyBody) -> Response:
-    """A new file on the same stored object: no bytes are copied. Numbered where the name is taken."""
+    """A new file on the same stored object: no bytes are copied. The name is numbered if it is taken."""
     return once(
         lambda claim: services().files.view(
             services().files.copy(
@@ -214,7 +214,8 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
 @routes.post("/batch")
 @operation("Change many files", body=BatchBody, responses={200: BatchOut})
 def batch(body: BatchBody) -> Response:
-    """In the order asked, each with the status that it would have had alone; one failure stops no other."""
+    """Results in the order of `ids`, each with the status that a single request would have; a failure does not stop the
+    others."""
     results = services().files.batch(
         principal(),
         body.action,
@@ -247,17 +248,17 @@ def batch(body: BatchBody) -> Response:
     query=DownloadQuery,
     responses={
         200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
-        206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
+        206: Content({"*/*": None}, "The requested range", ("ETag", "Content-Disposition", "Content-Range")),
         302: None,
         304: None,
     },
     headers=("Location", "ETag"),
     request_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    errors=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+    errors=(*_CONTENT_ERRORS, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 )
 def download(file_id: UUID, query: DownloadQuery) -> Response:
-    """A redirect to a presigned URL, or with `?mode=proxy` (or where configured so) the bytes themselves. HEAD is never
-    redirected. `?disposition=inline` holds only for types that can't run script."""
+    """A redirect to a presigned URL, or the bytes themselves with `?mode=proxy` or if so configured. HEAD is never redirected.
+    `?disposition=inline` applies only to types that can't run scripts."""
     found = services().delivery.open(
         caller_or_none(),
         file_id,
@@ -272,22 +273,22 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
 
 @link_routes.route("/<string:token>", methods=["GET", "HEAD"])
 @operation(
-    "Download by a link",
+    "Download with a link",
     access="signed",
     responses={
         200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
-        206: Content({"*/*": None}, "The range asked for", ("ETag", "Content-Disposition", "Content-Range")),
+        206: Content({"*/*": None}, "The requested range", ("ETag", "Content-Disposition", "Content-Range")),
         302: None,
         304: None,
     },
     headers=("Location", "ETag"),
     request_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    errors=(*_NOT_SERVED, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+    errors=(*_CONTENT_ERRORS, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 )
 def download_by_link(token: str) -> Response:
-    """An address that `GET /api/files/{file_id}/url` gave out. It needs no credential beside itself; it ends at its time, or
-    with the file: in the trash, expired, purged or found infected, it is refused, and so it is when the file turns private
-    that was public. Redirects as `GET /api/files/{file_id}/download` does where nothing else is configured."""
+    """An address from `GET /api/files/{file_id}/url`, which needs no other credential. It works until it expires, and only while
+    the file can be downloaded: not in the trash, expired, purged or infected, and still public if it was. It redirects as
+    `GET /api/files/{file_id}/download` does by default."""
     found = services().delivery.open_link(
         token,
         method="HEAD" if request.method == "HEAD" else "GET",
@@ -298,10 +299,10 @@ def download_by_link(token: str) -> Response:
 
 
 @routes.get("/<uuid:file_id>/url")
-@operation("Get a download URL", access="public files", query=UrlQuery, responses={200: UrlOut}, errors=_NOT_SERVED)
+@operation("Get a download URL", access="public files", query=UrlQuery, responses={200: UrlOut}, errors=_CONTENT_ERRORS)
 def url(file_id: UUID, query: UrlQuery) -> Response:
-    """Whoever has it may download until it expires: a presigned URL of the bucket, or, of a public file, of one that is
-    stored compressed, and for longer than such URLs live, a link of the gateway's own, which is checked at each use."""
+    """A URL with which anybody may download until it expires: a presigned URL of the bucket, or a link of the gateway, which is
+    checked at each use, if the file is public or stored compressed, or the time is longer than presigned URLs may live."""
     found = services().delivery.url(
         caller_or_none(),
         file_id,
@@ -320,7 +321,7 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     responses={
         200: Content(
             {**dict.fromkeys(_PICTURES), "application/json": TextPreviewOut | ContentsPreviewOut},
-            "A picture; for `type=text` and `type=contents` JSON",
+            "A picture, or JSON for `type=text` and `type=contents`",
             ("ETag",),
         ),
         304: None,
@@ -328,7 +329,7 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     headers=("ETag",),
     request_headers=("Accept", "If-None-Match"),
     errors=(
-        *_NOT_SERVED,
+        *_CONTENT_ERRORS,
         errors.InvalidInput,
         errors.PreviewUnsupported,
         errors.PreviewFailed,
@@ -337,9 +338,9 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     ),
 )
 def preview(file_id: UUID, query: PreviewQuery) -> Response:
-    """Made on demand where it is missing. Without `type` the first that the file has of `thumbnail`, `text` and
-    `contents`. Pictures are WebP, or JPEG or PNG where `Accept` prefers them; a page fits in 1024 pixels, and one beyond the
-    last is `400 invalid_input`. What could not be made is not tried again for a day, unless its owner asks with `?retry=true`."""
+    """Made on demand if it is missing. The default `type` is the first of `thumbnail`, `text` and `contents` that the file has.
+    Pictures are WebP, or JPEG or PNG if `Accept` prefers them. A page fits in 1024 pixels; one after the last is
+    `400 invalid_input`. A preview that failed is not tried again for a day, unless the owner sends `?retry=true`."""
     found = services().previews.show(
         caller_or_none(),
         file_id,
@@ -365,10 +366,10 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
     "Download many files as a ZIP",
     query=ArchiveQuery,
     responses={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
-    errors=(*_NOT_SERVED, errors.TooLarge),
+    errors=(*_CONTENT_ERRORS, errors.TooLarge),
 )
 def archive(query: ArchiveQuery) -> Response:
-    """The files named by `?ids=`, or a folder with all below it, streamed."""
+    """The files given by `?ids=`, or those of a folder and all folders below it, as a stream."""
     acquire_stream_slot()
     found = services().delivery.zip(principal(), ids=query.ids, folder=query.folder)
     response = Response(

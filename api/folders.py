@@ -1,4 +1,4 @@
-"""Folders: a tree for each owner."""
+"""``/api/folders``: a tree for each owner."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from services.library.folders import FolderChange, FolderNode
 
 routes = Blueprint("folders", __name__)
 
-_PLACES = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.FolderCycle, errors.FolderTooDeep)
+_TREE_ERRORS = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors.FolderCycle, errors.FolderTooDeep)
 
 
 @routes.post("")
 @operation(
-    "Make a folder",
+    "Create a folder",
     body=FolderBody,
     responses={201: FolderOut},
     headers=("Location",),
     request_headers=("Idempotency-Key",),
-    errors=(*_PLACES, errors.LimitReached),
+    errors=(*_TREE_ERRORS, errors.LimitReached),
 )
 def create(body: FolderBody) -> Response:
-    """Names are unique among siblings, whatever their case or Unicode form."""
+    """Names are unique within a folder, regardless of case and Unicode form."""
     return once(
         lambda claim: services().folders.create(
             principal(), body.name, body.description, body.parent_folder_id, once=claim
         ),
-        _made,
+        _created,
         lambda recorded: recorded.read(FolderRecord),
     )
 
 
-def _made(folder: FolderRecord) -> Response:
+def _created(folder: FolderRecord) -> Response:
     return render.answer(_folder(folder), 201, {"Location": f"{settings().base_url}/api/folders/{folder.id}"})
 
 
@@ -50,12 +50,14 @@ def _made(folder: FolderRecord) -> Response:
 @operation(
     "List folders",
     query=FolderListQuery,
-    responses={200: Content({"application/json": FolderTreeOut | FolderPageOut}, "The tree; with `?flat=true` a page")},
+    responses={
+        200: Content({"application/json": FolderTreeOut | FolderPageOut}, "The tree, or a page of the flat list")
+    },
     headers=("Link",),
     errors=(errors.InvalidCursor, errors.NotAllowed),
 )
 def list_folders(query: FolderListQuery) -> Response:
-    """The tree, or with `?flat=true` a flat list, paged like others."""
+    """The tree, or with `?flat=true` a flat list with pages."""
     if query.flat:
         found = services().folders.flat(principal(), owner=query.owner, limit=query.limit, cursor=query.cursor)
         return render.page(found, _folder)
@@ -65,14 +67,15 @@ def list_folders(query: FolderListQuery) -> Response:
 @routes.get("/<folder_id:folder_id>")
 @operation("Get a folder", responses={200: FolderOut}, errors=(errors.NotFound,))
 def get(folder_id: int) -> Response:
-    """`file_count` is what lies directly inside, `total_file_count` and `total_size` all below, without the trash."""
+    """`file_count` counts files directly in the folder; `total_file_count` and `total_size` include all folders below. Files in
+    the trash do not count."""
     return render.answer(_folder(services().folders.get(principal(), folder_id)))
 
 
 @routes.patch("/<folder_id:folder_id>")
-@operation("Change or move a folder", body=FolderChangeBody, responses={200: FolderOut}, errors=_PLACES)
+@operation("Change or move a folder", body=FolderChangeBody, responses={200: FolderOut}, errors=_TREE_ERRORS)
 def update(folder_id: int, body: FolderChangeBody) -> Response:
-    """Only the members given are changed; `parent_folder_id: null` moves it to the root."""
+    """Only the given members are changed; `parent_folder_id: null` moves it to the root."""
     change = FolderChange(
         name=body.given("name", UNSET),
         description=body.given("description", UNSET),
@@ -89,7 +92,7 @@ def update(folder_id: int, body: FolderChangeBody) -> Response:
     errors=(errors.NotFound, errors.FolderNotEmpty),
 )
 def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
-    """With `?recursive=true` all files below go to the trash."""
+    """With `?recursive=true` the files in it and below it are moved to the trash."""
     found = services().folders.delete(principal(), folder_id, recursive=query.recursive)
     return render.answer({"id": folder_id, "action": "deleted", **(found or {})})
 

@@ -1,9 +1,8 @@
-"""multipart/form-data (RFC 7578) as a stream: fields and files come out in the order in which they arrive.
+"""multipart/form-data (RFC 7578) as a stream: fields and files in the order in which they arrive.
 
-``request.files`` would write every file to disk before a route sees it. Here a file is a stream over the
-socket: what is in memory is one read of 1 MiB, whatever the size, and nothing is copied on the way through
-where a whole read belongs to one file. The syntax is left to the ``multipart`` library's push parser; this
-module reads, keeps limits, and turns every fault into an error that a client understands (THREATS T3, T4, T6).
+``request.files`` would write every file to disk before a view sees it. Here a file is a stream from the socket: memory holds
+one read of 1 MiB, whatever the file's size. The ``multipart`` library's push parser parses the syntax; this module reads,
+applies limits, and turns every fault into an error for the client (THREATS T3, T4, T6).
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ _EXTENDED = re.compile(r";\s*filename\*\s*=\s*([A-Za-z0-9-]+)'[^';\s]*'([^\s;\"]
 
 @dataclass(frozen=True, slots=True)
 class FormLimits:
+    """Limits of one form."""
+
     max_files: int = 200
     max_segments: int = 1_000  # fields and files together
     max_field_size: int = 64 * 1024  # bytes of one value
@@ -42,21 +43,24 @@ class FormLimits:
 
 
 class ByteSource(Protocol):
-    """``read(n)`` gives up to n bytes and b"" at the end, like ``wsgi.input``."""
+    """Like ``wsgi.input``."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; b"" at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
+    """A field that is not a file."""
+
     name: str
     value: str
 
 
 class FilePart:
-    """A file in the form. ``filename`` and ``content_type`` are what the client says: clean and check them.
+    """A file in the form. ``filename`` and ``content_type`` come from the client and must be cleaned and checked.
 
-    It must be read before the form is iterated on; what was not read by then is skipped."""
+    It must be read before the next part; what is left then is skipped."""
 
     def __init__(self, name: str, filename: str, content_type: str, next_chunk: Callable[[], bytes]):
         self.name = name
@@ -68,9 +72,8 @@ class FilePart:
         self._ended = False
 
     def read(self, size: int = READ_BYTES, /) -> bytes:
-        """Up to ``size`` bytes, b"" only at the file's end; all that is left for a negative size.
-
-        MalformedUpload where the body breaks off, again at each further call: what was read is not the file."""
+        """Up to ``size`` bytes, b"" only at the file's end; the rest for a negative size. Raises MalformedUpload, again at each
+        further call, if the body breaks off."""
         if size < 0:
             return b"".join(iter(self.read, b""))
         if not self._rest:
@@ -78,7 +81,7 @@ class FilePart:
                 return b""
             chunk = self._next_chunk()
             self._ended = not chunk
-            if len(chunk) <= size:  # handed on as it came, without a copy
+            if len(chunk) <= size:  # without a copy
                 self.bytes_read += len(chunk)
                 return chunk
             self._rest = memoryview(chunk)
@@ -87,7 +90,7 @@ class FilePart:
         return bytes(piece)
 
     def skip(self) -> None:
-        """Read to the file's end and keep nothing."""
+        """Discard the rest of the file."""
         self._rest = memoryview(b"")
         while not self._ended:
             self._ended = not self._next_chunk()
@@ -96,11 +99,9 @@ class FilePart:
 class FormReader:
     """Iterate once to get each ``Field`` and ``FilePart`` of a body.
 
-    Raises MalformedUpload (400) for a body that is no form, breaks off, is shorter than its Content-Length, or
-    has a file field without a file name; TooManyFiles and RequestTooLarge (413) at the limits. Only an iteration
-    that ends without an error has seen the entire body. ``file_fields`` are the names that only files may bear. A
-    file input left empty by a browser (no name, no bytes) is passed over: whether a form without any file is an
-    error is for the caller to say."""
+    Raises MalformedUpload if the body is not a form, breaks off, is shorter than its Content-Length, or has no file name in one
+    of the ``file_fields``; TooManyFiles and RequestTooLarge at the limits. Only an iteration that ends without an error has
+    seen the entire body. A file input that was left empty in a browser (no name, no bytes) is skipped."""
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class FormReader:
             else:
                 files += 1
                 if files > self._limits.max_files:
-                    raise TooManyFiles(f"At most {self._limits.max_files} files fit in one request")
+                    raise TooManyFiles(f"At most {self._limits.max_files} files are allowed in one request")
                 part = FilePart(name, filename, segment.header("Content-Type", ""), self._next_chunk)
                 yield part
                 part.skip()
@@ -170,16 +171,14 @@ class FormReader:
         return bytes(value)
 
     def _next_chunk(self) -> bytes:
-        """More bytes of the present part; b"" once, at its end."""
-        if self._failure:  # the generator is over by then, which would look like the end
+        """More bytes of the current part; b"" once, at its end."""
+        if self._failure:  # the generator has ended, which would look like the end of the part
             raise self._failure
         return next(self._events, None) or b""
 
     def _parse(self) -> Iterator[Any]:
-        """The parser's events: a segment, its bytes, None at its end.
-
-        They go on behind the last boundary, since only that tells a complete body from one that was cut there:
-        the server's read() ends quietly when the client goes away."""
+        """The parser's events: a segment, its bytes, None at its end. The body is read past the last boundary to tell a
+        complete body from one that was cut there: the server's read() reports no error when the client disconnects."""
         quiet = 0
         try:
             while chunk := self._read():
@@ -208,24 +207,21 @@ class FormReader:
             return b""
         try:
             chunk = self._stream.read(wanted)
-        except (
-            OSError,
-            EOFError,
-        ) as error:  # gunicorn's NoMoreData and a stalled or reset socket are OSErrors
-            raise MalformedUpload("The connection ended before the body did") from error
+        except (OSError, EOFError) as error:  # gunicorn's NoMoreData and a stalled or reset socket are OSErrors
+            raise MalformedUpload("The connection ended before the body was complete") from error
         self._received += len(chunk)
         return chunk
 
 
 def _filename(segment: MultipartSegment) -> str | None:
-    """The file's name, decoded once: as browsers escape it (HTML standard: %22, %0D, %0A), which the parser undoes,
-    or the extended notation of RFC 8187, which RFC 7578 forbids here but some clients send.
+    """The file's name, decoded once: from the escapes of browsers (HTML standard: %22, %0D, %0A), which the parser undoes, or
+    from the notation of RFC 8187, which RFC 7578 forbids but some clients send. None for a field.
 
-    Also refuses what could make two readers see two different parts: a second Content-Disposition, and the
-    encodings that are obsolete since RFC 7578 §4.7, with which other bytes than the user's would be stored."""
+    Raises MalformedUpload for what two readers could understand differently: a second Content-Disposition, and transfer
+    encodings, which are obsolete (RFC 7578 §4.7)."""
     headers = [value for name, value in segment.headerlist if name == "Content-Disposition"]
     if len(headers) != 1:
-        raise MalformedUpload("A part has more than one Content-Disposition")
+        raise MalformedUpload("A part must have exactly one Content-Disposition")
     if segment.header("Content-Transfer-Encoding", "binary").strip().lower() not in (
         "binary",
         "8bit",
@@ -233,7 +229,7 @@ def _filename(segment: MultipartSegment) -> str | None:
     ):
         raise MalformedUpload("Parts must not have a Content-Transfer-Encoding")
     found = _EXTENDED.search(_QUOTED.sub('""', headers[0])) if "*" in headers[0] else None
-    if not found:  # also where the asterisk stood inside another value's quotes
+    if not found:  # or the asterisk is inside quotes
         return segment.filename  # type: ignore[no-any-return]
     charset, value = found[1].lower(), unquote_to_bytes(found[2])
     if charset == "iso-8859-1":

@@ -1,8 +1,6 @@
-"""The plain ways in: a form with any number of files, and one raw body (``curl -T``).
+"""Uploads by a form with any number of files, or by one raw body (``curl -T``).
 
-Both stream: nothing here touches ``request.form``, ``.files``, ``.data`` or ``get_json()``, which would read
-the body into memory or onto a disk. Every check on what comes in is in services/uploads/intake.py; this module knows
-only how the bytes arrive.
+Both are streamed. This module only knows how the bytes arrive; services/uploads/intake.py checks and stores them.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ routes = Blueprint("form_uploads", __name__)
 FILE_FIELDS = frozenset({"files", "files[]", "file"})
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _READ = 1024 * 1024  # bytes
-_REFUSALS = (
+_ERRORS = (
     errors.InvalidInput,
     errors.InvalidName,
     errors.MalformedUpload,
@@ -53,7 +51,7 @@ _REFUSALS = (
     errors.TooMany,
     errors.StorageFull,
 )
-_TAKES = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
+_HEADERS = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")
 
 
 class Transcript:
@@ -88,7 +86,7 @@ def _once(
     render: Callable[[Outcome], Response],
     read: Callable[[Transcript], object],
 ) -> Response:
-    """Store the upload; if it is a repeat, only read it."""
+    """Store the upload; if the request is a repeat, only read its body."""
     acquire_body_slot()
     transcript = Transcript()
     return once(
@@ -105,11 +103,11 @@ def _once(
 
 @routes.post("/upload")
 @operation(
-    "Upload files by a form",
+    "Upload files with a form",
     responses={201: UploadOut, 207: UploadOut},
     headers=("Upload-Session",),
-    request_headers=_TAKES,
-    errors=(*_REFUSALS, errors.TooManyFiles),
+    request_headers=_HEADERS,
+    errors=(*_ERRORS, errors.TooManyFiles),
     streams={
         "required": True,
         "content": {
@@ -135,10 +133,10 @@ def _once(
     },
 )
 def upload_form() -> Response:
-    """Any number of parts named `files` (or `file`, `files[]`), each with a file name. Each gets its own
-    verdict: `207` where some were refused; where all were, the first one's status, with `rejected` in it.
-    Fields hold for every file wherever they stand. The files appear together once the entire body was read; a
-    broken body leaves none. Fields with other names are ignored."""
+    """Any number of parts named `files` (or `file`, `files[]`), each with a file name. Each file is accepted or rejected by
+    itself: `207` if some were rejected; if all were, the status of the first one's problem, with `rejected` in it. Fields apply
+    to every file, wherever they stand in the body; fields with other names are ignored. The files appear together once the
+    entire body was read; a broken body leaves none."""
     refuse_encoded()
     return _once(
         _store_form, _form_answer, lambda transcript: _read_form(transcript, lambda part, reader, placement: None)
@@ -177,8 +175,8 @@ def _form_answer(outcome: Outcome) -> Response:
 
 
 def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Placement], None]) -> Placement:
-    """Read the entire body, handing over each file as it arrives, with what the fields before it say; then where the files
-    are to go."""
+    """Read the entire body. Each file is passed to ``take`` with the placement that the fields before it give; returned is the
+    placement that all fields give."""
     checksums = Checksums.of_request()
     body = RequestBody(hashes=checksums.names)
     limits = FormLimits(max_files=settings().max_files_per_request)
@@ -194,20 +192,20 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
                 fields.setdefault(part.name, []).append(part.value)
         elif part.name not in FILE_FIELDS:
             problem = {"field": part.name[:200], "message": "not a field for files"}
-            raise InvalidInput("Files belong into parts named files.", errors=[problem])
+            raise InvalidInput("Send files in parts named files.", errors=[problem])
         else:
             files += 1
             with transcript.reading(part, part.name, part.filename) as reader:
                 take(part, reader, of_form(fields))
                 _skip_rest(reader)
     if not files:
-        raise MalformedUpload("The form holds no file.")
+        raise MalformedUpload("The form contains no file.")
     checksums.check(body)
     return of_form(fields)
 
 
 def _skip_rest(reader: Readable) -> None:
-    """Read past what a refused file still sends. Without a Content-Length that could go on for ever (THREATS T2)."""
+    """Read the rest of a rejected file. Without a Content-Length it could be endless (THREATS T2)."""
     skipped = 0
     while chunk := reader.read(_READ):
         skipped += len(chunk)
@@ -223,13 +221,13 @@ def _skip_rest(reader: Readable) -> None:
     "Upload one file as a raw body",
     query=PlacementQuery,
     responses={201: Content({"application/json": FileOut | SentFileOut}, "")},
-    request_headers=_TAKES,
-    errors=_REFUSALS,
+    request_headers=_HEADERS,
+    errors=_ERRORS,
     headers=("Upload-Session", "ETag", "Location"),
     streams={"required": True, "content": {"*/*": {"schema": {}}}},
 )
 def upload_raw(filename: str, query: PlacementQuery) -> Response:
-    """What `curl -T` sends. What the form's fields say stands in the query here."""
+    """As `curl -T` sends it. The query has the same parameters as the form has fields."""
     refuse_encoded()
     return _once(
         lambda transcript, claim: _store_raw(transcript, claim, filename, placement(query)), _raw_answer, _read_raw
@@ -276,5 +274,5 @@ def _views(outcome: Outcome) -> list[FileView]:
 def _session_id() -> str | None:
     given = request.headers.get("Upload-Session")
     if given is not None and not _SESSION.fullmatch(given):
-        raise InvalidInput("Upload-Session takes 1 to 64 letters, digits, hyphens and underscores.")
+        raise InvalidInput("Upload-Session must be 1 to 64 letters, digits, hyphens and underscores.")
     return given

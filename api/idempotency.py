@@ -30,6 +30,7 @@ class Digest:
         self.add(request.method, request.path, request.query_string, *parts)
 
     def add(self, *parts: str | bytes) -> None:
+        """Each part with its length, so that no two lists of parts have the same digest."""
         for part in parts:
             data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
             self.sha256.update(len(data).to_bytes(8, "big") + data)
@@ -39,7 +40,7 @@ def key_of_request() -> str | None:
     """The request's Idempotency-Key; InvalidInput unless it is 1 to 255 visible ASCII characters."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
-        raise InvalidInput("Idempotency-Key takes 1 to 255 visible ASCII characters.")
+        raise InvalidInput("Idempotency-Key must be 1 to 255 visible ASCII characters.")
     return key
 
 

@@ -17,7 +17,9 @@ from core.errors import TooMany
 def acquire_body_slot() -> None:
     """Take a slot for reading an upload's body. Raises TooMany if none comes free."""
     connection = _connection()
-    if connection is not None and not connection.acquire_slot("body", *_caller(), limit=settings().max_bodies_in_flight):
+    if connection is not None and not connection.acquire_slot(
+        "body", *_caller(), limit=settings().max_bodies_in_flight
+    ):
         raise TooMany("Too many concurrent uploads; wait for one to end.", retry_after=5)
 
 

@@ -1,4 +1,4 @@
-"""Health, and the document of the API. Open to everybody, so nothing here names anything (THREATS T124)."""
+"""Health, metrics and the API's documentation. Open to all, so no response contains names of anything (THREATS T124)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _HTML = Content({"text/html": None}, "A page")
 
 
 @routes.get("/healthz")
-@operation("Is the process alive", access="public", responses={200: HealthOut})
+@operation("Check that the process is alive", access="public", responses={200: HealthOut})
 def healthz() -> Response:
-    """Touches neither the database nor the bucket."""
+    """Uses neither the database nor the bucket."""
     return answer({"status": "ok"})
 
 
 @routes.get("/readyz")
-@operation("Can the gateway do its work", access="public", responses={200: ReadyOut}, errors=(Unavailable,))
+@operation("Check that the gateway can work", access="public", responses={200: ReadyOut}, errors=(Unavailable,))
 def readyz() -> Response:
-    """503 with the same `checks` where one of them failed."""
+    """`503` with the same `checks` if one of them failed."""
     checks = services().health.ready()
     if all(checks.values()):
         return answer({"status": "ready", "checks": checks})
@@ -37,10 +37,10 @@ def readyz() -> Response:
 
 
 @routes.get("/metrics")
-@operation("Metrics", access="public", responses={200: Content({"text/plain": None}, "Prometheus' text format")})
+@operation("Get metrics", access="public", responses={200: Content({"text/plain": None}, "Prometheus text format")})
 def show_metrics() -> Response:
-    """Requests, uploads, calls to the bucket, jobs, queues and previews: how many, how long and with what outcome, of all
-    processes on this machine. Without the queues where the database does not answer."""
+    """Counts, durations and outcomes of requests, uploads, calls to the bucket, jobs and previews, of all processes on this
+    machine; and the state of the queues if the database is available."""
     now = []
     try:
         queues = services().jobs.queues()
@@ -62,20 +62,25 @@ def show_metrics() -> Response:
 
 
 @routes.get("/openapi.json")
-@operation("This document", access="public", responses={200: Content({"application/json": None}, "OpenAPI 3.1")})
+@operation(
+    "Get the OpenAPI document", access="public", responses={200: Content({"application/json": None}, "OpenAPI 3.1")}
+)
 def document() -> Response:
+    """Generated from the routes."""
     return answer(openapi.document(current_app), headers={"Cache-Control": "no-cache"})
 
 
 @routes.get("/docs")
-@operation("This document, to read", access="public", responses={200: _HTML})
+@operation("Get the documentation as a page", access="public", responses={200: _HTML})
 def docs() -> Response:
+    """The OpenAPI document and the error codes as HTML."""
     text = page(openapi.document(current_app))
     return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})
 
 
 @routes.get("/")
-@operation("Where to go from here", access="public", responses={200: _HTML})
+@operation("Get the start page", access="public", responses={200: _HTML})
 def index() -> Response:
+    """Links to the documentation."""
     text = page(None)
     return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy()})

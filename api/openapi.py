@@ -1,7 +1,7 @@
-"""The OpenAPI 3.1 document, written from the routes of the application themselves.
+"""The OpenAPI 3.1 document, generated from the routes' ``@operation`` declarations.
 
-Every route must describe itself by ``@operation``; one that does not stops the writing, so no route can be missing. The
-shapes are the pydantic models that parse input and that the tests hold answers against.
+A route without a declaration is an error, so none can be missing. The schemas are the pydantic models that parse requests, and
+against which the tests check responses.
 """
 
 from __future__ import annotations
@@ -36,60 +36,60 @@ _ARGUMENT_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "string": {"type": "string", "pattern": "^[^/]+$"},
 }
 
-# Headers of answers, and of requests.
+# Response headers, then request headers.
 HEADERS: Mapping[str, str] = {
-    "X-Request-ID": "Names this request in the logs; the client's own where it is short and plain",
-    "ETag": "Validator of the content, or of the file's metadata",
-    "Location": "The address of what was made, or where the bytes are",
-    "Link": 'RFC 8288: rel="next" leads to the next page',
-    "Upload-Session": "Groups uploads; send it with the next to add to the same session",
+    "X-Request-ID": "The request's id in the logs; the client's own if it is 8 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'",
+    "ETag": "Of the content, or of the file's metadata",
+    "Location": "The address of the new resource, or of the bytes",
+    "Link": 'rel="next": the next page (RFC 8288)',
+    "Upload-Session": "The upload session; send it with further uploads to add them to the session",
     "Content-Disposition": "RFC 6266",
     "Content-Range": "RFC 9110 §14.4",
     "Accept-Ranges": "RFC 9110 §14.3",
     "Retry-After": "Seconds",
     "WWW-Authenticate": "RFC 6750",
-    "Tus-Resumable": "The version of tus in which this is answered",
-    "Upload-Offset": "Bytes that are durable",
-    "Upload-Length": "Bytes of the entire upload",
+    "Tus-Resumable": "The tus version of this response",
+    "Upload-Offset": "Bytes that are stored durably",
+    "Upload-Length": "Size of the entire upload in bytes",
     "Upload-Defer-Length": "1 while the length is not known",
     "Upload-Metadata": "As it was sent",
     "Upload-Concat": "As it was sent",
-    "Upload-Expires": "When the upload ends unless it goes on",
-    "Upload-File-Id": "The file that the upload became",
+    "Upload-Expires": "When the upload expires unless it is continued",
+    "Upload-File-Id": "The id of the finished upload's file",
     "Upload-Complete": "?1 or ?0 (IETF draft)",
     "Upload-Incomplete": "?0 or ?1 (IETF draft, interop version 3)",
     "Upload-Limit": "max-size, min-size in bytes, max-age in seconds (IETF draft)",
-    "Upload-Draft-Interop-Version": "The version of the IETF draft in which this is answered",
+    "Upload-Draft-Interop-Version": "The interop version of the IETF draft of this response",
 }
 REQUEST_HEADERS: Mapping[str, str] = {
-    "If-Match": "412 unless the file still has one of these ETags",
-    "If-None-Match": "304 where the copy that the client has is still right",
-    "If-Range": "The range only if the file still has this ETag",
+    "If-Match": "412 unless the file has one of these ETags",
+    "If-None-Match": "304 if the content has one of these ETags",
+    "If-Range": "The range applies only if the content has this ETag",
     "Range": "One range of bytes",
     "Accept": "",
-    "Idempotency-Key": "The same request within 24 hours gets the first answer; 1 to 255 visible ASCII characters",
+    "Idempotency-Key": "The same request again within 24 hours gets the first response; 1 to 255 visible ASCII characters",
     "Upload-Session": "The session to add to: 1 to 64 letters, digits, hyphens and underscores",
-    "Content-MD5": "RFC 1864, of the body; wrong: 400 checksum_mismatch",
-    "Content-Digest": "RFC 9530, sha-256=:<base64>: of the body, also as Repr-Digest; wrong: 400 checksum_mismatch",
-    "Repr-Digest": "RFC 9530, sha-256=:<base64>: of the entire upload; wrong: the file is rejected",
-    "Tus-Resumable": "1.0.0; what comes without it is the IETF draft, or 412",
-    "Upload-Offset": "Where the body begins, in bytes",
-    "Upload-Length": "Bytes of the entire upload",
-    "Upload-Defer-Length": "1: the length is told later",
-    "Upload-Metadata": "Keys and values in base64: name value,name value",
-    "Upload-Concat": "partial, or final; and the addresses of partial uploads",
-    "Upload-Checksum": "sha1, sha256, md5 or crc32 of the body in base64; wrong: 460 checksum_mismatch",
-    "Upload-Complete": "?1 where the upload ends with this body (IETF draft)",
-    "Upload-Incomplete": "?0 where the upload ends with this body (IETF draft, interop version 3)",
+    "Content-MD5": "MD5 of the body (RFC 1864); 400 checksum_mismatch if it differs",
+    "Content-Digest": "sha-256=:<base64>: of the body (RFC 9530), also as Repr-Digest; 400 checksum_mismatch if it differs",
+    "Repr-Digest": "sha-256=:<base64>: of the entire upload (RFC 9530); the file is rejected if it differs",
+    "Tus-Resumable": "1.0.0; a request without it must follow the IETF draft",
+    "Upload-Offset": "The offset of the body in the upload, in bytes",
+    "Upload-Length": "Size of the entire upload in bytes",
+    "Upload-Defer-Length": "1: the length is sent later",
+    "Upload-Metadata": "Keys with values in base64: key value,key value",
+    "Upload-Concat": "partial, or final; followed by the addresses of partial uploads",
+    "Upload-Checksum": "sha1, sha256, md5 or crc32 of the body in base64; 460 checksum_mismatch if it differs",
+    "Upload-Complete": "?1 if the upload ends with this body (IETF draft)",
+    "Upload-Incomplete": "?0 if the upload ends with this body (IETF draft, interop version 3)",
     "Upload-Draft-Interop-Version": "3 to 9 (IETF draft)",
     "X-HTTP-Method-Override": "HEAD, PATCH or DELETE",
 }
-_COMMON_REFUSALS = (errors.InvalidInput, GatewayError, errors.Unavailable)
+_COMMON_ERRORS = (errors.InvalidInput, GatewayError, errors.Unavailable)
 
 
 @lru_cache(maxsize=8)
 def document(app: Flask) -> dict[str, Any]:
-    """The document of this application. LookupError where a route does not describe itself."""
+    """The document of this application. LookupError if a route has no declaration."""
     found = list(operations(app))
     schemas = _schemas(found)
     paths: dict[str, dict[str, Any]] = {}
@@ -101,13 +101,15 @@ def document(app: Flask) -> dict[str, Any]:
         "info": {
             "title": "Upload gateway",
             "version": version(),
-            "description": "Errors are application/problem+json (RFC 9457); clients switch on their `code`.",
+            "description": "Errors are application/problem+json (RFC 9457). Clients should rely on their `code`.",
         },
         "servers": [{"url": app.extensions[EXTENSION].settings.base_url}],
         "security": [{"bearer": []}],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "An API key"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or an upload token"}
+            },
             "schemas": schemas,
             "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
         },
@@ -115,13 +117,13 @@ def document(app: Flask) -> dict[str, Any]:
 
 
 def operations(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:
-    """Each route and method with its operation; HEAD only where it is a method of its own."""
+    """Each route and method with its operation. HEAD is listed only if it differs from GET."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         operation = getattr(app.view_functions[rule.endpoint], "operation", None)
         if operation is None:
             raise LookupError(f"the route {rule.rule} has no @operation")
-        own_head = any("Range" in name for name in operation.request_headers)
-        for method in sorted((rule.methods or set()) - {"OPTIONS"} - (set() if own_head else {"HEAD"})):
+        head = any("Range" in name for name in operation.request_headers)
+        for method in sorted((rule.methods or set()) - {"OPTIONS"} - (set() if head else {"HEAD"})):
             yield rule, method, operation
 
 
@@ -186,7 +188,7 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     for name, described in schema.get("properties", {}).items():
         described = {key: value for key, value in described.items() if key != "title"}
         options = [option for option in described.get("anyOf", []) if option != {"type": "null"}]
-        if "anyOf" in described:  # null can't be sent in a query
+        if "anyOf" in described:  # a query can't contain null
             del described["anyOf"]
             described |= options[0] if len(options) == 1 else {"anyOf": options}
             if described.get("default", "") is None:
@@ -203,7 +205,7 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
 
 def _header_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     for name in operation.request_headers:
-        if name != "Accept":  # OpenAPI keeps this one for itself
+        if name != "Accept":  # OpenAPI reserves this name
             yield {
                 "name": name,
                 "in": "header",
@@ -226,7 +228,7 @@ def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         if content.types and method != "HEAD":
             described["content"] = {media_type: {"schema": _schema(part)} for media_type, part in content.types.items()}
         responses[str(status)] = described
-    for status, codes in sorted(_refusals(rule, method, operation).items()):
+    for status, codes in sorted(_errors(rule, method, operation).items()):
         described = {
             "description": ", ".join(codes),
             "headers": _headers(
@@ -250,11 +252,11 @@ _PROBLEM_HEADERS: Mapping[int, tuple[str, ...]] = {
 }
 
 
-def _refusals(rule: Rule, method: str, operation: Operation) -> dict[int, list[str]]:
-    """Status -> codes of what this operation may refuse: what its view names, and what any of its kind may."""
-    kinds: list[type[GatewayError]] = [*_COMMON_REFUSALS, *operation.errors]
+def _errors(rule: Rule, method: str, operation: Operation) -> dict[int, list[str]]:
+    """The error codes of this operation by status: those that it declares, and those of every operation of its kind."""
+    kinds: list[type[GatewayError]] = [*_COMMON_ERRORS, *operation.errors]
     if operation.access != "public":
-        kinds += [errors.NotAuthenticated, errors.NotAllowed]  # an upload token is good for few routes
+        kinds += [errors.NotAuthenticated, errors.NotAllowed]  # upload tokens are accepted by few routes
     if rule.arguments:
         kinds.append(errors.NotFound)
     if operation.body is not None:

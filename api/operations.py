@@ -1,12 +1,12 @@
-"""What a route takes, responses and may refuse, said once: the view is called with parsed input, and the OpenAPI document
-(api/openapi.py) is written from the same words, so the two can't drift apart.
+"""``@operation`` declares a route's input, responses and errors. The view is called with parsed input, and the OpenAPI
+document (api/openapi.py) is written from the same declaration, so the two can't differ.
 
     @files.patch("/<uuid:file_id>")
     @operation("Change a file", body=FileChangeBody, responses={200: FileOut}, errors=(NotFound, NameConflict))
     def update(file_id: UUID, body: FileChangeBody) -> Response: ...
 
-A view with ``body`` takes JSON and gets the model; a route that streams its body declares ``streams`` instead, and then
-nobody here or in Flask touches the body (THREATS T7).
+A view with ``body`` gets the JSON body as that model. A view with ``streams`` reads the body itself; neither this module nor
+Flask touches it (THREATS T7).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from api.request_body import has_body, read_whole, refuse_encoded
 from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 
-Access = Literal["public", "public files", "signed", "user", "admin"]  # signed: by its address, or by a credential
+Access = Literal["public", "public files", "signed", "user", "admin"]  # signed: the address is a credential
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., Response]
 Shape = type[BaseModel] | UnionType
@@ -35,15 +35,17 @@ MAX_JSON_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A body that is not one JSON model: its media types, and the models among them."""
+    """A response body that is not one JSON model: media types, with the model of each or None for bytes."""
 
-    types: Mapping[str, Shape | None]  # None: bytes
+    types: Mapping[str, Shape | None]
     description: str = "The bytes"
     headers: tuple[str, ...] = ()  # names of api/openapi.py's HEADERS
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
+    """A route's declaration."""
+
     summary: str
     description: str
     access: Access
@@ -52,10 +54,10 @@ class Operation:
     optional_body: bool
     streams: Mapping[str, Any] | None  # an OpenAPI requestBody
     responses: Mapping[int, type[BaseModel] | Content | None]
-    headers: tuple[str, ...]  # of the answer, beside those that every answer has
+    headers: tuple[str, ...]  # of responses, in addition to those that every response has
     request_headers: tuple[str, ...]
     errors: tuple[type[GatewayError], ...]
-    error_type: str  # the media type of its refusals
+    error_type: str  # the media type of its errors
 
 
 def operation(
@@ -72,7 +74,7 @@ def operation(
     errors: tuple[type[GatewayError], ...] = (),
     error_type: str = "application/problem+json",
 ) -> Callable[[View], View]:
-    """Describe the view below and parse its input. The view's docstring is the operation's description."""
+    """Declare a view's operation and parse its input. The view's docstring is the operation's description."""
 
     def describe(view: View) -> View:
         @wraps(view)
@@ -109,14 +111,14 @@ def parse_query(model: type[Model]) -> Model:
 
 
 def parsed(model: type[Model], fields: Iterable[tuple[str, list[str]]]) -> Model:
-    """Text fields as a model. A list may be repeated or separated by commas; all else is given at most once."""
+    """Text fields as a model. A list may be repeated or separated by commas; other fields are given at most once."""
     values: dict[str, Any] = {}
     for name, given in fields:
         known = model.model_fields.get(name)
         if known is None:
             continue
         if not is_list(known.annotation) and len(given) > 1:
-            raise InvalidInput(f"{name} was given more than once.", errors=[_error(name, "given more than once")])
+            raise InvalidInput(f"{name} is given more than once.", errors=[_error(name, "given more than once")])
         values[name] = given if is_list(known.annotation) else given[0]
     return validated(model, values)
 
@@ -136,23 +138,24 @@ def parse_json(model: type[Model]) -> Model:
     except MalformedUpload as error:
         raise InvalidInput(error.detail) from error
     try:
-        strict_json.loads(g.body)  # what pydantic would round, or overlook
+        strict_json.loads(g.body)  # rejects what pydantic would round or accept
         return model.model_validate_json(g.body)
     except ValidationError as error:
-        raise InvalidInput("The body is not valid.", errors=flatten(error, "body")) from error
+        raise InvalidInput("The body is not valid.", errors=field_errors(error, "body")) from error
     except ValueError as error:
         raise InvalidInput("The body is not valid.", errors=[_error("body", str(error))]) from error
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """The values as a model, or InvalidInput."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(errors=flatten(error, "query")) from error
+        raise InvalidInput(errors=field_errors(error, "query")) from error
 
 
-def flatten(error: ValidationError, whole: str) -> list[dict[str, str]]:
-    """[{"field": "tags.3", "message": …}]; what the client sent is not repeated, it may be long or secret."""
+def field_errors(error: ValidationError, whole: str) -> list[dict[str, str]]:
+    """[{"field": "tags.3", "message": …}], without the values that the client sent: they may be long or secret."""
     found: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         # pydantic names the branches of a union by its own validators: "folder.literal['root']"

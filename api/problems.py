@@ -1,8 +1,8 @@
-"""Errors as problem documents (RFC 9457): the only place where an error family becomes a status.
+"""Errors as problem documents (RFC 9457); the only module that maps an error's family to a status.
 
-Three handlers cover everything that can happen in a request: what a service refuses (``GatewayError``), what
-Flask refuses (``HTTPException``: no such route, wrong method), and what nobody expected, which is logged and
-told as a plain 500. No text of an unexpected error leaves the process (THREATS T35).
+The handlers cover errors of services (``GatewayError``), of the bucket, of Flask (``HTTPException``: unknown route, wrong
+method), and unexpected ones, which are logged and answered with 500. The text of an unexpected error never leaves the
+process (THREATS T35).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STATUS: Mapping[type[GatewayError], int] = {
     errors.StorageFull: 507,
 }
 
-# What Flask and werkzeug raise themselves.
+# Codes of the errors that Flask and werkzeug raise.
 _HTTP_CODES = {
     400: "invalid_input",
     401: "not_authenticated",
@@ -62,18 +62,19 @@ _HTTP_CODES = {
     503: "unavailable",
 }
 _KEPT_HEADERS = ("allow", "retry-after", "content-range", "www-authenticate")
-_RETRY_AFTER = 5  # seconds, where the error names none
+_RETRY_AFTER = 5  # seconds, if the error gives none
 
 log = structlog.get_logger("api")
 
 
 def status_of(error: GatewayError | type[GatewayError]) -> int:
-    """The status of an error's family; 500 for an error outside of all families."""
+    """The status of an error's family; 500 for an error outside all families."""
     kind = error if isinstance(error, type) else type(error)
     return next((STATUS[family] for family in kind.__mro__ if family in STATUS), 500)
 
 
 def install(app: Flask) -> None:
+    """Register the error handlers."""
     app.register_error_handler(GatewayError, from_gateway_error)
     app.register_error_handler(StorageError, from_storage_error)
     app.register_error_handler(HTTPException, from_http_exception)
@@ -81,6 +82,7 @@ def install(app: Flask) -> None:
 
 
 def from_gateway_error(error: GatewayError) -> Response:
+    """The response to a service's error."""
     extra = dict(error.extra)
     status = status_of(error)
     headers: dict[str, str] = {}
@@ -92,17 +94,18 @@ def from_gateway_error(error: GatewayError) -> Response:
     if status == 416 and "size" in extra:
         headers["Content-Range"] = f"bytes */{extra['size']}"  # RFC 9110 §15.5.17
     if status >= 500:
-        log.warning("refused", status=status, code=error.code, detail=error.detail, cause=repr(error.__cause__))
+        log.warning("request_failed", status=status, code=error.code, detail=error.detail, cause=repr(error.__cause__))
     return problem(status, error.code, error.title, error.detail, errors=error.errors, extra=extra, headers=headers)
 
 
 def from_storage_error(error: StorageError) -> Response:
-    """A bucket error that no service gave a meaning: for the client, a part of us that did not answer."""
-    log.exception("storage error reached the client", kind=type(error).__name__, code=error.code)
+    """The response to a bucket error that no service handled."""
+    log.exception("unhandled_storage_error", kind=type(error).__name__, code=error.code)
     return from_gateway_error(errors.StorageFull() if isinstance(error, OutOfSpace) else errors.Unavailable())
 
 
 def from_http_exception(error: HTTPException) -> Response | HTTPException:
+    """The response to an error of Flask's; redirects are left as they are."""
     status = error.code or 500
     if error.response is not None or status < 400:
         return error
@@ -118,9 +121,10 @@ def from_http_exception(error: HTTPException) -> Response | HTTPException:
 
 
 def from_anything(error: Exception) -> Response:
-    log.exception("unexpected error")
+    """The response to an unexpected error."""
+    log.exception("unexpected_error")
     kind = errors.GatewayError
-    return problem(500, kind.code, kind.title, "Something went wrong here. Please report it with the request_id.")
+    return problem(500, kind.code, kind.title, "An unexpected error occurred. Please report it with the request_id.")
 
 
 def problem(
@@ -133,10 +137,10 @@ def problem(
     extra: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The problem document as a response. ``type`` leads to the code's entry on the documentation page."""
+    """A problem document. Its ``type`` links to the code's entry on the documentation page."""
     document: dict[str, Any] = {
         "type": f"{settings().base_url}/docs#{code}",
-        **(extra or {}),  # may bring a registered type
+        **(extra or {}),  # may contain a registered type
         "title": title,
         "status": status,
         "detail": detail,

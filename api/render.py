@@ -1,7 +1,6 @@
-"""Records to contract JSON: plain functions from a record to a dict; api/response_models.py says what these hold.
+"""Records to JSON: functions from a record to the members of a model of api/response_models.py.
 
-Links are addresses under PUBLIC_URL and never presigned, and nothing of the request's Host gets into them
-(THREATS T38).
+Links are addresses under PUBLIC_URL. They are never presigned, and never contain the request's Host (THREATS T38).
 """
 
 from __future__ import annotations
@@ -44,15 +43,16 @@ Json = dict[str, Any]
 
 
 class GatewayJSON(DefaultJSONProvider):
-    """Times as RFC 3339 in UTC with a Z, ids as text, members in the order they were written.
+    """Times as RFC 3339 in UTC with a Z, ids as text.
 
-    orjson takes an eighth of the standard library's time, which a tree of 10,000 folders shows; what it refuses (integers
-    beyond 64 bits, in what clients keep in ``metadata.custom``) is written by the latter."""
+    orjson takes an eighth of the standard library's time, which matters for a tree of 10,000 folders. What orjson can't
+    write (integers of more than 64 bits in a client's ``metadata.custom``) is written by the standard library."""
 
     sort_keys = False
     ensure_ascii = False
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
+        """The object as JSON text."""
         try:
             return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
         except TypeError:
@@ -60,6 +60,7 @@ class GatewayJSON(DefaultJSONProvider):
 
     @staticmethod
     def default(o: Any) -> Any:
+        """What the standard library writes for a type that it does not know."""
         if isinstance(o, datetime):
             return timestamp(o)
         if isinstance(o, (date, UUID)):
@@ -68,17 +69,20 @@ class GatewayJSON(DefaultJSONProvider):
 
 
 def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with a Z."""
     text = moment.isoformat()
-    if not text.endswith("+00:00"):  # from elsewhere than the database, whose sessions are in UTC
+    if not text.endswith("+00:00"):  # not from the database, whose sessions are in UTC
         text = moment.astimezone(UTC).isoformat()
     return text[:-6] + "Z"
 
 
 def answer(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response."""
     return Response(json.dumps(document), status, headers=dict(headers or {}), content_type="application/json")
 
 
 def no_content() -> Response:
+    """204 without a body."""
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
@@ -195,12 +199,12 @@ def rescan(record: RescanRecord) -> Json:
 
 
 def page(found: Page[T], item: Callable[[T], Any], **members: Any) -> Response:
-    """A page whose items are rendered one by one."""
+    """A page of a list, with each record rendered by ``item``."""
     return page_of([item(record) for record in found.items], found.next_cursor, found.total, **members)
 
 
 def page_of(items: list[Any], next_cursor: str | None, total: int | None, **members: Any) -> Response:
-    """A page; its ``Link: rel="next"`` (RFC 8288) repeats the query with the next cursor."""
+    """A page of rendered items. ``Link: rel="next"`` (RFC 8288) repeats the query with the next cursor."""
     headers = {}
     if next_cursor is not None:
         query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]

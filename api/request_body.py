@@ -1,7 +1,7 @@
-"""The request's body as bytes that arrive: counted, bounded, and held against the checksums that were sent with it.
+"""The request's body as a stream: counted, bounded, and checked against the checksums that were sent with it.
 
-``request.data``, ``.form``, ``.files`` and ``get_json()`` read a body whole, into memory or onto a disk;
-nothing here does unless it says so, and nothing else in api/ touches them.
+``request.data``, ``.form``, ``.files`` and ``get_json()`` would read the entire body into memory or onto a disk, so nothing in
+api/ uses them. Only ``read_whole`` reads an entire body, up to a limit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class RequestBody:
-    """The request's bytes as they arrive, counted, and hashed where a checksum was sent with them.
+    """The request's bytes as they arrive, counted and hashed.
 
-    On gunicorn the end of a broken connection looks like the end of the body, so the count is compared with
-    Content-Length; every kind of loss is raised as MalformedUpload (THREATS T3)."""
+    With gunicorn a broken connection looks like the end of the body, so the count is compared with Content-Length. Every
+    loss is raised as MalformedUpload (THREATS T3)."""
 
     def __init__(self, *, hashes: tuple[str, ...] = ()):
         self.length = content_length()
@@ -35,10 +35,11 @@ class RequestBody:
         self._stream = request.stream
 
     def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; b"" at the end."""
         try:
             chunk = self._stream.read(size)
         except (OSError, ClientDisconnected) as error:
-            raise MalformedUpload("The body ended too early, or is not well-formed.") from error
+            raise MalformedUpload("The body is incomplete or malformed.") from error
         self.received += len(chunk)
         for digest in self.digests.values():
             digest.update(chunk)
@@ -48,32 +49,33 @@ class RequestBody:
 
 
 def content_length() -> int | None:
-    """The declared length in bytes; None for a chunked body. InvalidInput for what is no length (THREATS T16, T17)."""
+    """The declared length in bytes; None for a chunked body. Raises InvalidInput (THREATS T16, T17)."""
     if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
         return None
     given = request.environ.get("CONTENT_LENGTH") or ""
     if not given:
         return 0
     if not _LENGTH.fullmatch(given):
-        raise InvalidInput("Content-Length is not a length.")
+        raise InvalidInput("Content-Length is not a number of bytes.")
     return int(given)
 
 
 def has_body() -> bool:
-    """Whether the request has a body, be it empty and chunked."""
+    """Whether the request has a body; a chunked one may be empty."""
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """What the client says the body's hashes are: Content-MD5 (RFC 1864), and sha-256 in Content-Digest or Repr-Digest
-    (RFC 9530). Without a Content-Encoding, which we refuse, both of the latter mean the same bytes."""
+    """The checksums that the client sent: Content-MD5 (RFC 1864), and sha-256 in Content-Digest or Repr-Digest (RFC 9530).
+    The two digests cover the same bytes, because a Content-Encoding is refused."""
 
     md5: bytes | None
     sha256: bytes | None
 
     @classmethod
     def of_request(cls) -> Checksums:
+        """Raises InvalidInput."""
         md5 = request.headers.get("Content-MD5")
         fields = [request.headers.get(name, "") for name in ("Content-Digest", "Repr-Digest")]
         found = {digests(text).get("sha256") for text in fields if "sha-256" in text.lower()}
@@ -85,9 +87,11 @@ class Checksums:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """hashlib's names of the algorithms."""
         return tuple(name for name, value in (("md5", self.md5), ("sha256", self.sha256)) if value is not None)
 
     def check(self, body: RequestBody) -> None:
+        """ChecksumMismatch unless the body, read to its end, has these checksums."""
         for name in self.names:
             if body.digests[name].digest() != getattr(self, name):
                 raise ChecksumMismatch()
@@ -104,7 +108,7 @@ def _md5(text: str) -> bytes:
 
 
 def read_whole(limit: int) -> bytes:
-    """All of a small body. Raises RequestTooLarge beyond ``limit`` bytes, and then no more than that was read."""
+    """A small body as a whole. Raises RequestTooLarge beyond ``limit`` bytes, having read no more than that."""
     body = RequestBody()
     if body.length is not None and body.length > limit:
         raise RequestTooLarge()

@@ -1,7 +1,6 @@
-"""The contract's input, as models: what routes take.
+"""Models of queries, forms and JSON bodies.
 
-JSON bodies are strict (no "5" for 5, no unknown members); queries and form fields are text and therefore lax,
-and a query may hold what we don't know. What routes give is in api/response_models.py.
+JSON bodies are strict: no "5" for 5, no unknown members. Queries and form fields are text, and unknown ones are ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from api.fields import (
     Limit,
     Owner,
     ShortText,
+    TagList,
     Tags,
-    TagWords,
     Text,
+    TextList,
     Until,
-    Words,
 )
 from core.placement import OnDuplicate, Visibility
 
@@ -55,7 +54,7 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     def given(self, name: str, default: Any) -> Any:
-        """The member's value where the client named it, else the default (UNSET): null is a value."""
+        """The member's value if the client sent it, else the default (UNSET): null is a value."""
         return getattr(self, name) if name in self.model_fields_set else default
 
 
@@ -106,17 +105,17 @@ class DownloadQuery(Query):
 
 
 class UrlQuery(Query):
-    expires_in: Annotated[Int64 | None, Field(ge=1, description="Seconds; more than the maximum means the maximum")] = (
-        None
-    )
+    expires_in: Annotated[Int64 | None, Field(ge=1, description="Seconds, up to the configured maximum")] = None
     disposition: Disposition | None = None
 
 
 class PreviewQuery(Query):
     type: Literal["thumbnail", "text", "page", "contents"] | None = None
-    size: Annotated[Literal["128", "256", "512", "1024"], Field(description="The box of a thumbnail in pixels")] = "256"
+    size: Annotated[
+        Literal["128", "256", "512", "1024"], Field(description="The longest side of a thumbnail in pixels")
+    ] = "256"
     page: Annotated[Int64, Field(ge=1)] = 1
-    retry: Annotated[bool, Field(description="Try again what is known to have failed; the owner's word")] = False
+    retry: Annotated[bool, Field(description="Try again if it has failed before; for the owner only")] = False
 
 
 class DeleteFileQuery(Query):
@@ -124,7 +123,7 @@ class DeleteFileQuery(Query):
 
 
 class ArchiveQuery(Query):
-    ids: Words | None = None
+    ids: TextList | None = None
     folder: FolderIdText | None = None
 
     @model_validator(mode="after")
@@ -135,11 +134,11 @@ class ArchiveQuery(Query):
 
 
 class PlacementQuery(Query):
-    """Where uploaded files go: the query of a raw upload, and the fields of a form."""
+    """The placement of uploaded files: the query of a raw upload, and the fields of a form."""
 
     folder_id: FolderIdText | None = None
     visibility: Visibility = "private"
-    tags: TagWords = ()
+    tags: TagList = ()
     on_duplicate: OnDuplicate = "link"
     keep_location: bool = False
 
@@ -165,7 +164,7 @@ class SearchQuery(OwnedPageQuery):
     folder: FolderIdText | Literal["root"] | None = None
     date_from: From | None = None
     date_to: Until | None = None
-    facets: Annotated[Words, Field(description="Of file_type, folder, owner, month")] = ()
+    facets: Annotated[TextList, Field(description="Any of file_type, folder, owner, month")] = ()
 
 
 class SuggestQuery(Query):
@@ -181,7 +180,7 @@ class FileChangeBody(Body):
     visibility: Visibility = "private"
     tags: Tags = ()
     expires_at: Instant | None = None
-    keep_location: Annotated[bool, Field(description="True: the public may see where a picture was taken")] = False
+    keep_location: Annotated[bool, Field(description="Keep the location in pictures that are public")] = False
 
 
 class MoveBody(Body):
@@ -234,7 +233,7 @@ class JanitorBody(Body):
 # -- uploads ---------------------------------------------------------------------------------------------------------
 
 MAX_METADATA = 64 * 1024  # bytes of JSON
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # behind an even number of backslashes: PostgreSQL takes no NUL
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # after an even number of backslashes
 
 
 def _metadata(value: dict[str, Any]) -> dict[str, Any]:
@@ -242,11 +241,11 @@ def _metadata(value: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
     except (ValueError, RecursionError):
-        raise ValueError("holds what JSON can't carry") from None
+        raise ValueError("contains what JSON can't represent") from None
     if size > MAX_METADATA:
         raise ValueError(f"must be at most {MAX_METADATA} bytes of JSON")
     if _NUL.search(text):
-        raise ValueError("must not hold NUL")
+        raise ValueError("must not contain NUL")
     return value
 
 
@@ -301,5 +300,5 @@ class UploadTokenBody(Body):
         tuple[Annotated[ShortText, Field(min_length=1)], ...],
         Field(max_length=100, description="Extensions, MIME types, image/*"),
     ] = ()
-    visibility: Annotated[Visibility, Field(description="The widest that its uploads may have")] = "private"
-    expires_in: Annotated[int, Field(ge=1, le=MAX_INT64, description="Seconds; more than a day means a day")] = 3600
+    visibility: Annotated[Visibility, Field(description="The widest visibility that its uploads may have")] = "private"
+    expires_in: Annotated[int, Field(ge=1, le=MAX_INT64, description="Seconds, up to a day")] = 3600

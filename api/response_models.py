@@ -1,7 +1,7 @@
-"""The contract's answers, as models: what the OpenAPI document says that routes give.
+"""Models of responses, for rendering (api/render.py) and for the OpenAPI document.
 
-They are not run over each answer: the tests hold every response they see against the document that is written
-from these models, and ``extra="forbid"`` makes an undeclared member fail there.
+Responses are not validated against them at run time. The tests check every response against the document, where
+``extra="forbid"`` makes an undeclared member fail.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RejectedFile(Out):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Clients switch on ``code``."""
+    """RFC 9457. Clients should rely on ``code``."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -59,10 +59,10 @@ class PreviewOut(Out):
 
 
 class TextPreviewOut(Out):
-    """The beginning of a text: 64 KiB at most."""
+    """The beginning of a text, at most 64 KiB."""
 
     content: str
-    language: str | None = Field(description="Of code or markup: python, markdown, csv, …")
+    language: str | None = Field(description="The language of code or markup: python, markdown, csv, …")
     truncated: bool
     encoding: str | None = None
     html: str | None = Field(default=None, description="Highlighted or rendered, and safe to insert")
@@ -78,7 +78,7 @@ class ListedEntryOut(Out):
 
 
 class ContentsPreviewOut(Out):
-    """What an archive holds; names are data, not paths."""
+    """The entries of an archive; their names are not safe as paths."""
 
     entries: list[ListedEntryOut]
     total_entries: int
@@ -112,7 +112,7 @@ class FileOut(FileCore):
     file_path: str
     folder_id: int | None
     visibility: Visibility
-    keep_location: Annotated[bool, Field(description="The public may see where a picture was taken")]
+    keep_location: Annotated[bool, Field(description="The location is kept in pictures that are public")]
     tags: list[str]
     owner_id: str
     storage_class: Literal["standard", "archived"]
@@ -125,18 +125,18 @@ class FileOut(FileCore):
 
 
 class SentFileOut(Out):
-    """A file, as an upload token is told of it: nothing that the token's user did not know."""
+    """A file, as shown to an upload token: nothing that the token's user does not know."""
 
     id: UUID
-    original_name: Annotated[str, Field(description="As it was sent; the folder may have it under another")]
+    original_name: Annotated[str, Field(description="As it was sent; in its folder it may have another name")]
     file_size: Annotated[int, Field(ge=0)]
     status: Status
     problem: Reason | None
 
 
 class PublicFileOut(FileCore):
-    """A public file, as everybody sees it. Size and hash are those of the bytes that the public gets: of a picture that tells
-    where it was taken, a copy without the place, and `processing` until that is made."""
+    """A public file, as shown to all but its owner. Size and hash are those of the bytes that the public gets: for a picture with
+    a location, those of a copy without it; until that exists, the file is `processing`."""
 
 
 class EventOut(Out):
@@ -301,7 +301,7 @@ class FacetValueOut(Out):
 
 
 class SearchOut(PageOut):
-    model_config = ConfigDict(json_schema_serialization_defaults_required=False)  # facets only where asked for
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)  # facets only on request
 
     items: list[HitOut]
     facets: dict[str, list[FacetValueOut]] = {}
@@ -321,7 +321,7 @@ class KeyOut(Out):
 
 
 class NewKeyOut(KeyOut):
-    """``key`` is null where an Idempotency-Key brings the answer a second time: the key is kept nowhere."""
+    """``key`` is null in the response to a repeated request: the gateway does not store it."""
 
     key: str | None
 
@@ -331,7 +331,7 @@ class KeyPageOut(PageOut):
 
 
 class JobOut(Out):
-    """A job of the queue. ``file_id`` is the file it is about, ``error`` why its last attempt failed."""
+    """A job. ``file_id`` is the file that it processes, ``error`` why its last attempt failed."""
 
     id: int
     queue: str
@@ -340,11 +340,11 @@ class JobOut(Out):
     file_id: str | None
     status: Literal["todo", "doing", "failed", "cancelled", "succeeded", "aborted"]
     attempts: int
-    deaths: int = Field(description="Workers that ended while they did it")
+    deaths: int = Field(description="Workers that died while running it")
     error: str | None
     enqueued_at: datetime | None
     started_at: datetime | None
-    scheduled_at: datetime | None = Field(description="Not before then")
+    scheduled_at: datetime | None = Field(description="It does not run before this time")
 
 
 class JobPageOut(PageOut):
@@ -362,7 +362,7 @@ class ReadyOut(Out):
 
 
 class RescanOut(Out):
-    """Virus scans of everything stored; ``failed`` counts what could not be scanned and kept its verdict."""
+    """A virus scan of all files; ``failed`` counts files that could not be scanned and kept their verdict."""
 
     id: int
     started_at: datetime
@@ -373,7 +373,7 @@ class RescanOut(Out):
 
 
 class ReportOut(Out):
-    """What the janitor found and did, or with ``dry_run`` would do."""
+    """What the janitor removed, or with ``dry_run`` would remove."""
 
     dry_run: bool
     expired_uploads: int
@@ -396,11 +396,11 @@ UploadStatus = Literal["pending", "uploading", "completing", "done", "aborted", 
 class PartUrlOut(Out):
     part_number: int
     url: str
-    headers: Annotated[dict[str, str], Field(description="To be sent exactly so, and no other x-amz- header")]
+    headers: Annotated[dict[str, str], Field(description="Send exactly these, and no other x-amz- header")]
 
 
 class BegunUploadOut(Out):
-    """``PUT``: send the bytes to ``url`` with ``headers``. ``multipart``: send each part to its own URL. Then complete."""
+    """``PUT``: send the bytes to ``url`` with ``headers``. ``multipart``: send each part to its own URL. Then complete it."""
 
     id: UUID
     method: Literal["PUT", "multipart"]
@@ -442,7 +442,7 @@ class UnfinishedUploadOut(Out):
 
 
 class UploadProgressOut(UnfinishedUploadOut):
-    """What the bucket holds; ``missing`` are ranges of part numbers, both ends included."""
+    """What the bucket has; ``missing`` are ranges of part numbers, both ends included."""
 
     bytes_received: int
     parts: list[ReceivedPartOut]
@@ -454,7 +454,7 @@ class UnfinishedUploadPageOut(PageOut):
 
 
 class TokenEndpointsOut(Out):
-    """Addresses that carry the token, for clients that can send no header."""
+    """Addresses that contain the token, for clients that can't send headers."""
 
     upload: str
     uploads: str
@@ -464,13 +464,13 @@ class TokenEndpointsOut(Out):
 
 class UploadTokenOut(Out):
     id: UUID
-    token: Annotated[str | None, Field(description="Shown once: null where an Idempotency-Key brings the answer again")]
+    token: Annotated[str | None, Field(description="Shown once: null in the response to a repeated request")]
     expires_at: datetime
     endpoints: TokenEndpointsOut | None
 
 
 class LiveUploadTokenOut(Out):
-    """An upload token that is still good, without the token: its budget, and how much of it is taken."""
+    """A valid upload token: its budget, and how much of it is used. The token itself is not shown."""
 
     id: UUID
     owner_id: str

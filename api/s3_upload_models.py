@@ -1,4 +1,4 @@
-"""The shapes of ``/s3``: the plugin's, with its spelling of the names."""
+"""Models of ``/s3``, with the plugin's names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from api.fields import Int64, Text, Words
+from api.fields import Int64, Text, TextList
 from api.request_models import Query
 from api.response_models import Out
 
@@ -18,7 +18,7 @@ Name = Annotated[Text, Field(max_length=4096)]
 
 
 class Lenient(BaseModel):
-    """Members that we don't know are the plugin's business."""
+    """Unknown members are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,16 +35,16 @@ class NewMultipartBody(Lenient):
 
 
 class KeyQuery(Query):
-    key: Annotated[Text, Field(max_length=1024, description="As it was given when the upload was created")]
+    key: Annotated[Text, Field(max_length=1024, description="The key of the created upload")]
 
 
 class BatchQuery(KeyQuery):
-    partNumbers: Words
+    partNumbers: TextList
 
 
 class CompletedPart(Lenient):
     PartNumber: Annotated[int, Field(ge=1, le=10_000)]
-    ETag: Annotated[str, Field(pattern=r'^"?[\x21\x23-\x7e]{1,255}"?$', description="With or without its quotes")]
+    ETag: Annotated[str, Field(pattern=r'^"?[\x21\x23-\x7e]{1,255}"?$', description="With or without quotes")]
 
 
 class CompleteBody(Lenient):
@@ -52,7 +52,7 @@ class CompleteBody(Lenient):
 
 
 class SignBody(Lenient):
-    """The plugin's request, to which an application may add what the plugin does not tell."""
+    """The plugin's request; an application may add filename, size and metadata."""
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
     key: Annotated[Text, Field(min_length=1, max_length=4096)]
@@ -60,7 +60,7 @@ class SignBody(Lenient):
     partNumber: Annotated[int, Field(ge=1, le=10_000)] | None = None
     contentType: Annotated[Text, Field(max_length=255)] | None = None
     filename: Name | None = None
-    size: Annotated[Int64, Field(ge=0, description="Bytes of the file; then lengths are signed")] | None = None
+    size: Annotated[Int64, Field(ge=0, description="Bytes of the file; if given, lengths are signed")] | None = None
     metadata: dict[str, Any] | None = None
 
 
@@ -72,7 +72,7 @@ class ParamsOut(Out):
     url: str
     fields: dict[str, str]
     expires: int
-    id: Annotated[str, Field(description="Ours: GET /api/uploads/<id> tells when it has become a file")]
+    id: Annotated[str, Field(description="The gateway's id: GET /api/uploads/<id> shows when it is a file")]
 
 
 class MultipartOut(Out):
@@ -105,7 +105,7 @@ class CompletedOut(Out):
     location: str
     key: str
     bucket: str
-    id: Annotated[str, Field(description="Ours: the file's")]
+    id: Annotated[str, Field(description="The file's id on the gateway")]
 
 
 class NothingOut(Out):

@@ -1,8 +1,8 @@
-"""``/s3``: what the ``@uppy/aws-s3`` plugin, versions 5 and 6, expects of its companion, and ``signRequest`` of version 6.
+"""``/s3``: what versions 5 and 6 of the ``@uppy/aws-s3`` plugin expect of their companion, and ``signRequest`` of version 6.
 
-The shapes are the plugin's: bare arrays, ``PartNumber`` a JSON number, a POST form with a ``url`` that ends
-in a slash. Version 6 sends neither header nor cookie here, so its page uses ``/t/<token>/s3``; it never reads the body of an
-error, version 5 reads ``message``. Requests that ``/s3/sign`` does not sign for the bucket lead to api/s3_xml.py.
+The JSON is the plugin's: bare arrays, a number as ``PartNumber``, a POST form whose ``url`` ends in a slash. Version 6 sends
+neither header nor cookie, so its page uses ``/t/<token>/s3``; it never reads the body of an error, version 5 reads
+``message``. Requests that are not for the bucket go to api/s3_xml.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flask import Blueprint, Response, request
 
 from api import render
 from api.context import principal, services, settings
+from api.direct_uploads import BEGIN_ERRORS
 from api.fields import as_uuid
 from api.idempotency import once
 from api.operations import operation
@@ -54,28 +55,19 @@ XML_ROUTES = "/s3/objects/"
 _METADATA = re.compile(r"metadata\[(.{1,255})\]", re.DOTALL)
 _UUID_BEFORE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-", re.IGNORECASE)
 
-_BEGIN_ERRORS = (
-    errors.InvalidName,
-    errors.NotFound,
-    errors.FileTooLarge,
-    errors.QuotaExceeded,
-    errors.TypeNotAllowed,
-    errors.LimitReached,
-    errors.StorageFull,
-)
-_GO_ON = (errors.NotFound, errors.UploadGone)
-_SIGN = (*_GO_ON, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked, errors.TooMany)
-_COMPLETE = (*_SIGN, errors.PartsMismatch, errors.StorageFull)
+_CONTINUE_ERRORS = (errors.NotFound, errors.UploadGone)
+_SIGN_ERRORS = (*_CONTINUE_ERRORS, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked, errors.TooMany)
+_COMPLETE_ERRORS = (*_SIGN_ERRORS, errors.PartsMismatch, errors.StorageFull)
 
 
 # -- companionEndpoint -------------------------------------------------------------------------------------------------
 
 
 @routes.get("/params")
-@operation("Begin a file of one request", query=ParamsQuery, responses={200: ParamsOut}, errors=_BEGIN_ERRORS)
+@operation("Begin an upload by a POST form", query=ParamsQuery, responses={200: ParamsOut}, errors=BEGIN_ERRORS)
 def params(query: ParamsQuery) -> Response:
-    """A form for one file, its bytes last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` say where it
-    goes; all others are kept under `metadata.custom`. When the bucket has taken it the gateway finds it by itself."""
+    """A form for one file, whose bytes come last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` apply to the
+    file; other keys are kept in its `metadata.custom`. The gateway finds the file in the bucket by itself."""
     upload = offered().begin_single(
         principal(),
         filename=query.filename,
@@ -89,7 +81,7 @@ def params(query: ParamsQuery) -> Response:
             "method": "POST",
             "url": post.url,
             "fields": dict(post.fields),
-            "expires": seconds_left(post.expires_at),
+            "expires": _seconds_left(post.expires_at),
             "id": upload.id,
         }
     )
@@ -97,11 +89,11 @@ def params(query: ParamsQuery) -> Response:
 
 @routes.post("/multipart")
 @operation(
-    "Begin a file of several parts",
+    "Begin a multipart upload",
     body=NewMultipartBody,
     responses={200: MultipartOut},
     request_headers=("Idempotency-Key",),
-    errors=_BEGIN_ERRORS,
+    errors=BEGIN_ERRORS,
 )
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
@@ -123,43 +115,44 @@ def _opened(upload: UploadRecord) -> Response:
 
 
 @routes.get("/multipart/<string:upload_id>")
-@operation("List the parts that arrived", query=KeyQuery, responses={200: PartsOut}, errors=_GO_ON)
+@operation("List uploaded parts", query=KeyQuery, responses={200: PartsOut}, errors=_CONTINUE_ERRORS)
 def list_parts(upload_id: str, query: KeyQuery) -> Response:
-    """All of them, read from the bucket."""
-    upload = found(upload_id, query.key)
+    """All parts, read from the bucket."""
+    upload = find(upload_id, query.key)
     return render.answer([_part(part, upload) for part in offered().parts(upload)])  # type: ignore[arg-type]
 
 
 @routes.get("/multipart/<string:upload_id>/batch")
-@operation("Sign several parts", query=BatchQuery, responses={200: SignedPartsOut}, errors=_SIGN)
+@operation("Sign several parts", query=BatchQuery, responses={200: SignedPartsOut}, errors=_SIGN_ERRORS)
 def sign_batch(upload_id: str, query: BatchQuery) -> Response:
-    """Up to 16 that have not arrived."""
-    upload = found(upload_id, query.key)
-    signed = offered().sign(principal(), upload, [_part_number(word) for word in query.partNumbers])
+    """Up to 16 parts that have not arrived."""
+    upload = find(upload_id, query.key)
+    signed = offered().sign(principal(), upload, [_part_number(text) for text in query.partNumbers])
     return render.answer({"presignedUrls": {str(part.part_number): part.request.url for part in signed}})
 
 
 @routes.get("/multipart/<string:upload_id>/<string:part_number>")
-@operation("Sign a part", query=KeyQuery, responses={200: SignedPartOut}, errors=_SIGN)
+@operation("Sign a part", query=KeyQuery, responses={200: SignedPartOut}, errors=_SIGN_ERRORS)
 def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
-    """A URL that takes this part with any length, since the plugin does not tell it: good for ten minutes, and a few of them at
-    a time. Parts that exceed quota, budget or the largest file end the upload within seconds."""
-    upload = found(upload_id, query.key)
+    """A URL for this part, valid for ten minutes. It accepts any length, because the plugin does not send it, so only a few such
+    URLs may be unused at a time. If parts exceed the quota, the budget or the largest file, the upload is ended within
+    seconds."""
+    upload = find(upload_id, query.key)
     signed = offered().sign(principal(), upload, [_part_number(part_number)])[0].request
-    return render.answer({"url": signed.url, "expires": seconds_left(signed.expires_at)})
+    return render.answer({"url": signed.url, "expires": _seconds_left(signed.expires_at)})
 
 
 @routes.post("/multipart/<string:upload_id>/complete")
 @operation(
-    "Complete a file of several parts",
+    "Complete a multipart upload",
     query=KeyQuery,
     body=CompleteBody,
     responses={200: CompletedOut},
-    errors=_COMPLETE,
+    errors=_COMPLETE_ERRORS,
 )
 def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
-    """Idempotent. `location` is the file's address here."""
-    upload = found(upload_id, query.key)
+    """Idempotent. `location` is the file's address on the gateway."""
+    upload = find(upload_id, query.key)
     file = offered().complete(principal(), upload, [(part.PartNumber, part.ETag) for part in body.parts])
     return render.answer(
         {
@@ -172,19 +165,19 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
 
 
 @routes.delete("/multipart/<string:upload_id>")
-@operation("Abort a file of several parts", query=KeyQuery, responses={200: NothingOut}, errors=(errors.NotFound,))
+@operation("Abort a multipart upload", query=KeyQuery, responses={200: NothingOut}, errors=(errors.NotFound,))
 def abort(upload_id: str, query: KeyQuery) -> Response:
-    """A finished one stays."""
-    offered().abort(principal(), found(upload_id, query.key))
+    """The file of a finished upload stays."""
+    offered().abort(principal(), find(upload_id, query.key))
     return render.answer({})
 
 
 @routes.get("/sts")
 @operation("Temporary credentials: not offered", responses={200: CredentialsOut}, errors=(errors.NotFound,))
 def sts() -> Response:
-    """They would let a browser write what the gateway has not admitted."""
+    """They would let a browser write objects that the gateway has not checked."""
     raise NotFound(
-        "Temporary credentials are not offered: leave getTemporarySecurityCredentials and getCredentials out."
+        "Temporary credentials are not offered: leave out getTemporarySecurityCredentials and getCredentials."
     )
 
 
@@ -193,23 +186,23 @@ def sts() -> Response:
 
 @routes.post("/sign")
 @operation(
-    "Sign one request of the plugin",
+    "Sign a request of the plugin",
     body=SignBody,
     responses={200: SignedOut},
     request_headers=("Idempotency-Key",),
-    errors=(*_BEGIN_ERRORS, *_SIGN),
+    errors=(*BEGIN_ERRORS, *_SIGN_ERRORS),
 )
 def sign(body: SignBody) -> Response:
-    """Its argument as the body. Bytes go to the bucket; create, list, complete and abort come to us, by addresses that are
-    themselves the credential for an hour. `filename`, `size` and `metadata` may be added; without `filename` it is the key,
-    less the UUID that the plugin puts before it. With `size` the lengths are signed too: of a single file it makes a PUT and
-    not a form, of several parts those that the plugin cuts where `getChunkSize` is left alone."""
+    """The argument of `signRequest` as the body. Requests with bytes go to the bucket; create, list, complete and abort go to the
+    gateway, at addresses that are themselves a credential for an hour. `filename`, `size` and `metadata` may be added. The
+    default `filename` is the key without the UUID that the plugin puts before it. With `size`, lengths are signed too: a single
+    file is sent with PUT instead of a form, and parts have the size that the plugin uses by default."""
     if body.uploadId is not None:
-        upload = found(body.uploadId, body.key)
+        upload = find(body.uploadId, body.key)
         if body.method != "PUT":
             return _signed(upload, {"url": _address(upload)})
         if body.partNumber is None:
-            raise InvalidInput("A PUT with an uploadId needs a partNumber.")
+            raise InvalidInput("PUT with an uploadId needs a partNumber.")
         part = offered().sign(principal(), upload, [body.partNumber])[0].request
         return _signed(upload, {"url": part.url})
     return once(lambda claim: _begin(body, claim), _signed_new, lambda recorded: offered().begun(recorded.read(UUID)))
@@ -217,7 +210,7 @@ def sign(body: SignBody) -> Response:
 
 def _begin(body: SignBody, claim: Claim | None) -> UploadRecord:
     if body.method not in ("POST", "PUT"):
-        raise InvalidInput(f"{body.method} without an uploadId is not offered.")
+        raise InvalidInput(f"{body.method} needs an uploadId.")
     return (offered().begin_multipart if body.method == "POST" else offered().begin_single)(
         principal(),
         filename=body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1),
@@ -251,14 +244,15 @@ def _address(upload: UploadRecord, verb: str = "") -> str:
 
 
 def offered() -> S3Uploads:
-    """The service; NotFound where the bucket can't presign."""
+    """The service; NotFound if the bucket can't presign."""
     service = services().s3_uploads
     if service is None:
-        raise NotFound("Direct uploads are not offered by this bucket.")
+        raise NotFound("This bucket does not support direct uploads.")
     return service
 
 
-def found(upload_id: str, key: str | None) -> UploadRecord:
+def find(upload_id: str, key: str | None) -> UploadRecord:
+    """The caller's upload, or NotFound."""
     named = as_uuid(upload_id)
     if named is None:
         raise NotFound("There is no such upload.")
@@ -266,23 +260,24 @@ def found(upload_id: str, key: str | None) -> UploadRecord:
 
 
 def location(file_id: object) -> str:
+    """A file's address."""
     return f"{settings().base_url}/api/files/{file_id}"
 
 
-def seconds_left(moment: datetime) -> int:
+def _seconds_left(moment: datetime) -> int:
     return max(1, int((moment - datetime.now(UTC)).total_seconds()))
 
 
 def _metadata_of_query() -> dict[str, str]:
-    """``metadata[name]=value`` as qs writes it; what JavaScript calls undefined or null was not given."""
+    """``metadata[name]=value`` as qs writes it; undefined and null are not set."""
     named = ((_METADATA.fullmatch(name), value) for name, value in request.args.items())
     return {match[1]: value for match, value in named if match and value not in ("null", "undefined")}
 
 
-def _part_number(word: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", word) or int(word) > 10_000:
+def _part_number(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or int(text) > 10_000:
         raise InvalidInput("Parts are numbered 1 to 10000.", errors=[{"field": "partNumber", "message": "1 to 10000"}])
-    return int(word)
+    return int(text)
 
 
 def _part(part: Part, upload: UploadRecord) -> dict[str, Any]:
@@ -295,8 +290,8 @@ def _part(part: Part, upload: UploadRecord) -> dict[str, Any]:
 
 
 @routes.after_app_request
-def _also_in_their_words(response: Response) -> Response:
-    """Errors of these routes, whoever raised them, also carry ``error`` and ``message``: version 5 shows the latter."""
+def _add_members_for_the_plugin(response: Response) -> Response:
+    """Add ``error`` and ``message`` to the errors of these routes; version 5 shows the latter."""
     path = request.path
     if response.mimetype == MEDIA_TYPE and path.startswith("/s3/") and not path.startswith(XML_ROUTES):
         document = json.loads(response.get_data())

@@ -1,7 +1,7 @@
-"""The S3-shaped routes that ``POST /s3/sign`` leads to: create, list, complete and abort of a multipart upload.
+"""The S3-compatible routes behind ``POST /s3/sign``: create, list, complete and abort a multipart upload.
 
-The plugin takes them for the bucket's own, and speaks and expects S3's XML, errors included. That way a completion is seen
-by the gateway, which lists parts from the bucket and completes the upload by the same steps as on every other way in.
+The plugin takes them for the bucket's and expects S3's XML, errors included. So the gateway sees each completion; it lists the
+parts from the bucket and completes the upload with the same steps as for every other protocol.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ routes = Blueprint("s3_xml", __name__)
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _XML = "application/xml"  # the plugin reads errors of exactly this type, without a charset
-_DOCUMENT = Content({_XML: None}, "As S3 answers")
+_DOCUMENT = Content({_XML: None}, "S3's XML")
 
 _QUOTES = {'"': "&quot;"}
 
-# S3's own words for what it has a word for.
+# S3's own error codes; others are our codes in S3's spelling.
 _CODES = {
     "not_found": "NoSuchUpload",
     "upload_gone": "NoSuchUpload",
@@ -70,7 +70,7 @@ _CODES = {
     ),
 )
 def create_or_complete(upload_id: UUID) -> Response:
-    """By addresses that `POST /s3/sign` gave out. The upload exists since then; both may be repeated."""
+    """At addresses from `POST /s3/sign`, which has created the upload. Both requests may be repeated."""
     caller, upload = _signed_for(upload_id)
     if "uploads" in request.args:
         if upload.status not in ("uploading", "completing"):
@@ -104,7 +104,7 @@ def create_or_complete(upload_id: UUID) -> Response:
     errors=(errors.NotAllowed, errors.UploadGone),
 )
 def list_parts(upload_id: UUID) -> Response:
-    """All parts in one page: the plugin reads no second one."""
+    """All parts in one page: the plugin does not read a second one."""
     _, upload = _signed_for(upload_id)
     rows = "".join(
         "<Part>" + _elements([("PartNumber", part.number), ("ETag", f'"{part.etag}"'), ("Size", part.size)]) + "</Part>"
@@ -125,6 +125,7 @@ def list_parts(upload_id: UUID) -> Response:
 @routes.delete("/<uuid:upload_id>")
 @operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None}, errors=(errors.NotAllowed,))
 def abort(upload_id: UUID) -> Response:
+    """Remove what has arrived. The file of a finished upload stays."""
     caller, upload = _signed_for(upload_id)
     offered().abort(caller, upload)
     response = Response(status=204)
@@ -133,8 +134,8 @@ def abort(upload_id: UUID) -> Response:
 
 
 def _signed_for(upload_id: UUID) -> tuple[Principal, UploadRecord]:
-    """The upload that the address was signed for, and for whom. A credential that comes along must be its owner's (THREATS
-    T45)."""
+    """The upload that the address was signed for, and the caller that it was signed for. If the request has a credential too, it
+    must be the owner's (THREATS T45)."""
     caller, ticket = caller_or_none(), request.args.get("ticket")
     if caller is None:
         if ticket is None:
@@ -177,7 +178,7 @@ def _elements(elements: Iterable[tuple[str, object]]) -> str:
 
 @routes.after_app_request
 def _errors_as_s3(response: Response) -> Response:
-    """Problems of these routes, whoever raised them, as S3's ``<Error>``; its status, headers and words stay."""
+    """Turn problem documents of these routes into S3's ``<Error>``, with the same status, headers and texts."""
     if response.mimetype == MEDIA_TYPE and request.path.startswith(XML_ROUTES):
         problem = json.loads(response.get_data())
         code = _CODES.get(problem["code"]) or re.sub(r"(?:^|_)(\w)", lambda match: match[1].upper(), problem["code"])

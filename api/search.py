@@ -1,4 +1,4 @@
-"""Search, suggestions, and what the storage holds."""
+"""``/api/search`` and ``/api/storage/stats``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ routes = Blueprint("search", __name__)
     errors=(errors.InvalidCursor, errors.NotAllowed),
 )
 def find(query: SearchQuery) -> Response:
-    """In names (also parts of words and misspellings) and in texts, best first; an empty query finds everything, newest
-    first. Any string is a valid query. Operators: `"a
-    phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`, `ext:`, `tag:`, `size:>10mb`, `before:`,
-    `after:`, `is:deleted`."""
+    """Searches names (also parts of words and misspellings) and texts; best matches first. An empty query finds everything,
+    newest first. Any string is a valid query. Operators: `"a phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`,
+    `ext:`, `tag:`, `size:>10mb`, `before:`, `after:`, `is:deleted`."""
     found = services().search.search(principal(), SearchRequest(**query.model_dump()))
     files = render.files([hit.file for hit in found.items], principal())
     items = [
@@ -41,7 +40,7 @@ def find(query: SearchQuery) -> Response:
 @routes.get("/search/suggest")
 @operation("Suggest names and words", query=SuggestQuery, responses={200: SuggestOut})
 def suggest(query: SuggestQuery) -> Response:
-    """Of the caller's files: names that begin so, words inside names that do, and names with such a word."""
+    """From the caller's files: names and words in names that begin with the prefix, and names with such a word."""
     return render.answer({"items": services().search.suggest(principal(), query.prefix, query.limit)})
 
 

@@ -1,6 +1,6 @@
-"""A stored object as a response. Browsers are told never to trust what users uploaded (THREATS T31).
+"""Stored objects as responses, with headers that keep browsers from trusting what users uploaded (THREATS T31).
 
-The body is closed when the client goes away: werkzeug closes the response, and with it the connection to the bucket.
+When a client disconnects, werkzeug closes the response, and with it the connection to the bucket.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SANDBOX = "default-src 'none'; sandbox"
 
 
 def stream(found: Stream) -> Response:
-    """The bytes with their length and headers. A body that breaks off breaks the connection, never ends it well."""
+    """The bytes of an object. If they break off, the connection is reset: the response never looks complete."""
     response = Response(found.body or (), found.status, direct_passthrough=True)
     response.headers.update(found.headers)
     response.headers["Content-Length"] = str(found.length)
@@ -23,18 +23,19 @@ def stream(found: Stream) -> Response:
 
 
 def user_bytes(body: bytes, mime_type: str, etag: str) -> Response:
-    """Few bytes made from a user's file, such as a thumbnail."""
+    """A small derived file, such as a thumbnail."""
     return guarded(Response(body, content_type=mime_type, headers={"ETag": etag}))
 
 
 def not_modified(headers: dict[str, str]) -> Response:
+    """304."""
     response = Response(status=304, headers=headers)
     del response.headers["Content-Type"]
     return guarded(response)
 
 
 def redirect(url: str) -> Response:
-    """To a presigned URL, which is a secret for as long as it lives: no cache and no Referer."""
+    """A redirect to a presigned URL, which is a secret while it is valid: not cached, and without a Referer."""
     response = Response(status=302, headers={"Location": url, "Cache-Control": "private, no-store"})
     response.autocorrect_location_header = False
     del response.headers["Content-Type"]
@@ -42,12 +43,12 @@ def redirect(url: str) -> Response:
 
 
 def guarded(response: Response) -> Response:
-    """Headers that every answer with user bytes bears (THREATS T31)."""
+    """Set the headers of every response with users' bytes (THREATS T31)."""
     headers = response.headers
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Content-Security-Policy"] = _SANDBOX
     headers["Referrer-Policy"] = "no-referrer"
-    # A file that anybody may read may be shown on anybody's page; all others on none.
+    # Pages of other sites may embed what anybody may read, and nothing else.
     headers["Cross-Origin-Resource-Policy"] = "cross-origin" if caller_or_none() is None else "same-origin"
-    headers.setdefault("Cache-Control", "private, no-cache")  # asked again each time, by ETag
+    headers.setdefault("Cache-Control", "private, no-cache")  # revalidated each time, by ETag
     return response

@@ -1,4 +1,4 @@
-"""Upload tokens: how an app's backend gets one, and how one that stands in a path becomes a credential."""
+"""``/api/upload-tokens``, and upload tokens in paths."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
 
 @routes.post("/upload-tokens")
 @operation(
-    "Make an upload token",
+    "Create an upload token",
     body=UploadTokenBody,
     responses={201: UploadTokenOut},
     request_headers=("Idempotency-Key",),
     errors=(NotAllowed, NotFound),
 )
 def create(body: UploadTokenBody) -> Response:
-    """For an app's own backend, which gives it to one of its users: a credential that uploads within this budget and does
-    nothing else. It is sent as a Bearer credential, or stands in the path (`endpoints`) for clients that can send no header.
-    A key makes tokens for its own `owner_id`, an admin key for any; they end with the key. Only their SHA-256 is kept. What it
-    uploads is answered with what its user knows: as it was sent, and what came of it."""
+    """An app's backend gives the token to one of its users. It allows uploads within this budget and nothing else. It is sent
+    as a Bearer credential, or in the path (`endpoints`) by clients that can't send headers. A key creates tokens for its own
+    `owner_id`, an admin key for any; they end with the key. The gateway stores only their SHA-256. Responses to uploads with
+    a token contain only what its user sent, and the result."""
     budget = Budget(
         folder_id=body.folder_id,
         max_files=body.max_files,
@@ -52,12 +52,12 @@ def create(body: UploadTokenBody) -> Response:
     life = timedelta(seconds=min(body.expires_in, int(MAX_LIFE.total_seconds())))
     return once(
         lambda claim: services().upload_tokens.create(principal(), body.owner_id, budget, expires_in=life, once=claim),
-        _made,
+        _created,
         lambda recorded: (recorded.read(UploadTokenRecord), None),
     )
 
 
-def _made(made: tuple[UploadTokenRecord, str | None]) -> Response:
+def _created(made: tuple[UploadTokenRecord, str | None]) -> Response:
     record, token = made
     base = f"{settings().base_url}/t/{token}"
     endpoints = {
@@ -84,7 +84,7 @@ def _made(made: tuple[UploadTokenRecord, str | None]) -> Response:
     errors=(InvalidCursor, NotAllowed),
 )
 def list_live(query: OwnedPageQuery) -> Response:
-    """Those that are still good: for the caller's files, or made by a key of the caller's; newest first."""
+    """Valid tokens for the caller's files or created with the caller's keys, newest first."""
     found = services().upload_tokens.list_live(principal(), owner=query.owner, limit=query.limit, cursor=query.cursor)
     return render.page(found, _live)
 
@@ -92,7 +92,7 @@ def list_live(query: OwnedPageQuery) -> Response:
 @routes.delete("/upload-tokens/<uuid:token_id>")
 @operation("Revoke an upload token", responses={204: None}, errors=(NotFound,))
 def revoke(token_id: UUID) -> Response:
-    """The next request with it is answered 401. What it has begun ends by the rules that it began under."""
+    """The next request with it gets 401. Uploads that it has begun end by the rules under which they began."""
     services().upload_tokens.revoke(principal(), token_id)
     return render.no_content()
 
@@ -102,14 +102,15 @@ def _live(record: UploadTokenRecord) -> dict[str, Any]:
 
 
 class TokenInPath:
-    """``/t/<token>/api/uploads`` is ``/api/uploads`` with that credential, and with no other.
+    """``/t/<token>/api/uploads`` is ``/api/uploads`` with that credential instead of any other.
 
-    Done before the application sees the path, so that no route, log line or error repeats the token."""
+    The path is changed before the application sees it, so no route, log line or error contains the token."""
 
     def __init__(self, application: WSGIApplication):
         self._application = application
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI."""
         found = _IN_PATH.fullmatch(environ.get("PATH_INFO", ""))
         if found is not None:
             token, path = found.groups()
