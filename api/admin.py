@@ -12,7 +12,7 @@ from api.idempotency import once
 from api.operations import operation
 from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery
 from api.response_models import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
-from core.errors import Conflict, InvalidCursor, NotFound
+from core.errors import Conflict, NotFound
 from db.records import KeyRecord
 from services.processing.scanning import configured
 from services.upkeep.jobs import JobQuery
@@ -22,12 +22,7 @@ routes = Blueprint("admin", __name__)
 
 @routes.post("/keys")
 @operation(
-    "Create an API key",
-    access="admin",
-    body=KeyBody,
-    responses={201: NewKeyOut},
-    request_headers=("Idempotency-Key",),
-    errors=(),
+    "Create an API key", access="admin", body=KeyBody, responses={201: NewKeyOut}, request_headers=("Idempotency-Key",)
 )
 def create_key(body: KeyBody) -> Response:
     """The key is only in this response; the gateway stores its SHA-256."""
@@ -43,14 +38,14 @@ def create_key(body: KeyBody) -> Response:
 
 
 @routes.get("/keys")
-@operation("List API keys", access="admin", query=PageQuery, responses={200: KeyPageOut}, headers=("Link",))
+@operation("List API keys", access="admin", query=PageQuery, responses={200: KeyPageOut})
 def list_keys(query: PageQuery) -> Response:
     """Those that are not revoked, oldest first."""
     return render.page(services().keys.list_keys(limit=query.limit, cursor=query.cursor), render.key)
 
 
 @routes.delete("/keys/<uuid:key_id>")
-@operation("Revoke an API key", access="admin", responses={204: None}, errors=(NotFound,))
+@operation("Revoke an API key", access="admin", responses={204: None})
 def revoke_key(key_id: UUID) -> Response:
     """The next request with it gets 401."""
     services().keys.revoke_key(key_id)
@@ -68,14 +63,7 @@ def janitor(body: JanitorBody) -> Response:
 
 
 @routes.get("/jobs")
-@operation(
-    "List jobs",
-    access="admin",
-    query=JobListQuery,
-    responses={200: JobPageOut},
-    headers=("Link",),
-    errors=(InvalidCursor,),
-)
+@operation("List jobs", access="admin", query=JobListQuery, responses={200: JobPageOut})
 def list_jobs(query: JobListQuery) -> Response:
     """Waiting, running and failed jobs, newest first; jobs that succeeded are not kept. `counts` are those of all jobs, by queue
     and status."""
@@ -84,14 +72,14 @@ def list_jobs(query: JobListQuery) -> Response:
 
 
 @routes.post("/jobs/<job_id:job_id>/retry")
-@operation("Retry a failed job", access="admin", responses={200: JobOut}, errors=(NotFound, Conflict))
+@operation("Retry a failed job", access="admin", responses={200: JobOut}, errors=(Conflict,))
 def retry_job(job_id: int) -> Response:
     """Put it back into its queue and reset its attempts. `409` if it did not fail."""
     return render.answer(render.job(services().jobs.retry(job_id)))
 
 
 @routes.delete("/jobs/<job_id:job_id>")
-@operation("Remove a job", access="admin", responses={204: None}, errors=(NotFound, Conflict))
+@operation("Remove a job", access="admin", responses={204: None}, errors=(Conflict,))
 def remove_job(job_id: int) -> Response:
     """Delete a failed job or cancel a waiting one. `409` if it is running."""
     services().jobs.remove(job_id)

@@ -105,14 +105,14 @@ def _begun(begun: UploadPlan) -> Response:
 
 
 @routes.get("")
-@operation("List unfinished uploads", query=PageQuery, responses={200: UnfinishedUploadPageOut}, headers=("Link",))
+@operation("List unfinished uploads", query=PageQuery, responses={200: UnfinishedUploadPageOut})
 def list_unfinished(query: PageQuery) -> Response:
     """The caller's own uploads by any protocol, newest first."""
     return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)
 
 
 @routes.get("/<uuid:upload_id>")
-@operation("Get upload progress", responses={200: UploadProgressOut}, errors=(NotFound,))
+@operation("Get upload progress", responses={200: UploadProgressOut})
 def progress(upload_id: UUID) -> Response:
     """Read from the bucket, so it is correct after any crash of client or gateway."""
     found = _direct().progress(principal(), upload_id)
@@ -129,15 +129,12 @@ def progress(upload_id: UUID) -> Response:
     "Get new URLs for parts",
     body=PartNumbersBody,
     responses={200: PartUrlsOut},
-    errors=(NotFound, UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
+    errors=(UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
 )
 def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     """Up to 1,000 at once. An upload by one PUT has only part 1."""
     parts = _direct().sign_parts(principal(), upload_id, body.part_numbers)
-    document = {
-        "parts": [_part_url(part) for part in parts],
-        "urls_expire_at": parts[0].request.expires_at,
-    }
+    document = {"parts": [_part_url(part) for part in parts], "urls_expire_at": parts[0].request.expires_at}
     return render.answer(document)
 
 
@@ -165,7 +162,7 @@ def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
 
 
 @routes.delete("/<uuid:upload_id>")
-@operation("Abort an upload", responses={204: None}, errors=(NotFound,))
+@operation("Abort an upload", responses={204: None})
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. An upload that is over stays as it is."""
     _direct().abort(principal(), upload_id)
@@ -179,11 +176,7 @@ def _direct() -> DirectUploads:
 
 
 def _part_url(part: PartUrl) -> dict[str, Any]:
-    return {
-        "part_number": part.part_number,
-        "url": part.request.url,
-        "headers": dict(part.request.headers),
-    }
+    return {"part_number": part.part_number, "url": part.request.url, "headers": dict(part.request.headers)}
 
 
 def _unfinished(upload: UploadRecord) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from flask import Blueprint, Response, request
@@ -57,13 +58,7 @@ _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
 
 @routes.get("")
-@operation(
-    "List files",
-    query=FileListQuery,
-    responses={200: FilePageOut},
-    headers=("Link",),
-    errors=(errors.InvalidCursor, errors.NotAllowed),
-)
+@operation("List files", query=FileListQuery, responses={200: FilePageOut})
 def list_files(query: FileListQuery) -> Response:
     """The caller's own files, newest first; with `?folder=` those of one folder, with `?deleted=true` those in the trash. The
     last page is as fast as the first."""
@@ -83,7 +78,7 @@ def list_files(query: FileListQuery) -> Response:
         )
     },
     headers=("ETag",),
-    errors=(errors.NotFound, errors.TooMany),
+    errors=(errors.TooMany,),
 )
 def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
     """With statistics, its newest 50 events, and integrity; `?verify=true` reads the object and compares its SHA-256."""
@@ -105,13 +100,7 @@ def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
 
 
 @routes.get("/<uuid:file_id>/history")
-@operation(
-    "Get a file's history",
-    query=PageQuery,
-    responses={200: EventPageOut},
-    headers=("Link",),
-    errors=(errors.NotFound, errors.InvalidCursor),
-)
+@operation("Get a file's history", query=PageQuery, responses={200: EventPageOut})
 def history(file_id: UUID, query: PageQuery) -> Response:
     """Newest first."""
     found = services().files.history(principal(), file_id, limit=query.limit, cursor=query.cursor)
@@ -125,7 +114,7 @@ def history(file_id: UUID, query: PageQuery) -> Response:
     responses={200: FileOut},
     headers=("ETag",),
     request_headers=("If-Match",),
-    errors=(*_NAME_ERRORS, errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
+    errors=(*_NAME_ERRORS, errors.NameConflict, errors.PreconditionFailed),
 )
 def update(file_id: UUID, body: FileChangeBody) -> Response:
     """Only the given members are changed; `expires_at: null` removes the expiry."""
@@ -146,7 +135,7 @@ def update(file_id: UUID, body: FileChangeBody) -> Response:
     query=DeleteFileQuery,
     responses={200: DeletedFileOut},
     request_headers=("If-Match",),
-    errors=(errors.NotFound, errors.PreconditionFailed),
+    errors=(errors.PreconditionFailed,),
 )
 def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
     """Move it to the trash, from where it can be restored; with `?permanent=true` delete it for good."""
@@ -158,7 +147,7 @@ def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
 
 
 @routes.post("/<uuid:file_id>/restore")
-@operation("Restore a file", responses={200: FileOut}, headers=("ETag",), errors=(errors.NotFound,))
+@operation("Restore a file", responses={200: FileOut}, headers=("ETag",))
 def restore(file_id: UUID) -> Response:
     """Move it out of the trash; its name is numbered if it has been taken since."""
     return render.file_answer(services().files.restore(principal(), file_id), principal())
@@ -171,7 +160,7 @@ def restore(file_id: UUID) -> Response:
     responses={200: FileOut},
     headers=("ETag",),
     request_headers=("If-Match",),
-    errors=(errors.NotFound, errors.NameConflict, errors.PreconditionFailed),
+    errors=(errors.NameConflict, errors.PreconditionFailed),
 )
 def move(file_id: UUID, body: MoveBody) -> Response:
     """To another folder of the same owner; null is the root."""
@@ -186,13 +175,7 @@ def move(file_id: UUID, body: MoveBody) -> Response:
     responses={201: FileOut},
     headers=("ETag", "Location"),
     request_headers=("Idempotency-Key",),
-    errors=(
-        *_NAME_ERRORS,
-        errors.NotFound,
-        errors.FileNotReady,
-        errors.ContentMissing,
-        errors.QuotaExceeded,
-    ),
+    errors=(*_NAME_ERRORS, errors.FileNotReady, errors.ContentMissing, errors.QuotaExceeded),
 )
 def copy(file_id: UUID, body: CopyBody) -> Response:
     """A new file on the same stored object: no bytes are copied. The name is numbered if it is taken."""
@@ -217,12 +200,7 @@ def batch(body: BatchBody) -> Response:
     """Results in the order of `ids`, each with the status that a single request would have; a failure does not stop the
     others."""
     results = services().files.batch(
-        principal(),
-        body.action,
-        body.ids,
-        target_folder_id=body.target_folder_id,
-        add=body.add,
-        remove=body.remove,
+        principal(), body.action, body.ids, target_folder_id=body.target_folder_id, add=body.add, remove=body.remove
     )
     return render.answer(
         {
@@ -241,21 +219,21 @@ def batch(body: BatchBody) -> Response:
 # -- bytes ---------------------------------------------------------------------------------------------------
 
 
-@routes.route("/<uuid:file_id>/download", methods=["GET", "HEAD"])
-@operation(
-    "Download a file",
-    access="public files",
-    query=DownloadQuery,
-    responses={
+_DOWNLOAD: Mapping[str, Any] = {
+    "responses": {
         200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
         206: Content({"*/*": None}, "The requested range", ("ETag", "Content-Disposition", "Content-Range")),
         302: None,
         304: None,
     },
-    headers=("Location", "ETag"),
-    request_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    errors=(*_CONTENT_ERRORS, errors.PreconditionFailed, errors.RangeNotSatisfiable),
-)
+    "headers": ("Location", "ETag"),
+    "request_headers": ("Range", "If-Range", "If-None-Match", "If-Match"),
+    "errors": (*_CONTENT_ERRORS, errors.PreconditionFailed, errors.RangeNotSatisfiable),
+}
+
+
+@routes.route("/<uuid:file_id>/download", methods=["GET", "HEAD"])
+@operation("Download a file", access="public files", query=DownloadQuery, **_DOWNLOAD)
 def download(file_id: UUID, query: DownloadQuery) -> Response:
     """A redirect to a presigned URL, or the bytes themselves with `?mode=proxy` or if so configured. HEAD is never redirected.
     `?disposition=inline` applies only to types that can't run scripts."""
@@ -272,19 +250,7 @@ def download(file_id: UUID, query: DownloadQuery) -> Response:
 
 
 @link_routes.route("/<string:token>", methods=["GET", "HEAD"])
-@operation(
-    "Download with a link",
-    access="signed",
-    responses={
-        200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
-        206: Content({"*/*": None}, "The requested range", ("ETag", "Content-Disposition", "Content-Range")),
-        302: None,
-        304: None,
-    },
-    headers=("Location", "ETag"),
-    request_headers=("Range", "If-Range", "If-None-Match", "If-Match"),
-    errors=(*_CONTENT_ERRORS, errors.PreconditionFailed, errors.RangeNotSatisfiable),
-)
+@operation("Download with a link", access="signed", **_DOWNLOAD)
 def download_by_link(token: str) -> Response:
     """An address from `GET /api/files/{file_id}/url`, which needs no other credential. It works until it expires, and only while
     the file can be downloaded: not in the trash, expired, purged or infected, and still public if it was. It redirects as
@@ -304,10 +270,7 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     """A URL with which anybody may download until it expires: a presigned URL of the bucket, or a link of the gateway, which is
     checked at each use, if the file is public or stored compressed, or the time is longer than presigned URLs may live."""
     found = services().delivery.url(
-        caller_or_none(),
-        file_id,
-        expires_in=query.expires_in,
-        disposition=query.disposition,
+        caller_or_none(), file_id, expires_in=query.expires_in, disposition=query.disposition
     )
     address = f"{settings().base_url}/d/{found.token}" if isinstance(found, Link) else found.url
     return render.answer({"url": address, "expires_at": found.expires_at})
@@ -328,14 +291,7 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     },
     headers=("ETag",),
     request_headers=("Accept", "If-None-Match"),
-    errors=(
-        *_CONTENT_ERRORS,
-        errors.InvalidInput,
-        errors.PreviewUnsupported,
-        errors.PreviewFailed,
-        errors.TooMany,
-        errors.Unavailable,
-    ),
+    errors=(*_CONTENT_ERRORS, errors.PreviewUnsupported, errors.PreviewFailed, errors.TooMany, errors.Unavailable),
 )
 def preview(file_id: UUID, query: PreviewQuery) -> Response:
     """Made on demand if it is missing. The default `type` is the first of `thumbnail`, `text` and `contents` that the file has.

@@ -53,8 +53,6 @@ def _created(folder: FolderRecord) -> Response:
     responses={
         200: Content({"application/json": FolderTreeOut | FolderPageOut}, "The tree, or a page of the flat list")
     },
-    headers=("Link",),
-    errors=(errors.InvalidCursor, errors.NotAllowed),
 )
 def list_folders(query: FolderListQuery) -> Response:
     """The tree, or with `?flat=true` a flat list with pages."""
@@ -65,7 +63,7 @@ def list_folders(query: FolderListQuery) -> Response:
 
 
 @routes.get("/<folder_id:folder_id>")
-@operation("Get a folder", responses={200: FolderOut}, errors=(errors.NotFound,))
+@operation("Get a folder", responses={200: FolderOut})
 def get(folder_id: int) -> Response:
     """`file_count` counts files directly in the folder; `total_file_count` and `total_size` include all folders below. Files in
     the trash do not count."""
@@ -86,10 +84,7 @@ def update(folder_id: int, body: FolderChangeBody) -> Response:
 
 @routes.delete("/<folder_id:folder_id>")
 @operation(
-    "Delete a folder",
-    query=DeleteFolderQuery,
-    responses={200: DeletedFolderOut},
-    errors=(errors.NotFound, errors.FolderNotEmpty),
+    "Delete a folder", query=DeleteFolderQuery, responses={200: DeletedFolderOut}, errors=(errors.FolderNotEmpty,)
 )
 def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
     """With `?recursive=true` the files in it and below it are moved to the trash."""

@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
-from multipart import (
-    MultipartError,
-    MultipartSegment,
-    ParserLimitReached,
-    PushMultipartParser,
-    parse_options_header,
-)
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 
 from core.errors import GatewayError, MalformedUpload, RequestTooLarge, TooManyFiles
 
@@ -222,11 +216,7 @@ def _filename(segment: MultipartSegment) -> str | None:
     headers = [value for name, value in segment.headerlist if name == "Content-Disposition"]
     if len(headers) != 1:
         raise MalformedUpload("A part must have exactly one Content-Disposition")
-    if segment.header("Content-Transfer-Encoding", "binary").strip().lower() not in (
-        "binary",
-        "8bit",
-        "7bit",
-    ):
+    if segment.header("Content-Transfer-Encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
         raise MalformedUpload("Parts must not have a Content-Transfer-Encoding")
     found = _EXTENDED.search(_QUOTED.sub('""', headers[0])) if "*" in headers[0] else None
     if not found:  # or the asterisk is inside quotes

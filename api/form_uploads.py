@@ -148,10 +148,7 @@ def _store_form(transcript: Transcript, claim: Claim | None) -> Outcome:
         placement = _read_form(
             transcript,
             lambda part, reader, placement: batch.receive(
-                name=part.filename,
-                claimed_type=part.content_type or None,
-                stream=reader,
-                placement=placement,
+                name=part.filename, claimed_type=part.content_type or None, stream=reader, placement=placement
             ),
         )
         return batch.commit(placement, once=claim)

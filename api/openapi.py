@@ -154,11 +154,7 @@ def _operation(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         "tags": [section],
         "summary": operation.summary,
         "description": operation.description,
-        "parameters": [
-            *_path_parameters(rule),
-            *_query_parameters(operation),
-            *_header_parameters(operation),
-        ],
+        "parameters": [*_path_parameters(rule), *_query_parameters(operation), *_header_parameters(operation)],
         "responses": _responses(rule, method, operation),
     }
     if operation.access == "public":
@@ -194,12 +190,7 @@ def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
             if described.get("default", "") is None:
                 del described["default"]
         text = described.pop("description", None)
-        parameter = {
-            "name": name,
-            "in": "query",
-            "required": name in schema.get("required", ()),
-            "schema": described,
-        }
+        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": described}
         yield parameter | ({"description": text} if text else {})
 
 
@@ -223,7 +214,9 @@ def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         )
         described: dict[str, Any] = {
             "description": content.description or HTTPStatus(status).phrase,
-            "headers": _headers("X-Request-ID", *operation.headers, *content.headers),
+            "headers": _headers(
+                "X-Request-ID", *(("Link",) if _is_list(operation) else ()), *operation.headers, *content.headers
+            ),
         }
         if content.types and method != "HEAD":
             described["content"] = {media_type: {"schema": _schema(part)} for media_type, part in content.types.items()}
@@ -263,12 +256,18 @@ def _errors(rule: Rule, method: str, operation: Operation) -> dict[int, list[str
         kinds += [errors.RequestTooLarge, errors.Unsupported, errors.EncodingNotAllowed]
     if operation.streams is not None:
         kinds.append(errors.RequestTooLarge)
+    if _is_list(operation):
+        kinds.append(errors.InvalidCursor)
     if "Idempotency-Key" in operation.request_headers:
         kinds += [errors.IdempotencyConflict, errors.IdempotencyInProgress]
     found: dict[int, list[str]] = {}
     for kind in dict.fromkeys(kinds):
         found.setdefault(status_of(kind), []).append(kind.code)
     return found
+
+
+def _is_list(operation: Operation) -> bool:
+    return operation.query is not None and "cursor" in operation.query.model_fields
 
 
 def _schema(shape: Shape | None) -> dict[str, Any]:

@@ -155,17 +155,12 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
     upload = find(upload_id, query.key)
     file = offered().complete(principal(), upload, [(part.PartNumber, part.ETag) for part in body.parts])
     return render.answer(
-        {
-            "location": location(file.id),
-            "key": upload.object_key,
-            "bucket": offered().bucket,
-            "id": file.id,
-        }
+        {"location": location(file.id), "key": upload.object_key, "bucket": offered().bucket, "id": file.id}
     )
 
 
 @routes.delete("/multipart/<string:upload_id>")
-@operation("Abort a multipart upload", query=KeyQuery, responses={200: NothingOut}, errors=(errors.NotFound,))
+@operation("Abort a multipart upload", query=KeyQuery, responses={200: NothingOut})
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """The file of a finished upload stays."""
     offered().abort(principal(), find(upload_id, query.key))
@@ -281,12 +276,7 @@ def _part_number(text: str) -> int:
 
 
 def _part(part: Part, upload: UploadRecord) -> dict[str, Any]:
-    return {
-        "PartNumber": part.number,
-        "ETag": f'"{part.etag}"',
-        "Size": part.size,
-        "LastModified": upload.updated_at,
-    }
+    return {"PartNumber": part.number, "ETag": f'"{part.etag}"', "Size": part.size, "LastModified": upload.updated_at}
 
 
 @routes.after_app_request

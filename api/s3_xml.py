@@ -62,7 +62,6 @@ _CODES = {
     errors=(
         errors.UploadGone,
         errors.PartsMismatch,
-        errors.NotAllowed,
         errors.FileTooLarge,
         errors.QuotaExceeded,
         errors.Locked,
@@ -77,32 +76,18 @@ def create_or_complete(upload_id: UUID) -> Response:
             raise errors.UploadGone()
         return _answer(
             "InitiateMultipartUploadResult",
-            [
-                ("Bucket", offered().bucket),
-                ("Key", upload.object_key),
-                ("UploadId", str(upload.id)),
-            ],
+            [("Bucket", offered().bucket), ("Key", upload.object_key), ("UploadId", str(upload.id))],
         )
     parts = [(part.PartNumber, part.ETag) for part in _completed_parts().parts]
     file = offered().complete(caller, upload, parts)
     return _answer(
         "CompleteMultipartUploadResult",
-        [
-            ("Location", location(file.id)),
-            ("Bucket", offered().bucket),
-            ("Key", upload.object_key),
-        ],
+        [("Location", location(file.id)), ("Bucket", offered().bucket), ("Key", upload.object_key)],
     )
 
 
 @routes.get("/<uuid:upload_id>")
-@operation(
-    "ListParts",
-    access="signed",
-    error_type=_XML,
-    responses={200: _DOCUMENT},
-    errors=(errors.NotAllowed, errors.UploadGone),
-)
+@operation("ListParts", access="signed", error_type=_XML, responses={200: _DOCUMENT}, errors=(errors.UploadGone,))
 def list_parts(upload_id: UUID) -> Response:
     """All parts in one page: the plugin does not read a second one."""
     _, upload = _signed_for(upload_id)
@@ -123,7 +108,7 @@ def list_parts(upload_id: UUID) -> Response:
 
 
 @routes.delete("/<uuid:upload_id>")
-@operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None}, errors=(errors.NotAllowed,))
+@operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None})
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. The file of a finished upload stays."""
     caller, upload = _signed_for(upload_id)

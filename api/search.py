@@ -9,20 +9,13 @@ from api.context import principal, services
 from api.operations import operation
 from api.request_models import OwnerQuery, SearchQuery, SuggestQuery
 from api.response_models import SearchOut, StatsOut, SuggestOut
-from core import errors
 from services.library.search import SearchRequest
 
 routes = Blueprint("search", __name__)
 
 
 @routes.get("/search")
-@operation(
-    "Search files",
-    query=SearchQuery,
-    responses={200: SearchOut},
-    headers=("Link",),
-    errors=(errors.InvalidCursor, errors.NotAllowed),
-)
+@operation("Search files", query=SearchQuery, responses={200: SearchOut})
 def find(query: SearchQuery) -> Response:
     """Searches names (also parts of words and misspellings) and texts; best matches first. An empty query finds everything,
     newest first. Any string is a valid query. Operators: `"a phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`,
@@ -45,7 +38,7 @@ def suggest(query: SuggestQuery) -> Response:
 
 
 @routes.get("/storage/stats")
-@operation("Storage statistics", query=OwnerQuery, responses={200: StatsOut}, errors=(errors.NotAllowed,))
+@operation("Storage statistics", query=OwnerQuery, responses={200: StatsOut})
 def stats(query: OwnerQuery) -> Response:
     """Counts and sizes, the quota, and the newest events."""
     return render.answer(services().stats.storage(principal(), query.owner))

@@ -16,7 +16,7 @@ from api.idempotency import once
 from api.operations import operation
 from api.request_models import OwnedPageQuery, UploadTokenBody
 from api.response_models import LiveUploadTokenOut, UploadTokenOut, UploadTokenPageOut
-from core.errors import InvalidCursor, NotAllowed, NotFound
+from core.errors import NotFound
 from db.records import UploadTokenRecord
 from services.access.upload_tokens import MAX_LIFE, PREFIX, Budget
 
@@ -34,7 +34,7 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
     body=UploadTokenBody,
     responses={201: UploadTokenOut},
     request_headers=("Idempotency-Key",),
-    errors=(NotAllowed, NotFound),
+    errors=(NotFound,),
 )
 def create(body: UploadTokenBody) -> Response:
     """An app's backend gives the token to one of its users. It allows uploads within this budget and nothing else. It is sent
@@ -76,13 +76,7 @@ def _created(made: tuple[UploadTokenRecord, str | None]) -> Response:
 
 
 @routes.get("/upload-tokens")
-@operation(
-    "List upload tokens",
-    query=OwnedPageQuery,
-    responses={200: UploadTokenPageOut},
-    headers=("Link",),
-    errors=(InvalidCursor, NotAllowed),
-)
+@operation("List upload tokens", query=OwnedPageQuery, responses={200: UploadTokenPageOut})
 def list_live(query: OwnedPageQuery) -> Response:
     """Valid tokens for the caller's files or created with the caller's keys, newest first."""
     found = services().upload_tokens.list_live(principal(), owner=query.owner, limit=query.limit, cursor=query.cursor)
@@ -90,7 +84,7 @@ def list_live(query: OwnedPageQuery) -> Response:
 
 
 @routes.delete("/upload-tokens/<uuid:token_id>")
-@operation("Revoke an upload token", responses={204: None}, errors=(NotFound,))
+@operation("Revoke an upload token", responses={204: None})
 def revoke(token_id: UUID) -> Response:
     """The next request with it gets 401. Uploads that it has begun end by the rules under which they began."""
     services().upload_tokens.revoke(principal(), token_id)
