@@ -82,26 +82,26 @@ def begin(body: BeginUploadBody) -> Response:
             placement=placement(body),
             once=claim,
         ),
-        _begun,
+        _plan,
         lambda recorded: _direct().begun(recorded.read(UUID)),
     )
 
 
-def _begun(begun: UploadPlan) -> Response:
-    first = begun.request or begun.parts[0].request
+def _plan(plan: UploadPlan) -> Response:
+    first = plan.request or plan.parts[0].request
     document = {
-        "id": begun.upload.id,
-        "method": begun.method,
-        "url": begun.request.url if begun.request else None,
-        "headers": dict(begun.request.headers) if begun.request else None,
-        "part_size": begun.part_size,
-        "part_count": begun.part_count,
-        "parts": [_part_url(part) for part in begun.parts],
-        "expires_at": begun.upload.expires_at,
+        "id": plan.upload.id,
+        "method": plan.method,
+        "url": plan.request.url if plan.request else None,
+        "headers": dict(plan.request.headers) if plan.request else None,
+        "part_size": plan.part_size,
+        "part_count": plan.part_count,
+        "parts": [_part_url(part) for part in plan.parts],
+        "expires_at": plan.upload.expires_at,
         "urls_expire_at": first.expires_at,
-        "session_id": session_name(begun.upload.session_id or ""),
+        "session_id": session_name(plan.upload.session_id or ""),
     }
-    return render.answer(document, 201, {"Location": f"{settings().base_url}/api/uploads/{begun.upload.id}"})
+    return render.answer(document, 201, {"Location": f"{settings().base_url}/api/uploads/{plan.upload.id}"})
 
 
 @routes.get("")

@@ -68,13 +68,13 @@ _COMPLETE_ERRORS = (*_SIGN_ERRORS, errors.PartsMismatch, errors.StorageFull)
 def params(query: ParamsQuery) -> Response:
     """A form for one file, whose bytes come last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` apply to the
     file; other keys are kept in its `metadata.custom`. The gateway finds the file in the bucket by itself."""
-    upload = offered().begin_single(
+    upload = service().begin_single(
         principal(),
         filename=query.filename,
         content_type=query.type,
         placement=of_metadata(_metadata_of_query(), PlacementQuery()),
     )
-    post = offered().request_for(principal(), upload)
+    post = service().request_for(principal(), upload)
     assert isinstance(post, PresignedPost)  # no size was declared
     return render.answer(
         {
@@ -98,20 +98,20 @@ def params(query: ParamsQuery) -> Response:
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
     return once(
-        lambda claim: offered().begin_multipart(
+        lambda claim: service().begin_multipart(
             principal(),
             filename=body.filename,
             content_type=body.type,
             placement=of_metadata(body.metadata or {}, PlacementQuery()),
             once=claim,
         ),
-        _opened,
-        lambda recorded: offered().begun(recorded.read(UUID)),
+        _created,
+        lambda recorded: service().begun(recorded.read(UUID)),
     )
 
 
-def _opened(upload: UploadRecord) -> Response:
-    return render.answer({"key": upload.object_key, "uploadId": upload.id, "bucket": offered().bucket})
+def _created(upload: UploadRecord) -> Response:
+    return render.answer({"key": upload.object_key, "uploadId": upload.id, "bucket": service().bucket})
 
 
 @routes.get("/multipart/<string:upload_id>")
@@ -119,7 +119,7 @@ def _opened(upload: UploadRecord) -> Response:
 def list_parts(upload_id: str, query: KeyQuery) -> Response:
     """All parts, read from the bucket."""
     upload = find(upload_id, query.key)
-    return render.answer([_part(part, upload) for part in offered().parts(upload)])  # type: ignore[arg-type]
+    return render.answer([_part(part, upload) for part in service().parts(upload)])  # type: ignore[arg-type]
 
 
 @routes.get("/multipart/<string:upload_id>/batch")
@@ -127,7 +127,7 @@ def list_parts(upload_id: str, query: KeyQuery) -> Response:
 def sign_batch(upload_id: str, query: BatchQuery) -> Response:
     """Up to 16 parts that have not arrived."""
     upload = find(upload_id, query.key)
-    signed = offered().sign(principal(), upload, [_part_number(text) for text in query.partNumbers])
+    signed = service().sign(principal(), upload, [_part_number(text) for text in query.partNumbers])
     return render.answer({"presignedUrls": {str(part.part_number): part.request.url for part in signed}})
 
 
@@ -138,7 +138,7 @@ def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     URLs may be unused at a time. If parts exceed the quota, the budget or the largest file, the upload is ended within
     seconds."""
     upload = find(upload_id, query.key)
-    signed = offered().sign(principal(), upload, [_part_number(part_number)])[0].request
+    signed = service().sign(principal(), upload, [_part_number(part_number)])[0].request
     return render.answer({"url": signed.url, "expires": _seconds_left(signed.expires_at)})
 
 
@@ -153,9 +153,9 @@ def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
 def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
     """Idempotent. `location` is the file's address on the gateway."""
     upload = find(upload_id, query.key)
-    file = offered().complete(principal(), upload, [(part.PartNumber, part.ETag) for part in body.parts])
+    file = service().complete(principal(), upload, [(part.PartNumber, part.ETag) for part in body.parts])
     return render.answer(
-        {"location": location(file.id), "key": upload.object_key, "bucket": offered().bucket, "id": file.id}
+        {"location": location(file.id), "key": upload.object_key, "bucket": service().bucket, "id": file.id}
     )
 
 
@@ -163,7 +163,7 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
 @operation("Abort a multipart upload", query=KeyQuery, responses={200: NothingOut})
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """The file of a finished upload stays."""
-    offered().abort(principal(), find(upload_id, query.key))
+    service().abort(principal(), find(upload_id, query.key))
     return render.answer({})
 
 
@@ -198,15 +198,15 @@ def sign(body: SignBody) -> Response:
             return _signed(upload, {"url": _address(upload)})
         if body.partNumber is None:
             raise InvalidInput("PUT with an uploadId needs a partNumber.")
-        part = offered().sign(principal(), upload, [body.partNumber])[0].request
+        part = service().sign(principal(), upload, [body.partNumber])[0].request
         return _signed(upload, {"url": part.url})
-    return once(lambda claim: _begin(body, claim), _signed_new, lambda recorded: offered().begun(recorded.read(UUID)))
+    return once(lambda claim: _begin(body, claim), _signed_new, lambda recorded: service().begun(recorded.read(UUID)))
 
 
 def _begin(body: SignBody, claim: Claim | None) -> UploadRecord:
     if body.method not in ("POST", "PUT"):
         raise InvalidInput(f"{body.method} needs an uploadId.")
-    return (offered().begin_multipart if body.method == "POST" else offered().begin_single)(
+    return (service().begin_multipart if body.method == "POST" else service().begin_single)(
         principal(),
         filename=body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1),
         content_type=body.contentType,
@@ -219,7 +219,7 @@ def _begin(body: SignBody, claim: Claim | None) -> UploadRecord:
 def _signed_new(upload: UploadRecord) -> Response:
     if upload.incoming_key is None:
         return _signed(upload, {"url": _address(upload, "uploads"), "key": upload.object_key})
-    request = offered().request_for(principal(), upload)
+    request = service().request_for(principal(), upload)
     more = (
         {"fields": dict(request.fields)} if isinstance(request, PresignedPost) else {"headers": dict(request.headers)}
     )
@@ -232,18 +232,18 @@ def _signed(upload: UploadRecord, members: Mapping[str, Any]) -> Response:
 
 def _address(upload: UploadRecord, verb: str = "") -> str:
     query = "uploads&" if verb else ""
-    return f"{settings().base_url}{XML_ROUTES}{upload.id}?{query}ticket={offered().ticket(upload)}"
+    return f"{settings().base_url}{XML_ROUTES}{upload.id}?{query}ticket={service().ticket(upload)}"
 
 
 # -- shared with api/s3_xml.py -----------------------------------------------------------------------------------------
 
 
-def offered() -> S3Uploads:
+def service() -> S3Uploads:
     """The service; NotFound if the bucket can't presign."""
-    service = services().s3_uploads
-    if service is None:
+    found = services().s3_uploads
+    if found is None:
         raise NotFound("This bucket does not support direct uploads.")
-    return service
+    return found
 
 
 def find(upload_id: str, key: str | None) -> UploadRecord:
@@ -251,7 +251,7 @@ def find(upload_id: str, key: str | None) -> UploadRecord:
     named = as_uuid(upload_id)
     if named is None:
         raise NotFound("There is no such upload.")
-    return offered().find(principal(), named, key)
+    return service().find(principal(), named, key)
 
 
 def location(file_id: object) -> str:

@@ -21,7 +21,7 @@ from api.operations import MAX_JSON_BYTES, Content, operation
 from api.problems import MEDIA_TYPE
 from api.request_body import read_whole, refuse_encoded
 from api.s3_upload_models import CompleteBody
-from api.s3_uploads import XML_ROUTES, location, offered
+from api.s3_uploads import XML_ROUTES, location, service
 from core import errors
 from core.errors import InvalidInput, NotAuthenticated
 from core.principal import Principal
@@ -76,13 +76,13 @@ def create_or_complete(upload_id: UUID) -> Response:
             raise errors.UploadGone()
         return _answer(
             "InitiateMultipartUploadResult",
-            [("Bucket", offered().bucket), ("Key", upload.object_key), ("UploadId", str(upload.id))],
+            [("Bucket", service().bucket), ("Key", upload.object_key), ("UploadId", str(upload.id))],
         )
     parts = [(part.PartNumber, part.ETag) for part in _completed_parts().parts]
-    file = offered().complete(caller, upload, parts)
+    file = service().complete(caller, upload, parts)
     return _answer(
         "CompleteMultipartUploadResult",
-        [("Location", location(file.id)), ("Bucket", offered().bucket), ("Key", upload.object_key)],
+        [("Location", location(file.id)), ("Bucket", service().bucket), ("Key", upload.object_key)],
     )
 
 
@@ -93,12 +93,12 @@ def list_parts(upload_id: UUID) -> Response:
     _, upload = _signed_for(upload_id)
     rows = "".join(
         "<Part>" + _elements([("PartNumber", part.number), ("ETag", f'"{part.etag}"'), ("Size", part.size)]) + "</Part>"
-        for part in offered().parts(upload)
+        for part in service().parts(upload)
     )
     return _answer(
         "ListPartsResult",
         [
-            ("Bucket", offered().bucket),
+            ("Bucket", service().bucket),
             ("Key", upload.object_key),
             ("UploadId", str(upload.id)),
             ("IsTruncated", "false"),
@@ -112,7 +112,7 @@ def list_parts(upload_id: UUID) -> Response:
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. The file of a finished upload stays."""
     caller, upload = _signed_for(upload_id)
-    offered().abort(caller, upload)
+    service().abort(caller, upload)
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
@@ -125,8 +125,8 @@ def _signed_for(upload_id: UUID) -> tuple[Principal, UploadRecord]:
     if caller is None:
         if ticket is None:
             raise NotAuthenticated()
-        caller = offered().redeem(upload_id, ticket)
-    return caller, offered().find(caller, upload_id, None)
+        caller = service().redeem(upload_id, ticket)
+    return caller, service().find(caller, upload_id, None)
 
 
 def _completed_parts() -> CompleteBody:
