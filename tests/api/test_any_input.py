@@ -1,4 +1,4 @@
-"""No input causes a 5xx, and every answer fits the document: schemathesis makes requests from it, valid and not."""
+"""No input causes a 5xx, and every response matches the OpenAPI document: schemathesis generates valid and invalid requests."""
 
 from __future__ import annotations
 

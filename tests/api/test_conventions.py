@@ -1,4 +1,4 @@
-"""What holds for every route: who gets in, how errors look, request ids, limits, CORS."""
+"""Conventions of all routes: authentication, errors, request ids, limits, CORS."""
 
 from __future__ import annotations
 

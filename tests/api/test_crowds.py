@@ -1,4 +1,4 @@
-"""500 connections at once that hold on to what they get, and what another caller notices of them."""
+"""500 concurrent connections that are slow or idle, and their effect on another caller."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def head(method: str, path: str, *fields: str, key: str | None = None) -> bytes:
 
 
 def attacks(services: Services, user: GatewayClient) -> dict[str, bytes]:
-    """What each of a crowd sends."""
+    """What each connection sends."""
     alice = Principal("alice")
     public = user.add("public.bin", b"\x93\x01\x02" + os.urandom(LARGE), visibility="public")["id"]
     link = services.delivery.url(None, compressed(services, alice, text(LARGE), visibility="public").id)
@@ -95,7 +95,7 @@ def user(live: Live, services: Services) -> GatewayClient:
 
 
 def ask(port: int, request: bytes) -> bytes:
-    """The answer, all of it; TimeoutError where it takes too long."""
+    """The entire response; TimeoutError if it takes too long."""
     with socket.create_connection(("127.0.0.1", port), ANSWER_TIME) as client:
         client.sendall(request)
         received = b""
@@ -198,7 +198,7 @@ MALFORMED = {
 
 
 def requests_of_every_route(app: Flask, known: dict[str, str]) -> Iterator[tuple[bytes, set[int]]]:
-    """Heads of requests with a chunked body, and how they are answered where that is malformed and somebody reads it."""
+    """Heads of requests with a chunked body, and the status if that is malformed and is read."""
     for rule in app.url_map.iter_rules():
         operation = getattr(app.view_functions[rule.endpoint], "operation", None)
         streams, body = getattr(operation, "streams", None), getattr(operation, "body", None)

@@ -1,4 +1,4 @@
-"""``/api/uploads`` as a client sees it: every answer is held against the OpenAPI document, every byte goes to a real bucket."""
+"""``/api/uploads`` as a client sees it: responses are checked against the OpenAPI document, bytes go to a real bucket."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_T44_complete_20_times_at_once_gives_one_file_and_one_answer(
 def test_a_part_that_was_sent_again_with_equal_bytes_is_one_part(
     client: GatewayClient, leftovers: Callable[[], dict[str, list[str]]]
 ) -> None:
-    """As by a client to which the answer was lost."""
+    """As sent by a client that did not get the response."""
     begun = client.post("/api/uploads", json={"filename": "a.bin", "size": PART_SIZE + 1}).json
     for part, size in zip(begun["parts"], (PART_SIZE, 1), strict=True):
         for _ in range(3):

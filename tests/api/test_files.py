@@ -1,4 +1,4 @@
-"""The routes of files: what they take, give and refuse. What the services do in depth is tested beside them."""
+"""The routes of files: input, responses and errors. The services have tests of their own."""
 
 from __future__ import annotations
 

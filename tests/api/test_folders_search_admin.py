@@ -1,4 +1,4 @@
-"""The routes of folders, search, statistics, keys and upkeep."""
+"""The routes of folders, search, statistics, keys and the janitor."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_T124_readiness_tells_no_more_than_it_must(
 def test_T108_a_clock_that_is_off_is_told_as_such(
     anonymous: GatewayClient, bucket: Any, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """An hour ahead, presigned requests pass and all others are refused."""
+    """With a clock an hour ahead, presigned requests work and all others are refused."""
     told = Presigner._at
 
     def off(self: Presigner, now: float | None) -> tuple[str, str, bytes]:

@@ -1,4 +1,4 @@
-"""A folder of another owner is told, by every way in, in the words for one that is not there."""
+"""For every protocol, another owner's folder gives the same error as one that does not exist."""
 
 from __future__ import annotations
 

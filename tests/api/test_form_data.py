@@ -28,7 +28,7 @@ def body(*segments: Segment, end: bool = True) -> bytes:
 
 
 class Trickle:
-    """Gives at most ``step`` bytes a read, as a slow connection does."""
+    """Returns at most ``step`` bytes a read, like a slow connection."""
 
     def __init__(self, data: bytes, step: int):
         self.stream, self.step = io.BytesIO(data), step
@@ -255,7 +255,7 @@ def test_T6_no_header_is_slow(unit: str) -> None:
 
 
 class Endless:
-    """A file of ``count`` MiB that never exists as a whole."""
+    """A file of ``count`` MiB that is never in memory as a whole."""
 
     def __init__(self, count: int):
         self.parts: Iterator[bytes] = iter(

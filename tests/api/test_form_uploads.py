@@ -1,4 +1,4 @@
-"""The form and the raw body over a real bucket: fields, verdicts, limits."""
+"""Form and raw uploads with a real bucket: fields, rejected files, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Idempotency-Key on everything that creates: whatever becomes of the first request, there is one thing and one answer."""
+"""Idempotency-Key on every route that creates: whatever happens to the first request, one thing is made and one answer given."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ SIGNED = {"url", "headers", "fields", "parts", "urls_expire_at"}
 
 @pytest.fixture
 def things(db: Database, admin: GatewayClient) -> Callable[[], int]:
-    """How many there are of all that a request may create, those that hold quota without an end included."""
+    """The number of all things that a request may create, including uploads that hold quota."""
     _source.update(admin.add("source.txt", b"source"))
 
     def look() -> int:
@@ -112,7 +112,7 @@ def let_leases_pass(db: Database) -> None:
 
 
 def same(first: Answer, again: Answer) -> bool:
-    """Whether both say the same, once what is told but once and what is signed anew are left out."""
+    """Whether both are the same, apart from secrets, which are shown once, and URLs, which are signed anew."""
     if first.status != again.status or first.headers.get("Location") != again.headers.get("Location"):
         return False
     if not first.body:
@@ -124,7 +124,7 @@ def same(first: Answer, again: Answer) -> bool:
 
 
 class Calls:
-    """The gateway's ways to the database, the ``number``-th of which goes wrong."""
+    """The gateway's connections to the database, of which the ``number``-th fails."""
 
     def __init__(self, number: int, wrong: Callable[[], BaseException]):
         self.number, self.wrong, self.made = number, wrong, 0
@@ -229,7 +229,7 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
 def test_T104_a_request_whose_key_was_taken_over_does_nothing(
     admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
 ) -> None:
-    """The first one stops after it has the key, for longer than its lease, and wakes."""
+    """The first request stops after it has claimed the key, for longer than its lease, and then continues."""
     create, before = CREATES[label][case], things()
     key, stopped, wake = key_of(label, case), threading.Event(), threading.Event()
     real = services.idempotency.under
@@ -271,8 +271,8 @@ def test_T14_sent_many_times_at_once_it_is_done_once(
 def test_T104_a_commit_that_is_still_under_way_is_waited_for(
     client: GatewayClient, services: Services, db: Database, things: Callable[[], int]
 ) -> None:
-    """The first request has recorded its answer, and its COMMIT comes late: after another has asked for the key, its lease
-    having passed, and after somebody wanted to free it."""
+    """The first request has recorded its outcome, but its COMMIT is late: its lease has expired, another request has asked for
+    the key, and another call wants to free it."""
     recorded, commit = threading.Event(), threading.Event()
     real = idempotency.record
 
@@ -347,10 +347,10 @@ def until(true: Callable[[], bool]) -> None:
 def test_T104_key_and_uploads_are_held_as_long_as_a_body_comes_and_no_longer(
     client: GatewayClient, db: Database, leftovers: Leftovers
 ) -> None:
-    """A form of several files, of which one is there, one is refused and one is coming."""
+    """A form of several files, of which one has arrived, one was refused and one is arriving."""
 
     def left() -> list[float]:
-        """Seconds that the key and the uploads have to live."""
+        """Seconds until the key's lease and the uploads expire."""
         with db.connection() as tx:
             rows = tx.execute(
                 "select extract(epoch from lease_until - now())::float from idempotency_keys"
@@ -418,7 +418,7 @@ def test_a_lease_outlives_missed_heartbeats_and_a_dead_upload_is_found_within_mi
 
 
 def test_T104_a_final_upload_is_made_once(client: GatewayClient, services: Services, db: Database) -> None:
-    """Whichever answer of the database is lost while partial uploads are joined."""
+    """Whichever response of the database is lost while partial uploads are joined."""
     for number in count(1):
         partials = []
         for _ in range(2):

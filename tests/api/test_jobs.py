@@ -77,7 +77,7 @@ def test_a_failed_job_is_tried_again_or_forgotten(admin: GatewayClient, db: Data
 def test_what_failed_for_want_of_a_bucket_is_tried_again_for_a_week(
     client: GatewayClient, services: Services, db: Database
 ) -> None:
-    """Its file says so meanwhile, and no more once it was done. What failed by itself stays failed."""
+    """Its file shows the problem until the job is done. What failed by itself stays failed."""
     photo = client.add("a.png", picture("PNG"))
     [job] = services.jobs.page(JobQuery(task="process_file")).items
     services.jobs.failed(job.id, job.task, job.arguments, Unavailable("The bucket is away."), final=True)
@@ -133,7 +133,7 @@ def test_the_queue_is_a_command_too(settings: Any, services: Services, db: Datab
 def test_T124_metrics_count_without_saying_whom(
     client: GatewayClient, anonymous: GatewayClient, services: Services, db: Database
 ) -> None:
-    """Open like healthz, and made of routes, operations and outcomes: no name, id, key or version."""
+    """Open to all like healthz, and made of routes, operations and outcomes: no names, ids, keys or versions."""
     file = client.add("secret-plan.png", picture("PNG", 300, 200), tags="secrettag")
     client.get(f"/api/files/{file['id']}/preview?size=128")
     client.get("/api/nowhere/secret-path")

@@ -1,4 +1,4 @@
-"""A client whose upload's answer was lost asks again, under the same Idempotency-Key."""
+"""A client that lost the response to an upload repeats the request with the same Idempotency-Key."""
 
 from __future__ import annotations
 

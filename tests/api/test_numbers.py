@@ -1,5 +1,5 @@
-"""Numbers, texts and nesting that some part of us can't carry, wherever a client can put them: never a 5xx, and what is taken
-is given back as it was."""
+"""Numbers, texts and nesting that some part of the gateway can't store, wherever a client can send them: never a 5xx, and what is
+accepted is returned unchanged."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ PLACE = "@place@"
 
 @pytest.fixture
 def known(client: GatewayClient, admin: GatewayClient) -> dict[str, str]:
-    """Something that each route's path can name."""
+    """Something that each route's path can identify."""
     return {
         "file_id": client.add("a.txt", b"some text")["id"],
         "folder_id": str(client.post("/api/folders", json={"name": "a"}).json["id"]),
@@ -97,7 +97,7 @@ def known(client: GatewayClient, admin: GatewayClient) -> dict[str, str]:
 
 
 def bodies(operation: Operation) -> Iterator[str]:
-    """JSON bodies of this operation with PLACE for one of its values, or for one more member, or for everything."""
+    """JSON bodies of this operation with PLACE as one of its values, as one more member, or as the whole."""
     if operation.body is not None:
         schema = operation.body.model_json_schema()
     elif operation.streams is not None and "application/json" in operation.streams["content"]:
@@ -113,7 +113,7 @@ def bodies(operation: Operation) -> Iterator[str]:
 
 
 def sample(schema: dict[str, Any], known: dict[str, Any]) -> Any:
-    """A value that fits the schema, with all members."""
+    """A value that matches the schema, with all members."""
     if "$ref" in schema:
         return sample(known[schema["$ref"].rpartition("/")[2]], known)
     for either in ("anyOf", "allOf"):
@@ -135,7 +135,7 @@ def sample(schema: dict[str, Any], known: dict[str, Any]) -> Any:
 
 
 def places(value: Any) -> Iterator[Any]:
-    """The value with PLACE instead of each that is in it."""
+    """The value with PLACE instead of each value inside it."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, member in members:
         for inner in (PLACE, *places(member)):
@@ -145,7 +145,7 @@ def places(value: Any) -> Iterator[Any]:
 
 
 def address(rule: Any, known: dict[str, str]) -> str:
-    """A path of the route, with things that are there."""
+    """A path of the route, with ids that exist."""
     return "".join(
         quote(known[text]) if is_argument else text for is_argument, text in rule._trace if text not in ("|",)
     )
@@ -174,7 +174,7 @@ def test_T138_no_number_in_any_json_body_gives_a_5xx(
 
 
 def still_works(client: GatewayClient, admin: GatewayClient) -> None:
-    """What was taken can be shown."""
+    """What was accepted can be shown."""
     for path in ("/api/files", "/api/uploads", "/api/folders", "/api/search", "/api/storage/stats"):
         assert client.get(path).status == 200, path
     for path in ("/api/admin/keys", "/api/admin/jobs", "/api/files?owner=*"):

@@ -1,4 +1,4 @@
-"""The document: valid, complete, and what answers are held against really fails what does not fit."""
+"""The OpenAPI document is valid and complete, and the check of responses against it fails those that do not match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients are told, and how soon, while the bucket or the database hangs, refuses connections, or is full."""
+"""What clients get, and how soon, while the bucket or the database hangs, refuses connections, or is full."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ WITHIN = 6.0  # seconds for each answer: five times what the limits below add up
 
 
 class Line:
-    """What leads to the bucket or to the database. With a fault come limits that are a tenth of the real ones: before it,
-    and on the other side, a loaded machine has all its time."""
+    """The connection to the bucket or the database. With a fault, time limits are a tenth of the real ones; before it, and on the
+    other connection, they are the real ones, since the machine may be loaded."""
 
     def __init__(self, proxy: FaultProxy, shorten: Callable[[], None]):
         self.proxy, self._shorten = proxy, shorten
@@ -47,7 +47,7 @@ class Line:
         self.proxy.arm(Fault("stall", times=1_000_000))
 
     def stall_once(self) -> None:
-        """One connection alone; who tries another is served."""
+        """Only one connection; the others work."""
         self._shorten()
         self.proxy.arm(Fault("stall"))
 
@@ -128,7 +128,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def with_bucket(client: GatewayClient) -> Requests:
-    """What can't be done without the bucket."""
+    """Requests that need the bucket."""
     file = client.add("a.txt", b"hello")["id"]
     unfinished = path(begin(client, 5))
     direct = client.post("/api/uploads", json={"filename": "d.bin", "size": 20 * MIB}).json["id"]
@@ -146,7 +146,7 @@ def with_bucket(client: GatewayClient) -> Requests:
 
 @pytest.fixture
 def without_bucket(client: GatewayClient) -> Requests:
-    """What must go on without it."""
+    """Requests that must work without it."""
     file, old = client.add("f.txt", b"hello too")["id"], client.add("g.txt", b"bye")["id"]
     return {
         "healthz": lambda: client.get("/healthz"),
@@ -219,7 +219,7 @@ def test_T103_a_bucket_that_hung_is_used_again(
 def test_T103_a_request_waits_for_the_bucket_once(
     backend: str, services: Services, bucket_line: Line, with_bucket: Requests
 ) -> None:
-    """Also where others are answered all the while, so that the breaker stays closed."""
+    """Also if other requests succeed meanwhile, so that the breaker stays closed."""
     services.stats._store._breaker._last_answer = float("inf")  # type: ignore[attr-defined]
     bucket_line.stall()
     for name, request in with_bucket.items():
@@ -253,7 +253,7 @@ def test_T102_a_database_that_hung_is_used_again(
 
 
 def test_T102_a_statement_is_given_up(database_proxy: FaultProxy, beyond_proxies: Settings) -> None:
-    """Also where the connection was there already, and in the middle of a transaction."""
+    """Also if the connection was open already, and in the middle of a transaction."""
     gone = Database(database_url(beyond_proxies), statement=1)
 
     def hang() -> None:
@@ -289,7 +289,7 @@ def test_a_statement_may_be_given_time(settings: Settings) -> None:
 
 @pytest.fixture
 def small_database(settings: Settings, postgres_server: postgres.Postgres) -> Iterator[Path]:
-    """The test's database stands on a small disk; its folder."""
+    """The folder of the test's database, which is on a small disk."""
     with (
         tempfile.TemporaryDirectory(prefix="gateway-full-") as above,
         small_disk(Path(above) / "disk", "64m") as disk,

@@ -1,4 +1,4 @@
-"""The bucket takes no more than was held: by URLs that know the length, and else by looking at what has come."""
+"""The bucket accepts no more than the reserved quota: by URLs with a signed length, or else by checking what has arrived."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``GET /api/files/<id>/preview`` over HTTP: formats, pages, texts, and what strangers see."""
+"""``GET /api/files/<id>/preview`` over HTTP: formats, pages, texts, and what other callers see."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_T37_place_and_camera_are_the_owners_alone(
 
 
 def test_measured_names_never_meet_the_clients_own(client: GatewayClient, services: Services, alice: Principal) -> None:
-    """What the client calls width is under custom; what is measured stands beside it."""
+    """The client's width is under custom; the measured one is beside it."""
     file = client.add("p.png", picture("PNG", 30, 20))
     with services.db.connection() as tx:
         tx.execute('update files set metadata = \'{"custom": {"width": 9999}}\'')

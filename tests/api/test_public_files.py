@@ -1,4 +1,4 @@
-"""What everybody gets of a public file, as long as it is public: nothing of its owner's, and no place in its bytes."""
+"""What the public gets of a file while it is public: no data of its owner, and no location in its bytes."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ OFFERED = ("", "/download", "/url", "/preview")
 
 @pytest.fixture
 def strangers(anonymous: GatewayClient, other: GatewayClient) -> list[tuple[GatewayClient, int]]:
-    """Those who don't own the file, and what is there for them where nothing is."""
+    """Callers who don't own the file, and what they get if there is nothing."""
     return [(anonymous, 401), (other, 404)]
 
 
 def publish(services: Services, file: dict[str, Any]) -> None:
-    """What the worker does once a file is public."""
+    """The worker's jobs for a file that was made public."""
     services.public_copies.publish(UUID(file["id"]))
 
 
@@ -65,7 +65,7 @@ def path_of(url: str) -> str:
 
 
 def fetched(client: GatewayClient, path: str) -> bytes:
-    """The bytes there, from the bucket where that is where it leads to."""
+    """The bytes at the address, following a redirect to the bucket."""
     answer = client.get(path)
     assert answer.status in (200, 302), answer.body
     return answer.body if answer.status == 200 else requests.get(answer.headers["Location"], timeout=30).content
@@ -104,7 +104,7 @@ def test_T139_the_public_sees_what_it_may_and_nothing_else(
 
 
 def test_T139_nothing_of_an_expired_file_is_there(client: GatewayClient, strangers: Any, db: Database) -> None:
-    """Judged by the database's clock, whatever ours says."""
+    """By the database's clock, not by ours."""
     folder = client.post("/api/folders", json={"name": "all"}).json["id"]
     gone = client.add("gone.jpg", picture(), visibility="public", folder_id=str(folder))
     client.add("here.txt", b"here", folder_id=str(folder))
@@ -181,7 +181,7 @@ def test_T139_a_url_of_the_bucket_lives_no_longer_than_its_ttl(client: GatewayCl
 def test_a_link_that_an_owner_gave_out_of_a_private_file_stays_good(
     client: GatewayClient, anonymous: GatewayClient
 ) -> None:
-    """Until it expires or goes into the trash; making it public and private again changes nothing."""
+    """Until it expires or is trashed; making it public and private again changes nothing."""
     file = client.add("a.jpg", PHOTO)
     link = path_of(client.get(address(file, "/url?expires_in=80000")).json["url"])
     for visibility in ("private", "public", "private"):
@@ -195,7 +195,7 @@ def test_a_link_that_an_owner_gave_out_of_a_private_file_stays_good(
 def test_T139_no_hash_of_a_picture_tells_its_place_before_it_is_ready(
     client: GatewayClient, anonymous: GatewayClient, db: Database, status: str
 ) -> None:
-    """Places could be tried one after another until the hash is right."""
+    """Otherwise locations could be tried until the hash matches."""
     file = client.add("p.jpg", PHOTO, visibility="public")
     with db.connection() as tx:
         tx.execute("update files set status = %s", (status,))
@@ -324,7 +324,7 @@ def test_a_picture_that_tells_no_place_is_there_at_once(
 def test_T139_what_the_place_can_not_be_taken_out_of_is_not_handed_out(
     client: GatewayClient, anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor what can't be looked into; the owner is told, and may try again or say that it may be seen."""
+    """Nor files that can't be parsed; the owner is told, and may try again or allow the location."""
     file = client.add("p.jpg", PHOTO, visibility="public")
 
     def unlucky(*arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A new name tells the type anew, and obeys the rules that hold for uploads."""
+"""Renaming a file determines its type anew, under the rules of uploads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/s3``, as the plugin speaks it: shapes, traps, and whose upload it is. The plugin itself is in tests/e2e."""
+"""``/s3`` as the plugin uses it: JSON, special cases, and whose upload it is. The plugin itself is in tests/e2e."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_parts_of_any_length_quoted_and_unquoted_etags(
 
 
 def test_an_empty_part(client: GatewayClient, leftovers: Callable[[], object]) -> None:
-    """Version 5 sends an empty file so, where it is told to use multipart."""
+    """Version 5 sends an empty file like this if it is configured to use multipart."""
     upload = Multipart(client, "empty.txt")
     assert upload.complete(upload.put(1, b"")).status == 200
     assert client.get("/api/files").json["items"][0]["file_size"] == 0
@@ -209,7 +209,7 @@ def test_T43_a_hole_is_no_file(client: GatewayClient) -> None:
 
 
 def test_T43_nobody_but_the_client_says_how_many_parts(client: GatewayClient) -> None:
-    """What has arrived may be the beginning of more: its size was not told."""
+    """What has arrived may be incomplete: the size was not declared."""
     upload = Multipart(client)
     etag = upload.put(1, PIECE)
     answer = client.post(f"/api/uploads/{upload.id}/complete", json={})
@@ -331,7 +331,7 @@ class Signed:
         return signed
 
     def send(self, method: str, url: str, data: bytes = b"", key: str | None = None) -> Answer:
-        """To an address of the gateway's, as a browser without the credential."""
+        """To an address of the gateway, like a browser without the credential."""
         parts = urlsplit(url)
         assert f"{parts.scheme}://{parts.netloc}" == "http://gateway.test"
         headers = {"Content-Type": "application/xml"} if data else {}

@@ -1,4 +1,4 @@
-"""Bytes on their way out: safe headers, ranges, who sees what of a public file."""
+"""Downloads: safe headers, ranges, and who sees what of a public file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an upload token's uploads may become, whatever happens to what the token hangs on, and what its user is told."""
+"""Which rules an upload token's uploads follow if its folder or key changes, and what its user is shown."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_T136_a_token_may_not_ask_whether_the_owner_has_the_bytes(
 def test_T136_answers_do_not_tell_what_the_owner_has(
     client: GatewayClient, services: Services, db: Database, name: str, leftovers: Leftovers
 ) -> None:
-    """One upload meets the owner's name, bytes and session, the other none of them: both get the same answers."""
+    """One upload has a name, bytes and session that the owner has too, the other has none: both get the same responses."""
     client.upload(("a.txt", b"hello"), headers={"Upload-Session": "theirs"})
     sql(db, """update objects set problem = '{"code": "preview_failed", "detail": "It can not be drawn."}'""")
     seen = []
@@ -328,7 +328,7 @@ def test_T136_answers_do_not_tell_what_the_owner_has(
 
 
 def shape(answer: Answer) -> Any:
-    """An answer without what is drawn by lot and the time."""
+    """A response without random values and times."""
     document = answer.json if answer.body else None
 
     def plain(value: Any, key: str = "") -> Any:

@@ -25,7 +25,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def stored(services: Services, bucket: Any, file_id: str, owner: str = "alice") -> bytes:
-    """The file's bytes, after it was checked."""
+    """The file's bytes, after it was verified."""
     services.verification.check(UUID(file_id))
     file = services.files.get(Principal(owner), UUID(file_id))
     assert file.status == "ready", file.problem
@@ -484,7 +484,7 @@ def test_an_upload_whose_bytes_the_bucket_lost_is_over(
 
 
 def proxied(app: Any, http: dict[str, Any], key: str | None, peer: str, **said: str) -> str:
-    """Where an upload is that was begun through a proxy."""
+    """The address of an upload that was begun through a proxy."""
     gateway = app.extensions[EXTENSION]
     app.extensions[EXTENSION] = replace(gateway, http=replace(gateway.http, **http))
     headers = {**TUS, "Upload-Length": "5", "Authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""Resumable uploads through the real server, over sockets that break, stall and compete."""
+"""Resumable uploads through the real server, over connections that break, stall and compete."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def user(live: Live, services: Services) -> GatewayClient:
 
 
 def open_patch(live: Live, user: GatewayClient, where: str, at: int, length: int | None) -> socket.socket:
-    """A PATCH whose head is sent, and whose body is ours to send; chunked where the length is None."""
+    """A PATCH whose head is sent, and whose body the test sends; chunked if the length is None."""
     client = socket.create_connection(("127.0.0.1", live.port), 30)
     framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
     client.sendall(
@@ -65,8 +65,8 @@ def answer_of(client: socket.socket) -> bytes:
 
 
 def arrived(live: Live, services: Services, where: str, client: socket.socket) -> None:
-    """Wait until a request is the upload's writer and has read all that ``client`` sent. Who asks where the upload stands makes
-    the writer end, and what is still on its way then may be given up."""
+    """Wait until a request is the upload's writer and has read all that ``client`` sent. A request for the upload's offset ends
+    the writer, and bytes that are still under way then may be lost."""
     upload_id, ours = UUID(where.rpartition("/")[2]), client.getsockname()[1]
     deadline = time.monotonic() + 60
     while unread(live.port, ours) != 0 or not writing(services, upload_id):
@@ -75,7 +75,7 @@ def arrived(live: Live, services: Services, where: str, client: socket.socket) -
 
 
 def unread(port: int, client_port: int) -> int | None:
-    """Bytes that the kernel holds for the server's end of a connection (proc_pid_net(5)); None where there is none."""
+    """Bytes that the kernel buffers for the server's end of a connection (proc_pid_net(5)); None if there is none."""
     connections = Path("/proc/net/tcp")
     if not connections.exists():  # not Linux: time enough, as a rule
         time.sleep(0.7)
@@ -98,7 +98,7 @@ def path_of(address: str) -> str:
 
 
 def finished(user: GatewayClient, services: Services, bucket: Any, where: str, data: bytes) -> None:
-    """Go on from where the gateway says it stands; what comes of it must be the data."""
+    """Continue from the gateway's offset; the result must be the data."""
     at = offset(user, where)
     done = patch(user, where, at, data[at:]) if at < len(data) else user.head(where, headers=TUS)
     file_id = UUID(done.headers["Upload-File-Id"])

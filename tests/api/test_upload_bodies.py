@@ -1,4 +1,4 @@
-"""The form and the raw body whose bytes break off, contradict their checksum or are sent again."""
+"""Form and raw uploads whose bytes break off, do not match their checksum or are sent again."""
 
 from __future__ import annotations
 

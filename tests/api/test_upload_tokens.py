@@ -1,4 +1,4 @@
-"""Upload tokens: good for uploading within a budget, and for nothing else."""
+"""Upload tokens allow uploads within a budget, and nothing else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_form(
 
 
 def direct(client: GatewayClient, content: bytes = b"hello", *, prefix: str = "", **members: Any) -> Answer:
-    """Begin, send, complete; the first answer that is no success, or the last."""
+    """Begin, send, complete; the first response that is not a success, or the last."""
     begun = client.post(f"{prefix}/api/uploads", json={"filename": "a.txt", "size": len(content), **members})
     if begun.status != 201:
         return begun
@@ -334,7 +334,7 @@ def test_T71_40_uploads_at_once_never_get_past_the_budget(
 def test_beginning_ending_and_finishing_at_once_never_lock_each_other_out(
     services: Services, db: Database, leftovers: Leftovers
 ) -> None:
-    """Whoever touches token and usage takes them in one order; otherwise PostgreSQL ends somebody's transaction."""
+    """Transactions lock token and usage in the same order; otherwise PostgreSQL ends one of them."""
     assert services.direct is not None
     direct_uploads = services.direct
     _, token = services.upload_tokens.create(
