@@ -1,14 +1,12 @@
-"""``/api/tus``: resumable uploads for every tus client, and for those of the IETF draft, by one set of views.
+"""``/api/tus``: resumable uploads for clients of tus and of the IETF draft, by the same views.
 
-Which of the two a request speaks is found out before anything else (THREATS T51): with Tus-Resumable it is tus; without,
-the draft, if it has one of the draft's fields or names an upload that began so. core/tus.py and core/ietf.py parse the
-headers; services/uploads/resumable.py does the work; this module answers in the protocol of the request.
-"""
+The protocol of a request is decided first (THREATS T51): tus if it has Tus-Resumable, else the draft if it has one of the
+draft's fields or names an upload that began with the draft. core/tus.py and core/ietf.py parse the headers, and
+services/uploads/resumable.py does the work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -33,14 +31,14 @@ from api.tus_headers import (
     has_bytes,
     limits,
     location,
-    named,
+    metadata_text,
     service,
+    set_headers,
     source,
-    tell,
-    text_in,
+    upload_id_of,
 )
 from core import errors, ietf
-from core import tus as words
+from core import tus as protocol
 from core.errors import (
     BodyChecksumMismatch,
     ChecksumMismatch,
@@ -52,9 +50,9 @@ from core.errors import (
 )
 from core.placement import Placement
 from core.structured_fields import digests, natural
+from db.records import UploadState
 from services.access.idempotency import Claim
-from services.uploads.part_writer import Verify
-from services.uploads.resumable import NewResumable, UploadState
+from services.uploads.resumable import NewResumable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -64,7 +62,7 @@ tus = Blueprint("tus", __name__)
 _OVERRIDES = ("HEAD", "PATCH", "DELETE")
 _METHODS = "GET, HEAD, PATCH, DELETE, OPTIONS, POST"
 
-_STATES = (
+_STATE_HEADERS = (
     "Location",
     "Tus-Resumable",
     "Upload-Offset",
@@ -79,14 +77,16 @@ _STATES = (
     "Upload-Limit",
     "Upload-Draft-Interop-Version",
 )
-_SPEAKS = (
-    "Tus-Resumable",
-    "Upload-Draft-Interop-Version",
-    "Upload-Complete",
-    "Upload-Incomplete",
+_PROTOCOL_HEADERS = ("Tus-Resumable", "Upload-Draft-Interop-Version", "Upload-Complete", "Upload-Incomplete")
+_APPEND_HEADERS = (
+    *_PROTOCOL_HEADERS,
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Checksum",
+    "Content-Digest",
+    "Repr-Digest",
 )
-_APPENDS = (*_SPEAKS, "Upload-Offset", "Upload-Length", "Upload-Checksum", "Content-Digest", "Repr-Digest")
-_DESCRIBES = (
+_CREATION_HEADERS = (
     "Upload-Defer-Length",
     "Upload-Metadata",
     "Upload-Concat",
@@ -94,9 +94,9 @@ _DESCRIBES = (
     "Content-Disposition",
     "Content-Length",
 )
-_LOOKS = (errors.NotFound, errors.UploadGone, errors.Locked, errors.UnsupportedVersion)
-_TAKES = (
-    *_LOOKS,
+_LOOK_ERRORS = (errors.NotFound, errors.UploadGone, errors.Locked, errors.UnsupportedVersion)
+_APPEND_ERRORS = (
+    *_LOOK_ERRORS,
     errors.NotAllowed,
     errors.OffsetMismatch,
     errors.InconsistentLength,
@@ -122,12 +122,13 @@ _BYTES: Mapping[str, Any] = {
 
 
 class SlashAtEnd:
-    """``/api/tus/`` is ``/api/tus``: tus clients are often given it so, and follow no redirect with a POST."""
+    """Serves ``/api/tus/`` as ``/api/tus``: tus clients are often configured so, and don't follow a redirect with a POST."""
 
     def __init__(self, application: WSGIApplication):
         self._application = application
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Pass the request on."""
         if environ.get("PATH_INFO") == PATH + "/":
             environ["PATH_INFO"] = PATH
         return self._application(environ, start_response)
@@ -137,22 +138,22 @@ class SlashAtEnd:
 
 
 @tus.before_request
-def _understand() -> None:
+def _choose_protocol() -> None:
     """Set ``g.interop``: None for tus, else the draft's version. Raises UnsupportedVersion."""
-    g.interop, g.standing = None, None
+    g.interop, g.state = None, None
     if request.method == "OPTIONS":
         return
-    said = request.headers.get("Tus-Resumable")
-    if said is not None:
-        if said.strip() != words.VERSION:
-            raise UnsupportedVersion(f"Of tus version {words.VERSION} is spoken here.")
+    version = request.headers.get("Tus-Resumable")
+    if version is not None:
+        if version.strip() != protocol.VERSION:
+            raise UnsupportedVersion(f"Only tus {protocol.VERSION} is supported.")
         return
-    draft = any(name in request.headers for name in _SPEAKS)
+    draft = any(name in request.headers for name in _PROTOCOL_HEADERS)
     if not draft:
         target = as_uuid(str((request.view_args or {}).get("upload_id", "")))
         draft = target is not None and service().find(principal(), target).upload.protocol == "ietf"
     if not draft:
-        raise UnsupportedVersion("Send Tus-Resumable: 1.0.0, or the fields of the IETF draft.")
+        raise UnsupportedVersion("Send Tus-Resumable: 1.0.0, or the headers of the IETF draft.")
     g.interop = ietf.version(request.headers.get("Upload-Draft-Interop-Version"))
 
 
@@ -161,15 +162,15 @@ def _understand() -> None:
 
 @tus.route("", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers")
 @tus.route("/<string:upload_id>", methods=["OPTIONS"], provide_automatic_options=False, endpoint="offers_of_upload")
-@operation("What is spoken here", access="public", responses={204: None})
+@operation("Get supported protocols and limits", access="public", responses={204: None})
 def offers(upload_id: str | None = None) -> Response:
-    """Versions, extensions and limits."""
+    """The tus version, extensions and limits."""
     response = Response(status=204)
     response.headers["Allow"] = "POST, OPTIONS" if upload_id is None else _METHODS
-    response.headers["Tus-Version"] = words.VERSION
-    response.headers["Tus-Extension"] = ",".join(words.EXTENSIONS)
+    response.headers["Tus-Version"] = protocol.VERSION
+    response.headers["Tus-Extension"] = ",".join(protocol.EXTENSIONS)
     response.headers["Tus-Max-Size"] = str(settings().max_file_size)
-    response.headers["Tus-Checksum-Algorithm"] = ",".join(words.ALGORITHMS)
+    response.headers["Tus-Checksum-Algorithm"] = ",".join(protocol.ALGORITHMS)
     response.headers["Upload-Limit"] = ietf.limits(ietf.VERSIONS[-1], max_size=settings().max_file_size, max_age=None)
     return response
 
@@ -179,17 +180,17 @@ def offers(upload_id: str | None = None) -> Response:
     "Begin a resumable upload",
     query=PlacementQuery,
     responses={201: None},
-    headers=_STATES,
-    request_headers=(*_APPENDS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
-    errors=(*_TAKES, errors.InvalidName),
+    headers=_STATE_HEADERS,
+    request_headers=(*_APPEND_HEADERS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
+    errors=(*_APPEND_ERRORS, errors.InvalidName),
     streams=_BYTES,
 )
 def create(query: PlacementQuery) -> Response:
     """tus 1.0.0 with creation, creation-with-upload, creation-defer-length, expiration, checksum and concatenation, or the IETF
-    draft, interop versions 3 to 9; bytes may come along. Of `Upload-Metadata`, `filename`, `filetype`, `folder_id`, `visibility`
-    and `tags` mean what they say and other keys are kept under `metadata.custom`; a client of the draft may send it too, or say
-    where the file goes in the query, and its name in Content-Disposition. Where that ends the upload, `Upload-File-Id` names
-    its file."""
+    draft, interop versions 3 to 9. The request may bring bytes. In `Upload-Metadata`, `filename`, `filetype`, `folder_id`,
+    `visibility` and `tags` describe the file; other keys are kept under `metadata.custom`. A client of the draft may send it
+    too, or send the folder, visibility and tags in the query and the file name in Content-Disposition. If the request
+    completes the upload, `Upload-File-Id` names its file."""
     if request.headers.get("X-HTTP-Method-Override", "POST").upper() != "POST":
         raise MethodNotAllowed(["POST", "OPTIONS"])
     refuse_encoded()
@@ -206,14 +207,14 @@ def create(query: PlacementQuery) -> Response:
 
 @tus.get("/<string:upload_id>")
 @operation(
-    "Where a resumable upload stands",
+    "Get upload status",
     responses={200: None, 204: None},
-    headers=_STATES,
-    request_headers=_SPEAKS,
-    errors=_LOOKS,
+    headers=_STATE_HEADERS,
+    request_headers=_PROTOCOL_HEADERS,
+    errors=_LOOK_ERRORS,
 )
 def look(upload_id: str) -> Response:
-    """By `HEAD`; the draft knows `GET` too. A request that still writes this upload is asked to end, so that what is told is
+    """With `HEAD`, and with the draft also `GET`. A request that still writes to this upload is ended first, so the offset is
     final."""
     if request.method == "GET" and g.interop is None:
         raise MethodNotAllowed(_METHODS.split(", "))
@@ -224,31 +225,37 @@ def look(upload_id: str) -> Response:
 @operation(
     "Append to a resumable upload",
     responses={204: None},
-    headers=_STATES,
-    request_headers=_APPENDS,
-    errors=_TAKES,
+    headers=_STATE_HEADERS,
+    request_headers=_APPEND_HEADERS,
+    errors=_APPEND_ERRORS,
     streams=_BYTES,
 )
 def append(upload_id: str) -> Response:
-    """The bytes that begin at `Upload-Offset`. What arrives before a connection breaks is kept. The answer to the last of them
-    names the file in `Upload-File-Id`; it is `processing` until a worker has read it back."""
+    """The body begins at `Upload-Offset`. Bytes that arrive before a connection breaks are stored. The answer that completes
+    the upload names its file in `Upload-File-Id`; the file is `processing` until a worker has read it back."""
     return _append(upload_id)
 
 
 @tus.delete("/<string:upload_id>")
-@operation("End a resumable upload", responses={204: None}, headers=_STATES, request_headers=_SPEAKS, errors=_LOOKS)
+@operation(
+    "Terminate a resumable upload",
+    responses={204: None},
+    headers=_STATE_HEADERS,
+    request_headers=_PROTOCOL_HEADERS,
+    errors=_LOOK_ERRORS,
+)
 def terminate(upload_id: str) -> Response:
-    """What arrived is removed. The file of a finished upload stays."""
+    """Removes the bytes that have arrived. The file of a finished upload stays."""
     return _terminate(upload_id)
 
 
 @tus.post("/<string:upload_id>")
 @operation(
-    "Another method by X-HTTP-Method-Override",
+    "Send another method with X-HTTP-Method-Override",
     responses={200: None, 204: None},
-    headers=_STATES,
-    request_headers=(*_APPENDS, "X-HTTP-Method-Override"),
-    errors=_TAKES,
+    headers=_STATE_HEADERS,
+    request_headers=(*_APPEND_HEADERS, "X-HTTP-Method-Override"),
+    errors=_APPEND_ERRORS,
     streams=_BYTES,
 )
 def override(upload_id: str) -> Response:
@@ -265,23 +272,23 @@ def override(upload_id: str) -> Response:
 
 def _create_tus(query: PlacementQuery, claim: Claim | None) -> UploadState:
     sent = request.headers.get("Upload-Metadata")
-    pairs = words.metadata(sent)
+    pairs = protocol.metadata(sent)
     joined = request.headers.get("Upload-Concat")
-    concat = words.concat(joined) if joined is not None else None
+    concat = protocol.concat(joined) if joined is not None else None
     length, deferred = request.headers.get("Upload-Length"), request.headers.get("Upload-Defer-Length")
-    later = words.deferred(deferred)
+    later = protocol.deferred(deferred)
     if concat is not None and concat.sources is not None:
         if length is not None or later:
-            raise InvalidInput("The length of a final upload is that of its parts: leave Upload-Length out.")
+            raise InvalidInput("A final upload is as long as its partial uploads: leave out Upload-Length.")
         if has_bytes():
-            raise errors.NotAllowed("A final upload takes no bytes of its own.")
+            raise errors.NotAllowed("A final upload takes no bytes.")
     elif (length is not None) == later:
         raise InvalidInput("Send one of Upload-Length and Upload-Defer-Length.")
     new = NewResumable(
         protocol="tus",
-        filename=text_in(pairs, "filename") or text_in(pairs, "name"),
-        content_type=text_in(pairs, "filetype") or text_in(pairs, "type"),
-        size=None if length is None else words.length(length, "Upload-Length"),
+        filename=metadata_text(pairs, "filename") or metadata_text(pairs, "name"),
+        content_type=metadata_text(pairs, "filetype") or metadata_text(pairs, "type"),
+        size=None if length is None else protocol.length(length, "Upload-Length"),
         placement=_placement(pairs, query),
         metadata=sent,
         partial=concat is not None and concat.sources is None,
@@ -292,124 +299,115 @@ def _create_tus(query: PlacementQuery, claim: Claim | None) -> UploadState:
     checksum = body_checksum() if has_bytes() else None
     _admitted(service().create(principal(), new, once=claim))
     if has_bytes():
-        g.standing = _receive(g.standing.upload.id, 0, checksum=checksum)
-    return cast(UploadState, g.standing)
+        g.state = _receive(g.state.upload.id, 0, checksum=checksum)
+    return cast(UploadState, g.state)
 
 
 def _create_ietf(query: PlacementQuery, claim: Claim | None) -> UploadState:
-    """tus-js-client says name, type and place in tus's Upload-Metadata also where it speaks the draft, and there only."""
-    pairs = words.metadata(request.headers.get("Upload-Metadata"))
+    """tus-js-client sends name and type in tus's Upload-Metadata, even when it uses the draft."""
+    pairs = protocol.metadata(request.headers.get("Upload-Metadata"))
     complete = completes()
-    told, length = natural(request.headers.get("Upload-Length")), content_length()
+    size, length = natural(request.headers.get("Upload-Length")), content_length()
     if complete and length is not None:
-        if told not in (None, length):
-            raise InconsistentLength(f"Upload-Length is {told}, the body has {length} bytes.")
-        told = length
+        if size not in (None, length):
+            raise InconsistentLength(f"Upload-Length is {size}, the body has {length} bytes.")
+        size = length
     _, options = parse_options_header(request.headers.get("Content-Disposition"))
     sha256 = digests(request.headers.get("Repr-Digest")).get("sha256")
     new = NewResumable(
         protocol="ietf",
-        filename=options.get("filename") or text_in(pairs, "filename") or text_in(pairs, "name"),
-        content_type=text_in(pairs, "filetype") or text_in(pairs, "type") or _own_type(),
-        size=told,
+        filename=options.get("filename") or metadata_text(pairs, "filename") or metadata_text(pairs, "name"),
+        content_type=metadata_text(pairs, "filetype") or metadata_text(pairs, "type") or _own_type(),
+        size=size,
         placement=_placement(pairs, query),
         sha256=sha256.hex() if sha256 else None,
     )
     _admitted(service().create(principal(), new, once=claim))
-    if length != 0 or (complete and told is None):
-        begun = g.standing
-        g.standing = _receive(begun.upload.id, 0, last=complete, held=lambda: _announce(begun))
-    return cast(UploadState, g.standing)
+    if length != 0 or (complete and size is None):
+        g.state = _receive(g.state.upload.id, 0, last=complete, interim=_interim_answer(g.state))
+    return cast(UploadState, g.state)
 
 
-def _admitted(standing: UploadState) -> UploadState:
-    g.standing, g.created = standing, True
-    return standing
+def _admitted(state: UploadState) -> UploadState:
+    g.state, g.created = state, True
+    return state
 
 
 def _placement(pairs: dict[str, bytes], query: PlacementQuery) -> Placement:
     kept = {key: value for key, value in pairs.items() if key not in ("filename", "filetype")}
-    return of_metadata(words.custom(kept), query)
+    return of_metadata(protocol.custom(kept), query)
 
 
 def _creation_digest() -> Digest:
-    """What makes two creations the same: what is said about the upload, not its bytes."""
-    said = {name: request.headers.get(name) for name in (*_APPENDS, *_DESCRIBES)}
-    return Digest(repr(sorted(said.items())))
+    """Two creations are the same if their headers are, whatever their bytes."""
+    headers = {name: request.headers.get(name) for name in (*_APPEND_HEADERS, *_CREATION_HEADERS)}
+    return Digest(repr(sorted(headers.items())))
 
 
 def _own_type() -> str | None:
-    """The file's type as the creation's Content-Type says it, unless that is the type of an appended piece."""
+    """The creation's Content-Type, unless it is that of an appended piece."""
     return request.mimetype if request.mimetype not in ("", ietf.CONTENT_TYPE) else None
 
 
-def _created(standing: UploadState) -> Response:
+def _created(state: UploadState) -> Response:
     response = Response(status=201)
-    response.headers["Location"] = location(standing)
-    tell(response, standing)
+    response.headers["Location"] = location(state)
+    set_headers(response, state)
     return response
 
 
-def _announce(standing: UploadState) -> None:
-    """The interim answer that lets a client resume which sends everything with its first request (section 4.2.1 of the draft).
-
-    WSGI has no call for it; gunicorn lends its socket. A proxy of the older kind takes an unknown interim answer for the final
-    one, so behind a proxy it is left out. Where the client has gone already, what came of its body still counts."""
-    sock = request.environ.get("gunicorn.socket")
-    said = natural(request.headers.get("Upload-Draft-Interop-Version"))
-    if (
-        sock is None
-        or said not in ietf.VERSIONS
-        or proxies.forwarded()
-        or request.environ.get("SERVER_PROTOCOL") != "HTTP/1.1"
-    ):
-        return
+def _interim_answer(state: UploadState) -> bytes:
+    """The interim answer that lets a client resume if it sends everything with its first request (section 4.2.1 of the draft).
+    Empty behind a proxy: an older one takes an unknown interim answer for the final one."""
+    version = natural(request.headers.get("Upload-Draft-Interop-Version"))
+    http_1_1 = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+    if version not in ietf.VERSIONS or proxies.forwarded() or not http_1_1:
+        return b""
     lines = [
         "HTTP/1.1 104 Upload Resumption Supported",
-        f"Location: {location(standing)}",
-        f"Upload-Draft-Interop-Version: {said}",
-        f"Upload-Limit: {limits(standing)}",
+        f"Location: {location(state)}",
+        f"Upload-Draft-Interop-Version: {version}",
+        f"Upload-Limit: {limits(state)}",
     ]
-    with suppress(OSError):
-        sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 
 # -- look, append, end -----------------------------------------------------------------------------------------------------
 
 
 def _look(upload_id: str) -> Response:
-    g.standing = service().standing(principal(), named(upload_id))
+    g.state = service().settle(principal(), upload_id_of(upload_id))
     response = Response(status=200 if g.interop is None else 204)
-    tell(response, g.standing, whole=True)
+    set_headers(response, g.state, full=True)
     return response
 
 
 def _append(upload_id: str) -> Response:
-    target = named(upload_id)
+    target = upload_id_of(upload_id)
     refuse_encoded()
     acquire_body_slot()
     if g.interop is None:
-        if request.headers.get("Content-Type", "").strip().lower() != words.CONTENT_TYPE:
-            raise Unsupported(f"Send the bytes as {words.CONTENT_TYPE}.")
-        offset = words.length(request.headers.get("Upload-Offset", ""), "Upload-Offset")
+        if not has_bytes():
+            raise Unsupported(f"Send the bytes as {protocol.CONTENT_TYPE}.")
+        offset = protocol.length(request.headers.get("Upload-Offset", ""), "Upload-Offset")
         length = request.headers.get("Upload-Length")
-        size = None if length is None else words.length(length, "Upload-Length")
-        g.standing = _receive(target, offset, size=size, checksum=body_checksum())
+        size = None if length is None else protocol.length(length, "Upload-Length")
+        g.state = _receive(target, offset, size=size, checksum=body_checksum())
     else:
         if g.interop >= 6 and request.mimetype != ietf.CONTENT_TYPE:
             raise Unsupported(f"Send the bytes as {ietf.CONTENT_TYPE}.")
-        found = natural(request.headers.get("Upload-Offset"))
-        if found is None:
-            raise InvalidInput("Upload-Offset is missing, or no number of bytes.")
+        begin = natural(request.headers.get("Upload-Offset"))
+        if begin is None:
+            raise InvalidInput("Upload-Offset is missing or not a number of bytes.")
         size = natural(request.headers.get("Upload-Length"))
-        g.standing = _receive(target, found, size=size, last=completes())
+        g.state = _receive(target, begin, size=size, last=completes())
     response = Response(status=204)
-    tell(response, g.standing)
+    set_headers(response, g.state)
     return response
 
 
 def _terminate(upload_id: str) -> Response:
-    service().terminate(principal(), named(upload_id))
+    service().terminate(principal(), upload_id_of(upload_id))
     return Response(status=204)
 
 
@@ -419,24 +417,15 @@ def _receive(
     *,
     size: int | None = None,
     last: bool = False,
-    checksum: words.BodyChecksum | None = None,
-    held: Callable[[], None] | None = None,
+    checksum: protocol.BodyChecksum | None = None,
+    interim: bytes = b"",
 ) -> UploadState:
-    """Take the request's body."""
-    expected: dict[str, bytes] = {}
-    if checksum is not None:
-        expected[checksum.algorithm] = checksum.value
+    """Store the request's body. ``interim`` is sent before it is read."""
+    checksums = {checksum.algorithm: checksum.value} if checksum is not None else {}
     if g.interop is not None:
-        expected |= digests(request.headers.get("Content-Digest"))
-    sums = {name: words.digest_of(name) for name in expected}
-
-    def verify() -> None:
-        if any(digest.digest() != expected[name] for name, digest in sums.items()):
-            raise BodyChecksumMismatch() if g.interop is None else ChecksumMismatch()
-
-    body = ArrivingBody(digests=list(sums.values()))
-    check: Verify | None = verify if expected else None
-    with body.attentive():
+        checksums |= digests(request.headers.get("Content-Digest"))
+    body = ArrivingBody(interim)
+    with body.polling():
         return service().append(
             principal(),
             upload_id,
@@ -445,31 +434,32 @@ def _receive(
             size=size,
             length=body.length,
             last=last,
-            verify=check,
-            held=held,
+            checksums=checksums,
         )
 
 
 @tus.errorhandler(GatewayError)
 def _refuse(error: GatewayError) -> Response:
-    """A refusal, with what the draft wants in it: registered problem types, and the offset that would be right."""
+    """An error, with what the draft adds: registered problem types, and the right offset."""
     interop = g.get("interop")
     if interop is not None:
-        for kind, registered in _REGISTERED.items():
+        if isinstance(error, BodyChecksumMismatch):  # tus has a status of its own for it
+            error = ChecksumMismatch()
+        for kind, problem_type in _PROBLEM_TYPES.items():
             if isinstance(error, kind):
-                error.extra["type"] = registered
+                error.extra["type"] = problem_type
     response = problems.from_gateway_error(error)
     expected = error.extra.get("expected-offset")
     if expected is not None:
         response.headers["Upload-Offset"] = str(expected)
         if interop is not None:
             response.headers.update(ietf.completeness(interop, False))
-    if g.get("created") and g.standing is not None:
-        response.headers["Location"] = location(g.standing)
+    if g.get("created") and g.state is not None:
+        response.headers["Location"] = location(g.state)
     return response
 
 
-_REGISTERED: Mapping[type[GatewayError], str] = {
+_PROBLEM_TYPES: Mapping[type[GatewayError], str] = {
     errors.OffsetMismatch: ietf.MISMATCHING_OFFSET,
     errors.InconsistentLength: ietf.INCONSISTENT_LENGTH,
     errors.AlreadyComplete: ietf.COMPLETED_UPLOAD,
@@ -477,15 +467,15 @@ _REGISTERED: Mapping[type[GatewayError], str] = {
 
 
 @tus.after_app_request
-def _sign(response: Response) -> Response:
-    """Every answer under this path says which tus it speaks, refusals of the server's own included."""
+def _finish_answer(response: Response) -> Response:
+    """Every answer under this path, also the server's own errors, has the headers that tus demands."""
     if request.path != PATH and not request.path.startswith(PATH + "/"):
         return response
     response.headers["Cache-Control"] = "no-store"
     if g.get("interop") is None:
-        response.headers["Tus-Resumable"] = words.VERSION
+        response.headers["Tus-Resumable"] = protocol.VERSION
     if response.status_code == 412:
-        response.headers["Tus-Version"] = words.VERSION
+        response.headers["Tus-Version"] = protocol.VERSION
     if response.status_code == 460:
         response.status = "460 Checksum Mismatch"
     if response.status_code in (200, 201, 204) and not response.get_data():

@@ -1,77 +1,80 @@
-"""The body of a resumable upload: whatever arrived of it counts, also where the connection broke."""
+"""The body of a resumable upload: bytes that arrived count, even if the connection broke."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
 from api.request_body import content_length
-from core.tus import Digest
 
 SILENCE = 30.0  # seconds without a byte that end a body (THREATS T55); the server's own limit is the same
-QUIET = 1.0  # seconds after which a silent client lets the writer look around
-_HURRY = 0.05  # seconds of silence, and
-_HURRY_MOST = 0.5  # seconds in all, that end a body which another request has asked to end
+POLL = 1.0  # seconds after which a read without bytes returns, so that the writer can look at its lease
+_STOP_READ = 0.05  # seconds without a byte, and
+_STOP_TIME = 0.5  # seconds in all, that end a body after ``stop_soon``
 
 
 class ArrivingBody:
-    """The request's bytes. ``read`` gives b"" at the end, and None where nothing came for a moment; then ``broken`` tells
-    whether it was the end of the body or of the connection.
+    """The request's bytes. ``read`` returns b"" at the end, and None if none came for a moment. ``broken`` says that the
+    connection ended before the body.
 
-    A read that fails loses nothing on gunicorn: what it had gathered is taken from its buffers (DEPENDENCIES G4)."""
+    A failed read loses nothing on gunicorn: what it had read is taken from its buffers (DEPENDENCIES G4)."""
 
-    def __init__(self, *, digests: Sequence[Digest] = ()):
+    def __init__(self, interim: bytes = b""):
+        """``interim``: an interim answer, sent before the first read. WSGI has no call for it; gunicorn lends its socket."""
         self.length = content_length()
         self.received = 0
         self.broken = False
-        self._digests = digests
+        self._interim = interim
         self._stream = request.stream
         self._source: Any = request.environ.get("wsgi.input")
         self._ended = False
-        self._left = b""  # saved from a read that failed
+        self._left = b""  # saved from a failed read
         self._silent_since: float | None = None
-        self._until: float | None = None
-        self._socket = request.environ.get("gunicorn.socket") if self.length is not None else None
+        self._stop_at: float | None = None
+        self._socket: Any = request.environ.get("gunicorn.socket")
+        self._can_poll = self._socket is not None and self.length is not None
 
-    def hurry(self) -> None:
-        """Another request waits: give what has arrived, and then end."""
-        if self._until is None:
-            self._until = time.monotonic() + _HURRY_MOST
-            if self._socket is not None:
-                self._socket.settimeout(_HURRY)
+    def stop_soon(self) -> None:
+        """Return what has arrived, and then end."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + _STOP_TIME
+            if self._can_poll:
+                self._socket.settimeout(_STOP_READ)
 
     @contextmanager
-    def attentive(self) -> Iterator[None]:
-        """Let a silent client's reads return after QUIET seconds, where the server is ours and the body is not chunked: in
-        one that is, gunicorn loses its place then."""
-        if self._socket is None:
+    def polling(self) -> Iterator[None]:
+        """Let reads without bytes return after POLL seconds. Not of a chunked body, in which gunicorn loses its place then, nor
+        on another server."""
+        if not self._can_poll:
             yield
             return
         before = self._socket.gettimeout()
-        self._socket.settimeout(QUIET)
+        self._socket.settimeout(POLL)
         try:
             yield
         finally:
             self._socket.settimeout(before)
 
     def read(self, size: int, /) -> bytes | None:
-        piece = self._take(size)
-        if piece:
-            self.received += len(piece)
-            for digest in self._digests:
-                digest.update(piece)
+        """At most ``size`` bytes."""
+        if self._interim and self._socket is not None:
+            with suppress(OSError):  # the client has gone, but what it sent still counts
+                self._socket.sendall(self._interim)
+            self._interim = b""
+        piece = self._read(size)
+        self.received += len(piece or b"")
         return piece
 
-    def _take(self, size: int) -> bytes | None:
+    def _read(self, size: int) -> bytes | None:
         if self._ended:
             piece, self._left = self._left[:size], self._left[size:]
             return piece
-        if self._until is not None and (self._socket is None or time.monotonic() > self._until):
+        if self._stop_at is not None and (not self._can_poll or time.monotonic() > self._stop_at):
             return self._break(size)
         try:
             piece = self._stream.read(size)
@@ -86,19 +89,19 @@ class ArrivingBody:
         return piece
 
     def _may_go_on(self) -> bool:
-        """After a moment of silence."""
+        """Whether to wait on after a moment of silence."""
         now = time.monotonic()
-        self._silent_since = self._silent_since or now - QUIET
-        return self._until is None and self._socket is not None and now - self._silent_since < SILENCE
+        self._silent_since = self._silent_since or now - POLL
+        return self._stop_at is None and self._can_poll and now - self._silent_since < SILENCE
 
     def _break(self, size: int) -> bytes:
         self._ended = True
         self._left = self._rest()
         self.broken = self.length is None or self.received + len(self._left) < self.length
-        return self._take(size) or b""
+        return self._read(size) or b""
 
     def _rest(self) -> bytes:
-        """What gunicorn had read ahead of us, in the order in which it came. Of a chunked body only what it has decoded."""
+        """What gunicorn had read ahead, in order. Of a chunked body only what it has decoded."""
         try:
             gathered: bytes = self._source.buf.getvalue()
             reader = self._source.reader

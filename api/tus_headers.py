@@ -1,5 +1,5 @@
-"""What the fields of resumable uploads say, in requests and in answers: from the words of core/tus.py and core/ietf.py to
-the values of services/uploads/resumable.py and back. ``g.interop`` is None for tus, else the draft's version (api/tus.py)."""
+"""Headers of resumable uploads, in requests and answers. ``g.interop`` is None for tus, else the draft's version
+(api/tus.py)."""
 
 from __future__ import annotations
 
@@ -14,91 +14,99 @@ from api import proxies
 from api.context import principal, services
 from api.fields import as_uuid
 from core import ietf
-from core import tus as words
+from core import tus as protocol
 from core.errors import InvalidInput, NotFound
-from services.uploads.resumable import ResumableUploads, UploadState
+from db.records import UploadState
+from services.uploads.resumable import ResumableUploads
 
 PATH = "/api/tus"
 
 
 def service() -> ResumableUploads:
+    """The service behind these routes."""
     service = services().resumable
     assert service is not None  # api/__init__.py mounts these routes only then
     return service
 
 
-def named(text: str) -> UUID:
-    named = as_uuid(text)
-    if named is None:
+def upload_id_of(text: str) -> UUID:
+    """Raises NotFound for text that is no id."""
+    upload_id = as_uuid(text)
+    if upload_id is None:
         raise NotFound("There is no such upload.")
-    return named
+    return upload_id
 
 
 def source(address: str) -> UUID:
-    """The upload that an address of ours names, be it absolute or relative."""
+    """The id in an upload's URL, absolute or relative. Raises NotFound."""
     head, _, last = address.partition("?")[0].rstrip("/").rpartition("/")
     if head and not head.endswith(PATH):
         raise NotFound("There is no such upload.")
-    return named(last)
+    return upload_id_of(last)
 
 
 def has_bytes() -> bool:
-    """Whether a creation brings bytes; with another type it does not, as both reference servers read it."""
-    return request.headers.get("Content-Type", "").strip().lower() == words.CONTENT_TYPE
+    """Whether a tus request brings bytes: by its content type, as both reference servers decide."""
+    return request.headers.get("Content-Type", "").strip().lower() == protocol.CONTENT_TYPE
 
 
-def body_checksum() -> words.BodyChecksum | None:
+def body_checksum() -> protocol.BodyChecksum | None:
+    """Upload-Checksum."""
     sent = request.headers.get("Upload-Checksum")
-    return None if sent is None else words.checksum(sent)
+    return None if sent is None else protocol.checksum(sent)
 
 
 def completes() -> bool:
+    """Whether the draft's upload ends with this request."""
     return ietf.completes(g.interop, request.headers.get("Upload-Complete"), request.headers.get("Upload-Incomplete"))
 
 
-def text_in(pairs: Mapping[str, bytes], key: str) -> str | None:
+def metadata_text(pairs: Mapping[str, bytes], key: str) -> str | None:
+    """A value of Upload-Metadata as text. Raises InvalidInput if it is not UTF-8."""
     if key not in pairs:
         return None
-    text = words.text_of(pairs[key])
+    text = protocol.text_of(pairs[key])
     if text is None:
         raise InvalidInput(f"Upload-Metadata: {key} is not UTF-8.")
     return text
 
 
-# -- words of answers ------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------------------------------
 
 
-def location(standing: UploadState) -> str:
-    return f"{proxies.origin()}{request.script_root}{PATH}/{standing.upload.id}"
+def location(state: UploadState) -> str:
+    """The upload's URL."""
+    return f"{proxies.origin()}{request.script_root}{PATH}/{state.upload.id}"
 
 
-def limits(standing: UploadState) -> str:
-    left = int((standing.upload.expires_at - datetime.now(UTC)).total_seconds())
-    return ietf.limits(g.interop, max_size=service().max_size(principal()), max_age=None if standing.complete else left)
+def limits(state: UploadState) -> str:
+    """Upload-Limit."""
+    left = int((state.upload.expires_at - datetime.now(UTC)).total_seconds())
+    return ietf.limits(g.interop, max_size=service().max_size(principal()), max_age=None if state.complete else left)
 
 
-def tell(response: Response, standing: UploadState, *, whole: bool = False) -> None:
-    """Put an upload's state into the words of the protocol; with ``whole`` all that is known of it."""
-    headers, upload, record = response.headers, standing.upload, standing.record
-    headers["Upload-Offset"] = str(standing.offset)
-    if standing.file_id is not None:
-        headers["Upload-File-Id"] = str(standing.file_id)
+def set_headers(response: Response, state: UploadState, *, full: bool = False) -> None:
+    """Set the headers for an upload's state; ``full`` adds those that only a status request has."""
+    headers, upload, record = response.headers, state.upload, state.record
+    headers["Upload-Offset"] = str(state.offset)
+    if state.file_id is not None:
+        headers["Upload-File-Id"] = str(state.file_id)
     if g.interop is not None:
         headers["Upload-Draft-Interop-Version"] = str(g.interop)
-        headers["Upload-Limit"] = limits(standing)
-        headers.update(ietf.completeness(g.interop, standing.complete))
+        headers["Upload-Limit"] = limits(state)
+        headers.update(ietf.completeness(g.interop, state.complete))
         if upload.size is not None:
             headers["Upload-Length"] = str(upload.size)
         return
-    if upload.status in ("pending", "uploading"):
+    if upload.open:
         headers["Upload-Expires"] = http_date(upload.expires_at)
-    if not whole:
+    if not full:
         return
     if upload.size is not None:
         headers["Upload-Length"] = str(upload.size)
     else:
         headers["Upload-Defer-Length"] = "1"
-    if record.metadata is not None:
-        headers["Upload-Metadata"] = record.metadata
-    if record.concat is not None:
-        headers["Upload-Concat"] = record.concat
+    if record.metadata_header is not None:
+        headers["Upload-Metadata"] = record.metadata_header
+    if record.concat_header is not None:
+        headers["Upload-Concat"] = record.concat_header

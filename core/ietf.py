@@ -1,6 +1,6 @@
-"""The IETF draft "Resumable Uploads for HTTP" in its own words, for interop versions 3 to 9: headers to values and back.
+"""Headers of the IETF draft "Resumable Uploads for HTTP", interop versions 3 to 9.
 
-Fields are Structured Fields (RFC 9651); one that is malformed counts as not there. What changed between the drafts:
+They are Structured Fields (RFC 9651); a malformed one is ignored. What changed between the drafts:
 
     interop   drafts      Upload-Complete          append's Content-Type           Upload-Limit
     3         -01         Upload-Incomplete, inverted
@@ -24,27 +24,28 @@ COMPLETED_UPLOAD = _PROBLEMS + "completed-upload"
 
 
 def version(text: str | None) -> int:
-    """The client's interop version; the newest we know where it names none of ours."""
+    """The client's interop version; the newest supported one if it sends no supported one."""
     found = natural(text)
     return found if found is not None and found in VERSIONS else VERSIONS[-1]
 
 
 def completes(version: int, complete: str | None, incomplete: str | None) -> bool:
-    """Whether the upload ends with this request's body; it does where nothing is said."""
+    """Whether the upload ends with this request's body; it does by default."""
     if version == 3:
         return not boolean(incomplete)
     return boolean(complete) is not False
 
 
 def completeness(version: int, complete: bool) -> dict[str, str]:
+    """The header that says whether the upload is complete."""
     if version == 3:
         return {"Upload-Incomplete": "?0" if complete else "?1"}
     return {"Upload-Complete": "?1" if complete else "?0"}
 
 
 def limits(version: int, *, max_size: int, max_age: int | None) -> str:
-    """The value of Upload-Limit: bytes and seconds."""
-    told = {"max-size": max_size, "min-size": 0}
+    """The value of Upload-Limit: sizes in bytes, ``max_age`` in seconds."""
+    values = {"max-size": max_size, "min-size": 0}
     if max_age is not None:
-        told["expires" if version <= 6 else "max-age"] = max(0, max_age)
-    return ", ".join(f"{name}={value}" for name, value in told.items())
+        values["expires" if version <= 6 else "max-age"] = max(0, max_age)
+    return ", ".join(f"{name}={value}" for name, value in values.items())

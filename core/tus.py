@@ -1,14 +1,13 @@
-"""tus 1.0.0 in its own words: headers to values and back, without a request in sight.
+"""Headers of tus 1.0.0, parsed into values.
 
-    protocol.md                             here
-    Tus-Version, Tus-Extension              VERSION, EXTENSIONS
-    Upload-Length, Upload-Offset            length()      a non-negative integer
-    Upload-Defer-Length                     deferred()    1, or the header is not there
-    Upload-Metadata                         metadata()    "key base64,key2 base64,key3": unique keys, values may be left out
-    Upload-Checksum                         checksum()    "sha1 base64"
-    Upload-Concat                           concat()      "partial", or "final;url url"
+    Tus-Version, Tus-Extension      VERSION, EXTENSIONS
+    Upload-Length, Upload-Offset    length()      a non-negative integer
+    Upload-Defer-Length             deferred()    1, or absent
+    Upload-Metadata                 metadata()    "key base64,key2 base64,key3": unique keys, values are optional
+    Upload-Checksum                 checksum()    "sha1 base64"
+    Upload-Concat                   concat()      "partial", or "final;url url"
 
-Whatever is not so is InvalidInput: nothing is guessed (THREATS T52)."""
+Anything else raises InvalidInput (THREATS T52)."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ EXTENSIONS = (
 ALGORITHMS = ("sha1", "sha256", "md5", "crc32")
 CONTENT_TYPE = "application/offset+octet-stream"
 
-MAX_METADATA = 64 * 1024  # characters of the header; the server's own limit for a field is lower
+MAX_METADATA = 64 * 1024  # characters; the server's own limit for a header is lower
 MAX_PARTIALS = 1_000
 _MAX_INT64 = 2**63 - 1
 _INTEGER = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -45,18 +44,19 @@ _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
 def length(text: str, header: str) -> int:
     """A size or an offset in bytes."""
     if not _INTEGER.fullmatch(text) or int(text) > _MAX_INT64:
-        raise InvalidInput(f"{header} is not a number of bytes.")
+        raise InvalidInput(f"{header} must be a number of bytes.")
     return int(text)
 
 
 def deferred(text: str | None) -> bool:
+    """Whether the length is declared later."""
     if text not in (None, "1"):
         raise InvalidInput("Upload-Defer-Length can only be 1.")
     return text is not None
 
 
 def metadata(text: str | None) -> dict[str, bytes]:
-    """The pairs, values decoded."""
+    """Keys and decoded values."""
     found: dict[str, bytes] = {}
     if text is None or not text.strip():
         return found
@@ -65,15 +65,13 @@ def metadata(text: str | None) -> dict[str, bytes]:
     for pair in text.split(","):
         key, _, value = pair.strip(" \t").partition(" ")
         if not _KEY.fullmatch(key) or key in found:
-            raise InvalidInput(
-                "Upload-Metadata: each key is unique, ASCII, and neither empty nor with spaces or commas."
-            )
+            raise InvalidInput("Upload-Metadata: keys must be unique, not empty, and ASCII without spaces and commas.")
         found[key] = _decoded(value.strip(" \t"), "Upload-Metadata")
     return found
 
 
 def text_of(value: bytes) -> str | None:
-    """A metadata value as text that can be kept; None for what is none."""
+    """A metadata value as text; None if it is not UTF-8 or has a NUL."""
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
@@ -82,7 +80,7 @@ def text_of(value: bytes) -> str | None:
 
 
 def custom(pairs: dict[str, bytes]) -> dict[str, Any]:
-    """Keys of the client's own as they are kept with the file; bytes that are no text stay in base64."""
+    """Metadata as it is stored with the file; values that are not text stay in base64."""
     texts = {key: text_of(value) for key, value in pairs.items()}
     return {key: text if text is not None else base64.b64encode(pairs[key]).decode() for key, text in texts.items()}
 
@@ -91,9 +89,13 @@ def custom(pairs: dict[str, bytes]) -> dict[str, Any]:
 
 
 class Digest(Protocol):
-    def update(self, data: bytes, /) -> None: ...
+    """As hashlib's objects."""
 
-    def digest(self) -> bytes: ...
+    def update(self, data: bytes, /) -> None:
+        """Add bytes."""
+
+    def digest(self) -> bytes:
+        """The digest so far."""
 
 
 class _Crc32:
@@ -108,24 +110,26 @@ class _Crc32:
 
 
 def digest_of(algorithm: str) -> Digest:
+    """A new digest; the algorithm is one of ALGORITHMS or hashlib's."""
     return _Crc32() if algorithm == "crc32" else hashlib.new(algorithm, usedforsecurity=False)
 
 
 @dataclass(frozen=True, slots=True)
 class BodyChecksum:
-    """What a body's digest has to be."""
+    """The digest that a body must have."""
 
     algorithm: str
     value: bytes
 
 
 def checksum(text: str) -> BodyChecksum:
+    """The algorithm and the decoded digest."""
     algorithm, _, value = text.strip().partition(" ")
     if algorithm not in ALGORITHMS:
-        raise InvalidInput(f"Upload-Checksum: of algorithms {', '.join(ALGORITHMS)} are known.")
+        raise InvalidInput(f"Upload-Checksum: the algorithm must be one of {', '.join(ALGORITHMS)}.")
     decoded = _decoded(value.strip(), "Upload-Checksum")
     if len(decoded) != len(digest_of(algorithm).digest()):
-        raise InvalidInput(f"Upload-Checksum: that is no {algorithm}.")
+        raise InvalidInput(f"Upload-Checksum: the value has the wrong length for {algorithm}.")
     return BodyChecksum(algorithm, decoded)
 
 
@@ -134,20 +138,21 @@ def checksum(text: str) -> BodyChecksum:
 
 @dataclass(frozen=True, slots=True)
 class Concat:
-    """``sources`` None: a partial upload; else the addresses of which the final one is made, in order."""
+    """``sources`` are the URLs of the partial uploads, in order; None for a partial upload."""
 
     sources: tuple[str, ...] | None
 
 
 def concat(text: str) -> Concat:
+    """A partial upload, or a final one."""
     if text == "partial":
         return Concat(None)
     kind, _, addresses = text.partition(";")
     sources = tuple(addresses.split())
     if kind.strip() != "final" or not sources:
-        raise InvalidInput('Upload-Concat is "partial", or "final;" and the addresses of partial uploads.')
+        raise InvalidInput('Upload-Concat must be "partial", or "final;" and the URLs of partial uploads.')
     if len(sources) > MAX_PARTIALS:
-        raise InvalidInput(f"A final upload is made of at most {MAX_PARTIALS} partial ones.")
+        raise InvalidInput(f"A final upload can have at most {MAX_PARTIALS} partial uploads.")
     return Concat(sources)
 
 
@@ -155,4 +160,4 @@ def _decoded(text: str, header: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidInput(f"{header}: a value is not in base64.") from None
+        raise InvalidInput(f"{header}: a value is not base64.") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -89,8 +89,8 @@ class UploadRecord:
     updated_at: datetime
     expires_at: datetime
     overdue: bool
-    tries: int  # of the sweep, that failed for what the upload is
-    in_folder: bool  # begun for a folder; where folder_id is None, it was deleted since
+    attempts: int  # to complete it without its client, that failed for a reason in the upload itself
+    had_folder: bool  # begun for a folder; if folder_id is None, that was deleted since
 
     @property
     def placement(self) -> Placement:
@@ -103,33 +103,55 @@ class UploadRecord:
             keep_location=self.keep_location,
         )
 
-    def begun_as(self, object_key: str, multipart_id: str | None, content_type: str) -> UploadRecord:
-        return replace(self, object_key=object_key, multipart_id=multipart_id, content_type=content_type)
-
-    def reserving(self, reserved: int) -> UploadRecord:
-        return replace(self, reserved=reserved)
+    @property
+    def open(self) -> bool:
+        """Whether it still takes bytes."""
+        return self.status in ("pending", "uploading")
 
 
 @dataclass(frozen=True, slots=True)
 class ResumableRecord:
     upload_id: UUID
-    received: int  # bytes that are durable; the offset
+    received: int  # bytes that are durable: the offset
     tail_key: str | None
-    tail_size: int  # bytes of them that lie in the tail, behind the parts
+    tail_size: int  # bytes of them in the tail, after the parts
     next_part: int
-    token: int
-    sealed: bool  # every byte is there, in parts or as one object, and none in a tail
-    deferred: bool
-    metadata: str | None
-    partial: bool
-    concat: str | None
-    sources: list[UUID] | None
-    held: bool  # somebody writes, or did so seconds ago
-    asked_for: bool
+    fence: int  # number of the latest lease
+    bytes_complete: bool  # every byte is stored, in parts or as one object, and none in a tail
+    metadata_header: str | None  # Upload-Metadata as it was sent
+    partial: bool  # tus concatenation: not a file of its own
+    concat_header: str | None  # Upload-Concat as it was sent
+    sources: list[UUID] | None  # of a final upload: its partial uploads, in order
+    leased: bool  # somebody writes, or did seconds ago
+    handover_requested: bool
 
     @property
     def in_parts(self) -> int:
+        """Bytes in parts."""
         return self.received - self.tail_size
+
+
+@dataclass(frozen=True, slots=True)
+class UploadState:
+    """A resumable upload: both of its rows."""
+
+    upload: UploadRecord
+    record: ResumableRecord
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are durable."""
+        return self.record.received
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is stored."""
+        return self.record.bytes_complete
+
+    @property
+    def file_id(self) -> UUID | None:
+        """The file that it became."""
+        return self.upload.file_id
 
 
 @dataclass(frozen=True, slots=True)

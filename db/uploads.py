@@ -1,14 +1,15 @@
-"""Transfers in progress, whatever the protocol, and the quota they hold.
+"""Uploads of every protocol, and the quota that they reserve.
 
     pending -> uploading -> completing -> done | aborted | expired
 
-The row, with its object key, is committed before the first byte is sent; whatever a crash leaves behind, the janitor
-finds it from here. ``cleaned`` says that nothing of an aborted or expired upload is left in the bucket."""
+The row, with its object key, is committed before the first byte is stored, so the janitor finds whatever a crash leaves.
+``cleaned`` says that nothing of an aborted or expired upload is left in the bucket. A session groups uploads that a client
+shows as one; its row appears with its first upload and is counted as files appear."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -22,19 +23,21 @@ from db.records import UploadRecord
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
     " reserved, part_size, folder_id, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,"
-    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, tries, in_folder"
+    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, attempts, had_folder"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
+    """An upload to be admitted."""
+
     owner_id: str
     protocol: str
     object_key: str
     original_name: str
     content_type: str
     size: int | None  # bytes as declared
-    reserve: int  # bytes of quota to hold
+    reserve: int  # bytes of quota
     session_id: str
     expires_in: timedelta
     status: str = "pending"
@@ -42,13 +45,12 @@ class NewUpload:
     placement: Placement = field(default_factory=Placement)
     sha256: str | None = None
     incoming_key: str | None = None
-    token_id: UUID | None = None  # the upload token whose budget it is charged to
-    urls_for: timedelta | None = None  # how long the URLs are good that are given out at once
+    token_id: UUID | None = None  # the upload token whose budget is charged
+    urls_for: timedelta | None = None  # lifetime of the URLs in the first answer
 
 
-# One conditional UPDATE decides on the quota, so that no number of parallel uploads gets past it (THREATS T71). Everywhere
-# the token is taken before the owner's usage: each CTE that changes usage looks at the one that changes the token.
-# The session is taken before both, as it is when files are published: uploads of one session come many at once.
+# One conditional UPDATE decides on the quota, so that parallel uploads can't exceed it (THREATS T71). Locks are taken in the
+# order session, token, usage (db/__init__.py).
 _ADMIT = f"""
 with session as (
     insert into upload_sessions (owner_id, session_id) select %(owner_id)s, %(session_id)s
@@ -77,7 +79,7 @@ open as (
     ) o
 )
 insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
-                     folder_id, in_folder, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,
+                     folder_id, had_folder, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,
                      urls_until, expires_at)
 select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
        %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s, %(on_duplicate)s,
@@ -88,39 +90,18 @@ returning {COLUMNS}
 
 
 def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> UploadRecord | None:
-    """Record an upload and hold its quota and its token's budget; None where one of these, or the number of open uploads,
-    does not allow it. The caller rolls the transaction back on None, since some of it may have been held by then."""
+    """Record an upload and reserve its quota and its token's budget. None if one of these or the number of open uploads
+    does not allow it; then the caller rolls back what was reserved."""
     place = new.placement
-    return one(
-        tx,
-        UploadRecord,
-        _ADMIT,
-        {
-            "owner_id": new.owner_id,
-            "protocol": new.protocol,
-            "status": new.status,
-            "object_key": new.object_key,
-            "original_name": new.original_name,
-            "content_type": new.content_type,
-            "size": new.size,
-            "reserve": new.reserve,
-            "part_size": new.part_size,
-            "folder_id": place.folder_id,
-            "visibility": place.visibility,
-            "tags": list(place.tags),
-            "on_duplicate": place.on_duplicate,
-            "keep_location": place.keep_location,
-            "metadata": Jsonb(place.metadata),
-            "sha256": new.sha256,
-            "session_id": new.session_id,
-            "expires_in": new.expires_in,
-            "quota": quota_bytes,
-            "max_open": max_open,
-            "incoming_key": new.incoming_key,
-            "token_id": new.token_id,
-            "urls_for": new.urls_for,
-        },
-    )
+    params = {
+        **{field.name: getattr(new, field.name) for field in fields(new)},
+        **{field.name: getattr(place, field.name) for field in fields(place)},
+        "tags": list(place.tags),
+        "metadata": Jsonb(place.metadata),
+        "quota": quota_bytes,
+        "max_open": max_open,
+    }
+    return one(tx, UploadRecord, _ADMIT, params)
 
 
 _REFUSAL = """
@@ -137,17 +118,12 @@ from (select 1) one left join owner_usage u on u.owner_id = %(owner_id)s
 
 
 def refusal(tx: Tx, new: NewUpload, *, quota_bytes: int | None) -> str:
-    """Why ``admit`` gave None a moment ago: 'quota', 'budget' or 'open uploads'."""
-    params = {
-        "owner_id": new.owner_id,
-        "reserve": new.reserve,
-        "token_id": new.token_id,
-        "quota": quota_bytes,
-    }
+    """Why ``admit`` returned None: 'quota', 'budget' or 'open uploads'."""
+    params = {"owner_id": new.owner_id, "reserve": new.reserve, "token_id": new.token_id, "quota": quota_bytes}
     return str(scalar(tx, _REFUSAL, params))
 
 
-# However often it is renewed, an upload ends: after seven times the life that a renewal gives, and after a week.
+# However often it is extended, an upload expires after seven times the extension, at the latest after a week.
 RENEWED = """greatest(expires_at, least(now() + %(expires_in)s,
     created_at + case when protocol in ('form', 'raw') then interval '7 days'
                       else least(7 * %(expires_in)s, interval '7 days') end))"""
@@ -175,8 +151,8 @@ from held where uploads.id = %(id)s
 
 
 def extend(tx: Tx, upload_id: UUID, *, reserve: int, expires_in: timedelta, quota_bytes: int | None) -> bool:
-    """Hold ``reserve`` bytes in all and live longer; False where quota or budget do not allow it or the upload is over, and
-    then the caller rolls back."""
+    """Reserve ``reserve`` bytes in all and postpone the expiry. False if quota or budget do not allow it or the upload is
+    over; then the caller rolls back."""
     params = {"id": upload_id, "reserve": reserve, "expires_in": expires_in, "quota": quota_bytes}
     return execute(tx, _EXTEND, params) == 1
 
@@ -188,22 +164,23 @@ from owner_usage where owner_id = %(owner)s
 
 
 def within_quota(tx: Tx, owner_id: str, *, quota_bytes: int | None) -> bool:
-    """Whether what was just added fits. The statement that added it has locked the owner's usage, so the answer is exact;
-    on False the caller rolls back."""
+    """Whether what this transaction added fits. It has locked the owner's usage, so the answer is exact; on False the caller
+    rolls back."""
     return scalar(tx, _WITHIN_QUOTA, {"owner": owner_id, "quota": quota_bytes}) is not False
 
 
 def get(tx: Tx, upload_id: UUID) -> UploadRecord | None:
+    """One upload."""
     return one(tx, UploadRecord, f"select {COLUMNS} from uploads where id = %(id)s", {"id": upload_id})
 
 
 def lock(tx: Tx, upload_id: UUID) -> UploadRecord | None:
-    """The upload, its row locked until the transaction ends."""
+    """One upload, its row locked until the transaction ends."""
     return one(tx, UploadRecord, f"select {COLUMNS} from uploads where id = %(id)s for update", {"id": upload_id})
 
 
 def of_file(tx: Tx, file_id: UUID, *, lock: bool = False) -> UploadRecord | None:
-    """The upload that brought a file, while its row is kept."""
+    """The upload that a file came from, while its row is kept."""
     sql = f"select {COLUMNS} from uploads where file_id = %(id)s limit 1" + (" for update" if lock else "")
     return one(tx, UploadRecord, sql, {"id": file_id})
 
@@ -212,7 +189,7 @@ _LOCK_CONTENT = "select pg_advisory_xact_lock(hashtextextended('content:' || %(o
 
 
 def lock_content(tx: Tx, owner_id: str, sha256: str) -> None:
-    """Let one after another decide on an owner's equal bytes, until the transaction ends."""
+    """Serialize decisions on an owner's equal bytes until the transaction ends."""
     execute(tx, _LOCK_CONTENT, {"owner": owner_id, "sha256": sha256})
 
 
@@ -226,7 +203,7 @@ order by f.uploaded_at limit %(limit)s
 
 
 def unchecked_files(tx: Tx, *, after: timedelta, limit: int) -> list[tuple[UUID, timedelta]]:
-    """Files whose bytes nobody has read back and for which no job is left, with the time since they came."""
+    """``processing`` files without a job, with the time since they were uploaded."""
     return tx.execute(_UNCHECKED_FILES, {"after": after, "limit": limit}).fetchall()
 
 
@@ -239,7 +216,7 @@ order by id desc limit %(limit)s
 
 
 def unfinished(tx: Tx, owner_id: str, *, token_id: UUID | None, after: UUID | None, limit: int) -> list[UploadRecord]:
-    """An owner's uploads under way, newest first, from behind ``after``; with ``token_id`` only those of the upload token."""
+    """An owner's unfinished uploads after ``after``, newest first; with ``token_id`` only those of the upload token."""
     return many(tx, UploadRecord, _UNFINISHED, {"owner": owner_id, "token": token_id, "after": after, "limit": limit})
 
 
@@ -250,11 +227,11 @@ select exists (select from uploads where incoming_key is not null and status in 
 
 
 def any_incoming(tx: Tx) -> bool:
-    """Whether some client may be bringing bytes that the gateway is not told of, be it for an upload that is over."""
+    """Whether a client may be sending to an incoming key, even for an upload that is over."""
     return bool(scalar(tx, _ANY_INCOMING))
 
 
-# Owners take turns: each one's first, then each one's second. What failed before comes behind its owner's others.
+# Owners take turns: each one's first upload, then each one's second. What failed before comes last.
 FAIRLY = "row_number() over (partition by u.owner_id order by u.retry_at nulls first, u.id), random()"
 _DUE = f"""
 select {COLUMNS} from uploads u
@@ -266,25 +243,25 @@ order by {FAIRLY} limit %(limit)s
 
 
 def due(tx: Tx, incoming_keys: list[str], *, lease: timedelta, limit: int) -> list[UploadRecord]:
-    """What is to be completed without a client: the uploads whose bytes arrived under these object keys and that nobody is
-    completing, and completions whose holder died."""
+    """Uploads to be completed without their client: those that arrived under these keys, and completions whose holder
+    died."""
     return many(tx, UploadRecord, _DUE, {"keys": incoming_keys, "lease": lease, "limit": limit})
 
 
-_PUT_OFF = "update uploads set tries = %(tries)s, retry_at = now() + %(wait)s where id = %(id)s"
+_PUT_OFF = "update uploads set attempts = %(attempts)s, retry_at = now() + %(wait)s where id = %(id)s"
 
 
-def put_off(tx: Tx, upload_id: UUID, *, tries: int, wait: timedelta) -> None:
-    """Let the sweep leave it alone for a while."""
-    execute(tx, _PUT_OFF, {"id": upload_id, "tries": tries, "wait": wait})
+def put_off(tx: Tx, upload_id: UUID, *, attempts: int, wait: timedelta) -> None:
+    """Hide it from the sweep for a while."""
+    execute(tx, _PUT_OFF, {"id": upload_id, "attempts": attempts, "wait": wait})
 
 
-_AWAITED = """array(select distinct n from unnest(awaited_parts || %(asked)s::integer[]) n
-    where n = any(%(asked)s::integer[]) or n <> all(%(arrived)s::integer[]))"""
+_OUTSTANDING = """array(select distinct n from unnest(outstanding_parts || %(requested)s::integer[]) n
+    where n = any(%(requested)s::integer[]) or n <> all(%(arrived)s::integer[]))"""
 _RENEW = f"""
 update uploads set expires_at = {RENEWED}, updated_at = now(),
-    urls_until = greatest(urls_until, now() + %(urls_for)s), awaited_parts = {_AWAITED}
-where id = %(id)s and status in ('pending', 'uploading') and {RENEWED} > now() and cardinality({_AWAITED}) <= %(most)s
+    urls_until = greatest(urls_until, now() + %(urls_for)s), outstanding_parts = {_OUTSTANDING}
+where id = %(id)s and status in ('pending', 'uploading') and {RENEWED} > now() and cardinality({_OUTSTANDING}) <= %(max)s
 returning {COLUMNS}
 """
 
@@ -295,12 +272,12 @@ def renew(
     *,
     expires_in: timedelta,
     urls_for: timedelta,
-    asked: Sequence[int],
+    requested: Sequence[int],
     arrived: Sequence[int],
-    most: int,
+    max_outstanding: int,
 ) -> UploadRecord | None:
-    """Live longer, since the client is still at it and is given URLs. None where the upload is over, or where more than
-    ``most`` parts were ``asked`` for, now and before, that have not ``arrived``."""
+    """Postpone the expiry of an upload that gets new URLs. None if it is over, or if more than ``max_outstanding`` parts
+    were ``requested``, now and before, that have not ``arrived``."""
     return one(
         tx,
         UploadRecord,
@@ -309,32 +286,35 @@ def renew(
             "id": upload_id,
             "expires_in": expires_in,
             "urls_for": urls_for,
-            "asked": list(asked),
+            "requested": list(requested),
             "arrived": list(arrived),
-            "most": most,
+            "max": max_outstanding,
         },
     )
 
 
-_TAKE_TO_WEIGH = f"""
+_CLAIM_MEASUREMENTS = f"""
 with due as (
     select id from uploads
     where urls_until > now() - %(grace)s and multipart_id is not null and status in ('pending', 'uploading')
-    and (weighed_at is null
-         or weighed_at < now() - case when size is null and urls_until > now() then %(soon)s else %(later)s end)
-    order by weighed_at nulls first limit %(limit)s for update skip locked
+    and (measured_at is null
+         or measured_at < now() - case when size is null and urls_until > now() then %(unsized)s else %(sized)s end)
+    order by measured_at nulls first limit %(limit)s for update skip locked
 )
-update uploads set weighed_at = now() where id in (select id from due) returning {COLUMNS}
+update uploads set measured_at = now() where id in (select id from due) returning {COLUMNS}
 """
 
 
-def take_to_weigh(tx: Tx, *, soon: timedelta, later: timedelta, grace: timedelta, limit: int) -> list[UploadRecord]:
-    """Uploads in parts that may still grow beyond what is held for them, since URLs of theirs are good or were within the
-    ``grace``; each to one caller, ``soon`` after the last look where the URLs take any length, else ``later``."""
-    return many(tx, UploadRecord, _TAKE_TO_WEIGH, {"soon": soon, "later": later, "grace": grace, "limit": limit})
+def claim_measurements(
+    tx: Tx, *, unsized: timedelta, sized: timedelta, grace: timedelta, limit: int
+) -> list[UploadRecord]:
+    """Multipart uploads that may still grow, since their URLs are valid or were within ``grace``. Each goes to one caller
+    once in ``unsized`` if the URLs take any length, else once in ``sized``."""
+    params = {"unsized": unsized, "sized": sized, "grace": grace, "limit": limit}
+    return many(tx, UploadRecord, _CLAIM_MEASUREMENTS, params)
 
 
-_ROOM = """
+_AVAILABLE = """
 select least(coalesce(u.quota_bytes, %(quota)s) - coalesce(u.used_bytes + u.reserved_bytes, 0),
              t.max_total_size - t.bytes_used)
 from (select 1) one
@@ -342,13 +322,13 @@ left join owner_usage u on u.owner_id = %(owner)s left join upload_tokens t on t
 """
 
 
-def room(tx: Tx, owner_id: str, token_id: UUID | None, *, quota_bytes: int | None) -> int | None:
-    """Bytes that quota and upload token leave at the moment; None where nothing limits them."""
-    left = scalar(tx, _ROOM, {"owner": owner_id, "token": token_id, "quota": quota_bytes})
+def available(tx: Tx, owner_id: str, token_id: UUID | None, *, quota_bytes: int | None) -> int | None:
+    """Bytes that quota and upload token leave now; None without a limit."""
+    left = scalar(tx, _AVAILABLE, {"owner": owner_id, "token": token_id, "quota": quota_bytes})
     return None if left is None else max(0, int(left))
 
 
-# Those that a transaction holds are being published or ended. Waiting for it would hold up others' renewals.
+# Rows that a transaction has locked are being published or ended. To wait for them would delay the others.
 _KEEP_ALIVE = """
 update uploads set expires_at = now() + %(expires_in)s, updated_at = now() where id in (
     select id from uploads where id = any(%(ids)s) and status in ('pending', 'uploading') for update skip locked)
@@ -356,6 +336,7 @@ update uploads set expires_at = now() + %(expires_in)s, updated_at = now() where
 
 
 def keep_alive(tx: Tx, upload_ids: list[UUID], *, expires_in: timedelta) -> None:
+    """Postpone the expiry of a request's uploads."""
     execute(tx, _KEEP_ALIVE, {"ids": upload_ids, "expires_in": expires_in})
 
 
@@ -368,9 +349,9 @@ returning {COLUMNS}
 
 
 def claim_completion(tx: Tx, upload_id: UUID, *, lease: timedelta, fresh_key: str) -> UploadRecord | None:
-    """-> completing, by one of all who ask; None for the others. A claim whose holder died is taken over after the lease.
+    """Set ``completing``, for one caller; None for the others. A claim whose holder died is taken over after the lease.
 
-    Bytes that are copied in are copied to ``fresh_key`` by every attempt but the first, so that no two write one object."""
+    Every attempt to copy but the first copies to ``fresh_key``, so that no two write the same object."""
     return one(tx, UploadRecord, _CLAIM, {"id": upload_id, "lease": lease, "fresh_key": fresh_key})
 
 
@@ -380,7 +361,7 @@ update uploads set updated_at = now() where id = %(id)s and status = 'completing
 
 
 def keep_claim(tx: Tx, upload_id: UUID, *, object_key: str) -> None:
-    """A sign of life of who is completing it."""
+    """Renew the claim."""
     execute(tx, _KEEP_CLAIM, {"id": upload_id, "object_key": object_key})
 
 
@@ -391,7 +372,7 @@ where id = %(id)s and status = 'completing' and object_key = %(object_key)s
 
 
 def release_completion(tx: Tx, upload_id: UUID, *, object_key: str) -> bool:
-    """completing -> uploading: it was not complete, and can go on. False where it ended meanwhile."""
+    """Set ``uploading`` again, so that it can go on. False if the upload has ended."""
     return execute(tx, _RELEASE, {"id": upload_id, "object_key": object_key}) == 1
 
 
@@ -406,8 +387,8 @@ and (up.token_id is null or uploaded_at > now() - interval '1 minute')
 
 
 def declare_sha256(tx: Tx, upload_id: UUID, sha256: str, *, problem: dict[str, Any]) -> None:
-    """Keep the checksum that a client told only at the end; one told before stands. A file that was found to have another
-    one before this came is rejected now, with ``problem``; one that an upload token brought is its owner's after a minute."""
+    """Record a checksum that was declared at the end, unless there is one. A ready file with another checksum is rejected
+    with ``problem``; one that came with an upload token only within a minute, since it is its owner's then."""
     execute(tx, _DECLARE, {"id": upload_id, "sha256": sha256, "problem": Jsonb(problem)})
 
 
@@ -418,6 +399,7 @@ where id = %(id)s and status in ('pending', 'uploading') and multipart_id is nul
 
 
 def set_multipart(tx: Tx, upload_id: UUID, multipart_id: str) -> bool:
+    """Record the multipart upload. False if there is one, or if the upload is over."""
     return execute(tx, _SET_MULTIPART, {"id": upload_id, "multipart_id": multipart_id}) == 1
 
 
@@ -445,15 +427,10 @@ returning uploads.id
 
 
 def end(
-    tx: Tx,
-    upload_ids: list[UUID],
-    *,
-    status: str,
-    problem: dict[str, Any] | None = None,
-    expired_only: bool = False,
+    tx: Tx, upload_ids: list[UUID], *, status: str, problem: dict[str, Any] | None = None, expired_only: bool = False
 ) -> list[UUID]:
-    """Unfinished -> aborted | expired, quota given back: those that it happened to. With ``expired_only`` the time is
-    looked at again in the same statement, so that an upload that went on meanwhile is left alone."""
+    """End unfinished uploads as aborted or expired, and return their quota. Returns those that this call ended. With
+    ``expired_only`` the expiry is checked in the same statement, so an upload that went on is left alone."""
     rows = tx.execute(
         _END,
         {
@@ -467,23 +444,19 @@ def end(
 
 
 def end_key(tx: Tx, object_key: str) -> None:
-    """End the upload that has this object key, if there is one."""
+    """Abort the upload with this object key, if there is one."""
     found = scalar(tx, "select id from uploads where object_key = %(key)s", {"key": object_key})
     if found is not None:
         end(tx, [found], status="aborted")
 
 
 def delete(tx: Tx, upload_ids: list[UUID]) -> None:
-    """Forget uploads whose protocol lets nobody ask for them again and whose bytes are gone or belong to a file."""
-    execute(
-        tx,
-        "delete from uploads where id = any(%(ids)s) and status in ('done', 'aborted')",
-        {"ids": upload_ids},
-    )
+    """Delete rows that no client can ask for again, whose bytes are gone or belong to a file."""
+    execute(tx, "delete from uploads where id = any(%(ids)s) and status in ('done', 'aborted')", {"ids": upload_ids})
 
 
 def mark_cleaned(tx: Tx, upload_id: UUID) -> None:
-    """The bucket holds nothing of it any more."""
+    """Record that the bucket holds nothing of it."""
     execute(
         tx,
         "update uploads set cleaned = true where id = %(id)s and status in ('aborted', 'expired')",
@@ -498,6 +471,7 @@ where status in ('pending', 'uploading') and expires_at < now() order by expires
 
 
 def expired(tx: Tx, *, limit: int) -> list[UploadRecord]:
+    """Open uploads past their expiry, oldest first."""
     return many(tx, UploadRecord, _EXPIRED, {"limit": limit})
 
 
@@ -508,7 +482,7 @@ order by updated_at limit %(limit)s
 
 
 def unclean(tx: Tx, *, grace: timedelta, limit: int) -> list[UploadRecord]:
-    """Ended uploads that may have left something in the bucket; the grace lets whoever ended them clean up first."""
+    """Ended uploads that may have left something in the bucket; ``grace`` lets the request that ended them clean up first."""
     return many(tx, UploadRecord, _UNCLEAN, {"limit": limit, "grace": grace})
 
 
@@ -522,7 +496,7 @@ delete from uploads where id in (
 
 
 def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
-    """Delete the rows of uploads that ended long ago."""
+    """Delete rows of uploads that ended long ago. Returns how many."""
     return execute(tx, _FORGET, {"keep": keep, "limit": limit})
 
 
@@ -539,7 +513,7 @@ where id = %(to)s and {finished("emptied")}
 
 
 def move_reserved(tx: Tx, upload_ids: list[UUID], to: UUID) -> None:
-    """The quota that some uploads of an owner hold becomes another's."""
+    """Move reserved quota from some uploads of an owner to another."""
     execute(tx, _MOVE_RESERVED, {"ids": upload_ids, "to": to})
 
 
@@ -557,7 +531,7 @@ where id = %(from)s and {finished("filled")}
 
 
 def return_reserved(tx: Tx, upload_id: UUID, to: list[UUID]) -> None:
-    """Undo ``move_reserved`` for those that are not over, each of which held its size."""
+    """Undo ``move_reserved`` for uploads that are not over, each of which had reserved its size."""
     execute(tx, _RETURN_RESERVED, {"from": upload_id, "ids": to})
 
 
@@ -570,5 +544,5 @@ select multipart_id from deferred_deletions where multipart_id = any(%(ids)s)
 
 
 def live_multiparts(tx: Tx, multipart_ids: list[str]) -> set[str]:
-    """Those of S3's upload ids that an unfinished upload owns, or an object that is being rewritten."""
+    """Those of S3's upload ids that an unfinished upload or an object being rewritten owns."""
     return {row[0] for row in tx.execute(_LIVE_MULTIPARTS, {"ids": multipart_ids}).fetchall()}

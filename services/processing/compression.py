@@ -29,7 +29,8 @@ from db import Database, deferred_deletions, files, objects
 from db.records import FileRecord
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import FRAME, ObjectReader, read_exactly
-from storage_backends.base import MultipartRef, MultipartStore, ObjectNotFound, OutcomeUnknown, Part
+from services.objects.part_writer import PartWriter
+from storage_backends.base import MultipartStore, ObjectNotFound
 
 log = structlog.get_logger()
 
@@ -45,11 +46,8 @@ class _Replacement:
     """What was written so far."""
 
     key: str
-    part_size: int  # bytes
-    buffer: bytearray = field(default_factory=bytearray)
+    writer: PartWriter
     ends: list[int] = field(default_factory=list)  # of each frame
-    parts: list[Part] = field(default_factory=list)
-    ref: MultipartRef | None = None
     etag: str = ""
     renewed: float = field(default_factory=time.monotonic)
 
@@ -90,7 +88,7 @@ class Compression:
         key = object_key(FILE_PREFIX, names.extension(file.original_name), datetime.now(UTC))
         with self._db.connection() as tx:
             deferred_deletions.reserve(tx, key, lease=_LEASE)
-        replacement = _Replacement(key, plan(file.file_size, preferred=PART_SIZE).part_size)
+        replacement = _Replacement(key, PartWriter(self._store, plan(file.file_size, preferred=PART_SIZE).part_size))
         try:
             replaced = self._write(file, replacement) and self._replace(file, replacement)
         except Exception:
@@ -115,10 +113,10 @@ class Compression:
             while piece := read_exactly(reader, FRAME):
                 digest.update(piece)
                 frame = compressor.compress(piece)
-                replacement.buffer += frame
                 replacement.ends.append(replacement.size + len(frame))
-                while len(replacement.buffer) > replacement.part_size:
-                    self._send_part(replacement, replacement.part_size)
+                rest = memoryview(frame)
+                while rest := replacement.writer.add(rest):
+                    self._send_part(replacement)
         if digest.hexdigest() != file.file_hash:
             log.error("compression_found_damage", file_id=str(file.id), key=file.file_path)
             with self._db.connection() as tx:
@@ -126,19 +124,16 @@ class Compression:
             return False
         if not _saves(replacement.size, file.file_size):
             return False
-        self._finish(replacement)
+        self._renew(replacement)
+        replacement.etag = replacement.writer.finish(replacement.key, _MEDIA_TYPE).etag
         return True
 
-    def _send_part(self, replacement: _Replacement, length: int) -> None:
+    def _send_part(self, replacement: _Replacement) -> None:
         self._renew(replacement)
-        with bucket_errors():
-            if replacement.ref is None:
-                replacement.ref = self._store.create_multipart(replacement.key, content_type=_MEDIA_TYPE)
-                self._renew(replacement, multipart_id=replacement.ref.upload_id)
-            with memoryview(replacement.buffer)[:length] as part:
-                sent = self._store.put_part(replacement.ref, len(replacement.parts) + 1, part)
-        replacement.parts.append(sent)
-        del replacement.buffer[:length]
+        if replacement.writer.ref is None:
+            ref = replacement.writer.begin(replacement.key, _MEDIA_TYPE)
+            self._renew(replacement, multipart_id=ref.upload_id)
+        replacement.writer.send()
 
     def _renew(self, replacement: _Replacement, *, multipart_id: str | None = None) -> None:
         if multipart_id is None and time.monotonic() - replacement.renewed < _RENEW:
@@ -147,19 +142,6 @@ class Compression:
             if not deferred_deletions.renew(tx, replacement.key, lease=_LEASE, multipart_id=multipart_id):
                 raise Unavailable("The replacement was given up; try again.")
         replacement.renewed = time.monotonic()
-
-    def _finish(self, replacement: _Replacement) -> None:
-        if replacement.ref is not None:
-            self._send_part(replacement, len(replacement.buffer))
-            with bucket_errors():
-                with suppress(OutcomeUnknown):  # the answer was lost: reading back tells
-                    self._store.complete_multipart(replacement.ref, replacement.parts)
-                replacement.etag = self._store.stat(replacement.key).etag
-        else:
-            with bucket_errors():
-                replacement.etag = self._store.put(
-                    replacement.key, replacement.buffer, content_type=_MEDIA_TYPE, size=replacement.size
-                ).etag
 
     def _replace(self, file: FileRecord, replacement: _Replacement) -> bool:
         """Read back, compare, put to use. False if the file's object was changed or deleted meanwhile."""

@@ -121,8 +121,8 @@ class Janitor:
         if report.dry_run:
             return
         with self._db.connection() as tx:
-            reserved = resumable.keys_of_the_over(tx, limit=10 * _BATCH)
-        done = [key for key, has_file in reserved if has_file or self._intake.remove_key(key)]
+            recorded = resumable.keys_of_ended(tx, limit=10 * _BATCH)
+        done = [key for key, has_file in recorded if has_file or self._intake.remove_key(key)]
         with self._db.connection() as tx:
             resumable.forget_keys(tx, done)
 

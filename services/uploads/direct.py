@@ -1,14 +1,12 @@
 """Direct uploads: the client sends bytes to the bucket by presigned URLs, and the gateway sees only beginning and end.
 
-A file of at most one part goes by a single PUT (or, for clients that need it, a POST form) to an *incoming* key, and is
-copied to its object key, never given out, when it is completed (services/uploads/completion.py). A larger one is a multipart
-upload on its object key; its part URLs are dead once it is complete.
+A file of at most one part is sent by one PUT (or a POST form, for clients that need it) to an *incoming* key, and copied to
+its object key, which no client knows, when it is completed (completion.py). A larger one is a multipart upload on its
+object key; its part URLs are dead once it is complete.
 
-Lengths are signed wherever the size is known; where nobody tells it, what has arrived is weighed every few seconds.
-
-The truth about what has arrived is always the bucket's own listing. Completion makes the file ``processing``; a worker
-reads it back (services/uploads/verification.py) before anybody can download it.
-"""
+Lengths are signed if the size is declared; if not, what has arrived is measured every few seconds. What has arrived is
+always read from the bucket's own listing. The completed file is ``processing`` until a worker has read it back
+(verification.py)."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ from services.access.idempotency import Claim
 from services.access.upload_tokens import uploader_of
 from services.library.files import record_file
 from services.objects.bucket import bucket_errors
-from services.uploads.completion import Completion, fits, own, plan_of, stored_part, unequivocal
+from services.uploads.completion import Completion, check_owner, fits, plan_of, stored_part, unambiguous
 from services.uploads.intake import RESUMABLE, Intake
 from storage_backends.base import (
     Checksum,
@@ -60,26 +58,25 @@ from storage_backends.base import (
 
 log = structlog.get_logger()
 
-MAX_PARTS = 10_000  # S3's limits, for clients that cut by themselves
+MAX_PARTS = 10_000  # S3's limits, for clients that choose the part size
 MIN_PART = 5 * 1024 * 1024  # bytes, of all parts but the last
 FIRST_BATCH = 100  # part URLs in the first answer
 MAX_BATCH = 1_000  # part URLs in one call
 MAX_SINGLE = 5 * 1024**3  # bytes that S3 takes in one PUT or POST
-MAX_AWAITED = 16  # parts that may be on their way at once where nobody told their lengths
+MAX_OUTSTANDING = 16  # parts without a signed length that may be on their way at once
 
-_UNMEASURED_LIFE = timedelta(minutes=10)  # of a part URL that takes any length
-_WEIGH_SOON = timedelta(seconds=4)  # with a look every three seconds: within ten
-_WEIGH_LATER = timedelta(seconds=6)  # SeaweedFS keeps each version of a part that is sent again
-_WEIGH_AFTER = timedelta(hours=1)  # a body may take so long after its URL has expired
+_UNSIZED_URL_TTL = timedelta(minutes=10)  # of a part URL that takes any length
+_MEASURE_UNSIZED = timedelta(seconds=4)  # between measurements; with a look every three seconds: within ten
+_MEASURE_SIZED = timedelta(seconds=6)  # SeaweedFS keeps each version of a part that is sent again
+_MEASURE_GRACE = timedelta(hours=1)  # a body may take so long after its URL has expired
 
-_OPEN = ("pending", "uploading")
 
 DirectProtocol = Literal["direct", "s3"]
 
 
 @dataclass(frozen=True, slots=True)
 class DirectLimits:
-    upload_ttl: timedelta  # an unfinished upload lives so long after its last sign of life
+    upload_ttl: timedelta  # an unfinished upload expires so long after its client's last request
     url_ttl: timedelta  # of presigned upload URLs
 
 
@@ -103,7 +100,7 @@ class UploadPlan:
 
 @dataclass(frozen=True, slots=True)
 class UploadProgress:
-    """What the bucket holds of an upload; ``missing`` are ranges of part numbers, both ends included."""
+    """What has arrived; ``missing`` are ranges of part numbers, both ends included."""
 
     upload: UploadRecord
     bytes_received: int
@@ -199,8 +196,8 @@ class DirectUploads:
         part_size: int | None = None,
         once: Claim | None = None,
     ) -> UploadRecord:
-        """The upload's row, with its keys. A size that the client does not tell (``/s3``) holds no quota until it is seen.
-        ``part_size``: bytes of each part but the last, where the client cuts by a rule of its own."""
+        """The upload's row, with its keys. An undeclared size (``/s3``) reserves no quota until bytes are seen.
+        ``part_size``: bytes of each part but the last, if the client has a rule of its own."""
         claimed = None if content_type in (None, "", "undefined", "null") else content_type
         clean = self._intake.policy.check_declared(principal, filename, size=size, claimed_type=claimed)
         extension, now = names.extension(clean), datetime.now(UTC)
@@ -222,13 +219,13 @@ class DirectUploads:
                 expires_in=self._limits.upload_ttl,
                 sha256=sha256,
                 placement=self._intake.policy.place(principal, placement),
-                urls_for=self._url_life(size),
+                urls_for=self._url_ttl(size),
             ),
             once=once,
         )
 
     def start_multipart(self, upload: UploadRecord) -> UploadRecord:
-        """Open the bucket's multipart upload, unless it is; where that fails nothing is left of ours."""
+        """Begin the multipart upload if that was not done. If it fails, the upload is discarded."""
         if upload.multipart_id is not None:
             return upload
         try:
@@ -239,39 +236,39 @@ class DirectUploads:
                     raise UploadGone()
         except GatewayError as error:
             now = self.admitted(upload.id)
-            if now is not None and now.multipart_id is not None:  # the same request, sent again, was quicker
+            if now is not None and now.multipart_id is not None:  # the same request, sent twice, was quicker
                 return now
             self._intake.discard([upload], problem=error.as_problem())
             raise
         return replace(upload, multipart_id=ref.upload_id, status="uploading")
 
     def sign_put(self, upload: UploadRecord) -> PresignedRequest:
-        """The single PUT: length, type, If-None-Match: * and the checksum, where the client declared one, are signed."""
+        """The single PUT: length, type, If-None-Match: * and the checksum, if one was declared, are signed."""
         assert upload.incoming_key is not None
         assert upload.size is not None
         return self._store.presign_put(
             upload.incoming_key,
-            expires_in=self._left(upload),
+            expires_in=self._ttl_of_urls(upload),
             size=upload.size,
             content_type=upload.content_type,
             checksum=Checksum("sha256", _base64(upload.sha256)) if upload.sha256 else None,
         )
 
     def sign_post(self, principal: Principal, upload: UploadRecord) -> PresignedPost:
-        """A POST policy for clients that can do no other. It can't forbid overwriting: its object is copied before it is
-        looked at (THREATS T41). A size that was not told may be what quota and token leave now, which nothing holds: several
-        forms at once may share it. Raises QuotaExceeded where they leave nothing, after ending the upload."""
+        """A POST policy, for clients that can't PUT. It can't forbid overwriting, so its object is copied before it is
+        verified (THREATS T41). An undeclared size may be what quota and upload token leave now; that is not reserved, so
+        several forms may share it. Raises QuotaExceeded if they leave nothing, after ending the upload."""
         assert upload.incoming_key is not None
         largest = upload.size
         if largest is None:
-            room = self._intake.policy.room(upload)
-            if room == 0 and upload.status in _OPEN:
+            available = self._intake.policy.available(upload)
+            if available == 0 and upload.open:
                 self._intake.discard([upload], problem=QuotaExceeded().as_problem())
                 raise QuotaExceeded()
-            largest = min(self._intake.policy.max_size(principal), MAX_SINGLE if room is None else room)
+            largest = min(self._intake.policy.max_size(principal), MAX_SINGLE if available is None else available)
         return self._store.presign_post(
             upload.incoming_key,
-            expires_in=self._left(upload),
+            expires_in=self._ttl_of_urls(upload),
             min_size=upload.size or 0,
             max_size=min(largest, MAX_SINGLE),
             content_type=upload.content_type,
@@ -280,12 +277,12 @@ class DirectUploads:
     # -- resume --------------------------------------------------------------------------------------------------------
 
     def get(self, principal: Principal, upload_id: UUID) -> UploadRecord:
-        """The caller's own upload; NotFound for everybody else's."""
+        """The caller's upload; NotFound for another's."""
         with self._db.connection() as tx:
-            return own(principal, uploads.get(tx, upload_id))
+            return check_owner(principal, uploads.get(tx, upload_id))
 
     def progress(self, principal: Principal, upload_id: UUID) -> UploadProgress:
-        """What has arrived, read from the bucket, so that it is right after any crash of client or gateway."""
+        """What has arrived, read from the bucket: right after any crash of client or gateway."""
         upload = self.get(principal, upload_id)
         if upload.status == "done":
             return UploadProgress(upload, self._size_of(upload), [], [])
@@ -297,7 +294,7 @@ class DirectUploads:
         if upload.size is None:
             return UploadProgress(upload, sum(part.size for part in parts), parts, [])
         if not parts and upload.multipart_id and self._assembled(upload):
-            return UploadProgress(upload, upload.size, [], [])  # a completer died in the last step: ask it again
+            return UploadProgress(upload, upload.size, [], [])  # a completer died in the last step
         expected = plan_of(upload, upload.size)
         parts = [part for part in parts if fits(expected, part)]
         return UploadProgress(
@@ -308,7 +305,7 @@ class DirectUploads:
         )
 
     def _recorded(self, upload: UploadRecord) -> UploadProgress:
-        """Of a resumable upload the row knows what the bucket has confirmed; its parts are of no use to the client."""
+        """The row of a resumable upload knows what the bucket has confirmed."""
         with self._db.connection() as tx:
             record, recorded = resumable.get(tx, upload.id), resumable.parts(tx, upload.id)
         received = record.received if record is not None else 0
@@ -322,7 +319,7 @@ class DirectUploads:
         return file.file_size if file else 0
 
     def _arrived(self, upload: UploadRecord) -> list[Part]:
-        """A single PUT's object as the one part it is."""
+        """The object of a single PUT, as one part."""
         if upload.incoming_key is None:
             return []
         with bucket_errors():
@@ -340,13 +337,13 @@ class DirectUploads:
                 return False
 
     def list_parts(self, upload: UploadRecord) -> list[Part]:
-        """The bucket's parts, all pages, each number once; none where the bucket's upload is over. A part of which there are
-        two versions counts as missing: whoever sends it again can say which is meant."""
-        return unequivocal(self._completion.held_parts(upload) or [])
+        """The bucket's parts, each number once. A part with two versions counts as missing: a client that sends it again
+        knows the ETag that counts."""
+        return unambiguous(self._completion.stored_parts(upload) or [])
 
     def sign_parts(self, principal: Principal, upload_id: UUID, part_numbers: Sequence[int]) -> list[PartUrl]:
-        """Fresh URLs for these parts, which also shows that the client is still at it. Part 1 of an upload that is sent whole
-        is its PUT. Raises UploadGone, Locked, InvalidInput."""
+        """Fresh URLs for these parts; this also postpones the upload's expiry. An upload by one PUT is its part 1. Raises
+        UploadGone, Locked, InvalidInput."""
         if not 1 <= len(part_numbers) <= MAX_BATCH:
             raise InvalidInput(
                 f"Ask for 1 to {MAX_BATCH} parts.", errors=[{"field": "part_numbers", "message": "1 to 1000"}]
@@ -355,29 +352,35 @@ class DirectUploads:
         if upload.protocol in RESUMABLE or (
             upload.multipart_id is None and (upload.incoming_key is None or upload.size is None)
         ):
-            raise InvalidInput("This upload has no parts to ask for.")
+            raise InvalidInput("This upload has no part URLs.")
         parts = None if upload.size is None else plan_of(upload, upload.size)
         last = parts.part_count if parts else MAX_PARTS
         if not all(1 <= number <= last for number in part_numbers):
             raise InvalidInput(
-                f"Parts are numbered 1 to {last}.",
-                errors=[{"field": "part_numbers", "message": "out of range"}],
+                f"Parts are numbered 1 to {last}.", errors=[{"field": "part_numbers", "message": "out of range"}]
             )
         if parts is not None:
             return self._signed(self._renew(upload), parts, part_numbers)
-        # Every part but the last has 5 MiB at least, so this much must fit.
-        self._foresee(principal, upload, (max(part_numbers) - 1) * MIN_PART)
+        # Every part but the last has at least 5 MiB, so this much must fit.
+        least = (max(part_numbers) - 1) * MIN_PART
+        self._intake.policy.check_size(principal, least)
+        if least > upload.reserved:
+            self._intake.reserve(upload, least, expires_in=self._limits.upload_ttl)
         try:
-            renewed = self._renew(upload, asked=part_numbers)
-        except TooMany:  # unless some have come
-            renewed = self._renew(upload, asked=part_numbers, arrived=self._weigh(upload))
+            renewed = self._renew(upload, requested=part_numbers)
+        except TooMany:  # unless some have arrived
+            renewed = self._renew(upload, requested=part_numbers, arrived=self._measure(upload))
         return self._signed(renewed, parts, part_numbers)
 
-    def _renew(self, upload: UploadRecord, *, asked: Sequence[int] = (), arrived: Sequence[int] = ()) -> UploadRecord:
-        """Let it live on, since its client is still there, but not for ever. Raises UploadGone, Locked while it is being
-        completed, TooMany where too many parts that were asked for without a length have not arrived."""
+    def _renew(
+        self, upload: UploadRecord, *, requested: Sequence[int] = (), arrived: Sequence[int] = ()
+    ) -> UploadRecord:
+        """Postpone the upload's expiry. Raises UploadGone, Locked while it is being completed, TooMany if too many parts
+        without a signed length have not arrived."""
         with self._db.connection() as tx:
-            renewed = self._renewed(tx, upload, expires_in=self._limits.upload_ttl, asked=asked, arrived=arrived)
+            renewed = self._renewed(
+                tx, upload, expires_in=self._limits.upload_ttl, requested=requested, arrived=arrived
+            )
             if renewed is not None:
                 return renewed
             now = uploads.get(tx, upload.id)
@@ -385,8 +388,8 @@ class DirectUploads:
             raise Locked("The upload is being completed.")
         if now is not None and now.status == "done":
             raise UploadGone("The upload is complete.")
-        if now is not None and now.status in ("pending", "uploading") and not now.overdue:
-            raise TooMany(f"Send some of the parts first: {MAX_AWAITED} may be on their way.", retry_after=5)
+        if now is not None and now.open and not now.overdue:
+            raise TooMany(f"Send some parts first: at most {MAX_OUTSTANDING} may be on their way.", retry_after=5)
         raise UploadGone((now.problem or {}).get("detail") if now is not None else None)
 
     def _renewed(
@@ -395,85 +398,76 @@ class DirectUploads:
         upload: UploadRecord,
         *,
         expires_in: timedelta,
-        asked: Sequence[int] = (),
+        requested: Sequence[int] = (),
         arrived: Sequence[int] = (),
     ) -> UploadRecord | None:
         return uploads.renew(
             tx,
             upload.id,
             expires_in=expires_in,
-            urls_for=self._url_life(upload.size),
-            asked=asked,
+            urls_for=self._url_ttl(upload.size),
+            requested=requested,
             arrived=arrived,
-            most=MAX_AWAITED,
+            max_outstanding=MAX_OUTSTANDING,
         )
 
-    # -- more than was told ------------------------------------------------------------------------------------------------
+    # -- more than was declared ----------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """End the uploads in parts whose clients sent more than they may: within seconds where a URL takes any length."""
+        """End the multipart uploads whose clients sent more than they may: within seconds if a URL takes any length."""
         with self._db.connection() as tx:
-            due = uploads.take_to_weigh(tx, soon=_WEIGH_SOON, later=_WEIGH_LATER, grace=_WEIGH_AFTER, limit=MAX_BATCH)
+            due = uploads.claim_measurements(
+                tx, unsized=_MEASURE_UNSIZED, sized=_MEASURE_SIZED, grace=_MEASURE_GRACE, limit=MAX_BATCH
+            )
         for upload in due:
             try:
-                self._weigh(upload)
+                self._measure(upload)
             except (GatewayError, StorageError) as error:
-                log.warning("upload_weighed", upload_id=str(upload.id), error=type(error).__name__)
+                log.warning("upload_measured", upload_id=str(upload.id), error=type(error).__name__)
 
-    def _weigh(self, upload: UploadRecord) -> list[int]:
-        """Hold quota for what has come; the numbers of the parts. Raises QuotaExceeded and FileTooLarge, after ending the
-        upload.
+    def _measure(self, upload: UploadRecord) -> list[int]:
+        """Reserve quota for what has arrived; the numbers of the parts. Raises QuotaExceeded and FileTooLarge, after ending
+        the upload.
 
-        Buckets may keep each version of a part that is sent again, as clients do where an answer was lost. Twice the size and
-        two parts is more than that; where the size was told, these two parts need not be held."""
-        held = self._completion.sent_parts(upload) or []
+        Buckets may keep each version of a part, and clients send one again if an answer was lost. So twice the size and two
+        parts are allowed; of a declared size these two parts need no quota."""
+        stored = self._completion.sent_parts(upload) or []
         limit, spare = upload.size, 0
         if limit is None:
             with self._db.connection() as tx:
                 limit = self._intake.policy.max_size(uploader_of(tx, upload))
         else:
             spare = 2 * plan_of(upload, limit).part_size
-        total = sum(part.size for part in held)
+        total = sum(part.size for part in stored)
         largest: dict[int, int] = {}
-        for part in held:
+        for part in stored:
             largest[part.number] = max(part.size, largest.get(part.number, 0))
         if sum(largest.values()) > limit or total > 2 * limit + spare:
-            error = FileTooLarge(f"The upload may have {limit} bytes; {total} came.")
+            error = FileTooLarge(f"The upload may have {limit} bytes; {total} have arrived.")
             self._intake.abort(upload, problem=error.as_problem())
             raise error
         if total > upload.reserved + spare:
-            self._intake.hold(upload, total, expires_in=timedelta())
+            self._intake.reserve(upload, total, expires_in=timedelta())
         return list(largest)
-
-    def _foresee(self, principal: Principal, upload: UploadRecord, size: int) -> None:
-        """Refuse early what would be too large, of an upload whose size nobody told; hold quota for what is known."""
-        self._intake.policy.check_size(principal, size)
-        if size > upload.reserved:
-            self._intake.hold(upload, size, expires_in=self._limits.upload_ttl)
 
     def _signed(self, upload: UploadRecord, parts: PartPlan | None, numbers: Sequence[int]) -> list[PartUrl]:
         if upload.multipart_id is None:
             return [PartUrl(1, self.sign_put(upload))]
-        ref, life = MultipartRef(upload.object_key, upload.multipart_id), self._left(upload)
-        return [
-            PartUrl(
-                n,
-                self._store.presign_part(ref, n, size=parts.length_of(n) if parts else None, expires_in=life),
-            )
-            for n in dict.fromkeys(numbers)
-        ]
+        ref, ttl = MultipartRef(upload.object_key, upload.multipart_id), self._ttl_of_urls(upload)
+        sizes = {n: parts.length_of(n) if parts else None for n in numbers}
+        return [PartUrl(n, self._store.presign_part(ref, n, size=sizes[n], expires_in=ttl)) for n in sizes]
 
-    def _url_life(self, size: int | None) -> timedelta:
+    def _url_ttl(self, size: int | None) -> timedelta:
         longest = min(self._limits.url_ttl, self._limits.upload_ttl)
-        return longest if size is not None else min(longest, _UNMEASURED_LIFE)
+        return longest if size is not None else min(longest, _UNSIZED_URL_TTL)
 
-    def _left(self, upload: UploadRecord) -> timedelta:
-        """How long URLs of this upload are valid: never longer than it is open."""
-        left = upload.expires_at - datetime.now(UTC) if upload.status in _OPEN else timedelta()
-        return max(timedelta(seconds=1), min(self._url_life(upload.size), left))
+    def _ttl_of_urls(self, upload: UploadRecord) -> timedelta:
+        """URLs never outlive their upload."""
+        left = upload.expires_at - datetime.now(UTC) if upload.open else timedelta()
+        return max(timedelta(seconds=1), min(self._url_ttl(upload.size), left))
 
     def unfinished(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[UploadRecord]:
-        """The caller's uploads under way, by any protocol, newest first; an upload token sees its own alone."""
+        """The caller's unfinished uploads by any protocol, newest first; an upload token sees only its own."""
         scope = f"uploads:{principal.owner_id}:{principal.token_id}"
         after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
@@ -493,10 +487,11 @@ class DirectUploads:
         sha256: str | None = None,
         once: Claim | None = None,
     ) -> FileRecord:
-        """Make the upload a file. Idempotent, and safe when asked many times at once: one does it, all get the same file.
-        ``once`` records it afterwards.
+        """Make the upload a file. May be repeated, also at the same time: one request does it, all get the same file. ``once``
+        records it afterwards.
 
-        ``parts`` are (number, ETag) as the client saw them. Raises PartsMismatch, after which it can go on; UploadGone."""
+        ``parts`` are (number, ETag) as the client saw them. Raises PartsMismatch, after which the upload can go on, and
+        UploadGone."""
         file = self._completion.complete(principal, upload_id, parts=parts, sha256=sha256)
         if once is not None:
             with suppress(IdempotencyInProgress), self._db.connection() as tx:
@@ -504,16 +499,16 @@ class DirectUploads:
         return file
 
     def abort(self, principal: Principal, upload_id: UUID) -> None:
-        """Remove what arrived. An upload that is over already is left as it is; a finished one's file stays."""
+        """Remove what arrived. An upload that is over stays as it is, and so does its file."""
         self._intake.abort(self.get(principal, upload_id))
 
     def sweep(self) -> int:
-        """Complete what the bucket took without telling us (services/uploads/completion.py); how many."""
+        """Complete the uploads whose clients did not (completion.py). Returns how many."""
         return self._completion.sweep()
 
 
 def _signable(content_type: str | None) -> str | None:
-    """A claimed type that can stand in a header, without its parameters."""
+    """A claimed type without its parameters, if it is valid in a header."""
     return content_types.canonical(content_type) if content_type else None
 
 

@@ -1,20 +1,18 @@
-"""The one gate for every way in: admit -> receive -> complete -> verify.
+"""The gate for uploads through the gateway (form and raw PUT), and how uploads of every protocol end.
 
-A client's bytes reach the bucket only after its name, declared size, type and quota were looked at and an upload row with
-a random object key was committed; they become a file only when all of them are stored and their SHA-256 is known. The
-form, a raw PUT, tus and direct uploads differ in how bytes arrive, never in what is checked.
+    admit (policy.py) -> receive -> publish -> check (verification.py)
 
-Memory is bounded by one part (``PART_SIZE``) for each upload under way, whatever the size; nothing is written to disk.
-"""
+Bytes reach the bucket only after name, declared size, type and quota were checked and an upload row with a random object key
+was committed. They become files only when all of them are stored and their SHA-256 is known. Memory is bounded by one part
+for each upload; nothing is written to disk."""
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Annotated, Literal, Protocol
@@ -54,35 +52,32 @@ from services.access.idempotency import Claim
 from services.access.upload_tokens import as_sent
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE
-from services.objects.bucket import bucket_errors, delete_unused
+from services.objects.bucket import delete_quietly, delete_unused
 from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader
+from services.objects.part_writer import PartWriter
 from services.processing import pipeline
 from services.uploads.policy import UploadPolicy, without_folder
-from storage_backends.base import (
-    Checksum,
-    MultipartStore,
-    ObjectInfo,
-    OutcomeUnknown,
-    Part,
-    StorageError,
-)
+from storage_backends.base import Checksum, MultipartStore, StorageError
 from telemetry import metrics
 
 log = structlog.get_logger()
 
 _READ = 1024 * 1024  # bytes; larger reads are three times faster than 64 KiB ones
-_TTL = timedelta(minutes=3)  # a form's uploads live from heartbeat to heartbeat, so a killed process frees them soon
+_TTL = timedelta(minutes=3)  # heartbeats extend it, so uploads of a killed process soon expire
 
-# What ends the whole request, as opposed to a verdict on one of its files.
+# Errors that end the whole request, not just one of its files.
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated, NotFound)
 
 GatewayProtocol = Literal["form", "raw"]
-RESUMABLE = ("tus", "ietf")  # protocols whose bytes come through services/uploads/part_writer.py
+RESUMABLE = ("tus", "ietf")  # protocols of resumable.py
 
 
 class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; b"" at the end."""
 
 
 # An error as part of a recorded outcome: {"code", "detail"}.
@@ -93,13 +88,15 @@ StoredError = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
+    """A file that was refused."""
+
     original_name: str
     error: StoredError
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Bytes that are in the bucket under an upload's key, checked, and not yet a file."""
+    """Bytes that are stored and checked, and not yet a file."""
 
     upload: UploadRecord
     etag: str
@@ -110,40 +107,17 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """What became of a request's files."""
+
     files: list[FileRecord]
     rejected: list[Rejected]
     session: SessionRecord
     previews: list[PreviewRecord]  # of the stored objects that the files share with older ones
 
 
-@dataclass(slots=True)
-class Head:
-    """The first bytes of a file, and what they say."""
-
-    buffer: bytearray
-    ended: bool
-    mime_type: str = ""
-
-
-@dataclass(slots=True)
-class _Transfer:
-    """One multipart under way: what was sent, hashed and reserved so far."""
-
-    upload: UploadRecord
-    md5: hashlib._Hash | None  # where the client told one
-    sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
-    parts: list[Part] = field(default_factory=list)
-    size: int = 0
-    reserved: int = 0
-
-    def take(self, data: bytearray | memoryview) -> None:
-        self.size += len(data)
-        self.sha256.update(data)
-        if self.md5 is not None:
-            self.md5.update(data)
-
-
 class Intake:
+    """Receives bytes and publishes files; ends uploads."""
+
     def __init__(
         self, db: Database, store: MultipartStore, reader: ObjectReader, policy: UploadPolicy, *, scan: bool = False
     ):
@@ -151,7 +125,7 @@ class Intake:
         self._store = store
         self._reader = reader
         self.policy = policy
-        self._scan = scan  # files are ``processing`` until a scanner has seen them
+        self._scan = scan  # files are ``processing`` until they are scanned
 
     # -- receive -------------------------------------------------------------------------------------------------------
 
@@ -172,11 +146,10 @@ class Intake:
         sha256: str | None,
         content_md5: bytes | None,
         placement: Placement,
-        held: list[UUID],
+        admitted: list[UUID],
     ) -> Received:
-        """Store one file's bytes and check them. Its upload joins those ``held``, which somebody keeps alive. Whatever is
-        raised, nothing of the file is left anywhere. Where the file goes is decided by ``publish``; a folder that is known
-        before is looked for before the bytes are stored."""
+        """Store one file's bytes and check them. Its upload is added to ``admitted``, which the caller keeps alive. Whatever is
+        raised, nothing of the file is left. ``publish`` decides on the folder; one that is known here must exist."""
         clean = self.policy.check_declared(principal, name, size=size, claimed_type=claimed_type)
         md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
         new = NewUpload(
@@ -192,120 +165,66 @@ class Intake:
             expires_in=_TTL,
             placement=self.policy.place(principal, placement),
         )
-        # With a declared size the quota decides before the body is read; without, once a part of it is there.
-        upload = self._admit(principal, new, held) if size is not None else None
+        # Quota for a declared size is reserved before the body is read, else once the first part has arrived.
+        upload = self._admit(principal, new, admitted) if size is not None else None
+        writer = PartWriter(self._store, plan(size or self.policy.max_size(principal)).part_size)
+        digest, received, mime_type = hashlib.sha256(), 0, ""
         try:
-            head = self._read_head(principal, stream, clean)
-            if upload is None:
-                reserve = len(head.buffer) if head.ended else 2 * PART_SIZE
-                upload = self._admit(principal, replace(new, reserve=reserve), held)
-            transfer = _Transfer(upload, md5, reserved=upload.reserved)
-            info = (
-                self._store_whole(transfer, head)
-                if head.ended
-                else self._store_parts(principal, transfer, head, stream, size)
-            )
-            digest = transfer.sha256.hexdigest()
-            _check_sums(transfer, info, size, digest, sha256, content_md5)
+            while chunk := stream.read(min(_READ, writer.room)):
+                received += len(chunk)
+                self.policy.check_size(principal, received)
+                digest.update(chunk)
+                if md5 is not None:
+                    md5.update(chunk)
+                writer.add(chunk)
+                if not mime_type and writer.filled >= HEAD_SIZE:
+                    mime_type = self.policy.types.judge(principal, clean, writer.head(HEAD_SIZE))
+                if not writer.room:
+                    upload = upload or self._admit(principal, replace(new, reserve=2 * PART_SIZE), admitted)
+                    upload = self._send_part(upload, writer, mime_type, received)
+            mime_type = mime_type or self.policy.types.judge(principal, clean, writer.head(HEAD_SIZE))
+            upload = upload or self._admit(principal, replace(new, reserve=received), admitted)
+            if size is not None and received != size:
+                raise MalformedUpload(f"{size} bytes were declared and {received} arrived.")
+            upload = self.policy.reserve(upload, received, expires_in=_TTL)
+            if sha256 not in (None, digest.hexdigest()) or (md5 is not None and md5.digest() != content_md5):
+                raise ChecksumMismatch()
+            checksum = Checksum("sha256", b64encode(digest.digest()).decode())
+            info = writer.finish(upload.object_key, mime_type, checksum=checksum)
+            if info.size != received:
+                raise Unavailable("The bucket did not store all of the bytes; try again.")
         except BaseException as error:
             if upload is not None:
                 problem = error.as_problem() if isinstance(error, GatewayError) else None
                 self.discard([upload], problem=problem)
             raise
-        return Received(upload, info.etag, transfer.size, digest, head.mime_type)
+        return Received(upload, info.etag, received, digest.hexdigest(), mime_type)
 
-    def _admit(self, principal: Principal, new: NewUpload, held: list[UUID]) -> UploadRecord:
+    def _admit(self, principal: Principal, new: NewUpload, admitted: list[UUID]) -> UploadRecord:
         try:
             upload = self.policy.admit(principal, new)
-        except Unavailable:  # if it was committed, nobody will find it again, and it shall hold no quota
+        except Unavailable:  # it may have been committed; then its quota must be returned
             with suppress(Unavailable), self._db.connection() as tx:
                 uploads.end_key(tx, new.object_key)
             raise
-        held.append(upload.id)
+        admitted.append(upload.id)
         return upload
 
-    def _read_head(self, principal: Principal, stream: Readable, name: str) -> Head:
-        """Read up to one part; the type is judged as soon as the bytes that tell it are there."""
-        head = Head(bytearray(), ended=False)
-        while len(head.buffer) < PART_SIZE:
-            chunk = stream.read(min(_READ, PART_SIZE - len(head.buffer)))
-            if not chunk:
-                head.ended = True
-                break
-            head.buffer += chunk
-            self.policy.check_size(principal, len(head.buffer))
-            if not head.mime_type and len(head.buffer) >= HEAD_SIZE:
-                head.mime_type = self.policy.types.judge(principal, name, head.buffer)
-        head.mime_type = head.mime_type or self.policy.types.judge(principal, name, head.buffer)
-        return head
-
-    def _store_whole(self, transfer: _Transfer, head: Head) -> ObjectInfo:
-        transfer.take(head.buffer)
-        checksum = Checksum("sha256", b64encode(transfer.sha256.digest()).decode())
-        with bucket_errors():
-            return self._store.put(
-                transfer.upload.object_key,
-                head.buffer,
-                content_type=head.mime_type,
-                size=transfer.size,
-                checksum=checksum,
-            )
-
-    def _store_parts(
-        self,
-        principal: Principal,
-        transfer: _Transfer,
-        head: Head,
-        stream: Readable,
-        size: int | None,
-    ) -> ObjectInfo:
-        """Send part by part through one buffer, which is filled again and again in place, hashing on the way; each part
-        is confirmed by its checksum."""
-        part_size = plan(size or self.policy.max_size(principal)).part_size
-        upload, buffer, filled, ended = transfer.upload, head.buffer, len(head.buffer), False
-        buffer.extend(bytes(part_size - filled))
-        with bucket_errors():
-            ref = self._store.create_multipart(upload.object_key, content_type=head.mime_type, checksums="crc32")
-        with self._db.connection() as tx:
-            if not uploads.set_multipart(tx, upload.id, ref.upload_id):
-                raise UploadGone()
-        while True:
-            while filled < part_size and not ended:
-                chunk = stream.read(min(_READ, part_size - filled))
-                ended = not chunk
-                buffer[filled : filled + len(chunk)] = chunk
-                filled += len(chunk)
-            if not filled:
-                break
-            with memoryview(buffer)[:filled] as part, bucket_errors():
-                transfer.take(part)
-                self.policy.check_size(principal, transfer.size)
-                self._hold(transfer)
-                checksum = Checksum("crc32", b64encode(zlib.crc32(part).to_bytes(4, "big")).decode())
-                transfer.parts.append(self._store.put_part(ref, len(transfer.parts) + 1, part, checksum=checksum))
-            filled = 0
-        with bucket_errors():
-            with suppress(OutcomeUnknown):  # the answer was lost: what the bucket holds decides
-                self._store.complete_multipart(ref, transfer.parts)
-            info = self._store.stat(upload.object_key)
-        return info
+    def _send_part(self, upload: UploadRecord, writer: PartWriter, mime_type: str, received: int) -> UploadRecord:
+        if writer.ref is None:
+            ref = writer.begin(upload.object_key, mime_type)
+            with self._db.connection() as tx:
+                if not uploads.set_multipart(tx, upload.id, ref.upload_id):
+                    raise UploadGone()
+        upload = self.policy.reserve(upload, received, expires_in=_TTL)
+        writer.send()
+        return upload
 
     def keep_alive(self, upload_ids: Sequence[UUID]) -> None:
-        """Let the uploads of a request that is under way live on."""
+        """Extend the uploads of a request that is still running."""
         if upload_ids:
             with self._db.connection() as tx:
                 uploads.keep_alive(tx, list(upload_ids), expires_in=_TTL)
-
-    def _hold(self, transfer: _Transfer) -> None:
-        """Keep quota ahead of the bytes, doubling so that statements stay few."""
-        needed = transfer.size
-        if needed <= transfer.reserved:
-            return
-        for reserve in (max(needed, 2 * transfer.reserved), needed):
-            if self.policy.extend(transfer.upload, reserve, expires_in=_TTL):
-                transfer.reserved = reserve
-                return
-        raise QuotaExceeded()
 
     # -- complete ------------------------------------------------------------------------------------------------------
 
@@ -319,9 +238,9 @@ class Intake:
         rejected: Sequence[Rejected] = (),
         once: Claim | None = None,
     ) -> Outcome:
-        """Make received bytes files, all in one transaction. ``rejected`` were refused before; duplicates are added to them.
-        If any file was made, ``once`` records the outcome. Raises NotFound for a folder that is not the owner's."""
-        wished, placement = placement, self.policy.place(principal, placement)
+        """Make received bytes files, in one transaction. ``rejected`` were refused before; duplicates are added to them. If any
+        file was made, ``once`` records the outcome. Raises NotFound for a folder that is not the owner's."""
+        requested, placement = placement, self.policy.place(principal, placement)
         equals = EqualObjects(self._reader, new=[item.upload.object_key for item in received])
         try:
             outcome = equals.run(
@@ -329,7 +248,7 @@ class Intake:
             )
         except db_errors.ForeignKeyViolation:
             now = without_folder(principal, placement.folder_id)
-            return self.publish(now, received, wished, session_id, rejected=rejected, once=once)
+            return self.publish(now, received, requested, session_id, rejected=rejected, once=once)
         except db_errors.CheckViolation as error:
             raise InvalidInput(f"The request breaks the rule {db_errors.constraint(error)}.") from error
         kept = {record.file_path for record in outcome.files}
@@ -404,16 +323,11 @@ class Intake:
         return outcome
 
     def discard(
-        self,
-        given_up: Sequence[UploadRecord],
-        *,
-        problem: dict[str, str] | None = None,
-        complete: bool = False,
+        self, given_up: Sequence[UploadRecord], *, problem: dict[str, str] | None = None, complete: bool = False
     ) -> None:
-        """End uploads and remove what they stored: one object each where they are ``complete``, else perhaps parts too. One
-        that was published, though the answer to that COMMIT was lost, keeps its object.
-
-        What can't be removed now is left, by its row, to the janitor."""
+        """Abort uploads and delete what they stored: one object each if they are ``complete``, else perhaps parts too. One
+        that was published, though the answer to that COMMIT was lost, keeps its object. The janitor deletes what can't be
+        deleted now."""
         if not given_up:
             return
         try:
@@ -426,8 +340,8 @@ class Intake:
             log.warning("uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error))
 
     def abort(self, upload: UploadRecord, *, problem: dict[str, str] | None = None) -> None:
-        """End an upload at its client's word or for a ``problem``, and remove what arrived; the row is kept, so that the
-        client is told."""
+        """Abort an upload, for its client or for a ``problem``, and delete what arrived. The row stays, so that the client
+        learns of it."""
         with self._db.connection() as tx:
             ended = uploads.end(tx, [upload.id], status="aborted", problem=problem)
         if ended and self.remove_bytes(upload):
@@ -435,26 +349,26 @@ class Intake:
                 uploads.mark_cleaned(tx, upload.id)
 
     def overrun(self, upload: UploadRecord) -> GatewayError:
-        """The error for more bytes than were announced. The IETF draft also ends such an upload (section 4.4)."""
-        told = f"The upload was announced with {upload.size} bytes; more came."
+        """The error for more bytes than were declared. The IETF draft also ends such an upload (section 4.4)."""
+        detail = f"The upload was declared with {upload.size} bytes; more have arrived."
         if upload.protocol == "tus":
-            return FileTooLarge(told)
-        error = InconsistentLength(told)
+            return FileTooLarge(detail)
+        error = InconsistentLength(detail)
         self.abort(upload, problem=error.as_problem())
         return error
 
-    def hold(self, upload: UploadRecord, size: int, *, expires_in: timedelta = _TTL) -> None:
-        """Hold quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
+    def reserve(self, upload: UploadRecord, size: int, *, expires_in: timedelta = _TTL) -> None:
+        """Reserve quota for a size that is known only now. Raises QuotaExceeded, after ending the upload."""
         if not self.policy.extend(upload, size, expires_in=expires_in):
             self.abort(upload, problem=QuotaExceeded().as_problem())
             raise QuotaExceeded()
 
     def delete(self, key: str) -> None:
-        """Delete an object that is no longer needed, now or by the janitor."""
+        """Delete an object that is not in use; if that fails, the janitor does."""
         delete_unused(self._db, self._store, [key])
 
     def remove_bytes(self, upload: UploadRecord, *, complete: bool = False) -> bool:
-        """Delete an upload's object, and unless it is ``complete`` its parts; True once all is known to be gone."""
+        """Delete an upload's object and, unless it is ``complete``, its parts. True if the bucket confirmed all of it."""
         if upload.protocol in RESUMABLE and not self.remove_keys(upload):
             return False
         if not complete and not self._abort_parts(upload.object_key):
@@ -463,7 +377,7 @@ class Intake:
         return delete_unused(self._db, self._store, keys)
 
     def remove_keys(self, upload: UploadRecord) -> bool:
-        """Remove what the writers of a resumable upload left under keys of their own; True once all is known to be gone."""
+        """Delete what the writers of a resumable upload left under their keys. True if the bucket confirmed all of it."""
         with self._db.connection() as tx:
             keys = resumable.keys(tx, upload.id)
         gone = [key for key in keys if self.remove_key(key)]
@@ -472,9 +386,10 @@ class Intake:
         return len(gone) == len(keys)
 
     def remove_key(self, key: str) -> bool:
-        """Delete an object and abort the multiparts of its key; False where the bucket did not confirm."""
-        parts_gone = key.startswith(TAIL_PREFIX) or self._abort_parts(key)
-        return parts_gone and delete_unused(self._db, self._store, [key])
+        """Delete an object and abort the multipart uploads of its key. False if the bucket did not confirm."""
+        if key.startswith(TAIL_PREFIX):  # never a file's
+            return delete_quietly(self._store, key)
+        return self._abort_parts(key) and delete_unused(self._db, self._store, [key])
 
     def _abort_parts(self, key: str) -> bool:
         try:
@@ -488,9 +403,7 @@ class Intake:
 
 
 class Batch:
-    """Files received one after another that appear together, or not at all.
-
-    Leaving the block without ``commit`` discards everything."""
+    """Files that appear together or not at all. Leaving the block without ``commit`` discards them."""
 
     def __init__(self, intake: Intake, principal: Principal, protocol: GatewayProtocol, session_id: str):
         self._intake = intake
@@ -499,8 +412,8 @@ class Batch:
         self.session_id = session_id
         self.received: list[Received] = []
         self.rejected: list[Rejected] = []
-        self._held: list[UUID] = []
-        self._heartbeat = beating(lambda: intake.keep_alive(self._held))
+        self._admitted: list[UUID] = []
+        self._heartbeat = beating(lambda: intake.keep_alive(self._admitted))
 
     def receive(
         self,
@@ -513,7 +426,7 @@ class Batch:
         content_md5: bytes | None = None,
         placement: Placement = Placement(),  # noqa: B008 immutable
     ) -> None:
-        """Take one file's bytes. A verdict on this file alone is kept in ``rejected``; what ends the request is raised."""
+        """Store one file's bytes. An error in this file alone goes to ``rejected``; one that ends the request is raised."""
         try:
             self.received.append(
                 self._intake.receive(
@@ -527,7 +440,7 @@ class Batch:
                     sha256=sha256,
                     content_md5=content_md5,
                     placement=placement,
-                    held=self._held,
+                    admitted=self._admitted,
                 )
             )
         except _REQUEST_ERRORS:
@@ -557,23 +470,6 @@ class Batch:
     ) -> None:
         self._heartbeat.__exit__(kind, error, trace)
         self._intake.discard([item.upload for item in self.received])
-
-
-def _check_sums(
-    transfer: _Transfer,
-    info: ObjectInfo,
-    size: int | None,
-    digest: str,
-    sha256: str | None,
-    content_md5: bytes | None,
-) -> None:
-    if size is not None and transfer.size != size:
-        raise MalformedUpload(f"{size} bytes were announced and {transfer.size} arrived.")
-    md5 = transfer.md5
-    if (sha256 is not None and sha256 != digest) or (md5 is not None and md5.digest() != content_md5):
-        raise ChecksumMismatch()
-    if info.size != transfer.size:
-        raise Unavailable("The bucket did not store all of the bytes; try again.")
 
 
 def _new_file(item: Received, placement: Placement, status: str) -> NewFile:

@@ -1,9 +1,9 @@
-"""Who may write a resumable upload: one request at a time, over all processes and machines.
+"""One writer for each resumable upload, over all processes and machines.
 
-The right is a lease in the upload's row, renewed while bytes move, with a fencing token that grows with each holder. No
-database connection is held for it. A request that finds a holder asks it to end: a living one keeps what it has and does so
-at its next read or renewal, the lease of a dead or stuck one passes within LEASE. Whoever was overtaken without noticing
-changes nothing when it wakes, since each of its statements names a token that is no longer the row's."""
+The right to write is a lease in the upload's row, renewed while bytes arrive. No database connection is held for it. A
+request that finds a holder asks it for a handover: the holder stores what has arrived and ends, at its next read or renewal.
+The lease of a dead or stuck holder runs out within LEASE. Each lease has a fence, a number that grows; statements with an
+old fence change nothing, so a holder that was overtaken unnoticed does no harm (db/resumable.py)."""
 
 from __future__ import annotations
 
@@ -15,61 +15,71 @@ from uuid import UUID
 import structlog
 
 from core.errors import Locked, NotFound, Unavailable
+from core.principal import Principal
 from db import Database, resumable
-from db.records import ResumableRecord
+from db.records import UploadState
 
 log = structlog.get_logger()
 
 LEASE = timedelta(seconds=6)
-RENEW = 1.5  # seconds between renewals while bytes move
-PATIENCE = 8.0  # seconds that a request waits for the holder to end; longer than a dead holder's lease
-_POLL_FIRST, _POLL_MOST = 0.02, 0.25  # seconds
+RENEW = 1.5  # seconds between renewals while bytes arrive
+TIMEOUT = 8.0  # seconds that a request waits for a handover; longer than a dead holder's lease
+_FIRST_POLL, _MAX_POLL = 0.02, 0.25  # seconds
 
 
 class Lease:
-    """``with Lease.of(db, upload_id) as lease``: the writer until the end of the block, or until ``lost``."""
+    """``with Lease.of(…) as lease`` holds it until the end of the block, unless ``held`` is false or it is lost."""
 
-    def __init__(self, db: Database, record: ResumableRecord):
+    def __init__(self, db: Database, state: UploadState, *, held: bool):
         self._db = db
-        self._renewed = time.monotonic()
-        self.record = record  # as it was when the lease began
-        self.token = record.token
-        self.asked_for = False  # another request waits
+        self._renewed_at = time.monotonic()
+        self.state = state  # when the lease began
+        self.held = held
+        self.fence = state.record.fence
+        self.handover_requested = False
 
     @classmethod
-    def of(cls, db: Database, upload_id: UUID, *, patience: float = PATIENCE) -> Lease:
-        """Become the writer; ask a present one to end, and wait for that. Raises Locked after ``patience`` seconds."""
-        deadline, pause = time.monotonic() + patience, _POLL_FIRST
+    def of(
+        cls,
+        db: Database,
+        principal: Principal,
+        upload_id: UUID,
+        *,
+        offset: int | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Lease:
+        """Take the lease of the caller's upload; ask its holder for a handover, and wait. It is not ``held`` if the upload
+        is over or can't come to have this ``offset``.
+
+        Raises NotFound, and Locked after ``timeout`` seconds."""
+        deadline, pause = time.monotonic() + timeout, _FIRST_POLL
         while True:
             with db.connection() as tx:
-                record = resumable.take(tx, upload_id, lease=LEASE)
-                if record is None:
-                    resumable.ask_for(tx, upload_id)
-            if record is not None:
-                return cls(db, record)
-            if time.monotonic() > deadline:
-                break
-            time.sleep(pause)
-            pause = min(2 * pause, _POLL_MOST)
-        with db.connection() as tx:
-            if resumable.get(tx, upload_id) is None:
+                found = resumable.take(tx, principal, upload_id, offset=offset, lease=LEASE)
+            if found is None:
                 raise NotFound("There is no such upload.")
-        raise Locked("Another request writes this upload and does not end; try again.", retry_after=2)
+            state, taken = found
+            if taken or not _worth_waiting(state, offset):
+                return cls(db, state, held=taken)
+            if time.monotonic() > deadline:
+                raise Locked("Another request is writing to this upload and does not end; try again.", retry_after=2)
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_POLL)
 
     def renew(self) -> None:
-        """Called as often as bytes come. Raises Locked where another has become the writer."""
-        if time.monotonic() - self._renewed < RENEW:
+        """Called as often as bytes arrive. Raises Locked if the lease is lost."""
+        if time.monotonic() - self._renewed_at < RENEW:
             return
         with self._db.connection() as tx:
-            asked = resumable.renew(tx, self.record.upload_id, token=self.token, lease=LEASE)
-        self.renewed(asked)
-
-    def renewed(self, asked: bool | None) -> None:
-        """What a statement that renews the lease beside its own purpose has told."""
-        if asked is None:
+            requested = resumable.renew(tx, self.state.upload.id, fence=self.fence, lease=LEASE)
+        if requested is None:
             raise lost()
-        self._renewed = time.monotonic()
-        self.asked_for = self.asked_for or asked
+        self.renewed(handover_requested=requested)
+
+    def renewed(self, *, handover_requested: bool) -> None:
+        """Called after a statement that renewed the lease along with something else."""
+        self._renewed_at = time.monotonic()
+        self.handover_requested |= handover_requested
 
     def __enter__(self) -> Lease:
         return self
@@ -77,12 +87,24 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.held:
+            return
         try:
             with self._db.connection() as tx:
-                resumable.release(tx, self.record.upload_id, token=self.token)
-        except Unavailable as unavailable:  # it passes by itself
-            log.warning("lease_left", upload_id=str(self.record.upload_id), error=str(unavailable))
+                resumable.release(tx, self.state.upload.id, fence=self.fence)
+        except Unavailable as unavailable:  # it runs out by itself
+            log.warning("lease_not_released", upload_id=str(self.state.upload.id), error=str(unavailable))
+
+
+def _worth_waiting(state: UploadState, offset: int | None) -> bool:
+    """Whether the lease can be had later. An offset that is less than the upload's is wrong for good."""
+    if not state.upload.open or state.upload.overdue:
+        return False
+    if offset is None or offset == state.offset:
+        return state.record.sources is None or offset is None
+    return offset > state.offset and state.record.leased
 
 
 def lost() -> Locked:
-    return Locked("Another request has taken this upload over, or it is over.", retry_after=1)
+    """The error of a writer whose lease was taken over."""
+    return Locked("Another request has taken over this upload, or the upload has ended.", retry_after=1)

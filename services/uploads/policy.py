@@ -1,7 +1,5 @@
-"""Admit: what is judged of an upload, before a byte moves and while bytes arrive, for every way in.
-
-Name, size, type, quota, the budget of an upload token, the number of unfinished uploads: each rule stands here and nowhere
-else, so that no way in is a way round."""
+"""What an upload may do, whatever its protocol: rules for name, size, type and folder, quota, the budget of an upload token,
+and the number of unfinished uploads. Each rule is here only, so no protocol can bypass it."""
 
 from __future__ import annotations
 
@@ -23,47 +21,50 @@ from services.library.type_policy import TypePolicy
 
 @dataclass(frozen=True, slots=True)
 class PolicyLimits:
+    """The deployment's limits."""
+
     max_file_size: int  # bytes
     quota_bytes: int | None  # bytes for each owner
     max_open_uploads: int  # for each owner
 
 
 class UploadPolicy:
+    """The rules, and the reservations of quota."""
+
     def __init__(self, db: Database, types: TypePolicy, limits: PolicyLimits):
         self._db = db
         self.types = types
         self._limits = limits
 
     def check_declared(self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None) -> str:
-        """Judge what is known before a byte moves; the cleaned name. Raises InvalidName, FileTooLarge, TypeNotAllowed."""
+        """Check what is known before a byte arrives. Returns the cleaned name. Raises InvalidName, FileTooLarge,
+        TypeNotAllowed."""
         clean = self.types.check_name(principal, name, claimed_type=claimed_type)
         self.check_size(principal, size or 0)
         return clean
 
     def check_size(self, principal: Principal, size: int) -> None:
+        """Raises FileTooLarge."""
         limit = self.max_size(principal)
         if size > limit:
             raise FileTooLarge(f"A file may have at most {limit} bytes.")
 
     def max_size(self, principal: Principal) -> int:
-        """Bytes that one file of this caller may have: the deployment's limit, or the upload token's where that is lower."""
-        budget = principal.budget
-        return min(
-            self._limits.max_file_size,
-            budget.max_size if budget and budget.max_size is not None else self._limits.max_file_size,
-        )
+        """Bytes that a file of this caller may have: the deployment's limit, or the upload token's if that is lower."""
+        limit, budget = self._limits.max_file_size, principal.budget
+        return limit if budget is None or budget.max_size is None else min(limit, budget.max_size)
 
     def place(self, principal: Principal, placement: Placement) -> Placement:
-        """Where the files go, and who sees them. An upload token that names a folder puts them there and nowhere else, and once
-        that is deleted into the root, private. Raises NotFound, and NotAllowed for what would show more than its maker allowed
-        or tell what the owner has."""
+        """The placement that applies. The files of an upload token with a folder go there or, if it was deleted, to the root
+        as private files. Raises NotFound for another folder, and NotAllowed for what would publish more than the token allows
+        or reveal what the owner has."""
         budget = principal.budget
         if budget is None:
             return placement
         if placement.on_duplicate != "link":
-            raise NotAllowed("An upload token uploads with on_duplicate=link only.")
+            raise NotAllowed("With an upload token, on_duplicate must be link.")
         if placement.visibility == "public" and budget.visibility == "private":
-            raise NotAllowed("This upload token publishes nothing.")
+            raise NotAllowed("This upload token does not allow public files.")
         if budget.folder_id is None:
             return placement
         if placement.folder_id not in (None, budget.folder_id):
@@ -80,8 +81,8 @@ class UploadPolicy:
         once: Claim | None = None,
         also: Callable[[Tx, UploadRecord], None] | None = None,
     ) -> UploadRecord:
-        """Commit the upload's row, with what ``also`` adds, and hold its quota; ``once`` records its id. Raises
-        QuotaExceeded, LimitReached, or NotFound for the folder; then nothing is held."""
+        """Commit the upload's row and what ``also`` adds, and reserve its quota; ``once`` records its id. Raises
+        QuotaExceeded, LimitReached, or NotFound for the folder; then nothing is reserved."""
         budget = principal.budget
         if budget is not None:
             new = replace(new, token_id=budget.token_id)
@@ -104,28 +105,38 @@ class UploadPolicy:
         if reason == "quota":
             raise QuotaExceeded()
         if reason == "budget":
-            raise QuotaExceeded("The upload token's budget does not leave room for this.")
-        raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at a time.")
+            raise QuotaExceeded("This would exceed the upload token's budget.")
+        raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at the same time.")
 
-    def room(self, upload: UploadRecord) -> int | None:
-        """Bytes that quota and upload token leave for an upload that holds none, at the moment; None: no limit."""
+    def available(self, upload: UploadRecord) -> int | None:
+        """Bytes that quota and upload token leave now; None without a limit."""
         with self._db.connection() as tx:
-            return uploads.room(tx, upload.owner_id, upload.token_id, quota_bytes=self._limits.quota_bytes)
+            return uploads.available(tx, upload.owner_id, upload.token_id, quota_bytes=self._limits.quota_bytes)
 
     def extend(self, upload: UploadRecord, reserve: int, *, expires_in: timedelta) -> bool:
-        """Hold ``reserve`` bytes of quota in all and live longer; False where quota or budget do not allow it, or the upload
-        is over."""
+        """Reserve ``reserve`` bytes of quota in all, and postpone the expiry. False if quota or budget do not allow it, or if
+        the upload is over."""
         with self._db.transaction() as tx:
-            held = uploads.extend(
+            extended = uploads.extend(
                 tx, upload.id, reserve=reserve, expires_in=expires_in, quota_bytes=self._limits.quota_bytes
             )
-            if not held:
+            if not extended:
                 raise db_errors.Rollback
-        return held
+        return extended
+
+    def reserve(self, upload: UploadRecord, size: int, *, expires_in: timedelta) -> UploadRecord:
+        """Reserve quota for ``size`` bytes in all, if they are more than was reserved. Doubles the reservation where that
+        is allowed, so that a growing upload needs few statements. Raises QuotaExceeded."""
+        if size <= upload.reserved:
+            return upload
+        for reserve in (max(size, 2 * upload.reserved), size):
+            if self.extend(upload, reserve, expires_in=expires_in):
+                return replace(upload, reserved=reserve)
+        raise QuotaExceeded()
 
 
 def without_folder(principal: Principal, folder_id: int | None) -> Principal:
-    """The caller, whose upload token's folder was deleted a moment ago. Raises NotFound where there never was such a folder."""
+    """The caller, after the folder of its upload token was deleted. Raises NotFound if it is no such folder."""
     budget = principal.budget
     if budget is None or budget.folder_gone or folder_id is None or folder_id != budget.folder_id:
         raise NotFound("There is no such folder.")

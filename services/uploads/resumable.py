@@ -1,19 +1,15 @@
-"""Resumable uploads by tus 1.0 and the IETF draft: what a request may ask of one.
+"""Resumable uploads by tus 1.0 and the IETF draft: what a request may do with one.
 
-The two protocols differ in their headers only (core/tus.py, core/ietf.py, api/tus.py). Bytes are written by part_writer.py,
-under the lease of leases.py. The end is that of direct uploads (completion.py): the file appears as ``processing``, and a
-job reads it back.
-"""
+The protocols differ in their headers only (core/tus.py, core/ietf.py, api/tus.py). The end is that of direct uploads
+(completion.py): the file appears as ``processing``, and a job reads it back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
-
-import structlog
 
 from core import content_types, names
 from core.errors import (
@@ -25,6 +21,7 @@ from core.errors import (
     Locked,
     MalformedUpload,
     NotAllowed,
+    NotFound,
     OffsetMismatch,
     QuotaExceeded,
     UploadGone,
@@ -33,31 +30,28 @@ from core.ids import FILE_PREFIX, new_id, object_key
 from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, resumable, uploads
-from db.records import PartRecord, ResumableRecord, UploadRecord
+from db import Database, Tx, resumable
+from db.records import PartRecord, UploadRecord, UploadState
 from db.uploads import NewUpload
 from services.access.idempotency import Claim
 from services.access.upload_tokens import uploader_of
 from services.objects.bucket import bucket_errors
-from services.uploads.completion import Completion, own
+from services.uploads.completion import Completion
 from services.uploads.concatenation import Concatenation
 from services.uploads.intake import Intake
 from services.uploads.leases import Lease
-from services.uploads.part_writer import Body, Verify, Writer
+from services.uploads.resumable_writer import Body, NoBytes, ResumableWriter
 from storage_backends.base import CopyingStore, MultipartRef, UploadNotFound
-
-log = structlog.get_logger()
 
 Protocol = Literal["tus", "ietf"]
 
-_MOST_PARTS = 9_000  # of 10,000, so that writers that die may waste some numbers
-_LIVE = ("pending", "uploading")
+_MAX_PARTS = 9_000  # of 10,000, so that writers that die may waste some numbers
 _BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class NewResumable:
-    """What a client announces. ``size`` None: it will be told later, or be known at the end."""
+    """What a client announces. ``size`` None: it is declared later, or known at the end."""
 
     protocol: Protocol
     filename: str | None
@@ -69,27 +63,9 @@ class NewResumable:
     sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UploadState:
-    """Where an upload stands: ``offset`` bytes are durable."""
-
-    upload: UploadRecord
-    record: ResumableRecord
-
-    @property
-    def offset(self) -> int:
-        return self.record.received
-
-    @property
-    def complete(self) -> bool:
-        return self.record.sealed
-
-    @property
-    def file_id(self) -> UUID | None:
-        return self.upload.file_id
-
-
 class ResumableUploads:
+    """What clients ask of resumable uploads. Another's upload is NotFound; one that was ended or has expired is UploadGone."""
+
     def __init__(
         self,
         db: Database,
@@ -110,9 +86,9 @@ class ResumableUploads:
     # -- begin ---------------------------------------------------------------------------------------------------------
 
     def create(self, principal: Principal, new: NewResumable, *, once: Claim | None = None) -> UploadState:
-        """Admit an upload; an empty one is complete at once. Name, type, size and quota are judged here. ``once`` records the
+        """Admit an upload; an empty one is complete at once. Name, type, size and quota are checked here. ``once`` records the
         upload's id."""
-        standing = self._admit(
+        state = self._admit(
             principal,
             new,
             reserve=new.size or 0,
@@ -121,8 +97,8 @@ class ResumableUploads:
             once=once,
         )
         if new.size == 0:
-            return self.append(principal, standing.upload.id, offset=0, body=Nothing())
-        return standing
+            return self.append(principal, state.upload.id, offset=0, body=NoBytes())
+        return state
 
     def _admit(
         self,
@@ -134,29 +110,27 @@ class ResumableUploads:
         sources: Sequence[UUID] | None,
         once: Claim | None,
     ) -> UploadState:
+        created: list[UploadState] = []
+
         def also(tx: Tx, upload: UploadRecord) -> None:
-            resumable.create(
+            state = resumable.create(
                 tx,
-                upload.id,
-                deferred=new.size is None,
-                metadata=new.metadata,
+                upload,
+                metadata_header=new.metadata,
                 partial=new.partial,
-                concat=concat,
+                concat_header=concat,
                 sources=sources,
             )
+            created.append(state)
 
-        admission = self._intake.policy
+        policy = self._intake.policy
         name = new.filename if new.filename else _default_name(new.content_type)
         if new.partial:  # its name and type are the final upload's
-            admission.check_size(principal, new.size or 0)
+            policy.check_size(principal, new.size or 0)
         else:
-            name = admission.check_declared(principal, name, size=new.size, claimed_type=new.content_type)
-        planned = plan(
-            admission.max_size(principal) if new.size is None else new.size,
-            preferred=PART_SIZE,
-            max_count=_MOST_PARTS,
-        )
-        upload = admission.admit(
+            name = policy.check_declared(principal, name, size=new.size, claimed_type=new.content_type)
+        largest = policy.max_size(principal) if new.size is None else new.size
+        policy.admit(
             principal,
             NewUpload(
                 owner_id=principal.owner_id,
@@ -168,14 +142,14 @@ class ResumableUploads:
                 reserve=reserve,
                 session_id=new_id().hex,
                 expires_in=self._ttl,
-                part_size=planned.part_size,
-                placement=admission.place(principal, new.placement),
+                part_size=plan(largest, preferred=PART_SIZE, max_count=_MAX_PARTS).part_size,
+                placement=policy.place(principal, new.placement),
                 sha256=new.sha256,
             ),
             once=once,
             also=also,
         )
-        return self._read(principal, upload.id)
+        return created[-1]
 
     def max_size(self, principal: Principal) -> int:
         """Bytes that one upload of this caller may have."""
@@ -190,62 +164,65 @@ class ResumableUploads:
         concat: str,
         once: Claim | None = None,
     ) -> UploadState:
-        """Make one upload, and its file, of finished partial ones; they are over then. One that is named twice is used twice.
-        ``once`` records the upload's id.
+        """Make one upload, and its file, from complete partial ones, which end with it. One may be named twice. ``once`` records
+        the upload's id.
 
-        Raises NotFound for what is not the caller's own, InvalidInput for what is no finished partial upload."""
-        found = {upload_id: self._live(principal, upload_id) for upload_id in dict.fromkeys(sources)}
-        for standing in found.values():
-            if not standing.record.partial or not standing.complete:
-                raise InvalidInput("A final upload is made of partial uploads that are finished.")
+        Raises InvalidInput for an upload that is not partial and complete."""
+        with self._db.connection() as tx:
+            found = resumable.states(tx, principal, sources)
+        for upload_id in sources:
+            state = _alive(found.get(upload_id))
+            if not state.record.partial or not state.complete:
+                raise InvalidInput("A final upload is made of partial uploads that are complete.")
         partials = [found[upload_id].upload for upload_id in sources]
         size = sum(upload.size or 0 for upload in partials)
         upload = self._admit(
             principal, replace(new, size=size), reserve=0, concat=concat, sources=list(sources), once=once
         ).upload
-        with Lease.of(self._db, upload.id) as lease:
-            writer = self._writer(principal, upload, lease)
-            writer.checksums = False  # copies have none
+        with Lease.of(self._db, principal, upload.id) as lease:
+            writer = self._writer(principal, lease, checksums=False)
             self._concatenation.join(writer, partials)
-        standing = self._end(principal, upload.id)
+        final = self._finish(principal, writer.state)
         for partial in found.values():
             self._intake.abort(partial.upload)
-        return standing
+        return final
 
     def begun(self, principal: Principal, upload_id: UUID) -> UploadState | None:
-        """The upload of a creation that is asked again. None where it was to be made of partial uploads and came to nothing; one
-        whose request died over that is ended now. Raises IdempotencyInProgress while that still runs."""
-        standing = self._read(principal, upload_id)
-        if standing.record.sources is None:
-            return standing
-        if standing.upload.status in _LIVE and not standing.complete:
-            if standing.record.held:
+        """The upload of a creation that is repeated. None if it was to be made of partial uploads and failed; one whose request
+        died over that is ended now. Raises IdempotencyInProgress while that request still runs."""
+        state = self.find(principal, upload_id)
+        if state.record.sources is None:
+            return state
+        if state.upload.open and not state.complete:
+            if state.record.leased:
                 raise IdempotencyInProgress(retry_after=1)
-            self._intake.abort(standing.upload)
+            self._intake.abort(state.upload)
             return None
-        return None if standing.upload.status in ("aborted", "expired") else standing
+        return None if state.upload.status in ("aborted", "expired") else state
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
     def find(self, principal: Principal, upload_id: UUID) -> UploadState:
-        """The caller's own upload as it is recorded, whatever became of it. Raises NotFound."""
-        return self._read(principal, upload_id)
+        """The caller's upload as it is recorded, also one that has ended."""
+        with self._db.connection() as tx:
+            state = resumable.states(tx, principal, [upload_id]).get(upload_id)
+        if state is None:
+            raise NotFound("There is no such upload.")
+        return state
 
-    def standing(self, principal: Principal, upload_id: UUID) -> UploadState:
-        """Where the upload stands for good: a request that still writes is asked to end first, and what is told is compared
-        with the bucket. Where all is there but nobody made a file of it, that is done now. Raises UploadGone, Locked."""
-        standing = self._live(principal, upload_id)
-        if standing.upload.status not in _LIVE:
-            return standing
-        with Lease.of(self._db, upload_id) as lease:
-            standing = self._live(principal, upload_id)
-            if standing.upload.status in _LIVE:
-                self._compare(standing)
-                if standing.offset == standing.upload.size and not standing.complete:
-                    self._writer(principal, standing.upload, lease).append(Nothing())
-        return self._end(principal, upload_id)
+    def settle(self, principal: Principal, upload_id: UUID) -> UploadState:
+        """The state of an upload that nobody is writing to: a request that still writes is asked to end, and the row is
+        compared with the bucket. If all bytes are there and nobody made a file of them, that is done now. Raises Locked."""
+        with Lease.of(self._db, principal, upload_id) as lease:
+            state = _alive(lease.state)
+            if not lease.held:
+                return state
+            self._compare(state)
+            if state.offset == state.upload.size and not state.complete:
+                state = self._close(principal, lease)
+        return self._finish(principal, state)
 
-    # -- go on ---------------------------------------------------------------------------------------------------------
+    # -- write ---------------------------------------------------------------------------------------------------------
 
     def append(
         self,
@@ -257,185 +234,152 @@ class ResumableUploads:
         size: int | None = None,
         length: int | None = None,
         last: bool = False,
-        verify: Verify | None = None,
-        held: Callable[[], None] | None = None,
+        checksums: Mapping[str, bytes] | None = None,
     ) -> UploadState:
-        """Store a body that begins at ``offset``; where the upload stands after it. ``size`` declares the upload's length,
-        ``length`` is the body's, where it is known, and ``last`` says that the upload ends with it. ``held`` is called before
-        the body is read: from then on whoever asks where the upload stands waits for what comes of this body.
+        """Store a body that begins at ``offset``. ``size`` declares the upload's length, ``length`` is the body's if that is
+        known, and ``last`` says that the upload ends with it. ``checksums`` are what the body's digests have to be, by
+        algorithm. The lease is held before the body is read.
 
-        Raises OffsetMismatch, UploadGone, Locked where another request took over, FileTooLarge, InconsistentLength, and what
-        the type rules and the quota refuse. Whatever is raised, the offset that is recorded is right."""
-        standing = self._live(principal, upload_id)
-        if standing.record.sources is not None:
-            raise NotAllowed("A final upload takes no bytes of its own.")
-        self._check_offset(standing, offset)
-        if standing.upload.status not in _LIVE:
-            return self._again(principal, standing, length)
-        with Lease.of(self._db, upload_id) as lease:
-            standing = self._live(principal, upload_id)
-            if offset != standing.offset:
-                raise mismatch(standing, offset)
-            if standing.upload.status not in _LIVE:
-                return self._again(principal, standing, length)
+        Raises OffsetMismatch, Locked if another request took over, FileTooLarge, InconsistentLength, BodyChecksumMismatch,
+        and what the type rules and the quota refuse. Whatever is raised, the recorded offset is right."""
+        with Lease.of(self._db, principal, upload_id, offset=offset) as lease:
+            state = _alive(lease.state)
+            if state.record.sources is not None:
+                raise NotAllowed("A final upload takes no bytes.")
+            if offset != state.offset:
+                raise mismatch(state, offset)
+            if not lease.held:
+                return self._repeated(principal, state, length)
+            writer = self._writer(principal, lease)
             if last and length is not None:
-                size = self._same(size, offset + length)
-            upload = self._declare(principal, standing, size, lease)
-            if length is not None and upload.size is not None and offset + length > upload.size:
-                raise self._intake.overrun(upload)
-            writer = self._writer(principal, upload, lease)
-            if held is not None:
-                held()
-            writer.append(
-                body,
-                verify=verify,
-                ends=(lambda found: self._declare(principal, UploadState(writer.upload, writer.record), found, lease))
-                if last
-                else None,
-            )
-            sealed = writer.record.sealed
-        if body.broken and not sealed:
-            if lease.asked_for:
-                raise Locked("Another request asked for this upload; what had come is kept.", retry_after=1)
-            raise MalformedUpload("The connection ended before the body did; what came is kept.")
-        return self._end(principal, upload_id)
+                if size not in (None, offset + length):
+                    raise InconsistentLength(f"{size} bytes were declared; with this body they are {offset + length}.")
+                size = offset + length
+            self._declare(writer, principal, size, lease)
+            if length is not None and writer.upload.size is not None and offset + length > writer.upload.size:
+                raise self._intake.overrun(writer.upload)
+            if writer.receive(body, checksums):
+                if last and not body.broken:
+                    self._declare(writer, principal, writer.position, lease)
+                writer.close()
+        if body.broken and not writer.record.bytes_complete:
+            if lease.handover_requested:
+                raise Locked("Another request asked for this upload; what has arrived is stored.", retry_after=1)
+            raise MalformedUpload("The connection ended before the body did; what has arrived is stored.")
+        return self._finish(principal, writer.state)
 
     def terminate(self, principal: Principal, upload_id: UUID) -> None:
-        """End an unfinished upload and remove what arrived. The file of a finished one stays (THREATS T56)."""
-        standing = self._live(principal, upload_id)
-        if standing.upload.status not in _LIVE:
-            return
-        with Lease.of(self._db, upload_id):
-            self._intake.abort(standing.upload)
+        """End an unfinished upload and remove what arrived. A finished one's file stays (THREATS T56)."""
+        with Lease.of(self._db, principal, upload_id) as lease:
+            state = _alive(lease.state)
+            if lease.held:
+                self._intake.abort(state.upload)
 
     def sweep(self) -> int:
-        """Make files of uploads that are all there and whose last request died before it could; how many."""
+        """Make files of complete uploads whose last request died before it could. Returns how many."""
         with self._db.connection() as tx:
-            found = resumable.all_there(tx, limit=_BATCH)
-        return self._completion.in_turn(found, self._sweep_one)
+            found = resumable.uncompleted(tx, limit=_BATCH)
+        return self._completion.complete_each(found, self._sweep_one)
 
     def _sweep_one(self, upload: UploadRecord) -> bool:
         with self._db.connection() as tx:
             uploader = uploader_of(tx, upload)
-        with Lease.of(self._db, upload.id, patience=0) as lease:
-            if not lease.record.sealed:
-                self._writer(uploader, upload, lease).append(Nothing())
-        self._completion.complete(Principal(upload.owner_id), upload.id, parts=None, sha256=None)
+        owner = Principal(upload.owner_id)
+        with Lease.of(self._db, owner, upload.id, timeout=0) as lease:
+            if lease.held and not lease.state.complete:
+                self._close(uploader, lease)
+        self._completion.complete(owner, upload.id)
         return True
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _read(self, principal: Principal, upload_id: UUID) -> UploadState:
-        with self._db.connection() as tx:
-            upload = own(principal, uploads.get(tx, upload_id))
-            record = resumable.get(tx, upload_id)
-        if record is None:
-            own(principal, None)
-        assert record is not None
-        return UploadState(upload, record)
+    def _writer(self, principal: Principal, lease: Lease, *, checksums: bool = True) -> ResumableWriter:
+        return ResumableWriter(
+            self._db, self._store, self._intake, principal, lease, ttl=self._ttl, checksums=checksums
+        )
 
-    def _live(self, principal: Principal, upload_id: UUID) -> UploadState:
-        standing = self._read(principal, upload_id)
-        upload = standing.upload
-        if upload.status in ("aborted", "expired") or (upload.status in _LIVE and upload.overdue):
-            raise UploadGone((upload.problem or {}).get("detail"))
-        return standing
+    def _close(self, principal: Principal, lease: Lease) -> UploadState:
+        """Store the end of an upload whose every byte has arrived."""
+        writer = self._writer(principal, lease)
+        writer.receive(NoBytes())
+        writer.close()
+        return writer.state
 
-    def _writer(self, principal: Principal, upload: UploadRecord, lease: Lease) -> Writer:
-        return Writer(self._db, self._store, self._intake, principal, upload, lease, ttl=self._ttl)
-
-    @staticmethod
-    def _check_offset(standing: UploadState, offset: int) -> None:
-        """What lies behind is wrong for ever, so nobody has to end for it."""
-        if offset < standing.offset or (offset > standing.offset and not standing.record.held):
-            raise mismatch(standing, offset)
-
-    @staticmethod
-    def _same(told: int | None, found: int) -> int:
-        if told not in (None, found):
-            raise InconsistentLength(f"{told} bytes were announced; with this body they are {found}.")
-        return found
-
-    def _declare(self, principal: Principal, standing: UploadState, size: int | None, lease: Lease) -> UploadRecord:
-        """The upload with its length, where one is told now."""
-        upload = standing.upload
+    def _declare(self, writer: ResumableWriter, principal: Principal, size: int | None, lease: Lease) -> None:
+        """Set the upload's length, if it is declared now."""
+        upload, policy = writer.upload, self._intake.policy
         if size is None or size == upload.size:
-            return upload
+            return
         if upload.size is not None:
             raise InconsistentLength(f"The upload has {upload.size} bytes, not {size}.")
-        if size < standing.offset:
-            raise InconsistentLength(f"{standing.offset} bytes have come already.")
-        self._intake.policy.check_size(principal, size)
-        if not self._intake.policy.extend(upload, size, expires_in=self._ttl):
+        if size < writer.record.received:
+            raise InconsistentLength(f"{writer.record.received} bytes have already arrived.")
+        policy.check_size(principal, size)
+        if not policy.extend(upload, size, expires_in=self._ttl):
             raise QuotaExceeded()
         with self._db.connection() as tx:
-            declared = resumable.declare_size(tx, upload.id, size, token=lease.token)
+            declared = resumable.declare_size(tx, upload.id, size, fence=lease.fence)
         if declared is None:
-            raise Locked("Another request has told another length.", retry_after=1)
-        return declared
+            raise Locked("Another request has declared another length.", retry_after=1)
+        writer.upload = declared
 
-    def _again(self, principal: Principal, standing: UploadState, length: int | None) -> UploadState:
-        """A request to an upload that is complete: without bytes it is a client that lost the last answer."""
-        if length != 0 and standing.upload.protocol == "ietf":
-            raise AlreadyComplete()
-        if length != 0:
-            raise self._intake.overrun(standing.upload)
-        return self._end(principal, standing.upload.id)
+    def _repeated(self, principal: Principal, state: UploadState, length: int | None) -> UploadState:
+        """A request to a complete upload: without bytes it comes from a client that lost the last answer."""
+        if length == 0:
+            return self._finish(principal, state)
+        raise AlreadyComplete() if state.upload.protocol == "ietf" else self._intake.overrun(state.upload)
 
-    def _end(self, principal: Principal, upload_id: UUID) -> UploadState:
-        """The file, once every byte is there."""
-        standing = self._live(principal, upload_id)
-        if standing.complete and not standing.record.partial and standing.upload.status != "done":
-            self._completion.complete(principal, upload_id, parts=None, sha256=None)
-            standing = self._read(principal, upload_id)
-        return standing
+    def _finish(self, principal: Principal, state: UploadState) -> UploadState:
+        """Make the file, once every byte is stored."""
+        if not state.complete or state.record.partial or state.upload.status == "done":
+            return state
+        file = self._completion.complete_upload(principal, state.upload)
+        return replace(state, upload=replace(state.upload, status="done", file_id=file.id))
 
-    def _compare(self, standing: UploadState) -> None:
-        """Whether the bucket holds what the row says. An upload whose bytes were lost there ends, since no offset that could be
-        told would be true."""
-        upload, record = standing.upload, standing.record
+    def _compare(self, state: UploadState) -> None:
+        """Compare the row with the bucket. An upload that lost bytes there ends, since no offset would be true."""
         with self._db.connection() as tx:
-            recorded = resumable.parts(tx, upload.id)
+            recorded = resumable.parts(tx, state.upload.id)
         try:
             with bucket_errors():
-                whole = self._holds(upload, record, recorded)
+                intact = self._is_stored(state, recorded)
         except ContentMissing:
-            whole = False
-        if not whole:
-            gone = UploadGone("The bucket no longer holds what it took of this upload.")
-            self._intake.abort(upload, problem=gone.as_problem())
+            intact = False
+        if not intact:
+            gone = UploadGone("The bucket has lost bytes of this upload.")
+            self._intake.abort(state.upload, problem=gone.as_problem())
             raise gone
 
-    def _holds(self, upload: UploadRecord, record: ResumableRecord, recorded: list[PartRecord]) -> bool:
+    def _is_stored(self, state: UploadState, recorded: list[PartRecord]) -> bool:
+        upload, record = state.upload, state.record
         if record.tail_key is not None and self._store.stat(record.tail_key).size != record.tail_size:
             return False
         if recorded and upload.multipart_id is not None:
             try:
                 listed = self._store.list_parts(MultipartRef(upload.object_key, upload.multipart_id))
-                held = {(part.number, part.etag, part.size) for part in listed}
-                return {(part.number, part.etag, part.size) for part in recorded} <= held
-            except UploadNotFound:  # assembled before, perhaps; never read as that
-                if not record.sealed:
+                stored = {(part.number, part.etag, part.size) for part in listed}
+                return {(part.number, part.etag, part.size) for part in recorded} <= stored
+            except UploadNotFound:  # completed before, perhaps: that is no proof of it
+                if not state.complete:
                     return False
-        return not record.sealed or self._store.stat(upload.object_key).size == upload.size
+        return not state.complete or self._store.stat(upload.object_key).size == upload.size
 
 
-def mismatch(standing: UploadState, offset: int) -> OffsetMismatch:
-    error = OffsetMismatch(f"The upload stands at {standing.offset}.")
-    error.extra |= {"expected-offset": standing.offset, "provided-offset": offset}
+def mismatch(state: UploadState, offset: int) -> OffsetMismatch:
+    """The error for an offset that is not the upload's."""
+    error = OffsetMismatch(f"The current offset is {state.offset}.")
+    error.extra |= {"expected-offset": state.offset, "provided-offset": offset}
     return error
 
 
-class Nothing:
-    """A body without bytes."""
-
-    broken = False
-
-    def read(self, size: int, /) -> bytes:
-        return b""
-
-    def hurry(self) -> None:
-        pass
+def _alive(state: UploadState | None) -> UploadState:
+    """Raises NotFound without an upload, UploadGone for one that was ended or has expired."""
+    if state is None:
+        raise NotFound("There is no such upload.")
+    upload = state.upload
+    if upload.status in ("aborted", "expired") or (upload.open and upload.overdue):
+        raise UploadGone((upload.problem or {}).get("detail"))
+    return state
 
 
 def _default_name(content_type: str | None) -> str:

@@ -1,9 +1,7 @@
-"""Uploads as Uppy's S3Uploads offers them: sizes that nobody told, and a client that keeps what it was given.
+"""Uploads for Uppy's S3 plugin (``/s3``): sizes may be undeclared, and the client keeps an upload id and a key.
 
-The upload id that the plugin keeps is the upload's own, and the key is the object key; both come back with every request
-and are only compared with the caller's upload, never used as given (THREATS T45). The bucket's own upload id stays in
-presigned URLs.
-"""
+The upload id is the upload's own, and the key is the object key. Both come back with every request and are only compared with
+the caller's upload (THREATS T45). The bucket's own upload id stays in presigned URLs."""
 
 from __future__ import annotations
 
@@ -22,11 +20,13 @@ from services.access.upload_tokens import uploader_of
 from services.uploads.direct import MAX_PARTS, MIN_PART, DirectUploads, PartUrl
 from storage_backends.base import Part, PresignedPost, PresignedRequest
 
-TICKET_LIFE = 3600  # seconds
+TICKET_TTL = 3600  # seconds
 _TICKETS = "s3 routes"
 
 
 class S3Uploads:
+    """Direct uploads as the plugin asks for them."""
+
     def __init__(self, db: Database, direct: DirectUploads, *, bucket: str, cursors: Cursors):
         self._db = db
         self._direct = direct
@@ -45,7 +45,7 @@ class S3Uploads:
         size: int | None = None,
         once: Claim | None = None,
     ) -> UploadRecord:
-        """An upload by one request (``request_for``). If its size is not declared, quota is held when the gateway sees it."""
+        """An upload by one request (``request_for``). For an undeclared size, quota is reserved at completion."""
         return self._direct.admit(
             principal,
             protocol="s3",
@@ -67,7 +67,7 @@ class S3Uploads:
         size: int | None = None,
         once: Claim | None = None,
     ) -> UploadRecord:
-        """Several parts. Where the size is told they are those that the plugin cuts by itself, and signed with their lengths."""
+        """Several parts. If the size is declared they are those that the plugin makes, and their lengths are signed."""
         return self._direct.start_multipart(
             self._direct.admit(
                 principal,
@@ -83,7 +83,7 @@ class S3Uploads:
         )
 
     def begun(self, upload_id: UUID) -> UploadRecord | None:
-        """An upload that was admitted before, its multipart open; None where it has come to nothing."""
+        """An upload that was admitted before, its multipart upload begun; None if it was aborted or has expired."""
         upload = self._direct.admitted(upload_id)
         return upload if upload is None or upload.incoming_key else self._direct.start_multipart(upload)
 
@@ -96,17 +96,17 @@ class S3Uploads:
     # -- go on ---------------------------------------------------------------------------------------------------------
 
     def find(self, principal: Principal, upload_id: UUID, key: str | None) -> UploadRecord:
-        """The caller's own multipart upload of this id and, where the client names one, this key; else NotFound."""
+        """The caller's multipart upload with this id and key (if given); else NotFound."""
         upload = self._direct.get(principal, upload_id)
         if upload.multipart_id is None or key not in (None, upload.object_key):
             raise NotFound("There is no such upload.")
         return upload
 
     def parts(self, upload: UploadRecord) -> list[Part]:
-        """What the bucket holds, all pages.
+        """The parts that the bucket holds.
 
-        Of a finished upload as many parts as the file can have had: the plugin asks again where the answer to its complete
-        was lost, and with every part in the list it goes straight on to complete, which gives the same file again."""
+        Of a finished upload as many as the file can have had: if the answer to its completion was lost, the plugin lists the
+        parts, finds them all, and completes again, which returns the same file."""
         if upload.status != "done":
             return self._direct.list_parts(upload)
         with self._db.connection() as tx:
@@ -116,35 +116,38 @@ class S3Uploads:
         return [Part(number, 0, "done") for number in range(1, max(1, -(-file.file_size // MIN_PART)) + 1)]
 
     def sign(self, principal: Principal, upload: UploadRecord, part_numbers: Sequence[int]) -> list[PartUrl]:
+        """Part URLs."""
         return self._direct.sign_parts(principal, upload.id, part_numbers)
 
     def complete(self, principal: Principal, upload: UploadRecord, parts: Sequence[tuple[int, str]]) -> FileRecord:
+        """Make the upload a file."""
         return self._direct.complete(principal, upload.id, parts=parts)
 
     def abort(self, principal: Principal, upload: UploadRecord) -> None:
+        """Remove what arrived."""
         self._direct.abort(principal, upload.id)
 
     # -- tickets -------------------------------------------------------------------------------------------------------
 
     def ticket(self, upload: UploadRecord) -> str:
-        """What makes an address of ours as good as a presigned URL: it opens this upload for an hour, and nothing else."""
-        return self._cursors.sign([str(upload.id), int(time.time()) + TICKET_LIFE], scope=_TICKETS)
+        """A signature that makes a gateway URL work like a presigned URL: for this upload alone, and for an hour."""
+        return self._cursors.sign([str(upload.id), int(time.time()) + TICKET_TTL], scope=_TICKETS)
 
     def redeem(self, upload_id: UUID, ticket: str) -> Principal:
-        """Who began the upload, for who holds its ticket. Raises NotAllowed, also once the upload token is over that began it."""
+        """The principal that began the upload. Raises NotAllowed, also after the end of its upload token."""
         try:
             name, expires = self._cursors.open(ticket, scope=_TICKETS)
         except (InvalidCursor, ValueError) as error:
-            raise NotAllowed("The address was not signed by this gateway.") from error
+            raise NotAllowed("The URL was not signed by this gateway.") from error
         if name != str(upload_id) or not isinstance(expires, int):
-            raise NotAllowed("The address was signed for another upload.")
+            raise NotAllowed("The URL was signed for another upload.")
         if expires < time.time():
-            raise NotAllowed("The address has expired; have it signed again.")
+            raise NotAllowed("The URL has expired; request a new one.")
         with self._db.connection() as tx:
             upload = uploads.get(tx, upload_id)
             if upload is None:
                 raise NotFound("There is no such upload.")
             token = upload_tokens.get(tx, upload.token_id) if upload.token_id is not None else None
             if token is not None and not token.live:
-                raise NotAllowed("The upload token that had the address signed is over.")
+                raise NotAllowed("The upload token that the URL was signed for has ended.")
             return uploader_of(tx, upload)

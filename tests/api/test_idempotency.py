@@ -435,7 +435,7 @@ def test_T104_a_final_upload_is_made_once(client: GatewayClient, services: Servi
         again = client.post("/api/tus", headers=headers)
         if again.status == 409:
             let_leases_pass(db)
-            sql(db, "update resumable_uploads set held_until = now()")
+            sql(db, "update resumable_uploads set leased_until = now()")
             again = client.post("/api/tus", headers=headers)
         assert again.status == 201, (number, again.body)
         if "Upload-File-Id" not in client.head(path(again), headers=TUS).headers:

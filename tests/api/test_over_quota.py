@@ -15,7 +15,7 @@ import pytest
 from core.parts import PART_SIZE
 from db import Database
 from services import Services
-from services.uploads.direct import MAX_AWAITED, DirectUploads
+from services.uploads.direct import MAX_OUTSTANDING, DirectUploads
 from tests import tus
 from tests.api.test_direct_uploads import _wait_for, worker
 from tests.api.test_s3_uploads import MIB, PIECE, Multipart, Signed, checked, post_form
@@ -35,7 +35,7 @@ def direct(services: Services) -> DirectUploads:
 
 
 def due_again(db: Database) -> None:
-    sql(db, "update uploads set weighed_at = null")
+    sql(db, "update uploads set measured_at = null")
 
 
 def life(url: str) -> int:
@@ -145,9 +145,9 @@ def test_T135_parts_beyond_the_declared_size_are_found(
 def test_T135_few_parts_of_unknown_length_are_on_their_way_at_once(client: GatewayClient, leftovers: Leftovers) -> None:
     upload = Multipart(client)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: client.get(upload.at(f"/{n}")), range(1, MAX_AWAITED + 9)))
+        answers = list(pool.map(lambda n: client.get(upload.at(f"/{n}")), range(1, MAX_OUTSTANDING + 9)))
     given = [n for n, answer in enumerate(answers, 1) if answer.status == 200]
-    assert len(given) == MAX_AWAITED
+    assert len(given) == MAX_OUTSTANDING
     refused = next(answer for answer in answers if answer.status != 200)
     assert (refused.status, refused.code) == (429, "rate_limited") and refused.headers["Retry-After"]
     again = client.get(upload.at(f"/{given[0]}"))  # the same part again is no further one

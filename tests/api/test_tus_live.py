@@ -90,7 +90,7 @@ def unread(port: int, client_port: int) -> int | None:
 def writing(services: Services, upload_id: UUID) -> bool:
     with services.db.connection() as tx:
         record = resumable.get(tx, upload_id)
-    return record is not None and record.held
+    return record is not None and record.leased
 
 
 def path_of(address: str) -> str:

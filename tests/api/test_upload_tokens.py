@@ -357,7 +357,7 @@ def test_beginning_ending_and_finishing_at_once_never_lock_each_other_out(
                 many = direct_uploads.admit(
                     holder, protocol="s3", filename="a.bin", size=None, content_type=None, single=True
                 )
-                services.intake.hold(many, number)
+                services.intake.reserve(many, number)
                 direct_uploads.abort(holder, many.id)
         except GatewayError as error:
             failed.append(error)

@@ -147,7 +147,7 @@ def all_written(owner: Owner) -> None:
     """Wait until no request writes an upload of theirs: one that was cut may still have bytes to store."""
     deadline = time.monotonic() + 60
     while owner.live.sql(
-        "select from resumable_uploads join uploads on id = upload_id where owner_id = %s and held_until > now()",
+        "select from resumable_uploads join uploads on id = upload_id where owner_id = %s and leased_until > now()",
         owner.name,
     ):
         assert time.monotonic() < deadline, "one is still being written"

@@ -186,7 +186,7 @@ def append(gateway: Services, who: Principal, upload_id: UUID, offset: int, data
 class Body(Source):
     broken = False
 
-    def hurry(self) -> None:
+    def stop_soon(self) -> None:
         pass
 
 
@@ -269,7 +269,7 @@ def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
     for name in names:
         _lose_every_answer(services, *lossy, alice, PREPARED[name])
         sql(db, "update uploads set expires_at = now() - interval '1 second'")
-        sql(db, "update resumable_uploads set held_until = null")
+        sql(db, "update resumable_uploads set leased_until = null")
         let_lease_pass(db)
         time_passes(db)
         direct(services).sweep()

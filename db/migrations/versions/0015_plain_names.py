@@ -46,6 +46,20 @@ _OBJECTS = [
     "alter table files rename column first_public to first_public_access",
 ]
 
+_UPLOADS = [
+    "alter table uploads rename column tries to attempts",
+    "alter table uploads rename column weighed_at to measured_at",
+    "alter table uploads rename column awaited_parts to outstanding_parts",
+    "alter table uploads rename column in_folder to had_folder",
+    "alter table resumable_uploads rename column token to fence",
+    "alter table resumable_uploads rename column held_until to leased_until",
+    "alter table resumable_uploads rename column asked_for to handover_requested",
+    "alter table resumable_uploads rename column sealed to bytes_complete",
+    "alter table resumable_uploads rename column metadata to metadata_header",
+    "alter table resumable_uploads rename column concat to concat_header",
+    "alter table resumable_uploads drop column deferred",
+]
+
 # Constraints keep the names that PostgreSQL made of their tables'.
 _CONSTRAINTS = [
     """
@@ -67,5 +81,5 @@ _IDEMPOTENCY = [  # an outcome is data (null while the first request runs), wher
 
 
 def upgrade() -> None:
-    for statement in ["set local lock_timeout = '5s'", *_COUNTERS, *_OBJECTS, *_CONSTRAINTS, *_IDEMPOTENCY]:
+    for statement in ["set local lock_timeout = '5s'", *_COUNTERS, *_OBJECTS, *_UPLOADS, *_CONSTRAINTS, *_IDEMPOTENCY]:
         op.get_bind().exec_driver_sql(statement)

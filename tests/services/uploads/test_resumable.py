@@ -55,7 +55,7 @@ class Bytes:
         piece, self._data = self._data[:size], self._data[size:]
         return piece
 
-    def hurry(self) -> None:
+    def stop_soon(self) -> None:
         self.broken = self.broken or bool(self._data)
         self._data = b""
 
@@ -112,16 +112,16 @@ def send(gateway: Gateway, who: Principal, upload_id: UUID, at: int, data: bytes
 def lease_passes(db: Database) -> None:
     sql(
         db,
-        "update resumable_uploads set held_until = now() - interval '1 second' where held_until is not null",
+        "update resumable_uploads set leased_until = now() - interval '1 second' where leased_until is not null",
     )
 
 
 def end(services: Services, gateway: Gateway, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
     """Go on to the end from where the gateway says that the upload stands; what comes of it is checked and purged."""
-    standing = gateway.tus.standing(who, upload_id)
-    if standing.file_id is None:
-        send(gateway, who, upload_id, standing.offset, data[standing.offset :])
-    file_id = gateway.tus.standing(who, upload_id).file_id
+    state = gateway.tus.settle(who, upload_id)
+    if state.file_id is None:
+        send(gateway, who, upload_id, state.offset, data[state.offset :])
+    file_id = gateway.tus.settle(who, upload_id).file_id
     assert file_id is not None
     (listed,) = services.files.list(who, FileQuery()).items
     assert listed.id == file_id
@@ -163,8 +163,8 @@ def test_T53_T101_killed_anywhere_no_acknowledged_byte_is_lost(
         deaths += not survived
         lease_passes(db)
         time_passes(db, expires=False)
-        standing = living.tus.find(alice, upload_id)
-        assert told[-1] <= standing.offset <= told[-1] + max(pieces), (number, after)
+        state = living.tus.find(alice, upload_id)
+        assert told[-1] <= state.offset <= told[-1] + max(pieces), (number, after)
         end(services, living, alice, upload_id, data, bucket)
         services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
@@ -228,7 +228,7 @@ def test_T101_killed_anywhere_and_abandoned_nothing_is_left(
         services.janitor.run()
         assert leftovers() == NOTHING, (number, after)
         with pytest.raises(UploadGone):
-            living.tus.standing(alice, upload_id)
+            living.tus.settle(alice, upload_id)
         if survived:
             break
     assert survived
@@ -291,16 +291,16 @@ def test_T54_a_writer_that_wakes_too_late_changes_nothing(
 
         def go_on(upload_id: UUID = upload_id, right: bytes = right) -> None:
             lease_passes(db)
-            stands = living.tus.standing(alice, upload_id).offset
+            stands = living.tus.settle(alice, upload_id).offset
             send(living, alice, upload_id, stands, right[stands:first])
 
         pause = Pause(number, go_on)
         mortal.db.fuse = mortal.store.fuse = pause  # type: ignore[assignment]
         with suppress(GatewayError):
             send(mortal, alice, upload_id, 100, wrong[100:first])
-        at = living.tus.standing(alice, upload_id).offset
+        at = living.tus.settle(alice, upload_id).offset
         send(living, alice, upload_id, at, right[at:])
-        file_id = living.tus.standing(alice, upload_id).file_id
+        file_id = living.tus.settle(alice, upload_id).file_id
         assert file_id is not None
         file = checked(services, services.files.get(alice, file_id))
         with bucket.open(file.file_path) as reader:
@@ -368,7 +368,7 @@ class Flood:
         self.left -= size
         return bytes(size)
 
-    def hurry(self) -> None:
+    def stop_soon(self) -> None:
         self.left, self.broken = 0, True
 
 
@@ -380,9 +380,9 @@ def test_memory_is_bounded_by_one_part(services: Services, alice: Principal, siz
     services.resumable.append(alice, warm, offset=0, body=Flood(PART_SIZE + 5))  # what is loaded once is not meant
     tracemalloc.start()
     try:
-        standing = services.resumable.append(alice, upload_id, offset=0, body=Flood(5 * PART_SIZE + 5))
+        state = services.resumable.append(alice, upload_id, offset=0, body=Flood(5 * PART_SIZE + 5))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert standing.offset == 5 * PART_SIZE + 5
+    assert state.offset == 5 * PART_SIZE + 5
     assert peak < 2 * PART_SIZE, peak

@@ -1,0 +1,109 @@
+"""Write an object through one buffer of a part's size: whole if it fits, else as a multipart upload.
+
+The caller fills the buffer, and sends a part when there is no ``room``. Parts and whole objects carry a checksum that the
+bucket enforces. Memory is bounded by one part."""
+
+from __future__ import annotations
+
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from core.errors import UploadGone
+from services.objects.bucket import bucket_errors
+from storage_backends.base import (
+    Checksum,
+    MultipartRef,
+    MultipartStore,
+    ObjectInfo,
+    OutcomeUnknown,
+    Part,
+    UploadNotFound,
+)
+
+
+class PartWriter:
+    """The writer of one object."""
+
+    def __init__(self, store: MultipartStore, part_size: int, *, capacity: int = 0):
+        """``capacity``: bytes to allocate with the first piece, if their number is known."""
+        self._store = store
+        self._capacity = min(capacity, part_size)
+        self._buffer = bytearray()
+        self.filled = 0  # bytes in the buffer
+        self.room = part_size  # bytes until the part is full
+        self.ref: MultipartRef | None = None  # the multipart upload, once it has begun
+        self.parts: list[Part] = []  # those sent so far
+
+    def add(self, data: bytes | memoryview) -> memoryview:
+        """Add as much as there is room for. Returns the rest."""
+        if not self._buffer:
+            self._buffer = bytearray(self._capacity)
+        view = memoryview(data)
+        fits = view[: self.room]
+        self._buffer[self.filled : self.filled + len(fits)] = fits  # in place, or growing the buffer
+        self.filled += len(fits)
+        self.room -= len(fits)
+        return view[len(fits) :]
+
+    def head(self, size: int) -> bytes:
+        """The first ``size`` bytes of the buffer."""
+        return bytes(self._buffer[: min(size, self.filled)])
+
+    def begin(self, key: str, content_type: str, *, checksums: bool = True) -> MultipartRef:
+        """Begin the multipart upload. Part copies inside the bucket have no checksums, so such an upload has none."""
+        with bucket_errors():
+            self.ref = self._store.create_multipart(
+                key, content_type=content_type, checksums="crc32" if checksums else None
+            )
+        return self.ref
+
+    def send(self, number: int | None = None, *, checksum: bool = True) -> Part:
+        """Store the buffer as a part, by default the next one. Raises UploadGone if the bucket has dropped the
+        multipart upload."""
+        assert self.ref is not None
+        with self._contents() as data, bucket_errors():
+            crc32 = crc32_of(data) if checksum else None
+            try:
+                part = self._store.put_part(self.ref, number or len(self.parts) + 1, data, checksum=crc32)
+            except UploadNotFound as error:
+                raise UploadGone("The bucket no longer knows this upload.") from error
+        self.parts.append(part)
+        self.room += self.filled
+        self.filled = 0
+        return part
+
+    def put(self, key: str, content_type: str, *, checksum: Checksum | None = None) -> ObjectInfo:
+        """Store the buffer as an object, with its CRC32 unless another checksum is given. The buffer keeps its bytes."""
+        with self._contents() as data, bucket_errors():
+            return self._store.put(
+                key, data, content_type=content_type, size=len(data), checksum=checksum or crc32_of(data)
+            )
+
+    def finish(self, key: str, content_type: str, *, checksum: Checksum | None = None) -> ObjectInfo:
+        """Store what is left, and complete the object. ``checksum`` is of an object that fits into the buffer."""
+        if self.ref is None:
+            return self.put(key, content_type, checksum=checksum)
+        if self.filled:
+            self.send()
+        with bucket_errors():
+            return complete(self._store, self.ref, self.parts)
+
+    @contextmanager
+    def _contents(self) -> Iterator[memoryview]:
+        with memoryview(self._buffer) as buffer, buffer[: self.filled] as data:
+            yield data
+
+
+def complete(store: MultipartStore, ref: MultipartRef, parts: Sequence[Part]) -> ObjectInfo:
+    """Join the parts, and stat the object, which decides if the answer was lost: ObjectNotFound means that the parts were not
+    joined."""
+    with suppress(OutcomeUnknown):
+        store.complete_multipart(ref, parts)
+    return store.stat(ref.key)
+
+
+def crc32_of(data: bytes | memoryview) -> Checksum:
+    """The CRC32 as S3's headers carry it."""
+    return Checksum("crc32", b64encode(zlib.crc32(data).to_bytes(4, "big")).decode())
