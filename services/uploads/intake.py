@@ -127,200 +127,9 @@ class Intake:
         self.policy = policy
         self._scan = scan  # files are ``processing`` until they are scanned
 
-    # -- receive -------------------------------------------------------------------------------------------------------
-
     def batch(self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None) -> Batch:
         """Files that appear together: ``with intake.batch(…) as batch: batch.receive(…); batch.commit(…)``."""
-        return Batch(self, principal, protocol, principal.session_of(session_id or new_id().hex))
-
-    def receive(
-        self,
-        principal: Principal,
-        *,
-        protocol: GatewayProtocol,
-        session_id: str,
-        name: str,
-        claimed_type: str | None,
-        stream: Readable,
-        size: int | None,
-        sha256: str | None,
-        content_md5: bytes | None,
-        placement: Placement,
-        admitted: list[UUID],
-    ) -> Received:
-        """Store one file's bytes and check them. Its upload is added to ``admitted``, which the caller keeps alive. Whatever is
-        raised, nothing of the file is left. ``publish`` decides on the folder; one that is known here must exist."""
-        clean = self.policy.check_declared(principal, name, size=size, claimed_type=claimed_type)
-        md5 = hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
-        new = NewUpload(
-            owner_id=principal.owner_id,
-            protocol=protocol,
-            status="uploading",
-            original_name=clean,
-            object_key=object_key(FILE_PREFIX, names.extension(clean), datetime.now(UTC)),
-            content_type="application/octet-stream",
-            size=size,
-            reserve=size or 0,
-            session_id=session_id,
-            expires_in=_TTL,
-            placement=self.policy.place(principal, placement),
-        )
-        # Quota for a declared size is reserved before the body is read, else once the first part has arrived.
-        upload = self._admit(principal, new, admitted) if size is not None else None
-        writer = PartWriter(self._store, plan(size or self.policy.max_size(principal)).part_size)
-        digest, received, mime_type = hashlib.sha256(), 0, ""
-        try:
-            while chunk := stream.read(min(_READ, writer.room)):
-                received += len(chunk)
-                self.policy.check_size(principal, received)
-                digest.update(chunk)
-                if md5 is not None:
-                    md5.update(chunk)
-                writer.add(chunk)
-                if not mime_type and writer.filled >= HEAD_SIZE:
-                    mime_type = self.policy.types.judge(principal, clean, writer.head(HEAD_SIZE))
-                if not writer.room:
-                    upload = upload or self._admit(principal, replace(new, reserve=2 * PART_SIZE), admitted)
-                    upload = self._send_part(upload, writer, mime_type, received)
-            mime_type = mime_type or self.policy.types.judge(principal, clean, writer.head(HEAD_SIZE))
-            upload = upload or self._admit(principal, replace(new, reserve=received), admitted)
-            if size is not None and received != size:
-                raise MalformedUpload(f"{size} bytes were declared and {received} arrived.")
-            upload = self.policy.reserve(upload, received, expires_in=_TTL)
-            if sha256 not in (None, digest.hexdigest()) or (md5 is not None and md5.digest() != content_md5):
-                raise ChecksumMismatch()
-            checksum = Checksum("sha256", b64encode(digest.digest()).decode())
-            info = writer.finish(upload.object_key, mime_type, checksum=checksum)
-            if info.size != received:
-                raise Unavailable("The bucket did not store all of the bytes; try again.")
-        except BaseException as error:
-            if upload is not None:
-                problem = error.as_problem() if isinstance(error, GatewayError) else None
-                self.discard([upload], problem=problem)
-            raise
-        return Received(upload, info.etag, received, digest.hexdigest(), mime_type)
-
-    def _admit(self, principal: Principal, new: NewUpload, admitted: list[UUID]) -> UploadRecord:
-        try:
-            upload = self.policy.admit(principal, new)
-        except Unavailable:  # it may have been committed; then its quota must be returned
-            with suppress(Unavailable), self._db.connection() as tx:
-                uploads.end_key(tx, new.object_key)
-            raise
-        admitted.append(upload.id)
-        return upload
-
-    def _send_part(self, upload: UploadRecord, writer: PartWriter, mime_type: str, received: int) -> UploadRecord:
-        if writer.ref is None:
-            ref = writer.begin(upload.object_key, mime_type)
-            with self._db.connection() as tx:
-                if not uploads.set_multipart(tx, upload.id, ref.upload_id):
-                    raise UploadGone()
-        upload = self.policy.reserve(upload, received, expires_in=_TTL)
-        writer.send()
-        return upload
-
-    def keep_alive(self, upload_ids: Sequence[UUID]) -> None:
-        """Extend the uploads of a request that is still running."""
-        if upload_ids:
-            with self._db.connection() as tx:
-                uploads.keep_alive(tx, list(upload_ids), expires_in=_TTL)
-
-    # -- complete ------------------------------------------------------------------------------------------------------
-
-    def publish(
-        self,
-        principal: Principal,
-        received: Sequence[Received],
-        placement: Placement,
-        session_id: str,
-        *,
-        rejected: Sequence[Rejected] = (),
-        once: Claim | None = None,
-    ) -> Outcome:
-        """Make received bytes files, in one transaction. ``rejected`` were refused before; duplicates are added to them. If any
-        file was made, ``once`` records the outcome. Raises NotFound for a folder that is not the owner's."""
-        requested, placement = placement, self.policy.place(principal, placement)
-        equals = EqualObjects(self._reader, new=[item.upload.object_key for item in received])
-        try:
-            outcome = equals.run(
-                lambda: self._publish(principal, received, placement, session_id, equals, rejected, once)
-            )
-        except db_errors.ForeignKeyViolation:
-            now = without_folder(principal, placement.folder_id)
-            return self.publish(now, received, requested, session_id, rejected=rejected, once=once)
-        except db_errors.CheckViolation as error:
-            raise InvalidInput(f"The request breaks the rule {db_errors.constraint(error)}.") from error
-        kept = {record.file_path for record in outcome.files}
-        self.discard([item.upload for item in received if item.upload.object_key not in kept], complete=True)
-        return outcome
-
-    def _publish(
-        self,
-        principal: Principal,
-        received: Sequence[Received],
-        placement: Placement,
-        session_id: str,
-        equals: EqualObjects,
-        refused: Sequence[Rejected],
-        once: Claim | None,
-    ) -> Outcome:
-        owner_id = principal.owner_id
-        published: list[FileRecord] = []
-        duplicates: list[Rejected] = []
-        with self._db.transaction() as tx:
-            session = files.open_publication(
-                tx,
-                owner_id,
-                placement.folder_id,
-                session_id=session_id,
-                count=len(received),
-                size=sum(item.size for item in received),
-                contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in received},
-            )
-            objects.lock_with_files(tx, equals.damaged)
-            if len(received) > 1:
-                objects.lock_equals(tx, owner_id, [item.sha256 for item in received])
-            for item in received:
-                if placement.on_duplicate == "reject":
-                    known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
-                    if known is not None:
-                        equals.confirm(known)
-                        duplicates.append(Rejected(item.upload.original_name, DuplicateFile()))
-                        continue
-                record = files.publish(
-                    tx,
-                    _new_file(item, placement, "processing" if self._scan else "ready"),
-                    actor=owner_id,
-                    link=placement.on_duplicate == "link",
-                    forget=True,
-                    damaged=equals.damaged,
-                )
-                if record is None:
-                    raise UploadGone("The upload took too long and has expired.")
-                equals.confirm(record.file_path)
-                published.append(as_sent(principal, item.upload, record))
-                if self._scan:
-                    jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
-                elif record.file_path == item.upload.object_key:
-                    pipeline.begin(tx, record)
-                public_copies.begin(tx, record)
-            objects.move_files(tx, equals.damaged, by=[record.file_path for record in published])
-            if duplicates:
-                session = files.open_publication(
-                    tx,
-                    owner_id,
-                    placement.folder_id,
-                    session_id=session_id,
-                    count=-len(duplicates),
-                    size=sum(record.file_size for record in published) - sum(item.size for item in received),
-                )
-            shared = {record.file_path for record in published} - {item.upload.object_key for item in received}
-            shown = previews.of_objects(tx, sorted(shared)) if shared and principal.budget is None else []
-            outcome = Outcome(published, [*refused, *duplicates], session, shown)
-            if published:
-                idempotency.record(tx, once, outcome)
-        return outcome
+        return Batch(self, principal, protocol, principal.session_of(session_id or new_id().hex), scan=self._scan)
 
     def discard(
         self, given_up: Sequence[UploadRecord], *, problem: dict[str, str] | None = None, complete: bool = False
@@ -405,15 +214,22 @@ class Intake:
 class Batch:
     """Files that appear together or not at all. Leaving the block without ``commit`` discards them."""
 
-    def __init__(self, intake: Intake, principal: Principal, protocol: GatewayProtocol, session_id: str):
+    def __init__(self, intake: Intake, principal: Principal, protocol: GatewayProtocol, session_id: str, *, scan: bool):
         self._intake = intake
+        self._db = intake._db
+        self._store = intake._store
+        self._reader = intake._reader
+        self._policy = intake.policy
+        self._scan = scan
         self._principal = principal
         self._protocol: GatewayProtocol = protocol
         self.session_id = session_id
         self.received: list[Received] = []
         self.rejected: list[Rejected] = []
-        self._admitted: list[UUID] = []
-        self._heartbeat = beating(lambda: intake.keep_alive(self._admitted))
+        self._admitted: list[UUID] = []  # kept alive until the end of the block
+        self._heartbeat = beating(self._keep_alive)
+
+    # -- receive -------------------------------------------------------------------------------------------------------
 
     def receive(
         self,
@@ -426,39 +242,173 @@ class Batch:
         content_md5: bytes | None = None,
         placement: Placement = Placement(),  # noqa: B008 immutable
     ) -> None:
-        """Store one file's bytes. An error in this file alone goes to ``rejected``; one that ends the request is raised."""
+        """Store one file's bytes and check them; if that fails, nothing of the file is left. An error in this file alone goes to
+        ``rejected``; one that ends the request is raised. ``commit`` decides on the folder; one that is known here must
+        exist."""
         try:
-            self.received.append(
-                self._intake.receive(
-                    self._principal,
-                    protocol=self._protocol,
-                    session_id=self.session_id,
-                    name=name,
-                    claimed_type=claimed_type,
-                    stream=stream,
-                    size=size,
-                    sha256=sha256,
-                    content_md5=content_md5,
-                    placement=placement,
-                    admitted=self._admitted,
-                )
+            clean = self._policy.check_declared(self._principal, name, size=size, claimed_type=claimed_type)
+            new = NewUpload(
+                owner_id=self._principal.owner_id,
+                protocol=self._protocol,
+                status="uploading",
+                original_name=clean,
+                object_key=object_key(FILE_PREFIX, names.extension(clean), datetime.now(UTC)),
+                content_type="application/octet-stream",
+                size=size,
+                reserve=size or 0,
+                session_id=self.session_id,
+                expires_in=_TTL,
+                placement=self._policy.place(self._principal, placement),
             )
+            self.received.append(self._store_bytes(new, stream, sha256, content_md5))
         except _REQUEST_ERRORS:
             raise
         except GatewayError as error:
             self.rejected.append(Rejected(name, error))
             metrics().upload(self._protocol, error.code)
 
+    def _store_bytes(self, new: NewUpload, stream: Readable, sha256: str | None, content_md5: bytes | None) -> Received:
+        # Quota for a declared size is reserved before the body is read, else once the first part has arrived.
+        upload = self._admit(new) if new.size is not None else None
+        principal, policy, received, mime_type = self._principal, self._policy, 0, ""
+        writer = PartWriter(self._store, plan(new.size or policy.max_size(principal)).part_size)
+        digest, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
+        try:
+            while chunk := stream.read(min(_READ, writer.room)):
+                received += len(chunk)
+                policy.check_size(principal, received)
+                digest.update(chunk)
+                if md5 is not None:
+                    md5.update(chunk)
+                writer.add(chunk)
+                if not mime_type and writer.filled >= HEAD_SIZE:
+                    mime_type = policy.types.judge(principal, new.original_name, writer.head(HEAD_SIZE))
+                if not writer.room:
+                    upload = upload or self._admit(replace(new, reserve=2 * PART_SIZE))
+                    upload = self._send_part(upload, writer, mime_type, received)
+            mime_type = mime_type or policy.types.judge(principal, new.original_name, writer.head(HEAD_SIZE))
+            upload = upload or self._admit(replace(new, reserve=received))
+            if new.size not in (None, received):
+                raise MalformedUpload(f"{new.size} bytes were declared and {received} arrived.")
+            upload = policy.reserve(upload, received, expires_in=_TTL)
+            if sha256 not in (None, digest.hexdigest()) or (md5 is not None and md5.digest() != content_md5):
+                raise ChecksumMismatch()
+            checksum = Checksum("sha256", b64encode(digest.digest()).decode())
+            info = writer.finish(upload.object_key, mime_type, checksum=checksum)
+            if info.size != received:
+                raise Unavailable("The bucket did not store all of the bytes; try again.")
+        except BaseException as error:
+            if upload is not None:
+                problem = error.as_problem() if isinstance(error, GatewayError) else None
+                self._intake.discard([upload], problem=problem)
+            raise
+        return Received(upload, info.etag, received, digest.hexdigest(), mime_type)
+
+    def _admit(self, new: NewUpload) -> UploadRecord:
+        try:
+            upload = self._policy.admit(self._principal, new)
+        except Unavailable:  # it may have been committed; then its quota must be returned
+            with suppress(Unavailable), self._db.connection() as tx:
+                uploads.end_key(tx, new.object_key)
+            raise
+        self._admitted.append(upload.id)
+        return upload
+
+    def _send_part(self, upload: UploadRecord, writer: PartWriter, mime_type: str, received: int) -> UploadRecord:
+        if writer.ref is None:
+            ref = writer.begin(upload.object_key, mime_type)
+            with self._db.connection() as tx:
+                if not uploads.set_multipart(tx, upload.id, ref.upload_id):
+                    raise UploadGone()
+        upload = self._policy.reserve(upload, received, expires_in=_TTL)
+        writer.send()
+        return upload
+
+    def _keep_alive(self) -> None:
+        if self._admitted:
+            with self._db.connection() as tx:
+                uploads.keep_alive(tx, self._admitted, expires_in=_TTL)
+
+    # -- publish -------------------------------------------------------------------------------------------------------
+
     def commit(self, placement: Placement, *, once: Claim | None = None) -> Outcome:
-        """Make all that was received files. If there are any, ``once`` records the outcome."""
-        outcome = self._intake.publish(
-            self._principal, self.received, placement, self.session_id, rejected=self.rejected, once=once
-        )
+        """Make all that was received files, in one transaction. If there are any, ``once`` records the outcome. Raises NotFound
+        for a folder that is not the owner's."""
+        allowed = self._policy.place(self._principal, placement)
+        equals = EqualObjects(self._reader, new=[item.upload.object_key for item in self.received])
+        try:
+            outcome = equals.settle(lambda: self._publish(allowed, equals, once))
+        except db_errors.ForeignKeyViolation:
+            self._principal = without_folder(self._principal, allowed.folder_id)
+            return self.commit(placement, once=once)
+        except db_errors.CheckViolation as error:
+            raise InvalidInput(f"The request breaks the rule {db_errors.constraint(error)}.") from error
+        used = {record.file_path for record in outcome.files}
+        unused = [item.upload for item in self.received if item.upload.object_key not in used]
+        self._intake.discard(unused, complete=True)
         for record in outcome.files:
             metrics().upload(self._protocol, "done", record.file_size)
         for refused in outcome.rejected[len(self.rejected) :]:
             metrics().upload(self._protocol, refused.error.code)
         self.received = []
+        return outcome
+
+    def _publish(self, placement: Placement, equals: EqualObjects, once: Claim | None) -> Outcome:
+        owner_id = self._principal.owner_id
+        published: list[FileRecord] = []
+        duplicates: list[Rejected] = []
+        with self._db.transaction() as tx:
+            session = files.open_publication(
+                tx,
+                owner_id,
+                placement.folder_id,
+                session_id=self.session_id,
+                count=len(self.received),
+                size=sum(item.size for item in self.received),
+                contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in self.received},
+            )
+            objects.lock_with_files(tx, equals.damaged)
+            if len(self.received) > 1:
+                objects.share_equals(tx, owner_id, [item.sha256 for item in self.received])
+            for item in self.received:
+                if placement.on_duplicate == "reject":
+                    known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
+                    if known is not None:
+                        equals.confirm(known)
+                        duplicates.append(Rejected(item.upload.original_name, DuplicateFile()))
+                        continue
+                record = files.publish(
+                    tx,
+                    _new_file(item, placement, "processing" if self._scan else "ready"),
+                    actor=owner_id,
+                    link=placement.on_duplicate == "link",
+                    forget=True,
+                    damaged=equals.damaged,
+                )
+                if record is None:
+                    raise UploadGone("The upload took too long and has expired.")
+                equals.confirm(record.file_path)
+                published.append(as_sent(self._principal, item.upload, record))
+                if self._scan:
+                    jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
+                elif record.file_path == item.upload.object_key:
+                    pipeline.begin(tx, record)
+                public_copies.begin(tx, record)
+            objects.mend(tx, equals.damaged, by=[record.file_path for record in published])
+            if duplicates:
+                session = files.open_publication(
+                    tx,
+                    owner_id,
+                    placement.folder_id,
+                    session_id=self.session_id,
+                    count=-len(duplicates),
+                    size=sum(record.file_size for record in published) - sum(item.size for item in self.received),
+                )
+            shared = {record.file_path for record in published} - {item.upload.object_key for item in self.received}
+            shown = previews.of_objects(tx, sorted(shared)) if shared and self._principal.budget is None else []
+            outcome = Outcome(published, [*self.rejected, *duplicates], session, shown)
+            if published:
+                idempotency.record(tx, once, outcome)
         return outcome
 
     def __enter__(self) -> Batch:
