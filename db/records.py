@@ -61,6 +61,8 @@ class IdempotencyRecord:
 
 @dataclass(frozen=True, slots=True)
 class UploadRecord:
+    """A row of uploads."""
+
     id: UUID
     owner_id: str
     protocol: str
@@ -94,6 +96,7 @@ class UploadRecord:
 
     @property
     def placement(self) -> Placement:
+        """Where the file goes."""
         return Placement(
             folder_id=self.folder_id,
             visibility=self.visibility,  # type: ignore[arg-type]
@@ -111,6 +114,8 @@ class UploadRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResumableRecord:
+    """A row of resumable_uploads."""
+
     upload_id: UUID
     received: int  # bytes that are durable: the offset
     tail_key: str | None
@@ -156,6 +161,8 @@ class UploadState:
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
+    """A recorded part of a resumable upload."""
+
     number: int
     size: int  # bytes
     etag: str
@@ -164,6 +171,8 @@ class PartRecord:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
+    """A row of upload_sessions."""
+
     session_id: str
     files_uploaded: int
     total_size: int  # bytes

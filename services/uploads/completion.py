@@ -73,6 +73,8 @@ _FOLDER_GONE = {
 
 
 class Completion:
+    """Makes files of uploads whose bytes are in the bucket."""
+
     def __init__(self, db: Database, store: DirectStore, intake: Intake):
         self._db = db
         self._store = store

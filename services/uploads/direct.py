@@ -76,12 +76,16 @@ DirectProtocol = Literal["direct", "s3"]
 
 @dataclass(frozen=True, slots=True)
 class DirectLimits:
+    """Lifetimes."""
+
     upload_ttl: timedelta  # an unfinished upload expires so long after its client's last request
     url_ttl: timedelta  # of presigned upload URLs
 
 
 @dataclass(frozen=True, slots=True)
 class PartUrl:
+    """How one part is sent."""
+
     part_number: int
     request: PresignedRequest
 
@@ -109,6 +113,8 @@ class UploadProgress:
 
 
 class DirectUploads:
+    """What clients ask of direct uploads. Another's upload is NotFound."""
+
     def __init__(
         self,
         db: Database,
@@ -140,7 +146,7 @@ class DirectUploads:
         placement: Placement = Placement(),  # noqa: B008 immutable
         once: Claim | None = None,
     ) -> UploadPlan:
-        """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are judged here. ``once``
+        """Admit an upload of ``size`` bytes and sign its first requests. Name, type, size and quota are checked here. ``once``
         records the upload's id."""
         self._intake.policy.check_size(principal, size)
         parts = plan(size)

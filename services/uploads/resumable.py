@@ -173,7 +173,7 @@ class ResumableUploads:
         for upload_id in sources:
             state = _alive(found.get(upload_id))
             if not state.record.partial or not state.complete:
-                raise InvalidInput("A final upload is made of partial uploads that are complete.")
+                raise InvalidInput("Upload-Concat must name complete partial uploads.")
         partials = [found[upload_id].upload for upload_id in sources]
         size = sum(upload.size or 0 for upload in partials)
         upload = self._admit(
@@ -243,20 +243,17 @@ class ResumableUploads:
         Raises OffsetMismatch, Locked if another request took over, FileTooLarge, InconsistentLength, BodyChecksumMismatch,
         and what the type rules and the quota refuse. Whatever is raised, the recorded offset is right."""
         with Lease.of(self._db, principal, upload_id, offset=offset) as lease:
-            state = _alive(lease.state)
-            if state.record.sources is not None:
-                raise NotAllowed("A final upload takes no bytes.")
-            if offset != state.offset:
-                raise mismatch(state, offset)
+            state = _at_offset(_alive(lease.state), offset)
             if not lease.held:
                 return self._repeated(principal, state, length)
             writer = self._writer(principal, lease)
-            if last and length is not None:
-                if size not in (None, offset + length):
-                    raise InconsistentLength(f"{size} bytes were declared; with this body they are {offset + length}.")
-                size = offset + length
+            end = None if length is None else offset + length
+            if last and end is not None:
+                if size not in (None, end):
+                    raise InconsistentLength(f"{size} bytes were declared; with this body they are {end}.")
+                size = end
             self._declare(writer, principal, size, lease)
-            if length is not None and writer.upload.size is not None and offset + length > writer.upload.size:
+            if end is not None and writer.upload.size is not None and end > writer.upload.size:
                 raise self._intake.overrun(writer.upload)
             if writer.receive(body, checksums):
                 if last and not body.broken:
@@ -365,11 +362,15 @@ class ResumableUploads:
         return not state.complete or self._store.stat(upload.object_key).size == upload.size
 
 
-def mismatch(state: UploadState, offset: int) -> OffsetMismatch:
-    """The error for an offset that is not the upload's."""
-    error = OffsetMismatch(f"The current offset is {state.offset}.")
-    error.extra |= {"expected-offset": state.offset, "provided-offset": offset}
-    return error
+def _at_offset(state: UploadState, offset: int) -> UploadState:
+    """Raises NotAllowed for a final upload, OffsetMismatch for another offset than the upload's."""
+    if state.record.sources is not None:
+        raise NotAllowed("A final upload takes no bytes.")
+    if offset != state.offset:
+        error = OffsetMismatch(f"Upload-Offset does not match the current offset, {state.offset}.")
+        error.extra |= {"expected-offset": state.offset, "provided-offset": offset}
+        raise error
+    return state
 
 
 def _alive(state: UploadState | None) -> UploadState:

@@ -131,28 +131,17 @@ class Verification:
             objects.lock_with_files(tx, equals.damaged)
             upload = uploads.of_file(tx, file.id, lock=True)
             if upload is not None and upload.sha256 not in (None, content.sha256):
-                _reject(
-                    tx,
-                    file,
-                    ChecksumMismatch(f"sha256 {upload.sha256} was declared, the stored bytes have {content.sha256}."),
-                )
+                detail = f"sha256 {upload.sha256} was declared, the stored bytes have {content.sha256}."
+                _reject(tx, file, ChecksumMismatch(detail))
                 return
             if not self._passes(tx, file, content, scan):
                 return
             # Bytes that passed through the gateway were linked, or not, when they were published.
             on_duplicate = upload.on_duplicate if upload is not None and content.read_back else "copy"
-            equal = None
-            if on_duplicate == "reject":
-                known = files.duplicate_of(tx, file.owner_id, content.sha256, content.size, damaged=equals.damaged)
-                if known is not None:
-                    equals.confirm(known)
-                    _reject(tx, file, DuplicateFile())
-                    return
-            elif on_duplicate == "link":
-                others = [file.file_path, *equals.damaged]
-                equal = objects.find_equal(tx, file.owner_id, content.sha256, content.size, other_than=others)
-                if equal is not None:
-                    equals.confirm(equal)
+            equal = _equal_object(tx, file, content, on_duplicate, equals)
+            if equal is not None and on_duplicate == "reject":
+                _reject(tx, file, DuplicateFile())
+                return
             done = files.finish_check(
                 tx,
                 file.id,
@@ -189,6 +178,20 @@ class Verification:
         _record(tx, file, content, scan)
         _end_rejected(tx, file, problem_of(scan))
         return False
+
+
+def _equal_object(tx: Tx, file: FileRecord, content: _Content, on_duplicate: str, equals: EqualObjects) -> str | None:
+    """The key of the owner's equal object, if duplicates are linked or rejected."""
+    if on_duplicate == "reject":
+        equal = files.duplicate_of(tx, file.owner_id, content.sha256, content.size, damaged=equals.damaged)
+    elif on_duplicate == "link":
+        others = [file.file_path, *equals.damaged]
+        equal = objects.find_equal(tx, file.owner_id, content.sha256, content.size, other_than=others)
+    else:
+        return None
+    if equal is not None:
+        equals.confirm(equal)
+    return equal
 
 
 def _record(tx: Tx, file: FileRecord, content: _Content, scan: Scan) -> None:
