@@ -40,7 +40,7 @@ def id_of(where: str) -> UUID:
 # -- from the first byte to the file -----------------------------------------------------------------------------------
 
 
-def test_uploads_of_any_size_by_any_chunks_become_files(
+def test_uploads_of_any_size_in_any_chunks_become_files(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     cases = [
@@ -59,7 +59,7 @@ def test_uploads_of_any_size_by_any_chunks_become_files(
     assert leftovers() == NOTHING
 
 
-def test_what_was_said_about_a_file_is_kept(client: GatewayClient, services: Services) -> None:
+def test_metadata_is_stored(client: GatewayClient, services: Services) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     said = {
         "filename": "Plän.txt",
@@ -111,7 +111,7 @@ def test_creation_with_upload(client: GatewayClient, services: Services, bucket:
     assert other_type.status == 201 and other_type.headers["Upload-Offset"] == "0"
 
 
-def test_a_length_told_later(client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers) -> None:
+def test_a_deferred_length(client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers) -> None:
     data = random_bytes(9 * MIB)
     where = path(begin(client, None))
     assert client.head(where, headers=TUS).headers["Upload-Defer-Length"] == "1"
@@ -121,7 +121,7 @@ def test_a_length_told_later(client: GatewayClient, services: Services, bucket: 
     assert patch(client, where, 8 * MIB, b"", **{"Upload-Length": str(7 * MIB)}).status == 400
     done = patch(client, where, 8 * MIB, data[8 * MIB :], **{"Upload-Length": str(len(data))})
     assert stored(services, bucket, done.headers["Upload-File-Id"]) == data
-    # the length told when all bytes are there already, by a PATCH without any
+    # the length is declared after all bytes, by an empty PATCH
     where = path(begin(client, None))
     assert patch(client, where, 0, b"hello").status == 204
     done = patch(client, where, 5, b"", **{"Upload-Length": "5"})
@@ -160,7 +160,7 @@ def test_T12_a_checksum_decides_whether_bytes_count(
 # -- T51 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_T51_what_is_neither_tus_nor_the_draft_is_refused(client: GatewayClient) -> None:
+def test_T51_other_protocols_are_refused(client: GatewayClient) -> None:
     where = path(begin(client, 5))
     for sent in ({}, {"Tus-Resumable": "0.2.2"}, {"Tus-Resumable": ""}):
         for answer in (
@@ -190,7 +190,7 @@ def test_T51_wrong_types_and_offsets_change_nothing(client: GatewayClient) -> No
 
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T51_options_tells_what_is_served_to_anybody(anonymous: GatewayClient, client: GatewayClient) -> None:
+def test_T51_options_needs_no_credential(anonymous: GatewayClient, client: GatewayClient) -> None:
     for where in ("/api/tus", "/api/tus/", f"/api/tus/{uuid4()}"):
         answer = anonymous.options(where)
         assert answer.status == 204 and answer.headers["Tus-Version"] == "1.0.0"
@@ -201,7 +201,7 @@ def test_T51_options_tells_what_is_served_to_anybody(anonymous: GatewayClient, c
     assert begin(client, 1001).status == 413 and begin(client, 1000).status == 201
 
 
-def test_T51_a_browser_may_send_and_read_every_field(anonymous: GatewayClient, client: GatewayClient) -> None:
+def test_T51_cors_allows_every_header(anonymous: GatewayClient, client: GatewayClient) -> None:
     origin = {"Origin": "http://app.test"}
     asked = "authorization, content-type, tus-resumable, upload-length, upload-metadata, upload-offset, upload-checksum"
     preflight = anonymous.options(
@@ -255,7 +255,7 @@ def test_T52_lengths_and_limits(client: GatewayClient, leftovers: Leftovers) -> 
 
 
 @pytest.mark.settings(denied_types=("exe", "application/x-dosexec"))
-def test_T52_types_are_judged_by_name_and_by_bytes(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T52_types_are_checked_by_name_and_by_content(client: GatewayClient, leftovers: Leftovers) -> None:
     assert begin(client, 5, name="a.exe").status == 415
     where = path(begin(client, 100_000, name="a.bin"))
     program = b"MZ" + bytes(58) + b"\x40\0\0\0" + b"PE\0\0" + b"\x4c\x01" + bytes(100_000)
@@ -268,7 +268,9 @@ def test_T52_types_are_judged_by_name_and_by_bytes(client: GatewayClient, leftov
 # -- T56 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_T56_an_upload_is_its_owners(client: GatewayClient, other: GatewayClient, anonymous: GatewayClient) -> None:
+def test_T56_an_upload_belongs_to_its_owner(
+    client: GatewayClient, other: GatewayClient, anonymous: GatewayClient
+) -> None:
     where = path(begin(client, 5))
     absent = f"/api/tus/{uuid4()}"
     for address in (where, absent, "/api/tus/x", "/api/tus/..%2f..%2fetc", "/api/tus/%2e%2e%2f", f"{where}x"):
@@ -299,7 +301,7 @@ def test_T56_termination(client: GatewayClient, services: Services, bucket: Any,
     assert stored(services, bucket, done.headers["Upload-File-Id"]) == b"hello"
 
 
-def test_T56_another_method_by_post_alone(client: GatewayClient) -> None:
+def test_T56_method_override_needs_post(client: GatewayClient) -> None:
     where = path(begin(client, 10))
 
     def by(method: str) -> Answer:
@@ -369,14 +371,16 @@ def test_T57_partial_uploads_become_one_file(
     assert leftovers() == NOTHING
 
 
-def test_T57_one_named_twice_is_used_twice(client: GatewayClient, services: Services, bucket: Any) -> None:
+def test_T57_a_partial_upload_may_be_named_twice(client: GatewayClient, services: Services, bucket: Any) -> None:
     data = random_bytes(6 * MIB)
     where = partial(client, data)
     assert stored(services, bucket, final(client, where, where).headers["Upload-File-Id"]) == data + data
 
 
 @pytest.mark.settings(max_file_size=10 * MIB, quota_bytes=10 * MIB)
-def test_T57_what_can_not_be_joined(client: GatewayClient, other: GatewayClient, leftovers: Leftovers) -> None:
+def test_T57_uploads_that_can_not_be_concatenated(
+    client: GatewayClient, other: GatewayClient, leftovers: Leftovers
+) -> None:
     one, two = partial(client, bytes(6 * MIB)), partial(client, bytes(3 * MIB))
     unfinished = path(begin(client, 5, headers={"Upload-Concat": "partial"}))
     whole = path(begin(client, 5))
@@ -425,7 +429,7 @@ def test_T58_an_expired_upload_is_gone(
 # -- beside other ways in ----------------------------------------------------------------------------------------------
 
 
-def test_an_upload_shows_its_progress_among_all_others(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_an_upload_is_listed_with_its_progress(client: GatewayClient, leftovers: Leftovers) -> None:
     where = path(begin(client, 20 * MIB))
     patch(client, where, 0, random_bytes(9 * MIB + 5))
     (shown,) = client.get("/api/uploads").json["items"]
@@ -437,7 +441,7 @@ def test_an_upload_shows_its_progress_among_all_others(client: GatewayClient, le
     assert leftovers() == NOTHING
 
 
-def test_an_upload_token_opens_its_own_uploads_by_path_and_by_header(app: Any, client: GatewayClient) -> None:
+def test_an_upload_token_works_in_the_path_and_in_the_header(app: Any, client: GatewayClient) -> None:
     anonymous = GatewayClient(app, None, check=False)  # the document has no paths below /t
     made = client.post("/api/upload-tokens", json={"owner_id": "alice", "max_size": 10}).json
     prefix = f"/t/{made['token']}"
@@ -454,7 +458,7 @@ def test_an_upload_token_opens_its_own_uploads_by_path_and_by_header(app: Any, c
     assert anonymous.head(prefix + of_owner, headers=TUS).status == 404
 
 
-def test_T14_a_creation_sent_again_is_the_same_upload(client: GatewayClient) -> None:
+def test_T14_a_repeated_creation_is_the_same_upload(client: GatewayClient) -> None:
     sent = {**BYTES, "Upload-Length": "10", "Idempotency-Key": "one"}
     first = client.post("/api/tus", data=b"hello", headers=sent)
     again = client.post("/api/tus", data=b"hello", headers=sent)
@@ -467,7 +471,7 @@ def test_T14_a_creation_sent_again_is_the_same_upload(client: GatewayClient) -> 
     assert client.post("/api/tus", headers={**refused, "Upload-Length": "5"}).status == 201
 
 
-def test_an_upload_whose_bytes_the_bucket_lost_is_over(
+def test_an_upload_whose_bytes_the_bucket_lost_is_gone(
     client: GatewayClient, bucket: Any, leftovers: Leftovers
 ) -> None:
     for size in (100, 9 * MIB):  # a tail alone; parts
@@ -510,7 +514,7 @@ def test_T38_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client:
         (unset, "10.1.2.3", {}, "http://localhost:8080"),
         (unset, "10.1.2.3", {**says, "Host": "evil.test/x"}, "http://localhost:8080"),
         (unset, "10.1.2.3", {**says, "Proto": "javascript"}, "http://localhost:8080"),
-        # what the client itself wrote stands left of what our proxies add
+        # a client's own values come before those that our proxies add
         (
             unset,
             "10.1.2.3",

@@ -50,7 +50,7 @@ def append(
 
 
 @with_subtests("version", range(3, 10))
-def test_each_version_uploads_at_once_and_in_pieces(
+def test_each_version_uploads_in_one_request_and_in_several(
     client: GatewayClient, services: Services, bucket: Any, version: int
 ) -> None:
     told = "Upload-Incomplete" if version == 3 else "Upload-Complete"
@@ -89,7 +89,7 @@ def test_an_upload_of_unknown_length_larger_than_a_part(
     assert leftovers() == NOTHING
 
 
-def test_T51_a_request_is_of_the_draft_by_its_fields_or_by_its_upload(client: GatewayClient) -> None:
+def test_T51_the_draft_is_chosen_by_headers_or_by_the_upload(client: GatewayClient) -> None:
     of_draft, of_tus = path(send(client, 8, b"hel", complete=False)), path(begin(client, 5))
     for sent in (
         {"Upload-Complete": "?0"},
@@ -104,7 +104,7 @@ def test_T51_a_request_is_of_the_draft_by_its_fields_or_by_its_upload(client: Ga
     assert client.post("/api/tus", headers={"Upload-Length": "5"}).status == 412
 
 
-def test_T51_the_drafts_refusals_have_registered_types(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T51_errors_of_the_draft_have_registered_types(client: GatewayClient, leftovers: Leftovers) -> None:
     where = path(send(client, 8, b"hel", complete=False, headers={"Upload-Length": "5"}))
     wrong = append(client, 8, where, 1, b"lo", complete=True)
     assert wrong.status == 409 and wrong.json["type"] == ietf.MISMATCHING_OFFSET
@@ -135,7 +135,7 @@ def test_T51_the_drafts_refusals_have_registered_types(client: GatewayClient, le
     assert leftovers() == NOTHING
 
 
-def test_more_than_was_announced_ends_an_upload_of_the_draft(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_more_bytes_than_declared_end_an_upload_of_the_draft(client: GatewayClient, leftovers: Leftovers) -> None:
     where = path(send(client, 8, b"hel", complete=False, headers={"Upload-Length": "5"}))
     over = append(client, 8, where, 3, b"lo!", complete=False)
     assert over.status == 400 and over.json["type"] == ietf.INCONSISTENT_LENGTH
@@ -148,7 +148,7 @@ def digest(data: bytes, name: str = "sha-256") -> str:
     return f"{name}=:{base64.b64encode(sum_).decode()}:"
 
 
-def test_T12_digests_of_content_and_of_the_whole_are_held_against_the_bytes(
+def test_T12_content_digest_and_repr_digest_are_verified(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     whole = {"Repr-Digest": digest(b"hello")}
@@ -175,7 +175,7 @@ def test_T52_limits_hold_for_the_draft_too(client: GatewayClient, leftovers: Lef
     assert leftovers() == NOTHING
 
 
-def test_malformed_fields_count_as_absent(client: GatewayClient) -> None:
+def test_malformed_fields_are_ignored(client: GatewayClient) -> None:
     sent = {"Upload-Draft-Interop-Version": "x", "Upload-Complete": "yes", "Upload-Length": "-1"}
     whole = client.post("/api/tus", data=b"hello", headers=sent)
     assert whole.status == 201 and whole.headers["Upload-Complete"] == "?1"

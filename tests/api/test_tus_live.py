@@ -109,7 +109,7 @@ def finished(user: GatewayClient, services: Services, bucket: Any, where: str, d
         assert reader.read(-1) == data
 
 
-def test_T53_a_connection_cut_at_any_byte_loses_nothing_that_had_come(
+def test_T53_a_connection_cut_at_any_byte_loses_no_byte_that_arrived(
     live: Live, user: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = random_bytes(19 * MIB)
@@ -162,7 +162,7 @@ def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
     arrived(live, services, where, first)
     assert offset(user, where) == 9 * MIB + 77
     assert b" 423 " in answer_of(first).split(b"\r\n")[0]
-    # two at once, from the same offset: one proceeds
+    # of two requests from the same offset one proceeds
     at = 9 * MIB + 77
     answers = []
     writers = [
@@ -177,7 +177,7 @@ def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
     assert leftovers() == NOTHING
 
 
-def test_T55_a_stalled_body_ends_and_what_had_come_is_kept(live: Live, user: GatewayClient, services: Services) -> None:
+def test_T55_a_stalled_body_ends_and_keeps_its_bytes(live: Live, user: GatewayClient, services: Services) -> None:
     data = random_bytes(40_000)
     where = path(begin(user, len(data)))
     client = open_patch(live, user, where, 0, len(data))
@@ -195,7 +195,7 @@ def test_T55_a_stalled_body_ends_and_what_had_come_is_kept(live: Live, user: Gat
     assert b" 423 " in answer_of(dripping).split(b"\r\n")[0]
 
 
-def test_an_interim_answer_tells_where_to_resume_before_the_body_is_read(
+def test_an_interim_answer_names_the_upload_before_the_body_is_read(
     live: Live, user: GatewayClient, services: Services, bucket: Any
 ) -> None:
     def begun(version: str, *more: str) -> socket.socket:

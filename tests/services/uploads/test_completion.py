@@ -1,4 +1,4 @@
-"""What the gateway ends by itself: uploads that nobody finished, and those that the bucket took without telling us."""
+"""Uploads that end without their client: abandoned ones, and those whose bytes arrived in the bucket unnoticed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Leftovers = Callable[[], dict[str, list[str]]]
 # -- T46: abandoned --------------------------------------------------------------------------------------------------------
 
 
-def test_T46_abandoned_uploads_are_gone_after_one_janitor_run(
+def test_T46_one_janitor_run_removes_abandoned_uploads(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     small, large = b"hello", os.urandom(3 * PART_SIZE)
@@ -57,7 +57,7 @@ def test_T46_abandoned_uploads_are_gone_after_one_janitor_run(
         expire(db, begun.upload.id)
     assert services.janitor.run().expired_uploads == 3
     assert leftovers() == NOTHING
-    # URLs that live on can bring bytes once more, or not at all; the next run takes them.
+    # URLs that are still valid may bring bytes again; the next run removes them.
     assert never.request is not None
     put(never.request.url, small, never.request.headers)
     assert send(half.parts[2].request.url, large[2 * PART_SIZE :]).status_code == 404
@@ -66,7 +66,7 @@ def test_T46_abandoned_uploads_are_gone_after_one_janitor_run(
     assert leftovers() == NOTHING
 
 
-def test_T46_the_janitor_leaves_living_uploads_alone(services: Services, alice: Principal, bucket: Any) -> None:
+def test_T46_the_janitor_leaves_unexpired_uploads_alone(services: Services, alice: Principal, bucket: Any) -> None:
     small, large = b"hello", os.urandom(2 * PART_SIZE)
     one, many = begin(services, alice, small), begin(services, alice, large)
     send_all(one, small)
@@ -77,7 +77,9 @@ def test_T46_the_janitor_leaves_living_uploads_alone(services: Services, alice: 
     assert stored(bucket, direct(services).complete(alice, many.upload.id)) == large
 
 
-def test_T46_a_lifecycle_rule_is_the_second_net(services: Services, settings: Settings, bucket: Any) -> None:
+def test_T46_a_lifecycle_rule_aborts_what_the_janitor_missed(
+    services: Services, settings: Settings, bucket: Any
+) -> None:
     import commands
     from app import create_app, database_url
 
@@ -159,7 +161,7 @@ def test_the_sweep_and_the_client_make_one_file(services: Services, alice: Princ
 
 
 @pytest.mark.settings(quota_bytes=2500, max_file_size=2000)
-def test_a_size_that_nobody_told_is_held_against_the_limits_when_it_is_seen(
+def test_an_undeclared_size_is_checked_at_completion(
     services: Services, alice: Principal, leftovers: Leftovers, bucket: Any
 ) -> None:
     admitted = direct(services).admit(alice, protocol="s3", filename="f", size=None, content_type=None, single=True)
@@ -177,7 +179,7 @@ def test_a_size_that_nobody_told_is_held_against_the_limits_when_it_is_seen(
     assert leftovers()["reservations"] == []
 
 
-def test_a_completer_that_died_is_followed_by_another(
+def test_a_completion_whose_holder_died_is_taken_over(
     services: Services, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
     begun = begin(services, alice, b"hello")

@@ -1,4 +1,4 @@
-"""Direct uploads against a real bucket: what its URLs allow, what survives, and that a file appears once and unchanged."""
+"""Direct uploads against a real bucket: what URLs allow, what survives, and that a file appears once and unchanged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ PNG_BUT_HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " *
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_SIZE, PART_SIZE + 1, 2 * PART_SIZE, 20 * MIB + 7])
-def test_what_was_sent_is_what_is_stored(
+def test_stored_bytes_are_the_bytes_sent(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers, size: int
 ) -> None:
     data = os.urandom(size)
@@ -124,7 +124,7 @@ def test_headers_are_those_a_browser_may_set(services: Services, alice: Principa
     ],
 )
 @pytest.mark.settings(max_file_size=2_000_000, quota_bytes=1_000_000, denied_types=("exe", "text/x-php"))
-def test_what_is_known_is_judged_before_a_byte_moves(
+def test_declared_values_are_checked_before_a_byte_is_sent(
     services: Services,
     alice: Principal,
     leftovers: Leftovers,
@@ -145,7 +145,7 @@ def test_T73_unfinished_uploads_are_limited(services: Services, alice: Principal
 
 
 @pytest.mark.settings(quota_bytes=10_000_000)
-def test_T71_uploads_begun_at_once_share_one_quota(services: Services, alice: Principal, db: Database) -> None:
+def test_T71_concurrent_uploads_share_one_quota(services: Services, alice: Principal, db: Database) -> None:
     def one(_: int) -> bool:
         try:
             return begin(services, alice, bytes(1_000_000)) is not None
@@ -159,7 +159,7 @@ def test_T71_uploads_begun_at_once_share_one_quota(services: Services, alice: Pr
 # -- T41, T42: what a URL allows -------------------------------------------------------------------------------------------
 
 
-def test_T41_a_put_url_takes_exactly_what_was_announced_and_once(services: Services, alice: Principal) -> None:
+def test_T41_a_put_url_takes_the_declared_bytes_once(services: Services, alice: Principal) -> None:
     data = b"hello world"
     begun = begin(services, alice, data, content_type="text/plain", filename="a.txt")
     assert begun.request is not None
@@ -188,7 +188,7 @@ def test_T41_a_declared_checksum_is_enforced_by_the_bucket(
     assert leftovers() == NOTHING
 
 
-def test_T41_a_post_form_takes_its_key_type_and_size_only_and_its_replay_changes_nothing(
+def test_T41_a_post_form_fixes_key_type_and_size_and_its_replay_changes_nothing(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
     admitted = direct(services).admit(
@@ -251,7 +251,7 @@ def test_T43_the_plan_holds_any_size_and_a_part_url_takes_its_exact_length(
     assert len(direct(services).sign_parts(alice, small.upload.id, [2, 1, 2])) == 2
 
 
-def test_T43_missing_or_different_parts_are_told_and_the_upload_goes_on(
+def test_T43_missing_or_different_parts_are_listed_and_the_upload_goes_on(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = os.urandom(4 * PART_SIZE + 5)
@@ -278,9 +278,7 @@ def test_T43_missing_or_different_parts_are_told_and_the_upload_goes_on(
     assert leftovers() == NOTHING
 
 
-def test_T43_of_a_part_sent_twice_the_one_that_the_client_names_counts(
-    services: Services, alice: Principal, bucket: Any
-) -> None:
+def test_T43_of_a_part_sent_twice_the_listed_etag_counts(services: Services, alice: Principal, bucket: Any) -> None:
     for _ in range(4):  # which one a server lists first is chance
         old, data = os.urandom(PART_SIZE + 5), os.urandom(PART_SIZE + 5)
         begun = begin(services, alice, data)
@@ -299,7 +297,7 @@ def test_T43_of_a_part_sent_twice_the_one_that_the_client_names_counts(
 # -- resume ----------------------------------------------------------------------------------------------------------------
 
 
-def test_another_process_and_another_device_go_on_where_it_stopped(
+def test_another_process_and_another_device_resume(
     services: Services, settings: Settings, alice: Principal, bucket: Any
 ) -> None:
     data = os.urandom(3 * PART_SIZE + 1)
@@ -327,7 +325,7 @@ def test_a_put_whose_url_expired_gets_another(services: Services, alice: Princip
     assert stored(bucket, direct(services).complete(alice, begun.upload.id)) == b"hello"
 
 
-def test_asking_for_urls_keeps_an_upload_alive(services: Services, alice: Principal, db: Database) -> None:
+def test_requesting_urls_postpones_the_expiry(services: Services, alice: Principal, db: Database) -> None:
     begun = begin(services, alice, bytes(PART_SIZE + 1))
     sql(db, "update uploads set expires_at = now() + interval '1 minute'")
     direct(services).sign_parts(alice, begun.upload.id, [1])
@@ -370,7 +368,7 @@ def test_progress_of_a_form_upload_under_way(services: Services, alice: Principa
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T44_complete_20_times_at_once_is_one_file(
+def test_T44_20_concurrent_completions_make_one_file(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers, size: int
 ) -> None:
     data = os.urandom(size)
@@ -408,7 +406,7 @@ def test_T44_complete_after_abort_or_expiry_is_gone(
     assert leftovers() == NOTHING
 
 
-def test_abort_during_completion_ends_in_one_of_both(
+def test_abort_during_completion_ends_as_one_or_the_other(
     services: Services, alice: Principal, leftovers: Leftovers
 ) -> None:
     for _ in range(5):
@@ -434,7 +432,7 @@ def test_abort_during_completion_ends_in_one_of_both(
             services.files.purge(alice, file.id, if_match=None)
 
 
-def test_T45_anothers_upload_is_not_there(services: Services, alice: Principal, bob: Principal, bucket: Any) -> None:
+def test_T45_anothers_upload_is_not_found(services: Services, alice: Principal, bob: Principal, bucket: Any) -> None:
     data = os.urandom(PART_SIZE + 1)
     begun = begin(services, alice, data)
     send_all(begun, data)
@@ -451,10 +449,10 @@ def test_T45_anothers_upload_is_not_there(services: Services, alice: Principal, 
     assert checked(services, direct(services).complete(alice, begun.upload.id)).status == "ready"
 
 
-def test_T45_no_url_given_out_can_change_the_bytes_afterwards(
+def test_T45_no_url_can_change_the_bytes_afterwards(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
-    """Every URL of both kinds of upload, tried in every state, with other bytes of the announced length."""
+    """Every URL of both kinds of upload, tried in every state, with other bytes of the declared length."""
     small, large = b"good bytes", os.urandom(2 * PART_SIZE)
     evil = {len(small): b"EVIL BYTES", PART_SIZE: os.urandom(PART_SIZE)}
     one, many = begin(services, alice, small), begin(services, alice, large)

@@ -1,4 +1,4 @@
-"""Equal bytes of one owner are stored once, whatever comes at once and whatever became of them; nobody learns of another's."""
+"""Equal bytes of one owner are stored once, also with concurrent uploads; nobody learns of another owner's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def objects_of(db: Database, owner: str) -> int:
     return int(row[0])
 
 
-def test_equal_bytes_that_come_at_once_into_several_folders_end_on_one_object(
+def test_concurrent_equal_bytes_in_several_folders_share_one_object(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     folders = [None, *(services.folders.create(alice, name=f"{n}", parent_id=None).id for n in range(5))]
@@ -54,7 +54,7 @@ def test_equal_bytes_that_come_at_once_into_several_folders_end_on_one_object(
     assert leftovers() == NOTHING
 
 
-def test_of_equal_bytes_that_come_at_once_all_but_one_are_refused_if_so_asked(
+def test_concurrent_equal_bytes_with_reject_make_one_file(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     folders = [None, *(services.folders.create(alice, name=f"{n}", parent_id=None).id for n in range(5))]
@@ -86,10 +86,10 @@ def test_form_and_direct_uploads_share_objects_with_each_other(
 
 
 @pytest.mark.parametrize("wish", ["link", "copy", "reject"])
-def test_T15_bytes_that_another_has_are_new_bytes(
+def test_T15_another_owners_bytes_can_not_be_detected(
     services: Services, alice: Principal, bob: Principal, db: Database, wish: str
 ) -> None:
-    """The same statements, the same answer but for what is random in it, the same quota: whether anybody has them or not."""
+    """The same statements, the same answer but for random values, the same quota, whether anybody has the bytes or not."""
     known, unknown = b"known " * 1000, b"other " * 1000
     upload(services, alice, "a.bin", known)
     seen = []
@@ -129,7 +129,7 @@ def scanned(db: Database, owner: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_deduplicated_bytes_are_what_a_look_at_every_row_finds(
+def test_deduplicated_bytes_equal_the_sum_over_all_rows(
     services: Services,
     alice: Principal,
     bob: Principal,
@@ -172,7 +172,7 @@ def test_deduplicated_bytes_are_what_a_look_at_every_row_finds(
     assert leftovers() == NOTHING
 
 
-def test_T107_an_object_goes_with_its_last_file_whatever_happens_at_once(
+def test_T107_an_object_is_deleted_with_its_last_file(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     for _ in range(5):
@@ -201,8 +201,8 @@ def test_T107_an_object_goes_with_its_last_file_whatever_happens_at_once(
         assert objects_of(db, "alice") == 0
 
 
-def test_an_object_can_not_go_while_a_file_is_on_it(services: Services, alice: Principal, db: Database) -> None:
-    """Counted by rows: there is no number that could drift, and the database refuses what would break the rule."""
+def test_an_object_can_not_be_deleted_while_a_file_uses_it(services: Services, alice: Principal, db: Database) -> None:
+    """Users are counted as rows, so no counter can drift, and the database refuses to break the rule."""
     file = upload(services, alice, "a.bin", b"hello")
     with pytest.raises(psycopg.errors.ForeignKeyViolation), db.connection() as tx:
         tx.execute("delete from objects where object_key = %s", [file.file_path])

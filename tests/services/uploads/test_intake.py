@@ -1,4 +1,4 @@
-"""The one gate: what it refuses, what it leaves behind, what it costs."""
+"""Form and raw uploads: what is refused, what is left behind, what it costs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def upload(
     sums: dict[str, Any] | None = None,
     **placement: Any,
 ) -> FileRecord:
-    """One file through the gate; the verdict on it is raised."""
+    """Upload one file; an error in it is raised."""
     stream = Source(source) if isinstance(source, bytes) else source
     with services.intake.batch(principal, protocol="raw") as batch:
         batch.receive(name=name, claimed_type=None, stream=stream, size=size, **(sums or {}))
@@ -72,7 +72,7 @@ def stored(bucket: Any, file: FileRecord) -> bytes:
     "size", [0, 1, 64 * 1024, PART_SIZE - 1, PART_SIZE, PART_SIZE + 1, 2 * PART_SIZE, 20 * MIB + 7]
 )
 @pytest.mark.parametrize("declared", [True, False])
-def test_what_was_sent_is_what_is_stored(
+def test_stored_bytes_are_the_bytes_sent(
     services: Services,
     alice: Principal,
     bucket: Any,
@@ -88,7 +88,7 @@ def test_what_was_sent_is_what_is_stored(
 
 
 @pytest.mark.settings(max_file_size=100_000)
-def test_T1_a_declared_size_over_the_limit_is_refused_before_a_byte_is_read(
+def test_T1_a_declared_size_over_the_limit_is_refused_before_reading(
     services: Services,
     alice: Principal,
     leftovers: Leftovers,
@@ -127,7 +127,7 @@ def test_T3_a_connection_lost_midway_leaves_nothing(
 
 
 @pytest.mark.parametrize("size", [10, 3 * PART_SIZE])
-def test_T3_a_body_shorter_than_announced_never_becomes_a_file(
+def test_T3_a_body_shorter_than_declared_never_becomes_a_file(
     services: Services,
     alice: Principal,
     leftovers: Leftovers,
@@ -175,7 +175,7 @@ def test_T12_a_wrong_checksum_stores_nothing(
 
 
 @pytest.mark.parametrize("step", ["put", "put_part", "complete_multipart"])
-def test_T7_a_full_bucket_is_told_and_leaves_nothing(
+def test_T7_a_full_bucket_is_an_error_and_leaves_nothing(
     services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def full(*arguments: Any, **keywords: Any) -> Any:
@@ -200,7 +200,7 @@ def test_duplicates_link_copy_or_are_rejected(services: Services, alice: Princip
     assert leftovers() == NOTHING
 
 
-def test_T15_equal_bytes_of_another_owner_are_new_bytes(
+def test_T15_equal_bytes_of_another_owner_are_stored_again(
     services: Services,
     alice: Principal,
     bob: Principal,
@@ -224,7 +224,7 @@ def test_T15_equal_bytes_of_another_owner_are_new_bytes(
     assert leftovers() == NOTHING
 
 
-def test_T24_thirty_uploads_of_one_name_at_once_are_numbered(services: Services, alice: Principal) -> None:
+def test_T24_thirty_concurrent_uploads_of_one_name_are_numbered(services: Services, alice: Principal) -> None:
     names = ["Café.txt", "CAFÉ.txt"]  # NFC and NFD, lower and upper case
     with ThreadPoolExecutor(15) as pool:
         made = list(pool.map(lambda n: upload(services, alice, names[n % 2], os.urandom(50)).original_name, range(30)))
@@ -234,7 +234,7 @@ def test_T24_thirty_uploads_of_one_name_at_once_are_numbered(services: Services,
 
 
 @pytest.mark.settings(quota_bytes=1_000_000)
-def test_quota_is_held_before_the_bytes_and_given_back(
+def test_quota_is_reserved_before_the_bytes_and_returned(
     services: Services, alice: Principal, leftovers: Leftovers
 ) -> None:
     source = Source(os.urandom(1_000_001))
@@ -261,7 +261,7 @@ def test_quota_without_a_declared_size_is_exact_to_the_last_part(
 
 
 @pytest.mark.settings(quota_bytes=10_000)
-def test_T71_parallel_uploads_do_not_get_past_the_quota(services: Services, alice: Principal, db: Database) -> None:
+def test_T71_parallel_uploads_can_not_exceed_the_quota(services: Services, alice: Principal, db: Database) -> None:
     def attempt(_: int) -> bool:
         try:
             upload(services, alice, "a.bin", os.urandom(1_000), size=1_000)
@@ -276,7 +276,7 @@ def test_T71_parallel_uploads_do_not_get_past_the_quota(services: Services, alic
         assert tx.execute("select used_bytes, reserved_bytes from owner_usage").fetchall() == [(10_000, 0)]
 
 
-def test_a_batch_appears_as_a_whole_or_not_at_all(
+def test_a_batch_appears_completely_or_not_at_all(
     services: Services, alice: Principal, leftovers: Leftovers, db: Database
 ) -> None:
     with suppress(ConnectionResetError), services.intake.batch(alice, protocol="form") as batch:
@@ -288,7 +288,7 @@ def test_a_batch_appears_as_a_whole_or_not_at_all(
     assert leftovers() == NOTHING
 
 
-def test_a_foreign_folder_is_not_there_and_leaves_nothing(
+def test_a_foreign_folder_is_not_found_and_leaves_nothing(
     services: Services,
     alice: Principal,
     bob: Principal,
@@ -318,14 +318,14 @@ def test_a_file_costs_four_statements_and_its_key_one(
 
 
 @pytest.mark.parametrize("size", [5, None])
-def test_T104_an_upload_whose_admission_was_not_answered_holds_nothing(
+def test_T104_an_upload_whose_admission_was_not_answered_reserves_nothing(
     services: Services,
     alice: Principal,
     leftovers: Leftovers,
     monkeypatch: pytest.MonkeyPatch,
     size: int | None,
 ) -> None:
-    """Nobody could find it again, and the repeat of the request would not find room beside it."""
+    """Nobody could find it, and the repeated request would exceed the quota."""
     admit = services.intake.policy.admit
 
     def unanswered(*arguments: Any, **keywords: Any) -> Any:
@@ -341,9 +341,7 @@ def test_T104_an_upload_whose_admission_was_not_answered_holds_nothing(
         assert tx.execute("select status from uploads").fetchall() in ([], [("aborted",)])
 
 
-def test_forms_of_known_bytes_and_their_purge_do_not_wait_for_each_other_in_a_circle(
-    services: Services, alice: Principal
-) -> None:
+def test_forms_of_known_bytes_and_their_purge_do_not_deadlock(services: Services, alice: Principal) -> None:
     contents = [b"one", b"two"]
 
     def form(number: int) -> None:
@@ -398,7 +396,7 @@ class counted:
 
 
 def test_two_gateways_share_one_quota(settings: Settings, services: Services, alice: Principal) -> None:
-    """What one process holds, another counts: the limit is in the database, not in a process."""
+    """The limit is in the database: one process counts what another reserves."""
     narrow = settings.model_copy(update={"quota_bytes": 1_500})
     one, two = wire(narrow), wire(narrow)
     try:

@@ -1,4 +1,4 @@
-"""Resumable uploads that are killed anywhere, overtaken, and woken up too late (THREATS T53 T54 T101)."""
+"""Resumable uploads whose process crashes, is overtaken, or wakes up too late (THREATS T53 T54 T101)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def living(settings: Settings, services: Services, database_url: str) -> Iterato
 
 
 def noise(size: int) -> bytes:
-    """Bytes like no others, quickly."""
+    """Unique bytes, made quickly."""
     mark = os.urandom(16)
     return (mark + NOISE)[: size - 16] + mark if size >= 32 else os.urandom(size)
 
@@ -117,7 +117,7 @@ def lease_passes(db: Database) -> None:
 
 
 def end(services: Services, gateway: Gateway, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
-    """Go on to the end from where the gateway says that the upload stands; what comes of it is checked and purged."""
+    """Resume from the gateway's offset to the end; check the file and purge it."""
     state = gateway.tus.settle(who, upload_id)
     if state.file_id is None:
         send(gateway, who, upload_id, state.offset, data[state.offset :])
@@ -140,7 +140,7 @@ SMALL = (30, 20, 5)
 
 
 @pytest.mark.parametrize("pieces", [PIECES, SMALL])
-def test_T53_T101_killed_anywhere_no_acknowledged_byte_is_lost(
+def test_T53_T101_a_crash_at_any_call_loses_no_acknowledged_byte(
     services: Services,
     mortal: Gateway,
     living: Gateway,
@@ -173,7 +173,7 @@ def test_T53_T101_killed_anywhere_no_acknowledged_byte_is_lost(
     assert survived and deaths > 15
 
 
-def test_T101_what_was_all_there_becomes_a_file_without_its_client(
+def test_T101_the_sweep_makes_a_file_of_a_complete_upload(
     services: Services,
     mortal: Gateway,
     living: Gateway,
@@ -210,7 +210,7 @@ def test_T101_what_was_all_there_becomes_a_file_without_its_client(
     assert survived and rescued > 4
 
 
-def test_T101_killed_anywhere_and_abandoned_nothing_is_left(
+def test_T101_a_crash_at_any_call_of_an_abandoned_upload_leaves_nothing(
     services: Services, mortal: Gateway, living: Gateway, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     for number, after in MOMENTS:
@@ -234,7 +234,7 @@ def test_T101_killed_anywhere_and_abandoned_nothing_is_left(
     assert survived
 
 
-def test_T57_T101_killed_anywhere_in_joining_partial_uploads(
+def test_T57_T101_a_crash_at_any_call_of_a_concatenation(
     services: Services,
     mortal: Gateway,
     living: Gateway,
@@ -273,7 +273,7 @@ def test_T57_T101_killed_anywhere_in_joining_partial_uploads(
 # -- one writer at a time --------------------------------------------------------------------------------------------------
 
 
-def test_T54_a_writer_that_wakes_too_late_changes_nothing(
+def test_T54_an_overtaken_writer_changes_nothing(
     services: Services,
     mortal: Gateway,
     living: Gateway,
@@ -282,7 +282,7 @@ def test_T54_a_writer_that_wakes_too_late_changes_nothing(
     bucket: Any,
     leftovers: Leftovers,
 ) -> None:
-    """It is paused before each of its calls in turn, another writes different bytes meanwhile, and then it goes on."""
+    """It is paused before each of its calls in turn, while another writer stores different bytes, and then goes on."""
     size, first = PART + 900, PART + 500
     for number in range(1, 60):
         right, wrong = noise(size), noise(size)
@@ -305,7 +305,7 @@ def test_T54_a_writer_that_wakes_too_late_changes_nothing(
         file = checked(services, services.files.get(alice, file_id))
         with bucket.open(file.file_path) as reader:
             stored = reader.read(-1)
-        # Whatever the first writer had recorded before its pause, then the second's: never mixed.
+        # What the first writer recorded before its pause, then the second's bytes: never mixed.
         edges = [100, PART, first] if pause.happened else [first]
         assert any(stored == right[:100] + wrong[100:edge] + right[edge:] for edge in edges), number
         services.files.purge(alice, file_id, if_match=None)
@@ -316,10 +316,8 @@ def test_T54_a_writer_that_wakes_too_late_changes_nothing(
     assert number > 10
 
 
-def test_a_client_is_told_to_resume_once_others_wait_for_its_bytes(
-    services: Services, living: Gateway, alice: Principal
-) -> None:
-    """Who asks after the interim answer must not hear an offset from before the body."""
+def test_the_lease_is_held_before_the_body_is_read(services: Services, living: Gateway, alice: Principal) -> None:
+    """After the interim answer, no request may get an offset from before the body."""
     upload_id, told, data = begin(living, alice, 100), [], noise(100)
 
     def tell() -> None:
@@ -356,7 +354,7 @@ class Pause:
 
 
 class Flood:
-    """Zeros, as many as were announced, made as they are read."""
+    """As many zeros as were declared, made when they are read."""
 
     broken = False
 

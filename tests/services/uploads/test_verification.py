@@ -1,4 +1,4 @@
-"""Nobody's word is taken: what becomes of a direct upload whose bytes are not what they were said to be, and of crashes."""
+"""Direct uploads whose bytes are not what was declared, and crashes at every call."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def problem_of(file: FileRecord) -> str | None:
     ],
 )
 @pytest.mark.settings(denied_types=("application/x-msdownload", "application/vnd.microsoft.portable-executable", "exe"))
-def test_T47_bytes_that_are_not_what_the_name_says_are_never_downloadable(
+def test_T47_bytes_of_another_type_than_the_name_are_never_downloadable(
     services: Services,
     alice: Principal,
     bob: Principal,
@@ -125,9 +125,7 @@ def _begun_with(services: Services, who: Principal, data: bytes, first: str, las
 
 
 @pytest.mark.parametrize("check_first", [True, False])
-def test_T47_a_checksum_counts_also_where_the_sweep_was_quicker(
-    services: Services, alice: Principal, check_first: bool
-) -> None:
+def test_T47_a_checksum_counts_even_after_the_sweep(services: Services, alice: Principal, check_first: bool) -> None:
     assert services.direct is not None
     data = b"hello"
     good, bad = sent(services, alice, data), sent(services, alice, b"HELLO")
@@ -169,7 +167,7 @@ def test_the_type_is_detected_and_pictures_get_previews(services: Services, alic
 # -- equal bytes -----------------------------------------------------------------------------------------------------------
 
 
-def test_equal_bytes_are_linked_copied_or_rejected_as_asked(
+def test_equal_bytes_are_linked_copied_or_rejected(
     services: Services, alice: Principal, bob: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = os.urandom(1000)
@@ -185,7 +183,7 @@ def test_equal_bytes_are_linked_copied_or_rejected_as_asked(
     assert leftovers() == NOTHING
 
 
-def test_equal_bytes_checked_at_once_end_on_one_object(
+def test_concurrent_checks_of_equal_bytes_share_one_object(
     services: Services, alice: Principal, leftovers: Leftovers
 ) -> None:
     data = os.urandom(1000)
@@ -286,7 +284,7 @@ def time_passes(db: Database, *, expires: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T101_killed_anywhere_in_the_beginning_nothing_is_left(
+def test_T101_a_crash_at_any_call_of_the_beginning_leaves_nothing(
     services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     deaths = 0
@@ -302,7 +300,7 @@ def test_T101_killed_anywhere_in_the_beginning_nothing_is_left(
 
 @pytest.mark.parametrize("rescue", ["client", "sweep"])
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
+def test_T101_a_crash_at_any_call_of_completion_leaves_one_whole_file(
     services: Services,
     mortal: Gateway,
     alice: Principal,
@@ -339,7 +337,7 @@ def test_T101_killed_anywhere_in_completing_the_file_is_there_once_and_whole(
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
+def test_T101_a_crash_in_an_abandoned_completion_leaves_nothing_incomplete(
     services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     assert services.direct is not None
@@ -365,7 +363,7 @@ def test_T101_killed_in_completing_and_abandoned_nothing_half_is_left(
 
 
 @pytest.mark.parametrize("equal", [False, True])
-def test_T101_killed_anywhere_in_the_check_it_comes_to_the_same_end(
+def test_T101_a_crash_at_any_call_of_the_check_changes_no_result(
     services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, equal: bool
 ) -> None:
     for number, after in MOMENTS:
@@ -384,7 +382,7 @@ def test_T101_killed_anywhere_in_the_check_it_comes_to_the_same_end(
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T101_killed_anywhere_in_an_abort_the_janitor_ends_it(
+def test_T101_the_janitor_ends_an_abort_that_crashed_at_any_call(
     services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     assert services.direct is not None
