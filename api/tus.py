@@ -6,7 +6,7 @@ services/uploads/resumable.py does the work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 tus = Blueprint("tus", __name__)
 
-_OVERRIDES = ("HEAD", "PATCH", "DELETE")
 _METHODS = "GET, HEAD, PATCH, DELETE, OPTIONS, POST"
 
 _STATE_HEADERS = (
@@ -218,7 +217,10 @@ def look(upload_id: str) -> Response:
     final."""
     if request.method == "GET" and g.interop is None:
         raise MethodNotAllowed(_METHODS.split(", "))
-    return _look(upload_id)
+    g.state = service().settle(principal(), upload_id_of(upload_id))
+    response = Response(status=200 if g.interop is None else 204)
+    set_headers(response, g.state, full=True)
+    return response
 
 
 @tus.patch("/<string:upload_id>")
@@ -233,7 +235,27 @@ def look(upload_id: str) -> Response:
 def append(upload_id: str) -> Response:
     """The body begins at `Upload-Offset`. Bytes that arrive before a connection breaks are stored. The answer that completes
     the upload names its file in `Upload-File-Id`; the file is `processing` until a worker has read it back."""
-    return _append(upload_id)
+    target = upload_id_of(upload_id)
+    refuse_encoded()
+    acquire_body_slot()
+    if g.interop is None:
+        if not has_bytes():
+            raise Unsupported(f"Send the bytes as {protocol.CONTENT_TYPE}.")
+        offset = protocol.length(request.headers.get("Upload-Offset", ""), "Upload-Offset")
+        length = request.headers.get("Upload-Length")
+        size = None if length is None else protocol.length(length, "Upload-Length")
+        g.state = _receive(target, offset, size=size, checksums=body_checksum())
+    else:
+        if g.interop >= 6 and request.mimetype != ietf.CONTENT_TYPE:
+            raise Unsupported(f"Send the bytes as {ietf.CONTENT_TYPE}.")
+        begin = natural(request.headers.get("Upload-Offset"))
+        if begin is None:
+            raise InvalidInput("Upload-Offset is missing or not a number of bytes.")
+        size = natural(request.headers.get("Upload-Length"))
+        g.state = _receive(target, begin, size=size, last=completes())
+    response = Response(status=204)
+    set_headers(response, g.state)
+    return response
 
 
 @tus.delete("/<string:upload_id>")
@@ -246,7 +268,8 @@ def append(upload_id: str) -> Response:
 )
 def terminate(upload_id: str) -> Response:
     """Removes the bytes that have arrived. The file of a finished upload stays."""
-    return _terminate(upload_id)
+    service().terminate(principal(), upload_id_of(upload_id))
+    return Response(status=204)
 
 
 @tus.post("/<string:upload_id>")
@@ -261,10 +284,9 @@ def terminate(upload_id: str) -> Response:
 def override(upload_id: str) -> Response:
     """`HEAD`, `PATCH` or `DELETE`, for clients that can send only `POST`."""
     method = request.headers.get("X-HTTP-Method-Override", "").strip().upper()
-    if method not in _OVERRIDES:
+    if method not in ("HEAD", "PATCH", "DELETE"):
         raise MethodNotAllowed(_METHODS.split(", "))
-    views: Mapping[str, Callable[[str], Response]] = {"HEAD": _look, "PATCH": _append, "DELETE": _terminate}
-    return views[method](upload_id)
+    return {"HEAD": look, "PATCH": append, "DELETE": terminate}[method](upload_id=upload_id)
 
 
 # -- begin -----------------------------------------------------------------------------------------------------------------
@@ -275,14 +297,14 @@ def _create_tus(query: PlacementQuery, claim: Claim | None) -> UploadState:
     pairs = protocol.metadata(sent)
     joined = request.headers.get("Upload-Concat")
     concat = protocol.concat(joined) if joined is not None else None
-    length, deferred = request.headers.get("Upload-Length"), request.headers.get("Upload-Defer-Length")
-    later = protocol.deferred(deferred)
+    length = request.headers.get("Upload-Length")
+    deferred = protocol.deferred(request.headers.get("Upload-Defer-Length"))
     if concat is not None and concat.sources is not None:
-        if length is not None or later:
+        if length is not None or deferred:
             raise InvalidInput("A final upload is as long as its partial uploads: leave out Upload-Length.")
         if has_bytes():
             raise errors.NotAllowed("A final upload takes no bytes.")
-    elif (length is not None) == later:
+    elif (length is not None) == deferred:
         raise InvalidInput("Send one of Upload-Length and Upload-Defer-Length.")
     new = NewResumable(
         protocol="tus",
@@ -296,10 +318,10 @@ def _create_tus(query: PlacementQuery, claim: Claim | None) -> UploadState:
     if concat is not None and concat.sources is not None:
         sources = [source(address) for address in concat.sources]
         return _admitted(service().concatenate(principal(), new, sources, concat=joined or "", once=claim))
-    checksum = body_checksum() if has_bytes() else None
+    checksums = body_checksum() if has_bytes() else None
     _admitted(service().create(principal(), new, once=claim))
     if has_bytes():
-        g.state = _receive(g.state.upload.id, 0, checksum=checksum)
+        g.state = _receive(g.state.upload.id, 0, checksums=checksums)
     return cast(UploadState, g.state)
 
 
@@ -372,43 +394,7 @@ def _interim_answer(state: UploadState) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 
-# -- look, append, end -----------------------------------------------------------------------------------------------------
-
-
-def _look(upload_id: str) -> Response:
-    g.state = service().settle(principal(), upload_id_of(upload_id))
-    response = Response(status=200 if g.interop is None else 204)
-    set_headers(response, g.state, full=True)
-    return response
-
-
-def _append(upload_id: str) -> Response:
-    target = upload_id_of(upload_id)
-    refuse_encoded()
-    acquire_body_slot()
-    if g.interop is None:
-        if not has_bytes():
-            raise Unsupported(f"Send the bytes as {protocol.CONTENT_TYPE}.")
-        offset = protocol.length(request.headers.get("Upload-Offset", ""), "Upload-Offset")
-        length = request.headers.get("Upload-Length")
-        size = None if length is None else protocol.length(length, "Upload-Length")
-        g.state = _receive(target, offset, size=size, checksum=body_checksum())
-    else:
-        if g.interop >= 6 and request.mimetype != ietf.CONTENT_TYPE:
-            raise Unsupported(f"Send the bytes as {ietf.CONTENT_TYPE}.")
-        begin = natural(request.headers.get("Upload-Offset"))
-        if begin is None:
-            raise InvalidInput("Upload-Offset is missing or not a number of bytes.")
-        size = natural(request.headers.get("Upload-Length"))
-        g.state = _receive(target, begin, size=size, last=completes())
-    response = Response(status=204)
-    set_headers(response, g.state)
-    return response
-
-
-def _terminate(upload_id: str) -> Response:
-    service().terminate(principal(), upload_id_of(upload_id))
-    return Response(status=204)
+# -- bytes -----------------------------------------------------------------------------------------------------------------
 
 
 def _receive(
@@ -417,13 +403,12 @@ def _receive(
     *,
     size: int | None = None,
     last: bool = False,
-    checksum: protocol.BodyChecksum | None = None,
+    checksums: dict[str, bytes] | None = None,
     interim: bytes = b"",
 ) -> UploadState:
     """Store the request's body. ``interim`` is sent before it is read."""
-    checksums = {checksum.algorithm: checksum.value} if checksum is not None else {}
     if g.interop is not None:
-        checksums |= digests(request.headers.get("Content-Digest"))
+        checksums = digests(request.headers.get("Content-Digest"))
     body = ArrivingBody(interim)
     with body.polling():
         return service().append(

@@ -50,10 +50,10 @@ def has_bytes() -> bool:
     return request.headers.get("Content-Type", "").strip().lower() == protocol.CONTENT_TYPE
 
 
-def body_checksum() -> protocol.BodyChecksum | None:
-    """Upload-Checksum."""
+def body_checksum() -> dict[str, bytes]:
+    """Upload-Checksum: the digest that the body must have, by algorithm."""
     sent = request.headers.get("Upload-Checksum")
-    return None if sent is None else protocol.checksum(sent)
+    return {} if sent is None else dict([protocol.checksum(sent)])
 
 
 def completes() -> bool:

@@ -114,15 +114,7 @@ def digest_of(algorithm: str) -> Digest:
     return _Crc32() if algorithm == "crc32" else hashlib.new(algorithm, usedforsecurity=False)
 
 
-@dataclass(frozen=True, slots=True)
-class BodyChecksum:
-    """The digest that a body must have."""
-
-    algorithm: str
-    value: bytes
-
-
-def checksum(text: str) -> BodyChecksum:
+def checksum(text: str) -> tuple[str, bytes]:
     """The algorithm and the decoded digest."""
     algorithm, _, value = text.strip().partition(" ")
     if algorithm not in ALGORITHMS:
@@ -130,7 +122,7 @@ def checksum(text: str) -> BodyChecksum:
     decoded = _decoded(value.strip(), "Upload-Checksum")
     if len(decoded) != len(digest_of(algorithm).digest()):
         raise InvalidInput(f"Upload-Checksum: the value has the wrong length for {algorithm}.")
-    return BodyChecksum(algorithm, decoded)
+    return algorithm, decoded
 
 
 # -- concatenation -----------------------------------------------------------------------------------------------------------
