@@ -337,7 +337,7 @@ class Batch:
         allowed = self._policy.place(self._principal, placement)
         equals = EqualObjects(self._reader, new=[item.upload.object_key for item in self.received])
         try:
-            outcome = equals.settle(lambda: self._publish(allowed, equals, once))
+            outcome = equals.run(lambda: self._publish(allowed, equals, once))
         except db_errors.ForeignKeyViolation:
             self._principal = without_folder(self._principal, allowed.folder_id)
             return self.commit(placement, once=once)
@@ -369,7 +369,7 @@ class Batch:
             )
             objects.lock_with_files(tx, equals.damaged)
             if len(self.received) > 1:
-                objects.share_equals(tx, owner_id, [item.sha256 for item in self.received])
+                objects.lock_equals(tx, owner_id, [item.sha256 for item in self.received])
             for item in self.received:
                 if placement.on_duplicate == "reject":
                     known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
@@ -394,7 +394,7 @@ class Batch:
                 elif record.file_path == item.upload.object_key:
                     pipeline.begin(tx, record)
                 public_copies.begin(tx, record)
-            objects.mend(tx, equals.damaged, by=[record.file_path for record in published])
+            objects.move_files(tx, equals.damaged, by=[record.file_path for record in published])
             if duplicates:
                 session = files.open_publication(
                     tx,
