@@ -209,14 +209,8 @@ def begin_parts(
     tx: Tx, upload_id: UUID, *, fence: int, object_key: str, multipart_id: str, content_type: str
 ) -> UploadRecord | None:
     """Record the multipart upload that takes the parts. None if the upload is over or its lease was taken over."""
-    params = {
-        "id": upload_id,
-        "fence": fence,
-        "key": object_key,
-        "multipart_id": multipart_id,
-        "content_type": content_type,
-    }
-    return one(tx, UploadRecord, _BEGIN_PARTS, params)
+    params = {"id": upload_id, "fence": fence, "key": object_key, "multipart_id": multipart_id}
+    return one(tx, UploadRecord, _BEGIN_PARTS, params | {"content_type": content_type})
 
 
 # The upload's row is locked first, and changed only if the fence still holds.

@@ -278,19 +278,8 @@ def renew(
 ) -> UploadRecord | None:
     """Postpone the expiry of an upload that gets new URLs. None if it is over, or if more than ``max_outstanding`` parts
     were ``requested``, now and before, that have not ``arrived``."""
-    return one(
-        tx,
-        UploadRecord,
-        _RENEW,
-        {
-            "id": upload_id,
-            "expires_in": expires_in,
-            "urls_for": urls_for,
-            "requested": list(requested),
-            "arrived": list(arrived),
-            "max": max_outstanding,
-        },
-    )
+    params = {"id": upload_id, "expires_in": expires_in, "urls_for": urls_for, "max": max_outstanding}
+    return one(tx, UploadRecord, _RENEW, params | {"requested": list(requested), "arrived": list(arrived)})
 
 
 _CLAIM_MEASUREMENTS = f"""
