@@ -96,7 +96,7 @@ _FREE_NAME = """(
     select c.name from unnest(%(candidates)s::text[]) with ordinality c (name, n)
     where not exists (
         select from files t where t.owner_id = %(owner)s and t.folder_id is not distinct from %(folder)s
-        and t.name_key = name_key(c.name) and not t.is_deleted)
+        and t.name_key = name_key(c.name) and not t.is_deleted offset 0)  -- each looked up, not compared with all
     order by c.n limit 1)"""
 
 # Publishing is one statement. Its steps:
