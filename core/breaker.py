@@ -25,6 +25,7 @@ def begin_request() -> None:
 
 
 def end_request() -> None:
+    """Forget which servers have timed out."""
     _timed_out.set(None)
 
 
@@ -80,6 +81,7 @@ class Bulkhead:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
+        """Wait for a slot and hold it. Raises CallRejected if no call makes progress for STALLED_SECONDS."""
         with self._changed:
             while not self._free:
                 left = self._last_progress + STALLED_SECONDS - monotonic()
@@ -97,4 +99,5 @@ class Bulkhead:
                 self._changed.notify()
 
     def progress(self) -> None:
+        """Note that a call ended or bytes moved."""
         self._last_progress = monotonic()

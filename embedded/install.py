@@ -31,6 +31,7 @@ PARTS = {
 
 
 def main(arguments: list[str]) -> int:
+    """Create or update .venv; returns the exit status."""
     if sys.version_info < (3, 11):  # noqa: UP036 whoever calls this may have an older one
         return fail(f"Python 3.11 or newer is needed, not {sys.version.split()[0]}: make PYTHON=/path/to/python3.12")
     if os.name == "posix" and os.geteuid() == 0:
@@ -99,6 +100,7 @@ def install(*files: Path, alone: bool = False) -> bool:
 
 
 def works(python: Path, *words: str) -> bool:
+    """Whether the interpreter runs, or with ``words`` whether it runs them with --version."""
     command = [str(python), *(words or ("-c", "import sys; sys.exit(sys.version_info < (3, 11))")), "--version"]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
@@ -123,14 +125,17 @@ def is_given(variable: str) -> bool:
 
 
 def digest(text: str) -> str:
+    """The SHA-256 of the text in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def say(line: str) -> None:
+    """Print a line at once."""
     print(line, flush=True)
 
 
 def fail(line: str) -> int:
+    """Print why the installation failed; returns the exit status 1."""
     print(f"upload-gateway: {line}", file=sys.stderr)
     return 1
 

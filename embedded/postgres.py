@@ -62,6 +62,7 @@ class Postgres:
         self.admin_url = f"postgresql://postgres:{quote(admin_password)}@127.0.0.1:{port}/postgres"
 
     def stop(self) -> None:
+        """Stop the server and wait until it has ended."""
         self.child.stop()
 
 

@@ -88,6 +88,7 @@ class PerProcess(Generic[T]):
         self._made: tuple[int, T] | None = None  # the process's id, and its client
 
     def __call__(self) -> T:
+        """This process's client."""
         made = self._made
         if made is None or made[0] != os.getpid():
             with self._lock:
