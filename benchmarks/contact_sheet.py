@@ -24,7 +24,7 @@ from tests.parsers import samples
 from tests.parsers.samples import corners, encoded
 
 CELL, LABEL, COLUMNS = 160, 26, 10
-WANT = frozenset({"metadata", "picture", "document", "contents"})
+WANT: frozenset[Any] = frozenset({"metadata", "picture", "document", "contents"})
 
 
 def exchanged_profile() -> bytes:

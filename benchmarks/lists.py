@@ -18,7 +18,7 @@ def lists(services: Services, owner: str) -> dict[str, dict[str, Any]]:
             " (select parent_id from folders where owner_id = %(o)s and parent_id is not null group by 1"
             "  order by count(*) desc limit 1)",
             {"o": owner},
-        ).fetchone()  # type: ignore[misc]
+        ).fetchone()
     now = datetime.now(UTC)
     return {
         "list, newest first": {},

@@ -191,7 +191,7 @@ def record(services: Services, owner: str) -> None:
         "recent events in everybody's statistics": lambda: services.stats.storage(root, "*"),
     }
     for text in _SEARCHES:
-        calls[f"search `{text}`"] = lambda text=text: services.search.search(alice, SearchRequest(query=text))  # type: ignore[misc]
+        calls[f"search `{text}`"] = lambda text=text: services.search.search(alice, SearchRequest(query=text))
     calls["search `report` with facets"] = lambda: services.search.search(
         alice, SearchRequest(query="report", facets=("file_type", "folder", "owner", "month"))
     )

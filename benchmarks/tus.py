@@ -75,7 +75,7 @@ class TusTarget:
                 "Upload-Offset": str(at),
                 "Content-Length": str(len(piece)),
             }
-            answer = HTTP.request("PATCH", url, body=piece, headers=headers)
+            answer = HTTP.request("PATCH", url, body=piece, headers=headers)  # type: ignore[arg-type]
             assert answer.status == 204, answer.data
             assert int(answer.headers["Upload-Offset"]) == at + len(piece)
 
@@ -102,7 +102,7 @@ class BucketTarget:
 
     @staticmethod
     def _put(url: str, body: memoryview) -> str:
-        answer = HTTP.request("PUT", url, body=body, headers={"Content-Length": str(len(body))})
+        answer = HTTP.request("PUT", url, body=body, headers={"Content-Length": str(len(body))})  # type: ignore[arg-type]
         assert answer.status == 200, answer.data
         return answer.headers["ETag"]
 

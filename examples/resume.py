@@ -26,11 +26,9 @@ def request(method, url, body=None, headers=()):
             req = urllib.request.Request(url, data=body, method=method, headers=dict(headers))
             with urllib.request.urlopen(req, timeout=120) as response:
                 return response.read()
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code != 429:
-                raise
-            problem = error
         except OSError as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429:
+                raise
             problem = error
         print(f"{problem}; trying again", file=sys.stderr)
     raise SystemExit("gave up; start the script again to resume")

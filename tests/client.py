@@ -81,7 +81,7 @@ class GatewayClient:
         body, content_type = form_data(files, fields)
         return self.post("/api/upload", data=body, headers={"Content-Type": content_type, **(headers or {})})
 
-    def add(self, name: str = "note.txt", content: bytes = b"hello", **fields: str) -> dict[str, Any]:
+    def add(self, name: str = "note.txt", content: bytes = b"hello", **fields: Any) -> dict[str, Any]:
         """Upload one file that must be accepted; the file."""
         answer = self.upload((name, content), **fields)
         assert answer.status == 201, answer.body
@@ -140,7 +140,7 @@ class GatewayClient:
             allow_redirects=False,
             timeout=120,
         )
-        return Answer(response.status_code, response.headers, response.content)
+        return Answer(response.status_code, dict(response.headers), response.content)
 
     def _in_process(self, method: str, path: str, data: Any, headers: Headers) -> Answer:
         assert isinstance(self.target, Flask)
@@ -156,7 +156,7 @@ class GatewayClient:
             }
         response = self.target.test_client(use_cookies=False).open(path, method=method, headers=headers, **options)
         try:
-            return Answer(response.status_code, response.headers, response.get_data())
+            return Answer(response.status_code, response.headers, response.get_data())  # type: ignore[arg-type]
         finally:
             response.close()
 

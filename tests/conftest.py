@@ -232,7 +232,7 @@ NOTHING: dict[str, list[str]] = {
 def _admin(server: postgres.Postgres, *statements: str) -> None:
     with contextlib.closing(psycopg.connect(server.admin_url, autocommit=True)) as connection:
         for statement in statements:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
 
 def _address(url: str, database: str) -> str:

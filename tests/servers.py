@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,8 @@ def start_weed(directory: Path) -> S3Server:
     """SeaweedFS as ``make run`` starts it, with one bucket; raises EmbeddedError where it does not come up."""
     server = seaweedfs.start(directory)
     found = S3Server(server.endpoint, server.access_key, server.secret_key, BUCKET, server.child.process, server)
-    open_store(found.settings()).ensure_bucket()
+    store: Any = open_store(found.settings())
+    store.ensure_bucket()
     return found
 
 

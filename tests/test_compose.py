@@ -126,7 +126,7 @@ def value_of(text: str, variables: dict[str, str]) -> str:
 def test_without_the_secrets_it_says_what_to_do(compose: dict[str, Any]) -> None:
     with pytest.raises(AssertionError, match=r"see \.env\.example"):
         value_of(compose["services"]["gateway"]["environment"]["DATABASE_URL"], {})
-    settings = {
+    settings: dict[str, Any] = {
         name: value_of(text, {"POSTGRES_PASSWORD": "a", "S3_ACCESS_KEY": "b", "S3_SECRET_KEY": "c"})
         for name, text in compose["services"]["gateway"]["environment"].items()
     }

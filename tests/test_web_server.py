@@ -472,7 +472,7 @@ def test_T109_who_waits_for_a_place_is_refused_when_the_server_stops(tmp_path: P
             time.sleep(0.02)
         assert running.ask(timeout=5)[0] == 200, "a thread is kept for short requests"
         running.process.send_signal(signal.SIGTERM)
-        answers = {}
+        answers: dict[socket.socket, int] = {}
         while len(answers) < len(clients):
             for client in select.select([client for client in clients if client not in answers], [], [], 30)[0]:
                 answers[client] = int(client.recv(65536).split()[1])

@@ -76,7 +76,7 @@ def test_T134_a_foreign_folder_is_not_there(
     assert leftovers() == NOTHING
     with db.connection() as tx:  # not even a session, nor a token's budget
         for table in ("uploads", "upload_sessions", "upload_tokens", "files"):
-            assert tx.execute(f"select count(*) from {table}").fetchone() == (0,), table  # type: ignore[call-overload]
+            assert tx.execute(f"select count(*) from {table}").fetchone() == (0,), table
 
 
 def test_T134_nor_for_an_upload_token_or_an_admin(
@@ -122,4 +122,4 @@ def test_T134_the_tables_themselves_take_no_foreign_folder(
     token = client.post("/api/upload-tokens", json={"owner_id": "alice"})
     assert (begun.status, token.status, client.add("b.txt")["folder_id"]) == (201, 201, None)
     with pytest.raises(psycopg.errors.ForeignKeyViolation), db.connection() as tx:
-        tx.execute(f"update {table} set folder_id = %s", [theirs])  # type: ignore[call-overload]
+        tx.execute(f"update {table} set folder_id = %s", [theirs])

@@ -299,7 +299,7 @@ def small_database(settings: Settings, postgres_server: postgres.Postgres) -> It
         place.mkdir(mode=0o700)
         shutil.chown(place, "nobody")  # whom PostgreSQL runs as, where this process may mount
         with psycopg.connect(postgres_server.admin_url, autocommit=True) as admin:
-            admin.execute(f"create tablespace small location '{place}'")  # type: ignore[call-overload]
+            admin.execute(f"create tablespace small location '{place}'")
             admin.execute("alter database gateway_test set tablespace small")
             yield disk
             admin.execute("drop database gateway_test with (force)")

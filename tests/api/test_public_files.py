@@ -15,6 +15,7 @@ import requests
 from core.principal import Principal
 from core.scan import Scan
 from db import Database, objects, scans
+from parsers import ParserFailed
 from parsers import run as parsers
 from services import Services
 from services.objects.deferred_deletions import remove_due
@@ -328,7 +329,7 @@ def test_T139_what_the_place_can_not_be_taken_out_of_is_not_handed_out(
     file = client.add("p.jpg", PHOTO, visibility="public")
 
     def unlucky(*arguments: Any, **options: Any) -> Any:
-        raise parsers.ParserFailed("The parser crashed")
+        raise ParserFailed("The parser crashed")
 
     with monkeypatch.context() as patch:
         patch.setattr(parsers, "run", unlucky)
@@ -479,7 +480,7 @@ def rows(db: Database) -> dict[str, int]:
         tables = [row[0] for row in tx.execute("select tablename from pg_tables where schemaname = 'public'")]
         counts = {}
         for table in tables:
-            row = tx.execute(f'select count(*) from "{table}"').fetchone()  # type: ignore[call-overload]
+            row = tx.execute(f'select count(*) from "{table}"').fetchone()
             assert row is not None
             counts[table] = row[0]
     return counts

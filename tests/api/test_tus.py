@@ -70,7 +70,7 @@ def test_metadata_is_stored(client: GatewayClient, services: Services) -> None:
         "camera": "Leica",
         "width": "9999",
     }
-    begun = begin(client, 5, name=None, **said)
+    begun = begin(client, 5, name=None, **said)  # type: ignore[arg-type]
     seen = client.head(path(begun), headers=TUS)
     assert seen.headers["Upload-Metadata"] == metadata(**said)
     assert seen.headers["Upload-Length"] == "5" and seen.headers["Upload-Offset"] == "0"

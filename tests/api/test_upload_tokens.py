@@ -214,7 +214,7 @@ def test_size_types_and_folder_of_the_budget(client: GatewayClient, services: Se
     elsewhere = client.post("/api/folders", json={"name": "Else"}).json["id"]
     token = token_of(client, max_size=1000, allowed_types=["png", "text/plain"], folder_id=folder)
     for send in (by_form, direct):
-        name = {"filename": "a.pdf"} if send is direct else {"name": "a.pdf"}
+        name: dict[str, Any] = {"filename": "a.pdf"} if send is direct else {"name": "a.pdf"}
         assert send(token, content=b"x" * 1001).code == "file_too_large"
         assert send(token, **name).code == "type_not_allowed"
         wrong = {"folder_id": elsewhere} if send is direct else {"folder_id": str(elsewhere)}

@@ -16,7 +16,7 @@ from core.tokenizer import (
     words,
 )
 
-ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=200)
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 
 
 @pytest.mark.parametrize(

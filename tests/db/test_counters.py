@@ -125,7 +125,7 @@ class Life:
         return self._random.choice([None, *found])
 
     def _upload(self) -> None:
-        where = {"folder_id": self._folder(), "on_duplicate": self._random.choice(["link", "copy"])}
+        where: dict[str, Any] = {"folder_id": self._folder(), "on_duplicate": self._random.choice(["link", "copy"])}
         name = f"{self._random.randrange(5)}.{self._random.choice(['txt', 'bin', 'pdf'])}"
         upload(self._services, self._alice, name, self._random.choice(self._reader), **where)
 

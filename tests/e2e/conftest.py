@@ -86,7 +86,7 @@ class Live:
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
-            return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(statement, values).fetchall()
 
 
 @dataclass
@@ -159,8 +159,8 @@ def live(
         parts.callback(bucket.stop)
         database = f"gateway_e2e_{request.param}"
         with psycopg.connect(postgres_server.admin_url, autocommit=True) as connection:
-            connection.execute(f"drop database if exists {database} with (force)")  # type: ignore[arg-type]
-            connection.execute(f"create database {database} template {TEMPLATE}")  # type: ignore[arg-type]
+            connection.execute(f"drop database if exists {database} with (force)")
+            connection.execute(f"create database {database} template {TEMPLATE}")
         address = postgres_server.admin_url.partition("?")
         database_url = address[0].rsplit("/", 1)[0] + "/" + database + "".join(address[1:])
         port = free_port()

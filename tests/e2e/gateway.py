@@ -94,8 +94,8 @@ def running(directory: Path, admin_url: str, template: str, server: S3Server) ->
     """Started on a database cloned from ``template`` and a bucket of its own on ``server``."""
     database, port = "gateway_tus", free_port()
     with psycopg.connect(admin_url, autocommit=True) as connection:
-        connection.execute(f"drop database if exists {database} with (force)")  # type: ignore[arg-type]
-        connection.execute(f"create database {database} template {template}")  # type: ignore[arg-type]
+        connection.execute(f"drop database if exists {database} with (force)")
+        connection.execute(f"create database {database} template {template}")
     address = admin_url.partition("?")
     s3 = urlsplit(server.endpoint)
     assert s3.hostname is not None

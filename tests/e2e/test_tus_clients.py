@@ -309,6 +309,7 @@ def test_py_uploads(chunk_size: int | None, checksum: bool, gateway: Gateway, ow
     )
     uploader.upload()
     [file] = owner.ready(path)
+    assert uploader.request is not None
     assert uploader.request.response_headers["upload-file-id"] == file["id"]
 
 

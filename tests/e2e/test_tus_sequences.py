@@ -33,7 +33,7 @@ def test_T101_killed_while_it_makes_the_file(gateway: Gateway) -> None:
     one.create(Create(1000))
     [upload] = one.uploads
     with psycopg.connect(gateway.database_url) as names:
-        lock_names(names, one.owner.name, None)  # what the file's publication waits for
+        lock_names(names, one.owner.name, None)  # type: ignore[arg-type]  # what the file's publication waits for
         request, _, body = one.open_patch(upload, upload.total)
         request.send(body)
         upload.sent = upload.total

@@ -86,12 +86,13 @@ def test_T131_no_port_gives_data_to_a_page_or_does_what_it_asks(server: SeaweedF
     place = f"/buckets/{BUCKET}/{KEY}"
     stored_at = fid(server, base)
     tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "4"}
+    none: dict[str, str] = {}
     attempts: dict[str, list[tuple[str, str, dict[str, str]]]] = {
-        "s3": [("GET", path, {}) for path in ("/", f"/{BUCKET}", f"/{BUCKET}/{KEY}", "/metrics")]
-        + [(method, f"/{BUCKET}/{KEY}", {}) for method in ("PUT", "DELETE", "POST")]
-        + [("POST", "/?Action=ListUsers&Version=2010-05-08", {}), ("DELETE", f"/{BUCKET}", {})],
+        "s3": [("GET", path, none) for path in ("/", f"/{BUCKET}", f"/{BUCKET}/{KEY}", "/metrics")]
+        + [(method, f"/{BUCKET}/{KEY}", none) for method in ("PUT", "DELETE", "POST")]
+        + [("POST", "/?Action=ListUsers&Version=2010-05-08", none), ("DELETE", f"/{BUCKET}", none)],
         "filer": [
-            ("GET", path, {})
+            ("GET", path, none)
             for path in (
                 "/",
                 "/buckets/",
@@ -102,15 +103,15 @@ def test_T131_no_port_gives_data_to_a_page_or_does_what_it_asks(server: SeaweedF
                 "/metrics",
             )
         ]
-        + [(method, place, {}) for method in ("PUT", "POST", "DELETE")]
-        + [("DELETE", f"/buckets/{BUCKET}?recursive=true", {}), ("POST", f"{place}?mv.from={place}", {})]
+        + [(method, place, none) for method in ("PUT", "POST", "DELETE")]
+        + [("DELETE", f"/buckets/{BUCKET}?recursive=true", none), ("POST", f"{place}?mv.from={place}", none)]
         + [("POST", f"/.tus/buckets/{BUCKET}/files/evil.txt", tus), ("HEAD", "/.tus/.uploads/x", tus)],
         "volume": [
-            ("GET", path, {}) for path in (f"/{stored_at}", "/status", "/stats/disk", "/ui/index.html", "/metrics")
+            ("GET", path, none) for path in (f"/{stored_at}", "/status", "/stats/disk", "/ui/index.html", "/metrics")
         ]
-        + [(method, f"/{stored_at}", {}) for method in ("PUT", "POST", "DELETE")],
+        + [(method, f"/{stored_at}", none) for method in ("PUT", "POST", "DELETE")],
         "master": [
-            ("GET", path, {})
+            ("GET", path, none)
             for path in (
                 "/",
                 "/dir/status",
@@ -125,11 +126,11 @@ def test_T131_no_port_gives_data_to_a_page_or_does_what_it_asks(server: SeaweedF
                 "/metrics",
             )
         ]
-        + [("POST", "/submit", {}), ("POST", f"/col/delete?collection={BUCKET}", {})],
+        + [("POST", "/submit", none), ("POST", f"/col/delete?collection={BUCKET}", none)],
         "admin": [
-            ("GET", path, {}) for path in ("/", "/health", "/metrics", "/api/s3/buckets", "/static/css/admin.css")
+            ("GET", path, none) for path in ("/", "/health", "/metrics", "/api/s3/buckets", "/static/css/admin.css")
         ]
-        + [("POST", "/api/s3/buckets", {}), ("DELETE", f"/api/s3/buckets/{BUCKET}", {})],
+        + [("POST", "/api/s3/buckets", none), ("DELETE", f"/api/s3/buckets/{BUCKET}", none)],
     }
     assert attempts.keys() == server.ports.keys()
     for name, requests_of_it in attempts.items():

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -114,10 +115,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway.end()
 
 
-def upload(line: str) -> dict[str, object]:
+def upload(line: str) -> dict[str, Any]:
     """Paste the curl line; the answer."""
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
-    answer: dict[str, object] = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
@@ -130,7 +131,7 @@ def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gatewa
     assert key, said
     assert key[1] in curl[1]
     answer = upload(curl[1])
-    [file] = answer["files"]  # type: ignore[misc]
+    [file] = answer["files"]
     assert file["original_name"] == "hello.txt"
 
     environment = gateway.environment()
@@ -160,9 +161,9 @@ def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gatewa
     again = gateway.environment()
     assert again["DATABASE_URL"] == environment["DATABASE_URL"]
     assert again["S3_SECRET_KEY"] == environment["S3_SECRET_KEY"]
-    connection = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
-    connection.request("GET", f"/api/files/{file['id']}", headers={"Authorization": f"Bearer {key[1]}"})
-    assert connection.getresponse().status == 200
+    http = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+    http.request("GET", f"/api/files/{file['id']}", headers={"Authorization": f"Bearer {key[1]}"})
+    assert http.getresponse().status == 200
     connection.close()
 
 

@@ -243,14 +243,14 @@ def video(
 
     out = io.BytesIO()
     with av.open(out, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"  # type: ignore[attr-defined]
+        stream: Any = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for at in range(int(25 * seconds)):
             image = Image.new("RGB", (width, height), RED if at > 3 else "black")
             if at > 3:
                 ImageDraw.Draw(image).rectangle((0, 0, width // 2, height // 2), fill=GREEN)
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))  # type: ignore[attr-defined]
-        container.mux(stream.encode())  # type: ignore[attr-defined]
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
     data = out.getvalue()
     if turned:  # the matrix in the track's header: ISO/IEC 14496-12, 8.3.2
         upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
@@ -268,7 +268,7 @@ def audio(
 
     out = io.BytesIO()
     with av.open(out, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream: Any = container.add_stream(codec, rate=rate)
         container.metadata.update({"title": "A tone", "artist": "Sine", "album": "Waves"})
         position, block = 0, 1_024
         while position < rate * seconds:
@@ -277,9 +277,9 @@ def audio(
             frame = av.AudioFrame(format="s16", layout="stereo", samples=block)
             frame.planes[0].update(array("h", [value for value in mono for _ in (0, 1)]).tobytes())
             frame.sample_rate, frame.pts, frame.time_base = rate, position, Fraction(1, rate)
-            container.mux(stream.encode(frame))  # type: ignore[attr-defined]
+            container.mux(stream.encode(frame))
             position += block
-        container.mux(stream.encode())  # type: ignore[attr-defined]
+        container.mux(stream.encode())
     data = out.getvalue()
     return _with_cover(data, cover) if cover else data
 

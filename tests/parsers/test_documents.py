@@ -17,7 +17,7 @@ ODF = "application/vnd.oasis.opendocument."
 
 
 def show(data: bytes, mime: str, **options: Any) -> Reading:
-    want = frozenset({"metadata", "picture", "text", "document"})
+    want: frozenset[Any] = frozenset({"metadata", "picture", "text", "document"})
     return read(io.BytesIO(data), mime, name="x", want=want, sizes=(1024, 128), format="png", **options)
 
 

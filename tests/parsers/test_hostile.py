@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from parsers import ParserFailed, Unsupported
 from parsers.reading import Reading, kinds, read
 from tests.parsers import hostile, samples
 
-EVERYTHING = frozenset({"metadata", "picture", "text", "document", "contents"})
+EVERYTHING: frozenset[Any] = frozenset({"metadata", "picture", "text", "document", "contents"})
 EXTENSIONS = {"application/json": "json", "text/x-python": "py", "text/x-perl": "pl", "text/html": "html"}
 
 

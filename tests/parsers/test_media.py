@@ -16,7 +16,7 @@ media = pytest.mark.skipif(not kinds("video/mp4"), reason="the [media] packages 
 
 def show(source: Any, mime: str, size: int = 128) -> Reading:
     data = io.BytesIO(source) if isinstance(source, bytes) else source
-    want = frozenset({"metadata", "picture"})
+    want: frozenset[Any] = frozenset({"metadata", "picture"})
     return read(data, mime, name="x", want=want, sizes=(size,), format="png")
 
 

@@ -30,7 +30,7 @@ from tests.samples import Source
 from tests.services.uploads.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
-Action = Callable[[Services], Any]  # by the gateway that loses answers
+Action = Callable[[Any], Any]  # by the gateway that loses answers
 Prepare = Callable[[Services, Principal], Action]  # what the action needs is made by another
 ENDS: tuple[Done, ...] = ("at once", "never")
 _SEEDS = itertools.count()
@@ -179,8 +179,8 @@ def begun(services: Services, who: Principal, size: int | None, first: bytes = b
 
 
 def append(gateway: Services, who: Principal, upload_id: UUID, offset: int, data: bytes) -> None:
-    assert gateway.tus is not None
-    gateway.tus.append(who, upload_id, offset=offset, body=Body(data))
+    assert gateway.resumable is not None
+    gateway.resumable.append(who, upload_id, offset=offset, body=Body(data))
 
 
 class Body(Source):
@@ -211,13 +211,13 @@ def a_resumable_upload_is_begun(services: Services, who: Principal) -> Action:
 @action
 def uploads_are_joined(services: Services, who: Principal) -> Action:
     parts = [begun(services, who, 200, os.urandom(200), partial=True) for _ in range(2)]
-    return lambda gateway: gateway.tus.concatenate(who, resumable(None), parts, concat="final;")  # type: ignore[union-attr]
+    return lambda gateway: gateway.resumable.concatenate(who, resumable(None), parts, concat="final;")
 
 
 @action
 def a_resumable_upload_is_terminated(services: Services, who: Principal) -> Action:
     upload_id = begun(services, who, 300, os.urandom(200))
-    return lambda gateway: gateway.tus.terminate(who, upload_id)  # type: ignore[union-attr]
+    return lambda gateway: gateway.resumable.terminate(who, upload_id)
 
 
 def _file(name: str, act: Callable[[Services, Principal, Any], Any], *, trashed: bool = False) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ TARGETS = [Target("memory", "memory")] + [
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" not in metafunc.fixturenames:
         return
-    wanted = getattr(metafunc.function, "needs", frozenset())
+    wanted: frozenset[str] = getattr(metafunc.function, "needs", frozenset())
     assert wanted <= WORDS, f"unknown needs: {wanted - WORDS}"
     everything = "EVERY_STORE_TEST" in os.environ
     metafunc.parametrize(
@@ -143,7 +143,9 @@ _OUTCOMES: dict[str, dict[str, set[str]]] = {}
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.when == "call":
         item.stash[_PASSED] = report.passed

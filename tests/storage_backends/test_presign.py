@@ -32,6 +32,7 @@ def botocore_url(method: str, url: str, expires_in: int, headers: dict[str, str]
     moment = datetime.fromtimestamp(NOW, UTC)
     with mock.patch("botocore.auth.get_current_datetime", return_value=moment):
         S3SigV4QueryAuth(Credentials(ACCESS, SECRET), "s3", "eu-west-1", expires_in).add_auth(request)
+    assert request.url
     return request.url
 
 

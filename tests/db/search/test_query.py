@@ -447,7 +447,7 @@ def test_the_newest_of_all_owners_need_no_sort(db: Database) -> None:
 
 
 def _plan(tx: Tx, sql: str) -> str:
-    return "\n".join(row[0] for row in tx.execute("explain " + sql).fetchall())  # type: ignore[arg-type]
+    return "\n".join(row[0] for row in tx.execute("explain " + sql).fetchall())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)

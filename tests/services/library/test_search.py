@@ -11,6 +11,7 @@ from core.cursors import Cursors
 from core.errors import InvalidCursor, InvalidInput, NotAllowed
 from core.principal import Principal
 from db import Database, execute
+from db.search import query as index
 from services.library import search as module
 from services.library.search import Search, SearchPage, SearchRequest
 from tests.rows import add_file
@@ -197,7 +198,7 @@ def test_totals_are_exact_up_to_the_limit_and_without_filters(
     alice: Principal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module.index, "RANKED", 3)
+    monkeypatch.setattr(index, "RANKED", 3)
     for number in range(4):
         add_file(db, f"plan {number}.pdf")
     assert search.search(alice, SearchRequest("plan")).total is None
@@ -246,7 +247,7 @@ def test_T81_a_search_out_of_time_is_repeated_over_the_newest_files(
 )
 def test_T81_hostile_queries_are_answered(search: Search, db: Database, alice: Principal, query: str) -> None:
     add_file(db, "plan.pdf")
-    page = search.search(alice, SearchRequest(query, facets=tuple(module.index.FACETS)))
+    page = search.search(alice, SearchRequest(query, facets=tuple(index.FACETS)))
     assert page.total is not None and page.total <= 1
     assert set(search.suggest(alice, query)) <= {"plan.pdf", "plan", "pdf"}
 

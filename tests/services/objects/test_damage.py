@@ -174,7 +174,7 @@ def test_T107_repair_during_copy_rename_trash_purge_and_equal_uploads(
 def test_T34_no_kind_of_download_gives_damaged_bytes(
     services: Services, alice: Principal, bucket: Any, db: Database, encoded: bool
 ) -> None:
-    make = compressed if encoded else (lambda *arguments: upload(*arguments[:2], "a.txt", arguments[2]))
+    make = compressed if encoded else (lambda services, who, data: upload(services, who, "a.txt", data))
     numbers = itertools.count()
     for damage in DAMAGES:
         for attempt in _ways_out(services, alice):

@@ -12,7 +12,7 @@ import app
 from core.errors import PreviewFailed, Unavailable
 from core.principal import Principal
 from db import Database, objects
-from parsers import reading
+from parsers import ParserFailed, reading
 from parsers import run as parsers
 from services import Services
 from settings import Settings
@@ -94,7 +94,7 @@ def test_a_failed_step_does_not_prevent_the_others(
     def unlucky(parser: str, source: Any, arguments: dict[str, Any], **options: Any) -> Any:
         asked.append(arguments["want"])
         if "picture" in arguments["want"]:
-            raise parsers.ParserFailed("The parser crashed")
+            raise ParserFailed("The parser crashed")
         return run(parser, source, arguments, **options)
 
     monkeypatch.setattr(parsers, "run", unlucky)

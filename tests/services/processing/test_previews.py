@@ -120,7 +120,7 @@ def test_listing_an_archive_reads_only_its_directory(
 
     archive = samples.zipped({"plan.txt": b"text", "big.bin": os.urandom(6 * 1024 * 1024)})
     file = upload(services, alice, "a.zip", archive)
-    monkeypatch.setattr(services.previews._contents, "open", counted)
+    monkeypatch.setattr(services.previews._reader, "open", counted)
     shown = services.previews.show(alice, file.id, PreviewRequest())
     found = json.loads(shown.body)
     assert [entry["name"] for entry in found["entries"]] == ["plan.txt", "big.bin"]
@@ -178,7 +178,7 @@ def test_files_without_previews(services: Services, alice: Principal, db: Databa
     text = upload(services, alice, "a.txt", b"text")
     for kind in ("thumbnail", "page", "contents"):
         with pytest.raises(PreviewUnsupported):
-            services.previews.show(alice, text.id, PreviewRequest(type=kind))  # type: ignore[arg-type]
+            services.previews.show(alice, text.id, PreviewRequest(type=kind))
     empty = upload(services, alice, "empty.txt", b"")
     with pytest.raises(PreviewUnsupported):
         services.previews.show(alice, empty.id, PreviewRequest())

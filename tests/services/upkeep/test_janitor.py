@@ -154,7 +154,7 @@ def move_the_clock(db: Database) -> Callable[[timedelta], None]:
             tx.execute("create schema if not exists moved")
             tx.execute(
                 "create or replace function moved.now() returns timestamptz stable language sql as"
-                f" $$ select pg_catalog.now() + interval '{by.total_seconds()} s' $$"  # type: ignore[arg-type]
+                f" $$ select pg_catalog.now() + interval '{by.total_seconds()} s' $$"
             )
             tx.execute("alter database gateway_test set search_path to moved, pg_catalog, public")
 

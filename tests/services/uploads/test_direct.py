@@ -34,6 +34,7 @@ from db.records import FileRecord
 from services import Services
 from services.uploads.direct import UploadPlan
 from settings import Settings
+from storage_backends.base import PresignedRequest
 from tests.conftest import NOTHING
 from tests.direct_steps import (
     begin,
@@ -493,8 +494,9 @@ def test_T45_no_url_can_change_the_bytes_afterwards(
         now = services.files.get(alice, file.id)
         assert now.status == "ready" and now.file_hash == hashlib.sha256(good).hexdigest()
         assert stored(bucket, now) == good
-        url = services.delivery.url(alice, file.id, expires_in=None, disposition=None).url
-        assert send(url, b"", method="GET").content == good
+        found = services.delivery.url(alice, file.id, expires_in=None, disposition=None)
+        assert isinstance(found, PresignedRequest)
+        assert send(found.url, b"", method="GET").content == good
     assert len(files_of(services, alice)) == 3
     services.janitor.run()
     assert leftovers() == NOTHING  # what the attack left in incoming/ is gone too

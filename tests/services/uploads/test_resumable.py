@@ -318,7 +318,8 @@ def test_T54_an_overtaken_writer_changes_nothing(
 
 def test_the_lease_is_held_before_the_body_is_read(services: Services, living: Gateway, alice: Principal) -> None:
     """After the interim answer, no request may get an offset from before the body."""
-    upload_id, told, data = begin(living, alice, 100), [], noise(100)
+    upload_id, data = begin(living, alice, 100), noise(100)
+    told: list[Any] = []
 
     def tell() -> None:
         with pytest.raises(Locked), Lease.of(services.db, upload_id, patience=0):

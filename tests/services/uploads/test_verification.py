@@ -262,7 +262,7 @@ class Gateway(CrashingGateway):
         self.direct = DirectUploads(
             self.db, self.store, intake, Completion(self.db, self.store, intake), limits, cursors=cursors
         )
-        self.checking = Verification(self.db, reader, intake, files)
+        self.verification = Verification(self.db, reader, intake, files)
 
 
 @pytest.fixture

@@ -110,11 +110,11 @@ def test_T98_urls_signed_before_the_hit_stop_working(
     if stored == "compressed since":
         services.compression.compress(file.id)
         link = services.delivery.url(alice, file.id)
-        assert isinstance(link, Link)
     scanner.learn("Test.Late", b"late hit")
     rescan(services)
     assert requests.get(found.url, timeout=30).status_code == 404
     if stored == "compressed since":
+        assert isinstance(link, Link)
         with pytest.raises(FileNotReady):
             services.delivery.open_link(link.token, method="GET", conditions=RequestConditions())
     now = services.files.get(alice, file.id)
