@@ -12,7 +12,7 @@ _HASHES = {"sha-256": ("sha256", 32), "sha-512": ("sha512", 64)}
 
 
 def boolean(text: str | None) -> bool | None:
-    """``?1`` or ``?0``."""
+    """The boolean in the field; None if it is missing or malformed."""
     value = _item(text)
     return value if isinstance(value, bool) else None
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from db import Database, scalar
+from db import Database, previews, scalar
+from db.records import FileRecord, PreviewRecord
 
 _ADD = """
 with o as (
@@ -59,3 +60,9 @@ def add_file(
             },
         )
     return file_id
+
+
+def previews_of(db: Database, file: FileRecord) -> list[PreviewRecord]:
+    """The previews of a file's object."""
+    with db.connection() as tx:
+        return previews.of_objects(tx, [file.file_path])

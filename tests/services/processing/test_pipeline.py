@@ -20,6 +20,7 @@ from storage_backends.base import StorageUnavailable
 from tests.conftest import NOTHING
 from tests.crash_points import Fuse, FusedDatabase, FusedStore, Killed
 from tests.parsers import samples
+from tests.rows import previews_of
 from tests.samples import picture
 from tests.services.uploads.test_intake import upload
 
@@ -62,7 +63,7 @@ def test_one_child_reads_text_metadata_and_pictures(
     assert file.problem is None
     [(content, _)] = texts(db)
     assert "Hello page one" in content and "Second page" in content
-    shown = services.files.previews_of([file])[file.id]
+    shown = previews_of(services.db, file)
     assert sorted((p.preview_type, p.variant) for p in shown) == [
         ("text", 0),
         ("thumbnail", 128),
@@ -205,7 +206,7 @@ def test_T101_killed_at_any_call_the_result_is_the_same(
             services.pipeline.process(text.id)
             found = services.files.get(alice, text.id)
             assert "processed_at" in found.metadata
-            assert [p.preview_type for p in services.files.previews_of([found])[found.id]] == ["text"]
+            assert [p.preview_type for p in previews_of(services.db, found)] == ["text"]
             assert len(texts(db)) == 1
             assert leftovers()["rows without an object"] == []
             if not fuse.burnt:

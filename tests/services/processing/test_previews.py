@@ -26,6 +26,7 @@ from tests.compressed_files import time_passes
 from tests.conftest import NOTHING
 from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
 from tests.parsers import samples
+from tests.rows import previews_of
 from tests.samples import picture
 from tests.services.uploads.test_intake import upload
 
@@ -55,8 +56,7 @@ def test_all_sizes_are_made_once_and_shared_by_equal_files(
     services.pipeline.process(copy.id)
     assert children == ["image"]  # one child for all sizes and the metadata
     assert len(list(bucket.list_objects("previews/"))) == 4
-    shown = services.files.previews_of([photo, copy])
-    assert [(p.variant, p.width, p.height) for p in shown[copy.id]] == [
+    assert [(p.variant, p.width, p.height) for p in previews_of(services.db, copy)] == [
         (128, 128, 96),
         (256, 256, 192),
         (512, 512, 384),
@@ -228,7 +228,7 @@ def test_a_preview_whose_reservation_expired_is_not_used(
 
     monkeypatch.setattr(services.previews._store, "put", late)
     services.previews.keep(text, Shape("page", 1, "image/webp"), b"picture")
-    assert services.files.previews_of([text]) == {text.id: []}
+    assert previews_of(services.db, text) == []
     assert leftovers() == NOTHING
 
 

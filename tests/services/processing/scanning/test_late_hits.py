@@ -29,6 +29,7 @@ from tests.compressed_files import text, time_passes
 from tests.conftest import NOTHING
 from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
 from tests.direct_steps import checked
+from tests.rows import previews_of
 from tests.samples import Source
 from tests.services.processing.scanning.conftest import not_handed_out, problem_of, refused_everywhere
 from tests.services.uploads.test_intake import upload
@@ -80,7 +81,7 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_all_files_with_the_bytes
         services.pipeline.process(file.id)
     with db.transaction() as tx:
         assert texts.put(tx, first.file_path, content="words", language=None)
-    assert len(services.files.previews_of([first])[first.id]) == 4
+    assert len(previews_of(services.db, first)) == 4
     assert rescan(services) == {"scanned": 4, "infected": 0, "failed": 0}
     scanner.learn("Test.Late", b"late hit")
     assert rescan(services)["infected"] >= 2  # alice's two objects at once, then bob's
@@ -89,9 +90,9 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_all_files_with_the_bytes
         assert (now.status, problem_of(now)) == ("infected", "infected"), file.original_name
         if not file.is_deleted:
             refused_everywhere(services, now)
-    assert services.files.previews_of([first])[first.id] == []
+    assert previews_of(services.db, first) == []
     assert services.files.get(alice, good.id).status == "ready"
-    assert len(services.files.previews_of([good])[good.id]) == 4
+    assert len(previews_of(services.db, good)) == 4
     with db.connection() as tx:
         assert tx.execute("select count(*) from object_texts").fetchone() == (0,)
     assert leftovers() == NOTHING
