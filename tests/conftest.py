@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,27 @@ from tests.client import GatewayClient
 from tests.servers import S3Server, start_weed
 
 TEMPLATE = "gateway_template"
+
+
+# What `make test-quick` leaves out: crash tests (T101, T104), which try every step, and whatever takes seconds a test. Each
+# room keeps tests that are quick. Durations: `make test ARGS=--durations=50`.
+SLOW = re.compile(
+    r"_T(101|104|57|138)_"
+    r"|tests/(e2e|embedded|jobs|parsers|storage_backends)/"
+    r"|tests/api/test_(any_input|crowds|jobs|lost_answers|numbers|outages|over_quota|public_files|renamed_types)\.py"
+    r"|tests/api/test_(s3_uploads|token_rules|tus|tus_live|upload_bodies)\.py"
+    r"|tests/services/(objects|processing/scanning|upkeep/doctor)/"
+    r"|tests/services/\w+/test_(completion|compression|compression_faults|demo|direct|duplicates|intake|resumable|sweep)\.py"
+    r"|tests/test_(compose|telemetry|web_server)\.py"
+    r"|_a_worker_makes_files_ready|_sweep_does_not_wait|_T83_what_can_not_be_indexed|_T84_pages_neither_skip"
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW.search(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_configure(config: pytest.Config) -> None:
