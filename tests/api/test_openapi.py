@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,12 +14,19 @@ from api import openapi
 from core.errors import GatewayError
 from tests.client import GatewayClient
 from tests.openapi_check import check_response
+from tests.paths import ROOT
 
 
 def test_the_document_is_valid_openapi_3_1(anonymous: GatewayClient) -> None:
     document = anonymous.get("/openapi.json").json
     assert document["openapi"].startswith("3.1")
     validate(document)
+
+
+def test_the_version_is_the_one_that_the_command_prints(anonymous: GatewayClient) -> None:
+    command = [sys.executable, "app.py", "--version"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed == f"upload-gateway {anonymous.document['info']['version']}\n"
 
 
 def test_every_route_of_the_application_is_in_it(app: Flask, anonymous: GatewayClient) -> None:
