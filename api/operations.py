@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import wraps
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -44,65 +44,39 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A route's declaration."""
+    """A route's declaration, which decorates its view. The view's docstring is the operation's description."""
 
     summary: str
-    description: str
-    access: Access
-    query: type[BaseModel] | None
-    body: type[BaseModel] | None
-    optional_body: bool
-    streams: Mapping[str, Any] | None  # an OpenAPI requestBody
+    _: KW_ONLY
     responses: Mapping[int, type[BaseModel] | Content | None]
-    headers: tuple[str, ...]  # of responses, in addition to those that every response has
-    request_headers: tuple[str, ...]
-    errors: tuple[type[GatewayError], ...]
-    error_type: str  # the media type of its errors
+    access: Access = "user"
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    optional_body: bool = False
+    streams: Mapping[str, Any] | None = None  # an OpenAPI requestBody
+    headers: tuple[str, ...] = ()  # of responses, in addition to those that every response has
+    request_headers: tuple[str, ...] = ()
+    errors: tuple[type[GatewayError], ...] = ()  # in addition to those of all operations (api/openapi.py)
+    error_type: str = "application/problem+json"
+    description: str = ""
 
+    def __call__(self, view: View) -> View:
+        """The view, called with parsed input."""
 
-def operation(
-    summary: str,
-    *,
-    responses: Mapping[int, type[BaseModel] | Content | None],
-    access: Access = "user",
-    query: type[BaseModel] | None = None,
-    body: type[BaseModel] | None = None,
-    optional_body: bool = False,
-    streams: Mapping[str, Any] | None = None,
-    headers: tuple[str, ...] = (),
-    request_headers: tuple[str, ...] = (),
-    errors: tuple[type[GatewayError], ...] = (),
-    error_type: str = "application/problem+json",
-) -> Callable[[View], View]:
-    """Declare a view's operation and parse its input. The view's docstring is the operation's description."""
-
-    def describe(view: View) -> View:
         @wraps(view)
         def with_input(**arguments: Any) -> Response:
-            if query is not None:
-                arguments["query"] = parse_query(query)
-            if body is not None:
-                left_out = optional_body and not has_body()
-                arguments["body"] = body() if left_out else parse_json(body)
+            if self.query is not None:
+                arguments["query"] = parse_query(self.query)
+            if self.body is not None:
+                left_out = self.optional_body and not has_body()
+                arguments["body"] = self.body() if left_out else parse_json(self.body)
             return view(**arguments)
 
-        with_input.operation = Operation(  # type: ignore[attr-defined]
-            summary=summary,
-            description=" ".join((view.__doc__ or "").split()),
-            access=access,
-            query=query,
-            body=body,
-            optional_body=optional_body,
-            streams=streams,
-            responses=responses,
-            headers=headers,
-            request_headers=request_headers,
-            errors=errors,
-            error_type=error_type,
-        )
+        with_input.operation = replace(self, description=" ".join((view.__doc__ or "").split()))  # type: ignore[attr-defined]
         return with_input
 
-    return describe
+
+operation = Operation
 
 
 def parse_query(model: type[Model]) -> Model:
