@@ -310,17 +310,16 @@ class Files:
         original_name: str | None = None,
         once: Claim | None = None,
     ) -> FileRecord:
-        """A new file on the same stored object, in the same folder unless another is named; numbered where the name is taken.
+        """A new file on the same object, by default in the same folder. Its name gets a number if it is taken.
 
-        Raises FileNotReady, QuotaExceeded, TypeMismatch or TypeNotAllowed where the new name's
-        extension is against the rules, and ContentMissing where the object is not there as it was stored."""
+        Raises NotFound, FileNotReady, QuotaExceeded, TypeMismatch, TypeNotAllowed, ContentMissing."""
         name = None if original_name is None else names.clean_name(original_name)
         source = owned(principal, self.get(principal, file_id))
         if source.status == "ready":
             try:
                 self._reader.confirm(source)
             except ContentMissing:
-                self.get(principal, file_id)  # NotFound where it was purged meanwhile
+                self.get(principal, file_id)  # NotFound if it was purged since
                 raise
         mime_type = None if name is None else self._type_as(source, name)
         with self._naming() as tx:

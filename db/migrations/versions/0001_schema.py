@@ -10,7 +10,7 @@ depends_on = None
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
     "create extension if not exists pg_trgm",
-    # One rule for "the same name": whatever case and Unicode form (THREATS T24).
+    # Names are the same if they differ only in case or Unicode form (THREATS T24).
     """
     create function name_key(name text) returns text language sql immutable strict parallel safe
     return casefold(normalize(name, NFKC) collate pg_unicode_fast)
@@ -18,7 +18,7 @@ _STATEMENTS = [
     """
     create table api_keys (
         id          uuid primary key default uuidv7(),
-        key_digest  bytea not null unique check (octet_length(key_digest) = 32),  -- SHA-256; the key itself is not kept
+        key_digest  bytea not null unique check (octet_length(key_digest) = 32),  -- SHA-256; the key itself is not stored
         owner_id    text not null check (length(owner_id) between 1 and 255),
         name        text not null default '' check (length(name) <= 255),
         role        text not null check (role in ('user', 'admin')),
@@ -42,8 +42,8 @@ _STATEMENTS = [
     )
     """,
     "create index folders_by_parent on folders (parent_id)",
-    # A tree stays a tree, at most 32 deep. One owner's tree is changed by one transaction at a time: two moves that are
-    # each fine alone can make a cycle together.
+    # A tree stays a tree, at most 32 deep. One transaction at a time changes an owner's tree: two moves that are correct alone
+    # can form a cycle together.
     """
     create function folders_keep_tree() returns trigger language plpgsql as $$
     declare
@@ -81,7 +81,7 @@ _STATEMENTS = [
     create trigger folders_keep_tree before insert or update of parent_id on folders
     for each row execute function folders_keep_tree()
     """,
-    # Stored bytes. Several files of one owner may share an object; nobody shares across owners (THREATS T15).
+    # Stored bytes. Files of one owner may share an object; files of different owners never do (THREATS T15).
     """
     create table objects (
         object_key     text primary key,
@@ -92,7 +92,7 @@ _STATEMENTS = [
         content_type   text not null,
         storage_class  text not null default 'standard' check (storage_class in ('standard', 'archived')),
         status         text not null default 'stored' check (status in ('stored', 'purging')),
-        found          boolean not null default true,                  -- did the last check find it in the bucket
+        found          boolean not null default true,                  -- whether the last check found it in the bucket
         checksum_state text not null default 'unverified' check (checksum_state in ('verified', 'unverified', 'mismatch')),
         checked_at     timestamptz,
         created_at     timestamptz not null default now()
@@ -125,13 +125,13 @@ _STATEMENTS = [
         is_deleted     boolean not null default false,
         deleted_at     timestamptz,
         expires_at     timestamptz,
-        version        integer not null default 1,                     -- the metadata's ETag
+        version        integer not null default 1,                     -- the ETag of the metadata
         constraint file_trash check (is_deleted = (deleted_at is not null)),
         constraint file_folder foreign key (folder_id, owner_id) references folders (id, owner_id)
                    on delete set null (folder_id)
     ) with (fillfactor = 85)
     """,
-    # What is in the trash holds no name.
+    # Files in the trash hold no name.
     """
     create unique index file_name_conflict on files (owner_id, folder_id, name_key) nulls not distinct
     where not is_deleted
@@ -146,13 +146,13 @@ _STATEMENTS = [
     "create index files_expiring on files (expires_at) where expires_at is not null and not is_deleted",
     "create index files_trashed on files (deleted_at) where is_deleted",
     "create index files_unchecked on files (uploaded_at) where status = 'processing'",
-    # Previews belong to the stored object, so that files sharing it share them; file_id is the file they were made for.
+    # Previews belong to the object, so that files on it share them. file_id is the file they were made for.
     """
     create table file_previews (
         object_key   text not null references objects (object_key) on delete cascade on update cascade,
         file_id      uuid references files (id) on delete set null,
         preview_type text not null check (preview_type in ('thumbnail', 'text', 'page', 'contents')),
-        variant      integer not null,                                  -- the box of a thumbnail in pixels, or a page
+        variant      integer not null,                                  -- size of a thumbnail in pixels, or a page
         preview_path text not null unique,
         mime_type    text not null,
         width        integer check (width > 0),
@@ -175,7 +175,7 @@ _STATEMENTS = [
         unique (owner_id, session_id)
     )
     """,
-    # A short-lived credential for uploading within a budget, and what of the budget is taken.
+    # A short-lived credential for uploads within a budget, and how much of the budget is used.
     """
     create table upload_tokens (
         id             uuid primary key default uuidv7(),
@@ -193,7 +193,7 @@ _STATEMENTS = [
     )
     """,
     "create index upload_tokens_over on upload_tokens (expires_at)",
-    # A transfer in progress, whatever the protocol. The row, with its object key, is there before the first byte is sent.
+    # An upload in progress, of any protocol. The row and its object key exist before the first byte is sent.
     """
     create table uploads (
         id            uuid primary key default uuidv7(),
@@ -201,13 +201,13 @@ _STATEMENTS = [
         protocol      text not null check (protocol in ('form', 'raw', 'direct', 's3', 'tus', 'ietf')),
         status        text not null default 'pending'
                       check (status in ('pending', 'uploading', 'completing', 'done', 'aborted', 'expired')),
-        object_key    text not null unique,                             -- where the bytes end; never given to a client's POST
-        incoming_key  text unique,                                      -- where a single direct PUT or POST brings them first
+        object_key    text not null unique,                             -- the final key; never given to a client's POST
+        incoming_key  text unique,                                      -- where a single direct PUT or POST writes them first
         multipart_id  text,
         original_name text not null,
         content_type  text not null,
-        size          bigint check (size >= 0),                         -- as declared; null while it is not known
-        reserved      bigint not null default 0 check (reserved >= 0),  -- bytes of quota held
+        size          bigint check (size >= 0),                         -- as declared; null while unknown
+        reserved      bigint not null default 0 check (reserved >= 0),  -- reserved bytes of quota
         part_size     bigint check (part_size > 0),
         folder_id     integer references folders (id) on delete set null,
         visibility    text not null default 'private' check (visibility in ('private', 'public')),
@@ -234,14 +234,14 @@ _STATEMENTS = [
     """
     create table owner_usage (
         owner_id       text primary key,
-        used_bytes     bigint not null default 0 check (used_bytes >= 0),      -- all files, the trash included
+        used_bytes     bigint not null default 0 check (used_bytes >= 0),      -- all files, including the trash
         file_count     bigint not null default 0 check (file_count >= 0),      -- without the trash
-        reserved_bytes bigint not null default 0 check (reserved_bytes >= 0),  -- held by unfinished uploads
+        reserved_bytes bigint not null default 0 check (reserved_bytes >= 0),  -- reserved by unfinished uploads
         quota_bytes    bigint check (quota_bytes >= 0)                         -- overrides QUOTA_BYTES
     ) with (fillfactor = 50)
     """,
-    # used_bytes and file_count are exact because no statement can change files without these (THREATS T72). Inserts and
-    # deletes are counted once per statement; updates by row, and only those that change what is counted.
+    # used_bytes and file_count are exact, because no statement can change files without these triggers (THREATS T72). Inserts
+    # and deletes are counted once a statement, updates by row, if they change a counted column.
     """
     create function files_count_inserted() returns trigger language plpgsql as $$
     begin
@@ -285,7 +285,7 @@ _STATEMENTS = [
     when (old.is_deleted <> new.is_deleted or old.file_size <> new.file_size)
     execute function files_count_updated()
     """,
-    # What happened to a file: its history, and later the audit log. Kept when the file is purged.
+    # The history of a file. It is kept when the file is purged.
     """
     create table file_events (
         id       bigint generated always as identity primary key,
@@ -293,7 +293,7 @@ _STATEMENTS = [
         owner_id text not null,
         action   text not null check (action in ('uploaded', 'downloaded', 'previewed', 'url_issued', 'updated', 'moved',
                                                  'copied', 'trashed', 'restored', 'purged', 'verified')),
-        actor    text not null,                                          -- owner_id of the key that did it, or 'anonymous'
+        actor    text not null,                                          -- owner_id of the key, or 'anonymous'
         at       timestamptz not null default now()
     )
     """,

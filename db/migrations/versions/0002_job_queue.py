@@ -1,4 +1,4 @@
-"""The job queue's own tables (procrastinate), created as that library defines them."""
+"""The tables of the job queue, as procrastinate defines them."""
 
 from alembic import op
 from procrastinate.schema import SchemaManager
@@ -11,7 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.get_bind().exec_driver_sql("set local lock_timeout = '5s'")
-    # Many statements in one string: only the driver's own connection takes that.
+    # Only the driver's own connection accepts many statements in one string.
     connection = op.get_bind().connection.driver_connection
     assert connection is not None
     connection.execute(SchemaManager.get_schema())

@@ -1,4 +1,4 @@
-"""What searching names and counting folders rest on, beside the indexes of the lists."""
+"""Indexes for searching names and counting folders."""
 
 from alembic import op
 
@@ -9,8 +9,8 @@ depends_on = None
 
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
-    # A name as its words, folded, with one space around each: " annual report 2026 pdf ". Telling words from parts of
-    # words is then a LIKE of a third of a microsecond; translating separators while searching took ten.
+    # A name as its folded words, each between spaces: " annual report 2026 pdf ". A LIKE then tells words from parts of words in
+    # a third of a microsecond; replacing separators during the search took ten.
     """
     create function name_words(name text) returns text language sql immutable strict parallel safe
     return ' ' || regexp_replace(name_key(name) collate pg_unicode_fast, '[^[:alnum:]]+', ' ', 'g') || ' '
@@ -18,16 +18,16 @@ _STATEMENTS = [
     """
     alter table files add column name_words text not null generated always as (name_words(original_name)) stored
     """,
-    # Parts and misspellings of names. Each search reads the pending list, an upload now and then flushes it: short.
+    # Parts and misspellings of names. The pending list is short, since each search reads it and an upload flushes it.
     """
     create index files_by_name_parts on files using gin (name_key gin_trgm_ops) with (gin_pending_list_limit = 512)
     """,
-    # Counts and sizes of folders without touching the files themselves.
+    # Counts and sizes of folders without reading the files.
     "drop index files_by_folder",
     """
     create index files_by_folder on files (folder_id, is_deleted) include (file_size) where folder_id is not null
     """,
-    # The newest of everybody's, for admins: files_newest begins with the owner.
+    # The newest files of all owners, for admins: files_newest begins with the owner.
     "create index files_newest_of_all on files (is_deleted, uploaded_at, id)",
 ]
 

@@ -13,7 +13,7 @@ _STATEMENTS = [
     create table object_texts (
         object_key text primary key references objects (object_key) on delete cascade on update cascade,
         content    text not null,
-        language   text check (language ~ '^[a-z]{2,3}$'),                 -- ISO 639; null where it is not known
+        language   text check (language ~ '^[a-z]{2,3}$'),                 -- ISO 639; null if unknown
         created_at timestamptz not null default now()
     )
     """,

@@ -1,4 +1,4 @@
-"""Resumable uploads: what is durable of each, who writes it, and what writers may have left in the bucket."""
+"""Resumable uploads: what is durable, who writes, and which keys writers may have left in the bucket."""
 
 from alembic import op
 
@@ -12,15 +12,15 @@ _STATEMENTS = [
     """
     create table resumable_uploads (
         upload_id  uuid primary key references uploads (id) on delete cascade,
-        received   bigint not null default 0 check (received >= 0),       -- bytes: those of upload_parts and of the tail
-        tail_key   text,                                                  -- the object that holds the bytes after the parts
+        received   bigint not null default 0 check (received >= 0),       -- bytes in upload_parts and in the tail
+        tail_key   text,                                                  -- the object with the bytes after the parts
         tail_size  bigint not null default 0 check (tail_size >= 0),
-        next_part  integer not null default 1,                            -- part numbers are handed out once each
-        token      bigint not null default 0,                             -- of the latest writer; an older one is fenced off
-        held_until timestamptz,                                           -- the writer's lease; null: nobody writes
-        asked_for  boolean not null default false,                        -- another request waits for the writer to end
-        sealed     boolean not null default false,                        -- all is there, and where completion finds it
-        deferred   boolean not null default false,                        -- began without a length
+        next_part  integer not null default 1,                            -- each part number is used once
+        token      bigint not null default 0,                             -- of the latest writer; fences off older ones
+        held_until timestamptz,                                           -- the end of the writer's lease; null: no writer
+        asked_for  boolean not null default false,                        -- another request waits for the writer to stop
+        sealed     boolean not null default false,                        -- all bytes are there, in parts or as one object
+        deferred   boolean not null default false,                        -- begun without a length
         metadata   text,                                                  -- Upload-Metadata as it was sent
         partial    boolean not null default false,                        -- tus concatenation: not a file of its own
         concat     text,                                                  -- Upload-Concat as it was sent
@@ -38,7 +38,7 @@ _STATEMENTS = [
         primary key (upload_id, number)
     )
     """,
-    # Each key is here before anything is written under it, and until the bucket no longer holds it or a file has it.
+    # A key is here before anything is written under it, until the bucket no longer holds it or a file uses it.
     """
     create table upload_objects (
         object_key text primary key,

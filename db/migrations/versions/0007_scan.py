@@ -1,4 +1,4 @@
-"""Verdicts of the virus scanner, re-scans of everything, and objects that are to be deleted at a known time."""
+"""Verdicts of the virus scanner, re-scans of all objects, and keys to be deleted at a known time."""
 
 from alembic import op
 
@@ -12,22 +12,22 @@ _STATEMENTS = [
     """
     alter table objects
         add column scan_verdict text check (scan_verdict in ('clean', 'infected', 'unscannable')),  -- null: not scanned
-        add column scan_finding text,              -- the signature or limit that the scanner named
-        add column scanned_with text,              -- version of the signatures; null where the scanner does not tell
+        add column scan_finding text,              -- the signature or limit that the scanner reported
+        add column scanned_with text,              -- version of the signatures, if the scanner reports it
         add column scanned_at   timestamptz
     """,
-    # What the bucket may hold beside the objects in use: an object that was replaced and to which URLs are still about, a
-    # replacement that is being written, a preview of what turned out infected. Deleted by the janitor after that time.
+    # Keys in the bucket that are not in use: replaced objects whose presigned URLs may still be valid, replacements being
+    # written, previews of infected objects. The janitor deletes them after their time.
     """
     create table retired_objects (
         object_key   text primary key,
         multipart_id text,                                     -- while it is being written in parts
         delete_after timestamptz not null,
-        deleting     boolean not null default false            -- from here on nothing makes it an object in use again
+        deleting     boolean not null default false            -- it can't be put to use any more
     )
     """,
     "create index retired_objects_due on retired_objects (delete_after)",
-    # One walk over all objects in the order of their keys; at most one is under way.
+    # A scan of all objects in the order of their keys; at most one runs.
     """
     create table rescans (
         id           bigint generated always as identity primary key,
@@ -35,7 +35,7 @@ _STATEMENTS = [
         after_key    text not null default '',                 -- objects up to this key are done
         scanned      bigint not null default 0,
         infected     bigint not null default 0,
-        failed       bigint not null default 0,                -- could not be scanned; their old verdict stands
+        failed       bigint not null default 0,                -- could not be scanned and keep their old verdict
         started_at   timestamptz not null default now(),
         updated_at   timestamptz not null default now(),
         finished_at  timestamptz

@@ -11,20 +11,20 @@ _STATEMENTS = [
     "set local lock_timeout = '5s'",
     """
     alter table objects
-        add column encoding    text check (encoding = 'zstd'),         -- null: the original bytes as they are
-        add column stored_size bigint check (stored_size >= 0),        -- bytes in the bucket; null: as size
-        add column frame_ends  bigint[],                               -- where each frame of 1 MiB of original ends in there
-        add column urls_until  timestamptz,                            -- no presigned download URL lives longer than this
+        add column encoding    text check (encoding = 'zstd'),         -- null: the original bytes
+        add column stored_size bigint check (stored_size >= 0),        -- bytes in the bucket; null: same as size
+        add column frame_ends  bigint[],                               -- the end of each frame of 1 MiB of original bytes
+        add column urls_until  timestamptz,                            -- no presigned URL is valid longer
         add constraint object_encoding check (
             (encoding is null) = (stored_size is null) and (encoding is null) = (frame_ends is null))
     """,
-    # An object that was replaced does not outlive the files: it goes when they are purged, or found infected.
+    # A replaced object does not outlive its files: it is deleted when they are purged or found infected.
     """
     alter table retired_objects
         add column replaced_by text references objects (object_key) on update cascade on delete set null
     """,
     "create index retired_objects_replaced on retired_objects (replaced_by) where replaced_by is not null",
-    # Infected objects to which URLs are still about.
+    # Infected objects whose presigned URLs may still be valid.
     "create index objects_exposed on objects (urls_until) where scan_verdict = 'infected' and urls_until is not null",
 ]
 

@@ -1,7 +1,7 @@
-"""What search rests on: words of names, and tags, newest file first; each owner's distinct words; the words of files' texts.
+"""Tables for search: words of names and tags, newest file first; each owner's distinct words; the words of files' texts.
 
-GIN indexes of names found a common word's 50,000 files before the newest could be picked. A B-tree of words ends with the
-time, so that the newest files with a word are its last entries, and counting them is reading neighbouring entries.
+A GIN index of names finds all 50,000 files with a common word before the newest can be picked. The B-tree of words ends with the
+upload time: the newest files with a word are its last entries, and counting them reads neighbouring entries.
 """
 
 from alembic import op
@@ -11,7 +11,7 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-# As in core/tokenizer.py, which tests hold them to.
+# As in core/tokenizer.py; a test compares them.
 RUN = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff"
@@ -54,8 +54,8 @@ _STATEMENTS = [
     "create extension if not exists btree_gin",
     "drop index files_by_name_parts",
     "alter table files drop column name_words",
-    # As core.words.words, of a name, and behind a slash the tokens that were split:
-    # " annual report 2026 final pdf / annualreport2026 ". Tokens that are plain need one look only.
+    # The words of a name (core/tokenizer.py), and after a slash the tokens that were split:
+    # " annual report 2026 final pdf / annualreport2026 ".
     f"""
     create or replace function name_words(name text) returns text language plpgsql immutable strict parallel safe as $$
     declare
@@ -89,8 +89,8 @@ _STATEMENTS = [
     end $$
     """,
     "alter table files add column name_words text not null generated always as (name_words(original_name)) stored",
-    # What a name is found by: its words, its split tokens with a slash in front, and its first word once more with ^ in front.
-    # Tokens stand apart: they are as many as names, and would hide what words begin so.
+    # The entries of a name: its words, its split tokens after a slash, and its first word after ^. Tokens are kept apart, since
+    # there are as many as names, and would hide the words with a prefix.
     """
     create function search_words(name_words text) returns setof text language sql immutable strict parallel safe as $$
         select distinct left(word, 64) from (
@@ -102,7 +102,7 @@ _STATEMENTS = [
         ) w(word) where word not in ('', '^', '/')
     $$
     """,
-    # And a list of files by its tags, each with # in front: no word of a name has that.
+    # Tags are entries too, after #, which no word of a name has.
     """
     create function words_of_file(name_words text, tags text[]) returns setof text
     language sql immutable strict parallel safe as $$
@@ -122,7 +122,7 @@ _STATEMENTS = [
         file_id     uuid not null
     ) with (autovacuum_vacuum_insert_scale_factor = 0.02)               -- index-only scans need an all-visible heap
     """,
-    # Distinct words in which parts and near words are looked for. Numbers are left out: they would be most of it.
+    # Distinct words, to look up parts of words and misspellings. Without numbers, which would be most of them.
     """
     create table owner_words (
         owner_id text not null,
@@ -131,8 +131,8 @@ _STATEMENTS = [
         primary key (owner_id, word)
     )
     """,
-    # Words are there from a file's insertion on and gone with the last file. The owner's row in owner_usage is locked first,
-    # so that no word is dropped while another transaction adds a file that has it.
+    # A word is added with its first file and removed with its last. The owner's row in owner_usage is locked first, so that no
+    # word is removed while another transaction adds a file with it.
     _trigger_function("files_words_inserted", _LOCK.format(rows="added"), _ADD.format(rows="added")),
     _trigger_function("files_words_deleted", _LOCK.format(rows="removed"), _REMOVE.format(rows="removed")),
     _trigger_function(
@@ -141,7 +141,7 @@ _STATEMENTS = [
         _REMOVE.format(rows="(select old.*)"),
         _ADD.format(rows="(select new.*)"),
     ),
-    # In the order of their names: after files_count_*, which take owner_usage.
+    # Triggers fire in the order of their names: these after files_count_*, which lock owner_usage.
     """
     create trigger files_words_inserted after insert on files referencing new table as added
     for each statement execute function files_words_inserted()
@@ -170,27 +170,27 @@ _STATEMENTS = [
     "alter table object_texts add column owner_id text",
     "update object_texts t set owner_id = o.owner_id from objects o where o.object_key = t.object_key",
     "alter table object_texts alter column owner_id set not null",
-    # The words of each file that has a text: those of the text as core.words writes them, its stems as word/language, and those
-    # of the name as /word and /word word; null: they could not be indexed. By file and not by object, so that thousands of texts
-    # with a word are counted, and the newest picked, from this table alone; with the name, so that one look finds the files that
-    # have some words of a search in the name and the others in the text.
+    # The words of each file with a text: words of the text, its stems as word/language, and the words of the name as /word and
+    # /word word; null: they can't be indexed. By file and not by object, so that texts with a word are counted, and the newest
+    # picked, from this table alone. With the name, so that one lookup finds files with some words in the name and others in the
+    # text.
     """
     create table file_texts (
         file_id     uuid primary key references files (id) on delete cascade,
         uploaded_at timestamptz not null,
         is_deleted  boolean not null,
         searchable  boolean not null,                                   -- only the text of a ready file counts
-        owner_id    text not null,                                      -- behind what is of fixed width: read sooner
+        owner_id    text not null,                                      -- after the fixed-width columns
         words       tsvector
     ) with (
-        toast_tuple_target = 128,                                       -- words live beside the rows, of which pages hold many
-        fillfactor = 85                                                 -- a file that is trashed changes no index
+        toast_tuple_target = 128,                                       -- words out of line: many rows in a page
+        fillfactor = 85                                                 -- trashing a file changes no index
     )
     """,
-    # Written by the worker at once: a list of pending entries would be read by each search.
+    # No pending list: each search would read it.
     "create index file_texts_words on file_texts using gin (words) with (fastupdate = off)",
-    # All lexemes of an owner begin with one of 64 characters. With the owner as a column of the index, each search went through
-    # all of the owner's texts; without, through those of all others that have the word.
+    # All lexemes of an owner start with one of 64 characters. With the owner as an index column, a search reads all texts of the
+    # owner; without, the texts of all owners that have the word.
     """
     create function text_mark(owner_id text) returns text language sql immutable strict parallel safe
     return left(encode(decode(md5(owner_id), 'hex'), 'base64'), 1)
@@ -213,8 +213,8 @@ _STATEMENTS = [
     language sql immutable parallel safe
     return ts_delete(words, name_lexemes(owner_id, before)) || array_to_tsvector(name_lexemes(owner_id, after))
     """,
-    # A file on an object that has a text already shares it. Whoever adds such a file holds the object's row FOR SHARE, and
-    # db/search/texts.put locks it against them.
+    # A file that is added to an object with a text shares it. Its transaction holds the object FOR SHARE, and
+    # db/search/texts.put locks the object against that.
     """
     create function add_file_texts(file_ids uuid[]) returns void language sql as $$
         insert into file_texts (file_id, owner_id, is_deleted, searchable, uploaded_at, words)
@@ -264,8 +264,8 @@ _STATEMENTS = [
         is distinct from (new.original_name, new.status, new.is_deleted, new.uploaded_at, new.file_path))
     execute function files_texts_updated()
     """,
-    # One expression, so that it is good for nothing but the languages of an owner: the planner took an index that begins with
-    # the owner for a cheap way to all texts, and then read each.
+    # One expression, so that it serves only the languages of an owner: the planner used an index that begins with the owner to
+    # read all texts.
     "create index object_texts_languages on object_texts ((owner_id || '/' || language))",
 ]
 

@@ -1,4 +1,4 @@
-"""Counts and sums of files kept as they change, so that statistics, folder trees and totals never scan the files."""
+"""Counters of files, kept by triggers, so that statistics, folder trees and totals never scan the files."""
 
 from alembic import op
 
@@ -9,17 +9,17 @@ depends_on = None
 
 
 def _saved(row: str) -> str:
-    """Bytes that an object takes less in the bucket than its files have: of ``row`` ("old.", "new." or "")."""
+    """Bytes that compression saves for an object: of ``row`` ("old.", "new." or "")."""
     return f"coalesce({row}size - {row}stored_size, 0)"
 
 
-# What an update of a file changes of the sums; downloads and edits don't.
+# The columns that are counted by. Downloads and edits don't change them.
 _COUNTED = ("is_deleted", "file_size", "folder_id", "file_type", "status")
 _CHANGES = " or ".join(f"old.{column} is distinct from new.{column}" for column in _COUNTED)
 
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
-    # Of objects not being purged: what they hold, and what compression saves of it.
+    # Of objects that are not being purged: their bytes, and those that compression saves.
     "alter table owner_usage add column stored_bytes bigint not null default 0 check (stored_bytes >= 0)",
     "alter table owner_usage add column saved_bytes bigint not null default 0",
     """
@@ -33,7 +33,7 @@ _STATEMENTS = [
         primary key (owner_id, is_deleted, file_type, status)
     ) with (fillfactor = 50)
     """,
-    # Directly inside, without the trash; a null folder_id is the root.
+    # Files directly in a folder, without the trash. A null folder_id is the root.
     """
     create table folder_sums (
         owner_id  text not null,
@@ -45,8 +45,8 @@ _STATEMENTS = [
     ) with (fillfactor = 50)
     """,
     "create index folder_sums_largest on folder_sums (owner_id, bytes desc, files desc, folder_id)",
-    # Each of these changes the owner's row in owner_usage first, even where that stays as it is: whoever changes an
-    # owner's sums holds it, so that transactions wait for one another in one place and never in a circle.
+    # Each of these updates or locks the owner's row in owner_usage first, even if it does not change: transactions that change an
+    # owner's counters wait for each other in one place, and never in a circle.
     """
     create or replace function files_count_inserted() returns trigger language plpgsql as $$
     begin
@@ -104,7 +104,7 @@ _STATEMENTS = [
         end if;
         if (old.is_deleted, old.folder_id, old.file_size) is distinct from (new.is_deleted, new.folder_id, new.file_size) then
             if not old.is_deleted then
-                -- A folder that is being deleted has taken its sums with it.
+                -- A folder that is being deleted has no counters any more.
                 if old.folder_id is null then
                     update folder_sums set files = files - 1, bytes = bytes - old.file_size
                     where owner_id = old.owner_id and folder_id is null;
@@ -128,7 +128,7 @@ _STATEMENTS = [
     create trigger files_count_updated after update of {", ".join(_COUNTED)} on files for each row
     when ({_CHANGES}) execute function files_count_updated()
     """,
-    # The same for objects: what their owner's files share is the difference to used_bytes.
+    # The same for objects. The difference to used_bytes is what deduplication saves.
     f"""
     create function objects_count_inserted() returns trigger language plpgsql as $$
     begin
@@ -169,7 +169,7 @@ _STATEMENTS = [
     create trigger objects_count_deleted after delete on objects for each row
     when (old.status = 'stored') execute function objects_count_changed()
     """,
-    # What is there already. The triggers above keep others from changing it until this transaction ends.
+    # Count existing rows. The triggers' locks keep others from changing them until this transaction ends.
     """
     insert into type_sums
     select owner_id, is_deleted, file_type, status, count(*), sum(file_size) from files group by 1, 2, 3, 4

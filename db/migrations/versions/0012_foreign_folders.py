@@ -1,4 +1,4 @@
-"""A folder named by an upload or an upload token is its owner's; and how often an upload could not be completed."""
+"""The folder of an upload or upload token belongs to its owner; failed attempts to complete an upload."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
-    # Checked for new rows at once, for old ones after they were put right.
+    # New rows are checked at once, old ones after they are corrected.
     """
     alter table uploads
         add column tries integer not null default 0,         -- of the sweep, that failed for what the upload is

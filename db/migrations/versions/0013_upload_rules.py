@@ -1,4 +1,4 @@
-"""Upload tokens end with their maker's key and outlive their folder; URLs that are about, and how long an upload may live."""
+"""Upload tokens end with their key and outlive their folder; presigned URLs that clients still have."""
 
 from alembic import op
 
@@ -9,18 +9,18 @@ depends_on = None
 
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
-    # A token remembers its folder also when that is gone: else it would become one for any folder, or vanish with its rules.
+    # A token keeps its folder_id after the folder is deleted. Otherwise it would be valid for any folder, or its rules be lost.
     """
     alter table upload_tokens
         drop constraint if exists upload_tokens_folder_id_fkey, drop constraint if exists token_folder
     """,
     """
     alter table upload_tokens
-        add column key_id uuid references api_keys (id),                -- of the maker; null: it ends by itself alone
+        add column key_id uuid references api_keys (id),                -- the key that made it, and with which it ends
         add column visibility text not null default 'private' check (visibility in ('private', 'public'))
     """,
     "create index uploads_by_token on uploads (token_id) where token_id is not null",
-    # What a token's user wanted in a folder that is deleted meanwhile is shown to nobody by that.
+    # If the folder of a token's upload is deleted, the file becomes private.
     """
     create function uploads_lose_folder() returns trigger language plpgsql as $$
     begin
@@ -33,18 +33,18 @@ _STATEMENTS = [
     when (new.token_id is not null and old.folder_id is not null and new.folder_id is null)
     execute function uploads_lose_folder()
     """,
-    # The sessions of a token are its own: its id and a dot stand before the name that its user gave.
+    # A token has its own sessions: its id and a dot come before the name that the client gave.
     """
     alter table upload_sessions drop constraint upload_sessions_session_id_check,
         add constraint upload_sessions_session_id_check
         check (session_id ~ '^([0-9a-f]{32}\\.)?[A-Za-z0-9_-]{1,64}$') not valid
     """,
     "alter table upload_sessions validate constraint upload_sessions_session_id_check",
-    # What a client may still send by URLs that it was given, and when that was last compared with what it may.
+    # What a client may still send with its presigned URLs, and when the upload was last checked against its limits.
     """
     alter table uploads
-        add column urls_until timestamptz,                              -- the last of its URLs is good until then
-        add column awaited_parts integer[] not null default '{}',       -- signed without a length, and not seen to have come
+        add column urls_until timestamptz,                              -- the last of its URLs is valid until then
+        add column awaited_parts integer[] not null default '{}',       -- signed without a length, and not received yet
         add column weighed_at timestamptz
     """,
     "create index uploads_with_urls on uploads (urls_until) where urls_until is not null",

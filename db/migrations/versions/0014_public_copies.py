@@ -1,4 +1,4 @@
-"""What the public gets: pictures without the place they were taken at, and accesses of the public counted without a row each."""
+"""Public copies of pictures without their location, and counts of anonymous access."""
 
 from alembic import op
 
@@ -9,8 +9,7 @@ depends_on = None
 
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
-    # Whether the bytes tell where a picture was taken: null: nobody has looked; found: a copy without it is to be made;
-    # cut: it is made, under public_key; stuck: it can't be taken out, so the public gets nothing.
+    # Whether a picture's bytes tell where it was taken (renamed to location_state in 0015).
     """
     alter table objects
         add column place         text check (place in ('none', 'found', 'cut', 'stuck')),
@@ -23,9 +22,9 @@ _STATEMENTS = [
     "create index objects_to_copy on objects (object_key) where place = 'found'",
     """
     alter table files
-        add column keep_location   boolean not null default false,     -- the owner's word that the public may see the place
-        add column public_previews bigint not null default 0,          -- shown to those without a credential
-        add column first_public    timestamptz                         -- when they first had the file or a preview
+        add column keep_location   boolean not null default false,     -- the public may see the location
+        add column public_previews bigint not null default 0,          -- to clients without a credential
+        add column first_public    timestamptz                         -- the first access without a credential
     """,
     "alter table uploads add column keep_location boolean not null default false",
 ]
