@@ -148,7 +148,7 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         direct=direct,
         resumable=resumable,
         s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, cursors=cursors) if direct else None,
-        verification=Verification(db, reader, intake, files, scanning),
+        verification=Verification(db, store, reader, intake, scanning),
         scanning=scanning,
         pipeline=Pipeline(db, previews),
         previews=previews,
@@ -161,7 +161,7 @@ def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
         stats=Stats(db, store, quota),
         jobs=Jobs(db, cursors),
         health=Health(db, store, scanning),
-        janitor=Janitor(db, store, intake, files, upload_ttl=upload_ttl),
+        janitor=Janitor(db, store, intake, upload_ttl=upload_ttl),
     )
 
 

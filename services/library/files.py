@@ -37,7 +37,7 @@ from services.access.idempotency import Claim
 from services.access.visibility import owned, owner_scope, visible
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE, TypePolicy
-from services.objects.bucket import bucket_errors, delete_unused
+from services.objects.bucket import bucket_errors, purge_object
 from services.objects.object_reader import Altered, Damaged, ObjectReader
 from storage_backends.base import ObjectNotFound, ObjectStore
 
@@ -369,21 +369,7 @@ class Files:
             files.remove(tx, file_id, actor=principal.owner_id)
             last = key is not None and objects.mark_purging(tx, key)
         if last and key is not None:
-            self.remove_object(key)
-
-    def remove_object(self, object_key: str) -> bool:
-        """Finish a purge: delete previews, public copy and object, then the row. False if the bucket failed; the janitor then
-        repeats it."""
-        with self._db.connection() as tx:
-            shown = previews.of_objects(tx, [object_key])
-            record = objects.get(tx, object_key)
-        copies = [record.public_key] if record is not None and record.public_key else []
-        keys = [*(preview.preview_path for preview in shown), *copies, object_key]
-        if not delete_unused(self._db, self._store, keys):
-            return False
-        with self._db.connection() as tx:
-            objects.remove(tx, object_key)
-        return True
+            purge_object(self._db, self._store, key)
 
     def batch(
         self,

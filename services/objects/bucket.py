@@ -1,4 +1,4 @@
-"""The bucket's errors as the gateway's errors, and deleting keys."""
+"""The bucket's errors as the gateway's errors, and deleting objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import structlog
 
 from core.errors import ContentMissing, StorageFull, Unavailable
-from db import Database, objects
+from db import Database, objects, previews
 from storage_backends.base import ObjectNotFound, ObjectStore, OutOfSpace, StorageError, StorageUnavailable
 
 log = structlog.get_logger()
@@ -42,6 +42,21 @@ def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool
         return False
     deleted = [delete_quietly(store, key) for key in keys if key not in used]
     return all(deleted)
+
+
+def purge_object(db: Database, store: ObjectStore, object_key: str) -> bool:
+    """Finish a purge: delete previews, public copy and object, then the row. False if the bucket failed; the janitor then
+    repeats it."""
+    with db.connection() as tx:
+        keys = [preview.preview_path for preview in previews.of_objects(tx, [object_key])]
+        record = objects.get(tx, object_key)
+    if record is not None and record.public_key:
+        keys.append(record.public_key)
+    if not delete_unused(db, store, [*keys, object_key]):
+        return False
+    with db.connection() as tx:
+        objects.remove(tx, object_key)
+    return True
 
 
 def delete_quietly(store: ObjectStore, key: str) -> bool:

@@ -14,8 +14,7 @@ from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX,
 from db import Database, counters, deferred_deletions, idempotency, now, objects, resumable, upload_tokens, uploads
 from db.records import UploadRecord
 from services.access.idempotency import KEEP as KEEP_IDEMPOTENCY_KEYS
-from services.library.files import Files
-from services.objects.bucket import delete_quietly
+from services.objects.bucket import delete_quietly, purge_object
 from services.objects.deferred_deletions import remove_due
 from services.uploads.intake import Intake
 from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectStore, StorageError
@@ -59,11 +58,10 @@ class JanitorReport:
 class Janitor:
     """One clean-up run at a time; every few minutes a job calls it."""
 
-    def __init__(self, db: Database, store: ObjectStore, intake: Intake, files: Files, *, upload_ttl: timedelta):
+    def __init__(self, db: Database, store: ObjectStore, intake: Intake, *, upload_ttl: timedelta):
         self._db = db
         self._store = store
         self._intake = intake
-        self._files = files
         self._orphan_age = max(upload_ttl, timedelta(hours=1)) + _GRACE
 
     def run(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
@@ -130,7 +128,7 @@ class Janitor:
         with self._db.connection() as tx:
             keys = objects.purging(tx, limit=_BATCH)
         for key in keys:
-            if report.dry_run or self._files.remove_object(key):
+            if report.dry_run or purge_object(self._db, self._store, key):
                 report.purged_objects += 1
 
     def _remove_due(self, report: JanitorReport) -> None:

@@ -18,14 +18,14 @@ from db import Database, Tx, files, jobs, objects, scans, uploads
 from db.records import FileRecord
 from services.access.upload_tokens import uploader_of
 from services.library import public_copies
-from services.library.files import Files
 from services.library.type_policy import HEAD_SIZE
+from services.objects.bucket import purge_object
 from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader, as_missing
 from services.processing import pipeline
 from services.processing.scanning import Scanning, problem_of
 from services.uploads.intake import Intake
-from storage_backends.base import ObjectNotFound
+from storage_backends.base import ObjectNotFound, ObjectStore
 
 log = structlog.get_logger()
 
@@ -49,12 +49,12 @@ class Verification:
     """The job after an upload."""
 
     def __init__(
-        self, db: Database, reader: ObjectReader, intake: Intake, files_service: Files, scanning: Scanning | None = None
+        self, db: Database, store: ObjectStore, reader: ObjectReader, intake: Intake, scanning: Scanning | None = None
     ):
         self._db = db
         self._reader = reader
         self._intake = intake
-        self._files = files_service
+        self._store = store
         self._scanning = scanning
 
     def check(self, file_id: UUID) -> None:
@@ -163,7 +163,7 @@ class Verification:
             objects.move_files(tx, equals.damaged, by=[done.file_path])
             public_copies.begin(tx, done)
         if orphaned:
-            self._files.remove_object(file.file_path)
+            purge_object(self._db, self._store, file.file_path)
         log.info("file_checked", file_id=str(file.id), status="ready")
 
     def _passes(self, tx: Tx, file: FileRecord, content: _Content, scan: Scan | None) -> bool:

@@ -21,8 +21,7 @@ from core.principal import Principal
 from db import Database
 from db.records import FileRecord
 from services import Services
-from services.access.concurrency import ConcurrencyLimit
-from services.library.files import FileQuery, Files
+from services.library.files import FileQuery
 from services.library.type_policy import TypePolicy
 from services.objects.object_reader import ObjectReader
 from services.processing.previews import PreviewRequest
@@ -241,7 +240,7 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
     dead = S3Store(storage_settings(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})))
     reader = ObjectReader(services.db, dead)
     policy = UploadPolicy(services.db, TypePolicy(Rules()), PolicyLimits(10**9, None, 100))
-    checking = Verification(services.db, reader, Intake(services.db, dead, reader, policy), services.files)
+    checking = Verification(services.db, dead, reader, Intake(services.db, dead, reader, policy))
     with pytest.raises(Unavailable):
         checking.check(file.id)
     assert services.files.get(alice, file.id).status == "processing"
@@ -257,12 +256,11 @@ class Gateway(CrashingGateway):
         types, reader, cursors = TypePolicy(Rules()), ObjectReader(self.db, self.store), Cursors(b"x")
         policy = UploadPolicy(self.db, types, PolicyLimits(10**9, None, 100))
         intake = Intake(self.db, self.store, reader, policy)
-        files = Files(self.db, self.store, reader, types, ConcurrencyLimit(), quota_bytes=None, cursors=cursors)
         limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
         self.direct = DirectUploads(
             self.db, self.store, intake, Completion(self.db, self.store, intake), limits, cursors=cursors
         )
-        self.verification = Verification(self.db, reader, intake, files)
+        self.verification = Verification(self.db, self.store, reader, intake)
 
 
 @pytest.fixture
