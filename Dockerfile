@@ -1,5 +1,5 @@
-# The gateway, its worker and its commands: one image, `serve` unless told otherwise. PostgreSQL and the bucket are
-# other containers (docker-compose.yml), so only the core's packages are in it.
+# One image for the server, the worker and the commands; `serve` by default. PostgreSQL and the bucket run in other
+# containers (docker-compose.yml).
 FROM python:3.13-slim AS packages
 COPY requirements.txt requirements-media.txt ./
 RUN python -m venv --without-pip /opt/gateway \
@@ -10,7 +10,7 @@ RUN if [ "$MEDIA" = yes ]; then \
     pip --python /opt/gateway/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements-media.txt; fi
 
 FROM python:3.13-slim
-# For text in SVG pictures.
+# Fonts for text in SVG pictures.
 RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/gateway /opt/gateway
 WORKDIR /app
@@ -24,14 +24,14 @@ COPY parsers/ parsers/
 COPY services/ services/
 COPY storage_backends/ storage_backends/
 
-# Nothing in the image is writable for the user it runs as; /tmp is enough (see read_only in docker-compose.yml).
+# The user may write to /tmp only (see read_only in docker-compose.yml).
 USER 10001:10001
 ENV PATH=/opt/gateway/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 PORT=8080 DATA_DIR=/tmp ENVIRONMENT=production
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=4)"]
-# The server finishes the requests in flight (30 s at most): give it that long, as stop_grace_period does.
+# The server takes up to 30 s to finish its requests; see stop_grace_period in docker-compose.yml.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "app.py"]
 CMD ["serve"]

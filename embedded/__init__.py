@@ -1,5 +1,14 @@
-"""What ``make run`` starts for itself and a deployment does not need: a PostgreSQL and an S3 server as child processes.
+"""What ``make run`` starts itself and a deployment does not need: PostgreSQL and an S3 server as child processes.
 
-``supervisor`` is the command without arguments; ``postgres`` and ``seaweedfs`` start one server each (tests use them
-too); ``child`` is what the three share: a process that dies with its parent, a secret kept in a file, a free port.
+Open ``supervisor`` first: it is ``python app.py`` without a command.
+
+    supervisor   starts servers, bootstrap, worker and HTTP server; watches and stops them
+    postgres     one PostgreSQL server (tests use it too)
+    seaweedfs    one SeaweedFS server (tests use it too)
+    child        a process that dies with its parent; secrets in files; free ports
+    install      creates .venv from the lock files; standard library only
+
+DATA_DIR holds lock and run.json (the supervisor's), postgres/ (cluster/, passwords, port) and seaweedfs/ (data/, secret key,
+ports, certificate). Invariants: no child outlives its parent; servers listen on loopback only and require a password or a
+signature; secrets have mode 0600; a kill at any moment leaves nothing that the next start can't use.
 """

@@ -1,8 +1,8 @@
-"""A child process that never outlives its parent, and the small things that both embedded servers need beside it.
+"""Child processes that never outlive their parent, and small helpers for the embedded servers.
 
-Every child runs in a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone and the order of
-stopping is the supervisor's. On Linux the kernel signals the child when its parent dies in any way, ``kill -9``
-included; elsewhere the next start finds the left-over by its recorded process id and ends it (``end_leftover``).
+Each child runs in a session of its own, so Ctrl-C in a terminal reaches the supervisor alone, which stops the children in its
+order. On Linux the kernel signals a child when its parent dies, even by ``kill -9``; elsewhere the next start finds the
+leftover by its process id and ends it (``end_leftover``).
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import Unavailable
 
-LOG_KEPT = 8 * 1024 * 1024  # bytes; a longer log is begun anew at the next start
+MAX_LOG = 8 * 1024 * 1024  # bytes; a larger log is deleted at the next start
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class EmbeddedError(Unavailable):
-    """A part could not be started or is not running. The text is one sentence for the person at the terminal."""
+    """A part could not be started or is not running. The message is for the person at the terminal."""
 
 
+@dataclass(frozen=True, slots=True)
 class Child:
-    """A started process; ``stop`` asks it with its own signal first and kills it only when it doesn't end in time."""
+    """A started process."""
 
-    def __init__(
-        self, name: str, process: subprocess.Popen[bytes], *, log: Path | None, stop_signal: int, patience: float
-    ):
-        self.name, self.process, self.log = name, process, log
-        self._stop_signal, self._patience = stop_signal, patience
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path | None
+    stop_signal: int
+    stop_timeout: float  # seconds
 
     @classmethod
     def start(
@@ -50,24 +52,24 @@ class Child:
         log: Path | None = None,
         owner: tuple[int, int] | None = None,
         stop_signal: int = signal.SIGTERM,
-        patience: float = 15,
+        stop_timeout: float = 15,
         umask: int = -1,
         cwd: Path | None = None,
     ) -> Child:
-        """Start ``command``; its output goes to ``log`` or, without one, where ours goes. ``patience`` is in seconds.
+        """Start ``command`` as ``owner`` (uid, gid). Its output goes to ``log``, or where ours goes.
 
-        ``owner`` is the (uid, gid) to run as. Raises EmbeddedError where the program can't be executed."""
+        Raises EmbeddedError if the program can't be executed."""
         parent = os.getpid()
 
-        def die_with_parent() -> None:  # runs between fork and exec, after a change of user, which undoes it
+        def die_with_parent() -> None:  # between fork and exec, after the change of user, which would undo it
             assert _libc is not None
             _libc.prctl(_PR_SET_PDEATHSIG, stop_signal, 0, 0, 0)
-            if os.getppid() != parent:  # it died before we asked
+            if os.getppid() != parent:  # it died before prctl
                 os._exit(1)
 
         output = None
         if log is not None:
-            if log.exists() and log.stat().st_size > LOG_KEPT:
+            if log.exists() and log.stat().st_size > MAX_LOG:
                 log.unlink()
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -88,7 +90,7 @@ class Child:
         finally:
             if output is not None:
                 os.close(output)
-        return cls(name, process, log=log, stop_signal=stop_signal, patience=patience)
+        return cls(name, process, log, stop_signal, stop_timeout)
 
     @property
     def running(self) -> bool:
@@ -96,28 +98,28 @@ class Child:
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """End it and wait for that; a second call does nothing."""
+        """Send the stop signal, and kill the process if it does not end in time. Waits for its end."""
         if self.running:
-            self.process.send_signal(self._stop_signal)
+            self.process.send_signal(self.stop_signal)
             try:
-                self.process.wait(self._patience)
+                self.process.wait(self.stop_timeout)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
 
     def kill(self) -> None:
-        """End it at once, as a power cut would: for tests whose data nobody reads again."""
+        """End the process at once, for tests that no longer need its data."""
         self.process.kill()
         self.process.wait()
 
 
 def as_user(owner: tuple[int, int] | None) -> dict[str, Any]:
-    """Popen's arguments for running as another (uid, gid), in no further group; none for our own."""
+    """Popen's arguments for running as ``owner``, without further groups."""
     return {} if owner is None else {"user": owner[0], "group": owner[1], "extra_groups": []}
 
 
 def command_line(pid: int) -> str:
-    """The words that the process was started with, or '' where there is no such process."""
+    """The process's command line, or '' if there is no such process."""
     try:
         if sys.platform == "linux":
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
@@ -128,35 +130,50 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def end_leftover(pid: int, *, words: Sequence[str], stop_signal: int = signal.SIGTERM, patience: float = 15) -> bool:
-    """End a process that an earlier, killed parent left behind; False where ``pid`` is by now something else.
+def end_leftover(
+    pid: int, *, command: Sequence[str], stop_signal: int = signal.SIGTERM, stop_timeout: float = 15
+) -> None:
+    """End a process that an earlier, killed parent left behind.
 
-    A process id alone proves nothing (they are reused): each of ``words`` must stand in its command line."""
+    Process ids are reused, so each string of ``command`` must be in its command line."""
 
     def is_ours() -> bool:
         line = command_line(pid)
-        return bool(line) and all(word in line for word in words)
+        return bool(line) and all(part in line for part in command)
 
     if not is_ours():
-        return False
+        return
     os.kill(pid, stop_signal)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + stop_timeout
     while is_ours():
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-    return True
+
+
+def wait_until_ready(child: Child, is_ready: Callable[[], bool], *, timeout: float) -> bool:
+    """Poll until ``is_ready``; False if the child ended before. Raises EmbeddedError after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while child.running:
+        if is_ready():
+            return True
+        if time.monotonic() > deadline:
+            raise EmbeddedError(
+                f"{child.name} did not answer within {timeout:.0f} seconds; see {child.log or 'above'}."
+            )
+        time.sleep(0.05)
+    return False
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner enters; parents are made with the usual mode."""
+    """Create a directory that only its owner can enter; parents get the usual mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file as a whole, readable by its owner only, from its first byte on."""
+    """Replace a file atomically; only its owner can read it, at any moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -167,14 +184,14 @@ def write_private(path: Path, text: str) -> None:
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in this file, made at the first call."""
+    """The secret in this file, which is created on first use."""
     if not path.exists():
         write_private(path, secrets.token_urlsafe(24))
     return path.read_text().strip()
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds, or None where it is absent or was cut short."""
+    """The file's content, or None if it is absent or cut short."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -182,7 +199,7 @@ def read_json(path: Path) -> Any:
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now. SO_REUSEADDR, since a closed connection's TIME_WAIT is no obstacle."""
+    """Whether a server can listen there. With SO_REUSEADDR, since TIME_WAIT of closed connections is no obstacle."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -194,19 +211,19 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(*, also_above: int = 0, taken: Sequence[int] = ()) -> int:
-    """A free port on loopback below the range that the kernel hands out to clients (from 32768 on Linux).
+    """A free port on loopback, below the kernel's range for clients (from 32768 on Linux).
 
-    With ``also_above`` the port that much higher is free too (SeaweedFS: gRPC is the HTTP port + 10000)."""
+    ``port + also_above`` is free too (SeaweedFS: the gRPC port is the HTTP port + 10000)."""
     for _ in range(500):
         port = 11_000 + secrets.randbelow(11_000)
         used = {port, port + also_above}
-        if used.isdisjoint(taken) and all(port_is_free(each) for each in used):
+        if used.isdisjoint(taken) and all(map(port_is_free, used)):
             return port
     raise EmbeddedError("No free port was found on 127.0.0.1 between 11000 and 22000.")
 
 
 def last_lines(log: Path | None, count: int = 5) -> str:
-    """The end of a log, for an error message; nothing where there is none."""
+    """The end of a log, for an error message; "" if there is none."""
     if log is None:
         return ""
     try:

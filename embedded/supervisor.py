@@ -1,9 +1,9 @@
-"""``python app.py`` without a command: everything on this machine, started in order and stopped in reverse.
+"""``python app.py`` without a command: starts everything on this machine, and stops it in reverse order.
 
-PostgreSQL and SeaweedFS only where DATABASE_URL and S3_ENDPOINT are not set, then ``bootstrap`` (migrations, bucket,
-first key), the worker and the server, each a child process that gets its addresses by environment variables. What is
-running is written to DATA_DIR/run.json (0600), where ``python app.py env`` and the next start after a crash read it;
-a lock on DATA_DIR/lock says whether it is running at all.
+Unless DATABASE_URL and S3_ENDPOINT are set, PostgreSQL and SeaweedFS start first. Then ``bootstrap`` runs (migrations, bucket,
+first key), then the worker and the server, each as a child process that gets its settings in environment variables. The running
+deployment is described in DATA_DIR/run.json (0600), for ``python app.py env`` and for the next start after a crash. A lock on
+DATA_DIR/lock tells whether it is running.
 """
 
 from __future__ import annotations
@@ -30,24 +30,33 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from embedded import postgres, seaweedfs
-from embedded.child import Child, EmbeddedError, end_leftover, last_lines, port_is_free, read_json, write_private
+from embedded.child import (
+    Child,
+    EmbeddedError,
+    end_leftover,
+    last_lines,
+    port_is_free,
+    read_json,
+    wait_until_ready,
+    write_private,
+)
 from settings import Settings
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
-START_PATIENCE = 90  # seconds until the server must answer /healthz
-DRAIN = 40  # seconds for the server to finish its requests: above web_server's own limit
-RESTARTS, RESTART_WINDOW = 5, 60  # a worker that ends more often than this within so many seconds is given up
+START_TIMEOUT = 90  # seconds until the server must answer /healthz
+STOP_TIMEOUT = 40  # seconds for the server to finish its requests; more than web_server.GRACE_SECONDS
+RESTARTS, RESTART_WINDOW = 5, 60  # a worker that ends more often within so many seconds is not restarted
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 class _Stopped(Exception):
-    """A signal asked for the end."""
+    """A signal arrived."""
 
 
 def run(settings: Settings) -> int:
-    """Start all parts, say where they are, and watch them until a signal or a death; the process's exit status.
+    """Start all parts, print their addresses, and watch them until a signal arrives or a part ends; returns the exit status.
 
-    SIGTERM, SIGINT and SIGHUP end it with status 0; a second one doesn't wait for requests that are in flight."""
+    SIGTERM, SIGINT and SIGHUP end it with status 0. A second signal does not wait for requests in progress."""
     try:
         with ExitStack() as parts:
             _Deployment(settings, parts).run()
@@ -61,24 +70,23 @@ def run(settings: Settings) -> int:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings of the running deployment by their names, for ``python app.py env``.
+    """The settings of the running deployment by name: ours if database and bucket are set, else the supervisor's.
 
-    Where database and bucket are both given there is nothing to look up; else they are those that the supervisor
-    wrote down. Raises EmbeddedError where no supervisor is running with this DATA_DIR."""
+    Raises EmbeddedError if no supervisor is running with this DATA_DIR."""
     if settings.database_url and settings.s3_endpoint:
         return _as_variables(settings)
     data_dir = settings.data_dir.absolute()
-    found = read_json(data_dir / "run.json")
-    if not found or not _is_locked(data_dir / "lock"):
+    run = read_json(data_dir / "run.json")
+    if not run or not _is_locked(data_dir / "lock"):
         raise EmbeddedError(
             f"No gateway is running with its data in {data_dir}: start it with 'make run', or set DATA_DIR, or set "
             "DATABASE_URL and S3_ENDPOINT."
         )
-    return dict(found["settings"])
+    return dict(run["settings"])
 
 
 class _Deployment:
-    """One run. ``parts`` ends in reverse order what was started, however this ends."""
+    """One run. ``parts`` stops all children in reverse order, however it ends."""
 
     def __init__(self, settings: Settings, parts: ExitStack):
         self.settings, self.parts = settings, parts
@@ -97,24 +105,25 @@ class _Deployment:
             environ = {**os.environ, **self._start_servers()}
             key = self._bootstrap(environ)
             worker = self._start_app("worker", environ)
-            server = self._start_app("serve", environ, patience=DRAIN)
-            self._write_down(environ)
-            self._wait_until_served(server)
+            server = self._start_app("serve", environ, stop_timeout=STOP_TIMEOUT)
+            self._write_run(environ)
+            if not wait_until_ready(server, lambda: _answers(self.settings), timeout=START_TIMEOUT):
+                raise EmbeddedError("the server ended while starting; the reason is above.")
             self._announce(key)
             self._watch(worker, environ)
         finally:
-            self.stopping.set()  # from here on a signal must not break off the stopping
+            self.stopping.set()  # further signals must not interrupt the stopping
 
     def _start_servers(self) -> dict[str, str]:
-        """The embedded servers that are needed, and the variables that lead the application to them."""
+        """Start the embedded servers that are needed; returns the application's variables."""
         variables = {"DATA_DIR": str(self.data_dir), "PYTHONUNBUFFERED": "1"}
         if self.settings.database_url is None:
-            database = postgres.start(self.data_dir / "postgres", tell=_say)
-            self._keep(database.child, database.stop)
+            database = postgres.start(self.data_dir / "postgres", report=_say)
+            self._add(database.child, database.stop)
             variables["DATABASE_URL"] = database.url
         if self.settings.s3_endpoint is None:
             bucket = seaweedfs.start(self.data_dir / "seaweedfs")
-            self._keep(bucket.child, bucket.stop)
+            self._add(bucket.child, bucket.stop)
             variables |= {
                 "S3_ENDPOINT": bucket.endpoint,
                 "S3_ACCESS_KEY": bucket.access_key,
@@ -124,28 +133,28 @@ class _Deployment:
         return variables
 
     def _bootstrap(self, environ: dict[str, str]) -> str | None:
-        """Migrations, bucket and first key; the key where one was made now."""
+        """Run bootstrap; returns the admin key if it created one."""
         command = [sys.executable, str(APP), "bootstrap"]
         done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             reason = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-8:])
             raise EmbeddedError(f"the database or the bucket could not be prepared:\n{reason}")
-        found = [line for line in done.stdout.splitlines() if line.startswith("ADMIN_API_KEY=")]
-        return shlex.split(found[0].partition("=")[2])[0] if found else None
+        keys = [line for line in done.stdout.splitlines() if line.startswith("ADMIN_API_KEY=")]
+        return shlex.split(keys[0].partition("=")[2])[0] if keys else None
 
-    def _start_app(self, command: str, environ: dict[str, str], *, patience: float = 15) -> Child:
-        child = Child.start(command, [sys.executable, str(APP), command], environ=environ, patience=patience)
-        self._keep(child, child.stop)
+    def _start_app(self, command: str, environ: dict[str, str], *, stop_timeout: float = 15) -> Child:
+        child = Child.start(command, [sys.executable, str(APP), command], environ=environ, stop_timeout=stop_timeout)
+        self._add(child, child.stop)
         return child
 
-    def _keep(self, child: Child, stop: Callable[[], None]) -> None:
+    def _add(self, child: Child, stop: Callable[[], None]) -> None:
         self.children.append(child)
         self.parts.callback(stop)
 
-    def _write_down(self, environ: dict[str, str]) -> None:
-        known = {name.upper() for name in Settings.model_fields}
-        found = {name: value for name, value in environ.items() if name in known and value}
-        variables = {**_as_variables(self.settings), **found}
+    def _write_run(self, environ: dict[str, str]) -> None:
+        names = {name.upper() for name in Settings.model_fields}
+        variables = _as_variables(self.settings)
+        variables |= {name: value for name, value in environ.items() if name in names and value}
         variables.setdefault("S3_PUBLIC_ENDPOINT", variables["S3_ENDPOINT"])
         run = {
             "pid": os.getpid(),
@@ -156,39 +165,30 @@ class _Deployment:
         write_private(self.data_dir / "run.json", json.dumps(run, indent=1))
 
     def _end_leftovers(self) -> None:
-        """Our own processes of a run that was killed; the two servers look after theirs when they start."""
+        """End processes of a run that was killed; the embedded servers end their own when they start."""
         for child in (read_json(self.data_dir / "run.json") or {}).get("children", []):
             if child["name"] in ("worker", "serve"):
-                end_leftover(child["pid"], words=[str(APP), child["name"]], patience=5)
+                end_leftover(child["pid"], command=[str(APP), child["name"]], stop_timeout=5)
 
-    def _wait_until_served(self, server: Child) -> None:
-        deadline = time.monotonic() + START_PATIENCE
-        while not _answers(self.settings):
-            if not server.running:
-                raise EmbeddedError("the server ended while starting; its reason is above.")
-            if time.monotonic() > deadline:
-                raise EmbeddedError(f"the server did not answer /healthz within {START_PATIENCE} seconds.")
-            time.sleep(0.1)
-
-    def _announce(self, made: str | None) -> None:
+    def _announce(self, new_key: str | None) -> None:
         address = self.settings.base_url
-        given = self.settings.admin_api_key.get_secret_value() if self.settings.admin_api_key else None
-        _say(f"\nThe gateway is at {address}   (Ctrl-C ends it; its data are in {self.data_dir})")
-        if made and made != given:
-            _say(f"Admin key, shown this once: {made}")
-        key = made or given
+        own_key = self.settings.admin_api_key.get_secret_value() if self.settings.admin_api_key else None
+        _say(f"\nThe gateway is at {address}   (Ctrl-C ends it; its data is in {self.data_dir})")
+        if new_key and new_key != own_key:
+            _say(f"Admin key, shown this once: {new_key}")
+        key = new_key or own_key
         if key is None:
             python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else "python"
             usual = Settings.model_fields["data_dir"].default.absolute() == self.data_dir
             where = "" if usual else f"DATA_DIR={shlex.quote(str(self.data_dir))} "
             another = f"{where}{python} {os.path.relpath(APP)} keys create --owner me --role admin"
-            _say(f"Its admin key was shown when it was made. For another: {another}")
+            _say(f"Its admin key was shown when it was created. To create another: {another}")
             key = "YOUR_KEY"
         authorization = shlex.quote(f"Authorization: Bearer {key}")
         _say(f"Try it:\n  curl -H {authorization} -F 'files=Hello!;filename=hello.txt' {address}/api/upload\n")
 
     def _watch(self, worker: Child, environ: dict[str, str]) -> None:
-        """Until the end: restart a worker that died, and give up when anything else did."""
+        """Restart the worker if it ends. Raises EmbeddedError if another part ends."""
         restarts: list[float] = []
         while True:
             self.stopping.wait(0.5)
@@ -199,16 +199,16 @@ class _Deployment:
                 if child is not worker or len(restarts) >= RESTARTS:
                     raise EmbeddedError(f"{ended}; the rest was stopped.\n{last_lines(child.log)}".rstrip())
                 restarts.append(now)
-                print(f"upload-gateway: {ended}; it is started again.", file=sys.stderr, flush=True)
+                print(f"upload-gateway: {ended}; restarting it.", file=sys.stderr, flush=True)
                 self.children.remove(child)
                 worker = self._start_app("worker", environ)
-                self._write_down(environ)
+                self._write_run(environ)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self.stopping.is_set():
             self.stopping.set()
             raise _Stopped
-        for child in self.children:  # the second signal: no patience for requests, but still for the data
+        for child in self.children:  # a second signal: don't wait for requests, only for the data
             if child.name in ("worker", "serve") and child.running:
                 child.process.kill()
 
@@ -218,7 +218,7 @@ def _say(line: str) -> None:
 
 
 def _lock(data_dir: Path, parts: ExitStack) -> None:
-    """Held until this process ends, in whatever way; children don't inherit it."""
+    """Lock the data until this process ends; children don't inherit the lock."""
     file: IO[str] = parts.enter_context((data_dir / "lock").open("w"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -245,8 +245,8 @@ def _check_port(settings: Settings) -> None:
         raise EmbeddedError(f"HOST={settings.host} is not an address of this machine: {error}") from error
     if not port_is_free(settings.port, host):
         raise EmbeddedError(
-            f"port {settings.port} on {settings.host} is taken by another program (or can't be used): "
-            "set PORT to a free one, as in 'PORT=8081 make run'."
+            f"port {settings.port} on {settings.host} is used by another program (or can't be used): "
+            "set PORT to another one, as in 'PORT=8081 make run'."
         )
 
 
@@ -263,7 +263,7 @@ def _answers(settings: Settings) -> bool:
 
 
 def _as_variables(settings: Settings) -> dict[str, str]:
-    """Every setting that has a value, as it would be written in the environment."""
+    """All settings that have a value, as environment variables."""
     variables = {name.upper(): _as_text(getattr(settings, name)) for name in Settings.model_fields}
     variables["DATA_DIR"] = str(settings.data_dir.absolute())
     variables["PUBLIC_URL"] = settings.base_url
