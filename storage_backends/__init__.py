@@ -1,4 +1,4 @@
-"""The bucket: one interface, two clients of real S3 servers, and one in memory for tests.
+"""The bucket: one interface, and two clients of S3 servers.
 
 Open ``base`` first: it has the interface, its abilities and its errors. Both backends send the requests that move bytes
 themselves, over one urllib3 pool, and leave the other calls to their SDK. A process imports only the SDK of the backend
@@ -8,7 +8,6 @@ that its settings name.
     transfers    ``SignedStore``, the base class of both backends: put, open, copies, parts, presigned requests, rules
     s3           the backend on boto3, for any S3 server
     minio        the backend on minio-py
-    memory       the test double
     presign      AWS Signature Version 4
     signed_http  the connection pool, and one signed request
     faults       S3's error codes, and retries

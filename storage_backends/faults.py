@@ -110,15 +110,15 @@ def able(action: Callable[[], None]) -> bool:
     return True
 
 
-def attempt(call: Callable[[], T], *, repeatable: bool) -> T:
+def attempt(call: Callable[[], T], *, repeatable: bool, attempts: int = ATTEMPTS) -> T:
     """Make a call; retry it after a pause if it had no effect, or, with ``repeatable``, if its outcome is unknown."""
     started = time.monotonic()
-    for number in range(1, ATTEMPTS + 1):
+    for number in range(1, attempts + 1):
         try:
             return call()
         except StorageUnavailable as error:
             final = isinstance(error, StorageRefused) or (isinstance(error, OutcomeUnknown) and not repeatable)
-            if final or number == ATTEMPTS or time.monotonic() - started > RETRY_WITHIN:
+            if final or number == attempts or time.monotonic() - started > RETRY_WITHIN:
                 raise
         time.sleep(FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.0))  # noqa: S311
     raise AssertionError("unreachable")

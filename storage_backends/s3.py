@@ -65,6 +65,16 @@ class S3Store(SignedStore):
             operation, lambda: getattr(self._client(), method)(Bucket=self._bucket, **arguments), repeatable=repeatable
         )
 
+    def _pages(self, operation: str, method: str, *markers: str, **arguments: Any) -> Iterator[Any]:
+        """All pages of a list. ``markers``: the arguments that say where a page starts."""
+        while True:
+            page = self._sdk(operation, method, **arguments)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            arguments.pop("StartAfter", None)
+            arguments |= {marker: page[f"Next{marker}"] for marker in markers}
+
     def stat(self, key: str) -> ObjectInfo:
         head = self._sdk("stat", "head_object", Key=key, ChecksumMode="ENABLED")
         return ObjectInfo(
@@ -81,15 +91,11 @@ class S3Store(SignedStore):
             self._sdk("delete", "delete_object", Key=key)
 
     def list_objects(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
-        position: dict[str, Any] = {"StartAfter": after} if after is not None else {}
-        while True:
-            page = self._sdk("list_objects", "list_objects_v2", Prefix=prefix, **position)
+        start = {"StartAfter": after} if after is not None else {}
+        for page in self._pages("list_objects", "list_objects_v2", "ContinuationToken", Prefix=prefix, **start):
             for item in page.get("Contents", ()):
                 modified = item["LastModified"].astimezone(UTC)
                 yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), None, modified)
-            if not page.get("IsTruncated"):
-                return
-            position = {"ContinuationToken": page["NextContinuationToken"]}
 
     def create_multipart(
         self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
@@ -99,28 +105,20 @@ class S3Store(SignedStore):
         return MultipartRef(key, begun["UploadId"])
 
     def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
-        position: dict[str, Any] = {}
-        while True:
-            page = self._sdk("list_parts", "list_parts", Key=ref.key, UploadId=ref.upload_id, **position)
+        arguments = {"Key": ref.key, "UploadId": ref.upload_id}
+        for page in self._pages("list_parts", "list_parts", "PartNumberMarker", **arguments):
             for item in page.get("Parts", ()):
                 yield Part(item["PartNumber"], item["Size"], item["ETag"].strip('"'), checksum_in(item, "Checksum{}"))
-            if not page.get("IsTruncated"):
-                return
-            position = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
     def abort_multipart(self, ref: MultipartRef) -> None:
         with suppress(UploadNotFound):
             self._sdk("abort_multipart", "abort_multipart_upload", Key=ref.key, UploadId=ref.upload_id)
 
     def list_multiparts(self, prefix: str) -> Iterator[MultipartRef]:
-        position: dict[str, Any] = {}
-        while True:
-            page = self._sdk("list_multiparts", "list_multipart_uploads", Prefix=prefix, **position)
+        markers = ("KeyMarker", "UploadIdMarker")
+        for page in self._pages("list_multiparts", "list_multipart_uploads", *markers, Prefix=prefix):
             for item in page.get("Uploads", ()):
                 yield MultipartRef(item["Key"], item["UploadId"], item.get("Initiated"))
-            if not page.get("IsTruncated"):
-                return
-            position = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _bucket_exists(self) -> bool:
         try:

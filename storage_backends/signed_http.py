@@ -38,12 +38,11 @@ def ca_bundle() -> str:
 
 
 class _StallTimeout:
-    """While urllib3 sends a body, it keeps the connect timeout, and one ``sendall`` counts it over a whole chunk: a slow
-    connection would be cut after five seconds. Once connected, only a stall ends a request."""
-
     sock: socket.socket
 
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        """From here on the stall timeout holds. urllib3 keeps the connect timeout while it sends a body, and one ``sendall``
+        counts it over a whole chunk: a slow connection would be cut after five seconds."""
         super().endheaders(*args, **kwargs)  # type: ignore[misc]
         self.sock.settimeout(STALL_TIMEOUT)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):

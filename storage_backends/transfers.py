@@ -112,7 +112,9 @@ class SignedStore(ABC):
 
     # Calls
 
-    def _call(self, operation: str, request: Callable[[], T], *, repeatable: bool = True) -> T:
+    def _call(
+        self, operation: str, request: Callable[[], T], *, repeatable: bool = True, attempts: int = faults.ATTEMPTS
+    ) -> T:
         """Make a call to the bucket: observed, retried, its errors translated, and limited by the bulkhead and the circuit
         breaker. A call is ``repeatable`` if it may be made again although the first may have taken effect."""
 
@@ -132,7 +134,7 @@ class SignedStore(ABC):
         started, outcome = time.monotonic(), "ok"
         try:
             with (self._copies_bulkhead if operation in COPIES else self._bulkhead).slot():
-                return self._guarded(operation, lambda: faults.attempt(once, repeatable=repeatable))
+                return self._guarded(operation, lambda: faults.attempt(once, repeatable=repeatable, attempts=attempts))
         except CallRejected as rejected:
             outcome = type(rejected).__name__
             raise StorageUnavailable(f"{operation}: not sent to the bucket: {rejected}") from rejected
@@ -198,7 +200,7 @@ class SignedStore(ABC):
             return self._http.send("put", "PUT", key, signed=signed, body=self._sending(_pieces(body, length)))
 
         # A retry of a conditional write could find the object of its own first try, and a stream can't be read again.
-        response = self._call("put", _once(request) if is_stream else request, repeatable=not (is_stream or if_absent))
+        response = self._call("put", request, repeatable=not if_absent, attempts=1 if is_stream else faults.ATTEMPTS)
         confirmed = _confirmed("put", response, checksum)
         return ObjectInfo(key, size, _etag("put", response), content_type, _date(response, "Date"), confirmed)
 
@@ -477,22 +479,6 @@ def _pieces(body: Body, size: int) -> Iterator[bytes | memoryview]:
             raise _SourceFailed from ValueError(f"the stream ended {left} bytes early")
         left -= len(piece)
         yield piece
-
-
-def _once(request: Callable[[], T]) -> Callable[[], T]:
-    """For streams: a second call repeats the first one's error, since part of the stream was read."""
-    failed: list[StorageError] = []
-
-    def call() -> T:
-        if failed:
-            raise failed[0]
-        try:
-            return request()
-        except StorageError as error:
-            failed.append(error)
-            raise
-
-    return call
 
 
 def _seconds(expires_in: timedelta) -> int:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storage_backends.memory import MemoryStore
 
 from storage_backends import open_store
+from tests.memory_store import MemoryStore
 from tests.servers import BUCKET, S3Server, minio_binary, start_minio, start_weed
 
 pytest.register_assert_rewrite("tests.storage_backends.contract", "tests.storage_backends.contract_presigned")

@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 import pytest
-from storage_backends.memory import MemoryStore
 
 from services.upkeep.doctor.bucket import examine
 from storage_backends import open_store
+from tests.memory_store import MemoryStore
 from tests.servers import free_port, start_weed
 
 
