@@ -359,13 +359,18 @@ class _Search(Statement):
         read."""
         assert group.lists is not None
         words = group.lists[0]
-        # Apart, since each has its own rank class: the words themselves, and words that contain them.
-        exact = [leaf.words[0] for leaf in group.leaves if leaf.where != "content"]
-        exact = list(dict.fromkeys(exact + ["/" + word for word in exact]))
-        others = [word for word in words.words if word not in exact]
+        # Words by rank class: the word of each term, words that begin with it, other words that contain one, and corrections.
+        terms = [leaf for leaf in group.leaves if leaf.where != "content"]
+        exact = tuple(dict.fromkeys(leaf.words[0] for leaf in terms))
+        near = {word for leaf in terms for word in self.terms.near(leaf)}
+        longer = [word for word in words.words if word.lstrip("/") not in exact]
+        others = [word for word in longer if not word.lstrip("/").startswith(exact)]
+        classes = [[word, "/" + word] for word in exact]
+        classes += [[word for word in longer if word.lstrip("/").startswith(begin)] for begin in exact]
+        classes += [[word for word in others if word not in near]] + ([[*near]] if near else [])
         picked = [
             self._newest_with([begin + word for word in some if not (begin and word.startswith("/"))], wants)
-            for some in (exact, others)
+            for some in classes
             for begin in ("^", "")
         ]
         picked += [
@@ -506,7 +511,9 @@ class _Search(Statement):
 
         mine = having(f"{query} & !({by_name})" if by_name else query)
         new = "" if apart else " and not exists (select from named n where n.id = t.id)"
-        page = f"in_texts t where {names} < {wants}{new} order by t.uploaded_at desc, t.id desc limit {wants}"
+        tested = any(isinstance(leaf, Term) and not leaf.negated for group in self._others for leaf in group)
+        behind = "true" if tested else f"{names} < {wants}"  # names rank before texts, unless they lack a term
+        page = f"in_texts t where {behind}{new} order by t.uploaded_at desc, t.id desc limit {wants}"
         room = f"limit (select greatest({RANKED + 1} - {names}, 0))"
         in_all = f"{names} + (select count(*) from in_texts)"
         if not apart:

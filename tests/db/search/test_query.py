@@ -283,6 +283,23 @@ Library = list[tuple[list[str], list[str], bool, bool, int]]
     st.sampled_from([2, 30_000]),
     st.sampled_from([1, 100]),
 )
+@example(
+    [(["plan"], ["plan"], False, False, day) for day in range(5, 8)] + [(["note"], ["plan"], False, False, 8)],
+    ["after:2026-01-05 content:pl* pla*", "pla* -it OR note", "plan type:image OR -12 OR note"],
+    0,
+    30_000,
+    100,
+)
+@example(
+    [
+        (name.split(), [], False, False, day)
+        for day, name in enumerate(("plans", "is", "12 plat", *["replan"] * 3, *["12 note"] * 3))
+    ],
+    ["plan", "lan OR i*", '"plat" OR note', "noet OR lat"],
+    0,
+    30_000,
+    100,
+)
 def test_indexes_find_and_count_what_testing_every_file_finds(
     db: Database,
     library: Library,
