@@ -55,7 +55,7 @@ from services.uploads.s3_uploads import S3Uploads
 from services.uploads.verification import Verification
 from settings import Settings
 from storage_backends import StorageSettings, open_store
-from storage_backends.base import Copies, Multipart, PresignsParts
+from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
 from telemetry import configure_logging, metrics
 
 
@@ -85,12 +85,21 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def wire(settings: Settings, *, statement: float = STATEMENT) -> Services:
-    """Create all parts of the gateway. ``statement``: seconds that one SQL statement may take."""
+def wire(
+    settings: Settings,
+    *,
+    statement: float = STATEMENT,
+    db: Database | None = None,
+    store: ObjectStore | None = None,
+) -> Services:
+    """Create all parts of the gateway.
+
+    ``statement``: seconds that one SQL statement may take. ``db`` and ``store`` replace those of the settings."""
     # Database, bucket, and what everything else needs
     storage = storage_settings(settings)
-    db = Database(database_url(settings), max_connections=max(4, settings.web_threads // 2), statement=statement)
-    store = open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
+    connections = max(4, settings.web_threads // 2)
+    db = db or Database(database_url(settings), max_connections=connections, statement=statement)
+    store = store or open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} does not support multipart uploads.")
     # The secret that signs cursors, tickets and links is the same in all processes and after a restart.

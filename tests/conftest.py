@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from storage_backends.memory import MemoryStore
 
 from app import create_app, wire
 from core.principal import Principal
@@ -24,9 +25,12 @@ from services.upkeep.janitor import PREFIXES
 from settings import Settings
 from storage_backends import open_store
 from tests.client import GatewayClient
+from tests.crash_points import CrashingGateway
+from tests.lost_commits import LossyGateway
 from tests.servers import S3Server, start_weed
 
 TEMPLATE = "gateway_template"
+Leftovers = Callable[[], dict[str, list[str]]]
 
 
 # What `make test-quick` leaves out: crash tests (T101, T104), which try every step, and whatever takes seconds a test. Each
@@ -52,6 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(**values): settings of the gateway for this test")
+    config.addinivalue_line("markers", "memory_store: the bucket is not the subject, so it is one in memory")
 
 
 @pytest.fixture(scope="session")
@@ -115,10 +120,13 @@ def shared_store(s3_server: S3Server) -> Any:
 
 
 @pytest.fixture
-def bucket(shared_store: Any) -> Any:
-    """The bucket, empty at the start of the test."""
-    _empty(shared_store)
-    return shared_store
+def bucket(request: pytest.FixtureRequest) -> Any:
+    """The bucket, empty at the start of the test; one in memory for tests marked ``memory_store``."""
+    if request.node.get_closest_marker("memory_store"):
+        return MemoryStore()
+    store = request.getfixturevalue("shared_store")
+    _empty(store)
+    return store
 
 
 def _empty(store: Any) -> None:
@@ -149,9 +157,23 @@ def settings(request: pytest.FixtureRequest, database_url: str, s3_server: S3Ser
 
 @pytest.fixture
 def services(settings: Settings, bucket: Any) -> Iterator[Services]:
-    wired = wire(settings)
+    wired = wire(settings, store=bucket if isinstance(bucket, MemoryStore) else None)
     yield wired
     wired.db.close()
+
+
+@pytest.fixture
+def crashing(settings: Settings, bucket: Any) -> Iterator[CrashingGateway]:
+    gateway = CrashingGateway(settings)
+    yield gateway
+    gateway.services.db.close()
+
+
+@pytest.fixture
+def lossy(settings: Settings, bucket: Any) -> Iterator[LossyGateway]:
+    gateway = LossyGateway(settings)
+    yield gateway
+    gateway.services.db.close()
 
 
 @pytest.fixture
@@ -207,7 +229,7 @@ def anonymous(app: Any) -> GatewayClient:
 
 
 @pytest.fixture
-def leftovers(bucket: Any, db: Database) -> Callable[[], dict[str, list[str]]]:
+def leftovers(bucket: Any, db: Database) -> Leftovers:
     """What is in the bucket without a row, and in the tables without an end: all empty when nothing was lost or leaked."""
 
     def promised() -> set[str]:

@@ -13,12 +13,19 @@ from db.records import FileRecord
 from services import Services
 from services.library.files import FileQuery
 from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
+from services.uploads.resumable import ResumableUploads
 from tests.presigned import put
+from tests.rows import sql
 
 
 def direct(services: Services) -> DirectUploads:
     assert services.direct is not None
     return services.direct
+
+
+def resumable(services: Services) -> ResumableUploads:
+    assert services.resumable is not None
+    return services.resumable
 
 
 def begin(services: Services, who: Principal, data: bytes, **options: Any) -> UploadPlan:
@@ -54,11 +61,6 @@ def checked(services: Services, file: FileRecord) -> FileRecord:
 def stored(bucket: Any, file: FileRecord) -> bytes:
     with bucket.open(file.file_path) as reader:
         return bytes(reader.read(-1))
-
-
-def sql(db: Database, statement: str, *values: Any) -> None:
-    with db.connection() as tx:
-        tx.execute(statement, values)
 
 
 def expire(db: Database, upload_id: UUID) -> None:

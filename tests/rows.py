@@ -1,9 +1,10 @@
-"""Rows that tests need without an upload having brought them."""
+"""Statements of tests, and rows that no upload has made."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from db import Database, previews, scalar
@@ -21,6 +22,13 @@ select %(owner)s, %(name)s, o.object_key, %(mime_type)s, %(file_type)s, %(size)s
        coalesce(%(at)s, now()), %(deleted)s, case when %(deleted)s then now() end, %(visibility)s
 from o returning id
 """
+
+
+def sql(db: Database, statement: str, *values: Any) -> list[Any]:
+    """Run one statement; the rows, if it returns any."""
+    with db.connection() as tx:
+        cursor = tx.execute(statement, values or None)
+        return cursor.fetchall() if cursor.description else []
 
 
 def add_file(

@@ -24,8 +24,9 @@ from services.access import idempotency
 from services.access.idempotency import Claim
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.crash_points import Fuse, Killed
-from tests.direct_steps import direct, let_lease_pass, sql
+from tests.crash_points import CrashPoint
+from tests.direct_steps import direct, let_lease_pass
+from tests.rows import sql
 from tests.samples import picture
 from tests.subtests import with_subtests
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
@@ -187,19 +188,10 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
     create = CREATES[label][case]
     for number in count(1):
         key, name, before = key_of(label, case, number), f"thing {number}", things()
-        fuse, real = Fuse(number, after=True), services.db.connection
-
-        @contextmanager
-        def mortal(fuse: Fuse = fuse, real: Any = real) -> Iterator[Any]:
-            with fuse.call(), real() as tx:
-                yield tx
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(services.db, "connection", mortal)
-            try:
-                first = create(admin, key, name)
-            except Killed:
-                first = None
+        crash, first, real = CrashPoint(number), None, services.db.connection
+        with pytest.MonkeyPatch.context() as patch, crash:
+            patch.setattr(services.db, "connection", lambda crash=crash, real=real: (crash.before_call(), real())[1])
+            first = create(admin, key, name)
         again = create(admin, key, name)
         if again.status == 409:
             assert again.code == "idempotency_in_progress" and things() == before
@@ -208,7 +200,7 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
             again = create(admin, key, name)
         assert again.status in (200, 201), (number, again.body)
         assert things() == before + 1, number
-        if not fuse.burnt:
+        if not crash.crashed:
             break
     assert first is not None and number > 3
     # What the dead held is free minutes later.

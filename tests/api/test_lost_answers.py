@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from typing import Any
 
@@ -12,29 +11,27 @@ from app import create_app
 from services import Services
 from settings import Settings
 from tests.client import Answer, GatewayClient
-from tests.lost_commits import wire
+from tests.lost_commits import LossyGateway
 
 
 @pytest.mark.parametrize("way", ["form", "raw"])
 def test_T104_the_same_request_again_gets_the_file_that_was_published(
-    services: Services, settings: Settings, client: GatewayClient, way: str
+    services: Services, settings: Settings, lossy: LossyGateway, client: GatewayClient, way: str
 ) -> None:
-    gateway, line = wire(settings)
-    lossy = GatewayClient(create_app(settings, gateway), client.key)
+    losing = GatewayClient(create_app(settings, lossy.services), client.key)
 
     def ask(data: bytes) -> Answer:
         headers = {"Idempotency-Key": data[:10].hex()}
         if way == "raw":
-            return lossy.put("/api/upload/a.bin", data=data, headers=headers)
-        return lossy.upload(("a.bin", data), ("b.bin", data[::-1]), headers=headers)
+            return losing.put("/api/upload/a.bin", data=data, headers=headers)
+        return losing.upload(("a.bin", data), ("b.bin", data[::-1]), headers=headers)
 
     statuses = []
-    for lose in itertools.count(1):
+    for lost in lossy.lost_commits("at once"):
         data = os.urandom(500)
-        answers: list[Answer] = []
         before = client.get("/api/files").json["total"]
-        if line.survives(lose, "at once", lambda data=data, answers=answers: answers.append(ask(data))):
-            break
+        with lost:
+            answers = [ask(data)]
         statuses.append(answers[0].status)
         if answers[0].status == 503:
             answers.append(ask(data))
@@ -47,4 +44,3 @@ def test_T104_the_same_request_again_gets_the_file_that_was_published(
         assert (found.status, found.body) == (200, data)
         assert client.get("/api/files").json["total"] == before + (1 if way == "raw" else 2)
     assert 503 in statuses
-    gateway.db.close()

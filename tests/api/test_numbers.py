@@ -17,7 +17,8 @@ from api.operations import Operation
 from db import Database
 from services import Services
 from tests.client import GatewayClient, form_data
-from tests.direct_steps import direct, send_all, sql
+from tests.direct_steps import direct, send_all
+from tests.rows import sql
 from tests.subtests import with_subtests
 from tests.tus import TUS, metadata
 

@@ -22,8 +22,9 @@ from tests.api.test_s3_uploads import MIB, PIECE, Multipart, Signed, checked, po
 from tests.api.test_upload_tokens import token_of
 from tests.client import GatewayClient
 from tests.conftest import NOTHING
-from tests.direct_steps import incoming, sql
+from tests.direct_steps import incoming
 from tests.presigned import put, send
+from tests.rows import sql
 
 __all__ = ["worker"]
 Leftovers = Callable[[], dict[str, list[str]]]

@@ -15,8 +15,8 @@ from tests.api.test_s3_uploads import Multipart, post_form
 from tests.api.test_upload_tokens import by_form, token_of
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.direct_steps import sql
 from tests.presigned import put
+from tests.rows import sql
 
 Leftovers = Callable[[], dict[str, list[str]]]
 Finish = Callable[[], list[Answer]]

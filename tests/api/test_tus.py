@@ -18,7 +18,8 @@ from db import Database
 from services import Services
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
-from tests.direct_steps import expire, sql
+from tests.direct_steps import expire
+from tests.rows import sql
 from tests.tus import BYTES, MIB, TUS, begin, metadata, offset, patch, path, random_bytes, upload
 
 Leftovers = Callable[[], dict[str, list[str]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -20,19 +20,18 @@ from services.access.upload_tokens import Budget
 from services.library.files import FileQuery
 from services.processing.previews import PreviewRequest
 from services.uploads.resumable import NewResumable
-from settings import Settings
 from storage_backends.base import PresignedPost
 from tests.compressed_files import read, text, time_passes
 from tests.conftest import NOTHING
-from tests.direct_steps import begin, direct, let_lease_pass, send_all, sql
-from tests.lost_commits import Done, Line, wire
+from tests.direct_steps import begin, direct, let_lease_pass, resumable, send_all
+from tests.lost_commits import LossyGateway
+from tests.rows import sql
 from tests.samples import Source
 from tests.services.uploads.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
 Action = Callable[[Any], Any]  # by the gateway that loses answers
 Prepare = Callable[[Services, Principal], Action]  # what the action needs is made by another
-ENDS: tuple[Done, ...] = ("at once", "never")
 _SEEDS = itertools.count()
 PREPARED: dict[str, Prepare] = {}
 
@@ -40,13 +39,6 @@ PREPARED: dict[str, Prepare] = {}
 def action(prepare: Prepare) -> Prepare:
     PREPARED[prepare.__name__] = prepare
     return prepare
-
-
-@pytest.fixture
-def lossy(settings: Settings, services: Services) -> Iterator[tuple[Services, Line]]:
-    gateway, line = wire(settings)
-    yield gateway, line
-    gateway.db.close()
 
 
 def form(services: Services, who: Principal, *bodies: bytes, **placement: Any) -> Any:
@@ -165,22 +157,16 @@ for wish_or_none in (None, "link", "reject"):
     action(_checked(wish_or_none))
 
 
-def resumable(size: int | None, *, protocol: Any = "tus", **options: Any) -> NewResumable:
+def new_resumable(size: int | None, *, protocol: Any = "tus", **options: Any) -> NewResumable:
     return NewResumable(protocol, "a.bin", None, size, Placement(), **options)
 
 
 def begun(services: Services, who: Principal, size: int | None, first: bytes = b"", **options: Any) -> UUID:
     """A resumable upload of which the first bytes are there."""
-    assert services.resumable is not None
-    upload_id = services.resumable.create(who, resumable(size, **options)).upload.id
+    upload_id = resumable(services).create(who, new_resumable(size, **options)).upload.id
     if first:
-        services.resumable.append(who, upload_id, offset=0, body=Body(first))
+        resumable(services).append(who, upload_id, offset=0, body=Body(first))
     return upload_id
-
-
-def append(gateway: Services, who: Principal, upload_id: UUID, offset: int, data: bytes) -> None:
-    assert gateway.resumable is not None
-    gateway.resumable.append(who, upload_id, offset=offset, body=Body(data))
 
 
 class Body(Source):
@@ -193,7 +179,7 @@ class Body(Source):
 def _appended(name: str, size: int, first: int, more: int, protocol: str = "tus") -> None:
     def prepare(services: Services, who: Principal) -> Action:
         upload_id = begun(services, who, size, os.urandom(first), protocol=protocol)
-        return lambda gateway: append(gateway, who, upload_id, first, os.urandom(more))
+        return lambda gateway: resumable(gateway).append(who, upload_id, offset=first, body=Body(os.urandom(more)))
 
     PREPARED[name] = prepare
 
@@ -211,13 +197,13 @@ def a_resumable_upload_is_begun(services: Services, who: Principal) -> Action:
 @action
 def uploads_are_joined(services: Services, who: Principal) -> Action:
     parts = [begun(services, who, 200, os.urandom(200), partial=True) for _ in range(2)]
-    return lambda gateway: gateway.resumable.concatenate(who, resumable(None), parts, concat="final;")
+    return lambda gateway: resumable(gateway).concatenate(who, new_resumable(None), parts, concat="final;")
 
 
 @action
 def a_resumable_upload_is_terminated(services: Services, who: Principal) -> Action:
     upload_id = begun(services, who, 300, os.urandom(200))
-    return lambda gateway: gateway.resumable.terminate(who, upload_id)
+    return lambda gateway: resumable(gateway).terminate(who, upload_id)
 
 
 def _file(name: str, act: Callable[[Services, Principal, Any], Any], *, trashed: bool = False) -> None:
@@ -260,14 +246,17 @@ def the_janitor(services: Services, who: Principal) -> Action:
 @pytest.mark.parametrize("names", [list(PREPARED)[n::4] for n in range(4)], ids=str)
 def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
     services: Services,
-    lossy: tuple[Services, Line],
+    lossy: LossyGateway,
     alice: Principal,
     db: Database,
     leftovers: Leftovers,
     names: list[str],
 ) -> None:
     for name in names:
-        _lose_every_answer(services, *lossy, alice, PREPARED[name])
+        for lost in lossy.lost_commits("at once", "never"):
+            act = PREPARED[name](services, alice)
+            with lost:
+                act(lossy.services)
         sql(db, "update uploads set expires_at = now() - interval '1 second'")
         sql(db, "update resumable_uploads set leased_until = null")
         let_lease_pass(db)
@@ -282,34 +271,20 @@ def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
         assert (name, leftovers()) == (name, NOTHING)
 
 
-def _lose_every_answer(services: Services, gateway: Services, line: Line, who: Principal, prepare: Prepare) -> None:
-    for lose in range(1, 60):
-        acts = [(end, prepare(services, who)) for end in ENDS]
-        survived = [line.survives(lose, end, lambda act=act: act(gateway)) for end, act in acts]
-        if all(survived):
-            break
-    assert all(survived)
-    assert lose > 1  # there was something to lose
-
-
 @pytest.mark.parametrize("wish", ["link", "copy"])
 def test_T104_a_commit_that_is_still_under_way_is_waited_for(
     services: Services,
-    lossy: tuple[Services, Line],
+    lossy: LossyGateway,
     alice: Principal,
     db: Database,
     leftovers: Leftovers,
     wish: str,
 ) -> None:
-    gateway, line = lossy
     data = os.urandom(100)
     upload(services, alice, "a.bin", data)
-    publishing = 2  # after the admission
-    assert not line.survives(
-        publishing,
-        "later",
-        lambda: upload(gateway, alice, "a.bin", data, size=100, on_duplicate=wish),
-    )
+    with lossy.lose(2, "later") as lost:  # the publication, after the admission
+        upload(lossy.services, alice, "a.bin", data, size=100, on_duplicate=wish)
+    assert lost.lost
     let_lease_pass(db)
     services.janitor.run()
     files = services.files.list(alice, FileQuery()).items

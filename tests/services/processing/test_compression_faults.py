@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,10 +23,9 @@ from services.library.files import FileQuery
 from services.objects.object_reader import FRAME, Damaged, ObjectReader
 from services.processing import compression
 from services.processing.compression import Compression
-from settings import Settings
 from tests.compressed_files import compressed, raw, read, text, time_passes
 from tests.conftest import NOTHING
-from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
+from tests.crash_points import CrashingGateway
 from tests.services.uploads.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -180,51 +179,33 @@ def test_a_replacement_that_reads_back_differently_is_not_used(
 # -- T101: crashes -----------------------------------------------------------------------------------------------------
 
 
-class Gateway(CrashingGateway):
-    def __init__(self, settings: Settings, database_url: str):
-        super().__init__(settings, database_url)
-        self.compression = Compression(self.db, self.store, ObjectReader(self.db, self.store), on=True)
-
-
-@contextmanager
-def mortal(settings: Settings, database_url: str) -> Iterator[Gateway]:
-    gateway = Gateway(settings, database_url)
-    yield gateway
-    gateway.db.close()
-
-
 @pytest.mark.parametrize("data", [text(9000), base64.b64encode(random.Random(1).randbytes(11 * FRAME // 2))])
 def test_T101_killed_at_any_call_the_bytes_are_kept_and_nothing_is_left(
     services: Services,
-    settings: Settings,
+    crashing: CrashingGateway,
     alice: Principal,
     db: Database,
-    database_url: str,
     leftovers: Leftovers,
     monkeypatch: pytest.MonkeyPatch,
     data: bytes,
 ) -> None:
     """Written as one object, and in two parts."""
     monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
-    deaths, done = 0, set()
+    done = set()
     file = upload(services, alice, "a.txt", data)
-    with mortal(settings, database_url) as gateway:
-        for number, after in AFTER_EACH_CALL:
-            survived = gateway.survives(number, after, lambda file=file: gateway.compression.compress(file.id))
-            deaths += not survived
-            time_passes(db)
-            services.janitor.run()
-            assert leftovers() == NOTHING, (number, after)
-            now = services.files.get(alice, file.id)
-            assert read(services, now) == data, (number, after)
-            done.add(now.encoding)
-            if survived:
-                break
-            if now.encoding is not None:
-                services.files.purge(alice, file.id)
-                file = upload(services, alice, "a.txt", data)
-    assert survived
-    assert deaths >= 7
+    for crash in crashing.crash_points():
+        with crash:
+            crashing.services.compression.compress(file.id)
+        time_passes(db)
+        services.janitor.run()
+        assert leftovers() == NOTHING, crash
+        now = services.files.get(alice, file.id)
+        assert read(services, now) == data, crash
+        done.add(now.encoding)
+        if now.encoding is not None:
+            services.files.purge(alice, file.id)
+            file = upload(services, alice, "a.txt", data)
+    assert crash.number > 7
     assert done == {None, "zstd"}
 
 

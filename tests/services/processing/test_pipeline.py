@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-import app
 from core.errors import PreviewFailed, Unavailable
 from core.principal import Principal
 from db import Database, objects
 from parsers import ParserFailed, reading
 from parsers import run as parsers
 from services import Services
-from settings import Settings
 from storage_backends.base import StorageUnavailable
 from tests.conftest import NOTHING
-from tests.crash_points import Fuse, FusedDatabase, FusedStore, Killed
+from tests.crash_points import CrashingGateway
 from tests.parsers import samples
 from tests.rows import previews_of
 from tests.samples import picture
@@ -181,44 +178,25 @@ def test_a_file_purged_meanwhile_leaves_nothing(
 # -- crashes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mortal(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    """A second gateway on the same bucket and database, which can be killed at any call."""
-    with monkeypatch.context() as patched:
-        patched.setattr(app, "Database", FusedDatabase)
-        patched.setattr(app, "open_store", lambda storage, **_: FusedStore(storage))
-        wired = app.wire(settings)
-    yield wired
-    wired.db.close()
-
-
 def test_T101_killed_at_any_call_the_result_is_the_same(
-    services: Services, mortal: Services, alice: Principal, db: Database, leftovers: Leftovers, bucket: Any
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, bucket: Any
 ) -> None:
     """What is left is completed by the next run or removed by the janitor."""
     text = upload(services, alice, "a.md", b"# Plans\n\nSome words about plans.\n" * 20)
-    for number in range(1, 40):
-        for after in (False, True):
-            fuse = Fuse(number, after=after)
-            mortal.db.fuse = mortal.previews._store.fuse = fuse  # type: ignore[attr-defined]
-            with suppress(Killed):
-                mortal.pipeline.process(text.id)
-            services.pipeline.process(text.id)
-            found = services.files.get(alice, text.id)
-            assert "processed_at" in found.metadata
-            assert [p.preview_type for p in previews_of(services.db, found)] == ["text"]
-            assert len(texts(db)) == 1
-            assert leftovers()["rows without an object"] == []
-            if not fuse.burnt:
-                break
-            with db.connection() as tx:  # reset for the next crash
-                tx.execute("delete from object_texts")
-                tx.execute("delete from file_previews")
-                tx.execute("update objects set extracted = '{}'")
-        else:
-            continue
-        break
-    assert number > 4
+    for crash in crashing.crash_points():
+        with crash:
+            crashing.services.pipeline.process(text.id)
+        services.pipeline.process(text.id)
+        found = services.files.get(alice, text.id)
+        assert "processed_at" in found.metadata
+        assert [p.preview_type for p in previews_of(services.db, found)] == ["text"]
+        assert len(texts(db)) == 1
+        assert leftovers()["rows without an object"] == []
+        with db.connection() as tx:  # reset for the next crash
+            tx.execute("delete from object_texts")
+            tx.execute("delete from file_previews")
+            tx.execute("update objects set extracted = '{}'")
+    assert crash.number > 4
     assert len(leftovers()["objects without a row"]) > 0  # written but not recorded: for the janitor
     with db.connection() as tx:
         [record] = objects.get_many(tx, [text.file_path])

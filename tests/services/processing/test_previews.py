@@ -18,13 +18,10 @@ from db import Database, deferred_deletions
 from parsers import run as parsers
 from services import Services
 from services.access.concurrency import ConcurrencyLimit
-from services.library.public_copies import PublicCopies
-from services.objects.object_reader import ObjectReader
-from services.processing.previews import PreviewRequest, Previews, Shape
-from settings import Settings
+from services.processing.previews import PreviewRequest, Shape
 from tests.compressed_files import time_passes
 from tests.conftest import NOTHING
-from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
+from tests.crash_points import CrashingGateway
 from tests.parsers import samples
 from tests.rows import previews_of
 from tests.samples import picture
@@ -190,26 +187,21 @@ def test_files_without_previews(services: Services, alice: Principal, db: Databa
 
 
 def test_T101_a_preview_killed_at_any_step_leaves_nothing(
-    services: Services, settings: Settings, database_url: str, alice: Principal, db: Database, leftovers: Leftovers
+    services: Services,
+    crashing: CrashingGateway,
+    alice: Principal,
+    db: Database,
+    leftovers: Leftovers,
 ) -> None:
     """Its key is reserved before its first byte, so one run of the janitor finds it."""
-    mortal = CrashingGateway(settings, database_url)
-    contents, limit = ObjectReader(mortal.db, mortal.store), ConcurrencyLimit()
-    publishing = PublicCopies(mortal.db, mortal.store, contents, limit)
-    dying = Previews(mortal.db, mortal.store, contents, limit, publishing, scanned_only=False, strict=False)
     text = upload(services, alice, "a.txt", b"text")
-    survived = False
-    for number, after in AFTER_EACH_CALL:
-        survived = mortal.survives(
-            number, after, lambda number=number: dying.keep(text, Shape("page", number, "image/webp"), b"picture")
-        )
+    for crash in crashing.crash_points():
+        with crash:
+            crashing.services.previews.keep(text, Shape("page", crash.number, "image/webp"), b"picture")
         time_passes(db)
         services.janitor.run()
-        assert leftovers() == NOTHING, (number, after)
-        if survived:
-            break
-    assert survived and number > 3
-    mortal.db.close()
+        assert leftovers() == NOTHING, crash
+    assert crash.number > 3
 
 
 def test_a_preview_whose_reservation_expired_is_not_used(

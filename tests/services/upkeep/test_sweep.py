@@ -24,7 +24,8 @@ from services.uploads.direct import DirectUploads
 from services.uploads.leases import LEASE
 from services.uploads.resumable import NewResumable
 from tests.conftest import NOTHING
-from tests.direct_steps import begin, checked, direct, files_of, incoming, send_all, sql, stored
+from tests.direct_steps import begin, checked, direct, files_of, incoming, send_all, stored
+from tests.rows import sql
 from tests.services.uploads.test_completion import counted  # noqa: F401 a fixture
 from tests.services.uploads.test_resumable import Bytes
 

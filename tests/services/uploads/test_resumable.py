@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from core.content_types import Rules
 from core.errors import GatewayError, Locked, UploadGone
 from core.parts import PART_SIZE
 from core.placement import Placement
@@ -21,18 +19,12 @@ from core.principal import Principal
 from db import Database
 from services import Services
 from services.library.files import FileQuery
-from services.library.type_policy import TypePolicy
-from services.objects.object_reader import ObjectReader
-from services.uploads.completion import Completion
-from services.uploads.concatenation import Concatenation
-from services.uploads.intake import Intake
 from services.uploads.leases import Lease
-from services.uploads.policy import PolicyLimits, UploadPolicy
-from services.uploads.resumable import NewResumable, ResumableUploads
-from settings import Settings
+from services.uploads.resumable import NewResumable
 from tests.conftest import NOTHING
-from tests.crash_points import CrashingGateway
-from tests.direct_steps import checked, sql
+from tests.crash_points import CrashingGateway, CrashPoint
+from tests.direct_steps import checked, direct, resumable
+from tests.rows import sql
 from tests.services.uploads.test_verification import time_passes
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -60,53 +52,21 @@ class Bytes:
         self._data = b""
 
 
-class Gateway(CrashingGateway):
-    """Another process of the gateway on the same bucket and database; it may die when its fuse burns."""
-
-    def __init__(self, settings: Settings, database_url: str):
-        super().__init__(settings, database_url)
-        policy = UploadPolicy(self.db, TypePolicy(Rules()), PolicyLimits(10**9, None, 1000))
-        intake = Intake(self.db, self.store, ObjectReader(self.db, self.store), policy)
-        self.completing = Completion(self.db, self.store, intake)
-        self.tus = ResumableUploads(
-            self.db,
-            self.store,
-            intake,
-            self.completing,
-            Concatenation(self.db, self.store, intake, self.completing),
-            ttl=timedelta(days=1),
-        )
-
-
-@pytest.fixture
-def mortal(settings: Settings, services: Services, database_url: str) -> Iterator[Gateway]:
-    gateway = Gateway(settings, database_url)
-    yield gateway
-    gateway.db.close()
-
-
-@pytest.fixture
-def living(settings: Settings, services: Services, database_url: str) -> Iterator[Gateway]:
-    gateway = Gateway(settings, database_url)
-    yield gateway
-    gateway.db.close()
-
-
 def noise(size: int) -> bytes:
     """Unique bytes, made quickly."""
     mark = os.urandom(16)
     return (mark + NOISE)[: size - 16] + mark if size >= 32 else os.urandom(size)
 
 
-def begin(gateway: Gateway, who: Principal, size: int | None, *, partial: bool = False) -> UUID:
+def begin(services: Services, who: Principal, size: int | None, *, partial: bool = False) -> UUID:
     new = NewResumable("tus", "a.bin", None, size, Placement(), partial=partial)
-    upload_id = gateway.tus.create(who, new).upload.id
-    sql(gateway.db, "update uploads set part_size = %s where id = %s", PART, upload_id)
+    upload_id = resumable(services).create(who, new).upload.id
+    sql(services.db, "update uploads set part_size = %s where id = %s", PART, upload_id)
     return upload_id
 
 
-def send(gateway: Gateway, who: Principal, upload_id: UUID, at: int, data: bytes, **options: Any) -> int:
-    return gateway.tus.append(who, upload_id, offset=at, body=Bytes(data), length=len(data), **options).offset
+def send(services: Services, who: Principal, upload_id: UUID, at: int, data: bytes, **options: Any) -> int:
+    return resumable(services).append(who, upload_id, offset=at, body=Bytes(data), length=len(data), **options).offset
 
 
 def lease_passes(db: Database) -> None:
@@ -116,12 +76,12 @@ def lease_passes(db: Database) -> None:
     )
 
 
-def end(services: Services, gateway: Gateway, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
+def end(services: Services, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
     """Resume from the gateway's offset to the end; check the file and purge it."""
-    state = gateway.tus.settle(who, upload_id)
+    state = resumable(services).settle(who, upload_id)
     if state.file_id is None:
-        send(gateway, who, upload_id, state.offset, data[state.offset :])
-    file_id = gateway.tus.settle(who, upload_id).file_id
+        send(services, who, upload_id, state.offset, data[state.offset :])
+    file_id = resumable(services).settle(who, upload_id).file_id
     assert file_id is not None
     (listed,) = services.files.list(who, FileQuery()).items
     assert listed.id == file_id
@@ -132,8 +92,6 @@ def end(services: Services, gateway: Gateway, who: Principal, upload_id: UUID, d
     services.files.purge(who, ready.id, if_match=None)
 
 
-# Nothing durable happens between two calls, so dying after one is dying before the next.
-MOMENTS = [(number, False) for number in range(1, 120)]
 # A tail, a tail again, parts with a tail behind, a part by its own, the end.
 PIECES = (300, 150, PART + 100, 700, 330)
 SMALL = (30, 20, 5)
@@ -142,132 +100,107 @@ SMALL = (30, 20, 5)
 @pytest.mark.parametrize("pieces", [PIECES, SMALL])
 def test_T53_T101_a_crash_at_any_call_loses_no_acknowledged_byte(
     services: Services,
-    mortal: Gateway,
-    living: Gateway,
+    crashing: CrashingGateway,
     alice: Principal,
     db: Database,
     bucket: Any,
     leftovers: Leftovers,
     pieces: tuple[int, ...],
 ) -> None:
-    deaths = 0
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         data = noise(sum(pieces))
-        upload_id, told = begin(living, alice, len(data)), [0]
+        upload_id, told = begin(services, alice, len(data)), [0]
 
-        def upload(data: bytes = data, upload_id: UUID = upload_id, told: list[int] = told) -> None:
+        with crash:
             for piece in pieces:
-                told.append(send(mortal, alice, upload_id, told[-1], data[told[-1] : told[-1] + piece]))
-
-        survived = mortal.survives(number, after, upload)
-        deaths += not survived
+                told.append(send(crashing.services, alice, upload_id, told[-1], data[told[-1] : told[-1] + piece]))
         lease_passes(db)
         time_passes(db, expires=False)
-        state = living.tus.find(alice, upload_id)
-        assert told[-1] <= state.offset <= told[-1] + max(pieces), (number, after)
-        end(services, living, alice, upload_id, data, bucket)
+        state = resumable(services).find(alice, upload_id)
+        assert told[-1] <= state.offset <= told[-1] + max(pieces), crash
+        end(services, alice, upload_id, data, bucket)
         services.janitor.run()
-        assert leftovers() == NOTHING, (number, after)
-        if survived:
-            break
-    assert survived and deaths > 15
+        assert leftovers() == NOTHING, crash
+    assert crash.number > 16
 
 
 def test_T101_the_sweep_makes_a_file_of_a_complete_upload(
     services: Services,
-    mortal: Gateway,
-    living: Gateway,
+    crashing: CrashingGateway,
     alice: Principal,
     db: Database,
     bucket: Any,
     leftovers: Leftovers,
 ) -> None:
     """The gateway dies between the last byte and the file."""
-    assert services.direct is not None
     rescued = 0
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         data = noise(PART + 200)
-        upload_id = begin(living, alice, len(data))
-        send(living, alice, upload_id, 0, data[: PART + 100])
-        survived = mortal.survives(
-            number,
-            after,
-            lambda data=data, upload_id=upload_id: send(mortal, alice, upload_id, PART + 100, data[PART + 100 :]),
-        )
+        upload_id = begin(services, alice, len(data))
+        send(services, alice, upload_id, 0, data[: PART + 100])
+        with crash:
+            send(crashing.services, alice, upload_id, PART + 100, data[PART + 100 :])
         lease_passes(db)
         time_passes(db, expires=False)
-        was_there = living.tus.find(alice, upload_id).offset == len(data)
-        swept = living.tus.sweep() + living.completing.sweep()
+        was_there = resumable(services).find(alice, upload_id).offset == len(data)
+        swept = resumable(services).sweep() + direct(services).sweep()
         assert swept == 0 or was_there
-        if was_there and not survived:
+        if was_there and crash.crashed:
             rescued += 1
-            assert len(services.files.list(alice, FileQuery()).items) == 1, (number, after)
-        end(services, living, alice, upload_id, data, bucket)
+            assert len(services.files.list(alice, FileQuery()).items) == 1, crash
+        end(services, alice, upload_id, data, bucket)
         services.janitor.run()
-        assert leftovers() == NOTHING, (number, after)
-        if survived:
-            break
-    assert survived and rescued > 4
+        assert leftovers() == NOTHING, crash
+    assert rescued > 4
 
 
 def test_T101_a_crash_at_any_call_of_an_abandoned_upload_leaves_nothing(
-    services: Services, mortal: Gateway, living: Gateway, alice: Principal, db: Database, leftovers: Leftovers
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         data = noise(PART + 600)
-        upload_id = begin(living, alice, None)
-
-        def upload(data: bytes = data, upload_id: UUID = upload_id) -> None:
-            send(mortal, alice, upload_id, 0, data[:200])
-            send(mortal, alice, upload_id, 200, data[200:])
-            mortal.tus.terminate(alice, upload_id)
-
-        survived = mortal.survives(number, after, upload)
+        upload_id = begin(services, alice, None)
+        with crash:
+            send(crashing.services, alice, upload_id, 0, data[:200])
+            send(crashing.services, alice, upload_id, 200, data[200:])
+            resumable(crashing.services).terminate(alice, upload_id)
         lease_passes(db)
         time_passes(db, expires=True)
         services.janitor.run()
-        assert leftovers() == NOTHING, (number, after)
+        assert leftovers() == NOTHING, crash
         with pytest.raises(UploadGone):
-            living.tus.settle(alice, upload_id)
-        if survived:
-            break
-    assert survived
+            resumable(services).settle(alice, upload_id)
 
 
 def test_T57_T101_a_crash_at_any_call_of_a_concatenation(
     services: Services,
-    mortal: Gateway,
-    living: Gateway,
+    crashing: CrashingGateway,
     alice: Principal,
     db: Database,
     bucket: Any,
     leftovers: Leftovers,
 ) -> None:
     new = NewResumable("tus", "all.bin", None, None, Placement())
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         pieces = [noise(PART + 10), noise(200)]
         ids = []
         for piece in pieces:
-            ids.append(begin(living, alice, len(piece), partial=True))
-            send(living, alice, ids[-1], 0, piece)
-        survived = mortal.survives(
-            number, after, lambda ids=ids: mortal.tus.concatenate(alice, new, ids, concat="final;x")
-        )
+            ids.append(begin(services, alice, len(piece), partial=True))
+            send(services, alice, ids[-1], 0, piece)
+        with crash:
+            resumable(crashing.services).concatenate(alice, new, ids, concat="final;x")
         lease_passes(db)
         time_passes(db, expires=False)
-        living.tus.sweep()
-        living.completing.sweep()
+        resumable(services).sweep()
+        direct(services).sweep()
         if not services.files.list(alice, FileQuery()).items:  # then the client can do it again
-            living.tus.concatenate(alice, new, ids, concat="final;x")
+            resumable(services).concatenate(alice, new, ids, concat="final;x")
         (file,) = services.files.list(alice, FileQuery()).items
         assert checked(services, file).file_hash == hashlib.sha256(b"".join(pieces)).hexdigest()
         services.files.purge(alice, file.id, if_match=None)
         time_passes(db, expires=True)
         services.janitor.run()
-        assert leftovers() == NOTHING, (number, after)
-        if survived:
-            break
-    assert survived
+        assert leftovers() == NOTHING, crash
 
 
 # -- one writer at a time --------------------------------------------------------------------------------------------------
@@ -275,8 +208,7 @@ def test_T57_T101_a_crash_at_any_call_of_a_concatenation(
 
 def test_T54_an_overtaken_writer_changes_nothing(
     services: Services,
-    mortal: Gateway,
-    living: Gateway,
+    crashing: CrashingGateway,
     alice: Principal,
     db: Database,
     bucket: Any,
@@ -286,21 +218,21 @@ def test_T54_an_overtaken_writer_changes_nothing(
     size, first = PART + 900, PART + 500
     for number in range(1, 60):
         right, wrong = noise(size), noise(size)
-        upload_id = begin(living, alice, size)
-        send(living, alice, upload_id, 0, right[:100])
+        upload_id = begin(services, alice, size)
+        send(services, alice, upload_id, 0, right[:100])
 
         def go_on(upload_id: UUID = upload_id, right: bytes = right) -> None:
             lease_passes(db)
-            stands = living.tus.settle(alice, upload_id).offset
-            send(living, alice, upload_id, stands, right[stands:first])
+            stands = resumable(services).settle(alice, upload_id).offset
+            send(services, alice, upload_id, stands, right[stands:first])
 
         pause = Pause(number, go_on)
-        mortal.db.fuse = mortal.store.fuse = pause  # type: ignore[assignment]
+        crashing.arm(pause)
         with suppress(GatewayError):
-            send(mortal, alice, upload_id, 100, wrong[100:first])
-        at = living.tus.settle(alice, upload_id).offset
-        send(living, alice, upload_id, at, right[at:])
-        file_id = living.tus.settle(alice, upload_id).file_id
+            send(crashing.services, alice, upload_id, 100, wrong[100:first])
+        at = resumable(services).settle(alice, upload_id).offset
+        send(services, alice, upload_id, at, right[at:])
+        file_id = resumable(services).settle(alice, upload_id).file_id
         assert file_id is not None
         file = checked(services, services.files.get(alice, file_id))
         with bucket.open(file.file_path) as reader:
@@ -316,38 +248,33 @@ def test_T54_an_overtaken_writer_changes_nothing(
     assert number > 10
 
 
-def test_the_lease_is_held_before_the_body_is_read(services: Services, living: Gateway, alice: Principal) -> None:
+def test_the_lease_is_held_before_the_body_is_read(services: Services, alice: Principal) -> None:
     """After the interim answer, no request may get an offset from before the body."""
-    upload_id, data = begin(living, alice, 100), noise(100)
+    upload_id, data = begin(services, alice, 100), noise(100)
     offsets: list[int] = []
 
     def look() -> None:
         with pytest.raises(Locked), Lease.of(services.db, alice, upload_id, timeout=0):
             pass
-        offsets.append(living.tus.find(alice, upload_id).offset)
+        offsets.append(resumable(services).find(alice, upload_id).offset)
 
-    living.tus.append(alice, upload_id, offset=0, body=Bytes(data, step=look), length=100)
+    resumable(services).append(alice, upload_id, offset=0, body=Bytes(data, step=look), length=100)
     assert offsets and set(offsets) == {0}
 
 
-class Pause:
-    """A fuse that does something before the n-th call instead of burning."""
-
-    burnt = False
+class Pause(CrashPoint):
+    """Something happens before the n-th call, instead of the gateway's end."""
 
     def __init__(self, number: int, action: Callable[[], None]):
-        self._number = number
+        super().__init__(number)
         self._action = action
-        self._calls = 0
         self.happened = False
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        self._calls += 1
-        if self._calls == self._number and not self.happened:
+    def before_call(self) -> None:
+        self.calls += 1
+        if self.calls == self.number and not self.happened:
             self.happened = True
             self._action()
-        yield
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------------
@@ -372,13 +299,12 @@ class Flood:
 
 @pytest.mark.parametrize("size", [6 * PART_SIZE, None])
 def test_memory_is_bounded_by_one_part(services: Services, alice: Principal, size: int | None) -> None:
-    assert services.resumable is not None
     new = NewResumable("tus", "a.bin", None, size, Placement())
-    warm, upload_id = (services.resumable.create(alice, new).upload.id for _ in range(2))
-    services.resumable.append(alice, warm, offset=0, body=Flood(PART_SIZE + 5))  # what is loaded once is not meant
+    warm, upload_id = (resumable(services).create(alice, new).upload.id for _ in range(2))
+    resumable(services).append(alice, warm, offset=0, body=Flood(PART_SIZE + 5))  # what is loaded once is not meant
     tracemalloc.start()
     try:
-        state = services.resumable.append(alice, upload_id, offset=0, body=Flood(5 * PART_SIZE + 5))
+        state = resumable(services).append(alice, upload_id, offset=0, body=Flood(5 * PART_SIZE + 5))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from app import storage_settings
-from core.content_types import Rules
-from core.cursors import Cursors
+from app import storage_settings, wire
 from core.errors import FileNotReady, Unavailable, UploadGone
 from core.parts import PART_SIZE
 from core.placement import Placement
@@ -22,19 +19,13 @@ from db import Database
 from db.records import FileRecord
 from services import Services
 from services.library.files import FileQuery
-from services.library.type_policy import TypePolicy
-from services.objects.object_reader import ObjectReader
 from services.processing.previews import PreviewRequest
-from services.uploads.completion import Completion
-from services.uploads.direct import DirectLimits, DirectUploads, UploadPlan
-from services.uploads.intake import Intake
-from services.uploads.policy import PolicyLimits, UploadPolicy
-from services.uploads.verification import Verification
+from services.uploads.direct import UploadPlan
 from settings import Settings
 from storage_backends.s3 import S3Store
 from tests.conftest import NOTHING
-from tests.crash_points import MOMENTS, CrashingGateway
-from tests.direct_steps import begin, checked, send_all
+from tests.crash_points import CrashingGateway
+from tests.direct_steps import begin, checked, direct, send_all
 from tests.samples import Source
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -51,8 +42,7 @@ def sent(services: Services, who: Principal, data: bytes, name: str = "a.bin", *
 def completed(
     services: Services, who: Principal, data: bytes, *, sha256: str | None = None, **options: Any
 ) -> FileRecord:
-    assert services.direct is not None
-    return services.direct.complete(who, sent(services, who, data, **options).upload.id, sha256=sha256)
+    return direct(services).complete(who, sent(services, who, data, **options).upload.id, sha256=sha256)
 
 
 def problem_of(file: FileRecord) -> str | None:
@@ -118,30 +108,29 @@ def test_T47_a_wrong_checksum_rejects_and_a_right_one_does_not(
 
 
 def _begun_with(services: Services, who: Principal, data: bytes, first: str, last: str | None) -> FileRecord:
-    assert services.direct is not None
     begun = sent(services, who, data, sha256=first)
-    return services.direct.complete(who, begun.upload.id, sha256=last)
+    return direct(services).complete(who, begun.upload.id, sha256=last)
 
 
 @pytest.mark.parametrize("check_first", [True, False])
 def test_T47_a_checksum_counts_even_after_the_sweep(services: Services, alice: Principal, check_first: bool) -> None:
-    assert services.direct is not None
     data = b"hello"
     good, bad = sent(services, alice, data), sent(services, alice, b"HELLO")
-    assert services.direct.sweep() == 2
+    assert direct(services).sweep() == 2
     swept = services.files.list(alice, FileQuery()).items
     if check_first:
         for file in swept:
             checked(services, file)
     right, wrong = hashlib.sha256(data).hexdigest(), hashlib.sha256(b"other").hexdigest()
-    first = services.direct.complete(alice, good.upload.id, sha256=right)
-    second = services.direct.complete(alice, bad.upload.id, sha256=wrong)
+    first = direct(services).complete(alice, good.upload.id, sha256=right)
+    second = direct(services).complete(alice, bad.upload.id, sha256=wrong)
     assert checked(services, first).status == "ready"
     assert (checked(services, second).status, problem_of(checked(services, second))) == (
         "rejected",
         "checksum_mismatch",
     )
-    assert services.direct.complete(alice, good.upload.id, sha256=wrong).status == "ready"  # what was said first stands
+    # What was said first stands.
+    assert direct(services).complete(alice, good.upload.id, sha256=wrong).status == "ready"
 
 
 def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, alice: Principal, bucket: Any) -> None:
@@ -238,36 +227,13 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
 ) -> None:
     file = completed(services, alice, b"hello")
     dead = S3Store(storage_settings(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})))
-    reader = ObjectReader(services.db, dead)
-    policy = UploadPolicy(services.db, TypePolicy(Rules()), PolicyLimits(10**9, None, 100))
-    checking = Verification(services.db, dead, reader, Intake(services.db, dead, reader, policy))
     with pytest.raises(Unavailable):
-        checking.check(file.id)
+        wire(settings, db=services.db, store=dead).verification.check(file.id)
     assert services.files.get(alice, file.id).status == "processing"
     assert checked(services, file).status == "ready"
 
 
 # -- T101: killed anywhere -------------------------------------------------------------------------------------------------
-
-
-class Gateway(CrashingGateway):
-    def __init__(self, settings: Settings, database_url: str):
-        super().__init__(settings, database_url)
-        types, reader, cursors = TypePolicy(Rules()), ObjectReader(self.db, self.store), Cursors(b"x")
-        policy = UploadPolicy(self.db, types, PolicyLimits(10**9, None, 100))
-        intake = Intake(self.db, self.store, reader, policy)
-        limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
-        self.direct = DirectUploads(
-            self.db, self.store, intake, Completion(self.db, self.store, intake), limits, cursors=cursors
-        )
-        self.verification = Verification(self.db, self.store, reader, intake)
-
-
-@pytest.fixture
-def mortal(settings: Settings, services: Services, database_url: str) -> Iterator[Gateway]:
-    gateway = Gateway(settings, database_url)
-    yield gateway
-    gateway.db.close()
 
 
 def time_passes(db: Database, *, expires: bool) -> None:
@@ -283,24 +249,22 @@ def time_passes(db: Database, *, expires: bool) -> None:
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_a_crash_at_any_call_of_the_beginning_leaves_nothing(
-    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
-    deaths = 0
-    for number, after in MOMENTS:
-        if mortal.survives(number, after, lambda: mortal.direct.begin(alice, filename="a.bin", size=size)):
-            break
-        deaths += 1
+    for crash in crashing.crash_points():
+        with crash:
+            begin(crashing.services, alice, bytes(size))
         time_passes(db, expires=True)
         services.janitor.run()
-        assert leftovers() == NOTHING, (number, after)
-    assert deaths >= 2 and deaths < len(MOMENTS) - 1
+        assert leftovers() == NOTHING, crash
+    assert crash.number >= 2
 
 
 @pytest.mark.parametrize("rescue", ["client", "sweep"])
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_a_crash_at_any_call_of_completion_leaves_one_whole_file(
     services: Services,
-    mortal: Gateway,
+    crashing: CrashingGateway,
     alice: Principal,
     db: Database,
     bucket: Any,
@@ -308,90 +272,78 @@ def test_T101_a_crash_at_any_call_of_completion_leaves_one_whole_file(
     size: int,
     rescue: str,
 ) -> None:
-    assert services.direct is not None
-    deaths = 0
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         data = os.urandom(size)
         begun = sent(services, alice, data)
-        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
-        deaths += not survived
+        with crash:
+            direct(crashing.services).complete(alice, begun.upload.id)
         time_passes(db, expires=False)
         if rescue == "sweep":
-            services.direct.sweep()
+            direct(services).sweep()
             services.janitor.run()
-        file = services.direct.complete(alice, begun.upload.id)  # the client's retry
+        file = direct(services).complete(alice, begun.upload.id)  # the client's retry
         services.janitor.run()
         (listed,) = services.files.list(alice, FileQuery()).items
-        assert listed.id == file.id, (number, after)
+        assert listed.id == file.id, crash
         ready = checked(services, file)
-        assert (ready.status, ready.file_hash) == ("ready", hashlib.sha256(data).hexdigest()), (number, after)
+        assert (ready.status, ready.file_hash) == ("ready", hashlib.sha256(data).hexdigest()), crash
         with bucket.open(ready.file_path) as reader:
             assert reader.read(-1) == data
-        assert leftovers() == NOTHING, (number, after)
+        assert leftovers() == NOTHING, crash
         services.files.purge(alice, file.id, if_match=None)
-        if survived:
-            break
-    assert deaths >= 10 and survived
+    assert crash.number >= 6
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_a_crash_in_an_abandoned_completion_leaves_nothing_incomplete(
-    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
-    assert services.direct is not None
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         data = os.urandom(size)
         begun = sent(services, alice, data)
-        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.complete(alice, begun.upload.id))
+        with crash:
+            direct(crashing.services).complete(alice, begun.upload.id)
         for _ in range(2):
             time_passes(db, expires=True)
             services.janitor.run()
-            services.direct.sweep()
+            direct(services).sweep()
         services.janitor.run()
         files = services.files.list(alice, FileQuery()).items
         assert len(files) <= 1
         for file in files:
             assert checked(services, file).file_hash == hashlib.sha256(data).hexdigest()
-        assert leftovers() == NOTHING, (number, after)
+        assert leftovers() == NOTHING, crash
         for file in files:
             services.files.purge(alice, file.id, if_match=None)
-        if survived:
-            break
-    assert survived
 
 
 @pytest.mark.parametrize("equal", [False, True])
 def test_T101_a_crash_at_any_call_of_the_check_changes_no_result(
-    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, equal: bool
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, equal: bool
 ) -> None:
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         data = os.urandom(100)
         first = checked(services, completed(services, alice, data)) if equal else None
         file = completed(services, alice, data)
-        survived = mortal.survives(number, after, lambda file=file: mortal.verification.check(file.id))
+        with crash:
+            crashing.services.verification.check(file.id)
         ready = checked(services, file)
         services.janitor.run()
         assert (ready.status, ready.file_hash) == ("ready", hashlib.sha256(data).hexdigest())
         assert first is None or ready.file_path == first.file_path
-        assert leftovers() == NOTHING, (number, after)
-        if survived:
-            break
-    assert survived
+        assert leftovers() == NOTHING, crash
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
 def test_T101_the_janitor_ends_an_abort_that_crashed_at_any_call(
-    services: Services, mortal: Gateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
-    assert services.direct is not None
-    for number, after in MOMENTS:
+    for crash in crashing.crash_points():
         begun = sent(services, alice, os.urandom(size))
-        survived = mortal.survives(number, after, lambda begun=begun: mortal.direct.abort(alice, begun.upload.id))
+        with crash:
+            direct(crashing.services).abort(alice, begun.upload.id)
         time_passes(db, expires=True)
         services.janitor.run()
         with pytest.raises(UploadGone):
-            services.direct.complete(alice, begun.upload.id)
-        assert leftovers() == NOTHING, (number, after)
-        if survived:
-            break
-    assert survived
+            direct(services).complete(alice, begun.upload.id)
+        assert leftovers() == NOTHING, crash

@@ -18,7 +18,6 @@ from db.records import PreviewRecord
 from db.search import texts
 from services import Services
 from services.library.delivery import Link, RequestConditions
-from services.objects.object_reader import ObjectReader
 from services.processing import scanning as scanning_module
 from services.processing.previews import JSON, Shape
 from services.processing.scanning import Scanning, configured
@@ -27,7 +26,7 @@ from storage_backends.base import PresignedRequest
 from tests.clamd import EICAR, Clamd
 from tests.compressed_files import text, time_passes
 from tests.conftest import NOTHING
-from tests.crash_points import AFTER_EACH_CALL, CrashingGateway
+from tests.crash_points import CrashingGateway
 from tests.direct_steps import checked
 from tests.rows import previews_of
 from tests.samples import Source
@@ -192,46 +191,37 @@ def test_T98_a_due_rescan_begins_by_itself(
 
 
 def test_T101_killed_at_any_call_of_a_late_hit_the_result_is_the_same(
-    services: Services, settings: Settings, alice: Principal, db: Database, database_url: str, leftovers: Leftovers
+    services: Services,
+    crashing: CrashingGateway,
+    settings: Settings,
+    alice: Principal,
+    db: Database,
+    leftovers: Leftovers,
 ) -> None:
     before = wire(settings.model_copy(update={"clamd_url": None}))  # a gateway without scanner
-    mortal = CrashingGateway(settings, database_url)
-    dying = Scanning(
-        mortal.db,
-        mortal.store,
-        ObjectReader(mortal.db, mortal.store),
-        configured(services.scanning).clamd,
-        unscannable="reject",
-        rescan_every=None,
-    )
 
     def everything(scanning: Scanning) -> None:
         scanning.begin_rescan()
         while scanning.scan_next_batch():
             pass
 
-    deaths, survived = 0, False
-    for number, after in AFTER_EACH_CALL:
-        file = upload(before, alice, "a.png", Source.png() + EICAR + b"%d" % number)
+    for crash in crashing.crash_points():
+        file = upload(before, alice, "a.png", Source.png() + EICAR + b"%d" % crash.number)
         before.previews.keep(file, Shape("text", 0, JSON), b"{}")
         given = before.delivery.url(alice, file.id)
         assert isinstance(given, PresignedRequest)
-        survived = mortal.survives(number, after, lambda: everything(dying))
-        deaths += not survived
+        with crash:
+            everything(configured(crashing.services.scanning))
         everything(configured(services.scanning))
         configured(services.scanning).delete_quarantined()
         time_passes(db)
         services.janitor.run()
-        assert services.files.get(alice, file.id).status == "infected", (number, after)
-        assert requests.get(given.url, timeout=30).status_code == 404, (number, after)
-        assert leftovers() == NOTHING, (number, after)
+        assert services.files.get(alice, file.id).status == "infected", crash
+        assert requests.get(given.url, timeout=30).status_code == 404, crash
+        assert leftovers() == NOTHING, crash
         services.files.purge(alice, file.id)
-        if survived:
-            break
-    assert survived
-    assert deaths >= 8
+    assert crash.number > 8
     before.db.close()
-    mortal.db.close()
 
 
 def test_a_missing_object_does_not_stop_a_rescan(services: Services, alice: Principal, bucket: Any) -> None:

@@ -19,7 +19,7 @@ from tests.clamd import EICAR
 from tests.compressed_files import read, text, time_passes
 from tests.conftest import NOTHING
 from tests.direct_steps import checked
-from tests.lost_commits import wire as wire_lossy
+from tests.lost_commits import LossyGateway
 from tests.services.uploads.test_intake import upload
 
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -35,20 +35,24 @@ def rescan(services: Services) -> None:
 
 @pytest.mark.parametrize("case", ["clean", "infected", "late hit"])
 def test_T104_a_lost_commit_answer_does_not_change_the_verdict(
-    services: Services, settings: Settings, alice: Principal, db: Database, leftovers: Leftovers, case: str
+    services: Services,
+    lossy: LossyGateway,
+    settings: Settings,
+    alice: Principal,
+    db: Database,
+    leftovers: Leftovers,
+    case: str,
 ) -> None:
-    gateway, line = wire_lossy(settings)
     unscanned = wire(settings.model_copy(update={"clamd_url": None}))  # a gateway without scanner
-    lost, survived = 0, False
-    while not survived:
+    for lost in lossy.lost_commits("at once"):
         data = os.urandom(20) + (b"" if case == "clean" else EICAR)
         file = upload(unscanned if case == "late hit" else services, alice, "a.bin", data)
         act: Callable[..., Any] = rescan if case == "late hit" else _check(file.id)
         if case == "late hit":
             unscanned.previews.keep(file, Shape("text", 0, JSON), b"{}")
             assert unscanned.delivery.url(alice, file.id)
-        survived = line.survives(lost + 1, "at once", lambda act=act: act(gateway))
-        lost += not survived
+        with lost:
+            act(lossy.services)
         act(services)
         time_passes(db)
         services.janitor.run()
@@ -58,8 +62,6 @@ def test_T104_a_lost_commit_answer_does_not_change_the_verdict(
             assert read(services, now) == data
         assert leftovers() == NOTHING, lost
         services.files.purge(alice, file.id)
-    assert lost
-    gateway.db.close()
     unscanned.db.close()
 
 
