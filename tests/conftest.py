@@ -56,7 +56,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(**values): settings of the gateway for this test")
-    config.addinivalue_line("markers", "memory_store: the bucket is not the subject, so it is one in memory")
 
 
 @pytest.fixture(scope="session")

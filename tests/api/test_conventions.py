@@ -15,6 +15,8 @@ from services import Services
 from settings import Settings
 from tests.client import GatewayClient
 
+pytestmark = pytest.mark.memory_store
+
 PROBLEM = "application/problem+json"
 
 

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from tests.client import Answer, GatewayClient
 from tests.subtests import with_subtests
+
+pytestmark = pytest.mark.memory_store
 
 File = dict[str, Any]
 

@@ -15,6 +15,8 @@ from tests.client import GatewayClient, form_data
 from tests.conftest import NOTHING
 from tests.subtests import with_subtests
 
+pytestmark = pytest.mark.memory_store
+
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )

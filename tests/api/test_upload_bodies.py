@@ -16,6 +16,8 @@ from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING
 from tests.subtests import with_subtests
 
+pytestmark = pytest.mark.memory_store
+
 MIB = 1024 * 1024
 
 Leftovers = Callable[[], dict[str, list[str]]]
