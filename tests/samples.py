@@ -1,4 +1,4 @@
-"""Bytes for tests: streams that count what was taken and break where they are told, small real pictures."""
+"""Sample data: streams that count what is read and can break off, and small real pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 class Source:
-    """A readable stream over bytes, which knows how much was taken and can fail at an offset."""
+    """A readable stream over bytes. It counts what is read (``taken``) and can fail at an offset."""
 
     def __init__(self, data: bytes, *, fails_at: int | None = None, error: Exception | None = None):
         self._data = memoryview(data)
@@ -26,17 +26,9 @@ class Source:
         self.taken = end
         return piece
 
-    @staticmethod
-    def repeated(piece: bytes, times: int) -> Repeated:
-        return Repeated(piece, times)
-
-    @staticmethod
-    def png(width: int = 40, height: int = 30) -> bytes:
-        return picture("PNG", width, height)
-
 
 class Repeated:
-    """``piece`` again and again, without holding it more than once."""
+    """A stream of ``piece``, ``times`` times, held in memory once."""
 
     def __init__(self, piece: bytes, times: int):
         self._pieces: Iterator[bytes] = (piece for _ in range(times))

@@ -20,7 +20,7 @@ from services.access.upload_tokens import Budget
 from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING
 from tests.presigned import post_form, put
-from tests.samples import Source
+from tests.samples import Source, picture
 
 Leftovers = Callable[[], dict[str, list[str]]]
 
@@ -224,7 +224,7 @@ def test_size_types_and_folder_of_the_budget(client: GatewayClient, services: Se
         file = done.json if send is direct else done.json["files"][0]
         assert client.get(f"/api/files/{file['id']}").json["folder_id"] == folder
     # What the bytes are is known only when they are read back: the token's types count then, too.
-    lie = direct(token, Source.png(), filename="a.txt").json
+    lie = direct(token, picture("PNG"), filename="a.txt").json
     services.verification.check(lie["id"])
     assert client.get(f"/api/files/{lie['id']}").json["status"] == "ready"  # a PNG is among the types
     zipped = direct(token, b"PK\x03\x04" + bytes(100), filename="b.txt").json

@@ -37,7 +37,7 @@ from services.library.files import FileQuery
 from settings import Settings
 from storage_backends.base import OutOfSpace
 from tests.conftest import NOTHING
-from tests.samples import Source
+from tests.samples import Repeated, Source, picture
 
 Leftovers = Callable[[], dict[str, list[str]]]
 MIB = 1024 * 1024
@@ -307,7 +307,7 @@ def test_a_file_costs_four_statements_and_its_key_one(
     settings: Settings,
     name: str,
 ) -> None:
-    data = b"plain text" if name.endswith("txt") else Source.png()
+    data = b"plain text" if name.endswith("txt") else picture("PNG")
     with counted(services) as log:
         upload(services, alice, name, data, size=len(data))
     assert len(log.statements) <= 4, log.statements
@@ -363,7 +363,7 @@ def test_memory_does_not_grow_with_the_file(services: Services, alice: Principal
     upload(services, alice, "warm.bin", os.urandom(2 * PART_SIZE))
     tracemalloc.start()
     try:
-        upload(services, alice, "a.bin", Source.repeated(os.urandom(MIB), 80), size=80 * MIB)
+        upload(services, alice, "a.bin", Repeated(os.urandom(MIB), 80), size=80 * MIB)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

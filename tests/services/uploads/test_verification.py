@@ -26,7 +26,7 @@ from storage_backends.s3 import S3Store
 from tests.conftest import NOTHING
 from tests.crash_points import CrashingGateway
 from tests.direct_steps import begin, checked, direct, send_all
-from tests.samples import Source
+from tests.samples import picture
 
 Leftovers = Callable[[], dict[str, list[str]]]
 HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
@@ -143,7 +143,7 @@ def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, a
 
 
 def test_the_type_is_detected_and_pictures_get_previews(services: Services, alice: Principal, db: Database) -> None:
-    file = checked(services, completed(services, alice, Source.png(), name="a", content_type="application/x-lie"))
+    file = checked(services, completed(services, alice, picture("PNG"), name="a", content_type="application/x-lie"))
     assert (file.status, file.mime_type, file.file_type) == ("ready", "image/png", "image")
     with db.connection() as tx:
         jobs = tx.execute(

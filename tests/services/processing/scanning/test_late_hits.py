@@ -29,7 +29,7 @@ from tests.conftest import NOTHING
 from tests.crash_points import CrashingGateway
 from tests.direct_steps import checked
 from tests.rows import previews_of
-from tests.samples import Source
+from tests.samples import picture
 from tests.services.processing.scanning.conftest import not_handed_out, problem_of, refused_everywhere
 from tests.services.uploads.test_intake import upload
 
@@ -51,7 +51,7 @@ def rescan(services: Services) -> dict[str, int]:
 def test_T96_files_from_before_the_scanner_wait_for_their_first_scan(
     services: Services, alice: Principal, db: Database
 ) -> None:
-    file = checked(services, upload(services, alice, "old.png", Source.png()))
+    file = checked(services, upload(services, alice, "old.png", picture("PNG")))
     with db.connection() as tx:
         tx.execute("update objects set scan_verdict = null, scanned_with = null, scanned_at = null")
     assert services.files.get(alice, file.id).status == "ready"
@@ -69,13 +69,13 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_all_files_with_the_bytes
     bucket: Any,
     leftovers: Leftovers,
 ) -> None:
-    bad = Source.png() + b"late hit"
+    bad = picture("PNG") + b"late hit"
     first = checked(services, upload(services, alice, "a.png", bad))
     shared = services.files.copy(alice, first.id)
     separate = checked(services, upload(services, alice, "c.png", bad, on_duplicate="copy"))
     trashed = services.files.trash(alice, services.files.copy(alice, first.id).id)
     theirs = checked(services, upload(services, bob, "d.png", bad))
-    good = checked(services, upload(services, alice, "good.png", Source.png()))
+    good = checked(services, upload(services, alice, "good.png", picture("PNG")))
     for file in (first, good):
         services.pipeline.process(file.id)
     with db.transaction() as tx:
@@ -128,7 +128,7 @@ def test_T98_urls_signed_before_the_hit_stop_working(
 def test_T98_a_preview_or_text_made_during_the_hit_is_not_kept(
     services: Services, alice: Principal, scanner: Clamd, db: Database
 ) -> None:
-    file = checked(services, upload(services, alice, "a.png", Source.png() + b"late hit"))
+    file = checked(services, upload(services, alice, "a.png", picture("PNG") + b"late hit"))
     scanner.learn("Test.Late", b"late hit")
     rescan(services)
     late = PreviewRecord(file.file_path, "thumbnail", 128, "previews/x.webp", "image/webp", 1, 1, 1)
@@ -206,7 +206,7 @@ def test_T101_killed_at_any_call_of_a_late_hit_the_result_is_the_same(
             pass
 
     for crash in crashing.crash_points():
-        file = upload(before, alice, "a.png", Source.png() + EICAR + b"%d" % crash.number)
+        file = upload(before, alice, "a.png", picture("PNG") + EICAR + b"%d" % crash.number)
         before.previews.keep(file, Shape("text", 0, JSON), b"{}")
         given = before.delivery.url(alice, file.id)
         assert isinstance(given, PresignedRequest)

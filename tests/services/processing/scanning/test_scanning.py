@@ -32,7 +32,7 @@ from settings import Settings
 from tests.clamd import EICAR, STREAM_LIMIT, Clamd, Proxy
 from tests.conftest import NOTHING
 from tests.direct_steps import begin, checked, send_all
-from tests.samples import Source
+from tests.samples import picture
 from tests.services.processing.scanning.conftest import problem_of, refused_everywhere
 from tests.services.uploads.test_intake import upload
 
@@ -137,7 +137,7 @@ def test_T96_clean_files_are_processed_once(services: Services, alice: Principal
         assert row is not None
         return int(row[0])
 
-    data = Source.png()
+    data = picture("PNG")
     first, second = upload(services, alice, "a.png", data), upload(services, alice, "b.png", data)
     assert first.file_path == second.file_path
     assert due() == 0
