@@ -1,4 +1,4 @@
-"""Request bodies that end early, must not be read, or are sent with a length of any kind."""
+"""Request bodies that end early or must not be read, with any declared length."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def send(
     length: int | str | None,
     **headers: str,
 ) -> tuple[int, str]:
-    """A request whose body stream behaves as ``body`` does; the status and the problem's code."""
+    """Send a request with this body stream; the status and the problem's code."""
     environ = {
         "wsgi.input": body,
         "wsgi.input_terminated": True,

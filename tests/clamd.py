@@ -1,4 +1,4 @@
-"""A real clamd with signatures of our own, and a proxy before it that misbehaves as networks and scanners do."""
+"""A real clamd with our own signatures, and a proxy before it that injects faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 60.0  # seconds
 
 
 def clamd_binary() -> str:
-    """Its path; without it the test is skipped, or fails where nothing may be missing."""
+    """Its path. Without it the test is skipped, or fails if GATEWAY_TESTS_STRICT is set."""
     found = shutil.which("clamd") or shutil.which("clamd", path="/usr/sbin")
     if found is None:
         if os.environ.get("GATEWAY_TESTS_STRICT") == "1":
@@ -32,7 +32,7 @@ def clamd_binary() -> str:
 
 
 class Clamd:
-    """``start`` and ``stop`` as often as a test likes; the port stays."""
+    """Can be started and stopped repeatedly; the port stays."""
 
     def __init__(self, directory: Path, **config: object):
         self._binary = clamd_binary()
@@ -83,14 +83,14 @@ class Clamd:
             self._process = None
 
     def learn(self, name: str, marker: bytes) -> None:
-        """A new signature, at once."""
+        """Add a signature and restart."""
         self._signatures[name] = marker
         self._write_signatures()
         self.stop()
         self.start()
 
     def forget(self) -> None:
-        """All but the first signature."""
+        """Remove all signatures but the first."""
         if len(self._signatures) > 1:
             self._signatures = {"Test.Eicar": self._signatures["Test.Eicar"]}
             self._write_signatures()
@@ -111,7 +111,7 @@ class Clamd:
 
 
 class Proxy:
-    """Passes on to clamd, until it is told to stall or to cut after so many bytes from the gateway."""
+    """Passes bytes on to clamd, and stalls or closes after ``stall_after`` or ``cut_after`` bytes from the gateway."""
 
     def __init__(self, target: int):
         self._target = target

@@ -4,8 +4,7 @@
     answer = client.post("/api/folders", json={"name": "Plans"})
     assert answer.status == 201 and answer.json["name"] == "Plans"
 
-Both kinds answer alike, follow no redirect, and hold each response against the OpenAPI document
-(tests/openapi_check.py).
+Both follow no redirect, and check each response against the OpenAPI document (tests/openapi_check.py).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Answer:
 
     @property
     def code(self) -> str | None:
-        """The problem's code; None for an answer that is no problem."""
+        """The problem's code; None if the answer is not a problem."""
         return self.json["code"] if self.headers.get("Content-Type") == "application/problem+json" else None
 
 
@@ -82,7 +81,7 @@ class GatewayClient:
         return self.post("/api/upload", data=body, headers={"Content-Type": content_type, **(headers or {})})
 
     def add(self, name: str = "note.txt", content: bytes = b"hello", **fields: Any) -> dict[str, Any]:
-        """Upload one file that must be accepted; the file."""
+        """Upload one file, which must be accepted; the file."""
         answer = self.upload((name, content), **fields)
         assert answer.status == 201, answer.body
         return answer.json["files"][0]
@@ -122,7 +121,7 @@ class GatewayClient:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The gateway's OpenAPI document, as it gives it out. It is asked once for all applications with the same routes."""
+        """The gateway's OpenAPI document, fetched once for all applications with the same routes."""
         if self._document is None:
             key = self.target if isinstance(self.target, str) else _routes(self.target)
             if key not in _documents:

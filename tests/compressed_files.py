@@ -1,4 +1,4 @@
-"""Text that shrinks, and what is stored of it."""
+"""Compressible text, and steps of compression."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.services.uploads.test_intake import upload
 
 
 def text(size: int, seed: int = 0) -> bytes:
-    """Prose of a kind: shrinks to about a third, and no two places are alike."""
+    """Random words that compress to about a third, without repeated passages."""
     rng = random.Random(seed)
     words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(400)]
     out = bytearray()

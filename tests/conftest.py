@@ -1,4 +1,4 @@
-"""Real servers for every test: one PostgreSQL and one SeaweedFS for each test process, a fresh database for each test."""
+"""Fixtures: one PostgreSQL and one SeaweedFS per test process, a fresh database per test."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Postgres]:
-    # Not under pytest's own directory, which every run of root's closes to others, PostgreSQL's user among them.
+    # Not in pytest's own directory: if root runs the tests, PostgreSQL's user may not enter it.
     with tempfile.TemporaryDirectory(prefix="gateway-postgres-", dir=_memory()) as directory:
         server = postgres.start(Path(directory), fsync=False)
         yield server
@@ -68,7 +68,7 @@ def postgres_server() -> Iterator[postgres.Postgres]:
 
 
 def _memory() -> str | None:
-    """Where files are kept in memory, if there is room: a database of its own for each test is 300 files made and removed."""
+    """A file system in memory, if there is room: a database per test means 300 files created and removed."""
     memory = "/dev/shm"
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 * 1024**3:
         return memory
@@ -77,7 +77,7 @@ def _memory() -> str | None:
 
 @pytest.fixture(scope="session")
 def database_template(postgres_server: postgres.Postgres) -> str:
-    """A migrated database's address; tests get clones of it."""
+    """The address of a migrated database; tests get clones of it."""
     _admin(
         postgres_server,
         f"create database {TEMPLATE} template template0 locale_provider builtin"
@@ -114,7 +114,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def shared_store(s3_server: S3Server) -> Any:
-    """The backend that tests look into the bucket with, beside the gateway's own."""
+    """The store that tests use to look into the bucket."""
     return open_store(s3_server.settings())
 
 
@@ -178,7 +178,7 @@ def lossy(settings: Settings, bucket: Any) -> Iterator[LossyGateway]:
 @pytest.fixture
 def app(services: Services, settings: Settings) -> Any:
     application = create_app(settings, services)
-    application.testing = False  # errors become answers, as they do for users
+    application.testing = False  # errors become responses, as in production
     return application
 
 
@@ -199,7 +199,7 @@ def root() -> Principal:
 
 @pytest.fixture
 def client_for(app: Any, services: Services) -> Callable[..., GatewayClient]:
-    """A client with a fresh key of its own."""
+    """Creates a client with a new key."""
 
     def make(owner: str, role: str = "user") -> GatewayClient:
         return GatewayClient(app, services.keys.create_key(owner, role=role)[1])  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def anonymous(app: Any) -> GatewayClient:
 
 @pytest.fixture
 def leftovers(bucket: Any, db: Database) -> Leftovers:
-    """What is in the bucket without a row, and in the tables without an end: all empty when nothing was lost or leaked."""
+    """Objects without rows, rows without objects, and unfinished work: equal to NOTHING if nothing was lost or leaked."""
 
     def promised() -> set[str]:
         with db.connection() as tx:
@@ -240,7 +240,7 @@ def leftovers(bucket: Any, db: Database) -> Leftovers:
             return {row[0] for row in rows}
 
     def look() -> dict[str, list[str]]:
-        before = promised()  # a worker may be at it: only rows of before and after promise what was looked for between
+        before = promised()  # a worker may be running: count only rows that exist before and after the listing
         keys = [info.key for prefix in PREFIXES for info in bucket.list_objects(prefix)]
         multiparts = [ref.key for prefix in PREFIXES for ref in bucket.list_multiparts(prefix)]
         with db.connection() as tx:

@@ -1,4 +1,4 @@
-"""The steps of a direct upload, through the services and to the real bucket."""
+"""The steps of a direct upload, through the services and the real bucket."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def send_all(begun: UploadPlan, data: bytes) -> list[tuple[int, str]]:
 
 
 def upload(services: Services, who: Principal, data: bytes, **options: Any) -> FileRecord:
-    """All the way to the check."""
+    """A whole upload, verified."""
     begun = begin(services, who, data, **options)
     send_all(begun, data)
     return checked(services, direct(services).complete(who, begun.upload.id))
@@ -68,7 +68,7 @@ def expire(db: Database, upload_id: UUID) -> None:
 
 
 def let_lease_pass(db: Database) -> None:
-    """And the time for which the sweep leaves alone what failed."""
+    """Expire the leases, and the pause of the sweep after a failure."""
     sql(
         db,
         "update uploads set updated_at = now() - interval '10 minutes' where status in ('completing', 'aborted', 'expired')",

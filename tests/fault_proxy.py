@@ -1,13 +1,12 @@
-"""A TCP proxy that passes everything on until it is told to misbehave: between a client and the gateway, or between the
-gateway and its bucket.
+"""A TCP proxy that injects faults between a client and the gateway, or between the gateway and its bucket.
 
     with FaultProxy("127.0.0.1", 8333) as proxy:                 # proxy.url is what the nearer side is given
         proxy.arm(Fault("cut", after=3_000_000))                 # once 3,000,000 more bytes have gone up
         …
         proxy.heal()
 
-A fault counts the bytes of all connections together, kept ones included, from the moment it is armed, and falls on the
-connection that passes the byte."""
+A fault counts the bytes of all connections together from the moment it is armed, and hits the connection that passes the
+last one."""
 
 from __future__ import annotations
 
@@ -37,33 +36,33 @@ class Fault:
 
 
 class FaultProxy:
-    """Listens from the start; ``close`` ends it with all its connections."""
+    """Listens at once; ``close`` closes all connections."""
 
     def __init__(self, host: str, port: int):
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.struck = 0  # faults that fell
+        self.struck = 0  # faults that occurred
         self._lock = threading.Lock()
         self._fault: Fault | None = None
-        self._passed = 0  # bytes in the fault's direction since it was armed, or fell last
+        self._passed = 0  # bytes in the fault's direction since it was armed or last occurred
         self._healed = threading.Event()
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def arm(self, fault: Fault) -> None:
-        """From now on this fault, in the place of another."""
+        """Replace the current fault."""
         with self._lock:
             self._fault, self._passed, self._healed = fault, 0, threading.Event()
 
     def heal(self) -> None:
-        """No fault any more; what is stalled goes on."""
+        """Remove the fault; stalled connections continue."""
         with self._lock:
             self._fault = None
             self._healed.set()
 
     def drop_all(self) -> None:
-        """Break every connection that is open now."""
+        """Reset every open connection."""
         with self._lock:
             broken = list(self._open)
         for sock in broken:
@@ -107,9 +106,9 @@ class FaultProxy:
             ]
             for thread in threads:
                 thread.start()
-            threading.Thread(target=self._bury, args=(threads, near, far), daemon=True).start()
+            threading.Thread(target=self._close_when_done, args=(threads, near, far), daemon=True).start()
 
-    def _bury(self, threads: list[threading.Thread], near: socket.socket, far: socket.socket) -> None:
+    def _close_when_done(self, threads: list[threading.Thread], near: socket.socket, far: socket.socket) -> None:
         for thread in threads:
             thread.join()
         with self._lock:
@@ -142,7 +141,7 @@ class FaultProxy:
                 _reset(source)
 
     def _meet(self, direction: Direction, size: int) -> tuple[int, Fault | None, threading.Event]:
-        """How many of the next ``size`` bytes pass, and what falls after them."""
+        """How many of the next ``size`` bytes pass, and the fault after them."""
         with self._lock:
             fault = self._fault
             if fault is None or fault.direction != direction:
@@ -159,7 +158,7 @@ class FaultProxy:
 
 
 def _sent(sock: socket.socket, data: bytes) -> bool:
-    """False where the connection is broken."""
+    """False if the connection is broken."""
     try:
         sock.sendall(data)
     except OSError:

@@ -1,6 +1,6 @@
-"""``python lesser_kernel.py landlock|seccomp|nothing COMMAND…``: run a command as on a kernel that lacks one of the two.
+"""``python lesser_kernel.py landlock|seccomp|nothing COMMAND…``: run a command as on a kernel without one of the two.
 
-Without capabilities in any case, as in the image: between two processes of root that have all, the kernel hides nothing."""
+Capabilities are always dropped, as in the image: with all of them, the kernel hides no process of root from another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a process listens, as the kernel tells it."""
+"""The TCP ports that a process listens on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def listening(pid: int) -> set[str]:
-    """The TCP addresses that a process listens on, as ``/proc/net/tcp`` writes them: ``0100007F:1F90`` is 127.0.0.1:8080.
-    None of one that hides itself from this user."""
+    """The addresses as ``/proc/net/tcp`` writes them: ``0100007F:1F90`` is 127.0.0.1:8080. Empty for a process that hides
+    from this user."""
     sockets = set()
     with contextlib.suppress(PermissionError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -18,7 +18,7 @@ def listening(pid: int) -> set[str]:
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            words = line.split()
-            if words[3] == "0A" and f"socket:[{words[9]}]" in sockets:
-                found.add(words[1])
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:
+                found.add(columns[1])
     return found

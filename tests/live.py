@@ -1,4 +1,4 @@
-"""The gateway as a server of its own, beside the services of the test."""
+"""The gateway's HTTP server in its own process, beside the services of the test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import free_port
 
 
 class Live:
-    """The gateway's HTTP server in a process of its own, which does ``first`` what it is told: Python, to shorten limits."""
+    """A server process. ``first`` is Python code to run before it starts, for example to shorten limits."""
 
     def __init__(self, settings: Settings, log: Path, *, first: str = "", **environ: str):
         self.port = free_port()
@@ -60,18 +60,18 @@ class Live:
         raise RuntimeError(self._log.read_text()[-2000:])
 
     def kill(self) -> None:
-        """Master and workers at once, at whatever they are doing."""
+        """kill -9 of master and workers."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
-            with contextlib.suppress(OSError):  # until the last worker has let go of the port
+            with contextlib.suppress(OSError):  # until the last worker has released the port
                 while True:
                     socket.create_connection(("127.0.0.1", self.port), 1).close()
                     time.sleep(0.02)
 
     def restarted(self, user: GatewayClient) -> GatewayClient:
-        """Killed and started again; a client without connections to the dead one."""
+        """Kill and start the server; a client without old connections."""
         self.kill()
         self.start()
         return user.as_(user.key)

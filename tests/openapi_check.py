@@ -1,4 +1,4 @@
-"""Holds a response that a test has seen against the OpenAPI document. Imports nothing of the gateway.
+"""Checks a response against the OpenAPI document. Imports nothing of the gateway.
 
 ``tests/client.py`` calls ``check_response`` for every response of the suite, so a member, a status or a media
 type that the document does not know fails the test that met it.
@@ -15,12 +15,12 @@ from typing import Any
 from jsonschema import Draft202012Validator, FormatChecker
 
 PROBLEM = "application/problem+json"
-XML_ROUTES = "/s3/objects/"  # whose clients take them for a bucket's
+XML_ROUTES = "/s3/objects/"  # for clients of S3
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
 class Checker:
-    """One document, its validators compiled once."""
+    """The validators of one document, compiled once."""
 
     def __init__(self, document: dict[str, Any]):
         self._components = document["components"]
@@ -31,7 +31,7 @@ class Checker:
                 for odd, piece in enumerate(_PLACE.split(path))
             )
             self._routes.append((path.count("{"), re.compile(pattern + r"\Z", re.DOTALL), operations))
-        self._routes.sort(key=lambda route: route[0])  # a literal path before one with places
+        self._routes.sort(key=lambda route: route[0])  # a literal path before one with parameters
         self._problem = self._validator({"$ref": "#/components/schemas/Problem"})
 
     def _validator(self, schema: dict[str, Any]) -> Draft202012Validator:
@@ -80,11 +80,11 @@ class Checker:
         assert media_type in content or "*/*" in content, f"{where}: {media_type} instead of {list(content)}"
         schema = content.get(media_type, {}).get("schema")
         if schema and media_type == "application/json":
-            self._hold(where, self._validator(schema), body)
+            self._validate(where, self._validator(schema), body)
 
     def _check_problem(self, where: str, method: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         if method != "HEAD":
-            self._hold(where, self._problem, body)
+            self._validate(where, self._problem, body)
             document = json.loads(body)
             assert document["status"] == status, where
             assert document["request_id"] == headers["X-Request-ID"], where
@@ -97,7 +97,7 @@ class Checker:
             assert status != code or headers.get(header), f"{where}: no {header}"
 
     @staticmethod
-    def _hold(where: str, validator: Draft202012Validator, body: bytes) -> None:
+    def _validate(where: str, validator: Draft202012Validator, body: bytes) -> None:
         faults = sorted(validator.iter_errors(json.loads(body)), key=lambda fault: len(fault.path), reverse=True)
         assert not faults, f"{where}: {list(faults[0].path)}: {faults[0].message[:500]}"
 
@@ -108,7 +108,7 @@ def _compiled(checker: Checker, schema: str) -> Draft202012Validator:
 
 
 def _segment(name: str, path: str, operations: Mapping[str, Any]) -> str:
-    """A place in a path; only the last may hold slashes, and an id fits only what looks like one."""
+    """The pattern of a path parameter. Only the last may contain slashes."""
     schemas = [
         parameter["schema"]
         for operation in operations.values()
@@ -136,8 +136,8 @@ def check_response(
     headers: Mapping[str, str],
     body: bytes,
 ) -> None:
-    """AssertionError unless the response is one that the document promises. ``path`` is decoded and has no query;
-    ``headers`` must not mind the case of names."""
+    """Raise AssertionError if the document does not describe the response. ``path`` is decoded and has no query; ``headers``
+    ignore the case of names."""
     known = _checkers.get(id(document))
     if known is None:
         content = json.dumps([document["components"], document["paths"]])

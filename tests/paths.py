@@ -1,4 +1,4 @@
-"""The checkout."""
+"""Paths of the checkout."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A client of the bucket: sends what the gateway signed, as a browser would, and nothing that it did not say."""
+"""A client of the bucket: sends signed requests as a browser does."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from storage_backends.base import PresignedPost
 
 
 def send(url: str, body: bytes, headers: Mapping[str, str] | None = None, *, method: str = "PUT") -> requests.Response:
-    """One request to the bucket. ``Content-Length`` is set from the body, as every client does."""
+    """One request to the bucket, with the body's ``Content-Length``."""
     with requests.Session() as session:
         session.trust_env = False
         return session.request(method, url, data=body, headers=dict(headers or {}), timeout=60)
 
 
 def put(url: str, body: bytes, headers: Mapping[str, str] | None = None) -> str:
-    """A PUT that the bucket must take; the ETag as it stands in the header."""
+    """A PUT that the bucket must accept; the ETag header."""
     answer = send(url, body, headers)
     assert answer.status_code == 200, answer.text
     return answer.headers["ETag"]

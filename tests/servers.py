@@ -1,4 +1,4 @@
-"""Real S3 servers for tests, each started on free loopback ports over a directory of the caller's."""
+"""Real S3 servers for tests, on free loopback ports, with their data in a given directory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class S3Server:
         )
 
     def stop(self) -> None:
-        """At once: SeaweedFS takes up to ten seconds to end in order, and nothing of it is kept."""
+        """Kill the server: SeaweedFS takes up to ten seconds to end by itself, and its data is not kept."""
         if self.weed is not None:
             self.weed.kill()  # and its sockets go
         elif self.process is not None:
@@ -56,7 +56,7 @@ class S3Server:
 
 @contextlib.contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    """A disk of its own, such as ``64m``; the test is skipped where this process may not mount one."""
+    """A file system of this size, such as ``64m``. The test is skipped if this process may not mount one."""
     directory.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(directory)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
@@ -72,7 +72,7 @@ def minio_binary() -> str | None:
 
 
 def start_weed(directory: Path) -> S3Server:
-    """SeaweedFS as ``make run`` starts it, with one bucket; raises EmbeddedError where it does not come up."""
+    """SeaweedFS as ``make run`` starts it, with one bucket. Raises EmbeddedError if it does not start."""
     server = seaweedfs.start(directory)
     found = S3Server(server.endpoint, server.access_key, server.secret_key, BUCKET, server.child.process, server)
     store: Any = open_store(found.settings())
@@ -81,7 +81,7 @@ def start_weed(directory: Path) -> S3Server:
 
 
 def start_minio(directory: Path) -> S3Server:
-    """MinIO, without a bucket; raises RuntimeError where the binary is missing or does not come up."""
+    """MinIO without a bucket. Raises RuntimeError if the binary is missing or does not start."""
     binary = minio_binary()
     if binary is None:
         raise RuntimeError("no minio binary on PATH")
@@ -114,7 +114,7 @@ def start_minio(directory: Path) -> S3Server:
 
 @contextlib.contextmanager
 def nginx(directory: Path, upstream: int) -> Iterator[int]:
-    """nginx with the project's configuration, before the upstream's port; its own port. FileNotFoundError where there is none."""
+    """The port of an nginx with the project's configuration before ``upstream``. Raises FileNotFoundError without nginx."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         raise FileNotFoundError("the proxy's configuration needs nginx to be tried (Debian: apt install nginx-light)")

@@ -1,4 +1,4 @@
-"""The proxy that misbehaves does so at exactly the byte it was told."""
+"""The fault proxy acts at exactly the given byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import free_port
 
 
 class Far:
-    """A server that keeps what one connection after the other brings, and says b"done" at the end of each."""
+    """A server that records what each connection sends, and answers b"done" at its end."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ def near(proxy: FaultProxy) -> socket.socket:
 DATA = bytes(range(256)) * 4096  # 1 MiB
 
 
-def test_passes_everything_on(proxy: FaultProxy, far: Far) -> None:
+def test_bytes_are_passed_on(proxy: FaultProxy, far: Far) -> None:
     with near(proxy) as sock:
         sock.sendall(DATA)
         sock.shutdown(socket.SHUT_WR)
@@ -80,7 +80,7 @@ def test_passes_everything_on(proxy: FaultProxy, far: Far) -> None:
 
 
 @pytest.mark.parametrize("action", ["cut", "reset"])
-def test_ends_a_connection_at_a_byte_and_lets_the_next_pass(action: str, proxy: FaultProxy, far: Far) -> None:
+def test_a_connection_ends_at_a_byte_and_the_next_passes(action: str, proxy: FaultProxy, far: Far) -> None:
     proxy.arm(Fault(action, after=300_001))  # type: ignore[arg-type]
     with near(proxy) as sock:
         try:
@@ -114,7 +114,7 @@ def test_stalls_until_healed(proxy: FaultProxy, far: Far) -> None:
     assert far.received == [DATA[:200_000]]
 
 
-def test_counts_the_answers_where_it_is_told_to(proxy: FaultProxy, far: Far) -> None:
+def test_a_fault_can_count_the_bytes_of_answers(proxy: FaultProxy, far: Far) -> None:
     proxy.arm(Fault("cut", after=2, direction="down"))
     with near(proxy) as sock:
         sock.sendall(DATA)
@@ -124,8 +124,8 @@ def test_counts_the_answers_where_it_is_told_to(proxy: FaultProxy, far: Far) -> 
     assert far.received == [DATA]
 
 
-def test_an_answer_that_came_before_the_connection_broke_is_passed_on() -> None:
-    """A server that refuses a body closes with most of it unread, and by that breaks the connection."""
+def test_an_answer_before_the_connection_broke_is_passed_on() -> None:
+    """A server that rejects a body closes with most of it unread, which resets the connection."""
 
     def refuse(listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -144,7 +144,7 @@ def test_an_answer_that_came_before_the_connection_broke_is_passed_on() -> None:
             refusing.join()
 
 
-def test_nobody_behind_it_is_a_refusal() -> None:
+def test_without_a_server_connections_are_refused() -> None:
     def ask(proxy: FaultProxy) -> bytes:
         with near(proxy) as sock:
             return sock.recv(1)

@@ -1,4 +1,4 @@
-"""Metrics of several processes of one machine, counted together."""
+"""Metrics of several processes, added up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def counted(process: subprocess.Popen[bytes]) -> float:
     raise AssertionError("it counted nothing")
 
 
-def test_processes_count_together_and_a_new_run_begins_anew(tmp_path: Path) -> None:
+def test_processes_count_together_and_a_new_run_starts_at_zero(tmp_path: Path) -> None:
     first = start(tmp_path)
     assert counted(first) == 1
     second = start(tmp_path)

@@ -163,14 +163,14 @@ def serving(tmp_path: Path, **limits: float) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One with short limits, for the tests that leave it as they found it."""
+    """A server with short limits, for tests that do not change it."""
     limits = {"HEAD_SECONDS": 2, "BODY_SILENCE": 2, "BODY_WINDOW": 2, "SEND_WINDOW": 2, "LINGER_SECONDS": 0.2}
     with serving(tmp_path_factory.mktemp("server"), **limits) as running:
         yield running
 
 
 def everything(client: socket.socket) -> bytes:
-    """What comes until the server closes; a reset is an end too."""
+    """All bytes until the server closes or resets the connection."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while data := client.recv(65536):
@@ -179,7 +179,7 @@ def everything(client: socket.socket) -> bytes:
 
 
 def one_problem(received: bytes, *statuses: int) -> dict[str, object]:
-    """The single answer in ``received``, checked to be problem+json with its request id in the header too."""
+    """The single answer in ``received``, which must be problem+json with its request id in the header."""
     head, _, body = received.partition(b"\r\n\r\n")
     assert received.count(b"HTTP/1.1 ") == 1, received
     document = json.loads(body)
@@ -193,7 +193,7 @@ def one_problem(received: bytes, *statuses: int) -> dict[str, object]:
     return document
 
 
-def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_turn(server: Running) -> None:
+def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
     request = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
     with server.connect(request + request) as client:
         received = b""
@@ -222,7 +222,7 @@ def test_an_unread_body_does_not_hide_the_answer_from_the_client(server: Running
     connection.close()
 
 
-def test_T133_bodies_that_nobody_reads_hold_no_thread(server: Running) -> None:
+def test_T133_unread_bodies_hold_no_thread(server: Running) -> None:
     unsent = b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
     clients = [server.connect(unsent) for _ in range(40)]
     assert server.ask(timeout=5)[0] == 200
@@ -233,7 +233,7 @@ def test_T133_bodies_that_nobody_reads_hold_no_thread(server: Running) -> None:
             assert b"Connection: close" in received
 
 
-def test_an_unread_body_that_has_come_does_not_end_the_connection(server: Running) -> None:
+def test_an_unread_body_that_has_arrived_does_not_end_the_connection(server: Running) -> None:
     refused = b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
     with server.connect(refused + b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as client:
         received = everything(client)
@@ -300,7 +300,7 @@ def test_T110_a_reader_that_goes_on_reading_is_not_closed(server: Running) -> No
             time.sleep(0.1)
 
 
-def test_T133_responses_that_nobody_takes_are_bounded_in_memory(tmp_path: Path) -> None:
+def test_T133_unread_responses_are_bounded_in_memory(tmp_path: Path) -> None:
     with serving(tmp_path, UNSENT_BYTES=40_000_000) as running:
         clients = [running.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(6)]
         hang_up = select.poll()
@@ -312,7 +312,7 @@ def test_T133_responses_that_nobody_takes_are_bounded_in_memory(tmp_path: Path) 
             client.close()
 
 
-def test_T55_T110_stalled_bodies_are_closed_and_their_bytes_kept(server: Running) -> None:
+def test_T55_T110_connections_with_stalled_bodies_are_closed_and_their_bytes_kept(server: Running) -> None:
     before = len(server.record.read_text().splitlines())
     stalled = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(1500)
     clients = [server.connect(stalled) for _ in range(20)]
@@ -402,7 +402,7 @@ def test_T17_a_bad_chunk_ends_the_connection(server: Running) -> None:
         pytest.param(POST + b"Transfer-Encoding: magic\r\n\r\n", 501, "not_implemented", id="coding"),
     ],
 )
-def test_what_the_server_refuses_itself_is_a_problem(
+def test_errors_of_the_server_itself_are_problem_documents(
     server: Running, request_bytes: bytes, status: int, code: str
 ) -> None:
     with server.connect(request_bytes) as client:
@@ -438,7 +438,7 @@ def test_no_stray_configuration_and_no_control_socket(server: Running) -> None:
 
 @pytest.mark.parametrize("kind", ["length", "chunked"])
 def test_T34_a_stream_broken_midway_is_never_a_clean_short_answer(server: Running, kind: str) -> None:
-    """Whoever streams an object, or a ZIP of unknown length, learns from the connection that it is not whole."""
+    """The connection tells the reader of an object, or of a ZIP of unknown length, that it is incomplete."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("GET", f"/broken?kind={kind}")
     answer = connection.getresponse()
@@ -465,7 +465,7 @@ def test_T109_sigterm_finishes_the_request_in_flight_and_takes_no_new_one(tmp_pa
             assert running.process.wait(15) == 0, "idle connections held it up"
 
 
-def test_T109_who_waits_for_a_place_is_refused_when_the_server_stops(tmp_path: Path) -> None:
+def test_T109_waiting_requests_get_503_when_the_server_stops(tmp_path: Path) -> None:
     with serving(tmp_path) as running:
         clients = [running.connect(b"GET /place?seconds=6 HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
         while running.record.read_text() != "slow\n" * 2:  # half of the places, since all are nobody's

@@ -51,7 +51,7 @@ def offset(client: GatewayClient, where: str) -> int:
 
 
 def upload(client: GatewayClient, data: bytes, *, chunk: int | None = None, **options: Any) -> Answer:
-    """All of it; the answer to the last PATCH."""
+    """A whole upload; the answer to the last PATCH."""
     where = path(begin(client, len(data), **options))
     answer = client.head(where, headers=TUS)
     for start in range(0, len(data), chunk or max(1, len(data))):
@@ -63,5 +63,5 @@ def upload(client: GatewayClient, data: bytes, *, chunk: int | None = None, **op
 
 
 def random_bytes(size: int) -> bytes:
-    """Bytes of no type that libmagic knows."""
+    """Random bytes whose type libmagic does not know."""
     return b"\x93\x01\x02" + os.urandom(size - 3) if size > 3 else b"\x93" * size

@@ -1,4 +1,4 @@
-"""When the bucket or the database is given up, and how many threads may wait for it."""
+"""When calls to the bucket or the database fail at once, and how many threads may wait for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_after_one_silence_one_call_in_a_while_tries_until_one_is_answered(clock: list[float]) -> None:
+def test_after_a_timeout_single_calls_probe_until_one_is_answered(clock: list[float]) -> None:
     line = CircuitBreaker()
     line.no_answer(line.before_call())
     for _ in range(3):
@@ -31,7 +31,7 @@ def test_after_one_silence_one_call_in_a_while_tries_until_one_is_answered(clock
     line.before_call()
 
 
-def test_a_silence_of_long_ago_is_forgotten(clock: list[float]) -> None:
+def test_an_old_timeout_is_forgotten(clock: list[float]) -> None:
     line = CircuitBreaker()
     line.no_answer(line.before_call())
     clock[0] += 2 * breaker.OPEN_SECONDS
@@ -39,7 +39,7 @@ def test_a_silence_of_long_ago_is_forgotten(clock: list[float]) -> None:
     line.before_call()
 
 
-def test_one_silence_among_answers_is_no_outage(clock: list[float]) -> None:
+def test_one_timeout_among_answers_is_no_outage(clock: list[float]) -> None:
     line = CircuitBreaker()
     began = line.before_call()
     clock[0] += 1
@@ -49,7 +49,7 @@ def test_one_silence_among_answers_is_no_outage(clock: list[float]) -> None:
     line.before_call()
 
 
-def test_a_request_waits_in_vain_once(clock: list[float]) -> None:
+def test_a_request_times_out_once(clock: list[float]) -> None:
     line, other = CircuitBreaker(), CircuitBreaker()
 
     def request() -> None:
@@ -68,7 +68,7 @@ def test_a_request_waits_in_vain_once(clock: list[float]) -> None:
         thread.submit(request).result(60)
 
 
-def test_who_finds_no_place_waits_while_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_waits_for_a_slot_while_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "STALLED_SECONDS", 60.0)
     bulkhead, done = Bulkhead(2), []
 
@@ -81,7 +81,7 @@ def test_who_finds_no_place_waits_while_others_end(monkeypatch: pytest.MonkeyPat
     assert sorted(done) == list(range(50))
 
 
-def test_nobody_waits_for_a_place_where_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_call_waits_for_a_slot_while_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "STALLED_SECONDS", 0.1)
     bulkhead = Bulkhead(1)
     with bulkhead.slot():
@@ -91,7 +91,7 @@ def test_nobody_waits_for_a_place_where_nothing_moves(monkeypatch: pytest.Monkey
         pass
 
 
-def test_where_bytes_move_a_place_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_wait_for_a_slot_while_bytes_move(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "STALLED_SECONDS", 0.2)
     bulkhead, found = Bulkhead(1), threading.Event()
 

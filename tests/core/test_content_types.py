@@ -126,7 +126,7 @@ def test_T32_what_may_be_shown_inline() -> None:
         ("odt", "application/xhtml+xml"),
     ],
 )
-def test_T9_content_that_deceives_is_refused(extension: str, detected: str) -> None:
+def test_T9_deceptive_content_is_rejected(extension: str, detected: str) -> None:
     with pytest.raises(TypeMismatch):
         resolve(extension, detected)
 
@@ -150,7 +150,7 @@ def test_T9_content_that_deceives_is_refused(extension: str, detected: str) -> N
         ("svg", "text/xml", "text/xml"),
     ],
 )
-def test_T9_any_other_disagreement_is_stored_as_detected(extension: str, detected: str, stored: str) -> None:
+def test_T9_other_mismatches_are_stored_as_detected(extension: str, detected: str, stored: str) -> None:
     assert resolve(extension, detected) == stored
 
 
@@ -175,11 +175,11 @@ def test_T9_any_other_disagreement_is_stored_as_detected(extension: str, detecte
         ("ts", "text/plain", "text/plain"),
     ],
 )
-def test_the_extension_tells_what_bytes_can_not(extension: str, detected: str, stored: str) -> None:
+def test_the_extension_decides_where_bytes_can_not(extension: str, detected: str, stored: str) -> None:
     assert resolve(extension, detected) == stored
 
 
-def test_T11_an_empty_file_is_what_its_extension_says() -> None:
+def test_T11_an_empty_file_has_the_type_of_its_extension() -> None:
     assert resolve("pdf", "inode/x-empty", empty=True) == "application/pdf"
     assert resolve("txt", "application/x-empty") == "text/plain"
     assert resolve("", "inode/x-empty", empty=True) == "application/octet-stream"
@@ -193,7 +193,7 @@ def allows(rules: Rules, extension: str, mime: str) -> bool:
     return True
 
 
-def test_T10_an_allow_list_judges_extension_and_type() -> None:
+def test_T10_an_allow_list_applies_to_extension_and_type() -> None:
     rules = Rules(allowed=("pdf", ".TXT", "image/*", "text/csv"))
     assert allows(rules, "pdf", "application/pdf")
     assert allows(rules, "png", "image/png")
@@ -207,7 +207,7 @@ def test_T10_an_allow_list_judges_extension_and_type() -> None:
     assert not allows(rules, "nosuch", "image/png")
 
 
-def test_T10_a_deny_list_judges_extension_and_type() -> None:
+def test_T10_a_deny_list_applies_to_extension_and_type() -> None:
     rules = Rules(denied=("exe", "video/*", "text/html", "bat", "zip"))
     assert allows(rules, "pdf", "application/pdf")
     assert not allows(rules, "exe", "text/plain")
@@ -228,7 +228,7 @@ def test_T10_deny_wins_over_allow_and_an_empty_list_allows() -> None:
     assert allows(Rules(("*/*",)), "exe", EXE)
 
 
-def test_T10_the_verdict_before_the_bytes() -> None:
+def test_T10_rules_before_the_first_byte() -> None:
     rules = Rules(allowed=("pdf", "image/*"), denied=("image/gif",))
     rules.check_name("pdf")
     rules.check_name("pdf", "application/octet-stream")

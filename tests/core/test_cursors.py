@@ -1,4 +1,4 @@
-"""What was signed comes back unchanged, and nothing else is accepted."""
+"""Signed cursors round-trip, and nothing else is accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = st.lists(
 
 
 @given(VALUES, st.text(max_size=50))
-def test_T84_a_cursor_comes_back_as_it_went(values: list[str | int | float | None], scope: str) -> None:
+def test_T84_a_cursor_round_trips(values: list[str | int | float | None], scope: str) -> None:
     text = Cursors(SECRET).sign(values, scope=scope)
     assert re.fullmatch(r"[A-Za-z0-9_-]+", text)
     assert Cursors(SECRET).open(text, scope=scope) == values

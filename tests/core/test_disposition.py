@@ -34,7 +34,7 @@ def test_T23_the_plain_name(name: str, plain: str) -> None:
 
 
 @given(st.text(st.characters(codec=None)))
-def test_T22_T23_any_name_makes_a_plain_ascii_header(name: str) -> None:
+def test_T22_T23_any_name_gives_an_ascii_header(name: str) -> None:
     header = content_disposition("attachment", name)
     assert header.isascii() and header.isprintable()
     found = SHAPE.fullmatch(header)

@@ -34,7 +34,7 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=400)
         ("%2e%2e%2fa", "%2e%2e%2fa"),  # decoding is done once, elsewhere
     ],
 )
-def test_T21_T25_what_is_kept_and_what_is_cleaned(raw: str, clean: str) -> None:
+def test_T21_T25_names_are_cleaned(raw: str, clean: str) -> None:
     assert clean_name(raw) == clean
 
 
@@ -56,13 +56,13 @@ def test_T21_T25_what_is_kept_and_what_is_cleaned(raw: str, clean: str) -> None:
         "a" * 5000,
     ],
 )
-def test_T21_T22_what_is_no_name(raw: str) -> None:
+def test_T21_T22_invalid_names(raw: str) -> None:
     with pytest.raises(InvalidName):
         clean_name(raw)
 
 
 @given(ANY_TEXT)
-def test_T21_T22_whatever_passes_obeys_every_rule(raw: str) -> None:
+def test_T21_T22_every_accepted_name_obeys_every_rule(raw: str) -> None:
     try:
         name = clean_name(raw)
     except InvalidName:
@@ -105,7 +105,7 @@ def test_T21_the_cut_ends_at_a_character() -> None:
         ("a.jpg\u2024exe", "exe"),
     ],
 )
-def test_T10_the_extension_that_rules_see(name: str, expected: str) -> None:
+def test_T10_the_extension_that_rules_apply_to(name: str, expected: str) -> None:
     assert extension(name) == expected
 
 
@@ -128,7 +128,7 @@ def test_numbering_keeps_a_clean_name_clean(raw: str, n: int) -> None:
     assert clean_name(numbered(name, n)) == numbered(name, n)
 
 
-def test_names_that_count_as_the_same() -> None:
+def test_names_that_are_equal() -> None:
     assert name_key("STRASSE") == name_key("straße")
     assert name_key("caf\u00e9") == name_key("CAFE\u0301")
     assert name_key("ﬁle") == name_key("FILE")

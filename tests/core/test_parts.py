@@ -13,7 +13,7 @@ LARGEST = 10_000 * 5 * GIB  # 48.8 TiB
 
 
 @given(st.integers(0, LARGEST))
-def test_T43_parts_hold_the_file_within_the_limits(size: int) -> None:
+def test_T43_parts_cover_the_file_within_the_limits(size: int) -> None:
     made = plan(size)
     assert 1 <= made.part_count <= 10_000
     assert 8 * MIB <= made.part_size <= 5 * GIB
@@ -39,7 +39,7 @@ def test_T43_plans_at_the_edges() -> None:
 
 
 @given(st.sets(st.integers(-2, 40)), st.integers(0, 30))
-def test_missing_parts_are_the_others(received: set[int], part_count: int) -> None:
+def test_missing_parts(received: set[int], part_count: int) -> None:
     gaps = missing(received, part_count)
     listed = [number for first, last in gaps for number in range(first, last + 1)]
     assert listed == [number for number in range(1, part_count + 1) if number not in received]

@@ -99,11 +99,11 @@ def test_trees_are_printed_in_one_form(text: str, printed: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "   ", "- - -", "\0", '""', '"', "OR", "OR OR", "-", "--", "\ud800", '-""'])
-def test_T81_what_names_nothing_finds_everything(text: str) -> None:
+def test_T81_an_empty_query_matches_everything(text: str) -> None:
     assert parse(text).groups == ()
 
 
-def test_T81_length_and_terms_are_capped() -> None:
+def test_T81_length_and_terms_are_limited() -> None:
     assert len(parse(" ".join(f"w{n}" for n in range(20_000))).groups) == MAX_TERMS
     assert len(parse("x" * 100_000).terms[0].text) < 2_000
     assert len(parse(" OR ".join(["a"] * 20_000)).groups[0]) == MAX_TERMS
@@ -160,7 +160,7 @@ def test_one_leaf(text: str, leaf: Leaf) -> None:
     assert parse(text).groups == ((leaf,),)
 
 
-def test_groups_are_joined_by_or_which_binds_tighter_than_and() -> None:
+def test_or_binds_tighter_than_and() -> None:
     tree = parse("type:image cat OR -dog OR bird fish")
     assert tree.groups == (
         (TypeIs("image"),),
@@ -171,14 +171,14 @@ def test_groups_are_joined_by_or_which_binds_tighter_than_and() -> None:
     assert parse("cat or dog").groups == ((Term("cat"),), (Term("or"),), (Term("dog"),))
 
 
-def test_the_trash_is_asked_for_by_is_deleted_alone() -> None:
+def test_only_is_deleted_searches_the_trash() -> None:
     assert parse("IS:deleted cat").deleted and parse("IS:deleted cat").groups == ((Term("cat"),),)
     assert not parse("-is:deleted").deleted
     assert not parse('"is:deleted"').deleted
     assert not parse("deleted").deleted
 
 
-def test_what_names_are_searched_for_and_marked_by() -> None:
+def test_terms_that_names_are_searched_and_highlighted_by() -> None:
     assert [term.text for term in parse("cat -dog content:x name:y tag:z").terms] == ["cat", "y"]
 
 

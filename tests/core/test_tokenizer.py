@@ -110,7 +110,7 @@ def test_a_text_as_a_vector_has_words_tokens_and_places() -> None:
     assert distinct == ["plan", "report2026", "report", "2026", "新宿", "宿"]
 
 
-def test_T83_of_many_words_so_many_are_indexed_as_fit() -> None:
+def test_T83_as_many_words_are_indexed_as_fit() -> None:
     vector, distinct = text_vector(" ".join(f"word{n:x}word" for n in range(250_000)))
     assert 10_000 < len(distinct) < 100_000 and len(vector.encode()) < 3 * MAX_LEXEME_BYTES
     vector, _ = text_vector("same " * 100_000)

@@ -51,7 +51,7 @@ PATIENCE = 60.0  # seconds until a file must be ready; usually one to four
 
 
 def needs(program: str) -> str:
-    """Where the program is; without it the test is skipped, or fails where nothing may be missing."""
+    """The path of a program. Without it the test is skipped, or fails if GATEWAY_TESTS_STRICT is set."""
     found = shutil.which(program)
     if found is None:
         reason = f"{program.upper()} IS MISSING, tests of clients do not run: apt install {PACKAGES[program]}"
@@ -66,7 +66,7 @@ def needs(program: str) -> str:
 
 @dataclass
 class Live:
-    """A gateway at ``url`` on a bucket of one kind, and what a test looks into it with."""
+    """A gateway at ``url``, with access to its bucket and database."""
 
     server: str
     url: str
@@ -77,7 +77,7 @@ class Live:
     store: Any
 
     def owner(self) -> Owner:
-        """Somebody new, with a key and, for browsers, an upload token."""
+        """A new owner with a key and, for browsers, an upload token."""
         name = f"e2e-{uuid4().hex[:12]}"
         key = self.admin.post("/api/admin/keys", json={"owner_id": name}).json["key"]
         client = self.admin.as_(key)
@@ -98,7 +98,7 @@ class Owner:
     token: str
 
     def ready(self, *paths: Path) -> list[dict[str, Any]]:
-        """Wait until exactly these files are ready, compare every byte with the bucket's, and see that nothing is left."""
+        """Wait until exactly these files are ready, compare their bytes with the bucket, and check for leftovers."""
         deadline = time.monotonic() + PATIENCE
         while True:
             files = self.client.get("/api/files?sort=original_name").json["items"]
@@ -117,7 +117,7 @@ class Owner:
         return list(files)
 
     def nothing_left(self, *, files: int = 0) -> None:
-        """No object beside those of files, no parts, no quota held. The last steps may be a moment behind the answer."""
+        """No object without a file, no parts, no reserved quota. The last steps may follow the answer by a moment."""
         nothing: tuple[int, list[str], list[str], list[int]] = (files, [], [], [])
         deadline = time.monotonic() + 10
         while (left := self._left()) != nothing and time.monotonic() < deadline:
@@ -232,7 +232,7 @@ def gateway(
     s3_server: S3Server,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
-    """For resumable uploads: it may be killed, and its network may misbehave."""
+    """A gateway for resumable uploads that tests may kill and whose network may fail."""
     from tests.e2e.gateway import running
 
     with running(tmp_path_factory.mktemp("gateway"), postgres_server.admin_url, TEMPLATE, s3_server) as started:
@@ -266,7 +266,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def bundled(live: Live, bundle: Callable[[int], bytes]) -> Callable[[int], None]:
-    """Puts the bundle of a version on the page's origin."""
+    """Publishes the bundle of a version on the page's origin."""
 
     def serve(version: int) -> None:
         module = live.site / "bundle" / f"{version}.js"
@@ -278,7 +278,7 @@ def bundled(live: Live, bundle: Callable[[int], bytes]) -> Callable[[int], None]
 
 @pytest.fixture(scope="session")
 def bundle() -> Callable[[int], bytes]:
-    """The unmodified plugin of a version, with all it imports, as one module."""
+    """The unmodified plugin of a version with all its imports as one module."""
 
     def build(folder: Path) -> None:
         (folder / "entry.js").write_text(
@@ -295,7 +295,7 @@ def bundle() -> Callable[[int], bytes]:
 
 
 def packages(source: Path, name: str, build: Callable[[Path], None] | None = None) -> Path:
-    """The npm packages that ``source`` locks, installed under .venv once for each lock file; their folder."""
+    """The folder of the npm packages that ``source`` locks, installed under .venv once per lock file."""
     npm = needs("npm")
     files = [source / name for name in ("package.json", "package-lock.json", ".npmrc")]
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
@@ -337,7 +337,7 @@ def browser() -> Iterator[Any]:
 
 
 def _tell(request: Any) -> None:
-    """Shown by pytest where the test fails."""
+    """Shown by pytest if the test fails."""
     print(request.failure, request.method, request.url.partition("?")[0])
 
 
@@ -353,7 +353,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 def made(directory: Path, name: str, size: int) -> Path:
-    """Text, so that no kind of file is seen in it by chance, and no two parts alike."""
+    """Text, so that no other type is detected by chance; no two parts are equal."""
     path = directory / name
     path.write_bytes((os.urandom(size // 2 + 1).hex().encode() + b"\n")[:size])
     return path

@@ -36,7 +36,7 @@ BUCKET = "tus-uploads"
 
 @dataclass
 class Gateway(Live):
-    """``url`` is the gateway itself; clients use ``front.url``, which is also what it gives out."""
+    """``url`` is the gateway itself; clients use ``front.url``, which is also its public address."""
 
     front: FaultProxy
     back: FaultProxy
@@ -50,7 +50,7 @@ class Gateway(Live):
         return f"{self.front.url}/api/tus"
 
     def start(self, name: str = "serve", **environ: str) -> subprocess.Popen[bytes]:
-        """One of the gateway's commands in a process group of its own, logging to ``NAME.log``."""
+        """Start a command of the gateway in its own process group, logging to ``NAME.log``."""
         with (self.directory / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, str(ROOT / "app.py"), name],
@@ -73,14 +73,14 @@ class Gateway(Live):
         self.process.wait(10)
 
     def empty(self) -> None:
-        """Nothing in the bucket any more, whatever the database says."""
+        """Empty the bucket, whatever the database says."""
         for info in list(self.store.list_objects("")):
             self.store.delete(info.key)
         for ref in list(self.store.list_multiparts("")):
             self.store.abort_multipart(ref)
 
     def janitor(self) -> None:
-        """One run, as a command would make it."""
+        """One run of the janitor, as the command does it."""
         values: dict[str, Any] = {name.lower(): value for name, value in self.environ.items()}
         services = wire(Settings(_env_file=None, **{**values, "s3_endpoint": self.direct_s3}))
         try:
@@ -144,7 +144,7 @@ def running(directory: Path, admin_url: str, template: str, server: S3Server) ->
 
 
 def all_written(owner: Owner) -> None:
-    """Wait until no request writes an upload of theirs: one that was cut may still have bytes to store."""
+    """Wait until no request writes to an upload of the owner: one that was cut may still store bytes."""
     deadline = time.monotonic() + 60
     while owner.live.sql(
         "select from resumable_uploads join uploads on id = upload_id where owner_id = %s and leased_until > now()",
@@ -155,7 +155,7 @@ def all_written(owner: Owner) -> None:
 
 
 def expire(owner: Owner) -> None:
-    """Their unfinished uploads' time is over."""
+    """Expire the owner's unfinished uploads."""
     all_written(owner)
     owner.live.sql(
         "update uploads set expires_at = now() - interval '1 minute' where owner_id = %s and status <> 'done' returning id",

@@ -142,7 +142,7 @@ def film(tmp_path: Path, client: Client) -> Path:
 
 
 class Held:
-    """Requests that match are kept waiting, from the first on, until they are let go."""
+    """Matching requests wait, from the first on, until they are released."""
 
     def __init__(self, page: Any, pattern: str):
         self.page, self.pattern = page, re.compile(pattern)
@@ -160,7 +160,7 @@ class Held:
         raise AssertionError(f"no request for {self.pattern.pattern}")
 
     def let_go(self, error: str) -> None:
-        """End those that wait with this error, unless the page has ended them itself; later ones pass."""
+        """End waiting requests with this error, unless the page has ended them; later ones pass."""
         for route in self.routes:
             with contextlib.suppress(Error):
                 route.abort(error)
@@ -193,7 +193,7 @@ def test_multipart_with_a_japanese_name(client: Client, owner: Owner, tmp_path: 
 
 
 def test_T135_six_files_at_once_within_a_quota(client: Client, owner: Owner, tmp_path: Path) -> None:
-    """Room for these six and little more, though version 6 tells no size: what is held follows what has come."""
+    """The quota is little more than these six. Version 6 declares no size: the reservation grows with the bytes."""
     sizes = [2 * client.part_size + MIB, 2 * client.part_size + MIB, 1000, 2000, MIB, 0]
     paths = [made(tmp_path, f"file {number}.txt", size) for number, size in enumerate(sizes)]
     owner.live.sql(
@@ -283,7 +283,7 @@ def test_T44_the_answer_to_complete_is_lost(client: Client, owner: Owner, page: 
 
 
 def goes_on(client: Client, page: Any) -> None:
-    """By itself or, where the client gave up, when its user asks for it."""
+    """By itself or, if the client gave up, when its user retries."""
     for _ in range(200):
         page.wait_for_timeout(100)
         if client.state() == "failed":
@@ -294,7 +294,7 @@ def goes_on(client: Client, page: Any) -> None:
 
 
 def parts_sent(page: Any) -> list[str]:
-    """The numbers of the parts whose PUT the bucket accepts, as they are answered."""
+    """The numbers of the parts whose PUT the bucket accepted, in order of the answers."""
     sent: list[str] = []
 
     def note(response: Any) -> None:
@@ -307,7 +307,7 @@ def parts_sent(page: Any) -> list[str]:
 
 
 def first_part_is_there(page: Any, sent: list[str]) -> None:
-    """Version 5 sends two parts at once: let the other arrive before something happens to it."""
+    """Version 5 sends two parts at once: wait for the other before the fault."""
     for _ in range(300):
         if "1" in sent:
             return

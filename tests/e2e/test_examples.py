@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 EXAMPLES = ROOT / "examples"
 
 
-def test_each_is_short() -> None:
+def test_examples_are_short() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
         "plain.html",
         "uppy.html",
@@ -52,7 +52,7 @@ def test_the_uppy_page(owner: Owner, page: Any, bundled: Callable[[int], None], 
     assert all(file["tags"] == ["from the website"] for file in files)
 
 
-def test_the_script_goes_on_after_it_was_killed(owner: Owner, tmp_path: Path) -> None:
+def test_the_script_resumes_after_it_was_killed(owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "film.txt", 20 * MIB)
     environ = {**os.environ, "GATEWAY": owner.live.url, "KEY": owner.key, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(EXAMPLES / "resume.py"), str(path)]

@@ -38,7 +38,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _fresh(gateway: Gateway) -> None:
-    """A network without faults and an empty bucket, whatever the test before left."""
+    """A network without faults and an empty bucket, whatever the previous test left."""
     gateway.front.heal()
     gateway.back.heal()
     gateway.empty()
@@ -53,7 +53,7 @@ def owner(gateway: Gateway) -> Owner:
 
 
 class Job:
-    """What tus-js-client did: its answers in order, and how it ended."""
+    """What tus-js-client did: the answers it got, and how it ended."""
 
     def __init__(self, output: str):
         events = [json.loads(line) for line in output.splitlines()]
@@ -76,7 +76,7 @@ class Job:
 
 @pytest.fixture(scope="session")
 def tus_js() -> Callable[..., Job]:
-    """Runs one job (tests/e2e/tus/client.mjs) in a node process of its own."""
+    """Runs one job (tests/e2e/tus/client.mjs) in its own node process."""
     node, folder = needs("node"), packages(TUS, "tus-js-client")
 
     def run(owner: Owner, path: Path, *, bearer: str | None = None, **job: Any) -> Job:
@@ -145,7 +145,7 @@ def test_js_uploads(way: str, gateway: Gateway, owner: Owner, tus_js: Callable[.
 
 @pytest.mark.parametrize("size", [0, 1, 8 * MIB])
 @pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
-def test_js_sizes_at_the_edges(
+def test_js_sizes_at_part_boundaries(
     size: int, protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
     path = made(tmp_path, "edge.txt", size)
@@ -198,7 +198,7 @@ def test_js_with_an_upload_token(
 @pytest.mark.parametrize(
     ("action", "protocol"), [("cut", "tus-v1"), ("reset", "tus-v1"), ("cut", IETF[0]), ("reset", IETF[1])]
 )
-def test_js_goes_on_after_a_cut(
+def test_js_resumes_after_a_cut(
     action: Any, protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
     path = made(tmp_path, "cut.txt", 9 * MIB + 5)
@@ -216,7 +216,7 @@ def test_js_goes_on_after_a_cut(
     [{"chunkSize": 2 * MIB}, {"parallelUploads": 2}, {"protocol": "ietf-draft-05", "chunkSize": 2 * MIB}],
     ids=["tus", "parallel", "ietf"],
 )
-def test_js_goes_on_in_a_new_process(
+def test_js_resumes_in_a_new_process(
     options: dict[str, Any], owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
     path, storage = made(tmp_path, "later.txt", 9 * MIB + 5), str(tmp_path / "urls.json")
@@ -232,7 +232,7 @@ def test_js_goes_on_in_a_new_process(
     owner.ready(path)
 
 
-def test_js_comes_back_to_a_gateway_that_was_killed(
+def test_js_resumes_after_the_gateway_was_killed(
     gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
     path = made(tmp_path, "killed.txt", 9 * MIB + 5)
@@ -274,7 +274,7 @@ def test_T56_js_terminating_a_finished_upload_keeps_the_file(
 
 
 @pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
-def test_T58_js_begins_anew_where_its_upload_has_expired(
+def test_T58_js_starts_again_if_its_upload_has_expired(
     protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
     path, storage = made(tmp_path, "late.txt", 9 * MIB + 5), str(tmp_path / "urls.json")
@@ -314,7 +314,7 @@ def test_py_uploads(chunk_size: int | None, checksum: bool, gateway: Gateway, ow
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB])
-def test_py_sizes_at_the_edges(size: int, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
+def test_py_sizes_at_part_boundaries(size: int, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "edge.txt", size)
     tuspy(gateway, owner.key).uploader(str(path), metadata={"filename": path.name}).upload()
     owner.ready(path)
@@ -347,7 +347,7 @@ def test_py_with_an_upload_token(place: str, gateway: Gateway, owner: Owner, tmp
     owner.ready(path)
 
 
-def test_py_goes_on_after_a_cut(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
+def test_py_resumes_after_a_cut(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "cut.txt", 9 * MIB + 5)
     gateway.front.arm(Fault("reset", after=4 * MIB + 11))
     uploader = tuspy(gateway, owner.key).uploader(
@@ -358,7 +358,7 @@ def test_py_goes_on_after_a_cut(gateway: Gateway, owner: Owner, tmp_path: Path) 
     owner.ready(path)
 
 
-def test_py_goes_on_with_a_stored_url(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
+def test_py_resumes_with_a_stored_url(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path, storage = made(tmp_path, "later.txt", 9 * MIB + 5), str(tmp_path / "urls.json")
     options: dict[str, Any] = {
         "metadata": {"filename": path.name},
@@ -375,7 +375,7 @@ def test_py_goes_on_with_a_stored_url(gateway: Gateway, owner: Owner, tmp_path: 
     owner.ready(path)
 
 
-def test_T58_py_is_told_that_its_upload_has_expired(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
+def test_T58_py_gets_an_error_for_an_expired_upload(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "late.txt", 3 * MIB)
     client = tuspy(gateway, owner.key)
     uploader = client.uploader(str(path), metadata={"filename": path.name}, chunk_size=MIB)
@@ -410,7 +410,7 @@ def appended(version: int) -> dict[str, str]:
 
 
 def urlsession(version: int, gateway: Gateway, owner: Owner, path: Path, **headers: str) -> Request:
-    """The one POST that URLSession sends for a file: all of it, to be completed at once."""
+    """The single POST that URLSession sends for a whole file."""
     named = {
         "Content-Type": "text/plain",
         "Content-Disposition": f'attachment; filename="{path.name}"',
@@ -424,7 +424,7 @@ def urlsession(version: int, gateway: Gateway, owner: Owner, path: Path, **heade
 
 
 @pytest.mark.parametrize("version", [3, 4, 5, 6, 7, 8, 9])
-def test_ietf_104_comes_before_the_body_and_a_cut_post_is_resumed_from_it(
+def test_ietf_104_comes_before_the_body_and_a_cut_post_is_resumed(
     version: int, gateway: Gateway, owner: Owner, tmp_path: Path
 ) -> None:
     path = made(tmp_path, "session.txt", 7 * MIB + 3)
@@ -466,7 +466,7 @@ def test_ietf_104_comes_before_the_body_and_a_cut_post_is_resumed_from_it(
 
 
 @pytest.mark.parametrize("version", [3, 5, 8])
-def test_ietf_one_post_without_trouble(version: int, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
+def test_ietf_one_post_without_faults(version: int, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "session.txt", 2 * MIB)
     post = urlsession(version, gateway, owner, path)
     assert post.interim().status == 104
@@ -496,10 +496,10 @@ def test_ietf_no_104_to_clients_of_other_versions(version: str, gateway: Gateway
 
 
 @pytest.mark.parametrize("version", [5, 8])
-def test_ietf_104_comes_while_the_body_is_still_going_to_curl(
+def test_ietf_curl_accepts_a_104_while_it_sends_the_body(
     version: int, gateway: Gateway, owner: Owner, tmp_path: Path
 ) -> None:
-    """Another implementation of HTTP agrees that what we write is an interim answer."""
+    """Another HTTP implementation accepts our interim answer."""
     curl = needs("curl")
     path = made(tmp_path, "curl.txt", 1000)
     fields = {
@@ -525,7 +525,7 @@ def test_ietf_104_comes_while_the_body_is_still_going_to_curl(
 
 
 def test_ietf_digests_are_verified(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    """A body's at once; the whole file's at the latest when the worker reads it back, as with every declared SHA-256."""
+    """A body's digest at once; the file's when the worker reads it back, as every declared SHA-256."""
     path = made(tmp_path, "digest.txt", 5000)
     right = base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
     wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
@@ -545,7 +545,7 @@ def test_ietf_digests_are_verified(gateway: Gateway, owner: Owner, tmp_path: Pat
 
 
 def ready_or_rejected(owner: Owner, path: Path) -> None:
-    """One file is right; no other is there unless it says that it was rejected."""
+    """One file has the right bytes; any other is marked as rejected."""
     files = owner.client.get("/api/files").json["items"]
     deadline = time.monotonic() + 30
     while any(file["status"] == "processing" for file in files) and time.monotonic() < deadline:
@@ -557,7 +557,7 @@ def ready_or_rejected(owner: Owner, path: Path) -> None:
 
 
 def settled(head: Callable[[], Answer], seconds: float = 60.0) -> Answer:
-    """HEAD again while the upload is still held by the request that was cut (423, or 409 to drafts)."""
+    """Repeat HEAD while the request that was cut still holds the upload (423, or 409 for drafts)."""
     deadline = time.monotonic() + seconds
     while (answer := head()).status in (409, 423, 503) and time.monotonic() < deadline:
         time.sleep(0.2)

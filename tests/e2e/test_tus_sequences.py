@@ -27,8 +27,8 @@ MANY = int(os.environ.get("TUS_SEQUENCES", "0"))
 COUNT = MANY or 8
 
 
-def test_T101_killed_while_it_makes_the_file(gateway: Gateway) -> None:
-    """To its client the upload is complete. For the time of the claim it is shown as completing; then the worker goes on."""
+def test_T101_killed_while_the_file_is_completed(gateway: Gateway) -> None:
+    """Its client sees a complete upload. It is `completing` until the claim expires; then the worker completes it."""
     one = Run(gateway, gateway.owner())
     one.create(Create(1000))
     [upload] = one.uploads

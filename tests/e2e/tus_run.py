@@ -1,4 +1,4 @@
-"""Random steps as their clients take them, and what must hold after each (tests/e2e/test_tus_sequences.py)."""
+"""Runs random steps as clients do, and checks the invariants after each (tests/e2e/test_tus_sequences.py)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Upload:
 
 @dataclass
 class Run:
-    """One sequence, by an owner of its own."""
+    """One sequence, with its own owner."""
 
     gateway: Gateway
     owner: Owner
@@ -149,7 +149,7 @@ class Run:
             upload.state, upload.file_id = "done", answer.headers["upload-file-id"]
 
     def look(self, upload: Upload) -> Answer:
-        """HEAD, with patience while a writer that was cut or killed still holds the upload."""
+        """HEAD, repeated while a writer that was cut or killed still holds the upload."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -188,7 +188,7 @@ class Run:
     def open_patch(
         self, upload: Upload, size: int, *, declare: bool = False, more: dict[str, str] | None = None
     ) -> tuple[Request, int, memoryview]:
-        """A PATCH at the upload's offset whose head is sent; the offset and the body."""
+        """Send the head of a PATCH at the upload's offset; the offset and the body."""
         if not upload.sure:
             self.look(upload)
         at = upload.acknowledged
@@ -207,7 +207,7 @@ class Run:
     # -- steps --
 
     def on_patch(self, upload: Upload, step: Patch) -> None:
-        """Without trouble a PATCH is taken whole; only a predecessor that is still held may make it wait."""
+        """Without faults a PATCH is accepted whole; it may only have to wait for its predecessor."""
         if upload.state != "open":
             self.look(upload)
             return
@@ -270,7 +270,7 @@ class Run:
         return self.open_patch(upload, size)
 
     def on_head(self, upload: Upload, step: Head) -> None:
-        """The list that shows uploads of every protocol agrees with what the protocol says."""
+        """The list of uploads agrees with the protocol's answers."""
         self.look(upload)
         if upload.state != "open":
             return
@@ -411,7 +411,7 @@ class Run:
             assert self.look(upload).status == 410
 
     def shown(self, upload: Upload) -> dict[str, Any]:
-        """The upload as the list of all protocols shows it."""
+        """The upload as GET /api/uploads shows it."""
         api = {"Authorization": f"Bearer {self.owner.key}"}
         answer = exchange("GET", f"{self.gateway.url}/api/uploads/{self.id(upload)}", api)
         assert answer.status == 200, answer
@@ -424,7 +424,7 @@ class Run:
     # -- the end --
 
     def finish(self) -> None:
-        """Whatever is open is finished from where it says that it stands; then everything is compared."""
+        """Finish every open upload from its offset, then compare everything."""
         self.trace.append("the end")
         for upload in self.uploads:
             deadline = time.monotonic() + 2 * PATIENCE

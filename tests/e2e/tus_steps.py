@@ -1,4 +1,4 @@
-"""What may happen to resumable uploads, and sequences of it."""
+"""Events in the life of resumable uploads, and random sequences of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Cut:
-    """A PATCH whose client leaves after ``at`` bytes: in order, broken, or after a silence."""
+    """A PATCH whose client leaves after ``at`` bytes: by FIN, by RST, or after a pause."""
 
     which: int
     size: int
@@ -51,7 +51,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Stale:
-    """A PATCH at an offset that is not the upload's."""
+    """A PATCH at a wrong offset."""
 
     which: int
     by: int
@@ -68,7 +68,7 @@ class TwoWriters:
 
 @dataclass(frozen=True)
 class Stalled:
-    """A writer falls silent after ``at`` bytes and another goes on; then the first one wakes up."""
+    """A writer stalls after ``at`` bytes and another continues; then the first one wakes up."""
 
     which: int
     size: int

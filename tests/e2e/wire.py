@@ -29,7 +29,7 @@ class Answer:
 
 
 class Request:
-    """A request whose head has been sent; its body, answer and end are the test's business."""
+    """A request whose head has been sent; the test sends the body and reads the answer."""
 
     def __init__(self, method: str, url: str, headers: Mapping[str, str], *, timeout: float = TIMEOUT):
         parts = urlsplit(url)
@@ -51,7 +51,7 @@ class Request:
             raise
 
     def send(self, data: bytes | memoryview) -> bool:
-        """False where the other side would take no more; its answer, if any, can still be read."""
+        """False if the other side accepts no more; its answer, if any, can still be read."""
         view = memoryview(data)
         try:
             for at in range(0, len(view), PIECE):
@@ -62,14 +62,14 @@ class Request:
         return True
 
     def interim(self) -> Answer:
-        """The next 1xx. Raises AssertionError where the final answer comes first."""
+        """The next 1xx. Raises AssertionError if the final answer comes first."""
         head = self._head()
         assert 100 <= head.status < 200, head
         self._interim.append(head)
         return head
 
     def answer(self) -> Answer:
-        """The final answer. Raises ConnectionError (or TimeoutError) where none comes."""
+        """The final answer. Raises ConnectionError or TimeoutError if none comes."""
         with self.sock:
             while (head := self._head()).status < 200:
                 self._interim.append(head)
@@ -87,7 +87,7 @@ class Request:
             return Answer(head.status, head.headers, body, self._interim)
 
     def cut(self, how: str = "fin") -> None:
-        """Leave: in order (``fin``), or broken (``reset``)."""
+        """Close the connection by FIN (``fin``) or RST (``reset``)."""
         if how == "reset":
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -116,7 +116,7 @@ def exchange(
     *,
     timeout: float = TIMEOUT,
 ) -> Answer:
-    """One request and its answer; raises OSError (ConnectionError, TimeoutError) where none comes."""
+    """One request and its answer. Raises OSError (ConnectionError, TimeoutError) if none comes."""
     length = {} if body is None else {"Content-Length": str(len(body))}
     request = Request(method, url, {**length, **headers}, timeout=timeout)
     try:

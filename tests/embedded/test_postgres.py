@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL by itself: a left-over of a killed parent, a lock file of nobody's, an unusual folder."""
+"""The embedded PostgreSQL by itself: a killed parent, a stale lock file, an unusual folder."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_names_compare_by_code_point_and_fold_their_case(tmp_path: Path) -> None
         server.stop()
 
 
-def test_a_long_path_with_spaces_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_long_path_with_spaces_works(tmp_path: Path) -> None:
     server = postgres.start(tmp_path / ("a long folder name " * 8).strip() / "dätä", fsync=False)
     server.stop()
 
 
-def test_it_dies_with_a_killed_parent_and_starts_again_on_its_data(tmp_path: Path) -> None:
+def test_it_ends_with_a_killed_parent_and_starts_again_on_its_data(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys, time; from embedded import postgres;"
         "server = postgres.start(pathlib.Path(sys.argv[1]));"
@@ -65,7 +65,7 @@ def test_it_dies_with_a_killed_parent_and_starts_again_on_its_data(tmp_path: Pat
     ["1", str(os.getpid()), "999999999", "", "rubbish"],
     ids=["init", "own", "none", "empty", "rubbish"],
 )
-def test_a_lock_file_with_another_programs_process_id_is_forgotten(tmp_path: Path, pid: str) -> None:
+def test_a_lock_file_with_another_programs_process_id_is_ignored(tmp_path: Path, pid: str) -> None:
     postgres.start(tmp_path / "data", fsync=False).stop()
     cluster = tmp_path / "data" / "cluster"
     (cluster / "postmaster.pid").write_text(f"{pid}\n{cluster}\n{int(time.time())}\n5432\n\n127.0.0.1\n\n")
@@ -88,12 +88,12 @@ def test_a_taken_port_is_changed(tmp_path: Path) -> None:
         first.stop()
 
 
-def test_a_platform_without_a_wheel_is_told_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_platform_without_a_wheel_gets_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EmbeddedError, match="set DATABASE_URL"):
         postgres.start(tmp_path)
 
 
-def test_free_ports_stay_below_those_of_clients_with_their_neighbour() -> None:
+def test_free_ports_and_the_next_ones_are_below_the_ephemeral_range() -> None:
     ports = [free_port(also_above=10_000) for _ in range(20)]
     assert all(port + 10_000 < 32_768 for port in ports)

@@ -1,4 +1,4 @@
-"""What the embedded S3 server's ports give and do for callers without credentials, web pages above all."""
+"""What the embedded S3 server's ports do for callers without credentials, such as web pages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def unchanged(server: SeaweedFS) -> bool:
 
 
 def fid(server: SeaweedFS, base: Path) -> str:
-    """Where the object's bytes lie in the volumes, asked of the filer with its own key for reading."""
+    """The object's location in the volumes, from the filer with its own read key."""
     secret = tomllib.loads((base / "security.toml").read_text())["jwt"]["filer_signing"]["read"]["key"]
     claims = {"exp": int(time.time()) + 60}
     signed = ".".join(_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
@@ -75,14 +75,14 @@ def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def test_T131_only_the_ports_that_are_named_are_open_and_on_loopback(server: SeaweedFS) -> None:
+def test_T131_only_the_expected_ports_are_open_and_on_loopback(server: SeaweedFS) -> None:
     ports = [port + above for port in server.ports.values() for above in (0, GRPC_ABOVE)]
     assert listening(server.child.process.pid) == {f"0100007F:{port:04X}" for port in ports}
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_T131_no_port_gives_data_to_a_page_or_does_what_it_asks(server: SeaweedFS, base: Path) -> None:
-    """Nor to any program without credentials: what is not refused says no more than ``OPEN`` tells."""
+def test_T131_no_port_serves_or_obeys_a_web_page(server: SeaweedFS, base: Path) -> None:
+    """Nor any program without credentials: what is not refused says no more than ``OPEN`` lists."""
     place = f"/buckets/{BUCKET}/{KEY}"
     stored_at = fid(server, base)
     tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "4"}
@@ -180,13 +180,13 @@ def test_T131_grpc_is_closed_without_our_certificate(server: SeaweedFS, base: Pa
 
 @contextmanager
 def _spoken_with(context: ssl.SSLContext, address: tuple[str, int]) -> Iterator[ssl.SSLSocket]:
-    """A TLS connection on which HTTP/2 was begun; TLS 1.3 refuses a client at its first read."""
+    """A TLS connection with an HTTP/2 preface; TLS 1.3 rejects a client at its first read."""
     with socket.create_connection(address, timeout=10) as plain, context.wrap_socket(plain) as client:
         client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         yield client
 
 
-def test_T131_its_secrets_and_sockets_are_for_its_user_alone(server: SeaweedFS, base: Path) -> None:
+def test_T131_secrets_and_sockets_are_readable_by_its_user_only(server: SeaweedFS, base: Path) -> None:
     private = [base / name for name in ("security.toml", "certificate-key.pem", "secret-key")]
     sockets = [
         path

@@ -1,4 +1,4 @@
-"""``python app.py`` as a newcomer runs it: a process of its own, an empty DATA_DIR, real servers, signals and kills."""
+"""``python app.py`` as a new user runs it: own process, empty DATA_DIR, real servers, signals and kills."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 90  # seconds; a start takes about five
 
 
 class Gateway:
-    """``python app.py`` with its data in one folder, run in another that is empty."""
+    """``python app.py`` with its data in one folder, run in another, empty one."""
 
     def __init__(self, folder: Path):
         self.data_dir, self.cwd, self.log = folder / "data", folder / "cwd", folder / "log"
@@ -45,7 +45,7 @@ class Gateway:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
-        """Start it and wait until it says how to use it; what it said."""
+        """Start it and wait for its instructions; its output."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(APP)], env=self.environ, cwd=self.cwd, stdout=log, stderr=log
@@ -84,7 +84,7 @@ class Gateway:
         return self.process.wait(PATIENCE)
 
     def end(self) -> None:
-        """However far it came. SeaweedFS goes first, since it takes seconds to end in order."""
+        """Stop it, however far it came. SeaweedFS is killed first, since it takes seconds to end."""
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(OSError, KeyError):
                 os.kill(self.children()["SeaweedFS"], signal.SIGKILL)
@@ -108,7 +108,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """For tests that look at it and leave it running."""
+    """For tests that do not stop it."""
     gateway = Gateway(tmp_path_factory.mktemp("running"))
     gateway.start()
     yield gateway
@@ -116,7 +116,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def upload(line: str) -> dict[str, Any]:
-    """Paste the curl line; the answer."""
+    """Run the curl line; its answer."""
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -167,7 +167,7 @@ def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gatewa
     connection.close()
 
 
-def test_secrets_are_readable_by_their_owner_alone(running: Gateway) -> None:
+def test_secrets_are_readable_by_their_owner_only(running: Gateway) -> None:
     for name in ("run.json", "postgres/password", "postgres/superuser-password", "seaweedfs/secret-key"):
         assert stat.S_IMODE((running.data_dir / name).stat().st_mode) == 0o600, name
     assert stat.S_IMODE((running.data_dir / "postgres" / "cluster").stat().st_mode) == 0o700
@@ -196,7 +196,7 @@ def test_ctrl_c_ends_it_and_its_children(gateway: Gateway) -> None:
     assert "Traceback" not in gateway.said()
 
 
-def test_T101_a_killed_parent_leaves_nothing_that_blocks_the_next_start(gateway: Gateway) -> None:
+def test_T101_a_killed_parent_does_not_block_the_next_start(gateway: Gateway) -> None:
     gateway.start()
     before = gateway.environment()["DATABASE_URL"]
     assert gateway.process is not None
@@ -219,7 +219,7 @@ def test_a_worker_that_dies_is_started_again(running: Gateway) -> None:
     assert command_line(running.children()["worker"])
 
 
-def test_when_a_server_dies_the_rest_is_stopped_with_a_clear_line(gateway: Gateway) -> None:
+def test_when_a_server_dies_the_rest_is_stopped_with_a_clear_message(gateway: Gateway) -> None:
     gateway.start()
     pids = gateway.children()
     marks = {name: command_line(pid) for name, pid in pids.items()}
@@ -229,7 +229,7 @@ def test_when_a_server_dies_the_rest_is_stopped_with_a_clear_line(gateway: Gatew
     wait_until_gone(pids, marks)
 
 
-def test_a_taken_port_is_one_clear_line(gateway: Gateway) -> None:
+def test_a_taken_port_is_reported_in_one_line(gateway: Gateway) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", gateway.port))
         other.listen()
@@ -246,7 +246,7 @@ def test_a_second_gateway_on_the_same_data_is_refused(running: Gateway) -> None:
     assert "another gateway" in done.stderr
 
 
-def test_a_given_database_is_not_embedded_and_its_failure_is_told(gateway: Gateway) -> None:
+def test_a_configured_database_is_not_embedded_and_its_failure_is_reported(gateway: Gateway) -> None:
     done = gateway.command(DATABASE_URL="postgresql://nobody:x@127.0.0.1:1/none")
     assert done.returncode == 1
     assert "could not be prepared" in done.stderr

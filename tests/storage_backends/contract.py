@@ -116,7 +116,7 @@ class StoreContract:
             store.stat(key)
 
     @pytest.mark.parametrize("make", [bytes, bytearray, memoryview, io.BytesIO])
-    def test_put_takes_bytes_and_streams(self, store, prefix, make):
+    def test_put_accepts_bytes_and_streams(self, store, prefix, make):
         data = noise(700_001)
         put = store.put(f"{prefix}x", make(data), content_type="application/octet-stream", size=len(data))
         assert put.size == len(data)
@@ -194,7 +194,7 @@ class StoreContract:
         store.delete(f"{prefix}x")
 
     @pytest.mark.parametrize("checksum", [sha256, crc32])
-    def test_a_right_checksum_is_taken(self, store, prefix, checksum):
+    def test_a_right_checksum_is_accepted(self, store, prefix, checksum):
         put = store.put(f"{prefix}x", b"sum", content_type="text/plain", checksum=checksum(b"sum"))
         assert put.checksum in (None, checksum(b"sum"))
         assert store.stat(f"{prefix}x").checksum in (None, checksum(b"sum"))
@@ -209,7 +209,7 @@ class StoreContract:
             store.stat(f"{prefix}x")
 
     @needs("checksums_kept")
-    def test_the_checksum_is_confirmed_and_kept(self, store, prefix):
+    def test_the_checksum_is_returned_and_stored(self, store, prefix):
         assert store.put(f"{prefix}x", b"s", content_type="text/plain", checksum=sha256(b"s")).checksum == sha256(b"s")
         assert store.stat(f"{prefix}x").checksum == sha256(b"s")
         store.delete(f"{prefix}x")
@@ -225,7 +225,7 @@ class StoreContract:
             pass
         store.delete(f"{prefix}x")
 
-    def test_reading_in_pieces_gives_no_more_than_asked(self, store, prefix):
+    def test_a_read_returns_no_more_than_requested(self, store, prefix):
         data = noise(500_000)
         store.put(f"{prefix}x", data, content_type="text/plain")
         with store.open(f"{prefix}x") as reader:
@@ -246,7 +246,7 @@ class StoreContract:
                 pass
         store.delete(f"{prefix}x")
 
-    def test_an_abandoned_reader_spoils_nothing(self, store, prefix):
+    def test_an_abandoned_reader_does_no_harm(self, store, prefix):
         data = noise(4 * MIB)
         store.put(f"{prefix}x", data, content_type="text/plain")
         for _ in range(5):
@@ -257,7 +257,7 @@ class StoreContract:
         assert read(store, f"{prefix}x") == data
         store.delete(f"{prefix}x")
 
-    def test_absent_objects(self, store, prefix):
+    def test_missing_objects(self, store, prefix):
         with pytest.raises(ObjectNotFound):
             store.stat(f"{prefix}nothing")
         with pytest.raises(ObjectNotFound), store.open(f"{prefix}nothing"):
@@ -302,12 +302,12 @@ class StoreContract:
         for key in keys:
             store.delete(key)
 
-    def test_check_leaves_nothing(self, store):
+    def test_check_leaves_nothing_behind(self, store):
         store.check()
         assert list(store.list_objects("probe/")) == []
 
     @needs("ManagesBucket")
-    def test_a_forked_process_gets_clients_of_its_own(self, store, prefix):
+    def test_a_forked_process_gets_its_own_clients(self, store, prefix):
         """gunicorn forks after the import; sharing a socket would mix up answers."""
         for name in ("parent", "its child"):
             store.put(prefix + name, name.encode(), content_type="text/plain")
@@ -339,7 +339,7 @@ class StoreContract:
         store.delete(key)
 
     @needs("Multipart")
-    def test_parts_in_any_order_and_again(self, store, prefix):
+    def test_parts_in_any_order_and_repeated(self, store, prefix):
         key, first, last = f"{prefix}big", noise(5 * MIB, 3), noise(1000, 4)
         ref = store.create_multipart(key, content_type="image/png")
         tail = store.put_part(ref, 7, last)
@@ -368,7 +368,7 @@ class StoreContract:
             store.stat(f"{prefix}big")
 
     @needs("Multipart", "upload_gone")
-    def test_a_completed_upload_is_over(self, store, prefix):
+    def test_a_completed_upload_is_gone(self, store, prefix):
         ref = store.create_multipart(f"{prefix}big", content_type="image/png")
         part = store.put_part(ref, 1, b"part")
         store.complete_multipart(ref, [part])
@@ -381,7 +381,7 @@ class StoreContract:
         store.delete(f"{prefix}big")
 
     @needs("Multipart")
-    def test_an_upload_that_never_was(self, store, prefix):
+    def test_an_unknown_upload(self, store, prefix):
         ref = store.create_multipart(f"{prefix}big", content_type="image/png")
         foreign = MultipartRef(ref.key, "0" * len(ref.upload_id))
         store.abort_multipart(ref)
@@ -486,7 +486,7 @@ class StoreContract:
         store.delete(target)
 
     @needs("Copies")
-    def test_copy_of_nothing(self, store, prefix):
+    def test_copy_of_a_missing_object(self, store, prefix):
         with pytest.raises(ObjectNotFound):
             store.copy(f"{prefix}nothing", f"{prefix}target")
         with pytest.raises(ObjectNotFound):

@@ -23,7 +23,7 @@ def send(
     method: str | None = None,
     **changed: str | None,
 ) -> urllib3.BaseHTTPResponse:
-    """Send what a client was handed; ``changed`` replaces headers by their names in lower case, None leaves one out."""
+    """Send a signed request; ``changed`` replaces headers by lower-case name, None removes one."""
     headers = {name.lower(): value for name, value in request.headers.items()}
     for name, value in changed.items():
         headers.pop(name.replace("_", "-"), None)
@@ -149,7 +149,7 @@ class PresignedContract:
         store.abort_multipart(ref)
 
     @needs("PresignsParts", "upload_gone")
-    def test_T45_a_presigned_part_is_dead_after_completion(self, store, prefix):
+    def test_T45_a_presigned_part_fails_after_completion(self, store, prefix):
         ref = store.create_multipart(f"{prefix}x", content_type="image/png")
         request = store.presign_part(ref, 1, size=5, expires_in=HOUR)
         assert send(request, b"12345").status == 200
@@ -179,7 +179,7 @@ class PresignedContract:
         assert list(store.list_objects(prefix)) == []
 
     @needs("ManagesBucket", "cors")
-    def test_T38_cors_lets_named_origins_in(self, store, prefix):
+    def test_T38_cors_allows_the_configured_origins(self, store, prefix):
         origin, other = "http://console.example:3000", "http://elsewhere.example"
         request = store.presign_put(f"{prefix}x", expires_in=HOUR, size=5, content_type="image/png")
 

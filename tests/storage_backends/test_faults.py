@@ -1,4 +1,4 @@
-"""Both backends before servers that misbehave: what they raise, and what they try again."""
+"""Both backends with faulty servers: what they raise, and what they retry."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def problem(status: int, code: str, message: str = "m") -> bytes:
 
 @pytest.fixture(autouse=True)
 def time_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making boto3's client alone takes seconds on a loaded machine."""
+    """Creating boto3's client alone takes seconds on a loaded machine."""
     monkeypatch.setattr(faults, "RETRY_WITHIN", 60.0)
 
 
@@ -133,7 +133,7 @@ ONCE: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", [*CALLS.values(), *ONCE.values()], ids=[*CALLS, *ONCE])
-def test_T103_nobody_listens(backend, call):
+def test_T103_connection_refused(backend, call):
     with pytest.raises(StorageUnavailable) as caught:
         call(open_store(settings(backend, free_port())))
     assert not isinstance(caught.value, OutcomeUnknown)
@@ -141,7 +141,7 @@ def test_T103_nobody_listens(backend, call):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_T103_a_lost_answer_is_unknown_and_tried_again_where_that_is_harmless(backend, call):
+def test_T103_a_lost_answer_is_retried_where_that_is_safe(backend, call):
     with scripted(backend, None) as (store, script):
         with pytest.raises(OutcomeUnknown):
             call(store)
@@ -150,7 +150,7 @@ def test_T103_a_lost_answer_is_unknown_and_tried_again_where_that_is_harmless(ba
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", ONCE.values(), ids=ONCE)
-def test_R4_a_lost_answer_is_not_tried_again_where_that_could_hide_the_first_outcome(backend, call):
+def test_R4_a_lost_answer_is_not_retried_where_that_could_hide_the_first_outcome(backend, call):
     with scripted(backend, None) as (store, script):
         with pytest.raises(OutcomeUnknown):
             call(store)
@@ -158,7 +158,7 @@ def test_R4_a_lost_answer_is_not_tried_again_where_that_could_hide_the_first_out
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T103_slow_down_is_tried_again(backend):
+def test_T103_slow_down_is_retried(backend):
     slow = problem(503, "SlowDown")
     with scripted(backend, slow, slow, answer(200, ETag='"e"')) as (store, script):
         assert store.put("files/x", b"x", content_type="text/plain", if_absent=True).etag == "e"
@@ -195,7 +195,7 @@ def test_a_stream_is_sent_once_even_if_the_bucket_is_busy(backend):
         (409, "ConditionalRequestConflict", "", StorageUnavailable),
     ],
 )
-def test_exact_codes(backend, status, code, message, error):
+def test_errors_by_status_and_code(backend, status, code, message, error):
     for call in (CALLS["put"], CALLS["list_parts"], ONCE["complete_multipart"]):
         with scripted(backend, problem(status, code, message)) as (store, _):
             with pytest.raises(StorageError) as caught:
@@ -206,7 +206,7 @@ def test_exact_codes(backend, status, code, message, error):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_proxys_404_does_not_mean_that_the_object_is_gone(backend):
+def test_a_404_of_a_proxy_does_not_mean_that_the_object_is_missing(backend):
     with scripted(backend, answer(404, b"<html>no such site</html>", Content_Type="text/html")) as (store, _):
         for call in (CALLS["list_parts"], CALLS["put"], ONCE["complete_multipart"]):
             with pytest.raises(StorageError) as caught:
@@ -229,7 +229,7 @@ def test_an_error_after_a_200_is_an_error(backend, code, error):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T34_a_truncated_body_is_not_a_short_one(backend):
+def test_T34_a_truncated_body_raises(backend):
     whole = answer(200, b"0123456789" * 1000, ETag='"e"', Last_Modified="Mon, 23 Nov 2026 12:00:00 GMT")
     for size in (-1, 100_000, 512):
         with scripted(backend, whole[:-10]) as (store, _):
@@ -249,7 +249,7 @@ def test_T34_a_stalled_body_times_out(backend, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T103_a_bucket_that_hangs_is_unknown(backend, monkeypatch):
+def test_T103_a_bucket_that_hangs_is_unavailable(backend, monkeypatch):
     monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 0.2)
     over = threading.Event()
     with scripted(backend, b"", hang=over) as (store, _):
@@ -259,7 +259,7 @@ def test_T103_a_bucket_that_hangs_is_unknown(backend, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_range_that_the_bucket_ignores_is_not_taken_for_the_range(backend):
+def test_an_ignored_range_raises(backend):
     with scripted(backend, answer(200, b"0123456789", ETag='"e"')) as (store, _):
         with pytest.raises(StorageUnavailable), store.open("files/x", byte_range=ByteRange(2, 3)):
             pass
@@ -286,7 +286,7 @@ assert {other!r} not in sys.modules
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_observers_hear_of_every_call(backend):
+def test_observers_are_called_for_every_request(backend):
     heard: list[tuple[str, str]] = []
     script = Script(answer(200, ETag='"e"'), problem(404, "NoSuchUpload"))
     store = open_store(settings(backend, script.port), observe=lambda name, outcome, _: heard.append((name, outcome)))

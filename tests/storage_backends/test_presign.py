@@ -81,7 +81,7 @@ def test_the_host_is_signed_as_clients_send_it(endpoint, origin):
 
 
 @pytest.mark.parametrize("endpoint", ["https://example.com/s3", "ftp://example.com", "example.com", "https://?x"])
-def test_an_endpoint_that_cannot_be_signed_for_is_refused(endpoint):
+def test_an_endpoint_that_cannot_be_signed_is_rejected(endpoint):
     with pytest.raises(ValueError, match="endpoint"):
         presigner(endpoint)
 
@@ -93,7 +93,7 @@ def test_a_new_day_has_a_new_key():
     assert signer.url("GET", "k", expires_in=60, now=NOW) == first
 
 
-def test_T42_no_url_lives_longer_than_seven_days():
+def test_T42_no_url_is_valid_longer_than_seven_days():
     assert f"X-Amz-Expires={MAX_EXPIRY}&" in presigner().url("GET", "k", expires_in=10**9, now=NOW)
 
 

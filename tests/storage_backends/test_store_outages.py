@@ -1,4 +1,4 @@
-"""Both backends before a server that hangs, is gone or is full: how soon they give up, and whom they let wait."""
+"""Both backends with a server that hangs, is gone or is full: timeouts, and how many calls wait."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEAD = answer(200, ETag='"e"', Last_Modified="Mon, 23 Nov 2026 12:00:00 GMT")
 
 @pytest.fixture
 def hanging() -> Iterator[int]:
-    """The port of a server that takes connections, as the kernel does for a stopped process, and says nothing."""
+    """The port of a server that accepts connections and never answers, like a stopped process."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         yield listener.getsockname()[1]
 
@@ -50,7 +50,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", [*CALLS.values(), *ONCE.values()], ids=[*CALLS, *ONCE])
-def test_T103_who_hangs_is_not_asked_again(backend: str, hanging: int, call: Callable[[Any], Any]) -> None:
+def test_T103_a_server_that_hangs_is_not_retried(backend: str, hanging: int, call: Callable[[Any], Any]) -> None:
     store = open_store(settings(backend, hanging))
     with pytest.raises(OutcomeUnknown):
         call(store)
@@ -67,7 +67,7 @@ def test_T103_who_hangs_is_not_asked_again(backend: str, hanging: int, call: Cal
 
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T103_a_body_that_nobody_takes_is_given_up(backend: str, hanging: int) -> None:
+def test_T103_a_body_that_is_not_read_times_out(backend: str, hanging: int) -> None:
     store: Any = open_store(settings(backend, hanging))
     with pytest.raises(OutcomeUnknown):
         store.put("files/x", bytes(32 * MIB), content_type="text/plain")
@@ -87,7 +87,7 @@ def test_a_completion_and_a_copy_may_take_longer(backend: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("said", [problem(503, "SlowDown"), problem(500, "InternalError"), None])
-def test_who_answers_badly_or_hangs_up_is_asked_again(
+def test_bad_answers_and_closed_connections_are_retried(
     backend: str, said: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faults, "RETRY_WITHIN", 60.0)
@@ -99,7 +99,9 @@ def test_who_answers_badly_or_hangs_up_is_asked_again(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T103_who_hangs_holds_some_threads_only(backend: str, hanging: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_T103_a_server_that_hangs_holds_a_limited_number_of_threads(
+    backend: str, hanging: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 60.0)
     monkeypatch.setattr(breaker, "STALLED_SECONDS", 0.2)
     store: Any = open_store(replace(settings(backend, hanging), connections=8))
@@ -124,7 +126,7 @@ def test_T103_who_hangs_holds_some_threads_only(backend: str, hanging: int, monk
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_busy_bucket_refuses_nobody(backend: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_bucket_rejects_no_request(backend: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "STALLED_SECONDS", 20.0)  # many others may be busy on this machine
     store: Any = open_store(replace(s3_server.settings(backend), connections=4))
     with ThreadPoolExecutor(16) as threads:
@@ -135,7 +137,7 @@ def test_a_busy_bucket_refuses_nobody(backend: str, s3_server: S3Server, monkeyp
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, Path]]:
-    """A SeaweedFS whose disk is full, and its folder."""
+    """A SeaweedFS with a full disk, and its folder."""
     with small_disk(tmp_path_factory.mktemp("full") / "disk", "150m") as disk:
         server = start_weed(disk / "weed")
         store = open_store(server.settings())
