@@ -1,0 +1,103 @@
+"""The proxy's configuration, tried with a real nginx before an upstream of the test's."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import nginx
+
+TIMEOUT = 60
+
+
+class Upstream(socketserver.ThreadingTCPServer):
+    """In the gateway's place; it records what arrives."""
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self) -> None:
+        self.received, self.arrived = bytearray(), threading.Condition()
+        super().__init__(("127.0.0.1", 0), Answers)
+
+    def wait_for(self, text: bytes) -> None:
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: text in self.received, timeout=TIMEOUT), bytes(self.received[:2000])
+
+
+class Answers(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        server = self.server
+        assert isinstance(server, Upstream)
+        while data := self.request.recv(65536):
+            with server.arrived:
+                server.received += data
+                server.arrived.notify_all()
+            if data.endswith(b"0\r\n\r\n"):
+                self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[tuple[int, Upstream]]:
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(Upstream())
+        thread = threading.Thread(target=upstream.serve_forever)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(upstream.shutdown)
+        try:
+            port = stack.enter_context(nginx(tmp_path, upstream.server_address[1]))
+        except FileNotFoundError as error:
+            if os.environ.get("GATEWAY_TESTS_STRICT") == "1":
+                raise
+            pytest.skip(str(error))
+        yield port, upstream
+
+
+def test_bodies_are_passed_on_unbuffered(proxy: tuple[int, Upstream]) -> None:
+    port, upstream = proxy
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
+        client.sendall(
+            b"PUT /api/upload/x HTTP/1.1\r\nHost: files.test:8080\r\nX-Forwarded-For: 6.6.6.6\r\n"
+            b"X-Forwarded-Proto: https\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+        )
+        upstream.wait_for(b"first")  # before the rest was sent
+        piece = b"10000\r\n" + bytes(65536) + b"\r\n"
+        for _ in range(48):  # 3 MiB, above nginx's own limit for a body
+            client.sendall(piece)
+        client.sendall(b"4\r\nlast\r\n0\r\n\r\n")
+        upstream.wait_for(b"last")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    head = bytes(upstream.received).partition(b"\r\n\r\n")[0].decode()
+    assert "X-Forwarded-For: 127.0.0.1\r\n" in head
+    assert "6.6.6.6" not in head
+    assert "X-Forwarded-Proto: http\r\n" in head
+    assert "Host: files.test:8080" in head
+
+
+def test_errors_of_nginx_are_problem_documents(proxy: tuple[int, Upstream]) -> None:
+    port, upstream = proxy
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert answer.status == 400
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert json.loads(answer.read())["request_id"] == answer.headers["X-Request-ID"]
+    upstream.server_close()  # the gateway is gone
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert answer.status == 503
+    assert answer.headers["Retry-After"]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert json.loads(answer.read())["code"] == "unavailable"
+    connection.close()
