@@ -52,6 +52,8 @@ class UploadTokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
+    """A request with an Idempotency-Key."""
+
     mine: bool  # this request is the first and holds the key now
     request_digest: bytes
     outcome: Any  # None while the first request is running

@@ -13,7 +13,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from storage_backends.memory import MemoryStore
 
 from app import create_app, wire
 from core.principal import Principal
@@ -27,6 +26,7 @@ from storage_backends import open_store
 from tests.client import GatewayClient
 from tests.crash_points import CrashingGateway
 from tests.lost_commits import LossyGateway
+from tests.memory_store import MemoryStore
 from tests.servers import S3Server, start_weed
 
 TEMPLATE = "gateway_template"

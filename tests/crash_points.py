@@ -57,9 +57,9 @@ class CrashPoint:
 class _Store(S3Store):
     crash_point: CrashPoint
 
-    def _call(self, operation: str, request: Callable[[], Any], *, repeatable: bool = True) -> Any:
+    def _call(self, operation: str, request: Callable[[], Any], **options: Any) -> Any:
         self.crash_point.before_call()
-        return super()._call(operation, request, repeatable=repeatable)
+        return super()._call(operation, request, **options)
 
 
 class _Database(Database):
