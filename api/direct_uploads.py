@@ -35,6 +35,7 @@ from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
 
 routes = Blueprint("direct_uploads", __name__)
 
+_as_unfinished = render.as_model(UnfinishedUploadOut, "filename", "folder_id", "session_id")
 BEGIN_ERRORS = (
     errors.InvalidName,
     errors.NotFound,
@@ -180,9 +181,8 @@ def _part_url(part: PartUrl) -> dict[str, Any]:
 
 
 def _unfinished(upload: UploadRecord) -> dict[str, Any]:
-    return render.as_model(
+    return _as_unfinished(
         upload,
-        UnfinishedUploadOut,
         filename=upload.original_name,
         folder_id=None if principal().budget else upload.folder_id,
         session_id=session_name(upload.session_id) if upload.session_id else None,

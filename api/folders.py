@@ -92,8 +92,19 @@ def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
     return render.answer({"id": folder_id, "action": "deleted", **(found or {})})
 
 
-def _folder(view: FolderRecord) -> dict[str, Any]:
-    return render.as_model(view, FolderOut)
+def _folder(folder: FolderRecord) -> dict[str, Any]:
+    return {  # faster than render.as_model, since a tree may have 10,000
+        "id": folder.id,
+        "name": folder.name,
+        "description": folder.description,
+        "parent_id": folder.parent_id,
+        "path": folder.path,
+        "created_at": folder.created_at,
+        "updated_at": folder.updated_at,
+        "file_count": folder.file_count,
+        "total_file_count": folder.total_file_count,
+        "total_size": folder.total_size,
+    }
 
 
 def _node(node: FolderNode) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The address that a client used, as far as it can be trusted.
 
 If PUBLIC_URL is set, it decides. Otherwise X-Forwarded-Proto and X-Forwarded-Host count if the peer is in TRUSTED_PROXIES. Of
-a chain of proxies, the values of the outermost trusted one are used: what a client writes itself stands left of them and is
+a chain of proxies, the values of the outermost trusted one are used: what a client sends itself is to the left of them and is
 never read (THREATS T38)."""
 
 from __future__ import annotations

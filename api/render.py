@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -33,7 +32,7 @@ from api.response_models import (
 from core.cursors import Page
 from core.errors import GatewayError
 from core.principal import Principal, session_name
-from db.records import EventRecord, FileRecord, JobRecord, KeyRecord, PreviewRecord, RescanRecord, SessionRecord
+from db.records import FileRecord, JobRecord, PreviewRecord, SessionRecord
 from services.access.visibility import may_change
 from services.library import public_copies
 from services.library.files import FileView, etag
@@ -88,31 +87,37 @@ def no_content() -> Response:
     return response
 
 
-def as_model(record: Any, model: type[BaseModel], **members: Any) -> Json:
-    """The members that the model names: those given, and the record's attributes for the others."""
-    names, read = _attributes(model, frozenset(members))
-    return dict(zip(names, read(record), strict=True)) | members
+def as_model(model: type[BaseModel], *computed: str) -> Callable[..., Json]:
+    """A function that reads a record's attributes as the members of the model; those ``computed`` are passed by keyword."""
+    names = [name for name in model.model_fields if name not in computed]
+    read = attrgetter(*names)
 
+    def render(record: Any, **members: Any) -> Json:
+        document = dict(zip(names, read(record), strict=True))
+        document.update(members)
+        return document
 
-@lru_cache
-def _attributes(model: type[BaseModel], given: frozenset[str]) -> tuple[tuple[str, ...], attrgetter[Any]]:
-    names = tuple(name for name in model.model_fields if name not in given)
-    return names, attrgetter(*names)
+    return render
 
 
 # -- files ---------------------------------------------------------------------------------------------------
+
+_as_file = as_model(FileOut, "problem", "previews", "links")
+_as_public_file = as_model(PublicFileOut, "previews", "links")
+_as_sent_file = as_model(SentFileOut, "problem")
+_as_preview = as_model(PreviewOut, "type", "url")
 
 
 def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
     """A file as this caller may see it. ``record`` is what ``public_copies.shown`` returned for the caller (T37)."""
     if not may_change(principal, record.owner_id):
-        return as_model(record, PublicFileOut, **_addresses(record, previews))
+        return _as_public_file(record, **_addresses(record, previews))
     return _whole_file(record, previews)
 
 
 def _whole_file(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
     problem = record.problem or (public_copies.STUCK if public_copies.is_stuck(record) else None)
-    return as_model(record, FileOut, problem=problem, **_addresses(record, previews))
+    return _as_file(record, problem=problem, **_addresses(record, previews))
 
 
 def _addresses(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
@@ -128,7 +133,7 @@ def _preview(preview: PreviewRecord, address: str) -> Json:
     parameter = {"thumbnail": "size", "page": "page"}.get(preview.preview_type)
     if parameter is not None:
         query[parameter] = str(preview.variant)
-    return as_model(preview, PreviewOut, type=preview.preview_type, url=f"{address}/preview?{urlencode(query)}")
+    return _as_preview(preview, type=preview.preview_type, url=f"{address}/preview?{urlencode(query)}")
 
 
 def files(records: Sequence[FileRecord], principal: Principal | None) -> list[Json]:
@@ -158,20 +163,21 @@ def made_file(view: FileView) -> Json:
     if principal().budget is None:
         return _whole_file(record, view.previews)
     of_file = record.status in ("rejected", "infected") or (record.problem or {}).get("code") == "folder_gone"
-    return as_model(record, SentFileOut, problem=record.problem if of_file else None)
+    return _as_sent_file(record, problem=record.problem if of_file else None)
 
 
 # -- other records -------------------------------------------------------------------------------------------
 
-
-def event(record: EventRecord) -> Json:
-    """An entry of a file's history."""
-    return as_model(record, EventOut)
+event = as_model(EventOut)
+key = as_model(KeyOut)
+rescan = as_model(RescanOut)
+_as_session = as_model(SessionOut, "session_id")
+_as_job = as_model(JobOut, "file_id")
 
 
 def session(record: SessionRecord) -> Json:
     """An upload session, under the name that its client gave it."""
-    return as_model(record, SessionOut, session_id=session_name(record.session_id))
+    return _as_session(record, session_id=session_name(record.session_id))
 
 
 def rejected(original_name: str, error: GatewayError) -> Json:
@@ -179,20 +185,10 @@ def rejected(original_name: str, error: GatewayError) -> Json:
     return {"original_name": original_name, "problem": error.as_problem()}
 
 
-def key(record: KeyRecord) -> Json:
-    """An API key's record, without the key."""
-    return as_model(record, KeyOut)
-
-
 def job(record: JobRecord) -> Json:
     """A job. Of its arguments only the file's id is shown: others may be private."""
     file_id = record.arguments.get("file_id")
-    return as_model(record, JobOut, file_id=file_id if isinstance(file_id, str) else None)
-
-
-def rescan(record: RescanRecord) -> Json:
-    """A scan of all stored files."""
-    return as_model(record, RescanOut)
+    return _as_job(record, file_id=file_id if isinstance(file_id, str) else None)
 
 
 # -- lists ---------------------------------------------------------------------------------------------------

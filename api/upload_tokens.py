@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flask import Blueprint, Response
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 routes = Blueprint("upload_tokens", __name__)
 
+_live = render.as_model(LiveUploadTokenOut)
 _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/uploads?)(?:/.*)?)", re.DOTALL)
 
 
@@ -89,10 +90,6 @@ def revoke(token_id: UUID) -> Response:
     """The next request with it gets 401. Uploads that it has begun end by the rules under which they began."""
     services().upload_tokens.revoke(principal(), token_id)
     return render.no_content()
-
-
-def _live(record: UploadTokenRecord) -> dict[str, Any]:
-    return render.as_model(record, LiveUploadTokenOut)
 
 
 class TokenInPath:
