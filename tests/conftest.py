@@ -33,17 +33,16 @@ TEMPLATE = "gateway_template"
 Leftovers = Callable[[], dict[str, list[str]]]
 
 
-# What `make test-quick` leaves out: crash tests (T101, T104), which try every step, and whatever takes seconds a test. Each
-# room keeps tests that are quick. Durations: `make test ARGS=--durations=50`.
+# What `make test-quick` leaves out: crash tests (T101, T104), which try every step, and whatever takes seconds a test, beside
+# tests that are marked themselves. Each room keeps tests that are quick. Durations: `make test ARGS=--durations=50`.
 SLOW = re.compile(
-    r"_T(101|104|57|138)_"
+    r"_T(57|72|101|104|107|138)_"
     r"|tests/(e2e|embedded|jobs|parsers|storage_backends)/"
     r"|tests/api/test_(any_input|crowds|jobs|lost_answers|numbers|outages|over_quota|public_files|renamed_types)\.py"
-    r"|tests/api/test_(s3_uploads|token_rules|tus|tus_live|upload_bodies)\.py"
+    r"|tests/api/test_(s3_uploads|token_rules|tus|tus_live|upload_bodies|upload_tokens)\.py"
     r"|tests/services/(objects|processing/scanning|upkeep/doctor)/"
     r"|tests/services/\w+/test_(completion|compression|compression_faults|demo|direct|duplicates|intake|resumable|sweep)\.py"
-    r"|tests/test_(compose|telemetry|web_server)\.py"
-    r"|_a_worker_makes_files_ready|_sweep_does_not_wait|_T83_what_can_not_be_indexed|_T84_pages_neither_skip"
+    r"|tests/test_(compose|nginx|telemetry|web_server)\.py"
 )
 
 
