@@ -354,6 +354,7 @@ def _wait_for(look: Callable[[], Any], seconds: float = 50) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
     client: GatewayClient, worker: subprocess.Popen[bytes], leftovers: Leftovers
 ) -> None:
@@ -375,6 +376,7 @@ def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
     assert leftovers() == NOTHING
 
 
+@pytest.mark.slow
 def test_the_sweep_does_not_wait_behind_long_checks(
     client: GatewayClient, db: Database, worker: subprocess.Popen[bytes]
 ) -> None:

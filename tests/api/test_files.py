@@ -310,6 +310,7 @@ def test_lists_asked_for_badly(client: GatewayClient, query: str) -> None:
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
+@pytest.mark.slow
 @with_subtests(
     "act",
     [

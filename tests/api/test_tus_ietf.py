@@ -49,6 +49,7 @@ def append(
     return client.patch(where, data=data, headers=sent)
 
 
+@pytest.mark.slow
 @with_subtests("version", range(3, 10))
 def test_each_version_uploads_in_one_request_and_in_several(
     client: GatewayClient, services: Services, bucket: Any, version: int

@@ -94,6 +94,7 @@ def value(file: Any, sort: str) -> Any:
     return getattr(file, key)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),

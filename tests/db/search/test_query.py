@@ -261,6 +261,7 @@ TERMS = (
 Library = list[tuple[list[str], list[str], bool, bool, int]]
 
 
+@pytest.mark.slow
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     max_examples=25,

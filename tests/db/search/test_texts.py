@@ -171,6 +171,7 @@ def test_T83_only_the_start_of_a_very_long_text_is_indexed(db: Database) -> None
     assert vector is not None and "'word0word'" in vector
 
 
+@pytest.mark.slow
 def test_T83_a_text_that_can_not_be_indexed_is_stored_without_words(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
