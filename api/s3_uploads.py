@@ -68,8 +68,9 @@ _COMPLETE_ERRORS = (*_SIGN_ERRORS, errors.PartsMismatch, errors.StorageFull)
 def params(query: ParamsQuery) -> Response:
     """A form for one file, whose bytes come last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` apply to the
     file; other keys are kept in its `metadata.custom`. The gateway finds the file in the bucket by itself."""
-    upload = service().begin_single(
+    upload = service().begin(
         principal(),
+        single=True,
         filename=query.filename,
         content_type=query.type,
         placement=of_metadata(_metadata_of_query(), PlacementQuery()),
@@ -98,8 +99,9 @@ def params(query: ParamsQuery) -> Response:
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
     return once(
-        lambda claim: service().begin_multipart(
+        lambda claim: service().begin(
             principal(),
+            single=False,
             filename=body.filename,
             content_type=body.type,
             placement=of_metadata(body.metadata or {}, PlacementQuery()),
@@ -206,8 +208,9 @@ def sign(body: SignBody) -> Response:
 def _begin(body: SignBody, claim: Claim | None) -> UploadRecord:
     if body.method not in ("POST", "PUT"):
         raise InvalidInput(f"{body.method} needs an uploadId.")
-    return (service().begin_multipart if body.method == "POST" else service().begin_single)(
+    return service().begin(
         principal(),
+        single=body.method == "PUT",
         filename=body.filename or _UUID_BEFORE.sub("", body.key.rpartition("/")[2], count=1),
         content_type=body.contentType,
         placement=of_metadata(body.metadata or {}, PlacementQuery()),

@@ -35,52 +35,31 @@ class S3Uploads:
 
     # -- begin ---------------------------------------------------------------------------------------------------------
 
-    def begin_single(
+    def begin(
         self,
         principal: Principal,
         *,
+        single: bool,
         filename: str,
         content_type: str | None,
         placement: Placement,
         size: int | None = None,
         once: Claim | None = None,
     ) -> UploadRecord:
-        """An upload by one request (``request_for``). For an undeclared size, quota is reserved at completion."""
-        return self._direct.admit(
+        """An upload by a ``single`` request (``request_for``), or in parts. Quota for an undeclared size is reserved as bytes are
+        seen. Parts of a declared size are those that the plugin makes, and their lengths are signed."""
+        upload = self._direct.admit(
             principal,
             protocol="s3",
             filename=filename,
             size=size,
             content_type=content_type,
             placement=placement,
-            single=True,
+            single=single,
             once=once,
+            part_size=None if single or size is None else max(MIN_PART, -(-size // MAX_PARTS)),
         )
-
-    def begin_multipart(
-        self,
-        principal: Principal,
-        *,
-        filename: str,
-        content_type: str | None,
-        placement: Placement,
-        size: int | None = None,
-        once: Claim | None = None,
-    ) -> UploadRecord:
-        """Several parts. If the size is declared they are those that the plugin makes, and their lengths are signed."""
-        return self._direct.start_multipart(
-            self._direct.admit(
-                principal,
-                protocol="s3",
-                filename=filename,
-                size=size,
-                content_type=content_type,
-                placement=placement,
-                single=False,
-                once=once,
-                part_size=None if size is None else max(MIN_PART, -(-size // MAX_PARTS)),
-            )
-        )
+        return upload if single else self._direct.start_multipart(upload)
 
     def begun(self, upload_id: UUID) -> UploadRecord | None:
         """An upload that was admitted before, its multipart upload begun; None if it was aborted or has expired."""

@@ -125,7 +125,9 @@ def a_posted_form_is_completed(services: Services, who: Principal) -> Action:
     from tests.presigned import post_form
 
     assert services.s3_uploads is not None
-    form_upload = services.s3_uploads.begin_single(who, filename="a.bin", content_type=None, placement=Placement())
+    form_upload = services.s3_uploads.begin(
+        who, single=True, filename="a.bin", content_type=None, placement=Placement()
+    )
     signed = services.s3_uploads.request_for(who, form_upload)
     assert isinstance(signed, PresignedPost)
     assert post_form(signed, os.urandom(100)).ok
