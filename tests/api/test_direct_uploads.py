@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from services import Services
 from settings import Settings
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING
+from tests.direct_steps import sql
 from tests.paths import ROOT
 from tests.presigned import put, send
 
@@ -223,6 +225,31 @@ def test_T14_the_same_request_again_begins_no_second_upload(client: GatewayClien
     path = f"/api/uploads/{first.json['id']}/complete"
     done = [client.post(path, json={}, headers={"Idempotency-Key": "def"}) for _ in range(2)]
     assert done[0].status == 201 and done[0].json == done[1].json
+
+
+def test_T14_a_repeat_gets_new_urls_while_the_upload_is_open(client: GatewayClient, db: Database) -> None:
+    headers = {"Idempotency-Key": "abc"}
+
+    def ask() -> dict[str, Any]:
+        answer = client.post("/api/uploads", json={"filename": "a.bin", "size": 5}, headers=headers)
+        assert answer.status == 201
+        return dict(answer.json)
+
+    first = ask()
+    sql(db, "update uploads set urls_until = now() - interval '1 hour'")
+    again = ask()
+    assert again["id"] == first["id"] and again["urls_expire_at"] >= first["urls_expire_at"]
+    with db.connection() as tx:  # whoever deletes keys waits for the new URLs
+        assert tx.execute("select urls_until > now() from uploads").fetchone() == (True,)
+    put(again["url"], b"hello", again["headers"])
+    assert client.post(f"/api/uploads/{first['id']}/complete").status == 201
+    over = ask()
+    left = datetime.fromisoformat(over["urls_expire_at"]) - datetime.now(UTC)
+    assert over["id"] == first["id"] and left < timedelta(seconds=5)  # nothing is left to send
+    headers["Idempotency-Key"] = "def"
+    aborted = ask()
+    assert client.delete(f"/api/uploads/{aborted['id']}").status == 204
+    assert ask()["id"] not in (first["id"], aborted["id"])
 
 
 @pytest.mark.settings(max_file_size=10_000_000, quota_bytes=5_000_000, denied_types=("exe",))
