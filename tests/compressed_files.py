@@ -11,6 +11,7 @@ from db import Database
 from db.records import FileRecord
 from services import Services
 from services.objects.object_reader import ObjectReader
+from tests.rows import sql
 from tests.services.uploads.test_intake import upload
 
 
@@ -44,5 +45,4 @@ def raw(bucket: Any, key: str) -> bytes:
 
 
 def time_passes(db: Database) -> None:
-    with db.connection() as tx:
-        tx.execute("update deferred_deletions set delete_after = now() - interval '1 second'")
+    sql(db, "update deferred_deletions set delete_after = now() - interval '1 second'")

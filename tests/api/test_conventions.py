@@ -14,6 +14,7 @@ from db import Database
 from services import Services
 from settings import Settings
 from tests.client import GatewayClient
+from tests.rows import sql
 
 pytestmark = pytest.mark.memory_store
 
@@ -316,8 +317,7 @@ def test_a_date_counts_as_a_whole_day_both_ends_included(client: GatewayClient, 
     ]
     found = []
     for moment in moments:
-        with db.connection() as tx:
-            tx.execute("update files set uploaded_at = %s where id = %s", (moment, file["id"]))
+        sql(db, "update files set uploaded_at = %s where id = %s", moment, file["id"])
         page = client.get("/api/files", params={"date_from": "2026-11-23", "date_to": "2026-11-23"}).json
         found.append(len(page["items"]))
         assert len(client.get("/api/files", params={"date_from": moment, "date_to": moment}).json["items"]) == 1

@@ -20,12 +20,9 @@ from db import Database
 from services import Services
 from settings import Settings
 from tests.client import Answer, GatewayClient
-from tests.conftest import NOTHING
-from tests.direct_steps import sql
+from tests.conftest import NOTHING, Leftovers
 from tests.paths import ROOT
 from tests.presigned import put, send
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def begin(client: GatewayClient, data: bytes, **members: Any) -> dict[str, Any]:

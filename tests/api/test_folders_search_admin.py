@@ -11,6 +11,7 @@ from services import Services
 from services.upkeep.doctor import sandbox
 from storage_backends.presign import Presigner
 from tests.client import GatewayClient
+from tests.rows import sql
 from tests.subtests import with_subtests
 
 
@@ -219,8 +220,7 @@ def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, servi
     first, again = (admin.post("/api/admin/keys", json={"owner_id": "carol"}, headers=header) for _ in range(2))
     assert first.json["key"]
     assert again.json == first.json | {"key": None}
-    with services.db.connection() as tx:
-        stored = tx.execute("select outcome::text from idempotency_keys").fetchall()
+    stored = sql(services.db, "select outcome::text from idempotency_keys")
     assert first.json["key"] not in str(stored)
 
 

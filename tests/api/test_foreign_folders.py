@@ -11,11 +11,10 @@ import pytest
 from db import Database
 from services import Services
 from tests.client import Answer, GatewayClient
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.subtests import with_subtests
 from tests.tus import begin as begin_tus
 
-Leftovers = Callable[[], dict[str, list[str]]]
 UNKNOWN = 2**31 - 1
 
 WAYS_IN: dict[str, Callable[[GatewayClient, int], Answer]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from flask import Flask
 
 from tests.bodies import HTML, Unread, names, send
 from tests.client import GatewayClient, form_data
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.subtests import with_subtests
 
 pytestmark = pytest.mark.memory_store
@@ -21,8 +21,6 @@ PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 MIB = 1024 * 1024
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 # -- what is stored ------------------------------------------------------------------------------------------

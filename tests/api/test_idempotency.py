@@ -23,7 +23,7 @@ from services import Services
 from services.access import idempotency
 from services.access.idempotency import Claim
 from tests.client import Answer, GatewayClient
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashPoint
 from tests.direct_steps import direct, let_lease_pass
 from tests.rows import sql
@@ -31,7 +31,6 @@ from tests.samples import picture
 from tests.subtests import with_subtests
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
 
-Leftovers = Callable[[], dict[str, list[str]]]
 Create = Callable[[GatewayClient, dict[str, str], str], Answer]  # with a key, making a thing of this name
 
 LARGE = 20 * MIB  # of several parts
@@ -92,13 +91,12 @@ def things(db: Database, admin: GatewayClient) -> Callable[[], int]:
     _source.update(admin.add("source.txt", b"source"))
 
     def look() -> int:
-        with db.connection() as tx:
-            row = tx.execute(
-                """select (select count(*) from files) + (select count(*) from folders) + (select count(*) from api_keys)
+        [row] = sql(
+            db,
+            """select (select count(*) from files) + (select count(*) from folders) + (select count(*) from api_keys)
                 + (select count(*) from upload_tokens) + (select count(*) from uploads
-                   where protocol not in ('form', 'raw') and status not in ('aborted', 'expired'))"""
-            ).fetchone()
-        assert row is not None
+                   where protocol not in ('form', 'raw') and status not in ('aborted', 'expired'))""",
+        )
         return int(row[0])
 
     return look
@@ -275,12 +273,11 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
         assert commit.wait(60)
 
     def waiting() -> int:
-        with db.connection() as tx:
-            row = tx.execute(
-                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%idempotency_keys%'"
-                " and datname = current_database()"
-            ).fetchone()
-        assert row is not None
+        [row] = sql(
+            db,
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%idempotency_keys%'"
+            " and datname = current_database()",
+        )
         return int(row[0])
 
     create, before = CREATES["POST /api/folders"][0], things()
@@ -288,9 +285,7 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
         patch.setattr(idempotency, "record", slow)
         first = pool.submit(create, client, {"Idempotency-Key": "k"}, "thing")
         assert recorded.wait(60)
-        with db.connection() as tx:
-            row = tx.execute("select created_at from idempotency_keys where key = 'k'").fetchone()
-        assert row is not None
+        [row] = sql(db, "select created_at from idempotency_keys where key = 'k'")
         second = pool.submit(create, client, {"Idempotency-Key": "k"}, "thing")
         until(lambda: waiting() == 1)
         dropped = pool.submit(services.idempotency.drop, Claim("alice", "k", row[0], hashlib.sha256()))
@@ -343,11 +338,11 @@ def test_T104_key_and_uploads_are_held_as_long_as_a_body_comes_and_no_longer(
 
     def left() -> list[float]:
         """Seconds until the key's lease and the uploads expire."""
-        with db.connection() as tx:
-            rows = tx.execute(
-                "select extract(epoch from lease_until - now())::float from idempotency_keys"
-                " union all (select extract(epoch from expires_at - now())::float from uploads order by id)"
-            ).fetchall()
+        rows = sql(
+            db,
+            "select extract(epoch from lease_until - now())::float from idempotency_keys"
+            " union all (select extract(epoch from expires_at - now())::float from uploads order by id)",
+        )
         return [row[0] for row in rows]
 
     seen: list[list[float]] = []

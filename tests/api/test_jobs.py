@@ -18,6 +18,7 @@ from services import Services
 from services.upkeep.jobs import JobQuery
 from tests.client import Answer, GatewayClient
 from tests.paths import ROOT
+from tests.rows import sql
 from tests.samples import picture
 
 FAILED = "update procrastinate_jobs set status = 'failed', attempts = 4, error = 'ValueError' where id = %s"
@@ -87,8 +88,7 @@ def test_what_failed_for_want_of_a_bucket_is_tried_again_for_a_week(
     problem = client.get(f"/api/files/{photo['id']}").json["problem"]
     assert problem["code"] == "processing_failed"
     assert services.jobs.revive() == 0
-    with db.connection() as tx:
-        tx.execute("update procrastinate_events set at = now() - interval '61 minutes'")
+    sql(db, "update procrastinate_events set at = now() - interval '61 minutes'")
     assert services.jobs.revive() == 1
     [again] = services.jobs.page(JobQuery(status="todo")).items
     assert (again.id, again.attempts) == (job.id, 0)
@@ -104,8 +104,7 @@ def test_what_failed_for_want_of_a_bucket_is_tried_again_for_a_week(
 
 def test_the_queue_is_a_command_too(settings: Any, services: Services, db: Database, tmp_path: Path) -> None:
     [job] = enqueue(db, 1)
-    with db.connection() as tx:
-        tx.execute(FAILED, [job])
+    sql(db, FAILED, job)
     environment = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "S3_ENDPOINT": settings.s3_endpoint,
@@ -176,8 +175,7 @@ def test_metrics_are_there_without_the_database(
 def test_readiness_names_the_queue_that_nobody_works_on(anonymous: GatewayClient, db: Database) -> None:
     enqueue(db, 1)
     assert anonymous.get("/readyz").json["checks"]["queue"] is True
-    with db.connection() as tx:
-        tx.execute("update procrastinate_events set at = now() - interval '11 minutes'")
+    sql(db, "update procrastinate_events set at = now() - interval '11 minutes'")
     answer = anonymous.get("/readyz")
     assert answer.status == 503
     failed = {name for name, found in answer.json["checks"].items() if not found}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -21,13 +20,12 @@ from tests.api.test_direct_uploads import _wait_for, worker
 from tests.api.test_s3_uploads import MIB, PIECE, Multipart, Signed, checked, post_form
 from tests.api.test_upload_tokens import token_of
 from tests.client import GatewayClient
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import incoming
 from tests.presigned import put, send
 from tests.rows import sql
 
 __all__ = ["worker"]
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def direct(services: Services) -> DirectUploads:
@@ -44,9 +42,7 @@ def life(url: str) -> int:
 
 
 def reserved(db: Database) -> int:
-    with db.connection() as tx:
-        row = tx.execute("select coalesce(sum(reserved_bytes), 0)::bigint from owner_usage").fetchone()
-    assert row is not None
+    [row] = sql(db, "select coalesce(sum(reserved_bytes), 0)::bigint from owner_usage")
     return int(row[0])
 
 

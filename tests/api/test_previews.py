@@ -13,6 +13,7 @@ from core.principal import Principal
 from services import Services
 from tests.client import Answer, GatewayClient
 from tests.parsers import samples
+from tests.rows import sql
 from tests.samples import picture
 
 SANDBOX = "default-src 'none'; sandbox"
@@ -135,8 +136,7 @@ def test_T37_place_and_camera_are_the_owners_alone(
 def test_measured_names_never_meet_the_clients_own(client: GatewayClient, services: Services, alice: Principal) -> None:
     """The client's width is under custom; the measured one is beside it."""
     file = client.add("p.png", picture("PNG", 30, 20))
-    with services.db.connection() as tx:
-        tx.execute('update files set metadata = \'{"custom": {"width": 9999}}\'')
+    sql(services.db, 'update files set metadata = \'{"custom": {"width": 9999}}\'')
     process(services, file)
     metadata = client.get(f"/api/files/{file['id']}").json["metadata"]
     assert (metadata["custom"], metadata["width"]) == ({"width": 9999}, 30)

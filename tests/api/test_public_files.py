@@ -27,6 +27,7 @@ from tests.crash_points import Killed
 from tests.parsers.samples import corners, encoded
 from tests.parsers.test_place import exif, heic, pixels, tells_a_place, with_exif
 from tests.presigned import put
+from tests.rows import sql
 from tests.services.processing.scanning.test_scan_tasks import work
 from tests.subtests import with_subtests
 
@@ -73,11 +74,7 @@ def fetched(client: GatewayClient, path: str) -> bytes:
 
 
 def queued(db: Database) -> int:
-    with db.connection() as tx:
-        row = tx.execute(
-            "select count(*) from procrastinate_jobs where task_name = 'publish_file' and status = 'todo'"
-        ).fetchone()
-    assert row is not None
+    [row] = sql(db, "select count(*) from procrastinate_jobs where task_name = 'publish_file' and status = 'todo'")
     return int(row[0])
 
 
@@ -88,8 +85,7 @@ def test_T139_the_public_sees_what_it_may_and_nothing_else(
     client: GatewayClient, strangers: Any, services: Services
 ) -> None:
     begun = client.put("/api/upload/p.jpg?visibility=public&tags=secret", data=PHOTO).json
-    with services.db.connection() as tx:
-        tx.execute('update files set metadata = \'{"custom": {"secret": 1}}\'')
+    sql(services.db, 'update files set metadata = \'{"custom": {"secret": 1}}\'')
     services.pipeline.process(UUID(begun["id"]))
     publish(services, begun)
     mine = client.get(address(begun)).json
@@ -110,8 +106,7 @@ def test_T139_nothing_of_an_expired_file_is_there(client: GatewayClient, strange
     gone = client.add("gone.jpg", picture(), visibility="public", folder_id=str(folder))
     client.add("here.txt", b"here", folder_id=str(folder))
     link = path_of(client.get(address(gone, "/url")).json["url"])
-    with db.connection() as tx:
-        tx.execute("update files set expires_at = now() where original_name = 'gone.jpg'")
+    sql(db, "update files set expires_at = now() where original_name = 'gone.jpg'")
     for stranger, nothing in strangers:
         for path in OFFERED:
             assert stranger.get(address(gone, path)).status == nothing
@@ -160,8 +155,7 @@ def test_T139_a_link_ends_where_the_file_is_infected(
 ) -> None:
     file = client.add("a.txt", b"text", visibility="public")
     link = path_of(client.get(address(file, "/url")).json["url"])
-    with db.connection() as tx:
-        tx.execute("update files set status = 'infected'")
+    sql(db, "update files set status = 'infected'")
     assert anonymous.get(link).code == "file_not_ready"
 
 
@@ -198,8 +192,7 @@ def test_T139_no_hash_of_a_picture_tells_its_place_before_it_is_ready(
 ) -> None:
     """Otherwise locations could be tried until the hash matches."""
     file = client.add("p.jpg", PHOTO, visibility="public")
-    with db.connection() as tx:
-        tx.execute("update files set status = %s", (status,))
+    sql(db, "update files set status = %s", status)
     shown = anonymous.get(address(file)).json
     assert (shown["status"], shown["file_hash"]) == (status, None)
 
@@ -403,13 +396,11 @@ def test_T139_a_lost_copy_is_made_again_and_the_original_never_stands_in(
     assert proxied(anonymous, file).code == "content_missing"
     assert proxied(anonymous, file).code == "file_not_ready"
     assert client.get(address(file)).json["status"] == "ready"
-    with db.connection() as tx:
-        tx.execute("delete from procrastinate_jobs")
+    sql(db, "delete from procrastinate_jobs")
     client.patch(address(file), json={"keep_location": True})
     assert services.public_copies.enqueue_missing() == 0  # nobody needs it
     client.patch(address(file), json={"keep_location": False})
-    with db.connection() as tx:
-        tx.execute("delete from procrastinate_jobs")
+    sql(db, "delete from procrastinate_jobs")
     assert [services.public_copies.enqueue_missing() for _ in range(2)] == [1, 0]
     publish(services, file)
     assert not tells_a_place(proxied(anonymous, file).body)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from db import Database
 from tests.client import Answer, GatewayClient
+from tests.rows import sql
 from tests.subtests import with_subtests
 
 CONTENT = bytes(range(256)) * 40
@@ -397,8 +398,7 @@ def test_a_bad_credential_is_401_for_a_public_file_too(client: GatewayClient) ->
 @pytest.mark.parametrize("status", ["processing", "rejected", "infected"])
 def test_what_is_not_ready_is_409(client: GatewayClient, db: Database, status: str) -> None:
     file = client.add("p.jpg", picture())
-    with db.connection() as tx:
-        tx.execute("update files set status = %s", (status,))
+    sql(db, "update files set status = %s", status)
     for path in ("/download", "/url", "/preview"):
         answer = client.get(f"/api/files/{file['id']}{path}")
         assert (answer.status, answer.code) == (409, "file_not_ready")

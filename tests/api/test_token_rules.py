@@ -14,11 +14,10 @@ from tests import tus
 from tests.api.test_s3_uploads import Multipart, post_form
 from tests.api.test_upload_tokens import by_form, token_of
 from tests.client import Answer, GatewayClient
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.presigned import put
 from tests.rows import sql
 
-Leftovers = Callable[[], dict[str, list[str]]]
 Finish = Callable[[], list[Answer]]
 Way = Callable[..., tuple[list[Answer], Finish]]  # begins one, as far as can be before the last request
 
@@ -263,8 +262,7 @@ def test_T136_a_token_can_not_take_back_what_it_has_delivered(
     begun, finish = WAYS["direct"](token, "invoice.txt", b"hello")
     end(services, finish)
     check_all(services, client)
-    with db.connection() as tx:
-        tx.execute("update files set uploaded_at = now() - interval '2 minutes'")
+    sql(db, "update files set uploaded_at = now() - interval '2 minutes'")
     address = f"/api/uploads/{begun[0].json['id']}"
     again = token.post(f"{address}/complete", json={"sha256": "0" * 64})
     assert (again.status, again.json["status"]) == (201, "ready")

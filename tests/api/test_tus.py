@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,12 +16,10 @@ from core.principal import Principal
 from db import Database
 from services import Services
 from tests.client import Answer, GatewayClient
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import expire
 from tests.rows import sql
 from tests.tus import BYTES, MIB, TUS, begin, metadata, offset, patch, path, random_bytes, upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def stored(services: Services, bucket: Any, file_id: str, owner: str = "alice") -> bytes:

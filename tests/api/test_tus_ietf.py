@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -14,11 +14,10 @@ from core import ietf
 from services import Services
 from tests.api.test_tus import stored
 from tests.client import Answer, GatewayClient
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.subtests import with_subtests
 from tests.tus import MIB, begin, path, random_bytes
 
-Leftovers = Callable[[], dict[str, list[str]]]
 PARTIAL = "application/partial-upload"
 
 

@@ -19,11 +19,9 @@ from db import resumable
 from services import Services
 from settings import Settings
 from tests.client import GatewayClient
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.live import Live
 from tests.tus import MIB, TUS, begin, offset, patch, path, random_bytes
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 SILENT = 3.0  # seconds that a body may pause here
 SHORT = f"import api.tus_body; api.tus_body.SILENCE = {SILENT}"

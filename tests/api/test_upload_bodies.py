@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -13,14 +13,12 @@ from flask import Flask
 
 from tests.bodies import HTML, Cut, Unread, names, send
 from tests.client import Answer, GatewayClient, form_data
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.subtests import with_subtests
 
 pytestmark = pytest.mark.memory_store
 
 MIB = 1024 * 1024
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 # -- broken bodies -------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,11 +17,10 @@ from db import Database
 from services import Services
 from services.access.upload_tokens import Budget
 from tests.client import Answer, GatewayClient, form_data
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.presigned import post_form, put
+from tests.rows import sql
 from tests.samples import Source, picture
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def token_of(client: GatewayClient, **members: Any) -> GatewayClient:
@@ -166,22 +164,18 @@ def test_a_token_lives_a_day_at_most_and_then_is_nothing(
     assert row == (True, 32)
     token = client.as_(answer.json["token"])
     begun = token.post("/api/uploads", json={"filename": "a", "size": 5}).json
-    with db.connection() as tx:
-        tx.execute("update upload_tokens set expires_at = now() - interval '1 second'")
+    sql(db, "update upload_tokens set expires_at = now() - interval '1 second'")
     for answer in (by_form(token), token.get("/api/uploads"), token.get(f"/api/uploads/{begun['id']}")):
         assert (answer.status, answer.code) == (401, "not_authenticated")
     assert client.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"
-    with db.connection() as tx:
-        tx.execute("update upload_tokens set expires_at = now() - interval '30 days'")
+    sql(db, "update upload_tokens set expires_at = now() - interval '30 days'")
     services.janitor.run()
     with db.connection() as tx:  # an upload still goes by its rules
         assert tx.execute("select count(*) from upload_tokens").fetchone() == (1,)
     assert client.delete(f"/api/uploads/{begun['id']}").status == 204
-    with db.connection() as tx:
-        tx.execute("update uploads set updated_at = now() - interval '30 days'")
+    sql(db, "update uploads set updated_at = now() - interval '30 days'")
     services.janitor.run()
-    with db.connection() as tx:
-        assert tx.execute("select count(*) from upload_tokens").fetchone() == (0,)
+    assert sql(db, "select count(*) from upload_tokens") == [(0,)]
 
 
 def test_a_replayed_request_does_not_show_the_token_again(client: GatewayClient, db: Database) -> None:
@@ -267,8 +261,7 @@ def test_what_fails_or_is_aborted_is_given_back_to_the_budget(
     by_form(token, "a.png", b"<!DOCTYPE html><script>1</script>")  # rejected
     assert used() == (0, 0)
     begun = token.post("/api/uploads", json={"filename": "a", "size": 15}).json
-    with db.connection() as tx:
-        tx.execute("update uploads set expires_at = now() - interval '1 second'")
+    sql(db, "update uploads set expires_at = now() - interval '1 second'")
     services.janitor.run()
     assert used() == (0, 0)
     assert by_form(token, content=b"x" * 12).status == 201 and used() == (1, 12)
@@ -365,10 +358,7 @@ def test_beginning_ending_and_finishing_at_once_never_lock_each_other_out(
     with ThreadPoolExecutor(24) as pool:
         list(pool.map(one, range(1, 241)))
     assert [repr(error.__cause__) for error in failed] == []
-    with db.connection() as tx:
-        assert tx.execute(
-            "select sum(deadlocks) from pg_stat_database where datname = current_database()"
-        ).fetchone() == (0,)
+    assert sql(db, "select sum(deadlocks) from pg_stat_database where datname = current_database()") == [(0,)]
     assert leftovers() == NOTHING
 
 

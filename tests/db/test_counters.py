@@ -23,7 +23,7 @@ from db.file_lists import FileFilter
 from services import Services
 from services.library.files import FileChange
 from services.library.folders import FolderChange
-from tests.rows import add_file
+from tests.rows import add_file, sql
 from tests.services.uploads.test_intake import upload
 
 
@@ -271,8 +271,7 @@ def test_counters_are_right_after_a_folder_row_is_deleted(db: Database) -> None:
     add_file(db, "a", folder=folder, size=5)
     add_file(db, "b", folder=folder, size=6, deleted=True)
     add_file(db, "c", size=7)
-    with db.transaction() as tx:
-        tx.execute("delete from folders where id = %s", [folder])
+    sql(db, "delete from folders where id = %s", folder)
     assert differences(db) == [] and kept(db, "alice")["folders"] == {None: (2, 12)}
 
 

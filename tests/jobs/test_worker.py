@@ -19,6 +19,7 @@ from services import Services
 from services.upkeep.jobs import MAX_DEATHS, JobQuery
 from settings import Settings
 from tests.paths import ROOT
+from tests.rows import sql
 from tests.samples import picture
 from tests.services.uploads.test_intake import upload
 
@@ -111,8 +112,7 @@ def test_T106_a_worker_that_was_only_suspended_has_no_second_effect(
 ) -> None:
     """It is suspended during a job until another worker has done it, then it continues."""
     file = upload(services, alice, "a.bin", bytes(range(256)))
-    with db.connection() as tx:
-        tx.execute("update files set status = 'processing', file_hash = null")
+    sql(db, "update files set status = 'processing', file_hash = null")
     silent = crew.start()
     enqueue(db, "slow_check", file_id=str(file.id))
     wait_for(lambda: crew.words() == ["begin-check"], crew)
@@ -167,15 +167,11 @@ def test_a_job_that_always_raises_has_four_attempts(
     crew: Crew, services: Services, alice: Principal, db: Database
 ) -> None:
     photo = upload(services, alice, "a.png", picture("PNG"))
-    with db.connection() as tx:
-        tx.execute("update procrastinate_jobs set task_name = 'always_fails'")
+    sql(db, "update procrastinate_jobs set task_name = 'always_fails'")
     crew.start()
 
     def due() -> bool:  # without its delays of 2, 4 and 8 seconds
-        with db.connection() as tx:
-            tx.execute(
-                "update procrastinate_jobs set scheduled_at = now() where status = 'todo' and scheduled_at > now()"
-            )
+        sql(db, "update procrastinate_jobs set scheduled_at = now() where status = 'todo' and scheduled_at > now()")
         return services.jobs.counts().get("processing", {}).get("failed") == 1
 
     wait_for(due, crew)
@@ -218,11 +214,11 @@ def test_T102_a_worker_survives_lost_database_connections(crew: Crew, db: Databa
     worker = crew.start()
     enqueue(db, "slow", seconds=0, name="before")
     wait_for(lambda: "end-before" in crew.words(), crew)
-    with db.connection() as tx:
-        tx.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where datname = current_database() and pid <> pg_backend_pid()"
-        )
+    sql(
+        db,
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()",
+    )
     enqueue(db, "slow", seconds=0, name="after")
     wait_for(lambda: "end-after" in crew.words(), crew)
     assert worker.poll() is None

@@ -22,14 +22,13 @@ from services.processing.previews import PreviewRequest
 from services.uploads.resumable import NewResumable
 from storage_backends.base import PresignedPost
 from tests.compressed_files import read, text, time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import begin, direct, let_lease_pass, resumable, send_all
 from tests.lost_commits import LossyGateway
 from tests.rows import sql
 from tests.samples import Source
 from tests.services.uploads.test_intake import upload
 
-Leftovers = Callable[[], dict[str, list[str]]]
 Action = Callable[[Any], Any]  # by the gateway that loses answers
 Prepare = Callable[[Services, Principal], Action]  # what the action needs is made by another
 _SEEDS = itertools.count()

@@ -29,10 +29,9 @@ from services import Services
 from services.library.delivery import Redirect, Stream
 from services.library.files import FileChange, FileQuery, etag
 from services.processing.previews import PreviewRequest
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
+from tests.rows import sql
 from tests.services.uploads.test_intake import counted, upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def test_rename_move_and_copy_cost_no_bytes(services: Services, alice: Principal, bucket: Any) -> None:
@@ -119,11 +118,9 @@ def test_T72_usage_is_the_sum_of_all_files(services: Services, alice: Principal,
     with pytest.raises(QuotaExceeded):
         services.files.copy(alice, file.id)
     services.files.trash(alice, copy.id)
-    with db.connection() as tx:
-        assert tx.execute("select used_bytes, file_count from owner_usage").fetchall() == [(8, 1)]
+    assert sql(db, "select used_bytes, file_count from owner_usage") == [(8, 1)]
     services.files.purge(alice, copy.id)
-    with db.connection() as tx:
-        assert tx.execute("select used_bytes, file_count, reserved_bytes from owner_usage").fetchall() == [(4, 1, 0)]
+    assert sql(db, "select used_bytes, file_count, reserved_bytes from owner_usage") == [(4, 1, 0)]
 
 
 def test_T64_files_of_other_owners_answer_NotFound(

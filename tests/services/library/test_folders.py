@@ -27,7 +27,7 @@ from db import Database, execute, files
 from db.records import FolderRecord
 from services.library import folders as module
 from services.library.folders import FolderChange, Folders
-from tests.rows import add_file
+from tests.rows import add_file, sql
 
 
 @pytest.fixture
@@ -241,9 +241,7 @@ def test_only_the_deletion_retries_in_a_deadlock(
     alice: Principal,
 ) -> None:
     """A move locks the file before the folder, the deletion in the opposite order."""
-    with db.connection() as tx:
-        moving = tx.execute("select id from files where folder_id = %s", [tree["b"].id]).fetchone()
-    assert moving is not None
+    [moving] = sql(db, "select id from files where folder_id = %s", tree["b"].id)
     with ThreadPoolExecutor(1) as pool:
         with db.transaction() as tx:
             files.lock(tx, moving[0])

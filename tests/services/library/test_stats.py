@@ -7,7 +7,7 @@ from core.principal import Principal
 from db import Database, events, execute
 from services.library.stats import Stats
 from storage_backends.base import Capacity, StorageUnavailable
-from tests.rows import add_file
+from tests.rows import add_file, sql
 
 
 class Measured:
@@ -47,9 +47,7 @@ def test_counts_leave_out_the_trash_and_other_owners(
     bob: Principal,
     root: Principal,
 ) -> None:
-    with db.transaction() as tx:
-        row = tx.execute("insert into folders (owner_id, name) values ('alice', 'plans') returning id").fetchone()
-    assert row is not None
+    [row] = sql(db, "insert into folders (owner_id, name) values ('alice', 'plans') returning id")
     shared = add_file(db, "a.pdf", size=100, folder=row[0], key="files/shared")
     add_file(db, "b.pdf", size=100, folder=row[0], key="files/shared")
     add_file(db, "c.jpg", size=7, file_type="image", status="processing")

@@ -25,13 +25,12 @@ from services.objects.object_reader import Altered
 from services.processing.previews import PreviewRequest
 from storage_backends.base import ObjectNotFound
 from tests.compressed_files import compressed, read, text, time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import begin, checked, direct, send_all
 from tests.rows import sql
 from tests.services.test_lost_answers import form
 from tests.services.uploads.test_intake import stored, upload
 
-Leftovers = Callable[[], dict[str, list[str]]]
 Damage = Callable[[Any, Database, FileRecord], None]
 
 

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -31,10 +30,9 @@ from services.objects.object_reader import FRAME
 from services.processing import compression
 from settings import Settings
 from tests.compressed_files import compressed, raw, read, text, time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
+from tests.rows import sql
 from tests.services.uploads.test_intake import upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def download(services: Services, file: FileRecord, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -261,8 +259,7 @@ def test_the_old_object_is_kept_as_long_as_its_urls_are_valid(
     services.janitor.run()
     assert requests.get(url, timeout=30).content == data
     assert download(services, file)[2] == data
-    with db.connection() as tx:
-        tx.execute("update deferred_deletions set delete_after = delete_after - interval '3 hours'")
+    sql(db, "update deferred_deletions set delete_after = delete_after - interval '3 hours'")
     services.janitor.run()
     assert requests.get(url, timeout=30).status_code == 200  # twice the life is kept
     time_passes(db)

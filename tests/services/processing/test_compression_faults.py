@@ -24,12 +24,10 @@ from services.objects.object_reader import FRAME, Damaged, ObjectReader
 from services.processing import compression
 from services.processing.compression import Compression
 from tests.compressed_files import compressed, raw, read, text, time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
+from tests.rows import sql
 from tests.services.uploads.test_intake import upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
-
 
 # -- concurrency -------------------------------------------------------------------------------------------------------
 
@@ -115,8 +113,7 @@ def test_T107_replacement_races_with_copy_purge_and_equal_uploads(
         for left in services.files.list(alice, FileQuery()).items:
             assert read(services, left) == data
             services.files.purge(alice, left.id)
-        with db.connection() as tx:
-            assert tx.execute("select count(*) from objects").fetchone() == (0,)
+        assert sql(db, "select count(*) from objects") == [(0,)]
     time_passes(db)
     services.janitor.run()
     assert leftovers() == NOTHING
@@ -133,8 +130,7 @@ def test_damage_is_detected_and_never_ends_a_download_early(
     whole = bytearray(raw(bucket, file.file_path))
     whole[len(whole) // 2] ^= 0xFF
     turned = bucket.put(file.file_path, bytes(whole), content_type="application/zstd")
-    with db.connection() as tx:
-        tx.execute("update objects set etag = %s where object_key = %s", [turned.etag, file.file_path])
+    sql(db, "update objects set etag = %s where object_key = %s", turned.etag, file.file_path)
     with pytest.raises(Damaged):
         read(services, services.files.get(alice, file.id))
     assert services.files.details(alice, file.id).integrity["checksum"] == "mismatch"

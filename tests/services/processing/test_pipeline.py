@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,24 +13,20 @@ from parsers import ParserFailed, reading
 from parsers import run as parsers
 from services import Services
 from storage_backends.base import StorageUnavailable
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
 from tests.parsers import samples
-from tests.rows import previews_of
+from tests.rows import previews_of, sql
 from tests.samples import picture
 from tests.services.uploads.test_intake import upload
 
-Leftovers = Callable[[], dict[str, list[str]]]
-
 
 def texts(db: Database) -> list[tuple[str, str | None]]:
-    with db.connection() as tx:
-        return tx.execute("select content, language from object_texts").fetchall()
+    return sql(db, "select content, language from object_texts")
 
 
 def queued(db: Database) -> list[str]:
-    with db.connection() as tx:
-        found = tx.execute("select task_name from procrastinate_jobs where task_name = 'process_file'").fetchall()
+    found = sql(db, "select task_name from procrastinate_jobs where task_name = 'process_file'")
     return [row[0] for row in found]
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,14 +19,12 @@ from services import Services
 from services.access.concurrency import ConcurrencyLimit
 from services.processing.previews import PreviewRequest, Shape
 from tests.compressed_files import time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
 from tests.parsers import samples
-from tests.rows import previews_of
+from tests.rows import previews_of, sql
 from tests.samples import picture
 from tests.services.uploads.test_intake import upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 @pytest.fixture
@@ -139,8 +136,7 @@ def test_pages_of_a_document_are_pictures(
         with pytest.raises(InvalidInput, match="3 pages"):
             services.previews.show(alice, paper.id, PreviewRequest(type="page", page=beyond))
     assert len(children) == begun  # nothing is parsed for pages that don't exist
-    with db.connection() as tx:
-        assert tx.execute("select count(*) from preview_failures").fetchone() == (0,)
+    assert sql(db, "select count(*) from preview_failures") == [(0,)]
 
 
 def test_T91_a_file_that_can_not_be_parsed_is_parsed_once(
@@ -158,8 +154,7 @@ def test_T91_a_file_that_can_not_be_parsed_is_parsed_once(
     with pytest.raises(PreviewFailed):
         services.previews.show(alice, broken.id, PreviewRequest(size=128, retry=True))
     assert len(children) == 2
-    with db.connection() as tx:
-        tx.execute("update preview_failures set failed_at = now() - interval '25 hours'")
+    sql(db, "update preview_failures set failed_at = now() - interval '25 hours'")
     with pytest.raises(PreviewFailed):
         services.previews.show(alice, broken.id, PreviewRequest(size=128))
     assert len(children) == 3
@@ -180,8 +175,7 @@ def test_files_without_previews(services: Services, alice: Principal, db: Databa
     with pytest.raises(PreviewUnsupported):
         services.previews.show(alice, empty.id, PreviewRequest())
     photo = upload(services, alice, "a.png", picture("PNG"))
-    with db.connection() as tx:
-        tx.execute("update files set status = 'processing' where id = %s", [photo.id])
+    sql(db, "update files set status = 'processing' where id = %s", photo.id)
     with pytest.raises(FileNotReady):
         services.previews.show(alice, photo.id, PreviewRequest(size=128))
 

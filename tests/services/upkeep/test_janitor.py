@@ -16,11 +16,10 @@ from db import Database
 from services import Services
 from services.upkeep import janitor
 from storage_backends.base import StorageUnavailable
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
+from tests.rows import sql
 from tests.samples import Source
 from tests.services.uploads.test_intake import stored, upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 class Killed(BaseException):
@@ -68,16 +67,12 @@ def test_T101_an_upload_killed_at_any_step_leaves_nothing_after_the_janitor(
     services.janitor.run()
     services.janitor.run()
     assert leftovers() == NOTHING
-    with db.connection() as tx:
-        assert tx.execute("select count(*) from files").fetchone() == (0,)
+    assert sql(db, "select count(*) from files") == [(0,)]
 
 
 def pass_time(db: Database) -> None:
     """Make every upload expire."""
-    with db.connection() as tx:
-        tx.execute(
-            "update uploads set expires_at = now() - interval '1 second', updated_at = now() - interval '1 hour'"
-        )
+    sql(db, "update uploads set expires_at = now() - interval '1 second', updated_at = now() - interval '1 hour'")
 
 
 def test_T101_an_interrupted_purge_is_finished(

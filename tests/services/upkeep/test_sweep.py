@@ -23,13 +23,11 @@ from services.uploads import completion
 from services.uploads.direct import DirectUploads
 from services.uploads.leases import LEASE
 from services.uploads.resumable import NewResumable
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import begin, checked, direct, files_of, incoming, send_all, stored
 from tests.rows import sql
 from tests.services.uploads.test_completion import counted  # noqa: F401 a fixture
 from tests.services.uploads.test_resumable import Bytes
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def take_all_names(db: Database, name: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -22,7 +21,7 @@ from services.uploads.completion import Completion
 from services.uploads.direct import DirectLimits, DirectUploads
 from settings import Settings
 from storage_backends import open_store
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import (
     begin,
     direct,
@@ -36,9 +35,6 @@ from tests.direct_steps import (
     stored,
 )
 from tests.presigned import post_form, put, send
-
-Leftovers = Callable[[], dict[str, list[str]]]
-
 
 # -- T46: abandoned --------------------------------------------------------------------------------------------------------
 

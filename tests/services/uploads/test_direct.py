@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from base64 import b64encode
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -35,7 +34,7 @@ from services import Services
 from services.uploads.direct import UploadPlan
 from settings import Settings
 from storage_backends.base import PresignedRequest
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import (
     begin,
     checked,
@@ -51,7 +50,6 @@ from tests.direct_steps import (
 )
 from tests.presigned import post_form, put, send
 
-Leftovers = Callable[[], dict[str, list[str]]]
 MIB = 1024 * 1024
 PNG_BUT_HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -19,19 +18,16 @@ from db import Database
 from services import Services
 from services.library.files import FileQuery
 from tests.compressed_files import text, time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import checked
 from tests.direct_steps import upload as upload_direct
+from tests.rows import sql
 from tests.samples import Source
 from tests.services.uploads.test_intake import counted, upload
 
-Leftovers = Callable[[], dict[str, list[str]]]
-
 
 def objects_of(db: Database, owner: str) -> int:
-    with db.connection() as tx:
-        row = tx.execute("select count(*) from objects where owner_id = %s", [owner]).fetchone()
-    assert row is not None
+    [row] = sql(db, "select count(*) from objects where owner_id = %s", owner)
     return int(row[0])
 
 
@@ -118,8 +114,7 @@ def test_T15_another_owners_bytes_can_not_be_detected(
 
 def scanned(db: Database, owner: str) -> dict[str, int]:
     """By looking at every row."""
-    with db.connection() as tx:
-        files = tx.execute("select file_path, file_size from files where owner_id = %s", [owner]).fetchall()
+    files = sql(db, "select file_path, file_size from files where owner_id = %s", owner)
     largest = dict(files)
     return {
         "used": sum(size for _, size in files),

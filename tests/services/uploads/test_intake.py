@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -36,10 +35,10 @@ from services import Services
 from services.library.files import FileQuery
 from settings import Settings
 from storage_backends.base import OutOfSpace
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
+from tests.rows import sql
 from tests.samples import Repeated, Source, picture
 
-Leftovers = Callable[[], dict[str, list[str]]]
 MIB = 1024 * 1024
 
 
@@ -272,8 +271,7 @@ def test_T71_parallel_uploads_can_not_exceed_the_quota(services: Services, alice
     with ThreadPoolExecutor(20) as pool:
         accepted = sum(pool.map(attempt, range(40)))
     assert accepted == 10
-    with db.connection() as tx:
-        assert tx.execute("select used_bytes, reserved_bytes from owner_usage").fetchall() == [(10_000, 0)]
+    assert sql(db, "select used_bytes, reserved_bytes from owner_usage") == [(10_000, 0)]
 
 
 def test_a_batch_appears_completely_or_not_at_all(
@@ -283,8 +281,7 @@ def test_a_batch_appears_completely_or_not_at_all(
         batch.receive(name="a.txt", claimed_type=None, stream=Source(b"a"))
         batch.receive(name="b.bin", claimed_type=None, stream=Source(os.urandom(PART_SIZE + 1)))
         raise ConnectionResetError("the body broke off")
-    with db.connection() as tx:
-        assert tx.execute("select count(*) from files").fetchone() == (0,)
+    assert sql(db, "select count(*) from files") == [(0,)]
     assert leftovers() == NOTHING
 
 

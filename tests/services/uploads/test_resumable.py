@@ -21,13 +21,12 @@ from services import Services
 from services.library.files import FileQuery
 from services.uploads.leases import Lease
 from services.uploads.resumable import NewResumable
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway, CrashPoint
 from tests.direct_steps import checked, direct, resumable
 from tests.rows import sql
 from tests.services.uploads.test_verification import time_passes
 
-Leftovers = Callable[[], dict[str, list[str]]]
 MIB = 1024 * 1024
 PART = 5 * MIB  # the least that S3 allows, so that many deaths cost little
 NOISE = os.urandom(2 * PART + 5000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,12 +22,12 @@ from services.processing.previews import PreviewRequest
 from services.uploads.direct import UploadPlan
 from settings import Settings
 from storage_backends.s3 import S3Store
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
 from tests.direct_steps import begin, checked, direct, send_all
+from tests.rows import sql
 from tests.samples import picture
 
-Leftovers = Callable[[], dict[str, list[str]]]
 HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
 
 
@@ -145,10 +144,7 @@ def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, a
 def test_the_type_is_detected_and_pictures_get_previews(services: Services, alice: Principal, db: Database) -> None:
     file = checked(services, completed(services, alice, picture("PNG"), name="a", content_type="application/x-lie"))
     assert (file.status, file.mime_type, file.file_type) == ("ready", "image/png", "image")
-    with db.connection() as tx:
-        jobs = tx.execute(
-            "select task_name from procrastinate_jobs where args ->> 'file_id' = %s", [str(file.id)]
-        ).fetchall()
+    jobs = sql(db, "select task_name from procrastinate_jobs where args ->> 'file_id' = %s", str(file.id))
     assert sorted(row[0] for row in jobs) == ["check_file", "process_file"]
 
 
@@ -200,19 +196,13 @@ def test_a_check_without_a_job_is_queued_again_and_given_up_after_a_week(
     services: Services, alice: Principal, db: Database
 ) -> None:
     def queued() -> int:
-        with db.connection() as tx:
-            row = tx.execute(
-                "select count(*) from procrastinate_jobs where task_name = 'check_file' and status = 'todo'"
-            ).fetchone()
-        assert row is not None
+        [row] = sql(db, "select count(*) from procrastinate_jobs where task_name = 'check_file' and status = 'todo'")
         return int(row[0])
 
     file = completed(services, alice, b"hello")
-    with db.connection() as tx:
-        tx.execute("update files set uploaded_at = now() - interval '1 hour'")
+    sql(db, "update files set uploaded_at = now() - interval '1 hour'")
     assert services.verification.requeue_lost() == 0 and queued() == 1  # its job is there
-    with db.connection() as tx:
-        tx.execute("delete from procrastinate_jobs")
+    sql(db, "delete from procrastinate_jobs")
     assert services.verification.requeue_lost() == 1 and queued() == 1
     with db.connection() as tx:
         tx.execute("delete from procrastinate_jobs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -25,15 +24,13 @@ from settings import Settings
 from storage_backends.base import PresignedRequest
 from tests.clamd import EICAR, Clamd
 from tests.compressed_files import text, time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
 from tests.direct_steps import checked
-from tests.rows import previews_of
+from tests.rows import previews_of, sql
 from tests.samples import picture
 from tests.services.processing.scanning.conftest import not_handed_out, problem_of, refused_everywhere
 from tests.services.uploads.test_intake import upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def rescan(services: Services) -> dict[str, int]:
@@ -52,8 +49,7 @@ def test_T96_files_from_before_the_scanner_wait_for_their_first_scan(
     services: Services, alice: Principal, db: Database
 ) -> None:
     file = checked(services, upload(services, alice, "old.png", picture("PNG")))
-    with db.connection() as tx:
-        tx.execute("update objects set scan_verdict = null, scanned_with = null, scanned_at = null")
+    sql(db, "update objects set scan_verdict = null, scanned_with = null, scanned_at = null")
     assert services.files.get(alice, file.id).status == "ready"
     not_handed_out(services, file)
     assert rescan(services)["scanned"] == 1
@@ -92,8 +88,7 @@ def test_T98_a_late_hit_ends_links_previews_and_text_of_all_files_with_the_bytes
     assert previews_of(services.db, first) == []
     assert services.files.get(alice, good.id).status == "ready"
     assert len(previews_of(services.db, good)) == 4
-    with db.connection() as tx:
-        assert tx.execute("select count(*) from object_texts").fetchone() == (0,)
+    assert sql(db, "select count(*) from object_texts") == [(0,)]
     assert leftovers() == NOTHING
     assert rescan(services) == {"scanned": 1, "infected": 0, "failed": 0}
 
@@ -156,10 +151,7 @@ def test_T98_a_rescan_survives_an_unavailable_scanner_and_dead_workers(
         tx.execute("delete from procrastinate_jobs")
         tx.execute("update rescans set updated_at = now() - interval '1 hour'")
     scanning.continue_rescan()
-    with db.connection() as tx:
-        assert tx.execute("select task_name, priority / 1_000_000 from procrastinate_jobs").fetchall() == [
-            ("rescan", -100)
-        ]
+    assert sql(db, "select task_name, priority / 1_000_000 from procrastinate_jobs") == [("rescan", -100)]
     while scanning.scan_next_batch():
         pass
     found = scanning.latest_rescan()
@@ -180,8 +172,7 @@ def test_T98_a_due_rescan_begins_by_itself(
     )
     runs = []
     for days, known["version"] in ((0, 1), (0, 2), (8, 1), (8, 2)):
-        with db.connection() as tx:
-            tx.execute("update rescans set started_at = now() - %s * interval '1 day', finished_at = now()", [days])
+        sql(db, "update rescans set started_at = now() - %s * interval '1 day', finished_at = now()", days)
         scanning.continue_rescan()
         latest = scanning.latest_rescan()
         assert latest is not None

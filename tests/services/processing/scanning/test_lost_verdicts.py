@@ -17,12 +17,11 @@ from services.processing.scanning import configured
 from settings import Settings
 from tests.clamd import EICAR
 from tests.compressed_files import read, text, time_passes
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import checked
 from tests.lost_commits import LossyGateway
+from tests.rows import sql
 from tests.services.uploads.test_intake import upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def rescan(services: Services) -> None:
@@ -76,10 +75,7 @@ def test_an_upload_that_mends_damaged_bytes_is_scanned_and_processed(
     old = services.files.get(alice, old.id)
     assert (new.status, old.status, old.file_path, old.scanned) == ("ready", "ready", new.file_path, True)
     assert read(services, old) == data
-    with db.connection() as tx:
-        due = tx.execute(
-            "select args ->> 'file_id' from procrastinate_jobs where task_name = 'process_file' order by id"
-        ).fetchall()
+    due = sql(db, "select args ->> 'file_id' from procrastinate_jobs where task_name = 'process_file' order by id")
     assert due[-1] == (str(new.id),)
     services.janitor.run()
     assert leftovers() == NOTHING

@@ -15,6 +15,7 @@ from services.processing.scanning import configured
 from tests.clamd import EICAR
 from tests.compressed_files import read, text, time_passes
 from tests.conftest import NOTHING
+from tests.rows import sql
 from tests.services.uploads.test_intake import upload
 
 
@@ -51,10 +52,7 @@ def test_uploads_are_scanned_then_compressed_and_scanned_again(
     latest = configured(services.scanning).latest_rescan()
     assert latest is not None
     assert (latest.scanned, latest.failed, latest.finished_at is not None) == (1, 0, True)
-    with db.connection() as tx:
-        left = tx.execute(
-            "select task_name, status from procrastinate_jobs where status in ('failed', 'doing')"
-        ).fetchall()
+    left = sql(db, "select task_name, status from procrastinate_jobs where status in ('failed', 'doing')")
     assert left == []
     time_passes(db)
     services.janitor.run()

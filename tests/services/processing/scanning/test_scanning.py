@@ -7,7 +7,6 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,13 +29,12 @@ from services.upkeep.doctor import sandbox
 from services.upkeep.doctor.scanner import examine
 from settings import Settings
 from tests.clamd import EICAR, STREAM_LIMIT, Clamd, Proxy
-from tests.conftest import NOTHING
+from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import begin, checked, send_all
+from tests.rows import sql
 from tests.samples import picture
 from tests.services.processing.scanning.conftest import problem_of, refused_everywhere
 from tests.services.uploads.test_intake import upload
-
-Leftovers = Callable[[], dict[str, list[str]]]
 
 
 def through(settings: Settings, proxy: Proxy, **changes: Any) -> Services:
@@ -132,9 +130,7 @@ def test_T96_a_deployment_may_accept_unscannable_files(
 
 def test_T96_clean_files_are_processed_once(services: Services, alice: Principal, db: Database) -> None:
     def due() -> int:
-        with db.connection() as tx:
-            row = tx.execute("select count(*) from procrastinate_jobs where task_name = 'process_file'").fetchone()
-        assert row is not None
+        [row] = sql(db, "select count(*) from procrastinate_jobs where task_name = 'process_file'")
         return int(row[0])
 
     data = picture("PNG")
@@ -165,8 +161,7 @@ def test_T96_equal_bytes_of_one_owner_share_a_verdict(
     version = read_version("ClamAV 1.4.3/27833/Thu Nov 27 09:24:47 2026")
     assert checked(services, upload(services, alice, "a.bin", data)).status == "ready"
     assert len(scans) == 3
-    with db.connection() as tx:
-        rows = tx.execute("select owner_id, scan_verdict, scanned_with from objects order by owner_id").fetchall()
+    rows = sql(db, "select owner_id, scan_verdict, scanned_with from objects order by owner_id")
     assert rows == [("alice", "clean", "27833"), ("bob", "clean", "27832")]
 
 

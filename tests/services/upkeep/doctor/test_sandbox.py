@@ -19,6 +19,7 @@ from services import Services
 from settings import Settings
 from tests.client import GatewayClient
 from tests.paths import ROOT
+from tests.rows import sql
 from tests.samples import picture
 from tests.servers import free_port
 
@@ -74,8 +75,7 @@ def until(look: Callable[[], Any], log: Path) -> Any:
 
 
 def workers(services: Services) -> list[Any]:
-    with services.db.connection() as tx:
-        return tx.execute("select from procrastinate_workers").fetchall()
+    return sql(services.db, "select 1 from procrastinate_workers")
 
 
 def checks(url: str) -> Any:
