@@ -33,20 +33,10 @@ class Unread:
 
 
 def send(
-    app: Flask,
-    client: GatewayClient,
-    method: str,
-    path: str,
-    body: Any,
-    length: int | str | None,
-    **headers: str,
+    app: Flask, client: GatewayClient, method: str, path: str, body: Any, length: int | str | None, **headers: str
 ) -> tuple[int, str]:
     """Send a request with this body stream; the status and the problem's code."""
-    environ = {
-        "wsgi.input": body,
-        "wsgi.input_terminated": True,
-        "CONTENT_TYPE": headers.pop("Content_Type", ""),
-    }
+    environ = {"wsgi.input": body, "wsgi.input_terminated": True, "CONTENT_TYPE": headers.pop("Content_Type", "")}
     if length is None:
         headers["Transfer-Encoding"] = "chunked"
     else:

@@ -138,11 +138,7 @@ class Proxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with (
-            client,
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self._target)) as server,
-        ):
+        with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as server:
             threading.Thread(target=self._back, args=(server, client), daemon=True).start()
             passed = 0
             while data := client.recv(65536):

@@ -110,12 +110,7 @@ class GatewayClient:
         )
         if self._check:
             check_response(
-                self.document,
-                method,
-                unquote(path.partition("?")[0]),
-                answer.status,
-                answer.headers,
-                answer.body,
+                self.document, method, unquote(path.partition("?")[0]), answer.status, answer.headers, answer.body
             )
         return answer
 
@@ -132,12 +127,7 @@ class GatewayClient:
     def _over_http(self, method: str, path: str, data: Any, headers: Headers) -> Answer:
         assert self._session is not None
         response = self._session.request(
-            method,
-            f"{self.target}{path}",
-            data=data,
-            headers=dict(headers),
-            allow_redirects=False,
-            timeout=120,
+            method, f"{self.target}{path}", data=data, headers=dict(headers), allow_redirects=False, timeout=120
         )
         return Answer(response.status_code, dict(response.headers), response.content)
 

@@ -88,12 +88,7 @@ class Checker:
             document = json.loads(body)
             assert document["status"] == status, where
             assert document["request_id"] == headers["X-Request-ID"], where
-        for code, header in (
-            (401, "WWW-Authenticate"),
-            (405, "Allow"),
-            (429, "Retry-After"),
-            (503, "Retry-After"),
-        ):
+        for code, header in ((401, "WWW-Authenticate"), (405, "Allow"), (429, "Retry-After"), (503, "Retry-After")):
             assert status != code or headers.get(header), f"{where}: no {header}"
 
     @staticmethod
@@ -129,12 +124,7 @@ _equal: dict[str, Checker] = {}  # by what they check: each server's document ha
 
 
 def check_response(
-    document: dict[str, Any],
-    method: str,
-    path: str,
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
+    document: dict[str, Any], method: str, path: str, status: int, headers: Mapping[str, str], body: bytes
 ) -> None:
     """Raise AssertionError if the document does not describe the response. ``path`` is decoded and has no query; ``headers``
     ignore the case of names."""

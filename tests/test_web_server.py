@@ -140,13 +140,7 @@ def serving(tmp_path: Path, **limits: float) -> Iterator[Running]:
     home.mkdir()
     (home / "gunicorn.conf.py").write_text("raise SystemExit('a stray gunicorn.conf.py was read')")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home), "GUNICORN_CMD_ARGS": "--workers 7"}
-    command = [
-        sys.executable,
-        str(script),
-        str(port),
-        str(record),
-        *(f"{name}={n}" for name, n in limits.items()),
-    ]
+    command = [sys.executable, str(script), str(port), str(record), *(f"{name}={n}" for name, n in limits.items())]
     process = subprocess.Popen(command, env=environ, cwd=home)
     running = Running(process, port, record, home)
     try:

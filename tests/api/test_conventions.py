@@ -164,9 +164,7 @@ def test_the_documentation_needs_no_other_server_and_no_script(anonymous: Gatewa
 
 
 def test_T35_an_unexpected_error_tells_nothing(
-    client: GatewayClient,
-    services: Services,
-    monkeypatch: pytest.MonkeyPatch,
+    client: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("select key_digest from api_keys; /srv/secret.py")
@@ -212,16 +210,7 @@ def test_T25_a_plain_request_id_is_kept(anonymous: GatewayClient) -> None:
 
 
 def test_T25_any_other_request_id_is_replaced(anonymous: GatewayClient) -> None:
-    for given in (
-        "short",
-        "A" * 129,
-        "has space",
-        "\x1b[31mred\x1b[0m",
-        "über-lang",
-        "a/../../b",
-        "<script>",
-        "",
-    ):
+    for given in ("short", "A" * 129, "has space", "\x1b[31mred\x1b[0m", "über-lang", "a/../../b", "<script>", ""):
         answer = anonymous.get("/nothing", headers={"X-Request-ID": given.encode().decode("latin-1")})
         assert answer.headers["X-Request-ID"].isalnum()
         assert answer.headers["X-Request-ID"] != given
@@ -256,18 +245,7 @@ def test_T16_bad_numbers_in_queries(client: GatewayClient) -> None:
 
 
 def test_T16_bad_numbers_in_bodies(client: GatewayClient) -> None:
-    for value in (
-        "-1",
-        "0",
-        "1.0",
-        "9223372036854775808",
-        "9" * 5000,
-        "NaN",
-        "Infinity",
-        '"5"',
-        "true",
-        "[]",
-    ):
+    for value in ("-1", "0", "1.0", "9223372036854775808", "9" * 5000, "NaN", "Infinity", '"5"', "true", "[]"):
         body = f'{{"name": "x", "parent_folder_id": {value}}}'.encode()
         answer = client.post("/api/folders", data=body, headers={"Content-Type": "application/json"})
         assert (answer.status, answer.code) == (400, "invalid_input"), value
@@ -290,13 +268,7 @@ BAD_DATES = [
     "",
     "1",
 ]
-GOOD_DATES = [
-    "2026-11-23",
-    "2026-11-23T04:15:00Z",
-    "2026-11-23T04:15:00.123456+05:30",
-    "0001-01-01",
-    "9999-12-30",
-]
+GOOD_DATES = ["2026-11-23", "2026-11-23T04:15:00Z", "2026-11-23T04:15:00.123456+05:30", "0001-01-01", "9999-12-30"]
 
 
 def test_dates(client: GatewayClient) -> None:
@@ -455,9 +427,7 @@ def test_T38_links_do_not_repeat_the_host_header(client: GatewayClient) -> None:
 
 
 def test_admins_see_all_where_they_ask_for_it(
-    client: GatewayClient,
-    admin: GatewayClient,
-    client_for: Callable[..., GatewayClient],
+    client: GatewayClient, admin: GatewayClient, client_for: Callable[..., GatewayClient]
 ) -> None:
     client.add("one.txt")
     assert admin.get("/api/files").json["items"] == []

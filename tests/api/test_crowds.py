@@ -215,10 +215,7 @@ def requests_of_every_route(app: Flask, known: dict[str, str]) -> Iterator[tuple
                 statuses = {404}
             elif "/tus/" in where and statuses:  # the second one finds what came before the fault in the first
                 statuses = {400, 409}
-            yield (
-                head(method, where, "Transfer-Encoding: chunked", *fields, key=known["credential"]),
-                statuses,
-            )
+            yield (head(method, where, "Transfer-Encoding: chunked", *fields, key=known["credential"]), statuses)
 
 
 def test_T138_malformed_chunks_and_trailers_are_400_on_every_route(

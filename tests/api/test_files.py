@@ -114,8 +114,7 @@ def test_patches_that_are_refused(client: GatewayClient, body: Any) -> None:
 
 
 @with_subtests(
-    "member",
-    ["owner_id", "status", "file_size", "file_hash", "id", "download_count", "file_path", "is_deleted"],
+    "member", ["owner_id", "status", "file_size", "file_hash", "id", "download_count", "file_path", "is_deleted"]
 )
 def test_T64_members_that_are_not_the_clients_are_refused(client: GatewayClient, member: str) -> None:
     file = client.add()
@@ -142,9 +141,7 @@ def test_T14_a_stale_if_match_changes_nothing(client: GatewayClient) -> None:
     for good in ("{}", '"other", {}', "*"):
         fresh = client.get(address).headers["ETag"]
         answer = client.patch(
-            address,
-            json={"visibility": "public", "tags": [str(len(good))]},
-            headers={"If-Match": good.format(fresh)},
+            address, json={"visibility": "public", "tags": [str(len(good))]}, headers={"If-Match": good.format(fresh)}
         )
         assert answer.status == 200, good
     assert client.delete(address, headers={"If-Match": "*"}).status == 200
@@ -330,10 +327,7 @@ def test_lists_asked_for_badly(client: GatewayClient, query: str) -> None:
     ],
 )
 def test_T64_anothers_file_is_404_and_an_admins_way_is_open(
-    client: GatewayClient,
-    other: GatewayClient,
-    admin: GatewayClient,
-    act: Callable[[GatewayClient, str], Answer],
+    client: GatewayClient, other: GatewayClient, admin: GatewayClient, act: Callable[[GatewayClient, str], Answer]
 ) -> None:
     file = client.add("a.txt", b"text here")["id"]
     answer = act(other, file)

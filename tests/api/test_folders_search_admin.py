@@ -252,18 +252,11 @@ def test_the_janitor_can_be_asked(admin: GatewayClient) -> None:
 
 
 def test_T124_readiness_tells_no_more_than_it_must(
-    anonymous: GatewayClient,
-    services: Services,
-    monkeypatch: pytest.MonkeyPatch,
+    anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert anonymous.get("/readyz").json == {
         "status": "ready",
-        "checks": {
-            "database": True,
-            "bucket": True,
-            "queue": True,
-            "sandbox": "weak" if sandbox.missing() else True,
-        },
+        "checks": {"database": True, "bucket": True, "queue": True, "sandbox": "weak" if sandbox.missing() else True},
     }
     monkeypatch.setattr(type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True})
     answer = anonymous.get("/readyz")

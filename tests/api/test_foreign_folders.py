@@ -41,8 +41,7 @@ WAYS_IN: dict[str, Callable[[GatewayClient, int], Answer]] = {
         "/s3/multipart", json={"filename": "a.bin", "metadata": {"folder_id": folder}}
     ),
     "s3 sign": lambda client, folder: client.post(
-        "/s3/sign",
-        json={"method": "PUT", "key": "a.txt", "size": 1, "metadata": {"folder_id": folder}},
+        "/s3/sign", json={"method": "PUT", "key": "a.txt", "size": 1, "metadata": {"folder_id": folder}}
     ),
     "upload token": lambda client, folder: client.post(
         "/api/upload-tokens", json={"owner_id": "alice", "folder_id": folder}

@@ -38,11 +38,7 @@ class Trickle:
 
 
 def read_all(
-    data: bytes | ByteSource,
-    *,
-    length: int | None = -1,
-    content_type: str = TYPE,
-    limits: FormLimits | None = None,
+    data: bytes | ByteSource, *, length: int | None = -1, content_type: str = TYPE, limits: FormLimits | None = None
 ) -> list[tuple[str, ...] | tuple[str, str, bytes]]:
     stream: ByteSource = io.BytesIO(data) if isinstance(data, bytes) else data
     if length == -1:
@@ -58,10 +54,7 @@ FILE = segment('name="files"; filename="a.txt"', "Content-Type: text/plain")
 
 def test_fields_and_files_come_in_their_order() -> None:
     data = body(
-        (segment('name="folder_id"'), b"7"),
-        (FILE, b"hello"),
-        (segment('name="tags"'), "größe".encode()),
-        (FILE, b""),
+        (segment('name="folder_id"'), b"7"), (FILE, b"hello"), (segment('name="tags"'), "größe".encode()), (FILE, b"")
     )
     assert read_all(data) == [
         ("folder_id", "7"),
@@ -78,12 +71,7 @@ def test_a_file_is_read_in_pieces_or_skipped() -> None:
     items = iter(form)
     first = next(items)
     assert isinstance(first, FilePart)
-    assert (first.content_type, first.read(0), first.read(4), first.bytes_read) == (
-        "text/plain",
-        b"",
-        b"0123",
-        4,
-    )
+    assert (first.content_type, first.read(0), first.read(4), first.bytes_read) == ("text/plain", b"", b"0123", 4)
     second = next(items)  # the rest of the first is skipped
     assert isinstance(second, FilePart)
     assert first.read() == b""
@@ -112,10 +100,7 @@ def test_bytes_like_the_boundary_are_content(noise: bytes) -> None:
     [
         ('name="files"; filename="Plan (final).pdf"', "Plan (final).pdf"),
         ('name="files"; filename="日本語.pdf"', "日本語.pdf"),
-        (
-            'name="files"; filename="a%22b%0D%0Ac.txt"',
-            'a"b\r\nc.txt',
-        ),  # as browsers escape; cleaning is T21's
+        ('name="files"; filename="a%22b%0D%0Ac.txt"', 'a"b\r\nc.txt'),  # as browsers escape; cleaning is T21's
         ('name="files"; filename="100%25.txt"', "100%25.txt"),  # and nothing else is decoded
         ('name="files"; filename="../../x"', "../../x"),
         ("name=files; filename=plain.txt", "plain.txt"),
@@ -259,11 +244,7 @@ class Endless:
 
     def __init__(self, count: int):
         self.parts: Iterator[bytes] = iter(
-            [
-                body((FILE, b""), end=False)[:-2],
-                *[b"\0" * 1024 * 1024] * count,
-                f"\r\n--{BOUNDARY}--\r\n".encode(),
-            ]
+            [body((FILE, b""), end=False)[:-2], *[b"\0" * 1024 * 1024] * count, f"\r\n--{BOUNDARY}--\r\n".encode()]
         )
 
     def read(self, size: int, /) -> bytes:

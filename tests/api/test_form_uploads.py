@@ -214,11 +214,7 @@ def test_T2_an_endless_form_is_cut_off_too(client: GatewayClient, leftovers: Lef
 @pytest.mark.settings(max_file_size=1000)
 def test_T5_each_file_gets_its_own_verdict(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.upload(
-        ("good.txt", b"good"),
-        ("big.txt", b"x" * 1001),
-        ("fake.png", HTML),
-        ("..", b"x"),
-        ("also good.txt", b"fine"),
+        ("good.txt", b"good"), ("big.txt", b"x" * 1001), ("fake.png", HTML), ("..", b"x"), ("also good.txt", b"fine")
     )
     assert answer.status == 207
     assert [file["original_name"] for file in answer.json["files"]] == ["good.txt", "also good.txt"]
@@ -235,10 +231,7 @@ def test_T5_each_file_gets_its_own_verdict(client: GatewayClient, leftovers: Lef
 def test_T5_where_all_are_refused_the_first_ones_status_counts(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.upload(("fake.png", HTML), ("big.txt", b"x" * 1001))
     assert (answer.status, answer.code) == (415, "type_mismatch")
-    assert [item["problem"]["code"] for item in answer.json["rejected"]] == [
-        "type_mismatch",
-        "file_too_large",
-    ]
+    assert [item["problem"]["code"] for item in answer.json["rejected"]] == ["type_mismatch", "file_too_large"]
     assert leftovers() == NOTHING
 
 

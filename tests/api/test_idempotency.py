@@ -51,9 +51,7 @@ CREATES: dict[str, list[Create]] = {
     "POST /api/folders": [lambda client, key, name: client.post("/api/folders", json={"name": name}, headers=key)],
     "POST /api/tus": [
         lambda client, key, name: client.post(
-            "/api/tus",
-            data=b"hello",
-            headers={**BYTES, "Upload-Length": "10", **key},
+            "/api/tus", data=b"hello", headers={**BYTES, "Upload-Length": "10", **key}
         )
     ],
     "POST /api/upload": [lambda client, key, name: client.upload((name, name.encode()), headers=key)],
@@ -176,12 +174,7 @@ def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
 
 @with_subtests(("label", "case"), CASES)
 def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_passed(
-    admin: GatewayClient,
-    services: Services,
-    things: Callable[[], int],
-    leftovers: Leftovers,
-    label: str,
-    case: int,
+    admin: GatewayClient, services: Services, things: Callable[[], int], leftovers: Leftovers, label: str, case: int
 ) -> None:
     create = CREATES[label][case]
     for number in count(1):

@@ -115,11 +115,7 @@ def test_the_queue_is_a_command_too(settings: Any, services: Services, db: Datab
 
     def command(*words: str) -> str:
         done = subprocess.run(
-            [sys.executable, app, "jobs", *words],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
+            [sys.executable, app, "jobs", *words], env=environment, cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -278,9 +278,5 @@ def test_T138_metadata_that_would_be_changed_is_refused(client: GatewayClient, r
 def test_T138_a_number_that_was_kept_before_it_was_refused_can_be_shown(client: GatewayClient, db: Database) -> None:
     client.add("a.txt", b"text")
     kept = 10**400
-    sql(
-        db,
-        "update files set metadata = jsonb_build_object('custom', jsonb_build_object('a', %s::numeric))",
-        kept,
-    )
+    sql(db, "update files set metadata = jsonb_build_object('custom', jsonb_build_object('a', %s::numeric))", kept)
     assert client.get("/api/files").json["items"][0]["metadata"]["custom"] == {"a": kept}

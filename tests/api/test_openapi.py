@@ -105,10 +105,7 @@ FOLDER = (
     ],
 )
 def test_what_does_not_fit_is_noticed(
-    anonymous: GatewayClient,
-    status: int,
-    headers: dict[str, str],
-    body: bytes,
+    anonymous: GatewayClient, status: int, headers: dict[str, str], body: bytes
 ) -> None:
     check_response(anonymous.document, "GET", "/api/folders/1", 200, HEADERS, FOLDER % b"")
     with pytest.raises(AssertionError):

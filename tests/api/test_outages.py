@@ -117,8 +117,7 @@ def database_line(services: Services, database_proxy: FaultProxy, monkeypatch: p
 
 
 both_backends = pytest.mark.parametrize(
-    "backend",
-    [pytest.param(name, marks=pytest.mark.settings(storage_backend=name)) for name in ("s3", "minio")],
+    "backend", [pytest.param(name, marks=pytest.mark.settings(storage_backend=name)) for name in ("s3", "minio")]
 )
 
 
@@ -169,11 +168,7 @@ def answered(name: str, request: Callable[[], Answer]) -> Answer:
 
 def refused(name: str, request: Callable[[], Answer]) -> None:
     answer = answered(name, request)
-    assert (answer.status, answer.headers.get("Retry-After", "")) == (503, "5"), (
-        name,
-        answer.status,
-        answer.body,
-    )
+    assert (answer.status, answer.headers.get("Retry-After", "")) == (503, "5"), (name, answer.status, answer.body)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -186,11 +181,7 @@ def until(condition: Callable[[], bool]) -> None:
 @both_backends
 @pytest.mark.parametrize("fault", [Line.stall, Line.refuse])
 def test_T103_without_the_bucket_all_is_answered_in_time(
-    backend: str,
-    fault: Callable[[Line], None],
-    bucket_line: Line,
-    with_bucket: Requests,
-    without_bucket: Requests,
+    backend: str, fault: Callable[[Line], None], bucket_line: Line, with_bucket: Requests, without_bucket: Requests
 ) -> None:
     fault(bucket_line)
     for name, request in with_bucket.items():
@@ -290,10 +281,7 @@ def test_a_statement_may_be_given_time(settings: Settings) -> None:
 @pytest.fixture
 def small_database(settings: Settings, postgres_server: postgres.Postgres) -> Iterator[Path]:
     """The folder of the test's database, which is on a small disk."""
-    with (
-        tempfile.TemporaryDirectory(prefix="gateway-full-") as above,
-        small_disk(Path(above) / "disk", "64m") as disk,
-    ):
+    with tempfile.TemporaryDirectory(prefix="gateway-full-") as above, small_disk(Path(above) / "disk", "64m") as disk:
         Path(above).chmod(0o755)
         place = disk / "place"
         place.mkdir(mode=0o700)

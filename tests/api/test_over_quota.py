@@ -258,10 +258,7 @@ def test_T135_renewing_does_not_lengthen_the_whole_life(
     if way != "tus":
         url = answer.json["url"] if way == "s3" else answer.json["parts"][0]["url"]
         assert life(url) <= 6
-    sql(
-        db,
-        "update uploads set created_at = now() - interval '8 hours', expires_at = now() - interval '1 second'",
-    )
+    sql(db, "update uploads set created_at = now() - interval '8 hours', expires_at = now() - interval '1 second'")
     assert renew().status == 410
     services.janitor.run()
     assert leftovers() == NOTHING

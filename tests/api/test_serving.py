@@ -128,14 +128,7 @@ def test_a_deployment_may_stream_by_default(client: GatewayClient) -> None:
 @pytest.mark.settings(download_url_max_ttl=3600)
 def test_url_lives_as_long_as_asked_within_limits(client: GatewayClient) -> None:
     file = client.add("a.txt", CONTENT)
-    for asked, status in (
-        ("60", 200),
-        ("9223372036854775807", 200),
-        ("0", 400),
-        ("-1", 400),
-        ("1.5", 400),
-        ("x", 400),
-    ):
+    for asked, status in (("60", 200), ("9223372036854775807", 200), ("0", 400), ("-1", 400), ("1.5", 400), ("x", 400)):
         answer = client.get(f"/api/files/{file['id']}/url?expires_in={asked}")
         assert answer.status == status
         if status == 200:
@@ -359,21 +352,10 @@ def test_a_public_file_may_stand_on_any_page(client: GatewayClient, anonymous: G
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [
-        ("GET", "/history"),
-        ("PATCH", ""),
-        ("DELETE", ""),
-        ("PUT", "/move"),
-        ("POST", "/copy"),
-        ("POST", "/restore"),
-    ],
+    [("GET", "/history"), ("PATCH", ""), ("DELETE", ""), ("PUT", "/move"), ("POST", "/copy"), ("POST", "/restore")],
 )
 def test_a_public_file_can_not_be_changed_by_others(
-    client: GatewayClient,
-    anonymous: GatewayClient,
-    other: GatewayClient,
-    method: str,
-    path: str,
+    client: GatewayClient, anonymous: GatewayClient, other: GatewayClient, method: str, path: str
 ) -> None:
     file = client.add("a.txt", b"a", visibility="public")
     body = {"target_folder_id": None} if path in ("/move", "/copy") else {}
@@ -419,17 +401,11 @@ def test_what_is_in_the_trash_is_409(client: GatewayClient) -> None:
 def test_T36_a_zip_of_files_and_of_a_folder(client: GatewayClient) -> None:
     folder = client.post("/api/folders", json={"name": "Fotos ü"}).json["id"]
     below = client.post("/api/folders", json={"name": "below", "parent_folder_id": folder}).json["id"]
-    one, two = (
-        client.add("a.txt", b"one", folder_id=str(folder)),
-        client.add("a.txt", b"two", folder_id=str(below)),
-    )
+    one, two = (client.add("a.txt", b"one", folder_id=str(folder)), client.add("a.txt", b"two", folder_id=str(below)))
     by_ids = client.get("/api/files/archive", params={"ids": f"{one['id']},{two['id']}"})
     assert by_ids.headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(by_ids.body)) as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == {
-            "a.txt": b"one",
-            "a (1).txt": b"two",
-        }
+        assert {name: archive.read(name) for name in archive.namelist()} == {"a.txt": b"one", "a (1).txt": b"two"}
     by_folder = client.get("/api/files/archive", params={"folder": folder})
     assert "Fotos%20%C3%BC.zip" in by_folder.headers["Content-Disposition"]
     with zipfile.ZipFile(io.BytesIO(by_folder.body)) as archive:
@@ -453,9 +429,7 @@ def test_T36_a_zip_of_nothing(client: GatewayClient, query: str, status: int) ->
 
 
 def test_T36_a_zip_holds_nothing_of_others(
-    client: GatewayClient,
-    other: GatewayClient,
-    client_for: Callable[..., GatewayClient],
+    client: GatewayClient, other: GatewayClient, client_for: Callable[..., GatewayClient]
 ) -> None:
     theirs, mine = other.add()["id"], client.add()["id"]
     assert client.get(f"/api/files/archive?ids={mine},{theirs}").status == 404

@@ -347,13 +347,7 @@ def test_T57_partial_uploads_become_one_file(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     large, medium, small = random_bytes(13 * MIB), random_bytes(6 * MIB), random_bytes(700)
-    for pieces in (
-        [large, medium],
-        [small, large, small, medium],
-        [small, small[:300]],
-        [large, b"", small],
-        [medium],
-    ):
+    for pieces in ([large, medium], [small, large, small, medium], [small, small[:300]], [large, b"", small], [medium]):
         addresses = [partial(client, piece) for piece in pieces]
         assert client.head(addresses[0], headers=TUS).headers["Upload-Concat"] == "partial"
         answer = final(client, "http://gateway.test" + addresses[0], *addresses[1:], camera="x")
@@ -499,11 +493,7 @@ def proxied(app: Any, http: dict[str, Any], key: str | None, peer: str, **said: 
 
 
 def test_T38_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client: GatewayClient) -> None:
-    unset = {
-        "base_url": "http://localhost:8080",
-        "public_url_set": False,
-        "trusted_proxies": ("10.0.0.0/8", "::1"),
-    }
+    unset = {"base_url": "http://localhost:8080", "public_url_set": False, "trusted_proxies": ("10.0.0.0/8", "::1")}
     says = {"Proto": "https", "Host": "files.example.com:8443"}
     cases = [
         (unset, "10.1.2.3", says, "https://files.example.com:8443"),

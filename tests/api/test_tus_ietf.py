@@ -30,12 +30,7 @@ def fields(version: int, complete: bool, **more: str) -> dict[str, str]:
 
 
 def send(
-    client: GatewayClient,
-    version: int,
-    data: Any,
-    *,
-    complete: bool,
-    headers: Mapping[str, str] | None = None,
+    client: GatewayClient, version: int, data: Any, *, complete: bool, headers: Mapping[str, str] | None = None
 ) -> Answer:
     sent = {"Content-Type": "application/octet-stream", **fields(version, complete), **(headers or {})}
     return client.post("/api/tus", data=data, headers=sent)
@@ -91,12 +86,7 @@ def test_an_upload_of_unknown_length_larger_than_a_part(
 
 def test_T51_the_draft_is_chosen_by_headers_or_by_the_upload(client: GatewayClient) -> None:
     of_draft, of_tus = path(send(client, 8, b"hel", complete=False)), path(begin(client, 5))
-    for sent in (
-        {"Upload-Complete": "?0"},
-        {"Upload-Incomplete": "?1"},
-        {"Upload-Draft-Interop-Version": "8"},
-        {},
-    ):
+    for sent in ({"Upload-Complete": "?0"}, {"Upload-Incomplete": "?1"}, {"Upload-Draft-Interop-Version": "8"}, {}):
         assert client.head(of_draft, headers=sent).status == 204, sent
     assert client.head(of_tus).status == 412
     assert client.head(of_draft, headers={"Tus-Resumable": "0.1"}).status == 412
@@ -123,13 +113,7 @@ def test_T51_errors_of_the_draft_have_registered_types(client: GatewayClient, le
     typed = client.patch(where, data=b"", headers=fields(6, True, Upload_Offset="5", Content_Type="text/plain"))
     assert typed.status == 415
     untyped = append(
-        client,
-        5,
-        path(send(client, 5, b"", complete=False)),
-        0,
-        b"x",
-        complete=True,
-        Content_Type="text/plain",
+        client, 5, path(send(client, 5, b"", complete=False)), 0, b"x", complete=True, Content_Type="text/plain"
     )
     assert untyped.status == 204
     assert leftovers() == NOTHING

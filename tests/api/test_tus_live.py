@@ -234,12 +234,7 @@ def test_an_interim_answer_names_the_upload_before_the_body_is_read(
             client.sendall(b"hello world")
             final = answer_of(client).decode()
             assert final.startswith("HTTP/1.1 201 ") and where in final
-    for version, more in (
-        ("2", ()),
-        ("10", ()),
-        ("8", ("Via: 1.1 proxy",)),
-        ("8", ("X-Forwarded-For: 192.0.2.1",)),
-    ):
+    for version, more in (("2", ()), ("10", ()), ("8", ("Via: 1.1 proxy",)), ("8", ("X-Forwarded-For: 192.0.2.1",))):
         client = begun(version, *more)
         client.sendall(b"hello world")
         assert answer_of(client).startswith(b"HTTP/1.1 201 ")

@@ -32,11 +32,7 @@ MIB = 1024 * 1024
     ),
 )
 def test_T3_a_raw_body_that_breaks_off(
-    app: Flask,
-    client: GatewayClient,
-    leftovers: Leftovers,
-    sent: int,
-    error: Exception | None,
+    app: Flask, client: GatewayClient, leftovers: Leftovers, sent: int, error: Exception | None
 ) -> None:
     found = send(app, client, "PUT", "/api/upload/cut.txt", Cut(b"x" * sent, error), 10 * MIB)
     assert found == (400, "malformed_upload")
@@ -47,11 +43,7 @@ def test_T3_a_raw_body_that_breaks_off(
 @pytest.mark.parametrize("error", [None, ConnectionResetError(104, "reset")])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.97])
 def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
-    app: Flask,
-    client: GatewayClient,
-    leftovers: Leftovers,
-    share: float,
-    error: Exception | None,
+    app: Flask, client: GatewayClient, leftovers: Leftovers, share: float, error: Exception | None
 ) -> None:
     body, content_type = form_data([("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)])
     assert send(app, client, "POST", "/api/upload", Cut(body), None, Content_Type=content_type)[0] == 201

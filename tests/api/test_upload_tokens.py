@@ -30,11 +30,7 @@ def token_of(client: GatewayClient, **members: Any) -> GatewayClient:
 
 
 def by_form(
-    client: GatewayClient,
-    name: str = "a.txt",
-    content: bytes = b"hello",
-    path: str = "/api/upload",
-    **fields: str,
+    client: GatewayClient, name: str = "a.txt", content: bytes = b"hello", path: str = "/api/upload", **fields: str
 ) -> Answer:
     body, content_type = form_data([(name, content)], fields)
     return client.post(path, data=body, headers={"Content-Type": content_type})
@@ -112,15 +108,7 @@ def test_a_token_is_good_for_nothing_else(
         assert token.get("/api/uploads").json["items"] == []
         assert client.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"  # its owner's key sees all
         bare = GatewayClient(app, None, check=False)
-        for path in (
-            "/api/files",
-            f"/api/files/{file['id']}",
-            "/api/upload-tokens",
-            "",
-            "/",
-            "/api/uploadsx",
-            "/s3x",
-        ):
+        for path in ("/api/files", f"/api/files/{file['id']}", "/api/upload-tokens", "", "/", "/api/uploadsx", "/s3x"):
             assert bare.get(f"/t/{token.key}{path}").status == 401, path
         assert bare.get(f"/t/{client.key}/api/uploads").status == 401  # a key has no place in a path
         assert bare.get(f"/t/{token.key}x/api/uploads").status == 401

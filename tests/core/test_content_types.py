@@ -4,15 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.content_types import (
-    Rules,
-    canonical,
-    file_type,
-    may_inline,
-    mime_for_extension,
-    resolve,
-    served_type,
-)
+from core.content_types import Rules, canonical, file_type, may_inline, mime_for_extension, resolve, served_type
 from core.errors import TypeMismatch, TypeNotAllowed
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"

@@ -39,22 +39,7 @@ def test_T21_T25_names_are_cleaned(raw: str, clean: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw",
-    [
-        "",
-        " ",
-        ".",
-        "..",
-        ". . .",
-        "\u3000",
-        "/",
-        "a/..",
-        "\u202e",
-        "\x00",
-        "\u200d",
-        "x\ud800.txt",
-        "a" * 5000,
-    ],
+    "raw", ["", " ", ".", "..", ". . .", "\u3000", "/", "a/..", "\u202e", "\x00", "\u200d", "x\ud800.txt", "a" * 5000]
 )
 def test_T21_T22_invalid_names(raw: str) -> None:
     with pytest.raises(InvalidName):

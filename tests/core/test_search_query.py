@@ -162,11 +162,7 @@ def test_one_leaf(text: str, leaf: Leaf) -> None:
 
 def test_or_binds_tighter_than_and() -> None:
     tree = parse("type:image cat OR -dog OR bird fish")
-    assert tree.groups == (
-        (TypeIs("image"),),
-        (Term("cat"), Term("dog", negated=True), Term("bird")),
-        (Term("fish"),),
-    )
+    assert tree.groups == ((TypeIs("image"),), (Term("cat"), Term("dog", negated=True), Term("bird")), (Term("fish"),))
     assert parse("OR cat OR").groups == ((Term("cat"),),)
     assert parse("cat or dog").groups == ((Term("cat"),), (Term("or"),), (Term("dog"),))
 

@@ -4,17 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.tokenizer import (
-    MAX_LEXEME_BYTES,
-    is_near,
-    misspellable,
-    parts,
-    phrase,
-    swapped,
-    text_vector,
-    tokens,
-    words,
-)
+from core.tokenizer import MAX_LEXEME_BYTES, is_near, misspellable, parts, phrase, swapped, text_vector, tokens, words
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 
@@ -80,14 +70,7 @@ def test_a_swap_of_neighbours_is_always_near(word: str, at: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "may"),
-    [
-        ("abc", False),
-        ("abcd", True),
-        ("12345", False),
-        ("新宿駅前", False),
-        ("x" * 33, False),
-    ],
+    ("word", "may"), [("abc", False), ("abcd", True), ("12345", False), ("新宿駅前", False), ("x" * 33, False)]
 )
 def test_only_words_of_some_length_are_corrected(word: str, may: bool) -> None:
     assert misspellable(word) is may
@@ -102,10 +85,7 @@ def test_swapped() -> None:
 
 def test_a_text_as_a_vector_has_words_tokens_and_places() -> None:
     vector, distinct = text_vector("Plan plan, Report2026. 新宿")
-    words, pairs = (
-        "'plan':1,2 'report2026':3 'report':3 '2026':4 '新宿':5 '宿':6",
-        ["plan plan", "plan report"],
-    )
+    words, pairs = ("'plan':1,2 'report2026':3 'report':3 '2026':4 '新宿':5 '宿':6", ["plan plan", "plan report"])
     assert vector.startswith(words + " '" + "' '".join(pairs) + "' ") and vector.endswith("'新宿 宿'")
     assert distinct == ["plan", "report2026", "report", "2026", "新宿", "宿"]
 

@@ -19,12 +19,7 @@ from db.file_lists import FileFilter
 KEYS = ("uploaded_at", "original_name", "file_size", "mime_type", "download_count", "last_accessed")
 SORTS = [sign + key for key in KEYS for sign in ("", "-")]
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TYPES = (
-    ("image/png", "image"),
-    ("image/jpeg", "image"),
-    ("application/pdf", "document"),
-    ("text/plain", "text"),
-)
+TYPES = (("image/png", "image"), ("image/jpeg", "image"), ("application/pdf", "document"), ("text/plain", "text"))
 
 _ADD = """
 with o as (insert into objects (object_key, owner_id, size, etag, content_type)

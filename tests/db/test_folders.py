@@ -16,11 +16,7 @@ def make(tx: Tx, name: str, parent: int | None = None, owner: str = "alice") -> 
 
 
 def refused(
-    db: Database,
-    kind: type[psycopg.Error],
-    name: str,
-    parent: int | None = None,
-    owner: str = "alice",
+    db: Database, kind: type[psycopg.Error], name: str, parent: int | None = None, owner: str = "alice"
 ) -> str | None:
     """The name of the constraint that a new folder violates."""
     with pytest.raises(kind) as caught, db.transaction() as tx:
@@ -93,13 +89,7 @@ def test_paths_and_counts(db: Database) -> None:
         middle = make(tx, "middle", top)
         low = make(tx, "low", middle)
         beside = make(tx, "beside")
-    for folder, name, size in (
-        (top, "1", 1),
-        (middle, "2", 10),
-        (middle, "3", 100),
-        (low, "4", 1000),
-        (None, "5", 7),
-    ):
+    for folder, name, size in ((top, "1", 1), (middle, "2", 10), (middle, "3", 100), (low, "4", 1000), (None, "5", 7)):
         add_file(db, name, folder=folder, size=size)
     add_file(db, "6", folder=low, size=10_000, deleted=True)
     with db.connection() as tx:

@@ -41,12 +41,7 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("tests.e2e.tus_run")
 
 UPPY = Path(__file__).parent / "uppy"
-PACKAGES = {
-    "chromium": "chromium",
-    "npm": "npm",
-    "node": "nodejs",
-    "curl": "curl",
-}  # program -> Debian package
+PACKAGES = {"chromium": "chromium", "npm": "npm", "node": "nodejs", "curl": "curl"}  # program -> Debian package
 PATIENCE = 60.0  # seconds until a file must be ready; usually one to four
 
 
@@ -135,12 +130,7 @@ class Owner:
         multiparts = [ref.key for (key,) in keys for ref in live.store.list_multiparts(key)]
         held = live.sql("select reserved_bytes from owner_usage where owner_id = %s", self.name)
         mine = live.sql("select count(*) from files where owner_id = %s", self.name)[0][0]
-        return (
-            mine,
-            sorted(present - {key for (key,) in wanted}),
-            multiparts,
-            [size for (size,) in held if size],
-        )
+        return (mine, sorted(present - {key for (key,) in wanted}), multiparts, [size for (size,) in held if size])
 
 
 @pytest.fixture(scope="session", params=["seaweedfs", "minio"])

@@ -116,8 +116,7 @@ class Uppy:
 
     def finished(self, *paths: Path) -> None:
         self.page.wait_for_function(
-            "count => log.filter((event) => ['success', 'error'].includes(event.kind)).length >= count",
-            arg=len(paths),
+            "count => log.filter((event) => ['success', 'error'].includes(event.kind)).length >= count", arg=len(paths)
         )
         assert self.events("error") == []
         assert sorted(event["name"] for event in self.events("success")) == sorted(path.name for path in paths)
@@ -171,11 +170,7 @@ SECOND_PART = r"[?&]partNumber=2(&|$)"
 
 
 def test_single_files_one_empty_one_japanese(client: Client, owner: Owner, tmp_path: Path) -> None:
-    paths = [
-        made(tmp_path, "single.txt", MIB),
-        made(tmp_path, "empty.txt", 0),
-        made(tmp_path, "写真 (最終).txt", 1000),
-    ]
+    paths = [made(tmp_path, "single.txt", MIB), made(tmp_path, "empty.txt", 0), made(tmp_path, "写真 (最終).txt", 1000)]
     client.choose(*paths)
     client.finished(*paths)
     files = owner.ready(*paths)

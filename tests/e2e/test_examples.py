@@ -20,11 +20,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def test_examples_are_short() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
-        "plain.html",
-        "uppy.html",
-        "resume.py",
-    }
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {"plain.html", "uppy.html", "resume.py"}
     for path in EXAMPLES.iterdir():
         if path.is_file():
             assert len(path.read_text().splitlines()) < 80, path

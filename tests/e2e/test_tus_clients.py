@@ -106,10 +106,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "chunks under the least part": {"options": {"chunkSize": 3 * MIB + 1}},
     "with the creation": {"options": {"uploadDataDuringCreation": True}},
     "with the creation, in chunks": {"options": {"uploadDataDuringCreation": True, "chunkSize": 6 * MIB}},
-    "deferred length": {
-        "source": "stream",
-        "options": {"uploadLengthDeferred": True, "chunkSize": 5 * MIB + 3},
-    },
+    "deferred length": {"source": "stream", "options": {"uploadLengthDeferred": True, "chunkSize": 5 * MIB + 3}},
     "method override": {"options": {"overridePatchMethod": True, "chunkSize": 8 * MIB}},
     "buffer": {"source": "buffer", "options": {"chunkSize": 8 * MIB}},
     "parallel": {"options": {"parallelUploads": 3}},
@@ -121,10 +118,7 @@ DRAFT_WAYS: dict[str, dict[str, Any]] = {
     "in chunks": {"options": {"chunkSize": 5 * MIB}},
     "buffer in chunks": {"source": "buffer", "options": {"chunkSize": 3 * MIB}},
     "with the creation": {"options": {"uploadDataDuringCreation": True}},
-    "deferred length": {
-        "source": "stream",
-        "options": {"uploadLengthDeferred": True, "chunkSize": 5 * MIB + 3},
-    },
+    "deferred length": {"source": "stream", "options": {"uploadLengthDeferred": True, "chunkSize": 5 * MIB + 3}},
 }
 for name, job in DRAFT_WAYS.items():
     drafts = IETF if name in ("one request", "with the creation") else IETF[1:]  # the others differ in headers alone
@@ -339,9 +333,7 @@ def test_py_with_an_upload_token(place: str, gateway: Gateway, owner: Owner, tmp
     made_token = owner.client.post("/api/upload-tokens", json={"owner_id": owner.name}).json
     by_path = place == "path"
     client = tuspy(
-        gateway,
-        None if by_path else made_token["token"],
-        made_token["endpoints"]["tus"] if by_path else None,
+        gateway, None if by_path else made_token["token"], made_token["endpoints"]["tus"] if by_path else None
     )
     client.uploader(str(path), metadata={"filename": path.name}, chunk_size=5 * MIB).upload()
     owner.ready(path)
@@ -417,9 +409,7 @@ def urlsession(version: int, gateway: Gateway, owner: Owner, path: Path, **heade
         "Content-Length": str(path.stat().st_size),
     }
     return Request(
-        "POST",
-        gateway.tus,
-        {**draft_headers(owner, version), **complete(version, last=True), **named, **headers},
+        "POST", gateway.tus, {**draft_headers(owner, version), **complete(version, last=True), **named, **headers}
     )
 
 

@@ -449,10 +449,7 @@ class Run:
         self.gateway.janitor()
         deadline = time.monotonic() + PATIENCE  # the worker may be between an object and its row's end
         while (left := self.left()) != (expected, [], [], [], []):
-            assert time.monotonic() < deadline, (
-                "left: files, keys, multiparts, reservations, uploads",
-                left,
-            )
+            assert time.monotonic() < deadline, ("left: files, keys, multiparts, reservations, uploads", left)
             time.sleep(0.1)
 
     def concatenate(self, partials: list[Upload]) -> None:
@@ -499,12 +496,7 @@ class Run:
             assert time.monotonic() < deadline, file
             time.sleep(0.05)
         sha = hashlib.sha256(upload.content).hexdigest()
-        assert (
-            file.get("status"),
-            file.get("file_size"),
-            file.get("file_hash"),
-            file.get("original_name"),
-        ) == (
+        assert (file.get("status"), file.get("file_size"), file.get("file_hash"), file.get("original_name")) == (
             "ready",
             upload.total,
             sha,
@@ -525,8 +517,7 @@ class Run:
         files = look.sql("select count(*) from files where owner_id = %s", self.owner.name)
         held = look.sql("select reserved_bytes from owner_usage where owner_id = %s", self.owner.name)
         unclean = look.sql(
-            "select id, status from uploads where owner_id = %s and status <> 'done' and not cleaned",
-            self.owner.name,
+            "select id, status from uploads where owner_id = %s and status <> 'done' and not cleaned", self.owner.name
         )
         return (
             files[0][0],

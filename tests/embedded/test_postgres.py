@@ -61,9 +61,7 @@ def test_it_ends_with_a_killed_parent_and_starts_again_on_its_data(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "pid",
-    ["1", str(os.getpid()), "999999999", "", "rubbish"],
-    ids=["init", "own", "none", "empty", "rubbish"],
+    "pid", ["1", str(os.getpid()), "999999999", "", "rubbish"], ids=["init", "own", "none", "empty", "rubbish"]
 )
 def test_a_lock_file_with_another_programs_process_id_is_ignored(tmp_path: Path, pid: str) -> None:
     postgres.start(tmp_path / "data", fsync=False).stop()

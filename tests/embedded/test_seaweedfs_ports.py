@@ -93,15 +93,7 @@ def test_T131_no_port_serves_or_obeys_a_web_page(server: SeaweedFS, base: Path) 
         + [("POST", "/?Action=ListUsers&Version=2010-05-08", none), ("DELETE", f"/{BUCKET}", none)],
         "filer": [
             ("GET", path, none)
-            for path in (
-                "/",
-                "/buckets/",
-                f"/buckets/{BUCKET}/",
-                place,
-                f"{place}?metadata=true",
-                "/etc/",
-                "/metrics",
-            )
+            for path in ("/", "/buckets/", f"/buckets/{BUCKET}/", place, f"{place}?metadata=true", "/etc/", "/metrics")
         ]
         + [(method, place, none) for method in ("PUT", "POST", "DELETE")]
         + [("DELETE", f"/buckets/{BUCKET}?recursive=true", none), ("POST", f"{place}?mv.from={place}", none)]
@@ -151,13 +143,7 @@ def test_T131_no_port_serves_or_obeys_a_web_page(server: SeaweedFS, base: Path) 
                 ):  # no TLS there, none without a certificate, or closed while it answered
                     continue
                 known = (name, path) in OPEN and "Access-Control-Allow-Origin" not in answer.headers
-                assert answer.status_code >= 400 or known, (
-                    name,
-                    method,
-                    path,
-                    answer.status_code,
-                    answer.text[:200],
-                )
+                assert answer.status_code >= 400 or known, (name, method, path, answer.status_code, answer.text[:200])
                 assert BYTES not in answer.content
     assert unchanged(server)
 

@@ -246,12 +246,7 @@ def the_janitor(services: Services, who: Principal) -> Action:
 
 @pytest.mark.parametrize("names", [list(PREPARED)[n::4] for n in range(4)], ids=str)
 def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
-    services: Services,
-    lossy: LossyGateway,
-    alice: Principal,
-    db: Database,
-    leftovers: Leftovers,
-    names: list[str],
+    services: Services, lossy: LossyGateway, alice: Principal, db: Database, leftovers: Leftovers, names: list[str]
 ) -> None:
     for name in names:
         for lost in lossy.lost_commits("at once", "never"):
@@ -274,12 +269,7 @@ def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
 
 @pytest.mark.parametrize("wish", ["link", "copy"])
 def test_T104_a_commit_that_is_still_under_way_is_waited_for(
-    services: Services,
-    lossy: LossyGateway,
-    alice: Principal,
-    db: Database,
-    leftovers: Leftovers,
-    wish: str,
+    services: Services, lossy: LossyGateway, alice: Principal, db: Database, leftovers: Leftovers, wish: str
 ) -> None:
     data = os.urandom(100)
     upload(services, alice, "a.bin", data)

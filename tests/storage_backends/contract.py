@@ -104,11 +104,7 @@ class StoreContract:
         assert '"' not in info.etag
         assert abs(info.last_modified - datetime.now(UTC)) < timedelta(minutes=5)
         with store.open(key) as reader:
-            assert (reader.info.size, reader.info.etag, reader.info.content_type) == (
-                5,
-                put.etag,
-                "text/plain",
-            )
+            assert (reader.info.size, reader.info.etag, reader.info.content_type) == (5, put.etag, "text/plain")
             assert reader.read() == data
             assert reader.read() == b""
         store.delete(key)
@@ -239,10 +235,7 @@ class StoreContract:
         etag = store.put(f"{prefix}x", b"abc", content_type="text/plain").etag
         assert read(store, f"{prefix}x", if_match=etag) == b"abc"
         for wanted in (None, ByteRange(1, 2), ByteRange(7, 9)):  # asked before the range is looked at
-            with (
-                pytest.raises(PreconditionFailed),
-                store.open(f"{prefix}x", byte_range=wanted, if_match="0" * 32),
-            ):
+            with pytest.raises(PreconditionFailed), store.open(f"{prefix}x", byte_range=wanted, if_match="0" * 32):
                 pass
         store.delete(f"{prefix}x")
 

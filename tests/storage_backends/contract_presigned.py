@@ -17,11 +17,7 @@ HTTP = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, rea
 
 
 def send(
-    request: PresignedRequest,
-    body: bytes | None = None,
-    *,
-    method: str | None = None,
-    **changed: str | None,
+    request: PresignedRequest, body: bytes | None = None, *, method: str | None = None, **changed: str | None
 ) -> urllib3.BaseHTTPResponse:
     """Send a signed request; ``changed`` replaces headers by lower-case name, None removes one."""
     headers = {name.lower(): value for name, value in request.headers.items()}

@@ -18,16 +18,7 @@ from core import breaker
 from storage_backends import faults, open_store, signed_http, transfers
 from storage_backends.base import ByteRange, OutcomeUnknown, OutOfSpace, StorageUnavailable
 from tests.servers import S3Server, small_disk, start_weed
-from tests.storage_backends.test_faults import (
-    BACKENDS,
-    CALLS,
-    ONCE,
-    REF,
-    answer,
-    problem,
-    scripted,
-    settings,
-)
+from tests.storage_backends.test_faults import BACKENDS, CALLS, ONCE, REF, answer, problem, scripted, settings
 
 MIB = 1024 * 1024
 HEAD = answer(200, ETag='"e"', Last_Modified="Mon, 23 Nov 2026 12:00:00 GMT")
@@ -54,12 +45,7 @@ def test_T103_a_server_that_hangs_is_not_retried(backend: str, hanging: int, cal
     store = open_store(settings(backend, hanging))
     with pytest.raises(OutcomeUnknown):
         call(store)
-    for again in (
-        call,
-        CALLS["stat"],
-        lambda store: store.check(),
-        lambda store: store.open("x").__enter__(),
-    ):
+    for again in (call, CALLS["stat"], lambda store: store.check(), lambda store: store.open("x").__enter__()):
         with pytest.raises(StorageUnavailable, match="not sent") as caught:
             again(store)
         assert not isinstance(caught.value, OutcomeUnknown)  # nothing was sent

@@ -43,14 +43,7 @@ def library(db: Database) -> Database:
     add_file(db, "100%.txt", mime_type="text/plain", file_type="text", at=now - timedelta(days=1))
     add_file(db, "100x.txt", mime_type="text/plain", file_type="text", at=now - timedelta(hours=3))
     add_file(db, "東京旅行の写真.jpg", mime_type="image/jpeg", file_type="image", at=now - timedelta(hours=2))
-    add_file(
-        db,
-        "Straße.jpg",
-        mime_type="image/jpeg",
-        file_type="image",
-        tags=["street"],
-        at=now - timedelta(hours=1),
-    )
+    add_file(db, "Straße.jpg", mime_type="image/jpeg", file_type="image", tags=["street"], at=now - timedelta(hours=1))
     add_file(db, "report of bob.pdf", owner="bob")
     add_file(db, "report in the trash.pdf", deleted=True)
     return db
@@ -144,8 +137,7 @@ def test_equal_scores_are_newest_first_and_an_empty_query_finds_everything(db: D
 
 
 def test_T81_a_bounded_number_is_ranked_including_an_old_exact_match(
-    db: Database,
-    monkeypatch: pytest.MonkeyPatch,
+    db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index, "RANKED", 5)
     add_file(db, "report.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
@@ -163,9 +155,7 @@ def test_T81_a_bounded_number_is_ranked_including_an_old_exact_match(
 
 @pytest.mark.parametrize("few", [0, 3, 100])
 def test_a_common_word_with_a_filter_is_found_by_names_or_by_the_filter(
-    db: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    few: int,
+    db: Database, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(index, "_FEW", few)
     at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -187,29 +177,15 @@ def test_a_common_word_with_a_filter_is_found_by_names_or_by_the_filter(
     since = at + timedelta(days=4)
     newest = ["plan 5.pdf", "plan 4.pdf", "a plan 5.jpg", "a plan 4.jpg"]
     assert found("plan", date_from=since) == found("plan after:2026-01-05") == (newest, 4)
-    assert found("plan after:2026-01-05", date_to=at + timedelta(days=5)) == (
-        ["plan 4.pdf", "a plan 4.jpg"],
-        2,
-    )
+    assert found("plan after:2026-01-05", date_to=at + timedelta(days=5)) == (["plan 4.pdf", "a plan 4.jpg"], 2)
     assert found("plan after:2026-01-05 OR type:text")[1] == 4
 
 
 @pytest.mark.parametrize(
-    "query",
-    [
-        "word",
-        "word other",
-        "content:word",
-        '"word and"',
-        '"word and the"',
-        "wor* the",
-        "word type:text",
-    ],
+    "query", ["word", "word other", "content:word", '"word and"', '"word and the"', "wor* the", "word type:text"]
 )
 def test_texts_are_counted_exactly_up_to_the_limit_newest_first(
-    db: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    query: str,
+    db: Database, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
     monkeypatch.setattr(index, "RANKED", 5)
     with db.connection() as tx:
@@ -302,12 +278,7 @@ Library = list[tuple[list[str], list[str], bool, bool, int]]
     100,
 )
 def test_indexes_find_and_count_what_testing_every_file_finds(
-    db: Database,
-    library: Library,
-    queries: list[str],
-    few: int,
-    wide: int,
-    best: int,
+    db: Database, library: Library, queries: list[str], few: int, wide: int, best: int
 ) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     with db.connection() as tx:
@@ -402,14 +373,8 @@ def test_T81_words_parts_and_similar_words_use_indexes(db: Database) -> None:
                 "select file_id from file_words where owner_id = 'alice' and is_deleted = false"
                 " and word = 'report' order by uploaded_at desc, file_id desc limit 10",
             ),
-            (
-                "owner_words_parts",
-                "select word from owner_words where owner_id = 'alice' and plain like '%report%'",
-            ),
-            (
-                "owner_words_parts",
-                "select word from owner_words where owner_id = 'alice' and plain % 'reprot'",
-            ),
+            ("owner_words_parts", "select word from owner_words where owner_id = 'alice' and plain like '%report%'"),
+            ("owner_words_parts", "select word from owner_words where owner_id = 'alice' and plain % 'reprot'"),
         ):
             plan = _plan(tx, sql)
             assert index_name in plan and "Sort" not in plan, plan
@@ -506,12 +471,7 @@ def _plan(tx: Tx, sql: str) -> str:
 def test_T81_every_query_runs(library: Database, query: str) -> None:
     with library.connection() as tx:
         found = index.find(
-            tx,
-            ALICE,
-            parse(query),
-            corrections={"a": ["é", "report"]},
-            facets=tuple(index.FACETS),
-            limit=5,
+            tx, ALICE, parse(query), corrections={"a": ["é", "report"]}, facets=tuple(index.FACETS), limit=5
         )
         assert found.matched <= 8
         assert all(0 <= hit.score <= 1_000_000 for hit in found.hits)

@@ -95,10 +95,7 @@ def test_files_in_the_trash_hold_no_name_and_are_restored_with_a_number(services
 
 
 def test_a_purge_deletes_the_object_with_its_last_file(
-    services: Services,
-    alice: Principal,
-    bucket: Any,
-    leftovers: Leftovers,
+    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
     first = upload(services, alice, "a.txt", b"same")
     second = upload(services, alice, "b.txt", b"same")
@@ -217,11 +214,7 @@ def test_T84_keyset_pages_neither_skip_nor_repeat(services: Services, alice: Pri
 
 @pytest.mark.parametrize("seed", range(3))
 def test_T107_concurrent_changes_of_a_file_end_in_a_legal_state(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    db: Database,
-    seed: int,
+    services: Services, alice: Principal, leftovers: Leftovers, db: Database, seed: int
 ) -> None:
     chance = random.Random(seed)
     folder = services.folders.create(alice, "f", "", None)
@@ -264,9 +257,7 @@ def test_T107_concurrent_changes_of_a_file_end_in_a_legal_state(
 
 
 def test_T65_anybody_may_read_a_public_file_and_only_its_owner_change_it(
-    services: Services,
-    alice: Principal,
-    bob: Principal,
+    services: Services, alice: Principal, bob: Principal
 ) -> None:
     file = upload(services, alice, "a.txt", b"1", visibility="public")
     assert services.files.get(None, file.id).id == file.id

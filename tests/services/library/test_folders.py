@@ -48,12 +48,7 @@ def tree(folders: Folders, db: Database, alice: Principal) -> dict[str, FolderRe
 
 def test_create_and_get(folders: Folders, alice: Principal) -> None:
     made = folders.create(alice, "  Plans\u202e ", "what we plan", None)
-    assert (made.name, made.description, made.parent_id, made.path) == (
-        "Plans",
-        "what we plan",
-        None,
-        "/Plans",
-    )
+    assert (made.name, made.description, made.parent_id, made.path) == ("Plans", "what we plan", None, "/Plans")
     assert (made.file_count, made.total_file_count, made.total_size) == (0, 0, 0)
     below = folders.create(alice, "2026", parent_id=made.id)
     assert below.path == "/Plans/2026" and folders.get(alice, below.id) == below
@@ -115,10 +110,7 @@ def test_depth(folders: Folders, alice: Principal) -> None:
 
 
 def test_T73_the_number_of_folders_is_limited(
-    folders: Folders,
-    alice: Principal,
-    bob: Principal,
-    monkeypatch: pytest.MonkeyPatch,
+    folders: Folders, alice: Principal, bob: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_FOLDERS", 3)
 
@@ -147,11 +139,7 @@ def test_T24_thirty_concurrent_creations_make_one_folder(folders: Folders, alice
 
 
 def test_T64_folders_of_other_owners_answer_NotFound(
-    folders: Folders,
-    tree: dict[str, FolderRecord],
-    alice: Principal,
-    bob: Principal,
-    root: Principal,
+    folders: Folders, tree: dict[str, FolderRecord], alice: Principal, bob: Principal, root: Principal
 ) -> None:
     hers, his = tree["d"].id, folders.create(bob, "bobs").id
     for attempt in (
@@ -190,11 +178,7 @@ def test_delete_an_empty_folder(
 
 
 def test_delete_recursively(
-    folders: Folders,
-    tree: dict[str, FolderRecord],
-    db: Database,
-    alice: Principal,
-    monkeypatch: pytest.MonkeyPatch,
+    folders: Folders, tree: dict[str, FolderRecord], db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BATCH", 2)
     elsewhere = add_file(db, "elsewhere.pdf", folder=tree["d"].id)
@@ -210,9 +194,7 @@ def test_delete_recursively(
 
 
 def test_a_file_uploaded_while_its_folder_is_deleted_is_trashed_or_refused(
-    folders: Folders,
-    db: Database,
-    alice: Principal,
+    folders: Folders, db: Database, alice: Principal
 ) -> None:
     for _ in range(5):
         folder = folders.create(alice, "busy").id
@@ -235,10 +217,7 @@ def test_a_file_uploaded_while_its_folder_is_deleted_is_trashed_or_refused(
 
 
 def test_only_the_deletion_retries_in_a_deadlock(
-    folders: Folders,
-    db: Database,
-    tree: dict[str, FolderRecord],
-    alice: Principal,
+    folders: Folders, db: Database, tree: dict[str, FolderRecord], alice: Principal
 ) -> None:
     """A move locks the file before the folder, the deletion in the opposite order."""
     [moving] = sql(db, "select id from files where folder_id = %s", tree["b"].id)

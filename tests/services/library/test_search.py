@@ -64,10 +64,7 @@ def test_misspellings_are_found(search: Search, db: Database, alice: Principal, 
 
 
 def test_exact_spelling_comes_first_and_corrections_only_with_few_matches(
-    search: Search,
-    db: Database,
-    alice: Principal,
-    monkeypatch: pytest.MonkeyPatch,
+    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_file(db, "report.pdf")
     add_file(db, "reprot.pdf")
@@ -124,10 +121,7 @@ def test_pages_neither_skip_nor_repeat(search: Search, db: Database, alice: Prin
 
 
 def test_pages_end_after_the_first_thousand(
-    search: Search,
-    db: Database,
-    alice: Principal,
-    monkeypatch: pytest.MonkeyPatch,
+    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_RESULTS", 5)
     for number in range(8):
@@ -139,11 +133,7 @@ def test_pages_end_after_the_first_thousand(
 
 
 def test_T84_a_cursor_is_valid_for_its_own_search_only(
-    search: Search,
-    db: Database,
-    alice: Principal,
-    bob: Principal,
-    root: Principal,
+    search: Search, db: Database, alice: Principal, bob: Principal, root: Principal
 ) -> None:
     for number in range(3):
         add_file(db, f"plan {number}.pdf")
@@ -193,10 +183,7 @@ def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> N
 
 
 def test_totals_are_exact_up_to_the_limit_and_without_filters(
-    search: Search,
-    db: Database,
-    alice: Principal,
-    monkeypatch: pytest.MonkeyPatch,
+    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index, "RANKED", 3)
     for number in range(4):
@@ -209,11 +196,7 @@ def test_totals_are_exact_up_to_the_limit_and_without_filters(
 
 @pytest.mark.parametrize("more", [0, 30])
 def test_T81_a_search_out_of_time_is_repeated_over_the_newest_files(
-    search: Search,
-    db: Database,
-    alice: Principal,
-    monkeypatch: pytest.MonkeyPatch,
-    more: float,
+    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch, more: float
 ) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0)
     monkeypatch.setattr(module, "_SECONDS_NEWEST", more)
@@ -253,9 +236,7 @@ def test_T81_hostile_queries_are_answered(search: Search, db: Database, alice: P
 
 
 def test_suggestions_match_the_prefix_ignoring_case_and_are_distinct(
-    search: Search,
-    db: Database,
-    alice: Principal,
+    search: Search, db: Database, alice: Principal
 ) -> None:
     with db.transaction() as tx:
         folder = tx.execute("insert into folders (owner_id, name) values ('alice', 'a') returning id").fetchone()[0]  # type: ignore[index]

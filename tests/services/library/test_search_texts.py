@@ -27,21 +27,13 @@ CORPUS = [
         "en",
         "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money.",
     ),
-    (
-        "Kafka.txt",
-        "de",
-        "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte, fand er sich in seinem Bett.",
-    ),
+    ("Kafka.txt", "de", "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte, fand er sich in seinem Bett."),
     (
         "Häuser und Gärten.odt",
         "de",
         "Das Haus steht am Fluss. Die Straße führt zum Schloss, und die Bücher liegen im Garten.",
     ),
-    (
-        "Proust.txt",
-        "fr",
-        "Longtemps, je me suis couché de bonne heure. Parfois, mes yeux se fermaient si vite.",
-    ),
+    ("Proust.txt", "fr", "Longtemps, je me suis couché de bonne heure. Parfois, mes yeux se fermaient si vite."),
     ("Facture électricité.pdf", "fr", "Les factures sont payées chaque mois."),
     (
         "Толстой.txt",
@@ -103,10 +95,7 @@ def test_ranking_of_a_small_library(search: Search, db: Database, alice: Princip
         "final": ["Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf"],
         "content:profit": ["Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf"],
         "profit -region": ["Annual Report 2024 (final).pdf"],
-        "name:report content:profit": [
-            "Company_AnnualReport2026_final.pdf",
-            "Annual Report 2024 (final).pdf",
-        ],
+        "name:report content:profit": ["Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf"],
         "Ishmael OR Samsa": ["Kafka.txt", "Melville.txt"],
         "employee": ["annual report.pdf"],  # stems of the text's own language
         "buch": ["Häuser und Gärten.odt"],
@@ -154,9 +143,7 @@ def test_highlights_of_texts(search: Search, db: Database, alice: Principal) -> 
 
 
 def test_the_exact_word_is_highlighted_before_a_stem_of_another_language(
-    search: Search,
-    db: Database,
-    alice: Principal,
+    search: Search, db: Database, alice: Principal
 ) -> None:
     add_text(db, "a.txt", "Made for those who love a forest.", "en")
     add_text(db, "b.txt", "Der Wald", "de")
@@ -165,11 +152,7 @@ def test_the_exact_word_is_highlighted_before_a_stem_of_another_language(
 
 
 def test_T82_texts_of_other_owners_the_trash_and_unready_files_are_not_found(
-    search: Search,
-    db: Database,
-    alice: Principal,
-    bob: Principal,
-    root: Principal,
+    search: Search, db: Database, alice: Principal, bob: Principal, root: Principal
 ) -> None:
     add_text(db, "one.txt", "secret plans", owner="bob")
     add_text(db, "two.txt", "secret trash", deleted=True)

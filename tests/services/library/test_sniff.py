@@ -37,10 +37,7 @@ def package(*entries: tuple[str, str], compression: int = zipfile.ZIP_DEFLATED) 
 
 
 def content_types(main: str) -> tuple[str, str]:
-    return (
-        "[Content_Types].xml",
-        f'<Types><Override PartName="/x.xml" ContentType="application/{main}"/></Types>',
-    )
+    return ("[Content_Types].xml", f'<Types><Override PartName="/x.xml" ContentType="application/{main}"/></Types>')
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "gif", "webp", "tiff", "bmp"])

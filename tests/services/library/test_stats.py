@@ -42,10 +42,7 @@ def test_statistics_without_files(db: Database, alice: Principal) -> None:
 
 
 def test_counts_leave_out_the_trash_and_other_owners(
-    db: Database,
-    alice: Principal,
-    bob: Principal,
-    root: Principal,
+    db: Database, alice: Principal, bob: Principal, root: Principal
 ) -> None:
     [row] = sql(db, "insert into folders (owner_id, name) values ('alice', 'plans') returning id")
     shared = add_file(db, "a.pdf", size=100, folder=row[0], key="files/shared")

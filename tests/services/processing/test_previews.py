@@ -181,11 +181,7 @@ def test_files_without_previews(services: Services, alice: Principal, db: Databa
 
 
 def test_T101_a_preview_killed_at_any_step_leaves_nothing(
-    services: Services,
-    crashing: CrashingGateway,
-    alice: Principal,
-    db: Database,
-    leftovers: Leftovers,
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
     """Its key is reserved before its first byte, so one run of the janitor finds it."""
     text = upload(services, alice, "a.txt", b"text")

@@ -109,11 +109,7 @@ def counted(settings: Settings, services: Services) -> tuple[DirectUploads, Coun
 
 
 def test_the_sweep_finds_what_arrived_by_one_listing(
-    services: Services,
-    alice: Principal,
-    bucket: Any,
-    counted: tuple[DirectUploads, Counter[str]],
-    leftovers: Leftovers,
+    services: Services, alice: Principal, bucket: Any, counted: tuple[DirectUploads, Counter[str]], leftovers: Leftovers
 ) -> None:
     sweeper, requests = counted
     assert sweeper.sweep() == 0 and not requests  # nobody is bringing anything: not one request

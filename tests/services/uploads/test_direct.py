@@ -78,12 +78,7 @@ def test_stored_bytes_are_the_bytes_sent(
     with pytest.raises(FileNotReady):
         services.delivery.url(alice, file.id, expires_in=None, disposition=None)
     done = direct(services).progress(alice, begun.upload.id)
-    assert (done.upload.status, done.upload.file_id, done.bytes_received, done.missing) == (
-        "done",
-        file.id,
-        size,
-        [],
-    )
+    assert (done.upload.status, done.upload.file_id, done.bytes_received, done.missing) == ("done", file.id, size, [])
 
     file = checked(services, file)
     assert (file.status, file.file_hash) == ("ready", hashlib.sha256(data).hexdigest())
@@ -95,11 +90,7 @@ def test_stored_bytes_are_the_bytes_sent(
 def test_headers_are_those_a_browser_may_set(services: Services, alice: Principal) -> None:
     data = b"hello"
     begun = begin(
-        services,
-        alice,
-        data,
-        sha256=hashlib.sha256(data).hexdigest(),
-        content_type="text/plain; charset=utf-8",
+        services, alice, data, sha256=hashlib.sha256(data).hexdigest(), content_type="text/plain; charset=utf-8"
     )
     assert begun.request is not None
     assert dict(begun.request.headers) == {
@@ -124,11 +115,7 @@ def test_headers_are_those_a_browser_may_set(services: Services, alice: Principa
 )
 @pytest.mark.settings(max_file_size=2_000_000, quota_bytes=1_000_000, denied_types=("exe", "text/x-php"))
 def test_declared_values_are_checked_before_a_byte_is_sent(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    options: dict[str, Any],
-    error: type[GatewayError],
+    services: Services, alice: Principal, leftovers: Leftovers, options: dict[str, Any], error: type[GatewayError]
 ) -> None:
     with pytest.raises(error):
         begin(services, alice, b"x", **options)

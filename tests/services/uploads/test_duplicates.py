@@ -94,16 +94,7 @@ def test_T15_another_owners_bytes_can_not_be_detected(
             file = upload(services, bob, "a.bin", data, size=6000, on_duplicate=wish)
         with db.connection() as tx:
             usage = tx.execute("select used_bytes, reserved_bytes from owner_usage where owner_id = 'bob'").fetchone()
-        random_ones = {
-            "id",
-            "etag",
-            "stored_name",
-            "file_path",
-            "file_hash",
-            "uploaded_at",
-            "deleted_at",
-            "version",
-        }
+        random_ones = {"id", "etag", "stored_name", "file_path", "file_hash", "uploaded_at", "deleted_at", "version"}
         shown = {n: getattr(file, n) for n in file.__slots__ if n not in random_ones}
         seen.append((log.statements, shown, usage, objects_of(db, "bob")))
         services.files.purge(bob, file.id)
@@ -125,13 +116,7 @@ def scanned(db: Database, owner: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("seed", [1])
 def test_deduplicated_bytes_equal_the_sum_over_all_rows(
-    services: Services,
-    alice: Principal,
-    bob: Principal,
-    db: Database,
-    bucket: Any,
-    leftovers: Leftovers,
-    seed: int,
+    services: Services, alice: Principal, bob: Principal, db: Database, bucket: Any, leftovers: Leftovers, seed: int
 ) -> None:
     rng = random.Random(seed)
     contents = [rng.randbytes(rng.randint(0, 3000)) for _ in range(3)] + [text(6000, seed=seed)]

@@ -72,12 +72,7 @@ def stored(bucket: Any, file: FileRecord) -> bytes:
 )
 @pytest.mark.parametrize("declared", [True, False])
 def test_stored_bytes_are_the_bytes_sent(
-    services: Services,
-    alice: Principal,
-    bucket: Any,
-    leftovers: Leftovers,
-    size: int,
-    declared: bool,
+    services: Services, alice: Principal, bucket: Any, leftovers: Leftovers, size: int, declared: bool
 ) -> None:
     data = os.urandom(size)
     file = upload(services, alice, "Plan (final).bin", data, size=size if declared else None)
@@ -88,9 +83,7 @@ def test_stored_bytes_are_the_bytes_sent(
 
 @pytest.mark.settings(max_file_size=100_000)
 def test_T1_a_declared_size_over_the_limit_is_refused_before_reading(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
+    services: Services, alice: Principal, leftovers: Leftovers
 ) -> None:
     source = Source(b"x" * 100_001)
     with pytest.raises(FileTooLarge):
@@ -101,9 +94,7 @@ def test_T1_a_declared_size_over_the_limit_is_refused_before_reading(
 
 @pytest.mark.settings(max_file_size=20 * MIB)
 def test_T2_an_undeclared_size_over_the_limit_ends_the_multipart(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
+    services: Services, alice: Principal, leftovers: Leftovers
 ) -> None:
     source = Source(os.urandom(MIB) * 64)
     with pytest.raises(FileTooLarge):
@@ -114,10 +105,7 @@ def test_T2_an_undeclared_size_over_the_limit_ends_the_multipart(
 
 @pytest.mark.parametrize("at", [0, 1000, PART_SIZE + 5, 3 * PART_SIZE])
 def test_T3_a_connection_lost_midway_leaves_nothing(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    at: int,
+    services: Services, alice: Principal, leftovers: Leftovers, at: int
 ) -> None:
     broken = Source(os.urandom(4 * PART_SIZE), fails_at=at, error=ConnectionResetError(errno.ECONNRESET, "reset"))
     with pytest.raises(ConnectionResetError):
@@ -127,10 +115,7 @@ def test_T3_a_connection_lost_midway_leaves_nothing(
 
 @pytest.mark.parametrize("size", [10, 3 * PART_SIZE])
 def test_T3_a_body_shorter_than_declared_never_becomes_a_file(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    size: int,
+    services: Services, alice: Principal, leftovers: Leftovers, size: int
 ) -> None:
     with pytest.raises(MalformedUpload):
         upload(services, alice, "a.bin", os.urandom(size - 1), size=size)
@@ -146,12 +131,7 @@ def test_T3_a_body_shorter_than_declared_never_becomes_a_file(
 )
 @pytest.mark.settings(denied_types=("exe",))
 def test_T9_T10_a_refused_type_costs_one_part_at_most_and_leaves_nothing(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    name: str,
-    data: bytes,
-    error: type[GatewayError],
+    services: Services, alice: Principal, leftovers: Leftovers, name: str, data: bytes, error: type[GatewayError]
 ) -> None:
     source = Source(data)
     with pytest.raises(error):
@@ -200,12 +180,7 @@ def test_duplicates_link_copy_or_are_rejected(services: Services, alice: Princip
 
 
 def test_T15_equal_bytes_of_another_owner_are_stored_again(
-    services: Services,
-    alice: Principal,
-    bob: Principal,
-    bucket: Any,
-    db: Database,
-    leftovers: Leftovers,
+    services: Services, alice: Principal, bob: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
     data = os.urandom(9000)
     hers = upload(services, alice, "a.bin", data)
@@ -286,10 +261,7 @@ def test_a_batch_appears_completely_or_not_at_all(
 
 
 def test_a_foreign_folder_is_not_found_and_leaves_nothing(
-    services: Services,
-    alice: Principal,
-    bob: Principal,
-    leftovers: Leftovers,
+    services: Services, alice: Principal, bob: Principal, leftovers: Leftovers
 ) -> None:
     folder = services.folders.create(bob, "his", "", None)
     with pytest.raises(NotFound):
@@ -299,10 +271,7 @@ def test_a_foreign_folder_is_not_found_and_leaves_nothing(
 
 @pytest.mark.parametrize("name", ["notes.txt", "dot.png"])
 def test_a_file_costs_four_statements_and_its_key_one(
-    services: Services,
-    alice: Principal,
-    settings: Settings,
-    name: str,
+    services: Services, alice: Principal, settings: Settings, name: str
 ) -> None:
     data = b"plain text" if name.endswith("txt") else picture("PNG")
     with counted(services) as log:
@@ -316,11 +285,7 @@ def test_a_file_costs_four_statements_and_its_key_one(
 
 @pytest.mark.parametrize("size", [5, None])
 def test_T104_an_upload_whose_admission_was_not_answered_reserves_nothing(
-    services: Services,
-    alice: Principal,
-    leftovers: Leftovers,
-    monkeypatch: pytest.MonkeyPatch,
-    size: int | None,
+    services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
     """Nobody could find it, and the repeated request would exceed the quota."""
     admit = services.intake.policy.admit

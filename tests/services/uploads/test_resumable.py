@@ -69,10 +69,7 @@ def send(services: Services, who: Principal, upload_id: UUID, at: int, data: byt
 
 
 def lease_passes(db: Database) -> None:
-    sql(
-        db,
-        "update resumable_uploads set leased_until = now() - interval '1 second' where leased_until is not null",
-    )
+    sql(db, "update resumable_uploads set leased_until = now() - interval '1 second' where leased_until is not null")
 
 
 def end(services: Services, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
@@ -124,12 +121,7 @@ def test_T53_T101_a_crash_at_any_call_loses_no_acknowledged_byte(
 
 
 def test_T101_the_sweep_makes_a_file_of_a_complete_upload(
-    services: Services,
-    crashing: CrashingGateway,
-    alice: Principal,
-    db: Database,
-    bucket: Any,
-    leftovers: Leftovers,
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
     """The gateway dies between the last byte and the file."""
     rescued = 0
@@ -172,12 +164,7 @@ def test_T101_a_crash_at_any_call_of_an_abandoned_upload_leaves_nothing(
 
 
 def test_T57_T101_a_crash_at_any_call_of_a_concatenation(
-    services: Services,
-    crashing: CrashingGateway,
-    alice: Principal,
-    db: Database,
-    bucket: Any,
-    leftovers: Leftovers,
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
     new = NewResumable("tus", "all.bin", None, None, Placement())
     for crash in crashing.crash_points():
@@ -206,12 +193,7 @@ def test_T57_T101_a_crash_at_any_call_of_a_concatenation(
 
 
 def test_T54_an_overtaken_writer_changes_nothing(
-    services: Services,
-    crashing: CrashingGateway,
-    alice: Principal,
-    db: Database,
-    bucket: Any,
-    leftovers: Leftovers,
+    services: Services, crashing: CrashingGateway, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
     """It is paused before each of its calls in turn, while another writer stores different bytes, and then goes on."""
     size, first = PART + 900, PART + 500
