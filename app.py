@@ -86,11 +86,7 @@ def database_url(settings: Settings) -> str:
 
 
 def wire(
-    settings: Settings,
-    *,
-    statement: float = STATEMENT,
-    db: Database | None = None,
-    store: ObjectStore | None = None,
+    settings: Settings, *, statement: float = STATEMENT, db: Database | None = None, store: ObjectStore | None = None
 ) -> Services:
     """Create all parts of the gateway.
 

@@ -30,13 +30,7 @@ class Keys:
         return Principal(owner_id=key.owner_id, role=_role(key.role), key_id=key.id)
 
     def create_key(
-        self,
-        owner_id: str,
-        *,
-        name: str = "",
-        role: Role = "user",
-        key: str | None = None,
-        once: Claim | None = None,
+        self, owner_id: str, *, name: str = "", role: Role = "user", key: str | None = None, once: Claim | None = None
     ) -> tuple[KeyRecord, str]:
         """A new key and its record, which is what ``once`` records: the key itself is not kept."""
         if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:

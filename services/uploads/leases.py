@@ -40,13 +40,7 @@ class Lease:
 
     @classmethod
     def of(
-        cls,
-        db: Database,
-        principal: Principal,
-        upload_id: UUID,
-        *,
-        offset: int | None = None,
-        timeout: float = TIMEOUT,
+        cls, db: Database, principal: Principal, upload_id: UUID, *, offset: int | None = None, timeout: float = TIMEOUT
     ) -> Lease:
         """Take the lease of the caller's upload; ask its holder for a handover, and wait. It is not ``held`` if the upload
         is over or can't come to have this ``offset``.

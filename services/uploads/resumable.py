@@ -89,12 +89,7 @@ class ResumableUploads:
         """Admit an upload; an empty one is complete at once. Name, type, size and quota are checked here. ``once`` records the
         upload's id."""
         state = self._admit(
-            principal,
-            new,
-            reserve=new.size or 0,
-            concat="partial" if new.partial else None,
-            sources=None,
-            once=once,
+            principal, new, reserve=new.size or 0, concat="partial" if new.partial else None, sources=None, once=once
         )
         if new.size == 0:
             return self.append(principal, state.upload.id, offset=0, body=NoBytes())
@@ -114,12 +109,7 @@ class ResumableUploads:
 
         def also(tx: Tx, upload: UploadRecord) -> None:
             state = resumable.create(
-                tx,
-                upload,
-                metadata_header=new.metadata,
-                partial=new.partial,
-                concat_header=concat,
-                sources=sources,
+                tx, upload, metadata_header=new.metadata, partial=new.partial, concat_header=concat, sources=sources
             )
             created.append(state)
 

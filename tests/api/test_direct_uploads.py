@@ -23,6 +23,7 @@ from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING, Leftovers
 from tests.paths import ROOT
 from tests.presigned import put, send
+from tests.rows import sql
 
 
 def begin(client: GatewayClient, data: bytes, **members: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ _CONSTRAINTS = [
                 replace(replace(c.conname, '_sums_', '_counters_'), 'retired_objects_', 'deferred_deletions_'));
         end loop;
     end $$
-    """,
+    """
 ]
 
 _IDEMPOTENCY = [  # an outcome is data (null while the first request runs), where it was a rendered response
