@@ -479,10 +479,10 @@ def test_an_upload_whose_bytes_the_bucket_lost_is_gone(
     assert leftovers() == NOTHING
 
 
-def proxied(app: Any, http: dict[str, Any], key: str | None, peer: str, **said: str) -> str:
+def proxied(app: Any, changed: dict[str, Any], key: str | None, peer: str, **said: str) -> str:
     """The address of an upload that was begun through a proxy."""
     gateway = app.extensions[EXTENSION]
-    app.extensions[EXTENSION] = replace(gateway, http=replace(gateway.http, **http))
+    app.extensions[EXTENSION] = replace(gateway, settings=gateway.settings.model_copy(update=changed))
     headers = {**TUS, "Upload-Length": "5", "Authorization": f"Bearer {key}"}
     headers |= {f"X-Forwarded-{name}": value for name, value in said.items()}
     try:
@@ -493,7 +493,12 @@ def proxied(app: Any, http: dict[str, Any], key: str | None, peer: str, **said: 
 
 
 def test_T38_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client: GatewayClient) -> None:
-    unset = {"base_url": "http://localhost:8080", "public_url_set": False, "trusted_proxies": ("10.0.0.0/8", "::1")}
+    unset = {
+        "host": "0.0.0.0",
+        "port": 8080,
+        "public_url": None,
+        "trusted_proxies": ("10.0.0.0/8", "::1"),
+    }
     says = {"Proto": "https", "Host": "files.example.com:8443"}
     cases = [
         (unset, "10.1.2.3", says, "https://files.example.com:8443"),
@@ -515,7 +520,7 @@ def test_T38_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client:
             {"For": "192.0.2.9, 10.9.9.9", "Proto": "x, https, http", "Host": "e, a.test, inner"},
             "https://a.test",
         ),
-        ({**unset, "public_url_set": True}, "10.1.2.3", says, "http://localhost:8080"),
+        ({**unset, "public_url": "http://localhost:8080"}, "10.1.2.3", says, "http://localhost:8080"),
     ]
-    for http, peer, said, expected in cases:
-        assert proxied(app, http, client.key, peer, **said) == expected, (peer, said)
+    for changed, peer, said, expected in cases:
+        assert proxied(app, changed, client.key, peer, **said) == expected, (peer, said)
