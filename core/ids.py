@@ -15,9 +15,7 @@ from uuid import UUID
 
 # The layout of the bucket. The janitor touches nothing outside these prefixes.
 FILE_PREFIX = "files/"
-INCOMING_PREFIX = (
-    "incoming/"  # objects that clients wrote with a presigned URL, until they are copied to keys that nobody else knows
-)
+INCOMING_PREFIX = "incoming/"  # objects written with a presigned URL, until they are copied to keys that only we know
 PREVIEW_PREFIX = "previews/"
 PROBE_PREFIX = "probe/"  # written and deleted by checks; left behind if they time out
 TAIL_PREFIX = "tails/"  # the last bytes of an unfinished resumable upload, if too few for a part

@@ -164,7 +164,7 @@ def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gatewa
     http = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
     http.request("GET", f"/api/files/{file['id']}", headers={"Authorization": f"Bearer {key[1]}"})
     assert http.getresponse().status == 200
-    connection.close()
+    http.close()
 
 
 def test_secrets_are_readable_by_their_owner_only(running: Gateway) -> None:
