@@ -81,7 +81,7 @@ def test_T46_a_lifecycle_rule_aborts_what_the_janitor_missed(
 
     wiring = commands.Wiring(lambda settings: services, create_app, storage_settings, database_url)
     assert commands.run(["bootstrap"], settings, wiring) == 0
-    rules = bucket._ask("look", "get_bucket_lifecycle_configuration")["Rules"]
+    rules = bucket._sdk("get_rules", "get_bucket_lifecycle_configuration")["Rules"]
     (rule,) = [rule for rule in rules if "AbortIncompleteMultipartUpload" in rule]
     assert rule["Status"] == "Enabled" and rule["Filter"]["Prefix"] == "files/"
     assert rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] * 86_400 > settings.upload_ttl
