@@ -85,6 +85,12 @@ def enqueue(db: Database, task: str, *, owner_id: str = "alice", **arguments: An
         jobs.enqueue(tx, task, owner_id=owner_id, **arguments)
 
 
+def pass_lease(db: Database) -> None:
+    """Make every worker's last heartbeat older than the lease. A live worker renews its own within a second."""
+    with db.connection() as tx:
+        tx.execute("update procrastinate_workers set last_heartbeat = now() - interval '1 minute'")
+
+
 def test_T106_another_worker_does_a_killed_workers_job_with_one_effect(
     crew: Crew, services: Services, alice: Principal, db: Database, bucket: Any
 ) -> None:
@@ -99,6 +105,7 @@ def test_T106_another_worker_does_a_killed_workers_job_with_one_effect(
     with db.connection() as tx:
         tx.execute("update objects set extracted = '{}'")
         tx.execute('update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\'')
+    pass_lease(db)
     second = crew.start()
     wait_for(lambda: "end-held" in crew.words(), crew)
     assert [pid for _, pid in crew.told()] == [str(first.pid), str(second.pid), str(second.pid)]
@@ -117,6 +124,7 @@ def test_T106_a_worker_that_was_only_suspended_has_no_second_effect(
     enqueue(db, "slow_check", file_id=str(file.id))
     wait_for(lambda: crew.words() == ["begin-check"], crew)
     silent.send_signal(signal.SIGSTOP)
+    pass_lease(db)
     crew.start()
     wait_for(lambda: "end-check" in crew.words(), crew)
     checked = services.files.get(alice, file.id)
@@ -151,6 +159,7 @@ def test_a_job_that_always_kills_its_worker_ends_as_failed(
         if worker.poll() is not None:
             assert worker.returncode == -signal.SIGKILL
             deaths += 1
+            pass_lease(db)
             worker = crew.start(POISONED=str(photo.id))
         time.sleep(0.05)
     assert deaths == MAX_DEATHS
