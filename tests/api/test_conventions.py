@@ -47,7 +47,7 @@ CLOSED = [
 ]
 
 
-def test_without_a_credential_everything_else_is_401(anonymous: GatewayClient) -> None:
+def test_T61_without_a_credential_everything_else_is_401(anonymous: GatewayClient) -> None:
     for path in CLOSED:
         answer = anonymous.get(path)
         assert (answer.status, answer.code) == (401, "not_authenticated"), path
@@ -70,7 +70,7 @@ BAD_CREDENTIALS = [
 ]
 
 
-def test_a_bad_credential_is_401_in_the_same_words(anonymous: GatewayClient) -> None:
+def test_T62_a_bad_credential_is_401_in_the_same_words(anonymous: GatewayClient) -> None:
     for value in BAD_CREDENTIALS:
         answer = anonymous.get("/api/files", headers={"Authorization": value})
         assert (answer.status, answer.code) == (401, "not_authenticated"), value
@@ -80,7 +80,7 @@ def test_the_scheme_is_read_in_any_case(client: GatewayClient) -> None:
     assert client.get("/api/files", headers={"Authorization": f"bEARER {client.key}"}).status == 200
 
 
-def test_a_revoked_key_is_out_at_once(admin: GatewayClient) -> None:
+def test_T63_a_revoked_key_is_out_at_once(admin: GatewayClient) -> None:
     made = admin.post("/api/admin/keys", json={"owner_id": "carol"}).json
     carol = admin.as_(made["key"])
     assert carol.get("/api/files").status == 200
@@ -101,7 +101,7 @@ FOR_ADMINS = [
 ]
 
 
-def test_what_only_admins_may(client: GatewayClient) -> None:
+def test_T61_what_only_admins_may(client: GatewayClient) -> None:
     for method, path in FOR_ADMINS:
         answer = client.request(method, path)
         assert (answer.status, answer.code) == (403, "not_allowed"), path
@@ -412,7 +412,7 @@ def test_T38_no_other_origin_may(client: GatewayClient) -> None:
         assert not [name for name in dict(answer.headers) if name.startswith("Access-Control-Allow")], origin
 
 
-def test_T38_only_exact_origins_can_be_configured(services: Services, settings: Settings) -> None:
+def test_T38_T67_only_exact_origins_can_be_configured(services: Services, settings: Settings) -> None:
     for origin in ("*", "null", "https://*.example.com", "example.com", "https://a.example/path", "file://"):
         with pytest.raises(ValueError, match="CORS_ORIGINS"):
             api.create(services, settings.model_copy(update={"cors_origins": (origin,)}))

@@ -52,7 +52,7 @@ def test_the_etag_changes_with_edits_and_not_with_downloads(client: GatewayClien
     assert client.get(address).headers["ETag"] == changed.headers["ETag"]
 
 
-def test_history_is_paged(client: GatewayClient) -> None:
+def test_T125_history_is_paged(client: GatewayClient) -> None:
     file = client.add()
     address = f"/api/files/{file['id']}"
     for number in range(4):

@@ -294,7 +294,7 @@ def small_database(settings: Settings, postgres_server: postgres.Postgres) -> It
             admin.execute("drop tablespace small")
 
 
-def test_T124_a_database_on_a_full_disk_is_not_ready(
+def test_T105_T124_a_database_on_a_full_disk_is_not_ready(
     small_database: Path, client: GatewayClient, anonymous: GatewayClient
 ) -> None:
     client.add("a.txt", b"a")

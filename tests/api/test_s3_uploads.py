@@ -395,7 +395,7 @@ def test_sign_request_of_a_single_file(client: GatewayClient, services: Services
     assert items[1]["metadata"] == {"custom": {"n": "1"}}
 
 
-def test_an_address_opens_its_own_upload_and_nothing_else(client: GatewayClient, client_for: Any) -> None:
+def test_T62_an_address_opens_its_own_upload_and_nothing_else(client: GatewayClient, client_for: Any) -> None:
     sign = Signed(client)
     one, two = (sign(method="POST", key=name)["url"] for name in ("a.bin", "b.bin"))
     ticket_of_two = two.partition("ticket=")[2]

@@ -378,7 +378,7 @@ def test_a_bad_credential_is_401_for_a_public_file_too(client: GatewayClient) ->
 
 
 @pytest.mark.parametrize("status", ["processing", "rejected", "infected"])
-def test_what_is_not_ready_is_409(client: GatewayClient, db: Database, status: str) -> None:
+def test_R2_what_is_not_ready_is_409(client: GatewayClient, db: Database, status: str) -> None:
     file = client.add("p.jpg", picture())
     sql(db, "update files set status = %s", status)
     for path in ("/download", "/url", "/preview"):

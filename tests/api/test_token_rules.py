@@ -204,7 +204,7 @@ def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
 
 @pytest.mark.parametrize("name", list(WAYS))
 @pytest.mark.parametrize("bound", [True, False])
-def test_T136_files_of_a_token_whose_folder_is_deleted_land_in_the_root_private(
+def test_T136_T146_files_of_a_token_whose_folder_is_deleted_land_in_the_root_private(
     client: GatewayClient, services: Services, name: str, bound: bool, leftovers: Leftovers
 ) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
@@ -222,7 +222,7 @@ def test_T136_files_of_a_token_whose_folder_is_deleted_land_in_the_root_private(
     assert leftovers() == NOTHING
 
 
-def test_T136_a_folder_deleted_while_the_body_comes_costs_no_byte(
+def test_T136_T146_a_folder_deleted_while_the_body_comes_costs_no_byte(
     client: GatewayClient, services: Services, leftovers: Leftovers
 ) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]

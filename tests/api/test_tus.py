@@ -492,7 +492,7 @@ def proxied(app: Any, changed: dict[str, Any], key: str | None, peer: str, **sai
     return str(answer.headers["Location"]).partition("/api/")[0]
 
 
-def test_T38_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client: GatewayClient) -> None:
+def test_T38_T74_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client: GatewayClient) -> None:
     unset = {"host": "0.0.0.0", "port": 8080, "public_url": None, "trusted_proxies": ("10.0.0.0/8", "::1")}
     says = {"Proto": "https", "Host": "files.example.com:8443"}
     cases = [

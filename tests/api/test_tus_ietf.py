@@ -151,7 +151,7 @@ def test_T12_content_digest_and_repr_digest_are_verified(
 
 
 @pytest.mark.settings(max_file_size=10)
-def test_T52_limits_hold_for_the_draft_too(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_R5_T52_limits_hold_for_the_draft_too(client: GatewayClient, leftovers: Leftovers) -> None:
     assert send(client, 8, bytes(11), complete=True).status == 413
     assert send(client, 8, b"", complete=False, headers={"Upload-Length": "11"}).status == 413
     assert send(client, 8, iter([bytes(6), bytes(6)]), complete=True).status == 413

@@ -70,7 +70,7 @@ def test_a_token_uploads_by_header_and_by_path(app: Any, client: GatewayClient, 
     assert len(client.get("/api/files").json["items"]) == 6
 
 
-def test_a_token_is_good_for_nothing_else(
+def test_T62_a_token_is_good_for_nothing_else(
     app: Any, client: GatewayClient, admin: GatewayClient, services: Services
 ) -> None:
     file = client.add("secret.txt")
@@ -176,7 +176,9 @@ def test_a_replayed_request_does_not_show_the_token_again(client: GatewayClient,
     assert dump is not None and first["token"] not in dump[0]
 
 
-def test_tokens_are_never_logged(app: Any, client: GatewayClient, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+def test_T140_tokens_are_never_logged(
+    app: Any, client: GatewayClient, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
     token = token_of(client).key
     bare = GatewayClient(app, None, check=False)
     with caplog.at_level(logging.DEBUG):
@@ -191,7 +193,9 @@ def test_tokens_are_never_logged(app: Any, client: GatewayClient, caplog: pytest
 # -- the budget ------------------------------------------------------------------------------------------------------------
 
 
-def test_size_types_and_folder_of_the_budget(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
+def test_R5_size_types_and_folder_of_the_budget(
+    client: GatewayClient, services: Services, leftovers: Leftovers
+) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     elsewhere = client.post("/api/folders", json={"name": "Else"}).json["id"]
     token = token_of(client, max_size=1000, allowed_types=["png", "text/plain"], folder_id=folder)

@@ -29,7 +29,7 @@ def test_T63_secrets_are_long_and_stored_as_digests() -> None:
     assert secret_digest(secret) == hashlib.sha256(secret.encode()).digest()
 
 
-def test_object_keys_are_random_and_plain() -> None:
+def test_R1_object_keys_are_random_and_plain() -> None:
     now = datetime(2026, 11, 23, tzinfo=UTC)
     keys = {object_key("files/", "pdf", now) for _ in range(100)}
     assert len(keys) == 100

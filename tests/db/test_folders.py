@@ -41,7 +41,7 @@ def test_a_parent_must_exist_and_have_the_same_owner(db: Database) -> None:
     assert refused(db, psycopg.errors.ForeignKeyViolation, "mine", 2**31 - 1) == "folder_parent"
 
 
-def test_the_depth_limit_also_holds_for_moved_subtrees(db: Database) -> None:
+def test_T73_the_depth_limit_also_holds_for_moved_subtrees(db: Database) -> None:
     with db.transaction() as tx:
         chain = [make(tx, "1")]
         for depth in range(2, 33):

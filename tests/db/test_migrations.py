@@ -38,7 +38,7 @@ def upgrade(postgres_server: Postgres) -> Upgrade:
     return upgrade
 
 
-def test_T134_migration_0012_clears_folders_of_other_owners(upgrade: Upgrade) -> None:
+def test_T123_T134_migration_0012_clears_folders_of_other_owners(upgrade: Upgrade) -> None:
     with upgrade("0011") as tx:
         tx.execute("insert into folders (owner_id, name) values ('alice', 'hers'), ('bob', 'his')")
         tx.execute(

@@ -270,7 +270,7 @@ def test_an_unknown_backend_stops_the_start():
         open_store(replace(settings("s3", 1), backend="memroy"))
 
 
-def test_a_store_shows_no_secret():
+def test_T140_a_store_shows_no_secret():
     assert "secret" not in repr(settings("s3", 1)).replace("secret_key", "")
 
 

@@ -137,7 +137,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, P
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T7_a_full_seaweedfs_is_out_of_space(backend: str, full: tuple[S3Server, Path], tmp_path: Path) -> None:
+def test_T7_T105_a_full_seaweedfs_is_out_of_space(backend: str, full: tuple[S3Server, Path], tmp_path: Path) -> None:
     server, disk = full
     store: Any = open_store(replace(server.settings(backend), local_path=disk))
     ref = store.create_multipart("files/parts", content_type="text/plain")

@@ -180,7 +180,7 @@ def test_T34_a_missing_object_is_reported_before_a_byte_is_sent(
         services.delivery.open(alice, file.id, method="GET", mode="redirect")
 
 
-def test_T34_a_changed_byte_is_found_by_verify(services: Services, alice: Principal, bucket: Any) -> None:
+def test_T34_T121_a_changed_byte_is_found_by_verify(services: Services, alice: Principal, bucket: Any) -> None:
     file = upload(services, alice, "a.bin", b"0123456789")
     assert services.files.details(alice, file.id, verify=True).integrity["checksum"] == "verified"
     bucket.put(file.file_path, b"0123456780", content_type="text/plain")

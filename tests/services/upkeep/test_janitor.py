@@ -75,7 +75,7 @@ def pass_time(db: Database) -> None:
     sql(db, "update uploads set expires_at = now() - interval '1 second', updated_at = now() - interval '1 hour'")
 
 
-def test_T101_an_interrupted_purge_is_finished(
+def test_R3_T101_an_interrupted_purge_is_finished(
     services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upload(services, alice, "a.txt", b"1")
@@ -157,7 +157,7 @@ def move_the_clock(db: Database) -> Callable[[timedelta], None]:
 
 
 @pytest.mark.parametrize(("ahead", "removed"), [(timedelta(hours=24), 0), (timedelta(hours=26), 1)])
-def test_T108_ages_are_measured_by_the_clock_of_the_database(
+def test_R6_T108_ages_are_measured_by_the_clock_of_the_database(
     services: Services, bucket: Any, move_the_clock: Callable[[timedelta], None], ahead: timedelta, removed: int
 ) -> None:
     """If the clock of the janitor's machine jumps, nothing is purged early. An upload lives for a day."""

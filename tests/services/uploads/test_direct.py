@@ -511,7 +511,7 @@ def test_T48_the_bucket_is_private(services: Services, settings: Settings, alice
 
 
 @pytest.mark.parametrize("moment", ["before", "while it is copied"])
-def test_a_folder_deleted_meanwhile_leaves_the_file_in_the_root(
+def test_T146_a_folder_deleted_meanwhile_leaves_the_file_in_the_root(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """It says so until it is moved."""

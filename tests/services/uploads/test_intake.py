@@ -154,7 +154,7 @@ def test_T12_a_wrong_checksum_stores_nothing(
 
 
 @pytest.mark.parametrize("step", ["put", "put_part", "complete_multipart"])
-def test_T7_a_full_bucket_is_an_error_and_leaves_nothing(
+def test_T7_T105_a_full_bucket_is_an_error_and_leaves_nothing(
     services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def full(*arguments: Any, **keywords: Any) -> Any:
