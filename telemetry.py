@@ -1,7 +1,7 @@
 """Logs: one JSON object per line on standard error, each with its request's id. Metrics: all of them are declared here.
 
 Metrics count how often and how long, never who or what: their labels are routes, operations, tasks and outcomes, of which there
-are few (THREATS T124). All processes on a machine write into one folder (``share_metrics``), so each can show the sum.
+are few (T124). All processes on a machine write into one folder (``share_metrics``), so each can show the sum.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class FolderIdConverter(JobIdConverter):
 
 
 def _begin() -> None:
-    """Give the request an id: the client's own if it is safe to log (THREATS T25)."""
+    """Give the request an id: the client's own if it is safe to log (T25)."""
     given = request.headers.get("X-Request-ID", "")
     g.begun = time.monotonic()
     breaker.begin_request()
@@ -158,7 +158,7 @@ def _finish(response: Response) -> Response:
 
 
 def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
-    """Allow exactly these origins (THREATS T38): no wildcard, no pattern, never ``null``."""
+    """Allow exactly these origins (T38): no wildcard, no pattern, never ``null``."""
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"CORS_ORIGINS takes exact origins such as https://app.example.com, not {origin!r}")

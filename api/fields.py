@@ -1,7 +1,7 @@
 """Types of values in queries, headers, form fields and JSON bodies.
 
 They are stricter than pydantic's own, which read "5.0" and " 5 " as the integer 5 and accept NUL; PostgreSQL does not store
-NUL. So every route gives the same answer to the same mistake (THREATS T16).
+NUL. So every route gives the same answer to the same mistake (T16).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``request.files`` would write every file to disk before a view sees it. Here a file is a stream from the socket: memory holds
 one read of 1 MiB, whatever the file's size. The ``multipart`` library's push parser parses the syntax; this module reads,
-applies limits, and turns every fault into an error for the client (THREATS T3, T4, T6).
+applies limits, and turns every fault into an error for the client (T3, T4, T6).
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def _read_form(transcript: Transcript, take: Callable[[FilePart, Readable, Place
 
 
 def _skip_rest(reader: Readable) -> None:
-    """Read the rest of a rejected file. Without a Content-Length it could be endless (THREATS T2)."""
+    """Read the rest of a rejected file. Without a Content-Length it could be endless (T2)."""
     skipped = 0
     while chunk := reader.read(_READ):
         skipped += len(chunk)

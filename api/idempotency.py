@@ -1,4 +1,4 @@
-"""``Idempotency-Key``: the same request again gets the first answer, for 24 hours (THREATS T14, T104).
+"""``Idempotency-Key``: the same request again gets the first answer, for 24 hours (T14, T104).
 
 Two requests are the same if method, path, query and body are. Only success is remembered: a request that failed may be sent
 again. The service records the outcome in its transaction (services/access/idempotency.py); the first answer and each repeat

@@ -1,4 +1,4 @@
-"""Health, metrics and the API's documentation. Open to all, so no response contains names of anything (THREATS T124)."""
+"""Health, metrics and the API's documentation. Open to all, so no response contains names of anything (T124)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ document (api/openapi.py) is written from the same declaration, so the two can't
     def update(file_id: UUID, body: FileChangeBody) -> Response: ...
 
 A view with ``body`` gets the JSON body as that model. A view with ``streams`` reads the body itself; neither this module nor
-Flask touches it (THREATS T7).
+Flask touches it (T7).
 """
 
 from __future__ import annotations

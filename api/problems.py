@@ -2,7 +2,7 @@
 
 The handlers cover errors of services (``GatewayError``), of the bucket, of Flask (``HTTPException``: unknown route, wrong
 method), and unexpected ones, which are logged and answered with 500. The text of an unexpected error never leaves the
-process (THREATS T35).
+process (T35).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 If PUBLIC_URL is set, it decides. Otherwise X-Forwarded-Proto and X-Forwarded-Host count if the peer is in TRUSTED_PROXIES. Of
 a chain of proxies, the values of the outermost trusted one are used: what a client sends itself is to the left of them and is
-never read (THREATS T38)."""
+never read (T38)."""
 
 from __future__ import annotations
 

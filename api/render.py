@@ -1,6 +1,6 @@
 """Records to JSON: functions from a record to the members of a model of api/response_models.py.
 
-Links are addresses under PUBLIC_URL. They are never presigned, and never contain the request's Host (THREATS T38).
+Links are addresses under PUBLIC_URL. They are never presigned, and never contain the request's Host (T38).
 """
 
 from __future__ import annotations

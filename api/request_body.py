@@ -26,7 +26,7 @@ class RequestBody:
     """The request's bytes as they arrive, counted and hashed.
 
     With gunicorn a broken connection looks like the end of the body, so the count is compared with Content-Length. Every
-    loss is raised as MalformedUpload (THREATS T3)."""
+    loss is raised as MalformedUpload (T3)."""
 
     def __init__(self, *, hashes: tuple[str, ...] = ()):
         self.length = content_length()
@@ -49,7 +49,7 @@ class RequestBody:
 
 
 def content_length() -> int | None:
-    """The declared length in bytes; None for a chunked body. Raises InvalidInput (THREATS T16, T17)."""
+    """The declared length in bytes; None for a chunked body. Raises InvalidInput (T16, T17)."""
     if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
         return None
     given = request.environ.get("CONTENT_LENGTH") or ""
@@ -122,6 +122,6 @@ def read_whole(limit: int) -> bytes:
 
 
 def refuse_encoded() -> None:
-    """Bodies are never inflated (THREATS T13)."""
+    """Bodies are never inflated (T13)."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise EncodingNotAllowed()

@@ -159,7 +159,7 @@ class DeleteFolderQuery(Query):
 
 
 class SearchQuery(OwnedPageQuery):
-    query: str = ""  # any string is a valid query (THREATS T81)
+    query: str = ""  # any string is a valid query (T81)
     file_type: ShortText | None = None
     folder: FolderIdText | Literal["root"] | None = None
     date_from: From | None = None

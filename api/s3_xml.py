@@ -120,7 +120,7 @@ def abort(upload_id: UUID) -> Response:
 
 def _signed_for(upload_id: UUID) -> tuple[Principal, UploadRecord]:
     """The upload that the address was signed for, and the caller that it was signed for. If the request has a credential too, it
-    must be the owner's (THREATS T45)."""
+    must be the owner's (T45)."""
     caller, ticket = caller_or_none(), request.args.get("ticket")
     if caller is None:
         if ticket is None:

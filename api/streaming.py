@@ -1,4 +1,4 @@
-"""Stored objects as responses, with headers that keep browsers from trusting what users uploaded (THREATS T31).
+"""Stored objects as responses, with headers that keep browsers from trusting what users uploaded (T31).
 
 When a client disconnects, werkzeug closes the response, and with it the connection to the bucket.
 """
@@ -43,7 +43,7 @@ def redirect(url: str) -> Response:
 
 
 def guarded(response: Response) -> Response:
-    """Set the headers of every response with users' bytes (THREATS T31)."""
+    """Set the headers of every response with users' bytes (T31)."""
     headers = response.headers
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Content-Security-Policy"] = _SANDBOX

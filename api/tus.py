@@ -1,6 +1,6 @@
 """``/api/tus``: resumable uploads for clients of tus and of the IETF draft, by the same views.
 
-The protocol of a request is decided first (THREATS T51): tus if it has Tus-Resumable, else the draft if it has one of the
+The protocol of a request is decided first (T51): tus if it has Tus-Resumable, else the draft if it has one of the
 draft's fields or names an upload that began with the draft. core/tus.py and core/ietf.py parse the headers, and
 services/uploads/resumable.py does the work."""
 

@@ -12,7 +12,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from api.request_body import content_length
 
-SILENCE = 30.0  # seconds without a byte that end a body (THREATS T55); the server's own limit is the same
+SILENCE = 30.0  # seconds without a byte that end a body (T55); the server's own limit is the same
 POLL = 1.0  # seconds after which a read without bytes returns, so that the writer can look at its lease
 _STOP_READ = 0.05  # seconds without a byte, and
 _STOP_TIME = 0.5  # seconds in all, that end a body after ``stop_soon``
@@ -22,7 +22,7 @@ class ArrivingBody:
     """The request's bytes. ``read`` returns b"" at the end, and None if none came for a moment. ``broken`` says that the
     connection ended before the body.
 
-    A failed read loses nothing on gunicorn: what it had read is taken from its buffers (DEPENDENCIES G4)."""
+    A failed read loses nothing on gunicorn: what it had read is taken from its buffers."""
 
     def __init__(self, interim: bytes = b""):
         """``interim``: an interim answer, sent before the first read. WSGI has no call for it; gunicorn lends its socket."""

@@ -1,8 +1,8 @@
 """What a file is: its MIME type and family, whether rules allow it, and whether a browser may show it.
 
 The type comes from the bytes (services/library/sniff.py asks libmagic). The extension only refines what bytes can't tell,
-such as CSV among plain text, and must not contradict them where that would deceive (THREATS T8, T9). A type says nothing
-about safety: ``may_inline`` is an allow-list, and everything else is a download (THREATS T32).
+such as CSV among plain text, and must not contradict them where that would deceive (T8, T9). A type says nothing
+about safety: ``may_inline`` is an allow-list, and everything else is a download (T32).
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ _WITH_LOCATION = _set(
     " image/gif image/tiff image/x-adobe-dng image/x-canon-cr2 image/x-nikon-nef image/x-sony-arw"
 )
 
-# Types that can't run script, so a browser may show them (THREATS T32). PDF and SVG are not among them.
+# Types that can't run script, so a browser may show them (T32). PDF and SVG are not among them.
 INLINE_TYPES = _set(
     "image/png image/jpeg image/gif image/webp image/avif text/plain audio/mpeg audio/mp4 audio/aac audio/ogg"
     " audio/wav audio/flac audio/webm video/mp4 video/x-m4v video/webm video/ogg video/quicktime"
@@ -271,7 +271,7 @@ def may_inline(mime: str) -> bool:
 
 
 def served_type(mime: str) -> str:
-    """The Content-Type of a download: the detected type, never the client's (THREATS T8). Plain text gets a charset, since
+    """The Content-Type of a download: the detected type, never the client's (T8). Plain text gets a charset, since
     browsers used to guess UTF-7."""
     mime = canonical(mime)
     return "text/plain; charset=utf-8" if mime == "text/plain" else mime
@@ -281,8 +281,8 @@ def resolve(extension: str, detected: str, empty: bool = False) -> str:
     """The MIME type to store, from the extension and the type that was detected in the bytes.
 
     The bytes decide. The extension tells only what they can't: which plain text, which OLE document, which use of a
-    container, and the type of an empty file (THREATS T11). Raises TypeMismatch if active markup, a script or a program has
-    the extension of an image or a document (THREATS T9)."""
+    container, and the type of an empty file (T11). Raises TypeMismatch if active markup, a script or a program has
+    the extension of an image or a document (T9)."""
     named = mime_for_extension(extension)
     detected = canonical(detected)
     if empty or detected == EMPTY:
@@ -307,7 +307,7 @@ def resolve(extension: str, detected: str, empty: bool = False) -> str:
 class Rules:
     """Which types are allowed. Entries are extensions (with or without a dot), MIME types, or ``image/*``.
 
-    An empty allow-list allows all that is not denied. Extension and type must both pass (THREATS T10); a name without an
+    An empty allow-list allows all that is not denied. Extension and type must both pass (T10); a name without an
     extension is judged by its type alone. An entry of one kind covers the other: ``pdf`` covers application/pdf, ``image/*``
     covers the extension png."""
 

@@ -1,7 +1,7 @@
 """Pages of lists, and signed values that clients return unchanged.
 
 A cursor is the position of a page's last row, signed with an HMAC. A list accepts only its own cursors, from the same caller
-and with the same filters (THREATS T84). Tickets and download links are signed the same way, each with its own scope.
+and with the same filters (T84). Tickets and download links are signed the same way, each with its own scope.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Names are as cameras, scanners, screenshots and people in eleven languages write them; sizes are log-normal by kind; folders,
 tags and words follow Zipf's law; uploads grow over six years. Ids, object keys and hashes alone are new in every run, because
-they must be random (THREATS R1).
+they must be random (R1).
 """
 
 from __future__ import annotations

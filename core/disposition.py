@@ -1,7 +1,7 @@
 """The Content-Disposition header of a download (RFC 6266), for our responses and for presigned URLs.
 
 Old clients read the ASCII ``filename``, others ``filename*`` in UTF-8 (RFC 8187). No character of a name can end the value,
-the header or the URL (THREATS T23).
+the header or the URL (T23).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Highlights: matches in a name or text, as escaped HTML with ``<mark>`` (THREATS T82)."""
+"""Highlights: matches in a name or text, as escaped HTML with ``<mark>`` (T82)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Ids, secrets and object keys.
 
 Ids of files and uploads sort by time (UUIDv7). The last segment of an object key is random, so that nobody can guess it from a
-name, an id or another key (THREATS R1).
+name, an id or another key (R1).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def new_id() -> UUID:
 
 
 def new_secret(prefix: str) -> str:
-    """A key or token with 256 random bits. People and secret scanners recognise the prefix (THREATS T63)."""
+    """A key or token with 256 random bits. People and secret scanners recognise the prefix (T63)."""
     return prefix + secrets.token_urlsafe(32)
 
 
@@ -44,7 +44,7 @@ def secret_digest(secret: str) -> bytes:
 
 
 def object_key(file_prefix: str, extension: str, now: datetime) -> str:
-    """A new key such as ``files/2026/11/<32 hex digits>.pdf``, with 128 random bits (THREATS R1).
+    """A new key such as ``files/2026/11/<32 hex digits>.pdf``, with 128 random bits (R1).
 
     The extension is omitted unless it is 1 to 16 lower-case ASCII letters and digits."""
     suffix = f".{extension}" if _EXTENSION.fullmatch(extension) else ""

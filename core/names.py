@@ -3,7 +3,7 @@
 A name is stored, listed and sent back; it never becomes a path or an object key. So almost everything is allowed, in every
 script. Removed are characters that could misrepresent the name (bidi controls), break a header, a log line or a file system
 (controls, separators), or can't be stored (lone surrogates). The same rules hold for forms, JSON, tus metadata, renaming and
-folders (THREATS T21, T22, T25). Whoever parses the request decodes percent-encoding; it is never decoded here.
+folders (T21, T22, T25). Whoever parses the request decodes percent-encoding; it is never decoded here.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def clean_name(raw: str) -> str:
 
 
 def extension(name: str) -> str:
-    """The last extension without its dot, case-folded, or "": 1 to 16 ASCII letters and digits (THREATS T10).
+    """The last extension without its dot, case-folded, or "": 1 to 16 ASCII letters and digits (T10).
 
     Compatibility forms count as what they look like. Trailing dots and spaces are ignored, as in Windows."""
     found = _EXTENSION.search(name_key(name).rstrip(". "))

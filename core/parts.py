@@ -1,7 +1,7 @@
 """How a file is divided into the parts of a multipart upload, and which parts are missing.
 
 S3 allows 10,000 parts of 5 MiB to 5 GiB (the last may be smaller), so at most 48.8 TiB. The plan is fixed when the upload
-begins (THREATS T43), so a client that resumes later divides the file at the same offsets.
+begins (T43), so a client that resumes later divides the file at the same offsets.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Range and conditional request headers (RFC 9110 §13 and §14).
 
-Any header ends as a range, as a full response or as 416, in time that does not depend on its length (THREATS T16, T33).
+Any header ends as a range, as a full response or as 416, in time that does not depend on its length (T16, T33).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     """The requested range, cut to ``size`` bytes; None for a full response with status 200.
 
     A server may ignore Range (RFC 9110 §14.2): this one ignores other units, malformed or reversed ranges, and several
-    ranges. Raises RangeNotSatisfiable (§15.5.17) if the range starts after the end, as all do in an empty file (THREATS
-    T11)."""
+    ranges. Raises RangeNotSatisfiable (§15.5.17) if the range starts after the end, as all do in an empty file
+    (T11)."""
     if header is None or len(header) > _MAX_HEADER:
         return None
     found = _RANGE.fullmatch(header)

@@ -1,4 +1,4 @@
-"""What clamd's responses mean (THREATS T96).
+"""What clamd's responses mean (T96).
 
 clamd answers OK, FOUND or ERROR. By default it also answers OK for content that it skipped: encrypted archives, and what exceeds
 its limits. With AlertExceedsMax and AlertEncrypted… it reports such content as FOUND, under the names of heuristics.

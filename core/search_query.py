@@ -3,7 +3,7 @@
 A search is terms and operators separated by spaces, all of which must match. ``OR`` joins its two neighbours and binds tighter
 than the space: ``type:image cat OR dog`` finds images of either. A leading ``-`` negates. An invalid operator is a word
 (``size:big``, ``foo:bar``, ``before:soon``). Length and number of terms are limited first, so that the work of a search is
-bounded (THREATS T81).
+bounded (T81).
 
     word          a name that contains it, a text with it or another form of it
     "a phrase"    these words in this order          prefix*       a word that begins so

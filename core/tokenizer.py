@@ -133,7 +133,7 @@ def without_marks(word: str) -> str:
 
 # -- texts ----------------------------------------------------------------------------------------------------
 
-MAX_LEXEME_BYTES = 500_000  # of the distinct words of a text; a tsvector must be smaller than 1 MiB (THREATS T83)
+MAX_LEXEME_BYTES = 500_000  # of the distinct words of a text; a tsvector must be smaller than 1 MiB (T83)
 _MAX_POSITION = 16_383  # PostgreSQL's limits of a tsvector
 _MAX_POSITIONS = 255
 

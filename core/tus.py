@@ -7,7 +7,7 @@
     Upload-Checksum                 checksum()    "sha1 base64"
     Upload-Concat                   concat()      "partial", or "final;url url"
 
-Anything else raises InvalidInput (THREATS T52)."""
+Anything else raises InvalidInput (T52)."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ set_json_loads(_json)
 
 Record = TypeVar("Record")
 
-# Seconds that one statement may take (THREATS T81); less in a request, where a client waits.
+# Seconds that one statement may take (T81); less in a request, where a client waits.
 STATEMENT, STATEMENT_IN_REQUEST = 30.0, 7.0
 CHECK_OUT = 5.0  # seconds to wait for a free connection
 _CHECK = 3.0  # seconds in which an idle connection must answer

@@ -2,7 +2,7 @@
 
 ``owner_usage`` holds an owner's bytes and files, ``type_counters`` files by type, status and trash, ``folder_counters`` the files
 directly in each folder, without the trash. A counter changes in the same transaction as what it counts, so that any snapshot
-shows them equal (THREATS T72). Lists, folders and statistics read them instead of scanning files.
+shows them equal (T72). Lists, folders and statistics read them instead of scanning files.
 """
 
 from __future__ import annotations

@@ -397,7 +397,7 @@ def finish_check(
     onto: str | None = None,
 ) -> FileRecord | None:
     """processing -> ready | rejected | infected. None if the file is no longer processing, so that of two verifiers only one
-    changes it (THREATS T106).
+    changes it (T106).
 
     ``mime_type`` was derived with the name ``named``; if the file was renamed since, it keeps the type of its new name.
     ``onto`` moves the file to an equal object, which the caller has locked."""

@@ -16,7 +16,7 @@ from db.records import FileRecord, RescanRecord
 
 def find_verdict(tx: Tx, owner_id: str, sha256: str, size: int, *, signatures: str) -> Scan | None:
     """The verdict on the owner's equal bytes by these signatures. Never on another owner's: a fast answer would tell that
-    somebody has them (THREATS T15)."""
+    somebody has them (T15)."""
     sql = """
     select scan_verdict, scan_finding, scanned_with from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
@@ -82,7 +82,7 @@ def quarantine(
     tx: Tx, scan: Scan, *, owner_id: str, sha256: str, size: int, object_key: str, problem: dict[str, Any]
 ) -> list[str]:
     """Mark all files on the object, and on the owner's objects of the same bytes, as ``infected``. Their texts and previews are
-    removed; previews, public copies and replaced objects in the bucket become due for deletion (THREATS T98).
+    removed; previews, public copies and replaced objects in the bucket become due for deletion (T98).
 
     Returns the keys of these objects. They are found by content too, since a rewrite changes the key."""
     params = {"owner": owner_id, "sha256": sha256, "size": size, "key": object_key}

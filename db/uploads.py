@@ -49,7 +49,7 @@ class NewUpload:
     urls_for: timedelta | None = None  # lifetime of the URLs in the first answer
 
 
-# One conditional UPDATE decides on the quota, so that parallel uploads can't exceed it (THREATS T71). Locks are taken in the
+# One conditional UPDATE decides on the quota, so that parallel uploads can't exceed it (T71). Locks are taken in the
 # order session, token, usage (db/__init__.py).
 _ADMIT = f"""
 with session as (

@@ -253,13 +253,13 @@ class Presigns(Protocol):
     """Presigned requests to the public endpoint, for clients."""
 
     def presign_get(self, key: str, *, expires_in: timedelta, content_type: str, disposition: str) -> PresignedRequest:
-        """Signs the response's Content-Type and Content-Disposition (THREATS T32)."""
+        """Signs the response's Content-Type and Content-Disposition (T32)."""
         ...
 
     def presign_put(
         self, key: str, *, expires_in: timedelta, size: int, content_type: str, checksum: Checksum | None = None
     ) -> PresignedRequest:
-        """Signs length, type, If-None-Match: * and the checksum, if any (THREATS T41)."""
+        """Signs length, type, If-None-Match: * and the checksum, if any (T41)."""
         ...
 
     def presign_post(

@@ -1,4 +1,4 @@
-"""A gateway that is killed before its n-th call to bucket or database, for every n (THREATS T101).
+"""A gateway that is killed before its n-th call to bucket or database, for every n (T101).
 
     for crash in crashing.crash_points():
         with crash:                       # ends where the gateway is killed

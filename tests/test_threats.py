@@ -40,3 +40,9 @@ def test_every_number_is_tested_where_its_row_says_or_open() -> None:
         assert named or reason, number
         for name in named:
             assert number in cited(ROOT / "tests" / name), (number, name)
+
+
+def test_no_file_cites_a_document_from_elsewhere() -> None:
+    elsewhere = re.compile(r"\b(?:THREATS|DEPENDENCIES|PROTOCOLS|EXEMPLARS)\b|\bCONTRACT(?:\.md|, [A-Z][a-z])")
+    paths = (path for path in files_below(ROOT) if path != Path(__file__))
+    assert not [path for path in paths if elsewhere.search(path.read_text())]

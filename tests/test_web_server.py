@@ -1,4 +1,4 @@
-"""The HTTP server with real sockets: slow, silent and mean clients, and an orderly end (THREATS T17 T55 T109 T110).
+"""The HTTP server with real sockets: slow, silent and mean clients, and an orderly end (T17, T55, T109, T110).
 
 Each server runs in a process of its own with few threads and short limits, so that 20 bad clients outnumber it."""
 

@@ -6,7 +6,7 @@ words only is counted in the indexes, and reads just the files that can be on th
 candidates are tested. If no word can be looked up, or few files pass the filter, these files are tested instead.
 
 The total is exact up to ``RANKED``. The caller's clock limits all statements of a search together; a search that runs out of time
-is repeated over the newest files (THREATS T81). A file has the highest rank class that fits (terms.py), and within a class the
+is repeated over the newest files (T81). A file has the highest rank class that fits (terms.py), and within a class the
 newest comes first.
 """
 

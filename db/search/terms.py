@@ -204,5 +204,5 @@ def is_short(term: Term) -> bool:
 
 
 def is_hint(term: Term) -> bool:
-    """Whether the term is a short prefix for names and texts, which is looked up in names only (THREATS T81)."""
+    """Whether the term is a short prefix for names and texts, which is looked up in names only (T81)."""
     return term.where == "any" and is_short(term)

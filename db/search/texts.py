@@ -92,7 +92,7 @@ def put(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
     being purged or infected.
 
     Only the beginning of a very long text is indexed. A text that PostgreSQL can't index is stored without words, so that it is
-    not tried again (THREATS T83)."""
+    not tried again (T83)."""
     content = _UNSTORABLE.sub("", content)
     owner_id = scalar(tx, "select owner_id from objects where object_key = %(key)s", {"key": object_key})
     if owner_id is None:

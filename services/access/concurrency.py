@@ -1,7 +1,7 @@
 """Limits expensive work inside requests: slots in this process, fewer for one owner, and short queues.
 
 An owner with many such requests waits for the owner's own, does not delay other owners, and can't occupy all threads of the
-server by waiting (THREATS T75).
+server by waiting (T75).
 """
 
 from __future__ import annotations

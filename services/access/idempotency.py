@@ -1,4 +1,4 @@
-"""Idempotency-Keys: a request that is sent again gets the first answer, for a day (THREATS T14, T104).
+"""Idempotency-Keys: a request that is sent again gets the first answer, for a day (T14, T104).
 
 The outcome of the first request is recorded as data, in the transaction that does the work, under the claim that the
 request holds. So an outcome is recorded if and only if the work was done, and a request whose key was taken over does

@@ -1,7 +1,7 @@
 """Downloads: by presigned URL, streamed through the gateway, or as a ZIP of many files. Every download is recorded.
 
 A compressed object is always streamed. A URL for one, for a public file, or for longer than a presigned URL may live is a link to
-the gateway: signed as cursors are, under a scope of its own (THREATS T62), and checked at each use.
+the gateway: signed as cursors are, under a scope of its own (T62), and checked at each use.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class Delivery:
         expires_in: int | None = None,
         disposition: Disposition | None = None,
     ) -> PresignedRequest | Link:
-        """A presigned download URL, or a link (see the module's docstring), with its life clamped to the maximum (THREATS T42).
+        """A presigned download URL, or a link (see the module's docstring), with its life clamped to the maximum (T42).
         Raises InvalidInput below one second, and what ``open`` raises."""
         if expires_in is not None and expires_in < 1:
             errors = [{"field": "expires_in", "message": "too small"}]
@@ -307,7 +307,7 @@ class Delivery:
     # -- reading an object ---------------------------------------------------------------------------------------------
 
     def _read(self, file: FileRecord, span: ByteRange | None) -> tuple[ExitStack, Reader]:
-        """Open the object, so that an error is found before a byte is sent (THREATS T34)."""
+        """Open the object, so that an error is found before a byte is sent (T34)."""
         stack = ExitStack()
         try:
             return stack, stack.enter_context(self._reader.open(file, span))
@@ -383,7 +383,7 @@ def _started(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 def is_ready(file: FileRecord, *, scanned_only: bool) -> bool:
     """Whether the file may be downloaded. With ``scanned_only``, files from before scans were turned on must be scanned first
-    (THREATS T96)."""
+    (T96)."""
     return file.status == "ready" and (file.scanned or not scanned_only)
 
 

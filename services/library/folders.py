@@ -31,7 +31,7 @@ from services.access import idempotency
 from services.access.idempotency import Claim
 from services.access.visibility import may_change, owner_scope
 
-MAX_FOLDERS = 10_000  # of one owner (THREATS T73)
+MAX_FOLDERS = 10_000  # of one owner (T73)
 MAX_DESCRIPTION = 4_000  # characters
 _BATCH = 1_000  # files that one transaction moves to the trash
 # Shorter than PostgreSQL's deadlock_timeout of a second, so that this transaction gives up before any other.

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 MAX_RESULTS = 1_000  # of all pages together
 _FEW = 20  # with fewer matches, misspellings are corrected
-_SECONDS = 0.8  # for a search of all files; after that only the newest are searched (THREATS T81)
+_SECONDS = 0.8  # for a search of all files; after that only the newest are searched (T81)
 _NEWEST = 20_000
 _SECONDS_NEWEST = 0.4  # for these; after that still fewer are searched
 _AT_LEAST = 1_000
@@ -173,7 +173,7 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index
 def _snippets(
     conn: Tx, tree: SearchTree, stems: Mapping[str, Sequence[str]], hits: Sequence[FileRecord]
 ) -> dict[str, str]:
-    """By object key, a line around the first match in the text of each ready file (THREATS T82). A bounded part of the texts is
+    """By object key, a line around the first match in the text of each ready file (T82). A bounded part of the texts is
     read; if it has no match, there is no line."""
     terms = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term)]
     terms = [term for term in terms if not term.negated and term.where != "name" and term.words]

@@ -1,4 +1,4 @@
-"""Detects the type of bytes, whatever the file's name (THREATS T8).
+"""Detects the type of bytes, whatever the file's name (T8).
 
 libmagic reads the first 64 KiB through python-magic: the system's library, or else the one in the pylibmagic wheel. This module
 adds what libmagic misses: text that a browser or a shell would run, and Office documents whose first ZIP entry is unusual.
@@ -160,7 +160,7 @@ _MAX_INFLATED = 65_536
 
 def _office_type(data: bytes) -> str | None:
     """The Office Open XML type of a ZIP, by its list of content types, or else by its folders. Only local headers in ``data`` are
-    read, and at most 64 KiB are inflated (THREATS T91)."""
+    read, and at most 64 KiB are inflated (T91)."""
     position, folder, is_package = 0, None, False
     for _ in range(_MAX_ENTRIES):
         if data[position : position + 4] != b"PK\x03\x04" or position + 30 > len(data):

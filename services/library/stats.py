@@ -55,6 +55,6 @@ class Stats:
             return None
         try:
             capacity = self._store.capacity()
-        except StorageError:  # report the rest all the same (THREATS T103)
+        except StorageError:  # report the rest all the same (T103)
             return None
         return None if capacity is None else {"free": capacity.free, "total": capacity.total}

@@ -56,7 +56,7 @@ class _Sink:
 
 
 def _unique(entries: Iterable[str]) -> Iterator[str]:
-    """Entry names made distinct, ignoring case, by numbering (THREATS T36)."""
+    """Entry names made distinct, ignoring case, by numbering (T36)."""
     taken: set[str] = set()
     for name in entries:
         path, slash, last = name.rpartition("/")

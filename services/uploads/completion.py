@@ -4,7 +4,7 @@
 
 A claim is a compare-and-set with a lease of seconds, which its holder renews; a completer that died is soon followed by
 another. What came by a single PUT or a POST form is copied to a key that no client knows. Each attempt copies to a key of
-its own, so a slow attempt can't change the bytes of a file that a later one made (THREATS R1, T45)."""
+its own, so a slow attempt can't change the bytes of a file that a later one made (R1, T45)."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ class Completion:
 
     def _release(self, upload: UploadRecord) -> bool:
         """Give the claim back, so that the upload can go on; False if it is over. The copy is deleted only if the row says
-        that it became no file: the answer to a COMMIT may have been lost (THREATS T104)."""
+        that it became no file: the answer to a COMMIT may have been lost (T104)."""
         with self._db.connection() as tx:
             released = uploads.release_completion(tx, upload.id, object_key=upload.object_key)
         if released and upload.incoming_key is not None:

@@ -262,7 +262,7 @@ class DirectUploads:
 
     def sign_post(self, principal: Principal, upload: UploadRecord) -> PresignedPost:
         """A POST policy, for clients that can't PUT. It can't forbid overwriting, so its object is copied before it is
-        verified (THREATS T41). An undeclared size may be what quota and upload token leave now; that is not reserved, so
+        verified (T41). An undeclared size may be what quota and upload token leave now; that is not reserved, so
         several forms may share it. Raises QuotaExceeded if they leave nothing, after ending the upload."""
         assert upload.incoming_key is not None
         largest = upload.size

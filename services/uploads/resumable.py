@@ -256,7 +256,7 @@ class ResumableUploads:
         return self._finish(principal, writer.state)
 
     def terminate(self, principal: Principal, upload_id: UUID) -> None:
-        """End an unfinished upload and remove what arrived. A finished one's file stays (THREATS T56)."""
+        """End an unfinished upload and remove what arrived. A finished one's file stays (T56)."""
         with Lease.of(self._db, principal, upload_id) as lease:
             state = _alive(lease.state)
             if lease.held:

@@ -1,7 +1,7 @@
 """Uploads for Uppy's S3 plugin (``/s3``): sizes may be undeclared, and the client keeps an upload id and a key.
 
 The upload id is the upload's own, and the key is the object key. Both come back with every request and are only compared with
-the caller's upload (THREATS T45). The bucket's own upload id stays in presigned URLs."""
+the caller's upload (T45). The bucket's own upload id stays in presigned URLs."""
 
 from __future__ import annotations
 

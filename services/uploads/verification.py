@@ -1,5 +1,5 @@
 """Verify and scan: bytes that did not pass through the gateway are read back before they become a ready file, and all are
-shown to the virus scanner, if there is one. Size, SHA-256 and type come from the stored bytes alone (THREATS R2, T47)."""
+shown to the virus scanner, if there is one. Size, SHA-256 and type come from the stored bytes alone (R2, T47)."""
 
 from __future__ import annotations
 

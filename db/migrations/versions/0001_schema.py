@@ -10,7 +10,7 @@ depends_on = None
 _STATEMENTS = [
     "set local lock_timeout = '5s'",
     "create extension if not exists pg_trgm",
-    # Names are the same if they differ only in case or Unicode form (THREATS T24).
+    # Names are the same if they differ only in case or Unicode form (T24).
     """
     create function name_key(name text) returns text language sql immutable strict parallel safe
     return casefold(normalize(name, NFKC) collate pg_unicode_fast)
@@ -81,7 +81,7 @@ _STATEMENTS = [
     create trigger folders_keep_tree before insert or update of parent_id on folders
     for each row execute function folders_keep_tree()
     """,
-    # Stored bytes. Files of one owner may share an object; files of different owners never do (THREATS T15).
+    # Stored bytes. Files of one owner may share an object; files of different owners never do (T15).
     """
     create table objects (
         object_key     text primary key,
@@ -240,7 +240,7 @@ _STATEMENTS = [
         quota_bytes    bigint check (quota_bytes >= 0)                         -- overrides QUOTA_BYTES
     ) with (fillfactor = 50)
     """,
-    # used_bytes and file_count are exact, because no statement can change files without these triggers (THREATS T72). Inserts
+    # used_bytes and file_count are exact, because no statement can change files without these triggers (T72). Inserts
     # and deletes are counted once a statement, updates by row, if they change a counted column.
     """
     create function files_count_inserted() returns trigger language plpgsql as $$

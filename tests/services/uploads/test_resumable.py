@@ -1,4 +1,4 @@
-"""Resumable uploads whose process crashes, is overtaken, or wakes up too late (THREATS T53 T54 T101)."""
+"""Resumable uploads whose process crashes, is overtaken, or wakes up too late (T53, T54, T101)."""
 
 from __future__ import annotations
 
