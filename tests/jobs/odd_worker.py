@@ -59,7 +59,7 @@ def register(queue: procrastinate.App, services: Services) -> None:
 if __name__ == "__main__":
     settings = Settings(_env_file=None)
     worker.register = register  # type: ignore[attr-defined]
-    worker.SWEEP_EVERY = worker._POLL = worker._REST = 0.3
+    worker.SWEEP_EVERY = worker._POLL = worker._RECONNECT = 0.3
     worker._DRAIN = float(os.environ.get("DRAIN", "20"))
     jobs._WAIT *= 0.02
     wired = app.wire(settings)
