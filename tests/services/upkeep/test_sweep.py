@@ -155,7 +155,7 @@ def test_T134_the_sweep_alternates_between_owners(
         return real(self, upload, *arguments)
 
     monkeypatch.setattr(completion.Completion, "_attempt", noted)
-    monkeypatch.setattr(completion, "_RUN", 3600.0)
+    monkeypatch.setattr(completion, "_SWEEP_TIME", 3600.0)
     assert direct(services).sweep() == 2
     assert sorted(order[:2]) == sorted(order[2:4]) == ["alice", "bob"] and len(order) == 52
     assert {upload_of(db, upload.id).status for upload in stuck} == {"uploading"}
@@ -166,7 +166,7 @@ def test_T134_a_sweep_is_bounded_and_the_next_continues(
 ) -> None:
     for _ in range(3):
         send_all(begin(services, alice, b"hello"), b"hello")
-    monkeypatch.setattr(completion, "_RUN", 0.0)
+    monkeypatch.setattr(completion, "_SWEEP_TIME", 0.0)
     assert [direct(services).sweep() for _ in range(4)] == [1, 1, 1, 0]
 
 
