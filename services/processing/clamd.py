@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from itertools import chain
 
 import structlog
-from clamav_client.clamd import ClamdError, ClamdNetworkSocket, ClamdUnixSocket
 
 from core.errors import Unavailable
 from core.scan import Scan, Signatures, read_answer, read_version
@@ -20,6 +21,9 @@ log = structlog.get_logger()
 
 _VERSION_TIMEOUT = 5.0  # seconds
 _MIN_RATE = 512 * 1024  # bytes a second; a slower stream is given up
+_CHUNK = 256 * 1024  # bytes
+_MAX_ANSWER = 64 * 1024  # bytes
+_ANSWER = re.compile(r"stream: (?:(.+) )?(OK|FOUND)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,8 @@ class Clamd:
     def signatures(self) -> Signatures:
         """The version of its signatures. Raises Unavailable."""
         try:
-            with self._connection(_VERSION_TIMEOUT) as clamd:
-                return read_version(clamd.version())
-        except (ClamdError, OSError, ValueError) as error:
+            return read_version(self._command(b"VERSION", _VERSION_TIMEOUT))
+        except (OSError, ValueError) as error:
             raise _unavailable(error) from error
 
     def scan(self, reader: Reader, size: int) -> Scan:
@@ -54,56 +57,61 @@ class Clamd:
             return Scan("unscannable", f"larger than the scanner's limit of {self.max_size} bytes")
         if not self._slots.acquire(timeout=self._settings.timeout):
             raise Unavailable("Too many files are being scanned; try again.")
+        sent = 0
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal sent
+            deadline = time.monotonic() + self._settings.timeout + size / _MIN_RATE
+            while chunk := reader.read(_CHUNK):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the stream took too long")
+                sent += len(chunk)
+                yield chunk
+
         try:
             # Before the scan: it is answered at once or not at all, and signatures loaded later don't count as used.
             signatures = self.signatures()
-            stream = _Stream(reader, self._settings.timeout + size / _MIN_RATE)
-            with self._connection(self._settings.timeout) as clamd:
-                answer = clamd.instream(cast("BinaryIO", stream))
-        except (ClamdError, OSError, ValueError) as error:
+            answer = self._command(b"INSTREAM", self._settings.timeout, chunks())
+        except (OSError, ValueError) as error:
             raise _unavailable(error) from error
         finally:
             self._slots.release()
-        if stream.sent != size:
-            raise _unavailable(f"{stream.sent} of {size} bytes were sent")
-        verdict = read_answer(*answer.get("stream", ("", None)))
+        if sent != size:
+            raise _unavailable(f"{sent} of {size} bytes were sent")
+        found = _ANSWER.fullmatch(answer)
+        verdict = read_answer(found[2], found[1]) if found else None
         if verdict is None:
-            raise _unavailable(f"its answer was {answer}")
+            raise _unavailable(f"its answer was {answer!r}")
         return Scan(*verdict, signatures.version)
 
-    @contextmanager
-    def _connection(self, timeout: float) -> Iterator[ClamdNetworkSocket]:
-        """A client for one command."""
+    def _command(self, name: bytes, timeout: float, stream: Iterable[bytes] | None = None) -> str:
+        """clamd's answer to a command (man 8 clamd, "Commands"); a stream is sent in chunks and ends with an empty one. Each
+        step may take ``timeout`` seconds. Raises OSError, ValueError."""
+        with closing(self._connect(timeout)) as connection:
+            connection.sendall(b"z" + name + b"\0")
+            for chunk in chain(stream, [b""]) if stream is not None else ():
+                connection.sendall(len(chunk).to_bytes(4, "big") + chunk)
+            answer = b""
+            while not answer.endswith(b"\0"):
+                piece = connection.recv(4096)
+                if not piece or len(answer) > _MAX_ANSWER:
+                    raise ConnectionError(f"the answer was cut off: {answer[:200]!r}")
+                answer += piece
+        return answer[:-1].decode()
+
+    def _connect(self, timeout: float) -> socket.socket:
         scheme, _, where = self._settings.address.partition("://")
-        if scheme == "unix":
-            client: ClamdNetworkSocket = ClamdUnixSocket(where, timeout=timeout)  # type: ignore[arg-type]
-        else:
+        if scheme != "unix":
             host, _, port = where.rpartition(":")
-            client = ClamdNetworkSocket(host, int(port), timeout=timeout)
+            return socket.create_connection((host.strip("[]"), int(port)), timeout)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(timeout)
         try:
-            yield client
-        finally:
-            if hasattr(client, "clamd_socket"):  # the library leaves it open when connecting fails
-                client.clamd_socket.close()
-
-
-class _Stream:
-    """The bytes for clamd, with a time limit for all of them: the socket's timeout limits each piece only."""
-
-    def __init__(self, reader: Reader, seconds: float):
-        self._reader = reader
-        self._deadline = time.monotonic() + seconds
-        self._buffer = memoryview(b"")
-        self.sent = 0
-
-    def read(self, size: int) -> bytes:
-        if not self._buffer:  # the client reads 1 KiB at a time
-            if time.monotonic() > self._deadline:
-                raise TimeoutError("the stream took too long")
-            self._buffer = memoryview(self._reader.read(256 * 1024))
-        piece, self._buffer = self._buffer[:size], self._buffer[size:]
-        self.sent += len(piece)
-        return bytes(piece)
+            connection.connect(where)
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
 
 def _unavailable(error: object) -> Unavailable:
