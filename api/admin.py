@@ -81,7 +81,7 @@ def retry_job(job_id: int) -> Response:
 @routes.delete("/jobs/<job_id:job_id>")
 @operation("Remove a job", access="admin", responses={204: None}, errors=(Conflict,))
 def remove_job(job_id: int) -> Response:
-    """Delete a failed job or cancel a waiting one. `409` if it is running."""
+    """`409` if the job is running."""
     services().jobs.remove(job_id)
     return render.no_content()
 

@@ -133,7 +133,7 @@ def progress(upload_id: UUID) -> Response:
     errors=(UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
 )
 def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
-    """Up to 1,000 at once. An upload by one PUT has only part 1."""
+    """Up to 1,000 at once. For an upload by one PUT, ask for part 1: it is the whole file."""
     parts = _direct().sign_parts(principal(), upload_id, body.part_numbers)
     document = {"parts": [_part_url(part) for part in parts], "urls_expire_at": parts[0].request.expires_at}
     return render.answer(document)

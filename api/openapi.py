@@ -66,7 +66,6 @@ REQUEST_HEADERS: Mapping[str, str] = {
     "If-None-Match": "304 if the content has one of these ETags",
     "If-Range": "The range applies only if the content has this ETag",
     "Range": "One range of bytes",
-    "Accept": "",
     "Idempotency-Key": "The same request again within 24 hours gets the first response; 1 to 255 visible ASCII characters",
     "Upload-Session": "The session to add to: 1 to 64 letters, digits, hyphens and underscores",
     "Content-MD5": "MD5 of the body (RFC 1864); 400 checksum_mismatch if it differs",
@@ -221,7 +220,7 @@ def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         if content.types and method != "HEAD":
             described["content"] = {media_type: {"schema": _schema(part)} for media_type, part in content.types.items()}
         responses[str(status)] = described
-    for status, codes in sorted(_errors(rule, method, operation).items()):
+    for status, codes in sorted(_errors(rule, operation).items()):
         described = {
             "description": ", ".join(codes),
             "headers": _headers(
@@ -245,7 +244,7 @@ _PROBLEM_HEADERS: Mapping[int, tuple[str, ...]] = {
 }
 
 
-def _errors(rule: Rule, method: str, operation: Operation) -> dict[int, list[str]]:
+def _errors(rule: Rule, operation: Operation) -> dict[int, list[str]]:
     """The error codes of this operation by status: those that it declares, and those of every operation of its kind."""
     kinds: list[type[GatewayError]] = [*_COMMON_ERRORS, *operation.errors]
     if operation.access != "public":

@@ -1,4 +1,4 @@
-"""Values and rules: standard library only, no I/O, no settings.
+"""Values and rules: standard library and http_sf only, no I/O, no settings.
 
 Everything else may import this package; it imports nothing of the project. Open ``errors`` first, then ``principal`` and
 ``placement``: they are in most signatures.
@@ -16,6 +16,7 @@ Everything else may import this package; it imports nothing of the project. Open
     cursors          pages of lists, and signed values
     unset            a member that a PATCH omits
     strict_json      I-JSON from clients
+    structured_fields  headers of RFC 9651
     tus, ietf        the headers of the resumable upload protocols
     scan             clamd's responses
     search_query     the search language

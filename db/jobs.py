@@ -25,16 +25,7 @@ _QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # others: DEFAUL
 _CLASS = 1_000_000  # priorities in one class
 
 
-def enqueue(
-    tx: Tx,
-    task: str,
-    *,
-    owner_id: str,
-    lock: str | None = None,
-    priority: int = 0,
-    delay_seconds: int = 0,
-    **arguments: Any,
-) -> None:
+def enqueue(tx: Tx, task: str, *, owner_id: str, lock: str | None = None, priority: int = 0, **arguments: Any) -> None:
     """Run ``task`` (a name from jobs/tasks.py) for ``owner_id`` once the transaction has committed.
 
     Jobs with the same ``lock`` run one at a time; it defaults to the ``file_id``, if there is one. ``priority`` (-2000 to 2000)
@@ -54,7 +45,7 @@ def enqueue(
                 and priority between %(low)s::integer and %(high)s::integer
                 order by priority limit 1) - 1
            ), %(high)s::integer)),
-           %(lock)s::text, %(arguments)s::jsonb, now() + nullif(%(delay)s::integer, 0) * interval '1 second', %(owner)s::text
+           %(lock)s::text, %(arguments)s::jsonb, null, %(owner)s::text
     """
     if lock is None and "file_id" in arguments:
         lock = f"file:{arguments['file_id']}"
@@ -65,7 +56,6 @@ def enqueue(
         "lock": lock,
         "low": (priority - 1) * _CLASS + 1,
         "high": priority * _CLASS,
-        "delay": delay_seconds,
         "arguments": Jsonb(arguments),
     }
     execute(tx, sql, params)

@@ -16,15 +16,16 @@ from alembic.config import Config
 from core.errors import Unavailable
 
 _LOCK = 0x6761_7465  # any number that no other lock in this database uses
+_WAIT = 300  # seconds for another process that migrates
 _REQUIRED = 180000  # PostgreSQL 18, for uuidv7() and casefold()
 
 
-def migrate(url: str, *, wait_seconds: float = 300) -> None:
+def migrate(url: str) -> None:
     """Run all outstanding revisions. Raises Unavailable if the server is older than 18, or the lock was not free in time."""
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
         if conn.info.server_version < _REQUIRED:
             raise Unavailable(f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}.")
-        deadline = time.monotonic() + wait_seconds
+        deadline = time.monotonic() + _WAIT
         while True:
             row = conn.execute("select pg_try_advisory_lock(%s)", [_LOCK]).fetchone()
             if row and row[0]:

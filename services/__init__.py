@@ -1,7 +1,8 @@
 """What the gateway does, without HTTP, SQL or vendors' SDKs.
 
-A service is a class whose constructor lists what it needs. A public method is one thing that a client can ask for: it takes the
-principal first, opens its own transaction, and never keeps it open while bytes move. app.wire() makes all services.
+A service is a class whose constructor lists what it needs. A public method is one thing that somebody can ask for. It opens
+its own transaction, and never keeps it open while bytes move. What a user may ask for takes the principal first. app.wire()
+makes all services.
 
 By subject, each importing only those below it (an import contract holds this):
 

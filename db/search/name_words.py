@@ -109,7 +109,7 @@ _SWAPPED = "select word from owner_words where owner_id = %(owner)s and word = a
 
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
     """Words of the owner's names that are similar to the word by trigrams, and those of ``others`` that exist. The caller
-    compares them letter by letter, and has begun a ``query.Clock``."""
+    compares them letter by letter, and has begun a ``clock.Clock``."""
     params = {"owner": owner_id, "plain": without_marks(word)}
     rows = tx.execute(_SIMILAR_WORDS, params, prepare=False).fetchall()
     if owner_id is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -23,13 +22,13 @@ from db import Tx, execute, scalar
 from db.file_lists import FAMILIES, FileFilter, conditions, total
 from db.files import COLUMNS
 from db.records import FileRecord
+from db.search.clock import Clock
 from db.search.lookup import in_name, is_indexed, is_simple, name_patterns, union
 from db.search.name_words import MAX_WORDS, WordMatches, WordPattern, like, matching_words
 from db.search.terms import Corrections, Statement, Terms, is_hint
 from db.search.texts import MARK, marked, stemmed, stems, tsquery
 
 RANKED = 10_000  # matches that are counted, and ranked for facets
-_SLACK = 0.05  # seconds; a statement may overrun the search's clock by this much
 _BEST = 1_001  # hits on all pages together, and one more
 _RANKED_NAMES = 3_000  # names with several words, or a phrase, that are ranked
 _EXACT = 1_000  # names equal to the query
@@ -84,42 +83,6 @@ class SearchResult:
     hits: list[RankedFile]
     facets: dict[str, list[dict[str, Any]]]
     stems: dict[str, list[str]]  # of words of the query, by which texts were searched too
-
-
-class OutOfTime(Exception):
-    """The search has used up its time."""
-
-
-class Clock:
-    """The time that a search has for all its statements together."""
-
-    def __init__(self, seconds: float):
-        self._end = monotonic() + seconds
-        self._set_at = 0.0
-
-    def begin(self, tx: Tx) -> None:
-        """Limit the first statement of a transaction, and set how similar a misspelt word must be. Sequential scans are off: the
-        planner takes matching a text to be as cheap as comparing a number."""
-        execute(
-            tx,
-            "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-            " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
-            {"limit": self._left()},
-        )
-
-    def limit_next(self, tx: Tx) -> None:
-        """Limit the next statement to the time that is left, if that has changed noticeably."""
-        if monotonic() - self._set_at > _SLACK:
-            execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": self._left()})
-
-    def _left(self) -> str:
-        """Milliseconds that are left. Raises OutOfTime if none are."""
-        now = monotonic()
-        left = int((self._end - now) * 1_000)
-        if left <= 0:
-            raise OutOfTime
-        self._set_at = now
-        return str(left)
 
 
 def find(

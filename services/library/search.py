@@ -23,6 +23,7 @@ from db.file_lists import FileFilter
 from db.records import FileRecord
 from db.search import name_words, texts
 from db.search import query as index
+from db.search.clock import Clock, OutOfTime
 from services.access.visibility import owner_scope
 
 T = TypeVar("T")
@@ -107,11 +108,11 @@ class Search:
         with self._db.connection() as conn:
             find = partial(index.find, wanted=wanted, tree=tree, facets=facets, after=after, limit=room + 1)
             corrections: dict[str, list[str]] = {}
-            clock = index.Clock(_SECONDS)
+            clock = Clock(_SECONDS)
             found = _within(clock, conn, find)
             complete = found is not None
             if found is None:
-                found = _within(index.Clock(_SECONDS_NEWEST), conn, partial(find, newest=_NEWEST)) or find(
+                found = _within(Clock(_SECONDS_NEWEST), conn, partial(find, newest=_NEWEST)) or find(
                     conn, newest=_AT_LEAST
                 )
             elif found.matched < _FEW:
@@ -157,7 +158,7 @@ class Search:
             raise InvalidCursor() from error
 
 
-def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: index.Clock) -> dict[str, list[str]]:
+def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: Clock) -> dict[str, list[str]]:
     """For terms that may be misspelt, similar words in the names that are searched."""
     found: dict[str, list[str]] = {}
     single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
@@ -207,11 +208,11 @@ def _shared(stems: Mapping[str, Sequence[str]]) -> Iterator[str]:
                 yield shared
 
 
-def _within(clock: index.Clock, conn: Tx, look: Callable[..., T]) -> T | None:
+def _within(clock: Clock, conn: Tx, look: Callable[..., T]) -> T | None:
     """The result of one search; None if the clock runs out first."""
     try:
         with conn.transaction():
             clock.begin(conn)
             return look(conn, clock=clock)
-    except (db_errors.QueryCanceled, index.OutOfTime):
+    except (db_errors.QueryCanceled, OutOfTime):
         return None

@@ -22,5 +22,5 @@ Read object_reader.py first.
 - deferred_deletions  delete what is due
 - bucket              translate the bucket's errors, delete unused keys, purge objects
 
-Versions and retention belong in services/library; an archive tier or integrity checks of all objects belong here.
+Versions and retention belong in services/library, integrity checks of all objects in services/upkeep.
 """

@@ -68,7 +68,7 @@ class PartWriter:
             try:
                 part = self._store.put_part(self.ref, number or len(self.parts) + 1, data, checksum=crc32)
             except UploadNotFound as error:
-                raise UploadGone("The bucket no longer knows this upload.") from error
+                raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
         self.parts.append(part)
         self.room += self.filled
         self.filled = 0

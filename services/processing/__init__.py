@@ -9,7 +9,7 @@ In the bucket
 Rows
     file_previews, preview_failures   which previews exist, and which could not be made
     object_texts                      text for search
-    objects                           scan verdict, metadata (``measured``), problem, encoding and frame ends
+    objects                           scan verdict, metadata (``extracted``), problem, encoding and frame ends
     rescans                           progress of a re-scan
     deferred_deletions                keys to delete: reserved before they are written, and replaced objects
 Invariants

@@ -95,7 +95,7 @@ class Previews:
         store: ObjectStore,
         reader: ObjectReader,
         limit: ConcurrencyLimit,
-        publishing: PublicCopies,
+        public_copies: PublicCopies,
         *,
         scanned_only: bool,
         strict: bool,
@@ -104,7 +104,7 @@ class Previews:
         self._store = store
         self._reader = reader
         self._limit = limit
-        self._public_copies = publishing
+        self._public_copies = public_copies
         self._scanned_only = scanned_only
         self._strict = strict  # parse nothing if a lock is missing (services/upkeep/doctor/sandbox.py)
 

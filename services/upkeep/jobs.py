@@ -86,11 +86,11 @@ class Jobs:
             if job is None:
                 raise NotFound("There is no such job.")
             if not done:
-                raise Conflict("Only a failed job can be retried; this one is still in the queue.")
+                raise Conflict("Only a failed job can be retried.")
         return job
 
     def remove(self, job_id: int) -> None:
-        """Delete a failed job, or cancel a waiting one. Raises NotFound, or Conflict for a running job."""
+        """Delete a job that is not running. Raises NotFound, Conflict."""
         with self._db.transaction() as tx:
             if jobs.remove(tx, job_id):
                 return
@@ -108,7 +108,7 @@ class Jobs:
             rescued = jobs.rescue(tx, lease=lease, wait=_WAIT, max_deaths=MAX_DEATHS)
             for job in rescued:
                 if job.status == "failed":
-                    _set_problem(tx, job.task, job.arguments, f"{MAX_DEATHS} workers ended while they did it")
+                    _set_problem(tx, job.task, job.arguments, f"{MAX_DEATHS} workers died during it")
         for job in rescued:
             log.warning("job_rescued", job=job.id, task=job.task, status=job.status, deaths=job.deaths)
         return len(rescued)
@@ -162,8 +162,8 @@ def _set_problem(tx: Tx, task: str, arguments: Mapping[str, Any], reason: str) -
         return
     log.error("job_gave_up", task=task, file_id=str(file.id), why=reason)
     if task == "check_file":
-        problem = {"code": "check_failed", "detail": f"The check was given up: {reason}. The bytes are kept."}
+        problem = {"code": "check_failed", "detail": f"The check failed: {reason}. The bytes are kept."}
         files.finish_check(tx, file.id, status="rejected", problem=problem)
     elif task == "process_file":
-        problem = {"code": "processing_failed", "detail": f"Making previews was given up: {reason}."}
+        problem = {"code": "processing_failed", "detail": f"No previews were made: {reason}."}
         objects.set_problem(tx, file.file_path, problem)

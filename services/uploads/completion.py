@@ -294,7 +294,7 @@ class Completion:
             try:
                 info = self._store.stat(upload.object_key)
             except ObjectNotFound as error:
-                raise UploadGone("The bucket no longer knows this upload.") from error
+                raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
         if upload.size is not None and info.size != upload.size:
             raise UploadGone(f"{upload.size} bytes were declared, the bucket holds {info.size}.")
         return info.etag, info.size
@@ -302,7 +302,7 @@ class Completion:
     def _copy_in(self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None) -> tuple[str, int]:
         """Copy what arrived to the object key, exactly the version that was checked."""
         if upload.incoming_key is None:
-            raise PartsMismatch("This upload can't be completed here.")
+            raise PartsMismatch("Complete this upload by the protocol that began it.")
         with bucket_errors():
             try:
                 info = self._store.stat(upload.incoming_key)
@@ -433,7 +433,7 @@ def _choose(stored: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, up
         stored = [part for part in stored if fits(expected, part)]
         gaps = missing((part.number for part in stored), expected.part_count)
         if gaps or len(numbers) != expected.part_count:
-            raise PartsMismatch(f"Parts are missing or have another size than planned: {gaps[:20]}.", missing=gaps)
+            raise PartsMismatch("Parts are missing or have the wrong size; see `missing`.", missing=gaps)
     elif wanted is None:  # more may be on the way
         raise PartsMismatch("List the parts, since the upload's size was not declared.")
     elif not stored or numbers != list(range(1, len(numbers) + 1)):
@@ -442,7 +442,10 @@ def _choose(stored: Sequence[Part], wanted: Sequence[tuple[int, str]] | None, up
         chosen = unambiguous(stored)
         twice = [number for number in numbers if number not in {part.number for part in chosen}]
         if twice:
-            raise PartsMismatch(f"Parts {twice[:20]} were sent twice with different bytes: list the ETags that count.")
+            numbers_sent = ", ".join(map(str, twice[:20]))
+            raise PartsMismatch(
+                f"Parts were sent twice with different bytes ({numbers_sent}). Send `parts` with the ETags to use."
+            )
         return chosen
     by_etag = {(part.number, part.etag): part for part in stored}
     listed = _listed(wanted)

@@ -358,7 +358,7 @@ class DirectUploads:
         if upload.protocol in RESUMABLE or (
             upload.multipart_id is None and (upload.incoming_key is None or upload.size is None)
         ):
-            raise InvalidInput("This upload has no part URLs.")
+            raise InvalidInput("This upload has no URLs for parts; send its bytes by the protocol that began it.")
         parts = None if upload.size is None else plan_of(upload, upload.size)
         last = parts.part_count if parts else MAX_PARTS
         if not all(1 <= number <= last for number in part_numbers):

@@ -342,7 +342,8 @@ class Batch:
             self._principal = without_folder(self._principal, allowed.folder_id)
             return self.commit(placement, once=once)
         except db_errors.CheckViolation as error:
-            raise InvalidInput(f"The request breaks the rule {db_errors.constraint(error)}.") from error
+            log.warning("upload_breaks_constraint", constraint=db_errors.constraint(error))
+            raise InvalidInput("A value of the upload is not allowed.") from error
         used = {record.file_path for record in outcome.files}
         unused = [item.upload for item in self.received if item.upload.object_key not in used]
         self._intake.discard(unused, complete=True)

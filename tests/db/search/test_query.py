@@ -21,6 +21,7 @@ from db.file_lists import FileFilter
 from db.search import lookup, texts
 from db.search import name_words as words_of_names
 from db.search import query as index
+from db.search.clock import Clock, OutOfTime
 from db.search.name_words import suggestions
 from tests.rows import add_file
 
@@ -337,7 +338,7 @@ def test_T81_newest_limits_the_files_searched(db: Database) -> None:
 def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(index, "monotonic", lambda: now[0])
-    clock = index.Clock(1.25)
+    clock = Clock(1.25)
     with db.transaction() as tx:
         clock.begin(tx)
         assert scalar(tx, "show statement_timeout") == "1250ms"
@@ -345,12 +346,12 @@ def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch
         clock.limit_next(tx)
         assert scalar(tx, "show statement_timeout") == "250ms"
         now[0] += 1
-        with pytest.raises(index.OutOfTime):
+        with pytest.raises(OutOfTime):
             clock.limit_next(tx)
-        with pytest.raises(index.OutOfTime):
+        with pytest.raises(OutOfTime):
             index.find(tx, ALICE, parse("plan"), limit=1, clock=clock)
     with db.connection() as tx, tx.transaction(force_rollback=True):
-        index.Clock(0.02).begin(tx)
+        Clock(0.02).begin(tx)
         with pytest.raises(QueryCanceled):
             execute(tx, "select pg_sleep(10)")
 
@@ -411,7 +412,7 @@ def test_T81_few_prefixes_and_no_short_ones_are_looked_up_in_texts(library: Data
     """An index scan for a prefix can't be cancelled; a test of file after file can."""
     with library.connection() as tx, tx.transaction():
         recorded = Recorded(tx)
-        clock = index.Clock(10)
+        clock = Clock(10)
         clock.begin(tx)
         index.find(recorded, ALICE, parse(query), limit=5, clock=clock)  # type: ignore[arg-type]
         sql, params = recorded.asked[-1]
