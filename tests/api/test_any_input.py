@@ -18,8 +18,8 @@ from schemathesis.generation import GenerationMode
 from tests.client import GatewayClient
 from tests.openapi_check import check_response
 
-EXAMPLES = 8  # of each kind for each operation; a test run is no fuzzing campaign
-ELSEWHERE = ("/readyz", "/openapi.json")  # writes to the bucket each time; is where the requests come from
+EXAMPLES = 8  # of each kind per operation; a test run is not a fuzzing campaign
+ELSEWHERE = ("/readyz", "/openapi.json")  # one writes to the bucket on each call; the other defines the requests
 
 
 BOUNDED = settings(
@@ -47,7 +47,7 @@ def test_no_input_causes_a_5xx(app: Flask, client: GatewayClient, admin: Gateway
         asked.add(operation.label)
         caller = admin if operation.path.startswith("/api/admin") else client
         probe(operation.as_strategy(generation_mode=GenerationMode.POSITIVE), caller, known)
-        with contextlib.suppress(Unsatisfiable):  # where nothing can be sent, nothing can be sent wrongly
+        with contextlib.suppress(Unsatisfiable):  # an operation without input has no invalid input
             probe(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE), caller, known)
     described = {f"{method.upper()} {path}" for path, methods in client.document["paths"].items() for method in methods}
     assert asked == {label for label in described if label.split()[1] not in ELSEWHERE}

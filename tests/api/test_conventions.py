@@ -21,10 +21,10 @@ pytestmark = pytest.mark.memory_store
 PROBLEM = "application/problem+json"
 
 
-# -- who gets in ---------------------------------------------------------------------------------------------
+# -- authentication ------------------------------------------------------------------------------------------
 
 
-def test_open_to_everybody(anonymous: GatewayClient) -> None:
+def test_public_routes(anonymous: GatewayClient) -> None:
     for path in ("/healthz", "/readyz", "/openapi.json", "/docs", "/"):
         assert anonymous.get(path).status == 200, path
 
@@ -47,7 +47,7 @@ CLOSED = [
 ]
 
 
-def test_T61_without_a_credential_everything_else_is_401(anonymous: GatewayClient) -> None:
+def test_T61_other_routes_need_a_credential(anonymous: GatewayClient) -> None:
     for path in CLOSED:
         answer = anonymous.get(path)
         assert (answer.status, answer.code) == (401, "not_authenticated"), path
@@ -70,17 +70,17 @@ BAD_CREDENTIALS = [
 ]
 
 
-def test_T62_a_bad_credential_is_401_in_the_same_words(anonymous: GatewayClient) -> None:
+def test_T62_bad_credentials_get_the_same_401(anonymous: GatewayClient) -> None:
     for value in BAD_CREDENTIALS:
         answer = anonymous.get("/api/files", headers={"Authorization": value})
         assert (answer.status, answer.code) == (401, "not_authenticated"), value
 
 
-def test_the_scheme_is_read_in_any_case(client: GatewayClient) -> None:
+def test_the_scheme_is_case_insensitive(client: GatewayClient) -> None:
     assert client.get("/api/files", headers={"Authorization": f"bEARER {client.key}"}).status == 200
 
 
-def test_T63_a_revoked_key_is_out_at_once(admin: GatewayClient) -> None:
+def test_T63_revoked_keys_stop_working_at_once(admin: GatewayClient) -> None:
     made = admin.post("/api/admin/keys", json={"owner_id": "carol"}).json
     carol = admin.as_(made["key"])
     assert carol.get("/api/files").status == 200
@@ -101,7 +101,7 @@ FOR_ADMINS = [
 ]
 
 
-def test_T61_what_only_admins_may(client: GatewayClient) -> None:
+def test_T61_admin_only_routes(client: GatewayClient) -> None:
     for method, path in FOR_ADMINS:
         answer = client.request(method, path)
         assert (answer.status, answer.code) == (403, "not_allowed"), path
@@ -127,13 +127,13 @@ ABSENT = [
 ]
 
 
-def test_what_is_not_there_is_404(client: GatewayClient) -> None:
+def test_unknown_paths_are_404(client: GatewayClient) -> None:
     for path in ABSENT:
         answer = client.get(path)
         assert (answer.status, answer.code) == (404, "not_found"), path
 
 
-def test_a_wrong_method_is_405_and_tells_the_right_ones(client: GatewayClient) -> None:
+def test_a_wrong_method_is_405_with_allow(client: GatewayClient) -> None:
     answer = client.delete("/api/files")
     assert (answer.status, answer.code) == (405, "method_not_allowed")
     assert "GET" in answer.headers["Allow"]
@@ -157,13 +157,13 @@ def test_the_documentation_explains_every_code(anonymous: GatewayClient) -> None
     assert all(f'id="{code}"' in page for code in leaves(GatewayError))
 
 
-def test_the_documentation_needs_no_other_server_and_no_script(anonymous: GatewayClient) -> None:
+def test_the_documentation_needs_no_script_or_other_server(anonymous: GatewayClient) -> None:
     answer = anonymous.get("/docs")
     assert "<script" not in answer.body.decode()
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
 
 
-def test_T35_an_unexpected_error_tells_nothing(
+def test_T35_unexpected_errors_reveal_nothing(
     client: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
@@ -188,7 +188,7 @@ def test_T35_an_unreachable_database_is_503_with_retry_after(client: GatewayClie
     assert b"nobody" not in answer.body
 
 
-def test_T35_anothers_file_looks_like_no_file(client: GatewayClient, other: GatewayClient) -> None:
+def test_T35_another_owners_file_looks_missing(client: GatewayClient, other: GatewayClient) -> None:
     theirs = other.add()["id"]
     for path in ("", "/download", "/url", "/preview", "/history"):
         answers = [client.get(f"/api/files/{file_id}{path}") for file_id in (theirs, uuid4())]
@@ -197,19 +197,19 @@ def test_T35_anothers_file_looks_like_no_file(client: GatewayClient, other: Gate
         assert plain[0] == plain[1]
 
 
-def test_the_server_header_tells_no_version(client: GatewayClient) -> None:
+def test_the_server_header_has_no_version(client: GatewayClient) -> None:
     assert "Server" not in client.get("/api/files").headers
 
 
 # -- request ids ---------------------------------------------------------------------------------------------
 
 
-def test_T25_a_plain_request_id_is_kept(anonymous: GatewayClient) -> None:
+def test_T25_valid_request_ids_are_kept(anonymous: GatewayClient) -> None:
     for given in ("client-1.2_3", "A" * 128, "01234567"):
         assert anonymous.get("/healthz", headers={"X-Request-ID": given}).headers["X-Request-ID"] == given
 
 
-def test_T25_any_other_request_id_is_replaced(anonymous: GatewayClient) -> None:
+def test_T25_invalid_request_ids_are_replaced(anonymous: GatewayClient) -> None:
     for given in ("short", "A" * 129, "has space", "\x1b[31mred\x1b[0m", "über-lang", "a/../../b", "<script>", ""):
         answer = anonymous.get("/nothing", headers={"X-Request-ID": given.encode().decode("latin-1")})
         assert answer.headers["X-Request-ID"].isalnum()
@@ -251,7 +251,7 @@ def test_T16_bad_numbers_in_bodies(client: GatewayClient) -> None:
         assert (answer.status, answer.code) == (400, "invalid_input"), value
 
 
-def test_limits_of_pages(client: GatewayClient) -> None:
+def test_page_limits(client: GatewayClient) -> None:
     for value in ("0", "-5", "x", "1.5"):
         assert client.get(f"/api/files?limit={value}").status == 400, value
     for value in ("200", "201", "9223372036854775807"):
@@ -271,7 +271,7 @@ BAD_DATES = [
 GOOD_DATES = ["2026-11-23", "2026-11-23T04:15:00Z", "2026-11-23T04:15:00.123456+05:30", "0001-01-01", "9999-12-30"]
 
 
-def test_dates(client: GatewayClient) -> None:
+def test_valid_and_invalid_dates(client: GatewayClient) -> None:
     for value in BAD_DATES:
         answer = client.get("/api/files", params={"date_from": value})
         assert (answer.status, answer.code) == (400, "invalid_input"), value
@@ -279,7 +279,7 @@ def test_dates(client: GatewayClient) -> None:
         assert client.get("/api/files", params={"date_from": value, "date_to": value}).status == 200, value
 
 
-def test_a_date_counts_as_a_whole_day_both_ends_included(client: GatewayClient, db: Database) -> None:
+def test_date_ranges_include_both_days(client: GatewayClient, db: Database) -> None:
     file = client.add()
     moments = [
         "2026-11-22T23:59:59.999999Z",
@@ -311,31 +311,31 @@ BAD_BODIES = [
 ]
 
 
-def test_bodies_that_are_not_what_they_should_be(client: GatewayClient) -> None:
+def test_invalid_json_bodies_are_400(client: GatewayClient) -> None:
     for body in BAD_BODIES:
         answer = client.post("/api/folders", data=body, headers={"Content-Type": "application/json"})
         assert (answer.status, answer.code) == (400, "invalid_input"), body[:50]
 
 
-def test_a_json_body_has_a_limit(client: GatewayClient) -> None:
+def test_json_bodies_have_a_size_limit(client: GatewayClient) -> None:
     answer = client.post("/api/folders", data=b" " * 1_100_000, headers={"Content-Type": "application/json"})
     assert (answer.status, answer.code) == (413, "request_too_large")
     answer = client.post("/api/folders", data=iter([b" " * 600_000] * 2), headers={"Content-Type": "application/json"})
     assert answer.status == 413
 
 
-def test_T13_an_encoded_json_body_is_not_inflated(client: GatewayClient) -> None:
+def test_T13_encoded_json_bodies_are_rejected(client: GatewayClient) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     answer = client.post("/api/folders", data=b"\x1f\x8b", headers=headers)
     assert (answer.status, answer.code) == (415, "encoding_not_allowed")
 
 
-def test_a_body_of_another_type_is_415(client: GatewayClient) -> None:
+def test_other_content_types_are_415(client: GatewayClient) -> None:
     answer = client.post("/api/folders", data=b"name=a", headers={"Content-Type": "application/x-www-form-urlencoded"})
     assert (answer.status, answer.code) == (415, "unsupported_media_type")
 
 
-def test_pages_link_to_the_next_with_the_query_kept(client: GatewayClient) -> None:
+def test_next_links_keep_the_query(client: GatewayClient) -> None:
     for number in range(3):
         client.add(f"{number} ü&.txt", b"text %d" % number)
     first = client.get("/api/files?limit=2&sort=original_name&file_type=text")
@@ -353,7 +353,7 @@ def test_a_tampered_cursor_is_400(client: GatewayClient) -> None:
         assert client.get("/api/files", params={"cursor": cursor}).status == 400, cursor[:50]
 
 
-def test_a_cursor_of_another_is_400(client: GatewayClient, other: GatewayClient) -> None:
+def test_another_callers_cursor_is_400(client: GatewayClient, other: GatewayClient) -> None:
     for number in range(2):
         client.add(f"{number}.txt", b"%d" % number)
     cursor = client.get("/api/files?limit=1").json["next_cursor"]
@@ -364,7 +364,7 @@ def test_a_cursor_of_another_is_400(client: GatewayClient, other: GatewayClient)
 # -- CORS ----------------------------------------------------------------------------------------------------
 
 
-def test_T38_an_allowed_origin_may_call(client: GatewayClient) -> None:
+def test_T38_allowed_origins_get_cors_headers(client: GatewayClient) -> None:
     answer = client.get("/api/files", headers={"Origin": "http://app.test"})
     assert answer.headers["Access-Control-Allow-Origin"] == "http://app.test"
     exposed = {name.strip() for name in answer.headers["Access-Control-Expose-Headers"].split(",")}
@@ -372,7 +372,7 @@ def test_T38_an_allowed_origin_may_call(client: GatewayClient) -> None:
     assert "Origin" in answer.headers["Vary"]
 
 
-def test_T38_errors_too_can_be_read_there(anonymous: GatewayClient) -> None:
+def test_T38_errors_have_cors_headers_too(anonymous: GatewayClient) -> None:
     for path in ("/api/files", "/nothing"):
         answer = anonymous.get(path, headers={"Origin": "http://app.test"})
         assert answer.status == 401
@@ -405,7 +405,7 @@ FOREIGN = [
 ]
 
 
-def test_T38_no_other_origin_may(client: GatewayClient) -> None:
+def test_T38_other_origins_get_no_cors_headers(client: GatewayClient) -> None:
     for origin in FOREIGN:
         answer = client.get("/api/files", headers={"Origin": origin})
         assert answer.status == 200
@@ -426,7 +426,7 @@ def test_T38_links_do_not_repeat_the_host_header(client: GatewayClient) -> None:
     assert answer.json["items"][0]["links"]["self"].startswith("http://gateway.test/api/files/")
 
 
-def test_admins_see_all_where_they_ask_for_it(
+def test_admins_list_other_owners_on_request(
     client: GatewayClient, admin: GatewayClient, client_for: Callable[..., GatewayClient]
 ) -> None:
     client.add("one.txt")

@@ -26,8 +26,8 @@ from tests.tus import begin, path
 from web_clients import health_response, is_health_check
 
 CROWD = 500
-ANSWER_TIME = 5.0  # seconds: five times what an answer may take
-LARGE = 12 * 1024 * 1024  # bytes: more than the kernel takes for a reader that does not read
+ANSWER_TIME = 5.0  # seconds: five times the limit for a response
+LARGE = 12 * 1024 * 1024  # bytes: more than the kernel buffers for a client that does not read
 SHORT_LIMITS = """
 import api.tus_body, web_clients, web_server
 web_clients.BODY_SILENCE = web_clients.BODY_WINDOW = api.tus_body.SILENCE = 6.0
@@ -37,7 +37,7 @@ web_server.SLOT_SECONDS = 3.0
 
 
 def crowd(port: int, request: bytes, count: int = CROWD) -> list[socket.socket]:
-    """Connections that send this and then neither send nor read."""
+    """Connections that send the request and then neither send nor read."""
     clients = []
     for _ in range(count):
         client = socket.socket()
@@ -105,7 +105,7 @@ def ask(port: int, request: bytes) -> bytes:
 
 
 @pytest.mark.timeout(300)
-def test_T133_a_crowd_of_any_kind_leaves_health_and_a_short_request_as_before(
+def test_T133_no_attack_delays_health_checks_and_short_requests(
     live: Live, services: Services, user: GatewayClient, tmp_path: Path
 ) -> None:
     other = services.keys.create_key("bob")[1]
@@ -128,7 +128,7 @@ def test_T133_a_crowd_of_any_kind_leaves_health_and_a_short_request_as_before(
                 assert hung_up(client, seconds=60), f"{kind}: still connected"
 
 
-def test_health_is_told_alike_by_the_server_and_by_the_application(anonymous: GatewayClient) -> None:
+def test_server_and_application_give_the_same_health_response(anonymous: GatewayClient) -> None:
     request = bytearray(head("GET", "/healthz", "X-Request-ID: monitor-1"))
     assert is_health_check(request)
     start, _, body = health_response(request).partition(b"\r\n\r\n")
@@ -146,9 +146,7 @@ def hung_up(client: socket.socket, *, seconds: float) -> bool:
     return bool(wait.poll(seconds * 1000))
 
 
-def test_T7_an_owner_has_so_many_bodies_in_flight_and_others_wait_outside_of_threads(
-    settings: Settings, services: Services, tmp_path: Path
-) -> None:
+def test_T7_bodies_in_flight_are_limited_per_owner(settings: Settings, services: Services, tmp_path: Path) -> None:
     first = "import web_server; web_server.SLOT_SECONDS = 2.0"
     server = Live(settings, tmp_path / "log", first=first, WEB_WORKERS="1", WEB_THREADS="4", MAX_BODIES_IN_FLIGHT="2")
     with contextlib.ExitStack() as sockets:
@@ -198,7 +196,7 @@ MALFORMED = {
 
 
 def requests_of_every_route(app: Flask, known: dict[str, str]) -> Iterator[tuple[bytes, set[int]]]:
-    """Heads of requests with a chunked body, and the status if that is malformed and is read."""
+    """Heads of requests with a chunked body, and the statuses expected if the body is read and malformed."""
     for rule in app.url_map.iter_rules():
         operation = getattr(app.view_functions[rule.endpoint], "operation", None)
         streams, body = getattr(operation, "streams", None), getattr(operation, "body", None)
@@ -213,7 +211,7 @@ def requests_of_every_route(app: Flask, known: dict[str, str]) -> Iterator[tuple
             statuses = {400} if (streams or body) and method not in ("OPTIONS", "HEAD") else set()
             if where.startswith("/s3/objects/") and statuses:  # nothing was signed
                 statuses = {404}
-            elif "/tus/" in where and statuses:  # the second one finds what came before the fault in the first
+            elif "/tus/" in where and statuses:  # the second one finds the bytes before the first one's fault
                 statuses = {400, 409}
             yield (head(method, where, "Transfer-Encoding: chunked", *fields, key=known["credential"]), statuses)
 

@@ -1,4 +1,4 @@
-"""``/api/uploads`` as a client sees it: responses are checked against the OpenAPI document, bytes go to a real bucket."""
+"""``/api/uploads`` over HTTP: responses are checked against the OpenAPI document, bytes go to a real bucket."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_small_file(client: GatewayClient, services: Services, leftovers: Left
     assert leftovers() == NOTHING
 
 
-def test_a_large_file_in_batches_resumed(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
+def test_a_large_file_resumed_in_batches(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
     data = os.urandom(2 * PART_SIZE + 3)
     begun = begin(client, data)
     assert (begun["method"], begun["part_size"], begun["part_count"], begun.get("url")) == (
@@ -122,7 +122,7 @@ def test_a_large_file_in_batches_resumed(client: GatewayClient, services: Servic
     sent += [send_part(part, data) for part in answer.json["parts"]]
     wrong = [{**part, "etag": "0" * 32} for part in sent]
     assert complete(client, begun["id"], parts=wrong).code == "parts_mismatch"
-    answer = client.post(f"/api/uploads/{begun['id']}/complete")  # no body at all
+    answer = client.post(f"/api/uploads/{begun['id']}/complete")  # without a body
     assert answer.status == 201
     assert client.get("/api/uploads").json["items"] == []
     services.verification.check(answer.json["id"])
@@ -130,7 +130,7 @@ def test_a_large_file_in_batches_resumed(client: GatewayClient, services: Servic
     assert leftovers() == NOTHING
 
 
-def test_the_first_answer_holds_a_hundred_parts_and_a_call_a_thousand(client: GatewayClient) -> None:
+def test_100_part_urls_at_first_and_1000_per_call(client: GatewayClient) -> None:
     begun = client.post("/api/uploads", json={"filename": "huge.bin", "size": 20 * 1024**3}).json
     assert len(begun["parts"]) == 100 and begun["part_count"] == 2560
     path = f"/api/uploads/{begun['id']}/parts"
@@ -141,9 +141,7 @@ def test_the_first_answer_holds_a_hundred_parts_and_a_call_a_thousand(client: Ga
     assert client.delete(f"/api/uploads/{begun['id']}").status == 204
 
 
-def test_T44_complete_20_times_at_once_gives_one_file_and_one_answer(
-    client: GatewayClient, leftovers: Leftovers
-) -> None:
+def test_T44_20_concurrent_completions_make_one_file(client: GatewayClient, leftovers: Leftovers) -> None:
     data = os.urandom(PART_SIZE + 10)
     begun = begin(client, data)
     etags = send_all(begun, data)
@@ -155,10 +153,10 @@ def test_T44_complete_20_times_at_once_gives_one_file_and_one_answer(
     assert leftovers() == NOTHING
 
 
-def test_a_part_that_was_sent_again_with_equal_bytes_is_one_part(
+def test_a_repeated_equal_part_counts_once(
     client: GatewayClient, leftovers: Callable[[], dict[str, list[str]]]
 ) -> None:
-    """As sent by a client that did not get the response."""
+    """As a client does that did not get the response."""
     begun = client.post("/api/uploads", json={"filename": "a.bin", "size": PART_SIZE + 1}).json
     for part, size in zip(begun["parts"], (PART_SIZE, 1), strict=True):
         for _ in range(3):
@@ -169,7 +167,7 @@ def test_a_part_that_was_sent_again_with_equal_bytes_is_one_part(
     assert leftovers() == NOTHING
 
 
-def test_T44_after_an_abort_all_is_gone(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T44_an_abort_leaves_nothing(client: GatewayClient, leftovers: Leftovers) -> None:
     data = os.urandom(PART_SIZE + 10)
     begun = begin(client, data)
     send_all(begun, data)
@@ -183,7 +181,7 @@ def test_T44_after_an_abort_all_is_gone(client: GatewayClient, leftovers: Leftov
     assert leftovers() == NOTHING
 
 
-def test_T45_anothers_upload_looks_like_none(
+def test_T45_another_owners_upload_looks_missing(
     client: GatewayClient, other: GatewayClient, anonymous: GatewayClient
 ) -> None:
     begun = begin(client, b"hello")
@@ -202,12 +200,12 @@ def test_T45_anothers_upload_looks_like_none(
     assert other.get("/api/uploads").json["items"] == []
 
 
-def test_T14_the_same_request_again_begins_no_second_upload(client: GatewayClient) -> None:
+def test_T14_a_repeat_begins_no_second_upload(client: GatewayClient) -> None:
     headers = {"Idempotency-Key": "abc"}
     body = {"filename": "a.bin", "size": 5}
     first = client.post("/api/uploads", json=body, headers=headers)
     again = client.post("/api/uploads", json=body, headers=headers)
-    signed = ("url", "urls_expire_at")  # anew
+    signed = ("url", "urls_expire_at")  # these differ in a repeat
     assert {k: v for k, v in first.json.items() if k not in signed} == {
         k: v for k, v in again.json.items() if k not in signed
     }
@@ -233,7 +231,7 @@ def test_T14_a_repeat_gets_new_urls_while_the_upload_is_open(client: GatewayClie
     sql(db, "update uploads set urls_until = now() - interval '1 hour'")
     again = ask()
     assert again["id"] == first["id"] and again["urls_expire_at"] >= first["urls_expire_at"]
-    with db.connection() as tx:  # whoever deletes keys waits for the new URLs
+    with db.connection() as tx:  # the object is not deleted before the new URLs expire
         assert tx.execute("select urls_until > now() from uploads").fetchone() == (True,)
     put(again["url"], b"hello", again["headers"])
     assert client.post(f"/api/uploads/{first['id']}/complete").status == 201
@@ -247,7 +245,7 @@ def test_T14_a_repeat_gets_new_urls_while_the_upload_is_open(client: GatewayClie
 
 
 @pytest.mark.settings(max_file_size=10_000_000, quota_bytes=5_000_000, denied_types=("exe",))
-def test_what_is_refused_is_refused_before_a_byte_moves(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_invalid_uploads_are_rejected_at_the_start(client: GatewayClient, leftovers: Leftovers) -> None:
     for body, status, code in (
         ({"filename": "a.exe", "size": 1}, 415, "type_not_allowed"),
         ({"filename": "a.bin", "size": 10_000_001}, 413, "file_too_large"),
@@ -299,7 +297,7 @@ def test_any_content_type_can_be_signed_and_sent(client: GatewayClient, content_
     assert complete(client, answer.json["id"]).status == 201
 
 
-def test_completion_refuses_what_is_no_list_of_parts(client: GatewayClient) -> None:
+def test_completion_rejects_invalid_part_lists(client: GatewayClient) -> None:
     begun = begin(client, b"hello")
     send_all(begun, b"hello")
     for body in (
@@ -317,13 +315,13 @@ def test_completion_refuses_what_is_no_list_of_parts(client: GatewayClient) -> N
     assert complete(client, begun["id"]).status == 201
 
 
-def test_a_full_list_of_ten_thousand_parts_fits_into_one_request(client: GatewayClient) -> None:
+def test_10_000_parts_fit_into_one_request(client: GatewayClient) -> None:
     begun = client.post("/api/uploads", json={"filename": "huge.bin", "size": 50 * 1024**3}).json
     parts = [{"part_number": n, "etag": f'"{n:032x}"'} for n in range(1, 10_001)]
     assert complete(client, begun["id"], parts=parts).code == "parts_mismatch"
 
 
-def test_unfinished_uploads_are_a_page(client: GatewayClient) -> None:
+def test_unfinished_uploads_are_paged(client: GatewayClient) -> None:
     ids = [begin(client, b"x")["id"] for _ in range(3)]
     first = client.get("/api/uploads", params={"limit": 2})
     assert [item["id"] for item in first.json["items"]] == ids[:0:-1] and 'rel="next"' in first.headers["Link"]
@@ -332,7 +330,7 @@ def test_unfinished_uploads_are_a_page(client: GatewayClient) -> None:
     assert client.get("/api/uploads", params={"cursor": "AAAA"}).code == "invalid_cursor"
 
 
-def test_an_admin_sees_and_ends_anothers_upload(client: GatewayClient, admin: GatewayClient) -> None:
+def test_admins_see_and_abort_any_upload(client: GatewayClient, admin: GatewayClient) -> None:
     begun = begin(client, b"hello")
     assert admin.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"
     assert admin.delete(f"/api/uploads/{begun['id']}").status == 204
@@ -375,7 +373,7 @@ def _wait_for(look: Callable[[], Any], seconds: float = 50) -> Any:
 
 
 @pytest.mark.slow
-def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
+def test_a_worker_checks_files_and_completes_abandoned_uploads(
     client: GatewayClient, worker: subprocess.Popen[bytes], leftovers: Leftovers
 ) -> None:
     def ready(name: str) -> dict[str, Any] | None:
@@ -385,7 +383,7 @@ def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
     large, small, bad = os.urandom(PART_SIZE + 10), b"hello", b"<!DOCTYPE html><script>1</script>"
     begun = begin(client, large, filename="large.bin")
     complete(client, begun["id"], parts=send_all(begun, large))
-    send_all(begin(client, small, filename="closed tab.txt"), small)  # and no complete
+    send_all(begin(client, small, filename="closed tab.txt"), small)  # without completing it
     lie = begin(client, bad, filename="lie.png")
     send_all(lie, bad)
     file_id = complete(client, lie["id"]).json["id"]
@@ -397,7 +395,7 @@ def test_a_worker_makes_files_ready_and_finds_what_a_closed_tab_left(
 
 
 @pytest.mark.slow
-def test_the_sweep_does_not_wait_behind_long_checks(
+def test_the_sweep_does_not_wait_for_long_checks(
     client: GatewayClient, db: Database, worker: subprocess.Popen[bytes]
 ) -> None:
     with db.connection() as tx:
@@ -407,8 +405,8 @@ def test_the_sweep_does_not_wait_behind_long_checks(
         )
         tx.execute("create trigger wait before update of status on files for each row execute function wait()")
     with db.transaction() as tx:
-        tx.execute("select pg_advisory_xact_lock(1)")  # every check waits for the end of this
-        for _ in range(4):  # more than the worker does at once
+        tx.execute("select pg_advisory_xact_lock(1)")  # every check waits for this transaction
+        for _ in range(4):  # more than the worker runs at once
             begun = begin(client, b"hello")
             send_all(begun, b"hello")
             complete(client, begun["id"])

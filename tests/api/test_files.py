@@ -1,4 +1,4 @@
-"""The routes of files: input, responses and errors. The services have tests of their own."""
+"""Routes of files: input, responses and errors. The services have their own tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_folder(client: GatewayClient, name: str = "Plans") -> int:
     return int(answer.json["id"])
 
 
-def test_a_file_with_its_details(client: GatewayClient) -> None:
+def test_file_details(client: GatewayClient) -> None:
     file = client.add("Plan (final).txt", b"hello there", tags="plans")
     answer = client.get(f"/api/files/{file['id']}")
     found = answer.json
@@ -41,7 +41,7 @@ def test_a_file_with_its_details(client: GatewayClient) -> None:
     assert later["last_accessed"] is not None
 
 
-def test_the_etag_changes_with_edits_and_not_with_downloads(client: GatewayClient) -> None:
+def test_edits_change_the_etag_and_downloads_do_not(client: GatewayClient) -> None:
     file = client.add()
     address = f"/api/files/{file['id']}"
     first = client.get(address).headers["ETag"]
@@ -69,7 +69,7 @@ def test_T125_history_is_paged(client: GatewayClient) -> None:
     assert seen == sorted(seen, reverse=True)
 
 
-def test_patch_changes_only_what_it_names(client: GatewayClient) -> None:
+def test_patch_changes_only_the_given_members(client: GatewayClient) -> None:
     file = client.add("a.txt", tags="one")
     address = f"/api/files/{file['id']}"
     renamed = client.patch(address, json={"original_name": "b.txt"}).json
@@ -104,7 +104,7 @@ def test_patch_changes_only_what_it_names(client: GatewayClient) -> None:
         None,
     ],
 )
-def test_patches_that_are_refused(client: GatewayClient, body: Any) -> None:
+def test_invalid_patches(client: GatewayClient, body: Any) -> None:
     file = client.add("a.txt", tags="one")
     raw = {"data": b"null", "headers": {"Content-Type": "application/json"}} if body is None else {"json": body}
     answer = client.patch(f"/api/files/{file['id']}", **raw)
@@ -116,7 +116,7 @@ def test_patches_that_are_refused(client: GatewayClient, body: Any) -> None:
 @with_subtests(
     "member", ["owner_id", "status", "file_size", "file_hash", "id", "download_count", "file_path", "is_deleted"]
 )
-def test_T64_members_that_are_not_the_clients_are_refused(client: GatewayClient, member: str) -> None:
+def test_T64_read_only_members_are_rejected(client: GatewayClient, member: str) -> None:
     file = client.add()
     answer = client.patch(f"/api/files/{file['id']}", json={member: "x"})
     assert (answer.status, answer.json["errors"][0]["field"]) == (400, member)
@@ -147,7 +147,7 @@ def test_T14_a_stale_if_match_changes_nothing(client: GatewayClient) -> None:
     assert client.delete(address, headers={"If-Match": "*"}).status == 200
 
 
-def test_a_taken_name_is_a_conflict_and_an_upload_is_numbered(client: GatewayClient) -> None:
+def test_a_taken_name_conflicts_and_uploads_are_numbered(client: GatewayClient) -> None:
     client.add("a.txt", b"one")
     second = client.add("A.TXT", b"two")
     assert second["original_name"] == "A (1).TXT"
@@ -177,7 +177,7 @@ def test_move_and_copy(client: GatewayClient, other: GatewayClient) -> None:
     assert client.put(f"{address}/move", json={}).status == 400
 
 
-def test_T14_a_copy_is_made_once_for_a_key(client: GatewayClient) -> None:
+def test_T14_a_key_makes_one_copy(client: GatewayClient) -> None:
     file = client.add("a.txt")
     key = {"Idempotency-Key": "copy-1"}
     answers = [client.post(f"/api/files/{file['id']}/copy", json={}, headers=key) for _ in range(2)]
@@ -189,7 +189,7 @@ def test_T14_a_copy_is_made_once_for_a_key(client: GatewayClient) -> None:
     assert (other_body.status, other_body.code) == (422, "idempotency_conflict")
 
 
-def test_T14_a_failed_request_may_be_sent_again_under_its_key(client: GatewayClient) -> None:
+def test_T14_a_failed_request_may_be_repeated_with_its_key(client: GatewayClient) -> None:
     key = {"Idempotency-Key": "folder-1"}
     make_folder(client, "taken")
     body = {"name": "Taken"}
@@ -260,7 +260,7 @@ def test_batches(client: GatewayClient, other: GatewayClient) -> None:
         {"action": "move", "ids": [], "target_folder_id": "7"},
     ],
 )
-def test_batches_that_are_refused(client: GatewayClient, body: Any) -> None:
+def test_invalid_batches(client: GatewayClient, body: Any) -> None:
     answer = client.post("/api/files/batch", json=body)
     assert (answer.status, answer.code) == (400, "invalid_input")
 
@@ -302,7 +302,7 @@ def test_lists_filter_and_sort(client: GatewayClient) -> None:
         "tag=" + "x" * 300,
     ],
 )
-def test_lists_asked_for_badly(client: GatewayClient, query: str) -> None:
+def test_invalid_list_queries(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/api/files?{query}")
     assert (answer.status, answer.code) == (400, "invalid_input")
 
@@ -326,7 +326,7 @@ def test_lists_asked_for_badly(client: GatewayClient, query: str) -> None:
         lambda c, f: c.get(f"/api/files/archive?ids={f}"),
     ],
 )
-def test_T64_anothers_file_is_404_and_an_admins_way_is_open(
+def test_T64_another_owners_file_is_404_except_for_admins(
     client: GatewayClient, other: GatewayClient, admin: GatewayClient, act: Callable[[GatewayClient, str], Answer]
 ) -> None:
     file = client.add("a.txt", b"text here")["id"]

@@ -1,4 +1,4 @@
-"""The routes of folders, search, statistics, keys and the janitor."""
+"""Routes of folders, search, statistics, keys and the janitor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(client: GatewayClient, name: str, parent: int | None = None) -> int:
 # -- folders -------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_made_and_read(client: GatewayClient) -> None:
+def test_creating_and_reading_a_folder(client: GatewayClient) -> None:
     made = client.post("/api/folders", json={"name": "Plans", "description": "of houses"})
     assert made.status == 201
     folder = made.json
@@ -39,7 +39,7 @@ def test_a_folder_is_made_and_read(client: GatewayClient) -> None:
     assert client.get(f"/api/folders/{folder['id']}").json == folder
 
 
-def test_the_tree_and_the_flat_list(client: GatewayClient) -> None:
+def test_folder_tree_and_flat_list(client: GatewayClient) -> None:
     top = make(client, "top")
     below = make(client, "below", top)
     client.add("a.txt", b"12345", folder_id=str(below))
@@ -57,7 +57,7 @@ def test_the_tree_and_the_flat_list(client: GatewayClient) -> None:
     assert second["next_cursor"] is None
 
 
-def test_a_folder_is_changed_and_moved(client: GatewayClient) -> None:
+def test_changing_and_moving_a_folder(client: GatewayClient) -> None:
     one, two = make(client, "one"), make(client, "two")
     moved = client.patch(f"/api/folders/{two}", json={"parent_folder_id": one, "name": "deux"}).json
     assert (moved["path"], moved["description"]) == ("/one/deux", "")
@@ -65,7 +65,7 @@ def test_a_folder_is_changed_and_moved(client: GatewayClient) -> None:
     assert client.patch(f"/api/folders/{two}", json={"parent_folder_id": None}).json["path"] == "/deux"
 
 
-def test_T24_rules_of_the_tree(client: GatewayClient) -> None:
+def test_T24_folder_tree_rules(client: GatewayClient) -> None:
     one = make(client, "Één")
     assert client.post("/api/folders", json={"name": "E\u0301\u00c9N"}).code == "name_conflict"
     two = make(client, "two", one)
@@ -106,11 +106,11 @@ def test_deleting_folders(client: GatewayClient) -> None:
         {"name": "a", "id": 1},
     ],
 )
-def test_folders_that_are_refused(client: GatewayClient, body: Any) -> None:
+def test_invalid_folders(client: GatewayClient, body: Any) -> None:
     assert client.post("/api/folders", json=body).status == 400
 
 
-def test_T64_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, admin: GatewayClient) -> None:
+def test_T64_another_owners_folder_is_404(client: GatewayClient, other: GatewayClient, admin: GatewayClient) -> None:
     theirs, mine = make(other, "theirs"), make(client, "mine")
     for answer in (
         client.get(f"/api/folders/{theirs}"),
@@ -127,7 +127,7 @@ def test_T64_anothers_folder_is_404(client: GatewayClient, other: GatewayClient,
 # -- search and statistics -----------------------------------------------------------------------------------
 
 
-def test_search_finds_and_marks(client: GatewayClient, other: GatewayClient) -> None:
+def test_search_finds_and_highlights(client: GatewayClient, other: GatewayClient) -> None:
     client.add("Quarterly report.txt", b"numbers, numbers")
     client.add("holiday.txt", b"sun")
     other.add("report of another.txt", b"secret")
@@ -170,7 +170,7 @@ def test_T81_any_query_is_valid(client: GatewayClient, query: str) -> None:
 
 
 @with_subtests("query", ["facets=colour", "facets=owner,colour", "limit=0", "folder=x", "date_to=x", "cursor=x"])
-def test_searches_asked_for_badly(client: GatewayClient, query: str) -> None:
+def test_invalid_search_parameters(client: GatewayClient, query: str) -> None:
     assert client.get(f"/api/search?{query}").status == 400
 
 
@@ -201,7 +201,7 @@ def test_statistics(client: GatewayClient, other: GatewayClient, admin: GatewayC
 # -- keys and upkeep -----------------------------------------------------------------------------------------
 
 
-def test_keys_are_made_listed_and_revoked(admin: GatewayClient) -> None:
+def test_keys_are_created_listed_and_revoked(admin: GatewayClient) -> None:
     made = admin.post("/api/admin/keys", json={"owner_id": "carol", "name": "laptop", "role": "admin"})
     assert made.status == 201
     assert admin.as_(made.json["key"]).get("/api/admin/keys").status == 200
@@ -215,7 +215,7 @@ def test_keys_are_made_listed_and_revoked(admin: GatewayClient) -> None:
     assert len(page.json["items"]) == 1
 
 
-def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, services: Services) -> None:
+def test_T63_a_replayed_response_has_no_key(admin: GatewayClient, services: Services) -> None:
     header = {"Idempotency-Key": "key-1"}
     first, again = (admin.post("/api/admin/keys", json={"owner_id": "carol"}, headers=header) for _ in range(2))
     assert first.json["key"]
@@ -237,11 +237,11 @@ def test_T63_a_replayed_answer_does_not_hold_the_key(admin: GatewayClient, servi
         {"owner_id": "a", "name": "x" * 256},
     ],
 )
-def test_keys_that_are_refused(admin: GatewayClient, body: Any) -> None:
+def test_invalid_keys(admin: GatewayClient, body: Any) -> None:
     assert admin.post("/api/admin/keys", json=body).status == 400
 
 
-def test_the_janitor_can_be_asked(admin: GatewayClient) -> None:
+def test_the_janitor_runs_on_request(admin: GatewayClient) -> None:
     for body in ({}, {"dry_run": True}, {"dry_run": False}):
         answer = admin.post("/api/admin/janitor", json=body)
         assert answer.status == 200
@@ -251,7 +251,7 @@ def test_the_janitor_can_be_asked(admin: GatewayClient) -> None:
 # -- health --------------------------------------------------------------------------------------------------
 
 
-def test_T124_readiness_tells_no_more_than_it_must(
+def test_T124_readiness_reveals_only_checks(
     anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert anonymous.get("/readyz").json == {
@@ -266,10 +266,10 @@ def test_T124_readiness_tells_no_more_than_it_must(
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_T108_a_clock_that_is_off_is_told_as_such(
+def test_T108_a_wrong_clock_is_reported(
     anonymous: GatewayClient, bucket: Any, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """With a clock an hour ahead, presigned requests work and all others are refused."""
+    """With a clock an hour ahead, the bucket accepts presigned requests and rejects all others."""
     told = Presigner._at
 
     def off(self: Presigner, now: float | None) -> tuple[str, str, bytes]:
@@ -284,7 +284,7 @@ def test_T108_a_clock_that_is_off_is_told_as_such(
     assert "clock_skew" not in anonymous.get("/readyz").json["checks"]
 
 
-def test_T124_health_touches_nothing(anonymous: GatewayClient, services: Services) -> None:
+def test_T124_health_needs_no_database(anonymous: GatewayClient, services: Services) -> None:
     services.db.url = "postgresql://nobody@127.0.0.1:1/nothing"
     services.db.close()
     assert anonymous.get("/healthz").json == {"status": "ok"}

@@ -64,7 +64,7 @@ def theirs(other: GatewayClient) -> int:
 
 
 @with_subtests("way", WAYS_IN)
-def test_T134_a_foreign_folder_is_not_there(
+def test_T134_foreign_folders_look_missing(
     client: GatewayClient, theirs: int, leftovers: Leftovers, db: Database, way: str
 ) -> None:
     send = WAYS_IN[way]
@@ -72,12 +72,12 @@ def test_T134_a_foreign_folder_is_not_there(
     assert (foreign.status, foreign.code) == (404, "not_found"), foreign.body
     assert told(foreign) == told(unknown)
     assert leftovers() == NOTHING
-    with db.connection() as tx:  # not even a session, nor a token's budget
+    with db.connection() as tx:  # not even a session or an upload token
         for table in ("uploads", "upload_sessions", "upload_tokens", "files"):
             assert tx.execute(f"select count(*) from {table}").fetchone() == (0,), table
 
 
-def test_T134_nor_for_an_upload_token_or_an_admin(
+def test_T134_foreign_folders_are_404_for_tokens_and_admins(
     client: GatewayClient, theirs: int, admin: GatewayClient, leftovers: Leftovers
 ) -> None:
     token = client.as_(client.post("/api/upload-tokens", json={"owner_id": "alice"}).json["token"])
@@ -87,9 +87,11 @@ def test_T134_nor_for_an_upload_token_or_an_admin(
     assert leftovers() == NOTHING
 
 
-def test_T134_nor_for_moves_copies_and_batches(client: GatewayClient, theirs: int, admin: GatewayClient) -> None:
+def test_T134_foreign_folders_are_404_for_moves_copies_and_batches(
+    client: GatewayClient, theirs: int, admin: GatewayClient
+) -> None:
     file, mine = client.add("a.txt"), folder_of(client)
-    for who in (client, admin):  # an admin's word makes no file of bob's of alice's
+    for who in (client, admin):  # not even an admin moves alice's file into bob's folder
         for target in (theirs, UNKNOWN):
             address = f"/api/files/{file['id']}"
             assert who.put(f"{address}/move", json={"target_folder_id": target}).status == 404
@@ -113,9 +115,7 @@ def test_T134_no_byte_is_stored_for_a_foreign_folder(
 
 
 @pytest.mark.parametrize("table", ["uploads", "files"])
-def test_T134_the_tables_themselves_take_no_foreign_folder(
-    client: GatewayClient, theirs: int, db: Database, table: str
-) -> None:
+def test_T134_tables_reject_foreign_folders(client: GatewayClient, theirs: int, db: Database, table: str) -> None:
     begun = client.post("/api/uploads", json={"filename": "a.txt", "size": 1})
     token = client.post("/api/upload-tokens", json={"owner_id": "alice"})
     assert (begun.status, token.status, client.add("b.txt")["folder_id"]) == (201, 201, None)

@@ -52,7 +52,7 @@ def read_all(
 FILE = segment('name="files"; filename="a.txt"', "Content-Type: text/plain")
 
 
-def test_fields_and_files_come_in_their_order() -> None:
+def test_fields_and_files_keep_their_order() -> None:
     data = body(
         (segment('name="folder_id"'), b"7"), (FILE, b"hello"), (segment('name="tags"'), "größe".encode()), (FILE, b"")
     )
@@ -84,7 +84,7 @@ def test_a_file_is_read_in_pieces_or_skipped() -> None:
     st.lists(st.binary(max_size=200).filter(lambda data: BOUNDARY.encode() not in data), max_size=5),
     st.integers(1, 300),
 )
-def test_any_bytes_arrive_as_they_were(files: list[bytes], step: int) -> None:
+def test_any_bytes_arrive_unchanged(files: list[bytes], step: int) -> None:
     data = body(*((FILE, content) for content in files))
     assert [item[-1] for item in read_all(Trickle(data, step))] == files
 
@@ -100,8 +100,8 @@ def test_bytes_like_the_boundary_are_content(noise: bytes) -> None:
     [
         ('name="files"; filename="Plan (final).pdf"', "Plan (final).pdf"),
         ('name="files"; filename="日本語.pdf"', "日本語.pdf"),
-        ('name="files"; filename="a%22b%0D%0Ac.txt"', 'a"b\r\nc.txt'),  # as browsers escape; cleaning is T21's
-        ('name="files"; filename="100%25.txt"', "100%25.txt"),  # and nothing else is decoded
+        ('name="files"; filename="a%22b%0D%0Ac.txt"', 'a"b\r\nc.txt'),  # as browsers escape; T21 covers cleaning
+        ('name="files"; filename="100%25.txt"', "100%25.txt"),  # nothing else is decoded
         ('name="files"; filename="../../x"', "../../x"),
         ("name=files; filename=plain.txt", "plain.txt"),
         ("name=\"files\"; filename*=UTF-8''a%0d%0aX-Evil%3A%201", "a\r\nX-Evil: 1"),
@@ -120,13 +120,13 @@ def test_T22_file_names_are_decoded_once(disposition: str, filename: str) -> Non
         b"",
         b"hello",
         body((FILE, b"x"), end=False),  # no final boundary
-        body((FILE, b"x"))[:-6],  # cut in it
+        body((FILE, b"x"))[:-6],  # cut inside the final boundary
         body((FILE, b"x"))[:60],  # cut in a header
         body((segment('name="files"'), b"x")),  # a file field without a file name
         body((segment('name="files"; filename=""'), b"x")),
         body(("X-Other: 1", b"x")),  # no Content-Disposition
         body(("Content-Disposition: attachment; filename=x", b"x")),
-        body((FILE + "\r\n" + FILE, b"x")),  # two of them
+        body((FILE + "\r\n" + FILE, b"x")),  # two Content-Disposition headers
         body((FILE + "\r\nContent-Transfer-Encoding: base64", b"eA==")),
         body((FILE + "\r\nContent-Length: 5", b"x")),
         body((segment("name=\"files\"; filename*=UTF-8''%FF"), b"x")),
@@ -135,10 +135,10 @@ def test_T22_file_names_are_decoded_once(disposition: str, filename: str) -> Non
         body((FILE, b"x")).replace(b"a.txt", b"\xe4.txt"),  # a raw Latin-1 name
         body((FILE, b"x")).replace(b"\r\n", b"\n"),
         b"x" * 200_000 + body((FILE, b"x")),  # a long preamble
-        body((FILE, b"x")) + b"x" * 2_000_000,  # and a long epilogue
+        body((FILE, b"x")) + b"x" * 2_000_000,  # a long epilogue
     ],
 )
-def test_T4_a_body_that_is_no_form(data: bytes) -> None:
+def test_T4_malformed_bodies(data: bytes) -> None:
     for length in (None, len(data)):
         with pytest.raises(MalformedUpload):
             read_all(data, length=length)
@@ -158,12 +158,12 @@ def test_T4_a_body_that_is_no_form(data: bytes) -> None:
         'multipart/form-data; boundary="a\nb"',
     ],
 )
-def test_T4_a_content_type_that_is_no_form(content_type: str) -> None:
+def test_T4_invalid_content_types(content_type: str) -> None:
     with pytest.raises(MalformedUpload):
         FormReader(io.BytesIO(), content_type, None)
 
 
-def test_T4_an_empty_file_input_is_no_file() -> None:
+def test_T4_empty_file_inputs_are_ignored() -> None:
     empty = segment('name="files"; filename=""', "Content-Type: application/octet-stream")
     assert read_all(body((empty, b""))) == []
     assert read_all(body((empty, b""), (FILE, b"x"))) == [("files", "a.txt", b"x")]
@@ -187,7 +187,7 @@ def test_T3_a_body_shorter_than_its_length() -> None:
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, TimeoutError, OSError])
-def test_T3_a_lost_connection_stays_lost(error: type[OSError]) -> None:
+def test_T3_reading_on_after_a_lost_connection_raises(error: type[OSError]) -> None:
     class Broken(Trickle):
         def read(self, size: int, /) -> bytes:
             return super().read(size) or self.fail()
@@ -199,7 +199,7 @@ def test_T3_a_lost_connection_stays_lost(error: type[OSError]) -> None:
     part = next(iter(form))
     assert isinstance(part, FilePart)
     assert part.read(1000)
-    for _ in range(3):  # whoever goes on after the error must not take it for the end
+    for _ in range(3):  # reading on must not look like the end of the form
         with pytest.raises(MalformedUpload):
             part.read(-1)
     with pytest.raises(MalformedUpload):
@@ -231,12 +231,12 @@ def test_T6_large_fields_and_headers() -> None:
 
 
 @pytest.mark.parametrize("unit", ['"\\', '"', ";a=", "; ", "\\", ";filename*", "*=';"])
-def test_T6_no_header_is_slow(unit: str) -> None:
+def test_T6_no_header_is_parsed_slowly(unit: str) -> None:
     header = "name=x; filename*=" + (unit * 8000)[:8000] + "\\"
     start = time.process_time()
     with contextlib.suppress(GatewayError):
         read_all(body(*[(segment(header), b"x")] * 20))
-    assert time.process_time() - start < 5  # quadratic work on these takes minutes
+    assert time.process_time() - start < 5  # quadratic parsing would take minutes
 
 
 class Endless:
@@ -266,7 +266,7 @@ def test_T7_memory_does_not_grow_with_the_file() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_T4_hostile_bytes_raise_nothing_else(noise: bytes) -> None:
+def test_T4_hostile_bytes_raise_only_known_errors(noise: bytes) -> None:
     for data in (
         noise,
         body((FILE, b"x"))[:40] + noise,

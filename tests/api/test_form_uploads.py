@@ -23,7 +23,7 @@ PNG = base64.b64decode(
 MIB = 1024 * 1024
 
 
-# -- what is stored ------------------------------------------------------------------------------------------
+# -- stored files --------------------------------------------------------------------------------------------
 
 
 def test_a_form_stores_its_files_with_its_fields(client: GatewayClient) -> None:
@@ -51,19 +51,19 @@ def test_a_form_stores_its_files_with_its_fields(client: GatewayClient) -> None:
     assert answer.headers["Upload-Session"] == session["session_id"]
 
 
-def test_fields_hold_wherever_they_stand(client: GatewayClient) -> None:
+def test_fields_may_follow_files(client: GatewayClient) -> None:
     body, content_type = form_data([("a.txt", b"a")], {"visibility": "public"}, fields_last=True)
     answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
     assert answer.json["files"][0]["visibility"] == "public"
 
 
 @with_subtests("field", ["files", "files[]", "file"])
-def test_names_of_file_fields(client: GatewayClient, field: str) -> None:
+def test_file_field_names(client: GatewayClient, field: str) -> None:
     body, content_type = form_data([("a.txt", b"a")], field=field)
     assert client.post("/api/upload", data=body, headers={"Content-Type": content_type}).status == 201
 
 
-def test_files_in_another_field_are_refused_by_name(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_files_in_other_fields_are_rejected(client: GatewayClient, leftovers: Leftovers) -> None:
     body, content_type = form_data([("a.txt", b"a")], field="avatar")
     answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
     assert (answer.status, answer.code) == (400, "invalid_input")
@@ -71,7 +71,7 @@ def test_files_in_another_field_are_refused_by_name(client: GatewayClient, lefto
     assert leftovers() == NOTHING
 
 
-def test_T64_fields_that_the_gateway_sets_itself_are_ignored(client: GatewayClient) -> None:
+def test_T64_read_only_fields_are_ignored(client: GatewayClient) -> None:
     file = client.add(owner_id="bob", status="infected", file_size="0", file_hash="0" * 64, id="1")
     assert (file["owner_id"], file["status"], file["file_size"]) == ("alice", "ready", 5)
 
@@ -86,13 +86,13 @@ def test_a_raw_body_is_one_file(client: GatewayClient) -> None:
     assert answer.headers["Upload-Session"]
 
 
-def test_a_raw_body_in_chunks(client: GatewayClient) -> None:
+def test_a_chunked_raw_body(client: GatewayClient) -> None:
     answer = client.put("/api/upload/big.txt", data=iter([b"x" * MIB] * 9))
     assert (answer.status, answer.json["file_size"]) == (201, 9 * MIB)
     assert answer.json["file_hash"] == hashlib.sha256(b"x" * 9 * MIB).hexdigest()
 
 
-def test_T11_an_empty_file_is_a_file(client: GatewayClient) -> None:
+def test_T11_empty_files_are_stored(client: GatewayClient) -> None:
     for answer in (client.put("/api/upload/empty.csv", data=b""), client.put("/api/upload/empty2.csv")):
         assert (answer.status, answer.json["file_size"]) == (201, 0)
 
@@ -109,7 +109,7 @@ def test_sessions_group_requests(client: GatewayClient) -> None:
 
 
 @with_subtests("session", ["", "a b", "x" * 65, "../x", "é"])
-def test_a_bad_session_id(client: GatewayClient, session: str) -> None:
+def test_invalid_session_ids(client: GatewayClient, session: str) -> None:
     answer = client.upload(("a.txt", b"a"), headers={"Upload-Session": session.encode().decode("latin-1")})
     assert (answer.status, answer.code) == (400, "invalid_input")
 
@@ -130,7 +130,7 @@ def test_a_bad_session_id(client: GatewayClient, session: str) -> None:
         ("visibility", ["private", "public"]),
     ],
 )
-def test_T16_bad_fields(client: GatewayClient, leftovers: Leftovers, field: str, value: Any) -> None:
+def test_T16_invalid_fields(client: GatewayClient, leftovers: Leftovers, field: str, value: Any) -> None:
     for answer in (
         client.upload(("a.txt", b"a"), **{field: value}),
         client.put("/api/upload/a.txt", data=b"a", params={field: value}),
@@ -141,7 +141,7 @@ def test_T16_bad_fields(client: GatewayClient, leftovers: Leftovers, field: str,
     assert names(client) == []
 
 
-def test_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, leftovers: Leftovers) -> None:
+def test_another_owners_folder_is_404(client: GatewayClient, other: GatewayClient, leftovers: Leftovers) -> None:
     folder = str(other.post("/api/folders", json={"name": "Theirs"}).json["id"])
     for answer in (
         client.upload(("a.txt", b"a"), folder_id=folder),
@@ -155,7 +155,7 @@ def test_anothers_folder_is_404(client: GatewayClient, other: GatewayClient, lef
 
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T1_a_declared_size_over_the_limit_is_refused_unread(
+def test_T1_a_declared_size_over_the_limit_is_rejected_unread(
     app: Flask, client: GatewayClient, leftovers: Leftovers
 ) -> None:
     assert send(app, client, "PUT", "/api/upload/a.bin", Unread(), 1001) == (413, "file_too_large")
@@ -163,7 +163,7 @@ def test_T1_a_declared_size_over_the_limit_is_refused_unread(
 
 
 @pytest.mark.settings(quota_bytes=1000)
-def test_T1_a_declared_size_over_the_quota_is_refused_unread(
+def test_T1_a_declared_size_over_the_quota_is_rejected_unread(
     app: Flask, client: GatewayClient, leftovers: Leftovers
 ) -> None:
     assert send(app, client, "PUT", "/api/upload/a.bin", Unread(), 1001) == (413, "quota_exceeded")
@@ -171,7 +171,9 @@ def test_T1_a_declared_size_over_the_quota_is_refused_unread(
 
 
 @pytest.mark.settings(max_file_size=1000, max_files_per_request=3)
-def test_T1_a_form_that_can_not_fit_is_refused_unread(app: Flask, client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T1_a_form_over_the_request_limit_is_rejected_unread(
+    app: Flask, client: GatewayClient, leftovers: Leftovers
+) -> None:
     status = send(
         app, client, "POST", "/api/upload", Unread(), 10 * MIB, Content_Type="multipart/form-data; boundary=b"
     )
@@ -180,7 +182,7 @@ def test_T1_a_form_that_can_not_fit_is_refused_unread(app: Flask, client: Gatewa
 
 
 @pytest.mark.settings(max_file_size=10 * MIB)
-def test_T2_an_undeclared_size_is_cut_off_midway(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T2_an_endless_raw_body_is_cut_off(client: GatewayClient, leftovers: Leftovers) -> None:
     read = 0
 
     def endless() -> Iterator[bytes]:
@@ -196,7 +198,7 @@ def test_T2_an_undeclared_size_is_cut_off_midway(client: GatewayClient, leftover
 
 
 @pytest.mark.settings(max_file_size=2 * MIB)
-def test_T2_an_endless_form_is_cut_off_too(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T2_an_endless_form_is_cut_off(client: GatewayClient, leftovers: Leftovers) -> None:
     body, content_type = form_data([("a.txt", b"")])
     head = body[: body.index(b"\r\n\r\n") + 4]
 
@@ -212,7 +214,7 @@ def test_T2_an_endless_form_is_cut_off_too(client: GatewayClient, leftovers: Lef
 
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T5_each_file_gets_its_own_verdict(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T5_files_are_rejected_one_by_one(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.upload(
         ("good.txt", b"good"), ("big.txt", b"x" * 1001), ("fake.png", HTML), ("..", b"x"), ("also good.txt", b"fine")
     )
@@ -228,7 +230,7 @@ def test_T5_each_file_gets_its_own_verdict(client: GatewayClient, leftovers: Lef
 
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T5_where_all_are_refused_the_first_ones_status_counts(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T5_if_all_files_are_rejected_the_first_sets_the_status(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.upload(("fake.png", HTML), ("big.txt", b"x" * 1001))
     assert (answer.status, answer.code) == (415, "type_mismatch")
     assert [item["problem"]["code"] for item in answer.json["rejected"]] == ["type_mismatch", "file_too_large"]
@@ -236,14 +238,14 @@ def test_T5_where_all_are_refused_the_first_ones_status_counts(client: GatewayCl
 
 
 @pytest.mark.settings(max_files_per_request=3)
-def test_one_file_more_than_fit_is_413(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_too_many_files_are_413(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.upload(*((f"{number}.txt", b"%d" % number) for number in range(4)))
     assert (answer.status, answer.code) == (413, "too_many_files")
     assert client.upload(*((f"{number}.txt", b"%d" % number) for number in range(3))).status == 201
     assert leftovers() == NOTHING
 
 
-def test_a_raw_body_of_a_forbidden_type(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_a_raw_body_with_a_type_mismatch(client: GatewayClient, leftovers: Leftovers) -> None:
     answer = client.put("/api/upload/fake.png", data=HTML)
     assert (answer.status, answer.code) == (415, "type_mismatch")
     assert leftovers() == NOTHING
@@ -263,6 +265,6 @@ def test_duplicates(client: GatewayClient, leftovers: Leftovers) -> None:
     assert leftovers() == NOTHING
 
 
-def test_nobody_uploads_without_a_credential(anonymous: GatewayClient) -> None:
+def test_upload_needs_a_credential(anonymous: GatewayClient) -> None:
     assert anonymous.upload(("a.txt", b"a")).status == 401
     assert anonymous.put("/api/upload/a.txt", data=b"a").status == 401

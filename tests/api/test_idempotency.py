@@ -1,4 +1,4 @@
-"""Idempotency-Key on every route that creates: whatever happens to the first request, one thing is made and one answer given."""
+"""Idempotency-Key on every creating route: a request and its repeats create one thing, whatever happens to the first."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from tests.samples import picture
 from tests.subtests import with_subtests
 from tests.tus import BYTES, MIB, TUS, begin, patch, path
 
-Create = Callable[[GatewayClient, dict[str, str], str], Answer]  # with a key, making a thing of this name
+Create = Callable[[GatewayClient, dict[str, str], str], Answer]  # (client, key header, name of the new thing)
 
-LARGE = 20 * MIB  # of several parts
+LARGE = 20 * MIB  # several parts
 
 
 def _copy(client: GatewayClient, key: dict[str, str], name: str) -> Answer:
     return client.post(f"/api/files/{_source['id']}/copy", json={"original_name": name}, headers=key)
 
 
-_source: dict[str, Any] = {}  # what is copied
+_source: dict[str, Any] = {}  # the file to copy
 
 
 CREATES: dict[str, list[Create]] = {
@@ -76,10 +76,10 @@ CREATES: dict[str, list[Create]] = {
     ],
 }
 CASES = [(label, number) for label, creates in CREATES.items() for number in range(len(creates))]
-# What may be done twice by itself, and takes a key only to tell two requests apart.
+# Idempotent without a key, which only distinguishes two requests.
 BY_ITSELF = {"POST /api/uploads/<uuid:upload_id>/complete"}
 SECRET = {"key", "token", "endpoints"}  # null in a repeat
-# Anew where the first answer was not finished.
+# New in each response while the upload is unfinished.
 SIGNED = {"url", "headers", "fields", "parts", "urls_expire_at"}
 
 
@@ -109,7 +109,7 @@ def let_leases_pass(db: Database) -> None:
 
 
 def same(first: Answer, again: Answer) -> bool:
-    """Whether both are the same, apart from secrets, which are shown once, and URLs, which are signed anew."""
+    """Whether both responses are equal, apart from secrets (shown once) and URLs (signed again)."""
     if first.status != again.status or first.headers.get("Location") != again.headers.get("Location"):
         return False
     if not first.body:
@@ -121,7 +121,7 @@ def same(first: Answer, again: Answer) -> bool:
 
 
 class Calls:
-    """The gateway's connections to the database, of which the ``number``-th fails."""
+    """Database connections of the gateway; the ``number``-th fails after its work is committed."""
 
     def __init__(self, number: int, wrong: Callable[[], BaseException]):
         self.number, self.wrong, self.made = number, wrong, 0
@@ -135,7 +135,7 @@ class Calls:
             raise self.wrong()
 
 
-def test_every_route_that_takes_a_key_is_tried_here(app: Any) -> None:
+def test_every_route_with_a_key_is_covered(app: Any) -> None:
     taking = {
         f"{method} {rule.rule}"
         for rule, method, operation in operations(app)
@@ -145,7 +145,7 @@ def test_every_route_that_takes_a_key_is_tried_here(app: Any) -> None:
 
 
 @with_subtests(("label", "case"), CASES)
-def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
+def test_T104_a_retry_succeeds_after_any_lost_database_response(
     admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
 ) -> None:
     create = CREATES[label][case]
@@ -157,7 +157,7 @@ def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
             first = create(admin, key, name)
         assert first.status in (200, 201, 503)
         again = create(admin, key, name)
-        if again.status == 409:  # the key was claimed, and nobody knows by whom
+        if again.status == 409:  # the key was claimed, but the claim's response was lost
             assert again.code == "idempotency_in_progress" and first.status == 503 and things() == before
             let_leases_pass(services.db)
             again = create(admin, key, name)
@@ -173,7 +173,7 @@ def test_T104_whichever_answer_of_the_database_is_lost_the_retry_finds_out(
 
 
 @with_subtests(("label", "case"), CASES)
-def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_passed(
+def test_T104_a_killed_requests_key_is_free_after_its_lease(
     admin: GatewayClient, services: Services, things: Callable[[], int], leftovers: Leftovers, label: str, case: int
 ) -> None:
     create = CREATES[label][case]
@@ -194,7 +194,7 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
         if not crash.crashed:
             break
     assert first is not None and number > 3
-    # What the dead held is free minutes later.
+    # Quota held by the killed requests is free minutes later.
     sql(
         services.db,
         "update uploads set expires_at = expires_at - interval '4 minutes' where protocol in ('form', 'raw')",
@@ -209,10 +209,10 @@ def test_T104_wherever_a_request_is_killed_its_key_is_free_when_the_lease_has_pa
 
 
 @with_subtests(("label", "case"), CASES)
-def test_T104_a_request_whose_key_was_taken_over_does_nothing(
+def test_T104_a_request_that_lost_its_key_does_nothing(
     admin: GatewayClient, services: Services, things: Callable[[], int], label: str, case: int
 ) -> None:
-    """The first request stops after it has claimed the key, for longer than its lease, and then continues."""
+    """The first request claims the key, pauses for longer than its lease, and then continues."""
     create, before = CREATES[label][case], things()
     key, stopped, wake = key_of(label, case), threading.Event(), threading.Event()
     real = services.idempotency.under
@@ -240,7 +240,7 @@ def test_T104_a_request_whose_key_was_taken_over_does_nothing(
 
 
 @with_subtests(("label", "case"), CASES)
-def test_T14_sent_many_times_at_once_it_is_done_once(
+def test_T14_concurrent_repeats_create_one_thing(
     admin: GatewayClient, things: Callable[[], int], label: str, case: int
 ) -> None:
     create, before = CREATES[label][case], things()
@@ -251,11 +251,11 @@ def test_T14_sent_many_times_at_once_it_is_done_once(
     assert things() == before + 1
 
 
-def test_T104_a_commit_that_is_still_under_way_is_waited_for(
+def test_T104_repeats_wait_for_a_pending_commit(
     client: GatewayClient, services: Services, db: Database, things: Callable[[], int]
 ) -> None:
-    """The first request has recorded its outcome, but its COMMIT is late: its lease has expired, another request has asked for
-    the key, and another call wants to free it."""
+    """The first request has recorded its outcome, but its COMMIT is late: its lease has expired, another request claims
+    the key, and another call frees it."""
     recorded, commit = threading.Event(), threading.Event()
     real = idempotency.record
 
@@ -290,7 +290,7 @@ def test_T104_a_commit_that_is_still_under_way_is_waited_for(
     assert things() == before + 1
 
 
-def test_T14_a_repeat_shows_what_was_made_and_not_what_became_of_it(client: GatewayClient) -> None:
+def test_T14_a_repeat_gets_the_first_response_after_later_changes(client: GatewayClient) -> None:
     key = {"Idempotency-Key": "k"}
     made = client.add("thumb.png", picture("PNG"))
     assert client.get(f"/api/files/{made['id']}/preview?type=thumbnail").status == 200
@@ -324,10 +324,10 @@ def until(true: Callable[[], bool]) -> None:
 # -- leases ------------------------------------------------------------------------------------------------------
 
 
-def test_T104_key_and_uploads_are_held_as_long_as_a_body_comes_and_no_longer(
+def test_T104_key_and_uploads_are_leased_while_a_body_arrives(
     client: GatewayClient, db: Database, leftovers: Leftovers
 ) -> None:
-    """A form of several files, of which one has arrived, one was refused and one is arriving."""
+    """A form of three files: one has arrived, one was rejected and one is arriving."""
 
     def left() -> list[float]:
         """Seconds until the key's lease and the uploads expire."""
@@ -339,7 +339,7 @@ def test_T104_key_and_uploads_are_held_as_long_as_a_body_comes_and_no_longer(
         return [row[0] for row in rows]
 
     seen: list[list[float]] = []
-    size = 9 * MIB  # so that the last file's upload begins before its end has come
+    size = 9 * MIB  # so that the last file's upload begins before its end arrives
     parts = [
         form_part("a.txt", b"a" * size),
         form_part("fake.png", b"<html><script>" * 10_000),
@@ -374,7 +374,7 @@ def form_part(name: str, content: bytes) -> bytes:
     return head.encode() + content + b"\r\n"
 
 
-def test_a_heart_beats_again_after_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_continue_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[int] = []
     enough = threading.Event()
 
@@ -390,15 +390,15 @@ def test_a_heart_beats_again_after_it_failed(monkeypatch: pytest.MonkeyPatch) ->
         assert enough.wait(30)
 
 
-def test_a_lease_outlives_missed_heartbeats_and_a_dead_upload_is_found_within_minutes() -> None:
+def test_a_lease_lasts_three_heartbeats_and_at_most_100_seconds() -> None:
     assert timedelta(seconds=3 * heartbeat.INTERVAL) <= idempotency.LEASE <= timedelta(seconds=100)
 
 
-# -- uploads made of others -------------------------------------------------------------------------------------------
+# -- final uploads ----------------------------------------------------------------------------------------------------
 
 
 def test_T104_a_final_upload_is_made_once(client: GatewayClient, services: Services, db: Database) -> None:
-    """Whichever response of the database is lost while partial uploads are joined."""
+    """Whichever response of the database is lost while partial uploads are concatenated."""
     for number in count(1):
         partials = []
         for _ in range(2):
@@ -419,7 +419,7 @@ def test_T104_a_final_upload_is_made_once(client: GatewayClient, services: Servi
             again = client.post("/api/tus", headers=headers)
         assert again.status == 201, (number, again.body)
         if "Upload-File-Id" not in client.head(path(again), headers=TUS).headers:
-            let_lease_pass(db)  # it was being completed when the answer was lost
+            let_lease_pass(db)  # the response was lost during completion
             assert direct(services).sweep() == 1
         assert client.get("/api/files").json["total"] == before + 1, number
         if calls.made < number:

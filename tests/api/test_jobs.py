@@ -35,7 +35,7 @@ def enqueue(db: Database, count: int, owner: str = "alice", task: str = "check_f
         return [row[0] for row in tx.execute("select id from procrastinate_jobs order by id desc")]
 
 
-def test_an_admin_sees_what_waits_and_what_failed(admin: GatewayClient, client: GatewayClient, db: Database) -> None:
+def test_admins_see_waiting_and_failed_jobs(admin: GatewayClient, client: GatewayClient, db: Database) -> None:
     ids = enqueue(db, 5)
     with db.connection() as tx:
         tx.execute("update procrastinate_jobs set status = 'doing' where id = %s", [ids[0]])
@@ -59,7 +59,7 @@ def test_an_admin_sees_what_waits_and_what_failed(admin: GatewayClient, client: 
         assert told(client.request(method, f"/api/admin/jobs{path}")) == (403, "not_allowed")
 
 
-def test_a_failed_job_is_tried_again_or_forgotten(admin: GatewayClient, db: Database) -> None:
+def test_failed_jobs_are_retried_or_deleted(admin: GatewayClient, db: Database) -> None:
     waits, failed, held = enqueue(db, 3)
     with db.connection() as tx:
         tx.execute(FAILED, [failed])
@@ -75,10 +75,10 @@ def test_a_failed_job_is_tried_again_or_forgotten(admin: GatewayClient, db: Data
         assert admin.post(f"/api/admin/jobs/{odd}/retry").status == 404
 
 
-def test_what_failed_for_want_of_a_bucket_is_tried_again_for_a_week(
+def test_jobs_that_failed_without_a_bucket_are_retried_for_a_week(
     client: GatewayClient, services: Services, db: Database
 ) -> None:
-    """Its file shows the problem until the job is done. What failed by itself stays failed."""
+    """The file shows the problem until its job succeeds. Jobs that failed for other reasons or long ago stay failed."""
     photo = client.add("a.png", picture("PNG"))
     [job] = services.jobs.page(JobQuery(task="process_file")).items
     services.jobs.failed(job.id, job.task, job.arguments, Unavailable("The bucket is away."), final=True)
@@ -102,7 +102,7 @@ def test_what_failed_for_want_of_a_bucket_is_tried_again_for_a_week(
         assert services.jobs.revive() == 0
 
 
-def test_the_queue_is_a_command_too(settings: Any, services: Services, db: Database, tmp_path: Path) -> None:
+def test_jobs_command(settings: Any, services: Services, db: Database, tmp_path: Path) -> None:
     [job] = enqueue(db, 1)
     sql(db, FAILED, job)
     environment = {
@@ -125,10 +125,10 @@ def test_the_queue_is_a_command_too(settings: Any, services: Services, db: Datab
     assert services.jobs.counts() == {"checks": {"todo": 1}}
 
 
-def test_T124_metrics_count_without_saying_whom(
+def test_T124_metrics_name_no_owner_or_file(
     client: GatewayClient, anonymous: GatewayClient, services: Services, db: Database
 ) -> None:
-    """Open to all like healthz, and made of routes, operations and outcomes: no names, ids, keys or versions."""
+    """Metrics are public, like healthz, so labels are routes, operations and outcomes: no names, ids, keys or versions."""
     file = client.add("secret-plan.png", picture("PNG", 300, 200), tags="secrettag")
     client.get(f"/api/files/{file['id']}/preview?size=128")
     client.get("/api/nowhere/secret-path")
@@ -155,7 +155,7 @@ def test_T124_metrics_count_without_saying_whom(
 
 
 @pytest.mark.parametrize("away", ["database"])
-def test_metrics_are_there_without_the_database(
+def test_metrics_work_without_the_database(
     anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
     def refuse(self: Any) -> Any:
@@ -168,7 +168,7 @@ def test_metrics_are_there_without_the_database(
     assert b"gateway_queue" not in answer.body
 
 
-def test_readiness_names_the_queue_that_nobody_works_on(anonymous: GatewayClient, db: Database) -> None:
+def test_readiness_names_a_queue_without_a_worker(anonymous: GatewayClient, db: Database) -> None:
     enqueue(db, 1)
     assert anonymous.get("/readyz").json["checks"]["queue"] is True
     sql(db, "update procrastinate_events set at = now() - interval '11 minutes'")

@@ -15,7 +15,7 @@ from tests.lost_commits import LossyGateway
 
 
 @pytest.mark.parametrize("way", ["form", "raw"])
-def test_T104_the_same_request_again_gets_the_file_that_was_published(
+def test_T104_a_repeat_gets_the_published_file(
     services: Services, settings: Settings, lossy: LossyGateway, client: GatewayClient, way: str
 ) -> None:
     losing = GatewayClient(create_app(settings, lossy.services), client.key)
@@ -35,7 +35,7 @@ def test_T104_the_same_request_again_gets_the_file_that_was_published(
         statuses.append(answers[0].status)
         if answers[0].status == 503:
             answers.append(ask(data))
-        if answers[-1].status == 409:  # it is not known yet that nobody works at the first
+        if answers[-1].status == 409:  # the first request's lease has not expired yet
             assert answers[-1].code == "idempotency_in_progress"
             continue
         assert answers[-1].status == 201

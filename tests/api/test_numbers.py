@@ -1,5 +1,5 @@
-"""Numbers, texts and nesting that some part of the gateway can't store, wherever a client can send them: never a 5xx, and what is
-accepted is returned unchanged."""
+"""Numbers, texts and nesting that some part of the gateway can't store, wherever a client can send them: never a 5xx, and
+accepted values are returned unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.subtests import with_subtests
 from tests.tus import TUS, metadata
 
 HUGE = "9" * 5000
-# As they stand in a JSON body. What a reader with doubles or 64 bits would change, and what is no JSON.
+# In a JSON body: values that doubles or 64-bit integers would change, and invalid JSON.
 CHANGED = [
     "9223372036854775808",
     "-9223372036854775809",
@@ -62,7 +62,7 @@ ODD = [
     '"9999-12-31T23:59:59-12:00"',
     '"0001-01-01T00:00:00+12:00"',
 ]
-# As they stand in a query, a path, a field of a form or a header.
+# In a query, a path, a form field or a header.
 TEXTS = [
     "9223372036854775808",
     "9223372036854775807",
@@ -84,7 +84,7 @@ PLACE = "@place@"
 
 @pytest.fixture
 def known(client: GatewayClient, admin: GatewayClient) -> dict[str, str]:
-    """Something that each route's path can identify."""
+    """Values for the parameters of every route's path."""
     return {
         "file_id": client.add("a.txt", b"some text")["id"],
         "folder_id": str(client.post("/api/folders", json={"name": "a"}).json["id"]),
@@ -98,7 +98,7 @@ def known(client: GatewayClient, admin: GatewayClient) -> dict[str, str]:
 
 
 def bodies(operation: Operation) -> Iterator[str]:
-    """JSON bodies of this operation with PLACE as one of its values, as one more member, or as the whole."""
+    """JSON bodies of this operation with PLACE as one of its values, as an extra member, or as the whole."""
     if operation.body is not None:
         schema = operation.body.model_json_schema()
     elif operation.streams is not None and "application/json" in operation.streams["content"]:
@@ -136,7 +136,7 @@ def sample(schema: dict[str, Any], known: dict[str, Any]) -> Any:
 
 
 def places(value: Any) -> Iterator[Any]:
-    """The value with PLACE instead of each value inside it."""
+    """Copies of the value, each with PLACE instead of one value inside it."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, member in members:
         for inner in (PLACE, *places(member)):
@@ -146,7 +146,7 @@ def places(value: Any) -> Iterator[Any]:
 
 
 def address(rule: Any, known: dict[str, str]) -> str:
-    """A path of the route, with ids that exist."""
+    """The route's path with the known parameters."""
     return "".join(
         quote(known[text]) if is_argument else text for is_argument, text in rule._trace if text not in ("|",)
     )
@@ -175,7 +175,7 @@ def test_T138_no_number_in_any_json_body_gives_a_5xx(
 
 
 def still_works(client: GatewayClient, admin: GatewayClient) -> None:
-    """What was accepted can be shown."""
+    """Accepted values can be listed."""
     for path in ("/api/files", "/api/uploads", "/api/folders", "/api/search", "/api/storage/stats"):
         assert client.get(path).status == 200, path
     for path in ("/api/admin/keys", "/api/admin/jobs", "/api/files?owner=*"):
@@ -235,7 +235,7 @@ def test_T138_no_number_in_a_form_or_in_tus_metadata_gives_a_5xx(client: Gateway
             body, content_type = form_data([("a.txt", b"a")], {name: text})
             assert client.post("/api/upload", data=body, headers={"Content-Type": content_type}).status < 500
             headers = {**TUS, "Upload-Length": "5", "Upload-Metadata": metadata(**{name: text})}
-            if len(text) < 5000:  # else the head is too long for the server
+            if len(text) < 5000:  # a longer head exceeds the server's limit
                 assert client.post("/api/tus", headers=headers).status in (201, 400, 404)
 
 
@@ -247,9 +247,7 @@ EXACT = {
 }
 
 
-def test_T138_what_is_taken_of_metadata_is_given_back_as_it_was(
-    client: GatewayClient, services: Services, alice: Any
-) -> None:
+def test_T138_metadata_is_returned_unchanged(client: GatewayClient, services: Services, alice: Any) -> None:
     begun = direct(services).begin(alice, filename="a.bin", size=5)
     assert begun.upload.metadata == {}
     answer = client.post("/api/uploads", json={"filename": "a.bin", "size": 5, "metadata": EXACT})
@@ -264,7 +262,7 @@ def test_T138_what_is_taken_of_metadata_is_given_back_as_it_was(
 
 
 @with_subtests(("route", "value"), product(["/api/uploads", "/s3/multipart", "/s3/sign"], CHANGED))
-def test_T138_metadata_that_would_be_changed_is_refused(client: GatewayClient, route: str, value: str) -> None:
+def test_T138_metadata_that_would_change_is_rejected(client: GatewayClient, route: str, value: str) -> None:
     members = {
         "/api/uploads": '"filename": "a.bin", "size": 5',
         "/s3/multipart": '"filename": "a.bin"',
@@ -275,7 +273,7 @@ def test_T138_metadata_that_would_be_changed_is_refused(client: GatewayClient, r
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-def test_T138_a_number_that_was_kept_before_it_was_refused_can_be_shown(client: GatewayClient, db: Database) -> None:
+def test_T138_an_unacceptable_number_stored_earlier_can_be_shown(client: GatewayClient, db: Database) -> None:
     client.add("a.txt", b"text")
     kept = 10**400
     sql(db, "update files set metadata = jsonb_build_object('custom', jsonb_build_object('a', %s::numeric))", kept)

@@ -23,13 +23,13 @@ def test_the_document_is_valid_openapi_3_1(anonymous: GatewayClient) -> None:
     validate(document)
 
 
-def test_the_version_is_the_one_that_the_command_prints(anonymous: GatewayClient) -> None:
+def test_the_version_matches_the_command(anonymous: GatewayClient) -> None:
     command = [sys.executable, "app.py", "--version"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed == f"upload-gateway {anonymous.document['info']['version']}\n"
 
 
-def test_every_route_of_the_application_is_in_it(app: Flask, anonymous: GatewayClient) -> None:
+def test_every_route_is_described(app: Flask, anonymous: GatewayClient) -> None:
     document = anonymous.get("/openapi.json").json
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     routed = {
@@ -49,14 +49,14 @@ def test_every_route_of_the_application_is_in_it(app: Flask, anonymous: GatewayC
     assert ("HEAD", "/api/files/{file_id}/download") in described
 
 
-def test_a_route_that_does_not_describe_itself_stops_the_writing() -> None:
+def test_an_undescribed_route_raises() -> None:
     app = Flask("bare", static_folder=None)
     app.get("/x")(lambda: "x")
     with pytest.raises(LookupError, match="/x"):
         openapi.document(app)
 
 
-def test_every_operation_tells_its_refusals(anonymous: GatewayClient) -> None:
+def test_every_operation_lists_its_errors(anonymous: GatewayClient) -> None:
     for path, methods in anonymous.document["paths"].items():
         for method, operation in methods.items():
             responses = operation["responses"]
@@ -104,7 +104,7 @@ FOLDER = (
         (404, HEADERS | {"Content-Type": "application/problem+json"}, b'{"status":404}'),
     ],
 )
-def test_what_does_not_fit_is_noticed(
+def test_mismatching_responses_are_detected(
     anonymous: GatewayClient, status: int, headers: dict[str, str], body: bytes
 ) -> None:
     check_response(anonymous.document, "GET", "/api/folders/1", 200, HEADERS, FOLDER % b"")
@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_noticed(
         check_response(anonymous.document, "GET", "/api/folders/1", status, headers, body)
 
 
-def test_all_refs_lead_somewhere(anonymous: GatewayClient) -> None:
+def test_all_refs_resolve(anonymous: GatewayClient) -> None:
     document = anonymous.document
 
     def refs(node: Any) -> list[str]:

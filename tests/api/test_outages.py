@@ -1,4 +1,4 @@
-"""What clients get, and how soon, while the bucket or the database hangs, refuses connections, or is full."""
+"""Responses and response times while the bucket or the database hangs, refuses connections, or is full."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.fault_proxy import Fault, FaultProxy
 from tests.servers import small_disk
 from tests.tus import begin, patch, path
 
-WITHIN = 6.0  # seconds for each answer: five times what the limits below add up to, and more
+WITHIN = 6.0  # seconds per response: more than five times the sum of the limits below
 
 
 class Line:
@@ -47,7 +47,7 @@ class Line:
         self.proxy.arm(Fault("stall", times=1_000_000))
 
     def stall_once(self) -> None:
-        """Only one connection; the others work."""
+        """Stall one connection; the others work."""
         self._shorten()
         self.proxy.arm(Fault("stall"))
 
@@ -101,7 +101,7 @@ def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytes
         ):
             monkeypatch.setattr(module, name, seconds)
         store: Any = services.stats._store
-        store._client._made = store._http.pool._made = None  # what it was made with: clients are made anew
+        store._client._made = store._http.pool._made = None  # so that new clients are made, with these limits
 
     return Line(bucket_proxy, shorten)
 
@@ -180,20 +180,20 @@ def until(condition: Callable[[], bool]) -> None:
 
 @both_backends
 @pytest.mark.parametrize("fault", [Line.stall, Line.refuse])
-def test_T103_without_the_bucket_all_is_answered_in_time(
+def test_T103_responses_are_in_time_without_the_bucket(
     backend: str, fault: Callable[[Line], None], bucket_line: Line, with_bucket: Requests, without_bucket: Requests
 ) -> None:
     fault(bucket_line)
     for name, request in with_bucket.items():
         refused(name, request)
-        time.sleep(breaker.OPEN_SECONDS)  # so that the next is let through and waits itself
+        time.sleep(breaker.OPEN_SECONDS)  # so that the breaker lets the next request through
     for name, request in without_bucket.items():
         answer = answered(name, request)
         assert answer.status < 300, (name, answer.status, answer.body)
 
 
 @both_backends
-def test_T103_a_bucket_that_hung_is_used_again(
+def test_T103_a_recovered_bucket_is_used_again(
     backend: str, client: GatewayClient, bucket_line: Line, with_bucket: Requests
 ) -> None:
     bucket_line.stall()
@@ -210,7 +210,7 @@ def test_T103_a_bucket_that_hung_is_used_again(
 def test_T103_a_request_waits_for_the_bucket_once(
     backend: str, services: Services, bucket_line: Line, with_bucket: Requests
 ) -> None:
-    """Also if other requests succeed meanwhile, so that the breaker stays closed."""
+    """Even if other requests succeed meanwhile, which keeps the breaker closed."""
     services.stats._store._breaker._last_answer = float("inf")  # type: ignore[attr-defined]
     bucket_line.stall()
     for name, request in with_bucket.items():
@@ -219,7 +219,7 @@ def test_T103_a_request_waits_for_the_bucket_once(
         assert bucket_line.proxy.struck == struck + 1, name
 
 
-def test_T102_without_the_database_all_is_answered_in_time(
+def test_T102_responses_are_in_time_without_the_database(
     database_line: Line, with_bucket: Requests, without_bucket: Requests
 ) -> None:
     database_line.stall()
@@ -232,7 +232,7 @@ def test_T102_without_the_database_all_is_answered_in_time(
 
 
 @pytest.mark.parametrize("fault", [Line.stall, Line.stall_once])
-def test_T102_a_database_that_hung_is_used_again(
+def test_T102_a_recovered_database_is_used_again(
     fault: Callable[[Line], None], client: GatewayClient, services: Services, database_line: Line
 ) -> None:
     client.add("a.txt", b"a")
@@ -243,8 +243,8 @@ def test_T102_a_database_that_hung_is_used_again(
     until(lambda: client.get("/readyz").status == 200)
 
 
-def test_T102_a_statement_is_given_up(database_proxy: FaultProxy, beyond_proxies: Settings) -> None:
-    """Also if the connection was open already, and in the middle of a transaction."""
+def test_T102_a_statement_times_out(database_proxy: FaultProxy, beyond_proxies: Settings) -> None:
+    """Even on an open connection in the middle of a transaction."""
     gone = Database(database_url(beyond_proxies), statement=1)
 
     def hang() -> None:
@@ -261,14 +261,14 @@ def test_T102_a_statement_is_given_up(database_proxy: FaultProxy, beyond_proxies
     gone.close()
 
 
-def test_T102_a_peer_that_vanished_is_noticed(db: Database) -> None:
+def test_T102_a_vanished_peer_is_detected(db: Database) -> None:
     with db.connection() as tx, socket.socket(fileno=os.dup(tx.fileno())) as line:
         assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
         assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
 
 
-def test_a_statement_may_be_given_time(settings: Settings) -> None:
+def test_a_statement_may_have_a_longer_timeout(settings: Settings) -> None:
     hasty = Database(database_url(settings), statement=0.5)
     with hasty.transaction() as tx:
         database.set_timeout(tx, 60)
@@ -280,12 +280,12 @@ def test_a_statement_may_be_given_time(settings: Settings) -> None:
 
 @pytest.fixture
 def small_database(settings: Settings, postgres_server: postgres.Postgres) -> Iterator[Path]:
-    """The folder of the test's database, which is on a small disk."""
+    """Move the test's database to a small disk and return its folder."""
     with tempfile.TemporaryDirectory(prefix="gateway-full-") as above, small_disk(Path(above) / "disk", "64m") as disk:
         Path(above).chmod(0o755)
         place = disk / "place"
         place.mkdir(mode=0o700)
-        shutil.chown(place, "nobody")  # whom PostgreSQL runs as, where this process may mount
+        shutil.chown(place, "nobody")  # PostgreSQL's user if this process may mount
         with psycopg.connect(postgres_server.admin_url, autocommit=True) as admin:
             admin.execute(f"create tablespace small location '{place}'")
             admin.execute("alter database gateway_test set tablespace small")

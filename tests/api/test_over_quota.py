@@ -1,4 +1,4 @@
-"""The bucket accepts no more than the reserved quota: by URLs with a signed length, or else by checking what has arrived."""
+"""The bucket accepts no more than the reserved quota: by URLs with a signed length, or by checking what has arrived."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reserved(db: Database) -> int:
     return int(row[0])
 
 
-# -- parts of which nobody told the length -----------------------------------------------------------------------------
+# -- parts of undeclared length ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.settings(quota_bytes=12 * MIB, max_file_size=18 * MIB)
@@ -59,7 +59,7 @@ def reserved(db: Database) -> int:
         ({"max_total_size": 1000}, 1001, "quota_exceeded"),
     ],
 )
-def test_T135_what_came_beyond_quota_budget_or_largest_file_is_aborted(
+def test_T135_uploads_beyond_quota_budget_or_file_limit_are_aborted(
     client: GatewayClient,
     services: Services,
     db: Database,
@@ -83,7 +83,7 @@ def test_T135_what_came_beyond_quota_budget_or_largest_file_is_aborted(
 
 
 @pytest.mark.settings(quota_bytes=12 * MIB)
-def test_T135_quota_is_held_for_what_has_come_and_the_rest_is_anothers(
+def test_T135_quota_is_reserved_for_received_bytes_only(
     client: GatewayClient, services: Services, db: Database, leftovers: Leftovers
 ) -> None:
     first, second = Multipart(client, "a.bin"), Multipart(client, "b.bin")
@@ -93,7 +93,7 @@ def test_T135_quota_is_held_for_what_has_come_and_the_rest_is_anothers(
     assert reserved(db) == 12 * MIB
     assert client.post("/api/uploads", json={"filename": "c", "size": 1}).code == "quota_exceeded"
     put(second.client.get(second.at("/1")).json["url"], bytes(4 * MIB + 1))
-    direct(services).watch()  # it looked a moment ago
+    direct(services).watch()  # not due again yet
     due_again(db)
     direct(services).watch()
     assert client.get(f"/api/uploads/{second.id}").json["status"] == "aborted"
@@ -103,14 +103,14 @@ def test_T135_quota_is_held_for_what_has_come_and_the_rest_is_anothers(
 
 
 @pytest.mark.settings(quota_bytes=20 * MIB)
-def test_T135_a_part_that_is_sent_again_and_again_counts_each_time(
+def test_T135_a_part_sent_repeatedly_counts_each_time(
     client: GatewayClient, services: Services, db: Database, leftovers: Leftovers
 ) -> None:
     unmeasured = Multipart(client)
     url = client.get(unmeasured.at("/1")).json["url"]
     measured = client.post("/api/uploads", json={"filename": "b.bin", "size": PART_SIZE + 1}).json
     known = measured["parts"][0]["url"]
-    for number in range(2):  # a client whose answer was lost does so
+    for number in range(2):  # as a client does whose response was lost
         put(url, bytes([number]) * MIB)
         put(known, bytes([number]) * PART_SIZE)
     direct(services).watch()
@@ -126,20 +126,20 @@ def test_T135_a_part_that_is_sent_again_and_again_counts_each_time(
     assert leftovers() == NOTHING
 
 
-def test_T135_parts_beyond_the_declared_size_are_found(
+def test_T135_parts_beyond_the_declared_size_are_detected(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     begun = client.post("/api/uploads", json={"filename": "b.bin", "size": PART_SIZE + 1}).json
     for part, size in zip(begun["parts"], (PART_SIZE, 1), strict=True):
         put(part["url"], bytes(size))
     [ref] = list(bucket.list_multiparts("files/"))
-    bucket.put_part(ref, 3, memoryview(b"x"))  # however it came there
+    bucket.put_part(ref, 3, memoryview(b"x"))  # bypasses the gateway
     direct(services).watch()
     assert client.get(f"/api/uploads/{begun['id']}").json["problem"]["code"] == "file_too_large"
     assert leftovers() == NOTHING
 
 
-def test_T135_few_parts_of_unknown_length_are_on_their_way_at_once(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_T135_outstanding_parts_of_unknown_length_are_limited(client: GatewayClient, leftovers: Leftovers) -> None:
     upload = Multipart(client)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: client.get(upload.at(f"/{n}")), range(1, MAX_OUTSTANDING + 9)))
@@ -147,19 +147,19 @@ def test_T135_few_parts_of_unknown_length_are_on_their_way_at_once(client: Gatew
     assert len(given) == MAX_OUTSTANDING
     refused = next(answer for answer in answers if answer.status != 200)
     assert (refused.status, refused.code) == (429, "rate_limited") and refused.headers["Retry-After"]
-    again = client.get(upload.at(f"/{given[0]}"))  # the same part again is no further one
+    again = client.get(upload.at(f"/{given[0]}"))  # the same part again does not count
     put(again.json["url"], PIECE)
-    assert client.get(upload.at("/100")).status == 200  # one has come
+    assert client.get(upload.at("/100")).status == 200  # one part has arrived
     assert client.get(upload.at("/101")).status == 429
     assert client.get(upload.at("/batch", partNumbers=",".join(map(str, range(200, 217))))).status == 429
     client.delete(upload.at())
     assert leftovers()["multiparts"] == []
 
 
-# -- lengths that are known --------------------------------------------------------------------------------------------
+# -- declared lengths --------------------------------------------------------------------------------------------------
 
 
-def test_T135_signRequest_with_a_size_signs_the_lengths_of_the_parts(
+def test_T135_signRequest_with_a_size_signs_part_lengths(
     client: GatewayClient, services: Services, leftovers: Leftovers
 ) -> None:
     signed, data = Signed(client), os.urandom(5 * MIB + 7)
@@ -177,7 +177,7 @@ def test_T135_signRequest_with_a_size_signs_the_lengths_of_the_parts(
 
 
 @pytest.mark.settings(quota_bytes=1000)
-def test_T135_a_form_takes_what_quota_and_budget_leave_and_holds_none_of_it(
+def test_T135_a_form_is_limited_by_free_quota_and_reserves_none(
     client: GatewayClient, services: Services, db: Database, leftovers: Leftovers
 ) -> None:
     def form(sender: GatewayClient) -> dict[str, Any]:
@@ -196,13 +196,13 @@ def test_T135_a_form_takes_what_quota_and_budget_leave_and_holds_none_of_it(
     assert direct(services).sweep() == 6
     full = client.get("/s3/params", params={"filename": "a.txt", "type": "text/plain"})
     assert (full.status, full.json["code"]) == (413, "quota_exceeded")
-    assert client.get("/api/uploads").json["items"][1:] == []  # that of the token
+    assert client.get("/api/uploads").json["items"][1:] == []  # only the token's is left
     sql(db, "update uploads set expires_at = now() - interval '1 second' where status = 'pending'")
     services.janitor.run()
     assert leftovers() == NOTHING
 
 
-def test_T135_what_is_sent_again_after_the_end_is_removed_by_the_next_sweep(
+def test_T135_the_sweep_removes_bytes_sent_after_the_end(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     form = client.get("/s3/params", params={"filename": "a.txt", "type": "text/plain"}).json
@@ -220,12 +220,12 @@ def test_T135_what_is_sent_again_after_the_end_is_removed_by_the_next_sweep(
     assert leftovers() == NOTHING
 
 
-# -- a whole life ------------------------------------------------------------------------------------------------------
+# -- lifetime ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.settings(upload_ttl=3600)
 @pytest.mark.parametrize("way", ["direct", "s3", "tus"])
-def test_T135_renewing_does_not_lengthen_the_whole_life(
+def test_T135_renewing_does_not_extend_the_maximum_lifetime(
     client: GatewayClient, services: Services, db: Database, way: str, leftovers: Leftovers
 ) -> None:
     if way == "direct":
@@ -268,7 +268,7 @@ def test_T135_renewing_does_not_lengthen_the_whole_life(
 
 
 @pytest.mark.settings(quota_bytes=12 * MIB)
-def test_T135_a_worker_ends_an_upload_that_grows_beyond_its_budget(
+def test_T135_a_worker_aborts_an_upload_over_its_budget(
     client: GatewayClient, worker: subprocess.Popen[bytes], leftovers: Leftovers
 ) -> None:
     upload = Multipart(token_of(client, max_size=1000))

@@ -1,4 +1,4 @@
-"""``GET /api/files/<id>/preview`` over HTTP: formats, pages, texts, and what other callers see."""
+"""``GET /api/files/<id>/preview`` over HTTP: formats, pages, texts, and access by other callers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def process(services: Services, file: dict[str, Any]) -> None:
         ("text/html", "image/webp"),
     ],
 )
-def test_a_picture_comes_in_the_format_that_accept_prefers(client: GatewayClient, accept: str, mime_type: str) -> None:
+def test_accept_chooses_the_picture_format(client: GatewayClient, accept: str, mime_type: str) -> None:
     file = client.add("p.png", picture("PNG", 300, 200))
     answer = client.get(f"/api/files/{file['id']}/preview?size=128", headers={"Accept": accept})
     assert (answer.status, answer.headers["Content-Type"]) == (200, mime_type)
@@ -47,7 +47,7 @@ def test_a_picture_comes_in_the_format_that_accept_prefers(client: GatewayClient
         assert image.size == (128, 85)
 
 
-def test_T31_previews_bear_the_headers_of_user_bytes(client: GatewayClient) -> None:
+def test_T31_previews_have_safe_headers(client: GatewayClient) -> None:
     photo, text = client.add("p.png", picture("PNG")), client.add("a.md", b"# <script>alert(1)</script>")
     for file, mime_type in ((photo, "image/webp"), (text, "application/json")):
         answer = client.get(f"/api/files/{file['id']}/preview")
@@ -63,7 +63,7 @@ def test_T31_previews_bear_the_headers_of_user_bytes(client: GatewayClient) -> N
         assert again.headers["ETag"] == answer.headers["ETag"]
 
 
-def test_the_record_lists_what_was_made_and_what_was_found(client: GatewayClient, services: Services) -> None:
+def test_file_details_list_previews_and_metadata(client: GatewayClient, services: Services) -> None:
     photo = client.add("p.jpg", picture("JPEG", 1600, 1200))
     text = client.add("a.py", b"import this\n" * 30)
     for file in (photo, text):
@@ -87,7 +87,7 @@ def test_the_record_lists_what_was_made_and_what_was_found(client: GatewayClient
     assert shown["language"] == "python"
 
 
-def test_pages_have_bounds(client: GatewayClient, services: Services) -> None:
+def test_pages_out_of_range_are_400(client: GatewayClient, services: Services) -> None:
     file = client.add("a.pdf", samples.pdf())
     address = f"/api/files/{file['id']}/preview?type=page&page="
     assert client.get(address + "2").headers["Content-Type"] == "image/webp"
@@ -97,7 +97,7 @@ def test_pages_have_bounds(client: GatewayClient, services: Services) -> None:
         assert told(client.get(address + beyond)) == (400, "invalid_input")
 
 
-def test_what_has_no_such_preview_is_415_and_what_is_broken_422(client: GatewayClient, services: Services) -> None:
+def test_unsupported_previews_are_415_and_broken_files_422(client: GatewayClient, services: Services) -> None:
     file = client.add("a.bin", bytes(range(256)))
     for query in ("", "?type=text", "?type=contents", "?type=page", "?type=thumbnail"):
         answer = client.get(f"/api/files/{file['id']}/preview{query}")
@@ -110,7 +110,7 @@ def test_what_has_no_such_preview_is_415_and_what_is_broken_422(client: GatewayC
         assert told(answer) == (422, "preview_failed")
 
 
-def test_T37_place_and_camera_are_the_owners_alone(
+def test_T37_only_the_owner_sees_location_and_camera(
     client: GatewayClient, other: GatewayClient, anonymous: GatewayClient, services: Services
 ) -> None:
     gps = Image.Exif()
@@ -133,7 +133,9 @@ def test_T37_place_and_camera_are_the_owners_alone(
             assert not image.getexif()
 
 
-def test_measured_names_never_meet_the_clients_own(client: GatewayClient, services: Services, alice: Principal) -> None:
+def test_measured_metadata_does_not_replace_the_clients(
+    client: GatewayClient, services: Services, alice: Principal
+) -> None:
     """The client's width is under custom; the measured one is beside it."""
     file = client.add("p.png", picture("PNG", 30, 20))
     sql(services.db, 'update files set metadata = \'{"custom": {"width": 9999}}\'')

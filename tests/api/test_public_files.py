@@ -1,4 +1,4 @@
-"""What the public gets of a file while it is public: no data of its owner, and no location in its bytes."""
+"""Public files as others see them: no data about the owner, and no location in the bytes."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ OFFERED = ("", "/download", "/url", "/preview")
 
 @pytest.fixture
 def strangers(anonymous: GatewayClient, other: GatewayClient) -> list[tuple[GatewayClient, int]]:
-    """Callers who don't own the file, and what they get if there is nothing."""
+    """Callers who do not own the file, each with the status for a missing file."""
     return [(anonymous, 401), (other, 404)]
 
 
 def publish(services: Services, file: dict[str, Any]) -> None:
-    """The worker's jobs for a file that was made public."""
+    """Run the worker's job for a file that was made public."""
     services.public_copies.publish(UUID(file["id"]))
 
 
@@ -78,12 +78,10 @@ def queued(db: Database) -> int:
     return int(row[0])
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------
+# -- visible data ----------------------------------------------------------------------------------------------------
 
 
-def test_T139_the_public_sees_what_it_may_and_nothing_else(
-    client: GatewayClient, strangers: Any, services: Services
-) -> None:
+def test_T139_others_see_public_members_only(client: GatewayClient, strangers: Any, services: Services) -> None:
     begun = client.put("/api/upload/p.jpg?visibility=public&tags=secret", data=PHOTO).json
     sql(services.db, 'update files set metadata = \'{"custom": {"secret": 1}}\'')
     services.pipeline.process(UUID(begun["id"]))
@@ -100,8 +98,8 @@ def test_T139_the_public_sees_what_it_may_and_nothing_else(
         assert stranger.get(answer.json["previews"][0]["url"].removeprefix("http://gateway.test")).status == 200
 
 
-def test_T139_nothing_of_an_expired_file_is_there(client: GatewayClient, strangers: Any, db: Database) -> None:
-    """By the database's clock, not by ours."""
+def test_T139_expired_files_look_missing(client: GatewayClient, strangers: Any, db: Database) -> None:
+    """The database's clock decides."""
     folder = client.post("/api/folders", json={"name": "all"}).json["id"]
     gone = client.add("gone.jpg", picture(), visibility="public", folder_id=str(folder))
     client.add("here.txt", b"here", folder_id=str(folder))
@@ -135,7 +133,7 @@ def change(**members: Any) -> Callable[[GatewayClient, dict[str, Any]], Any]:
         (lambda owner, file: owner.delete(address(file, "?permanent=true")), 404),
     ],
 )
-def test_T139_a_link_of_a_public_file_dies_with_its_being_public(
+def test_T139_links_end_when_the_file_is_no_longer_public(
     client: GatewayClient, strangers: Any, ending: Callable[..., Any], status: int
 ) -> None:
     file = client.add("a.txt", b"text", visibility="public")
@@ -150,7 +148,7 @@ def test_T139_a_link_of_a_public_file_dies_with_its_being_public(
     assert {strangers[0][0].get(link).status for link in links} == {status}
 
 
-def test_T139_a_link_ends_where_the_file_is_infected(
+def test_T139_links_end_when_the_file_is_infected(
     client: GatewayClient, anonymous: GatewayClient, db: Database
 ) -> None:
     file = client.add("a.txt", b"text", visibility="public")
@@ -160,7 +158,7 @@ def test_T139_a_link_ends_where_the_file_is_infected(
 
 
 @pytest.mark.settings(download_url_ttl=600)
-def test_T139_a_url_of_the_bucket_lives_no_longer_than_its_ttl(client: GatewayClient, anonymous: GatewayClient) -> None:
+def test_T139_presigned_urls_expire_within_their_ttl(client: GatewayClient, anonymous: GatewayClient) -> None:
     file = client.add("a.txt", b"text")
     short, long = (client.get(address(file, f"/url?expires_in={life}")).json["url"] for life in (600, 601))
     assert "X-Amz-Expires=600" in short
@@ -170,12 +168,10 @@ def test_T139_a_url_of_the_bucket_lives_no_longer_than_its_ttl(client: GatewayCl
         client.get(address(client.add("b.txt", b"b", visibility="public"), "/url?expires_in=60")).json["url"]
     )
     location = anonymous.get(brief).headers["Location"]
-    assert int(location.partition("X-Amz-Expires=")[2].partition("&")[0]) <= 60  # nor than the link
+    assert int(location.partition("X-Amz-Expires=")[2].partition("&")[0]) <= 60  # nor longer than the link
 
 
-def test_a_link_that_an_owner_gave_out_of_a_private_file_stays_good(
-    client: GatewayClient, anonymous: GatewayClient
-) -> None:
+def test_an_owners_link_to_a_private_file_stays_valid(client: GatewayClient, anonymous: GatewayClient) -> None:
     """Until it expires or is trashed; making it public and private again changes nothing."""
     file = client.add("a.jpg", PHOTO)
     link = path_of(client.get(address(file, "/url?expires_in=80000")).json["url"])
@@ -187,10 +183,10 @@ def test_a_link_that_an_owner_gave_out_of_a_private_file_stays_good(
 
 
 @with_subtests("status", ["processing", "rejected", "infected"])
-def test_T139_no_hash_of_a_picture_tells_its_place_before_it_is_ready(
+def test_T139_the_hash_of_a_public_picture_is_hidden_until_ready(
     client: GatewayClient, anonymous: GatewayClient, db: Database, status: str
 ) -> None:
-    """Otherwise locations could be tried until the hash matches."""
+    """Otherwise a location could be guessed by comparing hashes."""
     file = client.add("p.jpg", PHOTO, visibility="public")
     sql(db, "update files set status = %s", status)
     shown = anonymous.get(address(file)).json
@@ -198,17 +194,17 @@ def test_T139_no_hash_of_a_picture_tells_its_place_before_it_is_ready(
 
 
 @pytest.mark.settings(download_mode="proxy")
-def test_links_are_streamed_where_downloads_are(client: GatewayClient, anonymous: GatewayClient) -> None:
+def test_links_stream_if_downloads_do(client: GatewayClient, anonymous: GatewayClient) -> None:
     file = client.add("a.txt", b"text", visibility="public")
     answer = anonymous.get(path_of(client.get(address(file, "/url")).json["url"]), headers={"Range": "bytes=1-2"})
     assert (answer.status, answer.body) == (206, b"ex")
 
 
-# -- the place in a picture ------------------------------------------------------------------------------------------
+# -- location in pictures --------------------------------------------------------------------------------------------
 
 
 @with_subtests("format", ["JPEG", "PNG", "WEBP", "HEIC"])
-def test_T139_the_place_is_not_in_what_the_public_downloads(
+def test_T139_public_downloads_have_no_location(
     client: GatewayClient, strangers: Any, services: Services, format: str
 ) -> None:
     data = heic(exif=exif().tobytes()) if format == "HEIC" else with_exif(format)
@@ -224,7 +220,7 @@ def test_T139_the_place_is_not_in_what_the_public_downloads(
     link = path_of(client.get(address(file, "/url")).json["url"])
     assert strangers[0][0].get(link).status == 409
     publish(services, file)
-    publish(services, file)  # done is done
+    publish(services, file)  # a repeat changes nothing
     for stranger, _ in strangers:
         now = stranger.get(address(file)).json
         got = proxied(stranger, file)
@@ -240,7 +236,7 @@ def test_T139_the_place_is_not_in_what_the_public_downloads(
         assert fetched(stranger, path_of(stranger.get(address(file, "/url")).json["url"])) == got.body
         assert fetched(stranger, link) == got.body
         preview = stranger.get(address(file, "/preview"))
-        assert file["file_hash"][:32] not in preview.headers["ETag"]  # from which a place could be guessed
+        assert file["file_hash"][:32] not in preview.headers["ETag"]  # a location could be guessed from it
     with zipfile.ZipFile(io.BytesIO(strangers[1][0].get(f"/api/files/archive?ids={file['id']}").body)) as archive:
         assert archive.read(archive.namelist()[0]) == got.body
     mine = client.get(address(file)).json
@@ -249,12 +245,12 @@ def test_T139_the_place_is_not_in_what_the_public_downloads(
     assert fetched(client, address(file, "/download")) == data
 
 
-def test_T139_every_way_of_becoming_public_makes_the_copy_due(
+def test_T139_every_way_of_publishing_enqueues_the_copy(
     client: GatewayClient, db: Database, services: Services
 ) -> None:
     client.add("private.jpg", PHOTO)
     assert queued(db) == 0
-    file = client.add("linked.jpg", PHOTO, visibility="public")  # on the object of the first
+    file = client.add("linked.jpg", PHOTO, visibility="public")  # shares the first file's object
     assert queued(db) == 1
     changed = client.add("changed.jpg", with_exif("JPEG", ">"))
     client.patch(address(changed), json={"tags": ["a"]})
@@ -268,10 +264,10 @@ def test_T139_every_way_of_becoming_public_makes_the_copy_due(
     assert queued(db) == 3
     publish(services, file)
     client.add("again.jpg", PHOTO, visibility="public")
-    assert queued(db) == 3  # there is one already
+    assert queued(db) == 3  # the copy exists already
 
 
-def test_T139_the_owner_may_say_that_the_place_is_shown(
+def test_T139_the_owner_may_keep_the_location(
     client: GatewayClient, anonymous: GatewayClient, services: Services
 ) -> None:
     file = client.add("p.jpg", PHOTO, visibility="public", keep_location="true")
@@ -289,7 +285,7 @@ def test_T139_the_owner_may_say_that_the_place_is_shown(
     assert client.add("r.jpg", PHOTO)["keep_location"] is False
 
 
-def test_T139_a_worker_makes_the_copy_whatever_way_the_bytes_came(
+def test_T139_a_worker_makes_the_copy_for_any_upload_route(
     client: GatewayClient, anonymous: GatewayClient, services: Services, database_url: str
 ) -> None:
     ended = [client.add("form.jpg", PHOTO, visibility="public")]
@@ -305,7 +301,7 @@ def test_T139_a_worker_makes_the_copy_whatever_way_the_bytes_came(
 
 
 @with_subtests("format", ["JPEG", "PNG", "WEBP", "AVIF"])
-def test_a_picture_that_tells_no_place_is_there_at_once(
+def test_pictures_without_a_location_are_public_at_once(
     client: GatewayClient, anonymous: GatewayClient, format: str
 ) -> None:
     data = encoded(corners(), format)
@@ -315,10 +311,10 @@ def test_a_picture_that_tells_no_place_is_there_at_once(
     assert proxied(anonymous, file).body == data
 
 
-def test_T139_what_the_place_can_not_be_taken_out_of_is_not_handed_out(
+def test_T139_files_whose_location_can_not_be_removed_are_withheld(
     client: GatewayClient, anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor files that can't be parsed; the owner is told, and may try again or allow the location."""
+    """Also if parsing fails. The owner sees the problem and may retry or keep the location."""
     file = client.add("p.jpg", PHOTO, visibility="public")
 
     def unlucky(*arguments: Any, **options: Any) -> Any:
@@ -339,7 +335,7 @@ def test_T139_what_the_place_can_not_be_taken_out_of_is_not_handed_out(
     assert client.get(address(file)).json["problem"] is None
 
 
-def test_T139_a_hostile_answer_of_the_parser_changes_nothing_outside_the_copy(
+def test_T139_hostile_parser_results_make_no_copy(
     client: GatewayClient, anonymous: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = client.add("p.jpg", PHOTO, visibility="public")
@@ -359,7 +355,7 @@ def test_T139_a_hostile_answer_of_the_parser_changes_nothing_outside_the_copy(
         assert proxied(anonymous, file).status == 409
 
 
-# -- the copy's life -------------------------------------------------------------------------------------------------
+# -- lifetime of the public copy -------------------------------------------------------------------------------------
 
 
 def copy_of(services: Services, file: dict[str, Any]) -> str:
@@ -368,26 +364,26 @@ def copy_of(services: Services, file: dict[str, Any]) -> str:
     return key
 
 
-def test_T139_the_copy_goes_with_the_file(
+def test_T139_the_copy_is_deleted_with_the_file(
     client: GatewayClient, anonymous: GatewayClient, services: Services, leftovers: Any, bucket: Any
 ) -> None:
     file = client.add("p.jpg", PHOTO, visibility="public")
     publish(services, file)
     key = copy_of(services, file)
     with services.db.connection() as tx:
-        assert objects.known_keys(tx, [key, "files/other"]) == {key}  # what the janitor asks
+        assert objects.known_keys(tx, [key, "files/other"]) == {key}  # the janitor's query
     services.janitor.run()
     assert leftovers() == NOTHING
     second = client.post(address(file, "/copy"), json={}).json
     client.delete(address(file, "?permanent=true"))
     client.patch(address(second), json={"visibility": "public"})
-    assert not tells_a_place(proxied(anonymous, second).body)  # shared by all files on the object
+    assert not tells_a_place(proxied(anonymous, second).body)  # one copy for all files of the object
     client.delete(address(second, "?permanent=true"))
     assert leftovers() == NOTHING
     assert not list(bucket.list_objects("files/"))
 
 
-def test_T139_a_lost_copy_is_made_again_and_the_original_never_stands_in(
+def test_T139_a_lost_copy_is_remade_and_the_original_never_served(
     client: GatewayClient, anonymous: GatewayClient, services: Services, db: Database, bucket: Any
 ) -> None:
     file = client.add("p.jpg", PHOTO, visibility="public")
@@ -398,7 +394,7 @@ def test_T139_a_lost_copy_is_made_again_and_the_original_never_stands_in(
     assert client.get(address(file)).json["status"] == "ready"
     sql(db, "delete from procrastinate_jobs")
     client.patch(address(file), json={"keep_location": True})
-    assert services.public_copies.enqueue_missing() == 0  # nobody needs it
+    assert services.public_copies.enqueue_missing() == 0  # no file needs it
     client.patch(address(file), json={"keep_location": False})
     sql(db, "delete from procrastinate_jobs")
     assert [services.public_copies.enqueue_missing() for _ in range(2)] == [1, 0]
@@ -407,7 +403,7 @@ def test_T139_a_lost_copy_is_made_again_and_the_original_never_stands_in(
 
 
 @pytest.mark.parametrize("moment", ["before the bytes", "before it is used", "after it is used"])
-def test_T139_killed_at_any_step_nothing_is_left_and_it_can_be_done_again(
+def test_T139_a_killed_copy_job_leaves_nothing_and_can_be_repeated(
     client: GatewayClient,
     anonymous: GatewayClient,
     services: Services,
@@ -441,7 +437,7 @@ def test_T139_killed_at_any_step_nothing_is_left_and_it_can_be_done_again(
     assert leftovers() == NOTHING
 
 
-def test_T139_a_late_hit_takes_the_copy_too(
+def test_T139_quarantine_removes_the_copy_too(
     client: GatewayClient, anonymous: GatewayClient, services: Services, db: Database, leftovers: Any
 ) -> None:
     file = client.add("p.jpg", PHOTO, visibility="public")
@@ -463,7 +459,7 @@ def test_T139_a_late_hit_takes_the_copy_too(
     assert leftovers() == NOTHING
 
 
-# -- what requests without a credential leave behind -----------------------------------------------------------------
+# -- traces of anonymous requests ------------------------------------------------------------------------------------
 
 
 def rows(db: Database) -> dict[str, int]:
@@ -498,21 +494,21 @@ def test_T139_anonymous_requests_are_counted_without_rows(
     assert [event["action"] for event in details["access_history"]] == ["uploaded"]
 
 
-def test_T139_only_its_owner_takes_a_problem_away(client: GatewayClient, strangers: Any, db: Database) -> None:
+def test_T139_only_the_owner_clears_a_problem(client: GatewayClient, strangers: Any, db: Database) -> None:
     file = client.add("p.jpg", picture(), visibility="public")
     with db.connection() as tx:
         objects.set_problem(tx, file["file_path"], {"code": "preview_failed", "detail": "as it was"})
     for (stranger, _), size in zip(strangers, (512, 1024), strict=True):
-        assert stranger.get(address(file, f"/preview?size={size}&retry=true")).status == 200  # made by this
+        assert stranger.get(address(file, f"/preview?size={size}&retry=true")).status == 200  # makes the preview
         assert client.get(address(file)).json["problem"]["detail"] == "as it was"
     assert client.get(address(file, "/preview?size=128&retry=true")).status == 200
     assert client.get(address(file)).json["problem"] is None
 
 
-def test_T139_the_public_waits_in_nobodys_queue(
+def test_T139_anonymous_requests_use_no_owners_slots(
     client_for: Callable[..., GatewayClient], anonymous: GatewayClient, services: Services
 ) -> None:
-    """While a request without a credential holds its slot, an owner of any owner_id gets one."""
+    """While an anonymous request holds its slot, even an owner named "anonymous" gets one."""
     limit = services.previews._limit
     taken: list[str] = []
     real = limit.slot

@@ -1,4 +1,4 @@
-"""Renaming a file determines its type anew, under the rules of uploads."""
+"""Renaming a file detects its type again, under the rules for uploads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ every_way = pytest.mark.parametrize("way", list(WAYS))
 
 @every_way
 @pytest.mark.settings(denied_types=("exe", "bat"))
-def test_T137_a_denied_extension_is_refused(client: GatewayClient, way: str) -> None:
+def test_T137_a_denied_extension_is_rejected(client: GatewayClient, way: str) -> None:
     file = client.add("a.txt", b"echo hello")
     answer = WAYS[way](client, file["id"], "a.BAT ")
     assert (answer.status, answer.code) == (415, "type_not_allowed")
@@ -35,19 +35,19 @@ def test_T137_a_denied_extension_is_refused(client: GatewayClient, way: str) -> 
 
 @every_way
 @pytest.mark.settings(denied_types=("text/csv",))
-def test_T137_a_denied_type_is_refused(client: GatewayClient, way: str) -> None:
+def test_T137_a_denied_type_is_rejected(client: GatewayClient, way: str) -> None:
     file = client.add("a", b"name,amount\nx,1\n")
     assert WAYS[way](client, file["id"], "a.csv").code == "type_not_allowed"
 
 
 @every_way
-def test_T137_content_that_the_name_would_hide_is_refused(client: GatewayClient, way: str) -> None:
+def test_T137_a_name_that_disguises_the_content_is_rejected(client: GatewayClient, way: str) -> None:
     page = client.add("a.html", b"<!doctype html><script>alert(1)</script>")
     assert WAYS[way](client, page["id"], "a.png").code == "type_mismatch"
 
 
 @every_way
-def test_T137_the_type_is_told_anew(client: GatewayClient, way: str) -> None:
+def test_T137_the_type_is_detected_again(client: GatewayClient, way: str) -> None:
     file = client.add("export.txt", b"name,amount\nMueller,12\nMeier,13\n")
     assert file["mime_type"] != "text/csv"
     renamed = WAYS[way](client, file["id"], "export.csv").json
@@ -56,7 +56,7 @@ def test_T137_the_type_is_told_anew(client: GatewayClient, way: str) -> None:
     listed = client.get("/api/files", params={"file_type": "text/csv"}).json["items"]
     assert [found["id"] for found in listed] == [renamed["id"]]
     picture = client.add("b.png", encoded(corners(), "PNG"))
-    assert WAYS[way](client, picture["id"], "b.txt").json["mime_type"] == "image/png"  # its bytes know better
+    assert WAYS[way](client, picture["id"], "b.txt").json["mime_type"] == "image/png"  # its bytes decide
 
 
 def test_T137_previews_follow_the_new_type(
@@ -66,7 +66,7 @@ def test_T137_previews_follow_the_new_type(
     services.pipeline.process(file["id"])
     before = client.get(f"/api/files/{file['id']}/preview", params={"type": "text"}).json
     assert client.patch(f"/api/files/{file['id']}", json={"original_name": "export.csv"}).status == 200
-    for _ in range(2):  # made on demand, and then by the job that the renaming has enqueued
+    for _ in range(2):  # made on demand, then by the job that the renaming enqueued
         after = client.get(f"/api/files/{file['id']}/preview", params={"type": "text"}).json
         assert (before.get("table"), bool(after.get("table"))) == (None, True)
         services.pipeline.process(file["id"])
@@ -75,7 +75,7 @@ def test_T137_previews_follow_the_new_type(
 
 
 @every_way
-def test_T137_a_name_that_keeps_its_extension_is_not_refused_by_later_rules(
+def test_T137_later_rules_do_not_apply_to_a_kept_extension(
     client: GatewayClient, services: Services, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = client.add("a.txt", b"hello")
@@ -85,7 +85,7 @@ def test_T137_a_name_that_keeps_its_extension_is_not_refused_by_later_rules(
     assert WAYS[way](client, file["id"], "renamed.txt.txt").status in (200, 201)
 
 
-def test_T137_a_file_without_its_bytes_can_be_renamed(client: GatewayClient, bucket: Any) -> None:
+def test_T137_a_file_with_a_missing_object_can_be_renamed(client: GatewayClient, bucket: Any) -> None:
     file = client.add("a.txt", b"hello")
     bucket.delete(file["file_path"])
     renamed = client.patch(f"/api/files/{file['id']}", json={"original_name": "a.md"})
@@ -98,7 +98,7 @@ def test_T137_an_empty_file_has_the_type_of_its_name(client: GatewayClient) -> N
     assert renamed["mime_type"] == client.add("b.csv", b"")["mime_type"]
 
 
-def test_T137_a_check_that_is_under_way_leaves_the_new_type(
+def test_T137_a_running_check_keeps_the_new_type(
     client: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = client.post("/api/uploads", json={"filename": "a.txt", "size": 16}).json

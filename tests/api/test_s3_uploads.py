@@ -1,4 +1,4 @@
-"""``/s3`` as the plugin uses it: JSON, special cases, and whose upload it is. The plugin itself is in tests/e2e."""
+"""``/s3`` as the plugin uses it: JSON, special cases and ownership. The plugin itself is tested in tests/e2e."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIECE = bytes(range(256)) * (5 * MIB // 256)
 
 
 class Multipart:
-    """A multipart upload as version 6 does it."""
+    """A multipart upload as version 6 sends it."""
 
     def __init__(self, client: GatewayClient, name: str = "video.bin", **metadata: Any):
         self.client = client
@@ -106,7 +106,7 @@ def test_an_empty_file(client: GatewayClient, services: Services, leftovers: Cal
 
 
 @pytest.mark.settings(max_file_size=1000)
-def test_T41_the_form_takes_no_more_than_a_file_may_have(client: GatewayClient) -> None:
+def test_T41_the_form_is_limited_in_size_key_and_type(client: GatewayClient) -> None:
     params = client.get("/s3/params?filename=a.txt&type=text/plain").json
     assert post_form(params, b"x" * 1001).status_code == 400
     other_key = {**params, "fields": params["fields"] | {"key": "files/2026/11/mine.txt"}}
@@ -116,7 +116,7 @@ def test_T41_the_form_takes_no_more_than_a_file_may_have(client: GatewayClient) 
 
 
 @pytest.mark.settings(quota_bytes=100)
-def test_quota_is_held_when_the_size_is_seen(
+def test_quota_is_checked_when_the_size_is_known(
     client: GatewayClient, services: Services, leftovers: Callable[[], Any]
 ) -> None:
     forms = [client.get("/s3/params?filename=a.txt&type=text/plain").json for _ in range(2)]
@@ -131,13 +131,13 @@ def test_quota_is_held_when_the_size_is_seen(
 @pytest.mark.parametrize(
     "query", ["", "?filename=", "?type=text/plain", "?filename=%2F", "?filename=a&metadata[folder_id]=x"]
 )
-def test_params_that_are_refused_say_why_in_their_words(client: GatewayClient, query: str) -> None:
+def test_invalid_params_have_the_plugins_error_members(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/s3/params{query}")
     assert answer.status == 400
     assert answer.json["error"] == answer.json["message"] == answer.json["detail"] != ""
 
 
-def test_errors_from_below_have_their_words_too(client: GatewayClient, anonymous: GatewayClient) -> None:
+def test_other_errors_have_the_plugins_error_members(client: GatewayClient, anonymous: GatewayClient) -> None:
     for answer, status in (
         (client.get("/s3/nothing"), 404),
         (client.put("/s3/params"), 405),
@@ -181,19 +181,19 @@ def test_an_empty_part(client: GatewayClient, leftovers: Callable[[], object]) -
     assert leftovers() == NOTHING
 
 
-def test_T44_complete_again_gives_the_same_and_a_lost_answer_is_found_again(client: GatewayClient) -> None:
+def test_T44_repeated_completion_gives_the_same_response(client: GatewayClient) -> None:
     upload = Multipart(client)
     etags = [upload.put(1, PIECE), upload.put(2, b"tail")]
     first = upload.complete(*etags)
     assert upload.complete(*etags).json == first.json
-    # What the plugin does when the answer was lost: list, skip what is listed, complete.
+    # After a lost response the plugin lists the parts, skips those and completes.
     listed = upload.list()
     assert {1, 2} <= {part["PartNumber"] for part in listed}
     assert upload.complete(*(part["ETag"] for part in listed[:2])).json == first.json
 
 
 @pytest.mark.parametrize("wrong", [["x"], ["0" * 32, "1" * 32], []])
-def test_T43_parts_that_differ_are_refused_and_it_goes_on(client: GatewayClient, wrong: list[str]) -> None:
+def test_T43_mismatching_parts_are_rejected_and_the_upload_continues(client: GatewayClient, wrong: list[str]) -> None:
     upload = Multipart(client)
     etag = upload.put(1, PIECE)
     answer = upload.complete(*wrong)
@@ -201,14 +201,14 @@ def test_T43_parts_that_differ_are_refused_and_it_goes_on(client: GatewayClient,
     assert upload.complete(etag).status == 200
 
 
-def test_T43_a_hole_is_no_file(client: GatewayClient) -> None:
+def test_T43_missing_parts_are_rejected(client: GatewayClient) -> None:
     upload = Multipart(client)
     etag = upload.put(2, PIECE)
     parts = {"parts": [{"PartNumber": 2, "ETag": etag}]}
     assert client.post(upload.at("/complete"), json=parts).status == 409
 
 
-def test_T43_nobody_but_the_client_says_how_many_parts(client: GatewayClient) -> None:
+def test_T43_only_the_client_knows_the_number_of_parts(client: GatewayClient) -> None:
     """What has arrived may be incomplete: the size was not declared."""
     upload = Multipart(client)
     etag = upload.put(1, PIECE)
@@ -217,7 +217,7 @@ def test_T43_nobody_but_the_client_says_how_many_parts(client: GatewayClient) ->
     assert upload.complete(etag).status == 200
 
 
-def test_several_parts_in_one_call(client: GatewayClient) -> None:
+def test_several_part_urls_in_one_call(client: GatewayClient) -> None:
     upload = Multipart(client)
     signed = client.get(upload.at("/batch", partNumbers="1,2,10000")).json["presignedUrls"]
     assert set(signed) == {"1", "2", "10000"}
@@ -240,17 +240,17 @@ def test_abort_leaves_nothing(client: GatewayClient, leftovers: Callable[[], dic
 
 
 @pytest.mark.settings(quota_bytes=12 * MIB)
-def test_quota_is_held_as_parts_are_asked_for(client: GatewayClient, leftovers: Callable[[], Any]) -> None:
+def test_quota_is_checked_as_parts_are_requested(client: GatewayClient, leftovers: Callable[[], Any]) -> None:
     upload = Multipart(client)
     upload.put(1, PIECE)
     assert client.get(upload.at("/3")).status == 200
-    refused = client.get(upload.at("/4"))  # 15 MiB must lie before it
+    refused = client.get(upload.at("/4"))  # parts before it hold at least 15 MiB
     assert (refused.status, refused.json["code"]) == (413, "quota_exceeded")
     assert leftovers()["reservations"] == []
 
 
 @pytest.mark.settings(max_file_size=6 * MIB)
-def test_what_grew_too_large_is_no_file(client: GatewayClient, leftovers: Callable[[], Any]) -> None:
+def test_uploads_that_grow_too_large_are_rejected(client: GatewayClient, leftovers: Callable[[], Any]) -> None:
     upload = Multipart(client)
     assert client.get(upload.at("/3")).json["code"] == "file_too_large"
     etags = [upload.put(1, PIECE), upload.put(2, PIECE)]
@@ -260,15 +260,15 @@ def test_what_grew_too_large_is_no_file(client: GatewayClient, leftovers: Callab
     assert (left["objects without a row"], left["multiparts"]) == ([], [])
 
 
-# -- whose it is -------------------------------------------------------------------------------------------------------
+# -- ownership ---------------------------------------------------------------------------------------------------------
 
 
-def test_T45_keys_and_ids_are_matched_to_the_callers_own(client: GatewayClient, other: GatewayClient) -> None:
+def test_T45_key_and_id_must_match_and_be_the_callers(client: GatewayClient, other: GatewayClient) -> None:
     mine, theirs = Multipart(client), Multipart(other)
     etag = mine.put(1, PIECE)
     parts = {"parts": [{"PartNumber": 1, "ETag": etag}]}
     foreign = [
-        (client, f"/s3/multipart/{mine.id}", theirs.key),  # own id, another's key
+        (client, f"/s3/multipart/{mine.id}", theirs.key),  # own id, another owner's key
         (client, f"/s3/multipart/{mine.id}", "files/2026/11/any"),
         (other, f"/s3/multipart/{mine.id}", mine.key),
         (other, f"/s3/multipart/{theirs.id}", mine.key),
@@ -290,7 +290,7 @@ def test_T45_keys_and_ids_are_matched_to_the_callers_own(client: GatewayClient, 
 
 
 @pytest.mark.settings(max_file_size=20 * MIB)
-def test_a_token_in_the_path_is_all_that_version_6_sends(
+def test_version_6_needs_only_a_token_in_the_path(
     client: GatewayClient, anonymous: GatewayClient, leftovers: Callable[[], Any]
 ) -> None:
     budget = {"owner_id": "alice", "max_files": 2, "max_size": 6 * MIB, "allowed_types": ["bin", "txt"]}
@@ -331,7 +331,7 @@ class Signed:
         return signed
 
     def send(self, method: str, url: str, data: bytes = b"", key: str | None = None) -> Answer:
-        """To an address of the gateway, like a browser without the credential."""
+        """Send to a URL of the gateway like a browser, without a credential unless ``key`` is given."""
         parts = urlsplit(url)
         assert f"{parts.scheme}://{parts.netloc}" == "http://gateway.test"
         headers = {"Content-Type": "application/xml"} if data else {}
@@ -350,7 +350,7 @@ def document(*etags: str) -> bytes:
     return f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
 
 
-def test_sign_request_through_a_whole_multipart(
+def test_sign_request_for_a_multipart_upload(
     client: GatewayClient, services: Services, leftovers: Callable[[], object]
 ) -> None:
     sign = Signed(client)
@@ -380,7 +380,7 @@ def test_sign_request_through_a_whole_multipart(
     assert leftovers() == NOTHING
 
 
-def test_sign_request_of_a_single_file(client: GatewayClient, services: Services) -> None:
+def test_sign_request_for_a_single_file(client: GatewayClient, services: Services) -> None:
     sign = Signed(client)
     form = sign(method="PUT", key="0b5a3a52-1c1b-4c8e-9d53-0d7d3f6f0b11-a.txt", contentType="text/plain")
     assert form["key"] == form["fields"]["key"]
@@ -395,7 +395,7 @@ def test_sign_request_of_a_single_file(client: GatewayClient, services: Services
     assert items[1]["metadata"] == {"custom": {"n": "1"}}
 
 
-def test_T62_an_address_opens_its_own_upload_and_nothing_else(client: GatewayClient, client_for: Any) -> None:
+def test_T62_a_signed_url_works_for_its_own_upload_only(client: GatewayClient, client_for: Any) -> None:
     sign = Signed(client)
     one, two = (sign(method="POST", key=name)["url"] for name in ("a.bin", "b.bin"))
     ticket_of_two = two.partition("ticket=")[2]
@@ -433,7 +433,7 @@ def test_T62_an_address_opens_its_own_upload_and_nothing_else(client: GatewayCli
         document("0").replace(b"<PartNumber>1", b"<PartNumber>0"),
     ],
 )
-def test_T44_a_body_that_is_none_completes_nothing(client: GatewayClient, body: bytes) -> None:
+def test_T44_invalid_completion_bodies_complete_nothing(client: GatewayClient, body: bytes) -> None:
     sign = Signed(client)
     created = sign(method="POST", key="a.bin")
     upload_id = created["id"]
@@ -459,11 +459,11 @@ def test_T44_a_body_that_is_none_completes_nothing(client: GatewayClient, body: 
         {"method": "POST", "key": "a", "metadata": {"x": "y" * 70_000}},
     ],
 )
-def test_sign_refuses(client: GatewayClient, request_: dict[str, Any]) -> None:
+def test_invalid_sign_requests(client: GatewayClient, request_: dict[str, Any]) -> None:
     assert client.post("/s3/sign", json=request_).status == 400
 
 
-def test_sign_matches_key_and_upload(client: GatewayClient, other: GatewayClient) -> None:
+def test_sign_needs_matching_key_and_upload(client: GatewayClient, other: GatewayClient) -> None:
     created = Signed(client)(method="POST", key="a.bin")
     for caller, key in ((client, "a.bin"), (other, created["key"])):
         for request_ in (
@@ -489,7 +489,7 @@ def test_sign_matches_key_and_upload(client: GatewayClient, other: GatewayClient
         ("DELETE", "/s3/objects/0199c0de-0000-7000-8000-000000000000", ""),
     ],
 )
-def test_T38_the_page_of_an_allowed_origin_may_ask(
+def test_T38_preflights_succeed_for_allowed_origins_only(
     anonymous: GatewayClient, method: str, path: str, headers: str
 ) -> None:
     asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}

@@ -1,4 +1,4 @@
-"""Downloads: safe headers, ranges, and who sees what of a public file."""
+"""Downloads: safe headers, ranges, and access to public files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def safe(answer: Answer) -> None:
     assert answer.headers["Cache-Control"] in ("private, no-store", "private, no-cache")
 
 
-def test_T31_every_answer_with_user_bytes_is_safe(client: GatewayClient) -> None:
+def test_T31_responses_with_user_bytes_have_safe_headers(client: GatewayClient) -> None:
     file, photo = client.add("a.txt", CONTENT), client.add("p.jpg", picture())
     answers = [
         proxied(client, file),
@@ -80,7 +80,7 @@ def test_T31_every_answer_with_user_bytes_is_safe(client: GatewayClient) -> None
         ("u.bin", b"\0\1\2\3" * 9, False),
     ],
 )
-def test_T32_inline_only_what_can_not_run_script(
+def test_T32_only_types_without_script_are_inline(
     client: GatewayClient, name: str, content: bytes, inline: bool
 ) -> None:
     file = client.add(name, content)
@@ -101,7 +101,7 @@ def test_T32_text_is_served_as_plain_text_in_utf_8(client: GatewayClient) -> Non
 # -- redirects -----------------------------------------------------------------------------------------------
 
 
-def test_a_download_leads_to_the_bucket(client: GatewayClient) -> None:
+def test_downloads_redirect_to_the_bucket(client: GatewayClient) -> None:
     file = client.add("Plan ü.txt", CONTENT)
     answer = client.get(f"/api/files/{file['id']}/download")
     assert (answer.status, answer.body) == (302, b"")
@@ -119,14 +119,14 @@ def test_head_is_never_redirected(client: GatewayClient) -> None:
 
 
 @pytest.mark.settings(download_mode="proxy")
-def test_a_deployment_may_stream_by_default(client: GatewayClient) -> None:
+def test_streaming_can_be_the_default(client: GatewayClient) -> None:
     file = client.add("a.txt", CONTENT)
     assert client.get(f"/api/files/{file['id']}/download").body == CONTENT
     assert client.get(f"/api/files/{file['id']}/download?mode=redirect").status == 302
 
 
 @pytest.mark.settings(download_url_max_ttl=3600)
-def test_url_lives_as_long_as_asked_within_limits(client: GatewayClient) -> None:
+def test_urls_expire_as_requested_within_limits(client: GatewayClient) -> None:
     file = client.add("a.txt", CONTENT)
     for asked, status in (("60", 200), ("9223372036854775807", 200), ("0", 400), ("-1", 400), ("1.5", 400), ("x", 400)):
         answer = client.get(f"/api/files/{file['id']}/url?expires_in={asked}")
@@ -134,7 +134,7 @@ def test_url_lives_as_long_as_asked_within_limits(client: GatewayClient) -> None
         if status == 200:
             address = answer.json["url"]
             if asked == "60":
-                assert "/d/" not in address  # the bucket's own lives that long
+                assert "/d/" not in address  # a presigned URL of the bucket suffices
             else:
                 address = client.get(address.removeprefix("http://gateway.test")).headers["Location"]
             assert requests.get(address, timeout=30).content == CONTENT
@@ -187,7 +187,7 @@ def test_T33_a_range_past_the_end(client: GatewayClient, header: str) -> None:
         "=",
     ],
 )
-def test_T33_a_range_that_is_none_gives_all(client: GatewayClient, header: str) -> None:
+def test_T33_invalid_ranges_are_ignored(client: GatewayClient, header: str) -> None:
     file = client.add("a.bin", CONTENT)
     started = time.monotonic()
     answer = proxied(client, file, Range=header)
@@ -255,7 +255,7 @@ def test_downloads_are_counted_once(client: GatewayClient) -> None:
         ("POST", "copy"),
     ],
 )
-def test_T34_other_bytes_than_were_uploaded_are_410_until_they_are_uploaded_again(
+def test_T34_changed_content_is_410_until_uploaded_again(
     client: GatewayClient, bucket: Any, method: str, way: str
 ) -> None:
     data = f"{method} {way}".encode()
@@ -271,7 +271,7 @@ def test_T34_other_bytes_than_were_uploaded_are_410_until_they_are_uploaded_agai
     assert proxied(client, file).body == data
 
 
-def test_T34_a_file_without_its_object_is_410(client: GatewayClient, bucket: Any) -> None:
+def test_T34_a_missing_object_is_410(client: GatewayClient, bucket: Any) -> None:
     file = client.add("a.bin", CONTENT)
     bucket.delete(file["file_path"])
     for method in ("GET", "HEAD"):
@@ -311,13 +311,13 @@ def test_previews_are_revalidated_by_etag(client: GatewayClient) -> None:
 
 
 @with_subtests("query", ["size=100", "size=x", "size=256.0", "type=movie", "page=0"])
-def test_previews_asked_for_badly(client: GatewayClient, query: str) -> None:
+def test_invalid_preview_queries(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/api/files/{client.add('p.jpg', picture())['id']}/preview?{query}")
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
 @with_subtests("query", ["", "type=text", "type=page&page=2", "type=contents"])
-def test_what_has_no_preview(client: GatewayClient, query: str) -> None:
+def test_unsupported_previews_are_415(client: GatewayClient, query: str) -> None:
     answer = client.get(f"/api/files/{client.add('u.bin', CONTENT)['id']}/preview?{query}")
     assert (answer.status, answer.code) == (415, "preview_unsupported")
 
@@ -325,11 +325,11 @@ def test_what_has_no_preview(client: GatewayClient, query: str) -> None:
 # -- public files --------------------------------------------------------------------------------------------
 
 
-def test_T37_a_public_file_shows_what_it_must(
+def test_T37_a_public_file_is_served_without_private_metadata(
     client: GatewayClient, anonymous: GatewayClient, other: GatewayClient
 ) -> None:
     file = client.add("p.jpg", picture(exif=True), visibility="public")
-    client.get(f"/api/files/{file['id']}/preview")  # now the EXIF is known
+    client.get(f"/api/files/{file['id']}/preview")  # reads the EXIF
     mine = client.get(f"/api/files/{file['id']}").json
     assert "SecretCam" in str(mine["metadata"]["exif"])
     assert {"statistics", "access_history", "integrity", "owner_id", "file_path"} <= set(mine)
@@ -345,7 +345,7 @@ def test_T37_a_public_file_shows_what_it_must(
         assert stranger.head(f"/api/files/{file['id']}/download").status == 200
 
 
-def test_a_public_file_may_stand_on_any_page(client: GatewayClient, anonymous: GatewayClient) -> None:
+def test_public_files_may_be_embedded_anywhere(client: GatewayClient, anonymous: GatewayClient) -> None:
     file = client.add("p.jpg", picture(), visibility="public")
     assert proxied(anonymous, file).headers["Cross-Origin-Resource-Policy"] == "cross-origin"
 
@@ -363,7 +363,9 @@ def test_a_public_file_can_not_be_changed_by_others(
     assert other.request(method, f"/api/files/{file['id']}{path}", json=body).status == 404
 
 
-def test_a_private_or_trashed_file_is_401_for_anybody(client: GatewayClient, anonymous: GatewayClient) -> None:
+def test_private_and_trashed_files_are_401_without_a_credential(
+    client: GatewayClient, anonymous: GatewayClient
+) -> None:
     private = client.add("a.txt", b"a")["id"]
     trashed = client.add("b.txt", b"b", visibility="public")["id"]
     client.delete(f"/api/files/{trashed}")
@@ -372,13 +374,13 @@ def test_a_private_or_trashed_file_is_401_for_anybody(client: GatewayClient, ano
             assert anonymous.get(f"/api/files/{file_id}{path}").status == 401
 
 
-def test_a_bad_credential_is_401_for_a_public_file_too(client: GatewayClient) -> None:
+def test_a_bad_credential_is_401_even_for_a_public_file(client: GatewayClient) -> None:
     file = client.add("a.txt", b"a", visibility="public")
     assert client.as_("gw_wrong").get(f"/api/files/{file['id']}").status == 401
 
 
 @pytest.mark.parametrize("status", ["processing", "rejected", "infected"])
-def test_R2_what_is_not_ready_is_409(client: GatewayClient, db: Database, status: str) -> None:
+def test_R2_files_that_are_not_ready_are_409(client: GatewayClient, db: Database, status: str) -> None:
     file = client.add("p.jpg", picture())
     sql(db, "update files set status = %s", status)
     for path in ("/download", "/url", "/preview"):
@@ -387,7 +389,7 @@ def test_R2_what_is_not_ready_is_409(client: GatewayClient, db: Database, status
     assert client.get(f"/api/files/{file['id']}").json["status"] == status
 
 
-def test_what_is_in_the_trash_is_409(client: GatewayClient) -> None:
+def test_trashed_files_are_409(client: GatewayClient) -> None:
     file = client.add("p.jpg", picture())
     client.delete(f"/api/files/{file['id']}")
     for path in ("/download", "/url", "/preview"):
@@ -395,7 +397,7 @@ def test_what_is_in_the_trash_is_409(client: GatewayClient) -> None:
         assert (answer.status, answer.code) == (409, "file_in_trash")
 
 
-# -- many at once --------------------------------------------------------------------------------------------
+# -- archives ------------------------------------------------------------------------------------------------
 
 
 def test_T36_a_zip_of_files_and_of_a_folder(client: GatewayClient) -> None:
@@ -424,18 +426,18 @@ def test_T36_a_zip_of_files_and_of_a_folder(client: GatewayClient) -> None:
         (f"ids={uuid4()}&folder=1", 400),
     ],
 )
-def test_T36_a_zip_of_nothing(client: GatewayClient, query: str, status: int) -> None:
+def test_T36_invalid_archive_requests(client: GatewayClient, query: str, status: int) -> None:
     assert client.get(f"/api/files/archive?{query}").status == status
 
 
-def test_T36_a_zip_holds_nothing_of_others(
+def test_T36_an_archive_with_another_owners_file_is_404(
     client: GatewayClient, other: GatewayClient, client_for: Callable[..., GatewayClient]
 ) -> None:
     theirs, mine = other.add()["id"], client.add()["id"]
     assert client.get(f"/api/files/archive?ids={mine},{theirs}").status == 404
 
 
-def test_T34_a_zip_whose_first_file_is_gone_says_so(client: GatewayClient, bucket: Any) -> None:
+def test_T34_an_archive_whose_first_file_is_missing_is_410(client: GatewayClient, bucket: Any) -> None:
     file = client.add("a.txt", b"hello")
     bucket.delete(file["file_path"])
     answer = client.get("/api/files/archive", params={"ids": file["id"]})

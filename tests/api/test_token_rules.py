@@ -19,7 +19,7 @@ from tests.presigned import put
 from tests.rows import sql
 
 Finish = Callable[[], list[Answer]]
-Way = Callable[..., tuple[list[Answer], Finish]]  # begins one, as far as can be before the last request
+Way = Callable[..., tuple[list[Answer], Finish]]  # begins an upload, up to its last request
 
 
 def _form(client: GatewayClient, name: str, data: bytes, **wishes: str) -> tuple[list[Answer], Finish]:
@@ -87,7 +87,7 @@ WAYS: dict[str, Way] = {
     "s3": _multipart,
     "s3 form": _bucket_form,
 }
-TELLING = [name for name in WAYS if name not in ("s3", "s3 form")]  # those that name on_duplicate
+TELLING = [name for name in WAYS if name not in ("s3", "s3 form")]  # those that accept on_duplicate
 
 
 def path_of(answers: list[Answer]) -> str:
@@ -111,7 +111,7 @@ def check_all(services: Services, client: GatewayClient) -> list[dict[str, Any]]
 # -- list, revoke, end -------------------------------------------------------------------------------------------------
 
 
-def test_T136_tokens_are_listed_without_the_token_and_revoked_at_once(
+def test_T136_tokens_are_listed_without_secrets_and_revoked_at_once(
     client: GatewayClient, other: GatewayClient, admin: GatewayClient
 ) -> None:
     made = [client.post("/api/upload-tokens", json={"owner_id": "alice", "max_size": size}).json for size in (1, 2, 3)]
@@ -126,7 +126,7 @@ def test_T136_tokens_are_listed_without_the_token_and_revoked_at_once(
     assert not any(one["token"] in first.body.decode() for one in made)
     assert other.get("/api/upload-tokens", params={"cursor": first.json["next_cursor"]}).code == "invalid_cursor"
 
-    # An admin sees what its own keys made, and all where it asks for all.
+    # An admin sees the tokens made with its own keys, or all on request.
     [shown] = admin.get("/api/upload-tokens").json["items"]
     assert (shown["id"], shown["owner_id"], shown["visibility"]) == (for_carol["id"], "carol", "public")
     assert admin.get("/api/upload-tokens", params={"owner": "*"}).json["total"] == 5
@@ -142,7 +142,7 @@ def test_T136_tokens_are_listed_without_the_token_and_revoked_at_once(
     assert by_form(other.as_(theirs["token"])).status == 401
 
 
-def test_T136_a_token_ends_with_the_key_that_made_it(
+def test_T136_a_token_ends_with_the_key_that_created_it(
     app: Any, services: Services, client: GatewayClient, admin: GatewayClient
 ) -> None:
     key, secret = services.keys.create_key("alice")
@@ -157,11 +157,11 @@ def test_T136_a_token_ends_with_the_key_that_made_it(
     assert by_form(token_of(client)).status == 201  # another key of the owner made this one
 
 
-# -- the rules stay ----------------------------------------------------------------------------------------------------
+# -- rules of admitted uploads -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gone", ["folder", "token", "key", "long ago"])
-def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
+def test_T136_admitted_uploads_keep_their_rules(
     services: Services, client: GatewayClient, db: Database, gone: str, leftovers: Leftovers
 ) -> None:
     key, secret = services.keys.create_key("alice")
@@ -204,7 +204,7 @@ def test_T136_what_is_under_way_keeps_the_rules_that_it_was_admitted_under(
 
 @pytest.mark.parametrize("name", list(WAYS))
 @pytest.mark.parametrize("bound", [True, False])
-def test_T136_T146_files_of_a_token_whose_folder_is_deleted_land_in_the_root_private(
+def test_T136_T146_after_its_folders_deletion_a_token_stores_privately_in_the_root(
     client: GatewayClient, services: Services, name: str, bound: bool, leftovers: Leftovers
 ) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
@@ -222,7 +222,7 @@ def test_T136_T146_files_of_a_token_whose_folder_is_deleted_land_in_the_root_pri
     assert leftovers() == NOTHING
 
 
-def test_T136_T146_a_folder_deleted_while_the_body_comes_costs_no_byte(
+def test_T136_T146_deleting_the_folder_during_an_upload_loses_no_byte(
     client: GatewayClient, services: Services, leftovers: Leftovers
 ) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
@@ -239,11 +239,11 @@ def test_T136_T146_a_folder_deleted_while_the_body_comes_costs_no_byte(
     assert leftovers() == NOTHING
 
 
-# -- no wider than its maker allowed -----------------------------------------------------------------------------------
+# -- limits set by its creator -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(WAYS))
-def test_T136_a_token_publishes_only_where_its_maker_said_so(
+def test_T136_a_token_publishes_only_if_its_creator_allowed_it(
     client: GatewayClient, services: Services, name: str, leftovers: Leftovers
 ) -> None:
     begun, finish = WAYS[name](token_of(client), "a.txt", b"hello", visibility="public")
@@ -255,9 +255,7 @@ def test_T136_a_token_publishes_only_where_its_maker_said_so(
     assert leftovers() == NOTHING
 
 
-def test_T136_a_token_can_not_take_back_what_it_has_delivered(
-    client: GatewayClient, services: Services, db: Database
-) -> None:
+def test_T136_a_token_can_not_undo_a_completed_upload(client: GatewayClient, services: Services, db: Database) -> None:
     token = token_of(client)
     begun, finish = WAYS["direct"](token, "invoice.txt", b"hello")
     end(services, finish)
@@ -270,12 +268,12 @@ def test_T136_a_token_can_not_take_back_what_it_has_delivered(
     assert "folder_id" not in token.get(address).json or token.get(address).json["folder_id"] is None
 
 
-# -- and its user learns nothing ---------------------------------------------------------------------------------------
+# -- nothing about the owner is revealed -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TELLING)
 @pytest.mark.parametrize("wish", ["copy", "reject"])
-def test_T136_a_token_may_not_ask_whether_the_owner_has_the_bytes(
+def test_T136_a_token_can_not_probe_for_the_owners_files(
     client: GatewayClient, services: Services, name: str, wish: str, leftovers: Leftovers
 ) -> None:
     client.add("theirs.txt", b"hello")
@@ -286,10 +284,10 @@ def test_T136_a_token_may_not_ask_whether_the_owner_has_the_bytes(
 
 
 @pytest.mark.parametrize("name", list(WAYS))
-def test_T136_answers_do_not_tell_what_the_owner_has(
+def test_T136_responses_do_not_reveal_the_owners_files(
     client: GatewayClient, services: Services, db: Database, name: str, leftovers: Leftovers
 ) -> None:
-    """One upload has a name, bytes and session that the owner has too, the other has none: both get the same responses."""
+    """One upload has bytes and a session that the owner has too, the other has neither: both get the same responses."""
     client.upload(("a.txt", b"hello"), headers={"Upload-Session": "theirs"})
     sql(db, """update objects set problem = '{"code": "preview_failed", "detail": "It can not be drawn."}'""")
     seen = []

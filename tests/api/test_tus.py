@@ -23,7 +23,7 @@ from tests.tus import BYTES, MIB, TUS, begin, metadata, offset, patch, path, ran
 
 
 def stored(services: Services, bucket: Any, file_id: str, owner: str = "alice") -> bytes:
-    """The file's bytes, after it was verified."""
+    """Verify the file and return its bytes."""
     services.verification.check(UUID(file_id))
     file = services.files.get(Principal(owner), UUID(file_id))
     assert file.status == "ready", file.problem
@@ -35,10 +35,10 @@ def id_of(where: str) -> UUID:
     return UUID(where.rpartition("/")[2])
 
 
-# -- from the first byte to the file -----------------------------------------------------------------------------------
+# -- uploads -----------------------------------------------------------------------------------------------------------
 
 
-def test_uploads_of_any_size_in_any_chunks_become_files(
+def test_uploads_of_any_size_in_any_chunks(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     cases = [
@@ -83,7 +83,7 @@ def test_metadata_is_stored(client: GatewayClient, services: Services) -> None:
         "processing",
     )
     assert file["metadata"]["custom"] == {"camera": "Leica", "width": "9999"}
-    assert patch(client, path(begun), 5, b"").headers["Upload-File-Id"] == file["id"]  # the last answer was lost
+    assert patch(client, path(begun), 5, b"").headers["Upload-File-Id"] == file["id"]  # as after a lost response
     assert patch(client, path(begun), 5, b"more").status == 413
     again = client.head(path(begun), headers=TUS)
     assert again.headers["Upload-File-Id"] == file["id"] and again.headers["Upload-Offset"] == "5"
@@ -132,7 +132,7 @@ def sums(data: bytes) -> dict[str, bytes]:
     return {**found, "crc32": zlib.crc32(data).to_bytes(4, "big")}
 
 
-def test_T12_a_checksum_decides_whether_bytes_count(
+def test_T12_bytes_with_a_wrong_checksum_are_discarded(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = random_bytes(18 * MIB)
@@ -158,7 +158,7 @@ def test_T12_a_checksum_decides_whether_bytes_count(
 # -- T51 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_T51_other_protocols_are_refused(client: GatewayClient) -> None:
+def test_T51_other_protocol_versions_are_412(client: GatewayClient) -> None:
     where = path(begin(client, 5))
     for sent in ({}, {"Tus-Resumable": "0.2.2"}, {"Tus-Resumable": ""}):
         for answer in (
@@ -363,7 +363,7 @@ def test_T57_partial_uploads_become_one_file(
     assert leftovers() == NOTHING
 
 
-def test_T57_a_partial_upload_may_be_named_twice(client: GatewayClient, services: Services, bucket: Any) -> None:
+def test_T57_a_partial_upload_may_be_used_twice(client: GatewayClient, services: Services, bucket: Any) -> None:
     data = random_bytes(6 * MIB)
     where = partial(client, data)
     assert stored(services, bucket, final(client, where, where).headers["Upload-File-Id"]) == data + data
@@ -389,7 +389,7 @@ def test_T57_uploads_that_can_not_be_concatenated(
     sent = {**TUS, "Upload-Concat": f"final;{one}", "Upload-Length": "5"}
     assert client.post("/api/tus", headers=sent).status == 400
     assert client.delete(unfinished, headers=TUS).status == 204
-    assert final(client, one, two).status == 201  # nothing of that has hurt them, nor the quota
+    assert final(client, one, two).status == 201  # uploads and quota are unchanged by all that
     assert leftovers() == NOTHING
 
 
@@ -418,7 +418,7 @@ def test_T58_an_expired_upload_is_gone(
     assert client.head(addresses[0], headers=TUS).status == 404
 
 
-# -- beside other ways in ----------------------------------------------------------------------------------------------
+# -- with other interfaces ---------------------------------------------------------------------------------------------
 
 
 def test_an_upload_is_listed_with_its_progress(client: GatewayClient, leftovers: Leftovers) -> None:
@@ -434,7 +434,7 @@ def test_an_upload_is_listed_with_its_progress(client: GatewayClient, leftovers:
 
 
 def test_an_upload_token_works_in_the_path_and_in_the_header(app: Any, client: GatewayClient) -> None:
-    anonymous = GatewayClient(app, None, check=False)  # the document has no paths below /t
+    anonymous = GatewayClient(app, None, check=False)  # the OpenAPI document has no paths below /t
     made = client.post("/api/upload-tokens", json={"owner_id": "alice", "max_size": 10}).json
     prefix = f"/t/{made['token']}"
     assert made["endpoints"]["tus"] == f"http://gateway.test{prefix}/api/tus"
@@ -463,10 +463,8 @@ def test_T14_a_repeated_creation_is_the_same_upload(client: GatewayClient) -> No
     assert client.post("/api/tus", headers={**refused, "Upload-Length": "5"}).status == 201
 
 
-def test_an_upload_whose_bytes_the_bucket_lost_is_gone(
-    client: GatewayClient, bucket: Any, leftovers: Leftovers
-) -> None:
-    for size in (100, 9 * MIB):  # a tail alone; parts
+def test_an_upload_with_lost_bytes_is_410(client: GatewayClient, bucket: Any, leftovers: Leftovers) -> None:
+    for size in (100, 9 * MIB):  # only a tail; parts
         where = path(begin(client, 20 * MIB))
         assert patch(client, where, 0, random_bytes(size)).status == 204
         for info in list(bucket.list_objects("tails/")):
@@ -480,7 +478,7 @@ def test_an_upload_whose_bytes_the_bucket_lost_is_gone(
 
 
 def proxied(app: Any, changed: dict[str, Any], key: str | None, peer: str, **said: str) -> str:
-    """The address of an upload that was begun through a proxy."""
+    """The base URL of an upload that was begun through a proxy."""
     gateway = app.extensions[EXTENSION]
     app.extensions[EXTENSION] = replace(gateway, settings=gateway.settings.model_copy(update=changed))
     headers = {**TUS, "Upload-Length": "5", "Authorization": f"Bearer {key}"}
@@ -492,7 +490,7 @@ def proxied(app: Any, changed: dict[str, Any], key: str | None, peer: str, **sai
     return str(answer.headers["Location"]).partition("/api/")[0]
 
 
-def test_T38_T74_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, client: GatewayClient) -> None:
+def test_T38_T74_locations_use_the_public_url_or_a_trusted_proxys(app: Any, client: GatewayClient) -> None:
     unset = {"host": "0.0.0.0", "port": 8080, "public_url": None, "trusted_proxies": ("10.0.0.0/8", "::1")}
     says = {"Proto": "https", "Host": "files.example.com:8443"}
     cases = [
@@ -502,7 +500,7 @@ def test_T38_T74_locations_are_the_public_urls_or_a_trusted_proxys(app: Any, cli
         (unset, "10.1.2.3", {}, "http://localhost:8080"),
         (unset, "10.1.2.3", {**says, "Host": "evil.test/x"}, "http://localhost:8080"),
         (unset, "10.1.2.3", {**says, "Proto": "javascript"}, "http://localhost:8080"),
-        # a client's own values come before those that our proxies add
+        # values from the client precede those that our proxies add
         (
             unset,
             "10.1.2.3",

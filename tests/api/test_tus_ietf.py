@@ -45,7 +45,7 @@ def append(
 
 @pytest.mark.slow
 @with_subtests("version", range(3, 10))
-def test_each_version_uploads_in_one_request_and_in_several(
+def test_each_version_in_one_and_in_several_requests(
     client: GatewayClient, services: Services, bucket: Any, version: int
 ) -> None:
     told = "Upload-Incomplete" if version == 3 else "Upload-Complete"
@@ -68,7 +68,7 @@ def test_each_version_uploads_in_one_request_and_in_several(
     done = append(client, version, where, 6, iter([b"wor", b"ld"]), complete=True)
     assert done.status == 204 and done.headers[told] == yes
     assert stored(services, bucket, done.headers["Upload-File-Id"]) == b"hello world"
-    seen = client.get(where) if version == 9 else client.head(where)  # bears no field of the draft
+    seen = client.get(where) if version == 9 else client.head(where)  # without the draft's headers
     assert seen.status == 204 and seen.headers["Upload-Length"] == "11"
     assert seen.headers["Upload-File-Id"] == done.headers["Upload-File-Id"]
 
@@ -119,7 +119,7 @@ def test_T51_errors_of_the_draft_have_registered_types(client: GatewayClient, le
     assert leftovers() == NOTHING
 
 
-def test_more_bytes_than_declared_end_an_upload_of_the_draft(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_bytes_beyond_the_declared_length_end_the_upload(client: GatewayClient, leftovers: Leftovers) -> None:
     where = path(send(client, 8, b"hel", complete=False, headers={"Upload-Length": "5"}))
     over = append(client, 8, where, 3, b"lo!", complete=False)
     assert over.status == 400 and over.json["type"] == ietf.INCONSISTENT_LENGTH
@@ -151,7 +151,7 @@ def test_T12_content_digest_and_repr_digest_are_verified(
 
 
 @pytest.mark.settings(max_file_size=10)
-def test_R5_T52_limits_hold_for_the_draft_too(client: GatewayClient, leftovers: Leftovers) -> None:
+def test_R5_T52_limits_apply_to_the_draft_too(client: GatewayClient, leftovers: Leftovers) -> None:
     assert send(client, 8, bytes(11), complete=True).status == 413
     assert send(client, 8, b"", complete=False, headers={"Upload-Length": "11"}).status == 413
     assert send(client, 8, iter([bytes(6), bytes(6)]), complete=True).status == 413

@@ -23,7 +23,7 @@ from tests.conftest import NOTHING, Leftovers
 from tests.live import Live
 from tests.tus import MIB, TUS, begin, offset, patch, path, random_bytes
 
-SILENT = 3.0  # seconds that a body may pause here
+SILENT = 3.0  # seconds: the timeout of a stalled body in these tests
 SHORT = f"import api.tus_body; api.tus_body.SILENCE = {SILENT}"
 
 
@@ -64,7 +64,7 @@ def answer_of(client: socket.socket) -> bytes:
 
 def arrived(live: Live, services: Services, where: str, client: socket.socket) -> None:
     """Wait until a request is the upload's writer and has read all that ``client`` sent. A request for the upload's offset ends
-    the writer, and bytes that are still under way then may be lost."""
+    the writer, and bytes that are still in transit may then be lost."""
     upload_id, ours = UUID(where.rpartition("/")[2]), client.getsockname()[1]
     deadline = time.monotonic() + 60
     while unread(live.port, ours) != 0 or not writing(services, upload_id):
@@ -75,7 +75,7 @@ def arrived(live: Live, services: Services, where: str, client: socket.socket) -
 def unread(port: int, client_port: int) -> int | None:
     """Bytes that the kernel buffers for the server's end of a connection (proc_pid_net(5)); None if there is none."""
     connections = Path("/proc/net/tcp")
-    if not connections.exists():  # not Linux: time enough, as a rule
+    if not connections.exists():  # not Linux: this is usually long enough
         time.sleep(0.7)
         return 0
     for line in connections.read_text().splitlines()[1:]:
@@ -107,7 +107,7 @@ def finished(user: GatewayClient, services: Services, bucket: Any, where: str, d
         assert reader.read(-1) == data
 
 
-def test_T53_a_connection_cut_at_any_byte_loses_no_byte_that_arrived(
+def test_T53_a_cut_connection_loses_no_received_byte(
     live: Live, user: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = random_bytes(19 * MIB)
@@ -120,7 +120,7 @@ def test_T53_a_connection_cut_at_any_byte_loses_no_byte_that_arrived(
             where = path(begin(user, len(data)))
             client = open_patch(live, user, where, 0, None if chunked else len(data))
             client.sendall(b"%x\r\n" % len(data) + data[:cut] if chunked else data[:cut])
-            if number % 2:  # a reset that overtakes bytes in the kernel takes them along
+            if number % 2:  # a reset discards bytes that the server has not read
                 arrived(live, services, where, client)
             ends[number % 2](client)
             client.close() if number % 2 else answer_of(client)
@@ -129,7 +129,7 @@ def test_T53_a_connection_cut_at_any_byte_loses_no_byte_that_arrived(
     assert leftovers() == NOTHING
 
 
-def test_T53_what_was_acknowledged_survives_a_killed_server(
+def test_T53_acknowledged_bytes_survive_a_killed_server(
     live: Live, user: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = random_bytes(21 * MIB)
@@ -143,24 +143,24 @@ def test_T53_what_was_acknowledged_survives_a_killed_server(
             client.sendall(data[at : at + 9 * MIB])
             time.sleep(pause)
             user = live.restarted(user)
-        stands = offset(user, where)  # the dead writer's lease passes by itself
+        stands = offset(user, where)  # the dead writer's lease expires by itself
         assert at <= stands <= at + 9 * MIB
     finished(user, services, bucket, where, data)
     services.janitor.run()
     assert leftovers() == NOTHING
 
 
-def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
+def test_T54_a_new_request_takes_over_and_no_byte_is_lost_or_mixed(
     live: Live, user: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = random_bytes(20 * MIB)
     where = path(begin(user, len(data)))
     first = open_patch(live, user, where, 0, len(data))
-    first.sendall(data[: 9 * MIB + 77])  # and then nothing: the client has lost its network
+    first.sendall(data[: 9 * MIB + 77])  # then the client loses its network
     arrived(live, services, where, first)
     assert offset(user, where) == 9 * MIB + 77
     assert b" 423 " in answer_of(first).split(b"\r\n")[0]
-    # of two requests from the same offset one proceeds
+    # of concurrent requests at the same offset one proceeds
     at = 9 * MIB + 77
     answers = []
     writers = [
@@ -175,7 +175,7 @@ def test_T54_a_new_request_takes_over_and_nothing_is_lost_or_mixed(
     assert leftovers() == NOTHING
 
 
-def test_T55_a_stalled_body_ends_and_keeps_its_bytes(live: Live, user: GatewayClient, services: Services) -> None:
+def test_T55_a_stalled_body_times_out_and_keeps_its_bytes(live: Live, user: GatewayClient, services: Services) -> None:
     data = random_bytes(40_000)
     where = path(begin(user, len(data)))
     client = open_patch(live, user, where, 0, len(data))
@@ -186,14 +186,14 @@ def test_T55_a_stalled_body_ends_and_keeps_its_bytes(live: Live, user: GatewayCl
     assert services.resumable is not None
     upload_id = UUID(where.rpartition("/")[2])
     assert services.resumable.find(Principal("alice"), upload_id).offset == 33_333
-    dripping = open_patch(live, user, where, 33_333, len(data) - 33_333)  # 1 byte a second is no stall, but it yields
+    dripping = open_patch(live, user, where, 33_333, len(data) - 33_333)  # slow, not stalled, but it yields
     dripping.sendall(data[33_333:33_334])
     arrived(live, services, where, dripping)
     assert offset(user, where) == 33_334
     assert b" 423 " in answer_of(dripping).split(b"\r\n")[0]
 
 
-def test_an_interim_answer_names_the_upload_before_the_body_is_read(
+def test_an_interim_response_has_the_location_before_the_body(
     live: Live, user: GatewayClient, services: Services, bucket: Any
 ) -> None:
     def begun(version: str, *more: str) -> socket.socket:
@@ -217,7 +217,7 @@ def test_an_interim_answer_names_the_upload_before_the_body_is_read(
         told = dict(line.split(": ", 1) for line in head[1:] if line)
         assert told["Upload-Draft-Interop-Version"] == version and "max-size=" in told["Upload-Limit"]
         where = path_of(told["Location"])
-        if version == "6":  # the network is gone after five bytes, and all that the client has is the interim answer
+        if version == "6":  # the network fails after five bytes; the client has only the interim response
             client.sendall(b"hello")
             client.close()
             at = user.head(where, headers={"Upload-Draft-Interop-Version": version}).headers["Upload-Offset"]

@@ -1,4 +1,4 @@
-"""Form and raw uploads whose bytes break off, do not match their checksum or are sent again."""
+"""Form and raw uploads that break off, do not match their checksum or are repeated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIB = 1024 * 1024
         [None, ConnectionResetError(104, "reset"), TimeoutError("stalled"), OSError("no more data")],
     ),
 )
-def test_T3_a_raw_body_that_breaks_off(
+def test_T3_an_incomplete_raw_body_is_rejected(
     app: Flask, client: GatewayClient, leftovers: Leftovers, sent: int, error: Exception | None
 ) -> None:
     found = send(app, client, "PUT", "/api/upload/cut.txt", Cut(b"x" * sent, error), 10 * MIB)
@@ -42,7 +42,7 @@ def test_T3_a_raw_body_that_breaks_off(
 
 @pytest.mark.parametrize("error", [None, ConnectionResetError(104, "reset")])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.97])
-def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
+def test_T3_an_incomplete_form_leaves_no_files(
     app: Flask, client: GatewayClient, leftovers: Leftovers, share: float, error: Exception | None
 ) -> None:
     body, content_type = form_data([("a.txt", b"a" * 3 * MIB), ("b.txt", b"b" * 9 * MIB), ("c.txt", b"c" * 3 * MIB)])
@@ -90,14 +90,14 @@ def test_T3_a_form_that_breaks_off_leaves_none_of_its_files(
         ),
     ],
 )
-def test_T4_forms_that_are_none(client: GatewayClient, leftovers: Leftovers, body: bytes, content_type: str) -> None:
+def test_T4_malformed_forms(client: GatewayClient, leftovers: Leftovers, body: bytes, content_type: str) -> None:
     answer = client.post("/api/upload", data=body, headers={"Content-Type": content_type})
     assert (answer.status, answer.code) == (400, "malformed_upload")
     assert leftovers() == NOTHING
 
 
 @with_subtests("encoding", ["gzip", "br", "identity, gzip", "x-unknown"])
-def test_T13_encoded_bodies_are_refused(client: GatewayClient, leftovers: Leftovers, encoding: str) -> None:
+def test_T13_encoded_bodies_are_rejected(client: GatewayClient, leftovers: Leftovers, encoding: str) -> None:
     headers = {"Content-Encoding": encoding}
     for answer in (
         client.upload(("a.txt", b"a"), headers=headers),
@@ -108,7 +108,7 @@ def test_T13_encoded_bodies_are_refused(client: GatewayClient, leftovers: Leftov
 
 
 @with_subtests("length", ["-1", "1.0", "5x", "9" * 5000, "99999999999999999999", "+5", "٥"])
-def test_T16_a_content_length_that_is_none(app: Flask, client: GatewayClient, length: str) -> None:
+def test_T16_invalid_content_lengths(app: Flask, client: GatewayClient, length: str) -> None:
     assert send(app, client, "PUT", "/api/upload/a.txt", Unread(), length)[0] in (400, 413)
 
 
@@ -125,7 +125,7 @@ def digest_headers(data: bytes) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_T12_checksums_of_bodies(client: GatewayClient, leftovers: Leftovers, which: int) -> None:
+def test_T12_body_checksums(client: GatewayClient, leftovers: Leftovers, which: int) -> None:
     raw = b"hello"
     form, content_type = form_data([("form.txt", b"hi")])
     for right in (True, False):
@@ -152,17 +152,17 @@ def test_T12_checksums_of_bodies(client: GatewayClient, leftovers: Leftovers, wh
         digest_headers(b"a")[1] | {"Repr-Digest": digest_headers(b"b")[1]["Content-Digest"]},
     ],
 )
-def test_checksums_that_are_none(client: GatewayClient, headers: dict[str, str]) -> None:
+def test_invalid_checksums(client: GatewayClient, headers: dict[str, str]) -> None:
     answer = client.put("/api/upload/a.txt", data=b"a", headers=headers)
     assert (answer.status, answer.code) == (400, "invalid_input")
 
 
-# -- once ----------------------------------------------------------------------------------------------------
+# -- idempotency ---------------------------------------------------------------------------------------------
 
 KEY = {"Idempotency-Key": "0199-abc"}
 
 
-def test_T14_the_same_form_again_is_one_upload(client: GatewayClient) -> None:
+def test_T14_a_repeated_form_is_one_upload(client: GatewayClient) -> None:
     first = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)
     again = client.upload(("a.txt", b"one"), ("b.txt", b"x" * 9 * MIB), tags="t", headers=KEY)  # with another boundary
     assert (first.status, again.status) == (201, 201)
@@ -171,7 +171,7 @@ def test_T14_the_same_form_again_is_one_upload(client: GatewayClient) -> None:
     assert names(client) == ["a.txt", "b.txt"]
 
 
-def test_T14_the_same_raw_body_again_is_one_upload(client: GatewayClient) -> None:
+def test_T14_a_repeated_raw_body_is_one_upload(client: GatewayClient) -> None:
     answers = [client.put("/api/upload/a.txt?tags=x", data=b"one", headers=KEY) for _ in range(2)]
     assert [answer.status for answer in answers] == [201, 201]
     assert answers[0].json == answers[1].json
@@ -182,7 +182,7 @@ def test_T14_the_same_raw_body_again_is_one_upload(client: GatewayClient) -> Non
 
 
 @pytest.mark.parametrize("change", ["bytes", "name", "field", "more", "route", "query"])
-def test_T14_another_request_under_the_key_is_422(client: GatewayClient, leftovers: Leftovers, change: str) -> None:
+def test_T14_another_request_with_the_key_is_422(client: GatewayClient, leftovers: Leftovers, change: str) -> None:
     assert client.upload(("a.txt", b"one"), headers=KEY).status == 201
     answer = {
         "bytes": lambda: client.upload(("a.txt", b"two"), headers=KEY),
@@ -197,7 +197,7 @@ def test_T14_another_request_under_the_key_is_422(client: GatewayClient, leftove
     assert leftovers() == NOTHING
 
 
-def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
+def test_T14_a_key_in_use_is_409(client: GatewayClient) -> None:
     inside: list[Answer] = []
 
     def body() -> Iterator[bytes]:
@@ -213,20 +213,20 @@ def test_T14_a_key_still_in_use_is_409(client: GatewayClient) -> None:
     assert (inside[0].status, inside[0].code) == (409, "idempotency_in_progress")
 
 
-def test_T14_a_failed_upload_may_be_sent_again_under_its_key(app: Flask, client: GatewayClient) -> None:
+def test_T14_a_failed_upload_may_be_repeated_with_its_key(app: Flask, client: GatewayClient) -> None:
     cut = send(app, client, "PUT", "/api/upload/a.txt", Cut(b"hel"), 5, Idempotency_Key=KEY["Idempotency-Key"])
     assert cut == (400, "malformed_upload")
     assert client.upload(("fake.png", HTML), headers=KEY).status == 415
     assert client.put("/api/upload/a.txt", data=b"hello", headers=KEY).status == 201
 
 
-def test_T14_keys_of_different_owners_do_not_meet(client: GatewayClient, other: GatewayClient) -> None:
+def test_T14_keys_are_separate_per_owner(client: GatewayClient, other: GatewayClient) -> None:
     assert client.put("/api/upload/a.txt", data=b"one", headers=KEY).status == 201
     assert other.put("/api/upload/b.txt", data=b"two", headers=KEY).status == 201
 
 
 @with_subtests("key", ["", "x" * 256, "a b", "é"])
-def test_keys_that_are_none(client: GatewayClient, key: str) -> None:
+def test_invalid_keys(client: GatewayClient, key: str) -> None:
     headers = {"Idempotency-Key": key.encode().decode("latin-1")}
     assert client.put("/api/upload/a.txt", data=b"one", headers=headers).status == 400
     assert client.post("/api/folders", json={"name": "a"}, headers=headers).status == 400

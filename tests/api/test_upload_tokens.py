@@ -60,7 +60,7 @@ def test_a_token_uploads_by_header_and_by_path(app: Any, client: GatewayClient, 
     assert by_form(bearer).status == 201 and direct(bearer).status == 201
     assert bearer.put("/api/upload/raw.txt", data=b"raw").status == 201
 
-    bare = GatewayClient(app, None, check=False)  # the document has no paths below /t
+    bare = GatewayClient(app, None, check=False)  # the OpenAPI document has no paths below /t
     paths = {name: urlsplit(address).path for name, address in endpoints.items()}
     assert by_form(bare, path=paths["upload"]).status == 201
     assert bare.put(f"{paths['upload']}/raw.txt", data=b"raw").status == 201
@@ -70,9 +70,7 @@ def test_a_token_uploads_by_header_and_by_path(app: Any, client: GatewayClient, 
     assert len(client.get("/api/files").json["items"]) == 6
 
 
-def test_T62_a_token_is_good_for_nothing_else(
-    app: Any, client: GatewayClient, admin: GatewayClient, services: Services
-) -> None:
+def test_T62_a_token_only_uploads(app: Any, client: GatewayClient, admin: GatewayClient, services: Services) -> None:
     file = client.add("secret.txt")
     public = client.add("public.txt", visibility="public")
     key_begun = client.post("/api/uploads", json={"filename": "a", "size": 5}).json
@@ -110,12 +108,12 @@ def test_T62_a_token_is_good_for_nothing_else(
         bare = GatewayClient(app, None, check=False)
         for path in ("/api/files", f"/api/files/{file['id']}", "/api/upload-tokens", "", "/", "/api/uploadsx", "/s3x"):
             assert bare.get(f"/t/{token.key}{path}").status == 401, path
-        assert bare.get(f"/t/{client.key}/api/uploads").status == 401  # a key has no place in a path
+        assert bare.get(f"/t/{client.key}/api/uploads").status == 401  # keys are not accepted in a path
         assert bare.get(f"/t/{token.key}x/api/uploads").status == 401
         assert bare.get("/t/gwt_" + "x" * 43 + "/api/uploads").status == 401
 
 
-def test_who_may_make_tokens_for_whom(client: GatewayClient, admin: GatewayClient, anonymous: GatewayClient) -> None:
+def test_who_may_create_tokens(client: GatewayClient, admin: GatewayClient, anonymous: GatewayClient) -> None:
     answer = client.post("/api/upload-tokens", json={"owner_id": "bob"})
     assert (answer.status, answer.code) == (403, "not_allowed")
     assert anonymous.post("/api/upload-tokens", json={"owner_id": "bob"}).status == 401
@@ -141,7 +139,7 @@ def test_who_may_make_tokens_for_whom(client: GatewayClient, admin: GatewayClien
         assert admin.post("/api/upload-tokens", json=body).status == 400, body
 
 
-def test_a_token_lives_a_day_at_most_and_then_is_nothing(
+def test_a_token_expires_within_a_day(
     client: GatewayClient, services: Services, db: Database, leftovers: Leftovers
 ) -> None:
     answer = client.post("/api/upload-tokens", json={"owner_id": "alice", "expires_in": 10**12})
@@ -158,7 +156,7 @@ def test_a_token_lives_a_day_at_most_and_then_is_nothing(
     assert client.get(f"/api/uploads/{begun['id']}").json["status"] == "pending"
     sql(db, "update upload_tokens set expires_at = now() - interval '30 days'")
     services.janitor.run()
-    with db.connection() as tx:  # an upload still goes by its rules
+    with db.connection() as tx:  # an unfinished upload still needs its rules
         assert tx.execute("select count(*) from upload_tokens").fetchone() == (1,)
     assert client.delete(f"/api/uploads/{begun['id']}").status == 204
     sql(db, "update uploads set updated_at = now() - interval '30 days'")
@@ -166,7 +164,7 @@ def test_a_token_lives_a_day_at_most_and_then_is_nothing(
     assert sql(db, "select count(*) from upload_tokens") == [(0,)]
 
 
-def test_a_replayed_request_does_not_show_the_token_again(client: GatewayClient, db: Database) -> None:
+def test_a_replayed_response_has_no_token(client: GatewayClient, db: Database) -> None:
     headers = {"Idempotency-Key": "k"}
     first = client.post("/api/upload-tokens", json={"owner_id": "alice"}, headers=headers).json
     again = client.post("/api/upload-tokens", json={"owner_id": "alice"}, headers=headers).json
@@ -193,9 +191,7 @@ def test_T140_tokens_are_never_logged(
 # -- the budget ------------------------------------------------------------------------------------------------------------
 
 
-def test_R5_size_types_and_folder_of_the_budget(
-    client: GatewayClient, services: Services, leftovers: Leftovers
-) -> None:
+def test_R5_size_types_and_folder_are_limited(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
     folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
     elsewhere = client.post("/api/folders", json={"name": "Else"}).json["id"]
     token = token_of(client, max_size=1000, allowed_types=["png", "text/plain"], folder_id=folder)
@@ -209,7 +205,7 @@ def test_R5_size_types_and_folder_of_the_budget(
         assert done.status == 201
         file = done.json if send is direct else done.json["files"][0]
         assert client.get(f"/api/files/{file['id']}").json["folder_id"] == folder
-    # What the bytes are is known only when they are read back: the token's types count then, too.
+    # The type is detected when the bytes are read back; the token's types apply then, too.
     lie = direct(token, picture("PNG"), filename="a.txt").json
     services.verification.check(lie["id"])
     assert client.get(f"/api/files/{lie['id']}").json["status"] == "ready"  # a PNG is among the types
@@ -219,7 +215,7 @@ def test_R5_size_types_and_folder_of_the_budget(
     assert leftovers() == NOTHING
 
 
-def test_a_size_that_nobody_told_is_held_against_the_budget_by_the_sweep(
+def test_the_sweep_checks_undeclared_sizes_against_the_budget(
     client: GatewayClient, services: Services, leftovers: Leftovers
 ) -> None:
     assert services.direct is not None
@@ -235,7 +231,7 @@ def test_a_size_that_nobody_told_is_held_against_the_budget_by_the_sweep(
     assert leftovers() == NOTHING
 
 
-def test_what_fails_or_is_aborted_is_given_back_to_the_budget(
+def test_failed_and_aborted_uploads_return_their_budget(
     client: GatewayClient, services: Services, db: Database, leftovers: Leftovers
 ) -> None:
     token = token_of(client, max_files=2, max_total_size=20)
@@ -274,7 +270,7 @@ def test_what_fails_or_is_aborted_is_given_back_to_the_budget(
         (Budget(max_total_size=10 * 1000), 1000),
     ],
 )
-def test_T71_40_uploads_at_once_never_get_past_the_budget(
+def test_T71_40_concurrent_uploads_stay_within_the_budget(
     services: Services, db: Database, leftovers: Leftovers, budget: Budget, size: int
 ) -> None:
     assert services.direct is not None
@@ -316,9 +312,7 @@ def test_T71_40_uploads_at_once_never_get_past_the_budget(
 
 
 @pytest.mark.settings(web_threads=32)
-def test_beginning_ending_and_finishing_at_once_never_lock_each_other_out(
-    services: Services, db: Database, leftovers: Leftovers
-) -> None:
+def test_concurrent_uploads_of_a_token_do_not_deadlock(services: Services, db: Database, leftovers: Leftovers) -> None:
     """Transactions lock token and usage in the same order; otherwise PostgreSQL ends one of them."""
     assert services.direct is not None
     direct_uploads = services.direct
@@ -354,9 +348,7 @@ def test_beginning_ending_and_finishing_at_once_never_lock_each_other_out(
     assert leftovers() == NOTHING
 
 
-def test_a_large_upload_by_token_goes_on_with_the_token_only(
-    client: GatewayClient, services: Services, leftovers: Leftovers
-) -> None:
+def test_a_large_upload_needs_only_the_token(client: GatewayClient, services: Services, leftovers: Leftovers) -> None:
     token = token_of(client, max_files=1)
     data = os.urandom(PART_SIZE + 1)
     begun = token.post("/api/uploads", json={"filename": "a.bin", "size": len(data)}).json
