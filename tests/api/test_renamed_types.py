@@ -79,7 +79,7 @@ def test_T137_later_rules_do_not_apply_to_a_kept_extension(
     client: GatewayClient, services: Services, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = client.add("a.txt", b"hello")
-    monkeypatch.setattr(services.intake.policy, "_rules", Rules(allowed=(), denied=("txt",)))
+    monkeypatch.setattr(services.intake.policy.types, "_rules", Rules(allowed=(), denied=("txt",)))
     assert client.put("/api/upload/b.txt", data=b"hello").code == "type_not_allowed"
     assert WAYS[way](client, file["id"], "renamed.TXT").status in (200, 201)
     assert WAYS[way](client, file["id"], "renamed.txt.txt").status in (200, 201)

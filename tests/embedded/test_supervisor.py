@@ -236,7 +236,7 @@ def test_a_taken_port_is_reported_in_one_line(gateway: Gateway) -> None:
         done = gateway.command()
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert f"port {gateway.port} on 127.0.0.1 is taken" in line
+    assert f"port {gateway.port} on 127.0.0.1 is used by another program" in line
     assert "PORT" in line
 
 

@@ -337,7 +337,7 @@ def test_T81_newest_limits_the_files_searched(db: Database) -> None:
 
 def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(index, "monotonic", lambda: now[0])
+    monkeypatch.setattr("db.search.clock.monotonic", lambda: now[0])
     clock = Clock(1.25)
     with db.transaction() as tx:
         clock.begin(tx)
