@@ -1,4 +1,4 @@
-"""docker-compose.yml, the Dockerfile and the files for hosted CI, as far as they can be tried without a Docker engine."""
+"""docker-compose.yml, the Dockerfile and the files for hosted CI, as far as they can be tested without a Docker engine."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ TIMEOUT = 60
         ("dependabot", ".github/dependabot.yml"),
     ],
 )
-def test_it_follows_its_schema(schema: str, file: str) -> None:
+def test_the_compose_file_matches_its_schema(schema: str, file: str) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", file]
     subprocess.run(check, cwd=ROOT, check=True, timeout=TIMEOUT)
 
 
-def test_what_services_refer_to_exists() -> None:
+def test_everything_that_services_reference_exists() -> None:
     services = COMPOSE["services"]
     for name, service in services.items():
         assert set(service.get("networks", ())) <= set(COMPOSE["networks"]), name
@@ -79,10 +79,10 @@ def test_the_image_is_small_and_not_root() -> None:
     assert sorted(name.rstrip("/") for name in copied) == sorted(IN_IMAGE)
 
 
-def test_the_services_run_with_nothing_but_what_the_image_holds(
+def test_the_services_run_with_only_the_files_of_the_image(
     tmp_path: Path, postgres_server: Any, s3_server: S3Server
 ) -> None:
-    """bootstrap, then worker and gateway beside each other, as Compose starts them."""
+    """Runs bootstrap, then worker and gateway at the same time, as Compose does."""
     image = tmp_path / "app"
     image.mkdir()
     for name in IN_IMAGE:
@@ -114,7 +114,7 @@ def test_the_services_run_with_nothing_but_what_the_image_holds(
         name: [sys.executable, "app.py", *COMPOSE["services"][name]["command"]]
         for name in ("bootstrap", "worker", "gateway")
     }
-    for _ in range(2):  # the second time nothing is left to do
+    for _ in range(2):  # a second run changes nothing
         subprocess.run(commands["bootstrap"], env=environ, cwd=image, check=True, timeout=TIMEOUT)
     running = {name: subprocess.Popen(commands[name], env=environ, cwd=image) for name in ("worker", "gateway")}
     [healthcheck] = re.findall(r"^HEALTHCHECK (?:.*\\\n)* *CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)

@@ -124,7 +124,7 @@ def test_a_fault_can_count_the_bytes_of_answers(proxy: FaultProxy, far: Far) -> 
     assert far.received == [DATA]
 
 
-def test_an_answer_before_the_connection_broke_is_passed_on() -> None:
+def test_an_answer_before_a_reset_is_passed_on() -> None:
     """A server that rejects a body closes with most of it unread, which resets the connection."""
 
     def refuse(listener: socket.socket) -> None:

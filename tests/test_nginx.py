@@ -1,4 +1,4 @@
-"""The proxy's configuration, tried with a real nginx before an upstream of the test's."""
+"""The nginx configuration, tested with a real nginx in front of a test server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT = 60
 
 
 class Upstream(socketserver.ThreadingTCPServer):
-    """In the gateway's place; it records what arrives."""
+    """A server in place of the gateway; it records the bytes that arrive."""
 
     daemon_threads = allow_reuse_address = True
 
@@ -92,7 +92,7 @@ def test_errors_of_nginx_are_problem_documents(proxy: tuple[int, Upstream]) -> N
         assert answer.status == 400
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert json.loads(answer.read())["request_id"] == answer.headers["X-Request-ID"]
-    upstream.server_close()  # the gateway is gone
+    upstream.server_close()  # the gateway is down
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     connection.request("GET", "/")
     answer = connection.getresponse()

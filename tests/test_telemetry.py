@@ -1,4 +1,4 @@
-"""Metrics of several processes, added up."""
+"""Sums of metrics over several processes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def counted(process: subprocess.Popen[bytes]) -> float:
     raise AssertionError("it counted nothing")
 
 
-def test_processes_count_together_and_a_new_run_starts_at_zero(tmp_path: Path) -> None:
+def test_processes_share_counters_and_a_new_run_starts_at_zero(tmp_path: Path) -> None:
     first = start(tmp_path)
     assert counted(first) == 1
     second = start(tmp_path)
     assert counted(second) == 2
     second.communicate()
     third = start(tmp_path)
-    assert counted(third) == 3  # what the second counted before its end stays
+    assert counted(third) == 3  # counts of the ended second process remain
     for process in (first, third):
         process.communicate()
     last = start(tmp_path)

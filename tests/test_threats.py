@@ -14,7 +14,7 @@ ROWS = dict(re.findall(r"^\| ([RT]\d+) \|.*\| ([^|]*) \|$", PAGE.read_text(), re
 
 
 def cited(path: Path) -> set[str]:
-    """The numbers in a file, without ruff's codes, which look alike."""
+    """The numbers cited in a file, without ruff's codes, which look similar."""
     return set(NUMBER.findall(re.sub(r"noqa.*", "", path.read_text())))
 
 
@@ -42,7 +42,7 @@ def test_every_number_is_tested_where_its_row_says_or_open() -> None:
             assert number in cited(ROOT / "tests" / name), (number, name)
 
 
-def test_no_file_cites_a_document_from_elsewhere() -> None:
+def test_no_file_cites_documents_outside_the_repository() -> None:
     elsewhere = re.compile(r"\b(?:THREATS|DEPENDENCIES|PROTOCOLS|EXEMPLARS)\b|\bCONTRACT(?:\.md|, [A-Z][a-z])")
     paths = (path for path in files_below(ROOT) if path != Path(__file__))
     assert not [path for path in paths if elsewhere.search(path.read_text())]

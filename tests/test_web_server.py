@@ -1,6 +1,6 @@
-"""The HTTP server with real sockets: slow, silent and mean clients, and an orderly end (T17, T55, T109, T110).
+"""The HTTP server with real sockets: slow, silent and hostile clients, and a graceful stop (T17, T55, T109, T110).
 
-Each server runs in a process of its own with few threads and short limits, so that 20 bad clients outnumber it."""
+Each server runs in its own process with few threads and short limits, so that 20 bad clients are more than it has threads."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def serving(tmp_path: Path, **limits: float) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server with short limits, for tests that do not change it."""
+    """A server with short limits, for tests that leave it unchanged."""
     limits = {"HEAD_SECONDS": 2, "BODY_SILENCE": 2, "BODY_WINDOW": 2, "SEND_WINDOW": 2, "LINGER_SECONDS": 0.2}
     with serving(tmp_path_factory.mktemp("server"), **limits) as running:
         yield running
@@ -201,7 +201,7 @@ def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
     assert received.count(b'{"hello":"world"}') == 1
 
 
-def test_a_head_that_comes_byte_by_byte_is_read(server: Running) -> None:
+def test_a_head_sent_byte_by_byte_is_read(server: Running) -> None:
     with server.connect() as client:
         for byte in b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n":
             client.sendall(bytes([byte]))
@@ -248,7 +248,7 @@ def test_T133_health_needs_no_thread(server: Running) -> None:
         client.close()
     for less_plain in (b"GET /healthz?a=b", b"GET /healthz/", b"GET //healthz", b"POST /healthz"):
         with server.connect(less_plain + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as client:
-            assert everything(client).startswith(b"HTTP/1.1 404"), "the application of these tests has no such route"
+            assert everything(client).startswith(b"HTTP/1.1 404"), "the test application has no such route"
     with server.connect(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n") as client:
         one_problem(everything(client), 400)
 
@@ -274,7 +274,7 @@ def test_T110_500_idle_connections_leave_it_responsive(server: Running) -> None:
         client.close()
 
 
-def test_T110_clients_that_do_not_read_hold_no_thread_and_lose_their_connection(server: Running) -> None:
+def test_T110_clients_that_do_not_read_hold_no_thread_and_are_disconnected(server: Running) -> None:
     clients = [server.connect(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(20)]
     for client in clients:
         client.recv(1)
@@ -286,7 +286,7 @@ def test_T110_clients_that_do_not_read_hold_no_thread_and_lose_their_connection(
             assert hang_up.poll(30_000), "it is still connected"
 
 
-def test_T110_a_reader_that_goes_on_reading_is_not_closed(server: Running) -> None:
+def test_T110_a_slow_reader_is_not_disconnected(server: Running) -> None:
     with server.connect(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n") as client:
         until = time.monotonic() + 7  # the server looks every 2 seconds
         while time.monotonic() < until:
@@ -300,13 +300,13 @@ def test_T133_unread_responses_are_bounded_in_memory(tmp_path: Path) -> None:
         hang_up = select.poll()
         for client in clients:
             hang_up.register(client, 0)
-        assert hang_up.poll(30_000), "all are still connected"
+        assert hang_up.poll(30_000), "all clients are still connected"
         assert len(hang_up.poll(0)) < 6
         for client in clients:
             client.close()
 
 
-def test_T55_T110_connections_with_stalled_bodies_are_closed_and_their_bytes_kept(server: Running) -> None:
+def test_T55_T110_stalled_bodies_are_disconnected_and_their_bytes_kept(server: Running) -> None:
     before = len(server.record.read_text().splitlines())
     stalled = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(1500)
     clients = [server.connect(stalled) for _ in range(20)]
@@ -324,11 +324,11 @@ def test_T55_a_chunked_body_that_stalls_is_closed_too(server: Running) -> None:
     assert server.record.read_text().splitlines()[before:] == ["ConnectionResetError 3"]
 
 
-def test_T55_a_body_that_trickles_is_closed_and_a_slow_one_is_not(server: Running) -> None:
+def test_T55_a_trickling_body_is_disconnected_and_a_slow_one_is_not(server: Running) -> None:
     head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
 
     def trickle(client: socket.socket) -> None:
-        for _ in range(300):  # 500 bytes per second, for 30 seconds if it were let
+        for _ in range(300):  # 500 bytes per second; all of it would take 30 seconds
             client.sendall(bytes(50))
             time.sleep(0.1)
 
@@ -414,7 +414,7 @@ def workers(server: Running) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_clients_that_reset_their_connection_end_no_process(server: Running) -> None:
+def test_connection_resets_end_no_process(server: Running) -> None:
     before = workers(server)
     health, half, long = SMUGGLED.replace(b"hello", b"healthz"), SMUGGLED[:20], b"GET /" + b"a" * 70_000
     for request in (health, half, long, b"GET /\n\r\n", SMUGGLED):
@@ -442,7 +442,7 @@ def test_T34_a_stream_broken_midway_is_never_a_clean_short_answer(server: Runnin
     connection.close()
 
 
-def test_T109_sigterm_finishes_the_request_in_flight_and_takes_no_new_one(tmp_path: Path) -> None:
+def test_T109_sigterm_finishes_the_request_in_flight_and_accepts_no_new_one(tmp_path: Path) -> None:
     with serving(tmp_path) as running:
         with running.connect(), running.connect(b"GET /hello HTTP/1.1\r\n"):  # idle, and half a head
             client = running.connect(b"GET /slow?seconds=4 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -450,21 +450,23 @@ def test_T109_sigterm_finishes_the_request_in_flight_and_takes_no_new_one(tmp_pa
                 time.sleep(0.02)
             running.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(ConnectionError):
-                while True:  # until the signal is heard; whoever came before is answered
+                while True:  # until the signal takes effect; earlier requests are answered
                     assert running.ask(timeout=60)[0] == 200
-            assert not select.select([client], [], [], 0)[0], "no new request, but after the one in flight"
+            assert not select.select([client], [], [], 0)[0], (
+                "new requests are refused only after the one in flight ended"
+            )
             with client:
                 received = everything(client)
             assert b'{"slept":true}' in received
-            assert running.process.wait(15) == 0, "idle connections held it up"
+            assert running.process.wait(15) == 0, "idle connections delayed the stop"
 
 
 def test_T109_waiting_requests_get_503_when_the_server_stops(tmp_path: Path) -> None:
     with serving(tmp_path) as running:
         clients = [running.connect(b"GET /place?seconds=6 HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
-        while running.record.read_text() != "slow\n" * 2:  # half of the places, since all are nobody's
+        while running.record.read_text() != "slow\n" * 2:  # half of the slots, since the clients are anonymous
             time.sleep(0.02)
-        assert running.ask(timeout=5)[0] == 200, "a thread is kept for short requests"
+        assert running.ask(timeout=5)[0] == 200, "a thread is reserved for short requests"
         running.process.send_signal(signal.SIGTERM)
         answers: dict[socket.socket, int] = {}
         while len(answers) < len(clients):
@@ -475,7 +477,7 @@ def test_T109_waiting_requests_get_503_when_the_server_stops(tmp_path: Path) -> 
         assert running.process.wait(15) == 0
 
 
-def test_T109_two_stops_in_a_row_free_the_port(tmp_path: Path) -> None:
+def test_T109_a_stopped_server_frees_the_port(tmp_path: Path) -> None:
     with serving(tmp_path) as running:
         port = running.port
     with socket.socket() as again:

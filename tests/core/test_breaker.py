@@ -1,4 +1,4 @@
-"""When calls to the bucket or the database fail at once, and how many threads may wait for it."""
+"""The circuit breaker and the limit of waiting threads for calls to the bucket or the database."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_after_a_timeout_single_calls_probe_until_one_is_answered(clock: list[float]) -> None:
+def test_after_a_timeout_single_calls_probe_until_one_succeeds(clock: list[float]) -> None:
     line = CircuitBreaker()
     line.no_answer(line.before_call())
     for _ in range(3):
         with pytest.raises(CallRejected):
             line.before_call()
         clock[0] += breaker.OPEN_SECONDS
-        line.before_call()  # this one tries; nobody beside it
+        line.before_call()  # a single probe
     line.answered()
     line.before_call()
     line.before_call()
@@ -81,7 +81,7 @@ def test_a_call_waits_for_a_slot_while_others_end(monkeypatch: pytest.MonkeyPatc
     assert sorted(done) == list(range(50))
 
 
-def test_no_call_waits_for_a_slot_while_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_call_waits_for_a_slot_without_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "STALLED_SECONDS", 0.1)
     bulkhead = Bulkhead(1)
     with bulkhead.slot():

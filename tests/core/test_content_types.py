@@ -81,11 +81,11 @@ def test_T8_a_type_is_always_a_plain_header_value(mime: str) -> None:
         "image/tiff",
     ],
 )
-def test_T32_what_is_never_shown_inline(mime: str) -> None:
+def test_T32_types_never_shown_inline(mime: str) -> None:
     assert not may_inline(mime)
 
 
-def test_T32_what_may_be_shown_inline() -> None:
+def test_T32_types_that_may_be_shown_inline() -> None:
     for mime in (
         "image/png",
         "image/jpeg",
@@ -167,7 +167,7 @@ def test_T9_other_mismatches_are_stored_as_detected(extension: str, detected: st
         ("ts", "text/plain", "text/plain"),
     ],
 )
-def test_the_extension_decides_where_bytes_can_not(extension: str, detected: str, stored: str) -> None:
+def test_the_extension_decides_if_the_content_is_ambiguous(extension: str, detected: str, stored: str) -> None:
     assert resolve(extension, detected) == stored
 
 
@@ -224,7 +224,7 @@ def test_T10_rules_before_the_first_byte() -> None:
     rules = Rules(allowed=("pdf", "image/*"), denied=("image/gif",))
     rules.check_name("pdf")
     rules.check_name("pdf", "application/octet-stream")
-    rules.check_name("jpeg", "text/plain")  # a claim of another type is only a hint
+    rules.check_name("jpeg", "text/plain")  # the declared type is only a hint
     rules.check_name("", None)
     for extension, claimed in [
         ("exe", None),

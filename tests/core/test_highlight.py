@@ -51,11 +51,11 @@ def test_T82_without_its_marks_a_highlight_is_the_escaped_name(name: str, sought
         ("text", [], None),
     ],
 )
-def test_T82_a_line_of_a_text(content: str, needles: list[str], shown: str | None) -> None:
+def test_T82_the_highlighted_line_of_a_text(content: str, needles: list[str], shown: str | None) -> None:
     assert snippet(content, needles) == shown
 
 
-def test_a_line_is_short_whole_words_and_says_that_more_is_around() -> None:
+def test_a_line_is_short_and_has_whole_words_and_ellipses() -> None:
     shown = snippet("word " * 500 + "needle " + "word " * 500, ["needle"])
     assert shown is not None
     assert shown.startswith("… word") and shown.endswith("word …") and "<mark>needle</mark>" in shown
@@ -66,7 +66,7 @@ def test_a_line_is_short_whole_words_and_says_that_more_is_around() -> None:
     st.text(max_size=300),
     st.lists(st.text(st.characters(categories=("Ll", "Lo", "Nd")), min_size=1, max_size=4), max_size=4),
 )
-def test_T82_nothing_but_marks_is_markup_in_a_line(content: str, needles: list[str]) -> None:
+def test_T82_marks_are_the_only_markup_in_a_line(content: str, needles: list[str]) -> None:
     shown = snippet(content, needles)
     if shown is not None:
         assert not set("<>\"'") & set(re.sub("</?mark>", "", shown))

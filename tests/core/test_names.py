@@ -31,7 +31,7 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=400)
         (".htaccess", ".htaccess"),
         ("CON", "CON"),
         ("x.txt:ads", "x.txt:ads"),
-        ("%2e%2e%2fa", "%2e%2e%2fa"),  # decoding is done once, elsewhere
+        ("%2e%2e%2fa", "%2e%2e%2fa"),  # percent-decoding is done elsewhere
     ],
 )
 def test_T21_T25_names_are_cleaned(raw: str, clean: str) -> None:
@@ -90,7 +90,7 @@ def test_T21_the_cut_ends_at_a_character() -> None:
         ("a.jpg\u2024exe", "exe"),
     ],
 )
-def test_T10_the_extension_that_rules_apply_to(name: str, expected: str) -> None:
+def test_T10_the_extension_used_by_rules(name: str, expected: str) -> None:
     assert extension(name) == expected
 
 
@@ -113,7 +113,7 @@ def test_numbering_keeps_a_clean_name_clean(raw: str, n: int) -> None:
     assert clean_name(numbered(name, n)) == numbered(name, n)
 
 
-def test_names_that_are_equal() -> None:
+def test_equal_names() -> None:
     assert name_key("STRASSE") == name_key("straße")
     assert name_key("caf\u00e9") == name_key("CAFE\u0301")
     assert name_key("ﬁle") == name_key("FILE")

@@ -57,7 +57,7 @@ def test_T33_T16_ignored_ranges(header: str | None) -> None:
 
 
 @pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=" + "9" * 500 + "-"])
-def test_T33_past_the_end(header: str) -> None:
+def test_T33_a_range_past_the_end(header: str) -> None:
     with pytest.raises(RangeNotSatisfiable):
         parse_range(header, 100)
 

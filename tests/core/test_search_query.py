@@ -73,7 +73,7 @@ def test_T81_every_string_parses_into_few_storable_terms(text: str) -> None:
     for leaf in leaves:
         text = getattr(leaf, "text", getattr(leaf, "value", "x"))
         assert text.strip() and "\0" not in text
-        text.encode()  # no lone surrogate is left
+        text.encode()  # no lone surrogates
 
 
 @settings(max_examples=500)
@@ -143,7 +143,7 @@ def test_T81_length_and_terms_are_limited() -> None:
         ("after:2026-02", UploadedWithin(datetime(2026, 2, 1, tzinfo=UTC), None)),
         ("after:2026-02-03", UploadedWithin(datetime(2026, 2, 3, tzinfo=UTC), None)),
         ("after:2026-02-03T04:05:06+01:00", UploadedWithin(datetime(2026, 2, 3, 3, 5, 6, tzinfo=UTC), None)),
-        # What makes no sense as an operator is a word.
+        # Invalid operators are words.
         ("size:big", Term("size:big")),
         ("size:>", Term("size:>")),
         ("before:soon", Term("before:soon")),
@@ -156,7 +156,7 @@ def test_T81_length_and_terms_are_limited() -> None:
         ('a"b', Term('a"b')),
     ],
 )
-def test_one_leaf(text: str, leaf: Leaf) -> None:
+def test_one_term(text: str, leaf: Leaf) -> None:
     assert parse(text).groups == ((leaf,),)
 
 
@@ -174,7 +174,7 @@ def test_only_is_deleted_searches_the_trash() -> None:
     assert not parse("deleted").deleted
 
 
-def test_terms_that_names_are_searched_and_highlighted_by() -> None:
+def test_search_and_highlight_terms_of_names() -> None:
     assert [term.text for term in parse("cat -dog content:x name:y tag:z").terms] == ["cat", "y"]
 
 
@@ -191,5 +191,5 @@ def test_terms_that_names_are_searched_and_highlighted_by() -> None:
         (Term("%"), "%", (), None),
     ],
 )
-def test_terms_as_names_and_texts_have_them(term: Term, key: str, words: tuple[str, ...], token: str | None) -> None:
+def test_key_words_and_token_of_a_term(term: Term, key: str, words: tuple[str, ...], token: str | None) -> None:
     assert (term.key, term.words, term.token) == (key, words, token)

@@ -31,14 +31,14 @@ def test_words_of_a_text(text: str, found: list[str]) -> None:
 
 
 @given(ANY_TEXT, ANY_TEXT, st.text("東京都庁は新宿にありますประเทศ", min_size=1, max_size=6))
-def test_a_run_is_found_as_a_phrase_wherever_it_stands(before: str, behind: str, run: str) -> None:
+def test_a_run_is_found_as_a_phrase_at_any_position(before: str, behind: str, run: str) -> None:
     held = words(before + run + behind)
     sought = phrase(run)
     places = [held[at : at + len(sought)] for at in range(len(held))]
     assert sought in places or (len(run) == 1 and any(word.startswith(run) for word in held))
 
 
-def test_tokens_keep_what_was_split() -> None:
+def test_tokens_list_a_word_with_its_parts() -> None:
     assert list(tokens("Report2026 plan")) == [("report2026", ["report", "2026"]), ("plan", ["plan"])]
     assert parts("新宿駅 Report2026") == ["新宿駅", "report", "2026"]
 
@@ -64,7 +64,7 @@ def test_near_words(word: str, other: str, near: bool) -> None:
 
 
 @given(st.text("abcd", min_size=4, max_size=12), st.integers(0, 10))
-def test_a_swap_of_neighbours_is_always_near(word: str, at: int) -> None:
+def test_a_swap_of_adjacent_letters_is_always_near(word: str, at: int) -> None:
     at %= len(word) - 1
     assert is_near(word, word[:at] + word[at + 1] + word[at] + word[at + 2 :])
 

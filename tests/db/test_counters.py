@@ -79,7 +79,7 @@ def kept(db: Database, owner: str | None) -> dict[str, Any]:
 
 
 class Life:
-    """Random operations of one owner through the services; some are refused."""
+    """Random operations of one owner through the services. Some of them are refused."""
 
     def __init__(self, services: Services, owner: str, seed: int):
         self._services = services
@@ -162,7 +162,7 @@ class Life:
             self._services.folders.delete(self._alice, folder, recursive=True)
 
     def _check(self) -> None:
-        """Change status, and perhaps type, as a check of the bytes does."""
+        """Change the status, and perhaps the type, as a check of the bytes does."""
         with self._services.db.transaction() as tx:
             row = tx.execute(
                 "update files set status = 'processing' where id = %s returning id", [self._file()]
@@ -197,7 +197,7 @@ def test_T72_counters_equal_a_scan_after_concurrent_operations(services: Service
     for thread in threads:
         thread.start()
     seen = 0
-    while any(thread.is_alive() for thread in threads):  # every snapshot agrees, not only the last
+    while any(thread.is_alive() for thread in threads):  # every snapshot is consistent, not only the last
         assert differences(db) == []
         seen += 1
         time.sleep(0.02)
@@ -220,7 +220,7 @@ def test_T72_counters_equal_a_scan_after_concurrent_operations(services: Service
                 assert folders.get(tx, record.id) == record
 
 
-def test_totals_from_counters_equal_those_of_the_list(db: Database) -> None:
+def test_totals_from_counters_equal_list_totals(db: Database) -> None:
     with db.transaction() as tx:
         top = folders.create(tx, "alice", name="top", description="", parent_id=None)
         low = folders.create(tx, "alice", name="low", description="", parent_id=top)
@@ -264,7 +264,7 @@ def test_totals_from_counters_equal_those_of_the_list(db: Database) -> None:
                 assert file_lists.total(tx, wanted) == len(items), (owner, kind)
 
 
-def test_counters_are_right_after_a_folder_row_is_deleted(db: Database) -> None:
+def test_counters_are_correct_after_a_folder_row_is_deleted(db: Database) -> None:
     """The foreign key moves its files to the root, and the counters follow."""
     with db.transaction() as tx:
         folder = folders.create(tx, "alice", name="f", description="", parent_id=None)
@@ -307,7 +307,7 @@ def test_a_download_updates_no_counter(db: Database) -> None:
         assert versions(tx) != before
 
 
-def test_T101_counters_are_right_after_a_process_was_killed(db: Database, database_url: str) -> None:
+def test_T101_counters_are_correct_after_a_process_was_killed(db: Database, database_url: str) -> None:
     """One process dies with uncommitted work, another between commits."""
     script = textwrap.dedent(
         """

@@ -1,4 +1,4 @@
-"""T84: pages by keyset neither skip nor repeat rows, for all sorts, filters and ways to find them."""
+"""T84: keyset pages neither skip nor repeat rows, for all sorts, filters and query plans."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from o returning id
 
 
 def add(tx: Tx, owner: str, chosen: random.Random, folder: int | None = None) -> UUID:
-    """A file whose sort values equal those of many others, so that ids decide; some were never accessed."""
+    """Add a file whose sort values equal those of many others, so that ids decide. Some files were never accessed."""
     mime_type, file_type = chosen.choice(TYPES)
     row = tx.execute(
         _ADD,
@@ -99,12 +99,12 @@ def value(file: Any, sort: str) -> Any:
     everybody=st.booleans(),
     expected=st.sampled_from([None, 0, 1_000_000]),
 )
-def test_T84_pages_neither_skip_nor_repeat_while_files_come_and_go(
+def test_T84_pages_neither_skip_nor_repeat_during_uploads_and_purges(
     db: Database, seed: int, sort: str, number: int, limit: int, everybody: bool, expected: int | None
 ) -> None:
     chosen, owner = random.Random(seed), uuid4().hex
     with db.connection() as tx:
-        if everybody:  # lists of everybody's files must not include those of earlier examples
+        if everybody:  # lists of all owners' files must not include files of earlier examples
             tx.execute("delete from files")
         folder = folders.create(tx, owner, name="f", description="", parent_id=None)
         owners = [owner, owner, f"{owner}-2"]
@@ -136,7 +136,7 @@ def test_T84_pages_neither_skip_nor_repeat_while_files_come_and_go(
 
 
 @pytest.mark.parametrize("everybody", [False, True])
-def test_all_three_ways_give_the_same_rows(db: Database, everybody: bool) -> None:
+def test_all_three_query_plans_return_the_same_rows(db: Database, everybody: bool) -> None:
     chosen = random.Random(11)
     with db.connection() as tx:
         folder = folders.create(tx, "alice", name="f", description="", parent_id=None)

@@ -1,4 +1,4 @@
-"""The rules of the tree, as named constraints, and its counts."""
+"""The rules of the folder tree, as named constraints, and its counts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_concurrent_moves_make_no_cycle(db: Database) -> None:
                 folders.update(tx, folder, name=None, description=None, parent_id=parent, set_parent=True)
                 if moved is not None:
                     moved.set()
-                    other.join(0.5)  # commit only when the other has had time to start
+                    other.join(0.5)  # give the other move time to start before the commit
         except psycopg.errors.CheckViolation as error:
             errors.append(error.diag.constraint_name)
 

@@ -14,7 +14,7 @@ def enqueued(db: Database, owners: str, *, priority: int = 0, task: str = "work"
 
 
 def taken(db: Database, count: int) -> str:
-    """The owners of the next jobs, fetched and finished as a worker does."""
+    """Fetch and finish the next jobs as a worker does; return their owners."""
     found = ""
     with db.connection() as tx:
         row = tx.execute("select procrastinate_register_worker_v1()").fetchone()
@@ -36,7 +36,7 @@ def test_owners_take_turns(db: Database) -> None:
     assert taken(db, 9) == "abcabaaaa"
 
 
-def test_a_late_owner_starts_at_the_head_but_does_not_overtake_for_ever(db: Database) -> None:
+def test_a_new_owner_starts_at_the_head_but_does_not_starve_others(db: Database) -> None:
     enqueued(db, "aaaaaaaa")
     assert taken(db, 4) == "aaaa"
     enqueued(db, "bbbb")

@@ -20,7 +20,7 @@ Upgrade = Callable[[str], psycopg.Connection[Any]]
 
 @pytest.fixture
 def upgrade(postgres_server: Postgres) -> Upgrade:
-    """Migrates an empty database to a revision, or on to a later one, and connects to it."""
+    """Migrate a new database to a revision, or continue to a later one, and connect to it."""
     _admin(
         postgres_server,
         "drop database if exists gateway_migrated with (force)",
@@ -51,7 +51,7 @@ def test_T123_T134_migration_0012_clears_folders_of_other_owners(upgrade: Upgrad
     assert found == [("alice1", 1, True), ("alice2", None, False), ("bob1", None, False), ("bob2", 2, True)]
 
 
-def test_migration_0015_keeps_rows_and_counts_on(upgrade: Upgrade) -> None:
+def test_migration_0015_keeps_rows_and_counters(upgrade: Upgrade) -> None:
     objects = "insert into objects (object_key, owner_id, size, etag, content_type) values (%s, 'alice', 5, 'e', 'image/jpeg')"
     files = (
         "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"

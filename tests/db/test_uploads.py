@@ -13,7 +13,7 @@ from db.uploads import NewUpload
 
 
 def test_concurrent_uploads_of_one_session_do_not_deadlock(db: Database) -> None:
-    """Admission once locked the owner's usage before the session, and publication the session first: a deadlock, and a 503."""
+    """Admission and publication once locked the owner's usage and the session in opposite orders, which deadlocked (503)."""
 
     def upload(number: int) -> bool:
         key = f"files/{uuid4().hex}"

@@ -1,7 +1,7 @@
-"""A running gateway (server and worker as processes of their own), a bucket, and a page on a third origin.
+"""A running gateway (server and worker processes), a bucket, and a page on a third origin.
 
-Everything is on loopback ports. What a machine lacks is named in one line: skipped there, a failure where
-GATEWAY_TESTS_STRICT=1 says that nothing may be missing."""
+Everything listens on loopback ports. If a program is missing, the tests that need it are skipped, or fail if
+GATEWAY_TESTS_STRICT=1."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ pytest.register_assert_rewrite("tests.e2e.tus_run")
 
 UPPY = Path(__file__).parent / "uppy"
 PACKAGES = {"chromium": "chromium", "npm": "npm", "node": "nodejs", "curl": "curl"}  # program -> Debian package
-PATIENCE = 60.0  # seconds until a file must be ready; usually one to four
+PATIENCE = 60.0  # seconds until a file must be ready; it usually takes one to four
 
 
 def needs(program: str) -> str:
@@ -112,7 +112,7 @@ class Owner:
         return list(files)
 
     def nothing_left(self, *, files: int = 0) -> None:
-        """No object without a file, no parts, no reserved quota. The last steps may follow the answer by a moment."""
+        """Wait until there is no object without a file, no part and no reserved quota. Cleanup may end after the answer."""
         nothing: tuple[int, list[str], list[str], list[int]] = (files, [], [], [])
         deadline = time.monotonic() + 10
         while (left := self._left()) != nothing and time.monotonic() < deadline:
@@ -247,7 +247,7 @@ def page_server(directory: Path) -> Iterator[str]:
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def copyfile(self, source: Any, outputfile: Any) -> None:
-        with contextlib.suppress(ConnectionError):  # a page that was left while it loaded
+        with contextlib.suppress(ConnectionError):  # the browser left the page while it loaded
             super().copyfile(source, outputfile)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -292,7 +292,7 @@ def packages(source: Path, name: str, build: Callable[[Path], None] | None = Non
     target = ROOT / ".venv" / f"{name}-{digest}"
     target.mkdir(parents=True, exist_ok=True)
     with (target / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may come at once
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may install at the same time
         if not (target / "complete").exists():
             for file in files:
                 shutil.copy(file, target)
@@ -318,7 +318,7 @@ def _run(command: list[str], directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """For one module at a time: while Playwright runs in this thread nothing else can run an event loop in it."""
+    """One per module: while Playwright runs in this thread, nothing else can run an event loop in it."""
     chromium = needs("chromium")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -327,7 +327,7 @@ def browser() -> Iterator[Any]:
 
 
 def _tell(request: Any) -> None:
-    """Shown by pytest if the test fails."""
+    """Print what pytest shows if the test fails."""
     print(request.failure, request.method, request.url.partition("?")[0])
 
 
@@ -343,7 +343,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 def made(directory: Path, name: str, size: int) -> Path:
-    """Text, so that no other type is detected by chance; no two parts are equal."""
+    """Write a text file, so that no other type is detected by chance. No two parts are equal."""
     path = directory / name
     path.write_bytes((os.urandom(size // 2 + 1).hex().encode() + b"\n")[:size])
     return path

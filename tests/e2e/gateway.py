@@ -1,9 +1,9 @@
-"""A gateway for resumable uploads: two web processes and a worker, which a test may kill and start again, between two
-proxies that misbehave when they are told to:
+"""A gateway for resumable uploads: two web processes and a worker, which a test may kill and restart, between two
+proxies that can inject faults:
 
     client -- front (PUBLIC_URL) -- gateway -- back (S3_ENDPOINT) -- bucket
 
-The worker, and what a test looks with, reach the bucket directly."""
+The worker and the checks of a test connect to the bucket directly."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ class Gateway(Live):
         self.process.wait(10)
 
     def empty(self) -> None:
-        """Empty the bucket, whatever the database says."""
+        """Empty the bucket without regard to the database."""
         for info in list(self.store.list_objects("")):
             self.store.delete(info.key)
         for ref in list(self.store.list_multiparts("")):
             self.store.abort_multipart(ref)
 
     def janitor(self) -> None:
-        """One run of the janitor, as the command does it."""
+        """Run the janitor once, with its command."""
         values: dict[str, Any] = {name.lower(): value for name, value in self.environ.items()}
         services = wire(Settings(_env_file=None, **{**values, "s3_endpoint": self.direct_s3}))
         try:
@@ -91,7 +91,7 @@ class Gateway(Live):
 
 @contextlib.contextmanager
 def running(directory: Path, admin_url: str, template: str, server: S3Server) -> Iterator[Gateway]:
-    """Started on a database cloned from ``template`` and a bucket of its own on ``server``."""
+    """Start a gateway with a database cloned from ``template`` and its own bucket on ``server``."""
     database, port = "gateway_tus", free_port()
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(f"drop database if exists {database} with (force)")
@@ -144,13 +144,13 @@ def running(directory: Path, admin_url: str, template: str, server: S3Server) ->
 
 
 def all_written(owner: Owner) -> None:
-    """Wait until no request writes to an upload of the owner: one that was cut may still store bytes."""
+    """Wait until no request writes to an upload of the owner: an interrupted one may still store bytes."""
     deadline = time.monotonic() + 60
     while owner.live.sql(
         "select from resumable_uploads join uploads on id = upload_id where owner_id = %s and leased_until > now()",
         owner.name,
     ):
-        assert time.monotonic() < deadline, "one is still being written"
+        assert time.monotonic() < deadline, "a request is still writing"
         time.sleep(0.02)
 
 

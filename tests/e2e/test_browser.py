@@ -1,7 +1,7 @@
-"""The browser's ways in, in a real Chromium, on another origin than the gateway and the bucket.
+"""Uploads by a real Chromium, from another origin than the gateway and the bucket.
 
-The plain page of examples/ and the unmodified plugin, versions 6 and 5, in each of its modes. While a request is held
-Playwright answers preflights by itself, so that CORS is proved by the first test alone, where nothing is."""
+Clients are the plain page of examples/ and the unmodified plugin, versions 6 and 5, in each mode. While a request is held,
+Playwright answers preflights itself, so only the first test, which holds none, proves CORS."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def film(tmp_path: Path, client: Client) -> Path:
 
 
 class Held:
-    """Matching requests wait, from the first on, until they are released."""
+    """Holds all matching requests until they are released."""
 
     def __init__(self, page: Any, pattern: str):
         self.page, self.pattern = page, re.compile(pattern)
@@ -159,7 +159,7 @@ class Held:
         raise AssertionError(f"no request for {self.pattern.pattern}")
 
     def let_go(self, error: str) -> None:
-        """End waiting requests with this error, unless the page has ended them; later ones pass."""
+        """Fail the held requests with this error, unless the page has ended them; later requests pass."""
         for route in self.routes:
             with contextlib.suppress(Error):
                 route.abort(error)
@@ -169,7 +169,7 @@ class Held:
 SECOND_PART = r"[?&]partNumber=2(&|$)"
 
 
-def test_single_files_one_empty_one_japanese(client: Client, owner: Owner, tmp_path: Path) -> None:
+def test_single_files_including_an_empty_one_and_a_japanese_name(client: Client, owner: Owner, tmp_path: Path) -> None:
     paths = [made(tmp_path, "single.txt", MIB), made(tmp_path, "empty.txt", 0), made(tmp_path, "写真 (最終).txt", 1000)]
     client.choose(*paths)
     client.finished(*paths)
@@ -187,8 +187,8 @@ def test_multipart_with_a_japanese_name(client: Client, owner: Owner, tmp_path: 
         assert client.events("success")[0]["url"] == file["links"]["self"]
 
 
-def test_T135_six_files_at_once_within_a_quota(client: Client, owner: Owner, tmp_path: Path) -> None:
-    """The quota is little more than these six. Version 6 declares no size: the reservation grows with the bytes."""
+def test_T135_six_concurrent_files_fit_the_quota(client: Client, owner: Owner, tmp_path: Path) -> None:
+    """The quota is slightly larger than the six files. Version 6 declares no size: the reservation grows with the bytes."""
     sizes = [2 * client.part_size + MIB, 2 * client.part_size + MIB, 1000, 2000, MIB, 0]
     paths = [made(tmp_path, f"file {number}.txt", size) for number, size in enumerate(sizes)]
     owner.live.sql(
@@ -214,10 +214,10 @@ def test_pause_and_resume(client: Client, owner: Owner, page: Any, film: Path) -
     client.resume()
     client.finished(film)
     owner.ready(film)
-    assert sent.count("1") == 1  # what was there was not sent again
+    assert sent.count("1") == 1  # the stored part was not sent again
 
 
-def test_reload_in_the_middle_and_resume(client: Client, owner: Owner, page: Any, film: Path) -> None:
+def test_resume_after_a_reload(client: Client, owner: Owner, page: Any, film: Path) -> None:
     sent = parts_sent(page)
     second = Held(page, SECOND_PART)
     client.choose(film)
@@ -241,7 +241,7 @@ def test_abort(client: Client, owner: Owner, page: Any, film: Path) -> None:
     owner.nothing_left()
 
 
-def test_network_cut(client: Client, owner: Owner, page: Any, film: Path) -> None:
+def test_resume_after_a_network_failure(client: Client, owner: Owner, page: Any, film: Path) -> None:
     sent = parts_sent(page)
     second = Held(page, SECOND_PART)
     client.choose(film)
@@ -257,9 +257,9 @@ def test_network_cut(client: Client, owner: Owner, page: Any, film: Path) -> Non
     assert sent.count("1") == 1
 
 
-def test_T44_the_answer_to_complete_is_lost(client: Client, owner: Owner, page: Any, film: Path) -> None:
+def test_T44_a_lost_answer_to_complete(client: Client, owner: Owner, page: Any, film: Path) -> None:
     if isinstance(client, Uppy) and client.client == "5 companion":
-        pytest.skip("version 5 aborts after an error and begins anew: two files, as it wants")
+        pytest.skip("version 5 aborts after an error and starts a new upload, so two files are correct")
     answers: list[int] = []
 
     def lose(route: Any) -> None:
@@ -278,18 +278,18 @@ def test_T44_the_answer_to_complete_is_lost(client: Client, owner: Owner, page: 
 
 
 def goes_on(client: Client, page: Any) -> None:
-    """By itself or, if the client gave up, when its user retries."""
+    """Wait until the client continues by itself or, if it gave up, after a retry by the user."""
     for _ in range(200):
         page.wait_for_timeout(100)
         if client.state() == "failed":
-            page.wait_for_timeout(500)  # nobody is quicker; Uppy tells of a failure twice, the second time later
+            page.wait_for_timeout(500)  # as slow as a user; Uppy reports a failure twice, the second time later
             client.retry()
         if client.state():
             return
 
 
 def parts_sent(page: Any) -> list[str]:
-    """The numbers of the parts whose PUT the bucket accepted, in order of the answers."""
+    """The numbers of the parts that the bucket accepted, in order of the answers."""
     sent: list[str] = []
 
     def note(response: Any) -> None:
@@ -302,7 +302,7 @@ def parts_sent(page: Any) -> list[str]:
 
 
 def first_part_is_there(page: Any, sent: list[str]) -> None:
-    """Version 5 sends two parts at once: wait for the other before the fault."""
+    """Wait for the first part before the fault: version 5 sends two parts at once."""
     for _ in range(300):
         if "1" in sent:
             return

@@ -1,4 +1,4 @@
-"""examples/, as they are given to users. examples/plain.html is the plain client of test_browser.py."""
+"""The examples/ for users. The plain client of test_browser.py tests examples/plain.html."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Unmodified tus clients, tus-js-client in node and tuspy, against a running gateway: every extension that they speak, and
-what they do when the network breaks. Whatever the way, the file's SHA-256 is right in the end and nothing is left over."""
+"""Unmodified tus clients, tus-js-client in node and tuspy, against a running gateway: every extension that they
+support, and network failures. In the end the file's SHA-256 is always correct and nothing is left over."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _fresh(gateway: Gateway) -> None:
-    """A network without faults and an empty bucket, whatever the previous test left."""
+    """Remove the faults and the objects that the previous test left."""
     gateway.front.heal()
     gateway.back.heal()
     gateway.empty()
@@ -57,7 +57,7 @@ class Job:
 
     def __init__(self, output: str):
         events = [json.loads(line) for line in output.splitlines()]
-        assert events, "the client said nothing"
+        assert events, "the client printed nothing"
         self.end = events[-1]
         self.answers = [event for event in events if event["event"] == "response"]
 
@@ -148,7 +148,9 @@ def test_js_sizes_at_part_boundaries(
 
 
 @pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
-def test_js_metadata_reaches_the_file(protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path) -> None:
+def test_js_metadata_is_stored_with_the_file(
+    protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
+) -> None:
     folder = owner.client.post("/api/folders", json={"name": "Pläne"}).json["id"]
     path = made(tmp_path, UNICODE, 1000)
     metadata = {
@@ -180,7 +182,8 @@ def test_js_with_an_upload_token(
         options |= {"endpoint": made_token["endpoints"]["tus"], "headers": {}}
     job = tus_js(owner, path, bearer=made_token["token"], options=options).succeeded()
     if place == "path":
-        assert job.url.startswith(made_token["endpoints"]["tus"])  # or the client could not go on without a header
+        # The client sends no token header, so the URL must contain the token.
+        assert job.url.startswith(made_token["endpoints"]["tus"])
     owner.ready(path)
     large = made(tmp_path, "too-large.txt", 7 * MIB + 1)
     refused = tus_js(owner, large, bearer=made_token["token"], options=options)
@@ -192,7 +195,7 @@ def test_js_with_an_upload_token(
 @pytest.mark.parametrize(
     ("action", "protocol"), [("cut", "tus-v1"), ("reset", "tus-v1"), ("cut", IETF[0]), ("reset", IETF[1])]
 )
-def test_js_resumes_after_a_cut(
+def test_js_resumes_after_a_lost_connection(
     action: Any, protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
     path = made(tmp_path, "cut.txt", 9 * MIB + 5)
@@ -200,7 +203,7 @@ def test_js_resumes_after_a_cut(
     job = tus_js(owner, path, options={"protocol": protocol}).succeeded()
     assert gateway.front.struck >= 1
     assert 200 in job.statuses("HEAD") or 204 in job.statuses("HEAD")
-    assert job.statuses("POST") == [201]  # it went on, and did not begin anew
+    assert job.statuses("POST") == [201]  # it continued and did not start again
     gateway.janitor()
     owner.ready(path)
 
@@ -339,7 +342,7 @@ def test_py_with_an_upload_token(place: str, gateway: Gateway, owner: Owner, tmp
     owner.ready(path)
 
 
-def test_py_resumes_after_a_cut(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
+def test_py_resumes_after_a_lost_connection(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
     path = made(tmp_path, "cut.txt", 9 * MIB + 5)
     gateway.front.arm(Fault("reset", after=4 * MIB + 11))
     uploader = tuspy(gateway, owner.key).uploader(
@@ -380,7 +383,7 @@ def test_T58_py_gets_an_error_for_an_expired_upload(gateway: Gateway, owner: Own
     owner.nothing_left()
 
 
-# -- what no library sends: the draft as URLSession speaks it ----------------------------------------------------------
+# -- requests that no library sends: the draft as URLSession uses it ---------------------------------------------------
 
 
 def tus_headers(owner: Owner) -> dict[str, str]:
@@ -414,7 +417,7 @@ def urlsession(version: int, gateway: Gateway, owner: Owner, path: Path, **heade
 
 
 @pytest.mark.parametrize("version", [3, 4, 5, 6, 7, 8, 9])
-def test_ietf_104_comes_before_the_body_and_a_cut_post_is_resumed(
+def test_ietf_104_precedes_the_body_and_an_interrupted_post_resumes(
     version: int, gateway: Gateway, owner: Owner, tmp_path: Path
 ) -> None:
     path = made(tmp_path, "session.txt", 7 * MIB + 3)
@@ -427,7 +430,7 @@ def test_ietf_104_comes_before_the_body_and_a_cut_post_is_resumed(
     assert location.startswith(gateway.tus)
     post.send(content[: 3 * MIB + 77])
     post.cut("fin")
-    all_written(owner)  # what is asked for while it is still arriving may be given up
+    all_written(owner)  # a HEAD while bytes are arriving may end the request that writes them
 
     def offset() -> Answer:
         return exchange("HEAD", location, draft_headers(owner, version))
@@ -469,7 +472,7 @@ def test_ietf_one_post_without_faults(version: int, gateway: Gateway, owner: Own
 
 @pytest.mark.parametrize("version", ["", "2", "99", "six"])
 def test_ietf_no_104_to_clients_of_other_versions(version: str, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    """To a client that does not know this 104 it could be a protocol error."""
+    """A client that does not know this 104 could treat it as a protocol error."""
     path = made(tmp_path, "plain.txt", 1000)
     headers = {
         "Authorization": f"Bearer {owner.key}",
@@ -515,7 +518,7 @@ def test_ietf_curl_accepts_a_104_while_it_sends_the_body(
 
 
 def test_ietf_digests_are_verified(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    """A body's digest at once; the file's when the worker reads it back, as every declared SHA-256."""
+    """The digest of a body is verified at once; that of the file when the worker reads it, like every declared SHA-256."""
     path = made(tmp_path, "digest.txt", 5000)
     right = base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
     wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
@@ -529,7 +532,7 @@ def test_ietf_digests_are_verified(gateway: Gateway, owner: Owner, tmp_path: Pat
     post = urlsession(8, gateway, owner, path, **digests)
     post.send(path.read_bytes())
     assert post.answer().status in (200, 201)
-    expire(owner)  # what the refused ones left to be tried again
+    expire(owner)  # uploads that the refused requests left for a retry
     gateway.janitor()
     ready_or_rejected(owner, path)
 
@@ -547,7 +550,7 @@ def ready_or_rejected(owner: Owner, path: Path) -> None:
 
 
 def settled(head: Callable[[], Answer], seconds: float = 60.0) -> Answer:
-    """Repeat HEAD while the request that was cut still holds the upload (423, or 409 for drafts)."""
+    """Repeat HEAD while the interrupted request still holds the upload (423, or 409 for drafts)."""
     deadline = time.monotonic() + seconds
     while (answer := head()).status in (409, 423, 503) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -1,11 +1,11 @@
-"""Random sequences of what clients, networks, buckets and operators do to resumable uploads.
+"""Random sequences of events for resumable uploads, by clients, networks, buckets and operators.
 
-After each the promise is held against what is there: a finished file has the right SHA-256, an unfinished upload says
-where it stands (and can be finished from there), an acknowledged offset never goes back, and after one run of the janitor
-nothing is left of what nobody finished.
+Each test checks the invariants: a finished file has the correct SHA-256, an unfinished upload reports its offset and can
+be continued from there, an acknowledged offset never decreases, and one run of the janitor removes everything that
+abandoned uploads left.
 
-The everyday run takes a few sequences, always the same. ``TUS_SEQUENCES=500 pytest -s tests/e2e/test_tus_sequences.py`` takes
-500 new ones (``--hypothesis-seed=N`` the same again); what one did is noted at its failure."""
+By default a few sequences run, always the same. ``TUS_SEQUENCES=500 pytest -s tests/e2e/test_tus_sequences.py`` runs 500 new
+ones (``--hypothesis-seed=N`` repeats them). A failure shows the steps of its sequence."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MANY = int(os.environ.get("TUS_SEQUENCES", "0"))
 COUNT = MANY or 8
 
 
-def test_T101_killed_while_the_file_is_completed(gateway: Gateway) -> None:
-    """Its client sees a complete upload. It is `completing` until the claim expires; then the worker completes it."""
+def test_T101_a_crash_during_completion(gateway: Gateway) -> None:
+    """The client sees a complete upload. It is `completing` until the lease expires; then the worker completes it."""
     one = Run(gateway, gateway.owner())
     one.create(Create(1000))
     [upload] = one.uploads
     with psycopg.connect(gateway.database_url) as names:
-        lock_names(names, one.owner.name, None)  # type: ignore[arg-type]  # what the file's publication waits for
+        lock_names(names, one.owner.name, None)  # type: ignore[arg-type]  # blocks the publication of the file
         request, _, body = one.open_patch(upload, upload.total)
         request.send(body)
         upload.sent = upload.total
@@ -58,20 +58,20 @@ ran: Counter[str] = Counter()
 
 
 @pytest.mark.timeout(600 + 60 * COUNT)
-def test_T53_T54_random_sequences_keep_every_promise(gateway: Gateway) -> None:
+def test_T53_T54_random_sequences_keep_the_invariants(gateway: Gateway) -> None:
     @settings(
         max_examples=COUNT,
         derandomize=not MANY,
         deadline=None,
         database=None,
-        phases=[Phase.generate],  # no shrinking: each try is real traffic, and timing is part of it
+        phases=[Phase.generate],  # no shrinking: runs are slow and depend on timing
         suppress_health_check=list(HealthCheck),
         print_blob=False,
     )
     @given(sequences)
     def run(sequence: list[Any]) -> None:
         if gateway.process is None or gateway.process.poll() is not None:
-            gateway.serve()  # the sequence before failed between a kill and the restart
+            gateway.serve()  # the previous sequence failed between a kill and the restart
         one = Run(gateway, gateway.owner())
         begun = time.monotonic()
         try:
@@ -81,7 +81,7 @@ def test_T53_T54_random_sequences_keep_every_promise(gateway: Gateway) -> None:
             one.finish()
         except BaseException as error:
             error.add_note("\n".join(one.trace))
-            gateway.empty()  # what it left would be found, and told, by the next: it is tried again for the report
+            gateway.empty()  # Hypothesis repeats the sequence for its report
             raise
         finally:
             gateway.back.heal()

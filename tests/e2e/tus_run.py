@@ -31,12 +31,12 @@ from tests.e2e.tus_steps import (
 from tests.e2e.wire import Answer, Request, chunked, exchange
 from tests.fault_proxy import Fault
 
-PATIENCE = 60.0  # seconds until an upload must be free again, whatever became of its last writer
-CLAIM = 120.0  # seconds until there must be a file whose maker may have been killed; its claim holds for 60
-CONTENT = hashlib.shake_256(b"tus").digest(9 * MIB).hex().encode()  # text, and no two parts of it alike
+PATIENCE = 60.0  # seconds until the lease of an interrupted writer must have ended
+CLAIM = 120.0  # seconds until the file must exist; the lease of a killed process lasts 60
+CONTENT = hashlib.shake_256(b"tus").digest(9 * MIB).hex().encode()  # text without equal parts
 
 
-# -- the uploads as their clients see them -----------------------------------------------------------------------------
+# -- uploads as their clients see them ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -47,10 +47,10 @@ class Upload:
     url: str = ""
     acknowledged: int = 0  # the highest offset that any answer gave
     sent: int = 0  # no offset may be above this
-    sure: bool = False  # the last answer said where the upload stands
+    sure: bool = False  # the last answer reported the offset
     declared: bool = False  # the gateway knows the length
-    cut: bool = False  # a request that its client left may still be on its way to the gateway, and count
-    state: str = "open"  # done, gone
+    cut: bool = False  # bytes of an interrupted request may still arrive
+    state: str = "open"  # or "done", "gone"
     file_id: str | None = None
 
     @property
@@ -139,7 +139,7 @@ class Run:
     def acknowledge(self, upload: Upload, answer: Answer, exactly: int | None = None) -> None:
         offset = int(answer.headers["upload-offset"])
         assert upload.acknowledged <= offset <= upload.sent, (
-            "the offset went back, or ahead of what was sent",
+            "the offset decreased, or exceeds the bytes sent",
             upload,
             answer,
         )
@@ -149,7 +149,7 @@ class Run:
             upload.state, upload.file_id = "done", answer.headers["upload-file-id"]
 
     def look(self, upload: Upload) -> Answer:
-        """HEAD, repeated while a writer that was cut or killed still holds the upload."""
+        """Repeat HEAD while an interrupted or killed writer still holds the upload."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -166,7 +166,7 @@ class Run:
             assert "upload-offset" not in answer.headers, answer
             return answer
         if upload.state == "done" and answer.status in (404, 410):
-            return answer  # a finished upload was terminated; its file is looked at in the end
+            return answer  # a finished upload was terminated; its file is checked in the end
         assert answer.status in (200, 204), answer
         assert answer.headers["cache-control"] == "no-store", answer
         self.acknowledge(upload, answer)
@@ -188,7 +188,7 @@ class Run:
     def open_patch(
         self, upload: Upload, size: int, *, declare: bool = False, more: dict[str, str] | None = None
     ) -> tuple[Request, int, memoryview]:
-        """Send the head of a PATCH at the upload's offset; the offset and the body."""
+        """Send the head of a PATCH at the upload's offset; return the request, the offset and the body."""
         if not upload.sure:
             self.look(upload)
         at = upload.acknowledged
@@ -207,7 +207,7 @@ class Run:
     # -- steps --
 
     def on_patch(self, upload: Upload, step: Patch) -> None:
-        """Without faults a PATCH is accepted whole; it may only have to wait for its predecessor."""
+        """Without faults a PATCH is accepted completely; it may only have to wait for the previous one."""
         if upload.state != "open":
             self.look(upload)
             return
@@ -291,7 +291,7 @@ class Run:
         answer = exchange("PATCH", upload.url, headers, body)
         self.note(f"stale PATCH at {wrong}", answer)
         before = upload.acknowledged
-        # Beyond the end two things are wrong at once.
+        # An offset beyond the end is wrong in two ways.
         assert answer.status in ((409, 423) if wrong <= upload.total else (400, 409, 413, 423)), answer
         self.look(upload)
         assert upload.cut or upload.acknowledged == before
@@ -331,7 +331,7 @@ class Run:
                 assert answer.status in (403, 409, 410, 423), answer
         assert any(answers), "neither writer was answered"
         self.look(upload)
-        assert upload.acknowledged >= highest, "an acknowledged offset was taken back"
+        assert upload.acknowledged >= highest, "an acknowledged offset decreased"
 
     def on_stalled(self, upload: Upload, step: Stalled) -> None:
         request, at, body = self.ready_to_write(upload, step.size)
@@ -341,7 +341,7 @@ class Run:
         time.sleep(0.2)
         self.look(upload)
         self.on_patch(upload, Patch(step.which, MIB))
-        request.send(body[step.at :])  # the sleeper goes on at its old place: the same bytes, but not its turn
+        request.send(body[step.at :])  # the stalled writer continues at its old offset, without the lease
         upload.sent = max(upload.sent, at + len(body))
         answer = None
         with contextlib.suppress(OSError):
@@ -369,7 +369,7 @@ class Run:
         action, after, direction, times = step.fault
         struck = self.gateway.back.struck
         self.gateway.back.arm(Fault(action, after, direction, times=times))  # type: ignore[arg-type]
-        healing = threading.Timer(1.0, self.gateway.back.heal)  # no stall lasts longer
+        healing = threading.Timer(1.0, self.gateway.back.heal)  # the longest stall
         healing.start()
         answer = None
         upload.sent = max(upload.sent, at + len(body))
@@ -401,7 +401,7 @@ class Run:
     def on_expire(self, upload: Upload, step: Expire) -> None:
         if upload.state != "open":
             return
-        self.look(upload)  # nobody holds it any more
+        self.look(upload)  # waits until no request holds the upload
         if upload.state == "open":
             self.gateway.sql(
                 "update uploads set expires_at = now() - interval '1 minute' where id::text = %s returning id",
@@ -447,7 +447,7 @@ class Run:
             self.owner.name,
         )
         self.gateway.janitor()
-        deadline = time.monotonic() + PATIENCE  # the worker may be between an object and its row's end
+        deadline = time.monotonic() + PATIENCE  # the worker may be between deleting an object and updating its row
         while (left := self.left()) != (expected, [], [], [], []):
             assert time.monotonic() < deadline, ("left: files, keys, multiparts, reservations, uploads", left)
             time.sleep(0.1)
@@ -475,14 +475,14 @@ class Run:
             assert again.status == 403, again
 
     def wait_for_file(self, upload: Upload) -> None:
-        """Every byte is there, but whoever was making a file of them may have been killed, or met a fault: then another
-        does when its claim has passed."""
+        """All bytes are stored. If the process that completes the upload was killed or failed, another one completes it after
+        the lease."""
         deadline = time.monotonic() + CLAIM
         while upload.file_id is None:
             shown = self.shown(upload)
             upload.file_id = shown["file_id"]
             assert upload.file_id or shown["status"] in ("uploading", "completing"), shown
-            assert time.monotonic() < deadline, ("nobody made a file of it", shown)
+            assert time.monotonic() < deadline, ("the upload was not completed", shown)
             time.sleep(0.1)
 
     def compare(self, upload: Upload) -> None:
@@ -506,9 +506,9 @@ class Run:
         assert hashlib.sha256(stored.body).hexdigest() == sha
 
     def left(self) -> tuple[int, list[str], list[str], list[int], list[str]]:
-        """Files of the owner; what is in the bucket without a file; multiparts; quota held; uploads not cleaned."""
+        """Number of files of the owner; objects without a file; multiparts; reserved quota; uploads not cleaned."""
         look = self.gateway
-        # In this order: what a worker writes meanwhile has its row before its first byte.
+        # Objects before rows: a worker adds the row before it writes the object.
         present = {info.key for info in look.store.list_objects("")}
         wanted = look.sql(
             "select object_key from objects union all select preview_path from file_previews"

@@ -11,7 +11,7 @@ SIZES = [0, 1, 1000, 64 * KIB + 1, MIB, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 8 * M
 TOTALS = [0, 1, 1000, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 8 * MIB, 8 * MIB + 1, 10 * MIB + 5, 16 * MIB + 1]
 
 
-# -- what may happen ---------------------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Create:
     total: int
     draft: int | None = None
     deferred: bool = False
-    partial: bool = False  # one of those that are concatenated in the end
-    first: int = 0  # bytes that come with the creation
+    partial: bool = False  # to be concatenated at the end
+    first: int = 0  # bytes sent with the creation
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Patch:
     size: int
     chunked: bool = False
     checksum: str | None = None  # "right" or "wrong"; tus only
-    declare: bool = False  # a deferred length is told now
+    declare: bool = False  # declare a deferred length
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A PATCH whose client leaves after ``at`` bytes: by FIN, by RST, or after a pause."""
+    """A PATCH whose client disconnects after ``at`` bytes: by FIN, by RST, or after a pause."""
 
     which: int
     size: int
@@ -87,7 +87,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class BucketFault:
-    """A PATCH while the connection between gateway and bucket misbehaves."""
+    """A PATCH while the connection between gateway and bucket has a fault."""
 
     which: int
     size: int
@@ -158,6 +158,6 @@ endings = st.one_of(st.builds(Terminate, which), st.builds(Expire, which))
 sequences = st.tuples(
     creations,
     st.lists(steps, min_size=1, max_size=8),
-    st.lists(endings, max_size=1),  # late, since nothing more can happen to an upload that is over
+    st.lists(endings, max_size=1),  # late, since nothing can happen to a finished upload
     st.lists(steps, max_size=2),
 ).map(lambda drawn: [drawn[0], *drawn[1], *drawn[2], *drawn[3]])

@@ -1,5 +1,5 @@
-"""HTTP/1.1 on a bare socket: what no library lets a test do: stop at any byte of a body, see interim answers (1xx), send
-what is wrong on purpose."""
+"""HTTP/1.1 on a bare socket, for what no library allows: stop at any byte of a body, read interim answers (1xx), send
+invalid requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]  # names in lower case
     body: bytes = b""
-    interim: list[Answer] = field(default_factory=list)  # 1xx that came before it
+    interim: list[Answer] = field(default_factory=list)  # 1xx before it
 
     @property
     def json(self) -> Any:
@@ -51,7 +51,7 @@ class Request:
             raise
 
     def send(self, data: bytes | memoryview) -> bool:
-        """False if the other side accepts no more; its answer, if any, can still be read."""
+        """Returns False if the server accepts no more bytes; its answer, if any, can still be read."""
         view = memoryview(data)
         try:
             for at in range(0, len(view), PIECE):

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL by itself: a killed parent, a stale lock file, an unusual folder."""
+"""The embedded PostgreSQL alone: a killed parent, a stale lock file, an unusual folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedded.child import EmbeddedError, command_line, free_port
 from tests.paths import ROOT
 
 
-def test_names_compare_by_code_point_and_fold_their_case(tmp_path: Path) -> None:
+def test_names_sort_by_code_point_and_fold_case(tmp_path: Path) -> None:
     server = postgres.start(tmp_path / "data", fsync=False)
     try:
         with psycopg.connect(server.url) as connection:
@@ -37,7 +37,7 @@ def test_a_long_path_with_spaces_works(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_it_ends_with_a_killed_parent_and_starts_again_on_its_data(tmp_path: Path) -> None:
+def test_it_ends_with_its_killed_parent_and_restarts_with_its_data(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys, time; from embedded import postgres;"
         "server = postgres.start(pathlib.Path(sys.argv[1]));"
@@ -74,7 +74,7 @@ def test_a_lock_file_with_another_programs_process_id_is_ignored(tmp_path: Path,
         server.stop()
 
 
-def test_a_taken_port_is_changed(tmp_path: Path) -> None:
+def test_a_port_in_use_is_replaced(tmp_path: Path) -> None:
     first = postgres.start(tmp_path / "one", fsync=False)
     try:
         (tmp_path / "two").mkdir()
@@ -92,6 +92,6 @@ def test_a_platform_without_a_wheel_gets_a_hint(tmp_path: Path, monkeypatch: pyt
         postgres.start(tmp_path)
 
 
-def test_free_ports_and_the_next_ones_are_below_the_ephemeral_range() -> None:
+def test_free_ports_and_their_grpc_ports_are_below_the_ephemeral_range() -> None:
     ports = [free_port(also_above=10_000) for _ in range(20)]
     assert all(port + 10_000 < 32_768 for port in ports)

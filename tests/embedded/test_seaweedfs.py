@@ -1,4 +1,4 @@
-"""The embedded S3 server by itself: credentials, ports, and a second start."""
+"""The embedded S3 server alone: credentials, ports, and a second start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedded import seaweedfs
 from embedded.child import EmbeddedError
 
 
-def test_it_accepts_only_our_signature_and_keeps_ports_and_secret(tmp_path: Path) -> None:
+def test_it_accepts_only_our_credentials_and_keeps_ports_and_secret(tmp_path: Path) -> None:
     first = seaweedfs.start(tmp_path / "data")
     try:
         assert seaweedfs.answers_us(first.endpoint, first.access_key, first.secret_key)
@@ -26,7 +26,7 @@ def test_it_accepts_only_our_signature_and_keeps_ports_and_secret(tmp_path: Path
     assert not [*Path("/tmp").glob(f"seaweedfs-*-{first.ports['s3']}.sock")]
 
 
-def test_another_server_on_its_port_is_detected(tmp_path: Path) -> None:
+def test_a_foreign_server_on_the_port_is_detected(tmp_path: Path) -> None:
     class Refuses(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_error(403)

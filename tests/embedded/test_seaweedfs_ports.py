@@ -1,4 +1,4 @@
-"""What the embedded S3 server's ports do for callers without credentials, such as web pages."""
+"""Requests without credentials, such as those of web pages, to the ports of the embedded S3 server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.servers import BUCKET, S3Server
 
 KEY, BYTES = "files/2026/11/0199.txt", b"kept for its owner"
 FOREIGN = {"Origin": "http://evil.test"}
-# Told to anybody: the data's folder, the space on its disk, and how much is stored.
+# Public: the data folder, the disk space, and how much is stored.
 OPEN = {("volume", "/status")}
 
 
@@ -55,7 +55,7 @@ def unchanged(server: SeaweedFS) -> bool:
 
 
 def fid(server: SeaweedFS, base: Path) -> str:
-    """The object's location in the volumes, from the filer with its own read key."""
+    """The object's location in the volumes, read from the filer with its key."""
     secret = tomllib.loads((base / "security.toml").read_text())["jwt"]["filer_signing"]["read"]["key"]
     claims = {"exp": int(time.time()) + 60}
     signed = ".".join(_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
@@ -65,7 +65,7 @@ def fid(server: SeaweedFS, base: Path) -> str:
         headers={"Authorization": f"Bearer {token}"},
         timeout=10,
     )
-    assert entry.status_code == 200, "the key opens nothing: this test would prove nothing"
+    assert entry.status_code == 200, "the key does not work, so the test would prove nothing"
     found = re.search(r'"file_id":\s*"([^"]+)"', entry.text)
     assert found, entry.text
     return found.group(1)
@@ -81,8 +81,8 @@ def test_T131_only_the_expected_ports_are_open_and_on_loopback(server: SeaweedFS
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_T131_no_port_serves_or_obeys_a_web_page(server: SeaweedFS, base: Path) -> None:
-    """Nor any program without credentials: what is not refused says no more than ``OPEN`` lists."""
+def test_T131_ports_refuse_requests_without_credentials(server: SeaweedFS, base: Path) -> None:
+    """Neither web pages nor programs get in. Only the paths in ``OPEN`` answer."""
     place = f"/buckets/{BUCKET}/{KEY}"
     stored_at = fid(server, base)
     tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "4"}
@@ -138,9 +138,7 @@ def test_T131_no_port_serves_or_obeys_a_web_page(server: SeaweedFS, base: Path) 
                         verify=False,
                         allow_redirects=False,
                     )
-                except (
-                    requests.RequestException
-                ):  # no TLS there, none without a certificate, or closed while it answered
+                except requests.RequestException:  # no TLS, no client certificate, or closed during the answer
                     continue
                 known = (name, path) in OPEN and "Access-Control-Allow-Origin" not in answer.headers
                 assert answer.status_code >= 400 or known, (name, method, path, answer.status_code, answer.text[:200])
@@ -161,7 +159,7 @@ def test_T131_grpc_is_closed_without_our_certificate(server: SeaweedFS, base: Pa
         nobody.recv(64)
     context.load_cert_chain(base / "certificate.pem", base / "certificate-key.pem")
     with _spoken_with(context, address) as us:
-        assert us.recv(64), "with the certificate it is open: the refusal above is for its lack"
+        assert us.recv(64), "the port must be open with the certificate, so that the refusal above proves something"
 
 
 @contextmanager
@@ -172,14 +170,14 @@ def _spoken_with(context: ssl.SSLContext, address: tuple[str, int]) -> Iterator[
         yield client
 
 
-def test_T131_secrets_and_sockets_are_readable_by_its_user_only(server: SeaweedFS, base: Path) -> None:
+def test_T131_secrets_and_sockets_are_private_to_the_user(server: SeaweedFS, base: Path) -> None:
     private = [base / name for name in ("security.toml", "certificate-key.pem", "secret-key")]
     sockets = [
         path
         for port in server.ports.values()
         for number in (port, port + GRPC_ABOVE)
         for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock")
-        if path.stat().st_mtime >= (base / "server.pid").stat().st_mtime - 1  # not one that another left there
+        if path.stat().st_mtime >= (base / "server.pid").stat().st_mtime - 1  # not left by another server
     ]
     assert sockets
     for path in private + sockets:

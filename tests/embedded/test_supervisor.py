@@ -1,4 +1,4 @@
-"""``python app.py`` as a new user runs it: own process, empty DATA_DIR, real servers, signals and kills."""
+"""``python app.py`` as a new user runs it: its own process, an empty DATA_DIR, real servers, signals and kills."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 90  # seconds; a start takes about five
 
 
 class Gateway:
-    """``python app.py`` with its data in one folder, run in another, empty one."""
+    """``python app.py`` with its data in one folder, started in another, empty folder."""
 
     def __init__(self, folder: Path):
         self.data_dir, self.cwd, self.log = folder / "data", folder / "cwd", folder / "log"
@@ -45,7 +45,7 @@ class Gateway:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
-        """Start it and wait for its instructions; its output."""
+        """Start it, wait for its instructions, and return its output."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(APP)], env=self.environ, cwd=self.cwd, stdout=log, stderr=log
@@ -84,7 +84,7 @@ class Gateway:
         return self.process.wait(PATIENCE)
 
     def end(self) -> None:
-        """Stop it, however far it came. SeaweedFS is killed first, since it takes seconds to end."""
+        """Stop it at any stage. SeaweedFS is killed first, since it takes seconds to end."""
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(OSError, KeyError):
                 os.kill(self.children()["SeaweedFS"], signal.SIGKILL)
@@ -95,7 +95,7 @@ class Gateway:
 def wait_until_gone(pids: dict[str, int], marks: dict[str, str]) -> None:
     deadline = time.monotonic() + PATIENCE
     while alive := [name for name, pid in pids.items() if command_line(pid) == marks[name]]:
-        assert time.monotonic() < deadline, f"still there: {alive}"
+        assert time.monotonic() < deadline, f"still running: {alive}"
         time.sleep(0.1)
 
 
@@ -108,7 +108,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """For tests that do not stop it."""
+    """A gateway for tests that do not stop it."""
     gateway = Gateway(tmp_path_factory.mktemp("running"))
     gateway.start()
     yield gateway
@@ -116,13 +116,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def upload(line: str) -> dict[str, Any]:
-    """Run the curl line; its answer."""
+    """Run the curl line and return its answer."""
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def test_from_nothing_to_an_upload_and_the_same_data_after_a_second_start(gateway: Gateway) -> None:
+def test_first_start_and_upload_then_a_restart_with_the_same_data(gateway: Gateway) -> None:
     said = gateway.start()
     assert f"http://127.0.0.1:{gateway.port}" in said
     curl = re.search(r"^ *(curl .*)$", said, re.MULTILINE)
@@ -180,12 +180,12 @@ def test_secrets_are_readable_by_their_owner_only(running: Gateway) -> None:
 
 def test_every_port_is_on_loopback(running: Gateway) -> None:
     found = [address for pid in running.children().values() for address in listening(pid)]
-    # PostgreSQL, ten ports of SeaweedFS and, where it does not hide from us, the gateway
+    # PostgreSQL, ten ports of SeaweedFS and, if its process may be inspected, the gateway
     assert len(found) >= (12 if os.getuid() == 0 else 11)
     assert {address.partition(":")[0] for address in found} == {"0100007F"}, "127.0.0.1 as the kernel writes it"
 
 
-def test_ctrl_c_ends_it_and_its_children(gateway: Gateway) -> None:
+def test_ctrl_c_stops_all_processes(gateway: Gateway) -> None:
     gateway.start()
     pids = gateway.children()
     marks = {name: command_line(pid) for name, pid in pids.items()}
@@ -209,7 +209,7 @@ def test_T101_a_killed_parent_does_not_block_the_next_start(gateway: Gateway) ->
     assert before.split("@")[0] == after["DATABASE_URL"].split("@")[0]
 
 
-def test_a_worker_that_dies_is_started_again(running: Gateway) -> None:
+def test_a_dead_worker_is_restarted(running: Gateway) -> None:
     first = running.children()["worker"]
     os.kill(first, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
@@ -219,7 +219,7 @@ def test_a_worker_that_dies_is_started_again(running: Gateway) -> None:
     assert command_line(running.children()["worker"])
 
 
-def test_when_a_server_dies_the_rest_is_stopped_with_a_clear_message(gateway: Gateway) -> None:
+def test_a_dead_server_stops_the_gateway_with_a_clear_message(gateway: Gateway) -> None:
     gateway.start()
     pids = gateway.children()
     marks = {name: command_line(pid) for name, pid in pids.items()}
@@ -229,7 +229,7 @@ def test_when_a_server_dies_the_rest_is_stopped_with_a_clear_message(gateway: Ga
     wait_until_gone(pids, marks)
 
 
-def test_a_taken_port_is_reported_in_one_line(gateway: Gateway) -> None:
+def test_a_port_in_use_is_reported_in_one_line(gateway: Gateway) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", gateway.port))
         other.listen()

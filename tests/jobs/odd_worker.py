@@ -1,4 +1,4 @@
-"""A worker like ``python app.py worker`` with more tasks: one kills it, one always fails, one is slow and notes its beginning
+"""A worker like ``python app.py worker`` with more tasks: one kills it, one always fails, one is slow and logs its start
 and end. test_worker.py runs it as a program."""
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from tests.services.uploads.test_intake import upload
 
 
 class Crew:
-    """Workers on the test's database and bucket, ended with the test, and the notes of their tasks."""
+    """Workers on the test's database and bucket, ended with the test, and the log of their tasks."""
 
     def __init__(self, settings: Settings, folder: Path):
         assert settings.database_url is not None and settings.s3_secret_key is not None
@@ -55,7 +55,7 @@ class Crew:
         return process
 
     def told(self) -> list[list[str]]:
-        """[word, process id] in order."""
+        """[word, process id] in log order."""
         return [line.split() for line in self.notes.read_text().splitlines()] if self.notes.exists() else []
 
     def words(self) -> list[str]:
@@ -86,21 +86,21 @@ def enqueue(db: Database, task: str, *, owner_id: str = "alice", **arguments: An
 
 
 def pass_lease(db: Database) -> None:
-    """Make every worker's last heartbeat older than the lease. A live worker renews its own within a second."""
+    """Make every worker's last heartbeat older than the lease. A live worker renews it within a second."""
     sql(db, "update procrastinate_workers set last_heartbeat = now() - interval '1 minute'")
 
 
-def test_T106_another_worker_does_a_killed_workers_job_with_one_effect(
+def test_T106_a_killed_workers_job_is_taken_over_with_one_effect(
     crew: Crew, services: Services, alice: Principal, db: Database, bucket: Any
 ) -> None:
-    """A worker is killed during a job; another one does the job, and nothing is made twice."""
+    """A worker is killed during a job; another one repeats the job, and nothing is created twice."""
     first = crew.start()
     enqueue(db, "slow", seconds=600, name="held")
     wait_for(lambda: crew.words() == ["begin-held"], crew)
     first.kill()
     first.wait()
     photo = upload(services, alice, "a.png", picture("PNG", 200, 100))
-    services.pipeline.process(photo.id)  # as if it was interrupted just before its end
+    services.pipeline.process(photo.id)  # as if the job had been interrupted just before its end
     with db.connection() as tx:
         tx.execute("update objects set extracted = '{}'")
         tx.execute('update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\'')
@@ -113,10 +113,10 @@ def test_T106_another_worker_does_a_killed_workers_job_with_one_effect(
     assert services.files.get(alice, photo.id).metadata["width"] == 200
 
 
-def test_T106_a_worker_that_was_only_suspended_has_no_second_effect(
+def test_T106_a_suspended_worker_has_no_second_effect(
     crew: Crew, services: Services, alice: Principal, db: Database
 ) -> None:
-    """It is suspended during a job until another worker has done it, then it continues."""
+    """A worker is suspended during a job until another worker has done it; then it continues."""
     file = upload(services, alice, "a.bin", bytes(range(256)))
     sql(db, "update files set status = 'processing', file_hash = null")
     silent = crew.start()
@@ -139,7 +139,7 @@ def test_T106_a_worker_that_was_only_suspended_has_no_second_effect(
 def test_a_job_that_always_kills_its_worker_ends_as_failed(
     crew: Crew, services: Services, alice: Principal, db: Database
 ) -> None:
-    """A supervisor restarts the worker whenever it dies; the job is given up, and its file says so."""
+    """A supervisor restarts the worker whenever it dies. The job is abandoned, and its file has a problem."""
     photo = upload(services, alice, "a.png", picture("PNG"))
     with db.connection() as tx:
         tx.execute("update files set status = 'processing'")
@@ -204,7 +204,7 @@ def test_T109_SIGTERM_returns_unfinished_jobs_to_the_queue(crew: Crew, services:
 
 
 def test_T75_one_owners_backlog_does_not_delay_another_owner(crew: Crew, services: Services, db: Database) -> None:
-    """500 jobs of alice wait; bob's, enqueued last, is among the first done. The maintenance queue waits for neither."""
+    """With 500 jobs of alice waiting, bob's, enqueued last, is among the first done. The maintenance queue is not delayed."""
     with db.transaction() as tx:
         for number in range(500):
             jobs.enqueue(tx, "slow", owner_id="alice", seconds=0, name=f"alice{number}")
@@ -217,7 +217,7 @@ def test_T75_one_owners_backlog_does_not_delay_another_owner(crew: Crew, service
 
 
 def test_T102_a_worker_survives_lost_database_connections(crew: Crew, db: Database) -> None:
-    """All are closed, as by a restart of the server; the same process continues."""
+    """All connections are closed, as by a restart of the server; the same process continues."""
     worker = crew.start()
     enqueue(db, "slow", seconds=0, name="before")
     wait_for(lambda: "end-before" in crew.words(), crew)

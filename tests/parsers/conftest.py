@@ -29,7 +29,7 @@ def start_of(folder: Path, code: str, *, head: str = "", before: str = "") -> st
 
 @pytest.fixture
 def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parse:
-    """Run a parser with this code; ``locked=False``: as on a machine without locks."""
+    """Run a parser with this code. ``locked=False`` simulates a machine without locks."""
 
     def parse_with(
         code: str,

@@ -1,4 +1,4 @@
-"""Files that attack memory, time or secrets, and the result that reading each must have.
+"""Files that attack memory, time or secrets, and the expected result of reading each.
 
 Each is ``(name, MIME type, maker, outcome)``; outcome is "unsupported", "failed", or "read" with what the reading shows."""
 

@@ -33,7 +33,7 @@ def corners(width: int = 400, height: int = 300) -> Image.Image:
 
 
 def png_of(width: int, height: int, pixels: bytes = b"") -> bytes:
-    """A grey PNG that claims this size, whatever it contains."""
+    """A grey PNG that claims this size but need not contain its pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -226,7 +226,7 @@ def tarred(parts: Mapping[str, bytes], mode: str = "w") -> bytes:
     return out.getvalue()
 
 
-# Video and audio: only where the [media] packages are ----------------------------------------------------------------
+# Video and audio: only with the [media] packages ----------------------------------------------------------------
 
 
 def video(
@@ -238,7 +238,7 @@ def video(
     seconds: float = 2,
     turned: int = 0,
 ) -> bytes:
-    """Black for a moment, then red with green at the top left; ``turned`` clockwise by so many degrees."""
+    """A short black start, then red with green at the top left; ``turned`` clockwise, in degrees."""
     import av
 
     out = io.BytesIO()

@@ -61,7 +61,7 @@ def test_T94_the_scale_follows_the_page(box: str) -> None:
 
 
 def test_T94_only_the_needed_ranges_of_a_large_document_are_read() -> None:
-    """Its only page follows 80 MB that nothing refers to."""
+    """The only page follows 80 MB of unreferenced data."""
     drawing = b"BT /F1 24 Tf 40 100 Td (small) Tj ET"
     parts = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -122,7 +122,7 @@ def test_T95_office_documents(data: bytes, mime: str, metadata: dict[str, Any], 
 
 
 def test_books() -> None:
-    """Chapters come in the order of the spine; names outside the file are ignored."""
+    """Chapters have the order of the spine; names outside the file are ignored."""
     reading = show(samples.epub(), "application/epub+zip")
     assert reading.metadata == {"format": "EPUB", "title": "A book", "author": "A writer"}
     assert reading.text == "Chapter one\nIt was dark.\nChapter two\nIt was dark."

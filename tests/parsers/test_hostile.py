@@ -30,7 +30,7 @@ def attempt(data: bytes, mime: str) -> tuple[str, Reading | None]:
 
 
 def files(*families: str) -> pytest.MarkDecorator:
-    """Parameters: the files whose type begins with one of the families."""
+    """Test parameters: the files whose type starts with one of the families."""
     found = [one for one in hostile.FILES if one[1].startswith(families)]
     return pytest.mark.parametrize(
         ("mime", "maker", "outcome"), [one[1:] for one in found], ids=[one[0] for one in found]

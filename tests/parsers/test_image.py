@@ -111,7 +111,7 @@ def test_metadata_without_pictures() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 def test_T93_exif_orientation_is_applied(format: str, orientation: int) -> None:
-    inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that undoes the turn (FLIP_LEFT_RIGHT is 0)
+    inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that undoes the orientation (FLIP_LEFT_RIGHT is 0)
     image = corners()
     if orientation in inverse:
         image = image.transpose(Image.Transpose(inverse[orientation]))
@@ -164,7 +164,7 @@ def test_T93_transparency_is_kept_or_put_on_white(mode: str) -> None:
 
 
 def test_T93_unusable_profiles_are_ignored() -> None:
-    """For a LAB image, and for a profile of another colour space than the pixels."""
+    """A profile of a LAB image, or of another colour space than the pixels."""
     lab = ImageCms.profileToProfile(
         corners(), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
@@ -260,8 +260,8 @@ def test_T92_images_without_or_with_too_many_pixels_fail(size: tuple[int, int]) 
 
 def test_T92_pixels_are_limited_before_decoding() -> None:
     with pytest.raises(ParserFailed, match="64 megapixels"):
-        make(png(9000, 9000))  # it has no pixels at all: decoding would have complained of that
-    # 40 bytes of WebP that stand for 16,384 x 16,384 pixels
+        make(png(9000, 9000))  # the file has no pixel data, so decoding would have failed differently
+    # 40 bytes of WebP that claim 16,384 x 16,384 pixels
     with pytest.raises(ParserFailed):
         make(b"RIFF\x20\0\0\0WEBPVP8L\x14\0\0\0\x2f\xff\xff\xff\x0f" + bytes(15))
 

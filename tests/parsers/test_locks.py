@@ -1,4 +1,4 @@
-"""Attacks by code in a taken-over parser: in a real child with the real locks, as the same user as its targets."""
+"""Attacks by code in a compromised parser: in a real child with the real locks, as the user who owns the targets."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ ATTACKS = CHANGES | READS | OTHERS | STAYS
 
 
 def attempts(attacks: dict[str, str]) -> str:
-    """A parser that returns the attacks that were not refused, or that failed for another reason."""
+    """A parser that returns the attacks that were not refused, or failed for another reason."""
     code = TOOLS + "succeeded = []\n"
     for name, attack in attacks.items():
         code += f"try:\n    {attack}\n    succeeded.append({name!r})\n"
@@ -132,7 +132,7 @@ def attempts(attacks: dict[str, str]) -> str:
 
 @pytest.fixture
 def targets(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A file and a process of this user; both must be unchanged afterwards."""
+    """A file and a process of this user; both must be unchanged after the test."""
     file = tmp_path / "outside" / "precious"
     file.parent.mkdir()
     file.write_text("precious")
@@ -246,7 +246,7 @@ def test_T132_a_strict_run_without_a_lock_raises_weak_sandbox(parse: Parse, monk
 
 
 def test_T132_this_kernel_has_all_locks() -> None:
-    """Otherwise the tests above would prove little."""
+    """Without them the tests above would prove little."""
     assert runner.missing_locks() == ()
 
 

@@ -95,7 +95,7 @@ def test_cover_art_is_preferred_to_a_waveform() -> None:
 
 @media
 def test_T91_only_the_needed_ranges_of_a_large_film_are_read() -> None:
-    """Its index is at the end, 200 MB away; a few hundred KB are fetched."""
+    """The index is 200 MB away, at the end; only a few hundred KB are fetched."""
     data = video()
     index = data.index(b"moov") - 4
     source = Ranged(data[:index] + struct.pack(">I4s", 200_000_008, b"free") + bytes(200_000_000) + data[index:])

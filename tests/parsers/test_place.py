@@ -1,4 +1,4 @@
-"""The location in pictures: removed in place, in every format, wherever it is; all else stays unchanged."""
+"""Locations in pictures are removed in place, in every format; everything else stays unchanged."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
 
 
 def cut(data: bytes) -> bytes:
-    """The picture with the patches of a child process."""
+    """The picture after the patches of a child process."""
     answer = parsers.run("place", io.BytesIO(data), {})
     patched = bytearray(data)
     for offset, patch in zip(answer.values["offsets"], answer.blobs, strict=True):
@@ -103,7 +103,7 @@ def texts(data: bytes) -> bytes:
 
 
 def tells_a_place(data: bytes) -> bool:
-    """According to Pillow, and to a search for the samples' numbers."""
+    """Whether Pillow, or a search for the numbers of the samples, finds a location."""
     with Image.open(io.BytesIO(data)) as image:
         seen = bool(image.getexif().get_ifd(0x8825))
     said = data + texts(data)
@@ -143,7 +143,7 @@ def test_a_picture_without_location_is_not_changed(format: str) -> None:
         assert cut(data[: len(data) // 2]) == data[: len(data) // 2]
 
 
-def test_a_checksum_that_was_wrong_before_stays_wrong() -> None:
+def test_a_wrong_checksum_stays_wrong() -> None:
     data = bytearray(encoded(corners(), "PNG"))
     data[-1] ^= 1
     assert cut(bytes(data)) == data
@@ -156,7 +156,7 @@ def test_a_checksum_that_was_wrong_before_stays_wrong() -> None:
         XMP.replace(b"</exif:GPSLongitude>", b"</exif:Other>"),
     ],
 )
-def test_T139_parsing_fails_if_the_location_stays_readable(spoilt: bytes) -> None:
+def test_T139_parsing_fails_if_the_location_remains_readable(spoilt: bytes) -> None:
     with pytest.raises(ParserFailed):
         cut(encoded(corners(), "JPEG", xmp=spoilt))
 
@@ -170,7 +170,7 @@ def test_T139_parsing_fails_if_pillow_still_reads_a_location(monkeypatch: pytest
 
 @pytest.mark.parametrize("seed", range(6))
 def test_damaged_exif_gives_patches_or_parser_failed(seed: int) -> None:
-    """With every byte of the EXIF changed once. No other exception is raised."""
+    """Each byte of the EXIF is changed once. No other exception is raised."""
     data = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG", exif=exif().tobytes()))
     start = data.index(b"Exif")
     for at in range(start, start + 300):

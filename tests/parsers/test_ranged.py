@@ -48,7 +48,7 @@ def test_a_small_ranged_source_is_sent_whole() -> None:
 def test_T91_range_requests_beyond_the_limits_fail(
     monkeypatch: pytest.MonkeyPatch, offset: int, length: int, times: int
 ) -> None:
-    """Outside the file, too large, too many, too much in all."""
+    """Requests outside the file, too large, too many, or too much in total."""
     ask = ranged.RANGE_REQUEST + struct.pack(">QI", offset, length)
     monkeypatch.setattr(
         run,

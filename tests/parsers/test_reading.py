@@ -1,4 +1,4 @@
-"""Which types have previews, and the validation of what children answer."""
+"""Types that have previews, and the validation of answers from child processes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_answer(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> ReadAnswer:
     ],
 )
 def test_T91_readings_are_validated(read_answer: ReadAnswer, values: str) -> None:
-    """A taken-over parser can answer anything."""
+    """A compromised parser can answer anything."""
     with pytest.raises(ParserFailed, match="can't be read"):
         read_answer(values)
 

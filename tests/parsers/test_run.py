@@ -85,7 +85,7 @@ def test_T91_cpu_time_is_limited(parse: Parse) -> None:
 
 def test_T91_the_wall_limit_kills_the_process_group(parse: Parse, tmp_path: Path) -> None:
     with pytest.raises(ParserFailed, match="longer than 2 seconds"):
-        # The grandchild keeps the pipe open, so only killing the group ends the wait.
+        # The grandchild keeps the pipe open, so the wait ends only if the group is killed.
         parse(
             """
             if os.fork() == 0:
@@ -137,7 +137,7 @@ def test_T91_input_over_the_limit_is_refused(parse: Parse) -> None:
     assert parse("return {'n': len(data)}, []", bytes(1_048_576), max_input=1 << 20).values == {"n": 1_048_576}
 
 
-def test_a_child_that_dies_while_it_is_fed(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_dies_while_it_reads_its_input(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_START", "raise SystemExit")
     with pytest.raises(ParserFailed, match="unexpectedly"):
         runner.run("probe", io.BytesIO(bytes(20_000_000)), {})

@@ -51,7 +51,7 @@ def test_text_is_drawn_if_its_font_is_missing() -> None:
 @pytest.mark.parametrize("link", ["href", "xlink:href"])
 @pytest.mark.parametrize("prefix", ["", "file://", "./../../../../../../../.."])
 def test_T91_local_files_are_not_drawn(tmp_path: Path, prefix: str, link: str) -> None:
-    """Also not through styles or an embedded drawing."""
+    """Neither directly nor through styles or an embedded drawing."""
     path = prefix + picture_file(tmp_path)
     image = f'<image {link}="{path}" width="100" height="100"/>'
     inner = data_address(svg(image), "image/svg+xml")

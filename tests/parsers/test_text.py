@@ -68,7 +68,7 @@ def test_T83_characters_that_postgresql_refuses_are_removed() -> None:
     assert reading.text == "xy"
 
 
-# Each fills a tsvector faster than prose: short words, single letters of three bytes, hyphens, paths, digits.
+# These fill a tsvector faster than prose: short words, single three-byte letters, hyphens, paths, digits.
 DENSE = {
     "short words": lambda n: f"{n:x}",
     "one letter": lambda n: chr(0x4E00 + n % 20_000),
@@ -84,7 +84,7 @@ DENSE = {
 
 @pytest.mark.parametrize("kind", DENSE)
 def test_T83_a_tsvector_stays_under_its_limit(kind: str, db: Database) -> None:
-    """PostgreSQL refuses 250,000 distinct words with 54000: the text must be cut before, whatever its words."""
+    """PostgreSQL refuses 250,000 distinct words (SQLSTATE 54000), so the text must be truncated before."""
     whole = ("" if kind == "one line" else " ").join(map(DENSE[kind], range(250_000)))
     kept = plain_text.for_search(whole)
     assert 0 < len(kept.encode()) <= plain_text.MAX_BYTES

@@ -11,7 +11,7 @@ from tests.parsers.samples import BLUE, GREEN, RED, WHITE, corners
 
 
 def decode(data: bytes, size: int = 8) -> Image.Image:
-    """Decode a hash as a browser does: the inverse of the format's description."""
+    """Decode a hash as a browser does: the inverse of the format's encoding."""
     head = int.from_bytes(data[:5], "little")
     l_dc, p_dc, q_dc = (head & 63) / 63, (head >> 6 & 63) / 31.5 - 1, (head >> 12 & 63) / 31.5 - 1
     l_scale, p_scale, q_scale = (head >> 18 & 31) / 31, (head >> 27 & 63) / 63, (head >> 33 & 63) / 63

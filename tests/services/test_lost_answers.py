@@ -1,4 +1,4 @@
-"""Whatever commit's answer is lost, and whether the server had done it: what is ``ready`` has its bytes, and nothing is left."""
+"""If the answer to any commit is lost, done or not, files that are ``ready`` have their bytes and nothing is left over."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.rows import sql
 from tests.samples import Source
 from tests.services.uploads.test_intake import upload
 
-Action = Callable[[Any], Any]  # by the gateway that loses answers
-Prepare = Callable[[Services, Principal], Action]  # what the action needs is made by another
+Action = Callable[[Any], Any]  # run by the gateway that loses answers
+Prepare = Callable[[Services, Principal], Action]  # another gateway prepares what the action needs
 _SEEDS = itertools.count()
 PREPARED: dict[str, Prepare] = {}
 
@@ -163,7 +163,7 @@ def new_resumable(size: int | None, *, protocol: Any = "tus", **options: Any) ->
 
 
 def begun(services: Services, who: Principal, size: int | None, first: bytes = b"", **options: Any) -> UUID:
-    """A resumable upload of which the first bytes are there."""
+    """Create a resumable upload with its first bytes."""
     upload_id = resumable(services).create(who, new_resumable(size, **options)).upload.id
     if first:
         resumable(services).append(who, upload_id, offset=0, body=Body(first))
@@ -245,7 +245,7 @@ def the_janitor(services: Services, who: Principal) -> Action:
 
 
 @pytest.mark.parametrize("names", [list(PREPARED)[n::4] for n in range(4)], ids=str)
-def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
+def test_T104_no_lost_commit_answer_loses_bytes(
     services: Services, lossy: LossyGateway, alice: Principal, db: Database, leftovers: Leftovers, names: list[str]
 ) -> None:
     for name in names:
@@ -268,7 +268,7 @@ def test_T104_whatever_answer_to_a_commit_is_lost_no_bytes_are(
 
 
 @pytest.mark.parametrize("wish", ["link", "copy"])
-def test_T104_a_commit_that_is_still_under_way_is_waited_for(
+def test_T104_a_commit_in_progress_is_awaited(
     services: Services, lossy: LossyGateway, alice: Principal, db: Database, leftovers: Leftovers, wish: str
 ) -> None:
     data = os.urandom(100)

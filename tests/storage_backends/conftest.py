@@ -1,7 +1,7 @@
-"""The targets of the contract suite: which backend talks to which server, and what that server enforces.
+"""The targets of the contract suite: pairs of backend and server, and what each server enforces.
 
-``STORE_TABLE=1 pytest tests/storage_backends`` prints test by test what held where; with ``EVERY_STORE_TEST=1`` also
-the tests whose needs a server is not expected to meet, which is how the sets below were found.
+``STORE_TABLE=1 pytest tests/storage_backends`` prints the results of each test on each target. ``EVERY_STORE_TEST=1`` also
+runs tests whose needs a server is not expected to meet; the sets below were found in this way.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every store has to do, as one class of tests.
+"""The contract of every store, as one class of tests.
 
-A test asks for words with ``@needs``: an ability (the name of a Protocol) or something that only some servers enforce.
-It runs on each target that has them all; what a server does not enforce is written down in ``conftest.HAS``, so that
-nothing is skipped unseen. The ``store`` fixture fails a test that leaves an object or a multipart behind.
+``@needs`` names abilities (names of Protocols) or rules that only some servers enforce. A test runs on each target that
+has all of them. ``conftest.HAS`` lists what each server has, so that no test is skipped unnoticed. The ``store`` fixture
+fails a test that leaves an object or a multipart behind.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class StoreContract:
         with pytest.raises(ObjectNotFound):
             store.stat(f"{prefix}x")
 
-    def test_T3_an_error_of_the_stream_is_passed_on_and_writes_nothing(self, store, prefix):
+    def test_T3_a_stream_error_passes_through_and_writes_nothing(self, store, prefix):
         class Cut(io.BytesIO):
             def read(self, size: int | None = -1, /) -> bytes:
                 if self.tell() > 300_000:
@@ -180,7 +180,7 @@ class StoreContract:
 
     @needs("conditional_put")
     @pytest.mark.parametrize("make", [bytes, io.BytesIO])
-    def test_if_absent_keeps_what_is_there(self, store, prefix, make):
+    def test_if_absent_does_not_overwrite(self, store, prefix, make):
         store.put(f"{prefix}x", make(b"first"), content_type="text/plain", size=5, if_absent=True)
         with pytest.raises(PreconditionFailed):
             store.put(f"{prefix}x", make(b"other"), content_type="text/plain", size=5, if_absent=True)
@@ -190,7 +190,7 @@ class StoreContract:
         store.delete(f"{prefix}x")
 
     @pytest.mark.parametrize("checksum", [sha256, crc32])
-    def test_a_right_checksum_is_accepted(self, store, prefix, checksum):
+    def test_a_correct_checksum_is_accepted(self, store, prefix, checksum):
         put = store.put(f"{prefix}x", b"sum", content_type="text/plain", checksum=checksum(b"sum"))
         assert put.checksum in (None, checksum(b"sum"))
         assert store.stat(f"{prefix}x").checksum in (None, checksum(b"sum"))
@@ -234,7 +234,7 @@ class StoreContract:
     def test_if_match(self, store, prefix):
         etag = store.put(f"{prefix}x", b"abc", content_type="text/plain").etag
         assert read(store, f"{prefix}x", if_match=etag) == b"abc"
-        for wanted in (None, ByteRange(1, 2), ByteRange(7, 9)):  # asked before the range is looked at
+        for wanted in (None, ByteRange(1, 2), ByteRange(7, 9)):  # the condition is checked before the range
             with pytest.raises(PreconditionFailed), store.open(f"{prefix}x", byte_range=wanted, if_match="0" * 32):
                 pass
         store.delete(f"{prefix}x")
@@ -301,7 +301,7 @@ class StoreContract:
 
     @needs("ManagesBucket")
     def test_a_forked_process_gets_its_own_clients(self, store, prefix):
-        """gunicorn forks after the import; sharing a socket would mix up answers."""
+        """gunicorn forks after the import; processes that share a socket would get each other's answers."""
         for name in ("parent", "its child"):
             store.put(prefix + name, name.encode(), content_type="text/plain")
         arguments = [getattr(store._settings, name) for name in _SETTINGS]
@@ -383,7 +383,7 @@ class StoreContract:
         store.abort_multipart(foreign)
 
     @needs("Multipart")
-    def test_T43_completion_refuses_parts_that_the_bucket_does_not_hold(self, store, prefix):
+    def test_T43_completion_refuses_missing_and_changed_parts(self, store, prefix):
         ref = store.create_multipart(f"{prefix}big", content_type="image/png")
         first = store.put_part(ref, 1, noise(5 * MIB, 6))
         second = store.put_part(ref, 2, b"end")
@@ -486,7 +486,7 @@ class StoreContract:
             store.stat(f"{prefix}target")
 
     @needs("Copies", "copy_conditions")
-    def test_copy_if_the_source_is_the_same(self, store, prefix):
+    def test_copy_if_source_matches(self, store, prefix):
         store.put(f"{prefix}x", b"content", content_type="text/plain")
         with pytest.raises(PreconditionFailed):
             store.copy(f"{prefix}x", f"{prefix}y", if_source_etag="0" * 32)
@@ -510,7 +510,7 @@ class StoreContract:
         store.delete(f"{prefix}joined")
 
     @needs("Copies", "Multipart", "part_copy_conditions")
-    def test_copy_part_if_the_source_is_the_same(self, store, prefix):
+    def test_copy_part_if_source_matches(self, store, prefix):
         put = store.put(f"{prefix}x", b"content", content_type="text/plain")
         ref = store.create_multipart(f"{prefix}joined", content_type="image/png")
         with pytest.raises(PreconditionFailed):
@@ -522,10 +522,10 @@ class StoreContract:
     # The bucket
 
     @needs("ManagesBucket")
-    def test_the_bucket_is_made_once(self, store):
+    def test_the_bucket_is_created_once(self, store):
         assert store.ensure_bucket() is False
 
     @needs("ManagesBucket", "lifecycle")
-    def test_unfinished_uploads_get_a_rule_of_the_bucket(self, store):
+    def test_the_lifecycle_rule_for_unfinished_uploads_is_set(self, store):
         for _ in range(2):
             assert store.set_abort_incomplete_rule("files/", days=7) is True

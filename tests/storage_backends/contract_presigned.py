@@ -1,4 +1,4 @@
-"""What every store has to do for clients outside: signed requests, and pages of other origins (see contract.py)."""
+"""The contract of every store for external clients: signed requests, and pages of other origins (see contract.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both backends with faulty servers: what they raise, and what they retry."""
+"""Errors and retries of both backends with faulty servers."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def problem(status: int, code: str, message: str = "m") -> bytes:
 
 @pytest.fixture(autouse=True)
 def time_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Creating boto3's client alone takes seconds on a loaded machine."""
+    """Allow more time for retries: creating boto3's client takes seconds on a loaded machine."""
     monkeypatch.setattr(faults, "RETRY_WITHIN", 60.0)
 
 
 class Script:
-    """A server that gives the scripted answers, one for each request, ``pause`` seconds after it; None closes the connection
-    without one. The last is repeated."""
+    """A server that sends one scripted answer per request, after ``pause`` seconds; None closes the connection instead.
+    The last answer is repeated."""
 
     def __init__(self, *answers: bytes | None, hang: threading.Event | None = None, pause: float = 0):
         self.requests: list[bytes] = []
@@ -141,7 +141,7 @@ def test_T103_connection_refused(backend, call):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_T103_a_lost_answer_is_retried_where_that_is_safe(backend, call):
+def test_T103_safe_requests_are_retried_after_a_lost_answer(backend, call):
     with scripted(backend, None) as (store, script):
         with pytest.raises(OutcomeUnknown):
             call(store)
@@ -150,7 +150,7 @@ def test_T103_a_lost_answer_is_retried_where_that_is_safe(backend, call):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", ONCE.values(), ids=ONCE)
-def test_R4_a_lost_answer_is_not_retried_where_that_could_hide_the_first_outcome(backend, call):
+def test_R4_unsafe_requests_are_not_retried_after_a_lost_answer(backend, call):
     with scripted(backend, None) as (store, script):
         with pytest.raises(OutcomeUnknown):
             call(store)
@@ -206,7 +206,7 @@ def test_errors_by_status_and_code(backend, status, code, message, error):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_404_of_a_proxy_does_not_mean_that_the_object_is_missing(backend):
+def test_a_404_from_a_proxy_is_not_a_missing_object(backend):
     with scripted(backend, answer(404, b"<html>no such site</html>", Content_Type="text/html")) as (store, _):
         for call in (CALLS["list_parts"], CALLS["put"], ONCE["complete_multipart"]):
             with pytest.raises(StorageError) as caught:
@@ -249,7 +249,7 @@ def test_T34_a_stalled_body_times_out(backend, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T103_a_bucket_that_hangs_is_unavailable(backend, monkeypatch):
+def test_T103_a_hanging_bucket_is_unavailable(backend, monkeypatch):
     monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 0.2)
     over = threading.Event()
     with scripted(backend, b"", hang=over) as (store, _):
@@ -265,17 +265,17 @@ def test_an_ignored_range_raises(backend):
             pass
 
 
-def test_an_unknown_backend_stops_the_start():
+def test_an_unknown_backend_prevents_the_start():
     with pytest.raises(ValueError, match="s3, minio"):
         open_store(replace(settings("s3", 1), backend="memroy"))
 
 
-def test_T140_a_store_shows_no_secret():
+def test_T140_the_repr_of_store_settings_has_no_secret():
     assert "secret" not in repr(settings("s3", 1)).replace("secret_key", "")
 
 
 @pytest.mark.parametrize(("backend", "other"), [("s3", "minio"), ("minio", "boto3")])
-def test_a_process_loads_only_the_sdk_that_it_uses(backend, other):
+def test_only_the_sdk_in_use_is_loaded(backend, other):
     program = f"""
 import sys
 from storage_backends import StorageSettings, open_store

@@ -1,4 +1,4 @@
-"""Our signer against botocore's, byte for byte; the contract suite tries its URLs on real servers."""
+"""Our signer gives the same bytes as botocore's. The contract suite tests its URLs on real servers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def botocore_url(method: str, url: str, expires_in: int, headers: dict[str, str]
     headers=st.dictionaries(st.sampled_from(["Content-Type", "If-None-Match", "x-amz-checksum-sha256"]), HEADER),
     expires_in=st.integers(1, MAX_EXPIRY),
 )
-def test_the_signature_is_botocores(method, key, query, headers, expires_in):
+def test_the_signature_equals_botocores(method, key, query, headers, expires_in):
     ours = presigner().url(method, key, expires_in=expires_in, query=query, headers=headers, now=NOW)
     path = f"http://127.0.0.1:8333/uploads/{quote(key, safe='/~')}"
     theirs = botocore_url(method, f"{path}?{urlencode(query)}" if query else path, expires_in, headers)
@@ -54,7 +54,7 @@ def test_the_signature_is_botocores(method, key, query, headers, expires_in):
 
 
 @given(method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER)
-def test_the_signature_in_headers_is_botocores(method, key, body, kind):
+def test_the_header_signature_equals_botocores(method, key, body, kind):
     url, ours = presigner().headers(method, key, body, {"Content-Type": kind}, now=NOW)
     request = AWSRequest(method=method, url=url, headers={"Content-Type": kind}, data=body)
     with mock.patch("botocore.auth.get_current_datetime", return_value=datetime.fromtimestamp(NOW, UTC)):
@@ -81,12 +81,12 @@ def test_the_host_is_signed_as_clients_send_it(endpoint, origin):
 
 
 @pytest.mark.parametrize("endpoint", ["https://example.com/s3", "ftp://example.com", "example.com", "https://?x"])
-def test_an_endpoint_that_cannot_be_signed_is_rejected(endpoint):
+def test_an_unsupported_endpoint_is_rejected(endpoint):
     with pytest.raises(ValueError, match="endpoint"):
         presigner(endpoint)
 
 
-def test_a_new_day_has_a_new_key():
+def test_each_day_has_its_own_signing_key():
     signer = presigner()
     first = signer.url("GET", "k", expires_in=60, now=NOW)
     signer.url("GET", "k", expires_in=60, now=NOW + 86_400)

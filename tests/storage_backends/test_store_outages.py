@@ -1,4 +1,4 @@
-"""Both backends with a server that hangs, is gone or is full: timeouts, and how many calls wait."""
+"""Both backends with a server that hangs, is down or is full: timeouts, and the limit of waiting calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAD = answer(200, ETag='"e"', Last_Modified="Mon, 23 Nov 2026 12:00:00 GMT")
 
 @pytest.fixture
 def hanging() -> Iterator[int]:
-    """The port of a server that accepts connections and never answers, like a stopped process."""
+    """The port of a server that accepts connections and never answers, like a suspended process."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         yield listener.getsockname()[1]
 
@@ -41,14 +41,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", [*CALLS.values(), *ONCE.values()], ids=[*CALLS, *ONCE])
-def test_T103_a_server_that_hangs_is_not_retried(backend: str, hanging: int, call: Callable[[Any], Any]) -> None:
+def test_T103_a_hanging_server_is_not_retried(backend: str, hanging: int, call: Callable[[Any], Any]) -> None:
     store = open_store(settings(backend, hanging))
     with pytest.raises(OutcomeUnknown):
         call(store)
     for again in (call, CALLS["stat"], lambda store: store.check(), lambda store: store.open("x").__enter__()):
         with pytest.raises(StorageUnavailable, match="not sent") as caught:
             again(store)
-        assert not isinstance(caught.value, OutcomeUnknown)  # nothing was sent
+        assert not isinstance(caught.value, OutcomeUnknown)  # no request was sent
 
 
 @pytest.mark.usefixtures("short")
@@ -85,7 +85,7 @@ def test_bad_answers_and_closed_connections_are_retried(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_T103_a_server_that_hangs_holds_a_limited_number_of_threads(
+def test_T103_a_hanging_server_blocks_a_limited_number_of_threads(
     backend: str, hanging: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signed_http, "STALL_TIMEOUT", 60.0)
@@ -113,7 +113,7 @@ def test_T103_a_server_that_hangs_holds_a_limited_number_of_threads(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_busy_bucket_rejects_no_request(backend: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breaker, "STALLED_SECONDS", 20.0)  # many others may be busy on this machine
+    monkeypatch.setattr(breaker, "STALLED_SECONDS", 20.0)  # the machine may be busy
     store: Any = open_store(replace(s3_server.settings(backend), connections=4))
     with ThreadPoolExecutor(16) as threads:
         keys = [f"files/{number}" for number in range(64)]
@@ -151,5 +151,5 @@ def test_T7_T105_a_full_seaweedfs_is_out_of_space(backend: str, full: tuple[S3Se
     with store.open("files/0") as reader:
         assert len(reader.read()) == 4 * MIB
     elsewhere = open_store(replace(server.settings(backend), local_path=tmp_path))
-    with pytest.raises(OutcomeUnknown):  # there is room: it is something else
+    with pytest.raises(OutcomeUnknown):  # there is free space, so the error has another cause
         elsewhere.put("files/new", b"x", content_type="text/plain")

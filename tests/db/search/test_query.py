@@ -1,4 +1,4 @@
-"""Queries on a real server: what each kind of term finds, and that the work is bounded."""
+"""Queries on a real server: results of each kind of term, and limits of the work."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def library(db: Database) -> Database:
         ("is:deleted budget", set()),
     ],
 )
-def test_what_a_query_finds(library: Database, query: str, found: set[str]) -> None:
+def test_results_of_each_kind_of_query(library: Database, query: str, found: set[str]) -> None:
     assert set(names(library, query)) == found
     assert set(names(library, query, newest=100)) == found
 
@@ -112,7 +112,7 @@ def test_what_a_query_finds(library: Database, query: str, found: set[str]) -> N
     ],
 )
 def test_T81_wildcards_are_literal(library: Database, query: str, found: set[str]) -> None:
-    # '"100%"' as words is 100, which the other name has too: 100x is the words 100 and x.
+    # The words of '"100%"' are just 100, which also matches the other name: 100x is the words 100 and x.
     assert set(names(library, query)) == found
 
 
@@ -137,9 +137,7 @@ def test_equal_scores_are_newest_first_and_an_empty_query_finds_everything(db: D
     assert names(db, "plan") == names(db, "") == ["plan 3.pdf", "plan 2.pdf", "plan 1.pdf"]
 
 
-def test_T81_a_bounded_number_is_ranked_including_an_old_exact_match(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_T81_ranking_is_bounded_but_includes_an_old_exact_match(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "RANKED", 5)
     add_file(db, "report.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
     add_file(db, "a report.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
@@ -155,7 +153,7 @@ def test_T81_a_bounded_number_is_ranked_including_an_old_exact_match(
 
 
 @pytest.mark.parametrize("few", [0, 3, 100])
-def test_a_common_word_with_a_filter_is_found_by_names_or_by_the_filter(
+def test_a_common_word_with_a_filter_has_the_same_results_by_either_plan(
     db: Database, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(index, "_FEW", few)
@@ -278,7 +276,7 @@ Library = list[tuple[list[str], list[str], bool, bool, int]]
     30_000,
     100,
 )
-def test_indexes_find_and_count_what_testing_every_file_finds(
+def test_index_results_and_counts_equal_a_full_scan(
     db: Database, library: Library, queries: list[str], few: int, wide: int, best: int
 ) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -408,8 +406,8 @@ class Recorded:
         " OR ".join(f"{letter}bc*" for letter in "abcdefgh"),
     ],
 )
-def test_T81_few_prefixes_and_no_short_ones_are_looked_up_in_texts(library: Database, query: str) -> None:
-    """An index scan for a prefix can't be cancelled; a test of file after file can."""
+def test_T81_prefix_lookups_in_texts_are_few_and_long(library: Database, query: str) -> None:
+    """An index scan for a prefix can't be cancelled; a scan of the files can."""
     with library.connection() as tx, tx.transaction():
         recorded = Recorded(tx)
         clock = Clock(10)
@@ -420,10 +418,10 @@ def test_T81_few_prefixes_and_no_short_ones_are_looked_up_in_texts(library: Data
     asked = [line for (line,) in plan if "Index Cond" in line and "@@" in line]
     beginnings = [word for line in asked for word in re.findall(r"''([^']*)'':\*", line)]
     assert bool(beginnings) == ("bc*" in query and " OR " not in query) and len(beginnings) <= 4, beginnings
-    assert all(len(word) > 3 for word in beginnings), beginnings  # with the mark of the owner
+    assert all(len(word) > 3 for word in beginnings), beginnings  # including the owner mark
 
 
-def test_the_newest_of_all_owners_need_no_sort(db: Database) -> None:
+def test_listing_the_newest_files_of_all_owners_needs_no_sort(db: Database) -> None:
     with db.transaction() as tx:
         execute(tx, "set local enable_seqscan = off")
         plan = _plan(tx, "select id from files where not is_deleted order by uploaded_at desc, id desc limit 5")
@@ -489,7 +487,7 @@ NAMES = st.text(st.sampled_from("aZ09 _-.éßЖ東京のไทยຂกक्ि
 @example("PDFReport a3f9c2b7e1d4f6a8 mp3 İstanbul")
 @example("東京都庁は新宿にあります.txt")
 @example("हिन्दी שָׁלוֹם مُحَمَّد re\u0301sume\u0301")
-def test_the_database_splits_names_as_core_does(db: Database, name: str) -> None:
+def test_the_database_and_core_split_names_alike(db: Database, name: str) -> None:
     with db.connection() as tx:
         found = scalar(tx, "select name_words(%(name)s)", {"name": name})
     assert found.partition("/")[0].split() == words(name)

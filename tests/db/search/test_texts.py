@@ -20,7 +20,7 @@ from tests.rows import add_file
 
 
 def put(db: Database, content: str, language: str | None = "en", *, name: str = "a") -> str | None:
-    """The indexed words of the text, without those of the file's name; None if it is not indexed."""
+    """Store a text and return its indexed words without those of the file name; None if it is not indexed."""
     file_id = add_file(db, name, key="files/a")
     with db.transaction() as tx:
         assert texts.put(tx, "files/a", content=content, language=language)
@@ -28,7 +28,7 @@ def put(db: Database, content: str, language: str | None = "en", *, name: str = 
 
 
 def found(db: Database, file_id: UUID, *, of_name: bool = False) -> str | None:
-    """The words that find the file: of its text, or ``/word`` of its name."""
+    """The words that match the file: words of its text, or ``/word`` for words of its name."""
     with db.connection() as tx:
         vector: str | None = scalar(tx, "select words::text from file_texts where file_id = %(id)s", {"id": file_id})
     words = re.findall(rf"'{texts.mark_of('alice')}([^']*'[:\d,]*)", vector) if vector else []
@@ -37,7 +37,8 @@ def found(db: Database, file_id: UUID, *, of_name: bool = False) -> str | None:
 
 def test_a_vector_has_positions_pairs_and_stems(db: Database) -> None:
     vector = put(db, "The reports, again.")
-    assert vector == "'again':3 'report/en' 'reports':2 'reports again' 'the':1 'the reports'"  # the, again: stop words
+    # "the" and "again" are stop words
+    assert vector == "'again':3 'report/en' 'reports':2 'reports again' 'the':1 'the reports'"
 
 
 @pytest.mark.parametrize("language", [None, "ja", "xx"])
@@ -157,7 +158,7 @@ def wait_until_blocked(db: Database) -> None:
             " and database = (select oid from pg_database where datname = current_database())"
             " or not granted and locktype = 'transactionid')",
         ):
-            assert time.monotonic() < deadline, "nobody waits"
+            assert time.monotonic() < deadline, "the second transaction does not wait"
             time.sleep(0.02)
 
 
@@ -172,7 +173,7 @@ def test_T83_only_the_start_of_a_very_long_text_is_indexed(db: Database) -> None
 
 
 @pytest.mark.slow
-def test_T83_a_text_that_can_not_be_indexed_is_stored_without_words(
+def test_T83_a_text_that_cannot_be_indexed_is_stored_without_words(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer, "MAX_LEXEME_BYTES", 10**9)

@@ -1,4 +1,4 @@
-"""Rename, move, copy, trash and purge. No row is ever without its object, and no object without its row."""
+"""Rename, move, copy, trash and purge. Every row has its object, and every object its row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.rows import sql
 from tests.services.uploads.test_intake import counted, upload
 
 
-def test_rename_move_and_copy_cost_no_bytes(services: Services, alice: Principal, bucket: Any) -> None:
+def test_rename_move_and_copy_transfer_no_bytes(services: Services, alice: Principal, bucket: Any) -> None:
     file = upload(services, alice, "a.txt", b"text")
     folder = services.folders.create(alice, "plans", "", None)
     renamed = services.files.update(alice, file.id, FileChange(original_name="b.txt"), if_match=None)
@@ -67,7 +67,7 @@ def test_T14_a_stale_If_Match_changes_nothing(services: Services, alice: Princip
     services.delivery.open(alice, file.id, method="GET")
     counted_file = services.files.get(alice, file.id)
     assert counted_file.download_count == 1
-    assert etag(counted_file) == etag(file)  # counts are not edits
+    assert etag(counted_file) == etag(file)  # access counts are not edits
     renamed = services.files.update(alice, file.id, FileChange(tags=["x"]), if_match=etag(file))
     assert etag(renamed) != etag(file)
     for change in (
@@ -81,7 +81,7 @@ def test_T14_a_stale_If_Match_changes_nothing(services: Services, alice: Princip
     assert services.files.get(alice, file.id) == renamed
 
 
-def test_files_in_the_trash_hold_no_name_and_are_restored_with_a_number(services: Services, alice: Principal) -> None:
+def test_trashed_files_reserve_no_name_and_are_restored_with_a_number(services: Services, alice: Principal) -> None:
     first = upload(services, alice, "a.txt", b"1")
     assert services.files.trash(alice, first.id).is_deleted
     assert services.files.trash(alice, first.id).is_deleted
@@ -155,7 +155,9 @@ def every_call(services: Services, file_id: UUID) -> list[Callable[[Principal], 
     ]
 
 
-def test_T35_foreign_and_missing_files_cost_the_same_work(services: Services, alice: Principal, bob: Principal) -> None:
+def test_T35_foreign_and_missing_files_take_the_same_statements(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
     hers = upload(services, alice, "a.txt", b"1")
     answers = []
     for file_id in (hers.id, new_id()):
@@ -176,7 +178,7 @@ def test_T34_a_missing_object_is_reported_before_a_byte_is_sent(
         services.delivery.open(alice, file.id, method="HEAD")
     details = services.files.details(alice, file.id)
     assert details.integrity["exists"] is False
-    with pytest.raises(ContentMissing):  # a redirect answers so as soon as it is known
+    with pytest.raises(ContentMissing):  # a redirect too, once the loss is known
         services.delivery.open(alice, file.id, method="GET", mode="redirect")
 
 
@@ -206,7 +208,7 @@ def test_T84_keyset_pages_neither_skip_nor_repeat(services: Services, alice: Pri
             cursor = page.next_cursor
             if cursor is None:
                 break
-            if len(seen) == 10:  # a file is added and removed meanwhile
+            if len(seen) == 10:  # a file is added and removed between pages
                 services.files.purge(alice, upload(services, alice, "zz.txt", b"new").id)
         assert len(seen) == 23
         assert set(seen) == made
@@ -256,7 +258,7 @@ def test_T107_concurrent_changes_of_a_file_end_in_a_legal_state(
     assert usage == truth
 
 
-def test_T65_anybody_may_read_a_public_file_and_only_its_owner_change_it(
+def test_T65_public_files_are_readable_by_all_and_changed_by_their_owner(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     file = upload(services, alice, "a.txt", b"1", visibility="public")

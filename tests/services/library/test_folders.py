@@ -92,7 +92,7 @@ def test_rename_describe_and_move(folders: Folders, tree: dict[str, FolderRecord
     assert (changed.path, changed.description) == ("/d/C2", "") and changed.updated_at > tree["c"].updated_at
     assert folders.update(alice, tree["c"].id, FolderChange(description="x")).name == "C2"
     assert folders.update(alice, tree["c"].id, FolderChange(parent_id=None)).path == "/C2"
-    assert folders.update(alice, tree["c"].id, FolderChange(name="c2")).path == "/c2"  # its own name
+    assert folders.update(alice, tree["c"].id, FolderChange(name="c2")).path == "/c2"  # its current name
     with pytest.raises(NameConflict):
         folders.update(alice, tree["c"].id, FolderChange(name="A"))
     for parent in "abc":
@@ -219,7 +219,7 @@ def test_a_file_uploaded_while_its_folder_is_deleted_is_trashed_or_refused(
 def test_only_the_deletion_retries_in_a_deadlock(
     folders: Folders, db: Database, tree: dict[str, FolderRecord], alice: Principal
 ) -> None:
-    """A move locks the file before the folder, the deletion in the opposite order."""
+    """A move locks the file before the folder; the deletion locks them in the opposite order."""
     [moving] = sql(db, "select id from files where folder_id = %s", tree["b"].id)
     with ThreadPoolExecutor(1) as pool:
         with db.transaction() as tx:

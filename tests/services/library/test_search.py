@@ -73,7 +73,7 @@ def test_exact_spelling_comes_first_and_corrections_only_with_few_matches(
     assert names(search.search(alice, SearchRequest("report"))) == ["report.pdf"]
 
 
-def test_T82_search_finds_only_what_the_caller_may_read(
+def test_T82_search_finds_only_readable_files(
     search: Search, db: Database, alice: Principal, bob: Principal, root: Principal
 ) -> None:
     secret = add_file(db, "salary.pdf", owner="bob")
@@ -105,7 +105,7 @@ def test_T82_search_finds_only_what_the_caller_may_read(
 def test_pages_neither_skip_nor_repeat(search: Search, db: Database, alice: Principal) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(7):
-        add_file(db, f"plan {number}.pdf", at=at)  # at the same time, so that ids decide
+        add_file(db, f"plan {number}.pdf", at=at)  # equal times, so that ids decide
     add_file(db, "explanations.pdf")
     seen: list[str] = []
     cursor = None
@@ -243,7 +243,7 @@ def test_suggestions_match_the_prefix_ignoring_case_and_are_distinct(
     for name in ("Plan.pdf", "planner.pdf", "PLAN 100%.pdf", "a plan.pdf", "plum.pdf"):
         add_file(db, name)
     add_file(db, "plan.PDF", folder=folder)
-    # Names that start so, then words of names, then names with such a word.
+    # Names with the prefix, then words of names, then names with a word that has the prefix.
     begin = ["PLAN 100%.pdf", "Plan.pdf", "planner.pdf"]
     assert search.suggest(alice, "pLaN") == [*begin, "planner", "a plan.pdf"]
     assert search.suggest(alice, "plan", limit=1) == ["PLAN 100%.pdf"]

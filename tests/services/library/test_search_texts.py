@@ -13,7 +13,7 @@ from db.search import texts
 from services.library.search import Search, SearchPage, SearchRequest
 from tests.rows import add_file
 
-# Name, language, text. Written for this test, but for the first lines of works long out of copyright. Oldest first.
+# Name, language, text; oldest first. Written for this test, except the first lines of works long out of copyright.
 CORPUS = [
     ("annual report.pdf", "en", "Sales grew by four percent. The board thanks all employees."),
     ("Annual Report 2024 (final).pdf", "en", "Net profit rose; the annual report follows the law."),
@@ -73,7 +73,7 @@ def test_ranking_of_a_small_library(search: Search, db: Database, alice: Princip
         else:
             add_file(db, name, at=at + timedelta(days=day))
     expected = {
-        # The exact name; names that start so; the phrase inside; both words; parts of words; texts, newest first.
+        # In order: exact name, prefix, phrase, both words, parts of words, texts. Newest first.
         "annual report": [
             "annual report.pdf",
             "Annual Report 2024 (final).pdf",
@@ -97,7 +97,7 @@ def test_ranking_of_a_small_library(search: Search, db: Database, alice: Princip
         "profit -region": ["Annual Report 2024 (final).pdf"],
         "name:report content:profit": ["Company_AnnualReport2026_final.pdf", "Annual Report 2024 (final).pdf"],
         "Ishmael OR Samsa": ["Kafka.txt", "Melville.txt"],
-        "employee": ["annual report.pdf"],  # stems of the text's own language
+        "employee": ["annual report.pdf"],  # stems of the text's language
         "buch": ["Häuser und Gärten.odt"],
         "häuser": ["Häuser und Gärten.odt"],
         "STRASSE": ["Häuser und Gärten.odt"],
@@ -170,7 +170,7 @@ def test_T82_texts_of_other_owners_the_trash_and_unready_files_are_not_found(
     ):
         page = search.search(alice, SearchRequest(query, facets=facets))
         assert page.items == [] and page.total == 0 and not any(page.facets.values()), query
-    assert search.search(alice, SearchRequest("processing -secret")).total == 1  # they do not exclude it either
+    assert search.search(alice, SearchRequest("processing -secret")).total == 1  # nor do their texts exclude a match
     trashed = search.search(alice, SearchRequest("secret is:deleted"))
     assert names(trashed) == ["two.txt"] and trashed.items[0].highlights["content"] == "<mark>secret</mark> trash"
     assert names(search.search(bob, SearchRequest("secret is:deleted"))) == []

@@ -178,7 +178,7 @@ def test_without_a_system_library_the_wheel_is_used_and_the_environment_restored
 
 
 def test_T8_a_guess_at_an_old_program_is_ignored() -> None:
-    """One in a hundred random files looks like a .COM program, and a rule against programs refused them."""
+    """One in a hundred random files looks like a .COM program, and rules against programs refused it."""
     assert {detect(bytes([0xB8, n, 0xD8, 0x59]) + bytes(range(256))) for n in range(256)} <= {
         "application/octet-stream"
     }

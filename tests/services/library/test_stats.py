@@ -11,7 +11,7 @@ from tests.rows import add_file, sql
 
 
 class Measured:
-    """The part of a store that statistics use."""
+    """The part of a store that the statistics use."""
 
     def __init__(self, capacity: Capacity | Exception | None):
         self._capacity = capacity

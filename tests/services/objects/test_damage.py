@@ -48,7 +48,7 @@ def cut(bucket: Any, db: Database, file: FileRecord) -> None:
 
 
 def known_mismatch(bucket: Any, db: Database, file: FileRecord) -> None:
-    """Flip a bit on the disk; the bucket still reports the old ETag."""
+    """Record a mismatch, as after a flipped bit on the disk: the bucket still reports the old ETag."""
     sql(db, "update objects set checksum_state = 'mismatch' where object_key = %s", file.file_path)
 
 

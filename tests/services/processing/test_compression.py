@@ -1,4 +1,4 @@
-"""Compressed objects: the same bytes in every way of reading, and the old object kept while URLs for it are valid."""
+"""Compressed objects: all ways of reading give the same bytes, and the old object is kept while its URLs are valid."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def test_files_that_are_not_compressed(
         file = upload(gateway, alice, name, data)
         gateway.compression.compress(file.id)
         now = services.files.get(alice, file.id)
-        if name == "first.csv":  # hex shrinks to a half: the only one that is replaced
+        if name == "first.csv":  # hex shrinks by half, so only this file is replaced
             assert now.encoding == "zstd"
         else:
             assert (now.encoding, now.file_path) == (None, file.file_path), name
     shrunk = compressed(services, alice, text(50_000, seed=1))
-    assert read(off, off.files.get(alice, shrunk.id)) == text(50_000, seed=1)  # off: compressed objects stay readable
+    assert read(off, off.files.get(alice, shrunk.id)) == text(50_000, seed=1)  # compressed objects stay readable
     off.db.close()
 
 
@@ -261,7 +261,7 @@ def test_the_old_object_is_kept_as_long_as_its_urls_are_valid(
     assert download(services, file)[2] == data
     sql(db, "update deferred_deletions set delete_after = delete_after - interval '3 hours'")
     services.janitor.run()
-    assert requests.get(url, timeout=30).status_code == 200  # twice the life is kept
+    assert requests.get(url, timeout=30).status_code == 200  # kept for twice the URL lifetime
     time_passes(db)
     services.janitor.run()
     assert requests.get(url, timeout=30).status_code == 404
@@ -298,7 +298,7 @@ def test_urls_of_busy_files_are_recorded_now_and_then(services: Services, alice:
 def test_an_object_replaced_while_its_url_is_signed(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is found uncompressed, then the job replaces it: no URL for the old object is left unrecorded."""
+    """The job replaces the object after it was found uncompressed: every URL for the old object is recorded."""
     file = upload(services, alice, "a.txt", text(9000))
     real = objects.record_url
 

@@ -1,4 +1,4 @@
-"""Compression with concurrent work, damaged bytes and crashes: nothing is lost or left over."""
+"""Compression with concurrent operations, damage and crashes: nothing is lost or left over."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_T106_concurrent_runs_have_one_effect(
 def test_T107_replacement_races_with_copy_purge_and_equal_uploads(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers, purged: bool
 ) -> None:
-    """Each ends with no file without its object, and no object without a file."""
+    """Afterwards every file has its object, and every object has a file."""
 
     def at_once(data: bytes) -> None:
         file = upload(services, alice, "a.txt", data)
@@ -125,7 +125,7 @@ def test_T107_replacement_races_with_copy_purge_and_equal_uploads(
 def test_damage_is_detected_and_never_ends_a_download_early(
     services: Services, alice: Principal, bucket: Any, db: Database
 ) -> None:
-    """As after a flipped bit on a disk: the bucket still returns the old ETag."""
+    """A bit flips on the disk: the bucket still returns the old ETag."""
     file = compressed(services, alice, text(2 * FRAME))
     whole = bytearray(raw(bucket, file.file_path))
     whole[len(whole) // 2] ^= 0xFF
@@ -185,7 +185,7 @@ def test_T101_killed_at_any_call_the_bytes_are_kept_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch,
     data: bytes,
 ) -> None:
-    """Written as one object, and in two parts."""
+    """The replacement is written by a single PUT, or in two parts."""
     monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
     done = set()
     file = upload(services, alice, "a.txt", data)
@@ -208,7 +208,7 @@ def test_T101_killed_at_any_call_the_bytes_are_kept_and_nothing_is_left(
 def test_a_replacement_whose_lease_expired_is_not_used(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It took longer than its lease: the janitor has begun to delete it."""
+    """If writing took longer than the lease, the janitor has begun to delete the replacement."""
     file = upload(services, alice, "a.txt", text(9000))
     real = Compression._reads_back
 

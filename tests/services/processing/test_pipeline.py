@@ -32,7 +32,7 @@ def queued(db: Database) -> list[str]:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What each child was asked to read, in order."""
+    """What each child process reads, in order."""
     asked: list[list[str]] = []
     run = parsers.run
 
@@ -44,7 +44,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return asked
 
 
-def test_one_child_reads_text_metadata_and_pictures(
+def test_one_child_process_reads_text_metadata_and_pictures(
     services: Services, alice: Principal, db: Database, runs: list[list[str]]
 ) -> None:
     paper = upload(services, alice, "plan.pdf", samples.pdf())
@@ -80,7 +80,7 @@ def test_jobs_are_enqueued_for_types_with_previews(services: Services, alice: Pr
 def test_a_failed_step_does_not_prevent_the_others(
     services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A document whose page can't be drawn has its text, and each file of the object says what failed."""
+    """A document whose page can't be drawn still has its text, and each file of the object has the problem."""
     paper = upload(services, alice, "plan.pdf", samples.pdf())
     run, asked = parsers.run, []
 
@@ -108,7 +108,7 @@ def test_a_failed_step_does_not_prevent_the_others(
 def test_T91_a_killed_child_is_a_result_and_not_retried(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]
 ) -> None:
-    """After a child was killed at its limit, the file says so and the job is done."""
+    """After a child was killed at its limit, the file has a problem and the job is done."""
     monkeypatch.setattr(reading, "_READERS", {"image": reading._Reader("image", parsers.Limits(wall_seconds=0.001))})
     reading._reader.cache_clear()
     photo = upload(services, alice, "a.png", picture("PNG", 300, 200))
@@ -129,7 +129,7 @@ def test_T91_a_killed_child_is_a_result_and_not_retried(
 
 
 def test_an_encrypted_document_has_no_problem(services: Services, alice: Principal) -> None:
-    """A password is not a fault."""
+    """Password protection is not an error."""
     paper = upload(services, alice, "secret.pdf", samples.encrypted_pdf())
     services.pipeline.process(paper.id)
     file = services.files.get(alice, paper.id)
@@ -176,7 +176,7 @@ def test_a_file_purged_meanwhile_leaves_nothing(
 def test_T101_killed_at_any_call_the_result_is_the_same(
     services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, bucket: Any
 ) -> None:
-    """What is left is completed by the next run or removed by the janitor."""
+    """The next run completes what is missing, and the janitor removes what is left over."""
     text = upload(services, alice, "a.md", b"# Plans\n\nSome words about plans.\n" * 20)
     for crash in crashing.crash_points():
         with crash:
@@ -192,7 +192,7 @@ def test_T101_killed_at_any_call_the_result_is_the_same(
             tx.execute("delete from file_previews")
             tx.execute("update objects set extracted = '{}'")
     assert crash.number > 4
-    assert len(leftovers()["objects without a row"]) > 0  # written but not recorded: for the janitor
+    assert len(leftovers()["objects without a row"]) > 0  # unrecorded pictures are left to the janitor
     with db.connection() as tx:
         [record] = objects.get_many(tx, [text.file_path])
     assert record.status == "stored"

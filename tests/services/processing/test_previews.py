@@ -104,7 +104,7 @@ def test_a_text_preview_is_json_and_stored(
 def test_listing_an_archive_reads_only_its_directory(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 6 MiB only what the listing needs is read from the bucket."""
+    """Only the needed part of the 6 MiB is read from the bucket."""
     asked = []
     opened = services.previews._reader.open
 
@@ -139,7 +139,7 @@ def test_pages_of_a_document_are_pictures(
     assert sql(db, "select count(*) from preview_failures") == [(0,)]
 
 
-def test_T91_a_file_that_can_not_be_parsed_is_parsed_once(
+def test_T91_a_file_that_cannot_be_parsed_is_parsed_once(
     services: Services, alice: Principal, bob: Principal, db: Database, children: list[str]
 ) -> None:
     """The failure is returned at each request, kept for a day, and forgotten when the owner retries."""
@@ -183,7 +183,7 @@ def test_files_without_previews(services: Services, alice: Principal, db: Databa
 def test_T101_a_preview_killed_at_any_step_leaves_nothing(
     services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers
 ) -> None:
-    """Its key is reserved before its first byte, so one run of the janitor finds it."""
+    """The key is reserved before the first byte is written, so one run of the janitor finds it."""
     text = upload(services, alice, "a.txt", b"text")
     for crash in crashing.crash_points():
         with crash:
@@ -197,7 +197,7 @@ def test_T101_a_preview_killed_at_any_step_leaves_nothing(
 def test_a_preview_whose_reservation_expired_is_not_used(
     services: Services, alice: Principal, db: Database, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The janitor came between writing and recording, and may have deleted the bytes."""
+    """The janitor ran between writing and recording, and may have deleted the bytes."""
     text = upload(services, alice, "a.txt", b"text")
     put = services.previews._store.put
 
@@ -218,7 +218,7 @@ def test_a_preview_whose_reservation_expired_is_not_used(
 
 
 def test_T75_one_owners_requests_do_not_starve_others() -> None:
-    """With ten of alice's waiting, bob gets a slot while alice's first is running; her eleventh is refused."""
+    """While one request of alice runs and ten wait, bob gets a slot, and alice's next request is refused."""
     limit = ConcurrencyLimit(concurrency=2, per_owner=1, waiting=10, timeout=30)
     done, begun = threading.Event(), threading.Semaphore(0)
 
@@ -237,7 +237,7 @@ def test_T75_one_owners_requests_do_not_starve_others() -> None:
         with limit.slot("alice"):
             pass
     with limit.slot("bob"):
-        assert not begun.acquire(timeout=0.1)  # alice's next does not get the second slot
+        assert not begun.acquire(timeout=0.1)  # alice's next request does not get the second slot
     done.set()
     for thread in threads:
         thread.join(30)

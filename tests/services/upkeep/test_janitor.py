@@ -1,4 +1,4 @@
-"""The janitor, and what killed processes leave to it."""
+"""The janitor, and leftovers of killed processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.services.uploads.test_intake import stored, upload
 
 
 class Killed(BaseException):
-    """Stands for kill -9: no cleanup code of the gateway runs."""
+    """Simulates kill -9: no cleanup code of the gateway runs."""
 
 
 STORE_STEPS = ["create_multipart", "put_part", "complete_multipart", "stat", "put"]
@@ -109,7 +109,7 @@ def test_T103_an_unavailable_bucket_loses_no_row_and_no_object(
     assert leftovers() == NOTHING
 
 
-def test_an_upload_that_continued_meanwhile_does_not_expire(services: Services, alice: Principal, db: Database) -> None:
+def test_an_upload_continued_meanwhile_does_not_expire(services: Services, alice: Principal, db: Database) -> None:
     """The statement that ends an upload checks the time again."""
 
     class Slow(Source):
@@ -123,7 +123,7 @@ def test_an_upload_that_continued_meanwhile_does_not_expire(services: Services, 
     assert file.file_size == len(data)
 
 
-def test_orphans_are_deleted_when_no_upload_can_still_own_them(
+def test_orphans_are_deleted_once_no_upload_can_own_them(
     services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upload(services, alice, "a.txt", b"mine")
@@ -142,7 +142,7 @@ def test_orphans_are_deleted_when_no_upload_can_still_own_them(
 
 @pytest.fixture
 def move_the_clock(db: Database) -> Callable[[timedelta], None]:
-    """Makes PostgreSQL's clock differ, for connections opened from then on."""
+    """A function that moves PostgreSQL's clock, for connections opened afterwards."""
 
     def move(by: timedelta) -> None:
         with db.connection() as tx:
@@ -157,10 +157,10 @@ def move_the_clock(db: Database) -> Callable[[timedelta], None]:
 
 
 @pytest.mark.parametrize(("ahead", "removed"), [(timedelta(hours=24), 0), (timedelta(hours=26), 1)])
-def test_R6_T108_ages_are_measured_by_the_clock_of_the_database(
+def test_R6_T108_ages_are_measured_by_the_databases_clock(
     services: Services, bucket: Any, move_the_clock: Callable[[timedelta], None], ahead: timedelta, removed: int
 ) -> None:
-    """If the clock of the janitor's machine jumps, nothing is purged early. An upload lives for a day."""
+    """If the clock of the janitor's machine jumps, nothing is purged early. Uploads expire after a day."""
     bucket.put("files/2020/01/orphan.txt", b"orphan", content_type="text/plain")
     bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
     move_the_clock(ahead)
@@ -168,7 +168,7 @@ def test_R6_T108_ages_are_measured_by_the_clock_of_the_database(
     assert (report.orphaned_objects, report.orphaned_multiparts) == (removed, 1)
 
 
-def test_probes_of_checks_that_timed_out_are_removed(
+def test_objects_of_checks_that_timed_out_are_removed(
     services: Services, bucket: Any, move_the_clock: Callable[[timedelta], None], leftovers: Leftovers
 ) -> None:
     bucket.put("probe/0123", b"probe", content_type="application/octet-stream")

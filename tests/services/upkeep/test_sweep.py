@@ -1,4 +1,4 @@
-"""The sweep: no owner's uploads delay another's, and those that can't succeed end."""
+"""The sweep: one owner's uploads do not delay another's, and uploads that can't succeed end."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_T134_an_upload_that_never_succeeds_ends_after_some_attempts(
     bucket: Any,
     counted: tuple[DirectUploads, Counter[str]],  # noqa: F811
 ) -> None:
-    """By a single PUT and by tus, with no name left for them; useless copies are bounded."""
+    """No name is free for an upload by a single PUT and for one by tus. The number of useless copies is bounded."""
     sweeper, requests = counted
     begun = begin(services, alice, b"hello", filename="a.txt")
     send_all(begun, b"hello")
@@ -81,7 +81,7 @@ def test_T134_an_upload_that_never_succeeds_ends_after_some_attempts(
         services.resumable.append(alice, resumable.id, offset=0, body=Bytes(b"hello"))
     for _ in range(6):
         assert sweeper.sweep() + services.resumable.sweep() == 0
-        assert sweeper.sweep() + services.resumable.sweep() == 0  # not before its time
+        assert sweeper.sweep() + services.resumable.sweep() == 0  # the retry is not due
         now_again(db)
     assert requests["copy"] == 4
     for upload_id in (begun.upload.id, resumable.id):
@@ -91,7 +91,7 @@ def test_T134_an_upload_that_never_succeeds_ends_after_some_attempts(
     assert incoming(bucket) == [] and [info.key for info in bucket.list_objects("files/")] == []
 
 
-def test_T134_an_unexpected_error_stops_no_other_upload_and_is_retried_with_growing_delays(
+def test_T134_an_unexpected_error_is_retried_with_backoff_and_stops_no_other_upload(
     services: Services, alice: Principal, bob: Principal, db: Database
 ) -> None:
     mine, his = begin(services, alice, b"hello"), begin(services, bob, b"his")
@@ -142,7 +142,7 @@ def test_T134_an_unavailable_bucket_ends_no_upload(
 def test_T134_the_sweep_alternates_between_owners(
     services: Services, alice: Principal, bob: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fifty stuck and older uploads of one owner come before the two of another."""
+    """One owner has fifty older uploads that cannot complete, another has two."""
     stuck = [begin(services, alice, b"hello").upload for _ in range(50)]
     sql(db, "update uploads set status = 'completing', updated_at = now() - interval '1 hour'")
     for _ in range(2):
@@ -170,11 +170,11 @@ def test_T134_a_sweep_is_bounded_and_the_next_continues(
     assert [direct(services).sweep() for _ in range(4)] == [1, 1, 1, 0]
 
 
-# -- the completer's lease -------------------------------------------------------------------------------------------------
+# -- leases of completions -------------------------------------------------------------------------------------------------
 
 
 class Held:
-    """A step of a completer that lasts until ``go_on``."""
+    """A step of a completion that lasts until ``go_on``."""
 
     def __init__(self) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
@@ -208,7 +208,7 @@ def held_completer(
 def test_a_slow_completion_keeps_its_lease(
     services: Services, alice: Principal, db: Database, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long a call to the bucket takes: the heartbeat runs beside it."""
+    """The heartbeat runs during a call to the bucket, however long it takes."""
     begun = begin(services, alice, b"hello")
     send_all(begun, b"hello")
     with held_completer(services, alice, begun.upload.id, monkeypatch, "copy") as (held, result):
@@ -223,7 +223,7 @@ def test_a_slow_completion_keeps_its_lease(
 
 
 @pytest.mark.parametrize(("size", "step"), [(5, "copy"), (PART_SIZE + 1, "complete_multipart")])
-def test_a_suspended_completion_is_taken_over_in_seconds_and_does_no_harm_later(
+def test_a_suspended_completion_is_taken_over_in_seconds(
     services: Services,
     alice: Principal,
     db: Database,
@@ -233,7 +233,7 @@ def test_a_suspended_completion_is_taken_over_in_seconds_and_does_no_harm_later(
     size: int,
     step: str,
 ) -> None:
-    """As by SIGSTOP: no heartbeat, and later it continues."""
+    """A suspended process (SIGSTOP) sends no heartbeat and continues later, without effect."""
     assert timedelta() < LEASE < timedelta(seconds=10)
     monkeypatch.setattr(completion, "beating", lambda beat, every: nullcontext())
     data = b"\x93" * size

@@ -1,4 +1,4 @@
-"""Uploads that end without their client: abandoned ones, and those whose bytes arrived in the bucket unnoticed."""
+"""Uploads that end without their client: abandoned uploads, and direct uploads that the client did not complete."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_T46_the_janitor_leaves_unexpired_uploads_alone(services: Services, alic
     assert stored(bucket, direct(services).complete(alice, many.upload.id)) == large
 
 
-def test_T46_a_lifecycle_rule_aborts_what_the_janitor_missed(
+def test_T46_a_lifecycle_rule_aborts_multiparts_that_the_janitor_missed(
     services: Services, settings: Settings, bucket: Any
 ) -> None:
     import commands
@@ -87,7 +87,7 @@ def test_T46_a_lifecycle_rule_aborts_what_the_janitor_missed(
     assert rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] * 86_400 > settings.upload_ttl
 
 
-# -- what the bucket took without telling us -------------------------------------------------------------------------------
+# -- objects that arrived without a complete request -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -108,11 +108,11 @@ def counted(settings: Settings, services: Services) -> tuple[DirectUploads, Coun
     ), requests
 
 
-def test_the_sweep_finds_what_arrived_by_one_listing(
+def test_the_sweep_finds_arrived_objects_with_one_listing(
     services: Services, alice: Principal, bucket: Any, counted: tuple[DirectUploads, Counter[str]], leftovers: Leftovers
 ) -> None:
     sweeper, requests = counted
-    assert sweeper.sweep() == 0 and not requests  # nobody is bringing anything: not one request
+    assert sweeper.sweep() == 0 and not requests  # no pending upload, so no request
     pending = [begin(services, alice, b"never arrives") for _ in range(40)]
     assert sweeper.sweep() == 0 and requests == {"list_objects": 1}
     requests.clear()
@@ -123,11 +123,7 @@ def test_the_sweep_finds_what_arrived_by_one_listing(
     )
     assert post_form(direct(services).sign_post(alice, form_upload), b"from a form").ok
     assert sweeper.sweep() == 4
-    assert requests == {
-        "list_objects": 1,
-        "stat": 8,
-        "copy": 4,
-    }  # the copy looks at what it made; deletes are the intake's
+    assert requests == {"list_objects": 1, "stat": 8, "copy": 4}  # a copy stats its result; the intake deletes
     assert sorted(stored(bucket, file) for file in files_of(services, alice)) == [
         b"from a form",
         *[b"never arrives"] * 3,
@@ -136,7 +132,7 @@ def test_the_sweep_finds_what_arrived_by_one_listing(
     assert incoming(bucket) == []
     many = begin(services, alice, bytes(PART_SIZE + 1))
     send_all(many, bytes(PART_SIZE + 1))
-    assert sweeper.sweep() == 0  # a multipart is completed at its client's word only
+    assert sweeper.sweep() == 0  # only the client completes a multipart
 
 
 def test_the_sweep_and_the_client_make_one_file(services: Services, alice: Principal, bucket: Any) -> None:
@@ -158,7 +154,7 @@ def test_an_undeclared_size_is_checked_at_completion(
 ) -> None:
     admitted = direct(services).admit(alice, protocol="s3", filename="f", size=None, content_type=None, single=True)
     form = direct(services).sign_post(alice, admitted)
-    assert not post_form(form, bytes(2001)).ok  # the policy knows the limit
+    assert not post_form(form, bytes(2001)).ok  # the policy contains the limit
     assert post_form(form, bytes(1500)).ok
     meanwhile = begin(services, alice, bytes(1001))
     with pytest.raises(QuotaExceeded):
@@ -171,14 +167,14 @@ def test_an_undeclared_size_is_checked_at_completion(
     assert leftovers()["reservations"] == []
 
 
-def test_a_completion_whose_holder_died_is_taken_over(
+def test_a_dead_processs_completion_is_taken_over(
     services: Services, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
     begun = begin(services, alice, b"hello")
     send_all(begun, b"hello")
     sql(db, "update uploads set status = 'completing', updated_at = now()")
     bucket.put(begun.upload.object_key, b"half", content_type="text/plain")
-    assert direct(services).sweep() == 0  # its lease still runs
+    assert direct(services).sweep() == 0  # the lease has not expired
     let_lease_pass(db)
     assert direct(services).sweep() == 1
     (file,) = files_of(services, alice)

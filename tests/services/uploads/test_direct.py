@@ -1,4 +1,4 @@
-"""Direct uploads against a real bucket: what URLs allow, what survives, and that a file appears once and unchanged."""
+"""Direct uploads with a real bucket: permissions of URLs, resuming, and files that appear once and unchanged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ MIB = 1024 * 1024
 PNG_BUT_HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
 
 
-# -- all the way -----------------------------------------------------------------------------------------------------------
+# -- complete uploads ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_SIZE, PART_SIZE + 1, 2 * PART_SIZE, 20 * MIB + 7])
@@ -87,7 +87,7 @@ def test_stored_bytes_are_the_bytes_sent(
     assert leftovers() == NOTHING
 
 
-def test_headers_are_those_a_browser_may_set(services: Services, alice: Principal) -> None:
+def test_headers_can_be_set_by_a_browser(services: Services, alice: Principal) -> None:
     data = b"hello"
     begun = begin(
         services, alice, data, sha256=hashlib.sha256(data).hexdigest(), content_type="text/plain; charset=utf-8"
@@ -142,10 +142,10 @@ def test_T71_concurrent_uploads_share_one_quota(services: Services, alice: Princ
         assert sum(pool.map(one, range(40))) == 10
 
 
-# -- T41, T42: what a URL allows -------------------------------------------------------------------------------------------
+# -- T41, T42: permissions of URLs -----------------------------------------------------------------------------------------
 
 
-def test_T41_a_put_url_takes_the_declared_bytes_once(services: Services, alice: Principal) -> None:
+def test_T41_a_put_url_accepts_the_declared_size_once(services: Services, alice: Principal) -> None:
     data = b"hello world"
     begun = begin(services, alice, data, content_type="text/plain", filename="a.txt")
     assert begun.request is not None
@@ -187,7 +187,7 @@ def test_T41_a_post_form_fixes_key_type_and_size_and_its_replay_changes_nothing(
     assert post_form(form, b"hello world", **{"Content-Type": "text/html"}).status_code == 403
     assert post_form(form, b"hello world", key=admitted.object_key).status_code == 403
     assert post_form(form, b"hello world").ok
-    assert post_form(form, b"HELLO WORLD").ok  # what a policy can't forbid
+    assert post_form(form, b"HELLO WORLD").ok  # a policy can't forbid overwriting
     file = direct(services).complete(alice, admitted.id)
     assert post_form(form, b"replayed!!!").ok
     file = checked(services, file)
@@ -211,7 +211,7 @@ def test_T42_upload_urls_are_short_lived(services: Services, alice: Principal) -
     assert life(direct(services).sign_parts(alice, many.upload.id, [2])[0].request.url) == 600
 
 
-def test_T42_the_longest_life_that_can_be_set_is_an_hour(settings: Settings) -> None:
+def test_T42_upload_urls_are_valid_for_an_hour_at_most(settings: Settings) -> None:
     with pytest.raises(ValueError):
         Settings(_env_file=None, upload_url_ttl=3601)
 
@@ -219,7 +219,7 @@ def test_T42_the_longest_life_that_can_be_set_is_an_hour(settings: Settings) -> 
 # -- T43: parts ------------------------------------------------------------------------------------------------------------
 
 
-def test_T43_the_plan_holds_any_size_and_a_part_url_takes_its_exact_length(
+def test_T43_large_plans_and_part_urls_with_an_exact_length(
     services: Services, alice: Principal, leftovers: Leftovers
 ) -> None:
     begun = direct(services).begin(alice, filename="huge.bin", size=50 * 1024**3)
@@ -237,7 +237,7 @@ def test_T43_the_plan_holds_any_size_and_a_part_url_takes_its_exact_length(
     assert len(direct(services).sign_parts(alice, small.upload.id, [2, 1, 2])) == 2
 
 
-def test_T43_missing_or_different_parts_are_listed_and_the_upload_goes_on(
+def test_T43_missing_or_different_parts_are_listed_and_the_upload_continues(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
     data = os.urandom(4 * PART_SIZE + 5)
@@ -264,18 +264,18 @@ def test_T43_missing_or_different_parts_are_listed_and_the_upload_goes_on(
     assert leftovers() == NOTHING
 
 
-def test_T43_of_a_part_sent_twice_the_listed_etag_counts(services: Services, alice: Principal, bucket: Any) -> None:
-    for _ in range(4):  # which one a server lists first is chance
+def test_T43_the_clients_etag_decides_between_repeated_parts(services: Services, alice: Principal, bucket: Any) -> None:
+    for _ in range(4):  # the order in which a server lists them is random
         old, data = os.urandom(PART_SIZE + 5), os.urandom(PART_SIZE + 5)
         begun = begin(services, alice, data)
         first = send_all(begun, old)
         again = send_parts(begun.parts[1:], data)
         assert direct(services).progress(alice, begun.upload.id).missing == [(2, 2)]
-        with pytest.raises(PartsMismatch):  # nobody can tell which is meant
+        with pytest.raises(PartsMismatch):  # it is unclear which one is meant
             direct(services).complete(alice, begun.upload.id)
         with pytest.raises(PartsMismatch):
             direct(services).complete(alice, begun.upload.id, parts=[*first, *again])
-        send_parts(begun.parts[1:], data)  # what a client does that was told it is missing
+        send_parts(begun.parts[1:], data)  # as a client does for a missing part
         file = direct(services).complete(alice, begun.upload.id, parts=[first[0], again[0]])
         assert stored(bucket, file) == old[:PART_SIZE] + data[PART_SIZE:]
 
@@ -283,7 +283,7 @@ def test_T43_of_a_part_sent_twice_the_listed_etag_counts(services: Services, ali
 # -- resume ----------------------------------------------------------------------------------------------------------------
 
 
-def test_another_process_and_another_device_resume(
+def test_resume_from_another_process_and_device(
     services: Services, settings: Settings, alice: Principal, bucket: Any
 ) -> None:
     data = os.urandom(3 * PART_SIZE + 1)
@@ -302,7 +302,7 @@ def test_another_process_and_another_device_resume(
     assert stored(bucket, file) == data
 
 
-def test_a_put_whose_url_expired_gets_another(services: Services, alice: Principal, bucket: Any) -> None:
+def test_an_expired_put_url_is_replaced(services: Services, alice: Principal, bucket: Any) -> None:
     begun = begin(services, alice, b"hello")
     (fresh,) = direct(services).sign_parts(alice, begun.upload.id, [1])
     put(fresh.request.url, b"hello", fresh.request.headers)
@@ -311,7 +311,7 @@ def test_a_put_whose_url_expired_gets_another(services: Services, alice: Princip
     assert stored(bucket, direct(services).complete(alice, begun.upload.id)) == b"hello"
 
 
-def test_requesting_urls_postpones_the_expiry(services: Services, alice: Principal, db: Database) -> None:
+def test_requesting_urls_extends_the_upload(services: Services, alice: Principal, db: Database) -> None:
     begun = begin(services, alice, bytes(PART_SIZE + 1))
     sql(db, "update uploads set expires_at = now() + interval '1 minute'")
     direct(services).sign_parts(alice, begun.upload.id, [1])
@@ -330,7 +330,7 @@ def test_unfinished_uploads_are_paged_newest_first(services: Services, alice: Pr
     assert seen == ids[::-1] and cursor is None
 
 
-def test_progress_of_a_form_upload_under_way(services: Services, alice: Principal) -> None:
+def test_progress_of_a_running_form_upload(services: Services, alice: Principal) -> None:
     data, seen = os.urandom(3 * PART_SIZE), []
 
     class Watched:
@@ -350,7 +350,7 @@ def test_progress_of_a_form_upload_under_way(services: Services, alice: Principa
     assert seen[0].upload.protocol == "raw" and seen[0].bytes_received >= 2 * PART_SIZE
 
 
-# -- T44, T45: once, and nobody else's -------------------------------------------------------------------------------------
+# -- T44, T45: one file, for its owner -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
@@ -392,9 +392,7 @@ def test_T44_complete_after_abort_or_expiry_is_gone(
     assert leftovers() == NOTHING
 
 
-def test_abort_during_completion_ends_as_one_or_the_other(
-    services: Services, alice: Principal, leftovers: Leftovers
-) -> None:
+def test_abort_during_completion_has_one_outcome(services: Services, alice: Principal, leftovers: Leftovers) -> None:
     for _ in range(5):
         data = os.urandom(PART_SIZE + 1)
         begun = begin(services, alice, data)
@@ -418,7 +416,9 @@ def test_abort_during_completion_ends_as_one_or_the_other(
             services.files.purge(alice, file.id, if_match=None)
 
 
-def test_T45_anothers_upload_is_not_found(services: Services, alice: Principal, bob: Principal, bucket: Any) -> None:
+def test_T45_another_owners_upload_is_not_found(
+    services: Services, alice: Principal, bob: Principal, bucket: Any
+) -> None:
     data = os.urandom(PART_SIZE + 1)
     begun = begin(services, alice, data)
     send_all(begun, data)
@@ -438,7 +438,7 @@ def test_T45_anothers_upload_is_not_found(services: Services, alice: Principal, 
 def test_T45_no_url_can_change_the_bytes_afterwards(
     services: Services, alice: Principal, bucket: Any, leftovers: Leftovers
 ) -> None:
-    """Every URL of both kinds of upload, tried in every state, with other bytes of the declared length."""
+    """Every URL of both kinds of upload is tried in every state, with other bytes of the declared length."""
     small, large = b"good bytes", os.urandom(2 * PART_SIZE)
     evil = {len(small): b"EVIL BYTES", PART_SIZE: os.urandom(PART_SIZE)}
     one, many = begin(services, alice, small), begin(services, alice, large)
@@ -484,7 +484,7 @@ def test_T45_no_url_can_change_the_bytes_afterwards(
         assert send(found.url, b"", method="GET").content == good
     assert len(files_of(services, alice)) == 3
     services.janitor.run()
-    assert leftovers() == NOTHING  # what the attack left in incoming/ is gone too
+    assert leftovers() == NOTHING  # objects of the attack in incoming/ are deleted too
 
 
 # -- T48: the bucket itself ------------------------------------------------------------------------------------------------
@@ -514,7 +514,7 @@ def test_T48_the_bucket_is_private(services: Services, settings: Settings, alice
 def test_T146_a_folder_deleted_meanwhile_leaves_the_file_in_the_root(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """It says so until it is moved."""
+    """The file has a problem until it is moved."""
     folder = services.folders.create(alice, "Plans", "", None)
     other = services.folders.create(alice, "Other", "", None)
     begun = begin(services, alice, b"hello", placement=Placement(folder_id=folder.id))

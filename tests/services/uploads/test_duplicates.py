@@ -1,4 +1,4 @@
-"""Equal bytes of one owner are stored once, also with concurrent uploads; nobody learns of another owner's."""
+"""Equal bytes of one owner are stored once, also with concurrent uploads. Bytes of other owners are not revealed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_concurrent_equal_bytes_in_several_folders_share_one_object(
 
     def batch(number: int) -> None:
         with services.intake.batch(alice, protocol="form") as batch:
-            for piece in data if number % 2 else reversed(data):  # in either order: no two wait for each other for ever
+            for piece in data if number % 2 else reversed(data):  # in either order, without a deadlock
                 batch.receive(name="a.bin", claimed_type=None, stream=Source(piece))
             batch.commit(Placement(folder_id=folders[number]))
 
@@ -82,10 +82,10 @@ def test_form_and_direct_uploads_share_objects_with_each_other(
 
 
 @pytest.mark.parametrize("wish", ["link", "copy", "reject"])
-def test_T15_another_owners_bytes_can_not_be_detected(
+def test_T15_uploads_do_not_reveal_another_owners_bytes(
     services: Services, alice: Principal, bob: Principal, db: Database, wish: str
 ) -> None:
-    """The same statements, the same answer but for random values, the same quota, whether anybody has the bytes or not."""
+    """Statements, answer (but for random values) and quota are the same whether another owner has the bytes or not."""
     known, unknown = b"known " * 1000, b"other " * 1000
     upload(services, alice, "a.bin", known)
     seen = []
@@ -104,7 +104,7 @@ def test_T15_another_owners_bytes_can_not_be_detected(
 
 
 def scanned(db: Database, owner: str) -> dict[str, int]:
-    """By looking at every row."""
+    """Usage by a scan of all rows."""
     files = sql(db, "select file_path, file_size from files where owner_id = %s", owner)
     largest = dict(files)
     return {
@@ -175,13 +175,13 @@ def test_T107_an_object_is_deleted_with_its_last_file(
                     end.result(60)
         assert leftovers() == NOTHING
         left = services.files.list(alice, FileQuery()).items
-        assert left  # the equal upload at least
+        assert left  # at least the equal upload
         for each in left:
             services.files.purge(alice, each.id)
         assert objects_of(db, "alice") == 0
 
 
-def test_an_object_can_not_be_deleted_while_a_file_uses_it(services: Services, alice: Principal, db: Database) -> None:
+def test_an_object_cannot_be_deleted_while_a_file_uses_it(services: Services, alice: Principal, db: Database) -> None:
     """Users are counted as rows, so no counter can drift, and the database refuses to break the rule."""
     file = upload(services, alice, "a.bin", b"hello")
     with pytest.raises(psycopg.errors.ForeignKeyViolation), db.connection() as tx:

@@ -1,4 +1,4 @@
-"""Form and raw uploads: what is refused, what is left behind, what it costs."""
+"""Form and raw uploads: refusals, leftovers and costs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def upload(
     sums: dict[str, Any] | None = None,
     **placement: Any,
 ) -> FileRecord:
-    """Upload one file; an error in it is raised."""
+    """Upload one file, and raise its error if there is one."""
     stream = Source(source) if isinstance(source, bytes) else source
     with services.intake.batch(principal, protocol="raw") as batch:
         batch.receive(name=name, claimed_type=None, stream=stream, size=size, **(sums or {}))
@@ -130,13 +130,13 @@ def test_T3_a_body_shorter_than_declared_never_becomes_a_file(
     ],
 )
 @pytest.mark.settings(denied_types=("exe",))
-def test_T9_T10_a_refused_type_costs_one_part_at_most_and_leaves_nothing(
+def test_T9_T10_a_refused_type_reads_one_part_at_most_and_leaves_nothing(
     services: Services, alice: Principal, leftovers: Leftovers, name: str, data: bytes, error: type[GatewayError]
 ) -> None:
     source = Source(data)
     with pytest.raises(error):
         upload(services, alice, name, source, size=len(data))
-    assert source.taken <= MIB  # judged by the first bytes, before the rest was read
+    assert source.taken <= MIB  # decided by the first bytes, before the rest was read
     assert leftovers() == NOTHING
 
 
@@ -189,7 +189,7 @@ def test_T15_equal_bytes_of_another_owner_are_stored_again(
     with counted(services) as shared:
         his = upload(services, bob, "a.bin", data)
     assert his.file_path != hers.file_path
-    assert shared.statements == alone.statements  # equal work
+    assert shared.statements == alone.statements
     with db.connection() as tx:
         used = dict(tx.execute("select owner_id, used_bytes from owner_usage").fetchall())
     assert used == {"alice": 18_000, "bob": 9000}
@@ -216,7 +216,7 @@ def test_quota_is_reserved_before_the_bytes_and_returned(
         upload(services, alice, "a.bin", source, size=1_000_001)
     assert source.taken == 0
     with pytest.raises(QuotaExceeded):
-        upload(services, alice, "a.bin", os.urandom(1_000_001))  # not declared: as the bytes arrive
+        upload(services, alice, "a.bin", os.urandom(1_000_001))  # undeclared: quota is reserved as bytes arrive
     upload(services, alice, "a.bin", os.urandom(600_000))
     with pytest.raises(QuotaExceeded):
         upload(services, alice, "b.bin", os.urandom(400_001))
@@ -235,7 +235,7 @@ def test_quota_without_a_declared_size_is_exact_to_the_last_part(
 
 
 @pytest.mark.settings(quota_bytes=10_000)
-def test_T71_parallel_uploads_can_not_exceed_the_quota(services: Services, alice: Principal, db: Database) -> None:
+def test_T71_parallel_uploads_cannot_exceed_the_quota(services: Services, alice: Principal, db: Database) -> None:
     def attempt(_: int) -> bool:
         try:
             upload(services, alice, "a.bin", os.urandom(1_000), size=1_000)
@@ -270,7 +270,7 @@ def test_a_foreign_folder_is_not_found_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "dot.png"])
-def test_a_file_costs_four_statements_and_its_key_one(
+def test_an_upload_takes_four_statements_and_authentication_one(
     services: Services, alice: Principal, settings: Settings, name: str
 ) -> None:
     data = b"plain text" if name.endswith("txt") else picture("PNG")
@@ -284,10 +284,10 @@ def test_a_file_costs_four_statements_and_its_key_one(
 
 
 @pytest.mark.parametrize("size", [5, None])
-def test_T104_an_upload_whose_admission_was_not_answered_reserves_nothing(
+def test_T104_a_lost_admission_answer_reserves_nothing(
     services: Services, alice: Principal, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
-    """Nobody could find it, and the repeated request would exceed the quota."""
+    """No client knows the upload, and its reservation would make the repeated request exceed the quota."""
     admit = services.intake.policy.admit
 
     def unanswered(*arguments: Any, **keywords: Any) -> Any:
@@ -303,7 +303,7 @@ def test_T104_an_upload_whose_admission_was_not_answered_reserves_nothing(
         assert tx.execute("select status from uploads").fetchall() in ([], [("aborted",)])
 
 
-def test_forms_of_known_bytes_and_their_purge_do_not_deadlock(services: Services, alice: Principal) -> None:
+def test_concurrent_equal_forms_and_purges_do_not_deadlock(services: Services, alice: Principal) -> None:
     contents = [b"one", b"two"]
 
     def form(number: int) -> None:
@@ -315,7 +315,7 @@ def test_forms_of_known_bytes_and_their_purge_do_not_deadlock(services: Services
             services.files.purge(alice, file.id)
 
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(form, range(60)))  # what is chosen to end a circle is Unavailable
+        list(pool.map(form, range(60)))  # a deadlock would raise Unavailable
     assert services.files.list(alice, FileQuery()).items == []
 
 
@@ -333,7 +333,7 @@ def test_memory_does_not_grow_with_the_file(services: Services, alice: Principal
 
 
 class counted:
-    """Counts the SQL statements that a service's database runs, BEGIN, COMMIT and the pool's own check left out."""
+    """Counts the SQL statements of a service, without BEGIN, COMMIT and the checks of the pool."""
 
     def __init__(self, services: Services):
         self.db = services.db
@@ -358,7 +358,7 @@ class counted:
 
 
 def test_two_gateways_share_one_quota(settings: Settings, services: Services, alice: Principal) -> None:
-    """The limit is in the database: one process counts what another reserves."""
+    """The limit is in the database: each process counts what others reserve."""
     narrow = settings.model_copy(update={"quota_bytes": 1_500})
     one, two = wire(narrow), wire(narrow)
     try:

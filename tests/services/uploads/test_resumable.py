@@ -1,4 +1,4 @@
-"""Resumable uploads whose process crashes, is overtaken, or wakes up too late (T53, T54, T101)."""
+"""Resumable uploads whose process crashes, loses its lease, or wakes up too late (T53, T54, T101)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.rows import sql
 from tests.services.uploads.test_verification import time_passes
 
 MIB = 1024 * 1024
-PART = 5 * MIB  # the least that S3 allows, so that many deaths cost little
+PART = 5 * MIB  # the minimum of S3, so that many crashes cost little
 NOISE = os.urandom(2 * PART + 5000)
 
 
@@ -73,7 +73,7 @@ def lease_passes(db: Database) -> None:
 
 
 def end(services: Services, who: Principal, upload_id: UUID, data: bytes, bucket: Any) -> None:
-    """Resume from the gateway's offset to the end; check the file and purge it."""
+    """Resume at the gateway's offset, finish, check the file and purge it."""
     state = resumable(services).settle(who, upload_id)
     if state.file_id is None:
         send(services, who, upload_id, state.offset, data[state.offset :])
@@ -88,7 +88,7 @@ def end(services: Services, who: Principal, upload_id: UUID, data: bytes, bucket
     services.files.purge(who, ready.id, if_match=None)
 
 
-# A tail, a tail again, parts with a tail behind, a part by its own, the end.
+# A tail, another tail, parts with a tail, a single part, the end.
 PIECES = (300, 150, PART + 100, 700, 330)
 SMALL = (30, 20, 5)
 
@@ -123,7 +123,7 @@ def test_T53_T101_a_crash_at_any_call_loses_no_acknowledged_byte(
 def test_T101_the_sweep_makes_a_file_of_a_complete_upload(
     services: Services, crashing: CrashingGateway, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
-    """The gateway dies between the last byte and the file."""
+    """The gateway crashes after the last byte, before the file exists."""
     rescued = 0
     for crash in crashing.crash_points():
         data = noise(PART + 200)
@@ -179,7 +179,7 @@ def test_T57_T101_a_crash_at_any_call_of_a_concatenation(
         time_passes(db, expires=False)
         resumable(services).sweep()
         direct(services).sweep()
-        if not services.files.list(alice, FileQuery()).items:  # then the client can do it again
+        if not services.files.list(alice, FileQuery()).items:  # the client can repeat it
             resumable(services).concatenate(alice, new, ids, concat="final;x")
         (file,) = services.files.list(alice, FileQuery()).items
         assert checked(services, file).file_hash == hashlib.sha256(b"".join(pieces)).hexdigest()
@@ -192,10 +192,10 @@ def test_T57_T101_a_crash_at_any_call_of_a_concatenation(
 # -- one writer at a time --------------------------------------------------------------------------------------------------
 
 
-def test_T54_an_overtaken_writer_changes_nothing(
+def test_T54_a_writer_that_lost_its_lease_changes_nothing(
     services: Services, crashing: CrashingGateway, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
-    """It is paused before each of its calls in turn, while another writer stores different bytes, and then goes on."""
+    """The writer is paused before each of its calls in turn; another one stores different bytes; then the first continues."""
     size, first = PART + 900, PART + 500
     for number in range(1, 60):
         right, wrong = noise(size), noise(size)
@@ -218,7 +218,7 @@ def test_T54_an_overtaken_writer_changes_nothing(
         file = checked(services, services.files.get(alice, file_id))
         with bucket.open(file.file_path) as reader:
             stored = reader.read(-1)
-        # What the first writer recorded before its pause, then the second's bytes: never mixed.
+        # The first writer's recorded bytes, then the second's: never mixed.
         edges = [100, PART, first] if pause.happened else [first]
         assert any(stored == right[:100] + wrong[100:edge] + right[edge:] for edge in edges), number
         services.files.purge(alice, file_id, if_match=None)
@@ -244,7 +244,7 @@ def test_the_lease_is_held_before_the_body_is_read(services: Services, alice: Pr
 
 
 class Pause(CrashPoint):
-    """Something happens before the n-th call, instead of the gateway's end."""
+    """Runs an action before the n-th call, instead of a crash."""
 
     def __init__(self, number: int, action: Callable[[], None]):
         super().__init__(number)
@@ -262,7 +262,7 @@ class Pause(CrashPoint):
 
 
 class Flood:
-    """As many zeros as were declared, made when they are read."""
+    """A stream of zeros of the given size, created as they are read."""
 
     broken = False
 
@@ -282,7 +282,9 @@ class Flood:
 def test_memory_is_bounded_by_one_part(services: Services, alice: Principal, size: int | None) -> None:
     new = NewResumable("tus", "a.bin", None, size, Placement())
     warm, upload_id = (resumable(services).create(alice, new).upload.id for _ in range(2))
-    resumable(services).append(alice, warm, offset=0, body=Flood(PART_SIZE + 5))  # what is loaded once is not meant
+    resumable(services).append(
+        alice, warm, offset=0, body=Flood(PART_SIZE + 5)
+    )  # a first upload loads what is loaded once
     tracemalloc.start()
     try:
         state = resumable(services).append(alice, upload_id, offset=0, body=Flood(5 * PART_SIZE + 5))

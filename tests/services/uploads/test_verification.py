@@ -1,4 +1,4 @@
-"""Direct uploads whose bytes are not what was declared, and crashes at every call."""
+"""Direct uploads whose bytes differ from what was declared, and crashes at every call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
 
 
 def sent(services: Services, who: Principal, data: bytes, name: str = "a.bin", **options: Any) -> UploadPlan:
-    """Begun, and all bytes sent."""
+    """Begin an upload and send all its bytes."""
     begun = begin(services, who, data, filename=name, **options)
     send_all(begun, data)
     return begun
@@ -89,7 +89,7 @@ def test_T47_bytes_of_another_type_than_the_name_are_never_downloadable(
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T47_a_wrong_checksum_rejects_and_a_right_one_does_not(
+def test_T47_only_a_wrong_checksum_rejects(
     services: Services, alice: Principal, leftovers: Leftovers, size: int
 ) -> None:
     data = os.urandom(size)
@@ -112,7 +112,9 @@ def _begun_with(services: Services, who: Principal, data: bytes, first: str, las
 
 
 @pytest.mark.parametrize("check_first", [True, False])
-def test_T47_a_checksum_counts_even_after_the_sweep(services: Services, alice: Principal, check_first: bool) -> None:
+def test_T47_a_checksum_is_verified_even_after_the_sweep(
+    services: Services, alice: Principal, check_first: bool
+) -> None:
     data = b"hello"
     good, bad = sent(services, alice, data), sent(services, alice, b"HELLO")
     assert direct(services).sweep() == 2
@@ -128,11 +130,13 @@ def test_T47_a_checksum_counts_even_after_the_sweep(services: Services, alice: P
         "rejected",
         "checksum_mismatch",
     )
-    # What was said first stands.
+    # The first checksum is kept.
     assert direct(services).complete(alice, good.upload.id, sha256=wrong).status == "ready"
 
 
-def test_T47_an_object_of_another_size_or_none_is_rejected(services: Services, alice: Principal, bucket: Any) -> None:
+def test_T47_a_missing_object_or_one_of_another_size_is_rejected(
+    services: Services, alice: Principal, bucket: Any
+) -> None:
     changed, gone = completed(services, alice, b"hello"), completed(services, alice, b"hello!")
     bucket.put(changed.file_path, b"hello world", content_type="text/plain")
     bucket.delete(gone.file_path)
@@ -189,19 +193,17 @@ def test_T106_two_checks_of_one_file_have_one_effect(
     assert leftovers() == NOTHING
 
 
-# -- checks that got lost --------------------------------------------------------------------------------------------------
+# -- lost checks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_check_without_a_job_is_queued_again_and_given_up_after_a_week(
-    services: Services, alice: Principal, db: Database
-) -> None:
+def test_a_check_without_a_job_is_requeued_for_a_week(services: Services, alice: Principal, db: Database) -> None:
     def queued() -> int:
         [row] = sql(db, "select count(*) from procrastinate_jobs where task_name = 'check_file' and status = 'todo'")
         return int(row[0])
 
     file = completed(services, alice, b"hello")
     sql(db, "update files set uploaded_at = now() - interval '1 hour'")
-    assert services.verification.requeue_lost() == 0 and queued() == 1  # its job is there
+    assert services.verification.requeue_lost() == 0 and queued() == 1  # the job exists
     sql(db, "delete from procrastinate_jobs")
     assert services.verification.requeue_lost() == 1 and queued() == 1
     with db.connection() as tx:
@@ -223,7 +225,7 @@ def test_an_unreachable_bucket_leaves_the_file_processing(
     assert checked(services, file).status == "ready"
 
 
-# -- T101: killed anywhere -------------------------------------------------------------------------------------------------
+# -- T101: crashes ---------------------------------------------------------------------------------------------------------
 
 
 def time_passes(db: Database, *, expires: bool) -> None:
@@ -238,7 +240,7 @@ def time_passes(db: Database, *, expires: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T101_a_crash_at_any_call_of_the_beginning_leaves_nothing(
+def test_T101_a_crash_at_any_call_of_begin_leaves_nothing(
     services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     for crash in crashing.crash_points():
@@ -325,7 +327,7 @@ def test_T101_a_crash_at_any_call_of_the_check_changes_no_result(
 
 
 @pytest.mark.parametrize("size", [100, PART_SIZE + 100])
-def test_T101_the_janitor_ends_an_abort_that_crashed_at_any_call(
+def test_T101_the_janitor_completes_an_abort_that_crashed_at_any_call(
     services: Services, crashing: CrashingGateway, alice: Principal, db: Database, leftovers: Leftovers, size: int
 ) -> None:
     for crash in crashing.crash_points():

@@ -1,4 +1,4 @@
-"""A real clamd for each test process, and what is refused for files without a verdict."""
+"""A real clamd for each test process, and checks of what files without a verdict refuse."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def problem_of(file: FileRecord) -> str | None:
 
 
 def refused_everywhere(services: Services, file: FileRecord) -> None:
-    """Bytes and previews are served by no route, and no copy can be made."""
+    """Check that no route serves bytes or previews, and that the file cannot be copied."""
     not_handed_out(services, file)
     with pytest.raises(FileNotReady):
         services.files.copy(Principal(file.owner_id), file.id)

@@ -1,4 +1,4 @@
-"""Files found to be infected after they were ready (T98): re-scans, and what a late hit ends."""
+"""Files found to be infected after they were ready (T98): re-scans, and the effects of a late hit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.services.uploads.test_intake import upload
 
 
 def rescan(services: Services) -> dict[str, int]:
-    """All jobs of a re-scan."""
+    """Run all jobs of a re-scan."""
     scanning = configured(services.scanning)
     scanning.begin_rescan()
     while scanning.scan_next_batch():
@@ -45,7 +45,7 @@ def rescan(services: Services) -> dict[str, int]:
     return {"scanned": found.scanned, "infected": found.infected, "failed": found.failed}
 
 
-def test_T96_files_from_before_the_scanner_wait_for_their_first_scan(
+def test_T96_files_from_before_the_scanner_are_withheld_until_scanned(
     services: Services, alice: Principal, db: Database
 ) -> None:
     file = checked(services, upload(services, alice, "old.png", picture("PNG")))
@@ -56,7 +56,7 @@ def test_T96_files_from_before_the_scanner_wait_for_their_first_scan(
     assert services.delivery.url(alice, file.id)
 
 
-def test_T98_a_late_hit_ends_links_previews_and_text_of_all_files_with_the_bytes(
+def test_T98_a_late_hit_removes_links_previews_and_text_of_all_equal_files(
     services: Services,
     scanner: Clamd,
     alice: Principal,
@@ -114,13 +114,13 @@ def test_T98_urls_signed_before_the_hit_stop_working(
             services.delivery.open_link(link.token, method="GET", conditions=RequestConditions())
     now = services.files.get(alice, file.id)
     assert now.status == "infected"
-    assert bucket.stat(now.file_path).size == (now.stored_size or now.file_size)  # kept for the administrator
+    assert bucket.stat(now.file_path).size == (now.stored_size or now.file_size)  # kept for an administrator
     assert leftovers() == NOTHING
     services.files.purge(alice, file.id)
     assert leftovers() == NOTHING
 
 
-def test_T98_a_preview_or_text_made_during_the_hit_is_not_kept(
+def test_T98_a_preview_or_text_made_during_the_hit_is_discarded(
     services: Services, alice: Principal, scanner: Clamd, db: Database
 ) -> None:
     file = checked(services, upload(services, alice, "a.png", picture("PNG") + b"late hit"))
@@ -159,7 +159,7 @@ def test_T98_a_rescan_survives_an_unavailable_scanner_and_dead_workers(
     assert (found.scanned, found.failed, found.finished_at is not None) == (5, 0, True)
 
 
-def test_T98_a_due_rescan_begins_by_itself(
+def test_T98_a_due_rescan_starts_automatically(
     services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scanning = configured(services.scanning)
@@ -177,7 +177,7 @@ def test_T98_a_due_rescan_begins_by_itself(
         latest = scanning.latest_rescan()
         assert latest is not None
         runs.append(latest.id)
-    assert len(set(runs[:3])) == 1  # the first ever; not due; due, but with the same signatures
+    assert len(set(runs[:3])) == 1  # the first scan; not due; due, but with the same signatures
     assert runs[3] != runs[2]
 
 

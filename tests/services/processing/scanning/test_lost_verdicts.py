@@ -64,7 +64,7 @@ def test_T104_a_lost_commit_answer_does_not_change_the_verdict(
     unscanned.db.close()
 
 
-def test_an_upload_that_mends_damaged_bytes_is_scanned_and_processed(
+def test_an_upload_that_repairs_damaged_bytes_is_scanned_and_processed(
     services: Services, alice: Principal, bucket: Any, db: Database, leftovers: Leftovers
 ) -> None:
     data = text(5000)

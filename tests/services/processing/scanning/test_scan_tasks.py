@@ -1,4 +1,4 @@
-"""Scan and compression jobs as a worker runs them, from the upload's transaction to the end."""
+"""Scan and compression jobs as a worker runs them, from the transaction of the upload."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from tests.services.uploads.test_intake import upload
 
 
 def through(settings: Settings, proxy: Proxy, **changes: Any) -> Services:
-    """A second gateway that reaches clamd through the proxy."""
+    """A second gateway that connects to clamd through the proxy."""
     return wire(settings.model_copy(update={"clamd_url": proxy.url, "scan_timeout": 2} | changes))
 
 
@@ -54,7 +54,7 @@ def zipped(data: bytes, *, encrypted: bool = False) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("inside.txt", data)
     raw = bytearray(out.getvalue())
-    if encrypted:  # a scanner sees only the flag; the content is noise either way
+    if encrypted:  # the scanner only needs the flag; the content is noise
         for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
             raw[raw.index(signature) + at] |= 1
     return bytes(raw)
@@ -63,7 +63,7 @@ def zipped(data: bytes, *, encrypted: bool = False) -> bytes:
 # -- T96: verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def test_T96_only_exact_answers_are_a_verdict() -> None:
+def test_T96_only_exact_answers_give_a_verdict() -> None:
     assert read_answer("OK", None) == ("clean", None)
     assert read_answer("FOUND", "Win.Test.EICAR_HDB-1") == ("infected", "Win.Test.EICAR_HDB-1")
     for heuristic in ("Limits.Exceeded.MaxFileSize", "Limits.Exceeded.MaxScanTime", "Encrypted.Zip", "Encrypted.PDF"):
@@ -144,7 +144,7 @@ def test_T96_clean_files_are_processed_once(services: Services, alice: Principal
 def test_T96_equal_bytes_of_one_owner_share_a_verdict(
     services: Services, alice: Principal, bob: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With signatures that have a version; clamd's local ones here have none."""
+    """The signatures need a version, which the local ones of this clamd lack."""
     scanning = configured(services.scanning)
     version = read_version("ClamAV 1.4.3/27832/Wed Nov 26 09:24:47 2026")
     monkeypatch.setattr(type(scanning.clamd), "signatures", lambda self: version)
@@ -245,8 +245,10 @@ def test_T97_a_slow_or_disconnecting_scanner_times_out(
     gateway.db.close()
 
 
-def test_T97_a_stream_cut_by_clamd_is_no_verdict(services: Services, settings: Settings, alice: Principal) -> None:
-    """Its StreamMaxLength is below SCAN_MAX_SIZE: that misconfiguration makes no file clean."""
+def test_T97_a_stream_that_clamd_ends_early_gives_no_verdict(
+    services: Services, settings: Settings, alice: Principal
+) -> None:
+    """If StreamMaxLength is below SCAN_MAX_SIZE by mistake, no file counts as clean."""
     mistaken = wire(settings.model_copy(update={"scan_max_size": 10 * STREAM_LIMIT}))
     file = upload(mistaken, alice, "a.bin", bytes(2 * STREAM_LIMIT))
     with pytest.raises(Unavailable):
@@ -328,7 +330,7 @@ def test_an_invalid_address_is_a_configuration_error(url: str) -> None:
         Settings(_env_file=None, clamd_url=url)
 
 
-def test_an_admin_begins_a_rescan_and_sees_its_progress(
+def test_an_admin_starts_a_rescan_and_sees_its_progress(
     services: Services, alice: Principal, admin: Any, client: Any
 ) -> None:
     checked(services, upload(services, alice, "a.txt", b"hello"))

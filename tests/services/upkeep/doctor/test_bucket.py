@@ -21,7 +21,7 @@ def weed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", ["s3", "minio"])
-def test_a_good_bucket_passes_all_checks_and_is_left_empty(weed, backend):
+def test_a_correct_bucket_passes_all_checks_and_is_left_empty(weed, backend):
     store: Any = open_store(weed.settings(backend))
     store.set_cors(["http://console.example"])
     checks = examine(store, origins=["http://console.example"])
@@ -31,7 +31,7 @@ def test_a_good_bucket_passes_all_checks_and_is_left_empty(weed, backend):
     assert list(store.list_multiparts("")) == []
 
 
-def test_T38_an_open_bucket_is_found(weed):
+def test_T38_the_doctor_reports_an_open_bucket(weed):
     store: Any = open_store(weed.settings())
     store.set_cors([])
     found = {check.name: check for check in examine(store, origins=["http://console.example"])}
@@ -40,7 +40,7 @@ def test_T38_an_open_bucket_is_found(weed):
     assert found["CORS"].consequence
 
 
-def test_an_origin_that_is_not_allowed_is_found(weed):
+def test_the_doctor_reports_an_origin_that_is_not_allowed(weed):
     store: Any = open_store(weed.settings())
     store.set_cors(["http://console.example"])
     found = {check.name: check for check in examine(store, origins=["http://console.example", "http://new.example"])}
@@ -48,7 +48,7 @@ def test_an_origin_that_is_not_allowed_is_found(weed):
     assert "http://new.example" in found["CORS"].detail
 
 
-def test_a_wrong_public_endpoint_is_found_and_other_checks_still_run(weed):
+def test_the_doctor_reports_a_wrong_public_endpoint_and_runs_other_checks(weed):
     settings = dataclasses.replace(weed.settings(), public_endpoint=f"http://127.0.0.1:{free_port()}")
     store = open_store(settings)
     found = {check.name: check for check in examine(store)}

@@ -1,4 +1,4 @@
-"""The gateway's commands on a kernel without Landlock, and what other processes can read of them."""
+"""The gateway's commands on a kernel without Landlock, and what other processes can read of their memory."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_T132_production_without_a_lock_makes_no_previews(environment: dict[str,
         file = client.upload(("a.png", picture("PNG"))).json["files"][0]
         answer = client.get(f"/api/files/{file['id']}/preview")
         assert (answer.status, answer.code) == (503, "unavailable")
-        assert client.get(f"/api/files/{file['id']}/preview").status == 503, "it is not kept as a failure"
+        assert client.get(f"/api/files/{file['id']}/preview").status == 503, "the file is not recorded as a failure"
     assert "weak_sandbox" in log.read_text()
 
 
@@ -132,7 +132,7 @@ def test_T132_the_doctor_reports_a_missing_lock(
 def test_T132_only_root_can_read_the_secrets_of_server_and_worker(
     environment: dict[str, str], services: Services, tmp_path: Path
 ) -> None:
-    """They are in the environment and in memory; another process of the same user tries to read them."""
+    """Another process of the same user tries to read them from the environment and the memory."""
     reader = (
         "import sys\n"
         "for path in sys.argv[1:]:\n"
