@@ -54,10 +54,11 @@ class CircuitBreaker:
                 self._next_trial = now + OPEN_SECONDS if now < self._next_trial + OPEN_SECONDS else None
         return now
 
-    def answered(self) -> None:
-        """The server answered; an error is an answer too."""
+    def answered(self) -> float:
+        """The server answered; an error is an answer too. Returns when."""
         with self._lock:
             self._last_answer, self._next_trial = monotonic(), None
+            return self._last_answer
 
     def no_answer(self, began: float) -> None:
         """The call that began at ``began`` timed out, or could not connect."""

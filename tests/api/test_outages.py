@@ -111,6 +111,7 @@ def database_line(services: Services, database_proxy: FaultProxy, monkeypatch: p
     def shorten() -> None:
         monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
         monkeypatch.setattr(database, "_CHECK", 0.3)
+        monkeypatch.setattr(database, "_IDLE", 0.0)  # as if a second had passed
         monkeypatch.setattr(services.db._pool, "timeout", 0.5)
 
     return Line(database_proxy, shorten)
