@@ -1,0 +1,131 @@
+"""Keys are remembered for a moment, and nobody accepts a revoked one after its revocation was answered (T63)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from app import wire
+from core.errors import NotAuthenticated, NotFound
+from db import Database, keys
+from services import Services
+from services.access.keys import CACHED, Keys
+from settings import Settings
+from tests.client import GatewayClient
+from tests.live import Live
+from tests.paths import ROOT
+
+
+@pytest.fixture
+def other_process(settings: Settings) -> Iterator[Keys]:
+    """What another process has: a cache and connections of its own."""
+    wired = wire(settings)
+    yield wired.keys
+    wired.db.close()
+
+
+def refused(keys: Keys, key: str) -> bool:
+    try:
+        keys.authenticate(key)
+    except NotAuthenticated:
+        return True
+    return False
+
+
+def test_a_key_is_read_once_in_a_moment(services: Services, db: Database) -> None:
+    record, key = services.keys.create_key("alice", role="admin")
+    first = services.keys.authenticate(key)
+    assert (first.owner_id, first.is_admin, first.key_id) == ("alice", True, record.id)
+    with db.connection() as tx:
+        tx.execute("update api_keys set revoked_at = now()")
+    again = services.keys.authenticate(key)
+    assert again is first
+    time.sleep(CACHED)
+    assert refused(services.keys, key)
+
+
+def test_T63_an_unknown_key_is_not_remembered(services: Services) -> None:
+    assert refused(services.keys, "gw_later")
+    services.keys.create_key("alice", key="gw_later")
+    assert services.keys.authenticate("gw_later").owner_id == "alice"
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_T63_a_revoked_key_is_refused_everywhere(run: int, services: Services, other_process: Keys) -> None:
+    """While other threads keep using it, in this process and another."""
+    record, key = services.keys.create_key("alice")
+    answered, accepted_after = threading.Event(), list[str]()
+
+    def use(keys: Keys) -> None:
+        with suppress(NotAuthenticated):
+            while True:
+                late = answered.is_set()
+                keys.authenticate(key)
+                if late:
+                    accepted_after.append(key)
+                    return
+
+    users = [threading.Thread(target=use, args=(keys,)) for keys in (services.keys, other_process) * 2]
+    for user in users:
+        user.start()
+    time.sleep(0.1)
+    services.keys.revoke_key(record.id)
+    answered.set()
+    for user in users:
+        user.join()
+    assert accepted_after == []
+
+
+def test_T63_a_repeated_revocation_waits_too(services: Services, other_process: Keys) -> None:
+    """The answer to the first may have been lost."""
+    record, key = services.keys.create_key("alice")
+    other_process.authenticate(key)
+    with services.db.connection() as tx:
+        assert keys.revoke(tx, record.id)
+    with pytest.raises(NotFound):
+        services.keys.revoke_key(record.id)
+    assert refused(other_process, key)
+
+
+def test_T63_a_process_that_was_suspended_refuses_it_too(
+    settings: Settings, services: Services, bucket: object, tmp_path: Path
+) -> None:
+    """Revoked from the command line, while all processes of the server are stopped, so that no message reaches them."""
+    live = Live(settings, tmp_path / "log")
+    live.start()
+    try:
+        record, key = services.keys.create_key("alice")
+        for _ in range(20):  # both processes
+            assert GatewayClient(live.address, key).get("/api/files").status == 200
+        assert live.process is not None
+        os.killpg(live.process.pid, signal.SIGSTOP)
+        environment = {**live._environment, "ADMIN_API_KEY": ""}
+        subprocess.run(
+            [sys.executable, "app.py", "keys", "revoke", str(record.id)], cwd=ROOT, env=environment, check=True
+        )
+        os.killpg(live.process.pid, signal.SIGCONT)
+        statuses = {GatewayClient(live.address, key).get("/api/files").status for _ in range(20)}
+        assert statuses == {401}
+    finally:
+        live.kill()
+
+
+def test_T63_a_lost_connection_to_the_database_lets_nobody_in(services: Services, db: Database) -> None:
+    record, key = services.keys.create_key("alice")
+    services.keys.authenticate(key)
+    with db.connection() as tx:
+        tx.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database()"
+            " and pid <> pg_backend_pid()"
+        )
+    Keys(db, services.keys._cursors).revoke_key(record.id)
+    assert refused(services.keys, key)
