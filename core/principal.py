@@ -31,6 +31,7 @@ class Principal:
     role: Role = "user"
     key_id: UUID | None = None
     budget: UploadBudget | None = None
+    has_quota: bool = True  # whether the owner may have a quota besides the deployment's
 
     @property
     def is_admin(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +29,7 @@ FROM = "files f join objects o on o.object_key = f.file_path"
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file to be published. The upload ``upload_id`` stored its bytes under ``object_key``."""
+    """A file to be published. The upload, or reserved key, ``upload_id`` stored its bytes under ``object_key``."""
 
     upload_id: UUID
     owner_id: str
@@ -65,9 +65,10 @@ def open_publication(
     count: int,
     size: int,
     contents: Iterable[str] = (),
+    began: timedelta = timedelta(),
 ) -> SessionRecord:
     """Lock names as ``lock_names`` does, and count ``count`` files of ``size`` bytes in their upload session. Call it again
-    with the (negative) difference if fewer are published.
+    with the (negative) difference if fewer are published. A session without a row ``began`` so long ago.
 
     ``contents`` are SHA-256s of which the owner may have an equal object. They are locked in order (``uploads.lock_content``),
     so that equal bytes uploaded at the same time share one object."""
@@ -77,8 +78,8 @@ def open_publication(
         select pg_advisory_xact_lock(hashtextextended('content:' || %(owner)s || ':' || c.sha256, 0))
         from (select sha256 from names, unnest(%(contents)s::text[]) s (sha256) order by 1) c
     )
-    insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, completed_at)
-    select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now()
+    insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, started_at, completed_at)
+    select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now() - %(began)s, now()
     from names where {finished("contents")}
     on conflict (owner_id, session_id) do update
     set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
@@ -86,7 +87,7 @@ def open_publication(
     returning session_id, files_uploaded, total_size, started_at, completed_at
     """
     params = {"owner": owner_id, "folder": folder_id, "session": session_id, "files": count, "size": size}
-    record = one(tx, SessionRecord, sql, params | {"contents": list(contents)})
+    record = one(tx, SessionRecord, sql, params | {"contents": list(contents), "began": began})
     assert record is not None
     return record
 
@@ -101,7 +102,7 @@ _FREE_NAME = """(
 
 # Publishing is one statement. Its steps:
 # 1. name      a free name; if all candidates are taken, nothing below does anything
-# 2. live      the upload, locked; if it is over, nothing below does anything
+# 2. live      the upload or its reserved key, locked; if it is over, nothing below does anything
 # 3. equal     the owner's equal object, if ``link``: locked against a purge; a damaged one first, so that the caller notices
 # 4. stored    else a new object
 # 5. file      the file, on the equal or the new object
@@ -114,11 +115,16 @@ _FREE_NAME = """(
 # were before it.
 _PUBLISH = f"""
 with name as materialized (select {_FREE_NAME} as free),
-live as materialized (
+upload as materialized (
     select id, token_id, reserved from uploads
     where id = %(upload_id)s and status in ('pending', 'uploading', 'completing') and (select free from name) is not null
     for update
 ),
+key as materialized (
+    select id from reserved_keys
+    where id = %(upload_id)s and expires_at > '-infinity' and (select free from name) is not null for update
+),
+live as materialized (select * from upload union all select id, null, 0 from key),
 equal as materialized (
     select object_key, extracted, problem, encoding, stored_size, scan_verdict, etag, checksum_state, location_state, public_key,
            public_sha256, public_etag
@@ -144,13 +150,16 @@ file as (
     returning *
 ),
 forgotten as (
-    delete from uploads using live where uploads.id = live.id and %(forget)s and not exists (select from equal)
+    delete from uploads using upload where uploads.id = upload.id and %(forget)s and not exists (select from equal)
+),
+used as (
+    delete from reserved_keys using key where reserved_keys.id = key.id and not exists (select from equal)
 ),
 ended as (
     update uploads
     set status = case when exists (select from equal) then 'aborted' else 'done' end, reserved = 0, file_id = file.id,
         updated_at = now()
-    from live, file where uploads.id = live.id and not (%(forget)s and not exists (select from equal))
+    from upload, file where uploads.id = upload.id and not (%(forget)s and not exists (select from equal))
 ),
 spent as (
     update upload_tokens t set bytes_used = t.bytes_used - live.reserved + %(size)s from live where t.id = live.token_id

@@ -10,10 +10,14 @@ from db.records import KeyRecord
 _COLUMNS = "id, owner_id, name, role, created_at, revoked_at"
 
 
-def find(tx: Tx, key_digest: bytes) -> KeyRecord | None:
-    """The key with this digest, unless it is revoked."""
-    sql = f"select {_COLUMNS} from api_keys where key_digest = %(digest)s and revoked_at is null"
-    return one(tx, KeyRecord, sql, {"digest": key_digest})
+def find(tx: Tx, key_digest: bytes) -> tuple[UUID, str, str, bool] | None:
+    """Id, owner and role of the key with this digest, unless it is revoked, and whether the owner has a quota of its own."""
+    sql = """
+    select k.id, k.owner_id, k.role, u.quota_bytes is not null
+    from api_keys k left join owner_usage u on u.owner_id = k.owner_id
+    where k.key_digest = %(digest)s and k.revoked_at is null
+    """
+    return tx.execute(sql, {"digest": key_digest}).fetchone()
 
 
 def create(tx: Tx, key_digest: bytes, *, owner_id: str, name: str, role: str) -> KeyRecord:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -102,6 +102,43 @@ def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> 
         "max_open": max_open,
     }
     return one(tx, UploadRecord, _ADMIT, params)
+
+
+def without_row(new: NewUpload, upload_id: UUID, *, object_key: str) -> UploadRecord:
+    """An upload in progress that has no row, and reserves no quota."""
+    place, now = new.placement, datetime.now(UTC)
+    return UploadRecord(
+        id=upload_id,
+        owner_id=new.owner_id,
+        protocol=new.protocol,
+        status=new.status,
+        object_key=object_key,
+        incoming_key=None,
+        multipart_id=None,
+        original_name=new.original_name,
+        content_type=new.content_type,
+        size=new.size,
+        reserved=new.reserve,
+        part_size=None,
+        folder_id=place.folder_id,
+        visibility=place.visibility,
+        tags=list(place.tags),
+        on_duplicate=place.on_duplicate,
+        keep_location=place.keep_location,
+        metadata=place.metadata,
+        sha256=None,
+        session_id=new.session_id,
+        token_id=None,
+        file_id=None,
+        problem=None,
+        cleaned=False,
+        created_at=now,
+        updated_at=now,
+        expires_at=now + new.expires_in,
+        overdue=False,
+        attempts=0,
+        had_folder=place.folder_id is not None,
+    )
 
 
 _REFUSAL = """

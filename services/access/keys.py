@@ -39,7 +39,8 @@ class Keys:
             key = keys.find(tx, digest)
         if key is None:
             raise NotAuthenticated()
-        principal = Principal(owner_id=key.owner_id, role=_role(key.role), key_id=key.id)
+        key_id, owner_id, role, has_quota = key
+        principal = Principal(owner_id, role=_role(role), key_id=key_id, has_quota=has_quota)
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
         self._cache[digest] = now + CACHED, principal

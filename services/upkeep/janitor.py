@@ -11,7 +11,18 @@ from typing import TypeVar
 import structlog
 
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
-from db import Database, counters, deferred_deletions, idempotency, now, objects, resumable, upload_tokens, uploads
+from db import (
+    Database,
+    counters,
+    deferred_deletions,
+    idempotency,
+    now,
+    objects,
+    reserved_keys,
+    resumable,
+    upload_tokens,
+    uploads,
+)
 from db.records import UploadRecord
 from services.access.idempotency import KEEP as KEEP_IDEMPOTENCY_KEYS
 from services.objects.bucket import delete_quietly, purge_object
@@ -71,6 +82,7 @@ class Janitor:
         self._expire_uploads(report)
         self._clean_uploads(report)
         self._forget_keys(report)
+        self._remove_reserved(report)
         self._finish_purges(report)
         self._remove_due(report)
         try:
@@ -123,6 +135,16 @@ class Janitor:
         done = [key for key, has_file in recorded if has_file or self._intake.remove_key(key)]
         with self._db.connection() as tx:
             resumable.forget_keys(tx, done)
+
+    def _remove_reserved(self, report: JanitorReport) -> None:
+        """Remove what uploads of killed processes stored under reserved keys."""
+        if report.dry_run:
+            return
+        with self._db.connection() as tx:
+            expired = reserved_keys.end_expired(tx, limit=_BATCH)
+        done = [key_id for key_id, stem in expired if self._intake.remove_stem(stem)]
+        with self._db.connection() as tx:
+            reserved_keys.forget(tx, done)
 
     def _finish_purges(self, report: JanitorReport) -> None:
         with self._db.connection() as tx:

@@ -2,8 +2,9 @@
 
     admit (policy.py) -> receive -> publish -> check (verification.py)
 
-Bytes reach the bucket only after name, declared size, type and quota were checked and an upload row with a random object key
-was committed. They become files only when all of them are stored and their SHA-256 is known. Memory is bounded by one part
+Bytes reach the bucket only after name, declared size, type and quota were checked and a row with their random object key was
+committed: of the upload or, for one that fits into one part and reserves no quota, of a key reserved before
+(reserved_keys.py). They become files only when all of them are stored and their SHA-256 is known. Memory is bounded by one part
 for each upload; nothing is written to disk."""
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from types import TracebackType
 from typing import Annotated, Literal, Protocol
 from uuid import UUID
@@ -42,7 +44,7 @@ from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
 from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, jobs, objects, previews, resumable, uploads
+from db import Database, files, jobs, objects, previews, reserved_keys, resumable, uploads
 from db import errors as db_errors
 from db.files import NewFile
 from db.records import FileRecord, PreviewRecord, SessionRecord, UploadRecord
@@ -58,6 +60,7 @@ from services.objects.object_reader import ObjectReader
 from services.objects.part_writer import PartWriter
 from services.processing import pipeline
 from services.uploads.policy import UploadPolicy, without_folder
+from services.uploads.reserved_keys import ReservedKeys
 from storage_backends.base import Checksum, MultipartStore, StorageError
 from telemetry import metrics
 
@@ -125,6 +128,7 @@ class Intake:
         self._store = store
         self._reader = reader
         self.policy = policy
+        self.keys = ReservedKeys(db)
         self._scan = scan  # files are ``processing`` until they are scanned
 
     def batch(self, principal: Principal, *, protocol: GatewayProtocol, session_id: str | None = None) -> Batch:
@@ -139,12 +143,15 @@ class Intake:
         deleted now."""
         if not given_up:
             return
+        ids = [upload.id for upload in given_up]
         try:
             with self._db.connection() as tx:
-                uploads.end(tx, [upload.id for upload in given_up], status="aborted", problem=problem)
+                uploads.end(tx, ids, status="aborted", problem=problem)
+                reserved_keys.end(tx, ids)
             gone = [upload.id for upload in given_up if self.remove_bytes(upload, complete=complete)]
             with self._db.connection() as tx:
                 uploads.delete(tx, gone)
+                reserved_keys.forget(tx, gone)
         except Unavailable as error:
             log.warning("uploads_left_for_janitor", uploads=[str(upload.id) for upload in given_up], error=str(error))
 
@@ -200,6 +207,15 @@ class Intake:
             return delete_quietly(self._store, key)
         return self._abort_parts(key) and delete_unused(self._db, self._store, [key])
 
+    def remove_stem(self, stem: str) -> bool:
+        """Delete what was stored under a reserved key. False if the bucket did not confirm."""
+        try:
+            found = [info.key for info in self._store.list_objects(stem)]
+        except StorageError as error:
+            log.warning("reserved_key_left_for_janitor", stem=stem, error=str(error))
+            return False
+        return delete_unused(self._db, self._store, found)
+
     def _abort_parts(self, key: str) -> bool:
         try:
             for ref in list(self._store.list_multiparts(key)):
@@ -227,6 +243,7 @@ class Batch:
         self.received: list[Received] = []
         self.rejected: list[Rejected] = []
         self._admitted: list[UUID] = []  # kept alive until the end of the block
+        self._began = monotonic()
         self._heartbeat = beating(self._keep_alive)
 
     # -- receive -------------------------------------------------------------------------------------------------------
@@ -268,10 +285,11 @@ class Batch:
             metrics().upload(self._protocol, error.code)
 
     def _store_bytes(self, new: NewUpload, stream: Readable, sha256: str | None, content_md5: bytes | None) -> Received:
-        # Quota for a declared size is reserved before the body is read, else once the first part has arrived.
-        upload = self._admit(new) if new.size is not None else None
         principal, policy, received, mime_type = self._principal, self._policy, 0, ""
         writer = PartWriter(self._store, plan(new.size or policy.max_size(principal)).part_size)
+        # Quota for a declared size is reserved before the body is read, else once the first part has arrived.
+        small = policy.reserves_nothing(principal) and (new.size or 0) <= writer.room
+        upload = self._admit(new) if new.size is not None and not small else None
         digest, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False) if content_md5 is not None else None
         try:
             while chunk := stream.read(min(_READ, writer.room)):
@@ -287,7 +305,7 @@ class Batch:
                     upload = upload or self._admit(replace(new, reserve=2 * PART_SIZE))
                     upload = self._send_part(upload, writer, mime_type, received)
             mime_type = mime_type or policy.types.judge(principal, new.original_name, writer.head(HEAD_SIZE))
-            upload = upload or self._admit(replace(new, reserve=received))
+            upload = upload or (self._take_key if small else self._admit)(replace(new, reserve=received))
             if new.size not in (None, received):
                 raise MalformedUpload(f"{new.size} bytes were declared and {received} arrived.")
             upload = policy.reserve(upload, received, expires_in=_TTL)
@@ -314,6 +332,11 @@ class Batch:
         self._admitted.append(upload.id)
         return upload
 
+    def _take_key(self, new: NewUpload) -> UploadRecord:
+        upload = self._intake.keys.take(new)
+        self._admitted.append(upload.id)
+        return upload
+
     def _send_part(self, upload: UploadRecord, writer: PartWriter, mime_type: str, received: int) -> UploadRecord:
         if writer.ref is None:
             ref = writer.begin(upload.object_key, mime_type)
@@ -328,6 +351,7 @@ class Batch:
         if self._admitted:
             with self._db.connection() as tx:
                 uploads.keep_alive(tx, self._admitted, expires_in=_TTL)
+                reserved_keys.keep_alive(tx, self._admitted, expires_in=_TTL)
 
     # -- publish -------------------------------------------------------------------------------------------------------
 
@@ -367,6 +391,7 @@ class Batch:
                 count=len(self.received),
                 size=sum(item.size for item in self.received),
                 contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in self.received},
+                began=timedelta(seconds=monotonic() - self._began),
             )
             objects.lock_with_files(tx, equals.damaged)
             if len(self.received) > 1:

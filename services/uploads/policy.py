@@ -108,6 +108,10 @@ class UploadPolicy:
             raise QuotaExceeded("This would exceed the upload token's budget.")
         raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at the same time.")
 
+    def reserves_nothing(self, principal: Principal) -> bool:
+        """Whether neither a quota nor an upload token bounds the caller's uploads."""
+        return self._limits.quota_bytes is None and not principal.has_quota and principal.budget is None
+
     def available(self, upload: UploadRecord) -> int | None:
         """Bytes that quota and upload token leave now; None without a limit."""
         with self._db.connection() as tx:
