@@ -43,7 +43,6 @@ from api.response_models import (
 )
 from core import errors
 from core.disposition import content_disposition
-from core.errors import NotFound
 from core.unset import UNSET
 from services.library.delivery import Link, NotModified, Redirect, RequestConditions, Stream
 from services.library.files import FileChange, FileQuery, FileView
@@ -63,7 +62,7 @@ def list_files(query: FileListQuery) -> Response:
     """The caller's own files, newest first; with `?folder=` those of one folder, with `?deleted=true` those in the trash. The
     last page is as fast as the first."""
     found = services().files.list(principal(), FileQuery(**query.model_dump()))
-    return render.page_of(render.files(found.items, principal()), found.next_cursor, found.total)
+    return render.page_of(render.files(found.views, principal()), found.next_cursor, found.total)
 
 
 @routes.get("/<uuid:file_id>")
@@ -83,20 +82,7 @@ def list_files(query: FileListQuery) -> Response:
 def get_file(file_id: UUID, query: FileDetailsQuery) -> Response:
     """With statistics, its newest 50 events, and integrity; `?verify=true` reads the object and compares its SHA-256."""
     caller = caller_or_none()
-    if caller is not None:
-        try:
-            found = services().files.details(caller, file_id, verify=query.verify)
-        except NotFound:
-            pass  # it may be another owner's public file
-        else:
-            return render.file_answer(
-                found.file,
-                caller,
-                statistics=found.statistics,
-                integrity=found.integrity,
-                access_history=[render.event(event) for event in found.history],
-            )
-    return render.file_answer(services().files.get(caller, file_id), caller)
+    return render.file_details(services().files.details(caller, file_id, verify=query.verify), caller)
 
 
 @routes.get("/<uuid:file_id>/history")

@@ -5,7 +5,7 @@ Links are addresses under PUBLIC_URL. They are never presigned, and never contai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from api.response_models import (
 from core.cursors import Page
 from core.errors import GatewayError
 from core.principal import Principal, session_name
-from db.records import FileRecord, JobRecord, PreviewRecord, SessionRecord
+from db.records import FileDetailsRecord, FileRecord, JobRecord, PreviewRecord, SessionRecord
 from services.access.visibility import may_change
 from services.library import public_copies
 from services.library.files import FileView, etag
@@ -136,16 +136,27 @@ def _preview(preview: PreviewRecord, address: str) -> Json:
     return _as_preview(preview, type=preview.preview_type, url=f"{address}/preview?{urlencode(query)}")
 
 
-def files(records: Sequence[FileRecord], principal: Principal | None) -> list[Json]:
-    """Several files, their previews read by one statement."""
+def files(views: Iterable[FileView], principal: Principal | None) -> list[Json]:
+    """Several files."""
     shown = services().public_copies.shown
-    return [file(shown(principal, view.file), view.previews, principal) for view in services().files.views(records)]
+    return [file(shown(principal, view.file), view.previews, principal) for view in views]
 
 
-def file_answer(record: FileRecord, principal: Principal | None, **members: Any) -> Response:
+def file_answer(record: FileRecord, principal: Principal | None) -> Response:
     """One file with its ETag."""
-    document = files([record], principal)[0] | members
-    return answer(document, headers={"ETag": etag(services().public_copies.shown(principal, record))})
+    shown = services().public_copies.shown(principal, record)
+    return answer(file(shown, services().files.view(record).previews, principal), headers={"ETag": etag(shown)})
+
+
+def file_details(found: FileDetailsRecord, principal: Principal | None) -> Response:
+    """One file with its ETag, and for those who may change it with its statistics, events and integrity."""
+    shown = services().public_copies.shown(principal, found.file)
+    document = file(shown, found.previews, principal)
+    if may_change(principal, shown.owner_id):
+        document["statistics"] = found.statistics
+        document["integrity"] = found.integrity
+        document["access_history"] = [event(happened) for happened in found.history]
+    return answer(document, headers={"ETag": etag(shown)})
 
 
 def new_file(view: FileView) -> Response:

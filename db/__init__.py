@@ -222,16 +222,24 @@ def set_timeout(tx: Tx, seconds: float) -> None:
     tx.answer_timeout = seconds + _GRACE
 
 
+def _rows_of(record: type[Record]) -> Any:
+    """psycopg's row factory for a dataclass, by the names of the columns, or for a named tuple, by their order."""
+    make = getattr(record, "_make", None)
+    return class_row(record) if make is None else lambda cursor: make
+
+
 def one(tx: Tx, record: type[Record], sql: str, params: Mapping[str, Any] | None = None) -> Record | None:
     """The first row as a record, or None when there is none."""
-    with tx.cursor(row_factory=class_row(record)) as cursor:
-        return cursor.execute(sql, params).fetchone()
+    with tx.cursor(row_factory=_rows_of(record)) as cursor:
+        row: Record | None = cursor.execute(sql, params).fetchone()
+        return row
 
 
 def many(tx: Tx, record: type[Record], sql: str, params: Mapping[str, Any] | None = None) -> list[Record]:
     """All rows as records."""
-    with tx.cursor(row_factory=class_row(record)) as cursor:
-        return cursor.execute(sql, params).fetchall()
+    with tx.cursor(row_factory=_rows_of(record)) as cursor:
+        rows: list[Record] = cursor.execute(sql, params).fetchall()
+        return rows
 
 
 def scalar(tx: Tx, sql: str, params: Mapping[str, Any] | None = None) -> Any:

@@ -14,7 +14,7 @@ from db import Tx, execute, scalar
 from db.search import texts
 
 _FILES = """id owner_id original_name file_path mime_type file_type file_size file_hash folder_id status problem visibility tags
-metadata uploaded_at last_accessed download_count is_deleted deleted_at"""
+metadata uploaded_at last_accessed first_access download_count is_deleted deleted_at"""
 # in_bucket is false until ``set_stored``.
 _OBJECTS = "object_key owner_id size sha256 etag content_type in_bucket created_at"
 _EVENTS = "file_id owner_id action actor at"
@@ -59,8 +59,8 @@ def _row(file: DemoFile, owner_id: str, folders: Sequence[int]) -> tuple[Any, ..
         file.sha256,
     )
     state = (folder_id, file.status, problem, file.visibility, file.tags, Jsonb(file.metadata))
-    times = (file.uploaded_at, file.last_accessed, file.download_count, file.deleted_at is not None, file.deleted_at)
-    return names + state + times
+    times = (file.uploaded_at, file.last_accessed, file.last_accessed)
+    return (*names, *state, *times, file.download_count, file.deleted_at is not None, file.deleted_at)
 
 
 def _history(file: DemoFile, owner_id: str) -> list[tuple[Any, ...]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
-
-from psycopg.rows import dict_row
+from typing import Any, NamedTuple
 
 from core.errors import InvalidInput
-from db import Tx, scalar
+from db import Tx, previews, scalar
 from db.files import COLUMNS
-from db.records import FileRecord
+from db.records import FileRecord, PreviewRecord
 
 EXACT_UP_TO = 10_000  # totals above it are not counted
 _FEW = 5_000  # a list of up to this many files is filtered first and then sorted
@@ -134,11 +132,19 @@ def _tagged(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
     return f"{where} and f.word = %(word)s", params | {"word": "#" + wanted.tag}
 
 
+class ListedFile(NamedTuple):
+    """A file in a list."""
+
+    file: FileRecord
+    previews: list[PreviewRecord]
+    position: list[Any]  # sort value and id
+
+
 def page(
     tx: Tx, wanted: FileFilter, *, sort: str, after: list[Any] | None, limit: int, expected: int | None = None
-) -> tuple[list[FileRecord], list[list[Any]]]:
-    """Up to ``limit`` files after the keyset position ``after`` ([sort value, id]), and the position of each. ``expected`` is the
-    list's total, if known, and decides how they are found. Raises InvalidInput for an unknown sort."""
+) -> list[ListedFile]:
+    """Up to ``limit`` files after the keyset position ``after``. ``expected`` is the list's total, if known, and decides how they
+    are found. Raises InvalidInput for an unknown sort."""
     descending = sort.startswith("-")
     name = sort.removeprefix("-")
     if name not in _SORTS:
@@ -157,15 +163,13 @@ def page(
     matching = f"select {key} as id, {expression} as key from {table} f where {where}"
     found = f"select id, key from ({matching}) f" if by_tag else _candidates(wanted, name, matching, order, expected)
     sql = (
-        f"select {COLUMNS}, p.key::text as position from ({found} {order} limit %(limit)s) p"
+        f"select p.key::text, {previews.OF_OBJECT}, {COLUMNS} from ({found} {order} limit %(limit)s) p"
         f" join files f on f.id = p.id join objects o on o.object_key = f.file_path order by p.key {direction}, p.id {direction}"
     )
-    with tx.cursor(row_factory=dict_row) as cursor:
-        # Not prepared: a generic plan does not know whether a value is rare.
-        prepare = None if wanted.only_kind else False
-        rows = cursor.execute(sql, params | {"limit": limit, "kinds": sorted(FAMILIES)}, prepare=prepare).fetchall()
-    positions = [[row.pop("position"), str(row["id"])] for row in rows]
-    return [FileRecord(**row) for row in rows], positions
+    # Not prepared: a generic plan does not know whether a value is rare.
+    prepare = None if wanted.only_kind else False
+    rows = tx.execute(sql, params | {"limit": limit, "kinds": sorted(FAMILIES)}, prepare=prepare).fetchall()
+    return [ListedFile(FileRecord._make(row[2:]), previews.parsed(row[1]), [row[0], str(row[2])]) for row in rows]
 
 
 def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expected: int | None) -> str:

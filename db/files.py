@@ -13,8 +13,8 @@ from psycopg.types.json import Jsonb
 from core.content_types import file_type
 from core.names import numbered
 from core.placement import Placement
-from db import Tx, execute, finished, many, one, scalar
-from db.records import FileRecord, SessionRecord
+from db import Tx, events, execute, finished, many, one, previews, scalar
+from db.records import FileDetailsRecord, FileRecord, SessionRecord
 
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
@@ -225,6 +225,23 @@ _GET = f"select {COLUMNS} from {FROM} where f.id = %(id)s"
 def get(tx: Tx, file_id: UUID) -> FileRecord | None:
     """The file, also one in the trash."""
     return one(tx, FileRecord, _GET, {"id": file_id})
+
+
+_DETAILS = f"""
+select {previews.OF_OBJECT}, {events.NEWEST}, f.preview_count, f.first_access,
+       greatest(f.last_accessed, f.last_previewed), o.size = f.file_size, o.checked_at, {COLUMNS}
+from {FROM} where f.id = %(id)s
+"""
+
+
+def details(tx: Tx, file_id: UUID) -> FileDetailsRecord | None:
+    """The file, also one in the trash, with its previews, newest events and counters."""
+    row = tx.execute(_DETAILS, {"id": file_id}).fetchone()
+    if row is None:
+        return None
+    made, happened, *counted = row[:7]
+    file = FileRecord._make(row[7:])
+    return FileDetailsRecord(file, previews.parsed(made), events.parsed(happened), *counted)
 
 
 def lock(tx: Tx, file_id: UUID) -> FileRecord | None:

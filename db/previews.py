@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from db import Tx, execute, many, one
 from db.records import PreviewRecord
 
 _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size"
+# The previews of the object ``o``, in a column of one file's row; null without any.
+OF_OBJECT = f"""(
+    select json_agg(json_build_array({_COLUMNS}) order by preview_type, variant) from file_previews
+    where object_key = o.object_key)"""
 
 
 def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:
@@ -21,6 +25,11 @@ def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type:
     """
     params = {"key": object_key, "type": preview_type, "variant": variant, "mime_type": mime_type}
     return one(tx, PreviewRecord, sql, params)
+
+
+def parsed(column: list[list[Any]] | None) -> list[PreviewRecord]:
+    """The value of ``OF_OBJECT``."""
+    return [PreviewRecord._make(values) for values in column or ()]
 
 
 def of_objects(tx: Tx, object_keys: Sequence[str]) -> list[PreviewRecord]:
@@ -44,7 +53,7 @@ def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
     )
     delete from deferred_deletions d using added where d.object_key = added.preview_path and not d.deleting
     """
-    return execute(tx, sql, asdict(preview) | {"file_id": file_id}) == 1
+    return execute(tx, sql, preview._asdict() | {"file_id": file_id}) == 1
 
 
 def remove(tx: Tx, preview_path: str) -> None:

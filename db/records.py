@@ -1,4 +1,7 @@
-"""Rows as services and api/ see them. api/ imports nothing else from db."""
+"""Rows as services and api/ see them. api/ imports nothing else from db.
+
+Records of which lists are read are named tuples, which take a tenth of the time of frozen dataclasses; a statement selects
+their fields in order."""
 
 from __future__ import annotations
 
@@ -182,9 +185,8 @@ class SessionRecord:
     completed_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """A file with what its object tells of the bytes."""
+class FileRecord(NamedTuple):
+    """A file with what its object tells of the bytes: the columns of ``files.COLUMNS``, in their order."""
 
     id: UUID
     owner_id: str
@@ -229,7 +231,7 @@ class FileRecord:
 
 
 class FolderRecord(NamedTuple):
-    """A folder with its path and totals. A named tuple, since a tree of 10,000 is read much faster than as dataclasses."""
+    """A folder with its path and totals."""
 
     id: int
     owner_id: str
@@ -264,8 +266,7 @@ class ObjectRecord:
     public_key: str | None  # of the public copy
 
 
-@dataclass(frozen=True, slots=True)
-class PreviewRecord:
+class PreviewRecord(NamedTuple):
     """A preview of an object."""
 
     object_key: str  # of the original
@@ -278,8 +279,7 @@ class PreviewRecord:
     size: int  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EventRecord:
+class EventRecord(NamedTuple):
     """An event in the history of a file."""
 
     id: int
@@ -287,6 +287,40 @@ class EventRecord:
     action: str
     actor: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetailsRecord:
+    """A file with all that is shown of it."""
+
+    file: FileRecord
+    previews: list[PreviewRecord]
+    history: list[EventRecord]  # the newest events
+    preview_count: int
+    first_access: datetime | None  # download or preview
+    last_access: datetime | None
+    same_size: bool  # the object's and the file's
+    checked_at: datetime | None
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """How often and when the file was accessed."""
+        return {
+            "downloads": self.file.download_count,
+            "previews": self.preview_count,
+            "first_access": self.first_access,
+            "last_access": self.last_access,
+        }
+
+    @property
+    def integrity(self) -> dict[str, Any]:
+        """What is known of the stored bytes."""
+        return {
+            "exists": self.file.in_bucket,
+            "size_matches": self.file.in_bucket and self.same_size,
+            "checksum": self.file.checksum_state,
+            "checked_at": self.checked_at,
+        }
 
 
 @dataclass(frozen=True, slots=True)

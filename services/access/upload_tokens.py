@@ -5,7 +5,6 @@ The statements of uploads charge the budget (db/uploads.py, db/files.publish). a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -96,4 +95,4 @@ def uploader_of(tx: Tx, upload: UploadRecord) -> Principal:
 
 def as_sent(principal: Principal, upload: UploadRecord, file: FileRecord) -> FileRecord:
     """For an upload token, the file under the name it was sent with: a number added to it would tell which files exist."""
-    return file if principal.budget is None else replace(file, original_name=upload.original_name)
+    return file if principal.budget is None else file._replace(original_name=upload.original_name)

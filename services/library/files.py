@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from core import names
@@ -30,11 +30,11 @@ from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
 from db import errors as db_errors
 from db.file_lists import FileFilter
-from db.records import EventRecord, FileRecord, PreviewRecord
+from db.records import EventRecord, FileDetailsRecord, FileRecord, PreviewRecord
 from services.access import idempotency
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Claim
-from services.access.visibility import owned, owner_scope, visible
+from services.access.visibility import may_change, owned, owner_scope, visible
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE, TypePolicy
 from services.objects.bucket import bucket_errors, purge_object
@@ -56,14 +56,23 @@ class FileView:
 
 def with_previews(tx: Tx, records: Sequence[FileRecord]) -> list[FileView]:
     """Files with their previews, by one statement; by none if there are no files."""
-    found = previews.of_objects(tx, sorted({record.file_path for record in records})) if records else []
-    return [FileView(record, [p for p in found if p.object_key == record.file_path]) for record in records]
+    found: dict[str, list[PreviewRecord]] = {record.file_path: [] for record in records}
+    for preview in previews.of_objects(tx, sorted(found)) if found else ():
+        found[preview.object_key].append(preview)
+    return [FileView(record, found[record.file_path]) for record in records]
 
 
 def record_file(tx: Tx, once: Claim | None, file: FileRecord) -> None:
     """Record that a request made this file, with its previews."""
     if once is not None:
         idempotency.record(tx, once, *with_previews(tx, [file]))
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage(Page[FileRecord]):
+    """A page of files, and the same with their previews."""
+
+    views: Sequence[FileView] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +104,6 @@ class FileChange:
     tags: Sequence[str] | Unset = UNSET
     expires_at: datetime | Unset | None = UNSET
     keep_location: bool | Unset = UNSET
-
-
-@dataclass(frozen=True, slots=True)
-class FileDetails:
-    """A file with its statistics, newest events and integrity."""
-
-    file: FileRecord
-    statistics: dict[str, Any]
-    history: list[EventRecord]
-    integrity: dict[str, Any]
 
 
 def etag(file: FileRecord) -> str:
@@ -152,27 +151,22 @@ class Files:
         """A file with its previews."""
         return self.views([record])[0]
 
-    def details(self, principal: Principal, file_id: UUID, *, verify: bool = False) -> FileDetails:
-        """The file with its statistics, newest events and integrity. ``verify`` reads and checks the bytes. Raises NotFound."""
-        with self._db.connection() as tx:
-            file = owned(principal, files.get(tx, file_id))
-        if verify:
+    def details(self, principal: Principal | None, file_id: UUID, *, verify: bool = False) -> FileDetailsRecord:
+        """The file with its previews, newest events and counters. ``verify`` reads and checks the bytes, if the caller may change
+        the file. Raises NotFound, NotAuthenticated."""
+        found = self._details(principal, file_id)
+        if verify and principal is not None and may_change(principal, found.file.owner_id):
             with self._verify_limit.slot(principal.owner_id):
-                self._verify(principal, file)
+                self._verify(principal, found.file)
+            found = self._details(principal, file_id)
+        return found
+
+    def _details(self, principal: Principal | None, file_id: UUID) -> FileDetailsRecord:
         with self._db.connection() as tx:
-            object_record = objects.get(tx, file.file_path)
-            statistics = events.statistics(tx, file_id)
-            history = events.of_file(tx, file_id, before=None, limit=50)
-            file = files.get(tx, file_id) or file
-        if object_record is None:
-            raise NotFound("There is no such file.")
-        integrity = {
-            "exists": object_record.in_bucket,
-            "size_matches": object_record.in_bucket and object_record.size == file.file_size,
-            "checksum": object_record.checksum_state,
-            "checked_at": object_record.checked_at,
-        }
-        return FileDetails(file, {"downloads": file.download_count, **statistics}, history, integrity)
+            found = files.details(tx, file_id)
+        visible(principal, None if found is None else found.file)
+        assert found is not None
+        return found
 
     def _verify(self, principal: Principal, file: FileRecord) -> None:
         """Read and check the bytes, whatever their ETag: a restored bucket may give the same bytes another one."""
@@ -205,7 +199,7 @@ class Files:
             found = events.of_file(tx, file_id, before=before, limit=limit + 1)
         return self._cursors.page(found, lambda event: event.id, limit=limit, scope=scope)
 
-    def list(self, principal: Principal, query: FileQuery) -> Page[FileRecord]:
+    def list(self, principal: Principal, query: FileQuery) -> FilePage:
         """A page of files. Totals above 10,000 are known only without filters. Raises NotAllowed, InvalidInput, InvalidCursor."""
         owner = owner_scope(principal, query.owner)
         wanted = FileFilter(
@@ -222,7 +216,7 @@ class Files:
             status=query.status,
             deleted=query.deleted,
         )
-        scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
+        scope = f"files:{principal.owner_id}:{query.sort}:{list(asdict(wanted).values())}"
         after = self._cursors.open(query.cursor, scope=scope) if query.cursor else None
         uncounted = after is not None and after[2:] == [None]  # the page before had no total
         if after is not None and len(after) - uncounted != 2:
@@ -230,12 +224,14 @@ class Files:
         with self._db.connection() as tx:
             total = None if uncounted else file_lists.total(tx, wanted)
             limit = query.limit + 1
-            records, keys = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=limit, expected=total)
+            found = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=limit, expected=total)
         cursor = None
-        if len(records) > query.limit:
-            position = keys[query.limit - 1] + ([None] if total is None else [])
+        if len(found) > query.limit:
+            position = found[query.limit - 1].position + ([None] if total is None else [])
             cursor = self._cursors.sign(position, scope=scope)
-        return Page(records[: query.limit], cursor, total)
+        shown = found[: query.limit]
+        views = [FileView(row.file, row.previews) for row in shown]
+        return FilePage([row.file for row in shown], cursor, total, views)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 

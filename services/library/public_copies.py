@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, cast
 from uuid import UUID
@@ -95,9 +94,9 @@ class PublicCopies:
         if state == "none":
             return file
         if file.public_key is None or file.status != "ready":
-            return replace(file, status="processing" if file.status == "ready" else file.status, file_hash=None)
-        stored = replace(file, file_path=file.public_key, encoding=None, stored_size=None)
-        return replace(stored, file_hash=file.public_sha256, etag=file.public_etag or "")
+            return file._replace(status="processing" if file.status == "ready" else file.status, file_hash=None)
+        stored = file._replace(file_path=file.public_key, encoding=None, stored_size=None)
+        return stored._replace(file_hash=file.public_sha256, etag=file.public_etag or "")
 
     def publish(self, file_id: UUID) -> None:
         """The job that makes the copy, if one is needed. Repeated or concurrent runs have one effect. Raises Unavailable."""

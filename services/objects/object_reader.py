@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import IO, Protocol, TypeVar, cast
 
 import structlog
@@ -97,7 +96,7 @@ class ObjectReader:
 
     def with_current_etag(self, file: FileRecord) -> FileRecord:
         """The file with its object's present ETag, for a caller who compares all bytes. Raises ObjectNotFound, Unavailable."""
-        return self._look(file, lambda now: replace(now, etag=self._stat(now.file_path, _stored_size(now), None)))
+        return self._look(file, lambda now: now._replace(etag=self._stat(now.file_path, _stored_size(now), None)))
 
     def _look(self, file: FileRecord, look: Callable[[FileRecord], T]) -> T:
         """Call ``look``; if the object is not found but was replaced since the record was read, call it with the new one. Record

@@ -127,7 +127,7 @@ class Previews:
             if principal is None:
                 events.count_anonymous(tx, file.id, preview=True)
             else:
-                events.record(tx, file.id, owner_id=file.owner_id, action="previewed", actor=principal.owner_id)
+                events.record_preview(tx, file.id, actor=principal.owner_id)
         etag = _etag(self._public_copies.shown(principal, file), shape)
         if stored is not None:
             if request.if_none_match is not None and etag_matches(request.if_none_match, etag, weak=True):

@@ -75,3 +75,34 @@ def test_migration_0015_keeps_rows_and_counters(upgrade: Upgrade) -> None:
         inside = tx.execute("select files, bytes from folder_counters").fetchall()
     assert [row[0] for row in found] == [None, "none", "present", "removed", "unremovable"]
     assert counted == inside == [(4, 20)]
+
+
+def test_migration_0017_counts_existing_events(upgrade: Upgrade) -> None:
+    at = "'2026-01-01T00:00:00Z'::timestamptz + %s * interval '1 day'"
+    with upgrade("0015") as tx:
+        tx.execute(
+            "insert into objects (object_key, owner_id, size, etag, content_type) values ('k', 'alice', 5, 'e', 'a/b')"
+        )
+        for name in ("used", "anonymous", "unused"):
+            tx.execute(
+                "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+                " values ('alice', %s, 'k', 'a/b', 'other', 5, 'ready')",
+                [name],
+            )
+        tx.execute(
+            f"update files set public_previews = 2, first_public_access = {at}, last_accessed = {at}"
+            " where original_name <> 'unused'",
+            [3, 4],
+        )
+        for day, action in ((1, "uploaded"), (2, "downloaded"), (5, "previewed"), (6, "previewed"), (7, "moved")):
+            tx.execute(
+                "insert into file_events (file_id, owner_id, action, actor, at)"
+                f" select id, 'alice', %s, 'alice', {at} from files where original_name = 'used'",
+                [action, day],
+            )
+    with upgrade("0017") as tx:
+        found = tx.execute(
+            "select original_name, preview_count, extract(day from first_access at time zone 'utc')::int - 1,"
+            " extract(day from greatest(last_accessed, last_previewed) at time zone 'utc')::int - 1 from files order by 1"
+        ).fetchall()
+    assert found == [("anonymous", 2, 3, 4), ("unused", 0, None, None), ("used", 4, 2, 6)]
