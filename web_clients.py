@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import re
+import select
 import socket
 import struct
 import termios
@@ -25,10 +26,12 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.http import errors as http_errors
+from gunicorn.http import wsgi
 from gunicorn.http.body import Body, LengthReader
 from gunicorn.workers.gthread import TConn
 
@@ -49,7 +52,9 @@ class MalformedBody(OSError):
 
 
 class ClientSocket(socket.socket):
-    """A client's socket. Blocking reads have time limits, and writes never block: ``unsent`` buffers the rest."""
+    """A client's socket. Blocking reads have time limits, and writes never block: ``unsent`` buffers the rest.
+
+    For the kernel it never blocks: each change would be a system call, during which other threads take the interpreter."""
 
     timed_out = False  # the client was too slow: don't wait until it has read the last response
     _waited = 0.0  # seconds spent waiting for the body in the current window
@@ -58,16 +63,33 @@ class ClientSocket(socket.socket):
 
     def __init__(self, client: socket.socket):
         super().__init__(client.family, client.type, client.proto, fileno=client.detach())
+        super().settimeout(0)
+        self._timeout: float | None = 0.0
         self.unsent = bytearray()
+        self.hold = False  # whether to keep what is written next, to send it with what follows
+        self._held = b""
+
+    def gettimeout(self) -> float | None:
+        """Seconds that ``recv`` waits; None: BODY_SILENCE."""
+        return self._timeout
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Set the seconds that ``recv`` waits."""
+        self._timeout = value
 
     def setblocking(self, flag: bool) -> None:
         """gunicorn calls this with True when a request begins."""
         if flag:
             self._waited, self._received = 0.0, 0
-        super().setblocking(flag)
+        self._timeout = None if flag else 0.0
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """Send what the kernel takes, and buffer the rest for the event loop."""
+        if self.hold:
+            self._held += data
+            return
+        if self._held:
+            data, self._held = b"".join((self._held, data)), b""
         with memoryview(data) as view:
             written = 0 if self.unsent else self._write(view)
             self.unsent += view[written:]
@@ -84,15 +106,10 @@ class ClientSocket(socket.socket):
         del self.unsent[:written]
 
     def _write(self, view: memoryview) -> int:
-        timeout, written = self.gettimeout(), 0
-        self.settimeout(0)
-        try:
+        written = 0
+        with suppress(BlockingIOError):
             while written < len(view):
                 written += super().send(view[written:])
-        except (BlockingIOError, InterruptedError):
-            pass
-        finally:
-            self.settimeout(timeout)
         self._written += written
         return written
 
@@ -106,21 +123,20 @@ class ClientSocket(socket.socket):
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Up to ``size`` bytes. Raises ConnectionResetError if the client sends nothing or too slowly."""
-        timeout = self.gettimeout()
+        timeout = self._timeout
         if timeout == 0:  # in the event loop
             return super().recv(size, flags)
         limit = BODY_SILENCE if timeout is None else min(timeout, BODY_SILENCE)
         begun = time.monotonic()
-        self.settimeout(limit)
-        try:
-            data = super().recv(size, flags)
-        except TimeoutError:
-            if limit < BODY_SILENCE:  # the reader's own timeout
-                self._waited += time.monotonic() - begun
-                raise
-            raise self._too_slow(f"nothing came for {BODY_SILENCE:g} seconds") from None
-        finally:
-            self.settimeout(timeout)
+        while True:
+            with suppress(BlockingIOError):
+                data = super().recv(size, flags)
+                break
+            if not self._wait_readable(begun + limit - time.monotonic()):
+                if limit < BODY_SILENCE:  # the reader's own timeout
+                    self._waited += time.monotonic() - begun
+                    raise TimeoutError
+                raise self._too_slow(f"nothing came for {BODY_SILENCE:g} seconds")
         # Only time spent waiting counts: a client can't send while nobody reads because the bucket is slow.
         self._waited += time.monotonic() - begun
         self._received += len(data)
@@ -129,6 +145,11 @@ class ClientSocket(socket.socket):
                 raise self._too_slow(f"fewer than {BODY_RATE} bytes per second came")
             self._waited, self._received = 0.0, 0
         return data
+
+    def _wait_readable(self, seconds: float) -> bool:
+        poller = select.poll()
+        poller.register(self, select.POLLIN)
+        return bool(poller.poll(max(0.0, seconds) * 1000))
 
     def _too_slow(self, reason: str) -> ConnectionResetError:
         self.timed_out = True
@@ -144,6 +165,23 @@ class ClientBody(Body):  # type: ignore[misc]
         except http_errors.ParseException as error:
             raise MalformedBody(str(error)) from error
         return data
+
+
+class HeldResponse(wsgi.Response):  # type: ignore[misc]
+    """A response whose head is sent together with the first bytes of its body."""
+
+    def send_headers(self) -> None:
+        """Write the head."""
+        self.sock.hold = True
+        try:
+            super().send_headers()
+        finally:
+            self.sock.hold = False
+
+    def close(self) -> None:
+        """End the body. A head without a body is sent now."""
+        super().close()
+        self.sock.sendall(b"")
 
 
 Claim = Mapping[str, int]  # the address and the owner a slot counts for, each with its limit
@@ -263,6 +301,10 @@ class Connection(TConn):  # type: ignore[misc]
         self.parser.unreader.buf.write(data)
         self.at_end = not data
         return bool(data)
+
+    def has_next_request(self) -> bool:
+        """Whether the start of a pipelined request was read ahead."""
+        return self.parser is not None and self.parser.unreader.buf.tell() > 0
 
     def skip_body(self) -> bool:
         """Skip what has arrived of an unread body, without blocking. Whether the next request begins here."""

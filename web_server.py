@@ -29,7 +29,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
@@ -42,13 +42,23 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 import web_clients
 from settings import Settings
-from web_clients import ClientBody, ClientSocket, Connection, MalformedBody, RequestDeferred, SlotPool, problem_response
+from web_clients import (
+    ClientBody,
+    ClientSocket,
+    Connection,
+    HeldResponse,
+    MalformedBody,
+    RequestDeferred,
+    SlotPool,
+    problem_response,
+)
 
 if TYPE_CHECKING:
     from flask import Flask
 
 MAX_CONNECTIONS = 2000  # of one process; most are idle, and each costs a file descriptor and a few KiB
 HEAD_SECONDS = 15.0  # until a request's head must be complete
+KEEP_ALIVE_SECONDS = 15.0  # until the next request must begin
 HEAD_BYTES = 64 * 1024  # of a head as a whole; gunicorn limits its lines and fields
 SEND_WINDOW, SEND_RATE = 120.0, 1024  # seconds, and bytes per second in them; a receive window opens in big steps
 SEND_SLICE = 0.1  # seconds that a thread spends on one stream at a time
@@ -91,12 +101,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         seconds: float,
         on_timeout: Callable[[Connection], None],
     ) -> None:
-        """Call ``on_event`` at each event on the socket until _stop_waiting(), or ``on_timeout`` after ``seconds``."""
-        if not self.alive and on_timeout != self._send_timeout:  # a stop does not wait for requests that have not begun
-            seconds = min(seconds, STOP_KEEPALIVE_LINGER)
-        conn.timeout, conn.on_timeout = time.monotonic() + seconds, on_timeout
-        self.waiting[conn] = None
+        """Call ``on_event`` at each event on the socket until _stop_waiting(), or ``on_timeout`` after ``seconds``.
+
+        May be called in a thread, as the last thing that it does with the connection."""
+        now = time.monotonic()
+        conn.timeout, conn.on_timeout = now + seconds, on_timeout
         conn.sock.setblocking(False)
+        self.waiting[conn] = None
+        # A stop does not wait for requests that have not begun. The flag is read after the entry is made: _cap_keepalive sets
+        # it first, and then looks at the entries.
+        if not self.alive and on_timeout != self._send_timeout:
+            conn.timeout = min(conn.timeout, now + STOP_KEEPALIVE_LINGER)
         if on_event is not None:
             self.poller.register(conn.sock, event, partial(on_event, conn))
 
@@ -113,8 +128,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if now < self.next_timeout_check:
             return
         self.next_timeout_check = now + 0.2
-        for conn in [conn for conn in self.waiting if conn.timeout <= now]:
-            if conn in self.waiting:  # still: another's end may have given it a slot
+        for conn in list(self.waiting):
+            if conn.timeout <= now and conn in self.waiting:  # still: another's end may have given it a slot
                 self._stop_waiting(conn)
                 conn.on_timeout(conn)
 
@@ -126,7 +141,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 pass
             listener.close()
         super()._cap_keepalive(deadline)
-        for conn in self.waiting:
+        for conn in list(self.waiting):
             if conn.on_timeout != self._send_timeout:
                 conn.timeout = min(conn.timeout, deadline)
 
@@ -151,7 +166,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return True
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Wait for a request's head. Also called when a kept connection becomes readable or has a pipelined request."""
+        """Wait for a request's head. Also called when a kept connection has a pipelined request."""
         if conn.parser is not None:
             conn.head += conn.parser.unreader.take_buffered()
         if conn.head_is_complete():
@@ -163,9 +178,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         data = _received(client, 16 * 1024)
         if data is None:
             return
+        kept = conn.parser is not None and not conn.head
         conn.head += data
         complete = conn.head_is_complete()
         if data and not complete and len(conn.head) <= HEAD_BYTES:
+            if kept and self.alive:
+                conn.timeout = time.monotonic() + HEAD_SECONDS
             return
         self._stop_waiting(conn)
         if not data:
@@ -191,9 +209,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _submit(self, conn: Connection, pool: Executor) -> None:
         conn.wanted_slot, conn.awaits_body = None, False
-        pool.submit(self.handle, conn).add_done_callback(
-            lambda done: self.method_queue.defer(self.finish_request, conn, done)
-        )
+        pool.submit(self._work, conn)
+
+    def _work(self, conn: Connection) -> None:
+        try:
+            self.handle(conn)
+        except BaseException:  # SystemExit and the like
+            self.method_queue.defer(self._drop, conn)
+            raise
+        if conn.keep_alive and conn.slot is None and not conn.sock.unsent and not conn.has_next_request():
+            self._keep_alive(conn)  # here, since waking the event loop costs more
+        else:
+            self.method_queue.defer(self.finish_request, conn)
 
     def handle(self, conn: Connection) -> None:
         """Process a request until its response is sent or it must wait."""
@@ -235,9 +262,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                     raise http_errors.UnsupportedTransferCoding(value)  # gunicorn would not decode it
             request.body = ClientBody(request.body.reader)
             conn.request = request
-        response, environ = wsgi.create(conn.request, conn.sock, conn.client, conn.server, self.cfg)
+        response, environ = wsgi.create(conn.request, conn.sock, conn.client, conn.server, self.cfg, HeldResponse)
         conn.request._expected_100_continue = False  # sent once, however often the request starts
-        if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
+        if not self.alive or len(self.waiting) >= self.max_keepalived:
             response.force_close()
         environ.update({"wsgi.multithread": True, "gateway.connection": conn})
         conn.result = self.wsgi(environ, response.start_response)
@@ -267,11 +294,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except Exception:
             self.log.exception("A response could not be closed")
 
-    def finish_request(self, conn: Connection, done: Future[None] | None) -> None:
+    def finish_request(self, conn: Connection) -> None:
         """Back in the event loop: wait for what the connection needs next."""
-        if done is not None and done.exception() is not None:
-            self._drop(conn)  # SystemExit and the like
-        elif conn.wanted_slot is not None:
+        if conn.wanted_slot is not None:
             self._await_slot(conn)
         elif conn.awaits_body:
             self._await_body(conn)
@@ -281,10 +306,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._submit(conn, self.senders)
         else:
             self._release_slot(conn)
-            if conn.keep_alive:
-                self._keep_alive(conn)
-            else:
+            if not conn.keep_alive:
                 self._linger(conn)
+            elif conn.has_next_request():
+                self.enqueue_req(conn)
+            else:
+                self._keep_alive(conn)
 
     # -- a short body --------------------------------------------------------------------------------------------------
 
@@ -350,7 +377,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.buffered = len(conn.sock.unsent)
         self.buffered += conn.buffered
         while self.buffered > UNSENT_BYTES:
-            slowest = min((other for other in self.waiting if other.buffered), key=lambda other: other.last_sent)
+            slowest = min((other for other in list(self.waiting) if other.buffered), key=lambda other: other.last_sent)
             self._stop_waiting(slowest)
             self._drop(slowest)
 
@@ -364,7 +391,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.last_sent = time.monotonic()
         if not client.unsent:
             self._stop_waiting(conn)
-            self.finish_request(conn, None)
+            self.finish_request(conn)
 
     def _send_timeout(self, conn: Connection) -> None:
         if conn.sock.acknowledged() - conn.acknowledged < SEND_RATE * SEND_WINDOW:
@@ -375,15 +402,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     # -- the end of a request or connection ----------------------------------------------------------------------------
 
     def _keep_alive(self, conn: Connection) -> None:
-        if conn.parser.unreader.buf.tell():  # a pipelined request has arrived
-            self.enqueue_req(conn)
-            return
-        conn.sock.setblocking(False)
-        conn.set_timeout()
-        if not self.alive:
-            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
-        self.keepalived_conns.append(conn)
-        self.poller.register(conn.sock, EVENT_READ, partial(self.on_client_socket_readable, conn))
+        self._wait(conn, EVENT_READ, self._read_head, KEEP_ALIVE_SECONDS, self._head_timeout)
 
     def _respond(self, conn: Connection, response: bytes) -> None:
         """Send a last response, and close the connection."""
@@ -490,7 +509,6 @@ def options(settings: Settings) -> dict[str, Any]:
         "workers": settings.web_workers,
         "threads": settings.web_threads,
         "worker_connections": MAX_CONNECTIONS,
-        "keepalive": 15,
         "timeout": 60,  # of the event loop, not of a request
         "graceful_timeout": GRACE_SECONDS,
         "limit_request_line": 8190,
