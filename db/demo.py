@@ -11,14 +11,14 @@ from psycopg.types.json import Jsonb
 
 from core.demo import DemoFile
 from db import Tx, execute, scalar
-from db.search import texts
+from db.search import index
 
 _FILES = """id owner_id original_name file_path mime_type file_type file_size file_hash folder_id status problem visibility tags
 metadata uploaded_at last_accessed first_access download_count is_deleted deleted_at"""
 # in_bucket is false until ``set_stored``.
 _OBJECTS = "object_key owner_id size sha256 etag content_type in_bucket created_at"
 _EVENTS = "file_id owner_id action actor at"
-_TABLES = "files, objects, object_texts, file_texts, file_words, owner_words, folders, file_events"
+_TABLES = "files, objects, object_texts, search_index, search_words, file_tags, folders, file_events"
 
 
 def owner_is_new(tx: Tx, owner_id: str) -> bool:
@@ -76,7 +76,7 @@ def add_texts(tx: Tx, found: Sequence[tuple[str, str, str]]) -> None:
     """Add texts: (object key, text, ISO 639-1 language), sorted by key, so that all lock in one order."""
     with tx.pipeline():
         for key, content, language in found:
-            texts.put(tx, key, content=content, language=language)
+            index.put_text(tx, key, content=content, language=language)
 
 
 def set_stored(tx: Tx, object_key: str, *, etag: str) -> None:

@@ -52,7 +52,7 @@ class FileFilter:
 
     @property
     def only_tag(self) -> bool:
-        """Whether it names an owner and a tag, and at most dates and the trash: ``file_words`` has these files in order."""
+        """Whether it names an owner and a tag, and at most dates and the trash: ``file_tags`` has these files in order."""
         return (
             self.owner_id is not None
             and self.tag is not None
@@ -126,10 +126,10 @@ def _type_test(file_type: str) -> tuple[str, str]:
 
 
 def _tagged(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
-    """The WHERE clause on ``file_words f`` of a filter that is ``only_tag``, and its parameters."""
+    """The WHERE clause on ``file_tags f`` of a filter that is ``only_tag``, and its parameters."""
     assert wanted.tag is not None
     where, params = conditions(replace(wanted, tag=None))
-    return f"{where} and f.word = %(word)s", params | {"word": "#" + wanted.tag}
+    return f"{where} and f.tag = %(tag)s", params | {"tag": wanted.tag}
 
 
 class ListedFile(NamedTuple):
@@ -154,7 +154,7 @@ def page(
     expression, kind = _SORTS[name]
     by_tag = wanted.only_tag and name == "uploaded_at"
     where, params = _tagged(wanted) if by_tag else conditions(wanted)
-    table, key = ("file_words", "f.file_id") if by_tag else ("files", "f.id")
+    table, key = ("file_tags", "f.file_id") if by_tag else ("files", "f.id")
     if after is not None:
         where += f" and ({expression}, {key}) {'<' if descending else '>'} (%(after)s::{kind}, %(after_id)s::uuid)"
         params |= {"after": after[0], "after_id": after[1]}
@@ -236,7 +236,7 @@ def total(tx: Tx, wanted: FileFilter) -> int | None:
     if wanted == kinds and (wanted.file_type is None or wanted.file_type in FAMILIES):
         return int(scalar(tx, _TOTAL_BY_TYPE, params | {"file_type": wanted.file_type, "status": wanted.status}))
     where, params = _tagged(wanted) if wanted.only_tag else conditions(wanted)
-    table = "file_words" if wanted.only_tag else "files"
+    table = "file_tags" if wanted.only_tag else "files"
     sql = f"select count(*) from (select from {table} f where {where} limit {EXACT_UP_TO + 1}) c"
     counted = int(scalar(tx, sql, params))
     return counted if counted <= EXACT_UP_TO else None

@@ -64,7 +64,6 @@ with quarantined as (
     returning old.public_key
 ),
 deleted_object_texts as (delete from object_texts where object_key = any(%(keys)s)),
-deleted_file_texts as (delete from file_texts t using files f where f.id = t.file_id and f.file_path = any(%(keys)s)),
 deleted_previews as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
 due as (
     insert into deferred_deletions (object_key, delete_after)

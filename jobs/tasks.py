@@ -67,6 +67,7 @@ def register(queue: procrastinate.App, services: Services) -> None:
     @queue.task(name="recount", queueing_lock="recount", lock="janitor", queue=MAINTENANCE)
     def recount(timestamp: int) -> None:
         services.janitor.run()
+        services.search.repair_index()
 
     @queue.periodic(cron="17 * * * *")
     @queue.task(name="forget_jobs", queueing_lock="forget_jobs", queue=MAINTENANCE)

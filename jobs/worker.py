@@ -3,9 +3,9 @@
 Each queue has slots of its own (``concurrency``). Any number of workers on any number of machines share the work;
 ``--queues`` limits one to some queues.
 
-Two threads do, every few seconds, what must also happen while all slots are taken: "sweep" completes uploads that the bucket
+Three threads do, every few seconds, what must also happen while all slots are taken: "sweep" completes uploads that the bucket
 received without the gateway (within ten seconds) and rescues the jobs of dead workers; "watch", apart since copies may take
-long, ends uploads that exceed their limits.
+long, ends uploads that exceed their limits; "index" makes new and changed files searchable, each second.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from telemetry import metrics
 log = structlog.get_logger()
 
 SWEEP_EVERY = 3.0  # seconds
+_INDEX_EVERY = 1.0  # seconds
 _DRAIN = 20.0  # seconds that running jobs get after SIGTERM before they are returned to the queue
 _POLL = 2.0  # seconds between polls for jobs that nothing announces: retries, and jobs whose lock was released
 _RECONNECT = 2.0  # seconds before a queue whose connection broke is listened to again
@@ -53,9 +54,16 @@ def run(
     loops: dict[str, list[Callable[[], object]]] = {
         "sweep": [*sweeps, lambda: services.jobs.rescue(timedelta(seconds=lease))],
         "watch": [direct.watch] if direct else [],
+        "index": [services.search.index],
     }
     threads = [
-        threading.Thread(target=_repeat, args=(stopped, calls), name=name, daemon=True) for name, calls in loops.items()
+        threading.Thread(
+            target=_repeat,
+            args=(stopped, calls, _INDEX_EVERY if name == "index" else SWEEP_EVERY),
+            name=name,
+            daemon=True,
+        )
+        for name, calls in loops.items()
     ]
     for thread in threads:
         thread.start()
@@ -150,9 +158,9 @@ class _Worker:
             os._exit(0)
 
 
-def _repeat(stopped: threading.Event, calls: Sequence[Callable[[], object]]) -> None:
-    """Make the calls again and again. Several workers may do so at once: rows decide who completes or rescues what."""
-    while not stopped.wait(SWEEP_EVERY):
+def _repeat(stopped: threading.Event, calls: Sequence[Callable[[], object]], every: float) -> None:
+    """Make the calls again and again, ``every`` seconds. Several workers may do so at once: rows decide who does what."""
+    while not stopped.wait(every):
         for call in calls:
             try:
                 call()

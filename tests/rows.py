@@ -7,8 +7,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from core.principal import Principal
 from db import Database, previews, scalar
 from db.records import FileRecord, PreviewRecord
+from db.search import index
+from services.library.search import Search, SearchPage, SearchRequest
 
 _ADD = """
 with o as (
@@ -68,6 +71,26 @@ def add_file(
             },
         )
     return file_id
+
+
+def index_now(db: Database) -> None:
+    """Make all files searchable, as a worker does each second."""
+    indexed = 1
+    while indexed:
+        with db.transaction() as tx:
+            indexed = index.index_queued(tx)
+
+
+class IndexingSearch(Search):
+    """Indexes what is queued before it searches."""
+
+    def search(self, principal: Principal, request: SearchRequest) -> SearchPage:
+        self.index()
+        return super().search(principal, request)
+
+    def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
+        self.index()
+        return super().suggest(principal, prefix, limit)
 
 
 def previews_of(db: Database, file: FileRecord) -> list[PreviewRecord]:

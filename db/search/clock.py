@@ -21,12 +21,13 @@ class Clock:
         self._set_at = 0.0
 
     def begin(self, tx: Tx) -> None:
-        """Limit the first statement of a transaction, and set how similar a misspelt word must be. Sequential scans are off: the
-        planner takes matching a text to be as cheap as comparing a number."""
+        """Limit the first statement of a transaction, set how similar a misspelt word must be, and leave the planner no choice
+        but the indexes: it takes matching a text to be as cheap as comparing a number. Parallel plans would lose the order."""
         execute(
             tx,
             "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-            " set_config('enable_seqscan', 'off', true), set_config('pg_trgm.similarity_threshold', '0.25', true)",
+            " set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),"
+            " set_config('pg_trgm.similarity_threshold', '0.25', true)",
             {"limit": self._left()},
         )
 

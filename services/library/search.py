@@ -16,13 +16,12 @@ from core.highlight import mark, snippet
 from core.names import name_key
 from core.principal import Principal
 from core.search_query import MAX_TEXT, SearchTree, Term, parse
-from core.tokenizer import is_near, misspellable, parts, phrase, swapped
-from db import Database, Tx, file_lists
+from core.tokenizer import is_near, is_run, misspellable, parts, phrase, swapped
+from db import Database, Tx, file_lists, set_timeout
 from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import FileRecord
-from db.search import name_words, texts
-from db.search import query as index
+from db.search import index, query, words
 from db.search.clock import Clock, OutOfTime
 from services.access.visibility import owner_scope
 
@@ -39,6 +38,7 @@ _MAX_NEAR = 8  # corrections of one term
 _READ = 8_000  # characters of each text in which a snippet is looked for
 _READ_AGAIN = 400_000  # characters of all texts together without a match so far
 _SHORTEST_STEM = 3  # characters
+_REPAIR = 600.0  # seconds
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -83,30 +83,30 @@ class Search:
         self._db = db
         self._cursors = cursors
 
-    def search(self, principal: Principal, query: SearchRequest) -> SearchPage:
+    def search(self, principal: Principal, request: SearchRequest) -> SearchPage:
         """A page of hits. Any text is a valid query; an empty one finds everything, newest first. Raises NotAllowed, InvalidInput
         for an unknown facet, InvalidCursor for a cursor of another search."""
-        unknown = set(query.facets) - index.FACETS
+        unknown = set(request.facets) - query.FACETS
         if unknown:
-            message = f"one of {', '.join(sorted(index.FACETS))}"
+            message = f"one of {', '.join(sorted(query.FACETS))}"
             raise InvalidInput("Unknown facet.", errors=[{"field": "facets", "message": message}])
-        tree = parse(query.query)
+        tree = parse(request.query)
         wanted = FileFilter(
-            owner_id=owner_scope(principal, query.owner),
-            file_type=query.file_type,
-            folder_id=query.folder if isinstance(query.folder, int) else None,
-            in_root=query.folder == "root",
-            recursive=isinstance(query.folder, int),
-            date_from=query.date_from,
-            date_to=query.date_to,
+            owner_id=owner_scope(principal, request.owner),
+            file_type=request.file_type,
+            folder_id=request.folder if isinstance(request.folder, int) else None,
+            in_root=request.folder == "root",
+            recursive=isinstance(request.folder, int),
+            date_from=request.date_from,
+            date_to=request.date_to,
             deleted=tree.deleted,
         )
-        scope = f"search:{principal.owner_id}:{wanted}:{query.query[:MAX_TEXT]}"
-        seen, after = self._position(query.cursor, scope)
-        room = min(query.limit, MAX_RESULTS - seen)
-        facets = tuple(dict.fromkeys(query.facets))
+        scope = f"search:{principal.owner_id}:{wanted}:{request.query[:MAX_TEXT]}"
+        seen, after = self._position(request.cursor, scope)
+        room = min(request.limit, MAX_RESULTS - seen)
+        facets = tuple(dict.fromkeys(request.facets))
         with self._db.connection() as conn:
-            find = partial(index.find, wanted=wanted, tree=tree, facets=facets, after=after, limit=room + 1)
+            find = partial(query.find, wanted=wanted, tree=tree, facets=facets, after=after, limit=room + 1)
             corrections: dict[str, list[str]] = {}
             clock = Clock(_SECONDS)
             found = _within(clock, conn, find)
@@ -119,7 +119,7 @@ class Search:
                 corrections = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree)) or {}
                 if corrections:
                     found = _within(clock, conn, partial(find, corrections=corrections)) or found
-            total = found.matched if complete and found.matched <= index.RANKED else None
+            total = found.matched if complete and found.matched <= query.RANKED else None
             if not tree.groups and wanted.unfiltered:
                 total = file_lists.total(conn, wanted)
             shown = found.hits[:room]
@@ -143,17 +143,48 @@ class Search:
     def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
         """Suggestions from the caller's files outside the trash: names that start with the prefix, ignoring case, words inside
         names, then names with such a word. Distinct; wildcards are literal."""
-        prefix = _UNSTORABLE.sub("", prefix[:MAX_TEXT])
+        typed = name_key(_UNSTORABLE.sub("", prefix[:MAX_TEXT]))
+        typed_words = phrase(typed)
+        wanted = FileFilter(owner_id=principal.owner_id)
         with self._db.connection() as tx:
-            typed = name_key(prefix)
-            return name_words.suggestions(tx, principal.owner_id, typed, phrase(typed), limit=limit)
+            found = words.names_beginning(tx, principal.owner_id, typed, limit=limit)
+            if typed_words and typed.endswith(typed_words[-1]):
+                if len(typed_words) == 1 and not is_run(typed):
+                    found += words.words_beginning(tx, principal.owner_id, typed, limit=limit)
+                inside = SearchTree(((Term(" ".join(typed_words), "prefix", "name"),),))
+                find = partial(query.find, wanted=wanted, tree=inside, limit=2 * limit)
+                named = _within(Clock(_SECONDS), tx, find)
+                inner = [hit.file.original_name for hit in named.hits] if named else []
+                found += [name for name in inner if not name_key(name).startswith(typed)]
+        return list(dict.fromkeys(found))[:limit]
 
-    def _position(self, cursor: str | None, scope: str) -> tuple[int, index.Position | None]:
+    def index(self) -> int:
+        """Index the queued files; returns how many. Workers call it every second, several at once if there are several."""
+        count = 0
+        while True:
+            with self._db.transaction() as tx:
+                done = index.index_queued(tx)
+            count += done
+            if done == 0:
+                return count
+
+    def repair_index(self) -> int:
+        """Queue what the index lacks, which should be nothing, and forget words that no name has. Returns how many files."""
+        with self._db.transaction() as tx:
+            set_timeout(tx, _REPAIR)
+            count = index.queue_missing(tx)
+        last: tuple[str, str] | None = ("", "")
+        while last is not None:
+            with self._db.transaction() as tx:
+                last = index.forget_words(tx, last)
+        return count
+
+    def _position(self, cursor: str | None, scope: str) -> tuple[int, query.Position | None]:
         if cursor is None:
             return 0, None
         try:
             seen, score, uploaded_at, file_id = self._cursors.open(cursor, scope=scope)
-            return int(str(seen)), index.Position(int(str(score)), str(uploaded_at), UUID(str(file_id)))
+            return int(str(seen)), query.Position(int(str(score)), str(uploaded_at), UUID(str(file_id)))
         except ValueError as error:
             raise InvalidCursor() from error
 
@@ -164,7 +195,7 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: Clock
     single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
     for word in [word for word in dict.fromkeys(single) if misspellable(word)][:_MAX_CORRECTED]:
         clock.limit_next(conn)
-        similar = name_words.similar(conn, wanted.owner_id, word, swapped(word))
+        similar = words.similar(conn, wanted.owner_id, word, swapped(word))
         near = {other for other in similar if other != word and is_near(word, other)}
         if near:
             found[word] = sorted(near, key=lambda other: (abs(len(other) - len(word)), other))[:_MAX_NEAR]
@@ -187,7 +218,7 @@ def _snippets(
     skip, length = 0, _READ
     while keys:
         longer: set[str] = set()
-        for key, text in texts.beginnings(conn, sorted(keys), skip=skip, length=length).items():
+        for key, text in index.texts(conn, sorted(keys), skip=skip, length=length).items():
             # The exact words first: a stem of one language may be a word of another.
             if (line := snippet(text, asked) or snippet(text, near)) is not None:
                 found[key] = line

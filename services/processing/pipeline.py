@@ -16,7 +16,7 @@ from core.content_types import may_shrink
 from core.errors import ContentMissing, GatewayError, PreviewFailed, PreviewUnsupported
 from db import Database, Tx, files, jobs, objects
 from db.records import FileRecord
-from db.search import texts
+from db.search import index
 from parsers.reading import Reading, Want
 from services.processing.previews import SIZES, Previews, PreviewType, Shape, measured_metadata, preview_types
 
@@ -115,4 +115,4 @@ class Pipeline:
             self._previews.keep_document(file, "contents", reading.contents)
         if reading.text:
             with self._db.transaction() as tx:
-                texts.put(tx, file.file_path, content=reading.text, language=reading.text_language)
+                index.put_text(tx, file.file_path, content=reading.text, language=reading.text_language)

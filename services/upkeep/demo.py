@@ -18,12 +18,13 @@ from core.demo import DemoFile, Inventor
 from core.errors import InvalidInput
 from core.ids import FILE_PREFIX, object_key
 from db import Database, demo, folders
+from db.search import index
 from services.library.folders import MAX_FOLDERS
 from storage_backends.base import ObjectStore
 
 _BATCH = 5_000  # files in one transaction
 _TEXTS = 0.1  # the part of the files that gets text for search
-_WRITERS = 2  # threads that write texts while the next files are invented
+_WRITERS = 2  # threads that write and index texts while the next files are invented
 _MAX_WAITING = 4  # of their tasks
 _TEXT_BATCH = 25  # texts in one transaction: few, since files that share an object wait for its end
 
@@ -120,11 +121,17 @@ class Demo:
             progress(f"{report.files:,} of {plan.files:,} files")
         for task in written:
             task.result()
+        self._write([])
 
     def _write(self, texts: Sequence[tuple[str, str, str]]) -> None:
+        """Add texts, then index whatever is queued."""
         for first in range(0, len(texts), _TEXT_BATCH):
             with self._db.transaction() as tx:
                 demo.add_texts(tx, sorted(texts[first : first + _TEXT_BATCH]))
+        indexed = 1
+        while indexed:
+            with self._db.transaction() as tx:
+                indexed = index.index_queued(tx)
 
     def _owners(self, plan: DemoPlan) -> list[str]:
         with self._db.connection() as tx:

@@ -127,10 +127,11 @@ def test_T64_another_owners_folder_is_404(client: GatewayClient, other: GatewayC
 # -- search and statistics -----------------------------------------------------------------------------------
 
 
-def test_search_finds_and_highlights(client: GatewayClient, other: GatewayClient) -> None:
+def test_search_finds_and_highlights(client: GatewayClient, other: GatewayClient, services: Services) -> None:
     client.add("Quarterly report.txt", b"numbers, numbers")
     client.add("holiday.txt", b"sun")
     other.add("report of another.txt", b"secret")
+    services.search.index()
     found = client.get("/api/search?query=report&facets=file_type,folder").json
     (hit,) = found["items"]
     assert hit["file"]["original_name"] == "Quarterly report.txt"
@@ -174,9 +175,10 @@ def test_invalid_search_parameters(client: GatewayClient, query: str) -> None:
     assert client.get(f"/api/search?{query}").status == 400
 
 
-def test_search_is_paged(client: GatewayClient) -> None:
+def test_search_is_paged(client: GatewayClient, services: Services) -> None:
     for number in range(3):
         client.add(f"report {number}.txt", b"text %d" % number)
+    services.search.index()
     first = client.get("/api/search?query=report&limit=2")
     rest = client.get(first.headers["Link"][1:].partition(">")[0].removeprefix("http://gateway.test"))
     names = [hit["file"]["original_name"] for hit in first.json["items"] + rest.json["items"]]

@@ -106,3 +106,20 @@ def test_migration_0017_counts_existing_events(upgrade: Upgrade) -> None:
             " extract(day from greatest(last_accessed, last_previewed) at time zone 'utc')::int - 1 from files order by 1"
         ).fetchall()
     assert found == [("anonymous", 2, 3, 4), ("unused", 0, None, None), ("used", 4, 2, 6)]
+
+
+def test_migration_0018_lists_tags_and_queues_all_files_for_the_index(upgrade: Upgrade) -> None:
+    with upgrade("0017") as tx:
+        tx.execute(
+            "insert into objects (object_key, owner_id, size, etag, content_type) values ('a', 'alice', 5, 'e', 'a/b')"
+        )
+        tx.execute(
+            "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status, tags)"
+            " values ('alice', 'plan.txt', 'a', 'a/b', 'other', 5, 'ready', '{x,y,x}'),"
+            " ('alice', 'else.txt', 'a', 'a/b', 'other', 5, 'ready', '{}')"
+        )
+        tx.execute("insert into object_texts (object_key, owner_id, content) values ('a', 'alice', 'some words')")
+    with upgrade("0018") as tx:
+        found = tx.execute("select f.original_name, t.tag from file_tags t join files f on f.id = t.file_id order by 2")
+        assert found.fetchall() == [("plan.txt", "x"), ("plan.txt", "y")]
+        assert tx.execute("select count(*) from search_queue").fetchone() == (2,)

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.errors import QueryCanceled
 
-from core.names import name_key
 from core.search_query import parse
-from core.tokenizer import phrase, words
 from db import Database, Tx, execute, scalar
 from db.file_lists import FileFilter
-from db.search import lookup, texts
-from db.search import name_words as words_of_names
 from db.search import query as index
 from db.search.clock import Clock, OutOfTime
-from db.search.name_words import suggestions
-from tests.rows import add_file
+from db.search.index import put_text
+from tests.rows import add_file, index_now
 
 ALICE = FileFilter(owner_id="alice")
 
 
 def names(db: Database, query: str, **options: Any) -> list[str]:
     tree = parse(query)
+    index_now(db)
     with db.connection() as tx:
         found = index.find(tx, FileFilter("alice", deleted=tree.deleted), tree, limit=100, **options)
         return [hit.file.original_name for hit in found.hits]
@@ -47,6 +42,7 @@ def library(db: Database) -> Database:
     add_file(db, "Straße.jpg", mime_type="image/jpeg", file_type="image", tags=["street"], at=now - timedelta(hours=1))
     add_file(db, "report of bob.pdf", owner="bob")
     add_file(db, "report in the trash.pdf", deleted=True)
+    index_now(db)
     return db
 
 
@@ -140,27 +136,24 @@ def test_equal_scores_are_newest_first_and_an_empty_query_finds_everything(db: D
 def test_T81_ranking_is_bounded_but_includes_an_old_exact_match(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "RANKED", 5)
     add_file(db, "report.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
-    add_file(db, "a report.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
+    add_file(db, "report, old.pdf", at=datetime(2020, 1, 1, tzinfo=UTC))
     for number in range(10):
-        add_file(db, f"new report {number}.pdf")
+        add_file(db, f"report, new {number}.pdf")
+    index_now(db)
     with db.connection() as tx:
         found = index.find(tx, ALICE, parse("report"), limit=100, facets=("file_type",))
-        everything = {hit.file.original_name for hit in found.hits}
+    everything = [hit.file.original_name for hit in found.hits]
     assert found.matched == 6
-    assert len(found.hits) == 7 and found.facets == {"file_type": [{"value": "document", "count": 7}]}
-    assert "report.pdf" in everything and "a report.pdf" not in everything
-    assert names(db, "report")[0] == "report.pdf"
+    assert len(everything) == 7 and found.facets == {"file_type": [{"value": "document", "count": 7}]}
+    assert everything[0] == "report.pdf" and "report, old.pdf" not in everything
 
 
-@pytest.mark.parametrize("few", [0, 3, 100])
-def test_a_common_word_with_a_filter_has_the_same_results_by_either_plan(
-    db: Database, monkeypatch: pytest.MonkeyPatch, few: int
-) -> None:
-    monkeypatch.setattr(index, "_FEW", few)
+def test_a_filter_and_a_word_hold_together(db: Database) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for day in range(6):
         add_file(db, f"plan {day}.pdf", at=at + timedelta(days=day), tags=["even"] if day % 3 == 0 else [])
         add_file(db, f"a plan {day}.jpg", at=at + timedelta(days=day), file_type="image", mime_type="image/jpeg")
+    index_now(db)
     images = [f"a plan {day}.jpg" for day in reversed(range(6))]
 
     def found(query: str, limit: int = 100, **filters: Any) -> tuple[list[str], int]:
@@ -180,6 +173,23 @@ def test_a_common_word_with_a_filter_has_the_same_results_by_either_plan(
     assert found("plan after:2026-01-05 OR type:text")[1] == 4
 
 
+@pytest.mark.parametrize("query", ["report before:2020-01-01", "report after:2030-01-01", "report size:>1tb"])
+def test_a_filter_excludes_a_name_that_equals_the_query(db: Database, query: str) -> None:
+    add_file(db, "report.txt")
+    index_now(db)
+    assert names(db, query) == []
+
+
+def test_names_come_before_texts_when_there_are_too_many(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "RANKED", 4)
+    for number in range(2):
+        add_file(db, f"plan {number}.pdf")
+        add_file(db, f"the plan {number}.pdf")
+    add_texts(db, *(f"{number}.txt" for number in range(8)), content="a plan")
+    found = names(db, "plan")
+    assert found == ["plan 1.pdf", "plan 0.pdf", "the plan 1.pdf", "the plan 0.pdf", "7.txt"]
+
+
 @pytest.mark.parametrize(
     "query", ["word", "word other", "content:word", '"word and"', '"word and the"', "wor* the", "word type:text"]
 )
@@ -187,144 +197,19 @@ def test_texts_are_counted_exactly_up_to_the_limit_newest_first(
     db: Database, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
     monkeypatch.setattr(index, "RANKED", 5)
-    with db.connection() as tx:
-        for number in range(8):
-            add_file(db, f"{number}.txt", key=f"files/{number}", file_type="text")
-            assert texts.put(tx, f"files/{number}", content="a word and the other", language=None)
-            page = index.find(tx, ALICE, parse(query), limit=1)
-            assert page.matched == min(number + 1, 6)
+    for number in range(8):
+        add_texts(db, f"{number}.txt", content="a word and the other")
+        with db.connection() as tx:
+            assert index.find(tx, ALICE, parse(query), limit=1).matched == min(number + 1, 6)
     assert names(db, query)[0] == "7.txt"
 
 
-WORDS = ("plan", "plans", "replan", "plat", "play", "note", "it", "is", "12", "東京都", "été")
-TERMS = (
-    "plan",
-    "pla*",
-    "lan",
-    '"plan note"',
-    '"note it is"',
-    "note",
-    "it",
-    "i*",
-    "12",
-    "東京",
-    "京",
-    "ete",
-    "plan_note",
-    "e*",
-    "name:plan",
-    "content:note",
-    "content:pl*",
-    "-plan",
-    "-content:it",
-    "-note",
-    "-12",
-    '-"plan note"',
-    "-name:it",
-    "type:image",
-    "tag:work",
-    "ext:jpg",
-    "plans OR 12",
-    "after:2026-01-05",
-    "before:2026-01-09",
-    '"plan note" OR it',
-    "content:note OR name:12",
-    "is:deleted",
-    "noet",
-    "size:>10",
-)
-Library = list[tuple[list[str], list[str], bool, bool, int]]
-
-
-@pytest.mark.slow
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    max_examples=25,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking would take minutes
-)
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(st.sampled_from(WORDS), min_size=1, max_size=4),
-            st.lists(st.sampled_from(WORDS), max_size=6),
-            st.booleans(),
-            st.booleans(),
-            st.integers(0, 12),
-        ),
-        max_size=12,
-    ),
-    st.lists(st.lists(st.sampled_from(TERMS), min_size=1, max_size=3).map(" ".join), min_size=12, max_size=12),
-    st.sampled_from([0, 3, 100]),
-    st.sampled_from([2, 30_000]),
-    st.sampled_from([1, 100]),
-)
-@example(
-    [(["plan"], ["plan"], False, False, day) for day in range(5, 8)] + [(["note"], ["plan"], False, False, 8)],
-    ["after:2026-01-05 content:pl* pla*", "pla* -it OR note", "plan type:image OR -12 OR note"],
-    0,
-    30_000,
-    100,
-)
-@example(
-    [
-        (name.split(), [], False, False, day)
-        for day, name in enumerate(("plans", "is", "12 plat", *["replan"] * 3, *["12 note"] * 3))
-    ],
-    ["plan", "lan OR i*", '"plat" OR note', "noet OR lat"],
-    0,
-    30_000,
-    100,
-)
-def test_index_results_and_counts_equal_a_full_scan(
-    db: Database, library: Library, queries: list[str], few: int, wide: int, best: int
-) -> None:
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    with db.connection() as tx:
-        execute(tx, "delete from files")
-        for number, (name, text, image, trashed, day) in enumerate(library):
-            ending, key = ("jpg" if image else "pdf"), f"files/{uuid4().hex}"
-            add_file(
-                db,
-                f"{' '.join(name)} {number}.{ending}",
-                key=key,
-                file_type="image" if image else "document",
-                at=at + timedelta(days=day),
-                deleted=trashed,
-                tags=["work"] if day % 2 else [],
-                size=day,
-            )
-            if text:
-                assert texts.put(tx, key, content=" ".join(text), language=None)
-        with pytest.MonkeyPatch.context() as patch:
-            for limit, value in (
-                ("_FEW", few),
-                ("_FEWER", few),
-                ("_WIDE", wide),
-                ("_PROBED", wide),
-                ("RANKED", best),
-                ("_MANY", few),
-            ):
-                patch.setattr(index, limit, value)
-            patch.setattr(lookup, "_ALIKE", few % 2)
-            patch.setattr(words_of_names, "MAX_WORDS", 3)
-            for query in queries:
-                compare_with_all_files(tx, query, best)
-
-
-def compare_with_all_files(tx: Tx, query: str, ranked: int) -> None:
-    tree = parse(query)
-    search = partial(index.find, tx, FileFilter("alice", deleted=tree.deleted), tree, corrections={"noet": ["note"]})
-    everything = search(limit=100, newest=100)
-    found, page, whole = search(limit=100), search(limit=3), search(limit=100, facets=("file_type",))
-    assert found.matched == whole.matched == page.matched == min(everything.matched, ranked + 1), query
-    if everything.matched > ranked:
-        return
-    assert found.hits == whole.hits == everything.hits, query
-    assert page.hits == everything.hits[:3], query
-    assert sum(value["count"] for value in whole.facets["file_type"]) == len(everything.hits), query
-    if len(everything.hits) > 3:
-        assert search(limit=100, after=page.hits[-1].position).hits == everything.hits[3:], query
+def add_texts(db: Database, *files: str, content: str) -> None:
+    for name in files:
+        add_file(db, name, key=f"files/{name}", file_type="text")
+        with db.transaction() as tx:
+            assert put_text(tx, f"files/{name}", content=content, language=None)
+    index_now(db)
 
 
 def test_T81_newest_limits_the_files_searched(db: Database) -> None:
@@ -352,31 +237,6 @@ def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch
         Clock(0.02).begin(tx)
         with pytest.raises(QueryCanceled):
             execute(tx, "select pg_sleep(10)")
-
-
-def test_T81_words_parts_and_similar_words_use_indexes(db: Database) -> None:
-    add_file(db, "0.pdf", key="files/0")
-    with db.transaction() as tx:
-        execute(
-            tx,
-            "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
-            " select 'alice', translate(md5(n::text), '0123456789', 'ghijklmnop'), 'files/0', 'a/b', 'other', 1, 'ready'"
-            " from generate_series(1, 5000) n",
-        )
-        for table in ("files", "file_words", "owner_words"):
-            execute(tx, f"analyze {table}")
-        execute(tx, "set local enable_seqscan = off")
-        for index_name, sql in (
-            (
-                "file_words_newest",
-                "select file_id from file_words where owner_id = 'alice' and is_deleted = false"
-                " and word = 'report' order by uploaded_at desc, file_id desc limit 10",
-            ),
-            ("owner_words_parts", "select word from owner_words where owner_id = 'alice' and plain like '%report%'"),
-            ("owner_words_parts", "select word from owner_words where owner_id = 'alice' and plain % 'reprot'"),
-        ):
-            plan = _plan(tx, sql)
-            assert index_name in plan and "Sort" not in plan, plan
 
 
 class Recorded:
@@ -474,53 +334,3 @@ def test_T81_every_query_runs(library: Database, query: str) -> None:
         )
         assert found.matched <= 8
         assert all(0 <= hit.score <= 1_000_000 for hit in found.hits)
-        typed = query.replace("\0", "").encode(errors="ignore").decode()
-        suggestions(tx, "alice", name_key(typed), phrase(name_key(typed)), limit=5)
-
-
-NAMES = st.text(st.sampled_from("aZ09 _-.éßЖ東京のไทยຂกक्ि%/ﷺ"), min_size=1, max_size=25)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
-@given(NAMES)
-@example("AnnualReport2026_final.PDF")
-@example("PDFReport a3f9c2b7e1d4f6a8 mp3 İstanbul")
-@example("東京都庁は新宿にあります.txt")
-@example("हिन्दी שָׁלוֹם مُحَمَّد re\u0301sume\u0301")
-def test_the_database_and_core_split_names_alike(db: Database, name: str) -> None:
-    with db.connection() as tx:
-        found = scalar(tx, "select name_words(%(name)s)", {"name": name})
-    assert found.partition("/")[0].split() == words(name)
-
-
-def test_a_name_is_indexed_by_words_tokens_and_first_word(db: Database) -> None:
-    with db.connection() as tx:
-        sql = 'select array_agg(w order by w collate "C") from search_words(name_words(%(name)s)) w'
-        found = scalar(tx, sql, {"name": "AnnualReport2026_final.pdf"})
-    assert found == ["/annualreport2026", "2026", "^annual", "annual", "final", "pdf", "report"]
-
-
-def test_words_and_tags_follow_changes_of_the_file(db: Database) -> None:
-    file_id = add_file(db, "Annual report.pdf", tags=["Work, all", "x"])
-
-    def kept() -> set[str]:
-        with db.connection() as tx:
-            return {
-                row[0]
-                for row in tx.execute("select word from file_words where file_id = %s and not is_deleted", [file_id])
-            }
-
-    assert kept() == {"^annual", "annual", "report", "pdf", "#Work, all", "#x"}
-    for change, after in (
-        ("tags = '{y,#x}'", {"^annual", "annual", "report", "pdf", "#y", "##x"}),
-        ("original_name = 'Plan'", {"^plan", "plan", "#y", "##x"}),
-        ("is_deleted = true, deleted_at = now()", set()),
-        ("is_deleted = false, deleted_at = null", {"^plan", "plan", "#y", "##x"}),
-    ):
-        with db.transaction() as tx:
-            execute(tx, f"update files set {change}")
-        assert kept() == after, change
-    with db.transaction() as tx:
-        assert scalar(tx, "select array_agg(word) from owner_words") == ["plan"]
-        execute(tx, "delete from files")
-        assert scalar(tx, "select count(*) from file_words") == scalar(tx, "select count(*) from owner_words") == 0

@@ -14,12 +14,12 @@ from db import Database, execute
 from db.search import query as index
 from services.library import search as module
 from services.library.search import Search, SearchPage, SearchRequest
-from tests.rows import add_file
+from tests.rows import IndexingSearch, add_file
 
 
 @pytest.fixture
 def search(db: Database) -> Search:
-    return Search(db, Cursors(b"s" * 32))
+    return IndexingSearch(db, Cursors(b"s" * 32))
 
 
 def names(page: SearchPage) -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 from core.cursors import Cursors
 from core.principal import Principal
 from db import Database, execute, scalar
-from db.search import texts
+from db.search.index import put_text
 from services.library.search import Search, SearchPage, SearchRequest
-from tests.rows import add_file
+from tests.rows import IndexingSearch, add_file, sql
 
 # Name, language, text; oldest first. Written for this test, except the first lines of works long out of copyright.
 CORPUS = [
@@ -51,14 +51,14 @@ CORPUS = [
 
 @pytest.fixture
 def search(db: Database) -> Search:
-    return Search(db, Cursors(b"s" * 32))
+    return IndexingSearch(db, Cursors(b"s" * 32))
 
 
 def add_text(db: Database, name: str, content: str, language: str | None = "en", **row: object) -> None:
     file_id = add_file(db, name, **row)  # type: ignore[arg-type]
     with db.transaction() as tx:
         key = scalar(tx, "select file_path from files where id = %(id)s", {"id": file_id})
-        assert texts.put(tx, key, content=content, language=language)
+        assert put_text(tx, key, content=content, language=language)
 
 
 def names(page: SearchPage) -> list[str]:
@@ -208,4 +208,6 @@ def test_search_follows_renames_trash_and_purge(search: Search, db: Database, al
     assert names(search.search(alice, SearchRequest("walrus is:deleted"))) == ["walrus two.txt"]
     with db.transaction() as tx:
         execute(tx, "delete from files where id = any(%(ids)s)", {"ids": [one, two]})
-        assert scalar(tx, "select count(*) from file_words") == scalar(tx, "select count(*) from owner_words") == 0
+    assert names(search.search(alice, SearchRequest("walrus OR ocelot"))) == []
+    assert sql(db, "select count(*) from search_index") == [(0,)]
+    assert search.repair_index() == 0 and sql(db, "select * from search_words") == []

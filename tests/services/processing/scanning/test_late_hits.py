@@ -14,9 +14,10 @@ from core.principal import Principal
 from core.scan import read_version
 from db import Database, deferred_deletions, previews
 from db.records import PreviewRecord
-from db.search import texts
+from db.search.index import put_text
 from services import Services
 from services.library.delivery import Link, RequestConditions
+from services.library.search import SearchRequest
 from services.processing import scanning as scanning_module
 from services.processing.previews import JSON, Shape
 from services.processing.scanning import Scanning, configured
@@ -75,8 +76,11 @@ def test_T98_a_late_hit_removes_links_previews_and_text_of_all_equal_files(
     for file in (first, good):
         services.pipeline.process(file.id)
     with db.transaction() as tx:
-        assert texts.put(tx, first.file_path, content="words", language=None)
+        assert put_text(tx, first.file_path, content="words", language=None)
     assert len(previews_of(services.db, first)) == 4
+    services.search.index()
+    secret = SearchRequest("content:words")
+    assert services.search.search(alice, secret).total
     assert rescan(services) == {"scanned": 4, "infected": 0, "failed": 0}
     scanner.learn("Test.Late", b"late hit")
     assert rescan(services)["infected"] >= 2  # alice's two objects at once, then bob's
@@ -89,6 +93,7 @@ def test_T98_a_late_hit_removes_links_previews_and_text_of_all_equal_files(
     assert services.files.get(alice, good.id).status == "ready"
     assert len(previews_of(services.db, good)) == 4
     assert sql(db, "select count(*) from object_texts") == [(0,)]
+    assert services.search.search(alice, secret).total == 0  # before the worker has indexed them anew
     assert leftovers() == NOTHING
     assert rescan(services) == {"scanned": 1, "infected": 0, "failed": 0}
 
@@ -130,7 +135,7 @@ def test_T98_a_preview_or_text_made_during_the_hit_is_discarded(
     with db.connection() as tx:
         deferred_deletions.reserve(tx, late.preview_path, lease=timedelta(hours=1))
         assert not previews.add(tx, late, file_id=file.id)
-        assert not texts.put(tx, file.file_path, content="words", language=None)
+        assert not put_text(tx, file.file_path, content="words", language=None)
 
 
 def test_T98_a_rescan_survives_an_unavailable_scanner_and_dead_workers(

@@ -1,0 +1,256 @@
+"""The rows of the search index, and the texts that they are made of.
+
+The lexemes of a file begin with a mark: a character for the owner, the number of the segment, a colon. Then come a word of the
+name after ``/``, a token of the name that was split after ``//``, its first word after ``^``, a tag after ``#``, the type after
+``=``. Words of the text have nothing more before them, stems are ``stem/language``, and each pair of neighbouring words is a
+lexeme too, so that phrases are found by index. An exact word is found in texts of any language, a stem only in its own. core
+splits the words, not PostgreSQL's parser, which takes a run of Chinese, Japanese or Thai for one word and whose letters depend on
+the server's locale.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+
+from core.tokenizer import MAX_WORD, is_run, text_vector, tokens, without_marks, words
+from db import Tx, column, execute, scalar
+
+BATCH = 500  # files in one transaction
+_MAX_TEXT = 4_000_000  # characters of their texts; the other files wait for the next batch
+_SEGMENT_BITS = 15
+SEGMENTS = f"(select (last_value >> {_SEGMENT_BITS})::integer from search_places)"  # the number of the newest
+LISTED = 4  # characters of the shortest word in search_words
+
+# ISO 639-1 -> the Snowball dictionary.
+STEMMERS = {
+    "ar": "arabic_stem",
+    "ca": "catalan_stem",
+    "da": "danish_stem",
+    "de": "german_stem",
+    "el": "greek_stem",
+    "en": "english_stem",
+    "es": "spanish_stem",
+    "et": "estonian_stem",
+    "eu": "basque_stem",
+    "fi": "finnish_stem",
+    "fr": "french_stem",
+    "ga": "irish_stem",
+    "hi": "hindi_stem",
+    "hu": "hungarian_stem",
+    "hy": "armenian_stem",
+    "id": "indonesian_stem",
+    "it": "italian_stem",
+    "lt": "lithuanian_stem",
+    "nb": "norwegian_stem",
+    "ne": "nepali_stem",
+    "nl": "dutch_stem",
+    "nn": "norwegian_stem",
+    "no": "norwegian_stem",
+    "pt": "portuguese_stem",
+    "ro": "romanian_stem",
+    "ru": "russian_stem",
+    "sr": "serbian_stem",
+    "sv": "swedish_stem",
+    "ta": "tamil_stem",
+    "tr": "turkish_stem",
+    "yi": "yiddish_stem",
+}
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+# The lock keeps out whoever adds a file to the object: they hold it FOR SHARE, and the queue would miss their file.
+_PUT = """
+with put as (
+    insert into object_texts (object_key, owner_id, content, language)
+    select o.object_key, o.owner_id, %(content)s, %(language)s
+    from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected'
+    for no key update
+    on conflict (object_key) do update
+    set content = excluded.content, language = excluded.language, created_at = clock_timestamp()
+    returning object_key
+)
+select exists (select from put)
+"""
+_QUEUE_OBJECT = "insert into search_queue select id from files where file_path = %(key)s"
+
+
+def put_text(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
+    """Store an object's text with its language (ISO 639-1), if known, and queue its files. False if the object is being purged
+    or infected."""
+    found = {"key": object_key, "content": _UNSTORABLE.sub("", content), "language": language}
+    if not scalar(tx, _PUT, found):
+        return False
+    execute(tx, _QUEUE_OBJECT, {"key": object_key})
+    return True
+
+
+def texts(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) -> dict[str, str]:
+    """``length`` characters of each object's text, after ``skip``."""
+    sql = "select object_key, substr(content, %(start)s, %(length)s) from object_texts where object_key = any(%(keys)s)"
+    params: dict[str, Any] = {"start": skip + 1, "length": length, "keys": list(object_keys)}
+    return dict(tx.execute(sql, params).fetchall())
+
+
+def mark_of(owner_id: str) -> str:
+    """The character, one of 64, that all lexemes of the owner start with. It keeps a word of one owner apart from most other
+    owners'. With the owner as an index column, a search would read all files of the owner."""
+    return base64.b64encode(hashlib.md5(owner_id.encode(), usedforsecurity=False).digest())[:1].decode()
+
+
+def quoted(lexeme: str) -> str:
+    """The lexeme for a literal of tsvector or tsquery."""
+    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def split_tokens(name: str) -> list[str]:
+    """The tokens of a name that are several words."""
+    return [token for token, pieces in tokens(name) if len(pieces) > 1]
+
+
+# -- indexing ---------------------------------------------------------------------------------------------------------
+
+# A file that another worker is indexing stays in the queue: it may read an older state and write it later.
+_TAKE = """
+with taken as (
+    delete from search_queue where ctid = any(array(
+        select ctid from search_queue where pg_try_advisory_xact_lock(hashtextextended(file_id::text, 18))
+        limit %(limit)s for update skip locked))
+    returning file_id
+)
+select distinct file_id from taken
+"""
+_COPY = """
+update search_index i set folder_id = f.folder_id, is_deleted = f.is_deleted, uploaded_at = f.uploaded_at
+from files f where f.id = i.file_id and f.id = any(%(ids)s)
+and (i.folder_id, i.is_deleted, i.uploaded_at) is distinct from (f.folder_id, f.is_deleted, f.uploaded_at)
+"""
+_REMOVE = """
+delete from search_index i where file_id = any(%(ids)s) and not exists (select from files f where f.id = i.file_id)
+"""
+# The files whose words changed, until their texts are long; null for one that waits.
+_READ = """
+select f.id, f.owner_id, f.name_key, f.original_name, f.tags, f.file_type, f.folder_id, f.is_deleted, f.uploaded_at, f.file_size,
+       d.digest, i.mark, t.language,
+       case when sum(length(t.content)) over (order by f.uploaded_at, f.id) - length(t.content) < %(max)s then t.content end,
+       t.content is not null
+from files f
+left join object_texts t on t.object_key = f.file_path and f.status = 'ready'
+left join search_index i on i.file_id = f.id
+cross join lateral (
+    select md5(concat_ws(chr(1), f.owner_id, f.original_name, f.tags::text, f.file_type, f.file_size, t.created_at))::uuid
+) d (digest)
+where f.id = any(%(ids)s) and i.digest is distinct from d.digest
+order by f.uploaded_at, f.id
+"""
+_WRITE = """
+insert into search_index (file_id, digest, mark, folder_id, is_deleted, uploaded_at, file_size, owner_id, name_key, name_words,
+                          name_tokens, words)
+values (%(id)s, %(digest)s, %(mark)s, %(folder_id)s, %(is_deleted)s, %(uploaded_at)s, %(file_size)s, %(owner_id)s, %(name_key)s,
+        %(name_words)s, %(name_tokens)s, %(vector)s::tsvector || array_to_tsvector(array(
+            select distinct %(mark)s || s || '/' || %(language)s
+            from unnest(%(distinct)s::text[]) w, unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s where s <> '')))
+on conflict (file_id) do update
+set digest = excluded.digest, file_size = excluded.file_size, name_key = excluded.name_key, name_words = excluded.name_words,
+    name_tokens = excluded.name_tokens, words = excluded.words
+"""
+_LIST = """
+insert into search_words (owner_id, word, plain)
+select * from unnest(%(owners)s::text[], %(words)s::text[], %(plain)s::text[]) order by 1, 2 on conflict do nothing
+"""
+
+
+def index_queued(tx: Tx, limit: int = BATCH) -> int:
+    """Index up to ``limit`` queued files in this transaction; returns how many. Several workers may do so at once."""
+    ids = column(tx, _TAKE, {"limit": limit})
+    if not ids:
+        return 0
+    execute(tx, _REMOVE, {"ids": ids})
+    execute(tx, _COPY, {"ids": ids})
+    rows, waiting = [], []
+    for found in tx.execute(_READ, {"ids": ids, "max": _MAX_TEXT}).fetchall():
+        *file, content, has_text = found
+        if has_text and content is None:
+            waiting.append(file[0])
+        else:
+            rows.append((file, content or ""))
+    if waiting:
+        execute(tx, "insert into search_queue select unnest(%(ids)s::uuid[])", {"ids": waiting})
+    new = sum(file[11] is None for file, _ in rows)
+    places = iter(column(tx, "select nextval('search_places') from generate_series(1, %(new)s)", {"new": new}))
+    made = [_row(file, content, places) for file, content in rows]
+    try:
+        with tx.transaction(), tx.cursor() as cursor:
+            cursor.executemany(_WRITE, made)
+    except psycopg.errors.ProgramLimitExceeded:  # a text that PostgreSQL can't index: the file has its name only (T83)
+        for (file, _), row in zip(rows, made, strict=True):
+            try:
+                with tx.transaction():
+                    execute(tx, _WRITE, row)
+            except psycopg.errors.ProgramLimitExceeded:
+                file[11] = row["mark"]
+                execute(tx, _WRITE, _row(file, "", places))
+    listed = {(file[1], word) for file, _ in rows for word in words(file[3]) if _is_listed(word)}
+    owners, distinct = [owner for owner, _ in listed], [word for _, word in listed]
+    execute(tx, _LIST, {"owners": owners, "words": distinct, "plain": [without_marks(word) for word in distinct]})
+    return len(ids)
+
+
+def _is_listed(word: str) -> bool:
+    return LISTED <= len(word) <= MAX_WORD and not word.isdecimal() and not is_run(word)
+
+
+def _row(file: Sequence[Any], content: str, places: Iterator[int]) -> dict[str, Any]:
+    columns = "id owner_id name_key name tags file_type folder_id is_deleted uploaded_at file_size digest mark language"
+    row: dict[str, Any] = dict(zip(columns.split(), file, strict=True))
+    mark: str = row["mark"] or f"{mark_of(row['owner_id'])}{next(places) >> _SEGMENT_BITS}:"
+    vector, distinct = text_vector(content, mark=mark)
+    of_name, split = words(row["name"]), split_tokens(row["name"])
+    lexemes = {f"/{word[:MAX_WORD]}" for word in of_name} | {f"//{token[:MAX_WORD]}" for token in split}
+    lexemes |= {f"^{word[:MAX_WORD]}" for word in of_name[:1]}
+    lexemes |= {f"#{tag}" for tag in row.pop("tags")} | {f"={row.pop('file_type')}"}
+    return row | {
+        "mark": mark,
+        "vector": " ".join([vector, *(quoted(mark + lexeme) for lexeme in lexemes)]),
+        "distinct": distinct if (stemmer := STEMMERS.get(row["language"] or "")) else [],
+        "stemmer": stemmer,
+        "name_words": f" {' '.join(of_name)} ",
+        "name_tokens": f" {' '.join(split)} ",
+    }
+
+
+# -- repair -----------------------------------------------------------------------------------------------------------
+
+_MISSING = """
+insert into search_queue
+select coalesce(f.id, i.file_id) from files f full join search_index i on i.file_id = f.id
+where f.id is null or i.file_id is null
+"""
+_UNUSED = f"""
+delete from search_words w where w.owner_id = %(owner)s and w.word = any(%(words)s) and not exists (
+    select from generate_series(0, {SEGMENTS}) s, search_index i
+    where i.words @@ ('''' || %(mark)s || s || ':/' || w.word || '''')::tsquery and i.owner_id = w.owner_id)
+"""
+_NEXT_WORDS = """
+select owner_id, word from search_words where (owner_id, word) > (%(owner)s, %(word)s) order by owner_id, word limit 1000
+"""
+
+
+def queue_missing(tx: Tx) -> int:
+    """Queue files that are not in the index, and rows of the index without a file; returns how many."""
+    return execute(tx, _MISSING)
+
+
+def forget_words(tx: Tx, after: tuple[str, str]) -> tuple[str, str] | None:
+    """Delete those of the next thousand listed words that no name has any more. Returns the last, to go on after it."""
+    # Whoever adds a file with such a word has written it already, or waits.
+    execute(tx, "lock table search_words in exclusive mode")
+    found = tx.execute(_NEXT_WORDS, {"owner": after[0], "word": after[1]}).fetchall()
+    for owner in sorted({owner for owner, _ in found}):
+        listed = [word for of, word in found if of == owner]
+        execute(tx, _UNUSED, {"owner": owner, "words": listed, "mark": mark_of(owner)})
+    return found[-1] if found else None
