@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import orjson
-from flask import Response, json, request
+from flask import Response, current_app, request
 from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel
 
@@ -52,10 +52,14 @@ class GatewayJSON(DefaultJSONProvider):
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
         """The object as JSON text."""
+        return self.encoded(obj).decode()
+
+    def encoded(self, obj: Any) -> bytes:
+        """The object as JSON text in UTF-8."""
         try:
-            return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
+            return orjson.dumps(obj, option=orjson.OPT_UTC_Z)
         except TypeError:
-            return super().dumps(obj, separators=(",", ":"), **kwargs)
+            return super().dumps(obj, separators=(",", ":")).encode()
 
     @staticmethod
     def default(o: Any) -> Any:
@@ -77,7 +81,8 @@ def timestamp(moment: datetime) -> str:
 
 def answer(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response."""
-    return Response(json.dumps(document), status, headers=dict(headers or {}), content_type="application/json")
+    body = cast(GatewayJSON, current_app.json).encoded(document)
+    return Response(body, status, headers=dict(headers or {}), content_type="application/json")
 
 
 def no_content() -> Response:
@@ -108,20 +113,26 @@ _as_sent_file = as_model(SentFileOut, "problem")
 _as_preview = as_model(PreviewOut, "type", "url")
 
 
-def file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None) -> Json:
-    """A file as this caller may see it. ``record`` is what ``public_copies.shown`` returned for the caller (T37)."""
+def files(views: Iterable[FileView], principal: Principal | None) -> list[Json]:
+    """Files as this caller may see them (T37)."""
+    shown, base = services().public_copies.shown, settings().base_url
+    return [_file(shown(principal, view.file), view.previews, principal, base) for view in views]
+
+
+def _file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None, base: str) -> Json:
+    """``record`` is what ``public_copies.shown`` returned for the caller."""
     if not may_change(principal, record.owner_id):
-        return _as_public_file(record, **_addresses(record, previews))
-    return _whole_file(record, previews)
+        return _as_public_file(record, **_addresses(record, previews, base))
+    return _whole_file(record, previews, base)
 
 
-def _whole_file(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
+def _whole_file(record: FileRecord, previews: Iterable[PreviewRecord], base: str) -> Json:
     problem = record.problem or (public_copies.STUCK if public_copies.is_stuck(record) else None)
-    return _as_file(record, problem=problem, **_addresses(record, previews))
+    return _as_file(record, problem=problem, **_addresses(record, previews, base))
 
 
-def _addresses(record: FileRecord, previews: Iterable[PreviewRecord]) -> Json:
-    address = f"{settings().base_url}/api/files/{record.id}"
+def _addresses(record: FileRecord, previews: Iterable[PreviewRecord], base: str) -> Json:
+    address = f"{base}/api/files/{record.id}"
     return {
         "previews": [_preview(preview, address) for preview in previews],
         "links": {"self": address, "download": f"{address}/download", "preview": f"{address}/preview"},
@@ -136,22 +147,17 @@ def _preview(preview: PreviewRecord, address: str) -> Json:
     return _as_preview(preview, type=preview.preview_type, url=f"{address}/preview?{urlencode(query)}")
 
 
-def files(views: Iterable[FileView], principal: Principal | None) -> list[Json]:
-    """Several files."""
-    shown = services().public_copies.shown
-    return [file(shown(principal, view.file), view.previews, principal) for view in views]
-
-
 def file_answer(record: FileRecord, principal: Principal | None) -> Response:
     """One file with its ETag."""
     shown = services().public_copies.shown(principal, record)
-    return answer(file(shown, services().files.view(record).previews, principal), headers={"ETag": etag(shown)})
+    previews = services().files.view(record).previews
+    return answer(_file(shown, previews, principal, settings().base_url), headers={"ETag": etag(shown)})
 
 
 def file_details(found: FileDetailsRecord, principal: Principal | None) -> Response:
     """One file with its ETag, and for those who may change it with its statistics, events and integrity."""
     shown = services().public_copies.shown(principal, found.file)
-    document = file(shown, found.previews, principal)
+    document = _file(shown, found.previews, principal, settings().base_url)
     if may_change(principal, shown.owner_id):
         document["statistics"] = found.statistics
         document["integrity"] = found.integrity
@@ -172,7 +178,7 @@ def made_file(view: FileView) -> Json:
     object are left out then: they may come from another file with the same bytes."""
     record = view.file
     if principal().budget is None:
-        return _whole_file(record, view.previews)
+        return _whole_file(record, view.previews, settings().base_url)
     of_file = record.status in ("rejected", "infected") or (record.problem or {}).get("code") == "folder_gone"
     return _as_sent_file(record, problem=record.problem if of_file else None)
 

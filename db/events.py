@@ -59,7 +59,7 @@ def count_anonymous(tx: Tx, file_id: UUID, *, preview: bool = False) -> None:
 
 # The newest events of the file ``f``, in a column of its row.
 NEWEST = """(
-    select json_agg(json_build_array(id, file_id, action, actor, at) order by id desc)
+    select json_agg(json_build_array(id, file_id, action, actor, at))
     from (select * from file_events where file_id = f.id order by id desc limit 50) e)"""
 
 

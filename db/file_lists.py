@@ -137,7 +137,12 @@ class ListedFile(NamedTuple):
 
     file: FileRecord
     previews: list[PreviewRecord]
-    position: list[Any]  # sort value and id
+    key: str  # the sort value
+
+    @property
+    def position(self) -> list[Any]:
+        """The keyset position: sort value and id."""
+        return [self.key, str(self.file.id)]
 
 
 def page(
@@ -161,19 +166,23 @@ def page(
     direction = "desc" if descending else "asc"
     order = f"order by key {direction}, id {direction}"
     matching = f"select {key} as id, {expression} as key from {table} f where {where}"
-    found = f"select id, key from ({matching}) f" if by_tag else _candidates(wanted, name, matching, order, expected)
+    ids = f"select id, key from ({matching}) f" if by_tag else _candidates(wanted, name, matching, order, expected)
+    if ids is None:
+        source = f"(select f.*, {expression} as key from files f where {where} {order} limit %(limit)s) f"
+    else:
+        source = f"({ids} {order} limit %(limit)s) p join files f on f.id = p.id"
     sql = (
-        f"select p.key::text, {previews.OF_OBJECT}, {COLUMNS} from ({found} {order} limit %(limit)s) p"
-        f" join files f on f.id = p.id join objects o on o.object_key = f.file_path order by p.key {direction}, p.id {direction}"
+        f"select key::text as sort_key, {previews.OF_OBJECT}, {COLUMNS} from {source}"
+        f" join objects o on o.object_key = f.file_path order by key {direction}, f.id {direction}"
     )
     # Not prepared: a generic plan does not know whether a value is rare.
     prepare = None if wanted.only_kind else False
     rows = tx.execute(sql, params | {"limit": limit, "kinds": sorted(FAMILIES)}, prepare=prepare).fetchall()
-    return [ListedFile(FileRecord._make(row[2:]), previews.parsed(row[1]), [row[0], str(row[2])]) for row in rows]
+    return [ListedFile(FileRecord._make(row[2:]), previews.parsed(row[1]), row[0]) for row in rows]
 
 
-def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expected: int | None) -> str:
-    """The SQL for ids and sort keys of a page. Each of three ways gives the same rows.
+def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expected: int | None) -> str | None:
+    """The SQL for ids and sort keys of a page; None for the second of three ways, each of which gives the same rows.
 
     - Few files are filtered and then sorted. In the order of the sort, a million others might come first.
     - Of many files, the index of the sort soon gives a page.
@@ -186,7 +195,7 @@ def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expect
     if expected is not None and expected <= _FEW and not ordered:
         return f"select id, key from (with few as materialized ({matching}) select * from few) few"
     if not wanted.only_kind or sort not in _SORTED_BY_OWNER:
-        return f"select id, key from ({matching}) f"
+        return None
     sources, same = [], ""
     if wanted.owner_id is None:
         sources.append("owner_usage u")
@@ -195,7 +204,7 @@ def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expect
         sources.append("unnest(%(kinds)s::text[]) k (kind)")
         same += " and f.file_type = k.kind"
     if not sources:
-        return f"select id, key from ({matching}) f"
+        return None
     return (
         f"select a.id, a.key from {' cross join '.join(sources)}"
         f" cross join lateral ({matching}{same} {order} limit %(limit)s) a"

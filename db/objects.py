@@ -201,11 +201,12 @@ def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
 # -- replacing an object -------------------------------------------------------------------------------------------------
 
 
-def record_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
+def record_url(tx: Tx, object_key: str, *, life: timedelta, to: tuple[UUID, str, str] | None = None) -> bool:
     """Record that a presigned URL, valid for ``life``, is given out for the object or its public copy, so that the object is
     kept as long if it is replaced. False if it was replaced already or is infected.
 
-    Twice the life is recorded, so that not every download writes the row."""
+    Twice the life is recorded, so that not every download writes the row. ``to``: a file, its owner and who gets the URL, for
+    an event in the file's history, which is recorded in any case."""
     sql = """
     with present as (
         select object_key, urls_until from objects
@@ -216,10 +217,16 @@ def record_url(tx: Tx, object_key: str, *, life: timedelta) -> bool:
         update objects o set urls_until = now() + 2 * %(life)s::interval from present
         where o.object_key = present.object_key and coalesce(present.urls_until, '-infinity') < now() + %(life)s::interval
         returning 1
+    ),
+    event as (
+        insert into file_events (file_id, owner_id, action, actor)
+        select %(file_id)s, %(owner)s, 'url_issued', %(actor)s where %(actor)s::text is not null
     )
     select exists (select from present where urls_until >= now() + %(life)s::interval) or exists (select from noted)
     """
-    return scalar(tx, sql, {"key": object_key, "life": life}) is True
+    file_id, owner, actor = to or (None, None, None)
+    params = {"key": object_key, "life": life, "file_id": file_id, "owner": owner, "actor": actor}
+    return scalar(tx, sql, params) is True
 
 
 # Put a reserved key to use: ``object`` is the CTE that locks the object.

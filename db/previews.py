@@ -13,8 +13,8 @@ from db.records import PreviewRecord
 _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size"
 # The previews of the object ``o``, in a column of one file's row; null without any.
 OF_OBJECT = f"""(
-    select json_agg(json_build_array({_COLUMNS}) order by preview_type, variant) from file_previews
-    where object_key = o.object_key)"""
+    select json_agg(json_build_array({_COLUMNS}))
+    from (select * from file_previews where object_key = o.object_key order by preview_type, variant) p)"""
 
 
 def find(tx: Tx, object_key: str, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:

@@ -267,14 +267,14 @@ class Delivery:
             found = files.get(tx, file_id)
         file = self._readable(principal, found)
         self._reader.confirm(file)
-        if principal is not None:
-            with self._db.connection() as tx:
-                events.record(tx, file.id, owner_id=file.owner_id, action="url_issued", actor=principal.owner_id)
         life = min(life, self._limits.url_max_ttl)
-        presigned = None
-        if file.visibility == "private" and life <= self._limits.url_ttl:
-            presigned = self._presigned(file, life, disposition)
-        return presigned or self._link(file, life, disposition)
+        to = None if principal is None else (file.id, file.owner_id, principal.owner_id)
+        if file.visibility == "private" and life <= self._limits.url_ttl and self._can_presign(file):
+            return self._presigned(file, life, disposition, to) or self._link(file, life, disposition)
+        if to is not None:
+            with self._db.connection() as tx:
+                events.record(tx, to[0], owner_id=to[1], action="url_issued", actor=to[2])
+        return self._link(file, life, disposition)
 
     def _link(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
         expires = int(time.time() + life.total_seconds())
@@ -290,12 +290,22 @@ class Delivery:
         inline: Disposition | None = "inline" if disposition == "inline" else None
         return UUID(str(file_id)), int(expires or 0), inline, visibility == "public"
 
-    def _presigned(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> PresignedRequest | None:
-        """None if the object is stored compressed, perhaps since a moment ago, or the store can't presign."""
-        if self._presigns is None or file.encoding is not None:
+    def _can_presign(self, file: FileRecord) -> bool:
+        return self._presigns is not None and file.encoding is None
+
+    def _presigned(
+        self,
+        file: FileRecord,
+        life: timedelta,
+        disposition: Disposition | None,
+        to: tuple[UUID, str, str] | None = None,
+    ) -> PresignedRequest | None:
+        """None if the object is stored compressed, perhaps since a moment ago, or the store can't presign. ``to`` is as in
+        ``objects.record_url``."""
+        if self._presigns is None or not self._can_presign(file):
             return None
         with self._db.connection() as tx:
-            if not objects.record_url(tx, file.file_path, life=life):
+            if not objects.record_url(tx, file.file_path, life=life, to=to):
                 return None
         return self._presigns.presign_get(
             file.file_path,

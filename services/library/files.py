@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -216,7 +216,7 @@ class Files:
             status=query.status,
             deleted=query.deleted,
         )
-        scope = f"files:{principal.owner_id}:{query.sort}:{list(asdict(wanted).values())}"
+        scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
         after = self._cursors.open(query.cursor, scope=scope) if query.cursor else None
         uncounted = after is not None and after[2:] == [None]  # the page before had no total
         if after is not None and len(after) - uncounted != 2:
