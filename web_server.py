@@ -15,9 +15,9 @@ A body that is read in a thread must keep coming: BODY_SILENCE seconds without a
 BODY_WINDOW seconds of waiting, raise ConnectionResetError in the reader; what had arrived stays in gunicorn's buffers. A
 malformed body raises MalformedBody. Requests that gunicorn rejects get problem+json with an X-Request-ID.
 
-The path of a connection through ``Worker``: accept → enqueue_req → _begin → handle (in a thread) → finish_request → one of
-_await_slot, _await_body, _await_client, _keep_alive, _linger. This relies on internals of gunicorn 27.0, so that version is
-pinned, and tests/test_web_server.py uses real sockets.
+The path of a connection through ``Worker``: accept → enqueue_req → _begin → handle (in a thread) → _keep_alive, or
+finish_request → one of _await_slot, _await_body, _await_client, _keep_alive, _linger. This relies on internals of gunicorn
+27.0, so that version is pinned, and tests/test_web_server.py uses real sockets.
 """
 
 from __future__ import annotations
