@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -68,6 +69,12 @@ _EXPOSED = (
     "Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, "
     "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
 )
+_DEFAULT_HEADERS = (
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "private, no-store"),
+)
 _ROUTES = (
     (monitoring.routes, ""),
     (form_uploads.routes, "/api"),
@@ -82,9 +89,15 @@ _ROUTES = (
 )
 
 
+class _Application(Flask):
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function: none is asynchronous, which Flask would look for eight times in each request."""
+        return func
+
+
 def create(services: Services, settings: Settings) -> Flask:
     """The HTTP application. ValueError for a CORS origin that is not exact, or a trusted proxy that is not an address."""
-    app = Flask("gateway", static_folder=None)
+    app = _Application("gateway", static_folder=None)
     proxies.networks(settings.trusted_proxies)
     app.extensions[EXTENSION] = Gateway(services, settings)
     app.json = GatewayJSON(app)
@@ -148,10 +161,8 @@ def _finish(response: Response) -> Response:
     if name is not None:
         headers["X-Request-ID"] = name
     headers["X-Content-Type-Options"] = "nosniff"
-    headers.setdefault("Referrer-Policy", "no-referrer")
-    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    headers.setdefault("Cache-Control", "private, no-store")
+    given = {name.lower() for name, _ in headers}
+    headers.extend([(name, value) for name, value in _DEFAULT_HEADERS if name.lower() not in given])
     if request.method == "OPTIONS" and response.is_sequence and not response.get_data():
         headers.pop("Content-Type", None)  # Flask would say text/html
     return response
