@@ -1,11 +1,10 @@
 """The rows of the search index, and the texts that they are made of.
 
 The lexemes of a file begin with a mark: a character for the owner, the number of the segment, a colon. Then come a word of the
-name after ``/``, a token of the name that was split after ``//``, its first word after ``^``, a tag after ``#``, the type after
-``=``. Words of the text have nothing more before them, stems are ``stem/language``, and each pair of neighbouring words is a
-lexeme too, so that phrases are found by index. An exact word is found in texts of any language, a stem only in its own. core
-splits the words, not PostgreSQL's parser, which takes a run of Chinese, Japanese or Thai for one word and whose letters depend on
-the server's locale.
+name after ``/``, a token of the name that was split after ``//``, its first word after ``^``. Words of the text have nothing
+more before them, stems are ``stem/language``, and each pair of neighbouring words is a lexeme too, so that phrases are found by
+index. An exact word is found in texts of any language, a stem only in its own. core splits the words, not PostgreSQL's parser,
+which takes a run of Chinese, Japanese or Thai for one word and whose letters depend on the server's locale.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
+from psycopg.rows import dict_row
 
 from core.tokenizer import MAX_WORD, is_run, text_vector, tokens, without_marks, words
 from db import Tx, column, execute, scalar
@@ -102,11 +102,6 @@ def mark_of(owner_id: str) -> str:
     return base64.b64encode(hashlib.md5(owner_id.encode(), usedforsecurity=False).digest())[:1].decode()
 
 
-def quoted(lexeme: str) -> str:
-    """The lexeme for a literal of tsvector or tsquery."""
-    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
 def split_tokens(name: str) -> list[str]:
     """The tokens of a name that are several words."""
     return [token for token, pieces in tokens(name) if len(pieces) > 1]
@@ -124,38 +119,37 @@ with taken as (
 )
 select distinct file_id from taken
 """
-_COPY = """
-update search_index i set folder_id = f.folder_id, is_deleted = f.is_deleted, uploaded_at = f.uploaded_at
-from files f where f.id = i.file_id and f.id = any(%(ids)s)
-and (i.folder_id, i.is_deleted, i.uploaded_at) is distinct from (f.folder_id, f.is_deleted, f.uploaded_at)
+_COPIES = "folder_id, is_deleted, uploaded_at, file_size, file_type, mime_type, tags"
+_OF_FILE, _OF_ROW = (", ".join(f"{row}.{name}" for name in _COPIES.split(", ")) for row in "fi")
+_COPY = f"""
+update search_index i set ({_COPIES}) = ({_OF_FILE})
+from files f where f.id = i.file_id and f.id = any(%(ids)s) and ({_OF_ROW}) is distinct from ({_OF_FILE})
 """
 _REMOVE = """
 delete from search_index i where file_id = any(%(ids)s) and not exists (select from files f where f.id = i.file_id)
 """
 # The files whose words changed, until their texts are long; null for one that waits.
 _READ = """
-select f.id, f.owner_id, f.name_key, f.original_name, f.tags, f.file_type, f.folder_id, f.is_deleted, f.uploaded_at, f.file_size,
-       d.digest, i.mark, t.language,
-       case when sum(length(t.content)) over (order by f.uploaded_at, f.id) - length(t.content) < %(max)s then t.content end,
-       t.content is not null
+select f.id, f.name_key, f.original_name, d.digest, i.mark, t.language,
+       case when sum(length(t.content)) over (order by f.uploaded_at, f.id) - length(t.content) < %(max)s then t.content end
+       as content, t.content is not null as has_text, f.owner_id
 from files f
 left join object_texts t on t.object_key = f.file_path and f.status = 'ready'
 left join search_index i on i.file_id = f.id
-cross join lateral (
-    select md5(concat_ws(chr(1), f.owner_id, f.original_name, f.tags::text, f.file_type, f.file_size, t.created_at))::uuid
-) d (digest)
+cross join lateral (select md5(concat_ws(chr(1), f.owner_id, f.original_name, t.created_at))::uuid) d (digest)
 where f.id = any(%(ids)s) and i.digest is distinct from d.digest
 order by f.uploaded_at, f.id
 """
-_WRITE = """
-insert into search_index (file_id, digest, mark, folder_id, is_deleted, uploaded_at, file_size, owner_id, name_key, name_words,
-                          name_tokens, words)
-values (%(id)s, %(digest)s, %(mark)s, %(folder_id)s, %(is_deleted)s, %(uploaded_at)s, %(file_size)s, %(owner_id)s, %(name_key)s,
-        %(name_words)s, %(name_tokens)s, %(vector)s::tsvector || array_to_tsvector(array(
-            select distinct %(mark)s || s || '/' || %(language)s
-            from unnest(%(distinct)s::text[]) w, unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s where s <> '')))
+_WRITE = f"""
+insert into search_index (file_id, owner_id, digest, mark, name_key, name_words, name_tokens, words, {_COPIES})
+select f.id, f.owner_id, %(digest)s, %(mark)s, %(name_key)s, %(name_words)s, %(name_tokens)s,
+       %(vector)s::tsvector || array_to_tsvector(array(
+           select distinct %(mark)s || s || '/' || %(language)s
+           from unnest(%(distinct)s::text[]) w, unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s where s <> '')),
+       {_OF_FILE}
+from files f where f.id = %(id)s
 on conflict (file_id) do update
-set digest = excluded.digest, file_size = excluded.file_size, name_key = excluded.name_key, name_words = excluded.name_words,
+set digest = excluded.digest, name_key = excluded.name_key, name_words = excluded.name_words,
     name_tokens = excluded.name_tokens, words = excluded.words
 """
 _LIST = """
@@ -171,30 +165,26 @@ def index_queued(tx: Tx, limit: int = BATCH) -> int:
         return 0
     execute(tx, _REMOVE, {"ids": ids})
     execute(tx, _COPY, {"ids": ids})
-    rows, waiting = [], []
-    for found in tx.execute(_READ, {"ids": ids, "max": _MAX_TEXT}).fetchall():
-        *file, content, has_text = found
-        if has_text and content is None:
-            waiting.append(file[0])
-        else:
-            rows.append((file, content or ""))
+    found = tx.cursor(row_factory=dict_row).execute(_READ, {"ids": ids, "max": _MAX_TEXT}).fetchall()
+    waiting = [file["id"] for file in found if file["has_text"] and file["content"] is None]
     if waiting:
         execute(tx, "insert into search_queue select unnest(%(ids)s::uuid[])", {"ids": waiting})
-    new = sum(file[11] is None for file, _ in rows)
-    places = iter(column(tx, "select nextval('search_places') from generate_series(1, %(new)s)", {"new": new}))
-    made = [_row(file, content, places) for file, content in rows]
+    files = [file for file in found if file["id"] not in waiting]
+    new = [file for file in files if file["mark"] is None]
+    places = column(tx, "select nextval('search_places') from generate_series(1, %(new)s)", {"new": len(new)})
+    for file, place in zip(new, places, strict=True):
+        file["mark"] = f"{mark_of(file['owner_id'])}{place >> _SEGMENT_BITS}:"
     try:
         with tx.transaction(), tx.cursor() as cursor:
-            cursor.executemany(_WRITE, made)
+            cursor.executemany(_WRITE, list(map(_row, files)))
     except psycopg.errors.ProgramLimitExceeded:  # a text that PostgreSQL can't index: the file has its name only (T83)
-        for (file, _), row in zip(rows, made, strict=True):
+        for file in files:
             try:
                 with tx.transaction():
-                    execute(tx, _WRITE, row)
+                    execute(tx, _WRITE, _row(file))
             except psycopg.errors.ProgramLimitExceeded:
-                file[11] = row["mark"]
-                execute(tx, _WRITE, _row(file, "", places))
-    listed = {(file[1], word) for file, _ in rows for word in words(file[3]) if _is_listed(word)}
+                execute(tx, _WRITE, _row(file | {"content": None}))
+    listed = {(file["owner_id"], word) for file in files for word in words(file["original_name"]) if _is_listed(word)}
     owners, distinct = [owner for owner, _ in listed], [word for _, word in listed]
     execute(tx, _LIST, {"owners": owners, "words": distinct, "plain": [without_marks(word) for word in distinct]})
     return len(ids)
@@ -204,19 +194,15 @@ def _is_listed(word: str) -> bool:
     return LISTED <= len(word) <= MAX_WORD and not word.isdecimal() and not is_run(word)
 
 
-def _row(file: Sequence[Any], content: str, places: Iterator[int]) -> dict[str, Any]:
-    columns = "id owner_id name_key name tags file_type folder_id is_deleted uploaded_at file_size digest mark language"
-    row: dict[str, Any] = dict(zip(columns.split(), file, strict=True))
-    mark: str = row["mark"] or f"{mark_of(row['owner_id'])}{next(places) >> _SEGMENT_BITS}:"
-    vector, distinct = text_vector(content, mark=mark)
-    of_name, split = words(row["name"]), split_tokens(row["name"])
+def _row(file: dict[str, Any]) -> dict[str, Any]:
+    mark = file["mark"]
+    vector, distinct = text_vector(file["content"] or "", mark=mark)
+    of_name, split = words(file["original_name"]), split_tokens(file["original_name"])
     lexemes = {f"/{word[:MAX_WORD]}" for word in of_name} | {f"//{token[:MAX_WORD]}" for token in split}
     lexemes |= {f"^{word[:MAX_WORD]}" for word in of_name[:1]}
-    lexemes |= {f"#{tag}" for tag in row.pop("tags")} | {f"={row.pop('file_type')}"}
-    return row | {
-        "mark": mark,
-        "vector": " ".join([vector, *(quoted(mark + lexeme) for lexeme in lexemes)]),
-        "distinct": distinct if (stemmer := STEMMERS.get(row["language"] or "")) else [],
+    return file | {
+        "vector": " ".join([vector, *(f"'{mark}{lexeme}'" for lexeme in lexemes)]),
+        "distinct": distinct if (stemmer := STEMMERS.get(file["language"] or "")) else [],
         "stemmer": stemmer,
         "name_words": f" {' '.join(of_name)} ",
         "name_tokens": f" {' '.join(split)} ",

@@ -2,7 +2,7 @@
 
 With a word or an extension, candidates come from the index. They are looked up in *tiers*: names that begin with the query's
 first word, other names, texts, and files with some words in the name and others in the text. Each tier leaves out what an
-earlier one has, and goes through the *segments* of the index, newest first. The statement stops at ``RANKED`` matches: a common
+earlier one finds, and goes through the *segments* of the index, newest first. The statement stops at ``RANKED`` matches: a common
 word reads one segment, a rare one all of them, by a probe each. Names that equal the query are added, however old. Without a
 word, the newest files that pass are listed.
 
@@ -13,22 +13,22 @@ newest comes first. A search that runs out of its clock's time is repeated over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from core.search_query import ExtensionIs, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin
+from core.search_query import ExtensionIs, Leaf, SearchTree, Term
 from db import Tx, column
-from db.file_lists import FAMILIES, FileFilter, conditions
+from db.file_lists import FileFilter, conditions
 from db.files import COLUMNS
 from db.records import FileRecord
 from db.search import terms
 from db.search.clock import Clock
 from db.search.index import SEGMENTS, mark_of
-from db.search.words import MAX_WORDS, containing
+from db.search.words import containing
 
-RANKED = 2_000  # matches that are counted and ranked, but for some more names that equal the query
-_EXACT = 1_000  # of these
+RANKED = 1_000  # matches that are counted and ranked, but for some more names that equal the query
+_EXACT = 500  # of these
 _MAX_PREFIXES = 4  # that are looked up: a scan of the index for a prefix can't be cancelled
 _FACET_VALUES = 100
 
@@ -112,6 +112,16 @@ def find(
     return SearchResult(rows[0][0], hits, rows[0][1], search.stems)
 
 
+@dataclass(frozen=True, slots=True)
+class _Tier:
+    """A lookup in the index: the tsquery, whether all that it finds fits by its text, and the test for files that an earlier
+    tier has."""
+
+    query: str
+    sure: bool = False
+    unless: str = ""
+
+
 class _Search(terms.Statement):
     """The SQL of one search."""
 
@@ -124,17 +134,15 @@ class _Search(terms.Statement):
             clock.limit_next(tx)
         single = [leaf.words[0] for leaf in leaves if len(leaf.words) == 1 and leaf.kind == "part"]
         self.stems = terms.stems(tx, wanted.owner_id, single)
-        parts = [
-            leaf.words[0] for leaf in leaves if terms.is_part(leaf) and leaf.where != "content" and not leaf.negated
-        ]
+        parts = [leaf.words[0] for leaf in leaves if terms.may_be_inside(leaf) and leaf.where != "content"]
         owners = column(tx, "select owner_id from owner_usage") if wanted.owner_id is None else [wanted.owner_id]
         self._marks = sorted(set(map(mark_of, owners)))
-        self._containing = containing(tx, wanted.owner_id, parts)
+        self.inside = containing(tx, wanted.owner_id, parts)
 
     def hits(self, newest: int | None) -> str:
         """The CTEs ``found``, of up to RANKED + 1 matches, and ``hits``, those to rank."""
-        queries = self._tiers() if newest is None and self._marks else []
-        if not queries:
+        tiers = self._tiers() if newest is None and self._marks else []
+        if not tiers:
             return f"found as materialized ({self._walk(newest)}), hits as (select * from found)"
         exact = " or ".join(map(self.exact_test, terms.whole_names(self._tree)))
         hits = "select * from found"
@@ -142,96 +150,96 @@ class _Search(terms.Statement):
             hits += f"""
             union (select {_HIT} from files f {self._row()} where {self._live(self._tree.groups)} and ({exact})
                    and (select count(*) from found) > {RANKED} limit {_EXACT})"""
-        return f"found as materialized ({self._lookup(queries)}), hits as materialized ({hits})"
+        return f"found as materialized ({self._lookup(tiers)}), hits as materialized ({hits})"
 
     # -- what is looked up ---------------------------------------------------------------------------------------
 
-    def _tiers(self) -> list[tuple[str, bool]]:
-        """The tsqueries of the tiers, and whether all that they find fits by its text. Empty if nothing can be looked up."""
-        by_name: list[str] = []
-        by_text: list[str | None] = []
+    def _tiers(self) -> list[_Tier]:
+        """What to look up. Empty if nothing can be."""
+        names: list[str] = []
+        texts: list[str] = []
+        either: list[str] = []
+        named: list[tuple[Leaf, ...]] = []
         prefixes = 0
         for group in self._tree.groups:
             prefixes += sum(isinstance(leaf, Term) and leaf.kind == "prefix" for leaf in group)
             queries = [self._queries(leaf) for leaf in group]
-            if prefixes > _MAX_PREFIXES or not all(queries):
+            if prefixes > _MAX_PREFIXES or not all(map(any, queries)):
                 continue
-            names = " | ".join(filter(None, (pair[0] for pair in queries if pair)))
-            texts = " | ".join(filter(None, (pair[1] for pair in queries if pair)))
-            by_name.append(f"({names or texts})")
-            by_text.append(f"({texts})" if texts else None)
+            by_name, by_text = (" | ".join(filter(None, each)) for each in zip(*queries, strict=True))
+            named += [group] if by_name else []
+            names.append(f"({by_name or by_text})")
+            texts.append(f"({by_text})" if by_text else "")
+            either.append(f"({' | '.join(filter(None, (by_name, by_text)))})")
+        if not names:
+            extensions = [group[0] for group in self._tree.groups if len(group) == 1]
+            lookups = [
+                terms.extension_query(leaf) for leaf in extensions if isinstance(leaf, ExtensionIs) and not leaf.negated
+            ]
+            return [_Tier(" & ".join(filter(None, lookups)))] if any(lookups) else []
+        if names == texts:
+            return [_Tier(" & ".join(texts), sure=True)]
+        whole = [term for term in terms.whole_names(self._tree) if term.words]
+        tiers = [_Tier(" & ".join(names))]
+        if whole:
+            first = " | ".join(map(terms.first_query, whole))
+            tiers = [_Tier(first), _Tier(f"{tiers[0].query} & !({first})")]
+        by_name = f"{self.starts_test(whole)} or true{self._tests(named, None)}"
+        if all(texts):
+            tiers.append(_Tier(" & ".join(texts), sure=True, unless=by_name))
+        if len(names) > 1 and any(texts):
+            mixed = " & ".join(either) + (f" & !({' & '.join(texts)})" if all(texts) else "")
+            tiers.append(_Tier(mixed, unless=by_name))
+        return tiers
+
+    def _queries(self, leaf: Leaf) -> tuple[str, str]:
+        """The tsqueries of a leaf for names and for texts; empty if there is none."""
         if (
-            not any(isinstance(leaf, Term | ExtensionIs) for group in self._tree.groups for leaf in group)
-            or not by_name
+            not isinstance(leaf, Term)
+            or leaf.negated
+            or not leaf.words
+            or (leaf.where == "content" and terms.is_short(leaf))
         ):
-            return []
-        also = [f"!{terms.text_query(leaf, self.stems)}" for leaf in map(_barred, self._tree.groups) if leaf]
-        if self._wanted.file_type in FAMILIES:
-            also.append(terms.filter_query(TypeIs(self._wanted.file_type)) or "")
-        named = " & ".join(by_name)
-        tiers = [(named, False)]
-        first = " | ".join(terms.first_query(term) for term in terms.whole_names(self._tree) if term.words)
-        if first:
-            tiers = [(f"{named} & ({first})", False), (f"{named} & !({first})", False)]
-        every = [texts for texts in by_text if texts]
-        if len(every) == len(by_text) and every != by_name:
-            tiers.append((f"{' & '.join(every)} & !({named})", True))
-        if len(by_name) > 1 and every and every != by_name:
-            either = " & ".join(f"({one} | {two})" if two else one for one, two in zip(by_name, by_text, strict=True))
-            tiers.append(
-                (f"{either} & !({named})" + (f" & !({' & '.join(every)})" if len(every) == len(by_text) else ""), False)
-            )
-        return [(" & ".join([query, *also]), texts) for query, texts in tiers]
+            return "", ""
+        near = terms.near_of(leaf, self.near)
+        names = "" if leaf.where == "content" else terms.name_query(leaf, self.inside, near)
+        return names, terms.text_query(leaf, self.stems) if terms.in_texts(leaf) else ""
 
-    def _queries(self, leaf: Leaf) -> tuple[str | None, str | None] | None:
-        """The tsqueries of a leaf for names and for texts; None if it can't be looked up."""
-        if not isinstance(leaf, Term):
-            query = terms.filter_query(leaf)
-            return (query, query) if query else None
-        if leaf.negated or not leaf.words or (leaf.where == "content" and terms.is_short(leaf)):
-            return None
-        names = None
-        if leaf.where != "content":
-            names = terms.name_query(leaf, self._containing, terms.near_of(leaf, self.near), full=MAX_WORDS)
-        return names, terms.text_query(leaf, self.stems) if terms.in_texts(leaf) else None
+    def _term_groups(self) -> list[tuple[Leaf, ...]]:
+        return [group for group in self._tree.groups if any(isinstance(leaf, Term) for leaf in group)]
 
-    def _lookup(self, queries: Sequence[tuple[str, bool]]) -> str:
-        copied = replace(self._wanted, file_type=None, tag=None, status=None)
-        copies = conditions(copied)[0].replace("f.", "i.")  # a cheap test first, of the columns that the index has too
-        copies += "".join(
-            " and (" + " or ".join(self.filter_test(leaf, "i") for leaf in group) + ")"
-            for group in self._tree.groups
-            if all(isinstance(leaf, SizeWithin | UploadedWithin) for leaf in group)
-        )
-        barred = [group for group in self._tree.groups if _barred(group)]
-        words = [
-            group
-            for group in self._tree.groups
-            if all(isinstance(leaf, Term) for leaf in group) and group not in barred
-        ]
-        others = [group for group in self._tree.groups if group not in words and group not in barred]
-        tests = self._tests(words, "k.texts or") + self._tests(barred, None)
-        marks = self._marks
+    def _lookup(self, tiers: Sequence[_Tier]) -> str:
+        marks, count = self.value(self._marks), len(self._marks)
+        barred = [f"!{terms.text_query(leaf, self.stems)}" for leaf in map(_barred, self._tree.groups) if leaf]
+        queries = [" & ".join([f"({tier.query})", *barred]) for tier in tiers]
+        words = self._term_groups()
+        tests = self._where.replace("f.", "i.")  # first of the copies in the index, which are at hand
+        for group in sorted(self._tree.groups, key=lambda group: group in words):  # filters are cheaper
+            known = None if _barred(group) else "k.sure or"
+            tests += f" and ({' or '.join(self._test(leaf, known, 'i') for leaf in group)})"
+        unless = "".join(f" when {number} then {tier.unless}" for number, tier in enumerate(tiers, 1) if tier.unless)
+        if unless:
+            tests += f" and not (case k.tier{unless} else false end)"
+        others = [group for group in self._tree.groups if group not in words]
+        mixed = [group for group in words if not all(isinstance(leaf, Term) for leaf in group)]
         return f"""
         select {_HIT}
         from (select {SEGMENTS} + 1) s (segments)
-        cross join lateral generate_series(0, {len(queries)} * segments * {len(marks)} - 1) n
+        cross join lateral generate_series(0, {len(tiers) * count} * segments - 1) n
+        cross join lateral (select n / {count} / segments + 1 as tier, segments - 1 - n / {count} %% segments as segment) p
         cross join lateral (
-            select n / {len(marks)} / segments + 1 as tier, segments - 1 - n / {len(marks)} %% segments as segment
-        ) p
-        cross join lateral (
-            select ({self.value([texts for _, texts in queries])}::boolean[])[tier] as texts,
-                   replace(({self.value([query for query, _ in queries])}::text[])[tier], chr(2),
-                           ({self.value(marks)}::text[])[n %% {len(marks)} + 1] || segment || ':')::tsquery as query
+            select tier, ({self.value([tier.sure for tier in tiers])}::boolean[])[tier] as sure,
+                   replace(({self.value(queries)}::text[])[tier], chr(2),
+                           ({marks}::text[])[n %% {count} + 1] || segment || ':')::tsquery as query
             offset 0
         ) k
         cross join lateral (
             select i.file_id, i.name_key, i.name_words, i.name_tokens, i.words, i.mark from search_index i
-            where i.words @@ k.query and {copies}{tests} order by i.uploaded_at desc, i.file_id desc offset 0
+            where i.words @@ k.query and {tests} order by i.uploaded_at desc, i.file_id desc offset 0
         ) i
         cross join lateral (
             select * from files f
-            where f.id = i.file_id and f.name_key = i.name_key and {self._live(others, "k.texts or")} offset 0
+            where f.id = i.file_id and f.name_key = i.name_key and {self._live(others + mixed, "k.sure or")} offset 0
         ) f
         limit {RANKED + 1}"""
 
@@ -240,7 +248,7 @@ class _Search(terms.Statement):
     def _walk(self, newest: int | None) -> str:
         """The newest matches, or those among the ``newest`` files."""
         source, row, columns = "files f", "", _HIT.replace("i.", "'' as ")
-        if any(isinstance(leaf, Term) for group in self._tree.groups for leaf in group):
+        if self._term_groups():
             row, columns = self._row(), _HIT
         if newest is not None:
             scope = conditions(FileFilter(owner_id=self._wanted.owner_id, deleted=self._wanted.deleted))[0]
@@ -268,9 +276,9 @@ class _Search(terms.Statement):
         """The groups as tests, each after an ``and``. ``known``: SQL that comes before a test of the text; None: only names."""
         return "".join(f" and ({' or '.join(self._test(leaf, known) for leaf in group)})" for group in groups)
 
-    def _test(self, leaf: Leaf, known: str | None) -> str:
+    def _test(self, leaf: Leaf, known: str | None, row: str = "f") -> str:
         if not isinstance(leaf, Term):
-            return self.filter_test(leaf)
+            return self.filter_test(leaf, row)
         test = self.name_test(leaf, terms.near_of(leaf, self.near))
         if known is not None and terms.in_texts(leaf):
             query = self.value(terms.text_query(leaf, self.stems))

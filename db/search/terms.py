@@ -1,6 +1,6 @@
 """The leaves of a search as SQL: what to look up for them, tests of one file, and its rank class.
 
-Tests of filters ask the live row ``f`` of files; tests of terms ask the row ``i`` of the index, as made of the same name."""
+Tests of filters ask the live row ``f`` of files; tests of terms ask the row ``i`` of the index, which is of the same name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin,
 from core.tokenizer import MAX_WORD, is_run, tokens, words
 from db import Tx
 from db.file_lists import FAMILIES
-from db.search.index import STEMMERS, quoted
+from db.search.index import STEMMERS
 
 # Scores of the rank classes, in millionths (docs/search-ranking.md).
 EXACT, START, BEGINNING, PHRASE, WORDS = 1_000_000, 900_000, 850_000, 800_000, 700_000
@@ -33,7 +33,7 @@ def like(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def is_part(term: Term) -> bool:
+def may_be_inside(term: Term) -> bool:
     """Whether the first word of the term may also be inside of a word."""
     first = term.words[0] if term.words else ""
     return term.kind == "part" and len(first) >= SHORTEST_PART and not first.isdecimal() and not is_run(first)
@@ -50,26 +50,26 @@ def is_short(term: Term) -> bool:
 
 
 def _lexeme(begin: str, word: str, end: str = "") -> str:
-    return quoted(MARK + begin + word[:MAX_WORD]) + end
+    return f"'{MARK}{begin}{word[:MAX_WORD]}'{end}"
 
 
-def name_query(term: Term, containing: Spellings, near: Sequence[str], *, full: int) -> str | None:
-    """A tsquery for names that may fit the term: all that do, unless ``full`` words contain its first one; None if there is none.
-    ``near``: words that it may be a misspelling of."""
+def name_query(term: Term, inside: Spellings, near: Sequence[str]) -> str:
+    """A tsquery for all names that fit the term, and maybe others; empty if there is none. ``inside``: the words that contain a
+    word; ``near``: those that the term may be a misspelling of."""
     if not term.words:
-        return None
+        return ""
     start, last = term.words[0], term.words[-1]
-    others = containing.get(start, ()) if is_part(term) else ()
+    others = inside.get(start) if may_be_inside(term) else None
     end = "" if term.kind == "phrase" or (is_run(last) and len(last) > 1) else ":*"
     if len(term.words) == 1:
         each = [_lexeme("/", start, end), _lexeme("//", start, end)]
-        each += [_lexeme("/", word) for word in (*others, *near) if not word.startswith(start) or not end]
+        each += [_lexeme("/", word) for word in (*(others or ()), *near) if not word.startswith(start) or not end]
         found = " | ".join(each)
     else:
         known = [_lexeme("/", word) for word in term.words[1:-1]] + [_lexeme("/", last, end)]
         if term.kind != "part" or is_run(start):
             known.append(_lexeme("/", start))
-        elif is_part(term) and len(others) < full:  # the first may be the end of a word
+        elif others is not None:  # the first may be the end of a word
             known.append("(" + " | ".join(_lexeme("/", word) for word in (start, *others)) + ")")
         found = "(" + " & ".join(known) + ")"
         if term.token:
@@ -91,36 +91,28 @@ def text_query(term: Term, stems: Spellings) -> str:
     lexemes[-1] += end
     if len(asked) == 1:
         stemmed = stems.get(asked[0], ()) if term.kind == "part" else ()
-        return "(" + " | ".join([*lexemes, *(quoted(MARK + stem) for stem in stemmed)]) + ")"
-    pairs = [quoted(f"{MARK}{one[:MAX_WORD]} {two[:MAX_WORD]}") for one, two in pairwise(asked)]
+        return "(" + " | ".join([*lexemes, *(_lexeme("", stem) for stem in stemmed)]) + ")"
+    pairs = [f"'{MARK}{one[:MAX_WORD]} {two[:MAX_WORD]}'" for one, two in pairwise(asked)]
     pairs[-1] += end
     # Two words are one pair. For more, texts that have all pairs are tested for the order.
     found = " & ".join(pairs if len(asked) == 2 else [*pairs, " <-> ".join(lexemes)])
     return f"({found}" + (f" | {_lexeme('', term.token)}" if term.token else "") + ")"
 
 
-def filter_query(leaf: Leaf) -> str | None:
-    """A tsquery for files that may pass the filter; None if there is none."""
-    match leaf:
-        case HasTag(value=value, negated=False):
-            return f"({_tag(value)} | {_tag(value.casefold())})"
-        case TypeIs(value=value, negated=False) if value.lower() in FAMILIES:
-            return quoted(f"{MARK}={value.lower()}")
-        case ExtensionIs(value=value, negated=False) if split := [token for token, _ in tokens(name_key(value))]:
-            each = [" & ".join(_lexeme("/", word) for word in words(token)) for token in split]
-            return " & ".join(f"({one} | {_lexeme('//', token)})" for one, token in zip(each, split, strict=True))
-    return None
-
-
-def _tag(tag: str) -> str:
-    return quoted(f"{MARK}#{tag}")
+def extension_query(leaf: ExtensionIs) -> str:
+    """A tsquery for names that may have the extension; empty if there is none."""
+    split = [token for token, _ in tokens(name_key(leaf.value))]
+    each = [" & ".join(_lexeme("/", word) for word in words(token)) for token in split]
+    return " & ".join(f"({one} | {_lexeme('//', token)})" for one, token in zip(each, split, strict=True))
 
 
 @dataclass(slots=True)
 class Statement:
-    """Collects the parameters of a statement while its SQL is written."""
+    """Collects the parameters of a statement while its SQL is written. ``inside``: for words that a name may have inside of a
+    word, the words of names that contain them; the others begin a word."""
 
     params: dict[str, Any] = field(default_factory=dict)
+    inside: Spellings = field(default_factory=dict)
 
     def value(self, value: Any) -> str:
         """Add a parameter and return its placeholder."""
@@ -135,9 +127,8 @@ class Statement:
         literal = f"i.name_key like {self.value('%' + like(term.key) + '%')}"
         if not term.words:
             return literal
-        before, behind = "%" if is_part(term) or (len(term.words) > 1 and term.kind == "part") else "% ", "%"
-        if term.kind == "phrase":
-            behind = " %"
+        inside = term.kind == "part" and (len(term.words) > 1 or (may_be_inside(term) and term.words[0] in self.inside))
+        before, behind = "%" if inside else "% ", " %" if term.kind == "phrase" else "%"
         tests = self._spelt(term, before, behind, "% ", behind)
         if len(term.words) == 1 and term.kind == "part" and term.words[0] != term.key:
             tests = f"({tests}) and {literal}"  # 100%
@@ -151,8 +142,16 @@ class Statement:
             f"{spelt} or i.name_tokens like {self.value(token_before + like(token) + token_behind)}" if token else spelt
         )
 
+    def starts_test(self, whole: Sequence[Term]) -> str:
+        """Whether the name begins with the first word of one of the terms, as ``first_query`` finds it."""
+        tests = [(" " + term.words[0], first_query(term).endswith("*")) for term in whole]
+        each = [
+            f"i.name_words like {self.value(like(word) + ('%' if open_ended else ' %'))}" for word, open_ended in tests
+        ]
+        return " or ".join(each) or "false"
+
     def filter_test(self, leaf: Leaf, row: str = "f") -> str:
-        """Whether the file passes the filter, which may be negated."""
+        """Whether the file passes the filter, which may be negated. ``row``: of files or, as a first test, of the index."""
         test = "true"
         match leaf:
             case TypeIs(value=value):
@@ -162,9 +161,10 @@ class Statement:
             case HasTag(value=value):
                 test = f"f.tags && {self.value([value, value.casefold()])}::text[]"
             case SizeWithin(low=low, high=high):
-                test = self._within(f"{row}.file_size", "bigint", low, high)
+                test = self._within("f.file_size", "bigint", low, high)
             case UploadedWithin(start=start, end=end):
-                test = self._within(f"{row}.uploaded_at", "timestamptz", start, end)
+                test = self._within("f.uploaded_at", "timestamptz", start, end)
+        test = test.replace("f.", f"{row}.")
         return f"not ({test})" if leaf.negated else f"({test})"
 
     def _type(self, value: str) -> str:

@@ -12,14 +12,14 @@ from db import Tx, column
 from db.search.index import SEGMENTS, mark_of
 from db.search.terms import like
 
-MAX_WORDS = 64  # that contain one searched word
+_MAX_WORDS = 64  # that contain one searched word
 _SIMILAR = 200
 _LOOKED_AT = 200  # words with a typed prefix
 
 _CONTAINING = f"""
 select s.word, o.word from unnest(%(words)s::text[], %(patterns)s::text[]) s (word, pattern) cross join lateral (
     select distinct o.word from search_words o
-    where (%(owner)s::text is null or o.owner_id = %(owner)s) and o.plain like s.pattern limit {MAX_WORDS}) o
+    where (%(owner)s::text is null or o.owner_id = %(owner)s) and o.plain like s.pattern limit {_MAX_WORDS + 1}) o
 """
 _SIMILAR_WORDS = f"""
 select word from search_words where (%(owner)s::text is null or owner_id = %(owner)s) and plain %% %(plain)s
@@ -29,15 +29,16 @@ _SWAPPED = "select word from search_words where owner_id = %(owner)s and word = 
 
 
 def containing(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[str]]:
-    """For each word, words of the owner's names (None: of everybody's) that contain it, ``MAX_WORDS`` at most."""
+    """For each word, the words of the owner's names (None: of everybody's) that contain it. Left out is a word that more than
+    ``_MAX_WORDS`` contain."""
     found: dict[str, list[str]] = {word: [] for word in words}
     patterns = [f"%{like(without_marks(word))}%" for word in found]
     params = {"owner": owner_id, "words": list(found), "patterns": patterns}
     # Not prepared: the plan differs between owners with few words and owners with many.
     for word, other in tx.execute(_CONTAINING, params, prepare=False).fetchall() if found else ():
-        if word in other:  # not é for e
-            found[word].append(other)
-    return found
+        found[word].append(other)
+    # Marks count here: é is not e.
+    return {word: [other for other in of if word in other] for word, of in found.items() if len(of) <= _MAX_WORDS}
 
 
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:

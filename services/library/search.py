@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from core.cursors import Cursors
-from core.errors import InvalidCursor, InvalidInput
+from core.errors import InvalidCursor, InvalidInput, Unavailable
 from core.highlight import mark, snippet
 from core.names import name_key
 from core.principal import Principal
@@ -29,10 +29,8 @@ T = TypeVar("T")
 
 MAX_RESULTS = 1_000  # of all pages together
 _FEW = 20  # with fewer matches, misspellings are corrected
-_SECONDS = 0.8  # for a search of all files; after that only the newest are searched (T81)
-_NEWEST = 20_000
-_SECONDS_NEWEST = 0.4  # for these; after that still fewer are searched
-_AT_LEAST = 1_000
+_SECONDS = 0.8  # for a search of all files (T81)
+_NEWEST = {20_000: 0.4, 1_000: 5.0}  # after that, only so many of the newest are searched; seconds for these
 _MAX_CORRECTED = 4  # terms
 _MAX_NEAR = 8  # corrections of one term
 _READ = 8_000  # characters of each text in which a snippet is looked for
@@ -85,7 +83,7 @@ class Search:
 
     def search(self, principal: Principal, request: SearchRequest) -> SearchPage:
         """A page of hits. Any text is a valid query; an empty one finds everything, newest first. Raises NotAllowed, InvalidInput
-        for an unknown facet, InvalidCursor for a cursor of another search."""
+        for an unknown facet, InvalidCursor for a cursor of another search, Unavailable."""
         unknown = set(request.facets) - query.FACETS
         if unknown:
             message = f"one of {', '.join(sorted(query.FACETS))}"
@@ -111,11 +109,11 @@ class Search:
             clock = Clock(_SECONDS)
             found = _within(clock, conn, find)
             complete = found is not None
+            for newest, seconds in _NEWEST.items() if found is None else ():
+                found = found or _within(Clock(seconds), conn, partial(find, newest=newest))
             if found is None:
-                found = _within(Clock(_SECONDS_NEWEST), conn, partial(find, newest=_NEWEST)) or find(
-                    conn, newest=_AT_LEAST
-                )
-            elif found.matched < _FEW:
+                raise Unavailable("The database is too busy to search; try again.")
+            if complete and found.matched < _FEW:
                 corrections = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree)) or {}
                 if corrections:
                     found = _within(clock, conn, partial(find, corrections=corrections)) or found

@@ -9,7 +9,7 @@ down_revision = "0017"
 branch_labels = None
 depends_on = None
 
-_INDEXED = "original_name, tags, status, file_type, file_path, owner_id, folder_id, is_deleted, uploaded_at, file_size"
+_INDEXED = "original_name, tags, status, file_type, mime_type, file_path, folder_id, is_deleted, uploaded_at, file_size"
 _OLD, _NEW = (", ".join(f"{row}.{name}" for name in _INDEXED.split(", ")) for row in ("old", "new"))
 _TAGGED = "tags, owner_id, is_deleted, uploaded_at"
 _OLD_TAGS, _NEW_TAGS = (", ".join(f"{row}.{name}" for name in _TAGGED.split(", ")) for row in ("old", "new"))
@@ -37,6 +37,9 @@ _STATEMENTS = [
         uploaded_at timestamptz not null,
         file_size   bigint not null,
         owner_id    text not null,
+        file_type   text not null,
+        mime_type   text not null,
+        tags        text[] not null,
         mark        text not null,                          -- of lexemes: owner and segment, 32,768 files indexed in turn
         name_key    text not null,
         name_words  text not null,                          -- each between spaces: " annual report 2026 pdf "

@@ -199,7 +199,7 @@ def test_T81_a_search_out_of_time_is_repeated_over_the_newest_files(
     search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch, more: float
 ) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0)
-    monkeypatch.setattr(module, "_SECONDS_NEWEST", more)
+    monkeypatch.setattr(module, "_NEWEST", {20_000: more, 1_000: 30})
     add_file(db, "plan.pdf")
     page = search.search(alice, SearchRequest("plan", facets=("owner",)))
     assert names(page) == ["plan.pdf"] and page.total is None and page.facets["owner"][0]["count"] == 1
