@@ -2,6 +2,8 @@
 # make test         run all tests;  make test ARGS="tests/db -k search"  some of them
 # make test-quick   run the tests that are not marked slow
 # make coverage     run all tests, or ARGS, and report the lines that were not executed
+# make bench        measure everything beside the same work without the gateway, in 15 minutes, and write BENCHMARKS.md;
+#                   make bench-quick  a part of it in two or three;  make bench-growth  up to a million files, for hours
 # make lint         check style, format, types and the direction of imports;  make format  formats the code
 # make lock         update the lock files after a change of pyproject.toml;  make check-locks  checks them
 # make licenses     update docs/third-party-licenses.md
@@ -13,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 2
 
-.PHONY: run test test-quick coverage lint format lock check-locks licenses python tools
+.PHONY: run test test-quick coverage bench bench-quick bench-growth lint format lock check-locks licenses python tools
 .DEFAULT_GOAL := run
 
 run: python
@@ -27,6 +29,15 @@ test-quick: tools
 
 coverage: tools
 	@exec .venv/bin/python -m pytest -n $(JOBS) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+bench: python
+	@$(PYTHON) embedded/install.py && exec .venv/bin/python -m benchmarks.run --out . $(ARGS)
+
+bench-quick: python
+	@$(PYTHON) embedded/install.py && exec .venv/bin/python -m benchmarks.run --quick --out var/bench-quick $(ARGS)
+
+bench-growth: python
+	@$(PYTHON) embedded/install.py && exec .venv/bin/python -m benchmarks.run --growth --out . $(ARGS)
 
 lint: tools
 	.venv/bin/ruff check .

@@ -42,7 +42,7 @@ SLOW = re.compile(
     r"|tests/api/test_(s3_uploads|token_rules|tus|tus_live|upload_bodies|upload_tokens)\.py"
     r"|tests/services/(objects|processing/scanning|upkeep/doctor)/"
     r"|tests/services/\w+/test_(completion|compression|compression_faults|demo|direct|duplicates|intake|resumable|sweep)\.py"
-    r"|tests/test_(compose|nginx|telemetry|web_server)\.py"
+    r"|tests/test_(benchmarks|compose|nginx|telemetry|web_server)\.py"
 )
 
 
