@@ -51,7 +51,6 @@ _COMPLETE_ERRORS = (
     UploadGone,
     errors.FileTooLarge,
     errors.QuotaExceeded,
-    errors.NameConflict,
     errors.Locked,
     errors.StorageFull,
     errors.Unsupported,

@@ -109,7 +109,6 @@ _APPEND_ERRORS = (
     errors.TypeMismatch,
     errors.EncodingNotAllowed,
     errors.LimitReached,
-    errors.NameConflict,
     errors.PartsMismatch,
     errors.TooMany,
     errors.StorageFull,

@@ -16,6 +16,7 @@ from core.errors import InvalidName
 MAX_NAME_BYTES = 255  # of UTF-8, as in common file systems
 _MAX_RAW = 4_096  # characters; NFC takes quadratic time for runs of combining marks
 _MAX_SUFFIX_BYTES = 64
+_MAX_DIGITS = 10  # of the number that makes a name unique
 
 _BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")  # whitespace that separates words
 _REMOVED = re.compile(
@@ -40,7 +41,7 @@ def clean_name(raw: str) -> str:
     name = _SEPARATORS.split(raw.rstrip("/\\"))[-1]
     name = _REMOVED.sub("", _BREAKS.sub(" ", name))
     name = unicodedata.normalize("NFC", name).strip()
-    name = _cut(name, "")
+    name = "".join(_split(name, 0))
     if all(char == "." or unicodedata.category(char) in ("Zs", "Cf") for char in name):
         raise InvalidName("The name is empty, or only dots and spaces")
     return name
@@ -56,7 +57,17 @@ def extension(name: str) -> str:
 
 def numbered(name: str, n: int) -> str:
     """Number a name: ``Plan.pdf`` becomes ``Plan (1).pdf``, at most 255 bytes."""
-    return _cut(name, f" ({n})")
+    number = f" ({n})"
+    stem, suffix = _split(name, len(number))
+    return stem + number + suffix
+
+
+def numbered_parts(name: str) -> tuple[list[str], str]:
+    """What surrounds the number in numbered names: the stem for numbers of 1, 2 ... 10 digits, and the extension."""
+    stem, suffix = _split(name, len(" ()") + _MAX_DIGITS)
+    if stem + suffix == name:
+        return [stem] * _MAX_DIGITS, suffix
+    return [_split(name, len(" ()") + digits)[0] for digits in range(1, _MAX_DIGITS + 1)], suffix
 
 
 def name_key(name: str) -> str:
@@ -64,14 +75,14 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def _cut(name: str, insert: str) -> str:
-    """Insert text before the extension, and shorten the stem to fit, between characters."""
+def _split(name: str, room: int) -> tuple[str, str]:
+    """Stem and extension, the stem shortened between characters so that ``room`` bytes are left of 255."""
     found = _SUFFIX.search(name, 1)  # from 1: ".htaccess" has no extension
     suffix = found.group() if found and len(found.group().encode()) <= _MAX_SUFFIX_BYTES else ""
     stem = name[: len(name) - len(suffix)]
-    room = MAX_NAME_BYTES - len(insert) - len(suffix.encode())
+    room = MAX_NAME_BYTES - room - len(suffix.encode())
     if len(stem.encode()) > room:
         stem = stem.encode()[:room].decode("utf-8", "ignore")
         if not suffix:
             stem = stem.rstrip()
-    return stem + insert + suffix
+    return stem, suffix

@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from core.content_types import file_type
-from core.names import numbered
+from core.names import numbered_parts
 from core.placement import Placement
 from db import Tx, events, execute, finished, many, one, previews, scalar
 from db.records import FileDetailsRecord, FileRecord, SessionRecord
@@ -92,16 +92,11 @@ def open_publication(
     return record
 
 
-# The first of the candidates that is free in the folder. The caller holds lock_names.
-_FREE_NAME = """(
-    select c.name from unnest(%(candidates)s::text[]) with ordinality c (name, n)
-    where not exists (
-        select from files t where t.owner_id = %(owner)s and t.folder_id is not distinct from %(folder)s
-        and t.name_key = name_key(c.name) and not t.is_deleted offset 0)  -- each looked up, not compared with all
-    order by c.n limit 1)"""
+# A name that is free in the folder. The caller holds lock_names.
+_FREE_NAME = "free_name(%(owner)s, %(folder)s, %(name)s, %(stems)s, %(suffix)s)"
 
 # Publishing is one statement. Its steps:
-# 1. name      a free name; if all candidates are taken, nothing below does anything
+# 1. name      a free name
 # 2. live      the upload or its reserved key, locked; if it is over, nothing below does anything
 # 3. equal     the owner's equal object, if ``link``: locked against a purge; a damaged one first, so that the caller notices
 # 4. stored    else a new object
@@ -117,12 +112,11 @@ _PUBLISH = f"""
 with name as materialized (select {_FREE_NAME} as free),
 upload as materialized (
     select id, token_id, reserved from uploads
-    where id = %(upload_id)s and status in ('pending', 'uploading', 'completing') and (select free from name) is not null
-    for update
+    where id = %(upload_id)s and status in ('pending', 'uploading', 'completing') for update
 ),
 key as materialized (
     select id from reserved_keys
-    where id = %(upload_id)s and expires_at > '-infinity' and (select free from name) is not null for update
+    where id = %(upload_id)s and expires_at > '-infinity' for update
 ),
 live as materialized (select * from upload union all select id, null, 0 from key),
 equal as materialized (
@@ -216,7 +210,7 @@ def publish(
         "actor": actor,
         "forget": forget,
     }
-    return _first_free(tx, _PUBLISH, new.original_name, params)
+    return one(tx, FileRecord, _PUBLISH, params | _names(new.original_name))
 
 
 _GET = f"select {COLUMNS} from {FROM} where f.id = %(id)s"
@@ -346,15 +340,15 @@ def trash(tx: Tx, file_id: UUID, *, actor: str) -> FileRecord | None:
 def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
     """Restore from the trash under a free name. The caller holds ``lock_names``. None if the file is not in the trash."""
     sql = f"""
-    with name as (select {_FREE_NAME} as free),
+    with name as materialized (select {_FREE_NAME} as free),
     f as (
         update files set is_deleted = false, deleted_at = null, version = version + 1, original_name = name.free
-        from name where id = %(id)s and is_deleted and name.free is not null returning files.*
+        from name where id = %(id)s and is_deleted returning files.*
     ), {_EVENT}
     {_CHANGED}
     """
     params = {"id": file.id, "owner": file.owner_id, "folder": file.folder_id, "action": "restored", "actor": actor}
-    return _first_free(tx, sql, file.original_name, params)
+    return one(tx, FileRecord, sql, params | _names(file.original_name))
 
 
 def copy(
@@ -370,7 +364,7 @@ def copy(
     """A new file on the same object. The caller holds ``lock_names`` and has locked the object. ``mime_type`` None keeps the
     source's. None if the source is gone."""
     sql = f"""
-    with name as (select {_FREE_NAME} as free),
+    with name as materialized (select {_FREE_NAME} as free),
     object as (select object_key from objects where object_key = %(key)s and status = 'stored'),
     f as (
         insert into files (id, owner_id, original_name, file_path, mime_type, file_type, file_size, file_hash, folder_id, status,
@@ -379,27 +373,24 @@ def copy(
                coalesce(%(file_type)s, s.file_type), s.file_size, s.file_hash, %(folder)s, s.status, 'private', s.tags,
                s.metadata,
                case when s.problem ->> 'code' = 'folder_gone' then null else s.problem end
-        from files s, name, object where s.id = %(id)s and name.free is not null
+        from files s, name, object where s.id = %(id)s
         returning *
     ), {_EVENT}
     {_CHANGED}
     """
     params = {"id": file.id, "owner": file.owner_id, "folder": folder_id, "key": object_key, **_types(mime_type)}
-    return _first_free(tx, sql, original_name, params | {"action": "copied", "actor": actor})
+    params |= {"action": "copied", "actor": actor}
+    return one(tx, FileRecord, sql, params | _names(original_name))
 
 
 def _types(mime_type: str | None) -> dict[str, str | None]:
     return {"mime_type": mime_type, "file_type": None if mime_type is None else file_type(mime_type)}
 
 
-def _first_free(tx: Tx, sql: str, name: str, params: dict[str, Any]) -> FileRecord | None:
-    """Run a statement with more and more numbered names as candidates, until one is free."""
-    for first, last in ((0, 8), (8, 256), (256, 10_000)):
-        candidates = [numbered(name, n) if n else name for n in range(first, last)]
-        record = one(tx, FileRecord, sql, params | {"candidates": candidates})
-        if record is not None:
-            return record
-    return None
+def _names(name: str) -> dict[str, Any]:
+    """The parameters of ``_FREE_NAME``."""
+    stems, suffix = numbered_parts(name)
+    return {"name": name, "stems": stems, "suffix": suffix}
 
 
 def remove(tx: Tx, file_id: UUID, *, actor: str) -> bool:

@@ -23,7 +23,6 @@ from core.errors import (
     FileTooLarge,
     GatewayError,
     Locked,
-    NameConflict,
     NotFound,
     PartsMismatch,
     StorageFull,
@@ -206,11 +205,7 @@ class Completion:
                 return self._overtaken(claimed, sha256)
             raise
         if file is None:
-            file = self._overtaken(claimed, sha256)
-            if file is None:  # nothing ended it, so no name was free
-                self._release(claimed)
-                raise NameConflict("Too many files in this folder have this name.")
-            return file
+            return self._overtaken(claimed, sha256)
         if claimed.incoming_key is not None:
             self._intake.delete(claimed.incoming_key)
             if claimed.object_key != upload.object_key:  # the copy of an attempt that died

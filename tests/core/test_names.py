@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidName
-from core.names import clean_name, extension, name_key, numbered
+from core.names import clean_name, extension, name_key, numbered, numbered_parts
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=400)
 
@@ -117,3 +117,13 @@ def test_equal_names() -> None:
     assert name_key("STRASSE") == name_key("straße")
     assert name_key("caf\u00e9") == name_key("CAFE\u0301")
     assert name_key("ﬁle") == name_key("FILE")
+
+
+@given(ANY_TEXT, st.integers(1, 9_999_999_999))
+def test_the_parts_of_numbered_names(raw: str, n: int) -> None:
+    try:
+        name = clean_name(raw)
+    except InvalidName:
+        return
+    stems, suffix = numbered_parts(name)
+    assert f"{stems[len(str(n)) - 1]} ({n}){suffix}" == numbered(name, n)
