@@ -5,7 +5,7 @@ minio-py has no public calls for multipart uploads. This module uses its private
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
@@ -33,7 +33,7 @@ from storage_backends.base import (
     UploadNotFound,
 )
 from storage_backends.signed_http import PerProcess, SignedHttp, network_error
-from storage_backends.transfers import SignedStore, checksum_in
+from storage_backends.transfers import SignedStore
 
 LIST_PAGE = 1_000  # keys in one response; S3's limit
 
@@ -58,21 +58,6 @@ class MinioStore(SignedStore):
         if isinstance(error, ParseError):
             return OutcomeUnknown(f"{operation}: the response is not XML: {error}")
         return None
-
-    def stat(self, key: str) -> ObjectInfo:
-        found = self._call(
-            "stat",
-            lambda: self._client().stat_object(self._bucket, key, extra_headers={"x-amz-checksum-mode": "ENABLED"}),
-        )
-        headers = cast(Mapping[str, str], found.metadata)
-        return ObjectInfo(
-            key,
-            cast(int, found.size),
-            found.etag or "",
-            headers.get("Content-Type"),
-            cast(datetime, found.last_modified),
-            checksum_in(headers, "x-amz-checksum-{}"),
-        )
 
     def delete(self, key: str) -> None:
         with suppress(ObjectNotFound):

@@ -50,8 +50,6 @@ class S3Store(SignedStore):
         if isinstance(error, ClientError):
             details, meta = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
             status, code = int(meta.get("HTTPStatusCode", 0)), details.get("Code")
-            if operation == "stat" and status == 404 and code in ("404", "NotFound"):  # HEAD has no body
-                code = "NoSuchKey"
             return faults.translate(operation, status, code, details.get("Message"), meta.get("RequestId"))
         if isinstance(error, EndpointConnectionError | ConnectTimeoutError | SSLError):
             return StorageUnavailable(f"{operation}: {error}", no_answer=not isinstance(error, SSLError))
@@ -74,17 +72,6 @@ class S3Store(SignedStore):
                 return
             arguments.pop("StartAfter", None)
             arguments |= {marker: page[f"Next{marker}"] for marker in markers}
-
-    def stat(self, key: str) -> ObjectInfo:
-        head = self._sdk("stat", "head_object", Key=key, ChecksumMode="ENABLED")
-        return ObjectInfo(
-            key,
-            head["ContentLength"],
-            head["ETag"].strip('"'),
-            head.get("ContentType"),
-            head["LastModified"].astimezone(UTC),
-            checksum_in(head, "Checksum{}"),
-        )
 
     def delete(self, key: str) -> None:
         with suppress(ObjectNotFound):

@@ -157,6 +157,8 @@ class SignedHttp:
                     response.release_conn()
                 return response
             document = response.read(ERROR_BODY)
+            if method == "HEAD" and response.status == 404:  # which has no document
+                document = b"<Code>NoSuchKey</Code>"
             if response.length_remaining != 0:
                 response.close()  # reading the rest would cost more than a new connection
             response.release_conn()

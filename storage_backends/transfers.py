@@ -216,7 +216,7 @@ class SignedStore(ABC):
         try:
             if byte_range and response.status != 206:
                 raise StorageUnavailable(f"open {key}: the bucket ignored the range")
-            reader = Reader(_described(key, response), response)
+            reader = Reader(_described("open", key, response), response)
             yield reader
         finally:
             if reader is None or not reader.finished:
@@ -261,8 +261,10 @@ class SignedStore(ABC):
         except (StorageUnavailable, ObjectNotFound) as error:
             raise OutcomeUnknown(f"copy: done, but the copy can't be read: {error}") from error
 
-    @abstractmethod
-    def stat(self, key: str) -> ObjectInfo: ...
+    def stat(self, key: str) -> ObjectInfo:
+        signed = {"x-amz-checksum-mode": "ENABLED"}
+        response = self._call("stat", lambda: self._http.send("stat", "HEAD", key, signed=signed))
+        return _described("stat", key, response)
 
     def _copy_source(self, key: str, etag: str | None) -> dict[str, str]:
         condition = {"x-amz-copy-source-if-match": f'"{etag}"'} if etag is not None else {}
@@ -526,11 +528,16 @@ def _date(response: urllib3.BaseHTTPResponse, header: str) -> datetime:
         return datetime.now(UTC)
 
 
-def _described(key: str, response: urllib3.BaseHTTPResponse) -> ObjectInfo:
-    """The object's description from the response to a GET, of the whole or of a range."""
+def _described(operation: str, key: str, response: urllib3.BaseHTTPResponse) -> ObjectInfo:
+    """The object's description from the response to a HEAD, or to a GET of the whole or of a range."""
     total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
     if not total.isdigit():
-        raise StorageUnavailable(f"open {key}: the response does not tell the object's size")
+        raise StorageUnavailable(f"{operation} {key}: the response does not tell the object's size")
     return ObjectInfo(
-        key, int(total), _etag("open", response), response.headers.get("Content-Type"), _date(response, "Last-Modified")
+        key,
+        int(total),
+        _etag(operation, response),
+        response.headers.get("Content-Type"),
+        _date(response, "Last-Modified"),
+        checksum_in(response.headers, "x-amz-checksum-{}"),
     )
