@@ -53,9 +53,9 @@ _PRINTED = {
     "list of images with a tag, largest first, total": "The count stops at 10,001. Two indexes are combined; most pages"
     " are those of the matching rows, which are read to check that the rows are visible.",
     "all files by name": "Each owner's index gives one page in order, and these pages are merged. Nothing sorts all files.",
-    "search `quarterly budget`": "Before it searches, it counts each word. The entries of a word are neighbours in one"
-    " index, so that thousands of files take a few dozen pages.",
-    "trash": "Triggers, which keep the counters and the index of words, take most of the time. The pages that they read"
+    "search `quarterly budget`": "Each tier of each segment is one lookup in the index; the rows of the index are tested before"
+    " those of `files`.",
+    "trash": "Triggers, which keep the counters and queue the file for search, take most of the time. The pages that they read"
     " are not counted.",
 }
 _SEARCHES = (
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def whole_tables(self) -> list[str]:
-        scans = re.findall(r"Seq Scan on (files|objects|file_words|file_texts)\b.*\(actual", "\n".join(self.lines))
+        scans = re.findall(r"Seq Scan on (files|objects|search_index|file_tags)\b.*\(actual", "\n".join(self.lines))
         return list(dict.fromkeys(scans))
 
     @property
@@ -137,7 +137,7 @@ class Recorder(psycopg.Cursor[Any]):
     plans: dict[str, Plan] = {}  # noqa: RUF012 shared by all cursors
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Recorder:
-        tables = r"\b(from|join|into|update)\s+(files|file_words|file_texts)\b"
+        tables = r"\b(from|join|into|update)\s+(files|search_index|file_tags)\b"
         if Recorder.label and isinstance(query, str) and query not in Recorder.plans and re.search(tables, query):
             in_transaction = self.connection.info.transaction_status != pq.TransactionStatus.IDLE
             try:
@@ -250,7 +250,7 @@ def page(plans: list[Plan], recording: str) -> str:
     lines = [
         "# Query plans",
         "",
-        "What the statements on `files`, `file_words` and `file_texts` read. `python -m benchmarks.query_plans` calls every"
+        "What the statements on `files`, `search_index` and `file_tags` read. `python -m benchmarks.query_plans` calls every"
         " service, explains each statement the first time it runs, and writes this page. A call that is missing here runs the"
         f" same statements as one above it. {recording}",
         "",

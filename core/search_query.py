@@ -65,12 +65,6 @@ class Term:
         found = list(tokens(self.key))
         return found[0][0] if len(found) == 1 and len(found[0][1]) > 1 else None
 
-    @cached_property
-    def spellings(self) -> tuple[str, ...]:
-        """What matches in the database's ``name_words``: the words in order, or the token."""
-        words = " ".join(self.words)
-        return tuple(filter(None, (words, self.token)))
-
     def __str__(self) -> str:
         text = {"part": self.text, "prefix": self.text + "*", "phrase": f'"{self.text}"'}[self.kind]
         return ("-" if self.negated else "") + ("" if self.where == "any" else self.where + ":") + text

@@ -3,8 +3,7 @@
 A token is a run of letters, digits and marks. ``AnnualReport2026_final.pdf`` has the tokens annualreport2026, final and pdf. A
 token is split at camelCase and between letters and digits: annual, report, 2026. In scripts without spaces (Chinese, Japanese,
 Thai, Lao, Khmer, Myanmar) each pair of neighbouring characters is a word, and so is the last character: 東京都 is 東京, 京都,
-都. So 京都 is found as a phrase of one word, and a single character as the start of a word. The database has an equivalent for
-names, ``name_words``; a test compares both.
+都. So 京都 is found as a phrase of one word, and a single character as the start of a word.
 """
 
 from __future__ import annotations

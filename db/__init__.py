@@ -8,7 +8,7 @@ folder, folders are trees, counters equal what they count. ARCHITECTURE.md lists
 Lock order. Every transaction locks rows in this order, so that transactions wait for each other but never in a circle:
 
     folder tree -> name lock (``files.lock_names``) -> content lock -> upload_sessions -> objects -> uploads -> upload_tokens
-    -> files -> owner_usage -> type_counters, folder_counters -> file_texts, file_words -> idempotency_keys
+    -> files -> owner_usage -> type_counters, folder_counters -> search_index -> search_words -> idempotency_keys
 
 Triggers lock the owner's row in owner_usage before the tables behind it. ``finished`` holds the order inside one statement.
 Only the deletion of a folder departs from the order: it waits briefly and starts again (services/library/folders.py).

@@ -203,7 +203,7 @@ EXAMPLE: Any = [
     ["annualr", "ualrep", "annualreport20*"],
     False,
 )
-def test_results_equal_those_of_a_model(db: Database, library: Any, queries: list[str], reindexed: bool) -> None:
+def test_T82_results_equal_those_of_a_model(db: Database, library: Any, queries: list[str], reindexed: bool) -> None:
     with db.connection() as tx:
         execute(tx, "truncate files, file_tags, search_index, search_queue, search_words cascade")
         files = [add(db, tx, number, *row) for number, row in enumerate(library)]
