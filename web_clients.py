@@ -195,7 +195,7 @@ class SlotPool:
         self._slots = slots
         self._used: Counter[str] = Counter()  # by address and owner; "" counts all
         self._lock = threading.Lock()
-        self.queue: dict[Connection, None] = {}  # used by the event loop only
+        self.queue: dict[Connection, None] = {}  # changed by the event loop only
 
     def claim(self, address: str, owner: str | None, limit: int | None) -> Claim:
         """A claim for one slot; ``limit`` is a lower limit for the owner. All anonymous callers count as one owner."""
@@ -281,6 +281,14 @@ class Connection(TConn):  # type: ignore[misc]
         raise RequestDeferred
 
     # -- for the worker ------------------------------------------------------------------------------------------------
+
+    def return_slot(self) -> SlotPool | None:
+        """Return the request's slot; its pool, if there was one. The caller offers it to the pool's queue."""
+        if self.slot is None:
+            return None
+        (pool, claim), self.slot = self.slot, None
+        pool.release(claim)
+        return pool
 
     def missing(self) -> int:
         """Bytes of the body that have not arrived."""

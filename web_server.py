@@ -217,8 +217,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except BaseException:  # SystemExit and the like
             self.method_queue.defer(self._drop, conn)
             raise
-        if conn.keep_alive and conn.slot is None and not conn.sock.unsent and not conn.has_next_request():
-            self._keep_alive(conn)  # here, since waking the event loop costs more
+        if conn.keep_alive and not conn.sock.unsent and not conn.has_next_request():
+            # Here, since waking the event loop costs more.
+            pool = conn.return_slot()
+            if pool is not None and pool.queue:
+                self.method_queue.defer(self._offer_slot, pool)
+            self._keep_alive(conn)
         else:
             self.method_queue.defer(self.finish_request, conn)
 
@@ -339,11 +343,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _await_slot(self, conn: Connection) -> None:
         assert conn.wanted_slot is not None
         pool, claim = conn.wanted_slot
-        if pool.acquire(claim):  # one was released meanwhile
+        pool.queue[conn] = None  # first: a thread that returns a slot from now on offers it to the queue
+        if pool.acquire(claim):  # one was returned meanwhile
+            del pool.queue[conn]
             conn.slot = conn.wanted_slot
             self._submit(conn, self.tpool)
             return
-        pool.queue[conn] = None
         # Random, so that requests that came together are not all refused, and repeated, together.
         self._wait(conn, 0, None, SLOT_SECONDS * random.uniform(0.75, 1.25), self._slot_timeout)  # noqa: S311
 
@@ -354,12 +359,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._submit(conn, self.tpool)
 
     def _release_slot(self, conn: Connection) -> None:
-        """Release the request's slot, and give it to the first in the queue whose claim allows it."""
-        if conn.slot is None:
-            return
-        pool, claim = conn.slot
-        conn.slot = None
-        pool.release(claim)
+        """Return the request's slot, and offer it to the queue."""
+        pool = conn.return_slot()
+        if pool is not None:
+            self._offer_slot(pool)
+
+    def _offer_slot(self, pool: SlotPool) -> None:
+        """Give a free slot to the first in the queue whose claim allows it."""
         for other in list(pool.queue):
             assert other.wanted_slot is not None
             if pool.acquire(other.wanted_slot[1]):
