@@ -7,8 +7,8 @@ folder, folders are trees, counters equal what they count. ARCHITECTURE.md lists
 
 Lock order. Every transaction locks rows in this order, so that transactions wait for each other but never in a circle:
 
-    folder tree -> name lock (``files.lock_names``) -> content lock -> upload_sessions -> objects -> uploads -> upload_tokens
-    -> files -> owner_usage -> type_counters, folder_counters -> search_index -> search_words -> idempotency_keys
+    folder tree -> name lock (``files.lock_names``) -> content lock -> upload_sessions -> objects -> uploads, reserved_keys
+    -> upload_tokens -> files -> owner_usage -> type_counters, folder_counters -> search_index -> search_words -> idempotency_keys
 
 Triggers lock the owner's row in owner_usage before the tables behind it. ``finished`` holds the order inside one statement.
 Only the deletion of a folder departs from the order: it waits briefly and starts again (services/library/folders.py).
@@ -18,6 +18,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - files, file_lists, folders, events           files, pages of files, the folder tree, the history of files
 - objects, previews, scans, deferred_deletions stored bytes, what was made of them, scan results, keys to delete later
 - uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
+- reserved_keys                                object keys for small uploads
 - keys, idempotency                            API keys, answers to repeated requests
 - counters, stats                              counters kept by triggers, and statistics read from them
 - search/                                      search in names and texts

@@ -4,7 +4,8 @@
     direct, s3     direct.py      the client sends them to the bucket by presigned URLs
     tus, ietf      resumable.py   they pass through the gateway in any number of requests
 
-All of them are admitted by the same rules (policy.py) and get a row in ``uploads`` before their first byte is stored:
+All of them are judged by the same rules (policy.py) and get a row in ``uploads`` before their first byte is stored, or an
+object key from ``reserved_keys``:
 
     pending -> uploading -> completing -> done | aborted | expired
 
@@ -26,6 +27,7 @@ Read intake.py first, then completion.py.
 
 - policy              what an upload may do: name, size, type, folder, quota, upload tokens
 - intake              form and raw PUT: receive and publish; ending uploads of every protocol
+- reserved_keys       object keys for small uploads
 - direct              presigned PUTs, forms and parts; measuring what has arrived
 - s3_uploads          direct uploads as Uppy's S3 plugin asks for them
 - completion          from bytes in the bucket to a file
