@@ -44,7 +44,7 @@ from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
 from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, jobs, objects, previews, reserved_keys, resumable, uploads
+from db import Database, files, folders, jobs, objects, previews, reserved_keys, resumable, uploads
 from db import errors as db_errors
 from db.files import NewFile
 from db.records import FileRecord, PreviewRecord, SessionRecord, UploadRecord
@@ -333,6 +333,11 @@ class Batch:
         return upload
 
     def _take_key(self, new: NewUpload) -> UploadRecord:
+        folder_id = new.placement.folder_id
+        if folder_id is not None:
+            with self._db.connection() as tx:
+                if folders.owner_of(tx, folder_id) != new.owner_id:
+                    raise NotFound("There is no such folder.")
         upload = self._intake.keys.take(new)
         self._admitted.append(upload.id)
         return upload

@@ -169,7 +169,7 @@ def test_T104_a_retry_succeeds_after_any_lost_database_response(
             assert same(first, again), number
         if calls.made < number:
             break
-    assert number > 3
+    assert number > 2
 
 
 @with_subtests(("label", "case"), CASES)
@@ -193,7 +193,7 @@ def test_T104_a_killed_requests_key_is_free_after_its_lease(
         assert things() == before + 1, number
         if not crash.crashed:
             break
-    assert first is not None and number > 3
+    assert first is not None and number > 2
     # Quota held by the killed requests is free minutes later.
     sql(
         services.db,
