@@ -77,6 +77,25 @@ def test_migration_0015_keeps_rows_and_counters(upgrade: Upgrade) -> None:
     assert counted == inside == [(4, 20)]
 
 
+def test_migration_0016_finds_free_names_by_index_before_the_first_analyze(upgrade: Upgrade) -> None:
+    with upgrade("0016") as tx:
+        tx.execute("alter table files set (autovacuum_enabled = false)")
+        tx.execute(
+            "insert into objects (object_key, owner_id, size, etag, content_type) values ('k', 'alice', 5, 'e', 'image/jpeg')"
+        )
+        tx.execute(
+            "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+            " select 'alice', 'x' || coalesce(' (' || nullif(n, 0) || ')', ''), 'k', 'image/jpeg', 'image', 5, 'ready'"
+            " from generate_series(0, 1999) n"
+        )
+        reads = "select idx_tup_fetch from pg_stat_xact_user_tables where relname = 'files'"
+        with tx.transaction():
+            found = tx.execute("select free_name('alice', null, 'x', '{x,x,x,x}', '')").fetchone()
+            fetched = tx.execute(reads).fetchone()
+    assert found == ("x (2000)",)
+    assert fetched is not None and fetched[0] < 200  # rows; there are 2,000 in the folder
+
+
 def test_migration_0017_counts_existing_events(upgrade: Upgrade) -> None:
     at = "'2026-01-01T00:00:00Z'::timestamptz + %s * interval '1 day'"
     with upgrade("0015") as tx:
