@@ -114,8 +114,8 @@ def find(
 
 @dataclass(frozen=True, slots=True)
 class _Tier:
-    """A lookup in the index: the tsquery, whether all that it finds fits by its text, and the test for files that an earlier
-    tier has."""
+    """A lookup in the index: the tsquery, whether all that it finds has by its text what was looked up, and the test for files
+    that an earlier tier has."""
 
     query: str
     sure: bool = False
@@ -129,6 +129,7 @@ class _Search(terms.Statement):
         self._where, params = conditions(wanted)
         terms.Statement.__init__(self, params)
         self._wanted, self._tree, self.near = wanted, tree, near
+        self._looked_up: list[tuple[Leaf, ...]] = []  # the groups that the tiers look up; the others are only tested
         leaves = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term) and leaf.words]
         if clock is not None:
             clock.limit_next(tx)
@@ -167,6 +168,7 @@ class _Search(terms.Statement):
             if prefixes > _MAX_PREFIXES or not all(map(any, queries)):
                 continue
             by_name, by_text = (" | ".join(filter(None, each)) for each in zip(*queries, strict=True))
+            self._looked_up.append(group)
             named += [group] if by_name else []
             names.append(f"({by_name or by_text})")
             texts.append(f"({by_text})" if by_text else "")
@@ -215,7 +217,7 @@ class _Search(terms.Statement):
         words = self._term_groups()
         tests = self._where.replace("f.", "i.")  # first of the copies in the index, which are at hand
         for group in sorted(self._tree.groups, key=lambda group: group in words):  # filters are cheaper
-            known = None if _barred(group) else "k.sure or"
+            known = None if _barred(group) else "k.sure or" if group in self._looked_up else ""
             tests += f" and ({' or '.join(self._test(leaf, known, 'i') for leaf in group)})"
         unless = "".join(f" when {number} then {tier.unless}" for number, tier in enumerate(tiers, 1) if tier.unless)
         if unless:
@@ -239,7 +241,7 @@ class _Search(terms.Statement):
         ) i
         cross join lateral (
             select * from files f
-            where f.id = i.file_id and f.name_key = i.name_key and {self._live(others + mixed, "k.sure or")} offset 0
+            where f.id = i.file_id and f.name_key = i.name_key and {self._live(others + mixed)} offset 0
         ) f
         limit {RANKED + 1}"""
 

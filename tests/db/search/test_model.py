@@ -199,6 +199,11 @@ EXAMPLE: Any = [
     False,
 )
 @example(
+    [(["12"], " ", ["note", "it", "note"], "pdf", [], 1, "alice", False, "ready")],
+    ["it content:pl*", "it content:pl* type:pdf", "it plan", "it -plan OR content:pl*", "it type:image OR plan"],
+    False,
+)
+@example(
     [(["annual", "Report", "2026"], "", [], "txt", [], 1, "alice", False, "ready")],
     ["annualr", "ualrep", "annualreport20*"],
     False,
