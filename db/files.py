@@ -167,14 +167,11 @@ event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
 )
 select {COLUMNS}
-from file f cross join (
-    select coalesce((select extracted from equal), '{{}}') as extracted, (select problem from equal) as problem,
-           (select encoding from equal) as encoding, (select stored_size from equal) as stored_size,
-           (select scan_verdict from equal) as scan_verdict, coalesce((select etag from equal), %(etag)s) as etag,
-           coalesce((select checksum_state from equal), %(checksum_state)s) as checksum_state,
-           (select location_state from equal) as location_state, (select public_key from equal) as public_key,
-           (select public_sha256 from equal) as public_sha256, (select public_etag from equal) as public_etag,
-           'standard' as storage_class, true as in_bucket) o
+from file f cross join lateral (
+    select coalesce(e.extracted, '{{}}') as extracted, e.problem, e.encoding, e.stored_size, e.scan_verdict, e.location_state,
+           coalesce(e.etag, %(etag)s) as etag, coalesce(e.checksum_state, %(checksum_state)s) as checksum_state, e.public_key,
+           e.public_sha256, e.public_etag, 'standard' as storage_class, true as in_bucket
+    from (select 1) one left join equal e on true) o
 """
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import psycopg
 import pytest
+from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH
 
 import db as database
 from core.errors import Unavailable
@@ -100,3 +103,14 @@ def test_a_connection_that_is_left_in_a_transaction_is_rolled_back(db: Database)
         tx.execute("insert into counted values (1)")
     with db.connection() as tx:
         assert scalar(tx, "select count(*) from counted") == 0
+
+
+def test_statements_are_short_enough_for_psycopg_to_remember_how_it_parsed_them() -> None:
+    found = {}
+    for module in pkgutil.walk_packages(database.__path__, "db."):
+        if not module.name.startswith("db.migrations"):
+            for name, value in vars(importlib.import_module(module.name)).items():
+                if isinstance(value, str) and not name.startswith("__"):
+                    found[f"{module.name}.{name}"] = len(value)
+    assert len(found) > 100
+    assert {name for name, length in found.items() if length > MAX_CACHED_STATEMENT_LENGTH} == set()
