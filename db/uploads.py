@@ -324,7 +324,8 @@ with due as (
     select id from uploads
     where urls_until > now() - %(grace)s and multipart_id is not null and status in ('pending', 'uploading')
     and (measured_at is null
-         or measured_at < now() - case when size is null and urls_until > now() then %(unsized)s else %(sized)s end)
+         or measured_at < now() - case when size is null and urls_until > now() then %(unsized)s
+                                       else greatest(%(sized)s, least(size / %(speed)s, 300) * interval '1 s') end)
     order by measured_at nulls first limit %(limit)s for update skip locked
 )
 update uploads set measured_at = now() where id in (select id from due) returning {COLUMNS}
@@ -332,11 +333,12 @@ update uploads set measured_at = now() where id in (select id from due) returnin
 
 
 def claim_measurements(
-    tx: Tx, *, unsized: timedelta, sized: timedelta, grace: timedelta, limit: int
+    tx: Tx, *, unsized: timedelta, sized: timedelta, speed: int, grace: timedelta, limit: int
 ) -> list[UploadRecord]:
     """Multipart uploads that may still grow, since their URLs are valid or were within ``grace``. Each goes to one caller
-    once in ``unsized`` if the URLs take any length, else once in ``sized``."""
-    params = {"unsized": unsized, "sized": sized, "grace": grace, "limit": limit}
+    once in ``unsized`` if the URLs take any length, else once in ``sized``, or in the time (at most five minutes) in which its
+    size arrives at ``speed`` bytes a second."""
+    params = {"unsized": unsized, "sized": sized, "speed": speed, "grace": grace, "limit": limit}
     return many(tx, UploadRecord, _CLAIM_MEASUREMENTS, params)
 
 

@@ -68,6 +68,9 @@ MAX_OUTSTANDING = 16  # parts without a signed length that may be on their way a
 _UNSIZED_URL_TTL = timedelta(minutes=10)  # of a part URL that takes any length
 _MEASURE_UNSIZED = timedelta(seconds=4)  # between measurements; with a look every three seconds: within ten
 _MEASURE_SIZED = timedelta(seconds=6)  # SeaweedFS keeps each version of a part that is sent again
+_MEASURE_SPEED = (
+    100_000_000  # bytes a second; a large upload is measured less often, since more than its size takes longer
+)
 _MEASURE_GRACE = timedelta(hours=1)  # a body may take so long after its URL has expired
 
 
@@ -423,7 +426,12 @@ class DirectUploads:
         """End the multipart uploads whose clients sent more than they may: within seconds if a URL takes any length."""
         with self._db.connection() as tx:
             due = uploads.claim_measurements(
-                tx, unsized=_MEASURE_UNSIZED, sized=_MEASURE_SIZED, grace=_MEASURE_GRACE, limit=MAX_BATCH
+                tx,
+                unsized=_MEASURE_UNSIZED,
+                sized=_MEASURE_SIZED,
+                speed=_MEASURE_SPEED,
+                grace=_MEASURE_GRACE,
+                limit=MAX_BATCH,
             )
         for upload in due:
             try:
