@@ -1,15 +1,16 @@
 """The bucket: one interface, and two clients of S3 servers.
 
-Open ``base`` first: it has the interface, its abilities and its errors. Both backends send the requests that move bytes
-themselves, over one urllib3 pool, and leave the other calls to their SDK. A process imports only the SDK of the backend
-that its settings name.
+Open ``base`` first: it has the interface, its abilities and its errors. Both backends send all requests about one
+object or one multipart upload themselves, and leave lists and the bucket to their SDK. A process imports only the SDK of the
+backend that its settings name.
 
     base         ``ObjectStore``, one Protocol per ability, and the errors
-    transfers    ``SignedStore``, the base class of both backends: put, open, copies, parts, presigned requests, rules
+    transfers    ``SignedStore``, the base class of both backends: objects, multipart uploads, presigned requests, rules
     s3           the backend on boto3, for any S3 server
     minio        the backend on minio-py
     presign      AWS Signature Version 4
-    signed_http  the connection pool, and one signed request
+    signed_http  one signed request, and its errors
+    http_client  the connection pool, HTTP/1.1
     faults       S3's error codes, and retries
 
 Invariants:

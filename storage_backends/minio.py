@@ -1,38 +1,36 @@
 """The backend for MinIO and other S3 servers on minio-py, which uses less CPU than boto3.
 
-minio-py has no public calls for multipart uploads. This module uses its private ones, so ``minio==7.2.*`` is pinned.
+minio-py has no public call that lists multipart uploads. This module uses a private one, so ``minio==7.2.*`` is pinned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 from itertools import islice
-from typing import Literal, cast
+from typing import cast
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
+import urllib3
 from minio import Minio
-from minio.datatypes import ListMultipartUploadsResult, ListPartsResult, Object
+from minio.datatypes import ListMultipartUploadsResult, Object
 from minio.error import InvalidResponseError, S3Error, ServerError
 from minio.helpers import DictType
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import TimeoutError as HTTPTimeout
 
-from storage_backends import Observer, StorageSettings, faults
+from storage_backends import Observer, StorageSettings, faults, signed_http
 from storage_backends.base import (
     Copies,
     ManagesBucket,
     MultipartRef,
     ObjectInfo,
-    ObjectNotFound,
     OutcomeUnknown,
-    Part,
     PresignsParts,
     StorageError,
-    UploadNotFound,
+    StorageUnavailable,
 )
-from storage_backends.signed_http import PerProcess, SignedHttp, network_error
 from storage_backends.transfers import SignedStore
 
 LIST_PAGE = 1_000  # keys in one response; S3's limit
@@ -43,7 +41,7 @@ class MinioStore(SignedStore):
 
     def __init__(self, settings: StorageSettings, *, observe: Observer | None = None):
         super().__init__(settings, observe=observe)
-        self._client = PerProcess(lambda: _new_client(settings, self._http))
+        self._client = signed_http.PerProcess(lambda: _new_client(settings))
 
     def _translate(self, operation: str, error: Exception) -> StorageError | None:
         if isinstance(error, S3Error):
@@ -54,14 +52,10 @@ class MinioStore(SignedStore):
         if isinstance(error, InvalidResponseError):
             return faults.translate(operation, error._code, None, error._body, None)
         if isinstance(error, HTTPError):
-            return network_error(operation, error)
+            return _network_error(operation, error)
         if isinstance(error, ParseError):
             return OutcomeUnknown(f"{operation}: the response is not XML: {error}")
         return None
-
-    def delete(self, key: str) -> None:
-        with suppress(ObjectNotFound):
-            self._call("delete", lambda: self._client().remove_object(self._bucket, key))
 
     def list_objects(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         # The SDK's iterator ends with an error. So each page is a new one that starts after the last key.
@@ -76,39 +70,6 @@ class MinioStore(SignedStore):
                 yield ObjectInfo(after, cast(int, item.size), item.etag or "", None, cast(datetime, item.last_modified))
             if len(items) < LIST_PAGE:
                 return
-
-    def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
-    ) -> MultipartRef:
-        headers: DictType = {"Content-Type": content_type}
-        if checksums:
-            headers["x-amz-checksum-algorithm"] = checksums.upper()
-        upload_id = self._call(
-            "create_multipart",
-            lambda: self._client()._create_multipart_upload(self._bucket, key, headers),
-            repeatable=False,
-        )
-        return MultipartRef(key, upload_id)
-
-    def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
-        marker: str | None = None
-
-        def next_page() -> ListPartsResult:
-            return self._client()._list_parts(self._bucket, ref.key, ref.upload_id, part_number_marker=marker)
-
-        while True:
-            page = self._call("list_parts", next_page)
-            for item in page.parts:
-                yield Part(item.part_number, item.size or 0, item.etag)
-            if not page.is_truncated:
-                return
-            marker = page.next_part_number_marker
-
-    def abort_multipart(self, ref: MultipartRef) -> None:
-        with suppress(UploadNotFound):
-            self._call(
-                "abort_multipart", lambda: self._client()._abort_multipart_upload(self._bucket, ref.key, ref.upload_id)
-            )
 
     def list_multiparts(self, prefix: str) -> Iterator[MultipartRef]:
         # The SDK's own call asks for URL-encoded keys, which SeaweedFS confirms but does not send.
@@ -132,7 +93,15 @@ class MinioStore(SignedStore):
         self._client().make_bucket(self._bucket, self._settings.region)
 
 
-def _new_client(settings: StorageSettings, http: SignedHttp) -> Minio:
+def _network_error(operation: str, error: HTTPError) -> StorageError:
+    """The error for a network failure: without a connection the request had no effect, later its outcome is unknown."""
+    if isinstance(error, ConnectTimeoutError | NewConnectionError | SSLError):
+        return StorageUnavailable(f"{operation}: {error}", no_answer=not isinstance(error, SSLError))
+    while_sending = any(isinstance(cause, TimeoutError) for cause in error.args)
+    return OutcomeUnknown(f"{operation}: {error}", no_answer=while_sending or isinstance(error, HTTPTimeout))
+
+
+def _new_client(settings: StorageSettings) -> Minio:
     endpoint = urlsplit(settings.endpoint)
     client = Minio(
         endpoint.netloc,
@@ -140,7 +109,13 @@ def _new_client(settings: StorageSettings, http: SignedHttp) -> Minio:
         secret_key=settings.secret_key,
         region=settings.region,
         secure=endpoint.scheme == "https",
-        http_client=http.pool(),
+        http_client=urllib3.PoolManager(
+            num_pools=1,
+            maxsize=settings.connections,
+            retries=False,
+            ca_certs=signed_http.ca_bundle(),
+            timeout=urllib3.Timeout(connect=signed_http.CONNECT_TIMEOUT, read=signed_http.STALL_TIMEOUT),
+        ),
     )
     client._base_url.virtual_style_flag = False  # path style, as presigned requests
     return client

@@ -20,7 +20,7 @@ from hashlib import sha256
 from urllib.parse import quote, urlsplit
 
 MAX_EXPIRY = 7 * 24 * 3600  # seconds; S3 refuses more
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Presigner:
@@ -29,13 +29,13 @@ class Presigner:
     def __init__(self, endpoint: str, *, region: str, bucket: str, access_key: str, secret_key: str):
         """``endpoint`` is scheme, host and port. A path raises ValueError: behind it the server would verify another one."""
         parts = urlsplit(endpoint)
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ValueError(f"the bucket's endpoint must be http(s)://host[:port] without a path, not {endpoint!r}")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        if parts.port not in (None, _DEFAULT_PORTS[parts.scheme]):
+        if parts.port not in (None, DEFAULT_PORTS[parts.scheme]):
             host = f"{host}:{parts.port}"
         self.origin = f"{parts.scheme}://{host}"
-        self._host = host
+        self.host = host
         self._region = region
         self._bucket = bucket
         self._access_key = access_key
@@ -90,7 +90,7 @@ class Presigner:
 
     def _lowered(self, headers: Mapping[str, str]) -> dict[str, str]:
         lowered = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
-        return {**lowered, "host": self._host}
+        return {**lowered, "host": self.host}
 
     def post_fields(
         self, key: str, *, expires_in: int, min_size: int, max_size: int, content_type: str, now: float | None = None

@@ -6,9 +6,8 @@ boto3's own retries are off: ``_call()`` knows which calls may be repeated.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC
-from typing import Any, Literal
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -28,15 +27,12 @@ from storage_backends.base import (
     ManagesBucket,
     MultipartRef,
     ObjectInfo,
-    ObjectNotFound,
     OutcomeUnknown,
-    Part,
     PresignsParts,
     StorageError,
     StorageUnavailable,
-    UploadNotFound,
 )
-from storage_backends.transfers import SignedStore, checksum_in
+from storage_backends.transfers import SignedStore
 
 
 class S3Store(SignedStore):
@@ -57,25 +53,19 @@ class S3Store(SignedStore):
             return OutcomeUnknown(f"{operation}: {error}", no_answer=isinstance(error, ReadTimeoutError))
         return None
 
-    def _sdk(self, operation: str, method: str, *, repeatable: bool = True, **arguments: Any) -> Any:
-        """Call the client's ``method`` on the bucket."""
-        return self._call(
-            operation, lambda: getattr(self._client(), method)(Bucket=self._bucket, **arguments), repeatable=repeatable
-        )
-
     def _pages(self, operation: str, method: str, *markers: str, **arguments: Any) -> Iterator[Any]:
         """All pages of a list. ``markers``: the arguments that say where a page starts."""
+
+        def request() -> Any:
+            return getattr(self._client(), method)(Bucket=self._bucket, **arguments)
+
         while True:
-            page = self._sdk(operation, method, **arguments)
+            page = self._call(operation, request)
             yield page
             if not page.get("IsTruncated"):
                 return
             arguments.pop("StartAfter", None)
             arguments |= {marker: page[f"Next{marker}"] for marker in markers}
-
-    def delete(self, key: str) -> None:
-        with suppress(ObjectNotFound):
-            self._sdk("delete", "delete_object", Key=key)
 
     def list_objects(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         start = {"StartAfter": after} if after is not None else {}
@@ -83,23 +73,6 @@ class S3Store(SignedStore):
             for item in page.get("Contents", ()):
                 modified = item["LastModified"].astimezone(UTC)
                 yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), None, modified)
-
-    def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
-    ) -> MultipartRef:
-        arguments = {"ContentType": content_type} | ({"ChecksumAlgorithm": checksums.upper()} if checksums else {})
-        begun = self._sdk("create_multipart", "create_multipart_upload", repeatable=False, Key=key, **arguments)
-        return MultipartRef(key, begun["UploadId"])
-
-    def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
-        arguments = {"Key": ref.key, "UploadId": ref.upload_id}
-        for page in self._pages("list_parts", "list_parts", "PartNumberMarker", **arguments):
-            for item in page.get("Parts", ()):
-                yield Part(item["PartNumber"], item["Size"], item["ETag"].strip('"'), checksum_in(item, "Checksum{}"))
-
-    def abort_multipart(self, ref: MultipartRef) -> None:
-        with suppress(UploadNotFound):
-            self._sdk("abort_multipart", "abort_multipart_upload", Key=ref.key, UploadId=ref.upload_id)
 
     def list_multiparts(self, prefix: str) -> Iterator[MultipartRef]:
         markers = ("KeyMarker", "UploadIdMarker")

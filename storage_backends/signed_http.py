@@ -1,4 +1,4 @@
-"""Requests to the bucket that the gateway signs itself, over one urllib3 pool.
+"""Requests to the bucket that the gateway signs itself, over one pool of connections.
 
 Both SDKs hash a payload again before they send it over plain http, and neither sends all headers that the gateway needs.
 A request to a presigned URL has neither problem. Error responses and network failures are raised as ``base``'s errors.
@@ -7,27 +7,23 @@ A request to a presigned URL has neither problem. Error responses and network fa
 from __future__ import annotations
 
 import os
-import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+from urllib.parse import urlsplit
 
 import certifi
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
-from urllib3.exceptions import TimeoutError as HTTPTimeout
 
 from storage_backends import faults
 from storage_backends.base import OutcomeUnknown, StorageError, StorageUnavailable
-from storage_backends.presign import Presigner
+from storage_backends.http_client import Body, NotConnected, Pool, Response
+from storage_backends.presign import DEFAULT_PORTS, Presigner
 
 CONNECT_TIMEOUT = 5.0  # seconds
 STALL_TIMEOUT = 10.0  # seconds without a byte moving, and from a request's last byte to the response
 URL_LIFETIME = 900  # seconds; the URL is used at once, so this only has to cover clock skew
 ERROR_BODY = 64 * 1024  # bytes of an error document that are read
-UNSENT = 128 * 1024  # bytes in the kernel's send buffer: the response is due soon after the last byte is handed to it
 
 T = TypeVar("T")
 
@@ -35,47 +31,6 @@ T = TypeVar("T")
 def ca_bundle() -> str:
     """The certificates that every connection to the bucket trusts, the SDKs' included."""
     return os.environ.get("SSL_CERT_FILE") or certifi.where()
-
-
-class _StallTimeout:
-    sock: socket.socket
-
-    def endheaders(self, *args: Any, **kwargs: Any) -> None:
-        """From here on the stall timeout holds. urllib3 keeps the connect timeout while it sends a body, and one ``sendall``
-        counts it over a whole chunk: a slow connection would be cut after five seconds."""
-        super().endheaders(*args, **kwargs)  # type: ignore[misc]
-        self.sock.settimeout(STALL_TIMEOUT)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-
-
-class _HTTPConnection(_StallTimeout, HTTPConnection):
-    pass
-
-
-class _HTTPSConnection(_StallTimeout, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-def new_pool(connections: int) -> urllib3.PoolManager:
-    """A pool of up to ``connections`` connections to the bucket, without retries."""
-    pool = urllib3.PoolManager(
-        num_pools=2,
-        maxsize=connections,
-        retries=False,
-        ca_certs=ca_bundle(),
-        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=STALL_TIMEOUT),
-    )
-    pool.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-    return pool
 
 
 class PerProcess(Generic[T]):
@@ -97,20 +52,15 @@ class PerProcess(Generic[T]):
         return made[1]
 
 
-def network_error(operation: str, error: HTTPError) -> StorageError:
-    """The error for a network failure: without a connection the request had no effect, later its outcome is unknown."""
-    if isinstance(error, ConnectTimeoutError | NewConnectionError | SSLError):
-        return StorageUnavailable(f"{operation}: {error}", no_answer=not isinstance(error, SSLError))
-    while_sending = any(isinstance(cause, TimeoutError) for cause in error.args)
-    return OutcomeUnknown(f"{operation}: {error}", no_answer=while_sending or isinstance(error, HTTPTimeout))
-
-
 class SignedHttp:
     """Sends signed requests; threads share it."""
 
     def __init__(self, presigner: Presigner, connections: int):
         self._presigner = presigner
-        self.pool = PerProcess(lambda: new_pool(connections))  # the minio SDK uses it too
+        parts = urlsplit(presigner.origin)
+        host, port = str(parts.hostname), parts.port or DEFAULT_PORTS[parts.scheme]
+        certificates = ca_bundle() if parts.scheme == "https" else None
+        self.pool = PerProcess(lambda: Pool(host, port, size=connections, ca_bundle=certificates))
 
     def send(
         self,
@@ -121,49 +71,45 @@ class SignedHttp:
         query: Mapping[str, str] | None = None,
         signed: Mapping[str, str] | None = None,
         unsigned: Mapping[str, str] | None = None,
-        body: bytes | Iterable[bytes | memoryview] | None = None,
+        body: Body | None = None,
         stream: bool = False,
         timeout: float | None = None,
         in_headers: bool = False,
-    ) -> urllib3.BaseHTTPResponse:
-        """Send one request, without retries. With ``stream`` the caller reads the body and must release or close the
-        response. ``in_headers`` signs in the headers instead of in the URL, as the SDKs do; the body is bytes then."""
+    ) -> Response:
+        """Send one request, without retries. ``signed`` has the body's length. With ``stream`` the caller reads the body or
+        closes the response. ``in_headers`` signs in the headers instead of the URL, as the SDKs do; the body is bytes then."""
         if in_headers:
             assert isinstance(body, bytes)
             url, signed = self._presigner.headers(method, key, body, signed or {})
         else:
             url = self._presigner.url(method, key, expires_in=URL_LIFETIME, query=query, headers=signed)
-        origin, timeout = self._presigner.origin, timeout or STALL_TIMEOUT
+            signed = {"Host": self._presigner.host, **(signed or {})}
+        timeout = timeout or STALL_TIMEOUT
         try:
-            # Not through PoolManager, which would resolve dots in keys after they were signed.
-            response = (
-                self.pool()
-                .connection_from_url(origin)
-                .urlopen(
-                    method,
-                    url[len(origin) :],
-                    body=cast(bytes, body),
-                    headers={**(signed or {}), **(unsigned or {})},
-                    redirect=False,
-                    assert_same_host=False,
-                    preload_content=False,
-                    decode_content=False,
-                    timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout),
-                )
+            response = self.pool().request(
+                method,
+                url[len(self._presigner.origin) :],
+                headers={**signed, **(unsigned or {})},
+                body=body,
+                connect_timeout=min(CONNECT_TIMEOUT, timeout),
+                send_timeout=STALL_TIMEOUT,
+                timeout=timeout,
             )
             if response.status < 300:
                 if not stream:
-                    response.read(cache_content=True)
-                    response.release_conn()
+                    response.data = response.read()
                 return response
-            document = response.read(ERROR_BODY)
-            if method == "HEAD" and response.status == 404:  # which has no document
-                document = b"<Code>NoSuchKey</Code>"
-            if response.length_remaining != 0:
-                response.close()  # reading the rest would cost more than a new connection
-            response.release_conn()
-        except HTTPError as error:
-            raise network_error(operation, error) from error
+            document = b""
+            while len(document) < ERROR_BODY and (piece := response.read(ERROR_BODY)):
+                document += piece
+            response.close()
+        except NotConnected as error:
+            unreachable = not isinstance(error.__cause__, ssl.SSLError)
+            raise StorageUnavailable(f"{operation}: {error}", no_answer=unreachable) from error
+        except OSError as error:
+            raise OutcomeUnknown(f"{operation}: {error}", no_answer=isinstance(error, TimeoutError)) from error
+        if method == "HEAD" and response.status == 404:  # which has no document
+            document = b"<Code>NoSuchKey</Code>"
         raise error_in(operation, response.status, response.headers, document)
 
 

@@ -1,7 +1,7 @@
 """What both backends share: every request that the gateway signs itself.
 
-Objects are written, read and copied here, parts written, copied and completed, the bucket's rules set and requests
-presigned. A backend adds the rest of the control calls and the translation of its SDK's errors.
+That is all that concerns one object, one multipart upload, or the bucket's rules, and what clients are to send. A backend adds
+the lists, the bucket itself, and the translation of its SDK's errors.
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 from xml.sax.saxutils import escape
-
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from core.breaker import Bulkhead, CallRejected, CircuitBreaker
 from core.ids import PROBE_PREFIX
@@ -43,7 +40,9 @@ from storage_backends.base import (
     PresignedRequest,
     StorageError,
     StorageUnavailable,
+    UploadNotFound,
 )
+from storage_backends.http_client import Response
 from storage_backends.presign import MAX_EXPIRY, Presigner
 from storage_backends.signed_http import SignedHttp, error_in
 
@@ -61,13 +60,13 @@ _XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 class _SourceFailed(Exception):
-    """Carries an error of the caller's stream through urllib3, which would take an OSError for one of its own."""
+    """Carries an error of the caller's stream past the connection, whose errors are OSErrors too."""
 
 
 class Reader:
     """An open object (``base.ObjectReader``)."""
 
-    def __init__(self, info: ObjectInfo, response: urllib3.BaseHTTPResponse):
+    def __init__(self, info: ObjectInfo, response: Response):
         self.info = info
         self.finished = False
         self._response = response
@@ -76,8 +75,8 @@ class Reader:
         if self.finished or size == 0:
             return b""
         try:
-            data = self._response.read(None if size < 0 else size)  # raises if the body ends too early
-        except (HTTPError, OSError, ValueError) as error:
+            data = self._response.read(size)  # raises if the body ends too early
+        except OSError as error:
             raise StorageUnavailable(f"reading {self.info.key}: {error}") from error
         self.finished = size < 0 or not data
         return data
@@ -196,13 +195,13 @@ class SignedStore(ABC):
         if if_absent:
             signed["If-None-Match"] = "*"
 
-        def request() -> urllib3.BaseHTTPResponse:
+        def request() -> Response:
             return self._http.send("put", "PUT", key, signed=signed, body=self._sending(_pieces(body, length)))
 
         # A retry of a conditional write could find the object of its own first try, and a stream can't be read again.
         response = self._call("put", request, repeatable=not if_absent, attempts=1 if is_stream else faults.ATTEMPTS)
         confirmed = _confirmed("put", response, checksum)
-        return ObjectInfo(key, size, _etag("put", response), content_type, _date(response, "Date"), confirmed)
+        return ObjectInfo(key, size, _etag("put", response), content_type, _date(response, "date"), confirmed)
 
     @contextmanager
     def open(self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None) -> Iterator[Reader]:
@@ -212,16 +211,12 @@ class SignedStore(ABC):
         if if_match is not None:
             headers["If-Match"] = f'"{if_match}"'
         response = self._call("open", lambda: self._http.send("open", "GET", key, unsigned=headers, stream=True))
-        reader = None
         try:
             if byte_range and response.status != 206:
                 raise StorageUnavailable(f"open {key}: the bucket ignored the range")
-            reader = Reader(_described("open", key, response), response)
-            yield reader
+            yield Reader(_described("open", key, response), response)
         finally:
-            if reader is None or not reader.finished:
-                response.close()  # unread bytes would be read as the next response
-            response.release_conn()
+            response.close()
 
     def check(self) -> None:
         """Write, read and delete ``probe/<random>`` within PROBE_TIME, so that /readyz answers while the bucket hangs. The PUT
@@ -266,6 +261,10 @@ class SignedStore(ABC):
         response = self._call("stat", lambda: self._http.send("stat", "HEAD", key, signed=signed))
         return _described("stat", key, response)
 
+    def delete(self, key: str) -> None:
+        with suppress(ObjectNotFound):
+            self._call("delete", lambda: self._http.send("delete", "DELETE", key))
+
     def _copy_source(self, key: str, etag: str | None) -> dict[str, str]:
         condition = {"x-amz-copy-source-if-match": f'"{etag}"'} if etag is not None else {}
         return {"x-amz-copy-source": quote(f"/{self._bucket}/{key}", safe="/~"), **condition}
@@ -304,6 +303,44 @@ class SignedStore(ABC):
         return self._call(operation, request, repeatable=repeatable)
 
     # Parts
+
+    def create_multipart(
+        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
+    ) -> MultipartRef:
+        signed = {"Content-Type": content_type, "Content-Length": "0"}
+        if checksums:
+            signed["x-amz-checksum-algorithm"] = checksums.upper()
+
+        def request() -> str:
+            response = self._http.send("create_multipart", "POST", key, query={"uploads": ""}, signed=signed)
+            upload_id = faults.xml_text(response.data, "UploadId")
+            if not upload_id:
+                raise OutcomeUnknown("create_multipart: the response has no UploadId")
+            return upload_id
+
+        return MultipartRef(key, self._call("create_multipart", request, repeatable=False))
+
+    def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
+        query = {"uploadId": ref.upload_id}
+
+        def request() -> bytes:
+            page = self._http.send("list_parts", "GET", ref.key, query=query).data
+            if faults.xml_text(page, "IsTruncated") not in ("true", "false"):
+                raise OutcomeUnknown("list_parts: the response is no list of parts")
+            return page
+
+        while True:
+            page = self._call("list_parts", request)
+            for item in re.findall(rb"<Part>.*?</Part>", page, re.DOTALL):
+                yield _listed_part(item)
+            if faults.xml_text(page, "IsTruncated") != "true":
+                return
+            query["part-number-marker"] = faults.xml_text(page, "NextPartNumberMarker") or ""
+
+    def abort_multipart(self, ref: MultipartRef) -> None:
+        query = {"uploadId": ref.upload_id}
+        with suppress(UploadNotFound):
+            self._call("abort_multipart", lambda: self._http.send("abort_multipart", "DELETE", ref.key, query=query))
 
     def put_part(
         self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None
@@ -451,12 +488,11 @@ class SignedStore(ABC):
         return faults.able(change)
 
 
-def checksum_in(response: Mapping[str, Any], name: str) -> Checksum | None:
-    """The object's checksum in the member ``name``, with the algorithm inserted. A composite checksum of a multipart
-    upload (``…-3``) is ignored."""
+def _checksum_in(found: Callable[[str], str | None]) -> Checksum | None:
+    """The first checksum that ``found`` has by its algorithm. A composite one of a multipart upload (``…-3``) is ignored."""
     algorithms: tuple[Literal["sha256", "crc32"], ...] = ("sha256", "crc32")
     for algorithm in algorithms:
-        value = response.get(name.format(algorithm.upper()))
+        value = found(algorithm)
         if value and "-" not in value:
             return Checksum(algorithm, value)
     return None
@@ -495,6 +531,16 @@ def _part_query(ref: MultipartRef, number: int) -> dict[str, str]:
     return {"partNumber": str(number), "uploadId": ref.upload_id}
 
 
+def _listed_part(item: bytes) -> Part:
+    """A part as ListParts describes it."""
+
+    def text(tag: str) -> str:
+        return faults.xml_text(item, tag) or ""
+
+    checksum = _checksum_in(lambda algorithm: text(f"Checksum{algorithm.upper()}"))
+    return Part(int(text("PartNumber")), int(text("Size")), text("ETag").strip('"'), checksum)
+
+
 def _checksum_header(checksum: Checksum | None) -> dict[str, str]:
     return {f"x-amz-checksum-{checksum.algorithm}": checksum.value} if checksum else {}
 
@@ -506,7 +552,7 @@ def _checksum_element(checksum: Checksum | None) -> str:
     return f"<{name}>{escape(checksum.value)}</{name}>"
 
 
-def _confirmed(operation: str, response: urllib3.BaseHTTPResponse, checksum: Checksum | None) -> Checksum | None:
+def _confirmed(operation: str, response: Response, checksum: Checksum | None) -> Checksum | None:
     """The checksum, if the response repeats it."""
     echo = response.headers.get(f"x-amz-checksum-{checksum.algorithm}") if checksum else None
     if checksum and echo and echo != checksum.value:
@@ -514,30 +560,30 @@ def _confirmed(operation: str, response: urllib3.BaseHTTPResponse, checksum: Che
     return checksum if echo else None
 
 
-def _etag(operation: str, response: urllib3.BaseHTTPResponse) -> str:
-    etag = response.headers.get("ETag", "").strip('"')
+def _etag(operation: str, response: Response) -> str:
+    etag = response.headers.get("etag", "").strip('"')
     if not etag:
         raise OutcomeUnknown(f"{operation}: the response {response.status} has no ETag")
     return etag
 
 
-def _date(response: urllib3.BaseHTTPResponse, header: str) -> datetime:
+def _date(response: Response, header: str) -> datetime:
     try:
         return parsedate_to_datetime(response.headers.get(header, "")).astimezone(UTC)
     except (ValueError, TypeError):
         return datetime.now(UTC)
 
 
-def _described(operation: str, key: str, response: urllib3.BaseHTTPResponse) -> ObjectInfo:
+def _described(operation: str, key: str, response: Response) -> ObjectInfo:
     """The object's description from the response to a HEAD, or to a GET of the whole or of a range."""
-    total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
-    if not total.isdigit():
+    total = response.headers.get("content-range", "").rpartition("/")[2] or response.headers.get("content-length", "")
+    if not total.isdecimal():
         raise StorageUnavailable(f"{operation} {key}: the response does not tell the object's size")
     return ObjectInfo(
         key,
         int(total),
         _etag(operation, response),
-        response.headers.get("Content-Type"),
-        _date(response, "Last-Modified"),
-        checksum_in(response.headers, "x-amz-checksum-{}"),
+        response.headers.get("content-type"),
+        _date(response, "last-modified"),
+        _checksum_in(lambda algorithm: response.headers.get(f"x-amz-checksum-{algorithm}")),
     )
