@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import BinaryIO, Literal, Protocol, runtime_checkable
+from typing import BinaryIO, Literal, NamedTuple, Protocol, runtime_checkable
 
 from core.ranges import ByteRange as ByteRange
 
@@ -138,8 +138,7 @@ class Part:
     checksum: Checksum | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PresignedRequest:
+class PresignedRequest(NamedTuple):
     """A request that its holder may send to the bucket until ``expires_at``, with exactly these headers.
 
     A signed Content-Length is not among them: clients set it from the body, and browsers don't let pages set it."""
@@ -147,7 +146,7 @@ class PresignedRequest:
     method: Literal["GET", "PUT"]
     url: str
     expires_at: datetime
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +272,10 @@ class Presigns(Protocol):
 class PresignsParts(Presigns, Multipart, ObjectStore, Protocol):
     """Presigned requests for parts."""
 
-    def presign_part(
-        self, ref: MultipartRef, number: int, *, size: int | None, expires_in: timedelta
-    ) -> PresignedRequest:
-        """Signs the part's exact length, or none if ``size`` is None."""
+    def presign_parts(
+        self, ref: MultipartRef, sizes: Mapping[int, int | None], *, expires_in: timedelta
+    ) -> list[PresignedRequest]:
+        """Signs the exact length of each part, or none if it is None. ``sizes`` has the lengths by part number."""
         ...
 
 

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -394,10 +394,13 @@ class SignedStore(ABC):
         headers = {"Content-Type": content_type, "If-None-Match": "*", **_checksum_header(checksum)}
         return self._presigned("PUT", key, expires_in, {}, headers, size)
 
-    def presign_part(
-        self, ref: MultipartRef, number: int, *, size: int | None, expires_in: timedelta
-    ) -> PresignedRequest:
-        return self._presigned("PUT", ref.key, expires_in, _part_query(ref, number), {}, size)
+    def presign_parts(
+        self, ref: MultipartRef, sizes: Mapping[int, int | None], *, expires_in: timedelta
+    ) -> list[PresignedRequest]:
+        now, seconds = time.time(), _seconds(expires_in)
+        urls = self._public.part_urls(ref.key, ref.upload_id, sizes, expires_in=seconds, now=now)
+        expires_at, headers = _after(now, seconds), dict[str, str]()
+        return [PresignedRequest("PUT", url, expires_at, headers) for url in urls]
 
     def presign_post(
         self, key: str, *, expires_in: timedelta, min_size: int, max_size: int, content_type: str

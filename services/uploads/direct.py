@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -85,8 +85,7 @@ class DirectLimits:
     url_ttl: timedelta  # of presigned upload URLs
 
 
-@dataclass(frozen=True, slots=True)
-class PartUrl:
+class PartUrl(NamedTuple):
     """How one part is sent."""
 
     part_number: int
@@ -469,7 +468,9 @@ class DirectUploads:
             return [PartUrl(1, self.sign_put(upload))]
         ref, ttl = MultipartRef(upload.object_key, upload.multipart_id), self._ttl_of_urls(upload)
         sizes = {n: parts.length_of(n) if parts else None for n in numbers}
-        return [PartUrl(n, self._store.presign_part(ref, n, size=sizes[n], expires_in=ttl)) for n in sizes]
+        return [
+            PartUrl(*part) for part in zip(sizes, self._store.presign_parts(ref, sizes, expires_in=ttl), strict=True)
+        ]
 
     def _url_ttl(self, size: int | None) -> timedelta:
         longest = min(self._limits.url_ttl, self._limits.upload_ttl)

@@ -9,7 +9,7 @@ import pytest
 
 from services import Services
 from services.upkeep.doctor import sandbox
-from storage_backends.presign import Presigner
+from storage_backends.presign import Presigner, Sign
 from tests.client import GatewayClient
 from tests.rows import sql
 from tests.subtests import with_subtests
@@ -274,7 +274,7 @@ def test_T108_a_wrong_clock_is_reported(
     """With a clock an hour ahead, the bucket accepts presigned requests and rejects all others."""
     told = Presigner._at
 
-    def off(self: Presigner, now: float | None) -> tuple[str, str, bytes]:
+    def off(self: Presigner, now: float | None) -> tuple[str, str, Sign]:
         return told(self, (time.time() if now is None else now) + hours * 3600)
 
     with monkeypatch.context() as patch:

@@ -53,6 +53,26 @@ def test_the_signature_equals_botocores(method, key, query, headers, expires_in)
     )
 
 
+@given(
+    key=TEXT.filter(bool),
+    upload_id=TEXT.filter(bool),
+    sizes=st.dictionaries(st.integers(1, 10_000), st.none() | st.sampled_from([0, 5, 8_388_608])),
+)
+def test_the_urls_of_parts_are_those_of_single_requests(key, upload_id, sizes):
+    signer = presigner()
+    assert signer.part_urls(key, upload_id, sizes, expires_in=60, now=NOW) == [
+        signer.url(
+            "PUT",
+            key,
+            expires_in=60,
+            query={"partNumber": str(number), "uploadId": upload_id},
+            headers={} if size is None else {"Content-Length": str(size)},
+            now=NOW,
+        )
+        for number, size in sizes.items()
+    ]
+
+
 @given(method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER)
 def test_the_header_signature_equals_botocores(method, key, body, kind):
     url, ours = presigner().headers(method, key, body, {"Content-Type": kind}, now=NOW)

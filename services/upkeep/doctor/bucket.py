@@ -215,7 +215,7 @@ class _Probe:
     @_checks("presigned part", "A client may store more bytes than it declared.")
     def presigned_part(self) -> str:
         store = self._able(PresignsParts)
-        request = store.presign_part(self._begin("part"), 1, size=5, expires_in=_URL_LIFE)
+        (request,) = store.presign_parts(self._begin("part"), {1: 5}, expires_in=_URL_LIFE)
         _expect_status(_send("PUT", request.url, b"123456", request.headers), 403, "a longer part")
         _expect_status(_send("PUT", request.url, b"12345", request.headers), 200, "the declared part")
         return "its length is fixed"
