@@ -52,31 +52,35 @@ class NewUpload:
 # One conditional UPDATE decides on the quota, so that parallel uploads can't exceed it (T71). Locks are taken in the
 # order session, token, usage (db/__init__.py).
 _ADMIT = f"""
-with session as (
-    insert into upload_sessions (owner_id, session_id) select %(owner_id)s, %(session_id)s
+with may_open as (
+    select from (
+        select count(*) as n from (
+            select from uploads where owner_id = %(owner_id)s and status in ('pending', 'uploading', 'completing')
+            limit %(max_open)s
+        ) o
+    ) open where n < %(max_open)s
+),
+session as (
+    insert into upload_sessions (owner_id, session_id) select %(owner_id)s, %(session_id)s from may_open
     where not exists (select from upload_sessions where owner_id = %(owner_id)s and session_id = %(session_id)s)
     on conflict (owner_id, session_id) do nothing returning 1
 ),
 budget as (
     update upload_tokens set files_used = files_used + 1, bytes_used = bytes_used + %(reserve)s
-    where id = %(token_id)s and expires_at > now() and (max_files is null or files_used < max_files)
+    where id = %(token_id)s and exists (select from may_open)
+    and expires_at > now() and (max_files is null or files_used < max_files)
     and {finished("session")}
     and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)
     returning id
 ),
 held as (
     insert into owner_usage as u (owner_id, reserved_bytes)
-    select %(owner_id)s, %(reserve)s where (%(quota)s::bigint is null or %(reserve)s <= %(quota)s)
+    select %(owner_id)s, %(reserve)s from may_open where (%(quota)s::bigint is null or %(reserve)s <= %(quota)s)
     and {finished("session")} and (%(token_id)s::uuid is null or exists (select from budget))
     on conflict (owner_id) do update set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes
     where coalesce(u.quota_bytes, %(quota)s) is null
        or u.used_bytes + u.reserved_bytes + excluded.reserved_bytes <= coalesce(u.quota_bytes, %(quota)s)
     returning 1
-),
-open as (
-    select count(*) as n from (
-        select from uploads where owner_id = %(owner_id)s and status in ('pending', 'uploading', 'completing') limit %(max_open)s
-    ) o
 )
 insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
                      folder_id, had_folder, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,
@@ -84,14 +88,14 @@ insert into uploads (owner_id, protocol, status, object_key, incoming_key, origi
 select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
        %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s, %(on_duplicate)s,
        %(keep_location)s, %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(urls_for)s, now() + %(expires_in)s
-from held, open where open.n < %(max_open)s
+from held
 returning {COLUMNS}
 """
 
 
 def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> UploadRecord | None:
-    """Record an upload and reserve its quota and its token's budget. None if one of these or the number of open uploads
-    does not allow it; then the caller rolls back what was reserved."""
+    """Record an upload and reserve its quota and its token's budget. None if one of these or the number of open uploads does
+    not allow it; then the caller rolls back what was reserved. Too many open uploads change nothing."""
     place = new.placement
     params = {
         **{field.name: getattr(new, field.name) for field in fields(new)},
@@ -323,10 +327,10 @@ _CLAIM_MEASUREMENTS = f"""
 with due as (
     select id from uploads
     where urls_until > now() - %(grace)s and multipart_id is not null and status in ('pending', 'uploading')
-    and (measured_at is null
-         or measured_at < now() - case when size is null and urls_until > now() then %(unsized)s
-                                       else greatest(%(sized)s, least(size / %(speed)s, 300) * interval '1 s') end)
-    order by measured_at nulls first limit %(limit)s for update skip locked
+    and coalesce(measured_at, created_at)
+        < now() - case when size is null and urls_until > now() then %(unsized)s
+                       else greatest(%(sized)s, least(size / %(speed)s, 300) * interval '1 s') end
+    order by coalesce(measured_at, created_at) limit %(limit)s for update skip locked
 )
 update uploads set measured_at = now() where id in (select id from due) returning {COLUMNS}
 """
@@ -420,8 +424,9 @@ def declare_sha256(tx: Tx, upload_id: UUID, sha256: str, *, problem: dict[str, A
     execute(tx, _DECLARE, {"id": upload_id, "sha256": sha256, "problem": Jsonb(problem)})
 
 
+# No column of an index changes, so the update is heap-only.
 _SET_MULTIPART = """
-update uploads set multipart_id = %(multipart_id)s, status = 'uploading', updated_at = now()
+update uploads set multipart_id = %(multipart_id)s
 where id = %(id)s and status in ('pending', 'uploading') and multipart_id is null
 """
 

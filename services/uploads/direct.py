@@ -224,6 +224,7 @@ class DirectUploads:
                 or "application/octet-stream",
                 part_size=None if size is None else part_size or plan(size).part_size,
                 session_id=principal.session_of(session_id or new_id().hex),
+                status="pending" if single else "uploading",
                 expires_in=self._limits.upload_ttl,
                 sha256=sha256,
                 placement=self._intake.policy.place(principal, placement),
@@ -248,7 +249,7 @@ class DirectUploads:
                 return now
             self._intake.discard([upload], problem=error.as_problem())
             raise
-        return replace(upload, multipart_id=ref.upload_id, status="uploading")
+        return replace(upload, multipart_id=ref.upload_id)
 
     def sign_put(self, upload: UploadRecord) -> PresignedRequest:
         """The single PUT: length, type, If-None-Match: * and the checksum, if one was declared, are signed."""

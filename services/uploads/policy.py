@@ -87,14 +87,17 @@ class UploadPolicy:
         if budget is not None:
             new = replace(new, token_id=budget.token_id)
         limits, upload = self._limits, None
+        # Without quota and token, one statement decides and is refused before it changes anything.
+        alone = once is None and also is None and self.reserves_nothing(principal)
         try:
-            with self._db.transaction() as tx:
+            with self._db.connection() if alone else self._db.transaction() as tx:
                 upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
-                if upload is None:
+                if upload is not None:
+                    if also is not None:
+                        also(tx, upload)
+                    idempotency.record(tx, once, upload.id)
+                elif not alone:
                     raise db_errors.Rollback
-                if also is not None:
-                    also(tx, upload)
-                idempotency.record(tx, once, upload.id)
         except db_errors.ForeignKeyViolation:
             now = without_folder(principal, new.placement.folder_id)
             return self.admit(now, replace(new, placement=self.place(now, new.placement)), once=once, also=also)

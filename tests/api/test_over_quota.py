@@ -33,8 +33,9 @@ def direct(services: Services) -> DirectUploads:
     return services.direct
 
 
-def due_again(db: Database) -> None:
-    sql(db, "update uploads set measured_at = null")
+def measure(services: Services, db: Database) -> None:
+    sql(db, "update uploads set measured_at = '-infinity'")
+    direct(services).watch()
 
 
 def life(url: str) -> int:
@@ -73,7 +74,7 @@ def test_T135_uploads_beyond_quota_budget_or_file_limit_are_aborted(
     url = sender.get(upload.at("/1")).json["url"]
     assert 0 < life(url) <= 600
     put(url, bytes(size))
-    direct(services).watch()
+    measure(services, db)
     ended = client.get(f"/api/uploads/{upload.id}").json
     assert (ended["status"], ended["problem"]["code"]) == ("aborted", code)
     assert send(url, b"more").status_code == 404
@@ -89,13 +90,14 @@ def test_T135_quota_is_reserved_for_received_bytes_only(
     first, second = Multipart(client, "a.bin"), Multipart(client, "b.bin")
     etag = first.put(1, bytes(8 * MIB))
     second_etag = second.put(1, bytes(4 * MIB))
-    direct(services).watch()
+    direct(services).watch()  # not due yet
+    assert reserved(db) == 0
+    measure(services, db)
     assert reserved(db) == 12 * MIB
     assert client.post("/api/uploads", json={"filename": "c", "size": 1}).code == "quota_exceeded"
     put(second.client.get(second.at("/1")).json["url"], bytes(4 * MIB + 1))
     direct(services).watch()  # not due again yet
-    due_again(db)
-    direct(services).watch()
+    measure(services, db)
     assert client.get(f"/api/uploads/{second.id}").json["status"] == "aborted"
     assert first.complete(etag).status == 200 and second.complete(second_etag).status == 410
     assert client.get("/api/storage/stats").json["quota"]["used"] == 8 * MIB
@@ -113,28 +115,27 @@ def test_T135_a_part_sent_repeatedly_counts_each_time(
     for number in range(2):  # as a client does whose response was lost
         put(url, bytes([number]) * MIB)
         put(known, bytes([number]) * PART_SIZE)
-    direct(services).watch()
+    measure(services, db)
     for upload_id in (unmeasured.id, measured["id"]):
         assert client.get(f"/api/uploads/{upload_id}").json["status"] == "uploading"
     for number in range(2, 5):
         put(url, bytes([number]) * (7 * MIB))
         put(known, bytes([number]) * PART_SIZE)
-    due_again(db)
-    direct(services).watch()
+    measure(services, db)
     for upload_id in (unmeasured.id, measured["id"]):
         assert client.get(f"/api/uploads/{upload_id}").json["status"] == "aborted"
     assert leftovers() == NOTHING
 
 
 def test_T135_parts_beyond_the_declared_size_are_detected(
-    client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
+    client: GatewayClient, services: Services, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
     begun = client.post("/api/uploads", json={"filename": "b.bin", "size": PART_SIZE + 1}).json
     for part, size in zip(begun["parts"], (PART_SIZE, 1), strict=True):
         put(part["url"], bytes(size))
     [ref] = list(bucket.list_multiparts("files/"))
     bucket.put_part(ref, 3, memoryview(b"x"))  # bypasses the gateway
-    direct(services).watch()
+    measure(services, db)
     assert client.get(f"/api/uploads/{begun['id']}").json["problem"]["code"] == "file_too_large"
     assert leftovers() == NOTHING
 
