@@ -156,7 +156,8 @@ class _Connection:
 
 
 class Response:
-    """A response: its head, and its body to be read once. The connection goes back to the pool when all is read."""
+    """A response: its head, and its body to be read once. When all is read, the connection goes back to the pool; before, the
+    response must be closed."""
 
     def __init__(self, pool: Pool, connection: _Connection, method: str):
         self.data = b""  # the body, if ``send`` has read it

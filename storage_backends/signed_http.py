@@ -95,14 +95,17 @@ class SignedHttp:
                 send_timeout=STALL_TIMEOUT,
                 timeout=timeout,
             )
-            if response.status < 300:
-                if not stream:
-                    response.data = response.read()
+            if response.status < 300 and stream:
                 return response
-            document = b""
-            while len(document) < ERROR_BODY and (piece := response.read(ERROR_BODY)):
-                document += piece
-            response.close()
+            try:
+                if response.status < 300:
+                    response.data = response.read()
+                    return response
+                document = b""
+                while len(document) < ERROR_BODY and (piece := response.read(ERROR_BODY)):
+                    document += piece
+            finally:
+                response.close()
         except NotConnected as error:
             unreachable = not isinstance(error.__cause__, ssl.SSLError)
             raise StorageUnavailable(f"{operation}: {error}", no_answer=unreachable) from error

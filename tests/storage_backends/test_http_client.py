@@ -1,0 +1,129 @@
+"""Framing of responses, and which connections are used again."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+
+import pytest
+
+from storage_backends.http_client import BadResponse, NotConnected, Pool, Response
+from tests.servers import free_port
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@contextmanager
+def serving(*answers: bytes) -> Iterator[tuple[Pool, list[int]]]:
+    """A pool of one server, and the number of requests on each of its connections. The server closes the connection after the
+    last answer."""
+    requests: list[int] = []
+    left = list(answers)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while left:
+                connection, _ = listener.accept()
+                requests.append(0)
+                with connection, connection.makefile("rb") as stream:
+                    while left and stream.readline():
+                        while stream.readline().strip():
+                            pass
+                        requests[-1] += 1
+                        connection.sendall(left.pop(0))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield Pool("127.0.0.1", listener.getsockname()[1], size=4), requests
+
+
+def ask(pool: Pool, method: str = "GET", **headers: str) -> Response:
+    return pool.request(method, "/", headers={"Host": "h", **headers}, connect_timeout=10, send_timeout=10, timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (OK, b"ok"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, b"ok"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: t\r\n\r\n",
+            b"abc0123456789",
+        ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
+    ],
+)
+def test_a_connection_is_used_again_after_a_whole_response(answer: bytes, body: bytes) -> None:
+    with serving(answer, answer, OK) as (pool, requests):
+        assert ask(pool).read() == body
+        response = ask(pool)
+        assert b"".join(iter(lambda: response.read(2), b"")) == body
+        assert ask(pool).read() == b"ok"
+        assert requests == [3]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged",  # more than was asked for
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ],
+)
+def test_other_connections_are_not_used_again(answer: bytes) -> None:
+    with serving(answer, OK) as (pool, requests):
+        assert ask(pool).read() == b"ok"
+        assert ask(pool).read() == b"ok"
+        assert requests == [1, 1]
+
+
+def test_the_body_of_a_head_response_is_not_read_as_the_next_response() -> None:
+    with serving(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", OK
+    ) as (pool, _):
+        assert ask(pool, "HEAD").headers["content-length"] == "40"
+        assert ask(pool).read() == b"ok"
+
+
+def test_a_response_that_was_not_read_ends_its_connection() -> None:
+    with serving(OK, OK) as (pool, requests):
+        ask(pool).close()
+        assert ask(pool).read() == b"ok"
+        assert requests == [1, 1]
+
+
+def test_a_body_without_a_length_ends_with_the_connection() -> None:
+    with serving(b"HTTP/1.1 200 OK\r\n\r\nall of it") as (pool, _):
+        assert ask(pool).read() == b"all of it"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000,
+    ],
+)
+def test_bad_responses_raise(answer: bytes) -> None:
+    with serving(answer) as (pool, _), pytest.raises(BadResponse), closing(ask(pool)) as response:
+        response.read()
+
+
+def test_a_header_with_a_line_break_is_not_sent() -> None:
+    with serving(OK) as (pool, requests), pytest.raises(ValueError, match="line break"):
+        ask(pool, Type="a\r\nX-Evil: b")
+    assert requests == []
+
+
+def test_without_a_server_there_is_no_connection() -> None:
+    with pytest.raises(NotConnected):
+        ask(Pool("127.0.0.1", free_port(), size=1))
