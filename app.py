@@ -15,15 +15,17 @@ import hashlib
 import sys
 from datetime import timedelta
 
+if __name__ == "__main__":  # without the imports below, which take 50 MiB: only commands that wire() anything need them
+    import commands
+
+    sys.exit(commands.main(sys.argv[1:]))
+
 import flask
-from pydantic import ValidationError
 
 import api
-import commands
 from core.content_types import Rules
 from core.cursors import Cursors
 from db import STATEMENT, STATEMENT_IN_REQUEST, Database
-from parsers.locks import hide
 from services import Services
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Idempotency
@@ -53,36 +55,10 @@ from services.uploads.policy import PolicyLimits, UploadPolicy
 from services.uploads.resumable import ResumableUploads
 from services.uploads.s3_uploads import S3Uploads
 from services.uploads.verification import Verification
-from settings import Settings
-from storage_backends import StorageSettings, open_store
+from settings import Settings, database_url, storage_settings
+from storage_backends import open_store
 from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
-from telemetry import configure_logging, metrics
-
-
-def storage_settings(settings: Settings) -> StorageSettings:
-    """How to reach the bucket. Raises SystemExit if a setting is missing."""
-    if settings.s3_endpoint is None or settings.s3_access_key is None or settings.s3_secret_key is None:
-        raise SystemExit(
-            "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY, or run `python app.py` for an embedded S3 server."
-        )
-    return StorageSettings(
-        backend=settings.storage_backend,
-        endpoint=settings.s3_endpoint,
-        public_endpoint=settings.s3_public_endpoint or settings.s3_endpoint,
-        region=settings.s3_region,
-        bucket=settings.s3_bucket,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key.get_secret_value(),
-        connections=settings.web_threads,
-        local_path=settings.s3_local_path,
-    )
-
-
-def database_url(settings: Settings) -> str:
-    """The database's address. Raises SystemExit if it is not set."""
-    if settings.database_url is None:
-        raise SystemExit("Set DATABASE_URL, or run `python app.py` for an embedded PostgreSQL.")
-    return settings.database_url.get_secret_value()
+from telemetry import metrics
 
 
 def wire(
@@ -174,20 +150,3 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     """The HTTP application, for the server and for tests."""
     settings = settings or Settings()
     return api.create(services or wire(settings, statement=STATEMENT_IN_REQUEST), settings)
-
-
-def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit status."""
-    hide()  # this process will hold secrets, and parsers run as the same user
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            print(f"{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)  # noqa: T201
-        return 2
-    configure_logging(settings.log_level)
-    return commands.run(arguments, settings, commands.Wiring(wire, create_app, storage_settings, database_url))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

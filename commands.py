@@ -8,36 +8,28 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import flask
-from rich.console import Console
-from rich.table import Table
+from pydantic import ValidationError
 
 import telemetry
 from core.cursors import Page
 from core.errors import GatewayError
 from core.ids import FILE_PREFIX
-from db.jobs import QUEUES
-from services import Services
-from services.upkeep.doctor import sandbox
-from services.upkeep.jobs import JobQuery
-from settings import Settings, version
-from storage_backends import StorageSettings, open_store
+from parsers.locks import hide
+from parsers.sandbox import suffices
+from settings import Settings, database_url, storage_settings, version
+from storage_backends import open_store
 from storage_backends.base import ManagesBucket, ObjectStore
 
-# Commands import what only they need: a deployment may lack the embedded servers.
+if TYPE_CHECKING:
+    from flask import Flask
 
+    from services import Services
 
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """app.py's functions, which make the parts from the settings."""
-
-    wire: Callable[[Settings], Services]
-    create_app: Callable[[Settings], flask.Flask]
-    storage_settings: Callable[[Settings], StorageSettings]
-    database_url: Callable[[Settings], str]
+# Commands import what only they need, because a deployment may lack the embedded servers, and the supervisor and gunicorn's
+# master, which do little, would keep all of it in memory.
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +38,36 @@ class Call:
 
     args: argparse.Namespace
     settings: Settings
-    wiring: Wiring
 
     def services(self) -> Services:
         """All services."""
-        return self.wiring.wire(self.settings)
+        import app
+
+        return app.wire(self.settings)
 
     def store(self) -> ObjectStore:
         """The bucket alone."""
-        return open_store(self.wiring.storage_settings(self.settings))
+        return open_store(storage_settings(self.settings))
 
     def origins(self) -> tuple[str, ...]:
         """The origins of pages that may use the bucket."""
         return self.settings.cors_origins or (self.settings.base_url,)
 
 
-def run(arguments: list[str], settings: Settings, wiring: Wiring) -> int:
+def main(arguments: list[str]) -> int:
+    """Run the command of this process; returns the exit status."""
+    hide()  # this process will hold secrets, and parsers run as the same user
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)
+        return 2
+    telemetry.configure_logging(settings.log_level)
+    return run(arguments, settings)
+
+
+def run(arguments: list[str], settings: Settings) -> int:
     """Run one command; returns the exit status. GatewayError and ValueError are printed as one line."""
     args = _parser().parse_args(arguments)
     name = f"{args.command or 'start'} {getattr(args, 'action', '')}".strip()
@@ -69,7 +75,7 @@ def run(arguments: list[str], settings: Settings, wiring: Wiring) -> int:
     try:
         if not command.standalone and not (settings.database_url and settings.s3_endpoint):
             settings = _settings_of_running(settings)
-        status = command.run(Call(args, settings, wiring))
+        status = command.run(Call(args, settings))
         return status if isinstance(status, int) else 0
     except (GatewayError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -109,21 +115,28 @@ def _start(call: Call) -> int:
 def _serve(call: Call) -> int:
     import web_server
 
-    sandbox.suffices(strict=call.settings.strict_sandbox)  # once, for all worker processes
+    suffices(strict=call.settings.strict_sandbox)  # once, for all worker processes
     telemetry.share_metrics(call.settings.data_dir)
-    call.wiring.database_url(call.settings)  # raises if it is missing, before worker processes start
-    call.wiring.storage_settings(call.settings)
-    return web_server.run(lambda: call.wiring.create_app(call.settings), call.settings)
+    database_url(call.settings)  # raises if it is missing, before worker processes start
+    storage_settings(call.settings)
+
+    def create_app() -> Flask:
+        import app
+
+        return app.create_app(call.settings)
+
+    return web_server.run(create_app, call.settings)
 
 
 def _worker(call: Call) -> None:
+    from db.jobs import QUEUES
     from jobs import worker
 
     settings, args = call.settings, call.args
-    if not sandbox.suffices(strict=settings.strict_sandbox):
+    if not suffices(strict=settings.strict_sandbox):
         raise ValueError("parsers can't be sandboxed here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
-    queues = [name.strip() for name in args.queues.split(",") if name.strip()]
-    if not queues or not set(queues) <= set(QUEUES):
+    queues = [name.strip() for name in args.queues.split(",") if name.strip()] or QUEUES
+    if not set(queues) <= set(QUEUES):
         raise ValueError(f"--queues takes some of {', '.join(QUEUES)}")
     if args.concurrency is not None and not 1 <= args.concurrency <= 64:
         raise ValueError("--concurrency takes 1 to 64")
@@ -132,7 +145,7 @@ def _worker(call: Call) -> None:
         telemetry.serve_metrics(settings.host, settings.worker_metrics_port)
     worker.run(
         call.services(),
-        database_url=call.wiring.database_url(settings),
+        database_url=database_url(settings),
         queues=queues,
         concurrency=args.concurrency or settings.worker_concurrency,
         lease=settings.worker_lease,
@@ -142,7 +155,7 @@ def _worker(call: Call) -> None:
 def _migrate(call: Call) -> None:
     from db.migrate import migrate
 
-    migrate(call.wiring.database_url(call.settings))
+    migrate(database_url(call.settings))
 
 
 def _bootstrap(call: Call) -> None:
@@ -176,7 +189,7 @@ def _env(call: Call) -> None:
 
 def _doctor(call: Call) -> int:
     from services.processing.scanning import configured
-    from services.upkeep.doctor import bucket, scanner
+    from services.upkeep.doctor import bucket, sandbox, scanner
 
     checks = bucket.examine(call.store(), origins=call.origins())
     checks += sandbox.examine(strict=call.settings.strict_sandbox)
@@ -185,11 +198,9 @@ def _doctor(call: Call) -> int:
     if call.args.json:
         _print_json([{name: getattr(c, name) for name in ("name", "ok", "detail", "consequence")} for c in checks])
     else:
-        table = Table("check", "", "result", "if it is missing")
         for check in checks:
-            mark = {True: "[green]yes", False: "[red]no", None: "[yellow]?"}[check.ok]
-            table.add_row(check.name, mark, check.detail, "" if check.ok else check.consequence)
-        Console().print(table)
+            mark = {True: "yes", False: "no", None: "?"}[check.ok]
+            print(f"{check.name}: {mark}\n  {check.detail}" + ("" if check.ok else f"\n  {check.consequence}"))
     return 0 if all(check.ok is not False for check in checks) else 1
 
 
@@ -236,6 +247,8 @@ def _keys_revoke(call: Call) -> None:
 
 
 def _jobs_list(call: Call) -> None:
+    from services.upkeep.jobs import JobQuery
+
     args, jobs = call.args, call.services().jobs
     for job in _all_pages(
         lambda cursor: jobs.page(JobQuery(args.status, args.queue, args.task, args.owner, limit=200, cursor=cursor))
@@ -285,7 +298,7 @@ class Command:
 
 _JSON = {"action": "store_true", "help": "print JSON"}
 _WORKER = {
-    "--queues": {"default": ",".join(QUEUES), "help": "comma-separated; default: %(default)s"},
+    "--queues": {"default": "", "help": "comma-separated; default: all"},
     "--concurrency": {"type": int, "metavar": "N", "help": "concurrent jobs of each queue (WORKER_CONCURRENCY)"},
 }
 _DEMO = {

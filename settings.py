@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import DirectoryPath, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from storage_backends import StorageSettings
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]  # "a, b, c" in the environment
 
 MIB = 1024 * 1024
@@ -125,3 +127,29 @@ class Settings(BaseSettings):
         """The gateway's address in links, without a slash at the end."""
         host = "localhost" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 compared, not bound
         return self.public_url or f"http://{host}:{self.port}"
+
+
+def storage_settings(settings: Settings) -> StorageSettings:
+    """How to reach the bucket. Raises SystemExit if a setting is missing."""
+    if settings.s3_endpoint is None or settings.s3_access_key is None or settings.s3_secret_key is None:
+        raise SystemExit(
+            "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY, or run `python app.py` for an embedded S3 server."
+        )
+    return StorageSettings(
+        backend=settings.storage_backend,
+        endpoint=settings.s3_endpoint,
+        public_endpoint=settings.s3_public_endpoint or settings.s3_endpoint,
+        region=settings.s3_region,
+        bucket=settings.s3_bucket,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        connections=settings.web_threads,
+        local_path=settings.s3_local_path,
+    )
+
+
+def database_url(settings: Settings) -> str:
+    """The database's address. Raises SystemExit if it is not set."""
+    if settings.database_url is None:
+        raise SystemExit("Set DATABASE_URL, or run `python app.py` for an embedded PostgreSQL.")
+    return settings.database_url.get_secret_value()

@@ -18,13 +18,6 @@ import sysconfig
 from functools import partial
 from pathlib import Path
 
-from botocore.auth import S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from embedded.child import (
     Child,
     EmbeddedError,
@@ -38,6 +31,7 @@ from embedded.child import (
     wait_until_ready,
     write_private,
 )
+from storage_backends.presign import Presigner
 
 PORTS = ("s3", "master", "filer", "volume", "admin")
 GRPC_ABOVE = 10_000  # SeaweedFS: the gRPC port of each server is its HTTP port + 10000
@@ -158,6 +152,10 @@ def _make_security(base: Path) -> None:
 
 def _certificate() -> tuple[str, str]:
     """A self-signed certificate and its key, in PEM."""
+    from cryptography import x509  # at the first start only
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "embedded seaweedfs")])
     now = datetime.datetime.now(datetime.UTC)
@@ -190,11 +188,10 @@ def _ports(file: Path) -> dict[str, int]:
 
 def answers_us(endpoint: str, access_key: str, secret_key: str) -> bool:
     """Whether the S3 server there accepts our signature, so that it is ours and ready; others would answer 403."""
-    request = AWSRequest(method="GET", url=f"{endpoint}/")
-    S3SigV4QueryAuth(Credentials(access_key, secret_key), "s3", "us-east-1", expires=60).add_auth(request)
+    signer = Presigner(endpoint, region="us-east-1", bucket="", access_key=access_key, secret_key=secret_key)
     connection = http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=5)
     try:
-        connection.request("GET", str(request.url).removeprefix(endpoint))
+        connection.request("GET", signer.url("GET", "", expires_in=60).removeprefix(endpoint))
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -27,7 +27,6 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
-from rich.console import Console
 
 from embedded import postgres, seaweedfs
 from embedded.child import (
@@ -46,7 +45,6 @@ APP = Path(__file__).resolve().parent.parent / "app.py"
 START_TIMEOUT = 90  # seconds until the server must answer /healthz
 STOP_TIMEOUT = 40  # seconds for the server to finish its requests; more than web_server.GRACE_SECONDS
 RESTARTS, RESTART_WINDOW = 5, 60  # a worker that ends more often within so many seconds is not restarted
-_console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 class _Stopped(Exception):
@@ -214,7 +212,7 @@ class _Deployment:
 
 
 def _say(line: str) -> None:
-    _console.print(line)
+    print(line, flush=True)
 
 
 def _lock(data_dir: Path, parts: ExitStack) -> None:

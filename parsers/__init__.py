@@ -12,7 +12,7 @@ Invariants
 
 Open run.py first, then reading.py.
     run.py, child.py    both sides of the process: request, limits, answer
-    locks.py            seccomp and Landlock
+    locks.py, sandbox.py    seccomp and Landlock, and whether this machine has them
     ranged.py           large files, of which only ranges are read
     reading.py          which parser reads which type, and what is read
     image, heif, svg, media, pdf     pictures and metadata; pictures, thumbhash and exif help them

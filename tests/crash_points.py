@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from app import database_url, storage_settings, wire
+from app import wire
 from db import Database
-from settings import Settings
+from settings import Settings, database_url, storage_settings
 from storage_backends.s3 import S3Store
 
 

@@ -22,10 +22,10 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 
-from app import database_url, wire
+from app import wire
 from core.errors import Unavailable
 from db import Database, Tx
-from settings import Settings
+from settings import Settings, database_url
 
 Done = Literal["at once", "never", "later"]  # when the server commits
 _CHANGES = re.compile(r"\b(insert into|update|delete from)\b", re.IGNORECASE)

@@ -106,7 +106,7 @@ class Previews:
         self._limit = limit
         self._public_copies = public_copies
         self._scanned_only = scanned_only
-        self._strict = strict  # parse nothing if a lock is missing (services/upkeep/doctor/sandbox.py)
+        self._strict = strict  # parse nothing if a lock is missing (parsers/sandbox.py)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import structlog
 
 from core.errors import Unavailable
 from db import Database, disk, jobs
+from parsers import sandbox
 from services.processing.scanning import Scanning
-from services.upkeep.doctor import sandbox
 from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
 
 log = structlog.get_logger()

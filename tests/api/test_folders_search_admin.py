@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from parsers import sandbox
 from services import Services
-from services.upkeep.doctor import sandbox
 from storage_backends.presign import Presigner, Sign
 from tests.client import GatewayClient
 from tests.rows import sql

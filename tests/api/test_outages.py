@@ -19,13 +19,13 @@ import pytest
 from pydantic import SecretStr
 
 import db as database
-from app import create_app, database_url, wire
+from app import create_app, wire
 from core import breaker
 from core.errors import Unavailable
 from db import Database
 from embedded import postgres
 from services import Services
-from settings import Settings
+from settings import Settings, database_url
 from storage_backends import faults, signed_http, transfers
 from tests.client import Answer, GatewayClient
 from tests.fault_proxy import Fault, FaultProxy

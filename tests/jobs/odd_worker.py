@@ -16,7 +16,7 @@ import app
 from jobs import tasks, worker
 from services import Services
 from services.upkeep import jobs
-from settings import Settings
+from settings import Settings, database_url
 
 
 def register(queue: procrastinate.App, services: Services) -> None:
@@ -63,4 +63,4 @@ if __name__ == "__main__":
     worker._DRAIN = float(os.environ.get("DRAIN", "20"))
     jobs._WAIT *= 0.02
     wired = app.wire(settings)
-    worker.run(wired, database_url=app.database_url(settings), lease=3, concurrency=int(os.environ.get("PLACES", "1")))
+    worker.run(wired, database_url=database_url(settings), lease=3, concurrency=int(os.environ.get("PLACES", "1")))

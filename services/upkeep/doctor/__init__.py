@@ -5,7 +5,7 @@ none leaves anything behind.
 
 bucket.py    what the S3 server enforces, seen by the gateway and by clients of presigned URLs
 scanner.py   what clamd finds, and what it reports as not scanned
-sandbox.py   which locks parsers get on this kernel; worker and server ask it at their start too
+sandbox.py   which locks parsers get on this kernel
 """
 
 from __future__ import annotations

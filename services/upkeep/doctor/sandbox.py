@@ -4,36 +4,14 @@ In production nothing is parsed without all of them (``strict``), unless ALLOW_W
 
 from __future__ import annotations
 
-import structlog
-
-from parsers import ParserFailed
-from parsers.run import missing_locks
+from parsers.sandbox import missing
 from services.upkeep.doctor import Check, Failed, NotTried, check
-
-log = structlog.get_logger()
 
 _LOCKS = {
     "Landlock": "A decoder taken over by a hostile file could read all that the gateway's user may read.",
     "seccomp": "A decoder taken over by a hostile file could start programs, signal processes and use the network.",
 }
 _REFUSED = " No worker starts and no preview is made, unless ALLOW_WEAK_SANDBOX=on."
-
-
-def missing() -> tuple[str, ...]:
-    """The locks that parsers don't get here: all of them if no parser can be started."""
-    try:
-        return missing_locks()
-    except ParserFailed as error:
-        log.error("parsers_do_not_start", error=error.reason)
-        return tuple(_LOCKS)
-
-
-def suffices(*, strict: bool) -> bool:
-    """Whether files may be parsed here. Logs missing locks."""
-    found = missing()
-    if found:
-        log.warning("weak_sandbox", missing=found, parsing="refused" if strict else "allowed")
-    return not (found and strict)
 
 
 def examine(*, strict: bool) -> list[Check]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from app import storage_settings
 from core.cursors import Cursors
 from core.errors import QuotaExceeded, UploadGone
 from core.parts import PART_SIZE
@@ -19,7 +18,7 @@ from db import Database
 from services import Services
 from services.uploads.completion import Completion
 from services.uploads.direct import DirectLimits, DirectUploads
-from settings import Settings
+from settings import Settings, storage_settings
 from storage_backends import open_store
 from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import (
@@ -74,13 +73,12 @@ def test_T46_the_janitor_leaves_unexpired_uploads_alone(services: Services, alic
 
 
 def test_T46_a_lifecycle_rule_aborts_multiparts_that_the_janitor_missed(
-    services: Services, settings: Settings, bucket: Any
+    services: Services, settings: Settings, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import commands
-    from app import create_app, database_url
 
-    wiring = commands.Wiring(lambda settings: services, create_app, storage_settings, database_url)
-    assert commands.run(["bootstrap"], settings, wiring) == 0
+    monkeypatch.setattr("app.wire", lambda settings: services)
+    assert commands.run(["bootstrap"], settings) == 0
     rules = bucket._sdk("get_rules", "get_bucket_lifecycle_configuration")["Rules"]
     (rule,) = [rule for rule in rules if "AbortIncompleteMultipartUpload" in rule]
     assert rule["Status"] == "Enabled" and rule["Filter"]["Prefix"] == "files/"

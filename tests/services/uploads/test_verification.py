@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app import storage_settings, wire
+from app import wire
 from core.errors import FileNotReady, Unavailable, UploadGone
 from core.parts import PART_SIZE
 from core.placement import Placement
@@ -20,7 +20,7 @@ from services import Services
 from services.library.files import FileQuery
 from services.processing.previews import PreviewRequest
 from services.uploads.direct import UploadPlan
-from settings import Settings
+from settings import Settings, storage_settings
 from storage_backends.s3 import S3Store
 from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway

@@ -14,18 +14,17 @@ import pytest
 from pydantic import ValidationError
 
 import commands
-from app import create_app, storage_settings, wire
-from app import database_url as database_url_of
+from app import wire
 from core.errors import Unavailable
 from core.principal import Principal
 from core.scan import read_answer, read_version
 from db import Database
 from db.records import FileRecord
+from parsers import sandbox
 from services import Services
 from services.processing.clamd import Clamd as ClamdClient
 from services.processing.clamd import ScannerSettings
 from services.processing.scanning import configured
-from services.upkeep.doctor import sandbox
 from services.upkeep.doctor.scanner import examine
 from settings import Settings
 from tests.clamd import EICAR, STREAM_LIMIT, Clamd, Proxy
@@ -345,17 +344,21 @@ def test_an_admin_starts_a_rescan_and_sees_its_progress(
 
 
 def test_commands_for_rescans_and_the_scanners_checks(
-    services: Services, settings: Settings, scanner: Clamd, capsys: pytest.CaptureFixture[str]
+    services: Services,
+    settings: Settings,
+    scanner: Clamd,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wiring = commands.Wiring(lambda _: services, create_app, storage_settings, database_url_of)
+    monkeypatch.setattr("app.wire", lambda _: services)
     configured(services.scanning)
-    assert commands.run(["rescan"], settings, wiring) == 0
+    assert commands.run(["rescan"], settings) == 0
     assert json.loads(capsys.readouterr().out) == {"id": 1, "scanned": 0, "infected": 0}
-    commands.run(["doctor", "--json"], settings, wiring)
+    commands.run(["doctor", "--json"], settings)
     found = {check["name"]: check["ok"] for check in json.loads(capsys.readouterr().out)}
     assert {ok for name, ok in found.items() if name.startswith("scanner")} == {True}
     scanner.stop()
-    assert commands.run(["rescan"], settings, wiring) == 1
+    assert commands.run(["rescan"], settings) == 1
     assert "scanner" in capsys.readouterr().err
 
 
