@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX, _LARGE = -1, -3, -8, 2 * 1024 * 1024  # malloc.h
 _SIGKILL, _EPERM, _ENOSYS = 9, 1, 38
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
@@ -62,6 +63,13 @@ def hide() -> None:
     """Forbid all users but root to read this process's memory and environment (PR_SET_DUMPABLE, ptrace(2))."""
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def return_memory() -> None:
+    """Keep glibc from holding on to freed memory: threads share two arenas, and large blocks go back to the kernel."""
+    with suppress(AttributeError):  # another libc
+        for parameter, value in ((_M_ARENA_MAX, 2), (_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE)):
+            _libc().mallopt(parameter, value)
 
 
 def die_with(parent: int) -> None:
