@@ -156,6 +156,7 @@ class Database:
                     timeout=CHECK_OUT,
                     reconnect_timeout=CHECK_OUT,  # after that the next request tries
                     max_lifetime=1800,
+                    max_idle=60,  # each holds 5 MiB in the server
                     connection_class=type("Tx", (Tx,), {"breaker": self._breaker}),
                     kwargs=kwargs,
                     open=True,
