@@ -65,21 +65,24 @@ def busy() -> float:
 
 
 def memory(groups: Groups) -> dict[str, float]:
-    """MiB resident in each group. What its processes share on purpose (PostgreSQL's buffers) counts once."""
+    """MiB resident in each group. What its processes share counts once: pages since a fork, the program and its libraries (as
+    in the process that has most of them), PostgreSQL's buffers."""
 
-    def resident(pid: int) -> tuple[int, int]:
+    def resident(pid: int) -> tuple[int, int, int]:
         lines = dict[str, int]()
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                name, _, value = line.partition(":")
-                if name in ("RssAnon", "RssFile", "RssShmem"):
-                    lines[name] = int(value.split()[0])
-        return lines.get("RssAnon", 0) + lines.get("RssFile", 0), lines.get("RssShmem", 0)
+            for file in ("status", "smaps_rollup"):
+                for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+                    name, _, value = line.partition(":")
+                    if name in ("Pss_Anon", "RssFile", "RssShmem"):
+                        lines[name] = int(value.split()[0])
+        return lines.get("Pss_Anon", 0), lines.get("RssFile", 0), lines.get("RssShmem", 0)
 
     sizes = dict[str, float]()
     for name, roots in groups.items():
         each = [resident(pid) for root in roots for pid in family(root, groups)]
-        sizes[name] = (sum(own for own, _ in each) + max((shared for _, shared in each), default=0)) / 1024
+        own, files, buffers = zip(*each, strict=True)
+        sizes[name] = (sum(own) + max(files) + max(buffers)) / 1024
     return sizes
 
 
