@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from datetime import UTC
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
@@ -19,7 +17,6 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
-from botocore.parsers import ResponseParserError
 
 from storage_backends import Observer, StorageSettings, faults, signed_http
 from storage_backends.base import (
@@ -43,6 +40,8 @@ class S3Store(SignedStore):
         self._client = signed_http.PerProcess(lambda: _new_client(settings))  # 0.4 s
 
     def _translate(self, operation: str, error: Exception) -> StorageError | None:
+        from botocore.parsers import ResponseParserError
+
         if isinstance(error, ClientError):
             details, meta = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
             status, code = int(meta.get("HTTPStatusCode", 0)), details.get("Code")
@@ -96,6 +95,9 @@ class S3Store(SignedStore):
 
 
 def _new_client(settings: StorageSettings) -> Any:
+    import boto3  # with its description of S3, 20 MiB that most processes of the server never need
+    from botocore.config import Config
+
     session = boto3.session.Session(
         aws_access_key_id=settings.access_key, aws_secret_access_key=settings.secret_key, region_name=settings.region
     )
