@@ -169,7 +169,7 @@ def _results(run: Found, results: Path) -> list[str]:
     )
     about = (
         f"Run of {run['at']}, commit {run['commit']}, on {run['machine']}. {options['rounds']} rounds of"
-        f" {options['seconds']:g} s, {options['rows']:,} seeded files. Other programs kept {foreign:.1f} cores busy meanwhile."
+        f" {options['seconds']:g} s, {options['rows'][0]:,} seeded files. Other programs kept {foreign:.1f} cores busy meanwhile."
         f" What the clients can do at most, at a server that does nothing: {clients}."
     )
     sections = [about, *run["notes"], "## Requests", "![Processor time of an operation](benchmarks/cpu.svg)"]

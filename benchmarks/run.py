@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,11 +23,12 @@ from benchmarks import harness, load, report
 from benchmarks.harness import MIB, ROOT, Measured, Stack
 from benchmarks.load import Load
 from benchmarks.report import Report, Row
-from benchmarks.scenarios import SCENARIOS, Context, Scenario
+from benchmarks.scenarios import GROWTH, QUICK, SCENARIOS, Context, Scenario, Work
 
-GROWTH = ("upload-raw", "metadata", "list", "list-deep", "url", "search-words", "search-filter")
-ROWS = (1_000, 100_000, 1_000_000)
 CONNECTIONS = (1, 16, 64, 256)
+UNIQUE = 3_000  # requests a second that are sent only once: more than any target answers
+QUICKLY = {"rounds": 1, "seconds": 1.0, "rows": [5_000], "size": 64, "photos": 8}
+USUALLY = {"rounds": 3, "seconds": 2.0, "rows": [50_000], "size": 256, "photos": 16}
 
 
 class Suite:
@@ -36,35 +38,33 @@ class Suite:
         self.args, self.parts, self.directory = args, parts, directory
         self.content = memoryview(os.urandom(args.size * MIB))
         self.deadline = time.monotonic() + args.minutes * 60
-        self.wrk = load.has_wrk() and not args.no_wrk
         self.report = Report(options=vars(args))
         checkouts = [Path(path).resolve() for path in (args.checkout, args.against) if path]
         self.stacks = [
             harness.start_gateway(parts, path.name if args.checkout else "gateway", path, directory / f"data-{number}")
             for number, path in enumerate(checkouts or [ROOT])
         ]
+        self.wrk = load.has_wrk() and not args.no_wrk
         if not self.wrk:
-            self.report.note("wrk is not installed (Debian: apt install wrk): the raw-socket client made all requests.")
+            self.report.note("wrk was not used: the raw-socket client made all requests.")
 
     def run(self) -> None:
-        chosen = [scenario for scenario in SCENARIOS if self._is_chosen(scenario)]
-        if not self.args.checkout:
+        args = self.args
+        names = args.only or (GROWTH if args.growth else QUICK if args.quick else "")
+        chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names.split(",")]
+        if not args.checkout:
             self._start_others({target for scenario in chosen for target in scenario.targets})
         self._calibrate()
         self._memory("fresh")
-        if self.args.growth:
-            self._grow(chosen)
-        for scenario in [] if self.args.growth else chosen:
-            for stack in self.stacks:  # what a scenario prepares is no part of its first round
-                for target in self._targets(scenario, stack):
-                    scenario.targets[target](self._context(stack))
-            self._measure(scenario, scenario.connections, self.args.rows)
+        for rows in args.rows:
+            for stack in self.stacks:
+                stack.seed(f"rows-{rows}", rows)
+            for scenario in chosen:
+                self._measure(scenario, scenario.connections, rows)
+        for connections in CONNECTIONS if args.growth else ():
+            for scenario in chosen:
+                self._measure(scenario, connections, args.rows[0])
         self._memory("after")
-
-    def _is_chosen(self, scenario: Scenario) -> bool:
-        if self.args.only:
-            return scenario.name in self.args.only.split(",")
-        return scenario.name in GROWTH if self.args.growth else scenario.quick or not self.args.quick
 
     def _start_others(self, wanted: set[str]) -> None:
         if "flask" in wanted:
@@ -88,90 +88,81 @@ class Suite:
     def _memory(self, moment: str) -> None:
         for stack in self.stacks:
             groups = stack.groups("gateway")
-            stack.settle(groups)
+            harness.settle(groups)
             self.report.memory(stack.label, moment, harness.memory(groups))
 
-    def _context(self, stack: Stack, rows: int = 0) -> Context:
-        args = self.args
-        return Context(stack, rows or args.rows, args.size * MIB, args.seconds, args.photos, self.content)
-
     def _targets(self, scenario: Scenario, stack: Stack) -> list[str]:
-        """Those of the scenario that can run on this stack."""
-        if self.args.checkout:
+        """Those of the scenario that can run on this stack. Growth is the gateway's, and that of pages by OFFSET."""
+        if self.args.checkout or (self.args.growth and scenario.name != "list-deep"):
             return ["gateway"]
         return [target for target in scenario.targets if target in ("gateway", "bare") or target in stack.others]
 
     def _measure(self, scenario: Scenario, connections: int, rows: int) -> None:
-        """All rounds of a scenario; the targets take turns."""
-        found: dict[tuple[str, str], Row] = {}
-        for number in range(self.args.rounds):
+        """All rounds of a scenario, which is prepared once; the targets take turns."""
+        args, turns = self.args, list[tuple[Row, Work, harness.Groups]]()
+        for stack in self.stacks:
+            context = Context(stack, rows, args.size * MIB, args.seconds, args.photos, self.content)
+            for target in self._targets(scenario, stack):
+                label, size = stack.label if target == "gateway" else target, args.size if scenario.large else 0
+                row = Row(scenario.name, scenario.title, label, connections, rows, size)
+                turns.append((row, scenario.targets[target](context), stack.groups(target)))
+            harness.settle(stack.groups("gateway"))
+        for number in range(args.rounds):
             if number and time.monotonic() > self.deadline:
                 break
-            turns = [(stack, target) for stack in self.stacks for target in self._targets(scenario, stack)]
-            for stack, target in turns[number % len(turns) :] + turns[: number % len(turns)]:
-                label = stack.label if target == "gateway" else target
-                row = found.setdefault(
-                    (stack.label, target), Row(scenario.name, scenario.title, label, connections, rows)
-                )
-                row.size = self.args.size if scenario.large else 0
-                row.rounds.append(self._round(scenario, target, self._context(stack, rows), connections))
-        for row in found.values():
+            for row, work, groups in turns[number % len(turns) :] + turns[: number % len(turns)]:
+                row.rounds.append(self._round(work, groups, connections))
+        for row, _, _ in turns:
             self.report.add(row)
-        if self.args.against:
-            self.report.compare(*found.values())
+        if args.against:
+            self.report.compare(turns[0][0], turns[1][0])
 
-    def _round(self, scenario: Scenario, target: str, context: Context, connections: int) -> Measured:
-        work, stack, seconds = scenario.targets[target](context), context.stack, context.seconds
-        if work.requests:  # the first by itself, so that a refusal is seen before the load
-            load.Connection(work.address).exchange(work.requests[0])
-            work.requests = work.requests[1:] if work.once else work.requests
+    def _round(self, work: Work, groups: harness.Groups, connections: int) -> Measured:
+        seconds, once = self.args.seconds, work.unique is not None
+        requests = [work.unique() for _ in range(round(seconds * UNIQUE))] if work.unique else work.requests
+        if requests:  # the first by itself, so that a refusal is seen before the load
+            load.Connection(work.address).exchange(requests[0])
+            requests = requests[1:] if once else requests
+        connect = work.steps or load.repeated(work.address, requests, once=once)
 
         def run(tick: Callable[[], None]) -> Load:
-            if self.wrk and work.requests:
-                options = {"once": work.once, "directory": self.directory}
-                return load.wrk(work.address, work.requests, connections, seconds, **options, tick=tick)  # type: ignore[arg-type]
-            return load.drive(work.connect, connections, seconds, tick=tick)
+            if self.wrk and requests:
+                options = {"once": once, "directory": self.directory, "tick": tick}
+                return load.wrk(work.address, requests, connections, seconds, **options)  # type: ignore[arg-type]
+            return load.drive(connect, connections, seconds, tick=tick)
 
-        return harness.measure(stack, target, run, factor=work.factor)
-
-    def _grow(self, chosen: list[Scenario]) -> None:
-        """The same with more rows, then with more connections."""
-        for rows in ROWS:
-            for scenario in chosen:
-                self._measure(scenario, scenario.connections, rows)
-        for connections in CONNECTIONS:
-            for scenario in chosen:
-                self._measure(scenario, connections, ROWS[0])
+        return harness.measure(groups, run, factor=work.factor)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer scenarios, one round, little data")
     parser.add_argument("--growth", action="store_true", help="up to a million rows and 256 connections")
-    parser.add_argument("--only", default="", help="scenarios: " + ", ".join(scenario.name for scenario in SCENARIOS))
+    parser.add_argument("--only", help="scenarios: " + ", ".join(scenario.name for scenario in SCENARIOS))
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of one round of small requests")
-    parser.add_argument("--rows", type=int, help="seeded files")
+    parser.add_argument(
+        "--rows", type=lambda text: [int(n) for n in text.split(",")], help="seeded files; for --growth several numbers"
+    )
     parser.add_argument("--size", type=int, help="MiB of a large file")
     parser.add_argument("--photos", type=int)
-    parser.add_argument("--minutes", type=float, default=12, help="afterwards each scenario gets one round only")
+    parser.add_argument("--minutes", type=float, default=13, help="afterwards each scenario gets one round only")
     parser.add_argument("--checkout", help="measure the gateway of this checkout")
     parser.add_argument("--against", help="and that of another one, alternately")
     parser.add_argument("--no-wrk", action="store_true", help="use the raw-socket client for everything")
     parser.add_argument("--out", help="write results.json and BENCHMARKS.md here")
     args = parser.parse_args()
-    quick = {"rounds": 1, "seconds": 1.0, "rows": 5_000, "size": 64, "photos": 8}
-    full = {"rounds": 3, "seconds": 2.0, "rows": 100_000, "size": 256, "photos": 16}
-    for name, value in (quick if args.quick else full).items():
+    if args.growth:
+        args.minutes, args.rows = 24 * 60, args.rows or [1_000, 100_000, 1_000_000]
+    for name, value in (QUICKLY if args.quick else USUALLY).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.growth:
-        args.minutes = 24 * 60
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     directory = Path(tempfile.mkdtemp(prefix="gateway-benchmark-"))
     directory.chmod(0o755)  # as root, PostgreSQL runs as another user
-    with harness.parts_in(directory) as parts:
+    with ExitStack() as parts:  # what was started is stopped in reverse order
+        parts.callback(shutil.rmtree, directory, ignore_errors=True)
         suite = Suite(args, parts, directory)
         suite.run()
     if args.out:
