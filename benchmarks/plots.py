@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 _GROUPS = {"server": "#3b6ea5", "worker": "#7fb3d5", "postgres": "#d98032", "bucket": "#8a8f98"}
-_LINES = ("#3b6ea5", "#d98032", "#3a9a5b", "#b5446e", "#7a5ea8", "#8a6d3b", "#4b5563")
+_LINES = ("#3b6ea5", "#d98032", "#3a9a5b", "#b5446e", "#7a5ea8", "#8a6d3b", "#4b5563", "#c0392b")
 _NAMES = {"postgres": "PostgreSQL", "bucket": "SeaweedFS"}
 
 
@@ -46,12 +46,12 @@ def bars(scenarios: dict[str, dict[str, dict[str, Any]]]) -> str:
     return _svg(width, y, parts)
 
 
-def lines(rows: list[dict[str, Any]], axis: str, title: str) -> str:
+def lines(found: dict[str, list[dict[str, Any]]], axis: str, title: str) -> str:
     """CPU ms of an operation over rows or connections: a line for each scenario."""
     left, top, width, height, parts = 60, 20, 560, 320, list[str]()
-    values = sorted({row[axis] for row in rows})
-    times = [row["cpu_ms"][0] for row in rows]
-    low, high = math.floor(math.log10(max(0.01, min(times)))), math.ceil(math.log10(max(times)))
+    values = [row[axis] for row in next(iter(found.values()))]
+    times = [max(0.01, row["cpu_ms"][0]) for rows in found.values() for row in rows]
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
     span = math.log(values[-1] / values[0]) or 1
 
     def place(value: float, time: float) -> tuple[float, float]:
@@ -62,15 +62,13 @@ def lines(rows: list[dict[str, Any]], axis: str, title: str) -> str:
         y = place(values[0], 10.0**power)[1]
         parts.append(f'<path d="M{left} {y:.0f}h{width}" stroke="#ddd"/>')
         parts.append(_text(left - 6, y + 4, f"{10.0**power:g} ms", "end"))
-    for value in values:
-        parts.append(_text(place(value, 1)[0], top + height + 18, f"{value:,}", "middle"))
+    parts += [_text(place(value, 1)[0], top + height + 18, f"{value:,}", "middle") for value in values]
     parts.append(_text(left + width / 2, top + height + 38, title, "middle"))
-    for number, name in enumerate(dict.fromkeys(row["scenario"] for row in rows)):
-        colour, own = _LINES[number % len(_LINES)], [row for row in rows if row["scenario"] == name]
-        points = [place(row[axis], row["cpu_ms"][0]) for row in sorted(own, key=lambda row: row[axis])]
-        path = " ".join(f"{x:.0f},{y:.0f}" for x, y in points)
+    for number, (name, rows) in enumerate(found.items()):
+        colour, y = _LINES[number % len(_LINES)], top + 22 * number
+        points = [place(row[axis], row["cpu_ms"][0]) for row in rows]
+        path = " ".join(f"{x:.0f},{up:.0f}" for x, up in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="{colour}"/>' for x, y in points]
-        parts += [_box(left + width + 24, top + 22 * number, 12, 12, colour)]
-        parts.append(_text(left + width + 42, top + 22 * number + 11, own[0]["title"]))
-    return _svg(left + width + 330, top + height + 50, parts)
+        parts += [f'<circle cx="{x:.0f}" cy="{up:.0f}" r="3" fill="{colour}"/>' for x, up in points]
+        parts += [_box(left + width + 24, y, 12, 12, colour), _text(left + width + 42, y + 11, name)]
+    return _svg(left + width + 400, top + height + 50, parts)

@@ -60,10 +60,10 @@ class Suite:
             for stack in self.stacks:
                 stack.seed(f"rows-{rows}", rows)
             for scenario in chosen:
-                self._measure(scenario, scenario.connections, rows)
+                self._measure(scenario, scenario.connections, rows, "rows")
         for connections in CONNECTIONS if args.growth else ():
             for scenario in chosen:
-                self._measure(scenario, connections, args.rows[0])
+                self._measure(scenario, connections, args.rows[0], "connections")
         self._memory("after")
 
     def _start_others(self, wanted: set[str]) -> None:
@@ -75,21 +75,19 @@ class Suite:
     def _calibrate(self) -> None:
         """What the clients can do at most."""
         with load.null_server() as address:
-            requests = [load.request(address, "GET", "/")]
+            requests, seconds = [load.request(address, "GET", "/")], self.args.seconds
             clients: dict[str, Callable[[], Load]] = {
-                "raw-socket client": lambda: load.drive(load.repeated(address, requests, once=False), 16, 1)
+                "raw-socket client": lambda: load.drive(load.repeated(address, requests, once=False), 16, seconds)
             }
             if self.wrk:
-                clients["wrk"] = lambda: load.wrk(address, requests, 16, 1, once=False, directory=self.directory)
+                clients["wrk"] = lambda: load.wrk(address, requests, 16, seconds, once=False, directory=self.directory)
             for name, run in clients.items():
-                found = run()
-                self.report.client(name, found.done / found.seconds, 1_000 * found.client_cpu / found.sent)
+                self.report.client(name, run())
 
     def _memory(self, moment: str) -> None:
-        for stack in self.stacks:
-            groups = stack.groups("gateway")
-            harness.settle(groups)
-            self.report.memory(stack.label, moment, harness.memory(groups))
+        groups = self.stacks[0].groups("gateway")
+        harness.settle(groups)
+        self.report.memory_of(moment, harness.memory(groups))
 
     def _targets(self, scenario: Scenario, stack: Stack) -> list[str]:
         """Those of the scenario that can run on this stack. Growth is the gateway's, and that of pages by OFFSET."""
@@ -97,14 +95,14 @@ class Suite:
             return ["gateway"]
         return [target for target in scenario.targets if target in ("gateway", "bare") or target in stack.others]
 
-    def _measure(self, scenario: Scenario, connections: int, rows: int) -> None:
+    def _measure(self, scenario: Scenario, connections: int, rows: int, axis: str) -> None:
         """All rounds of a scenario, which is prepared once; the targets take turns."""
         args, turns = self.args, list[tuple[Row, Work, harness.Groups]]()
         for stack in self.stacks:
             context = Context(stack, rows, args.size * MIB, args.seconds, args.photos, self.content)
             for target in self._targets(scenario, stack):
                 label, size = stack.label if target == "gateway" else target, args.size if scenario.large else 0
-                row = Row(scenario.name, scenario.title, label, connections, rows, size)
+                row = Row(scenario.name, scenario.title, label, connections, rows, size, axis)
                 turns.append((row, scenario.targets[target](context), stack.groups(target)))
             harness.settle(stack.groups("gateway"))
         for number in range(args.rounds):
