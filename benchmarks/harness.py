@@ -170,6 +170,13 @@ class Stack:
         settle(self.groups("gateway"), at_most=120)
 
 
+def database_size(stack: Stack) -> int:
+    """Bytes, with indexes."""
+    with psycopg.connect(stack.database) as connection:
+        row = connection.execute("select pg_database_size(current_database())").fetchone()
+    return int(row[0]) if row else 0
+
+
 def fetch(address: Address, method: str, target: str, headers: dict[str, str], body: bytes | None = None) -> Any:
     """The JSON of one response."""
     return json.loads(Connection(address).exchange(request(address, method, target, headers, body), keep=True).body)

@@ -240,7 +240,7 @@ def _large(rows: dict[str, Found]) -> list[str]:
 
 
 def _growth(run: Found, results: Path) -> list[str]:
-    sections = ["## Growth", _about(run)]
+    sections = ["## Growth", _about(run), *run["notes"]]
     for axis, title in (("rows", "Files of the owner"), ("connections", "Connections")):
         lines = dict[str, list[Found]]()
         for row in run["rows"]:

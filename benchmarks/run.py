@@ -58,7 +58,12 @@ class Suite:
         self._memory("fresh")
         for rows in args.rows:
             for stack in self.stacks:
+                began = time.monotonic()
                 stack.seed(f"rows-{rows}", rows)
+                size = harness.database_size(stack) / MIB
+                self.report.note(
+                    f"{rows:,} files took {time.monotonic() - began:.0f} s to seed; PostgreSQL has {size:,.0f} MiB."
+                )
             for scenario in chosen:
                 self._measure(scenario, scenario.connections, rows, "rows")
         for connections in CONNECTIONS if args.growth else ():
