@@ -3,7 +3,7 @@
 # make test-quick   run the tests that are not marked slow
 # make coverage     run all tests, or ARGS, and report the lines that were not executed
 # make bench        measure everything beside the same work without the gateway, in 15 minutes, and write BENCHMARKS.md;
-#                   make bench-quick  a part of it in two or three;  make bench-growth  up to a million files, for hours
+#                   make bench-quick  a part of it in two or three;  make bench-growth  up to a million files
 # make lint         check style, format, types and the direction of imports;  make format  formats the code
 # make lock         update the lock files after a change of pyproject.toml;  make check-locks  checks them
 # make licenses     update docs/third-party-licenses.md

@@ -6,6 +6,4 @@
     harness      starts the servers; their processor time and memory
     report       results.json and BENCHMARKS.md;  plots  their pictures
     flask_app    what one would write without the gateway;  tus_server/  the reference of tus
-
-Not part of the suite: ``query_plans`` writes docs/query-plans.md, of ``lists``; ``contact_sheet`` draws docs/previews.png.
 """

@@ -28,7 +28,8 @@ gateway ([flask_app.py](benchmarks/flask_app.py)), which checks neither who asks
 
 CPU ms are user and system time of all server processes divided by the operations, including the jobs that an upload leaves to
 the worker. Figures are medians of the rounds, in brackets the lowest and highest. Compare ratios within a run, and CPU ms:
-requests a second are those of a machine on which clients, servers and other programs share the processors."""
+requests a second are those of a machine on which clients, servers and other programs share the processors.
+[docs/scaling.md](docs/scaling.md) says what follows from them."""
 
 
 @dataclass
