@@ -33,7 +33,7 @@ def test_the_smallest_run_writes_its_figures_and_removes_its_data(tmp_path: Path
         assert row["errors"] == 0, done.stdout
         assert row["operations"] > 0
         assert row["per_second"][1] <= row["per_second"][0] <= row["per_second"][2]
-    assert all(size > 0 for sizes in run["memory_mib"]["gateway"].values() for size in sizes.values())
+    assert all(size > 0 for sizes in run["memory"].values() for size in sizes.values())
     text = (out / "BENCHMARKS.md").read_text()
     assert all(row["title"] in text for row in run["rows"])
     ET.parse(out / "benchmarks" / "cpu.svg")
