@@ -27,7 +27,7 @@ def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
 def bars(scenarios: dict[str, dict[str, dict[str, Any]]]) -> str:
     """CPU ms of an operation: a bar for each target of each scenario, divided by group of processes."""
     left, width, bar, parts, y = 330, 900, 12, list[str](), 34
-    longest = max(row["cpu_ms"][0] for rows in scenarios.values() for row in rows.values())
+    longest = max((row["cpu_ms"][0] for rows in scenarios.values() for row in rows.values()), default=1)
     scale = (width - left - 80) / longest
     for at, (name, colour) in enumerate(_GROUPS.items()):
         parts += [_box(left + 110 * at, 8, 12, 12, colour), _text(left + 110 * at + 18, 18, _NAMES.get(name, name))]

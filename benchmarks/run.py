@@ -112,6 +112,7 @@ class Suite:
             harness.settle(stack.groups("gateway"))
         for number in range(args.rounds):
             if number and time.monotonic() > self.deadline:
+                self.report.note(f"{scenario.title}: {number} of {args.rounds} rounds, since time was short.")
                 break
             for row, work, groups in turns[number % len(turns) :] + turns[: number % len(turns)]:
                 row.rounds.append(self._round(work, groups, connections))
