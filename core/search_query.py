@@ -1,4 +1,4 @@
-"""The search language: text to tree and back. Every string parses, and the text of a tree parses to the same tree.
+"""The search language: text to tree. Every string parses.
 
 A search is terms and operators separated by spaces, all of which must match. ``OR`` joins its two neighbours and binds tighter
 than the space: ``type:image cat OR dog`` finds images of either. A leading ``-`` negates. An invalid operator is a word
@@ -65,77 +65,27 @@ class Term:
         found = list(tokens(self.key))
         return found[0][0] if len(found) == 1 and len(found[0][1]) > 1 else None
 
-    def __str__(self) -> str:
-        text = {"part": self.text, "prefix": self.text + "*", "phrase": f'"{self.text}"'}[self.kind]
-        return ("-" if self.negated else "") + ("" if self.where == "any" else self.where + ":") + text
-
 
 @dataclass(frozen=True, slots=True)
-class TypeIs:
-    """``type:``."""
+class Is:
+    """``type:`` (a family, a MIME type, image/*, or a word such as pdf), ``ext:`` (with or without the dot) or ``tag:``."""
 
-    value: str  # a family, a MIME type, image/*, or a word such as pdf
-    negated: bool = False
-
-    def __str__(self) -> str:
-        return _operator("type", self.value, self.negated)
-
-
-@dataclass(frozen=True, slots=True)
-class ExtensionIs:
-    """``ext:``."""
-
-    value: str  # with or without the dot
-    negated: bool = False
-
-    def __str__(self) -> str:
-        return _operator("ext", self.value, self.negated)
-
-
-@dataclass(frozen=True, slots=True)
-class HasTag:
-    """``tag:``."""
-
+    what: Literal["type", "ext", "tag"]
     value: str
     negated: bool = False
 
-    def __str__(self) -> str:
-        return _operator("tag", self.value, self.negated)
-
 
 @dataclass(frozen=True, slots=True)
-class SizeWithin:
-    """``size:`` in bytes, as a half-open interval with at least one bound."""
+class Within:
+    """``size:`` in bytes, ``before:`` and ``after:``: a half-open interval with at least one bound."""
 
-    low: int | None
-    high: int | None
+    what: Literal["size", "uploaded"]
+    low: int | datetime | None
+    high: int | datetime | None
     negated: bool = False
 
-    def __str__(self) -> str:
-        if self.low is None:
-            value = f"<{self.high}"
-        elif self.high is None:
-            value = f">={self.low}"
-        else:
-            value = f"{self.low}..{self.high - 1}"
-        return _operator("size", value, self.negated)
 
-
-@dataclass(frozen=True, slots=True)
-class UploadedWithin:
-    """``before:`` or ``after:``, as a half-open interval with one bound."""
-
-    start: datetime | None
-    end: datetime | None
-    negated: bool = False
-
-    def __str__(self) -> str:
-        if self.start is not None:
-            return _operator("after", self.start.isoformat(), self.negated)
-        return _operator("before", self.end.isoformat() if self.end else "", self.negated)
-
-
-Leaf = Term | TypeIs | ExtensionIs | HasTag | SizeWithin | UploadedWithin
+Leaf = Term | Is | Within
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +101,10 @@ class SearchTree:
         leaves = [leaf for group in self.groups for leaf in group]
         return tuple(t for t in leaves if isinstance(t, Term) and not t.negated and t.where != "content")
 
-    def __str__(self) -> str:
-        """The tree in the search language; ``parse`` returns the same tree."""
-        printed = [" OR ".join(map(str, group)) for group in self.groups]
-        return " ".join([*printed, "is:deleted"] if self.deleted else printed)
 
-
-def parse(text: str, *, max_length: int = MAX_TEXT) -> SearchTree:
+def parse(text: str) -> SearchTree:
     """Parse any string; what exceeds the limits is ignored."""
-    text = unicodedata.normalize("NFKC", _UNREADABLE.sub(" ", text[:max_length]))[:max_length]
+    text = unicodedata.normalize("NFKC", _UNREADABLE.sub(" ", text[:MAX_TEXT]))[:MAX_TEXT]
     groups: list[list[Leaf]] = []
     deleted = joined = False
     count = at = 0
@@ -199,21 +144,17 @@ def _operation(negated: bool, name: str, quoted: str | None, bare: str | None) -
         return None
     match name:
         case "name" | "content":
-            return _term(bare, quoted, negated, "name" if name == "name" else "content")
-        case "type":
-            return TypeIs(value, negated)
+            return _term(bare, quoted, negated, name)
+        case "type" | "tag":
+            return Is(name, value, negated)
         case "ext" if value.strip("."):
-            return ExtensionIs(value, negated)
-        case "tag":
-            return HasTag(value, negated)
-        case "size":
-            within = _sizes(value.lower().replace(" ", ""))
-            return SizeWithin(*within, negated) if within else None
-        case "before" | "after":
-            instant = _instant(value)
-            if instant is not None:
-                start, end = (None, instant) if name == "before" else (instant, None)
-                return UploadedWithin(start, end, negated)
+            return Is(name, value, negated)
+        case "size" if within := _sizes(value.lower().replace(" ", "")):
+            return Within("size", *within, negated)
+        case "before" if instant := _instant(value):
+            return Within("uploaded", None, instant, negated)
+        case "after" if instant := _instant(value):
+            return Within("uploaded", instant, None, negated)
     return None
 
 
@@ -227,11 +168,6 @@ def _term(bare: str | None, quoted: str | None, negated: bool, where: Where) -> 
         return None
     stem = text.rstrip("*")
     return Term(stem, "prefix", where, negated) if stem not in ("", text) else Term(text, "part", where, negated)
-
-
-def _operator(name: str, value: str, negated: bool) -> str:
-    quoted = f'"{value}"' if re.search(r"\s", value) else value
-    return f"{'-' if negated else ''}{name}:{quoted}"
 
 
 def _sizes(value: str) -> tuple[int | None, int | None] | None:

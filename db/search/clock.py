@@ -5,12 +5,16 @@ from __future__ import annotations
 from time import monotonic
 
 from db import Tx, execute
+from db.errors import QueryCanceled
 
 _SLACK = 0.05  # seconds; a statement may overrun the clock by this much
-
-
-class OutOfTime(Exception):
-    """The search has used up its time."""
+# The planner gets no choice but the indexes: it takes matching a text to be as cheap as comparing a number. Parallel plans would
+# lose the order. The last is how similar a misspelt word must be.
+_SETTINGS = """
+select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),
+       set_config('enable_seqscan', 'off', true), set_config('enable_memoize', 'off', true),
+       set_config('max_parallel_workers_per_gather', '0', true), set_config('pg_trgm.similarity_threshold', '0.25', true)
+"""
 
 
 class Clock:
@@ -21,26 +25,15 @@ class Clock:
         self._set_at = 0.0
 
     def begin(self, tx: Tx) -> None:
-        """Limit the first statement of a transaction, set how similar a misspelt word must be, and leave the planner no choice
-        but the indexes: it takes matching a text to be as cheap as comparing a number. Parallel plans would lose the order."""
-        execute(
-            tx,
-            "select set_config('statement_timeout', %(limit)s, true), set_config('jit', 'off', true),"
-            " set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),"
-            " set_config('pg_trgm.similarity_threshold', '0.25', true)",
-            {"limit": self._left()},
-        )
+        """Prepare a transaction."""
+        self._set_at = 0.0
+        self.limit(tx)
 
-    def limit_next(self, tx: Tx) -> None:
-        """Limit the next statement to the time that is left, if that has changed noticeably."""
-        if monotonic() - self._set_at > _SLACK:
-            execute(tx, "select set_config('statement_timeout', %(limit)s, true)", {"limit": self._left()})
-
-    def _left(self) -> str:
-        """Milliseconds that are left. Raises OutOfTime if none are."""
+    def limit(self, tx: Tx) -> None:
+        """Limit the next statement to the time that is left, if that has changed noticeably. Raises QueryCanceled if none is."""
         now = monotonic()
-        left = int((self._end - now) * 1_000)
-        if left <= 0:
-            raise OutOfTime
-        self._set_at = now
-        return str(left)
+        if now >= self._end:
+            raise QueryCanceled("the search is out of time")
+        if now - self._set_at > _SLACK:
+            execute(tx, _SETTINGS, {"limit": str(max(1, int((self._end - now) * 1_000)))})
+            self._set_at = now

@@ -28,39 +28,13 @@ SEGMENTS = f"(select (last_value >> {_SEGMENT_BITS})::integer from search_places
 LISTED = 4  # characters of the shortest word in search_words
 
 # ISO 639-1 -> the Snowball dictionary.
-STEMMERS = {
-    "ar": "arabic_stem",
-    "ca": "catalan_stem",
-    "da": "danish_stem",
-    "de": "german_stem",
-    "el": "greek_stem",
-    "en": "english_stem",
-    "es": "spanish_stem",
-    "et": "estonian_stem",
-    "eu": "basque_stem",
-    "fi": "finnish_stem",
-    "fr": "french_stem",
-    "ga": "irish_stem",
-    "hi": "hindi_stem",
-    "hu": "hungarian_stem",
-    "hy": "armenian_stem",
-    "id": "indonesian_stem",
-    "it": "italian_stem",
-    "lt": "lithuanian_stem",
-    "nb": "norwegian_stem",
-    "ne": "nepali_stem",
-    "nl": "dutch_stem",
-    "nn": "norwegian_stem",
-    "no": "norwegian_stem",
-    "pt": "portuguese_stem",
-    "ro": "romanian_stem",
-    "ru": "russian_stem",
-    "sr": "serbian_stem",
-    "sv": "swedish_stem",
-    "ta": "tamil_stem",
-    "tr": "turkish_stem",
-    "yi": "yiddish_stem",
-}
+_STEMMERS = """
+ar:arabic ca:catalan da:danish de:german el:greek en:english es:spanish et:estonian eu:basque fi:finnish
+fr:french ga:irish hi:hindi hu:hungarian hy:armenian id:indonesian it:italian lt:lithuanian nb:norwegian
+ne:nepali nl:dutch nn:norwegian no:norwegian pt:portuguese ro:romanian ru:russian sr:serbian sv:swedish ta:tamil
+tr:turkish yi:yiddish
+"""
+STEMMERS = {code: f"{name}_stem" for code, name in (pair.split(":") for pair in _STEMMERS.split())}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 # The lock keeps out whoever adds a file to the object: they hold it FOR SHARE, and the queue would miss their file.
@@ -119,10 +93,10 @@ with taken as (
 )
 select distinct file_id from taken
 """
-_COPIES = "folder_id, is_deleted, uploaded_at, file_size, file_type, mime_type, tags"
-_OF_FILE, _OF_ROW = (", ".join(f"{row}.{name}" for name in _COPIES.split(", ")) for row in "fi")
+COPIES = "owner_id, status, folder_id, is_deleted, uploaded_at, file_size, file_type, mime_type, tags"
+_OF_FILE, _OF_ROW = (", ".join(f"{row}.{name}" for name in COPIES.split(", ")) for row in "fi")
 _COPY = f"""
-update search_index i set ({_COPIES}) = ({_OF_FILE})
+update search_index i set ({COPIES}) = ({_OF_FILE})
 from files f where f.id = i.file_id and f.id = any(%(ids)s) and ({_OF_ROW}) is distinct from ({_OF_FILE})
 """
 _REMOVE = """
@@ -141,8 +115,8 @@ where f.id = any(%(ids)s) and i.digest is distinct from d.digest
 order by f.uploaded_at, f.id
 """
 _WRITE = f"""
-insert into search_index (file_id, owner_id, digest, mark, name_key, name_words, name_tokens, words, {_COPIES})
-select f.id, f.owner_id, %(digest)s, %(mark)s, %(name_key)s, %(name_words)s, %(name_tokens)s,
+insert into search_index (file_id, digest, mark, name_key, name_words, name_tokens, words, {COPIES})
+select f.id, %(digest)s, %(mark)s, %(name_key)s, %(name_words)s, %(name_tokens)s,
        %(vector)s::tsvector || array_to_tsvector(array(
            select distinct %(mark)s || s || '/' || %(language)s
            from unnest(%(distinct)s::text[]) w, unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s where s <> '')),
@@ -164,11 +138,11 @@ def index_queued(tx: Tx, limit: int = BATCH) -> int:
     if not ids:
         return 0
     execute(tx, _REMOVE, {"ids": ids})
-    execute(tx, _COPY, {"ids": ids})
     found = tx.cursor(row_factory=dict_row).execute(_READ, {"ids": ids, "max": _MAX_TEXT}).fetchall()
     waiting = [file["id"] for file in found if file["has_text"] and file["content"] is None]
     if waiting:
         execute(tx, "insert into search_queue select unnest(%(ids)s::uuid[])", {"ids": waiting})
+    execute(tx, _COPY, {"ids": [file_id for file_id in ids if file_id not in waiting]})
     files = [file for file in found if file["id"] not in waiting]
     new = [file for file in files if file["mark"] is None]
     places = column(tx, "select nextval('search_places') from generate_series(1, %(new)s)", {"new": len(new)})

@@ -1,20 +1,16 @@
-"""The words of an owner's names: those that contain a searched one, those spelt like it, and suggestions for a typed prefix.
-
-A word stays listed until the janitor finds that no name has it, so suggestions look for a file with it."""
+"""Other words to look for than the ones typed: stems, words of an owner's names that contain one, and those spelt like it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from core.tokenizer import MAX_WORD, without_marks
+from core.tokenizer import without_marks
 from db import Tx, column
-from db.search.index import SEGMENTS, mark_of
+from db.search.index import STEMMERS
 from db.search.terms import like
 
 _MAX_WORDS = 64  # that contain one searched word
 _SIMILAR = 200
-_LOOKED_AT = 200  # words with a typed prefix
 
 _CONTAINING = f"""
 select s.word, o.word from unnest(%(words)s::text[], %(patterns)s::text[]) s (word, pattern) cross join lateral (
@@ -58,30 +54,26 @@ select min(original_name) from (
     order by f.name_key, f.id limit 1000
 ) n group by name_key order by name_key limit %(limit)s
 """
-_BEGINNING = f"""
-select w.word from (
-    select word from search_words
-    where owner_id = %(owner)s and word > %(word)s collate "C" and word < (%(word)s || chr(1114111)) collate "C"
-    order by word limit {_LOOKED_AT}
-) w
-where exists (
-    select from generate_series(0, {SEGMENTS}) s cross join lateral (
-        select i.file_id, i.name_key from search_index i
-        where i.words @@ ('''' || %(mark)s || s || ':/' || w.word || '''')::tsquery and not i.is_deleted offset 0
-    ) i
-    join files f on f.id = i.file_id and f.name_key = i.name_key
-    where f.owner_id = %(owner)s and not f.is_deleted)
-order by w.word limit %(limit)s
-"""
 
 
 def names_beginning(tx: Tx, owner_id: str, typed: str, *, limit: int) -> list[str]:
     """Names that begin with the folded text, outside the trash."""
-    params: dict[str, Any] = {"owner": owner_id, "pattern": like(typed) + "%", "limit": limit}
-    return column(tx, _NAMES, params)
+    return column(tx, _NAMES, {"owner": owner_id, "pattern": like(typed) + "%", "limit": limit})
 
 
-def words_beginning(tx: Tx, owner_id: str, typed: str, *, limit: int) -> list[str]:
-    """Longer words that begin with this one, of names outside the trash."""
-    params = {"owner": owner_id, "word": typed[:MAX_WORD], "mark": mark_of(owner_id), "limit": limit}
-    return column(tx, _BEGINNING, params)
+# In the languages of the owner's texts only, so that there are few.
+_STEMS = f"""
+select w, s || '/' || l.language
+from (values {", ".join(f"('{language}', '{stemmer}')" for language, stemmer in STEMMERS.items())}) l (language, stemmer),
+     unnest(%(words)s::text[]) w, unnest(ts_lexize(l.stemmer::regdictionary, w)) s
+where s <> '' and (%(owner)s::text is null
+      or exists (select from object_texts t where t.owner_id || '/' || t.language = %(owner)s || '/' || l.language))
+"""
+
+
+def stems(tx: Tx, owner_id: str | None, words: Iterable[str]) -> dict[str, list[str]]:
+    """For each word its stems, as ``stem/language``, in the languages of the owner's texts (None: in all)."""
+    found: dict[str, list[str]] = {word: [] for word in words}
+    for word, stem in tx.execute(_STEMS, {"owner": owner_id, "words": list(found)}).fetchall() if found else ():
+        found[word].append(stem)
+    return found

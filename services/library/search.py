@@ -22,7 +22,7 @@ from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import FileRecord
 from db.search import index, query, words
-from db.search.clock import Clock, OutOfTime
+from db.search.clock import Clock
 from services.access.visibility import owner_scope
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ MAX_RESULTS = 1_000  # of all pages together
 _FEW = 20  # with fewer matches, misspellings are corrected
 _SECONDS = 0.8  # for a search of all files (T81)
 _NEWEST = {20_000: 0.4, 1_000: 5.0}  # after that, only so many of the newest are searched; seconds for these
+_LOOKED_AT = 100  # files for suggestions
 _MAX_CORRECTED = 4  # terms
 _MAX_NEAR = 8  # corrections of one term
 _READ = 8_000  # characters of each text in which a snippet is looked for
@@ -147,13 +148,14 @@ class Search:
         with self._db.connection() as tx:
             found = words.names_beginning(tx, principal.owner_id, typed, limit=limit)
             if typed_words and typed.endswith(typed_words[-1]):
-                if len(typed_words) == 1 and not is_run(typed):
-                    found += words.words_beginning(tx, principal.owner_id, typed, limit=limit)
                 inside = SearchTree(((Term(" ".join(typed_words), "prefix", "name"),),))
-                find = partial(query.find, wanted=wanted, tree=inside, limit=2 * limit)
+                find = partial(query.find, wanted=wanted, tree=inside, limit=_LOOKED_AT)
                 named = _within(Clock(_SECONDS), tx, find)
-                inner = [hit.file.original_name for hit in named.hits] if named else []
-                found += [name for name in inner if not name_key(name).startswith(typed)]
+                names = [hit.file.original_name for hit in named.hits] if named else []
+                if not is_run(typed):
+                    longer = {word for name in names for word in phrase(name) if len(word) > len(typed)}
+                    found += sorted(word for word in longer if word.startswith(typed))[:limit]
+                found += [name for name in names if not name_key(name).startswith(typed)]
         return list(dict.fromkeys(found))[:limit]
 
     def index(self) -> int:
@@ -192,7 +194,7 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: Clock
     found: dict[str, list[str]] = {}
     single = [term.key for term in tree.terms if term.kind == "part" and term.words == (term.key,)]
     for word in [word for word in dict.fromkeys(single) if misspellable(word)][:_MAX_CORRECTED]:
-        clock.limit_next(conn)
+        clock.limit(conn)
         similar = words.similar(conn, wanted.owner_id, word, swapped(word))
         near = {other for other in similar if other != word and is_near(word, other)}
         if near:
@@ -243,5 +245,5 @@ def _within(clock: Clock, conn: Tx, look: Callable[..., T]) -> T | None:
         with conn.transaction():
             clock.begin(conn)
             return look(conn, clock=clock)
-    except (db_errors.QueryCanceled, OutOfTime):
+    except db_errors.QueryCanceled:
         return None

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from core.names import name_key
-from core.search_query import ExtensionIs, HasTag, Leaf, SearchTree, SizeWithin, Term, TypeIs, UploadedWithin, parse
+from core.search_query import Is, Leaf, SearchTree, Term, Within, parse
 from core.tokenizer import is_run, tokens, words
 from db import Database, Tx, execute
 from db.file_lists import FileFilter
@@ -79,17 +79,17 @@ class Model:
         match leaf:
             case Term():
                 found = self.named(leaf, NEAR.get(leaf.key, [])) or self._has_text(leaf)
-            case TypeIs(value=value):
+            case Is("type", value):
                 value = value.lower()
                 found = value in (file_type, mime_type, mime_type.split("/")[0] + "/*")
                 found = found or ("/" not in value and (self.key.endswith("." + value) or value in mime_type))
-            case ExtensionIs(value=value):
+            case Is("ext", value):
                 found = self.key.endswith("." + name_key(value))
-            case HasTag(value=value):
+            case Is("tag", value):
                 found = value in self.tags or value.casefold() in self.tags
-            case SizeWithin(low=low, high=high):
+            case Within("size", low, high):
                 found = (low is None or self.size >= low) and (high is None or self.size < high)
-            case UploadedWithin(start=start, end=end):
+            case Within("uploaded", start, end):
                 found = (start is None or at >= start) and (end is None or at < end)
         return found != leaf.negated
 

@@ -249,3 +249,15 @@ def test_suggestions_match_the_prefix_ignoring_case_and_are_distinct(
     assert search.suggest(alice, "plan", limit=1) == ["PLAN 100%.pdf"]
     assert search.suggest(alice, "%") == search.suggest(alice, "p_") == []
     assert search.suggest(alice, "plum\0\ud800") == ["plum.pdf"]
+
+
+def test_only_words_of_files_outside_the_trash_are_suggested(db: Database, alice: Principal) -> None:
+    search = Search(db, Cursors(b"s" * 32))
+    add_file(db, "a walrus.txt")
+    add_file(db, "a walnut.txt", deleted=True)
+    add_file(db, "a wallpaper.txt", owner="bob")
+    search.index()
+    assert search.suggest(alice, "wal") == ["walrus", "a walrus.txt"]
+    with db.transaction() as tx:
+        execute(tx, "update files set original_name = 'else.txt' where original_name = 'a walrus.txt'")
+    assert search.suggest(alice, "wal") == []  # even before the file is indexed anew
