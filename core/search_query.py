@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from core.names import name_key
 from core.tokenizer import phrase, tokens
@@ -80,8 +80,8 @@ class Within:
     """``size:`` in bytes, ``before:`` and ``after:``: a half-open interval with at least one bound."""
 
     what: Literal["size", "uploaded"]
-    low: int | datetime | None
-    high: int | datetime | None
+    low: Any  # int or datetime; None if there is no bound
+    high: Any
     negated: bool = False
 
 

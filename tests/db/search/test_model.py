@@ -226,9 +226,9 @@ def test_T82_results_equal_those_of_a_model(db: Database, library: Any, queries:
             for file in files
         ]
     with db.connection() as tx:
-        for query in queries:
-            for owner in ("alice", None):
-                compare(tx, query, [file for file in files if owner in (None, file.owner)], owner)
+        for number, query in enumerate(queries):
+            owner = None if number % 3 == 0 else "alice"
+            compare(tx, query, [file for file in files if owner in (None, file.owner)], owner, paged=number % 4 == 0)
 
 
 def add(db: Database, tx: Tx, number: int, name: list[str], gap: str, text: list[str], ending: str, *row: Any) -> Model:
@@ -249,7 +249,7 @@ def add(db: Database, tx: Tx, number: int, name: list[str], gap: str, text: list
     return Model(full, " ".join(text), ending, tags, day, day, owner, deleted, status == "ready", file_id)
 
 
-def compare(tx: Tx, query: str, files: list[Model], owner: str | None) -> None:
+def compare(tx: Tx, query: str, files: list[Model], owner: str | None, *, paged: bool) -> None:
     tree = parse(query)
     expected = [file for file in files if file.matches(tree)]
     expected.sort(key=lambda file: (file.score(tree), file.day, file.id), reverse=True)
@@ -257,14 +257,15 @@ def compare(tx: Tx, query: str, files: list[Model], owner: str | None) -> None:
     def find(limit: int = 100, **options: Any) -> Any:
         return index.find(tx, FileFilter(owner, deleted=tree.deleted), tree, corrections=NEAR, limit=limit, **options)
 
-    found, page = find(facets=("file_type",)), find(3)
+    found = find(facets=("file_type",))
     assert [(hit.file.original_name, hit.score) for hit in found.hits] == [(f.name, f.score(tree)) for f in expected], (
         query
     )
-    assert found.matched == page.matched == len(expected), query
+    assert found.matched == len(expected), query
     types = Counter(TYPES[file.ending][0] for file in expected)
     assert {value["value"]: value["count"] for value in found.facets["file_type"]} == types, query
-    assert page.hits == found.hits[:3], query
-    if len(expected) > 3:
-        assert find(after=page.hits[-1].position).hits == found.hits[3:], query
     assert find(newest=100).hits == found.hits, query
+    if paged and found.hits:
+        page = find(3)
+        assert page.matched == len(expected) and page.hits == found.hits[:3], query
+        assert find(after=page.hits[-1].position).hits == found.hits[3:], query
