@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
+from typing import Any, NamedTuple
 
 from core.search_query import Is, Leaf, SearchTree, Term
 from db import Tx, column
@@ -46,26 +45,16 @@ _COLUMNS = ", ".join(f"f.{name}" for name in COPIES.split(", "))
 _CURRENT = f"(f.name_key, {_COLUMNS}) is not distinct from (file.name_key, {_COLUMNS.replace('f.', 'file.')})"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A hit's place in the ranking; the next page begins after it."""
-
-    score: int  # millionths
-    uploaded_at: str
-    id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class RankedFile:
+class RankedFile(NamedTuple):
     """A file with its score."""
 
-    score: int  # millionths
     file: FileRecord
+    score: int  # millionths
 
     @property
-    def position(self) -> Position:
-        """Its place in the ranking."""
-        return Position(self.score, self.file.uploaded_at.isoformat(), self.file.id)
+    def position(self) -> list[Any]:
+        """Its place in the ranking; the next page begins after it."""
+        return [self.score, self.file.uploaded_at.isoformat(), str(self.file.id)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +74,7 @@ def find(
     *,
     corrections: terms.Spellings | None = None,
     facets: Sequence[str] = (),
-    after: Position | None = None,
+    after: Sequence[Any] = (),
     limit: int,
     newest: int | None = None,
     clock: Clock | None = None,
@@ -93,16 +82,14 @@ def find(
     """The best matches after ``after``, best first, and the newest first among equals. With ``newest``, only that many of the
     newest files are searched. Raises QueryCanceled when the clock, in whose transaction this runs, has run out."""
     search = _Search(tx, wanted, tree, corrections or {}, clock)
-    columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in facets)
-    behind = "true"
-    if after is not None:
-        values = (search.value(after.score), search.value(after.uploaded_at), search.value(after.id))
-        behind = "(score, uploaded_at, id) < ({}::integer, {}::timestamptz, {}::uuid)".format(*values)
+    columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in dict.fromkeys(facets))
+    behind = "(score, uploaded_at, id) < ({}::integer, {}::timestamptz, {}::uuid)" if after else "true"
     sql = f"""
     with {search.hits(newest)},
     page as (
         select id, uploaded_at, score from (select f.*, {search.score(tree)} as score from hits f) f
-        where {behind} order by score desc, uploaded_at desc, id desc limit {search.value(limit)}::integer
+        where {behind.format(*map(search.value, after))}
+        order by score desc, uploaded_at desc, id desc limit {search.value(limit)}::integer
     )
     select (select count(*) from found), json_build_object({columns}), page.score, {COLUMNS}
     from (values (1)) always (one) left join (page
@@ -114,7 +101,7 @@ def find(
     if clock is not None:
         clock.limit(tx)
     rows = tx.execute(sql, search.params, prepare=False).fetchall()
-    hits = [RankedFile(row[2], FileRecord(*row[3:])) for row in rows if row[2] is not None]
+    hits = [RankedFile(FileRecord(*row[3:]), row[2]) for row in rows if row[2] is not None]
     return SearchResult(rows[0][0], hits, rows[0][1], search.stems)
 
 

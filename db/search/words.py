@@ -18,10 +18,10 @@ select s.word, o.word from unnest(%(words)s::text[], %(patterns)s::text[]) s (wo
     where (%(owner)s::text is null or o.owner_id = %(owner)s) and o.plain like s.pattern limit {_MAX_WORDS + 1}) o
 """
 _SIMILAR_WORDS = f"""
-select word from search_words where (%(owner)s::text is null or owner_id = %(owner)s) and plain %% %(plain)s
-order by similarity(plain, %(plain)s) desc, word limit {_SIMILAR}
+(select word from search_words where (%(owner)s::text is null or owner_id = %(owner)s) and plain %% %(plain)s
+ order by similarity(plain, %(plain)s) desc, word limit {_SIMILAR})
+union select word from search_words where owner_id = %(owner)s and word = any(%(words)s::text[])
 """
-_SWAPPED = "select word from search_words where owner_id = %(owner)s and word = any(%(words)s::text[])"
 
 
 def containing(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[str]]:
@@ -40,11 +40,8 @@ def containing(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, 
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
     """Words of the owner's names that are similar to the word by trigrams, and those of ``others`` that exist. The caller
     compares them letter by letter, and has begun a ``clock.Clock``."""
-    params = {"owner": owner_id, "plain": without_marks(word)}
-    rows = tx.execute(_SIMILAR_WORDS, params, prepare=False).fetchall()
-    if owner_id is not None:
-        rows += tx.execute(_SWAPPED, {"owner": owner_id, "words": list(others)}).fetchall()
-    return [row[0] for row in rows]
+    params = {"owner": owner_id, "plain": without_marks(word), "words": list(others)}
+    return [row[0] for row in tx.execute(_SIMILAR_WORDS, params, prepare=False).fetchall()]
 
 
 _NAMES = """

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Any, Literal, TypeVar
-from uuid import UUID
 
 from core.cursors import Cursors
-from core.errors import InvalidCursor, InvalidInput, Unavailable
+from core.errors import InvalidInput, Unavailable
 from core.highlight import mark, snippet
 from core.names import name_key
 from core.principal import Principal
@@ -101,11 +101,11 @@ class Search:
             deleted=tree.deleted,
         )
         scope = f"search:{principal.owner_id}:{wanted}:{request.query[:MAX_TEXT]}"
-        seen, after = self._position(request.cursor, scope)
+        seen, *after = self._cursors.open(request.cursor, scope=scope) if request.cursor is not None else [0]
+        seen = int(str(seen))
         room = min(request.limit, MAX_RESULTS - seen)
-        facets = tuple(dict.fromkeys(request.facets))
         with self._db.connection() as conn:
-            find = partial(query.find, wanted=wanted, tree=tree, facets=facets, after=after, limit=room + 1)
+            find = partial(query.find, wanted=wanted, tree=tree, facets=request.facets, after=after, limit=room + 1)
             corrections: dict[str, list[str]] = {}
             clock = Clock(_SECONDS)
             found = _within(clock, conn, find)
@@ -125,18 +125,12 @@ class Search:
             snippets = _snippets(conn, tree, found.stems, [hit.file for hit in shown])
         marks = [parts(term.key) or [term.key] for term in tree.terms]
         marks += [[word] for near in corrections.values() for word in near]
-        hits = [
-            SearchHit(
-                hit.file,
-                hit.score / 1e6,
-                {"name": mark(hit.file.original_name, marks), "content": snippets.get(hit.file.file_path)},
-            )
-            for hit in shown
-        ]
-        next_cursor = None
-        if len(found.hits) > room and seen + room < MAX_RESULTS:
-            last = found.hits[room - 1].position
-            next_cursor = self._cursors.sign([seen + room, last.score, last.uploaded_at, str(last.id)], scope=scope)
+        hits = []
+        for file, score in shown:
+            highlights = {"name": mark(file.original_name, marks), "content": snippets.get(file.file_path)}
+            hits.append(SearchHit(file, score / 1e6, highlights))
+        more = len(found.hits) > room and seen + room < MAX_RESULTS
+        next_cursor = self._cursors.sign([seen + room, *shown[-1].position], scope=scope) if more else None
         return SearchPage(hits, next_cursor, total, found.facets)
 
     def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
@@ -179,15 +173,6 @@ class Search:
                 last = index.forget_words(tx, last)
         return count
 
-    def _position(self, cursor: str | None, scope: str) -> tuple[int, query.Position | None]:
-        if cursor is None:
-            return 0, None
-        try:
-            seen, score, uploaded_at, file_id = self._cursors.open(cursor, scope=scope)
-            return int(str(seen)), query.Position(int(str(score)), str(uploaded_at), UUID(str(file_id)))
-        except ValueError as error:
-            raise InvalidCursor() from error
-
 
 def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: Clock) -> dict[str, list[str]]:
     """For terms that may be misspelt, similar words in the names that are searched."""
@@ -208,35 +193,23 @@ def _snippets(
     """By object key, a line around the first match in the text of each ready file (T82). A bounded part of the texts is
     read; if it has no match, there is no line."""
     terms = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term)]
-    terms = [term for term in terms if not term.negated and term.where != "name" and term.words]
-    keys = {hit.file_path for hit in hits if hit.status == "ready"}
-    if not terms or not keys:
-        return {}
-    asked = list(dict.fromkeys(piece for term in terms for piece in parts(term.key)))
-    near = [*asked, *_shared({word: stems[word] for word in asked if word in stems})]
+    asked = [piece for term in terms if not term.negated and term.where != "name" for piece in parts(term.key)]
+    shared = [_shared(word, stem) for word in asked for stem in stems.get(word, ())]
+    near = [*asked, *(beginning for beginning in shared if len(beginning) >= _SHORTEST_STEM)]
+    keys = {hit.file_path for hit in hits if asked and hit.status == "ready"}
     found: dict[str, str] = {}
-    skip, length = 0, _READ
-    while keys:
-        longer: set[str] = set()
-        for key, text in index.texts(conn, sorted(keys), skip=skip, length=length).items():
+    for skip, length in ((0, _READ), (_READ, _READ_AGAIN)):
+        texts = index.texts(conn, sorted(keys), skip=skip, length=length // (len(keys) if skip else 1)) if keys else {}
+        for key, text in texts.items():
             # The exact words first: a stem of one language may be a word of another.
             if (line := snippet(text, asked) or snippet(text, near)) is not None:
                 found[key] = line
-            elif len(text) == length and skip == 0:
-                longer.add(key)
-        keys, skip, length = longer, _READ, _READ_AGAIN // max(len(longer), 1)
+        keys = {key for key, text in texts.items() if key not in found and len(text) == length}
     return found
 
 
-def _shared(stems: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """The part that each stem shares with its word."""
-    for word, found in stems.items():
-        for stem in found:
-            shared = stem.partition("/")[0]
-            while not word.startswith(shared):
-                shared = shared[:-1]
-            if len(shared) >= _SHORTEST_STEM:
-                yield shared
+def _shared(word: str, stem: str) -> str:
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(word, stem, strict=False)))
 
 
 def _within(clock: Clock, conn: Tx, look: Callable[..., T]) -> T | None:

@@ -241,7 +241,7 @@ def test_missing_rows_are_queued_and_unused_words_forgotten(db: Database) -> Non
         (Term("the net profit", "phrase"), "('the net' & 'net profit' & 'the' <-> 'net' <-> 'profit')"),
         (Term("rep", "prefix"), "('rep':*)"),
         (Term("report2026"), "('report 2026' | 'report2026')"),
-        (Term("駅"), "('駅':*)"),
+        (Term("駅"), "('駅':* | '駅/en')"),
     ],
 )
 def test_tsquery_of_a_term(db: Database, term: Term, asked: str) -> None:
