@@ -76,11 +76,6 @@ def mark_of(owner_id: str) -> str:
     return base64.b64encode(hashlib.md5(owner_id.encode(), usedforsecurity=False).digest())[:1].decode()
 
 
-def split_tokens(name: str) -> list[str]:
-    """The tokens of a name that are several words."""
-    return [token for token, pieces in tokens(name) if len(pieces) > 1]
-
-
 # -- indexing ---------------------------------------------------------------------------------------------------------
 
 # A file that another worker is indexing stays in the queue: it may read an older state and write it later.
@@ -106,7 +101,7 @@ delete from search_index i where file_id = any(%(ids)s) and not exists (select f
 _READ = """
 select f.id, f.name_key, f.original_name, d.digest, i.mark, t.language,
        case when sum(length(t.content)) over (order by f.uploaded_at, f.id) - length(t.content) < %(max)s then t.content end
-       as content, t.content is not null as has_text, f.owner_id
+       as content, t.content is not null as has_text, f.owner_id, f.status
 from files f
 left join object_texts t on t.object_key = f.file_path and f.status = 'ready'
 left join search_index i on i.file_id = f.id
@@ -114,6 +109,7 @@ cross join lateral (select md5(concat_ws(chr(1), f.owner_id, f.original_name, t.
 where f.id = any(%(ids)s) and i.digest is distinct from d.digest
 order by f.uploaded_at, f.id
 """
+# Not if the status has changed meanwhile, which has queued the file again: the text of an infected one is not for search.
 _WRITE = f"""
 insert into search_index (file_id, digest, mark, name_key, name_words, name_tokens, words, {COPIES})
 select f.id, %(digest)s, %(mark)s, %(name_key)s, %(name_words)s, %(name_tokens)s,
@@ -121,7 +117,7 @@ select f.id, %(digest)s, %(mark)s, %(name_key)s, %(name_words)s, %(name_tokens)s
            select distinct %(mark)s || s || '/' || %(language)s
            from unnest(%(distinct)s::text[]) w, unnest(ts_lexize(%(stemmer)s::regdictionary, w)) s where s <> '')),
        {_OF_FILE}
-from files f where f.id = %(id)s
+from files f where f.id = %(id)s and f.status = %(status)s
 on conflict (file_id) do update
 set digest = excluded.digest, name_key = excluded.name_key, name_words = excluded.name_words,
     name_tokens = excluded.name_tokens, words = excluded.words
@@ -138,11 +134,11 @@ def index_queued(tx: Tx, limit: int = BATCH) -> int:
     if not ids:
         return 0
     execute(tx, _REMOVE, {"ids": ids})
+    execute(tx, _COPY, {"ids": ids})
     found = tx.cursor(row_factory=dict_row).execute(_READ, {"ids": ids, "max": _MAX_TEXT}).fetchall()
     waiting = [file["id"] for file in found if file["has_text"] and file["content"] is None]
     if waiting:
         execute(tx, "insert into search_queue select unnest(%(ids)s::uuid[])", {"ids": waiting})
-    execute(tx, _COPY, {"ids": [file_id for file_id in ids if file_id not in waiting]})
     files = [file for file in found if file["id"] not in waiting]
     new = [file for file in files if file["mark"] is None]
     places = column(tx, "select nextval('search_places') from generate_series(1, %(new)s)", {"new": len(new)})
@@ -171,7 +167,8 @@ def _is_listed(word: str) -> bool:
 def _row(file: dict[str, Any]) -> dict[str, Any]:
     mark = file["mark"]
     vector, distinct = text_vector(file["content"] or "", mark=mark)
-    of_name, split = words(file["original_name"]), split_tokens(file["original_name"])
+    of_name = words(file["original_name"])
+    split = [token for token, pieces in tokens(file["original_name"]) if len(pieces) > 1]
     lexemes = {f"/{word[:MAX_WORD]}" for word in of_name} | {f"//{token[:MAX_WORD]}" for token in split}
     lexemes |= {f"^{word[:MAX_WORD]}" for word in of_name[:1]}
     return file | {
