@@ -100,7 +100,7 @@ def test_a_text_is_indexed_while_its_file_is_ready(db: Database) -> None:
     for status, after in (("infected", ""), ("ready", "'words':1"), ("processing", "")):
         sql(db, "update files set status = %s", status)
         index_now(db)
-        assert found(db, file_id) == after
+        assert found(db, file_id) == after and sql(db, "select status from search_index") == [(status,)]
 
 
 def test_files_on_one_object_share_its_text_in_any_order(db: Database) -> None:

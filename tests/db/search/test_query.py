@@ -225,6 +225,20 @@ def add_texts(db: Database, *files: str, content: str) -> None:
     index_now(db)
 
 
+@pytest.mark.parametrize("change", ["is_deleted = true, deleted_at = now()", "status = 'infected'", "tags = '{new}'"])
+def test_T82_a_changed_file_is_not_found_before_it_is_indexed_anew(db: Database, change: str) -> None:
+    add_texts(db, "plan.txt", content="a word")
+    with db.connection() as tx:
+        execute(tx, f"update files set {change}")
+        for query in ("plan", "word", '"a word"', "-other", "plan is:deleted", "tag:new plan"):
+            for newest in (None, 100):
+                tree = parse(query)
+                found = index.find(tx, FileFilter("alice", deleted=tree.deleted), tree, limit=5, newest=newest)
+                assert found.matched == 0 and found.hits == [], query
+    assert names(db, "plan" + " is:deleted" * ("is_deleted" in change)) == ["plan.txt"]
+    assert names(db, "word tag:new") == ["plan.txt"] * ("tags" in change)
+
+
 def test_T81_newest_limits_the_files_searched(db: Database) -> None:
     for number in range(5):
         add_file(db, f"plan {number}.pdf")
