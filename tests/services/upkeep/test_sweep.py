@@ -9,22 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
 
+from core.errors import Unavailable
 from core.parts import PART_SIZE
+from core.placement import Placement
 from core.principal import Principal
 from db import Database, uploads
 from db.records import UploadRecord
 from services import Services
 from services.uploads import completion
+from services.uploads.completion import Completion
 from services.uploads.direct import DirectUploads
 from services.uploads.leases import LEASE
+from services.uploads.resumable import NewResumable
 from tests.conftest import NOTHING, Leftovers
-from tests.direct_steps import begin, checked, direct, files_of, incoming, send_all, stored
+from tests.direct_steps import begin, checked, direct, files_of, incoming, resumable, send_all, stored
 from tests.rows import sql
 from tests.services.uploads.test_completion import counted  # noqa: F401 a fixture
+from tests.services.uploads.test_resumable import Bytes
 
 
 def now_again(db: Database) -> None:
@@ -62,6 +68,34 @@ def test_T134_an_upload_that_never_succeeds_ends_after_some_attempts(
     assert (ended.status, ended.reserved, ended.cleaned) == ("aborted", 0, True)
     assert ended.problem is not None and ended.problem["code"] == "parts_mismatch"
     assert incoming(bucket) == [] and [info.key for info in bucket.list_objects("files/")] == []
+
+
+def test_T134_a_resumable_upload_whose_bytes_are_gone_ends_after_some_attempts(
+    services: Services,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resumable_uploads = resumable(services)
+    upload_id = resumable_uploads.create(alice, NewResumable("tus", "a.bin", None, 5, Placement())).upload.id
+    with monkeypatch.context() as outage:
+        outage.setattr(Completion, "complete_upload", Mock(side_effect=Unavailable()))
+        with pytest.raises(Unavailable):
+            resumable_uploads.append(alice, upload_id, offset=0, body=Bytes(b"hello"), length=5)
+    for info in list(bucket.list_objects("")):
+        bucket.delete(info.key)
+    attempts = []
+    for _ in range(6):
+        assert resumable_uploads.sweep() == 0
+        assert resumable_uploads.sweep() == 0  # the retry is not due
+        attempts.append(upload_of(db, upload_id).attempts)
+        now_again(db)
+    ended = upload_of(db, upload_id)
+    assert (attempts, ended.status, ended.reserved, ended.cleaned) == ([1, 2, 3, 3, 3, 3], "aborted", 0, True)
+    assert ended.problem is not None
+    assert files_of(services, alice) == [] and leftovers() == NOTHING
 
 
 def test_T134_an_unexpected_error_is_retried_with_backoff_and_stops_no_other_upload(
