@@ -39,7 +39,7 @@ class Live:
             "WEB_THREADS": "8",
             **environ,
         }
-        self._script = f"{first}\nimport sys, app\nsys.exit(app.main(['serve']))"
+        self._script = f"{first}\nimport sys, commands\nsys.exit(commands.main(['serve']))"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -79,7 +79,7 @@ def test_T46_a_lifecycle_rule_aborts_multiparts_that_the_janitor_missed(
 
     monkeypatch.setattr("app.wire", lambda settings: services)
     assert commands.run(["bootstrap"], settings) == 0
-    rules = bucket._sdk("get_rules", "get_bucket_lifecycle_configuration")["Rules"]
+    rules = bucket._client().get_bucket_lifecycle_configuration(Bucket=settings.s3_bucket)["Rules"]
     (rule,) = [rule for rule in rules if "AbortIncompleteMultipartUpload" in rule]
     assert rule["Status"] == "Enabled" and rule["Filter"]["Prefix"] == "files/"
     assert rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] * 86_400 > settings.upload_ttl
