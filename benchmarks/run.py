@@ -156,6 +156,8 @@ def main() -> None:
     parser.add_argument("--no-wrk", action="store_true", help="use the raw-socket client for everything")
     parser.add_argument("--out", help="write results.json and BENCHMARKS.md here")
     args = parser.parse_args()
+    if args.out and args.checkout:
+        parser.error("--out is for measurements of this checkout")
     if args.growth:
         args.minutes, args.rows = 24 * 60, args.rows or [1_000, 100_000, 1_000_000]
     for name, value in (QUICKLY if args.quick else USUALLY).items():

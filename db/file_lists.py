@@ -187,10 +187,14 @@ def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expect
     - Few files are filtered and then sorted. In the order of the sort, a million others might come first.
     - Of many files, the index of the sort soon gives a page.
     - If that index begins with owner or file type, each of these gives a page."""
-    # One index has these in order: the newest of a rare status, and of a folder the newest or by name.
+    # One index has these in order: all newest first, an owner's by name and size, the newest of a rare status, and of a folder
+    # the newest or by name.
     in_folder = (wanted.folder_id is not None or wanted.in_root) and not (wanted.recursive or wanted.deleted)
-    ordered = (sort == "uploaded_at" and wanted.status not in (None, "ready")) or (
-        sort in ("uploaded_at", "original_name") and in_folder
+    in_order = {"original_name", "file_size"} if wanted.owner_id is not None else set()
+    ordered = (
+        (wanted.only_kind and wanted.file_type is None and sort in in_order | {"uploaded_at"})
+        or (sort == "uploaded_at" and wanted.status not in (None, "ready"))
+        or (sort in ("uploaded_at", "original_name") and in_folder)
     )
     if expected is not None and expected <= _FEW and not ordered:
         return f"select id, key from (with few as materialized ({matching}) select * from few) few"
