@@ -17,7 +17,7 @@ import telemetry
 from core.cursors import Page
 from core.errors import GatewayError
 from core.ids import FILE_PREFIX
-from parsers.locks import hide, return_memory
+from parsers.locks import hide, share_arenas
 from parsers.sandbox import suffices
 from settings import Settings, database_url, storage_settings, version
 from storage_backends import open_store
@@ -57,7 +57,7 @@ class Call:
 def main(arguments: list[str]) -> int:
     """Run the command of this process; returns the exit status."""
     hide()  # this process will hold secrets, and parsers run as the same user
-    return_memory()
+    share_arenas()
     try:
         settings = Settings()
     except ValidationError as error:

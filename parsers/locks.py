@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX, _LARGE = -1, -3, -8, 2 * 1024 * 1024  # malloc.h
+_M_ARENA_MAX = -8  # malloc.h
 _SIGKILL, _EPERM, _ENOSYS = 9, 1, 38
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
@@ -65,11 +65,10 @@ def hide() -> None:
         _libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def return_memory() -> None:
-    """Keep glibc from holding on to freed memory: threads share two arenas, and large blocks go back to the kernel."""
+def share_arenas() -> None:
+    """Let threads share two of glibc's arenas, each of which keeps what is freed in it."""
     with suppress(AttributeError):  # another libc
-        for parameter, value in ((_M_ARENA_MAX, 2), (_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE)):
-            _libc().mallopt(parameter, value)
+        _libc().mallopt(_M_ARENA_MAX, 2)
 
 
 def die_with(parent: int) -> None:
