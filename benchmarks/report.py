@@ -189,7 +189,7 @@ def _results(run: Found, results: Path) -> list[str]:
             [_large(rows) for rows in large.values()],
         ),
         "## Memory",
-        "MiB resident, PostgreSQL's shared buffers counted once: after the start, and after the run.",
+        "MiB resident (PSS: a page that processes share counts in parts), after the start and after the run.",
         _table(
             "|" + "|".join(run["memory"]["fresh"]),
             [[moment, *map(str, sizes.values())] for moment, sizes in run["memory"].items()],
