@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from storage_backends.http_client import BadResponse, NotConnected, Pool, Response
 from tests.servers import free_port
@@ -16,16 +23,24 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @contextmanager
-def serving(*answers: bytes) -> Iterator[tuple[Pool, list[int]]]:
+def serving(
+    *answers: bytes, certificate: Path | None = None, trusted: Path | None = None
+) -> Iterator[tuple[Pool, list[int]]]:
     """A pool of one server, and the number of requests on each of its connections. The server closes the connection after the
-    last answer."""
+    last answer. With a ``certificate`` it uses TLS."""
     requests: list[int] = []
     left = list(answers)
+    tls = None
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
 
     def serve() -> None:
         with suppress(OSError):
             while left:
                 connection, _ = listener.accept()
+                if tls is not None:
+                    connection = tls.wrap_socket(connection, server_side=True)
                 requests.append(0)
                 with connection, connection.makefile("rb") as stream:
                     while left and stream.readline():
@@ -37,7 +52,26 @@ def serving(*answers: bytes) -> Iterator[tuple[Pool, list[int]]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield Pool("127.0.0.1", listener.getsockname()[1], size=4), requests
+        ca_bundle = None if trusted is None else str(trusted)
+        yield Pool("127.0.0.1", listener.getsockname()[1], size=4, ca_bundle=ca_bundle), requests
+
+
+def certificate_for(name: str, file: Path) -> Path:
+    """A file with a self-signed certificate for an address, and its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(name))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(private + certificate.public_bytes(pem))
+    return file
 
 
 def ask(pool: Pool, method: str = "GET", **headers: str) -> Response:
@@ -127,3 +161,21 @@ def test_a_header_with_a_line_break_is_not_sent() -> None:
 def test_without_a_server_there_is_no_connection() -> None:
     with pytest.raises(NotConnected):
         ask(Pool("127.0.0.1", free_port(), size=1))
+
+
+def test_a_connection_with_tls_is_used_again(tmp_path: Path) -> None:
+    certificate = certificate_for("127.0.0.1", tmp_path / "own.pem")
+    with serving(OK, OK, OK, certificate=certificate, trusted=certificate) as (pool, requests):
+        assert [ask(pool).read() for _ in range(3)] == [b"ok"] * 3
+        assert requests == [3]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"], ids=["another authority", "another name"])
+def test_nothing_is_sent_to_a_server_that_is_not_trusted(address: str, tmp_path: Path) -> None:
+    certificate = certificate_for(address, tmp_path / "own.pem")
+    trusted = certificate if address == "127.0.0.2" else certificate_for("127.0.0.1", tmp_path / "other.pem")
+    with serving(OK, certificate=certificate, trusted=trusted) as (pool, requests):
+        with pytest.raises(NotConnected) as refused:
+            ask(pool)
+        assert isinstance(refused.value.__cause__, ssl.SSLCertVerificationError)
+        assert requests == []
