@@ -1,8 +1,8 @@
 """Signature Version 4: presigned URLs, POST policies and signed headers, for both backends.
 
 Presigning makes no request. botocore's signer takes 75-150 ms for 1,000 part URLs, which the start of a large upload
-waits for; this one takes 5. Tests compare its signatures with botocore's byte for byte, and the contract
-suite tries them on real servers.
+waits for; this one takes 5 ms. Tests compare its signatures with botocore's byte for byte, and the contract suite tries them on
+real servers.
 
 Sources: "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)" and "… Using the Authorization Header",
 Amazon S3 API reference.
@@ -151,11 +151,7 @@ class Presigner:
             key = f"AWS4{self._secret_key}".encode()
             for part in scope.split("/"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._day = made = (
-                stamp[:8],
-                scope,
-                _hmac(key),
-            )  # one assignment, so other threads see a consistent triple
+            self._day = made = (stamp[:8], scope, _hmac(key))  # one assignment: other threads see all of it
         return stamp, made[1], made[2]
 
 

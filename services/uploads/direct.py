@@ -68,9 +68,7 @@ MAX_OUTSTANDING = 16  # parts without a signed length that may be on their way a
 _UNSIZED_URL_TTL = timedelta(minutes=10)  # of a part URL that takes any length
 _MEASURE_UNSIZED = timedelta(seconds=4)  # between measurements; with a look every three seconds: within ten
 _MEASURE_SIZED = timedelta(seconds=6)  # SeaweedFS keeps each version of a part that is sent again
-_MEASURE_SPEED = (
-    100_000_000  # bytes a second; a large upload is measured less often, since more than its size takes longer
-)
+_MEASURE_SPEED = 100_000_000  # bytes a second; a large upload is measured less often, as its size takes longer to send
 _MEASURE_GRACE = timedelta(hours=1)  # a body may take so long after its URL has expired
 
 
