@@ -29,8 +29,7 @@ from api.response_models import (
 from core import errors
 from core.errors import NotFound, PartsMismatch, UploadGone
 from core.principal import session_name
-from db.records import UploadRecord
-from services.library.files import FileView
+from db.records import FileView, UploadRecord
 from services.uploads.direct import DirectUploads, PartUrl, UploadPlan
 
 routes = Blueprint("direct_uploads", __name__)

@@ -44,8 +44,9 @@ from api.response_models import (
 from core import errors
 from core.disposition import content_disposition
 from core.unset import UNSET
+from db.records import FileView
 from services.library.delivery import Link, NotModified, Redirect, RequestConditions, Stream
-from services.library.files import FileChange, FileQuery, FileView
+from services.library.files import FileChange, FileQuery
 from services.processing.previews import PictureType, PreviewRequest
 
 routes = Blueprint("files", __name__)

@@ -26,8 +26,8 @@ from core import errors
 from core.errors import FileTooLarge, InvalidInput, MalformedUpload
 from core.placement import Placement
 from core.principal import session_name
+from db.records import FileView
 from services.access.idempotency import Claim
-from services.library.files import FileView
 from services.uploads.intake import Outcome, Readable
 
 routes = Blueprint("form_uploads", __name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -32,10 +32,10 @@ from api.response_models import (
 from core.cursors import Page
 from core.errors import GatewayError
 from core.principal import Principal, session_name
-from db.records import FileDetailsRecord, FileRecord, JobRecord, PreviewRecord, SessionRecord
+from db.records import EventRecord, FileDetailsRecord, FileRecord, FileView, JobRecord, PreviewRecord, SessionRecord
 from services.access.visibility import may_change
 from services.library import public_copies
-from services.library.files import FileView, etag
+from services.library.files import etag
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -92,10 +92,11 @@ def no_content() -> Response:
     return response
 
 
-def as_model(model: type[BaseModel], *computed: str) -> Callable[..., Json]:
-    """A function that reads a record's attributes as the members of the model; those ``computed`` are passed by keyword."""
+def as_model(model: type[BaseModel], *computed: str, of: Any = None) -> Callable[..., Json]:
+    """A function that reads a record's attributes as the members of the model; those ``computed`` are passed by keyword. ``of``:
+    the named tuple that all the records are, which is read twice as fast."""
     names = [name for name in model.model_fields if name not in computed]
-    read = attrgetter(*names)
+    read = attrgetter(*names) if of is None else itemgetter(*(of._fields.index(name) for name in names))
 
     def render(record: Any, **members: Any) -> Json:
         document = dict(zip(names, read(record), strict=True))
@@ -107,10 +108,10 @@ def as_model(model: type[BaseModel], *computed: str) -> Callable[..., Json]:
 
 # -- files ---------------------------------------------------------------------------------------------------
 
-_as_file = as_model(FileOut, "problem", "previews", "links")
-_as_public_file = as_model(PublicFileOut, "previews", "links")
-_as_sent_file = as_model(SentFileOut, "problem")
-_as_preview = as_model(PreviewOut, "type", "url")
+_as_file = as_model(FileOut, "problem", "previews", "links", of=FileRecord)
+_as_public_file = as_model(PublicFileOut, "previews", "links", of=FileRecord)
+_as_sent_file = as_model(SentFileOut, "problem", of=FileRecord)
+_as_preview = as_model(PreviewOut, "type", "url", of=PreviewRecord)
 
 
 def files(views: Iterable[FileView], principal: Principal | None) -> list[Json]:
@@ -185,7 +186,7 @@ def made_file(view: FileView) -> Json:
 
 # -- other records -------------------------------------------------------------------------------------------
 
-event = as_model(EventOut)
+event = as_model(EventOut, of=EventRecord)
 key = as_model(KeyOut)
 rescan = as_model(RescanOut)
 _as_session = as_model(SessionOut, "session_id")

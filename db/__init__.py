@@ -65,9 +65,11 @@ STATEMENT, STATEMENT_IN_REQUEST = 30.0, 7.0
 CHECK_OUT = 5.0  # seconds to wait for a free connection
 _CHECK = 3.0  # seconds in which a connection must answer that has been idle for _IDLE seconds
 _IDLE = 1.0
-# The server cancels a statement that takes too long. The client waits _GRACE longer, in case the server hangs.
+# The server cancels a statement that takes too long. The client waits _GRACE longer, in case the server hangs. Pages are read
+# from memory or a solid-state disk: with the default random_page_cost, a page of 100 files would read all of ``objects``.
 _SESSION = (
     "-c statement_timeout={:.0f}ms -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+    " -c random_page_cost=1.1"
 )
 _GRACE = 1.0  # seconds
 # Options of every connection. A peer that vanished is noticed within 20 seconds.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from core.errors import InvalidInput
 from db import Tx, previews, scalar
 from db.files import COLUMNS
-from db.records import FileRecord, PreviewRecord
+from db.records import FileRecord, FileView
 
 EXACT_UP_TO = 10_000  # totals above it are not counted
 _FEW = 5_000  # a list of up to this many files is filtered first and then sorted
@@ -132,24 +132,11 @@ def _tagged(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
     return f"{where} and f.tag = %(tag)s", params | {"tag": wanted.tag}
 
 
-class ListedFile(NamedTuple):
-    """A file in a list."""
-
-    file: FileRecord
-    previews: list[PreviewRecord]
-    key: str  # the sort value
-
-    @property
-    def position(self) -> list[Any]:
-        """The keyset position: sort value and id."""
-        return [self.key, str(self.file.id)]
-
-
 def page(
     tx: Tx, wanted: FileFilter, *, sort: str, after: list[Any] | None, limit: int, expected: int | None = None
-) -> list[ListedFile]:
-    """Up to ``limit`` files after the keyset position ``after``. ``expected`` is the list's total, if known, and decides how they
-    are found. Raises InvalidInput for an unknown sort."""
+) -> tuple[list[FileView], list[Any] | None]:
+    """Up to ``limit`` files after the keyset position ``after`` (sort value and id), and the position of the last if there are
+    more. ``expected`` is the list's total, if known, and decides how they are found. Raises InvalidInput for an unknown sort."""
     descending = sort.startswith("-")
     name = sort.removeprefix("-")
     if name not in _SORTS:
@@ -172,13 +159,15 @@ def page(
     else:
         source = f"({ids} {order} limit %(limit)s) p join files f on f.id = p.id"
     sql = (
-        f"select key::text as sort_key, {previews.OF_OBJECT}, {COLUMNS} from {source}"
+        f"select {COLUMNS}, {previews.OF_OBJECT}, key::text as sort_key from {source}"
         f" join objects o on o.object_key = f.file_path order by key {direction}, f.id {direction}"
     )
     # Not prepared: a generic plan does not know whether a value is rare.
     prepare = None if wanted.only_kind else False
-    rows = tx.execute(sql, params | {"limit": limit, "kinds": sorted(FAMILIES)}, prepare=prepare).fetchall()
-    return [ListedFile(FileRecord._make(row[2:]), previews.parsed(row[1]), row[0]) for row in rows]
+    params |= {"limit": limit + 1, "kinds": sorted(FAMILIES)}
+    rows = tx.execute(sql, params, prepare=prepare, binary=True).fetchall()
+    views = [FileView(FileRecord._make(row[:-2]), previews.parsed(row[-2])) for row in rows[:limit]]
+    return views, [rows[limit - 1][-1], str(views[-1].file.id)] if len(rows) > limit else None
 
 
 def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expected: int | None) -> str | None:

@@ -279,6 +279,14 @@ class PreviewRecord(NamedTuple):
     size: int  # bytes
 
 
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """A file with its previews."""
+
+    file: FileRecord
+    previews: list[PreviewRecord]
+
+
 class EventRecord(NamedTuple):
     """An event in the history of a file."""
 

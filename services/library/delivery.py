@@ -368,10 +368,10 @@ class Delivery:
                 raise NotFound("There is no such folder.")
             wanted = file_lists.FileFilter(owner_id=folder.owner_id, folder_id=folder_id, recursive=True)
             limit = self._limits.max_zip_files + 1
-            found = file_lists.page(tx, wanted, sort="original_name", after=None, limit=limit)
+            found, _ = file_lists.page(tx, wanted, sort="original_name", after=None, limit=limit)
             paths = folders.paths_below(tx, folder_id)
         ready, left_out = list[tuple[str, FileRecord]](), set[str]()
-        for file, _, _ in found:
+        for file in (view.file for view in found):
             name = paths.get(file.folder_id or 0, "") + file.original_name
             if file.intact and is_ready(file, scanned_only=self._scanned_only) and not file.expired:
                 ready.append((name, file))

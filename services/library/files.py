@@ -30,7 +30,7 @@ from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
 from db import errors as db_errors
 from db.file_lists import FileFilter
-from db.records import EventRecord, FileDetailsRecord, FileRecord, PreviewRecord
+from db.records import EventRecord, FileDetailsRecord, FileRecord, FileView, PreviewRecord
 from services.access import idempotency
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Claim
@@ -44,14 +44,6 @@ from storage_backends.base import ObjectNotFound, ObjectStore
 BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
 MAX_TAGS = 50
 _PIECE = 1024 * 1024  # bytes read at a time
-
-
-@dataclass(frozen=True, slots=True)
-class FileView:
-    """A file with its previews."""
-
-    file: FileRecord
-    previews: list[PreviewRecord]
 
 
 def with_previews(tx: Tx, records: Sequence[FileRecord]) -> list[FileView]:
@@ -223,15 +215,13 @@ class Files:
             raise InvalidCursor()
         with self._db.connection() as tx:
             total = None if uncounted else file_lists.total(tx, wanted)
-            limit = query.limit + 1
-            found = file_lists.page(tx, wanted, sort=query.sort, after=after, limit=limit, expected=total)
+            views, position = file_lists.page(
+                tx, wanted, sort=query.sort, after=after, limit=query.limit, expected=total
+            )
         cursor = None
-        if len(found) > query.limit:
-            position = found[query.limit - 1].position + ([None] if total is None else [])
-            cursor = self._cursors.sign(position, scope=scope)
-        shown = found[: query.limit]
-        views = [FileView(row.file, row.previews) for row in shown]
-        return FilePage([row.file for row in shown], cursor, total, views)
+        if position is not None:
+            cursor = self._cursors.sign(position + ([None] if total is None else []), scope=scope)
+        return FilePage([view.file for view in views], cursor, total, views)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 

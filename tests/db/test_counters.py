@@ -260,7 +260,7 @@ def test_totals_from_counters_equal_list_totals(db: Database) -> None:
         for owner in ("alice", "bob", "nobody", None):
             for kind in kinds:
                 wanted = FileFilter(owner, **kind)
-                items = file_lists.page(tx, wanted, sort="-uploaded_at", after=None, limit=100)
+                items, _ = file_lists.page(tx, wanted, sort="-uploaded_at", after=None, limit=100)
                 assert file_lists.total(tx, wanted) == len(items), (owner, kind)
 
 
