@@ -73,31 +73,31 @@ class UploadRecord:
     protocol: str
     status: str
     object_key: str
-    incoming_key: str | None
-    multipart_id: str | None
     original_name: str
     content_type: str
     size: int | None
     reserved: int
-    part_size: int | None
     folder_id: int | None
     visibility: str
     tags: list[str]
     on_duplicate: str
     keep_location: bool
     metadata: dict[str, Any]
-    sha256: str | None
     session_id: str | None
-    token_id: UUID | None
-    file_id: UUID | None
-    problem: dict[str, Any] | None
-    cleaned: bool
     created_at: datetime
     updated_at: datetime
     expires_at: datetime
-    overdue: bool
-    attempts: int  # to complete it without its client, that failed for a reason in the upload itself
     had_folder: bool  # begun for a folder; if folder_id is None, that was deleted since
+    incoming_key: str | None = None
+    multipart_id: str | None = None
+    part_size: int | None = None
+    sha256: str | None = None
+    token_id: UUID | None = None
+    file_id: UUID | None = None
+    problem: dict[str, Any] | None = None
+    cleaned: bool = False
+    overdue: bool = False
+    attempts: int = 0  # to complete it without its client, that failed for a reason in the upload itself
 
     @property
     def placement(self) -> Placement:
