@@ -159,6 +159,19 @@ class ClientSocket(socket.socket):
 class ClientBody(Body):  # type: ignore[misc]
     """A request's body, whose read errors are all OSError."""
 
+    def read1(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes with at most one read of the socket, and without the copies that ``read`` makes to gather them.
+        b"" at the end. A read that raises loses nothing. A chunked body is read as by ``read``."""
+        reader = self.reader
+        if self.buf.tell() or not isinstance(reader, LengthReader):
+            return self.read(size)  # type: ignore[no-any-return]
+        held = reader.unreader.buf.seek(0, 2)
+        if held or not reader.length:
+            return reader.read(min(size, held))  # type: ignore[no-any-return]
+        data: bytes = reader.unreader.sock.recv(min(size, reader.length))
+        reader.length -= len(data)
+        return data
+
     def _read_reader(self, size: int) -> bytes:
         try:
             data: bytes = super()._read_reader(size)

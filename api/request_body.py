@@ -10,7 +10,9 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import IO
 
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
@@ -32,12 +34,12 @@ class RequestBody:
         self.length = content_length()
         self.received = 0
         self.digests = {name: hashlib.new(name, usedforsecurity=False) for name in hashes}
-        self._stream = request.stream
+        self._read = read_once(request.stream)
 
     def read(self, size: int, /) -> bytes:
         """Up to ``size`` bytes; b"" at the end."""
         try:
-            chunk = self._stream.read(size)
+            chunk = self._read(size)
         except (OSError, ClientDisconnected) as error:
             raise MalformedUpload("The body is incomplete or malformed.") from error
         self.received += len(chunk)
@@ -46,6 +48,11 @@ class RequestBody:
         if not chunk and size and self.length is not None and self.received != self.length:
             raise MalformedUpload(f"The body ended after {self.received} of {self.length} bytes.")
         return chunk
+
+
+def read_once(stream: IO[bytes]) -> Callable[[int], bytes]:
+    """The stream's ``read1``, which does not wait for as many bytes as it may return, or ``read`` if the server has none."""
+    return getattr(stream, "read1", stream.read)
 
 
 def content_length() -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
-from api.request_body import content_length
+from api.request_body import content_length, read_once
 
 SILENCE = 30.0  # seconds without a byte that end a body (T55); the server's own limit is the same
 POLL = 1.0  # seconds after which a read without bytes returns, so that the writer can look at its lease
@@ -30,7 +30,7 @@ class ArrivingBody:
         self.received = 0
         self.broken = False
         self._interim = interim
-        self._stream = request.stream
+        self._read_once = read_once(request.stream)
         self._source: Any = request.environ.get("wsgi.input")
         self._ended = False
         self._left = b""  # saved from a failed read
@@ -77,7 +77,7 @@ class ArrivingBody:
         if self._stop_at is not None and (not self._can_poll or time.monotonic() > self._stop_at):
             return self._break(size)
         try:
-            piece = self._stream.read(size)
+            piece = self._read_once(size)
         except TimeoutError:
             return None if self._may_go_on() else self._break(size)
         except (OSError, ClientDisconnected):

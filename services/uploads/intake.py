@@ -286,7 +286,7 @@ class Batch:
 
     def _store_bytes(self, new: NewUpload, stream: Readable, sha256: str | None, content_md5: bytes | None) -> Received:
         principal, policy, received, mime_type = self._principal, self._policy, 0, ""
-        writer = PartWriter(self._store, plan(new.size or policy.max_size(principal)).part_size)
+        writer = PartWriter(self._store, plan(new.size or policy.max_size(principal)).part_size, capacity=new.size or 0)
         # Quota for a declared size is reserved before the body is read, else once the first part has arrived.
         small = policy.reserves_nothing(principal) and (new.size or 0) <= writer.room
         upload = self._admit(new) if new.size is not None and not small else None
