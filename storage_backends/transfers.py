@@ -49,7 +49,7 @@ from storage_backends.signed_http import SignedHttp, error_in
 T = TypeVar("T")
 Body = BinaryIO | bytes | bytearray | memoryview
 
-PIECE = 64 * 1024  # bytes handed to the socket at once; the stall timeout applies to each
+PIECE = 256 * 1024  # bytes handed to the socket at once; the stall timeout applies to each
 PROBE_TIME = 5.0  # seconds for all of a probe
 COPY_TIMEOUT = 600.0  # seconds: the bucket answers a copy when it is done, after minutes for 5 GiB
 COPIES = frozenset({"copy", "copy_part", "complete_multipart"})  # the operations with that timeout

@@ -1,14 +1,18 @@
 """Write an object through one buffer of a part's size: whole if it fits, else as a multipart upload.
 
 The caller fills the buffer, and sends a part when there is no ``room``. Parts and whole objects carry a checksum that the
-bucket enforces. Memory is bounded by one part."""
+bucket enforces. Memory is bounded by one part, and by a second one for a few uploads at a time, which fill it while the first is
+sent."""
 
 from __future__ import annotations
 
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from threading import BoundedSemaphore
 
 from core.errors import UploadGone
 from services.objects.bucket import bucket_errors
@@ -22,6 +26,10 @@ from storage_backends.base import (
     UploadNotFound,
 )
 
+_SECOND_BUFFERS = 4  # of all uploads in a process: with more uploads at once, one reads while another sends
+_second_buffers = BoundedSemaphore(_SECOND_BUFFERS)
+_senders = ThreadPoolExecutor(_SECOND_BUFFERS, "part-sender")
+
 
 class PartWriter:
     """The writer of one object."""
@@ -34,7 +42,8 @@ class PartWriter:
         self.filled = 0  # bytes in the buffer
         self.room = part_size  # bytes until the part is full
         self.ref: MultipartRef | None = None  # the multipart upload, once it has begun
-        self.parts: list[Part] = []  # those sent so far
+        self.parts: list[Part] = []  # those stored so far
+        self._sending: tuple[Future[Part], bytearray] | None = None  # the part that is being sent, and its buffer
 
     def add(self, data: bytes | memoryview) -> memoryview:
         """Add as much as there is room for. Returns the rest."""
@@ -62,17 +71,47 @@ class PartWriter:
     def send(self, number: int | None = None, *, checksum: bool = True) -> Part:
         """Store the buffer as a part, by default the next one. Raises UploadGone if the bucket has dropped the
         multipart upload."""
-        assert self.ref is not None
-        with self._contents() as data, bucket_errors():
-            crc32 = crc32_of(data) if checksum else None
-            try:
-                part = self._store.put_part(self.ref, number or len(self.parts) + 1, data, checksum=crc32)
-            except UploadNotFound as error:
-                raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
+        with self._contents() as data:
+            part = self._put_part(number or len(self.parts) + 1, data, checksum)
         self.parts.append(part)
         self.room += self.filled
         self.filled = 0
         return part
+
+    def send_behind(self) -> None:
+        """Send the buffer as the next part while the caller fills a second one; the next call raises what it raises. If other
+        uploads have all second buffers, it is ``send``."""
+        second = self.settle()
+        if not _second_buffers.acquire(blocking=False):
+            self.send()
+            return
+        data = memoryview(self._buffer)[: self.filled]
+        future = _senders.submit(copy_context().run, self._put_part, len(self.parts) + 1, data)
+        self._sending = future, self._buffer
+        self._buffer = bytearray(self.filled) if second is None else second
+        self.room += self.filled
+        self.filled = 0
+
+    def settle(self) -> bytearray | None:
+        """Wait for the part that is being sent, if any; its buffer. Must be called before the upload is aborted, which would miss
+        a part that is stored afterwards."""
+        if self._sending is None:
+            return None
+        (future, buffer), self._sending = self._sending, None
+        try:
+            self.parts.append(future.result())
+        finally:
+            _second_buffers.release()
+        return buffer
+
+    def _put_part(self, number: int, data: memoryview, checksum: bool = True) -> Part:
+        assert self.ref is not None
+        with bucket_errors():
+            crc32 = crc32_of(data) if checksum else None
+            try:
+                return self._store.put_part(self.ref, number, data, checksum=crc32)
+            except UploadNotFound as error:
+                raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
 
     def put(self, key: str, content_type: str, *, checksum: Checksum | None = None) -> ObjectInfo:
         """Store the buffer as an object, with its CRC32 unless another checksum is given. The buffer keeps its bytes."""
@@ -85,6 +124,7 @@ class PartWriter:
         """Store what is left, and complete the object. ``checksum`` is of an object that fits into the buffer."""
         if self.ref is None:
             return self.put(key, content_type, checksum=checksum)
+        self.settle()
         if self.filled:
             self.send()
         with bucket_errors():

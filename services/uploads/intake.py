@@ -316,6 +316,8 @@ class Batch:
             if info.size != received:
                 raise Unavailable("The bucket did not store all of the bytes; try again.")
         except BaseException as error:
+            with suppress(Exception):
+                writer.settle()
             if upload is not None:
                 problem = error.as_problem() if isinstance(error, GatewayError) else None
                 self._intake.discard([upload], problem=problem)
@@ -349,7 +351,7 @@ class Batch:
                 if not uploads.set_multipart(tx, upload.id, ref.upload_id):
                     raise UploadGone()
         upload = self._policy.reserve(upload, received, expires_in=_TTL)
-        writer.send()
+        writer.send_behind()
         return upload
 
     def _keep_alive(self) -> None:
