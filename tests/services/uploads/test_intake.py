@@ -7,6 +7,8 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Event
+from time import sleep
 from typing import Any
 
 import psycopg
@@ -33,8 +35,9 @@ from db import Database
 from db.records import FileRecord
 from services import Services
 from services.library.files import FileQuery
+from services.objects import part_writer
 from settings import Settings
-from storage_backends.base import OutOfSpace
+from storage_backends.base import MultipartRef, OutOfSpace, Part
 from tests.conftest import NOTHING, Leftovers
 from tests.rows import sql
 from tests.samples import Repeated, Source, picture
@@ -165,6 +168,70 @@ def test_T7_T105_a_full_bucket_is_an_error_and_leaves_nothing(
     with pytest.raises(StorageFull):
         upload(services, alice, "a.bin", os.urandom(size), size=size)
     assert leftovers() == NOTHING
+
+
+@pytest.mark.memory_store
+def test_a_part_is_sent_while_the_next_one_is_read(
+    services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_part, read_on, data = bucket.put_part, Event(), os.urandom(2 * PART_SIZE)
+
+    class Watched(Source):
+        def read(self, size: int = -1, /) -> bytes:
+            if self.taken > PART_SIZE:
+                read_on.set()
+            return super().read(size)
+
+    def put_part(ref: MultipartRef, number: int, *arguments: Any, **keywords: Any) -> Part:
+        assert number > 1 or read_on.wait(10)
+        return store_part(ref, number, *arguments, **keywords)
+
+    monkeypatch.setattr(bucket, "put_part", put_part)
+    assert stored(bucket, upload(services, alice, "a.bin", Watched(data))) == data
+
+
+@pytest.mark.memory_store
+def test_an_upload_is_aborted_only_after_the_part_that_is_being_sent(
+    services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_part, abort, failed, calls = bucket.put_part, bucket.abort_multipart, Event(), list[str]()
+
+    class Broken(Source):
+        def read(self, size: int = -1, /) -> bytes:
+            try:
+                return super().read(size)
+            except ConnectionResetError:
+                failed.set()
+                raise
+
+    def put_part(*arguments: Any, **keywords: Any) -> Part:
+        failed.wait(10)
+        sleep(0.2)  # time for an abort that does not wait
+        calls.append("stored")
+        return store_part(*arguments, **keywords)
+
+    def abort_multipart(ref: MultipartRef) -> None:
+        calls.append("aborted")
+        abort(ref)
+
+    monkeypatch.setattr(bucket, "put_part", put_part)
+    monkeypatch.setattr(bucket, "abort_multipart", abort_multipart)
+    reset = ConnectionResetError(errno.ECONNRESET, "reset")
+    with pytest.raises(ConnectionResetError):
+        upload(services, alice, "a.bin", Broken(bytes(2 * PART_SIZE), fails_at=PART_SIZE, error=reset))
+    assert calls == ["stored", "aborted"]
+
+
+@pytest.mark.memory_store
+def test_an_upload_without_a_second_buffer_sends_in_turn(services: Services, alice: Principal, bucket: Any) -> None:
+    data, taken = os.urandom(2 * PART_SIZE + 1), 0
+    try:
+        while part_writer._second_buffers.acquire(blocking=False):
+            taken += 1
+        assert taken == part_writer._SECOND_BUFFERS  # earlier uploads, failed ones too, have returned theirs
+        assert stored(bucket, upload(services, alice, "a.bin", data)) == data
+    finally:
+        part_writer._second_buffers.release(taken)
 
 
 def test_duplicates_link_copy_or_are_rejected(services: Services, alice: Principal, leftovers: Leftovers) -> None:
