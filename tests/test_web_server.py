@@ -47,7 +47,7 @@ def create_app():
     def read():
         stream, received = request.environ["wsgi.input"], 0
         try:
-            while chunk := stream.read(1024):
+            while chunk := getattr(stream, request.args.get("by", "read"))(1024):
                 received += len(chunk)
         except OSError as error:
             reader = stream.reader
@@ -187,13 +187,14 @@ def one_problem(received: bytes, *statuses: int) -> dict[str, object]:
     return document
 
 
-def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
+@pytest.mark.parametrize("by", ["read", "read1"])
+def test_pipelined_requests_are_answered_in_order(server: Running, by: str) -> None:
     request = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
     with server.connect(request + request) as client:
         received = b""
         while received.count(b'{"hello":"world"}') < 2:
             received += client.recv(65536)
-        client.sendall(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel")
+        client.sendall(b"POST /read?by=%b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel" % by.encode())
         time.sleep(0.2)
         client.sendall(b"lo" + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         received = everything(client)

@@ -5,7 +5,7 @@
 Bytes reach the bucket only after name, declared size, type and quota were checked and a row with their random object key was
 committed: of the upload or, for one that fits into one part and reserves no quota, of a key reserved before
 (reserved_keys.py). They become files only when all of them are stored and their SHA-256 is known. Memory is bounded by one part
-for each upload; nothing is written to disk."""
+for each upload, and by two for a few at a time (part_writer.py); nothing is written to disk."""
 
 from __future__ import annotations
 
