@@ -5,9 +5,10 @@ names, texts, and files with some words in the name and others in the text. No f
 *segments* of the index, newest first. The statement stops at ``RANKED`` matches: a common word reads one segment, a rare one all,
 by a probe each. Names that equal the query are added, however old. Without a word, the newest files that pass are listed.
 
-Candidates pass filters by what the index repeats of a file, and count only while that is still what ``files`` says. A test of
-words is left out where the lookup is exact. A file has the highest rank class that fits (terms.py), and within a class the
-newest comes first. A search that runs out of its clock's time is repeated over the newest files (T81).
+Candidates pass filters by what the index repeats of a file, and count only while that is still what ``files`` says: a file that
+differs is in ``search_queue``, so only those are compared. A test of words is left out where the lookup is exact. A file has the
+highest rank class that fits (terms.py), and within a class the newest comes first. A search that runs out of its clock's time is
+repeated over the newest files (T81).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from db.search.index import COPIES, SEGMENTS, mark_of
 
 RANKED = 1_000  # matches that are counted and ranked, but for some more names that equal the query
 _EXACT = 500  # of these
+_QUEUED = 1_000  # files waiting to be indexed, from which on each match is compared with its file
 _MAX_PREFIXES = 4  # that are looked up: a scan of the index for a prefix can't be cancelled
 _FACET_VALUES = 100
 
@@ -85,7 +87,7 @@ def find(
     columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in dict.fromkeys(facets))
     behind = "(score, uploaded_at, id) < ({}::integer, {}::timestamptz, {}::uuid)" if after else "true"
     sql = f"""
-    with {search.hits(newest)},
+    with queued as materialized (select file_id from search_queue limit {_QUEUED}), {search.hits(newest)},
     page as (
         select id, uploaded_at, score from (select f.*, {search.score(tree)} as score from hits f) f
         where {behind.format(*map(search.value, after))}
@@ -148,9 +150,9 @@ class _Search(terms.Statement):
         hits = "select * from found"
         if whole := terms.whole_names(self._tree):  # however old
             exact = " or ".join(map(self.exact_test, whole))
-            more = f"{self._files('files f', f'({exact})')} and (select count(*) from found) > {RANKED} limit {_EXACT}"
-            hits += f" union ({more})"
-        return f"found as materialized ({lookups} limit {RANKED + 1}), hits as materialized ({hits})"
+            hits += f""" union all ({self._files("files f", f"({exact})")} and (select count(*) from found) > {RANKED}
+                         and file.id not in (select id from found) limit {_EXACT})"""
+        return f"found as materialized ({lookups} limit {RANKED + 1}), hits as ({hits})"
 
     def _files(self, source: str, test: str = "true") -> str:
         """Matches read from the files."""
@@ -208,7 +210,8 @@ class _Search(terms.Statement):
             select f.id, f.names, f.name_key, {_COLUMNS} from {_INDEX} f
             where f.words @@ k.query and {" and ".join(tests)} order by f.uploaded_at desc, f.id desc offset 0
         ) f
-        cross join lateral (select from files file where file.id = f.id and {_CURRENT} offset 0) file"""
+        where f.id not in (select file_id from queued) and (select count(*) from queued) < {_QUEUED}
+              or exists (select from files file where file.id = f.id and {_CURRENT})"""
 
     def _tiers(self, asked: Sequence[_Group]) -> list[tuple[str, str]]:
         """The lookups in turn: where they look, and a tsquery. Files of an earlier one are left out, or tested if not exact."""

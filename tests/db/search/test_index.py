@@ -94,6 +94,17 @@ def test_copies_follow_the_file_and_leave_the_words_alone(db: Database, change: 
     assert sql(db, f"select {index.COPIES} from search_index") == sql(db, f"select {index.COPIES} from files")
 
 
+def test_T82_a_change_of_any_column_that_the_index_repeats_queues_the_file(db: Database) -> None:
+    """A search compares only queued files with their rows."""
+    watched = sql(
+        db,
+        "select event_object_column from information_schema.triggered_update_columns"
+        " where trigger_name = 'files_queue_updated'",
+    )
+    # The owner of a file never changes.
+    assert {name for (name,) in watched} >= {"original_name", *index.COPIES.split(", ")} - {"owner_id"}
+
+
 def test_a_text_is_indexed_while_its_file_is_ready(db: Database) -> None:
     put(db, "words", None)
     ((file_id,),) = sql(db, "select id from files")

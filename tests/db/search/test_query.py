@@ -226,7 +226,11 @@ def add_texts(db: Database, *files: str, content: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["is_deleted = true, deleted_at = now()", "status = 'infected'", "tags = '{new}'"])
-def test_T82_a_changed_file_is_not_found_before_it_is_indexed_anew(db: Database, change: str) -> None:
+@pytest.mark.parametrize("queued", [1, 1_000])
+def test_T82_a_changed_file_is_not_found_before_it_is_indexed_anew(
+    db: Database, monkeypatch: pytest.MonkeyPatch, change: str, queued: int
+) -> None:
+    monkeypatch.setattr(index, "_QUEUED", queued)  # from which on each match is compared
     add_texts(db, "plan.txt", content="a word")
     with db.connection() as tx:
         execute(tx, f"update files set {change}")
