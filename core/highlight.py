@@ -20,12 +20,10 @@ def mark(text: str, terms: Sequence[Sequence[str]], *, at_words: bool = False) -
     non-word characters between them. ``at_words``: match whole words by their beginning, except in scripts without spaces."""
     folded, origin = _folded(text)
     matches: list[tuple[int, int]] = []
-    for pieces in terms:
-        pattern = r"[\W_]*".join(map(re.escape, pieces))
-        if at_words and pattern and not is_run(pieces[0]):
-            pattern = rf"(?<![^\W_]){pattern}[^\W_]*"
-        for match in re.finditer(pattern, folded) if pattern else ():
-            matches.append((origin[match.start()], origin[match.end() - 1] + 1))
+    for pieces in filter(any, terms):
+        for match in _pattern(tuple(pieces), at_words).finditer(folded):
+            start, end = match.span()
+            matches.append((start, end) if origin is None else (origin[start], origin[end - 1] + 1))
     if not matches:
         return None
     marked: list[tuple[int, int]] = []
@@ -44,10 +42,16 @@ def mark(text: str, terms: Sequence[Sequence[str]], *, at_words: bool = False) -
     return "".join(shown)
 
 
-def _folded(text: str) -> tuple[str, Sequence[int]]:
-    """The text folded as names are, and for each folded character the index of its original."""
+@lru_cache(256)
+def _pattern(pieces: tuple[str, ...], at_words: bool) -> re.Pattern[str]:
+    pattern = r"[\W_]*".join(map(re.escape, pieces))
+    return re.compile(rf"(?<![^\W_]){pattern}[^\W_]*" if at_words and not is_run(pieces[0]) else pattern)
+
+
+def _folded(text: str) -> tuple[str, Sequence[int] | None]:
+    """The text folded as names are, and for each folded character the index of its original, unless they are the same."""
     if text.isascii():
-        return text.lower(), range(len(text))
+        return text.lower(), None
     keys = [_key(char) for char in text]
     return "".join(keys), [index for index, key in enumerate(keys) for _ in key]
 
