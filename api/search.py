@@ -21,7 +21,7 @@ def find(query: SearchQuery) -> Response:
     newest first. Any string is a valid query. Operators: `"a phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`,
     `ext:`, `tag:`, `size:>10mb`, `before:`, `after:`, `is:deleted`."""
     found = services().search.search(principal(), SearchRequest(**query.model_dump()))
-    files = render.files(services().files.views([hit.file for hit in found.items]), principal())
+    files = render.files(found.items, principal())
     items = [
         {"file": file, "score": hit.score, "highlights": hit.highlights}
         for file, hit in zip(files, found.items, strict=True)

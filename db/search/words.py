@@ -7,13 +7,21 @@ from collections.abc import Iterable, Sequence
 from core.tokenizer import without_marks
 from db import Tx, column
 from db.search.index import STEMMERS
-from db.search.terms import like
+from db.search.terms import Spellings, like
 
 _MAX_WORDS = 64  # that contain one searched word
 _SIMILAR = 200
 
-_CONTAINING = f"""
-select s.word, o.word from unnest(%(words)s::text[], %(patterns)s::text[]) s (word, pattern) cross join lateral (
+# Stems in the languages of the owner's texts only, so that there are few.
+_RELATED = f"""
+select 'stem', w, s || '/' || l.language
+from (values {", ".join(f"('{language}', '{stemmer}')" for language, stemmer in STEMMERS.items())}) l (language, stemmer),
+     unnest(%(words)s::text[]) w, unnest(ts_lexize(l.stemmer::regdictionary, w)) s
+where s <> '' and (%(owner)s::text is null
+      or exists (select from object_texts t where t.owner_id || '/' || t.language = %(owner)s || '/' || l.language))
+union all
+select 'longer', s.word, o.word
+from unnest(%(parts)s::text[], %(patterns)s::text[]) s (word, pattern) cross join lateral (
     select distinct o.word from search_words o
     where (%(owner)s::text is null or o.owner_id = %(owner)s) and o.plain like s.pattern limit {_MAX_WORDS + 1}) o
 """
@@ -24,17 +32,24 @@ union select word from search_words where owner_id = %(owner)s and word = any(%(
 """
 
 
-def containing(tx: Tx, owner_id: str | None, words: Sequence[str]) -> dict[str, list[str]]:
-    """For each word, the words of the owner's names (None: of everybody's) that contain it. Left out is a word that more than
-    ``_MAX_WORDS`` contain."""
-    found: dict[str, list[str]] = {word: [] for word in words}
-    patterns = [f"%{like(without_marks(word))}%" for word in found]
-    params = {"owner": owner_id, "words": list(found), "patterns": patterns}
-    # Not prepared: the plan differs between owners with few words and owners with many.
-    for word, other in tx.execute(_CONTAINING, params, prepare=False).fetchall() if found else ():
-        found[word].append(other)
+def related(tx: Tx, owner_id: str | None, words: Iterable[str], parts: Iterable[str]) -> tuple[Spellings, Spellings]:
+    """The stems of ``words``, as ``stem/language``, in the languages of the owner's texts (None: in all), and for each of
+    ``parts`` the words of the owner's names (None: of everybody's) that contain it, unless they are more than ``_MAX_WORDS``."""
+    found: dict[str, dict[str, list[str]]] = {
+        "stem": {word: [] for word in words},
+        "longer": {word: [] for word in parts},
+    }
+    stems, longer = found.values()
+    if stems or longer:
+        patterns = [f"%{like(without_marks(word))}%" for word in longer]
+        params = {"owner": owner_id, "words": list(stems), "parts": list(longer), "patterns": patterns}
+        # Not prepared: the plan differs between owners with few words and owners with many.
+        for kind, word, other in tx.execute(_RELATED, params, prepare=False).fetchall():
+            found[kind][word].append(other)
     # Marks count here: é is not e.
-    return {word: [other for other in of if word in other] for word, of in found.items() if len(of) <= _MAX_WORDS}
+    return stems, {
+        word: [other for other in of if word in other] for word, of in longer.items() if len(of) <= _MAX_WORDS
+    }
 
 
 def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> list[str]:
@@ -56,21 +71,3 @@ select min(original_name) from (
 def names_beginning(tx: Tx, owner_id: str, typed: str, *, limit: int) -> list[str]:
     """Names that begin with the folded text, outside the trash."""
     return column(tx, _NAMES, {"owner": owner_id, "pattern": like(typed) + "%", "limit": limit})
-
-
-# In the languages of the owner's texts only, so that there are few.
-_STEMS = f"""
-select w, s || '/' || l.language
-from (values {", ".join(f"('{language}', '{stemmer}')" for language, stemmer in STEMMERS.items())}) l (language, stemmer),
-     unnest(%(words)s::text[]) w, unnest(ts_lexize(l.stemmer::regdictionary, w)) s
-where s <> '' and (%(owner)s::text is null
-      or exists (select from object_texts t where t.owner_id || '/' || t.language = %(owner)s || '/' || l.language))
-"""
-
-
-def stems(tx: Tx, owner_id: str | None, words: Iterable[str]) -> dict[str, list[str]]:
-    """For each word its stems, as ``stem/language``, in the languages of the owner's texts (None: in all)."""
-    found: dict[str, list[str]] = {word: [] for word in words}
-    for word, stem in tx.execute(_STEMS, {"owner": owner_id, "words": list(found)}).fetchall() if found else ():
-        found[word].append(stem)
-    return found

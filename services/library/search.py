@@ -24,6 +24,7 @@ from db.records import FileRecord
 from db.search import index, query, words
 from db.search.clock import Clock
 from services.access.visibility import owner_scope
+from services.library.files import FileView
 
 T = TypeVar("T")
 
@@ -57,10 +58,9 @@ class SearchRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchHit:
+class SearchHit(FileView):
     """A file that matches."""
 
-    file: FileRecord
     score: float  # 0 to 1
     highlights: dict[str, str | None]  # HTML
 
@@ -126,9 +126,9 @@ class Search:
         marks = [parts(term.key) or [term.key] for term in tree.terms]
         marks += [[word] for near in corrections.values() for word in near]
         hits = []
-        for file, score in shown:
+        for file, previews, score in shown:
             highlights = {"name": mark(file.original_name, marks), "content": snippets.get(file.file_path)}
-            hits.append(SearchHit(file, score / 1e6, highlights))
+            hits.append(SearchHit(file, previews, score / 1e6, highlights))
         more = len(found.hits) > room and seen + room < MAX_RESULTS
         next_cursor = self._cursors.sign([seen + room, *shown[-1].position], scope=scope) if more else None
         return SearchPage(hits, next_cursor, total, found.facets)
@@ -215,8 +215,9 @@ def _shared(word: str, stem: str) -> str:
 def _within(clock: Clock, conn: Tx, look: Callable[..., T]) -> T | None:
     """The result of one search; None if the clock runs out first."""
     try:
-        with conn.transaction():
-            clock.begin(conn)
-            return look(conn, clock=clock)
+        clock.begin(conn)
+        return look(conn, clock=clock)
     except db_errors.QueryCanceled:
         return None
+    finally:
+        conn.commit()  # a rollback would forget what is prepared
