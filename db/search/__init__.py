@@ -12,9 +12,8 @@ file counts.
 
 Read query.py first.
 
-- query.py  a tree of core/search_query.py as one SQL statement: finds, counts and ranks files
+- query.py  a tree of core/search_query.py as one SQL statement: finds, counts and ranks files; the time limit of a search
 - terms.py  a leaf of the tree as a tsquery and as a test of one file, and the rank class of a file
 - index.py  texts, and the rows of the index
 - words.py  other words to look for: stems, words of names that contain one or are spelt like it
-- clock.py  the time limit of a search
 """

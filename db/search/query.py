@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, NamedTuple
 
 from core.search_query import Is, Leaf, SearchTree, Term
 from db import Tx, column, previews
+from db.errors import QueryCanceled
 from db.file_lists import FileFilter, conditions
 from db.files import COLUMNS
 from db.records import FileRecord, PreviewRecord
 from db.search import terms
 from db.search import words as spellings
-from db.search.clock import Clock
 from db.search.index import COPIES, SEGMENTS, mark_of
 
 RANKED = 1_000  # matches that are counted and ranked, but for some more names that equal the query
@@ -40,11 +41,35 @@ _FACETS = {
     "month": "to_char(uploaded_at at time zone 'UTC', 'YYYY-MM')",
 }
 FACETS = frozenset(_FACETS)
+# The planner gets no choice but the indexes: it takes matching a text to be as cheap as comparing a number. Parallel plans would
+# lose the order. The last is how similar a misspelt word must be.
+_BEGIN = """
+begin; set local jit = off; set local enable_seqscan = off; set local enable_memoize = off;
+set local max_parallel_workers_per_gather = 0; set local pg_trgm.similarity_threshold = 0.25;
+"""
 _HIT = "f.id, f.uploaded_at, f.name_key, f.file_type, f.folder_id, f.owner_id, f.names"
 _NAMELESS = _HIT.replace("f.names", "'' as names").replace("f.", "file.")
 _INDEX = "(select *, file_id as id, name_words || replace(name_tokens, ' ', '  ') as names from search_index)"
 _COLUMNS = ", ".join(f"f.{name}" for name in COPIES.split(", "))
 _CURRENT = f"(f.name_key, {_COLUMNS}) is not distinct from (file.name_key, {_COLUMNS.replace('f.', 'file.')})"
+
+
+class Clock:
+    """The time that a search has for all its statements together."""
+
+    def __init__(self, seconds: float):
+        self._end = monotonic() + seconds
+
+    def begin(self, tx: Tx) -> None:
+        """Begin a transaction, which the caller commits."""
+        self.limit(tx, _BEGIN)
+
+    def limit(self, tx: Tx, settings: str = "") -> None:
+        """Limit the next statements to the time that is left. Raises QueryCanceled if none is."""
+        left = self._end - monotonic()
+        if left <= 0:
+            raise QueryCanceled("the search is out of time")
+        tx.execute(f"{settings} set local statement_timeout = {max(1, int(left * 1_000))}", prepare=False)
 
 
 class RankedFile(NamedTuple):
@@ -113,8 +138,7 @@ def find(
     return SearchResult(rows[0][0], hits, rows[0][1], search.stems)
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(NamedTuple):
     """A group that is looked up."""
 
     leaves: tuple[Leaf, ...]
@@ -170,39 +194,36 @@ class _Search(terms.Statement):
     def _lookups(self) -> str | None:
         """Matches found by the index; None if there is nothing to look up."""
         asked: list[_Group] = []
-        always: list[str] = []  # what all lookups have
+        never = ""  # texts that no lookup may find
         tests = [self._filters]
-        prefixes, positive = 0, False
+        prefixes = 0
         for group in self._tree.groups:
             leaf, queries = group[0], [self._queries(leaf) for leaf in group]
             names, texts = (terms.any_of(each) for each in zip(*queries, strict=True))
             words = [leaf for leaf in group if isinstance(leaf, Term)]
-            exact = all(map(terms.is_exact, words))
             prefixes += sum(term.kind == "prefix" for term in words)
             possible = prefixes <= _MAX_PREFIXES and all(map(any, queries))
-            if possible and len(words) == len(group) and not any(term.negated for term in words):
-                asked.append(_Group(group, names, texts, exact))
-            elif possible and len(group) == 1 and not leaf.negated:  # an extension
-                always, positive = [*always, names], True
+            if possible and len(words) in (0, len(group)) and not any(leaf.negated for leaf in group):
+                asked.append(_Group(group, names, texts, all(map(terms.is_exact, words))))
             elif possible and len(group) == 1 and isinstance(leaf, Term):  # negated
-                always += [f"!{query}" for query in ([names, texts] if exact else [texts]) if query]
-                tests += [] if exact else [f"not ({self.name_test(leaf)})"]
-            elif group in self._terms:
+                never += f" & !{texts}" if texts else ""
+                tests.append(f"not ({self.name_test(leaf)})")
+            elif words:
                 tests.append(self.all_of([group], self.test))
-        if not asked and not positive:
+        if not asked:
             return None
-        tiers = self._tiers(asked) if asked else [("texts", "")]
-        inexact = [group.leaves for group in asked if not group.exact]
-        if inexact:
-            named = self.all_of([group.leaves for group in asked if group.names], self.name_test)
+        tiers = [(tier, query + never) for tier, query in self._tiers(asked)]
+        if inexact := [group.leaves for group in asked if not group.exact]:
+            named = self.all_of(
+                [group.leaves for group in asked if group.names not in ("", group.texts)], self.name_test
+            )
             tests.append(f"""case k.tier when 'names' then {self.all_of(inexact, self.name_test)}
                 else not ({named}) and (k.tier = 'texts' or {self.all_of(inexact, self.test)}) end""")
-        lookups = [" & ".join(filter(None, [query, *always])) for _, query in tiers]
         return f"""
         select {_HIT}
         from (
             select tier, query, segment, mark
-            from unnest({self.value([tier for tier, _ in tiers])}::text[], {self.value(lookups)}::text[])
+            from unnest({self.value([tier for tier, _ in tiers])}::text[], {self.value([query for _, query in tiers])}::text[])
                  with ordinality t (tier, query, place),
                  generate_series(0, {SEGMENTS}) segment, unnest({self.value(self._marks)}::text[]) mark
             order by place, segment desc offset 0
@@ -211,11 +232,11 @@ class _Search(terms.Statement):
             select tier, replace(query, chr(2), mark || segment || ':')::tsquery as query offset 0
         ) k
         cross join lateral (
-            select f.id, f.names, f.name_key, {_COLUMNS} from {_INDEX} f
-            where f.words @@ k.query and {" and ".join(tests)} order by f.uploaded_at desc, f.id desc offset 0
-        ) f
-        where f.id not in (select file_id from queued) and (select count(*) from queued) < {_QUEUED}
-              or exists (select from files file where file.id = f.id and {_CURRENT})"""
+            select {_HIT} from {_INDEX} f where f.words @@ k.query and {" and ".join(tests)}
+                   and (f.id not in (select file_id from queued) and (select count(*) from queued) < {_QUEUED}
+                        or exists (select from files file where file.id = f.id and {_CURRENT}))
+            order by f.uploaded_at desc, f.id desc offset 0
+        ) f"""
 
     def _tiers(self, asked: Sequence[_Group]) -> list[tuple[str, str]]:
         """The lookups in turn: where they look, and a tsquery. Files of an earlier one are left out, or tested if not exact."""
@@ -223,23 +244,26 @@ class _Search(terms.Statement):
         texts = " & ".join(group.texts for group in asked) if all(group.texts for group in asked) else ""
         if names == texts:
             return [("texts", texts)]
+        whole = [term for term in terms.whole_names(self._tree) if term.words]
         tiers = [("names", names)]
-        if first := terms.any_of(terms.first_query(term) for term in terms.whole_names(self._tree) if term.words):
-            tiers = [("names", f"{first} & {names}"), ("names", f"{names} & !{first}")]
+        if first := terms.any_of(map(terms.first_query, whole)):
+            is_all = len(asked) == 1 and all(len(term.words) == 1 for term in whole)
+            tiers = [("names", first if is_all else f"{first} & {names}"), ("names", f"{names} & !{first}")]
         unnamed = f" & !({names})" if all(group.exact for group in asked) else ""
         if texts:
             tiers.append(("texts", texts + unnamed))
-        if len(asked) > 1 and any(group.texts for group in asked):
+        if sum(group.names != group.texts for group in asked) > 1 and any(group.texts for group in asked):
             either = " & ".join(terms.any_of([group.names, group.texts]) for group in asked)
             tiers.append(("both", either + unnamed + (f" & !({texts})" if texts else "")))
         return tiers
 
     def _queries(self, leaf: Leaf) -> tuple[str, str]:
-        """The tsqueries of a leaf for names and for texts; empty if there is none."""
+        """The tsqueries of a leaf for names and for texts; empty if there is none. An extension is looked up with both."""
         if isinstance(leaf, Term):
             in_all = leaf.where == "content" and terms.is_short(leaf)
             return ("", "") if in_all else (self.name_query(leaf), terms.text_query(leaf, self.stems))
-        return terms.extension_query(leaf.value) if isinstance(leaf, Is) and leaf.what == "ext" else "", ""
+        extension = terms.extension_query(leaf.value) if isinstance(leaf, Is) and leaf.what == "ext" else ""
+        return extension, extension
 
 
 def _facet(expression: str) -> str:

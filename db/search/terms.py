@@ -87,10 +87,8 @@ def text_query(term: Term, stems: Spellings) -> str:
 
 def extension_query(extension: str) -> str:
     """A tsquery for names that may have the extension; empty if there is none."""
-    split = [
-        (token, " & ".join(lexeme("/", word) for word in words(token))) for token, _ in tokens(name_key(extension))
-    ]
-    return " & ".join(any_of([each, lexeme("//", token)]) for token, each in split)
+    split = [(lexeme("//", token), words(token)) for token, _ in tokens(name_key(extension))]
+    return " & ".join(any_of([" & ".join(lexeme("/", word) for word in found), token]) for token, found in split)
 
 
 @dataclass(slots=True)
@@ -140,18 +138,19 @@ class Statement:
         patterns += [f"% {like(term.token)}{end}"] if term.token else []
         return f"f.names like any({self.value(patterns)}::text[])"
 
-    def name_test(self, term: Term, *, near: bool = True) -> str:
-        """Whether the name has the term."""
+    def name_test(self, term: Term, *, near: bool = True, parts: bool = True) -> str:
+        """Whether the name has the term; without ``parts``, as whole words."""
         if term.where == "content":
             return "false"
         literal = f"f.name_key like {self.value('%' + like(term.key) + '%')}"
         if not term.words:
             return literal
-        end = " %" if term.kind == "phrase" else "%"
-        if len(term.words) > 1:
-            return self._spelt(term, "%" if term.kind == "part" else "% ", end)
+        parts = parts and term.kind == "part"
+        end = "%" if parts or term.kind == "prefix" else " %"
+        if len(term.words) > 1 or not parts:
+            return self._spelt(term, "%" if parts else "% ", end)
         test = self._spelt(term, "% ", end, self._others(term, near=near))
-        return f"({test} and {literal})" if term.kind == "part" and term.words[0] != term.key else test  # 100%
+        return test if term.words[0] == term.key else f"({test} and {literal})"  # 100%
 
     def test(self, leaf: Leaf) -> str:
         """Whether the file has the leaf, which may be negated."""
@@ -211,14 +210,11 @@ class Statement:
             if term.words and (len(term.words) > 1 or term.kind == "phrase"):
                 cases.append((PHRASE, self._spelt(term, "% ", end)))
         cases.sort(key=lambda case: -case[0])
-        cases.append((WORDS, self.all_of(groups, self._as_words)))
+        cases.append((WORDS, self.all_of(groups, lambda term: self.name_test(term, parts=False))))
         cases.append((PARTS, self.all_of(groups, lambda term: self.name_test(term, near=False))))
         if self.near:
             cases.append((NEAR, self.all_of(groups, self.name_test)))
         return "(case " + " ".join(f"when {test} then {score}" for score, test in cases) + f" else {CONTENTS} end)"
-
-    def _as_words(self, term: Term) -> str:
-        return self._spelt(term, "% ", "%" if term.kind == "prefix" else " %") if term.words else self.name_test(term)
 
 
 def ranked_groups(tree: SearchTree) -> list[list[Term]]:

@@ -132,16 +132,10 @@ class Files:
         with self._db.connection() as tx:
             return visible(principal, files.get(tx, file_id))
 
-    def views(self, records: Sequence[FileRecord]) -> list[FileView]:
-        """A page of files with their previews."""
-        if not records:
-            return []
-        with self._db.connection() as tx:
-            return with_previews(tx, records)
-
     def view(self, record: FileRecord) -> FileView:
         """A file with its previews."""
-        return self.views([record])[0]
+        with self._db.connection() as tx:
+            return with_previews(tx, [record])[0]
 
     def details(self, principal: Principal | None, file_id: UUID, *, verify: bool = False) -> FileDetailsRecord:
         """The file with its previews, newest events and counters. ``verify`` reads and checks the bytes, if the caller may change

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
-from core.cursors import Cursors
+from core.cursors import Cursors, Page
 from core.errors import InvalidInput, Unavailable
 from core.highlight import mark, snippet
 from core.names import name_key
@@ -22,7 +22,7 @@ from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import FileRecord
 from db.search import index, query, words
-from db.search.clock import Clock
+from db.search.query import Clock
 from services.access.visibility import owner_scope
 from services.library.files import FileView
 
@@ -66,13 +66,10 @@ class SearchHit(FileView):
 
 
 @dataclass(frozen=True, slots=True)
-class SearchPage:
+class SearchPage(Page[SearchHit]):
     """A page of hits, with totals of all matches."""
 
-    items: list[SearchHit]
-    next_cursor: str | None
-    total: int | None
-    facets: dict[str, list[dict[str, Any]]]
+    facets: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 class Search:

@@ -15,8 +15,8 @@ from core.search_query import parse
 from db import Database, Tx, execute, scalar
 from db.file_lists import FileFilter
 from db.search import query as index
-from db.search.clock import Clock
 from db.search.index import put_text
+from db.search.query import Clock
 from db.search.terms import MARK
 from tests.rows import add_file, index_now
 
@@ -251,7 +251,7 @@ def test_T81_newest_limits_the_files_searched(db: Database) -> None:
 
 def test_T81_the_statements_of_a_search_share_its_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("db.search.clock.monotonic", lambda: now[0])
+    monkeypatch.setattr("db.search.query.monotonic", lambda: now[0])
     clock = Clock(1.25)
     with db.connection() as tx:
         clock.begin(tx)
