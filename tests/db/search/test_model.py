@@ -47,6 +47,7 @@ QUERIES = [
     "-plan OR note",
     "type:image OR plan",
     "ext:txt OR it",
+    "ext:jpg OR ext:pdf",
     "tag:work OR before:2026-01-04",
 ]
 
