@@ -35,7 +35,7 @@ ne:nepali nl:dutch nn:norwegian no:norwegian pt:portuguese ro:romanian ru:russia
 tr:turkish yi:yiddish
 """
 STEMMERS = {code: f"{name}_stem" for code, name in (pair.split(":") for pair in _STEMMERS.split())}
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 # The lock keeps out whoever adds a file to the object: they hold it FOR SHARE, and the queue would miss their file.
 _PUT = """
@@ -56,7 +56,7 @@ _QUEUE_OBJECT = "insert into search_queue select id from files where file_path =
 def put_text(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
     """Store an object's text with its language (ISO 639-1), if known, and queue its files. False if the object is being purged
     or infected."""
-    found = {"key": object_key, "content": _UNSTORABLE.sub("", content), "language": language}
+    found = {"key": object_key, "content": UNSTORABLE.sub("", content), "language": language}
     if not scalar(tx, _PUT, found):
         return False
     execute(tx, _QUEUE_OBJECT, {"key": object_key})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,7 +38,6 @@ _READ = 8_000  # characters of each text in which a snippet is looked for
 _READ_AGAIN = 400_000  # characters of all texts together without a match so far
 _SHORTEST_STEM = 3  # characters
 _REPAIR = 600.0  # seconds
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ class Search:
     def suggest(self, principal: Principal, prefix: str, limit: int = 10) -> list[str]:
         """Suggestions from the caller's files outside the trash: names that start with the prefix, ignoring case, words inside
         names, then names with such a word. Distinct; wildcards are literal."""
-        typed = name_key(_UNSTORABLE.sub("", prefix[:MAX_TEXT]))
+        typed = name_key(index.UNSTORABLE.sub("", prefix[:MAX_TEXT]))
         typed_words = phrase(typed)
         wanted = FileFilter(owner_id=principal.owner_id)
         with self._db.connection() as tx:
