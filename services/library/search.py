@@ -19,11 +19,10 @@ from core.tokenizer import is_near, is_run, misspellable, parts, phrase, swapped
 from db import Database, Tx, file_lists, set_timeout
 from db import errors as db_errors
 from db.file_lists import FileFilter
-from db.records import FileRecord
+from db.records import FileRecord, FileView
 from db.search import index, query, words
 from db.search.query import Clock
 from services.access.visibility import owner_scope
-from services.library.files import FileView
 
 T = TypeVar("T")
 
