@@ -28,7 +28,6 @@ import requests
 from playwright.sync_api import sync_playwright
 
 from embedded import postgres
-from services.upkeep.janitor import PREFIXES
 from storage_backends import open_store
 from tests.client import GatewayClient
 from tests.conftest import TEMPLATE
@@ -121,7 +120,7 @@ class Owner:
 
     def _left(self) -> tuple[int, list[str], list[str], list[int]]:
         live = self.live
-        present = {info.key for prefix in PREFIXES for info in live.store.list_objects(prefix)}
+        present = {info.key for info in live.store.list_objects("")}
         wanted = live.sql(
             "select object_key from objects union all select preview_path from file_previews"
             " union all select object_key from deferred_deletions"
