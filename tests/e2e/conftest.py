@@ -202,7 +202,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _wait(url: str, log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             if requests.get(url, timeout=5).status_code == 200:
                 return
         time.sleep(0.1)

@@ -79,6 +79,15 @@ class Gateway:
         run = json.loads((self.data_dir / "run.json").read_text())
         return {child["name"]: child["pid"] for child in run["children"]}
 
+    def ended_by(self, number: signal.Signals) -> None:
+        """Send the signal, and wait until all processes have ended."""
+        pids = self.children()
+        marks = {name: command_line(pid) for name, pid in pids.items()}
+        assert self.process is not None
+        self.process.send_signal(number)
+        assert self.wait_for_end() == 0
+        wait_until_gone(pids, marks)
+
     def wait_for_end(self) -> int:
         assert self.process is not None
         return self.process.wait(PATIENCE)
@@ -122,7 +131,7 @@ def upload(line: str) -> dict[str, Any]:
     return answer
 
 
-def test_first_start_and_upload_then_a_restart_with_the_same_data(gateway: Gateway) -> None:
+def test_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_ctrl_c(gateway: Gateway) -> None:
     said = gateway.start()
     assert f"http://127.0.0.1:{gateway.port}" in said
     curl = re.search(r"^ *(curl .*)$", said, re.MULTILINE)
@@ -144,13 +153,8 @@ def test_first_start_and_upload_then_a_restart_with_the_same_data(gateway: Gatew
     assert environment["S3_ACCESS_KEY"]
     assert environment["S3_SECRET_KEY"]
 
-    pids = gateway.children()
-    marks = {name: command_line(pid) for name, pid in pids.items()}
-    assert set(pids) == {"PostgreSQL", "SeaweedFS", "worker", "serve"}
-    assert gateway.process is not None
-    gateway.process.send_signal(signal.SIGTERM)
-    assert gateway.wait_for_end() == 0
-    wait_until_gone(pids, marks)
+    assert set(gateway.children()) == {"PostgreSQL", "SeaweedFS", "worker", "serve"}
+    gateway.ended_by(signal.SIGTERM)
     stopped = gateway.command("env")
     assert stopped.returncode == 1
     assert "No gateway is running" in stopped.stderr
@@ -165,6 +169,8 @@ def test_first_start_and_upload_then_a_restart_with_the_same_data(gateway: Gatew
     http.request("GET", f"/api/files/{file['id']}", headers={"Authorization": f"Bearer {key[1]}"})
     assert http.getresponse().status == 200
     http.close()
+    gateway.ended_by(signal.SIGINT)
+    assert "Traceback" not in gateway.said()
 
 
 def test_secrets_are_readable_by_their_owner_only(running: Gateway) -> None:
@@ -185,18 +191,7 @@ def test_every_port_is_on_loopback(running: Gateway) -> None:
     assert {address.partition(":")[0] for address in found} == {"0100007F"}, "127.0.0.1 as the kernel writes it"
 
 
-def test_ctrl_c_stops_all_processes(gateway: Gateway) -> None:
-    gateway.start()
-    pids = gateway.children()
-    marks = {name: command_line(pid) for name, pid in pids.items()}
-    assert gateway.process is not None
-    gateway.process.send_signal(signal.SIGINT)
-    assert gateway.wait_for_end() == 0
-    wait_until_gone(pids, marks)
-    assert "Traceback" not in gateway.said()
-
-
-def test_T101_a_killed_parent_does_not_block_the_next_start(gateway: Gateway) -> None:
+def test_T101_a_killed_parent_does_not_block_the_next_start_which_a_dead_server_ends(gateway: Gateway) -> None:
     gateway.start()
     before = gateway.environment()["DATABASE_URL"]
     assert gateway.process is not None
@@ -208,6 +203,13 @@ def test_T101_a_killed_parent_does_not_block_the_next_start(gateway: Gateway) ->
         assert connection.execute("select count(*) from files").fetchone() == (0,)
     assert before.split("@")[0] == after["DATABASE_URL"].split("@")[0]
 
+    pids = gateway.children()
+    marks = {name: command_line(pid) for name, pid in pids.items()}
+    os.kill(pids["SeaweedFS"], signal.SIGKILL)
+    assert gateway.wait_for_end() == 1
+    assert "SeaweedFS ended by itself" in gateway.said()
+    wait_until_gone(pids, marks)
+
 
 def test_a_dead_worker_is_restarted(running: Gateway) -> None:
     first = running.children()["worker"]
@@ -217,16 +219,6 @@ def test_a_dead_worker_is_restarted(running: Gateway) -> None:
         assert time.monotonic() < deadline, running.said()
         time.sleep(0.1)
     assert command_line(running.children()["worker"])
-
-
-def test_a_dead_server_stops_the_gateway_with_a_clear_message(gateway: Gateway) -> None:
-    gateway.start()
-    pids = gateway.children()
-    marks = {name: command_line(pid) for name, pid in pids.items()}
-    os.kill(pids["SeaweedFS"], signal.SIGKILL)
-    assert gateway.wait_for_end() == 1
-    assert "SeaweedFS ended by itself" in gateway.said()
-    wait_until_gone(pids, marks)
 
 
 def test_a_port_in_use_is_reported_in_one_line(gateway: Gateway) -> None:
