@@ -28,9 +28,10 @@ CHECKSUMS = {"checksums", "checksums_kept"}
 KEYS = {"backslash_keys", "byte_order"}
 UPLOADS = {"upload_dates", "smallest_part", "multiparts_by_prefix", "upload_gone"}
 ACCESS = {"signatures", "post_policies", "cors", "lifecycle"}
-WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS
+SPEED = {"quick_requests"}  # a thousand in a few seconds
+WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS | SPEED
 HAS = {
-    "memory": {"Multipart", "Copies"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS,
+    "memory": {"Multipart", "Copies"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | SPEED,
     # Checks neither signatures nor lengths, checksums or conditions of a copy.
     "moto": ABILITIES | KEYS | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
     "seaweedfs": WORDS - KEYS,

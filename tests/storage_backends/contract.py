@@ -286,6 +286,7 @@ class StoreContract:
         for key in keys:
             store.delete(key)
 
+    @needs("quick_requests")
     def test_listing_over_pages(self, store, prefix):
         keys = [f"{prefix}{number:05}" for number in range(1_003)]
         for key in keys:
