@@ -64,6 +64,10 @@ def attacks(services: Services, user: GatewayClient) -> dict[str, bytes]:
     tus = ("Tus-Resumable: 1.0.0", "Content-Type: application/offset+octet-stream", "Upload-Length: 500000")
     key = user.key
     return {
+        # Downloads first: they are ended last, while the others take their turns.
+        "public downloads": head("GET", f"/api/files/{public}/download?mode=proxy"),
+        "signed downloads": head("GET", f"/d/{link.token}"),  # type: ignore[union-attr]
+        "ZIPs": head("GET", f"/api/files/archive?ids={public}", key=key),
         "heads": head("GET", "/api/files")[:-4],
         "anonymous bodies": head("POST", "/api/upload", form, sized),
         "anonymous bodies, chunked": head("PUT", "/api/upload/a.txt", chunked),
@@ -73,9 +77,6 @@ def attacks(services: Services, user: GatewayClient) -> dict[str, bytes]:
         "raw uploads": head("PUT", "/api/upload/a.txt", sized, key=key) + b"begun",
         "forms": head("POST", "/api/upload", form, sized, key=key) + b"--x\r\n",
         "resumable uploads": head("POST", "/api/tus", *tus, sized, key=key) + b"begun",
-        "public downloads": head("GET", f"/api/files/{public}/download?mode=proxy"),
-        "signed downloads": head("GET", f"/d/{link.token}"),  # type: ignore[union-attr]
-        "ZIPs": head("GET", f"/api/files/archive?ids={public}", key=key),
     }
 
 
