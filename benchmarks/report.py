@@ -154,7 +154,7 @@ def _machine() -> str:
 
 
 def _about(run: Found) -> str:
-    options, rows = run["options"], " and ".join(f"{n:,}" for n in run["options"]["rows"])
+    options, rows = run["options"], ", ".join(f"{n:,}" for n in run["options"]["rows"])
     foreign = statistics.median(row["foreign_cores"] for row in run["rows"])
     return (
         f"Run of {run['at']}, commit {run['commit']}, on {run['machine']}. {options['rounds']} rounds of"
@@ -242,7 +242,7 @@ def _large(rows: dict[str, Found]) -> list[str]:
 
 def _growth(run: Found, results: Path) -> list[str]:
     sections = ["## Growth", _about(run), *run["notes"]]
-    for axis, title in (("rows", "Files of the owner"), ("connections", "Connections")):
+    for axis, title in (("rows", "Files of the owner"), ("connections", "Connections, with the fewest files")):
         lines = dict[str, list[Found]]()
         for row in run["rows"]:
             if row["axis"] == axis:
@@ -256,7 +256,8 @@ def _growth(run: Found, results: Path) -> list[str]:
             _table(
                 "".join(columns),
                 [
-                    [name, *(_number(row["cpu_ms"][0]) for row in rows), *(_number(row["p95_ms"]) for row in rows)]
+                    [name, *(_number(row["cpu_ms"][0]) for row in rows)]
+                    + [_number(row["p95_ms"]) if row["p95_ms"] else "no answer in a round" for row in rows]
                     for name, rows in lines.items()
                 ],
             )
