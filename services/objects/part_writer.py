@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from mmap import mmap
 from threading import BoundedSemaphore
 
 from core.errors import UploadGone
@@ -26,6 +27,7 @@ from storage_backends.base import (
     UploadNotFound,
 )
 
+_Buffer = bytearray | mmap
 _SECOND_BUFFERS = 4  # of all uploads in a process: with more uploads at once, one reads while another sends
 _second_buffers = BoundedSemaphore(_SECOND_BUFFERS)
 _senders = ThreadPoolExecutor(_SECOND_BUFFERS, "part-sender")
@@ -38,17 +40,18 @@ class PartWriter:
         """``capacity``: bytes to allocate with the first piece, if their number is known."""
         self._store = store
         self._capacity = min(capacity, part_size)
-        self._buffer = bytearray()
+        self._buffer: _Buffer = bytearray()
         self.filled = 0  # bytes in the buffer
         self.room = part_size  # bytes until the part is full
         self.ref: MultipartRef | None = None  # the multipart upload, once it has begun
         self.parts: list[Part] = []  # those stored so far
-        self._sending: tuple[Future[Part], bytearray] | None = None  # the part that is being sent, and its buffer
+        self._sending: tuple[Future[Part], _Buffer] | None = None  # the part that is being sent, and its buffer
 
     def add(self, data: bytes | memoryview) -> memoryview:
         """Add as much as there is room for. Returns the rest."""
         if not self._buffer:
-            self._buffer = bytearray(self._capacity)
+            # A whole part has pages of its own, which go back to the system at once.
+            self._buffer = mmap(-1, self.room) if self._capacity == self.room else bytearray(self._capacity)
         view = memoryview(data)
         fits = view[: self.room]
         self._buffer[self.filled : self.filled + len(fits)] = fits  # in place, or growing the buffer
@@ -88,11 +91,11 @@ class PartWriter:
         data = memoryview(self._buffer)[: self.filled]
         future = _senders.submit(copy_context().run, self._put_part, len(self.parts) + 1, data)
         self._sending = future, self._buffer
-        self._buffer = bytearray(self.filled) if second is None else second
+        self._buffer = mmap(-1, self.filled) if second is None else second
         self.room += self.filled
         self.filled = 0
 
-    def settle(self) -> bytearray | None:
+    def settle(self) -> _Buffer | None:
         """Wait for the part that is being sent, if any; its buffer. Must be called before the upload is aborted, which would miss
         a part that is stored afterwards."""
         if self._sending is None:
