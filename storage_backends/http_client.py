@@ -124,13 +124,19 @@ class _Connection:
         self.sent = False
         try:
             for piece in body:
-                self._sock.sendall(b"".join((head, piece)) if head else piece)
+                self._send(b"".join((head, piece)) if head else piece)
                 head = b""
             if head:
-                self._sock.sendall(head)
+                self._send(head)
         except (BrokenPipeError, ConnectionResetError):
             return  # it may have answered before it closed the connection
         self.sent = True
+
+    def _send(self, data: bytes | memoryview) -> None:
+        """Send all of it. The timeout applies to each step; sendall() would apply it to the whole."""
+        left = memoryview(data)
+        while left:
+            left = left[self._sock.send(left) :]
 
     def set_timeout(self, seconds: float) -> None:
         self._sock.settimeout(seconds)

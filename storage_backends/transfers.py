@@ -49,7 +49,7 @@ from storage_backends.signed_http import SignedHttp, error_in
 T = TypeVar("T")
 Body = BinaryIO | bytes | bytearray | memoryview
 
-PIECE = 256 * 1024  # bytes handed to the socket at once; the stall timeout applies to each
+PIECE = 256 * 1024  # bytes handed to the socket at once
 PROBE_TIME = 5.0  # seconds for all of a probe
 COPY_TIMEOUT = 600.0  # seconds: the bucket answers a copy when it is done, after minutes for 5 GiB
 COPIES = frozenset({"copy", "copy_part", "complete_multipart"})  # the operations with that timeout
@@ -502,7 +502,7 @@ def _checksum_in(found: Callable[[str], str | None]) -> Checksum | None:
 
 
 def _pieces(body: Body, size: int) -> Iterator[bytes | memoryview]:
-    """Exactly ``size`` bytes of ``body``, in pieces that a slow connection sends within the stall timeout."""
+    """Exactly ``size`` bytes of ``body``, in pieces."""
     if isinstance(body, bytes | bytearray | memoryview):
         view = memoryview(body).cast("B")
         if len(view) != size:

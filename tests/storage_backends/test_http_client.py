@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -156,6 +157,32 @@ def test_a_header_with_a_line_break_is_not_sent() -> None:
     with serving(OK) as (pool, requests), pytest.raises(ValueError, match="line break"):
         ask(pool, Type="a\r\nX-Evil: b")
     assert requests == []
+
+
+def test_a_server_that_reads_slowly_does_not_stall() -> None:
+    """The whole body takes longer than the timeout, which is for a connection on which no byte moves."""
+    body = bytes(1024 * 1024)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as stream:
+                while stream.readline().strip():
+                    pass
+                for _ in range(0, len(body), 64 * 1024):
+                    time.sleep(0.2)
+                    stream.read(64 * 1024)
+                connection.sendall(OK)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        pool, headers = Pool(*listener.getsockname(), size=1), {"Host": "h", "Content-Length": str(len(body))}
+        response = pool.request("PUT", "/", headers=headers, body=body, connect_timeout=10, send_timeout=1, timeout=60)
+        assert response.read() == b"ok"
+        thread.join(60)
 
 
 def test_without_a_server_there_is_no_connection() -> None:
