@@ -51,16 +51,19 @@ class FileFilter:
         return self == FileFilter(owner_id=self.owner_id)
 
     @property
+    def only_folder(self) -> bool:
+        """Whether it names a folder or the root, without what is below, and at most an owner."""
+        return (self.in_root or self.folder_id is not None) and replace(self, folder_id=None, in_root=False).unfiltered
+
+    @property
+    def only_dates(self) -> bool:
+        """Whether it names at most owner, trash and dates: an index has these files in order of time."""
+        return self == FileFilter(self.owner_id, date_from=self.date_from, date_to=self.date_to, deleted=self.deleted)
+
+    @property
     def only_tag(self) -> bool:
         """Whether it names an owner and a tag, and at most dates and the trash: ``file_tags`` has these files in order."""
-        return (
-            self.owner_id is not None
-            and self.tag is not None
-            and self
-            == FileFilter(
-                self.owner_id, tag=self.tag, date_from=self.date_from, date_to=self.date_to, deleted=self.deleted
-            )
-        )
+        return self.owner_id is not None and self.tag is not None and replace(self, tag=None).only_dates
 
     @property
     def only_kind(self) -> bool:
@@ -101,7 +104,8 @@ def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
         "status": wanted.status,
     }
     params: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    tests = ["f.is_deleted = %(deleted)s", *(_TESTS[name] for name in params)]
+    # Not a parameter, for which a prepared plan could not use an index of the files outside the trash.
+    tests = ["f.is_deleted" if wanted.deleted else "not f.is_deleted", *(_TESTS[name] for name in params)]
     if wanted.status not in (None, "ready"):
         tests.append("f.status <> 'ready'")  # the predicate of the index files_not_ready, which a parameter can't prove
     if wanted.file_type is not None:
@@ -113,7 +117,7 @@ def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
         params["folder"] = wanted.folder_id
     elif wanted.in_root and not wanted.recursive:
         tests.append("f.folder_id is null")
-    return " and ".join(tests), params | {"deleted": wanted.deleted}
+    return " and ".join(tests), params
 
 
 def _type_test(file_type: str) -> tuple[str, str]:
@@ -162,8 +166,11 @@ def page(
         f"select {COLUMNS}, {previews.OF_OBJECT}, key::text as sort_key from {source}"
         f" join objects o on o.object_key = f.file_path order by key {direction}, f.id {direction}"
     )
-    # Not prepared: a generic plan does not know whether a value is rare.
-    prepare = None if wanted.only_kind else False
+    # Prepared if an index has just these files in order. The best plan of others depends on how rare a value is.
+    in_folder = wanted.only_folder and name in ("uploaded_at", "original_name")
+    prepare = (
+        None if wanted.only_kind or by_tag or in_folder or (wanted.only_dates and name == "uploaded_at") else False
+    )
     params |= {"limit": limit + 1, "kinds": sorted(FAMILIES)}
     rows = tx.execute(sql, params, prepare=prepare, binary=True).fetchall()
     views = [FileView(FileRecord._make(row[:-2]), previews.parsed(row[-2])) for row in rows[:limit]]
@@ -176,13 +183,13 @@ def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expect
     - Few files are filtered and then sorted. In the order of the sort, a million others might come first.
     - Of many files, the index of the sort soon gives a page.
     - If that index begins with owner or file type, each of these gives a page."""
-    # One index has these in order: all newest first, an owner's by name and size, the newest of a rare status, and of a folder
-    # the newest or by name.
+    # One index has these in order: all or those of some dates by time, an owner's by name and size, the newest of a rare status,
+    # and of a folder the newest or by name.
     in_folder = (wanted.folder_id is not None or wanted.in_root) and not (wanted.recursive or wanted.deleted)
     in_order = {"original_name", "file_size"} if wanted.owner_id is not None else set()
     ordered = (
-        (wanted.only_kind and wanted.file_type is None and sort in in_order | {"uploaded_at"})
-        or (sort == "uploaded_at" and wanted.status not in (None, "ready"))
+        (wanted.only_kind and wanted.file_type is None and sort in in_order)
+        or (sort == "uploaded_at" and (wanted.only_dates or wanted.status not in (None, "ready")))
         or (sort in ("uploaded_at", "original_name") and in_folder)
     )
     if expected is not None and expected <= _FEW and not ordered:

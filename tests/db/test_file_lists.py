@@ -173,6 +173,7 @@ def test_T84_unknown_sorts_are_refused(db: Database, sort: str) -> None:
         ({"status": "rejected"}, "-uploaded_at", "files_not_ready"),
         ({"tag": "x"}, "-uploaded_at", "file_tags_pkey"),
         ({"deleted": True}, "-uploaded_at", "files_newest"),
+        ({"date_from": datetime(2026, 1, 1, tzinfo=UTC)}, "uploaded_at", "files_newest"),
         ({"owner_id": None}, "-uploaded_at", "files_newest_of_all"),
         ({"owner_id": None}, "original_name", "files_by_name"),
         ({"owner_id": None}, "-file_size", "files_by_size"),
