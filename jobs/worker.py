@@ -11,6 +11,7 @@ long, ends uploads that exceed their limits; "index" makes new and changed files
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -95,7 +96,7 @@ class _Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with self._app.open_async():
-            queues = [asyncio.create_task(self._serve(queue), name=queue) for queue in self._queues]
+            queues = [asyncio.create_task(self._serve(queue, stop), name=queue) for queue in self._queues]
             await stop.wait()
             for queue in queues:
                 queue.cancel()  # procrastinate takes no more jobs and finishes those it has
@@ -103,9 +104,9 @@ class _Worker:
             if late:
                 await self._abandon()
 
-    async def _serve(self, queue: str) -> None:
-        """Work on one queue for ever. A lost connection ends procrastinate's worker, not ours."""
-        while True:
+    async def _serve(self, queue: str, stop: asyncio.Event) -> None:
+        """Work on one queue until ``stop``. A lost connection ends procrastinate's worker, not ours."""
+        while not stop.is_set():
             try:
                 await self._app.run_worker_async(
                     queues=[queue],
@@ -121,7 +122,8 @@ class _Worker:
                 )
             except ConnectorException as error:
                 log.warning("queue_lost", queue=queue, error=str(error))
-            await asyncio.sleep(_RECONNECT)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _RECONNECT)
 
     async def _observe(self, call: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
         """Around each job: record that it runs, how long it takes, and why it fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from procrastinate.exceptions import ConnectorException
 
 from core.principal import Principal
 from db import Database, jobs
+from jobs.worker import _Worker
 from services import Services
 from services.upkeep.jobs import MAX_DEATHS, JobQuery
-from settings import Settings
+from settings import Settings, database_url
 from tests.paths import ROOT
 from tests.rows import sql
 from tests.samples import picture
@@ -203,7 +206,7 @@ def test_T109_SIGTERM_returns_unfinished_jobs_to_the_queue(crew: Crew, services:
     assert crew.words() == ["begin-slow"]
 
 
-def test_T75_one_owners_backlog_does_not_delay_another_owner(crew: Crew, services: Services, db: Database) -> None:
+def test_T75_one_owners_backlog_does_not_delay_another_owner(crew: Crew, db: Database) -> None:
     """With 500 jobs of alice waiting, bob's, enqueued last, is among the first done. The maintenance queue is not delayed."""
     with db.transaction() as tx:
         for number in range(500):
@@ -213,7 +216,6 @@ def test_T75_one_owners_backlog_does_not_delay_another_owner(crew: Crew, service
     wait_for(lambda: "end-bob" in crew.words(), crew)
     before = crew.words().index("begin-bob")
     assert before <= 2
-    assert services.jobs.counts()["default"]["todo"] > 400
 
 
 def test_T102_a_worker_survives_lost_database_connections(crew: Crew, db: Database) -> None:
@@ -223,7 +225,7 @@ def test_T102_a_worker_survives_lost_database_connections(crew: Crew, db: Databa
     wait_for(lambda: "end-before" in crew.words(), crew)
     sql(
         db,
-        "select pg_terminate_backend(pid) from pg_stat_activity"
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid()",
     )
     enqueue(db, "slow", seconds=0, name="after")
@@ -231,6 +233,33 @@ def test_T102_a_worker_survives_lost_database_connections(crew: Crew, db: Databa
     assert worker.poll() is None
     worker.terminate()
     assert worker.wait(30) == 0
+    assert "jobs_given_back" not in crew.log.read_text()
+
+
+def test_T102_a_connection_lost_while_a_worker_stops_does_not_delay_it(
+    services: Services, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, calls = _Worker(services, database_url(settings), ["default"], 1, 30), 0
+
+    async def breaks(**options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancelled:
+            raise ConnectorException from cancelled
+
+    async def stopped() -> None:
+        stop = asyncio.Event()
+        serving = asyncio.create_task(worker._serve("default", stop))
+        await asyncio.sleep(0)
+        stop.set()
+        serving.cancel()
+        await asyncio.wait_for(serving, 30)
+
+    monkeypatch.setattr(worker._app, "run_worker_async", breaks)
+    asyncio.run(stopped())
+    assert calls == 1
 
 
 def test_jobs_of_one_file_run_one_by_one(crew: Crew, db: Database) -> None:
