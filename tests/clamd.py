@@ -118,7 +118,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.stall_after: int | None = None
         self.cut_after: int | None = None
-        self.released = threading.Event()
+        self.stalled, self.released = threading.Event(), threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -146,6 +146,7 @@ class Proxy:
                 if self.cut_after is not None and passed > self.cut_after:
                     return
                 if self.stall_after is not None and passed > self.stall_after:
+                    self.stalled.set()
                     self.released.wait(PATIENCE)
                     return
                 server.sendall(data)

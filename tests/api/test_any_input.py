@@ -35,7 +35,10 @@ BOUNDED = settings(
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-def test_no_input_causes_a_5xx(app: Flask, client: GatewayClient, admin: GatewayClient, mode: GenerationMode) -> None:
+def test_no_input_causes_a_5xx(
+    app: Flask, client: GatewayClient, admin: GatewayClient, mode: GenerationMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.access.keys.CACHED", 0.0)  # a revocation waits so long
     known = {
         "file_id": client.add("a.txt", b"some text")["id"],
         "folder_id": client.post("/api/folders", json={"name": "a"}).json["id"],

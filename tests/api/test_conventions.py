@@ -177,7 +177,10 @@ def test_T35_unexpected_errors_reveal_nothing(
     assert b"Traceback" not in answer.body
 
 
-def test_T35_an_unreachable_database_is_503_with_retry_after(client: GatewayClient, services: Services) -> None:
+def test_T35_an_unreachable_database_is_503_with_retry_after(
+    client: GatewayClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.CHECK_OUT", 0.5)
     services.db.url = "postgresql://nobody@127.0.0.1:1/nothing"
     services.db.close()
     services.keys._db.url = services.db.url

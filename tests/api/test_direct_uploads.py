@@ -340,9 +340,14 @@ def test_admins_see_and_abort_any_upload(client: GatewayClient, admin: GatewayCl
 # -- with a real worker ----------------------------------------------------------------------------------------------------
 
 
+IMPATIENT_WORKER = (
+    "import sys, commands; from jobs import worker; worker.SWEEP_EVERY = 0.3; sys.exit(commands.main(['worker']))"
+)
+
+
 @pytest.fixture
 def worker(settings: Settings, services: Services, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``python app.py worker`` on the same database and bucket."""
+    """``python app.py worker`` with more frequent sweeps, on the same database and bucket."""
     assert settings.database_url is not None and settings.s3_secret_key is not None
     environment = {
         "PATH": os.environ["PATH"],
@@ -356,7 +361,7 @@ def worker(settings: Settings, services: Services, tmp_path: Path) -> Iterator[s
     log = tmp_path / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "worker"], cwd=ROOT, env=environment, stdout=output, stderr=output
+            [sys.executable, "-c", IMPATIENT_WORKER], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
     yield process
     process.terminate()

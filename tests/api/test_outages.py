@@ -36,8 +36,8 @@ WITHIN = 6.0  # seconds per response: more than five times the sum of the limits
 
 
 class Line:
-    """The connection to the bucket or the database. With a fault, time limits are a tenth of the real ones; before it, and on the
-    other connection, they are the real ones, since the machine may be loaded."""
+    """The connection to the bucket or the database. With a fault, time limits are a fraction of the real ones; before it, and on
+    the other connection, they are the real ones, since the machine may be loaded."""
 
     def __init__(self, proxy: FaultProxy, shorten: Callable[[], None]):
         self.proxy, self._shorten = proxy, shorten
@@ -93,11 +93,11 @@ def app(services: Services, settings: Settings) -> Any:
 def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Line:
     def shorten() -> None:
         for module, name, seconds in (
-            (signed_http, "STALL_TIMEOUT", 0.5),
-            (signed_http, "CONNECT_TIMEOUT", 0.5),
-            (transfers, "PROBE_TIME", 0.3),
+            (signed_http, "STALL_TIMEOUT", 0.25),
+            (signed_http, "CONNECT_TIMEOUT", 0.25),
+            (transfers, "PROBE_TIME", 0.15),
             (faults, "RETRY_WITHIN", 0.1),
-            (breaker, "OPEN_SECONDS", 0.2),
+            (breaker, "OPEN_SECONDS", 0.1),
         ):
             monkeypatch.setattr(module, name, seconds)
         store: Any = services.stats._store
@@ -109,10 +109,10 @@ def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytes
 @pytest.fixture
 def database_line(services: Services, database_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Line:
     def shorten() -> None:
-        monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
-        monkeypatch.setattr(database, "_CHECK", 0.3)
+        monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.1)
+        monkeypatch.setattr(database, "_CHECK", 0.15)
         monkeypatch.setattr(database, "_IDLE", 0.0)  # as if a second had passed
-        monkeypatch.setattr(services.db._pool, "timeout", 0.5)
+        monkeypatch.setattr(services.db._pool, "timeout", 0.25)
 
     return Line(database_proxy, shorten)
 
@@ -195,13 +195,16 @@ def test_T103_responses_are_in_time_without_the_bucket(
 
 @both_backends
 def test_T103_a_recovered_bucket_is_used_again(
-    backend: str, client: GatewayClient, bucket_line: Line, with_bucket: Requests
+    backend: str, client: GatewayClient, bucket_line: Line, with_bucket: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket_line.stall()
-    refused("form", with_bucket["form"])
+    with monkeypatch.context() as patched:
+        patched.setattr(breaker, "OPEN_SECONDS", 60.0)
+        refused("form", with_bucket["form"])
     struck = bucket_line.proxy.struck
     refused("raw", with_bucket["raw"])
     assert bucket_line.proxy.struck == struck  # nothing was sent
+    monkeypatch.setattr(breaker, "monotonic", lambda: time.monotonic() + 60)
     bucket_line.proxy.heal()
     until(lambda: client.upload(("a.txt", b"again")).status == 201)
     until(lambda: client.get("/readyz").status == 200)
@@ -273,7 +276,7 @@ def test_a_statement_may_have_a_longer_timeout(settings: Settings) -> None:
     hasty = Database(database_url(settings), statement=0.5)
     with hasty.transaction() as tx:
         database.set_timeout(tx, 60)
-        tx.execute("select pg_sleep(2)")
+        tx.execute("select pg_sleep(1)")
     with pytest.raises(Unavailable), hasty.transaction() as tx:
         tx.execute("select pg_sleep(2)")
     hasty.close()

@@ -99,7 +99,10 @@ def test_an_upload_into_no_folder_leaves_nothing(services: Services, leftovers: 
     assert leftovers() == NOTHING
 
 
-def test_keys_are_not_used_without_their_rows(services: Services, leftovers: Leftovers) -> None:
+def test_keys_are_not_used_without_their_rows(
+    services: Services, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.CHECK_OUT", 0.5)
     services.db.url = "host=127.0.0.1 port=1 dbname=none"
     services.db.close()
     with suppress(Unavailable):

@@ -213,7 +213,7 @@ def test_T97_a_scanner_that_restarts_during_a_scan_gives_no_verdict(
     proxy.stall_after = STREAM_LIMIT // 2
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(gateway.verification.check, file.id)
-        time.sleep(0.5)
+        assert proxy.stalled.wait(60)
         scanner.stop()  # with the stream open
         proxy.released.set()
         with pytest.raises(Unavailable):
@@ -269,7 +269,7 @@ def test_T97_files_waiting_for_the_scanner_are_not_rejected(
 
 
 def test_T97_concurrent_scans_are_limited(settings: Settings, proxy: Proxy, alice: Principal) -> None:
-    gateway = through(settings, proxy, scan_concurrency=1, scan_timeout=3)
+    gateway = through(settings, proxy, scan_concurrency=1, scan_timeout=1)
     files = [upload(gateway, alice, "a.bin", os.urandom(200_000)) for _ in range(3)]
     proxy.stall_after = 100_000
     with ThreadPoolExecutor(3) as pool:
