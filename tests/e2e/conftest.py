@@ -113,7 +113,7 @@ class Owner:
     def nothing_left(self, *, files: int = 0) -> None:
         """Wait until there is no object without a file, no part and no reserved quota. Cleanup may end after the answer."""
         nothing: tuple[int, list[str], list[str], list[int]] = (files, [], [], [])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while (left := self._left()) != nothing and time.monotonic() < deadline:
             time.sleep(0.1)
         assert left == nothing

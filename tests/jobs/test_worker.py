@@ -126,6 +126,7 @@ def test_T106_a_suspended_worker_has_no_second_effect(
     enqueue(db, "slow_check", file_id=str(file.id))
     wait_for(lambda: crew.words() == ["begin-check"], crew)
     silent.send_signal(signal.SIGSTOP)
+    crew.notes.with_name("go").touch()
     crew.start()
     wait_for(lambda: "end-check" in crew.words(), crew)
     checked = services.files.get(alice, file.id)
