@@ -13,7 +13,7 @@
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: run test test-quick coverage bench bench-quick bench-growth lint format lock check-locks licenses python tools
 .DEFAULT_GOAL := run
