@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from mmap import mmap
 from threading import BoundedSemaphore
+from time import monotonic
 
 from core.errors import UploadGone
 from services.objects.bucket import bucket_errors
@@ -31,6 +33,20 @@ _Buffer = bytearray | mmap
 _SECOND_BUFFERS = 4  # of all uploads in a process: with more uploads at once, one reads while another sends
 _second_buffers = BoundedSemaphore(_SECOND_BUFFERS)
 _senders = ThreadPoolExecutor(_SECOND_BUFFERS, "part-sender")
+_KEPT = 2.0  # seconds from the start of sending that a second buffer is kept for the next part
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A part that is being sent."""
+
+    future: Future[Part]
+    buffer: _Buffer
+    began: float
+
+    def is_over(self) -> bool:
+        """Whether it failed, or is stored and the next part takes long to arrive."""
+        return self.future.done() and (self.future.exception() is not None or monotonic() - self.began > _KEPT)
 
 
 class PartWriter:
@@ -45,10 +61,12 @@ class PartWriter:
         self.room = part_size  # bytes until the part is full
         self.ref: MultipartRef | None = None  # the multipart upload, once it has begun
         self.parts: list[Part] = []  # those stored so far
-        self._sending: tuple[Future[Part], _Buffer] | None = None  # the part that is being sent, and its buffer
+        self._sending: _Sending | None = None  # by send_behind
 
     def add(self, data: bytes | memoryview) -> memoryview:
-        """Add as much as there is room for. Returns the rest."""
+        """Add as much as there is room for. Returns the rest. Raises what the part failed with that is being sent."""
+        if self._sending is not None and self._sending.is_over():
+            self.settle()  # another upload may have the second buffer
         if not self._buffer:
             # A whole part has pages of its own, which go back to the system at once.
             self._buffer = mmap(-1, self.room) if self._capacity == self.room else bytearray(self._capacity)
@@ -82,7 +100,7 @@ class PartWriter:
         return part
 
     def send_behind(self) -> None:
-        """Send the buffer as the next part while the caller fills a second one; the next call raises what it raises. If other
+        """Send the buffer as the next part while the caller fills a second one; a later call raises what it raises. If other
         uploads have all second buffers, it is ``send``."""
         second = self.settle()
         if not _second_buffers.acquire(blocking=False):
@@ -90,7 +108,7 @@ class PartWriter:
             return
         data = memoryview(self._buffer)[: self.filled]
         future = _senders.submit(copy_context().run, self._put_part, len(self.parts) + 1, data)
-        self._sending = future, self._buffer
+        self._sending = _Sending(future, self._buffer, monotonic())
         self._buffer = mmap(-1, self.filled) if second is None else second
         self.room += self.filled
         self.filled = 0
@@ -100,12 +118,13 @@ class PartWriter:
         a part that is stored afterwards."""
         if self._sending is None:
             return None
-        (future, buffer), self._sending = self._sending, None
+        sending, self._sending = self._sending, None
         try:
-            self.parts.append(future.result())
+            self.parts.append(sending.future.result())
+            return sending.buffer
         finally:
+            del sending  # its error's traceback holds this frame: a cycle would keep the buffers until it is collected
             _second_buffers.release()
-        return buffer
 
     def _put_part(self, number: int, data: memoryview, checksum: bool = True) -> Part:
         assert self.ref is not None

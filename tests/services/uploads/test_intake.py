@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from threading import Event
 from time import sleep
@@ -36,8 +38,9 @@ from db.records import FileRecord
 from services import Services
 from services.library.files import FileQuery
 from services.objects import part_writer
+from services.objects.part_writer import PartWriter
 from settings import Settings
-from storage_backends.base import MultipartRef, OutOfSpace, Part
+from storage_backends.base import MultipartRef, OutOfSpace, Part, StorageUnavailable
 from tests.conftest import NOTHING, Leftovers
 from tests.rows import sql
 from tests.samples import Repeated, Source, picture
@@ -220,6 +223,48 @@ def test_an_upload_is_aborted_only_after_the_part_that_is_being_sent(
     with pytest.raises(ConnectionResetError):
         upload(services, alice, "a.bin", Broken(bytes(2 * PART_SIZE), fails_at=PART_SIZE, error=reset))
     assert calls == ["stored", "aborted"]
+
+
+def sent_behind(bucket: Any) -> PartWriter:
+    """A writer whose first part was sent behind, and is stored or failed."""
+    writer = PartWriter(bucket, PART_SIZE, capacity=2 * PART_SIZE)
+    writer.begin("files/a.bin", "text/plain")
+    writer.add(bytes(PART_SIZE))
+    writer.send_behind()
+    assert writer._sending is not None
+    wait([writer._sending.future])
+    return writer
+
+
+@pytest.mark.memory_store
+def test_T103_a_failed_part_ends_the_upload_before_the_next_one_is_full_and_keeps_no_memory(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_part(*arguments: Any, **keywords: Any) -> Part:
+        raise StorageUnavailable("down")
+
+    monkeypatch.setattr(bucket, "put_part", put_part)
+    gc.disable()
+    try:
+        writer = sent_behind(bucket)
+        assert writer._sending is not None
+        buffers = [weakref.ref(writer._buffer), weakref.ref(writer._sending.buffer)]
+        with pytest.raises(Unavailable):
+            writer.add(b"x")
+        del writer
+        assert [buffer() for buffer in buffers] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.memory_store
+def test_a_slow_client_gives_the_second_buffer_back(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = sent_behind(bucket)
+    writer.add(b"x")
+    assert writer._sending is not None
+    monkeypatch.setattr(part_writer, "_KEPT", 0.0)
+    writer.add(b"x")
+    assert writer._sending is None and len(writer.parts) == 1
 
 
 @pytest.mark.memory_store
