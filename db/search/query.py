@@ -127,8 +127,10 @@ def find(
     order by page.score desc nulls first, page.uploaded_at desc, page.id desc
     """
     # Planning takes a quarter of the time. A plan of look-ups is good for all values, but holds 0.7 MB, so only those of a search
-    # for one word or phrase are kept.
-    cached = search.looks_up and wanted.unfiltered and sum(map(len, tree.groups)) == 1 and not (facets or after)
+    # of one owner for one word or phrase are kept.
+    leaves = [leaf for group in tree.groups for leaf in group]
+    one = len(leaves) == 1 and isinstance(leaves[0], Term) and leaves[0].where == "any"
+    cached = one and search.looks_up and wanted.unfiltered and wanted.owner_id is not None and not (facets or after)
     if clock is not None:
         clock.limit(tx, "set local plan_cache_mode = force_generic_plan;" if cached else "")
     (matched, counted, *_), *rows = tx.execute(sql, search.params, prepare=None if cached else False).fetchall()
