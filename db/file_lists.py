@@ -24,6 +24,7 @@ _SORTS = {
     "download_count": ("f.download_count", "bigint"),
     "last_accessed": ("coalesce(f.last_accessed, '-infinity')", "timestamptz"),
 }
+_IN_FOLDER = frozenset({"uploaded_at", "original_name"})  # sorts that have an index for each folder
 # Sorts whose indexes begin with the owner (mime_type: owner and file type).
 _SORTED_BY_OWNER = frozenset({"original_name", "file_size", "mime_type"})
 
@@ -51,9 +52,14 @@ class FileFilter:
         return self == FileFilter(owner_id=self.owner_id)
 
     @property
+    def one_folder(self) -> bool:
+        """Whether it names a folder or the root, without what is below and the trash."""
+        return (self.folder_id is not None or self.in_root) and not (self.recursive or self.deleted)
+
+    @property
     def only_folder(self) -> bool:
-        """Whether it names a folder or the root, without what is below, and at most an owner."""
-        return (self.in_root or self.folder_id is not None) and replace(self, folder_id=None, in_root=False).unfiltered
+        """Whether it names a folder or the root, and at most an owner."""
+        return self.one_folder and replace(self, folder_id=None, in_root=False).unfiltered
 
     @property
     def only_dates(self) -> bool:
@@ -149,6 +155,7 @@ def page(
         )
     expression, kind = _SORTS[name]
     by_tag = wanted.only_tag and name == "uploaded_at"
+    in_folder = wanted.one_folder and name in _IN_FOLDER
     where, params = _tagged(wanted) if by_tag else conditions(wanted)
     table, key = ("file_tags", "f.file_id") if by_tag else ("files", "f.id")
     if after is not None:
@@ -159,6 +166,9 @@ def page(
     matching = f"select {key} as id, {expression} as key from {table} f where {where}"
     ids = f"select id, key from ({matching}) f" if by_tag else _candidates(wanted, name, matching, order, expected)
     if ids is None:
+        if in_folder and wanted.in_root and wanted.owner_id is not None:
+            # The index for each folder has this order, and the index of all files does not: that could be read in vain.
+            order = order.replace("order by", f"order by f.folder_id {direction},")
         source = f"(select f.*, {expression} as key from files f where {where} {order} limit %(limit)s) f"
     else:
         source = f"({ids} {order} limit %(limit)s) p join files f on f.id = p.id"
@@ -167,10 +177,9 @@ def page(
         f" join objects o on o.object_key = f.file_path order by key {direction}, f.id {direction}"
     )
     # Prepared if an index has just these files in order. The best plan of others depends on how rare a value is.
-    in_folder = wanted.only_folder and name in ("uploaded_at", "original_name")
-    prepare = (
-        None if wanted.only_kind or by_tag or in_folder or (wanted.only_dates and name == "uploaded_at") else False
-    )
+    of_folder = wanted.only_folder and in_folder
+    of_dates = wanted.only_dates and name == "uploaded_at"
+    prepare = None if wanted.only_kind or by_tag or of_folder or of_dates else False
     params |= {"limit": limit + 1, "kinds": sorted(FAMILIES)}
     rows = tx.execute(sql, params, prepare=prepare, binary=True).fetchall()
     views = [FileView(FileRecord._make(row[:-2]), previews.parsed(row[-2])) for row in rows[:limit]]
@@ -185,12 +194,11 @@ def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expect
     - If that index begins with owner or file type, each of these gives a page."""
     # One index has these in order: all or those of some dates by time, an owner's by name and size, the newest of a rare status,
     # and of a folder the newest or by name.
-    in_folder = (wanted.folder_id is not None or wanted.in_root) and not (wanted.recursive or wanted.deleted)
     in_order = {"original_name", "file_size"} if wanted.owner_id is not None else set()
     ordered = (
         (wanted.only_kind and wanted.file_type is None and sort in in_order)
         or (sort == "uploaded_at" and (wanted.only_dates or wanted.status not in (None, "ready")))
-        or (sort in ("uploaded_at", "original_name") and in_folder)
+        or (sort in _IN_FOLDER and wanted.one_folder)
     )
     if expected is not None and expected <= _FEW and not ordered:
         return f"select id, key from (with few as materialized ({matching}) select * from few) few"
