@@ -167,7 +167,7 @@ def page(
     ids = f"select id, key from ({matching}) f" if by_tag else _candidates(wanted, name, matching, order, expected)
     if ids is None:
         if in_folder and wanted.in_root and wanted.owner_id is not None:
-            # The index for each folder has this order, and the index of all files does not: that could be read in vain.
+            # Only the index for each folder has this order. Without it all of the owner's files might be read for a few.
             order = order.replace("order by", f"order by f.folder_id {direction},")
         source = f"(select f.*, {expression} as key from files f where {where} {order} limit %(limit)s) f"
     else:
