@@ -11,8 +11,9 @@ import re
 from flask import current_app, g, request
 
 from api.context import services
-from api.operations import Operation
+from api.operations import Access, Operation
 from core.errors import NotAllowed, NotAuthenticated
+from core.principal import Principal
 from services.access import upload_tokens
 
 # The only routes for upload tokens, which see only their own uploads there (services/uploads/completion.own).
@@ -35,19 +36,29 @@ def authenticate() -> None:
     access = operation.access if operation is not None else None
     if access == "public" or request.method == "OPTIONS":  # a CORS preflight has no credential, and only lists methods
         return
+    g.principal = _caller()
+    if g.principal is not None:
+        _authorize(g.principal, access)
+    elif access != "signed" and not (access == "public files" and request.method in ("GET", "HEAD")):
+        raise NotAuthenticated()
+
+
+def _caller() -> Principal | None:
+    """Who sent the request's credential; None without one. Raises NotAuthenticated for one that is not valid."""
     header = request.headers.get("Authorization")
     if header is None:
-        if access == "signed" or (access == "public files" and request.method in ("GET", "HEAD")):
-            return
-        raise NotAuthenticated()
+        return None
     match = _BEARER.fullmatch(header)
     if not match:
         raise NotAuthenticated("Send the credential as: Authorization: Bearer <key>")
     if match[1].startswith(upload_tokens.PREFIX):
-        g.principal = services().upload_tokens.authenticate(match[1])
-        if request.blueprint not in TOKEN_BLUEPRINTS:
-            raise NotAllowed("An upload token only allows uploads.")
-    else:
-        g.principal = services().keys.authenticate(match[1])
-    if access == "admin" and not g.principal.is_admin:
+        return services().upload_tokens.authenticate(match[1])
+    return services().keys.authenticate(match[1])
+
+
+def _authorize(principal: Principal, access: Access | None) -> None:
+    """Raises NotAllowed if the credential does not permit the operation."""
+    if principal.budget is not None and request.blueprint not in TOKEN_BLUEPRINTS:
+        raise NotAllowed("An upload token only allows uploads.")
+    if access == "admin" and not principal.is_admin:
         raise NotAllowed("An admin key is required.")

@@ -9,6 +9,10 @@ from uuid import UUID
 from core.placement import Visibility
 
 Role = Literal["user", "admin"]
+Scope = Literal["read", "write", "delete", "admin"]
+Credential = Literal["key", "token", "jwt", "session"]  # token: an upload token
+
+SCOPES: frozenset[Scope] = frozenset({"read", "write", "delete", "admin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,14 @@ class UploadBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """Limits of one owner. None: no limit of this kind."""
+
+    max_bytes: int | None = None
+    max_files: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """The caller. With a ``budget`` the credential is an upload token, which permits uploads only."""
 
@@ -32,6 +44,10 @@ class Principal:
     key_id: UUID | None = None
     budget: UploadBudget | None = None
     has_quota: bool = True  # whether the owner may have a quota besides the deployment's
+    credential: Credential = "key"
+    scopes: frozenset[Scope] = SCOPES  # what the credential may do; the role decides on whose files
+    folder_id: int | None = None  # only this folder and what is below it
+    quota: Quota | None = None  # as the identity provider claims it; instead of the deployment's
 
     @property
     def is_admin(self) -> bool:

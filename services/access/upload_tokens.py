@@ -83,7 +83,7 @@ class UploadTokens:
             record = upload_tokens.find(tx, secret_digest(token))
         if record is None:
             raise NotAuthenticated()
-        return Principal(record.owner_id, budget=record.budget)
+        return Principal(record.owner_id, budget=record.budget, credential="token")
 
 
 def uploader_of(tx: Tx, upload: UploadRecord) -> Principal:
