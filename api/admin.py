@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from api import render
 from api.context import services
 from api.idempotency import once
-from api.operations import operation
+from api.operations import BY_SERVICE, operation
 from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery
 from api.response_models import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
 from core.errors import Conflict, NotFound
@@ -22,7 +22,12 @@ routes = Blueprint("admin", __name__)
 
 @routes.post("/keys")
 @operation(
-    "Create an API key", access="admin", body=KeyBody, responses={201: NewKeyOut}, request_headers=("Idempotency-Key",)
+    "Create an API key",
+    access="admin",
+    body=KeyBody,
+    responses={201: NewKeyOut},
+    request_headers=("Idempotency-Key",),
+    audit=BY_SERVICE,
 )
 def create_key(body: KeyBody) -> Response:
     """The key is only in this response; the gateway stores its SHA-256."""
@@ -45,7 +50,7 @@ def list_keys(query: PageQuery) -> Response:
 
 
 @routes.delete("/keys/<uuid:key_id>")
-@operation("Revoke an API key", access="admin", responses={204: None})
+@operation("Revoke an API key", access="admin", responses={204: None}, audit=BY_SERVICE)
 def revoke_key(key_id: UUID) -> Response:
     """The next request with it gets 401."""
     services().keys.revoke_key(key_id)
@@ -53,7 +58,7 @@ def revoke_key(key_id: UUID) -> Response:
 
 
 @routes.post("/janitor")
-@operation("Run the janitor now", access="admin", body=JanitorBody, responses={200: ReportOut})
+@operation("Run the janitor now", access="admin", body=JanitorBody, responses={200: ReportOut}, audit="janitor_run")
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads have left. With `dry_run`, the default, only report what would be removed."""
     return render.answer(services().janitor.run(dry_run=body.dry_run).as_dict())
@@ -72,14 +77,14 @@ def list_jobs(query: JobListQuery) -> Response:
 
 
 @routes.post("/jobs/<job_id:job_id>/retry")
-@operation("Retry a failed job", access="admin", responses={200: JobOut}, errors=(Conflict,))
+@operation("Retry a failed job", access="admin", responses={200: JobOut}, errors=(Conflict,), audit="job_retried")
 def retry_job(job_id: int) -> Response:
     """Put it back into its queue and reset its attempts. `409` if it did not fail."""
     return render.answer(render.job(services().jobs.retry(job_id)))
 
 
 @routes.delete("/jobs/<job_id:job_id>")
-@operation("Remove a job", access="admin", responses={204: None}, errors=(Conflict,))
+@operation("Remove a job", access="admin", responses={204: None}, errors=(Conflict,), audit="job_removed")
 def remove_job(job_id: int) -> Response:
     """`409` if the job is running."""
     services().jobs.remove(job_id)
@@ -90,7 +95,13 @@ def remove_job(job_id: int) -> Response:
 
 
 @routes.post("/rescan")
-@operation("Scan all files for viruses again", access="admin", responses={202: RescanOut}, errors=(Conflict,))
+@operation(
+    "Scan all files for viruses again",
+    access="admin",
+    responses={202: RescanOut},
+    errors=(Conflict,),
+    audit="rescan_begun",
+)
 def rescan() -> Response:
     """In the background, at the lowest priority. If a scan is running already, this returns its progress."""
     return render.answer(render.rescan(configured(services().scanning).begin_rescan()), 202)

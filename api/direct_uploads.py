@@ -14,7 +14,7 @@ from flask import Blueprint, Response
 from api import render
 from api.context import principal, services, settings
 from api.idempotency import once
-from api.operations import Content, operation
+from api.operations import BY_SERVICE, Content, operation
 from api.placement import placement
 from api.request_models import BeginUploadBody, CompleteUploadBody, PageQuery, PartNumbersBody
 from api.response_models import (
@@ -65,6 +65,7 @@ _COMPLETE_ERRORS = (
     headers=("Location",),
     request_headers=("Idempotency-Key",),
     errors=BEGIN_ERRORS,
+    audit=BY_SERVICE,
 )
 def begin(body: BeginUploadBody) -> Response:
     """Name, size, type and quota are checked before any bytes are sent. Send small files with one PUT to `url`, larger ones in
@@ -129,6 +130,7 @@ def progress(upload_id: UUID) -> Response:
     body=PartNumbersBody,
     responses={200: PartUrlsOut},
     errors=(UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
+    audit=BY_SERVICE,
 )
 def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     """Up to 1,000 at once. For an upload by one PUT, ask for part 1: it is the whole file."""
@@ -146,6 +148,7 @@ def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:
     errors=_COMPLETE_ERRORS,
     body=CompleteUploadBody,
     optional_body=True,
+    audit=BY_SERVICE,
 )
 def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
     """The file is `processing` until a worker has read it back. A repeat returns the same file. If `parts` differ from the
@@ -161,7 +164,7 @@ def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
 
 
 @routes.delete("/<uuid:upload_id>")
-@operation("Abort an upload", responses={204: None})
+@operation("Abort an upload", responses={204: None}, audit="upload_aborted")
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. An upload that is over stays as it is."""
     _direct().abort(principal(), upload_id)

@@ -13,7 +13,7 @@ from api import render, streaming
 from api.context import caller_or_none, principal, services, settings
 from api.idempotency import once
 from api.in_flight import acquire_stream_slot
-from api.operations import Content, operation
+from api.operations import BY_SERVICE, Content, operation
 from api.problems import status_of
 from api.request_models import (
     ArchiveQuery,
@@ -102,6 +102,7 @@ def history(file_id: UUID, query: PageQuery) -> Response:
     headers=("ETag",),
     request_headers=("If-Match",),
     errors=(*_NAME_ERRORS, errors.NameConflict, errors.PreconditionFailed),
+    audit=BY_SERVICE,
 )
 def update(file_id: UUID, body: FileChangeBody) -> Response:
     """Only the given members are changed; `expires_at: null` removes the expiry."""
@@ -123,6 +124,7 @@ def update(file_id: UUID, body: FileChangeBody) -> Response:
     responses={200: DeletedFileOut},
     request_headers=("If-Match",),
     errors=(errors.PreconditionFailed,),
+    audit=BY_SERVICE,
 )
 def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
     """Move it to the trash, from where it can be restored; with `?permanent=true` delete it for good."""
@@ -134,7 +136,7 @@ def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
 
 
 @routes.post("/<uuid:file_id>/restore")
-@operation("Restore a file", responses={200: FileOut}, headers=("ETag",))
+@operation("Restore a file", responses={200: FileOut}, headers=("ETag",), audit=BY_SERVICE)
 def restore(file_id: UUID) -> Response:
     """Move it out of the trash; its name is numbered if it has been taken since."""
     return render.file_answer(services().files.restore(principal(), file_id), principal())
@@ -148,6 +150,7 @@ def restore(file_id: UUID) -> Response:
     headers=("ETag",),
     request_headers=("If-Match",),
     errors=(errors.NameConflict, errors.PreconditionFailed),
+    audit=BY_SERVICE,
 )
 def move(file_id: UUID, body: MoveBody) -> Response:
     """To another folder of the same owner; null is the root."""
@@ -163,6 +166,7 @@ def move(file_id: UUID, body: MoveBody) -> Response:
     headers=("ETag", "Location"),
     request_headers=("Idempotency-Key",),
     errors=(*_NAME_ERRORS, errors.FileNotReady, errors.ContentMissing, errors.QuotaExceeded),
+    audit=BY_SERVICE,
 )
 def copy(file_id: UUID, body: CopyBody) -> Response:
     """A new file on the same stored object: no bytes are copied. The name is numbered if it is taken."""
@@ -182,7 +186,7 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
 
 
 @routes.post("/batch")
-@operation("Change many files", body=BatchBody, responses={200: BatchOut})
+@operation("Change many files", body=BatchBody, responses={200: BatchOut}, audit=BY_SERVICE)
 def batch(body: BatchBody) -> Response:
     """Results in the order of `ids`, each with the status that a single request would have; a failure does not stop the
     others."""

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from api import render
 from api.context import principal, services, settings
 from api.idempotency import once
-from api.operations import Content, operation
+from api.operations import BY_SERVICE, Content, operation
 from api.request_models import DeleteFolderQuery, FolderBody, FolderChangeBody, FolderListQuery
 from api.response_models import DeletedFolderOut, FolderOut, FolderPageOut, FolderTreeOut
 from core import errors
@@ -30,6 +30,7 @@ _TREE_ERRORS = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors
     headers=("Location",),
     request_headers=("Idempotency-Key",),
     errors=(*_TREE_ERRORS, errors.LimitReached),
+    audit=BY_SERVICE,
 )
 def create(body: FolderBody) -> Response:
     """Names are unique within a folder, regardless of case and Unicode form."""
@@ -71,7 +72,9 @@ def get(folder_id: int) -> Response:
 
 
 @routes.patch("/<folder_id:folder_id>")
-@operation("Change or move a folder", body=FolderChangeBody, responses={200: FolderOut}, errors=_TREE_ERRORS)
+@operation(
+    "Change or move a folder", body=FolderChangeBody, responses={200: FolderOut}, errors=_TREE_ERRORS, audit=BY_SERVICE
+)
 def update(folder_id: int, body: FolderChangeBody) -> Response:
     """Only the given members are changed; `parent_folder_id: null` moves it to the root."""
     change = FolderChange(
@@ -84,7 +87,11 @@ def update(folder_id: int, body: FolderChangeBody) -> Response:
 
 @routes.delete("/<folder_id:folder_id>")
 @operation(
-    "Delete a folder", query=DeleteFolderQuery, responses={200: DeletedFolderOut}, errors=(errors.FolderNotEmpty,)
+    "Delete a folder",
+    query=DeleteFolderQuery,
+    responses={200: DeletedFolderOut},
+    errors=(errors.FolderNotEmpty,),
+    audit=BY_SERVICE,
 )
 def delete(folder_id: int, query: DeleteFolderQuery) -> Response:
     """With `?recursive=true` the files in it and below it are moved to the trash."""

@@ -17,7 +17,7 @@ from api.context import principal, services, settings
 from api.form_data import Field, FilePart, FormLimits, FormReader
 from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
-from api.operations import Content, operation
+from api.operations import BY_SERVICE, Content, operation
 from api.placement import of_form, placement
 from api.request_body import Checksums, RequestBody, refuse_encoded
 from api.request_models import PlacementQuery
@@ -131,6 +131,7 @@ def _once(
             }
         },
     },
+    audit=BY_SERVICE,
 )
 def upload_form() -> Response:
     """Any number of parts named `files` (or `file`, `files[]`), each with a file name. Each file is accepted or rejected by
@@ -222,6 +223,7 @@ def _skip_rest(reader: Readable) -> None:
     errors=_ERRORS,
     headers=("Upload-Session", "ETag", "Location"),
     streams={"required": True, "content": {"*/*": {"schema": {}}}},
+    audit=BY_SERVICE,
 )
 def upload_raw(filename: str, query: PlacementQuery) -> Response:
     """As `curl -T` sends it. The query has the same parameters as the form has fields."""

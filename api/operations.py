@@ -31,6 +31,7 @@ View = Callable[..., Response]
 Shape = type[BaseModel] | UnionType
 
 MAX_JSON_BYTES = 1024 * 1024
+BY_SERVICE = ""  # Operation.audit: the services record what they change, in the same transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Operation:
     headers: tuple[str, ...] = ()  # of responses, in addition to those that every response has
     request_headers: tuple[str, ...] = ()
     errors: tuple[type[GatewayError], ...] = ()  # in addition to those of all operations (api/openapi.py)
+    audit: str | None = None  # the action to record when it has succeeded; None only if it changes nothing (T125)
     error_type: str = "application/problem+json"
     description: str = ""
 

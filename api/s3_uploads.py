@@ -21,7 +21,7 @@ from api.context import principal, services, settings
 from api.direct_uploads import BEGIN_ERRORS
 from api.fields import as_uuid
 from api.idempotency import once
-from api.operations import operation
+from api.operations import BY_SERVICE, operation
 from api.placement import of_metadata
 from api.problems import MEDIA_TYPE
 from api.request_models import PlacementQuery
@@ -95,6 +95,7 @@ def params(query: ParamsQuery) -> Response:
     responses={200: MultipartOut},
     request_headers=("Idempotency-Key",),
     errors=BEGIN_ERRORS,
+    audit=BY_SERVICE,
 )
 def create(body: NewMultipartBody) -> Response:
     """`metadata` as in `/s3/params`."""
@@ -151,6 +152,7 @@ def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     body=CompleteBody,
     responses={200: CompletedOut},
     errors=_COMPLETE_ERRORS,
+    audit=BY_SERVICE,
 )
 def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
     """Idempotent. `location` is the file's address on the gateway."""
@@ -162,7 +164,7 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
 
 
 @routes.delete("/multipart/<string:upload_id>")
-@operation("Abort a multipart upload", query=KeyQuery, responses={200: NothingOut})
+@operation("Abort a multipart upload", query=KeyQuery, responses={200: NothingOut}, audit="upload_aborted")
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """The file of a finished upload stays."""
     service().abort(principal(), find(upload_id, query.key))
@@ -188,6 +190,7 @@ def sts() -> Response:
     responses={200: SignedOut},
     request_headers=("Idempotency-Key",),
     errors=(*BEGIN_ERRORS, *_SIGN_ERRORS),
+    audit=BY_SERVICE,
 )
 def sign(body: SignBody) -> Response:
     """The argument of `signRequest` as the body. Requests with bytes go to the bucket; create, list, complete and abort go to the

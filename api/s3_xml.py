@@ -17,7 +17,7 @@ from flask import Blueprint, Response, request
 from pydantic import ValidationError
 
 from api.context import caller_or_none
-from api.operations import MAX_JSON_BYTES, Content, operation
+from api.operations import BY_SERVICE, MAX_JSON_BYTES, Content, operation
 from api.problems import MEDIA_TYPE
 from api.request_body import read_whole, refuse_encoded
 from api.s3_upload_models import CompleteBody
@@ -67,6 +67,7 @@ _CODES = {
         errors.Locked,
         errors.EncodingNotAllowed,
     ),
+    audit=BY_SERVICE,
 )
 def create_or_complete(upload_id: UUID) -> Response:
     """At addresses from `POST /s3/sign`, which has created the upload. Both requests may be repeated."""
@@ -108,7 +109,7 @@ def list_parts(upload_id: UUID) -> Response:
 
 
 @routes.delete("/<uuid:upload_id>")
-@operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None})
+@operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None}, audit="upload_aborted")
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. The file of a finished upload stays."""
     caller, upload = _signed_for(upload_id)

@@ -19,7 +19,7 @@ from api.context import principal, settings
 from api.fields import as_uuid
 from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
-from api.operations import operation
+from api.operations import BY_SERVICE, operation
 from api.placement import of_metadata
 from api.request_body import content_length, refuse_encoded
 from api.request_models import PlacementQuery
@@ -182,6 +182,7 @@ def offers(upload_id: str | None = None) -> Response:
     request_headers=(*_APPEND_HEADERS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
     errors=(*_APPEND_ERRORS, errors.InvalidName),
     streams=_BYTES,
+    audit=BY_SERVICE,
 )
 def create(query: PlacementQuery) -> Response:
     """tus 1.0.0 with creation, creation-with-upload, creation-defer-length, expiration, checksum and concatenation, or the IETF
@@ -230,6 +231,7 @@ def look(upload_id: str) -> Response:
     request_headers=_APPEND_HEADERS,
     errors=_APPEND_ERRORS,
     streams=_BYTES,
+    audit=BY_SERVICE,
 )
 def append(upload_id: str) -> Response:
     """The body begins at `Upload-Offset`. Bytes that arrive before a connection breaks are stored. The answer that completes
@@ -264,6 +266,7 @@ def append(upload_id: str) -> Response:
     headers=_STATE_HEADERS,
     request_headers=_PROTOCOL_HEADERS,
     errors=_LOOK_ERRORS,
+    audit="upload_aborted",
 )
 def terminate(upload_id: str) -> Response:
     """Removes the bytes that have arrived. The file of a finished upload stays."""
@@ -279,6 +282,7 @@ def terminate(upload_id: str) -> Response:
     request_headers=(*_APPEND_HEADERS, "X-HTTP-Method-Override"),
     errors=_APPEND_ERRORS,
     streams=_BYTES,
+    audit=BY_SERVICE,
 )
 def override(upload_id: str) -> Response:
     """`HEAD`, `PATCH` or `DELETE`, for clients that can send only `POST`."""

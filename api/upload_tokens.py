@@ -13,7 +13,7 @@ from flask import Blueprint, Response
 from api import render
 from api.context import principal, services, settings
 from api.idempotency import once
-from api.operations import operation
+from api.operations import BY_SERVICE, operation
 from api.request_models import OwnedPageQuery, UploadTokenBody
 from api.response_models import LiveUploadTokenOut, UploadTokenOut, UploadTokenPageOut
 from core.errors import NotFound
@@ -36,6 +36,7 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
     responses={201: UploadTokenOut},
     request_headers=("Idempotency-Key",),
     errors=(NotFound,),
+    audit=BY_SERVICE,
 )
 def create(body: UploadTokenBody) -> Response:
     """An app's backend gives the token to one of its users. It allows uploads within this budget and nothing else. It is sent
@@ -85,7 +86,7 @@ def list_live(query: OwnedPageQuery) -> Response:
 
 
 @routes.delete("/upload-tokens/<uuid:token_id>")
-@operation("Revoke an upload token", responses={204: None})
+@operation("Revoke an upload token", responses={204: None}, audit=BY_SERVICE)
 def revoke(token_id: UUID) -> Response:
     """The next request with it gets 401. Uploads that it has begun end by the rules under which they began."""
     services().upload_tokens.revoke(principal(), token_id)
