@@ -11,7 +11,6 @@ python app.py rescan      scan all files again            python app.py seed-dem
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from datetime import timedelta
 
@@ -25,6 +24,7 @@ import flask
 import api
 from core.content_types import Rules
 from core.cursors import Cursors
+from core.secrets import Secrets
 from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from services import Services
 from services.access.concurrency import ConcurrencyLimit
@@ -55,7 +55,7 @@ from services.uploads.policy import PolicyLimits, UploadPolicy
 from services.uploads.resumable import ResumableUploads
 from services.uploads.s3_uploads import S3Uploads
 from services.uploads.verification import Verification
-from settings import Settings, database_url, storage_settings
+from settings import Settings, database_url, secret_keys, storage_settings
 from storage_backends import open_store
 from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
 from telemetry import metrics
@@ -74,8 +74,8 @@ def wire(
     store = store or open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} does not support multipart uploads.")
-    # The secret that signs cursors, tickets and links is the same in all processes and after a restart.
-    cursors = Cursors(hashlib.sha256(b"seals\0" + storage.secret_key.encode()).digest())
+    secrets = Secrets(secret_keys(settings))
+    cursors, links, tickets = (Cursors(secrets.derive(purpose)) for purpose in ("cursors", "links", "tickets"))
     reader = ObjectReader(db, store)
     types = TypePolicy(Rules(allowed=settings.allowed_types, denied=settings.denied_types))
     quota, upload_ttl = settings.quota_bytes, timedelta(seconds=settings.upload_ttl)
@@ -107,7 +107,7 @@ def wire(
         max_zip_files=settings.max_zip_files,
         max_zip_bytes=settings.max_zip_bytes,
     )
-    delivery = Delivery(db, store, reader, public_copies, download_limits, cursors=cursors, scanned_only=scans)
+    delivery = Delivery(db, store, reader, public_copies, download_limits, links=links, scanned_only=scans)
 
     # Uploads: direct and resumable ones only if the store has the abilities
     policy = UploadPolicy(db, types, PolicyLimits(settings.max_file_size, quota, settings.max_open_uploads))
@@ -128,7 +128,7 @@ def wire(
         intake=intake,
         direct=direct,
         resumable=resumable,
-        s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, cursors=cursors) if direct else None,
+        s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, tickets=tickets) if direct else None,
         verification=Verification(db, store, reader, intake, scanning),
         scanning=scanning,
         pipeline=Pipeline(db, previews),

@@ -74,7 +74,7 @@ def run(arguments: list[str], settings: Settings) -> int:
     name = f"{args.command or 'start'} {getattr(args, 'action', '')}".strip()
     command = _COMMANDS[name]
     try:
-        if not command.standalone and not (settings.database_url and settings.s3_endpoint):
+        if not command.standalone and not settings.is_complete:
             settings = _settings_of_running(settings)
         status = command.run(Call(args, settings))
         return status if isinstance(status, int) else 0

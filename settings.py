@@ -16,6 +16,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]  # "a, b, c" in the enviro
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+MIN_SECRET_KEY = 32  # characters
 
 
 def version() -> str:
@@ -56,6 +57,8 @@ class Settings(BaseSettings):
     s3_bucket: str = "uploads"
     s3_access_key: str | None = None
     s3_secret_key: SecretStr | None = None
+    # Signs links, cursors and sessions. Several, comma-separated, newest first, replace one without breaking what it signed.
+    secret_key: SecretStr | None = None  # each of 32 characters or more; unset: made once, in DATA_DIR
     admin_api_key: SecretStr | None = None  # the first admin key; unset: one is created and shown once
 
     # Uploads
@@ -117,6 +120,18 @@ class Settings(BaseSettings):
             raise ValueError("must be tcp://host:port or unix:///path")
         return value
 
+    @field_validator("secret_key")
+    @classmethod
+    def _long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and min(map(len, _keys(value)), default=0) < MIN_SECRET_KEY:
+            raise ValueError(f"each key must have {MIN_SECRET_KEY} characters or more, as of: openssl rand -hex 32")
+        return value
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a process needs nothing that `python app.py` makes."""
+        return None not in (self.database_url, self.s3_endpoint, self.secret_key)
+
     @property
     def strict_sandbox(self) -> bool:
         """Whether files are parsed in a complete sandbox only."""
@@ -146,6 +161,17 @@ def storage_settings(settings: Settings) -> StorageSettings:
         connections=settings.web_threads,
         local_path=settings.s3_local_path,
     )
+
+
+def secret_keys(settings: Settings) -> list[str]:
+    """The values of SECRET_KEY, newest first. Raises SystemExit if it is not set."""
+    if settings.secret_key is None:
+        raise SystemExit("Set SECRET_KEY (openssl rand -hex 32), or run `python app.py`, which makes one.")
+    return _keys(settings.secret_key)
+
+
+def _keys(value: SecretStr) -> list[str]:
+    return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]
 
 
 def database_url(settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """Pages of lists, and signed values that clients return unchanged.
 
 A cursor is the position of a page's last row, signed with an HMAC. A list accepts only its own cursors, from the same caller
-and with the same filters (T84). Tickets and download links are signed the same way, each with its own scope.
+and with the same filters (T84). Tickets and download links are signed the same way, each with its own keys and scope.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Page(Generic[T]):
 
 
 class Cursors:
-    """Signs and verifies with a secret that is the same in all processes and after a restart."""
+    """Signs with the first of the keys, and verifies with all of them (core/secrets.py)."""
 
-    def __init__(self, secret: bytes):
-        self._secret = secret
+    def __init__(self, keys: Sequence[bytes]):
+        self._keys = keys
 
     def sign(self, values: Sequence[Value], *, scope: str) -> str:
         """The values as signed text. ``scope`` names the use: a list with its caller and filters, or a kind of link."""
         payload = json.dumps(list(values), separators=(",", ":"), allow_nan=False).encode()
-        return _encode(self._mac(payload, scope) + payload)
+        return _encode(_mac(self._keys[0], payload, scope) + payload)
 
     def open(self, text: str, *, scope: str) -> list[Value]:
         """The values that were signed for this scope. Raises InvalidCursor for any other text."""
@@ -52,8 +52,8 @@ class Cursors:
             raise InvalidCursor
         signed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         mac, payload = signed[:_MAC_BYTES], signed[_MAC_BYTES:]
-        # The second check: unused bits in the last character would allow two texts for one cursor.
-        if not hmac.compare_digest(mac, self._mac(payload, scope)) or _encode(signed) != text:
+        is_ours = any(hmac.compare_digest(mac, _mac(key, payload, scope)) for key in self._keys)
+        if not is_ours or _encode(signed) != text:  # unused bits in the last character would allow two texts
             raise InvalidCursor
         values: list[Value] = json.loads(payload)
         return values
@@ -70,10 +70,11 @@ class Cursors:
         cursor = self.sign([str(position(page[-1]))], scope=scope) if len(rows) > limit else None
         return Page(page, cursor, total)
 
-    def _mac(self, payload: bytes, scope: str) -> bytes:
-        # The digest has a fixed length, so no part of the scope can pass for payload.
-        name = hashlib.sha256(b"cursor:" + scope.encode("utf-8", "surrogatepass")).digest()
-        return hmac.digest(self._secret, name + payload, "sha256")[:_MAC_BYTES]
+
+def _mac(key: bytes, payload: bytes, scope: str) -> bytes:
+    # The digest has a fixed length, so no part of the scope can pass for payload.
+    name = hashlib.sha256(b"cursor:" + scope.encode("utf-8", "surrogatepass")).digest()
+    return hmac.digest(key, name + payload, "sha256")[:_MAC_BYTES]
 
 
 def _encode(data: bytes) -> str:

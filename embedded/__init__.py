@@ -8,7 +8,7 @@ Open ``supervisor`` first: it is ``python app.py`` without a command.
     child        a process that dies with its parent; secrets in files; free ports
     install      creates .venv from the lock files; standard library only
 
-DATA_DIR holds lock and run.json (the supervisor's), postgres/ (cluster/, passwords, port) and seaweedfs/ (data/, secret key,
-ports, certificate). Invariants: no child outlives its parent; servers listen on loopback only and require a password or a
-signature; secrets have mode 0600; a kill at any moment leaves nothing that the next start can't use.
+DATA_DIR holds lock, run.json and secret-key (the supervisor's), postgres/ (cluster/, passwords, port) and seaweedfs/ (data/,
+secret key, ports, certificate). Invariants: no child outlives its parent; servers listen on loopback only and require a password
+or a signature; secrets have mode 0600; a kill at any moment leaves nothing that the next start can't use.
 """

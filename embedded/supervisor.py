@@ -33,6 +33,7 @@ from embedded.child import (
     Child,
     EmbeddedError,
     end_leftover,
+    kept_secret,
     last_lines,
     port_is_free,
     read_json,
@@ -68,17 +69,17 @@ def run(settings: Settings) -> int:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings of the running deployment by name: ours if database and bucket are set, else the supervisor's.
+    """The settings of the running deployment by name: ours if they are complete, else the supervisor's.
 
     Raises EmbeddedError if no supervisor is running with this DATA_DIR."""
-    if settings.database_url and settings.s3_endpoint:
+    if settings.is_complete:
         return _as_variables(settings)
     data_dir = settings.data_dir.absolute()
     run = read_json(data_dir / "run.json")
     if not run or not _is_locked(data_dir / "lock"):
         raise EmbeddedError(
             f"No gateway is running with its data in {data_dir}: start it with 'make run', or set DATA_DIR, or set "
-            "DATABASE_URL and S3_ENDPOINT."
+            "DATABASE_URL, S3_ENDPOINT and SECRET_KEY."
         )
     return dict(run["settings"])
 
@@ -115,6 +116,8 @@ class _Deployment:
     def _start_servers(self) -> dict[str, str]:
         """Start the embedded servers that are needed; returns the application's variables."""
         variables = {"DATA_DIR": str(self.data_dir), "PYTHONUNBUFFERED": "1"}
+        if self.settings.secret_key is None:
+            variables["SECRET_KEY"] = kept_secret(self.data_dir / "secret-key")
         if self.settings.database_url is None:
             database = postgres.start(self.data_dir / "postgres", report=_say)
             self._add(database.child, database.stop)

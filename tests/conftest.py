@@ -29,7 +29,7 @@ from tests.client import GatewayClient
 from tests.crash_points import CrashingGateway
 from tests.lost_commits import LossyGateway
 from tests.memory_store import MemoryStore
-from tests.servers import S3Server, start_weed
+from tests.servers import SIGNING_KEY, S3Server, start_weed
 
 TEMPLATE = "gateway_template"
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -162,6 +162,7 @@ def settings(request: pytest.FixtureRequest, database_url: str, s3_server: S3Ser
         "s3_access_key": s3_server.access_key,
         "s3_secret_key": s3_server.secret_key,
         "s3_bucket": s3_server.bucket,
+        "secret_key": SIGNING_KEY,
         "data_dir": tmp_path / "var",
         "public_url": "http://gateway.test",
         "cors_origins": ("http://app.test",),

@@ -14,7 +14,7 @@ from pathlib import Path
 from settings import Settings
 from tests.client import GatewayClient
 from tests.paths import ROOT
-from tests.servers import free_port
+from tests.servers import SIGNING_KEY, free_port
 
 
 class Live:
@@ -31,6 +31,7 @@ class Live:
             "S3_ENDPOINT": str(settings.s3_endpoint),
             "S3_ACCESS_KEY": str(settings.s3_access_key),
             "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            "SECRET_KEY": SIGNING_KEY,
             "S3_BUCKET": settings.s3_bucket,
             "PUBLIC_URL": self.address,
             "PORT": str(self.port),

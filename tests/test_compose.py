@@ -20,7 +20,7 @@ import yaml
 from embedded.child import free_port
 from settings import Settings
 from tests.paths import ROOT
-from tests.servers import S3Server
+from tests.servers import SIGNING_KEY, S3Server
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -68,7 +68,7 @@ def test_every_variable_is_a_setting_or_explained() -> None:
     assert used - settings - explained == {"FRONT_NETWORK"}
     assert explained - used == {"COMPOSE_PROFILES"}
     required = {name for text in ENVIRONMENT.values() for name in re.findall(r"\{(\w+):\?.*see \.env\.example", text)}
-    assert required == {"POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
+    assert required == {"POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SECRET_KEY"}
 
 
 def test_the_image_is_small_and_not_root() -> None:
@@ -107,6 +107,7 @@ def test_the_services_run_with_only_the_files_of_the_image(
         "S3_ENDPOINT": s3_server.endpoint,
         "S3_ACCESS_KEY": s3_server.access_key,
         "S3_SECRET_KEY": s3_server.secret_key,
+        "SECRET_KEY": SIGNING_KEY,
         "S3_BUCKET": "compose-test",
     }
     assert 'ENTRYPOINT ["python", "app.py"]' in DOCKERFILE

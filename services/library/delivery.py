@@ -1,7 +1,7 @@
 """Downloads: by presigned URL, streamed through the gateway, or as a ZIP of many files. Every download is recorded.
 
 A compressed object is always streamed. A URL for one, for a public file, or for longer than a presigned URL may live is a link to
-the gateway: signed as cursors are, under a scope of its own (T62), and checked at each use.
+the gateway: signed as cursors are, by keys of their own (T143), and checked at each use.
 """
 
 from __future__ import annotations
@@ -122,13 +122,13 @@ class Delivery:
         public_copies: PublicCopies,
         limits: DeliveryLimits,
         *,
-        cursors: Cursors,
+        links: Cursors,
         scanned_only: bool,
     ):
         self._db = db
         self._reader = reader
         self._public_copies = public_copies
-        self._cursors = cursors
+        self._links = links
         self._scanned_only = scanned_only
         self._presigns = store if isinstance(store, Presigns) else None
         self._limits = limits
@@ -278,13 +278,13 @@ class Delivery:
 
     def _link(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
         expires = int(time.time() + life.total_seconds())
-        token = self._cursors.sign([str(file.id), expires, disposition or "", file.visibility], scope=_LINKS)
+        token = self._links.sign([str(file.id), expires, disposition or "", file.visibility], scope=_LINKS)
         return Link(token, datetime.fromtimestamp(expires, UTC))
 
     def _parse_link(self, token: str) -> tuple[UUID, int, Disposition | None, bool]:
         """File id, expiry, disposition, and whether the file was public. Raises NotAuthenticated."""
         try:
-            file_id, expires, disposition, visibility = self._cursors.open(token, scope=_LINKS)
+            file_id, expires, disposition, visibility = self._links.open(token, scope=_LINKS)
         except InvalidCursor as error:
             raise NotAuthenticated(_NO_LINK) from error
         inline: Disposition | None = "inline" if disposition == "inline" else None

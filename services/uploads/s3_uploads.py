@@ -27,10 +27,10 @@ _TICKETS = "s3 routes"
 class S3Uploads:
     """Direct uploads as the plugin asks for them."""
 
-    def __init__(self, db: Database, direct: DirectUploads, *, bucket: str, cursors: Cursors):
+    def __init__(self, db: Database, direct: DirectUploads, *, bucket: str, tickets: Cursors):
         self._db = db
         self._direct = direct
-        self._cursors = cursors
+        self._tickets = tickets
         self.bucket = bucket
 
     # -- begin ---------------------------------------------------------------------------------------------------------
@@ -110,12 +110,12 @@ class S3Uploads:
 
     def ticket(self, upload: UploadRecord) -> str:
         """A signature that makes a gateway URL work like a presigned URL: for this upload alone, and for an hour."""
-        return self._cursors.sign([str(upload.id), int(time.time()) + TICKET_TTL], scope=_TICKETS)
+        return self._tickets.sign([str(upload.id), int(time.time()) + TICKET_TTL], scope=_TICKETS)
 
     def redeem(self, upload_id: UUID, ticket: str) -> Principal:
         """The principal that began the upload. Raises NotAllowed, also after the end of its upload token."""
         try:
-            name, expires = self._cursors.open(ticket, scope=_TICKETS)
+            name, expires = self._tickets.open(ticket, scope=_TICKETS)
         except (InvalidCursor, ValueError) as error:
             raise NotAllowed("The URL was not signed by this gateway.") from error
         if name != str(upload_id) or not isinstance(expires, int):

@@ -24,6 +24,7 @@ from tests.conftest import NOTHING, Leftovers
 from tests.paths import ROOT
 from tests.presigned import put, send
 from tests.rows import sql
+from tests.servers import SIGNING_KEY
 
 
 def begin(client: GatewayClient, data: bytes, **members: Any) -> dict[str, Any]:
@@ -356,6 +357,7 @@ def worker(settings: Settings, services: Services, tmp_path: Path) -> Iterator[s
         "S3_BUCKET": settings.s3_bucket,
         "S3_ACCESS_KEY": str(settings.s3_access_key),
         "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+        "SECRET_KEY": SIGNING_KEY,
         "DATA_DIR": str(tmp_path),
     }
     log = tmp_path / "worker.log"

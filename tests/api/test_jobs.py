@@ -20,6 +20,7 @@ from tests.client import Answer, GatewayClient
 from tests.paths import ROOT
 from tests.rows import sql
 from tests.samples import picture
+from tests.servers import SIGNING_KEY
 
 FAILED = "update procrastinate_jobs set status = 'failed', attempts = 4, error = 'ValueError' where id = %s"
 
@@ -110,6 +111,7 @@ def test_jobs_command(settings: Any, services: Services, db: Database, tmp_path:
         "S3_ENDPOINT": settings.s3_endpoint,
         "S3_ACCESS_KEY": settings.s3_access_key,
         "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+        "SECRET_KEY": SIGNING_KEY,
     }
     app = str(ROOT / "app.py")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.cursors import Cursors
 from core.errors import InvalidCursor
 
-SECRET = b"k" * 32
+SECRET = [b"k" * 32]
 
 VALUES = st.lists(
     st.none() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=255)
@@ -36,8 +36,8 @@ def test_T84_any_changed_character_is_refused(position: int, change: int) -> Non
             Cursors(SECRET).open(changed, scope="files:me")
 
 
-@pytest.mark.parametrize(("scope", "secret"), [("files:you", SECRET), ("files:me", b"x" * 32), ("", SECRET)])
-def test_T84_a_foreign_cursor_is_refused(scope: str, secret: bytes) -> None:
+@pytest.mark.parametrize(("scope", "secret"), [("files:you", SECRET), ("files:me", [b"x" * 32]), ("", SECRET)])
+def test_T84_a_foreign_cursor_is_refused(scope: str, secret: list[bytes]) -> None:
     text = Cursors(SECRET).sign([1], scope="files:me")
     with pytest.raises(InvalidCursor):
         Cursors(secret).open(text, scope=scope)

@@ -32,7 +32,7 @@ from storage_backends import open_store
 from tests.client import GatewayClient
 from tests.conftest import TEMPLATE
 from tests.paths import ROOT
-from tests.servers import S3Server, free_port, minio_binary, start_minio, start_weed
+from tests.servers import SIGNING_KEY, S3Server, free_port, minio_binary, start_minio, start_weed
 
 if TYPE_CHECKING:
     from tests.e2e.gateway import Gateway
@@ -162,6 +162,7 @@ def live(
             "S3_ENDPOINT": bucket.endpoint,
             "S3_ACCESS_KEY": bucket.access_key,
             "S3_SECRET_KEY": bucket.secret_key,
+            "SECRET_KEY": SIGNING_KEY,
             "S3_BUCKET": bucket.bucket,
             "STORAGE_BACKEND": "s3" if request.param == "seaweedfs" else "minio",
             "CORS_ORIGINS": page,

@@ -29,7 +29,7 @@ from tests.client import GatewayClient
 from tests.e2e.conftest import Live, Owner, _stop, _wait
 from tests.fault_proxy import FaultProxy
 from tests.paths import ROOT
-from tests.servers import S3Server, free_port
+from tests.servers import SIGNING_KEY, S3Server, free_port
 
 BUCKET = "tus-uploads"
 
@@ -114,6 +114,7 @@ def running(directory: Path, admin_url: str, template: str, server: S3Server) ->
             "S3_ENDPOINT": back.url,
             "S3_ACCESS_KEY": server.access_key,
             "S3_SECRET_KEY": server.secret_key,
+            "SECRET_KEY": SIGNING_KEY,
             "S3_BUCKET": BUCKET,
             "ADMIN_API_KEY": "e2e-" + uuid4().hex,
             "WEB_WORKERS": "2",

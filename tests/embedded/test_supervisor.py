@@ -152,6 +152,7 @@ def test_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_ctrl_c
     assert environment["S3_ENDPOINT"].startswith("http://127.0.0.1:")
     assert environment["S3_ACCESS_KEY"]
     assert environment["S3_SECRET_KEY"]
+    assert environment["SECRET_KEY"] == (gateway.data_dir / "secret-key").read_text()
 
     assert set(gateway.children()) == {"PostgreSQL", "SeaweedFS", "worker", "serve"}
     gateway.ended_by(signal.SIGTERM)
@@ -165,6 +166,7 @@ def test_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_ctrl_c
     again = gateway.environment()
     assert again["DATABASE_URL"] == environment["DATABASE_URL"]
     assert again["S3_SECRET_KEY"] == environment["S3_SECRET_KEY"]
+    assert again["SECRET_KEY"] == environment["SECRET_KEY"]
     http = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
     http.request("GET", f"/api/files/{file['id']}", headers={"Authorization": f"Bearer {key[1]}"})
     assert http.getresponse().status == 200
@@ -173,8 +175,8 @@ def test_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_ctrl_c
     assert "Traceback" not in gateway.said()
 
 
-def test_secrets_are_readable_by_their_owner_only(running: Gateway) -> None:
-    for name in ("run.json", "postgres/password", "postgres/superuser-password", "seaweedfs/secret-key"):
+def test_T143_secrets_are_readable_by_their_owner_only(running: Gateway) -> None:
+    for name in ("run.json", "secret-key", "postgres/password", "postgres/superuser-password", "seaweedfs/secret-key"):
         assert stat.S_IMODE((running.data_dir / name).stat().st_mode) == 0o600, name
     assert stat.S_IMODE((running.data_dir / "postgres" / "cluster").stat().st_mode) == 0o700
     assert not (running.data_dir / "postgres").stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)

@@ -24,6 +24,7 @@ from settings import Settings, database_url
 from tests.paths import ROOT
 from tests.rows import sql
 from tests.samples import picture
+from tests.servers import SIGNING_KEY
 from tests.services.uploads.test_intake import upload
 
 
@@ -40,6 +41,7 @@ class Crew:
             "S3_BUCKET": settings.s3_bucket,
             "S3_ACCESS_KEY": str(settings.s3_access_key),
             "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            "SECRET_KEY": SIGNING_KEY,
             "DATA_DIR": str(folder),
         }
         self.notes, self.log = folder / "notes", folder / "worker.log"

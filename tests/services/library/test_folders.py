@@ -32,7 +32,7 @@ from tests.rows import add_file, sql
 
 @pytest.fixture
 def folders(db: Database) -> Folders:
-    return Folders(db, Cursors(b"s" * 32))
+    return Folders(db, Cursors([b"s" * 32]))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.rows import IndexingSearch, add_file
 
 @pytest.fixture
 def search(db: Database) -> Search:
-    return IndexingSearch(db, Cursors(b"s" * 32))
+    return IndexingSearch(db, Cursors([b"s" * 32]))
 
 
 def names(page: SearchPage) -> list[str]:
@@ -252,7 +252,7 @@ def test_suggestions_match_the_prefix_ignoring_case_and_are_distinct(
 
 
 def test_only_words_of_files_outside_the_trash_are_suggested(db: Database, alice: Principal) -> None:
-    search = Search(db, Cursors(b"s" * 32))
+    search = Search(db, Cursors([b"s" * 32]))
     add_file(db, "a walrus.txt")
     add_file(db, "a walnut.txt", deleted=True)
     add_file(db, "a wallpaper.txt", owner="bob")

@@ -51,7 +51,7 @@ CORPUS = [
 
 @pytest.fixture
 def search(db: Database) -> Search:
-    return IndexingSearch(db, Cursors(b"s" * 32))
+    return IndexingSearch(db, Cursors([b"s" * 32]))
 
 
 def add_text(db: Database, name: str, content: str, language: str | None = "en", **row: object) -> None:

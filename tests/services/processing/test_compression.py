@@ -328,7 +328,7 @@ def test_T62_a_link_is_valid_for_one_file_until_it_expires(
     inline = opened(url_of(services, file, disposition="inline").token)
     assert inline.headers["Content-Disposition"].startswith("inline")
     inline.close()
-    cursors = services.delivery._cursors
+    links = services.delivery._links
     half = len(link.token) // 2
     for bad in (
         "",
@@ -338,9 +338,9 @@ def test_T62_a_link_is_valid_for_one_file_until_it_expires(
         link.token[:half] + another.token[half:],
         link.token[:22] + another.token[22:],
         another.token[:22] + link.token[22:],
-        cursors.sign([str(file.id), 2**40, ""], scope="s3 routes"),
-        cursors.sign([str(file.id), 2**40, ""], scope="keys"),
-        Cursors(b"another").sign([str(file.id), 2**40, ""], scope="download link"),
+        links.sign([str(file.id), 2**40, "", "public"], scope="s3 routes"),
+        services.files._cursors.sign([str(file.id), 2**40, "", "public"], scope="download link"),
+        Cursors([b"another"]).sign([str(file.id), 2**40, "", "public"], scope="download link"),
     ):
         with pytest.raises(NotAuthenticated):
             opened(bad)

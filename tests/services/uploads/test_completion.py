@@ -102,7 +102,7 @@ def counted(settings: Settings, services: Services) -> tuple[DirectUploads, Coun
         services.intake,
         Completion(services.db, store, services.intake),
         limits,
-        cursors=Cursors(b"x"),
+        cursors=Cursors([b"x"]),
     ), requests
 
 

@@ -21,7 +21,7 @@ from tests.client import GatewayClient
 from tests.paths import ROOT
 from tests.rows import sql
 from tests.samples import picture
-from tests.servers import free_port
+from tests.servers import SIGNING_KEY, free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux locks parsers in")
 LACKING = (sys.executable, str(ROOT / "tests" / "lesser_kernel.py"))
@@ -41,6 +41,7 @@ def environment(settings: Settings, services: Services, tmp_path: Path) -> dict[
         "S3_BUCKET": settings.s3_bucket,
         "S3_ACCESS_KEY": str(settings.s3_access_key),
         "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+        "SECRET_KEY": SIGNING_KEY,
         "DATA_DIR": str(tmp_path / "var"),
         "WEB_WORKERS": "1",
         "WEB_THREADS": "4",
