@@ -30,6 +30,7 @@ from services import Services
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Idempotency
 from services.access.keys import Keys
+from services.access.rate_limits import NAMES, RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery, DeliveryLimits
 from services.library.files import Files
@@ -120,11 +121,16 @@ def wire(
         concatenation = Concatenation(db, store, intake, completion)
         resumable = ResumableUploads(db, store, intake, completion, concatenation, ttl=upload_ttl)
 
+    rates = {name: getattr(settings, f"rate_limit_{name}") for name in NAMES}
+    counts_url = settings.rate_limits_url.get_secret_value() if settings.rate_limits_url else None
+    rate_limits = RateLimits(db, rates, url=counts_url) if settings.rate_limits == "on" else None
+
     return Services(
         db=db,
         keys=Keys(db, cursors),
         upload_tokens=UploadTokens(db, cursors),
         idempotency=Idempotency(db),
+        rate_limits=rate_limits,
         intake=intake,
         direct=direct,
         resumable=resumable,

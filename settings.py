@@ -7,12 +7,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import DirectoryPath, Field, SecretStr, field_validator
+from pydantic import DirectoryPath, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage_backends import StorageSettings
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]  # "a, b, c" in the environment
+
+_RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -94,8 +96,18 @@ class Settings(BaseSettings):
     scan_unscannable: Literal["reject", "accept"] = "reject"
     rescan_days: int = Field(default=7, ge=0)  # scan everything again with new signatures; 0: only by command
 
-    # Without effect yet
+    # Rate limits: requests of one owner, of all its upload tokens together, or of one address without a credential
     rate_limits: Literal["on", "off"] = "on"
+    # Where all processes count: redis://… (Redis or Valkey), memory:// (one web process only); unset: the database.
+    rate_limits_url: SecretStr | None = None
+    rate_limit_uploads: str = Field(default="60000/minute", pattern=_RATE)  # uploads begun, by any protocol
+    rate_limit_logins: str = Field(default="10/minute", pattern=_RATE)  # of one address
+    rate_limit_previews: str = Field(default="6000/minute", pattern=_RATE)
+    rate_limit_search: str = Field(default="1200/minute", pattern=_RATE)  # and suggestions
+    rate_limit_archives: str = Field(default="60/minute", pattern=_RATE)  # ZIP downloads
+    rate_limit_batches: str = Field(default="600/minute", pattern=_RATE)  # changes of many files
+
+    # Without effect yet
     trash_days: int = Field(default=30, ge=0)
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
@@ -131,6 +143,16 @@ class Settings(BaseSettings):
     def is_complete(self) -> bool:
         """Whether a process needs nothing that `python app.py` makes."""
         return None not in (self.database_url, self.s3_endpoint, self.secret_key)
+
+    @field_validator("rate_limits_url")
+    @classmethod
+    def _counts(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        url = "" if value is None else value.get_secret_value()
+        if value is not None and not re.match(r"rediss?://|memory://$", url):
+            raise ValueError("must be redis://host:port/number, rediss://… or memory://")
+        if url == "memory://" and info.data.get("web_workers") != 1:
+            raise ValueError("memory:// needs WEB_WORKERS=1: processes don't share their memory")
+        return value
 
     @property
     def strict_sandbox(self) -> bool:

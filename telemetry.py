@@ -112,6 +112,7 @@ class Metrics:
         outcomes = "Jobs by task and outcome: ok, retried, failed"
         self._jobs = histogram("gateway_job_seconds", outcomes, ["task", "outcome"], _JOB_SECONDS)
         self._previews = counter("gateway_previews", "Previews requested or made ahead", ["kind", "outcome"])
+        self._rate_limits = counter("gateway_rate_limits", "Rate limits that refused or failed", ["limit", "outcome"])
 
     def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
         """Count a request. ``route``: its template, as ``/api/files/<id>``; None if no route matched."""
@@ -135,6 +136,10 @@ class Metrics:
     def preview(self, kind: str, outcome: str) -> None:
         """Count a preview. ``outcome``: ``stored`` (it was in the bucket), ``made``, ``not_modified``, or an error code."""
         self._previews.labels(kind, outcome).inc()
+
+    def rate_limit(self, name: str, outcome: str) -> None:
+        """Count what a rate limit met. ``outcome``: ``refused``, or ``storage_down`` (the process counts by itself)."""
+        self._rate_limits.labels(name, outcome).inc()
 
     def exposition(self, gauges: Iterable[Gauge] = ()) -> bytes:
         """All metrics in Prometheus' text format, with ``gauges`` that were measured now."""

@@ -249,6 +249,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.acknowledged = 0  # what the client had acknowledged when SEND_WINDOW began
         self.discarded = 0
         self._pools = pools
+        self.kept: Any = None  # what the application keeps while its request starts again
         self.wanted_slot: tuple[SlotPool, Claim] | None = None
         self.slot: tuple[SlotPool, Claim] | None = None
         self.slot_timed_out = False
@@ -343,7 +344,7 @@ class Connection(TConn):  # type: ignore[misc]
     def end_request(self) -> None:
         """Close the application's iterable and forget the request."""
         result, self.result = self.result, None
-        self.request = self.response = self.chunks = None
+        self.request = self.response = self.chunks = self.kept = None
         self.slot_timed_out = False
         if hasattr(result, "close"):
             result.close()

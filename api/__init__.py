@@ -7,7 +7,7 @@ database or the bucket, and no view touches ``request.data``, ``.form`` or ``.fi
 Open operations.py first: ``@operation`` declares a route's input, responses and errors, and openapi.py writes the document
 at /openapi.json from these declarations. Then files.py, which has the most routes.
 
-    Each request        auth, context, problems, proxies, in_flight (limits on concurrent bodies and streams)
+    Each request        auth, context, problems, proxies, rate_limits, in_flight (limits on concurrent bodies and streams)
     Input               operations, fields (types of values), request_models, placement, request_body (raw bodies,
                         checksums), form_data (multipart/form-data as a stream)
     Output              render (records to JSON), response_models, streaming (objects as responses), openapi, docs_page
@@ -43,6 +43,7 @@ from api import (
     monitoring,
     problems,
     proxies,
+    rate_limits,
     s3_uploads,
     s3_xml,
     search,
@@ -67,7 +68,7 @@ _EXPOSED = (
     "Idempotency-Replayed, Upload-Session, Upload-Offset, Upload-Length, Upload-Expires, Upload-Metadata, Upload-File-Id, "
     "Upload-Concat, Upload-Defer-Length, Upload-Complete, Upload-Incomplete, Upload-Draft-Interop-Version, Upload-Limit, "
     "Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, "
-    "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+    "RateLimit, RateLimit-Policy"
 )
 _DEFAULT_HEADERS = (
     ("Referrer-Policy", "no-referrer"),
@@ -106,7 +107,9 @@ def create(services: Services, settings: Settings) -> Flask:
     problems.install(app)
     app.before_request(_begin)
     app.before_request(auth.authenticate)
+    app.before_request(rate_limits.count)
     app.after_request(_finish)
+    app.after_request(rate_limits.describe)
     app.teardown_request(lambda _: breaker.end_request())
     _allow_origins(app, settings.cors_origins)
     for routes, prefix in _ROUTES:

@@ -60,6 +60,7 @@ _COMPLETE_ERRORS = (
 @routes.post("")
 @operation(
     "Begin a direct upload",
+    limit="uploads",
     body=BeginUploadBody,
     responses={201: BegunUploadOut},
     headers=("Location",),

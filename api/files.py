@@ -186,7 +186,7 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
 
 
 @routes.post("/batch")
-@operation("Change many files", body=BatchBody, responses={200: BatchOut}, audit=BY_SERVICE)
+@operation("Change many files", limit="batches", body=BatchBody, responses={200: BatchOut}, audit=BY_SERVICE)
 def batch(body: BatchBody) -> Response:
     """Results in the order of `ids`, each with the status that a single request would have; a failure does not stop the
     others."""
@@ -270,6 +270,7 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
 @routes.get("/<uuid:file_id>/preview")
 @operation(
     "Preview a file",
+    limit="previews",
     access="public files",
     query=PreviewQuery,
     responses={
@@ -311,6 +312,7 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
 @routes.get("/archive")
 @operation(
     "Download many files as a ZIP",
+    limit="archives",
     query=ArchiveQuery,
     responses={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
     errors=(*_CONTENT_ERRORS, errors.TooLarge),

@@ -104,6 +104,7 @@ def _once(
 @routes.post("/upload")
 @operation(
     "Upload files with a form",
+    limit="uploads",
     responses={201: UploadOut, 207: UploadOut},
     headers=("Upload-Session",),
     request_headers=_HEADERS,
@@ -217,6 +218,7 @@ def _skip_rest(reader: Readable) -> None:
 @routes.put("/upload/<path:filename>")
 @operation(
     "Upload one file as a raw body",
+    limit="uploads",
     query=PlacementQuery,
     responses={201: Content({"application/json": FileOut | SentFileOut}, "")},
     request_headers=_HEADERS,

@@ -5,13 +5,26 @@ have no slots."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from flask import request
 
 from api import proxies
 from api.context import caller_or_none, settings
 from core.errors import TooMany
+
+T = TypeVar("T")
+
+
+def once(make: Callable[[], T]) -> T:
+    """What ``make`` returns, called once however often the request starts again."""
+    connection = _connection()
+    if connection is None:
+        return make()
+    if connection.kept is None:
+        connection.kept = make()
+    return cast(T, connection.kept)
 
 
 def acquire_body_slot() -> None:

@@ -48,6 +48,8 @@ HEADERS: Mapping[str, str] = {
     "Accept-Ranges": "RFC 9110 §14.3",
     "Retry-After": "Seconds",
     "WWW-Authenticate": "RFC 6750",
+    "RateLimit-Policy": 'Requests (q) in so many seconds (w), as "uploads";q=60000;w=60 (IETF draft)',
+    "RateLimit": 'Requests that are left (r) until the window ends in so many seconds (t), as "uploads";r=59968;t=42',
     "Tus-Resumable": "The tus version of this response",
     "Upload-Offset": "Bytes that are stored durably",
     "Upload-Length": "Size of the entire upload in bytes",
@@ -214,7 +216,10 @@ def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         described: dict[str, Any] = {
             "description": content.description or HTTPStatus(status).phrase,
             "headers": _headers(
-                "X-Request-ID", *(("Link",) if _is_list(operation) else ()), *operation.headers, *content.headers
+                *_common_headers(operation),
+                *(("Link",) if _is_list(operation) else ()),
+                *operation.headers,
+                *content.headers,
             ),
         }
         if content.types and method != "HEAD":
@@ -224,7 +229,7 @@ def _responses(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         described = {
             "description": ", ".join(codes),
             "headers": _headers(
-                "X-Request-ID",
+                *_common_headers(operation),
                 *_PROBLEM_HEADERS.get(status, ()),
                 *(("Retry-After",) if errors.IdempotencyInProgress.code in codes else ()),
             ),
@@ -257,6 +262,8 @@ def _errors(rule: Rule, operation: Operation) -> dict[int, list[str]]:
         kinds.append(errors.RequestTooLarge)
     if _is_list(operation):
         kinds.append(errors.InvalidCursor)
+    if operation.limit is not None:
+        kinds.append(errors.TooMany)
     if "Idempotency-Key" in operation.request_headers:
         kinds += [errors.IdempotencyConflict, errors.IdempotencyInProgress]
     found: dict[int, list[str]] = {}
@@ -267,6 +274,10 @@ def _errors(rule: Rule, operation: Operation) -> dict[int, list[str]]:
 
 def _is_list(operation: Operation) -> bool:
     return operation.query is not None and "cursor" in operation.query.model_fields
+
+
+def _common_headers(operation: Operation) -> tuple[str, ...]:
+    return "X-Request-ID", *(("RateLimit-Policy", "RateLimit") if operation.limit is not None else ())
 
 
 def _schema(shape: Shape | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from api.request_body import has_body, read_whole, refuse_encoded
 from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
+from services.access.rate_limits import LimitName
 
 Access = Literal["public", "public files", "signed", "user", "admin"]  # signed: the address is a credential
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,6 +52,7 @@ class Operation:
     _: KW_ONLY
     responses: Mapping[int, type[BaseModel] | Content | None]
     access: Access = "user"
+    limit: LimitName | None = None  # the rate limit that requests count for
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     optional_body: bool = False

@@ -64,7 +64,13 @@ _COMPLETE_ERRORS = (*_SIGN_ERRORS, errors.PartsMismatch, errors.StorageFull)
 
 
 @routes.get("/params")
-@operation("Begin an upload by a POST form", query=ParamsQuery, responses={200: ParamsOut}, errors=BEGIN_ERRORS)
+@operation(
+    "Begin an upload by a POST form",
+    limit="uploads",
+    query=ParamsQuery,
+    responses={200: ParamsOut},
+    errors=BEGIN_ERRORS,
+)
 def params(query: ParamsQuery) -> Response:
     """A form for one file, whose bytes come last. `metadata[folder_id]`, `metadata[visibility]` and `metadata[tags]` apply to the
     file; other keys are kept in its `metadata.custom`. The gateway finds the file in the bucket by itself."""
@@ -91,6 +97,7 @@ def params(query: ParamsQuery) -> Response:
 @routes.post("/multipart")
 @operation(
     "Begin a multipart upload",
+    limit="uploads",
     body=NewMultipartBody,
     responses={200: MultipartOut},
     request_headers=("Idempotency-Key",),
@@ -186,6 +193,7 @@ def sts() -> Response:
 @routes.post("/sign")
 @operation(
     "Sign a request of the plugin",
+    limit="uploads",
     body=SignBody,
     responses={200: SignedOut},
     request_headers=("Idempotency-Key",),

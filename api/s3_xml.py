@@ -55,6 +55,7 @@ _CODES = {
 @routes.post("/<uuid:upload_id>")
 @operation(
     "CreateMultipartUpload (?uploads) and CompleteMultipartUpload",
+    limit="uploads",
     access="signed",
     error_type=_XML,
     responses={200: _DOCUMENT},

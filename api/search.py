@@ -15,7 +15,7 @@ routes = Blueprint("search", __name__)
 
 
 @routes.get("/search")
-@operation("Search files", query=SearchQuery, responses={200: SearchOut})
+@operation("Search files", limit="search", query=SearchQuery, responses={200: SearchOut})
 def find(query: SearchQuery) -> Response:
     """Searches names (also parts of words and misspellings) and texts; best matches first. An empty query finds everything,
     newest first. Any string is a valid query. Operators: `"a phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`,
@@ -31,7 +31,7 @@ def find(query: SearchQuery) -> Response:
 
 
 @routes.get("/search/suggest")
-@operation("Suggest names and words", query=SuggestQuery, responses={200: SuggestOut})
+@operation("Suggest names and words", limit="search", query=SuggestQuery, responses={200: SuggestOut})
 def suggest(query: SuggestQuery) -> Response:
     """From the caller's files: names and words in names that begin with the prefix, and names with such a word."""
     return render.answer({"items": services().search.suggest(principal(), query.prefix, query.limit)})

@@ -176,6 +176,7 @@ def offers(upload_id: str | None = None) -> Response:
 @tus.post("")
 @operation(
     "Begin a resumable upload",
+    limit="uploads",
     query=PlacementQuery,
     responses={201: None},
     headers=_STATE_HEADERS,

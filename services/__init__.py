@@ -10,7 +10,7 @@ By subject, each importing only those below it (an import contract holds this):
 - uploads     all ways to upload a file
 - processing  scans, previews, texts and compression after an upload
 - library     files and folders: list, search, change, download
-- access      keys, upload tokens, visibility, Idempotency-Keys
+- access      keys, upload tokens, visibility, Idempotency-Keys, rate limits
 - objects     bytes in the bucket
 """
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from db import Database
 from services.access.idempotency import Idempotency
 from services.access.keys import Keys
+from services.access.rate_limits import RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery
 from services.library.files import Files
@@ -66,5 +67,6 @@ class Services:
     stats: Stats
     upload_tokens: UploadTokens
     idempotency: Idempotency
+    rate_limits: RateLimits | None  # None: RATE_LIMITS=off
     health: Health
     janitor: Janitor

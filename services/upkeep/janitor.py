@@ -18,6 +18,7 @@ from db import (
     idempotency,
     now,
     objects,
+    rate_limits,
     reserved_keys,
     resumable,
     upload_tokens,
@@ -211,6 +212,7 @@ class Janitor:
             report.forgotten_rows += uploads.forget_old(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
             report.forgotten_rows += upload_tokens.forget_old(tx, keep=_KEEP_UPLOADS)
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=10 * _BATCH)
+            report.forgotten_rows += rate_limits.forget_expired(tx, limit=10 * _BATCH)
 
     def _recount(self, report: JanitorReport) -> None:
         """Correct counters that differ from what they count, and log them: none should ever differ (T72)."""
