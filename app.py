@@ -29,6 +29,7 @@ from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from services import Services
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Idempotency
+from services.access.identity_provider import IdentityProvider, ProviderSettings
 from services.access.keys import Keys
 from services.access.rate_limits import NAMES, RateLimits
 from services.access.upload_tokens import UploadTokens
@@ -128,6 +129,7 @@ def wire(
     return Services(
         db=db,
         keys=Keys(db, cursors),
+        identity_provider=_identity_provider(settings),
         upload_tokens=UploadTokens(db, cursors),
         idempotency=Idempotency(db),
         rate_limits=rate_limits,
@@ -149,6 +151,26 @@ def wire(
         jobs=Jobs(db, cursors),
         health=Health(db, store, scanning),
         janitor=Janitor(db, store, intake, upload_ttl=upload_ttl),
+    )
+
+
+def _identity_provider(settings: Settings) -> IdentityProvider | None:
+    if settings.jwt_issuer is None:
+        return None
+    return IdentityProvider(
+        ProviderSettings(
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            jwks_url=settings.jwt_jwks_url,
+            algorithms=settings.jwt_algorithms,
+            owner_claim=settings.jwt_owner_claim,
+            role_claim=settings.jwt_role_claim,
+            admin_role=settings.jwt_admin_role,
+            scope_claim=settings.jwt_scope_claim,
+            bytes_claim=settings.jwt_quota_claim,
+            files_claim=settings.jwt_files_claim,
+            leeway=settings.jwt_leeway,
+        )
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import DirectoryPath, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import DirectoryPath, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from core.addresses import is_confidential
 from storage_backends import StorageSettings
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]  # "a, b, c" in the environment
+# With public keys only: a secret shared with the provider could make tokens, and a public key could pass for one.
+JwtAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 _RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 
@@ -96,6 +99,21 @@ class Settings(BaseSettings):
     scan_unscannable: Literal["reject", "accept"] = "reject"
     rescan_days: int = Field(default=7, ge=0)  # scan everything again with new signatures; 0: only by command
 
+    # JWTs of your identity provider (services/access/identity_provider.py). A claim inside another is named outer.inner.
+    jwt_issuer: str | None = None  # exactly as in its discovery document; with one of the next two
+    jwt_audience: str | None = None  # unset: JWTs are no credentials
+    oidc_client_id: str | None = None  # unset: no login through the provider
+    oidc_client_secret: SecretStr | None = None  # unset: a public client, which PKCE protects
+    jwt_jwks_url: str | None = None  # the provider's keys; unset: as its discovery document says
+    jwt_algorithms: Annotated[tuple[JwtAlgorithm, ...], NoDecode, Field(min_length=1)] = ("RS256", "ES256", "EdDSA")
+    jwt_owner_claim: str = "sub"
+    jwt_role_claim: str | None = None  # unset: no JWT makes an admin
+    jwt_admin_role: str = "admin"  # in the role claim, a list or text
+    jwt_scope_claim: str | None = None  # read, write, delete, admin; unset: all that the role allows
+    jwt_quota_claim: str | None = None  # bytes; unset, or not in the token: QUOTA_BYTES
+    jwt_files_claim: str | None = None  # number of files
+    jwt_leeway: int = Field(default=30, ge=0, le=300)  # seconds that the provider's clock may differ
+
     # Rate limits: requests of one owner, of all its upload tokens together, or of one address without a credential
     rate_limits: Literal["on", "off"] = "on"
     # Where all processes count: redis://… (Redis or Valkey), memory:// (one web process only); unset: the database.
@@ -109,11 +127,10 @@ class Settings(BaseSettings):
 
     # Without effect yet
     trash_days: int = Field(default=30, ge=0)
-    jwt_issuer: str | None = None
-    jwt_audience: str | None = None
-    jwt_jwks_url: str | None = None
 
-    @field_validator("trusted_proxies", "cors_origins", "allowed_types", "denied_types", mode="before")
+    @field_validator(
+        "trusted_proxies", "cors_origins", "allowed_types", "denied_types", "jwt_algorithms", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
@@ -124,6 +141,22 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @field_validator("jwt_issuer", "jwt_jwks_url")
+    @classmethod
+    def _confidential(cls, value: str | None) -> str | None:
+        if value is not None and not is_confidential(value):
+            raise ValueError("must begin with https://, or http:// and an address of this machine")
+        return value
+
+    @model_validator(mode="after")
+    def _one_provider(self) -> Self:
+        used = [self.jwt_audience, self.oidc_client_id]
+        if self.jwt_issuer is None and any([*used, self.jwt_jwks_url]):
+            raise ValueError("JWT_AUDIENCE, JWT_JWKS_URL and OIDC_CLIENT_ID need JWT_ISSUER")
+        if self.jwt_issuer is not None and not any(used):
+            raise ValueError("JWT_ISSUER needs JWT_AUDIENCE, OIDC_CLIENT_ID or both")
+        return self
 
     @field_validator("clamd_url")
     @classmethod

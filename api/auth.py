@@ -19,7 +19,7 @@ from services.access import upload_tokens
 # The only routes for upload tokens, which see only their own uploads there (services/uploads/completion.own).
 TOKEN_BLUEPRINTS = frozenset({"form_uploads", "direct_uploads", "tus", "s3_uploads", "s3_xml"})
 
-_BEARER = re.compile(r"bearer +([\x21-\x7e]{1,4096}) *", re.IGNORECASE)
+_BEARER = re.compile(r"bearer +([\x21-\x7e]{1,8000}) *", re.IGNORECASE)
 
 
 def current_operation() -> Operation | None:
@@ -51,9 +51,17 @@ def _caller() -> Principal | None:
     match = _BEARER.fullmatch(header)
     if not match:
         raise NotAuthenticated("Send the credential as: Authorization: Bearer <key>")
-    if match[1].startswith(upload_tokens.PREFIX):
-        return services().upload_tokens.authenticate(match[1])
-    return services().keys.authenticate(match[1])
+    return identify(match[1])
+
+
+def identify(credential: str) -> Principal:
+    """Whose the credential is; its form tells what kind it is. Raises NotAuthenticated."""
+    provider = services().identity_provider
+    if credential.startswith(upload_tokens.PREFIX):
+        return services().upload_tokens.authenticate(credential)
+    if provider is not None and provider.accepts(credential):
+        return provider.authenticate(credential)
+    return services().keys.authenticate(credential)
 
 
 def _authorize(principal: Principal, access: Access | None) -> None:

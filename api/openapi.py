@@ -109,7 +109,11 @@ def document(app: Flask) -> dict[str, Any]:
         "paths": dict(sorted(paths.items())),
         "components": {
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or an upload token"}
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key, a JWT of the identity provider, or an upload token",
+                }
             },
             "schemas": schemas,
             "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from db import Database
 from services.access.idempotency import Idempotency
+from services.access.identity_provider import IdentityProvider
 from services.access.keys import Keys
 from services.access.rate_limits import RateLimits
 from services.access.upload_tokens import UploadTokens
@@ -49,6 +50,7 @@ class Services:
 
     db: Database  # closed by whoever called wire()
     keys: Keys
+    identity_provider: IdentityProvider | None  # None: none is configured
     intake: Intake
     files: Files
     folders: Folders

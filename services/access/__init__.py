@@ -1,4 +1,4 @@
-"""Who may do what, and how often: keys, upload tokens, visibility, Idempotency-Keys, concurrency.
+"""Who may do what, and how often: keys, JWTs, upload tokens, visibility, Idempotency-Keys, concurrency.
 
 Rows: ``api_keys`` and ``upload_tokens`` (digests only), ``idempotency_keys``. Nothing in the bucket.
 
@@ -14,6 +14,7 @@ Read visibility.py first.
 
 - visibility     which files and lists a principal may see and change
 - keys           API keys
+- identity_provider, provider_documents    JWTs of the operator's identity provider
 - upload_tokens  short-lived credentials for uploads
 - idempotency    repeat the first answer to a repeated request
 - concurrency    limit expensive work inside requests
