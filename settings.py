@@ -21,7 +21,8 @@ _RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
-MIN_SECRET_KEY = 32  # characters
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
+_WELL_KNOWN = re.compile(r"change.?me|default|example|minioadmin|password|secret|1234567", re.IGNORECASE)
 
 
 def version() -> str:
@@ -31,15 +32,20 @@ def version() -> str:
 
 
 class Settings(BaseSettings):
-    """Read from environment variables of the same names in capitals, and from ``.env``."""
+    """Read from environment variables of the same names in capitals, and from ``.env``.
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    ValidationError, without the values, for what is malformed or, in production, unsafe (T67, T144)."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     # The server
     environment: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"  # the image sets 0.0.0.0
     port: int = Field(default=8080, ge=1, le=65535)
     public_url: str | None = None  # the address that clients use; default http://HOST:PORT
+    flask_debug: bool = False  # Flask's own setting; refused in production
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     web_workers: int = Field(default=2, ge=1, le=64)  # processes
     web_threads: int = Field(default=32, ge=2, le=256)  # per process; a slow upload uses one, a quarter is reserved
@@ -165,11 +171,57 @@ class Settings(BaseSettings):
             raise ValueError("must be tcp://host:port or unix:///path")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Exact ones: no wildcard, no pattern, never ``null`` (T38)."""
+        if not all(map(_ORIGIN.fullmatch, value)):
+            raise ValueError("takes exact origins such as https://app.example.com")
+        return value
+
+    @field_validator("flask_debug")
+    @classmethod
+    def _no_debugging(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("environment") == "production":
+            raise ValueError("must not be set in production")
+        return value
+
     @field_validator("secret_key")
     @classmethod
     def _long(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and min(map(len, _keys(value)), default=0) < MIN_SECRET_KEY:
-            raise ValueError(f"each key must have {MIN_SECRET_KEY} characters or more, as of: openssl rand -hex 32")
+        if value is not None and min(map(len, _keys(value)), default=0) < 32:
+            raise ValueError("each key must have 32 characters or more, as of: openssl rand -hex 32")
+        return value
+
+    @field_validator("s3_secret_key", "secret_key", "admin_api_key")
+    @classmethod
+    def _strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.data.get("environment") == "production":
+            for secret in _keys(value):
+                _require_strong(secret)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
+        from psycopg import ProgrammingError  # here: it takes 10 MiB
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            given = {name: str(text) for name, text in conninfo_to_dict(value.get_secret_value()).items()}
+        except ProgrammingError:  # its text contains the address
+            given = {"port": "none"}
+        host, port = given.get("host", "/"), given.get("port", "5432")
+        # Parts of a password that contains @ or / would pass for these, and errors show them.
+        if "@" in host + given.get("dbname", "") or not port.replace(",", "").isdigit():
+            raise ValueError("must be like postgresql://user:password@host:5432/database, percent-encoded")
+        if info.data.get("environment") == "production":
+            if "password" in given:
+                _require_strong(given["password"])
+            elif not host.startswith("/") and given.keys().isdisjoint({"passfile", "sslcert"}):
+                raise ValueError("must have a password in production")
         return value
 
     @property
@@ -223,6 +275,12 @@ def secret_keys(settings: Settings) -> list[str]:
     if settings.secret_key is None:
         raise SystemExit("Set SECRET_KEY (openssl rand -hex 32), or run `python app.py`, which makes one.")
     return _keys(settings.secret_key)
+
+
+def _require_strong(secret: str) -> None:
+    """Raises ValueError for a secret that can be guessed."""
+    if len(secret) < 16 or len(set(secret)) < 8 or _WELL_KNOWN.search(secret):
+        raise ValueError("is too short or too simple for production; make one: openssl rand -hex 32")
 
 
 def _keys(value: SecretStr) -> list[str]:

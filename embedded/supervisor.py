@@ -45,6 +45,7 @@ from settings import Settings
 APP = Path(__file__).resolve().parent.parent / "app.py"
 START_TIMEOUT = 90  # seconds until the server must answer /healthz
 STOP_TIMEOUT = 40  # seconds for the server to finish its requests; more than web_server.GRACE_SECONDS
+_NAMES = {name.upper(): name for name in Settings.model_fields if name != "admin_api_key"}  # which only bootstrap needs
 RESTARTS, RESTART_WINDOW = 5, 60  # a worker that ends more often within so many seconds is not restarted
 
 
@@ -153,9 +154,8 @@ class _Deployment:
         self.parts.callback(stop)
 
     def _write_run(self, environ: dict[str, str]) -> None:
-        names = {name.upper() for name in Settings.model_fields}
         variables = _as_variables(self.settings)
-        variables |= {name: value for name, value in environ.items() if name in names and value}
+        variables |= {name: value for name, value in environ.items() if name in _NAMES and value}
         variables.setdefault("S3_PUBLIC_ENDPOINT", variables["S3_ENDPOINT"])
         run = {
             "pid": os.getpid(),
@@ -173,19 +173,16 @@ class _Deployment:
 
     def _announce(self, new_key: str | None) -> None:
         address = self.settings.base_url
-        own_key = self.settings.admin_api_key.get_secret_value() if self.settings.admin_api_key else None
         _say(f"\nThe gateway is at {address}   (Ctrl-C ends it; its data is in {self.data_dir})")
-        if new_key and new_key != own_key:
+        if new_key:
             _say(f"Admin key, shown this once: {new_key}")
-        key = new_key or own_key
-        if key is None:
+        elif not self.settings.admin_api_key:
             python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else "python"
             usual = Settings.model_fields["data_dir"].default.absolute() == self.data_dir
             where = "" if usual else f"DATA_DIR={shlex.quote(str(self.data_dir))} "
             another = f"{where}{python} {os.path.relpath(APP)} keys create --owner me --role admin"
             _say(f"Its admin key was shown when it was created. To create another: {another}")
-            key = "YOUR_KEY"
-        authorization = shlex.quote(f"Authorization: Bearer {key}")
+        authorization = shlex.quote(f"Authorization: Bearer {new_key or 'YOUR_KEY'}")
         _say(f"Try it:\n  curl -H {authorization} -F 'files=Hello!;filename=hello.txt' {address}/api/upload\n")
 
     def _watch(self, worker: Child, environ: dict[str, str]) -> None:
@@ -265,7 +262,7 @@ def _answers(settings: Settings) -> bool:
 
 def _as_variables(settings: Settings) -> dict[str, str]:
     """All settings that have a value, as environment variables."""
-    variables = {name.upper(): _as_text(getattr(settings, name)) for name in Settings.model_fields}
+    variables = {name: _as_text(getattr(settings, field)) for name, field in _NAMES.items()}
     variables["DATA_DIR"] = str(settings.data_dir.absolute())
     variables["PUBLIC_URL"] = settings.base_url
     variables["S3_PUBLIC_ENDPOINT"] = variables["S3_PUBLIC_ENDPOINT"] or variables["S3_ENDPOINT"]

@@ -22,7 +22,7 @@ from tests.paths import ROOT
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-0123456789"
 BUCKET = "uploads"
-SIGNING_KEY = "0123456789-signs-links-and-cursors"  # SECRET_KEY
+SIGNING_KEY = "test-Kx7Qm2Vw9Rt4Zb8Nc3Hj6Lp5Ds-key"  # SECRET_KEY
 START_TIMEOUT = 60.0  # seconds
 
 

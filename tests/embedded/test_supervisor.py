@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shlex
 import signal
 import socket
@@ -131,7 +132,7 @@ def upload(line: str) -> dict[str, Any]:
     return answer
 
 
-def test_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_ctrl_c(gateway: Gateway) -> None:
+def test_T144_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_ctrl_c(gateway: Gateway) -> None:
     said = gateway.start()
     assert f"http://127.0.0.1:{gateway.port}" in said
     curl = re.search(r"^ *(curl .*)$", said, re.MULTILINE)
@@ -160,19 +161,21 @@ def test_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_ctrl_c
     assert stopped.returncode == 1
     assert "No gateway is running" in stopped.stderr
 
+    gateway.environ["ADMIN_API_KEY"] = given = secrets.token_hex(32)
     said = gateway.start()
     assert "shown this once" not in said
-    assert "keys create" in said
     again = gateway.environment()
     assert again["DATABASE_URL"] == environment["DATABASE_URL"]
     assert again["S3_SECRET_KEY"] == environment["S3_SECRET_KEY"]
     assert again["SECRET_KEY"] == environment["SECRET_KEY"]
+    assert given not in (gateway.data_dir / "run.json").read_text()
     http = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
     http.request("GET", f"/api/files/{file['id']}", headers={"Authorization": f"Bearer {key[1]}"})
     assert http.getresponse().status == 200
     http.close()
     gateway.ended_by(signal.SIGINT)
     assert "Traceback" not in gateway.said()
+    assert given not in gateway.said()
 
 
 def test_T143_secrets_are_readable_by_their_owner_only(running: Gateway) -> None:
@@ -199,7 +202,7 @@ def test_T101_a_killed_parent_does_not_block_the_next_start_which_a_dead_server_
     assert gateway.process is not None
     gateway.process.kill()
     gateway.process.wait()
-    gateway.start()  # at once, on the same port
+    assert "keys create" in gateway.start()  # at once, on the same port
     after = gateway.environment()
     with psycopg.connect(after["DATABASE_URL"]) as connection:
         assert connection.execute("select count(*) from files").fetchone() == (0,)

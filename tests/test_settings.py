@@ -1,0 +1,98 @@
+"""What settings refuse, above all in production."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from settings import Settings, database_url, secret_keys, storage_settings
+from tests.paths import ROOT
+
+GOOD = {
+    "environment": "production",
+    "s3_secret_key": secrets.token_urlsafe(24),
+    "secret_key": f"{secrets.token_hex(32)}, {secrets.token_hex(32)}",
+    "admin_api_key": secrets.token_hex(32),
+    "database_url": f"postgresql://gw:{secrets.token_urlsafe(24)}@postgres:5432/gw",
+}
+WEAK = ("x7Q", "minioadmin", "change-me-before-production", "a" * 64, "My-Password-0000-aZ91")
+UNSAFE: dict[str, tuple[str, ...]] = {
+    "s3_secret_key": WEAK,
+    "secret_key": (*WEAK, f"{GOOD['secret_key']},aZ91"),
+    "admin_api_key": WEAK,
+    "database_url": (*(f"postgresql://gw:{secret}@postgres/gw" for secret in WEAK), "host=postgres password=Zq81"),
+    "cors_origins": ("*", "null", "https://*.example.com", "example.com", "https://a.example/path", "file://"),
+    "flask_debug": ("1", "true"),
+}
+
+
+def production(**changes: str) -> Settings:
+    values: dict[str, Any] = {**GOOD, **changes}
+    return Settings(_env_file=None, **values)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in UNSAFE for value in UNSAFE[name]])
+def test_T38_T67_T144_production_refuses_unsafe_values_by_name(name: str, value: str) -> None:
+    production()
+    with pytest.raises(ValidationError) as refused:
+        production(**{name: value})
+    assert [problem["loc"] for problem in refused.value.errors()] == [(name,)]
+
+
+@pytest.mark.parametrize(
+    ("address", "accepted"),
+    [
+        ("postgresql://gw@postgres/gw", False),
+        ("postgresql:///gw?host=/run/postgresql", True),
+        ("postgresql://gw@postgres/gw?sslcert=/gw.crt", True),
+    ],
+)
+def test_T144_a_database_on_the_network_needs_a_secret(address: str, accepted: bool) -> None:
+    if accepted:
+        production(database_url=address)
+    else:
+        with pytest.raises(ValidationError, match="password"):
+            production(database_url=address)
+
+
+@pytest.mark.parametrize("password", ["pass@aZ91", "aZ91/word", "two aZ91", "//aZ91"])
+def test_T140_an_address_that_would_log_its_password_is_refused(password: str) -> None:
+    for address in (f"postgresql://gw:{password}@localhost/gw", f"postgresql//gw:{password}@localhost/gw"):
+        with pytest.raises(ValidationError, match="percent-encoded") as refused:
+            Settings(_env_file=None, database_url=address)
+        assert "aZ91" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("s3_secret_key", storage_settings), ("secret_key", secret_keys), ("database_url", database_url)]
+)
+def test_T144_missing_secrets_are_named(name: str, read: Callable[[Settings], object]) -> None:
+    given = {"s3_endpoint": "http://bucket:9000", "s3_access_key": "gateway"}
+    read(production(**given))
+    with pytest.raises(SystemExit, match=name.upper()):
+        read(production(**given, **{name: None}))  # type: ignore[arg-type]
+
+
+def test_T144_commands_name_unsafe_settings_and_never_show_them(tmp_path: Path) -> None:
+    values = {name: values[-1] for name, values in UNSAFE.items()}
+    environ = {name.upper(): value for name, value in {**values, "environment": "production"}.items()}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "app.py"), "bootstrap"],
+        env={"PATH": os.environ["PATH"], **environ},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    said = done.stdout + done.stderr
+    assert sorted(line.partition(":")[0].lower() for line in said.splitlines()) == sorted(values)
+    assert not any(value in said for name, value in values.items() if name != "flask_debug")
