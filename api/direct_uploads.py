@@ -113,7 +113,7 @@ def list_unfinished(query: PageQuery) -> Response:
 
 
 @routes.get("/<uuid:upload_id>")
-@operation("Get upload progress", responses={200: UploadProgressOut})
+@operation("Get upload progress", responses={200: UploadProgressOut}, errors=(UploadGone,))
 def progress(upload_id: UUID) -> Response:
     """Read from the bucket, so it is correct after any crash of client or gateway."""
     found = _direct().progress(principal(), upload_id)

@@ -49,6 +49,7 @@ _ERRORS = (
     errors.TypeMismatch,
     errors.EncodingNotAllowed,
     errors.TooMany,
+    errors.UploadGone,
     errors.StorageFull,
 )
 _HEADERS = ("Upload-Session", "Idempotency-Key", "Content-MD5", "Content-Digest")

@@ -228,8 +228,9 @@ class Multipart(Protocol):
         """Store a part. The result has ``checksum`` only if the bucket confirmed it."""
         ...
 
-    def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
-        """The parts in the bucket, all pages, by number. Raises UploadNotFound if the upload has ended."""
+    def list_parts(self, ref: MultipartRef, *, after: int = 0) -> Iterator[Part]:
+        """The parts in the bucket whose number is above ``after``, all pages, by number. Raises UploadNotFound if the upload
+        has ended."""
         ...
 
     def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:

@@ -320,8 +320,8 @@ class SignedStore(ABC):
 
         return MultipartRef(key, self._call("create_multipart", request, repeatable=False))
 
-    def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
-        query = {"uploadId": ref.upload_id}
+    def list_parts(self, ref: MultipartRef, *, after: int = 0) -> Iterator[Part]:
+        query = {"uploadId": ref.upload_id, **({"part-number-marker": str(after)} if after else {})}
 
         def request() -> bytes:
             page = self._http.send("list_parts", "GET", ref.key, query=query).data

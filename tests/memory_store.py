@@ -154,9 +154,9 @@ class MemoryStore:
             self._upload(ref).parts[number] = (part, data)
         return part
 
-    def list_parts(self, ref: MultipartRef) -> Iterator[Part]:
+    def list_parts(self, ref: MultipartRef, *, after: int = 0) -> Iterator[Part]:
         with self._lock:
-            parts = [part for _, (part, _) in sorted(self._upload(ref).parts.items())]
+            parts = [part for number, (part, _) in sorted(self._upload(ref).parts.items()) if number > after]
         yield from parts
 
     def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:

@@ -7,22 +7,32 @@ from contextlib import contextmanager
 
 import structlog
 
-from core.errors import ContentMissing, StorageFull, Unavailable
+from core.errors import ContentMissing, StorageFull, Unavailable, UploadGone
 from db import Database, objects, previews
-from storage_backends.base import ObjectNotFound, ObjectStore, OutOfSpace, StorageError, StorageUnavailable
+from storage_backends.base import (
+    ObjectNotFound,
+    ObjectStore,
+    OutOfSpace,
+    StorageError,
+    StorageUnavailable,
+    UploadNotFound,
+)
 
 log = structlog.get_logger()
 
 
 @contextmanager
 def bucket_errors() -> Iterator[None]:
-    """Translate: full -> StorageFull, unreachable -> Unavailable, a missing object that a row promises -> ContentMissing."""
+    """Translate: full -> StorageFull, unreachable -> Unavailable, a missing object that a row promises -> ContentMissing, a
+    multipart upload that the bucket has dropped -> UploadGone."""
     try:
         yield
     except OutOfSpace as error:
         raise StorageFull("The bucket is full.") from error
     except ObjectNotFound as error:
         raise ContentMissing() from error
+    except UploadNotFound as error:
+        raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
     except StorageUnavailable as error:
         log.warning("bucket_unavailable", error=str(error), storage_request_id=error.request_id)
         raise Unavailable("The bucket can't be reached or is too busy; try again.") from error

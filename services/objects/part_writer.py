@@ -17,17 +17,8 @@ from mmap import mmap
 from threading import BoundedSemaphore
 from time import monotonic
 
-from core.errors import UploadGone
 from services.objects.bucket import bucket_errors
-from storage_backends.base import (
-    Checksum,
-    MultipartRef,
-    MultipartStore,
-    ObjectInfo,
-    OutcomeUnknown,
-    Part,
-    UploadNotFound,
-)
+from storage_backends.base import Checksum, MultipartRef, MultipartStore, ObjectInfo, OutcomeUnknown, Part
 
 _Buffer = bytearray | mmap
 _SECOND_BUFFERS = 4  # of all uploads in a process: with more uploads at once, one reads while another sends
@@ -129,11 +120,7 @@ class PartWriter:
     def _put_part(self, number: int, data: memoryview, checksum: bool = True) -> Part:
         assert self.ref is not None
         with bucket_errors():
-            crc32 = crc32_of(data) if checksum else None
-            try:
-                return self._store.put_part(self.ref, number, data, checksum=crc32)
-            except UploadNotFound as error:
-                raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
+            return self._store.put_part(self.ref, number, data, checksum=crc32_of(data) if checksum else None)
 
     def put(self, key: str, content_type: str, *, checksum: Checksum | None = None) -> ObjectInfo:
         """Store the buffer as an object, with its CRC32 unless another checksum is given. The buffer keeps its bytes."""

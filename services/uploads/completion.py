@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -168,20 +169,22 @@ class Completion:
             uploads.put_off(tx, upload.id, attempts=attempts, wait=wait)
 
     def stored_parts(self, upload: UploadRecord) -> list[Part] | None:
-        """The bucket's parts by number, equal ones once; None if the bucket no longer knows the upload.
+        """The bucket's parts by number, equal ones once; None if they have been joined. Raises UploadGone, after ending the
+        upload, if the bucket has dropped it.
 
         SeaweedFS lists a part that was sent twice with different bytes twice, in no useful order (seen with 4.48). It
         assembles the one whose ETag completion names."""
         sent = self.sent_parts(upload)
         return None if sent is None else list({(part.number, part.etag, part.size): part for part in sent}.values())
 
-    def sent_parts(self, upload: UploadRecord) -> list[Part] | None:
-        """Like ``stored_parts``, but each part as often as the bucket keeps it."""
+    def sent_parts(self, upload: UploadRecord, *, after: int = 0) -> list[Part] | None:
+        """Like ``stored_parts``, but each part with a number above ``after`` as often as the bucket keeps it."""
         assert upload.multipart_id is not None
         with bucket_errors():
             try:
-                listed = list(self._store.list_parts(MultipartRef(upload.object_key, upload.multipart_id)))
+                listed = list(self._store.list_parts(MultipartRef(upload.object_key, upload.multipart_id), after=after))
             except UploadNotFound:
+                self._assembled_before(upload)
                 return None
         return sorted(listed, key=lambda part: part.number)
 
@@ -284,15 +287,16 @@ class Completion:
         return info.etag, info.size
 
     def _assembled_before(self, upload: UploadRecord) -> tuple[str, int]:
-        """The multipart upload is over: a completer died after the last step, or the bucket has aborted it."""
-        with bucket_errors():
-            try:
-                info = self._store.stat(upload.object_key)
-            except ObjectNotFound as error:
-                raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
-        if upload.size is not None and info.size != upload.size:
-            raise UploadGone(f"{upload.size} bytes were declared, the bucket holds {info.size}.")
-        return info.etag, info.size
+        """The multipart upload is over: a completer died after the last step. Raises UploadGone, after ending the upload, if the
+        bucket has aborted it instead, as MinIO does after a day."""
+        gone = UploadGone("The bucket no longer has this upload; begin a new one.")
+        with bucket_errors(), suppress(ObjectNotFound):
+            info = self._store.stat(upload.object_key)
+            if upload.size in (None, info.size):
+                return info.etag, info.size
+            gone = UploadGone(f"{upload.size} bytes were declared, the bucket holds {info.size}.")
+        self._intake.abort(upload, problem=gone.as_problem())
+        raise gone
 
     def _copy_in(self, upload: UploadRecord, wanted: Sequence[tuple[int, str]] | None) -> tuple[str, int]:
         """Copy what arrived to the object key, exactly the version that was checked."""

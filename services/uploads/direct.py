@@ -173,12 +173,18 @@ class DirectUploads:
         return self._begun(upload, plan_of(upload, upload.size))
 
     def admitted(self, upload_id: UUID) -> UploadRecord | None:
-        """An upload that was admitted before, of which the client gets URLs again; None if it was aborted or has expired."""
+        """An upload that was admitted before, of which the client gets URLs again; None if it was aborted or has expired, or if
+        the bucket has dropped it."""
         with self._db.connection() as tx:
             upload = uploads.get(tx, upload_id)
             if upload is None or upload.status in ("aborted", "expired"):
                 return None
-            return self._renewed(tx, upload, expires_in=timedelta()) or upload
+            upload = self._renewed(tx, upload, expires_in=timedelta()) or upload
+        try:
+            self._look_up(upload)
+        except UploadGone:
+            return None
+        return upload
 
     def _begun(self, upload: UploadRecord, parts: PartPlan) -> UploadPlan:
         if upload.incoming_key is not None:
@@ -289,11 +295,14 @@ class DirectUploads:
             return check_owner(principal, uploads.get(tx, upload_id))
 
     def progress(self, principal: Principal, upload_id: UUID) -> UploadProgress:
-        """What has arrived, read from the bucket: right after any crash of client or gateway."""
+        """What has arrived, read from the bucket: right after any crash of client or gateway. Raises UploadGone if the bucket
+        has dropped the upload."""
         upload = self.get(principal, upload_id)
         if upload.status == "done":
             return UploadProgress(upload, self._size_of(upload), [], [])
         if upload.status in ("aborted", "expired"):
+            if upload.problem is not None and upload.problem["code"] == UploadGone.code:
+                raise UploadGone(upload.problem["detail"])
             return UploadProgress(upload, 0, [], [])
         if upload.protocol in RESUMABLE:
             return self._recorded(upload)
@@ -366,7 +375,8 @@ class DirectUploads:
             raise InvalidInput(
                 f"Parts are numbered 1 to {last}.", errors=[{"field": "part_numbers", "message": "out of range"}]
             )
-        if parts is not None:
+        self._look_up(upload)
+        if parts is not None or not upload.open:
             return self._signed(self._renew(upload), parts, part_numbers)
         # Every part but the last has at least 5 MiB, so this much must fit.
         least = (max(part_numbers) - 1) * MIN_PART
@@ -378,6 +388,11 @@ class DirectUploads:
         except TooMany:  # unless some have arrived
             renewed = self._renew(upload, requested=part_numbers, arrived=self._measure(upload))
         return self._signed(renewed, parts, part_numbers)
+
+    def _look_up(self, upload: UploadRecord) -> None:
+        """Raises UploadGone, after ending the upload, if the bucket has dropped it: new URLs would not help."""
+        if upload.open and upload.multipart_id is not None:
+            self._completion.sent_parts(upload, after=MAX_PARTS)
 
     def _renew(
         self, upload: UploadRecord, *, requested: Sequence[int] = (), arrived: Sequence[int] = ()
