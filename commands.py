@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from storage_backends.base import ManagesBucket, ObjectStore
 if TYPE_CHECKING:
     from flask import Flask
 
+    from db.records import KeyRecord
     from services import Services
 
 # Commands import what only they need, because a deployment may lack the embedded servers, and the supervisor and gunicorn's
@@ -227,20 +229,37 @@ def _seed_demo(call: Call) -> None:
 
 def _keys_create(call: Call) -> None:
     args = call.args
-    record, key = call.services().keys.create_key(args.owner, name=args.name, role=args.role)
-    if not args.json:
+    record, key = call.services().keys.create_key(
+        args.owner,
+        name=args.name,
+        role=args.role,
+        scopes=args.scopes.split(",") if args.scopes else None,
+        folder_id=args.folder,
+        expires_at=args.expires_at,
+    )
+    if args.json:
+        _print_json(_key(record) | {"key": key})
+    else:
         print(key)
-        return
-    created_at = record.created_at.isoformat().replace("+00:00", "Z")
-    members = {"owner_id": record.owner_id, "name": record.name, "role": record.role, "created_at": created_at}
-    _print_json({"id": str(record.id), "key": key, **members})
 
 
 def _keys_list(call: Call) -> None:
     keys = call.services().keys
     for record in _all_pages(lambda cursor: keys.list_keys(limit=200, cursor=cursor)):
-        members = {"owner_id": record.owner_id, "name": record.name, "role": record.role}
-        _print_json({"id": str(record.id), **members})
+        _print_json(_key(record))
+
+
+def _key(record: KeyRecord) -> dict[str, Any]:
+    members = asdict(record) | {"id": str(record.id)}
+    times = {name: at.isoformat().replace("+00:00", "Z") for name, at in members.items() if isinstance(at, datetime)}
+    return members | times
+
+
+def _seconds_from_now(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) + timedelta(seconds=int(text))
+    except OverflowError as error:
+        raise ValueError from error
 
 
 def _keys_revoke(call: Call) -> None:
@@ -314,6 +333,9 @@ _KEY = {
     "--owner": {"required": True, "help": "owner_id, up to 255 characters"},
     "--role": {"choices": ["user", "admin"], "default": "user"},
     "--name": {"default": ""},
+    "--scopes": {"metavar": "LIST", "help": "of read,write,delete,admin; default: all that the role allows"},
+    "--folder": {"type": int, "metavar": "ID", "help": "only this folder of the owner and what is below it"},
+    "--expires-in": {"type": _seconds_from_now, "dest": "expires_at", "metavar": "SECONDS", "help": "default: never"},
     "--json": _JSON,
 }
 _JOBS = {"--status": {"choices": ["todo", "doing", "failed", "cancelled"]}, "--queue": {}, "--task": {}, "--owner": {}}

@@ -27,16 +27,19 @@ routes = Blueprint("admin", __name__)
     body=KeyBody,
     responses={201: NewKeyOut},
     request_headers=("Idempotency-Key",),
+    errors=(NotFound,),
     audit=BY_SERVICE,
 )
 def create_key(body: KeyBody) -> Response:
-    """The key is only in this response; the gateway stores its SHA-256."""
+    """The key is only in this response; the gateway stores its SHA-256. Its `role` says whose files it reaches, its `scopes` what
+    it may do with them: `read`, `write`, `delete` (also `?permanent=true` and `purge`), and `admin`, without which a key of the
+    role `admin` can't use `/api/admin`. With `folder_id` nothing outside that folder exists for it."""
 
     def answer(made: tuple[KeyRecord, str | None]) -> Response:
         return render.answer(render.key(made[0]) | {"key": made[1]}, 201)
 
     return once(
-        lambda claim: services().keys.create_key(body.owner_id, name=body.name, role=body.role, once=claim),
+        lambda claim: services().keys.create_key(**body.model_dump(), once=claim),
         answer,
         lambda recorded: (recorded.read(KeyRecord), None),
     )

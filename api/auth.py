@@ -11,9 +11,9 @@ import re
 from flask import current_app, g, request
 
 from api.context import services
-from api.operations import Access, Operation
+from api.operations import Operation
 from core.errors import NotAllowed, NotAuthenticated
-from core.principal import Principal
+from core.principal import Principal, Scope
 from services.access import upload_tokens
 
 # The only routes for upload tokens, which see only their own uploads there (services/uploads/completion.own).
@@ -38,7 +38,9 @@ def authenticate() -> None:
         return
     g.principal = _caller()
     if g.principal is not None:
-        _authorize(g.principal, access)
+        _authorize(g.principal, operation)
+        if g.principal.folder_id is not None:
+            g.principal = services().folders.reached_by(g.principal)
     elif access != "signed" and not (access == "public files" and request.method in ("GET", "HEAD")):
         raise NotAuthenticated()
 
@@ -64,9 +66,18 @@ def identify(credential: str) -> Principal:
     return services().keys.authenticate(credential)
 
 
-def _authorize(principal: Principal, access: Access | None) -> None:
+def _authorize(principal: Principal, operation: Operation | None) -> None:
     """Raises NotAllowed if the credential does not permit the operation."""
     if principal.budget is not None and request.blueprint not in TOKEN_BLUEPRINTS:
         raise NotAllowed("An upload token only allows uploads.")
-    if access == "admin" and not principal.is_admin:
+    if operation is None:
+        return
+    if operation.access == "admin" and not principal.is_admin:
         raise NotAllowed("An admin key is required.")
+    require(principal, *operation.scopes_for(request.method))
+
+
+def require(principal: Principal, *scopes: Scope) -> None:
+    """Raises NotAllowed unless the credential has one of the scopes."""
+    if principal.scopes.isdisjoint(scopes):
+        raise NotAllowed(f"The credential lacks the scope {' or '.join(scopes)}.")

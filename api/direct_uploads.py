@@ -106,14 +106,16 @@ def _plan(plan: UploadPlan) -> Response:
 
 
 @routes.get("")
-@operation("List unfinished uploads", query=PageQuery, responses={200: UnfinishedUploadPageOut})
+@operation(
+    "List unfinished uploads", scopes=("read", "write"), query=PageQuery, responses={200: UnfinishedUploadPageOut}
+)
 def list_unfinished(query: PageQuery) -> Response:
     """The caller's own uploads by any protocol, newest first."""
     return render.page(_direct().unfinished(principal(), limit=query.limit, cursor=query.cursor), _unfinished)
 
 
 @routes.get("/<uuid:upload_id>")
-@operation("Get upload progress", responses={200: UploadProgressOut}, errors=(UploadGone,))
+@operation("Get upload progress", scopes=("read", "write"), responses={200: UploadProgressOut}, errors=(UploadGone,))
 def progress(upload_id: UUID) -> Response:
     """Read from the bucket, so it is correct after any crash of client or gateway."""
     found = _direct().progress(principal(), upload_id)
@@ -165,7 +167,7 @@ def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
 
 
 @routes.delete("/<uuid:upload_id>")
-@operation("Abort an upload", responses={204: None}, audit="upload_aborted")
+@operation("Abort an upload", scopes=("write",), responses={204: None}, audit="upload_aborted")
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. An upload that is over stays as it is."""
     _direct().abort(principal(), upload_id)

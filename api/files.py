@@ -10,6 +10,7 @@ from uuid import UUID
 from flask import Blueprint, Response, request
 
 from api import render, streaming
+from api.auth import require
 from api.context import caller_or_none, principal, services, settings
 from api.idempotency import once
 from api.in_flight import acquire_stream_slot
@@ -58,7 +59,7 @@ _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
 
 @routes.get("")
-@operation("List files", query=FileListQuery, responses={200: FilePageOut})
+@operation("List files", query=FileListQuery, responses={200: FilePageOut}, errors=(errors.NotFound,))
 def list_files(query: FileListQuery) -> Response:
     """The caller's own files, newest first; with `?folder=` those of one folder, with `?deleted=true` those in the trash. The
     last page is as fast as the first."""
@@ -186,10 +187,18 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
 
 
 @routes.post("/batch")
-@operation("Change many files", limit="batches", body=BatchBody, responses={200: BatchOut}, audit=BY_SERVICE)
+@operation(
+    "Change many files",
+    limit="batches",
+    scopes=("write", "delete"),
+    body=BatchBody,
+    responses={200: BatchOut},
+    audit=BY_SERVICE,
+)
 def batch(body: BatchBody) -> Response:
     """Results in the order of `ids`, each with the status that a single request would have; a failure does not stop the
-    others."""
+    others. `delete` and `purge` need the scope `delete`, other actions `write`."""
+    require(principal(), "delete" if body.action in ("delete", "purge") else "write")
     results = services().files.batch(
         principal(), body.action, body.ids, target_folder_id=body.target_folder_id, add=body.add, remove=body.remove
     )

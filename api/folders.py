@@ -33,7 +33,8 @@ _TREE_ERRORS = (errors.NotFound, errors.InvalidName, errors.NameConflict, errors
     audit=BY_SERVICE,
 )
 def create(body: FolderBody) -> Response:
-    """Names are unique within a folder, regardless of case and Unicode form."""
+    """Names are unique within a folder, regardless of case and Unicode form. With a key that is limited to a folder, this one is
+    the default parent."""
     return once(
         lambda claim: services().folders.create(
             principal(), body.name, body.description, body.parent_folder_id, once=claim

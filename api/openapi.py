@@ -105,14 +105,13 @@ def document(app: Flask) -> dict[str, Any]:
             "description": "Errors are application/problem+json (RFC 9457). Clients should rely on their `code`.",
         },
         "servers": [{"url": app.extensions[EXTENSION].settings.base_url}],
-        "security": [{"bearer": []}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An API key, a JWT of the identity provider, or an upload token",
+                    "description": "An API key with the named scope, a JWT of the identity provider, or an upload token",
                 }
             },
             "schemas": schemas,
@@ -161,11 +160,8 @@ def _operation(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
         "description": operation.description,
         "parameters": [*_path_parameters(rule), *_query_parameters(operation), *_header_parameters(operation)],
         "responses": _responses(rule, method, operation),
+        "security": _security(method, operation),
     }
-    if operation.access == "public":
-        described["security"] = []
-    elif operation.access in ("public files", "signed"):
-        described["security"] = [{"bearer": []}, {}]
     if operation.body is not None:
         described["requestBody"] = {
             "required": not operation.optional_body,
@@ -174,6 +170,14 @@ def _operation(rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     elif operation.streams is not None:
         described["requestBody"] = dict(operation.streams)
     return described
+
+
+def _security(method: str, operation: Operation) -> list[dict[str, list[str]]]:
+    """One of these is needed; the text is the scope of a key."""
+    if operation.access == "public":
+        return []
+    keys: list[dict[str, list[str]]] = [{"bearer": [scope]} for scope in operation.scopes_for(method)]
+    return [*keys, {}] if operation.access in ("public files", "signed") else keys
 
 
 def _path_parameters(rule: Rule) -> Iterator[dict[str, Any]]:

@@ -24,9 +24,11 @@ from pydantic import BaseModel, ValidationError
 from api.request_body import has_body, read_whole, refuse_encoded
 from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
+from core.principal import Scope
 from services.access.rate_limits import LimitName
 
 Access = Literal["public", "public files", "signed", "user", "admin"]  # signed: the address is a credential
+_SCOPES: Mapping[str, Scope] = {"GET": "read", "HEAD": "read", "DELETE": "delete"}  # of other methods: write
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., Response]
 Shape = type[BaseModel] | UnionType
@@ -53,6 +55,7 @@ class Operation:
     responses: Mapping[int, type[BaseModel] | Content | None]
     access: Access = "user"
     limit: LimitName | None = None  # the rate limit that requests count for
+    scopes: tuple[Scope, ...] = ()  # one of these is needed; by default that of the method
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     optional_body: bool = False
@@ -78,6 +81,10 @@ class Operation:
 
         with_input.operation = replace(self, description=" ".join((view.__doc__ or "").split()))  # type: ignore[attr-defined]
         return with_input
+
+    def scopes_for(self, method: str) -> tuple[Scope, ...]:
+        """The scopes of which a credential needs one."""
+        return ("admin",) if self.access == "admin" else self.scopes or (_SCOPES.get(method, "write"),)
 
 
 operation = Operation

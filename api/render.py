@@ -122,7 +122,7 @@ def files(views: Iterable[FileView], principal: Principal | None) -> list[Json]:
 
 def _file(record: FileRecord, previews: Iterable[PreviewRecord], principal: Principal | None, base: str) -> Json:
     """``record`` is what ``public_copies.shown`` returned for the caller."""
-    if not may_change(principal, record.owner_id):
+    if not may_change(principal, record.owner_id, record.folder_id):
         return _as_public_file(record, **_addresses(record, previews, base))
     return _whole_file(record, previews, base)
 
@@ -159,7 +159,7 @@ def file_details(found: FileDetailsRecord, principal: Principal | None) -> Respo
     """One file with its ETag, and for those who may change it with its statistics, events and integrity."""
     shown = services().public_copies.shown(principal, found.file)
     document = _file(shown, found.previews, principal, settings().base_url)
-    if may_change(principal, shown.owner_id):
+    if may_change(principal, shown.owner_id, shown.folder_id):
         document["statistics"] = found.statistics
         document["integrity"] = found.integrity
         document["access_history"] = [event(happened) for happened in found.history]

@@ -30,6 +30,7 @@ from api.fields import (
     Until,
 )
 from core.placement import OnDuplicate, Visibility
+from core.principal import Role, Scope
 
 FileType = Literal["image", "video", "audio", "document", "text", "archive", "other"]
 Status = Literal["processing", "ready", "rejected", "infected"]
@@ -223,7 +224,14 @@ class FolderChangeBody(Body):
 class KeyBody(Body):
     owner_id: Annotated[ShortText, Field(min_length=1)]
     name: ShortText = ""
-    role: Literal["user", "admin"] = "user"
+    role: Annotated[Role, Field(description="admin: the files of all owners")] = "user"
+    scopes: Annotated[
+        tuple[Scope, ...] | None, Field(min_length=1, description="What it may do; by default all that its role allows")
+    ] = None
+    folder_id: Annotated[
+        FolderId | None, Field(description="Only this folder of the owner and what is below it; role user only")
+    ] = None
+    expires_at: Instant | None = None
 
 
 class JanitorBody(Body):

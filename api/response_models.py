@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.request_models import FileType, Status
 from core.placement import Visibility
+from core.principal import Role, Scope
 
 
 class Out(BaseModel):
@@ -315,8 +316,12 @@ class KeyOut(Out):
     id: UUID
     owner_id: str
     name: str
-    role: Literal["user", "admin"]
+    role: Role
+    scopes: list[Scope]
+    folder_id: int | None = Field(description="Limited to this folder and what is below it")
     created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute")
     revoked_at: datetime | None
 
 

@@ -67,6 +67,7 @@ _COMPLETE_ERRORS = (*_SIGN_ERRORS, errors.PartsMismatch, errors.StorageFull)
 @operation(
     "Begin an upload by a POST form",
     limit="uploads",
+    scopes=("write",),
     query=ParamsQuery,
     responses={200: ParamsOut},
     errors=BEGIN_ERRORS,
@@ -125,7 +126,9 @@ def _created(upload: UploadRecord) -> Response:
 
 
 @routes.get("/multipart/<string:upload_id>")
-@operation("List uploaded parts", query=KeyQuery, responses={200: PartsOut}, errors=_CONTINUE_ERRORS)
+@operation(
+    "List uploaded parts", scopes=("read", "write"), query=KeyQuery, responses={200: PartsOut}, errors=_CONTINUE_ERRORS
+)
 def list_parts(upload_id: str, query: KeyQuery) -> Response:
     """All parts, read from the bucket."""
     upload = find(upload_id, query.key)
@@ -133,7 +136,9 @@ def list_parts(upload_id: str, query: KeyQuery) -> Response:
 
 
 @routes.get("/multipart/<string:upload_id>/batch")
-@operation("Sign several parts", query=BatchQuery, responses={200: SignedPartsOut}, errors=_SIGN_ERRORS)
+@operation(
+    "Sign several parts", scopes=("write",), query=BatchQuery, responses={200: SignedPartsOut}, errors=_SIGN_ERRORS
+)
 def sign_batch(upload_id: str, query: BatchQuery) -> Response:
     """Up to 16 parts that have not arrived."""
     upload = find(upload_id, query.key)
@@ -142,7 +147,7 @@ def sign_batch(upload_id: str, query: BatchQuery) -> Response:
 
 
 @routes.get("/multipart/<string:upload_id>/<string:part_number>")
-@operation("Sign a part", query=KeyQuery, responses={200: SignedPartOut}, errors=_SIGN_ERRORS)
+@operation("Sign a part", scopes=("write",), query=KeyQuery, responses={200: SignedPartOut}, errors=_SIGN_ERRORS)
 def sign_part(upload_id: str, part_number: str, query: KeyQuery) -> Response:
     """A URL for this part, valid for ten minutes. It accepts any length, because the plugin does not send it, so only a few such
     URLs may be unused at a time. If parts exceed the quota, the budget or the largest file, the upload is ended within
@@ -171,7 +176,9 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
 
 
 @routes.delete("/multipart/<string:upload_id>")
-@operation("Abort a multipart upload", query=KeyQuery, responses={200: NothingOut}, audit="upload_aborted")
+@operation(
+    "Abort a multipart upload", scopes=("write",), query=KeyQuery, responses={200: NothingOut}, audit="upload_aborted"
+)
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """The file of a finished upload stays."""
     service().abort(principal(), find(upload_id, query.key))
@@ -179,7 +186,9 @@ def abort(upload_id: str, query: KeyQuery) -> Response:
 
 
 @routes.get("/sts")
-@operation("Temporary credentials: not offered", responses={200: CredentialsOut}, errors=(errors.NotFound,))
+@operation(
+    "Temporary credentials: not offered", scopes=("write",), responses={200: CredentialsOut}, errors=(errors.NotFound,)
+)
 def sts() -> Response:
     """They would let a browser write objects that the gateway has not checked."""
     raise NotFound(

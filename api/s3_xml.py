@@ -89,7 +89,14 @@ def create_or_complete(upload_id: UUID) -> Response:
 
 
 @routes.get("/<uuid:upload_id>")
-@operation("ListParts", access="signed", error_type=_XML, responses={200: _DOCUMENT}, errors=(errors.UploadGone,))
+@operation(
+    "ListParts",
+    access="signed",
+    scopes=("read", "write"),
+    error_type=_XML,
+    responses={200: _DOCUMENT},
+    errors=(errors.UploadGone,),
+)
 def list_parts(upload_id: UUID) -> Response:
     """All parts in one page: the plugin does not read a second one."""
     _, upload = _signed_for(upload_id)
@@ -110,7 +117,14 @@ def list_parts(upload_id: UUID) -> Response:
 
 
 @routes.delete("/<uuid:upload_id>")
-@operation("AbortMultipartUpload", access="signed", error_type=_XML, responses={204: None}, audit="upload_aborted")
+@operation(
+    "AbortMultipartUpload",
+    access="signed",
+    scopes=("write",),
+    error_type=_XML,
+    responses={204: None},
+    audit="upload_aborted",
+)
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. The file of a finished upload stays."""
     caller, upload = _signed_for(upload_id)

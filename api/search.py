@@ -9,13 +9,14 @@ from api.context import principal, services
 from api.operations import operation
 from api.request_models import OwnerQuery, SearchQuery, SuggestQuery
 from api.response_models import SearchOut, StatsOut, SuggestOut
+from core.errors import NotFound
 from services.library.search import SearchRequest
 
 routes = Blueprint("search", __name__)
 
 
 @routes.get("/search")
-@operation("Search files", limit="search", query=SearchQuery, responses={200: SearchOut})
+@operation("Search files", limit="search", query=SearchQuery, responses={200: SearchOut}, errors=(NotFound,))
 def find(query: SearchQuery) -> Response:
     """Searches names (also parts of words and misspellings) and texts; best matches first. An empty query finds everything,
     newest first. Any string is a valid query. Operators: `"a phrase"`, `-not`, `OR`, `prefix*`, `name:`, `content:`, `type:`,
@@ -40,5 +41,5 @@ def suggest(query: SuggestQuery) -> Response:
 @routes.get("/storage/stats")
 @operation("Storage statistics", query=OwnerQuery, responses={200: StatsOut})
 def stats(query: OwnerQuery) -> Response:
-    """Counts and sizes, the quota, and the newest events."""
+    """Counts and sizes, the quota, and the newest events. `403` for a key that is limited to a folder."""
     return render.answer(services().stats.storage(principal(), query.owner))

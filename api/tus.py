@@ -208,6 +208,7 @@ def create(query: PlacementQuery) -> Response:
 @tus.get("/<string:upload_id>")
 @operation(
     "Get upload status",
+    scopes=("write",),
     responses={200: None, 204: None},
     headers=_STATE_HEADERS,
     request_headers=_PROTOCOL_HEADERS,
@@ -263,6 +264,7 @@ def append(upload_id: str) -> Response:
 @tus.delete("/<string:upload_id>")
 @operation(
     "Terminate a resumable upload",
+    scopes=("write",),
     responses={204: None},
     headers=_STATE_HEADERS,
     request_headers=_PROTOCOL_HEADERS,

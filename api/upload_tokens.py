@@ -86,7 +86,7 @@ def list_live(query: OwnedPageQuery) -> Response:
 
 
 @routes.delete("/upload-tokens/<uuid:token_id>")
-@operation("Revoke an upload token", responses={204: None}, audit=BY_SERVICE)
+@operation("Revoke an upload token", scopes=("write",), responses={204: None}, audit=BY_SERVICE)
 def revoke(token_id: UUID) -> Response:
     """The next request with it gets 401. Uploads that it has begun end by the rules under which they began."""
     services().upload_tokens.revoke(principal(), token_id)

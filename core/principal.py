@@ -47,6 +47,7 @@ class Principal:
     credential: Credential = "key"
     scopes: frozenset[Scope] = SCOPES  # what the credential may do; the role decides on whose files
     folder_id: int | None = None  # only this folder and what is below it
+    folders: frozenset[int] = frozenset()  # with folder_id: the ids of these, as they were when the request began
     quota: Quota | None = None  # as the identity provider claims it; instead of the deployment's
 
     @property
@@ -59,9 +60,25 @@ class Principal:
         """The upload token's id; None for an API key."""
         return self.budget.token_id if self.budget else None
 
+    @property
+    def reach(self) -> list[int] | None:
+        """The folders that the credential reaches; None: all, and the root."""
+        return None if self.folder_id is None else list(self.folders)
+
+    def reaches(self, folder_id: int | None) -> bool:
+        """Whether it reaches what is in this folder, or in the root, of an owner whose files it reaches."""
+        return self.folder_id is None or folder_id in self.folders
+
+    @property
+    def apart(self) -> str | None:
+        """32 hexadecimal digits for a credential that must not get what others of its owner have begun; None for others."""
+        if self.budget is not None:
+            return self.budget.token_id.hex
+        return None if self.folder_id is None else f"{self.folder_id:032x}"
+
     def session_of(self, name: str) -> str:
-        """The id of the caller's upload session ``name``. Upload tokens have sessions of their own."""
-        return f"{self.budget.token_id.hex}.{name}" if self.budget else name
+        """The id of the caller's upload session ``name``. Upload tokens and keys of a folder have sessions of their own."""
+        return f"{self.apart}.{name}" if self.apart else name
 
 
 def session_name(session_id: str) -> str:

@@ -2,39 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from db import Tx, execute, many, one, scalar
 from db.records import KeyRecord
 
-_COLUMNS = "id, owner_id, name, role, created_at, revoked_at"
+# All that the role allows, if none were named.
+_SCOPES = """coalesce(scopes, '{read,write,delete}'::text[] || case role when 'admin' then '{admin}'::text[] end)"""
+_COLUMNS = f"id, owner_id, name, role, {_SCOPES} as scopes, folder_id, expires_at, last_used_at, created_at, revoked_at"
 
 
-def find(tx: Tx, key_digest: bytes) -> tuple[UUID, str, str, bool] | None:
-    """Id, owner and role of the key with this digest, unless it is revoked, and whether the owner has a quota of its own."""
-    sql = """
-    select k.id, k.owner_id, k.role, u.quota_bytes is not null
-    from api_keys k left join owner_usage u on u.owner_id = k.owner_id
-    where k.key_digest = %(digest)s and k.revoked_at is null
-    """
-    return tx.execute(sql, {"digest": key_digest}).fetchone()
+class FoundKey(NamedTuple):
+    """A valid key."""
+
+    id: UUID
+    owner_id: str
+    role: str
+    scopes: list[str]
+    folder_id: int | None
+    seconds_left: float | None  # None: it does not expire
+    use_noted: bool  # within the last minute
+    has_quota: bool  # the owner has a quota of its own
 
 
-def create(tx: Tx, key_digest: bytes, *, owner_id: str, name: str, role: str) -> KeyRecord:
-    """Add a key. One that exists already is returned unchanged."""
+def find(tx: Tx, key_digest: bytes) -> FoundKey | None:
+    """The key with this digest, unless it is revoked or has expired."""
     sql = f"""
-    insert into api_keys (key_digest, owner_id, name, role) values (%(digest)s, %(owner)s, %(name)s, %(role)s)
+    select k.id, k.owner_id, k.role, {_SCOPES}, k.folder_id, extract(epoch from k.expires_at - now())::float,
+           coalesce(k.last_used_at > now() - interval '1 minute', false), u.quota_bytes is not null
+    from api_keys k left join owner_usage u on u.owner_id = k.owner_id
+    where k.key_digest = %(digest)s and k.revoked_at is null and coalesce(k.expires_at > now(), true)
+    """
+    return one(tx, FoundKey, sql, {"digest": key_digest})
+
+
+def note_use(tx: Tx, key_id: UUID) -> None:
+    """Set the time of the last use, unless another request does it just now."""
+    sql = """
+    update api_keys set last_used_at = now() where id = (
+        select id from api_keys where id = %(id)s and coalesce(last_used_at <= now() - interval '1 minute', true)
+        for no key update skip locked)
+    """
+    execute(tx, sql, {"id": key_id})
+
+
+def create(
+    tx: Tx,
+    key_digest: bytes,
+    *,
+    owner_id: str,
+    name: str,
+    role: str,
+    scopes: Collection[str] | None,
+    folder_id: int | None,
+    expires_at: datetime | None,
+) -> KeyRecord | None:
+    """Add a key. One that exists already is returned unchanged. None if the folder is not the owner's."""
+    sql = f"""
+    insert into api_keys (key_digest, owner_id, name, role, scopes, folder_id, expires_at)
+    select %(digest)s, %(owner)s, %(name)s, %(role)s, %(scopes)s::text[], %(folder)s::integer, %(expires_at)s::timestamptz
+    where %(folder)s::integer is null or exists (select from folders where id = %(folder)s and owner_id = %(owner)s)
     on conflict (key_digest) do update set owner_id = api_keys.owner_id
     returning {_COLUMNS}
     """
-    record = one(tx, KeyRecord, sql, {"digest": key_digest, "owner": owner_id, "name": name, "role": role})
-    assert record is not None
-    return record
+    params = {"digest": key_digest, "owner": owner_id, "name": name, "role": role, "folder": folder_id}
+    return one(
+        tx, KeyRecord, sql, params | {"scopes": None if scopes is None else list(scopes), "expires_at": expires_at}
+    )
 
 
 def any_admin(tx: Tx) -> bool:
-    """Whether there is an admin key that is not revoked."""
-    return bool(scalar(tx, "select exists (select from api_keys where role = 'admin' and revoked_at is null)"))
+    """Whether there is an admin key that stays valid and has the scope ``admin``."""
+    sql = f"""
+    select exists (select from api_keys where role = 'admin' and revoked_at is null and expires_at is null
+                   and 'admin' = any({_SCOPES}))
+    """
+    return bool(scalar(tx, sql))
 
 
 def list_all(tx: Tx, *, after: UUID | None, limit: int) -> list[KeyRecord]:

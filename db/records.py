@@ -5,7 +5,7 @@ their fields in order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -24,6 +24,10 @@ class KeyRecord:
     role: str
     created_at: datetime
     revoked_at: datetime | None
+    scopes: list[str] = field(default_factory=list)
+    folder_id: int | None = None  # only this folder and what is below it
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None  # to the minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class UploadTokenRecord:
     expires_at: datetime
     folder_gone: bool
     live: bool
+    key_folder_id: int | None = None  # that the key which made it is limited to
 
     @property
     def budget(self) -> UploadBudget:

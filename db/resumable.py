@@ -75,12 +75,14 @@ def create(
     return UploadState(upload, record)
 
 
-_OWNED = """(%(owner)s::text is null or owner_id = %(owner)s) and (%(token)s::uuid is null or token_id = %(token)s)"""
+_OWNED = """(%(owner)s::text is null or owner_id = %(owner)s) and (%(token)s::uuid is null or token_id = %(token)s)
+and (%(folders)s::integer[] is null or folder_id = any(%(folders)s))"""
 
 
 def _owned_by(principal: Principal) -> dict[str, Any]:
-    """An admin's are all, an upload token's those that it began."""
-    return {"owner": None if principal.is_admin else principal.owner_id, "token": principal.token_id}
+    """An admin's are all, an upload token's those that it began, those of a key of a folder the ones that go there."""
+    owner_id = None if principal.is_admin else principal.owner_id
+    return {"owner": owner_id, "token": principal.token_id, "folders": principal.reach}
 
 
 def states(tx: Tx, principal: Principal, upload_ids: Sequence[UUID]) -> dict[UUID, UploadState]:

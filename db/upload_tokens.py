@@ -25,20 +25,22 @@ class Budget:
 
 # A token ends with the key that made it. Revoking sets expires_at.
 _LIVE = """(t.expires_at > now() and not exists (
-    select from api_keys k where k.id = t.key_id and k.revoked_at is not null))"""
+    select from api_keys k where k.id = t.key_id and (k.revoked_at is not null or k.expires_at <= now())))"""
 _COLUMNS = (
     "t.id, t.owner_id, t.folder_id, t.max_files, t.max_size, t.max_total_size, t.allowed_types, t.visibility, t.files_used,"
     " t.bytes_used, t.created_at, t.expires_at, t.folder_id is not null and not exists ("
-    f"select from folders f where f.id = t.folder_id and f.owner_id = t.owner_id) as folder_gone, {_LIVE} as live"
+    f"select from folders f where f.id = t.folder_id and f.owner_id = t.owner_id) as folder_gone, {_LIVE} as live,"
+    " (select k.folder_id from api_keys k where k.id = t.key_id) as key_folder_id"
 )
 _BY_ID = f"select {_COLUMNS} from upload_tokens t where t.id = %(id)s"
-# The tokens for an owner's files, and those that the owner's keys made.
+# The tokens for an owner's files, and those that the owner's keys made; for a key of a folder only those for this folder.
 _OF_OWNER = """(%(owner)s::text is null or t.owner_id = %(owner)s
-    or exists (select from api_keys k where k.id = t.key_id and k.owner_id = %(owner)s))"""
+    or exists (select from api_keys k where k.id = t.key_id and k.owner_id = %(owner)s))
+    and (%(folders)s::integer[] is null or t.folder_id = any(%(folders)s))"""
 
 
 def find(tx: Tx, token_digest: bytes) -> UploadTokenRecord | None:
-    """The token with this digest, unless it has expired or its key is revoked."""
+    """The token with this digest, unless it or its key has expired or is revoked."""
     sql = f"select {_COLUMNS} from upload_tokens t where t.token_digest = %(digest)s and {_LIVE}"
     return one(tx, UploadTokenRecord, sql, {"digest": token_digest})
 
@@ -65,25 +67,29 @@ def create(
     return one(tx, UploadTokenRecord, sql, params | limits)
 
 
-def list_live(tx: Tx, owner_id: str | None, *, after: UUID | None, limit: int) -> list[UploadTokenRecord]:
-    """The live tokens of an owner, or of everybody, newest first, from after ``after``."""
+def list_live(
+    tx: Tx, owner_id: str | None, *, folders: list[int] | None, after: UUID | None, limit: int
+) -> list[UploadTokenRecord]:
+    """The live tokens of an owner, or of everybody, for any of ``folders`` (None: for all), newest first, from after
+    ``after``."""
     sql = f"""
     select {_COLUMNS} from upload_tokens t where {_LIVE} and {_OF_OWNER} and (%(after)s::uuid is null or t.id < %(after)s)
     order by t.id desc limit %(limit)s
     """
-    return many(tx, UploadTokenRecord, sql, {"owner": owner_id, "after": after, "limit": limit})
+    params = {"owner": owner_id, "folders": folders, "after": after, "limit": limit}
+    return many(tx, UploadTokenRecord, sql, params)
 
 
-def count_live(tx: Tx, owner_id: str | None, *, limit: int) -> int:
+def count_live(tx: Tx, owner_id: str | None, *, folders: list[int] | None, limit: int) -> int:
     """The number of live tokens, at most ``limit``."""
     sql = f"select count(*) from (select from upload_tokens t where {_LIVE} and {_OF_OWNER} limit %(limit)s) found"
-    return int(scalar(tx, sql, {"owner": owner_id, "limit": limit}))
+    return int(scalar(tx, sql, {"owner": owner_id, "folders": folders, "limit": limit}))
 
 
-def revoke(tx: Tx, token_id: UUID, owner_id: str | None) -> bool:
+def revoke(tx: Tx, token_id: UUID, owner_id: str | None, *, folders: list[int] | None) -> bool:
     """Expire a token of an owner, or anybody's. False if it is not live."""
     sql = f"update upload_tokens t set expires_at = now() where t.id = %(id)s and {_LIVE} and {_OF_OWNER}"
-    return execute(tx, sql, {"id": token_id, "owner": owner_id}) == 1
+    return execute(tx, sql, {"id": token_id, "owner": owner_id, "folders": folders}) == 1
 
 
 def forget_old(tx: Tx, *, keep: timedelta) -> int:

@@ -241,14 +241,19 @@ def unchecked_files(tx: Tx, *, after: timedelta, limit: int) -> list[tuple[UUID,
 _UNFINISHED = f"""
 select {COLUMNS} from uploads
 where owner_id = %(owner)s and status in ('pending', 'uploading', 'completing')
-and (%(token)s::uuid is null or token_id = %(token)s) and (%(after)s::uuid is null or id < %(after)s)
+and (%(token)s::uuid is null or token_id = %(token)s) and (%(folders)s::integer[] is null or folder_id = any(%(folders)s))
+and (%(after)s::uuid is null or id < %(after)s)
 order by id desc limit %(limit)s
 """
 
 
-def unfinished(tx: Tx, owner_id: str, *, token_id: UUID | None, after: UUID | None, limit: int) -> list[UploadRecord]:
-    """An owner's unfinished uploads after ``after``, newest first; with ``token_id`` only those of the upload token."""
-    return many(tx, UploadRecord, _UNFINISHED, {"owner": owner_id, "token": token_id, "after": after, "limit": limit})
+def unfinished(
+    tx: Tx, owner_id: str, *, token_id: UUID | None, folders: list[int] | None, after: UUID | None, limit: int
+) -> list[UploadRecord]:
+    """An owner's unfinished uploads after ``after``, newest first; with ``token_id`` only those of the upload token, with
+    ``folders`` only those that go there."""
+    params = {"owner": owner_id, "token": token_id, "folders": folders, "after": after, "limit": limit}
+    return many(tx, UploadRecord, _UNFINISHED, params)
 
 
 _ANY_INCOMING = """

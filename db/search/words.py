@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from core.tokenizer import without_marks
 from db import Tx, column
+from db.file_lists import FileFilter, conditions
 from db.search.index import STEMMERS
 from db.search.terms import Spellings, like
 
@@ -62,12 +63,13 @@ def similar(tx: Tx, owner_id: str | None, word: str, others: Sequence[str]) -> l
 _NAMES = """
 select min(original_name) from (
     select f.original_name, f.name_key from files f
-    where f.owner_id = %(owner)s and f.is_deleted = false and f.name_key like %(pattern)s
+    where {where} and f.name_key like %(pattern)s
     order by f.name_key, f.id limit 1000
 ) n group by name_key order by name_key limit %(limit)s
 """
 
 
-def names_beginning(tx: Tx, owner_id: str, typed: str, *, limit: int) -> list[str]:
-    """Names that begin with the folded text, outside the trash."""
-    return column(tx, _NAMES, {"owner": owner_id, "pattern": like(typed) + "%", "limit": limit})
+def names_beginning(tx: Tx, wanted: FileFilter, typed: str, *, limit: int) -> list[str]:
+    """Names of these files that begin with the folded text."""
+    where, params = conditions(wanted)
+    return column(tx, _NAMES.format(where=where), params | {"pattern": like(typed) + "%", "limit": limit})

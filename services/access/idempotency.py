@@ -152,7 +152,7 @@ class Idempotency:
 
 
 def _scoped(principal: Principal, key: str) -> str:
-    """Each upload token has keys of its own: it must not get the answers that its owner's requests got."""
-    if principal.token_id is None:
-        return key
-    return hashlib.sha256(f"{principal.token_id} {key}".encode()).hexdigest()
+    """A credential must not get the answers that its owner's wider ones got: each upload token, each folder that keys are
+    limited to, and the role admin have Idempotency-Keys of their own."""
+    apart = principal.apart or ("admin" if principal.is_admin else None)
+    return key if apart is None else hashlib.sha256(f"{apart} {key}".encode()).hexdigest()

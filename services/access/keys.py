@@ -1,17 +1,21 @@
-"""API keys: each has an owner and a role. Only its digest is stored.
+"""API keys. Only the digest of a key is stored. Its role says whose files it reaches, its scopes what it may do with them, and
+its folder, if it has one, that it reaches only this and what is below it.
 
 Each process remembers a key for CACHED seconds, counted from before it read it. A revocation is answered when this time has
 passed, so no process accepts the key then, not even one that was suspended or lost its connections."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import UTC, datetime
 from time import monotonic, sleep
 from uuid import UUID
 
 from core.cursors import Cursors, Page
-from core.errors import InvalidInput, NotAuthenticated, NotFound
+from core.errors import InvalidInput, NotAuthenticated, NotFound, Unavailable
 from core.ids import new_secret, secret_digest
-from core.principal import Principal, Role
+from core.principal import SCOPES, Principal, Role, Scope
 from db import Database, keys
 from db.records import KeyRecord
 from services.access import idempotency
@@ -39,22 +43,61 @@ class Keys:
             key = keys.find(tx, digest)
         if key is None:
             raise NotAuthenticated()
-        key_id, owner_id, role, has_quota = key
-        principal = Principal(owner_id, role=_role(role), key_id=key_id, has_quota=has_quota)
+        principal = Principal(
+            key.owner_id,
+            role=_role(key.role),
+            key_id=key.id,
+            has_quota=key.has_quota,
+            scopes=SCOPES.intersection(key.scopes),
+            folder_id=key.folder_id,
+        )
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
-        self._cache[digest] = now + CACHED, principal
+        left = CACHED if key.seconds_left is None else min(CACHED, key.seconds_left)
+        self._cache[digest] = now + left, principal
+        if not key.use_noted:
+            with suppress(Unavailable), self._db.connection() as tx:
+                keys.note_use(tx, key.id)
         return principal
 
     def create_key(
-        self, owner_id: str, *, name: str = "", role: Role = "user", key: str | None = None, once: Claim | None = None
+        self,
+        owner_id: str,
+        *,
+        name: str = "",
+        role: Role = "user",
+        scopes: Collection[Scope] | None = None,
+        folder_id: int | None = None,
+        expires_at: datetime | None = None,
+        key: str | None = None,
+        once: Claim | None = None,
     ) -> tuple[KeyRecord, str]:
-        """A new key and its record, which is what ``once`` records: the key itself is not kept."""
+        """A new key and its record, which is what ``once`` records: the key itself is not kept. ``scopes`` None: all that the
+        role allows. Raises NotFound for a folder that is not the owner's."""
         if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:
             raise InvalidInput("owner_id must have 1 to 255 characters, name at most 255.")
+        if scopes is not None and not (scopes and SCOPES.issuperset(scopes)):
+            raise _invalid("scopes", f"one or more of {', '.join(sorted(SCOPES))}")
+        if role != "admin" and scopes is not None and "admin" in scopes:
+            raise _invalid("scopes", "only a key with the role admin has the scope admin")
+        if role == "admin" and folder_id is not None:
+            raise _invalid("folder_id", "only a key with the role user is limited to a folder")
+        if expires_at is not None and expires_at <= datetime.now(UTC):
+            raise _invalid("expires_at", "must be in the future")
         key = key or new_secret("gw_")
         with self._db.transaction() as tx:
-            record = keys.create(tx, secret_digest(key), owner_id=owner_id, name=name, role=role)
+            record = keys.create(
+                tx,
+                secret_digest(key),
+                owner_id=owner_id,
+                name=name,
+                role=role,
+                scopes=None if scopes is None else dict.fromkeys(scopes),
+                folder_id=folder_id,
+                expires_at=expires_at,
+            )
+            if record is None:
+                raise NotFound("There is no such folder.")
             idempotency.record(tx, once, record)
             return record, key
 
@@ -82,6 +125,10 @@ class Keys:
             if keys.any_admin(tx):
                 return None
         return self.create_key("admin", name="first admin key", role="admin")[1]
+
+
+def _invalid(name: str, message: str) -> InvalidInput:
+    return InvalidInput(f"{name}: {message}.", errors=[{"field": name, "message": message}])
 
 
 def _role(text: str) -> Role:

@@ -5,6 +5,7 @@ The statements of uploads charge the budget (db/uploads.py, db/files.publish). a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from db.records import FileRecord, UploadRecord, UploadTokenRecord
 from db.upload_tokens import Budget as Budget
 from services.access import idempotency
 from services.access.idempotency import Claim
-from services.access.visibility import owner_scope
+from services.access.visibility import check_target, owner_scope
 
 PREFIX = "gwt_"  # tells a token from a key (gw_) without the database
 DEFAULT_LIFE = timedelta(hours=1)
@@ -47,6 +48,9 @@ class UploadTokens:
         Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's."""
         if principal.budget is not None or not (principal.is_admin or principal.owner_id == owner_id):
             raise NotAllowed("A key can create upload tokens for its own owner only.")
+        if budget.folder_id is None:
+            budget = replace(budget, folder_id=principal.folder_id)
+        check_target(principal, budget.folder_id)
         if expires_in is not None and expires_in <= timedelta():
             raise InvalidInput(errors=[{"field": "expires_in", "message": "must be positive"}])
         token = new_secret(PREFIX)
@@ -63,18 +67,19 @@ class UploadTokens:
     ) -> Page[UploadTokenRecord]:
         """Live tokens for the owner's files or made by the owner's keys, newest first. Raises NotAllowed, InvalidCursor."""
         owner_id = owner_scope(principal, owner)
-        scope = f"upload tokens:{owner_id}"
+        scope = f"upload tokens:{owner_id}:{principal.apart}"
         after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
-            found = upload_tokens.list_live(tx, owner_id, after=after, limit=limit + 1)
-            counted = upload_tokens.count_live(tx, owner_id, limit=_MOST_COUNTED + 1)
+            found = upload_tokens.list_live(tx, owner_id, folders=principal.reach, after=after, limit=limit + 1)
+            counted = upload_tokens.count_live(tx, owner_id, folders=principal.reach, limit=_MOST_COUNTED + 1)
         total = counted if counted <= _MOST_COUNTED else None
         return self._cursors.page(found, lambda token: token.id, limit=limit, scope=scope, total=total)
 
     def revoke(self, principal: Principal, token_id: UUID) -> None:
         """Expire a token now. Uploads that it began continue. Raises NotFound."""
         with self._db.connection() as tx:
-            if not upload_tokens.revoke(tx, token_id, None if principal.is_admin else principal.owner_id):
+            owner_id = None if principal.is_admin else principal.owner_id
+            if not upload_tokens.revoke(tx, token_id, owner_id, folders=principal.reach):
                 raise NotFound("There is no such upload token.")
 
     def authenticate(self, token: str) -> Principal:
@@ -83,7 +88,13 @@ class UploadTokens:
             record = upload_tokens.find(tx, secret_digest(token))
         if record is None:
             raise NotAuthenticated()
-        return Principal(record.owner_id, budget=record.budget, credential="token")
+        return Principal(
+            record.owner_id,
+            budget=record.budget,
+            credential="token",
+            scopes=frozenset({"write"}),
+            folder_id=record.key_folder_id,
+        )
 
 
 def uploader_of(tx: Tx, upload: UploadRecord) -> Principal:

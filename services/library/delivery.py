@@ -34,7 +34,7 @@ from core.principal import Principal
 from core.ranges import ByteRange, etag_matches, if_range_matches, parse_range
 from db import Database, events, file_lists, files, folders, objects
 from db.records import FileRecord
-from services.access.visibility import is_public, visible
+from services.access.visibility import is_public, may_change, visible
 from services.library.files import parse_id
 from services.library.public_copies import PublicCopies
 from services.library.zip_stream import ZipMember, zip_stream
@@ -364,7 +364,7 @@ class Delivery:
     def _in_folder(self, principal: Principal, folder_id: int) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
         with self._db.connection() as tx:
             folder = folders.get(tx, folder_id)
-            if folder is None or not (principal.is_admin or folder.owner_id == principal.owner_id):
+            if folder is None or not may_change(principal, folder.owner_id, folder_id):
                 raise NotFound("There is no such folder.")
             wanted = file_lists.FileFilter(owner_id=folder.owner_id, folder_id=folder_id, recursive=True)
             limit = self._limits.max_zip_files + 1

@@ -27,14 +27,14 @@ from core.placement import Visibility
 from core.principal import Principal
 from core.ranges import ByteRange, etag_matches
 from core.unset import UNSET, Unset, value_or_none
-from db import Database, Tx, events, file_lists, files, jobs, objects, previews, uploads
+from db import Database, Tx, events, file_lists, files, folders, jobs, objects, previews, uploads
 from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import EventRecord, FileDetailsRecord, FileRecord, FileView, PreviewRecord
 from services.access import idempotency
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Claim
-from services.access.visibility import may_change, owned, owner_scope, visible
+from services.access.visibility import check_target, listed, may_change, owned, owner_scope, visible
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE, TypePolicy
 from services.objects.bucket import bucket_errors, purge_object
@@ -141,7 +141,7 @@ class Files:
         """The file with its previews, newest events and counters. ``verify`` reads and checks the bytes, if the caller may change
         the file. Raises NotFound, NotAuthenticated."""
         found = self._details(principal, file_id)
-        if verify and principal is not None and may_change(principal, found.file.owner_id):
+        if verify and principal is not None and may_change(principal, found.file.owner_id, found.file.folder_id):
             with self._verify_limit.slot(principal.owner_id):
                 self._verify(principal, found.file)
             found = self._details(principal, file_id)
@@ -186,14 +186,16 @@ class Files:
         return self._cursors.page(found, lambda event: event.id, limit=limit, scope=scope)
 
     def list(self, principal: Principal, query: FileQuery) -> FilePage:
-        """A page of files. Totals above 10,000 are known only without filters. Raises NotAllowed, InvalidInput, InvalidCursor."""
+        """A page of files. Totals above 10,000 are known only without filters. Raises NotAllowed, NotFound for a folder,
+        InvalidInput, InvalidCursor."""
         owner = owner_scope(principal, query.owner)
+        folder, recursive = listed(principal, query.folder, recursive=query.recursive)
         wanted = FileFilter(
             owner_id=owner,
             file_type=query.file_type,
-            folder_id=query.folder if isinstance(query.folder, int) else None,
-            in_root=query.folder == "root",
-            recursive=query.recursive,
+            folder_id=folder if isinstance(folder, int) else None,
+            in_root=folder == "root",
+            recursive=recursive,
             date_from=query.date_from,
             date_to=query.date_to,
             min_size=query.min_size,
@@ -212,6 +214,8 @@ class Files:
             views, position = file_lists.page(
                 tx, wanted, sort=query.sort, after=after, limit=query.limit, expected=total
             )
+            if not views and isinstance(query.folder, int):
+                check_folder(tx, principal, query.folder)
         cursor = None
         if position is not None:
             cursor = self._cursors.sign(position + ([None] if total is None else []), scope=scope)
@@ -274,6 +278,7 @@ class Files:
         self, principal: Principal, file_id: UUID, target_folder_id: int | None, *, if_match: str | None
     ) -> FileRecord:
         """Move a file to a folder, or to the root. Raises NameConflict, NotFound, PreconditionFailed."""
+        check_target(principal, target_folder_id)
         with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, _):
             return _still(
                 files.update(
@@ -307,6 +312,7 @@ class Files:
             if file.status != "ready":
                 raise FileNotReady()
             folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
+            check_target(principal, folder_id)
             files.lock_names(tx, file.owner_id, folder_id)
             key = objects.lock_by_file(tx, file_id, share=True)
             if key is None:
@@ -417,6 +423,13 @@ class Files:
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             yield tx, file
+
+
+def check_folder(tx: Tx, principal: Principal, folder_id: int) -> None:
+    """Raises NotFound for a folder of which the caller has nothing to see. A list asks only when it is empty (T64)."""
+    owner_id = folders.owner_of(tx, folder_id)
+    if owner_id is None or not may_change(principal, owner_id, folder_id):
+        raise NotFound("There is no such folder.")
 
 
 def parse_id(text: str) -> UUID:

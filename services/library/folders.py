@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from core.errors import (
     InvalidInput,
     LimitReached,
     NameConflict,
+    NotAllowed,
     NotFound,
     Unavailable,
 )
@@ -26,10 +27,11 @@ from core.principal import Principal
 from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, folders
 from db import errors as db_errors
+from db.folders import FolderFilter
 from db.records import FolderRecord
 from services.access import idempotency
 from services.access.idempotency import Claim
-from services.access.visibility import may_change, owner_scope
+from services.access.visibility import check_target, may_change, owner_scope
 
 MAX_FOLDERS = 10_000  # of one owner (T73)
 MAX_DESCRIPTION = 4_000  # characters
@@ -67,13 +69,20 @@ class Folders:
     def get(self, principal: Principal, folder_id: int) -> FolderRecord:
         """A folder. Raises NotFound."""
         with self._db.connection() as tx:
-            return _visible(principal, folders.get(tx, folder_id))
+            return _visible(principal, folders.get(tx, folder_id, top=principal.folder_id))
+
+    def reached_by(self, principal: Principal) -> Principal:
+        """The principal of a key that is limited to a folder, with the folders that it reaches now: none if its own was
+        deleted."""
+        assert principal.folder_id is not None
+        with self._db.connection() as tx:
+            return replace(principal, folders=frozenset(folders.paths_below(tx, principal.folder_id)))
 
     def tree(self, principal: Principal, owner: str | None = None) -> list[FolderNode]:
         """The folders in the root, each with all below, read by one statement. Raises NotAllowed."""
-        scope = owner_scope(principal, owner)
+        wanted = _wanted(principal, owner)
         with self._db.connection() as tx:
-            records = folders.tree(tx, scope)
+            records = folders.tree(tx, wanted)
         children: dict[int | None, list[FolderNode]] = {None: []}
         for record in records:  # parents come before children
             node = FolderNode(record, [])
@@ -85,12 +94,12 @@ class Folders:
         self, principal: Principal, owner: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[FolderRecord]:
         """A page of all folders, oldest first. Raises NotAllowed, InvalidCursor."""
-        owner_id = owner_scope(principal, owner)
-        scope = f"folders:{principal.owner_id}:{[owner_id]}"
+        wanted = _wanted(principal, owner)
+        scope = f"folders:{principal.owner_id}:{[wanted.owner, wanted.top]}"
         after = self._cursors.after(cursor, int, scope=scope) or 0
         with self._db.connection() as tx:
-            records = folders.page(tx, owner_id, after=after, limit=limit + 1)
-            total = folders.count(tx, owner_id)
+            records = folders.page(tx, wanted, after=after, limit=limit + 1)
+            total = folders.count(tx, wanted)
         return self._cursors.page(records, lambda folder: folder.id, limit=limit, scope=scope, total=total)
 
     # -- changing ------------------------------------------------------------------------------------------------------
@@ -103,21 +112,25 @@ class Folders:
         parent_id: int | None = None,
         once: Claim | None = None,
     ) -> FolderRecord:
-        """A folder in the parent's tree. Raises NameConflict, FolderTooDeep, LimitReached; NotFound for the parent."""
+        """A folder in the parent's tree; without a parent in the root, or in the folder that a key is limited to. Raises
+        NameConflict, FolderTooDeep, LimitReached; NotFound for the parent."""
         name = clean_name(name)
+        parent_id = principal.folder_id if parent_id is None else parent_id
         _check_description(description)
         with self._rules() as tx:
             owner_id = principal.owner_id if parent_id is None else _owner(tx, principal, parent_id)
             folders.lock_tree(tx, owner_id)
-            if folders.count(tx, owner_id) >= MAX_FOLDERS:
+            if folders.count(tx, FolderFilter(owner_id)) >= MAX_FOLDERS:
                 raise LimitReached(f"An owner can have at most {MAX_FOLDERS:,} folders.")
             made = folders.create(tx, owner_id, name=name, description=description, parent_id=parent_id)
-            folder = _visible(principal, folders.get(tx, made))
+            folder = folders.get(tx, made, top=principal.folder_id)
+            assert folder is not None
             idempotency.record(tx, once, folder)
             return folder
 
     def update(self, principal: Principal, folder_id: int, change: FolderChange) -> FolderRecord:
-        """Rename, describe or move a folder. Raises NameConflict, FolderCycle, FolderTooDeep, NotFound."""
+        """Rename, describe or move a folder. Raises NameConflict, FolderCycle, FolderTooDeep, NotFound, NotAllowed."""
+        _check_not_own(principal, folder_id)
         name = None if isinstance(change.name, Unset) else clean_name(change.name)
         description = value_or_none(change.description)
         _check_description(description or "")
@@ -126,20 +139,23 @@ class Folders:
             folders.lock_tree(tx, _owner(tx, principal, folder_id))
             if parent_id is not None:
                 _owner(tx, principal, parent_id)
+            elif set_parent:
+                check_target(principal, None)
             folders.update(
                 tx, folder_id, name=name, description=description, parent_id=parent_id, set_parent=set_parent
             )
-            return _visible(principal, folders.get(tx, folder_id))
+            return _visible(principal, folders.get(tx, folder_id, top=principal.folder_id))
 
     def delete(self, principal: Principal, folder_id: int, *, recursive: bool = False) -> dict[str, int]:
         """Delete a folder; with ``recursive`` also all folders below, and their files go to the trash.
 
-        Raises FolderNotEmpty, unless only files in the trash are in it. A file that is uploaded or moved to it at the same time
-        either goes to the trash with it or gets NotFound. Many files are moved in several transactions, and the last one
-        deletes the folders; after an interruption it can be repeated.
+        Raises NotAllowed, and FolderNotEmpty unless only files in the trash are in it. A file that is uploaded or moved to it at
+        the same time either goes to the trash with it or gets NotFound. Many files are moved in several transactions, and the
+        last one deletes the folders; after an interruption it can be repeated.
 
         A move of a file locks the file before the folder, so a deadlock is possible. This waits briefly for each lock and then
         starts again, so that no other one has to give up."""
+        _check_not_own(principal, folder_id)
         trashed = 0
         for attempt in range(_ATTEMPTS):
             with self._db.connection() as conn:
@@ -186,16 +202,26 @@ def _check_description(description: str) -> None:
         raise InvalidInput("The description is not valid.", errors=[{"field": "description", "message": message}])
 
 
+def _wanted(principal: Principal, owner: str | None) -> FolderFilter:
+    return FolderFilter(owner_scope(principal, owner), principal.reach, principal.folder_id)
+
+
+def _check_not_own(principal: Principal, folder_id: int) -> None:
+    """The folder that a key is limited to is itself a member of another one, which the key does not reach."""
+    if folder_id == principal.folder_id:
+        raise NotAllowed("A key can't change the folder that it is limited to, only what is in it.")
+
+
 def _owner(tx: Tx, principal: Principal, folder_id: int) -> str:
     """The owner of the folder, if the caller may change it."""
     owner_id = folders.owner_of(tx, folder_id)
-    if owner_id is None or not may_change(principal, owner_id):
+    if owner_id is None or not may_change(principal, owner_id, folder_id):
         raise _no_folder()
     return owner_id
 
 
 def _visible(principal: Principal, folder: FolderRecord | None) -> FolderRecord:
-    if folder is None or not may_change(principal, folder.owner_id):
+    if folder is None or not may_change(principal, folder.owner_id, folder.id):
         raise _no_folder()
     return folder
 

@@ -78,7 +78,7 @@ class PublicCopies:
 
     def shown(self, principal: Principal | None, file: FileRecord) -> FileRecord:
         """The file for this caller: as it is for those who may change it, as the public gets it for others."""
-        return file if may_change(principal, file.owner_id) else self.public(file, principal)
+        return file if may_change(principal, file.owner_id, file.folder_id) else self.public(file, principal)
 
     def public(self, file: FileRecord, principal: Principal | None = None) -> FileRecord:
         """The file as the public gets it. While its bytes still tell the location, it is ``processing`` and has no hash."""

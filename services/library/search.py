@@ -22,7 +22,8 @@ from db.file_lists import FileFilter
 from db.records import FileRecord, FileView
 from db.search import index, query, words
 from db.search.query import Clock
-from services.access.visibility import owner_scope
+from services.access.visibility import listed, owner_scope
+from services.library.files import check_folder
 
 T = TypeVar("T")
 
@@ -77,19 +78,20 @@ class Search:
         self._cursors = cursors
 
     def search(self, principal: Principal, request: SearchRequest) -> SearchPage:
-        """A page of hits. Any text is a valid query; an empty one finds everything, newest first. Raises NotAllowed, InvalidInput
-        for an unknown facet, InvalidCursor for a cursor of another search, Unavailable."""
+        """A page of hits. Any text is a valid query; an empty one finds everything, newest first. Raises NotAllowed, NotFound for
+        a folder, InvalidInput for an unknown facet, InvalidCursor for a cursor of another search, Unavailable."""
         unknown = set(request.facets) - query.FACETS
         if unknown:
             message = f"one of {', '.join(sorted(query.FACETS))}"
             raise InvalidInput("Unknown facet.", errors=[{"field": "facets", "message": message}])
         tree = parse(request.query)
+        folder, _ = listed(principal, request.folder, recursive=True)
         wanted = FileFilter(
             owner_id=owner_scope(principal, request.owner),
             file_type=request.file_type,
-            folder_id=request.folder if isinstance(request.folder, int) else None,
-            in_root=request.folder == "root",
-            recursive=isinstance(request.folder, int),
+            folder_id=folder if isinstance(folder, int) else None,
+            in_root=folder == "root",
+            recursive=isinstance(folder, int),
             date_from=request.date_from,
             date_to=request.date_to,
             deleted=tree.deleted,
@@ -116,6 +118,8 @@ class Search:
             if not tree.groups and wanted.unfiltered:
                 total = file_lists.total(conn, wanted)
             shown = found.hits[:room]
+            if not shown and isinstance(request.folder, int):
+                check_folder(conn, principal, request.folder)
             snippets = _snippets(conn, tree, found.stems, [hit.file for hit in shown])
         marks = [parts(term.key) or [term.key] for term in tree.terms]
         marks += [[word] for near in corrections.values() for word in near]
@@ -132,9 +136,10 @@ class Search:
         names, then names with such a word. Distinct; wildcards are literal."""
         typed = name_key(index.UNSTORABLE.sub("", prefix[:MAX_TEXT]))
         typed_words = phrase(typed)
-        wanted = FileFilter(owner_id=principal.owner_id)
+        folder = principal.folder_id
+        wanted = FileFilter(owner_id=principal.owner_id, folder_id=folder, recursive=folder is not None)
         with self._db.connection() as tx:
-            found = words.names_beginning(tx, principal.owner_id, typed, limit=limit)
+            found = words.names_beginning(tx, wanted, typed, limit=limit)
             if typed_words and typed.endswith(typed_words[-1]):
                 inside = SearchTree(((Term(" ".join(typed_words), "prefix", "name"),),))
                 find = partial(query.find, wanted=wanted, tree=inside, limit=_LOOKED_AT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from core.errors import NotAllowed
 from core.principal import Principal
 from db import Database, stats
 from services.access.visibility import owner_scope
@@ -23,8 +24,11 @@ class Stats:
         self._quota_bytes = quota_bytes
 
     def storage(self, principal: Principal, owner: str | None = None) -> dict[str, Any]:
-        """The members of ``GET /api/storage/stats``. The trash counts in ``quota`` and the saved bytes only."""
+        """The members of ``GET /api/storage/stats``. The trash counts in ``quota`` and the saved bytes only. Raises NotAllowed,
+        also for a key that is limited to a folder: no counters are kept of all that is below one."""
         owner_id = owner_scope(principal, owner)
+        if principal.folder_id is not None:
+            raise NotAllowed("Statistics are of all folders, and this key is limited to one.")
         with self._db.connection() as tx:
             counts = stats.count(tx, owner_id)
             usage = stats.usage(tx, owner_id)

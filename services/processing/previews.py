@@ -121,7 +121,7 @@ class Previews:
             stored = previews.find(
                 tx, file.file_path, preview_type=shape.type, variant=shape.variant, mime_type=shape.mime_type
             )
-            retry = request.retry and may_change(principal, file.owner_id)
+            retry = request.retry and may_change(principal, file.owner_id, file.folder_id)
             if stored is None:
                 self._raise_remembered(tx, file, shape, forget=retry)
             if principal is None:

@@ -39,6 +39,7 @@ from db import errors as db_errors
 from db.files import NewFile
 from db.records import FileRecord, PartRecord, UploadRecord
 from services.access.upload_tokens import as_sent, uploader_of
+from services.access.visibility import may_change
 from services.objects import part_writer
 from services.objects.bucket import bucket_errors
 from services.uploads.intake import RESUMABLE, Intake
@@ -391,7 +392,7 @@ def check_owner(principal: Principal, upload: UploadRecord | None) -> UploadReco
     """The upload, if it is the caller's; else NotFound. An upload token sees only those that it began."""
     if (
         upload is None
-        or not (principal.is_admin or upload.owner_id == principal.owner_id)
+        or not may_change(principal, upload.owner_id, upload.folder_id)
         or (principal.token_id is not None and upload.token_id != principal.token_id)
     ):
         raise NotFound("There is no such upload.")

@@ -497,11 +497,16 @@ class DirectUploads:
 
     def unfinished(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[UploadRecord]:
         """The caller's unfinished uploads by any protocol, newest first; an upload token sees only its own."""
-        scope = f"uploads:{principal.owner_id}:{principal.token_id}"
+        scope = f"uploads:{principal.owner_id}:{principal.apart}"
         after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
             found = uploads.unfinished(
-                tx, principal.owner_id, token_id=principal.token_id, after=after, limit=limit + 1
+                tx,
+                principal.owner_id,
+                token_id=principal.token_id,
+                folders=principal.reach,
+                after=after,
+                limit=limit + 1,
             )
         return self._cursors.page(found, lambda upload: upload.id, limit=limit, scope=scope)
 

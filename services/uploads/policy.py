@@ -9,13 +9,14 @@ from datetime import timedelta
 
 from core.errors import FileTooLarge, LimitReached, NotAllowed, NotFound, QuotaExceeded
 from core.placement import Placement
-from core.principal import Principal
+from core.principal import Principal, UploadBudget
 from db import Database, Tx, uploads
 from db import errors as db_errors
 from db.records import UploadRecord
 from db.uploads import NewUpload
 from services.access import idempotency
 from services.access.idempotency import Claim
+from services.access.visibility import check_target
 from services.library.type_policy import TypePolicy
 
 
@@ -56,11 +57,18 @@ class UploadPolicy:
 
     def place(self, principal: Principal, placement: Placement) -> Placement:
         """The placement that applies. The files of an upload token with a folder go there or, if it was deleted, to the root
-        as private files. Raises NotFound for another folder, and NotAllowed for what would publish more than the token allows
-        or reveal what the owner has."""
-        budget = principal.budget
-        if budget is None:
-            return placement
+        as private files. Those of a key that is limited to a folder go there by default. Raises NotFound for another folder, and
+        NotAllowed for what would publish more than the token allows or reveal what the owner has."""
+        if principal.budget is not None:
+            placement = self._place_by_token(principal.budget, placement)
+        elif principal.folder_id is not None:
+            if placement.on_duplicate == "reject":  # the owner's other folders may have it
+                raise NotAllowed("With a key that is limited to a folder, on_duplicate must be link or copy.")
+            placement = replace(placement, folder_id=placement.folder_id or principal.folder_id)
+        check_target(principal, placement.folder_id)
+        return placement
+
+    def _place_by_token(self, budget: UploadBudget, placement: Placement) -> Placement:
         if placement.on_duplicate != "link":
             raise NotAllowed("With an upload token, on_duplicate must be link.")
         if placement.visibility == "public" and budget.visibility == "private":

@@ -20,6 +20,7 @@ from core.errors import GatewayError
 from core.principal import Principal
 from db import Database, counters, file_lists, files, folders, objects, scalar, stats
 from db.file_lists import FileFilter
+from db.folders import FolderFilter
 from services import Services
 from services.library.files import FileChange
 from services.library.folders import FolderChange
@@ -209,7 +210,7 @@ def test_T72_counters_equal_a_scan_after_concurrent_operations(services: Service
         assert kept(db, owner) == scanned(db, owner)
     with db.connection() as tx:
         for owner in ("alice", "bob"):
-            for record in folders.tree(tx, owner):
+            for record in folders.tree(tx, FolderFilter(owner)):
                 below = list(folders.paths_below(tx, record.id))
                 row = tx.execute(
                     "select count(*) filter (where folder_id = %s), count(*), coalesce(sum(file_size), 0)::bigint"

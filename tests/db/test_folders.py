@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from db import Database, Tx, folders
+from db.folders import FolderFilter
 from tests.rows import add_file
 
 
@@ -93,7 +94,7 @@ def test_paths_and_counts(db: Database) -> None:
         add_file(db, name, folder=folder, size=size)
     add_file(db, "6", folder=low, size=10_000, deleted=True)
     with db.connection() as tx:
-        everything = {record.id: record for record in folders.tree(tx, "alice")}
+        everything = {record.id: record for record in folders.tree(tx, FolderFilter("alice"))}
         assert {id: (r.path, r.file_count, r.total_file_count, r.total_size) for id, r in everything.items()} == {
             top: ("/top", 1, 4, 1111),
             middle: ("/top/middle", 2, 3, 1110),
@@ -102,12 +103,15 @@ def test_paths_and_counts(db: Database) -> None:
         }
         assert [record.id for record in everything.values()] == [beside, top, middle, low]  # as a tree
         assert all(folders.get(tx, id) == record for id, record in everything.items())
-        assert folders.page(tx, "alice", after=top, limit=2) == [everything[middle], everything[low]]
-        assert folders.tree(tx, "bob") == folders.page(tx, "bob", after=0, limit=9) == []
-        assert folders.tree(tx, None) == list(everything.values())
+        assert folders.page(tx, FolderFilter("alice"), after=top, limit=2) == [everything[middle], everything[low]]
+        assert folders.tree(tx, FolderFilter("bob")) == folders.page(tx, FolderFilter("bob"), after=0, limit=9) == []
+        assert folders.tree(tx, FolderFilter(None)) == list(everything.values())
         assert folders.get(tx, 2**31 - 1) is None
         assert folders.paths_below(tx, top) == {top: "", middle: "middle/", low: "middle/low/"}
-        assert folders.count(tx, "alice") == folders.count(tx, None) == 4 and folders.count(tx, "bob") == 0
+        assert (
+            folders.count(tx, FolderFilter("alice")) == folders.count(tx, FolderFilter(None)) == 4
+            and folders.count(tx, FolderFilter("bob")) == 0
+        )
 
 
 def test_trashing_in_batches_counts_files_that_were_in_the_trash(db: Database) -> None:

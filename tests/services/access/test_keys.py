@@ -23,6 +23,8 @@ from settings import Settings
 from tests.client import GatewayClient
 from tests.live import Live
 from tests.paths import ROOT
+from tests.rows import sql
+from tests.services.uploads.test_intake import counted
 
 
 @pytest.fixture
@@ -53,6 +55,48 @@ def test_a_key_is_read_once_in_a_moment(services: Services, db: Database, monkey
     assert again is first
     now += CACHED
     assert refused(services.keys, key)
+
+
+def test_T63_an_expired_key_is_refused_at_once(
+    services: Services, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the database's clock, however short ago the key was read."""
+    now = 0.0
+    monkeypatch.setattr("services.access.keys.monotonic", lambda: now)
+    _, key = services.keys.create_key("alice")
+    sql(db, "update api_keys set expires_at = now() + interval '0.45 s'")
+    services.keys.authenticate(key)
+    sql(db, "update api_keys set expires_at = now()")  # instead of waiting
+    now += 0.45
+    assert now < CACHED and refused(services.keys, key)
+
+
+def test_T63_the_last_use_is_written_once_a_minute(
+    services: Services, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("services.access.keys.monotonic", lambda: now)
+    _, key = services.keys.create_key("alice")
+    numbers = []
+    with counted(services) as log:
+        for minutes in (None, "0", "0.9", "1.1"):
+            if minutes is not None:
+                sql(db, "update api_keys set last_used_at = now() - %s * interval '1 minute'", minutes)
+            log.statements.clear()
+            services.keys.authenticate(key)
+            services.keys.authenticate(key)
+            numbers.append(len(log.statements))
+            now += CACHED
+    assert numbers == [2, 1, 1, 2]
+    assert sql(db, "select now() - last_used_at < interval '1 minute' from api_keys") == [(True,)]
+
+
+def test_T63_requests_do_not_wait_for_a_key_that_another_one_writes(services: Services, db: Database) -> None:
+    _, key = services.keys.create_key("alice")
+    with db.transaction() as tx:
+        tx.execute("select from api_keys for update")
+        assert services.keys.authenticate(key).owner_id == "alice"
+    assert sql(db, "select last_used_at from api_keys") == [(None,)]
 
 
 def test_T63_an_unknown_key_is_not_remembered(services: Services) -> None:
