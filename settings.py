@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535)
     public_url: str | None = None  # the address that clients use; default http://HOST:PORT
     flask_debug: bool = False  # Flask's own setting; refused in production
+    ops_access: Literal["public", "admin"] = (
+        "public"  # who sees /metrics, the details of /readyz, /docs and /openapi.json
+    )
+    metrics_token: SecretStr | None = None  # a credential for these alone, for Prometheus
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     web_workers: int = Field(default=2, ge=1, le=64)  # processes
     web_threads: int = Field(default=32, ge=2, le=256)  # per process; a slow upload uses one, a quarter is reserved
@@ -193,7 +197,7 @@ class Settings(BaseSettings):
             raise ValueError("each key must have 32 characters or more, as of: openssl rand -hex 32")
         return value
 
-    @field_validator("s3_secret_key", "secret_key", "admin_api_key")
+    @field_validator("s3_secret_key", "secret_key", "admin_api_key", "metrics_token", "oidc_client_secret")
     @classmethod
     def _strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and info.data.get("environment") == "production":

@@ -35,6 +35,8 @@ from gunicorn.http import wsgi
 from gunicorn.http.body import Body, LengthReader
 from gunicorn.workers.gthread import TConn
 
+from core.security_headers import SECURITY_HEADERS
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -413,8 +415,6 @@ def problem_response(status: int, detail: str) -> bytes:
 
 
 def _head(status: int, title: str, content_type: str, length: int, request_id: str) -> bytes:
-    return (
-        f"HTTP/1.1 {status} {title}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n"
-        f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: private, no-store\r\n"
-        "Connection: close\r\n\r\n"
-    ).encode()
+    own = {"Content-Type": content_type, "Content-Length": length, "X-Request-ID": request_id, "Connection": "close"}
+    lines = [f"{name}: {value}\r\n" for name, value in [*own.items(), *SECURITY_HEADERS]]
+    return f"HTTP/1.1 {status} {title}\r\n{''.join(lines)}\r\n".encode()

@@ -49,13 +49,14 @@ from api import (
     search,
     upload_tokens,
 )
-from api.context import EXTENSION, Gateway, request_id
+from api.context import EXTENSION, Gateway, request_id, settings
 from api.fields import MAX_INT32
 from api.render import GatewayJSON
 from api.tus import SlashAtEnd, tus
 from api.tus_headers import PATH as TUS_PATH
 from api.upload_tokens import TokenInPath
 from core import breaker
+from core.security_headers import OVER_HTTPS, SECURITY_HEADERS
 from services import Services
 from settings import Settings
 from telemetry import metrics
@@ -68,12 +69,6 @@ _EXPOSED = (
     "Upload-Concat, Upload-Defer-Length, Upload-Complete, Upload-Incomplete, Upload-Draft-Interop-Version, Upload-Limit, "
     "Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, "
     "RateLimit, RateLimit-Policy"
-)
-_DEFAULT_HEADERS = (
-    ("Referrer-Policy", "no-referrer"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "private, no-store"),
 )
 _ROUTES = (
     (monitoring.routes, ""),
@@ -162,9 +157,9 @@ def _finish(response: Response) -> Response:
     name = request_id()
     if name is not None:
         headers["X-Request-ID"] = name
-    headers["X-Content-Type-Options"] = "nosniff"
+    wanted = OVER_HTTPS if settings().base_url.startswith("https:") else SECURITY_HEADERS
     given = {name.lower() for name, _ in headers}
-    headers.extend([(name, value) for name, value in _DEFAULT_HEADERS if name.lower() not in given])
+    headers.extend([(name, value) for name, value in wanted if name.lower() not in given])
     if request.method == "OPTIONS" and response.is_sequence and not response.get_data():
         headers.pop("Content-Type", None)  # Flask would say text/html
     return response

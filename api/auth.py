@@ -7,12 +7,13 @@ answer is 401 whether the route exists or not.
 from __future__ import annotations
 
 import re
+from hmac import compare_digest
 
 from flask import current_app, g, request
 
-from api.context import services
+from api.context import services, settings
 from api.operations import Operation
-from core.errors import NotAllowed, NotAuthenticated
+from core.errors import GatewayError, NotAllowed, NotAuthenticated
 from core.principal import Principal, Scope
 from services.access import upload_tokens
 
@@ -36,6 +37,8 @@ def authenticate() -> None:
     access = operation.access if operation is not None else None
     if access == "public" or request.method == "OPTIONS":  # a CORS preflight has no credential, and only lists methods
         return
+    if access == "operators" and _is_open_to_operators():
+        return
     g.principal = _caller()
     if g.principal is not None:
         _authorize(g.principal, operation)
@@ -43,6 +46,25 @@ def authenticate() -> None:
             g.principal = services().folders.reached_by(g.principal)
     elif access != "signed" and not (access == "public files" and request.method in ("GET", "HEAD")):
         raise NotAuthenticated()
+
+
+def is_operator() -> bool:
+    """Whether the caller may see what OPS_ACCESS can close (T141)."""
+    if _is_open_to_operators():
+        return True
+    try:
+        caller = _caller()
+    except GatewayError:
+        return False
+    return caller is not None and caller.is_admin and "admin" in caller.scopes
+
+
+def _is_open_to_operators() -> bool:
+    """To everyone, or to the sender of METRICS_TOKEN, also while the database is away."""
+    if settings().ops_access == "public":
+        return True
+    token, sent = settings().metrics_token, request.headers.get("Authorization", "")
+    return token is not None and compare_digest(sent.partition(" ")[2].encode(), token.get_secret_value().encode())
 
 
 def _caller() -> Principal | None:
@@ -72,7 +94,7 @@ def _authorize(principal: Principal, operation: Operation | None) -> None:
         raise NotAllowed("An upload token only allows uploads.")
     if operation is None:
         return
-    if operation.access == "admin" and not principal.is_admin:
+    if operation.access in ("admin", "operators") and not principal.is_admin:
         raise NotAllowed("An admin key is required.")
     require(principal, *operation.scopes_for(request.method))
 

@@ -1,11 +1,17 @@
-"""Health, metrics and the API's documentation. Open to all, so no response contains names of anything (T124)."""
+"""Health, metrics and the API's documentation.
+
+All are open to everyone unless OPS_ACCESS closes all but ``/healthz`` and the status of ``/readyz`` (T141), so no response
+contains names of anything (T124)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from flask import Blueprint, Response, current_app
 
 import telemetry
 from api import openapi, problems
+from api.auth import is_operator
 from api.context import services
 from api.docs_page import page, policy
 from api.operations import Content, operation
@@ -28,16 +34,17 @@ def healthz() -> Response:
 @routes.get("/readyz")
 @operation("Check that the gateway can work", access="public", responses={200: ReadyOut}, errors=(Unavailable,))
 def readyz() -> Response:
-    """`503` with the same `checks` if one of them failed."""
+    """`503` with the same `checks` if one of them failed. With `OPS_ACCESS=admin`, `checks` are shown to admins only."""
     checks = services().health.ready()
-    if all(checks.values()):
-        return answer({"status": "ready", "checks": checks})
     failed = ", ".join(name for name, found in checks.items() if not found)
-    return problems.from_gateway_error(Unavailable(f"Not ready: {failed}.", checks=checks))
+    details: dict[str, Any] = {"checks": checks} if is_operator() else {}
+    if not failed:
+        return answer({"status": "ready", **details})
+    return problems.from_gateway_error(Unavailable(f"Not ready: {failed}." if details else "Not ready.", **details))
 
 
 @routes.get("/metrics")
-@operation("Get metrics", access="public", responses={200: Content({"text/plain": None}, "Prometheus text format")})
+@operation("Get metrics", access="operators", responses={200: Content({"text/plain": None}, "Prometheus text format")})
 def show_metrics() -> Response:
     """Counts, durations and outcomes of requests, uploads, calls to the bucket, jobs and previews, of all processes on this
     machine; and the state of the queues if the database is available."""
@@ -63,7 +70,7 @@ def show_metrics() -> Response:
 
 @routes.get("/openapi.json")
 @operation(
-    "Get the OpenAPI document", access="public", responses={200: Content({"application/json": None}, "OpenAPI 3.1")}
+    "Get the OpenAPI document", access="operators", responses={200: Content({"application/json": None}, "OpenAPI 3.1")}
 )
 def document() -> Response:
     """Generated from the routes."""
@@ -71,7 +78,7 @@ def document() -> Response:
 
 
 @routes.get("/docs")
-@operation("Get the documentation as a page", access="public", responses={200: _HTML})
+@operation("Get the documentation as a page", access="operators", responses={200: _HTML})
 def docs() -> Response:
     """The OpenAPI document and the error codes as HTML."""
     text = page(openapi.document(current_app))

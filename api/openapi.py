@@ -177,7 +177,7 @@ def _security(method: str, operation: Operation) -> list[dict[str, list[str]]]:
     if operation.access == "public":
         return []
     keys: list[dict[str, list[str]]] = [{"bearer": [scope]} for scope in operation.scopes_for(method)]
-    return [*keys, {}] if operation.access in ("public files", "signed") else keys
+    return [*keys, {}] if operation.access in ("operators", "public files", "signed") else keys
 
 
 def _path_parameters(rule: Rule) -> Iterator[dict[str, Any]]:

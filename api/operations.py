@@ -27,7 +27,8 @@ from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
 from core.principal import Scope
 from services.access.rate_limits import LimitName
 
-Access = Literal["public", "public files", "signed", "user", "admin"]  # signed: the address is a credential
+# signed: the address is a credential; operators: public, unless OPS_ACCESS closes it
+Access = Literal["public", "operators", "public files", "signed", "user", "admin"]
 _SCOPES: Mapping[str, Scope] = {"GET": "read", "HEAD": "read", "DELETE": "delete"}  # of other methods: write
 Model = TypeVar("Model", bound=BaseModel)
 View = Callable[..., Response]
@@ -84,7 +85,7 @@ class Operation:
 
     def scopes_for(self, method: str) -> tuple[Scope, ...]:
         """The scopes of which a credential needs one."""
-        return ("admin",) if self.access == "admin" else self.scopes or (_SCOPES.get(method, "write"),)
+        return ("admin",) if self.access in ("admin", "operators") else self.scopes or (_SCOPES.get(method, "write"),)
 
 
 operation = Operation

@@ -362,8 +362,10 @@ class HealthOut(Out):
 
 
 class ReadyOut(Out):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)  # checks for operators only
+
     status: Literal["ready"]
-    checks: dict[str, bool | str]
+    checks: dict[str, bool | str] = {}
 
 
 class RescanOut(Out):

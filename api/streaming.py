@@ -45,9 +45,7 @@ def redirect(url: str) -> Response:
 def guarded(response: Response) -> Response:
     """Set the headers of every response with users' bytes (T31)."""
     headers = response.headers
-    headers["X-Content-Type-Options"] = "nosniff"
     headers["Content-Security-Policy"] = _SANDBOX
-    headers["Referrer-Policy"] = "no-referrer"
     # Pages of other sites may embed what anybody may read, and nothing else.
     headers["Cross-Origin-Resource-Policy"] = "cross-origin" if caller_or_none() is None else "same-origin"
     headers.setdefault("Cache-Control", "private, no-cache")  # revalidated each time, by ETag

@@ -14,6 +14,7 @@ Everything else may import this package; it imports nothing of the project. Open
     ranges           Range, If-Range and ETag headers
     disposition      Content-Disposition
     cursors          pages of lists, and signed values
+    security_headers  headers of every response
     secrets          keys derived from SECRET_KEY, one for each purpose
     unset            a member that a PATCH omits
     strict_json      I-JSON from clients

@@ -4,7 +4,8 @@
     answer = client.post("/api/folders", json={"name": "Plans"})
     assert answer.status == 201 and answer.json["name"] == "Plans"
 
-Both follow no redirect, and check each response against the OpenAPI document (tests/openapi_check.py).
+Both follow no redirect, and check each response for security headers and against the OpenAPI document
+(tests/openapi_check.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import requests
 from flask import Flask
 from werkzeug.datastructures import Headers
 
+from core.security_headers import SECURITY_HEADERS
 from tests.openapi_check import check_response
 
 File = tuple[str, bytes] | tuple[str, bytes, str]  # file name, bytes, media type
@@ -109,6 +111,8 @@ class GatewayClient:
             self._over_http(method, path, data, sent) if self._session else self._in_process(method, path, data, sent)
         )
         if self._check:
+            missing = [name for name, _ in SECURITY_HEADERS if not answer.headers.get(name)]
+            assert not missing, f"{method} {path[:200]} -> {answer.status}: no {missing}"
             check_response(
                 self.document, method, unquote(path.partition("?")[0]), answer.status, answer.headers, answer.body
             )

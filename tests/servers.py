@@ -115,7 +115,8 @@ def start_minio(directory: Path) -> S3Server:
 
 @contextlib.contextmanager
 def nginx(directory: Path, upstream: int) -> Iterator[int]:
-    """The port of an nginx with the project's configuration before ``upstream``. Raises FileNotFoundError without nginx."""
+    """The port of an nginx with the project's configuration before ``upstream``, which logs to nginx.log in the directory.
+    Raises FileNotFoundError without nginx."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         raise FileNotFoundError("the proxy's configuration needs nginx to be tried (Debian: apt install nginx-light)")
@@ -132,7 +133,8 @@ def nginx(directory: Path, upstream: int) -> Iterator[int]:
     (directory / "temp").mkdir()
     (directory / "nginx.conf").write_text(text)
     command = [program, "-p", str(directory), "-c", str(directory / "nginx.conf"), "-g", "daemon off;"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    with (directory / "nginx.log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log)
     try:
         deadline = time.monotonic() + START_TIMEOUT
         while not _listens(port):

@@ -71,6 +71,10 @@ def test_every_variable_is_a_setting_or_explained() -> None:
     assert required == {"POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SECRET_KEY"}
 
 
+def test_T141_metrics_and_documentation_are_closed() -> None:
+    assert ENVIRONMENT["OPS_ACCESS"] == "${OPS_ACCESS:-admin}"
+
+
 def test_the_image_is_small_and_not_root() -> None:
     final = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.match(r"python:\S+-slim\n", final) and re.search(r"^USER [1-9]\d*:", final, re.MULTILINE)

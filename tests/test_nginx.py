@@ -9,11 +9,13 @@ import os
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from core.security_headers import SECURITY_HEADERS
 from tests.servers import nginx
 
 TIMEOUT = 60
@@ -83,21 +85,44 @@ def test_bodies_are_passed_on_unbuffered(proxy: tuple[int, Upstream]) -> None:
     assert "Host: files.test:8080" in head
 
 
-def test_errors_of_nginx_are_problem_documents(proxy: tuple[int, Upstream]) -> None:
+LINK = b"/d/SECRET"
+LONG = b"x" * 40_000
+REFUSED = {
+    b"GET " + LINK + b" HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n": (400, "invalid_input"),
+    b"GET " + LINK + b" HTTP/3.0\r\nHost: a\r\n\r\n": (400, "invalid_input"),
+    b"GET " + LINK + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: other\r\n\r\n": (400, "invalid_input"),
+    b"GET " + LINK + b"/%00/../../.. HTTP/1.1\r\nHost: a\r\n\r\n": (400, "invalid_input"),
+    b"SECRET\0\r\n\r\n": (400, "invalid_input"),
+    b"TRACE " + LINK + b" HTTP/1.1\r\nHost: a\r\n\r\n": (405, "method_not_allowed"),
+    b"GET /problem HTTP/1.1\r\nHost: a\r\nX-A: SECRET\r\n\r\n": (404, "not_found"),
+    b"GET " + LINK + LONG + b" HTTP/1.1\r\nHost: a\r\n\r\n": (414, "uri_too_long"),
+    b"GET " + LINK + b" HTTP/1.1\r\nHost: a\r\nX-A: " + LONG + b"\r\n\r\n": (431, "headers_too_large"),
+    b"GET " + LINK + b" HTTP/1.1\r\nHost: a\r\n\r\n": (503, "unavailable"),  # the gateway is down
+}
+
+
+def test_T140_errors_of_nginx_are_problem_documents_and_its_log_has_no_paths(
+    proxy: tuple[int, Upstream], tmp_path: Path
+) -> None:
     port, upstream = proxy
-    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
-        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
-        answer = http.client.HTTPResponse(client)
-        answer.begin()
-        assert answer.status == 400
+    upstream.server_close()
+    answered = set()
+    for request, (status, code) in REFUSED.items():
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
+            client.sendall(request)
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            problem = json.loads(answer.read())
+        assert (answer.status, problem["status"], problem["code"]) == (status, status, code), request[:80]
         assert answer.headers["Content-Type"] == "application/problem+json"
-        assert json.loads(answer.read())["request_id"] == answer.headers["X-Request-ID"]
-    upstream.server_close()  # the gateway is down
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-    connection.request("GET", "/")
-    answer = connection.getresponse()
-    assert answer.status == 503
-    assert answer.headers["Retry-After"]
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert json.loads(answer.read())["code"] == "unavailable"
-    connection.close()
+        assert problem["request_id"] == answer.headers["X-Request-ID"]
+        assert (answer.headers["Retry-After"] is None) is (status != 503)
+        assert answer.headers["Server"] == "nginx"
+        for name, value in SECURITY_HEADERS:
+            assert answer.headers[name] == value
+        answered.add((status, problem["request_id"]))
+    deadline = time.monotonic() + TIMEOUT
+    while (log := (tmp_path / "nginx.log").read_text()).count("\n") < len(answered) and time.monotonic() < deadline:
+        time.sleep(0.02)  # nginx logs a request when its connection is closed
+    assert {(line["status"], line["request_id"]) for line in map(json.loads, log.splitlines())} == answered
+    assert "SECRET" not in log
