@@ -28,9 +28,11 @@ from core.secrets import Secrets
 from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from services import Services
 from services.access.concurrency import ConcurrencyLimit
+from services.access.failed_credentials import FailedCredentials
 from services.access.idempotency import Idempotency
 from services.access.identity_provider import IdentityProvider, ProviderSettings
 from services.access.keys import Keys
+from services.access.login_sessions import LoginSessions, SessionLimits
 from services.access.rate_limits import NAMES, RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery, DeliveryLimits
@@ -126,10 +128,19 @@ def wire(
     counts_url = settings.rate_limits_url.get_secret_value() if settings.rate_limits_url else None
     rate_limits = RateLimits(db, rates, url=counts_url) if settings.rate_limits == "on" else None
 
+    keys = Keys(db, cursors)
+    session_limits = SessionLimits(
+        life=timedelta(seconds=settings.session_ttl),
+        idle=timedelta(seconds=settings.session_idle_ttl),
+        per_owner=settings.max_sessions,
+    )
+
     return Services(
         db=db,
-        keys=Keys(db, cursors),
+        keys=keys,
         identity_provider=_identity_provider(settings),
+        failed_credentials=FailedCredentials(rate_limits),
+        login_sessions=LoginSessions(db, keys, session_limits),
         upload_tokens=UploadTokens(db, cursors),
         idempotency=Idempotency(db),
         rate_limits=rate_limits,

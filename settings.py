@@ -124,12 +124,20 @@ class Settings(BaseSettings):
     jwt_files_claim: str | None = None  # number of files
     jwt_leeway: int = Field(default=30, ge=0, le=300)  # seconds that the provider's clock may differ
 
+    # Sessions of people who sign in with a browser
+    session_ttl: int = Field(default=43_200, ge=60, le=2_592_000)  # seconds; then they must sign in again
+    session_idle_ttl: int = Field(default=7_200, ge=120, le=2_592_000)  # seconds without a request
+    max_sessions: int = Field(default=20, ge=1, le=1_000)  # of one owner; a further one ends the oldest
+
     # Rate limits: requests of one owner, of all its upload tokens together, or of one address without a credential
     rate_limits: Literal["on", "off"] = "on"
     # Where all processes count: redis://… (Redis or Valkey), memory:// (one web process only); unset: the database.
     rate_limits_url: SecretStr | None = None
     rate_limit_uploads: str = Field(default="60000/minute", pattern=_RATE)  # uploads begun, by any protocol
     rate_limit_logins: str = Field(default="10/minute", pattern=_RATE)  # of one address
+    rate_limit_failures: str = Field(
+        default="30/minute", pattern=_RATE
+    )  # credentials of one address that were not valid
     rate_limit_previews: str = Field(default="6000/minute", pattern=_RATE)
     rate_limit_search: str = Field(default="1200/minute", pattern=_RATE)  # and suggestions
     rate_limit_archives: str = Field(default="60/minute", pattern=_RATE)  # ZIP downloads

@@ -17,6 +17,7 @@ at /openapi.json from these declarations. Then files.py, which has the most rout
                         tus, tus_headers, tus_body    /api/tus: tus 1.0.0 and the IETF draft
                         s3_uploads, s3_upload_models, s3_xml    /s3: what @uppy/aws-s3 expects
                         upload_tokens     /api/upload-tokens, and /t/<token>/...
+                        login, session_cookie    /api/session: sign in with a browser
                         files, folders, search, admin, monitoring (health, metrics, the document)
 """
 
@@ -40,6 +41,7 @@ from api import (
     files,
     folders,
     form_uploads,
+    login,
     monitoring,
     problems,
     proxies,
@@ -47,6 +49,7 @@ from api import (
     s3_uploads,
     s3_xml,
     search,
+    session_cookie,
     upload_tokens,
 )
 from api.context import EXTENSION, Gateway, request_id, settings
@@ -81,6 +84,7 @@ _ROUTES = (
     (s3_uploads.routes, "/s3"),
     (s3_xml.routes, "/s3/objects"),
     (upload_tokens.routes, "/api"),
+    (login.routes, "/api"),
 )
 
 
@@ -103,6 +107,7 @@ def create(services: Services, settings: Settings) -> Flask:
     app.before_request(auth.authenticate)
     app.before_request(rate_limits.count)
     app.after_request(_finish)
+    app.after_request(session_cookie.drop_ended)
     app.after_request(rate_limits.describe)
     app.teardown_request(lambda _: breaker.end_request())
     _allow_origins(app, settings.cors_origins)

@@ -11,6 +11,7 @@ from hmac import compare_digest
 
 from flask import current_app, g, request
 
+from api import proxies, session_cookie
 from api.context import services, settings
 from api.operations import Operation
 from core.errors import GatewayError, NotAllowed, NotAuthenticated
@@ -71,21 +72,40 @@ def _caller() -> Principal | None:
     """Who sent the request's credential; None without one. Raises NotAuthenticated for one that is not valid."""
     header = request.headers.get("Authorization")
     if header is None:
-        return None
+        return _signed_in()
     match = _BEARER.fullmatch(header)
     if not match:
         raise NotAuthenticated("Send the credential as: Authorization: Bearer <key>")
     return identify(match[1])
 
 
+def _signed_in() -> Principal | None:
+    """Whose session the browser has. None without one, or if it has ended, and on reads that pages of other sites make."""
+    secret = session_cookie.value()
+    if secret is None:
+        return None
+    if not session_cookie.may_authenticate():
+        if request.method in ("GET", "HEAD"):
+            return None
+        raise NotAllowed("The session counts only on requests of pages of the gateway itself, at PUBLIC_URL.")
+    try:
+        with services().failed_credentials.counted(secret, proxies.client()):
+            return services().login_sessions.authenticate(secret)
+    except NotAuthenticated:
+        g.session_has_ended = True
+        return None
+
+
 def identify(credential: str) -> Principal:
-    """Whose the credential is; its form tells what kind it is. Raises NotAuthenticated."""
-    provider = services().identity_provider
-    if credential.startswith(upload_tokens.PREFIX):
-        return services().upload_tokens.authenticate(credential)
+    """Whose the credential is; its form tells what kind it is. Raises NotAuthenticated, and TooMany if its address has sent
+    too many that are not valid."""
+    provider, failed = services().identity_provider, services().failed_credentials
     if provider is not None and provider.accepts(credential):
-        return provider.authenticate(credential)
-    return services().keys.authenticate(credential)
+        with failed.counted(credential, proxies.client(), needs_database=False):
+            return provider.authenticate(credential)
+    kind = services().upload_tokens if credential.startswith(upload_tokens.PREFIX) else services().keys
+    with failed.counted(credential, proxies.client()):
+        return kind.authenticate(credential)
 
 
 def _authorize(principal: Principal, operation: Operation | None) -> None:

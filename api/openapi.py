@@ -47,6 +47,7 @@ HEADERS: Mapping[str, str] = {
     "Content-Range": "RFC 9110 §14.4",
     "Accept-Ranges": "RFC 9110 §14.3",
     "Retry-After": "Seconds",
+    "Set-Cookie": "The session: HttpOnly, SameSite, and Secure over HTTPS",
     "WWW-Authenticate": "RFC 6750",
     "RateLimit-Policy": 'Requests (q) in so many seconds (w), as "uploads";q=60000;w=60 (IETF draft)',
     "RateLimit": 'Requests that are left (r) until the window ends in so many seconds (t), as "uploads";r=59968;t=42',
@@ -112,7 +113,13 @@ def document(app: Flask) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "An API key with the named scope, a JWT of the identity provider, or an upload token",
-                }
+                },
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "__Host-session",
+                    "description": "The cookie of `POST /api/session`; without HTTPS it is called `session`",
+                },
             },
             "schemas": schemas,
             "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
@@ -177,6 +184,7 @@ def _security(method: str, operation: Operation) -> list[dict[str, list[str]]]:
     if operation.access == "public":
         return []
     keys: list[dict[str, list[str]]] = [{"bearer": [scope]} for scope in operation.scopes_for(method)]
+    keys.append({"session": []})
     return [*keys, {}] if operation.access in ("operators", "public files", "signed") else keys
 
 
@@ -261,7 +269,11 @@ def _errors(rule: Rule, operation: Operation) -> dict[int, list[str]]:
     """The error codes of this operation by status: those that it declares, and those of every operation of its kind."""
     kinds: list[type[GatewayError]] = [*_COMMON_ERRORS, *operation.errors]
     if operation.access != "public":
-        kinds += [errors.NotAuthenticated, errors.NotAllowed]  # upload tokens are accepted by few routes
+        kinds += [
+            errors.NotAuthenticated,
+            errors.TooMany,
+            errors.NotAllowed,
+        ]  # upload tokens are accepted by few routes
     if rule.arguments:
         kinds.append(errors.NotFound)
     if operation.body is not None:

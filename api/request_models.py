@@ -234,6 +234,10 @@ class KeyBody(Body):
     expires_at: Instant | None = None
 
 
+class LoginBody(Body):
+    key: Annotated[str, Field(min_length=1, max_length=8_000, description="An API key or a JWT")]
+
+
 class JanitorBody(Body):
     dry_run: bool = True
 

@@ -312,6 +312,11 @@ class SuggestOut(Out):
     items: list[str]
 
 
+class LoginOut(Out):
+    owner_id: str
+    role: Literal["user", "admin"]
+
+
 class KeyOut(Out):
     id: UUID
     owner_id: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
@@ -49,6 +49,7 @@ class Principal:
     folder_id: int | None = None  # only this folder and what is below it
     folders: frozenset[int] = frozenset()  # with folder_id: the ids of these, as they were when the request began
     quota: Quota | None = None  # as the identity provider claims it; instead of the deployment's
+    seconds_left: int | None = field(default=None, compare=False)  # of a JWT, when it was checked
 
     @property
     def is_admin(self) -> bool:

@@ -31,6 +31,22 @@ class KeyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginSessionRecord:
+    """A session of somebody who signed in with a browser."""
+
+    id: UUID
+    owner_id: str
+    role: str
+    scopes: list[str]
+    max_bytes: int | None
+    max_files: int | None
+    expires_at: datetime
+    key_id: UUID | None  # None: signed in at the identity provider
+    key_digest: bytes | None
+    unseen: bool  # not used within the last minute
+
+
+@dataclass(frozen=True, slots=True)
 class UploadTokenRecord:
     """An upload token, without the token itself."""
 

@@ -19,9 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from db import Database
+from services.access.failed_credentials import FailedCredentials
 from services.access.idempotency import Idempotency
 from services.access.identity_provider import IdentityProvider
 from services.access.keys import Keys
+from services.access.login_sessions import LoginSessions
 from services.access.rate_limits import RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery
@@ -51,6 +53,8 @@ class Services:
     db: Database  # closed by whoever called wire()
     keys: Keys
     identity_provider: IdentityProvider | None  # None: none is configured
+    login_sessions: LoginSessions
+    failed_credentials: FailedCredentials
     intake: Intake
     files: Files
     folders: Folders

@@ -1,6 +1,6 @@
 """Who may do what, and how often: keys, JWTs, upload tokens, visibility, Idempotency-Keys, concurrency.
 
-Rows: ``api_keys`` and ``upload_tokens`` (digests only), ``idempotency_keys``. Nothing in the bucket.
+Rows: ``api_keys``, ``login_sessions`` and ``upload_tokens`` (digests only), ``idempotency_keys``. Nothing in the bucket.
 
 Invariants:
 
@@ -15,6 +15,8 @@ Read visibility.py first.
 - visibility     which files and lists a principal may see and change
 - keys           API keys
 - identity_provider, provider_documents    JWTs of the operator's identity provider
+- login_sessions sessions of people who sign in with a browser
+- failed_credentials    slows down addresses whose credentials are not valid
 - upload_tokens  short-lived credentials for uploads
 - idempotency    repeat the first answer to a repeated request
 - concurrency    limit expensive work inside requests

@@ -10,6 +10,7 @@ can't be revoked; it ends when it expires."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -63,7 +64,8 @@ class IdentityProvider:
     def authenticate(self, token: str) -> Principal:
         """The principal of a JWT. Raises NotAuthenticated, or Unavailable if it names a key that only the provider knows."""
         claims = self.verify(token, self._settings.audience or "")
-        principal = self.principal(claims)
+        left = int(claims["exp"]) + self._settings.leeway - int(time.time())
+        principal = replace(self.principal(claims), seconds_left=left)
         if self._settings.scope_claim is None:
             return principal
         scopes = SCOPES & set(_words(_claim(claims, self._settings.scope_claim)))

@@ -35,7 +35,11 @@ class Keys:
 
     def authenticate(self, credential: str) -> Principal:
         """The principal of an API key. Raises NotAuthenticated, with the same text whatever is wrong."""
-        digest, now = secret_digest(credential), monotonic()
+        return self.of(secret_digest(credential))
+
+    def of(self, digest: bytes) -> Principal:
+        """The principal of the key with this digest. Raises NotAuthenticated if it has ended."""
+        now = monotonic()
         until, principal = self._cache.get(digest, (0.0, None))
         if principal is not None and now < until:
             return principal

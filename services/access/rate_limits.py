@@ -29,7 +29,7 @@ from telemetry import metrics
 
 log = structlog.get_logger()
 
-LimitName = Literal["uploads", "logins", "previews", "search", "archives", "batches"]
+LimitName = Literal["uploads", "logins", "previews", "search", "archives", "batches", "failures"]
 NAMES: tuple[LimitName, ...] = get_args(LimitName)
 
 _BATCH = 32  # requests taken from the shared count at a time, and at most a hundredth of the limit
@@ -120,7 +120,7 @@ class RateLimits:
 
     def hit(self, name: LimitName, principal: Principal | None, address: str) -> Hit:
         """Count a request of this caller: by owner, or by address if it is anonymous."""
-        limit, key, now = self._limits[name], f"{name}:{_caller(principal, address)}", time.time()
+        limit, key, now = self._limits[name], f"{name}:{counted_as(principal, address)}", time.time()
         with self._lock:
             window = self._windows.get(key)
             if window is not None and window.ends > now and (window.left or not window.shared):
@@ -176,7 +176,7 @@ def _use(window: _Window, name: LimitName, limit: RateLimitItem, now: float) -> 
     return Hit(name, limit.amount, limit.get_expiry(), allowed, window.left + window.shared, reset)
 
 
-def _caller(principal: Principal | None, address: str) -> str:
+def counted_as(principal: Principal | None, address: str) -> str:
     """Who is counted together: all credentials of an owner, all its upload tokens, or one address (IPv6: one /64)."""
     if principal is not None:
         return f"{'owner' if principal.budget is None else 'tokens of'} {principal.owner_id}"

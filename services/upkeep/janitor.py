@@ -16,6 +16,7 @@ from db import (
     counters,
     deferred_deletions,
     idempotency,
+    login_sessions,
     now,
     objects,
     rate_limits,
@@ -212,6 +213,7 @@ class Janitor:
             report.forgotten_rows += uploads.forget_old(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
             report.forgotten_rows += upload_tokens.forget_old(tx, keep=_KEEP_UPLOADS)
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=10 * _BATCH)
+            report.forgotten_rows += login_sessions.forget_expired(tx)
             report.forgotten_rows += rate_limits.forget_expired(tx, limit=10 * _BATCH)
 
     def _recount(self, report: JanitorReport) -> None:
