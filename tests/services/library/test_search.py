@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from core.cursors import Cursors
-from core.errors import InvalidCursor, InvalidInput, NotAllowed
+from core.errors import InvalidCursor, InvalidInput, NotAllowed, NotFound
 from core.principal import Principal
 from db import Database, execute
 from db.search import query as index
@@ -167,7 +167,9 @@ def test_filters_and_facets(search: Search, db: Database, alice: Principal) -> N
         return set(names(search.search(alice, SearchRequest(**query))))  # type: ignore[arg-type]
 
     assert found(folder=above) == {"one.pdf", "two.pdf"} and found(folder=below) == {"two.pdf"}
-    assert found(folder="root") == {"three.jpg"} and found(folder=2**31 - 1) == set()
+    assert found(folder="root") == {"three.jpg"}
+    with pytest.raises(NotFound):
+        found(folder=2**31 - 1)
     assert found(file_type="image") == found(file_type="image/*") == {"three.jpg"}
     start = datetime(2026, 2, 1, tzinfo=UTC)
     assert found(date_from=start) == {"two.pdf", "three.jpg"} and found(date_to=start) == {"one.pdf"}
