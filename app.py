@@ -7,6 +7,7 @@ python app.py env         settings of the running gateway as shell assignments
 python app.py doctor      check bucket, scanner, sandbox  python app.py keys       create, list and revoke API keys
 python app.py janitor     clean up once                   python app.py jobs       list, retry and remove jobs
 python app.py rescan      scan all files again            python app.py seed-demo  add demonstration files
+python app.py quotas      list and set quotas
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import flask
 import api
 from core.content_types import Rules
 from core.cursors import Cursors
+from core.principal import Quota
 from core.secrets import Secrets
 from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from services import Services
@@ -33,6 +35,7 @@ from services.access.idempotency import Idempotency
 from services.access.identity_provider import IdentityProvider, ProviderSettings
 from services.access.keys import Keys
 from services.access.login_sessions import LoginSessions, SessionLimits
+from services.access.quotas import Quotas
 from services.access.rate_limits import NAMES, RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery, DeliveryLimits
@@ -82,10 +85,10 @@ def wire(
     cursors, links, tickets = (Cursors(secrets.derive(purpose)) for purpose in ("cursors", "links", "tickets"))
     reader = ObjectReader(db, store)
     types = TypePolicy(Rules(allowed=settings.allowed_types, denied=settings.denied_types))
-    quota, upload_ttl = settings.quota_bytes, timedelta(seconds=settings.upload_ttl)
+    quota, upload_ttl = Quota(settings.quota_bytes, settings.quota_files), timedelta(seconds=settings.upload_ttl)
 
     # Files and their previews
-    files = Files(db, store, reader, types, ConcurrencyLimit(), quota_bytes=quota, cursors=cursors)
+    files = Files(db, store, reader, types, ConcurrencyLimit(), quota=quota, cursors=cursors)
     preview_limit = ConcurrencyLimit(concurrency=settings.preview_concurrency)
     public_copies = PublicCopies(db, store, reader, preview_limit)
     scanning = None
@@ -114,7 +117,9 @@ def wire(
     delivery = Delivery(db, store, reader, public_copies, download_limits, links=links, scanned_only=scans)
 
     # Uploads: direct and resumable ones only if the store has the abilities
-    policy = UploadPolicy(db, types, PolicyLimits(settings.max_file_size, quota, settings.max_open_uploads))
+    session_quota = Quota(settings.session_quota_bytes, settings.session_quota_files)
+    bounds = PolicyLimits(settings.max_file_size, quota, session_quota, settings.max_open_uploads)
+    policy = UploadPolicy(db, types, bounds)
     intake = Intake(db, store, reader, policy, scan=scans)
     direct = resumable = None
     if isinstance(store, PresignsParts) and isinstance(store, Copies):
@@ -144,6 +149,7 @@ def wire(
         upload_tokens=UploadTokens(db, cursors),
         idempotency=Idempotency(db),
         rate_limits=rate_limits,
+        quotas=Quotas(db, cursors, quota),
         intake=intake,
         direct=direct,
         resumable=resumable,

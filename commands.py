@@ -266,6 +266,19 @@ def _keys_revoke(call: Call) -> None:
     call.services().keys.revoke_key(call.args.id)
 
 
+def _quotas_list(call: Call) -> None:
+    quotas = call.services().quotas
+    for record in _all_pages(lambda cursor: quotas.page(limit=200, cursor=cursor)):
+        _print_json(asdict(record))
+
+
+def _quotas_set(call: Call) -> None:
+    from core.principal import Quota
+
+    args = call.args
+    _print_json(asdict(call.services().quotas.set_own(args.owner, Quota(args.bytes, args.files))))
+
+
 def _jobs_list(call: Call) -> None:
     from services.upkeep.jobs import JobQuery
 
@@ -296,6 +309,13 @@ def _all_pages(page_after: Callable[[str | None], Page[Any]]) -> Iterator[Any]:
         cursor = page.next_cursor
         if cursor is None:
             return
+
+
+def _amount(text: str) -> int:
+    """A number of bytes or files."""
+    if not 0 <= int(text) < 2**63:
+        raise ValueError
+    return int(text)
 
 
 def _print_json(value: object) -> None:
@@ -341,7 +361,21 @@ _KEY = {
 _JOBS = {"--status": {"choices": ["todo", "doing", "failed", "cancelled"]}, "--queue": {}, "--task": {}, "--owner": {}}
 _DRY_RUN = {"--dry-run": {"action": "store_true", "help": "only report what would be done"}}
 
-_GROUPS = {"jobs": "list, retry and remove jobs", "keys": "create, list and revoke API keys"}
+_QUOTA = {
+    "owner": {"help": "owner_id"},
+    "--bytes": {
+        "type": _amount,
+        "metavar": "N",
+        "help": "the most bytes; without it the owner has no limit of its own",
+    },
+    "--files": {"type": _amount, "metavar": "N", "help": "the most files; the same"},
+}
+
+_GROUPS = {
+    "jobs": "list, retry and remove jobs",
+    "keys": "create, list and revoke API keys",
+    "quotas": "list and set owners' quotas",
+}
 _COMMANDS = {
     "start": Command(_start, standalone=True),
     "serve": Command(_serve, "the HTTP server alone", standalone=True),
@@ -360,4 +394,6 @@ _COMMANDS = {
     "keys create": Command(_keys_create, "create a key, which is shown only once", _KEY),
     "keys list": Command(_keys_list, "list the active keys, one JSON object per line"),
     "keys revoke": Command(_keys_revoke, "revoke a key at once", {"id": {"type": UUID}}),
+    "quotas list": Command(_quotas_list, "list what owners use and may use, one JSON object per line"),
+    "quotas set": Command(_quotas_set, "replace an owner's own quota, and print what applies as JSON", _QUOTA),
 }

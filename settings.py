@@ -81,7 +81,10 @@ class Settings(BaseSettings):
     max_files_per_request: int = Field(default=200, ge=1, le=10_000)
     allowed_types: CommaSeparated = ()  # extensions, MIME types, image/*; empty: all that is not denied
     denied_types: CommaSeparated = ()
-    quota_bytes: int | None = Field(default=None, ge=0)  # for each owner
+    quota_bytes: int | None = Field(default=None, ge=0)  # for each owner, the trash included
+    quota_files: int | None = Field(default=None, ge=0)  # the same in files, unfinished uploads included
+    session_quota_bytes: int | None = Field(default=None, ge=0)  # for each upload session
+    session_quota_files: int | None = Field(default=None, ge=0)
     upload_ttl: int = Field(default=86_400, ge=60)  # seconds that an unfinished upload lives
     upload_url_ttl: int = Field(default=3_600, ge=60, le=3_600)  # seconds; presigned parts and puts
     max_open_uploads: int = Field(default=1_000, ge=1)  # unfinished uploads of one owner

@@ -1,4 +1,4 @@
-"""``/api/admin``: API keys, jobs, the janitor and virus scans."""
+"""``/api/admin``: API keys, quotas, jobs, the janitor and virus scans."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ from api import render
 from api.context import services
 from api.idempotency import once
 from api.operations import BY_SERVICE, operation
-from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery
-from api.response_models import JobOut, JobPageOut, KeyPageOut, NewKeyOut, ReportOut, RescanOut
+from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery, QuotaBody
+from api.response_models import (
+    JobOut,
+    JobPageOut,
+    KeyPageOut,
+    NewKeyOut,
+    OwnerQuotaOut,
+    QuotaPageOut,
+    ReportOut,
+    RescanOut,
+)
 from core.errors import Conflict, NotFound
+from core.principal import Quota
 from db.records import KeyRecord
 from services.processing.scanning import configured
 from services.upkeep.jobs import JobQuery
 
 routes = Blueprint("admin", __name__)
+
+_quota = render.as_model(OwnerQuotaOut)
 
 
 @routes.post("/keys")
@@ -65,6 +77,26 @@ def revoke_key(key_id: UUID) -> Response:
 def janitor(body: JanitorBody) -> Response:
     """Remove what crashes and abandoned uploads have left. With `dry_run`, the default, only report what would be removed."""
     return render.answer(services().janitor.run(dry_run=body.dry_run).as_dict())
+
+
+# -- quotas ----------------------------------------------------------------------------------------------------------------
+
+
+@routes.get("/quotas")
+@operation("List quotas", access="admin", query=PageQuery, responses={200: QuotaPageOut})
+def list_quotas(query: PageQuery) -> Response:
+    """Of all owners that keep something or have a quota, by id: what they use, their own quota (`quota_*`; null if an admin has
+    set none) and the one that applies (`max_*`): the owner's own, else as its identity provider claims, else the
+    deployment's. The trash counts, and unfinished uploads do."""
+    return render.page(services().quotas.page(limit=query.limit, cursor=query.cursor), _quota)
+
+
+@routes.put("/quotas/<path:owner_id>")
+@operation("Set an owner's quota", access="admin", body=QuotaBody, responses={200: OwnerQuotaOut}, audit="quota_set")
+def set_quota(owner_id: str, body: QuotaBody) -> Response:
+    """It replaces the owner's own quota; null, or a member that is left out, means that the owner has none of this kind. If it is
+    lower than what the owner uses, nothing is deleted, and nothing more is accepted."""
+    return render.answer(_quota(services().quotas.set_own(owner_id, Quota(body.max_bytes, body.max_files))))
 
 
 # -- jobs ------------------------------------------------------------------------------------------------------------------

@@ -238,6 +238,11 @@ class LoginBody(Body):
     key: Annotated[str, Field(min_length=1, max_length=8_000, description="An API key or a JWT")]
 
 
+class QuotaBody(Body):
+    max_bytes: Annotated[int, Field(ge=0, le=MAX_INT64)] | None = None
+    max_files: Annotated[int, Field(ge=0, le=MAX_INT64)] | None = None
+
+
 class JanitorBody(Body):
     dry_run: bool = True
 

@@ -261,8 +261,10 @@ class CountedFolderOut(Out):
 
 
 class QuotaOut(Out):
-    used: int
+    used: int  # bytes
     limit: int | None
+    files: int
+    max_files: int | None
 
 
 class CapacityOut(Out):
@@ -338,6 +340,20 @@ class NewKeyOut(KeyOut):
 
 class KeyPageOut(PageOut):
     items: list[KeyOut]
+
+
+class OwnerQuotaOut(Out):
+    owner_id: str
+    used_bytes: int
+    used_files: int
+    quota_bytes: int | None
+    quota_files: int | None
+    max_bytes: int | None
+    max_files: int | None
+
+
+class QuotaPageOut(PageOut):
+    items: list[OwnerQuotaOut]
 
 
 class JobOut(Out):

@@ -29,7 +29,7 @@ class UploadBudget:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Limits of one owner. None: no limit of this kind."""
+    """Limits of one owner, or of one upload session. None: no limit of this kind."""
 
     max_bytes: int | None = None
     max_files: int | None = None
@@ -48,7 +48,7 @@ class Principal:
     scopes: frozenset[Scope] = SCOPES  # what the credential may do; the role decides on whose files
     folder_id: int | None = None  # only this folder and what is below it
     folders: frozenset[int] = frozenset()  # with folder_id: the ids of these, as they were when the request began
-    quota: Quota | None = None  # as the identity provider claims it; instead of the deployment's
+    quota: Quota | None = None  # as the identity provider claims it; each limit that is set replaces the deployment's
     seconds_left: int | None = field(default=None, compare=False)  # of a JWT, when it was checked
 
     @property

@@ -20,7 +20,8 @@ Read files.py first: ``publish`` makes an upload a file.
 - uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
 - reserved_keys                                object keys for small uploads
 - keys, idempotency                            API keys, answers to repeated requests
-- counters, stats                              counters kept by triggers, and statistics read from them
+- counters, stats, quotas                      counters kept by triggers, statistics read from them, and what owners may keep
+- rate_limits                                  requests counted in a time
 - search/                                      search in names and texts
 - jobs, demo, disk, migrate, errors            the job queue, demonstration rows, a disk check, migrations, SQLSTATEs
 """

@@ -24,6 +24,22 @@ class Difference:
     counted: int
 
 
+_OF_USAGE = (
+    "used_bytes",
+    "file_count",
+    "trash_count",
+    "stored_bytes",
+    "saved_bytes",
+    "reserved_bytes",
+    "reserved_files",
+)
+
+
+def _counters(text: str) -> str:
+    """``text`` with each counter of owner_usage."""
+    return ", ".join(text.format(name) for name in _OF_USAGE)
+
+
 # What the counters should hold: the same columns, counted from files, objects and uploads.
 _BY_TYPE = f"""
 select owner_id, is_deleted, file_type, status, count(*) as files, sum(file_size)::bigint as bytes
@@ -34,15 +50,17 @@ select owner_id, folder_id, count(*) as files, sum(file_size)::bigint as bytes
 from files where not is_deleted and {OF_OWNER} group by owner_id, folder_id
 """
 _USAGE = f"""
-select owner_id, sum(used)::bigint as used_bytes, sum(files)::bigint as file_count, sum(stored)::bigint as stored_bytes,
-       sum(saved)::bigint as saved_bytes, sum(reserved)::bigint as reserved_bytes
+select owner_id, sum(used)::bigint as used_bytes, sum(files)::bigint as file_count, sum(trash)::bigint as trash_count,
+       sum(stored)::bigint as stored_bytes, sum(saved)::bigint as saved_bytes, sum(reserved)::bigint as reserved_bytes,
+       sum(uploads)::bigint as reserved_files
 from (
-    select owner_id, bytes as used, case when is_deleted then 0 else files end as files, 0 as stored, 0 as saved, 0 as reserved
+    select owner_id, bytes as used, case when is_deleted then 0 else files end as files,
+           case when is_deleted then files else 0 end as trash, 0 as stored, 0 as saved, 0 as reserved, 0 as uploads
     from by_type
     union all
-    select owner_id, 0, 0, size, coalesce(size - stored_size, 0), 0 from objects where status = 'stored' and {OF_OWNER}
+    select owner_id, 0, 0, 0, size, coalesce(size - stored_size, 0), 0, 0 from objects where status = 'stored' and {OF_OWNER}
     union all
-    select owner_id, 0, 0, 0, 0, reserved from uploads
+    select owner_id, 0, 0, 0, 0, 0, reserved, 1 from uploads
     where status in ('pending', 'uploading', 'completing') and {OF_OWNER}
 ) all_of group by owner_id
 """
@@ -51,9 +69,7 @@ from (
 _DIFFERENCES = f"""
 with by_type as materialized ({_BY_TYPE}),
 compared (owner_id, counter, kept, counted) as (
-    select owner_id, unnest(array['used_bytes', 'file_count', 'stored_bytes', 'saved_bytes', 'reserved_bytes']),
-           unnest(array[k.used_bytes, k.file_count, k.stored_bytes, k.saved_bytes, k.reserved_bytes]),
-           unnest(array[c.used_bytes, c.file_count, c.stored_bytes, c.saved_bytes, c.reserved_bytes])
+    select owner_id, unnest(array[{_counters("'{}'")}]), unnest(array[{_counters("k.{}")}]), unnest(array[{_counters("c.{}")}])
     from owner_usage k full join ({_USAGE}) c using (owner_id)
     union all
     select owner_id, concat_ws(' ', case when is_deleted then 'trashed' end, status, file_type, unnest(array['files', 'bytes'])),
@@ -79,13 +95,9 @@ def differences(tx: Tx) -> list[Difference]:
 
 _REPAIR_USAGE = f"""
 with by_type as materialized ({_BY_TYPE})
-insert into owner_usage as u (owner_id, used_bytes, file_count, stored_bytes, saved_bytes, reserved_bytes)
-select %(owner)s, coalesce(c.used_bytes, 0), coalesce(c.file_count, 0), coalesce(c.stored_bytes, 0),
-       coalesce(c.saved_bytes, 0), coalesce(c.reserved_bytes, 0)
-from (select 1) one left join ({_USAGE}) c on true
-on conflict (owner_id) do update
-set used_bytes = excluded.used_bytes, file_count = excluded.file_count, stored_bytes = excluded.stored_bytes,
-    saved_bytes = excluded.saved_bytes, reserved_bytes = excluded.reserved_bytes
+insert into owner_usage (owner_id, {_counters("{}")})
+select %(owner)s, {_counters("coalesce(c.{}, 0)")} from (select 1) one left join ({_USAGE}) c on true
+on conflict (owner_id) do update set {_counters("{0} = excluded.{0}")}
 """
 
 

@@ -13,7 +13,8 @@ from psycopg.types.json import Jsonb
 from core.content_types import file_type
 from core.names import numbered_parts
 from core.placement import Placement
-from db import Tx, events, execute, finished, many, one, previews, scalar
+from core.principal import Quota
+from db import Tx, events, execute, finished, many, one, previews, quotas, scalar
 from db.records import FileDetailsRecord, FileRecord, SessionRecord
 
 COLUMNS = (
@@ -64,11 +65,13 @@ def open_publication(
     session_id: str,
     count: int,
     size: int,
+    quota: Quota = Quota(),  # noqa: B008 immutable
     contents: Iterable[str] = (),
     began: timedelta = timedelta(),
-) -> SessionRecord:
-    """Lock names as ``lock_names`` does, and count ``count`` files of ``size`` bytes in their upload session. Call it again
-    with the (negative) difference if fewer are published. A session without a row ``began`` so long ago.
+) -> SessionRecord | None:
+    """Lock names as ``lock_names`` does, and count ``count`` files of ``size`` bytes in their upload session; None if its quota
+    does not allow them. Call it again with the (negative) difference if fewer are published. A session without a row ``began``
+    so long ago.
 
     ``contents`` are SHA-256s of which the owner may have an equal object. They are locked in order (``uploads.lock_content``),
     so that equal bytes uploaded at the same time share one object."""
@@ -81,15 +84,25 @@ def open_publication(
     insert into upload_sessions as s (owner_id, session_id, files_uploaded, total_size, started_at, completed_at)
     select %(owner)s, %(session)s, greatest(%(files)s, 0), greatest(%(size)s, 0), now() - %(began)s, now()
     from names where {finished("contents")}
+    and coalesce(%(size)s <= %(max_bytes)s::bigint, true) and coalesce(%(files)s <= %(max_files)s::bigint, true)
     on conflict (owner_id, session_id) do update
     set files_uploaded = s.files_uploaded + %(files)s, total_size = s.total_size + %(size)s,
         completed_at = now()
+    where coalesce(s.total_size + %(size)s <= %(max_bytes)s::bigint, true)
+    and coalesce(s.files_uploaded + %(files)s <= %(max_files)s::bigint, true)
     returning session_id, files_uploaded, total_size, started_at, completed_at
     """
-    params = {"owner": owner_id, "folder": folder_id, "session": session_id, "files": count, "size": size}
-    record = one(tx, SessionRecord, sql, params | {"contents": list(contents), "began": began})
-    assert record is not None
-    return record
+    params: dict[str, Any] = {
+        "owner": owner_id,
+        "folder": folder_id,
+        "session": session_id,
+        "files": count,
+        "size": size,
+        "began": began,
+        "contents": list(contents),
+        **quotas.defaults(quota),
+    }
+    return one(tx, SessionRecord, sql, params)
 
 
 # A name that is free in the folder. The caller holds lock_names.
@@ -118,7 +131,7 @@ key as materialized (
     select id from reserved_keys
     where id = %(upload_id)s and expires_at > '-infinity' for update
 ),
-live as materialized (select * from upload union all select id, null, 0 from key),
+live as materialized (select *, 1 as row from upload union all select id, null, 0, 0 from key),
 equal as materialized (
     select object_key, extracted, problem, encoding, stored_size, scan_verdict, etag, checksum_state, location_state, public_key,
            public_sha256, public_etag
@@ -160,8 +173,8 @@ spent as (
     returning 1
 ),
 released as (
-    update owner_usage set reserved_bytes = reserved_bytes - live.reserved
-    from live where owner_id = %(owner)s and live.reserved > 0 and {finished("spent")}
+    update owner_usage set reserved_bytes = reserved_bytes - live.reserved, reserved_files = reserved_files - 1
+    from live where owner_id = %(owner)s and live.row = 1 and {finished("spent")}
 ),
 event as (
     insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from db import Tx, execute, many, one, scalar
+from db import Tx, execute, many, one, quotas, scalar
 from db.records import KeyRecord
 
 # All that the role allows, if none were named.
@@ -32,7 +32,7 @@ def find(tx: Tx, key_digest: bytes) -> FoundKey | None:
     """The key with this digest, unless it is revoked or has expired."""
     sql = f"""
     select k.id, k.owner_id, k.role, {_SCOPES}, k.folder_id, extract(epoch from k.expires_at - now())::float,
-           coalesce(k.last_used_at > now() - interval '1 minute', false), u.quota_bytes is not null
+           coalesce(k.last_used_at > now() - interval '1 minute', false), {quotas.OWN}
     from api_keys k left join owner_usage u on u.owner_id = k.owner_id
     where k.key_digest = %(digest)s and k.revoked_at is null and coalesce(k.expires_at > now(), true)
     """

@@ -42,12 +42,12 @@ class FileCounts:
 
 @dataclass(frozen=True, slots=True)
 class StorageUsage:
-    """Bytes, the trash included."""
+    """Bytes and files, the trash included."""
 
     used: int  # of all files
-    quota: int | None  # the owner's own
     stored: int  # of the objects that the files share
     saved: int  # by compression
+    files: int
 
 
 def count(tx: Tx, owner_id: str | None) -> FileCounts:
@@ -89,8 +89,8 @@ def largest_folders(tx: Tx, owner_id: str | None, *, limit: int) -> list[FolderU
 def usage(tx: Tx, owner_id: str | None) -> StorageUsage:
     """The bytes that files use and that the bucket holds for them."""
     sql = f"""
-    select coalesce(sum(used_bytes), 0)::bigint as used, case when %(owner)s::text is not null then max(quota_bytes) end as quota,
-           coalesce(sum(stored_bytes), 0)::bigint as stored, coalesce(sum(saved_bytes), 0)::bigint as saved
+    select coalesce(sum(used_bytes), 0)::bigint as used, coalesce(sum(stored_bytes), 0)::bigint as stored,
+           coalesce(sum(saved_bytes), 0)::bigint as saved, coalesce(sum(file_count + trash_count), 0)::bigint as files
     from owner_usage where {OF_OWNER}
     """
     record = one(tx, StorageUsage, sql, {"owner": owner_id})

@@ -17,7 +17,8 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from core.placement import Placement
-from db import Tx, execute, finished, many, one, scalar
+from core.principal import Quota
+from db import Tx, execute, finished, many, one, quotas, scalar
 from db.records import UploadRecord
 
 COLUMNS = (
@@ -49,6 +50,11 @@ class NewUpload:
     urls_for: timedelta | None = None  # lifetime of the URLs in the first answer
 
 
+# What the session's files use; what its unfinished uploads add is decided when they become files (files.open_publication).
+_SESSION_FITS = """not exists (
+    select from (select 1) one left join upload_sessions s on s.owner_id = %(owner_id)s and s.session_id = %(session_id)s
+    where coalesce(s.total_size, 0) + %(reserve)s > %(session_bytes)s::bigint
+       or coalesce(s.files_uploaded, 0) + 1 > %(session_files)s::bigint)"""
 # One conditional UPDATE decides on the quota, so that parallel uploads can't exceed it (T71). Locks are taken in the
 # order session, token, usage (db/__init__.py).
 _ADMIT = f"""
@@ -74,12 +80,15 @@ budget as (
     returning id
 ),
 held as (
-    insert into owner_usage as u (owner_id, reserved_bytes)
-    select %(owner_id)s, %(reserve)s from may_open where (%(quota)s::bigint is null or %(reserve)s <= %(quota)s)
+    insert into owner_usage as u (owner_id, reserved_bytes, reserved_files)
+    select %(owner_id)s, %(reserve)s, 1 from may_open
+    where (exists (select from owner_usage where owner_id = %(owner_id)s)
+           or coalesce(%(reserve)s <= %(max_bytes)s::bigint, true) and coalesce(1 <= %(max_files)s::bigint, true))
+    and {_SESSION_FITS}
     and {finished("session")} and (%(token_id)s::uuid is null or exists (select from budget))
-    on conflict (owner_id) do update set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes
-    where coalesce(u.quota_bytes, %(quota)s) is null
-       or u.used_bytes + u.reserved_bytes + excluded.reserved_bytes <= coalesce(u.quota_bytes, %(quota)s)
+    on conflict (owner_id) do update
+    set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes, reserved_files = u.reserved_files + 1
+    where {quotas.fits("excluded.reserved_bytes", "1")}
     returning 1
 )
 insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
@@ -93,7 +102,7 @@ returning {COLUMNS}
 """
 
 
-def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> UploadRecord | None:
+def admit(tx: Tx, new: NewUpload, *, quota: Quota, session_quota: Quota, max_open: int) -> UploadRecord | None:
     """Record an upload and reserve its quota and its token's budget. None if one of these or the number of open uploads does
     not allow it; then the caller rolls back what was reserved. Too many open uploads change nothing."""
     place = new.placement
@@ -102,10 +111,15 @@ def admit(tx: Tx, new: NewUpload, *, quota_bytes: int | None, max_open: int) -> 
         **{field.name: getattr(place, field.name) for field in fields(place)},
         "tags": list(place.tags),
         "metadata": Jsonb(place.metadata),
-        "quota": quota_bytes,
         "max_open": max_open,
+        **_limits(quota, session_quota),
     }
     return one(tx, UploadRecord, _ADMIT, params)
+
+
+def _limits(quota: Quota, session_quota: Quota) -> dict[str, Any]:
+    session = {"session_bytes": session_quota.max_bytes, "session_files": session_quota.max_files}
+    return quotas.defaults(quota) | session
 
 
 def without_row(new: NewUpload, upload_id: UUID, *, object_key: str) -> UploadRecord:
@@ -135,23 +149,23 @@ def without_row(new: NewUpload, upload_id: UUID, *, object_key: str) -> UploadRe
     )
 
 
-_REFUSAL = """
+_REFUSAL = f"""
 select case
-    when coalesce(u.quota_bytes, %(quota)s) is not null
-         and coalesce(u.used_bytes + u.reserved_bytes, 0) + %(reserve)s > coalesce(u.quota_bytes, %(quota)s) then 'quota'
+    when not ({quotas.fits("%(reserve)s", "1")}) then 'quota'
+    when not ({_SESSION_FITS}) then 'session'
     when %(token_id)s::uuid is not null and not exists (
         select from upload_tokens where id = %(token_id)s and expires_at > now()
         and (max_files is null or files_used < max_files)
         and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)) then 'budget'
     else 'open uploads' end
-from (select 1) one left join owner_usage u on u.owner_id = %(owner_id)s
+from {quotas.OF_OWNER}
 """
 
 
-def refusal(tx: Tx, new: NewUpload, *, quota_bytes: int | None) -> str:
-    """Why ``admit`` returned None: 'quota', 'budget' or 'open uploads'."""
-    params = {"owner_id": new.owner_id, "reserve": new.reserve, "token_id": new.token_id, "quota": quota_bytes}
-    return str(scalar(tx, _REFUSAL, params))
+def refusal(tx: Tx, new: NewUpload, *, quota: Quota, session_quota: Quota) -> str:
+    """Why ``admit`` returned None: 'quota', 'session', 'budget' or 'open uploads'."""
+    params = {name: getattr(new, name) for name in ("owner_id", "session_id", "reserve", "token_id")}
+    return str(scalar(tx, _REFUSAL, params | _limits(quota, session_quota)))
 
 
 # However often it is extended, an upload expires after seven times the extension, at the latest after a week.
@@ -171,8 +185,7 @@ budget as (
 held as (
     update owner_usage u set reserved_bytes = u.reserved_bytes + up.more
     from up where u.owner_id = up.owner_id and (up.token_id is null or exists (select from budget))
-    and (coalesce(u.quota_bytes, %(quota)s) is null
-         or u.used_bytes + u.reserved_bytes + up.more <= coalesce(u.quota_bytes, %(quota)s))
+    and {quotas.fits("up.more", "0")}
     returning 1
 )
 update uploads set reserved = greatest(uploads.reserved, %(reserve)s),
@@ -181,23 +194,11 @@ from held where uploads.id = %(id)s
 """
 
 
-def extend(tx: Tx, upload_id: UUID, *, reserve: int, expires_in: timedelta, quota_bytes: int | None) -> bool:
+def extend(tx: Tx, upload_id: UUID, *, reserve: int, expires_in: timedelta, quota: Quota) -> bool:
     """Reserve ``reserve`` bytes in all and postpone the expiry. False if quota or budget do not allow it or the upload is
     over; then the caller rolls back."""
-    params = {"id": upload_id, "reserve": reserve, "expires_in": expires_in, "quota": quota_bytes}
+    params = {"id": upload_id, "reserve": reserve, "expires_in": expires_in, **quotas.defaults(quota)}
     return execute(tx, _EXTEND, params) == 1
-
-
-_WITHIN_QUOTA = """
-select coalesce(quota_bytes, %(quota)s) is null or used_bytes + reserved_bytes <= coalesce(quota_bytes, %(quota)s)
-from owner_usage where owner_id = %(owner)s
-"""
-
-
-def within_quota(tx: Tx, owner_id: str, *, quota_bytes: int | None) -> bool:
-    """Whether what this transaction added fits. It has locked the owner's usage, so the answer is exact; on False the caller
-    rolls back."""
-    return scalar(tx, _WITHIN_QUOTA, {"owner": owner_id, "quota": quota_bytes}) is not False
 
 
 def get(tx: Tx, upload_id: UUID) -> UploadRecord | None:
@@ -341,17 +342,16 @@ def claim_measurements(
     return many(tx, UploadRecord, _CLAIM_MEASUREMENTS, params)
 
 
-_AVAILABLE = """
-select least(coalesce(u.quota_bytes, %(quota)s) - coalesce(u.used_bytes + u.reserved_bytes, 0),
-             t.max_total_size - t.bytes_used)
+_AVAILABLE = f"""
+select least({quotas.LEFT}, t.max_total_size - t.bytes_used)
 from (select 1) one
 left join owner_usage u on u.owner_id = %(owner)s left join upload_tokens t on t.id = %(token)s
 """
 
 
-def available(tx: Tx, owner_id: str, token_id: UUID | None, *, quota_bytes: int | None) -> int | None:
+def available(tx: Tx, owner_id: str, token_id: UUID | None, *, quota: Quota) -> int | None:
     """Bytes that quota and upload token leave now; None without a limit."""
-    left = scalar(tx, _AVAILABLE, {"owner": owner_id, "token": token_id, "quota": quota_bytes})
+    left = scalar(tx, _AVAILABLE, {"owner": owner_id, "token": token_id, **quotas.defaults(quota)})
     return None if left is None else max(0, int(left))
 
 
@@ -444,8 +444,8 @@ refunded as (
     where t.id = f.token_id returning 1
 ),
 freed as (
-    update owner_usage u set reserved_bytes = u.reserved_bytes - f.bytes
-    from (select owner_id, sum(reserved) as bytes from up group by owner_id) f
+    update owner_usage u set reserved_bytes = u.reserved_bytes - f.bytes, reserved_files = u.reserved_files - f.files
+    from (select owner_id, count(*) as files, sum(reserved) as bytes from up group by owner_id) f
     where u.owner_id = f.owner_id and {finished("refunded")}
 )
 update uploads set status = %(status)s, reserved = 0, problem = coalesce(%(problem)s, problem), updated_at = now()

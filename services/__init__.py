@@ -10,7 +10,7 @@ By subject, each importing only those below it (an import contract holds this):
 - uploads     all ways to upload a file
 - processing  scans, previews, texts and compression after an upload
 - library     files and folders: list, search, change, download
-- access      keys, upload tokens, visibility, Idempotency-Keys, rate limits
+- access      keys, upload tokens, visibility, Idempotency-Keys, quotas, rate limits
 - objects     bytes in the bucket
 """
 
@@ -24,6 +24,7 @@ from services.access.idempotency import Idempotency
 from services.access.identity_provider import IdentityProvider
 from services.access.keys import Keys
 from services.access.login_sessions import LoginSessions
+from services.access.quotas import Quotas
 from services.access.rate_limits import RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery
@@ -73,6 +74,7 @@ class Services:
     stats: Stats
     upload_tokens: UploadTokens
     idempotency: Idempotency
+    quotas: Quotas
     rate_limits: RateLimits | None  # None: RATE_LIMITS=off
     health: Health
     janitor: Janitor

@@ -267,7 +267,8 @@ def leftovers(bucket: Any, db: Database) -> Leftovers:
             uploads = [
                 str(row[0]) for row in tx.execute("select id from uploads where status <> 'done' and not cleaned")
             ]
-            held = [row[0] for row in tx.execute("select owner_id from owner_usage where reserved_bytes <> 0")]
+            reserving = "select owner_id from owner_usage where (reserved_bytes, reserved_files) <> (0, 0)"
+            held = [row[0] for row in tx.execute(reserving)]
         after = promised()
         return {
             "objects without a row": sorted(set(keys) - after - retired),

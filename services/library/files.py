@@ -24,16 +24,17 @@ from core.errors import (
     QuotaExceeded,
 )
 from core.placement import Visibility
-from core.principal import Principal
+from core.principal import Principal, Quota
 from core.ranges import ByteRange, etag_matches
 from core.unset import UNSET, Unset, value_or_none
-from db import Database, Tx, events, file_lists, files, folders, jobs, objects, previews, uploads
+from db import Database, Tx, events, file_lists, files, folders, jobs, objects, previews, quotas
 from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import EventRecord, FileDetailsRecord, FileRecord, FileView, PreviewRecord
 from services.access import idempotency
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Claim
+from services.access.quotas import remember_claim
 from services.access.visibility import check_target, listed, may_change, owned, owner_scope, visible
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE, TypePolicy
@@ -114,14 +115,14 @@ class Files:
         types: TypePolicy,
         verify_limit: ConcurrencyLimit,
         *,
-        quota_bytes: int | None,
+        quota: Quota,
         cursors: Cursors,
     ):
         self._db = db
         self._store = store
         self._reader = reader
         self._types = types
-        self._quota_bytes = quota_bytes
+        self._quota = quota  # the deployment's
         self._cursors = cursors
         self._verify_limit = verify_limit
 
@@ -307,6 +308,8 @@ class Files:
                 self.get(principal, file_id)  # NotFound if it was purged since
                 raise
         mime_type = None if name is None else self._type_as(source, name)
+        if principal.owner_id == source.owner_id:
+            remember_claim(self._db, principal)
         with self._naming() as tx:
             file = owned(principal, files.get(tx, file_id))
             if file.status != "ready":
@@ -328,7 +331,7 @@ class Files:
                     actor=principal.owner_id,
                 )
             )
-            if not uploads.within_quota(tx, file.owner_id, quota_bytes=self._quota_bytes):
+            if not quotas.kept(tx, file.owner_id, self._quota):
                 raise QuotaExceeded()
             record_file(tx, once, copied)
             return copied

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from core.errors import NotAllowed
-from core.principal import Principal
-from db import Database, stats
+from core.principal import Principal, Quota
+from db import Database, quotas, stats
 from services.access.visibility import owner_scope
 from storage_backends.base import ObjectStore, ReportsCapacity, StorageError
 
@@ -18,10 +18,10 @@ _RECENT = 20
 class Stats:
     """Reads statistics."""
 
-    def __init__(self, db: Database, store: ObjectStore, quota_bytes: int | None):
+    def __init__(self, db: Database, store: ObjectStore, quota: Quota):
         self._db = db
         self._store = store
-        self._quota_bytes = quota_bytes
+        self._quota = quota  # the deployment's
 
     def storage(self, principal: Principal, owner: str | None = None) -> dict[str, Any]:
         """The members of ``GET /api/storage/stats``. The trash counts in ``quota`` and the saved bytes only. Raises NotAllowed,
@@ -32,9 +32,9 @@ class Stats:
         with self._db.connection() as tx:
             counts = stats.count(tx, owner_id)
             usage = stats.usage(tx, owner_id)
+            limits = None if owner_id is None else quotas.get(tx, owner_id, self._quota)
             largest = stats.largest_folders(tx, owner_id, limit=_FOLDERS)
             recent = stats.recent(tx, owner_id, limit=_RECENT)
-        default = None if owner_id is None else self._quota_bytes
         return {
             "total_files": counts.files,
             "total_size": counts.size,
@@ -49,7 +49,12 @@ class Stats:
             "by_status": counts.by_status,
             "deduplicated_bytes": max(0, usage.used - usage.stored),
             "compressed_bytes_saved": usage.saved,
-            "quota": {"used": usage.used, "limit": default if usage.quota is None else usage.quota},
+            "quota": {
+                "used": usage.used,
+                "limit": None if limits is None else limits.max_bytes,
+                "files": usage.files,
+                "max_files": None if limits is None else limits.max_files,
+            },
             "capacity": self._capacity(),
             "recent_activity": [asdict(event) for event in recent],
         }

@@ -26,6 +26,7 @@ from core.errors import (
     Locked,
     NotFound,
     PartsMismatch,
+    QuotaExceeded,
     StorageFull,
     Unavailable,
     UploadGone,
@@ -325,15 +326,7 @@ class Completion:
         folder was deleted, the file goes to the root and its ``problem`` says so.
 
         A checksum other than the one declared at the beginning rejects the file: no bytes match both."""
-        with self._db.connection() as tx:
-            uploader = uploader_of(tx, upload)
-        limit = self._intake.policy.max_size(uploader)
-        if size > limit:
-            error = FileTooLarge(f"A file may have at most {limit} bytes.")
-            self._intake.abort(upload, problem=error.as_problem())
-            raise error
-        if upload.size is None:
-            self._intake.reserve(upload, size)
+        self._check_size(upload, size)
         new = NewFile(
             upload_id=upload.id,
             owner_id=upload.owner_id,
@@ -351,7 +344,7 @@ class Completion:
         )
         try:
             with self._db.transaction() as tx:
-                files.open_publication(
+                self._intake.policy.open_publication(
                     tx,
                     upload.owner_id,
                     upload.folder_id,
@@ -369,6 +362,9 @@ class Completion:
                     if sha256 is not None:
                         uploads.declare_sha256(tx, upload.id, sha256, problem=ChecksumMismatch().as_problem())
                     jobs.enqueue(tx, "check_file", owner_id=file.owner_id, file_id=str(file.id))
+        except QuotaExceeded as error:  # of the session
+            self._intake.abort(upload, problem=error.as_problem())
+            raise
         except db_errors.ForeignKeyViolation:
             if upload.folder_id is None:
                 raise
@@ -376,6 +372,18 @@ class Completion:
         if file is not None:
             metrics().upload(upload.protocol, "done", size if upload.protocol in ("tus", "ietf") else 0)
         return file
+
+    def _check_size(self, upload: UploadRecord, size: int) -> None:
+        """Raises FileTooLarge and QuotaExceeded, after ending the upload."""
+        with self._db.connection() as tx:
+            uploader = uploader_of(tx, upload)
+        limit = self._intake.policy.max_size(uploader)
+        if size > limit:
+            error = FileTooLarge(f"A file may have at most {limit} bytes.")
+            self._intake.abort(upload, problem=error.as_problem())
+            raise error
+        if upload.size is None:
+            self._intake.reserve(upload, size)
 
     def _file_of(self, upload: UploadRecord, sha256: str | None) -> FileRecord:
         """The file that an upload became. A checksum counts even if the sweep completed the upload before the client."""

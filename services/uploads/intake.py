@@ -44,7 +44,7 @@ from core.ids import FILE_PREFIX, TAIL_PREFIX, new_id, object_key
 from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, files, folders, jobs, objects, previews, reserved_keys, resumable, uploads
+from db import Database, Tx, files, folders, jobs, objects, previews, reserved_keys, resumable, uploads
 from db import errors as db_errors
 from db.files import NewFile
 from db.records import FileRecord, PreviewRecord, SessionRecord, UploadRecord
@@ -243,6 +243,7 @@ class Batch:
         self.received: list[Received] = []
         self.rejected: list[Rejected] = []
         self._admitted: list[UUID] = []  # kept alive until the end of the block
+        self._unreserved = False  # whether there was no quota to reserve for some of it
         self._began = monotonic()
         self._heartbeat = beating(self._keep_alive)
 
@@ -341,6 +342,7 @@ class Batch:
                 if folders.owner_of(tx, folder_id) != new.owner_id:
                     raise NotFound("There is no such folder.")
         upload = self._intake.keys.take(new)
+        self._unreserved = True
         self._admitted.append(upload.id)
         return upload
 
@@ -390,7 +392,7 @@ class Batch:
         published: list[FileRecord] = []
         duplicates: list[Rejected] = []
         with self._db.transaction() as tx:
-            session = files.open_publication(
+            session = self._policy.open_publication(
                 tx,
                 owner_id,
                 placement.folder_id,
@@ -422,14 +424,12 @@ class Batch:
                     raise UploadGone("The upload took too long and has expired.")
                 equals.confirm(record.file_path)
                 published.append(as_sent(self._principal, item.upload, record))
-                if self._scan:
-                    jobs.enqueue(tx, "check_file", owner_id=owner_id, file_id=str(record.id))
-                elif record.file_path == item.upload.object_key:
-                    pipeline.begin(tx, record)
-                public_copies.begin(tx, record)
+                self._begin_jobs(tx, record, new=record.file_path == item.upload.object_key)
             objects.move_files(tx, equals.damaged, by=[record.file_path for record in published])
+            if self._unreserved:
+                self._policy.check_kept(tx, owner_id)
             if duplicates:
-                session = files.open_publication(
+                session = self._policy.open_publication(
                     tx,
                     owner_id,
                     placement.folder_id,
@@ -443,6 +443,13 @@ class Batch:
             if published:
                 idempotency.record(tx, once, outcome)
         return outcome
+
+    def _begin_jobs(self, tx: Tx, record: FileRecord, *, new: bool) -> None:
+        if self._scan:
+            jobs.enqueue(tx, "check_file", owner_id=record.owner_id, file_id=str(record.id))
+        elif new:
+            pipeline.begin(tx, record)
+        public_copies.begin(tx, record)
 
     def __enter__(self) -> Batch:
         self._heartbeat.__enter__()

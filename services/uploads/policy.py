@@ -3,21 +3,24 @@ and the number of unfinished uploads. Each rule is here only, so no protocol can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from core.errors import FileTooLarge, LimitReached, NotAllowed, NotFound, QuotaExceeded
 from core.placement import Placement
-from core.principal import Principal, UploadBudget
-from db import Database, Tx, uploads
+from core.principal import Principal, Quota, UploadBudget
+from db import Database, Tx, files, quotas, uploads
 from db import errors as db_errors
-from db.records import UploadRecord
+from db.records import SessionRecord, UploadRecord
 from db.uploads import NewUpload
 from services.access import idempotency
 from services.access.idempotency import Claim
+from services.access.quotas import remember_claim
 from services.access.visibility import check_target
 from services.library.type_policy import TypePolicy
+
+_SESSION_FULL = "This would exceed the quota of the upload session."
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class PolicyLimits:
     """The deployment's limits."""
 
     max_file_size: int  # bytes
-    quota_bytes: int | None  # bytes for each owner
+    quota: Quota  # for each owner
+    session_quota: Quota  # for each upload session
     max_open_uploads: int  # for each owner
 
 
@@ -95,11 +99,13 @@ class UploadPolicy:
         if budget is not None:
             new = replace(new, token_id=budget.token_id)
         limits, upload = self._limits, None
+        bounds = {"quota": limits.quota, "session_quota": limits.session_quota}
+        remember_claim(self._db, principal)
         # Without quota and token, one statement decides and is refused before it changes anything.
         alone = once is None and also is None and self.reserves_nothing(principal)
         try:
             with self._db.connection() if alone else self._db.transaction() as tx:
-                upload = uploads.admit(tx, new, quota_bytes=limits.quota_bytes, max_open=limits.max_open_uploads)
+                upload = uploads.admit(tx, new, **bounds, max_open=limits.max_open_uploads)
                 if upload is not None:
                     if also is not None:
                         also(tx, upload)
@@ -112,29 +118,62 @@ class UploadPolicy:
         if upload is not None:
             return upload
         with self._db.connection() as tx:
-            reason = uploads.refusal(tx, new, quota_bytes=limits.quota_bytes)
+            reason = uploads.refusal(tx, new, **bounds)
         if reason == "quota":
             raise QuotaExceeded()
+        if reason == "session":
+            raise QuotaExceeded(_SESSION_FULL)
         if reason == "budget":
             raise QuotaExceeded("This would exceed the upload token's budget.")
         raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at the same time.")
 
     def reserves_nothing(self, principal: Principal) -> bool:
         """Whether neither a quota nor an upload token bounds the caller's uploads."""
-        return self._limits.quota_bytes is None and not principal.has_quota and principal.budget is None
+        return self._limits.quota == Quota() and not principal.has_quota and principal.budget is None
+
+    def check_kept(self, tx: Tx, owner_id: str) -> None:
+        """Raises QuotaExceeded if what this transaction made files does not fit: the owner may have got a quota since."""
+        if not quotas.kept(tx, owner_id, self._limits.quota):
+            raise QuotaExceeded()
+
+    def open_publication(
+        self,
+        tx: Tx,
+        owner_id: str,
+        folder_id: int | None,
+        *,
+        session_id: str,
+        count: int,
+        size: int,
+        contents: Iterable[str] = (),
+        began: timedelta = timedelta(),
+    ) -> SessionRecord:
+        """``files.open_publication`` within the quota of the upload session. Raises QuotaExceeded."""
+        session = files.open_publication(
+            tx,
+            owner_id,
+            folder_id,
+            session_id=session_id,
+            count=count,
+            size=size,
+            quota=self._limits.session_quota,
+            contents=contents,
+            began=began,
+        )
+        if session is None:
+            raise QuotaExceeded(_SESSION_FULL)
+        return session
 
     def available(self, upload: UploadRecord) -> int | None:
         """Bytes that quota and upload token leave now; None without a limit."""
         with self._db.connection() as tx:
-            return uploads.available(tx, upload.owner_id, upload.token_id, quota_bytes=self._limits.quota_bytes)
+            return uploads.available(tx, upload.owner_id, upload.token_id, quota=self._limits.quota)
 
     def extend(self, upload: UploadRecord, reserve: int, *, expires_in: timedelta) -> bool:
         """Reserve ``reserve`` bytes of quota in all, and postpone the expiry. False if quota or budget do not allow it, or if
         the upload is over."""
         with self._db.transaction() as tx:
-            extended = uploads.extend(
-                tx, upload.id, reserve=reserve, expires_in=expires_in, quota_bytes=self._limits.quota_bytes
-            )
+            extended = uploads.extend(tx, upload.id, reserve=reserve, expires_in=expires_in, quota=self._limits.quota)
             if not extended:
                 raise db_errors.Rollback
         return extended

@@ -194,7 +194,7 @@ def test_statistics(client: GatewayClient, other: GatewayClient, admin: GatewayC
     assert (stats["total_files"], stats["total_size"], stats["deduplicated_bytes"]) == (2, 10, 5)
     assert stats["by_type"] == [{"file_type": "text", "count": 2, "size": 10}]
     assert stats["by_status"] == {"ready": 2}
-    assert stats["quota"] == {"used": 10, "limit": 10_000}
+    assert stats["quota"] == {"used": 10, "limit": 10_000, "files": 2, "max_files": None}
     assert stats["recent_activity"][0]["original_name"] == "b.txt"
     assert admin.get("/api/storage/stats").json["total_files"] == 0
     assert admin.get("/api/storage/stats?owner=*").json["total_files"] == 3

@@ -7,6 +7,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from core.placement import Placement
+from core.principal import Quota
 from db import Database, counters, files, uploads
 from db.files import NewFile
 from db.uploads import NewUpload
@@ -29,7 +30,7 @@ def test_concurrent_uploads_of_one_session_do_not_deadlock(db: Database) -> None
             expires_in=timedelta(hours=1),
         )
         with db.transaction() as tx:
-            admitted = uploads.admit(tx, new, quota_bytes=10_000, max_open=100)
+            admitted = uploads.admit(tx, new, quota=Quota(10_000), session_quota=Quota(), max_open=100)
         assert admitted is not None
         made = NewFile(
             upload_id=admitted.id,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import NotAllowed
-from core.principal import Principal
+from core.principal import Principal, Quota
 from db import Database, events, execute
 from services.library.stats import Stats
 from storage_backends.base import Capacity, StorageUnavailable
@@ -23,7 +23,7 @@ class Measured:
 
 
 def stats(db: Database, store: object = None, quota: int | None = None) -> Stats:
-    return Stats(db, store, quota)  # type: ignore[arg-type]
+    return Stats(db, store, Quota(quota))  # type: ignore[arg-type]
 
 
 def test_statistics_without_files(db: Database, alice: Principal) -> None:
@@ -35,7 +35,7 @@ def test_statistics_without_files(db: Database, alice: Principal) -> None:
         "by_status": {},
         "deduplicated_bytes": 0,
         "compressed_bytes_saved": 0,
-        "quota": {"used": 0, "limit": None},
+        "quota": {"used": 0, "limit": None, "files": 0, "max_files": None},
         "capacity": None,
         "recent_activity": [],
     }
@@ -68,7 +68,8 @@ def test_counts_leave_out_the_trash_and_other_owners(
     ]
     assert found["by_status"] == {"ready": 2, "processing": 1}
     assert found["deduplicated_bytes"] == 100
-    assert found["quota"] == {"used": 1207, "limit": 5_000} and found["capacity"] == {"free": 10, "total": 20}
+    assert found["quota"] == {"used": 1207, "limit": 5_000, "files": 4, "max_files": None}
+    assert found["capacity"] == {"free": 10, "total": 20}
     assert [(event["action"], event["original_name"]) for event in found["recent_activity"]] == [
         ("purged", None),
         ("downloaded", "a.pdf"),
@@ -76,7 +77,7 @@ def test_counts_leave_out_the_trash_and_other_owners(
     ]
     assert stats(db).storage(bob)["total_files"] == 1 and stats(db).storage(root)["total_files"] == 0
     everybody = stats(db, quota=5_000).storage(root, "*")
-    assert everybody["total_size"] == 212 and everybody["quota"] == {"used": 1212, "limit": None}
+    assert everybody["total_size"] == 212 and everybody["quota"]["used"] == 1212 and everybody["quota"]["limit"] is None
     assert stats(db).storage(root, "bob")["total_size"] == 5
     with pytest.raises(NotAllowed):
         stats(db).storage(alice, "bob")
@@ -86,7 +87,7 @@ def test_an_owners_own_quota_overrides_the_default(db: Database, alice: Principa
     add_file(db, "a.pdf")
     with db.transaction() as tx:
         execute(tx, "update owner_usage set quota_bytes = 0")
-    assert stats(db, quota=9).storage(alice)["quota"] == {"used": 100, "limit": 0}
+    assert stats(db, quota=9).storage(alice)["quota"]["limit"] == 0
 
 
 @pytest.mark.parametrize("capacity", [None, StorageUnavailable("down")])
