@@ -75,7 +75,7 @@ def start(data_dir: Path) -> SeaweedFS:
     """Start the server with its data in ``data_dir``, which is created on first use, and wait until it accepts our signature.
 
     A server that a killed parent left behind is stopped first. Raises EmbeddedError."""
-    binary = _binary()
+    binary = weed_binary()
     base = private_directory(data_dir.absolute())
     secret_key = kept_secret(base / "secret-key")
     _make_security(base)
@@ -119,7 +119,8 @@ def start(data_dir: Path) -> SeaweedFS:
     raise EmbeddedError(f"SeaweedFS ended while starting; the end of {log}:\n{last_lines(log)}")
 
 
-def _binary() -> Path:
+def weed_binary() -> Path:
+    """The program. Raises EmbeddedError if it is not installed."""
     beside_python = Path(sysconfig.get_path("scripts")) / "weed"
     found = beside_python if beside_python.exists() else shutil.which("weed")
     if not found:

@@ -18,7 +18,9 @@ import pytest
 import yaml
 
 from embedded.child import free_port
+from embedded.seaweedfs import GRPC_ABOVE, answers_us, weed_binary
 from settings import Settings
+from tests.listening import listening
 from tests.paths import ROOT
 from tests.servers import SIGNING_KEY, S3Server
 
@@ -52,7 +54,7 @@ def test_everything_that_services_reference_exists() -> None:
         for other, condition in service.get("depends_on", {}).items():
             assert "profiles" not in services[other] or condition["required"] is False, f"{name} needs {other}"
     for name in ("minio", "seaweedfs"):  # one or the other
-        assert services[name]["networks"]["data"]["aliases"] == ["bucket"]
+        assert services[name]["networks"]["bucket"]["aliases"] == ["bucket"]
         assert any(port.endswith(":9000") for port in services[name]["ports"])
     assert "http://bucket:9000" in ENVIRONMENT["S3_ENDPOINT"]
     assert {name: s["profiles"] for name, s in services.items() if "profiles" in s} == {
@@ -75,9 +77,53 @@ def test_T141_metrics_and_documentation_are_closed() -> None:
     assert ENVIRONMENT["OPS_ACCESS"] == "${OPS_ACCESS:-admin}"
 
 
+def test_T142_ports_are_on_loopback_unless_asked_and_resources_are_limited() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in service.get("ports", ())), name
+        assert service["pids_limit"] and service["mem_limit"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+
+
+def test_T142_images_are_named_by_digest() -> None:
+    images = {service["image"] for name, service in COMPOSE["services"].items() if not name.startswith("minio")}
+    assert {image for image in images if not re.search(r":\S+@sha256:[0-9a-f]{64}$", image)} == {"upload-gateway"}
+
+
+def test_T142_T48_only_the_gateway_reaches_database_and_bucket() -> None:
+    def neighbours(network: str) -> set[str]:
+        return {name for name, service in COMPOSE["services"].items() if network in service["networks"]}
+
+    gateway = {name for name, service in COMPOSE["services"].items() if service["image"] == "upload-gateway"}
+    assert gateway == {"gateway", "worker", "bootstrap"}
+    assert neighbours("front") == {"proxy", "gateway"}  # all of it is trusted to name the client's address
+    assert neighbours("bucket") == gateway | {"minio", "seaweedfs"}
+    assert neighbours("data") == gateway | {"postgres", "clamav"}
+    assert COMPOSE["networks"]["data"] == {"internal": True}
+
+
+def test_T142_seaweedfs_opens_only_s3(tmp_path: Path) -> None:
+    ports = {name: free_port(also_above=GRPC_ABOVE) for name in ("s3", "master", "filer", "volume")}
+    command = [*COMPOSE["services"]["seaweedfs"]["command"], *(f"-{name}.port={port}" for name, port in ports.items())]
+    environ = {**os.environ, "AWS_ACCESS_KEY_ID": "gateway", "AWS_SECRET_ACCESS_KEY": "s3-key"}
+    with (tmp_path / "log").open("wb") as log:
+        weed = subprocess.Popen([str(weed_binary()), *command, f"-dir={tmp_path}"], env=environ, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not answers_us(f"http://127.0.0.1:{ports['s3']}", "gateway", "s3-key"):
+            assert weed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.1)
+        opened = {int(address.rpartition(":")[2], 16) for address in listening(weed.pid) if address[:8] != "0100007F"}
+        assert opened == {ports["s3"], ports["s3"] + GRPC_ABOVE}
+    finally:
+        weed.kill()
+        weed.wait()
+
+
 def test_the_image_is_small_and_not_root() -> None:
     final = DOCKERFILE.rpartition("\nFROM ")[2]
-    assert re.match(r"python:\S+-slim\n", final) and re.search(r"^USER [1-9]\d*:", final, re.MULTILINE)
+    assert re.match(r"python:\S+-slim@sha256:[0-9a-f]{64}\n", final) and re.search(
+        r"^USER [1-9]\d*:", final, re.MULTILINE
+    )
     assert not re.search("requirements-(embedded|dev)", DOCKERFILE)
     copied = " ".join(re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE)).split()
     assert sorted(name.rstrip("/") for name in copied) == sorted(IN_IMAGE)
