@@ -51,6 +51,7 @@ from services.processing.compression import Compression
 from services.processing.pipeline import Pipeline
 from services.processing.previews import Previews
 from services.processing.scanning import Scanning
+from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
 from services.upkeep.jobs import Jobs
@@ -166,6 +167,7 @@ def wire(
         search=Search(db, cursors),
         stats=Stats(db, store, quota),
         jobs=Jobs(db, cursors),
+        audit=Audit(db, cursors),
         health=Health(db, store, scanning),
         janitor=Janitor(db, store, intake, upload_ttl=upload_ttl),
     )

@@ -18,7 +18,7 @@ at /openapi.json from these declarations. Then files.py, which has the most rout
                         s3_uploads, s3_upload_models, s3_xml    /s3: what @uppy/aws-s3 expects
                         upload_tokens     /api/upload-tokens, and /t/<token>/...
                         login, session_cookie    /api/session: sign in with a browser
-                        files, folders, search, admin, monitoring (health, metrics, the document)
+                        files, folders, search, admin, audit, monitoring (health, metrics, the document)
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from werkzeug.routing import BaseConverter, ValidationError
 
 from api import (
     admin,
+    audit,
     auth,
     direct_uploads,
     files,
@@ -81,6 +82,7 @@ _ROUTES = (
     (folders.routes, "/api/folders"),
     (search.routes, "/api"),
     (admin.routes, "/api/admin"),
+    (audit.routes, "/api"),
     (s3_uploads.routes, "/s3"),
     (s3_xml.routes, "/s3/objects"),
     (upload_tokens.routes, "/api"),
@@ -108,6 +110,7 @@ def create(services: Services, settings: Settings) -> Flask:
     app.before_request(rate_limits.count)
     app.after_request(_finish)
     app.after_request(session_cookie.drop_ended)
+    app.after_request(audit.finish)
     app.after_request(rate_limits.describe)
     app.teardown_request(lambda _: breaker.end_request())
     _allow_origins(app, settings.cors_origins)
@@ -152,6 +155,8 @@ def _begin() -> None:
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    g.address = proxies.client()
+    auth.act_as(None)
 
 
 def _finish(response: Response) -> Response:

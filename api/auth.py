@@ -12,9 +12,10 @@ from hmac import compare_digest
 from flask import current_app, g, request
 
 from api import proxies, session_cookie
-from api.context import services, settings
+from api.context import request_id, services, settings
 from api.operations import Operation
 from core.errors import GatewayError, NotAllowed, NotAuthenticated
+from core.origin import ORIGIN, Origin
 from core.principal import Principal, Scope
 from services.access import upload_tokens
 
@@ -42,6 +43,7 @@ def authenticate() -> None:
         return
     g.principal = _caller()
     if g.principal is not None:
+        act_as(g.principal)
         _authorize(g.principal, operation)
         if g.principal.folder_id is not None:
             g.principal = services().folders.reached_by(g.principal)
@@ -66,6 +68,23 @@ def _is_open_to_operators() -> bool:
         return True
     token, sent = settings().metrics_token, request.headers.get("Authorization", "")
     return token is not None and compare_digest(sent.partition(" ")[2].encode(), token.get_secret_value().encode())
+
+
+def act_as(principal: Principal | None) -> None:
+    """Let the events of this request tell that it is this caller's (db/events.py)."""
+    if principal is None:
+        ORIGIN.set(Origin("anonymous", address=g.address, request_id=request_id()))
+        return
+    credential_id = principal.key_id or principal.token_id
+    ORIGIN.set(
+        Origin(
+            principal.owner_id,
+            principal.credential,
+            None if credential_id is None else str(credential_id),
+            g.address,
+            request_id(),
+        )
+    )
 
 
 def _caller() -> Principal | None:

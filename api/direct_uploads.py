@@ -167,7 +167,7 @@ def complete(upload_id: UUID, body: CompleteUploadBody) -> Response:
 
 
 @routes.delete("/<uuid:upload_id>")
-@operation("Abort an upload", scopes=("write",), responses={204: None}, audit="upload_aborted")
+@operation("Abort an upload", scopes=("write",), responses={204: None}, audit=BY_SERVICE)
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. An upload that is over stays as it is."""
     _direct().abort(principal(), upload_id)

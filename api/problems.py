@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Flask, Response, json
+from flask import Flask, Response, g, json
 from werkzeug.exceptions import HTTPException
 
 from api.context import request_id, settings
@@ -138,6 +138,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A problem document. Its ``type`` links to the code's entry on the documentation page."""
+    g.problem_code = code
     document: dict[str, Any] = {
         "type": f"{settings().base_url}/docs#{code}",
         **(extra or {}),  # may contain a registered type

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Annotated, Any, Literal, Self
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -149,6 +150,22 @@ class JobListQuery(PageQuery):
     queue: ShortText | None = None
     task: ShortText | None = None
     owner: Owner | None = None
+
+
+class AuditQuery(PageQuery):
+    actor: Annotated[ShortText | None, Field(description="Whose credential it was; or anonymous, command, system")] = (
+        None
+    )
+    owner: Annotated[ShortText | None, Field(description="Whose files, keys and so on it concerned")] = None
+    action: ShortText | None = None
+    outcome: Annotated[ShortText | None, Field(description="ok, or an error code")] = None
+    file_id: UUID | None = None
+    target: Annotated[
+        ShortText | None, Field(description="A folder, key, token, upload or job; of a refusal the route")
+    ] = None
+    request_id: ShortText | None = None
+    date_from: From | None = None
+    date_to: Until | None = None
 
 
 class FolderListQuery(OwnedPageQuery):

@@ -378,6 +378,26 @@ class JobPageOut(PageOut):
     counts: dict[str, dict[str, int]] = Field(description="By queue, then by status")
 
 
+class AuditEventOut(Out):
+    id: int
+    at: datetime
+    action: str
+    outcome: str = Field(description="ok, or the code of the refusal")
+    actor: str = Field(description="The owner of the credential; or anonymous, command, system")
+    credential: str | None = Field(description="key, token, jwt or session")
+    credential_id: str | None = Field(description="Of a key or token")
+    address: str | None
+    request_id: str | None
+    owner_id: str | None = Field(description="Whose the file or target is")
+    file_id: UUID | None
+    target: str | None = Field(description="A folder, key, token, upload or job; of a refusal the route")
+    details: dict[str, Any] | None
+
+
+class AuditPageOut(PageOut):
+    items: list[AuditEventOut]
+
+
 class HealthOut(Out):
     status: Literal["ok"]
 

@@ -176,9 +176,7 @@ def complete(upload_id: str, query: KeyQuery, body: CompleteBody) -> Response:
 
 
 @routes.delete("/multipart/<string:upload_id>")
-@operation(
-    "Abort a multipart upload", scopes=("write",), query=KeyQuery, responses={200: NothingOut}, audit="upload_aborted"
-)
+@operation("Abort a multipart upload", scopes=("write",), query=KeyQuery, responses={200: NothingOut}, audit=BY_SERVICE)
 def abort(upload_id: str, query: KeyQuery) -> Response:
     """The file of a finished upload stays."""
     service().abort(principal(), find(upload_id, query.key))

@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 from flask import Blueprint, Response, request
 from pydantic import ValidationError
 
+from api.auth import act_as
 from api.context import caller_or_none
 from api.operations import BY_SERVICE, MAX_JSON_BYTES, Content, operation
 from api.problems import MEDIA_TYPE
@@ -118,12 +119,7 @@ def list_parts(upload_id: UUID) -> Response:
 
 @routes.delete("/<uuid:upload_id>")
 @operation(
-    "AbortMultipartUpload",
-    access="signed",
-    scopes=("write",),
-    error_type=_XML,
-    responses={204: None},
-    audit="upload_aborted",
+    "AbortMultipartUpload", access="signed", scopes=("write",), error_type=_XML, responses={204: None}, audit=BY_SERVICE
 )
 def abort(upload_id: UUID) -> Response:
     """Remove what has arrived. The file of a finished upload stays."""
@@ -142,6 +138,7 @@ def _signed_for(upload_id: UUID) -> tuple[Principal, UploadRecord]:
         if ticket is None:
             raise NotAuthenticated()
         caller = service().redeem(upload_id, ticket)
+        act_as(caller)
     return caller, service().find(caller, upload_id, None)
 
 

@@ -269,7 +269,7 @@ def append(upload_id: str) -> Response:
     headers=_STATE_HEADERS,
     request_headers=_PROTOCOL_HEADERS,
     errors=_LOOK_ERRORS,
-    audit="upload_aborted",
+    audit=BY_SERVICE,
 )
 def terminate(upload_id: str) -> Response:
     """Removes the bytes that have arrived. The file of a finished upload stays."""

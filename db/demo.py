@@ -18,7 +18,7 @@ metadata uploaded_at last_accessed first_access download_count is_deleted delete
 # in_bucket is false until ``set_stored``.
 _OBJECTS = "object_key owner_id size sha256 etag content_type in_bucket created_at"
 _EVENTS = "file_id owner_id action actor at"
-_TABLES = "files, objects, object_texts, search_index, search_words, file_tags, folders, file_events"
+_TABLES = "files, objects, object_texts, search_index, search_words, file_tags, folders, audit_events"
 
 
 def owner_is_new(tx: Tx, owner_id: str) -> bool:
@@ -42,7 +42,7 @@ def add_files(tx: Tx, files: Sequence[DemoFile], *, owners: Sequence[str], folde
     shared = "select from objects where object_key = any(%(keys)s) order by object_key for share"
     execute(tx, shared, {"keys": [f.object_key for f in files if f.is_copy]})
     _copy(tx, "files", _FILES, [_row(f, owners[f.owner], folders[f.owner]) for f in files])
-    _copy(tx, "file_events", _EVENTS, [event for f in files for event in _history(f, owners[f.owner])])
+    _copy(tx, "audit_events", _EVENTS, [event for f in files for event in _history(f, owners[f.owner])])
 
 
 def _row(file: DemoFile, owner_id: str, folders: Sequence[int]) -> tuple[Any, ...]:

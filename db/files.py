@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -157,10 +158,10 @@ file as (
     returning *
 ),
 forgotten as (
-    delete from uploads using upload where uploads.id = upload.id and %(forget)s and not exists (select from equal)
+    delete from uploads u using upload where u.id = upload.id and %(forget)s and not exists (select from equal)
 ),
 used as (
-    delete from reserved_keys using key where reserved_keys.id = key.id and not exists (select from equal)
+    delete from reserved_keys k using key where k.id = key.id and not exists (select from equal)
 ),
 ended as (
     update uploads
@@ -176,9 +177,7 @@ released as (
     update owner_usage set reserved_bytes = reserved_bytes - live.reserved, reserved_files = reserved_files - 1
     from live where owner_id = %(owner)s and live.row = 1 and {finished("spent")}
 ),
-event as (
-    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'uploaded', %(actor)s from file
-)
+event as ({events.recording("file", action="'uploaded'", target="(select id from upload)")})
 select {COLUMNS}
 from file f cross join lateral (
     select coalesce(e.extracted, '{{}}') as extracted, e.problem, e.encoding, e.stored_size, e.scan_verdict, e.location_state,
@@ -186,11 +185,10 @@ from file f cross join lateral (
            e.public_sha256, e.public_etag, 'standard' as storage_class, true as in_bucket
     from (select 1) one left join equal e on true) o
 """
+_PUBLISH = re.sub(r"\n +", "\n", _PUBLISH)  # psycopg does not remember how it parsed longer statements
 
 
-def publish(
-    tx: Tx, new: NewFile, *, actor: str, link: bool, forget: bool, damaged: Sequence[str] = ()
-) -> FileRecord | None:
+def publish(tx: Tx, new: NewFile, *, link: bool, forget: bool, damaged: Sequence[str] = ()) -> FileRecord | None:
     """Make an uploaded object a file, under a name that is free in its folder. Call ``open_publication`` first. None if the
     upload is over (expired, aborted).
 
@@ -217,10 +215,9 @@ def publish(
         "problem": None if new.problem is None else Jsonb(new.problem),
         "keep_location": placement.keep_location,
         "upload_id": new.upload_id,
-        "actor": actor,
         "forget": forget,
     }
-    return one(tx, FileRecord, _PUBLISH, params | _names(new.original_name))
+    return one(tx, FileRecord, _PUBLISH, params | _names(new.original_name) | events.by())
 
 
 _GET = f"select {COLUMNS} from {FROM} where f.id = %(id)s"
@@ -277,9 +274,14 @@ def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int, *, damaged: Sequ
 
 
 # The end of a statement that changes a file as ``f``: its event, and the file with its object.
-_EVENT = """event as (
-    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, %(action)s, %(actor)s from f
-)"""
+_EVENT = f"event as ({events.recording('f', action='%(action)s', details='%(details)s')})"
+
+
+def _event(action: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The parameters of ``_EVENT``."""
+    return {"action": action, "details": None if details is None else Jsonb(details), **events.by()}
+
+
 _CHANGED = f"select {COLUMNS} from f join objects o on o.object_key = f.file_path"
 _UPDATE = f"""
 with f as (
@@ -305,7 +307,6 @@ def update(
     tx: Tx,
     file_id: UUID,
     *,
-    actor: str,
     action: str = "updated",
     original_name: str | None = None,
     mime_type: str | None = None,
@@ -320,8 +321,6 @@ def update(
     """Change what an owner may edit. A taken name violates the constraint ``file_name_conflict``."""
     params = {
         "id": file_id,
-        "actor": actor,
-        "action": action,
         "original_name": original_name,
         **_types(mime_type),
         "visibility": visibility,
@@ -332,10 +331,22 @@ def update(
         "folder": folder_id,
         "set_folder": set_folder,
     }
-    return one(tx, FileRecord, _UPDATE, params)
+    tag_count = None if tags is None else len(tags)
+    given = {
+        "visibility": visibility,
+        "keep_location": keep_location,
+        "original_name": original_name,
+        "tags": tag_count,
+    }
+    details: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if set_expires:
+        details["expires_at"] = expires_at and expires_at.isoformat()
+    if set_folder:
+        details["folder_id"] = folder_id
+    return one(tx, FileRecord, _UPDATE, params | _event(action, details))
 
 
-def trash(tx: Tx, file_id: UUID, *, actor: str) -> FileRecord | None:
+def trash(tx: Tx, file_id: UUID) -> FileRecord | None:
     """Move to the trash. None if the file is there already."""
     sql = f"""
     with f as (
@@ -344,10 +355,10 @@ def trash(tx: Tx, file_id: UUID, *, actor: str) -> FileRecord | None:
     ), {_EVENT}
     {_CHANGED}
     """
-    return one(tx, FileRecord, sql, {"id": file_id, "action": "trashed", "actor": actor})
+    return one(tx, FileRecord, sql, {"id": file_id} | _event("trashed"))
 
 
-def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
+def restore(tx: Tx, file: FileRecord) -> FileRecord | None:
     """Restore from the trash under a free name. The caller holds ``lock_names``. None if the file is not in the trash."""
     sql = f"""
     with name as materialized (select {_FREE_NAME} as free),
@@ -357,19 +368,12 @@ def restore(tx: Tx, file: FileRecord, *, actor: str) -> FileRecord | None:
     ), {_EVENT}
     {_CHANGED}
     """
-    params = {"id": file.id, "owner": file.owner_id, "folder": file.folder_id, "action": "restored", "actor": actor}
-    return one(tx, FileRecord, sql, params | _names(file.original_name))
+    params = {"id": file.id, "owner": file.owner_id, "folder": file.folder_id}
+    return one(tx, FileRecord, sql, params | _names(file.original_name) | _event("restored"))
 
 
 def copy(
-    tx: Tx,
-    file: FileRecord,
-    *,
-    object_key: str,
-    folder_id: int | None,
-    original_name: str,
-    mime_type: str | None,
-    actor: str,
+    tx: Tx, file: FileRecord, *, object_key: str, folder_id: int | None, original_name: str, mime_type: str | None
 ) -> FileRecord | None:
     """A new file on the same object. The caller holds ``lock_names`` and has locked the object. ``mime_type`` None keeps the
     source's. None if the source is gone."""
@@ -389,8 +393,7 @@ def copy(
     {_CHANGED}
     """
     params = {"id": file.id, "owner": file.owner_id, "folder": folder_id, "key": object_key, **_types(mime_type)}
-    params |= {"action": "copied", "actor": actor}
-    return one(tx, FileRecord, sql, params | _names(original_name))
+    return one(tx, FileRecord, sql, params | _names(original_name) | _event("copied", {"copy_of": str(file.id)}))
 
 
 def _types(mime_type: str | None) -> dict[str, str | None]:
@@ -403,13 +406,15 @@ def _names(name: str) -> dict[str, Any]:
     return {"name": name, "stems": stems, "suffix": suffix}
 
 
-def remove(tx: Tx, file_id: UUID, *, actor: str) -> bool:
+_REMOVE = f"""
+with gone as (delete from files where id = %(id)s returning id, owner_id, original_name)
+{events.recording("gone", action="'purged'", details="jsonb_build_object('original_name', original_name)")}
+"""
+
+
+def remove(tx: Tx, file_id: UUID) -> bool:
     """Delete the row. The caller has locked the object. False if the row is gone."""
-    sql = """
-    with gone as (delete from files where id = %(id)s returning id, owner_id)
-    insert into file_events (file_id, owner_id, action, actor) select id, owner_id, 'purged', %(actor)s from gone
-    """
-    return execute(tx, sql, {"id": file_id, "actor": actor}) == 1
+    return execute(tx, _REMOVE, {"id": file_id} | events.by()) == 1
 
 
 def finish_check(

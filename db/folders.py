@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from db import Tx, column, execute, many, one, scalar
+from db import Tx, column, events, execute, many, one, scalar
 from db.records import FolderRecord
 
 
@@ -166,9 +166,9 @@ def holds_files(tx: Tx, folder_ids: Sequence[int]) -> bool:
     return bool(scalar(tx, sql, {"ids": list(folder_ids)}))
 
 
-def trash_inside(tx: Tx, folder_ids: Sequence[int], *, actor: str, limit: int) -> tuple[int, int]:
+def trash_inside(tx: Tx, folder_ids: Sequence[int], *, limit: int) -> tuple[int, int]:
     """Move up to ``limit`` files from these folders to the trash. Returns how many, and how many were not in the trash yet."""
-    sql = """
+    sql = f"""
     with chosen as materialized (
         select id, is_deleted from files where folder_id = any(%(ids)s) order by id limit %(limit)s for no key update
     ), trashed as (
@@ -176,13 +176,10 @@ def trash_inside(tx: Tx, folder_ids: Sequence[int], *, actor: str, limit: int) -
             version = f.version + (not f.is_deleted)::integer
         from chosen where f.id = chosen.id
         returning f.id, f.owner_id, chosen.is_deleted as before
-    ), events as (
-        insert into file_events (file_id, owner_id, action, actor)
-        select id, owner_id, 'trashed', %(actor)s from trashed where not before
-    )
+    ), event as ({events.recording("trashed where not before", action="'trashed'")})
     select count(*), count(*) filter (where not before) from trashed
     """
-    row = tx.execute(sql, {"ids": list(folder_ids), "actor": actor, "limit": limit}).fetchone()
+    row = tx.execute(sql, {"ids": list(folder_ids), "limit": limit} | events.by()).fetchone()
     assert row is not None
     return row[0], row[1]
 

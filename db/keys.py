@@ -92,7 +92,8 @@ def list_all(tx: Tx, *, after: UUID | None, limit: int) -> list[KeyRecord]:
     return many(tx, KeyRecord, sql, {"after": after, "limit": limit})
 
 
-def revoke(tx: Tx, key_id: UUID) -> bool:
-    """False if there is no such key or it is revoked already."""
-    sql = "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null"
-    return execute(tx, sql, {"id": key_id}) == 1
+def revoke(tx: Tx, key_id: UUID) -> str | None:
+    """Revoke a key, and return its owner; None if there is no such key or it is revoked already."""
+    sql = "update api_keys set revoked_at = now() where id = %(id)s and revoked_at is null returning owner_id"
+    owner_id: str | None = scalar(tx, sql, {"id": key_id})
+    return owner_id

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db import Tx, column, execute, many, one, scalar
+from db import Tx, column, events, execute, many, one, scalar
 from db.records import ObjectRecord
 
 COLUMNS = (
@@ -201,13 +201,14 @@ def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
 # -- replacing an object -------------------------------------------------------------------------------------------------
 
 
-def record_url(tx: Tx, object_key: str, *, life: timedelta, to: tuple[UUID, str, str] | None = None) -> bool:
+def record_url(tx: Tx, object_key: str, *, life: timedelta, of: tuple[UUID, str] | None = None) -> bool:
     """Record that a presigned URL, valid for ``life``, is given out for the object or its public copy, so that the object is
     kept as long if it is replaced. False if it was replaced already or is infected.
 
-    Twice the life is recorded, so that not every download writes the row. ``to``: a file, its owner and who gets the URL, for
-    an event in the file's history, which is recorded in any case."""
-    sql = """
+    Twice the life is recorded, so that not every download writes the row. ``of``: a file and its owner, for an event in
+    its history, which is recorded in any case."""
+    file = "(select %(file_id)s::uuid as id, %(owner)s as owner_id) f where id is not null"
+    sql = f"""
     with present as (
         select object_key, urls_until from objects
         where (object_key = %(key)s or public_key = %(key)s) and status = 'stored' and encoding is null
@@ -218,15 +219,12 @@ def record_url(tx: Tx, object_key: str, *, life: timedelta, to: tuple[UUID, str,
         where o.object_key = present.object_key and coalesce(present.urls_until, '-infinity') < now() + %(life)s::interval
         returning 1
     ),
-    event as (
-        insert into file_events (file_id, owner_id, action, actor)
-        select %(file_id)s, %(owner)s, 'url_issued', %(actor)s where %(actor)s::text is not null
-    )
+    event as ({events.recording(file, action="'url_issued'")})
     select exists (select from present where urls_until >= now() + %(life)s::interval) or exists (select from noted)
     """
-    file_id, owner, actor = to or (None, None, None)
-    params = {"key": object_key, "life": life, "file_id": file_id, "owner": owner, "actor": actor}
-    return scalar(tx, sql, params) is True
+    file_id, owner = of or (None, None)
+    params = {"key": object_key, "life": life, "file_id": file_id, "owner": owner}
+    return scalar(tx, sql, params | events.by()) is True
 
 
 # Put a reserved key to use: ``object`` is the CTE that locks the object.

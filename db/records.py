@@ -318,6 +318,24 @@ class EventRecord(NamedTuple):
     at: datetime
 
 
+class AuditRecord(NamedTuple):
+    """An audit event: the columns of ``audit_events``."""
+
+    id: int
+    at: datetime
+    action: str
+    outcome: str  # ok, or the code of the error
+    actor: str
+    credential: str | None
+    credential_id: str | None
+    address: str | None
+    request_id: str | None
+    owner_id: str | None  # whose the file or target is
+    file_id: UUID | None
+    target: str | None
+    details: dict[str, Any] | None
+
+
 @dataclass(frozen=True, slots=True)
 class FileDetailsRecord:
     """A file with all that is shown of it."""

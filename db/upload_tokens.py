@@ -86,10 +86,13 @@ def count_live(tx: Tx, owner_id: str | None, *, folders: list[int] | None, limit
     return int(scalar(tx, sql, {"owner": owner_id, "folders": folders, "limit": limit}))
 
 
-def revoke(tx: Tx, token_id: UUID, owner_id: str | None, *, folders: list[int] | None) -> bool:
-    """Expire a token of an owner, or anybody's. False if it is not live."""
-    sql = f"update upload_tokens t set expires_at = now() where t.id = %(id)s and {_LIVE} and {_OF_OWNER}"
-    return execute(tx, sql, {"id": token_id, "owner": owner_id, "folders": folders}) == 1
+def revoke(tx: Tx, token_id: UUID, owner_id: str | None, *, folders: list[int] | None) -> str | None:
+    """Expire a token of an owner, or anybody's, and return whose files it was for. None if it is not live."""
+    sql = f"""
+    update upload_tokens t set expires_at = now() where t.id = %(id)s and {_LIVE} and {_OF_OWNER} returning t.owner_id
+    """
+    owner: str | None = scalar(tx, sql, {"id": token_id, "owner": owner_id, "folders": folders})
+    return owner
 
 
 def forget_old(tx: Tx, *, keep: timedelta) -> int:

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from core.placement import Placement
 from core.principal import Quota
-from db import Tx, execute, finished, many, one, quotas, scalar
+from db import Tx, events, execute, finished, many, one, quotas, scalar
 from db.records import UploadRecord
 
 COLUMNS = (
@@ -55,6 +55,13 @@ _SESSION_FITS = """not exists (
     select from (select 1) one left join upload_sessions s on s.owner_id = %(owner_id)s and s.session_id = %(session_id)s
     where coalesce(s.total_size, 0) + %(reserve)s > %(session_bytes)s::bigint
        or coalesce(s.files_uploaded, 0) + 1 > %(session_files)s::bigint)"""
+
+
+def _recording(action: str) -> str:
+    """The event of ``upload``. What is sent by one request has no other than that of its file."""
+    return events.recording("upload where protocol not in ('form', 'raw')", action=action, file="null", target="id")
+
+
 # One conditional UPDATE decides on the quota, so that parallel uploads can't exceed it (T71). Locks are taken in the
 # order session, token, usage (db/__init__.py).
 _ADMIT = f"""
@@ -90,15 +97,19 @@ held as (
     set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes, reserved_files = u.reserved_files + 1
     where {quotas.fits("excluded.reserved_bytes", "1")}
     returning 1
-)
-insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved, part_size,
-                     folder_id, had_folder, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,
-                     urls_until, expires_at)
-select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s, %(size)s,
-       %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s, %(on_duplicate)s,
-       %(keep_location)s, %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(urls_for)s, now() + %(expires_in)s
-from held
-returning {COLUMNS}
+),
+upload as (
+    insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved,
+                         part_size, folder_id, had_folder, visibility, tags, on_duplicate, keep_location, metadata, sha256,
+                         session_id, token_id, urls_until, expires_at)
+    select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s,
+           %(size)s, %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s,
+           %(on_duplicate)s, %(keep_location)s, %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(urls_for)s,
+           now() + %(expires_in)s
+    from held returning *
+),
+event as ({_recording("'upload_begun'")})
+select {COLUMNS} from upload
 """
 
 
@@ -114,7 +125,7 @@ def admit(tx: Tx, new: NewUpload, *, quota: Quota, session_quota: Quota, max_ope
         "max_open": max_open,
         **_limits(quota, session_quota),
     }
-    return one(tx, UploadRecord, _ADMIT, params)
+    return one(tx, UploadRecord, _ADMIT, params | events.by())
 
 
 def _limits(quota: Quota, session_quota: Quota) -> dict[str, Any]:
@@ -447,10 +458,14 @@ freed as (
     update owner_usage u set reserved_bytes = u.reserved_bytes - f.bytes, reserved_files = u.reserved_files - f.files
     from (select owner_id, count(*) as files, sum(reserved) as bytes from up group by owner_id) f
     where u.owner_id = f.owner_id and {finished("refunded")}
-)
-update uploads set status = %(status)s, reserved = 0, problem = coalesce(%(problem)s, problem), updated_at = now()
-from up where uploads.id = up.id
-returning uploads.id
+),
+upload as (
+    update uploads set status = %(status)s, reserved = 0, problem = coalesce(%(problem)s, problem), updated_at = now()
+    from up where uploads.id = up.id
+    returning uploads.*
+),
+event as ({_recording("'upload_' || %(status)s")})
+select id from upload
 """
 
 
@@ -466,6 +481,7 @@ def end(
             "status": status,
             "expired_only": expired_only,
             "problem": None if problem is None else Jsonb(problem),
+            **events.by(),
         },
     ).fetchall()
     return [row[0] for row in rows]

@@ -37,6 +37,7 @@ from services.processing.compression import Compression
 from services.processing.pipeline import Pipeline
 from services.processing.previews import Previews
 from services.processing.scanning import Scanning
+from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
 from services.upkeep.jobs import Jobs
@@ -76,5 +77,6 @@ class Services:
     idempotency: Idempotency
     quotas: Quotas
     rate_limits: RateLimits | None  # None: RATE_LIMITS=off
+    audit: Audit
     health: Health
     janitor: Janitor

@@ -18,6 +18,7 @@ from psycopg import sql
 from werkzeug.routing import Rule
 
 from app import create_app, wire
+from core.origin import ORIGIN, SYSTEM
 from core.principal import Principal
 from db import Database
 from db.migrate import migrate
@@ -176,6 +177,7 @@ def settings(request: pytest.FixtureRequest, database_url: str, s3_server: S3Ser
 @pytest.fixture
 def services(settings: Settings, bucket: Any) -> Iterator[Services]:
     wired = wire(settings, store=bucket if isinstance(bucket, MemoryStore) else None)
+    ORIGIN.set(SYSTEM)  # the last test's requests came from somebody
     yield wired
     wired.db.close()
 

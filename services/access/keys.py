@@ -16,7 +16,7 @@ from core.cursors import Cursors, Page
 from core.errors import InvalidInput, NotAuthenticated, NotFound, Unavailable
 from core.ids import new_secret, secret_digest
 from core.principal import SCOPES, Principal, Role, Scope
-from db import Database, keys
+from db import Database, events, keys
 from db.records import KeyRecord
 from services.access import idempotency
 from services.access.idempotency import Claim
@@ -102,6 +102,8 @@ class Keys:
             )
             if record is None:
                 raise NotFound("There is no such folder.")
+            details = {"name": name, "role": role, "scopes": record.scopes, "folder_id": folder_id}
+            events.record(tx, "key_created", owner_id=owner_id, target=record.id, details=details)
             idempotency.record(tx, once, record)
             return record, key
 
@@ -114,20 +116,22 @@ class Keys:
 
     def revoke_key(self, key_id: UUID) -> None:
         """Revoke a key. Returns, or raises NotFound, when no process accepts it any more."""
-        with self._db.connection() as tx:
-            revoked = keys.revoke(tx, key_id)
+        with self._db.transaction() as tx:
+            owner_id = keys.revoke(tx, key_id)
+            if owner_id is not None:
+                events.record(tx, "key_revoked", owner_id=owner_id, target=key_id)
         sleep(CACHED * 1.1)  # clocks of other machines may run slower
-        if not revoked:
+        if owner_id is None:
             raise NotFound("There is no such key.")
 
     def ensure_admin_key(self, given: str | None) -> str | None:
         """Make sure that an admin key exists: the given one, or a new one, which is returned to be shown once."""
+        with self._db.connection() as tx:
+            if keys.any_admin(tx) if given is None else keys.find(tx, secret_digest(given)):
+                return None
         if given is not None:
             self.create_key("admin", name="ADMIN_API_KEY", role="admin", key=given)
             return None
-        with self._db.connection() as tx:
-            if keys.any_admin(tx):
-                return None
         return self.create_key("admin", name="first admin key", role="admin")[1]
 
 

@@ -13,7 +13,7 @@ from core.cursors import Cursors, Page
 from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
 from core.ids import new_secret, secret_digest
 from core.principal import Principal
-from db import Database, Tx, upload_tokens
+from db import Database, Tx, events, upload_tokens
 from db.records import FileRecord, UploadRecord, UploadTokenRecord
 from db.upload_tokens import Budget as Budget
 from services.access import idempotency
@@ -59,6 +59,7 @@ class UploadTokens:
             record = upload_tokens.create(tx, digest, owner_id, budget, key_id=principal.key_id, expires_in=life)
             if record is None:
                 raise NotFound("There is no such folder.")
+            events.record(tx, "token_created", owner_id=owner_id, target=record.id)
             idempotency.record(tx, once, record)
         return record, token
 
@@ -77,10 +78,12 @@ class UploadTokens:
 
     def revoke(self, principal: Principal, token_id: UUID) -> None:
         """Expire a token now. Uploads that it began continue. Raises NotFound."""
-        with self._db.connection() as tx:
-            owner_id = None if principal.is_admin else principal.owner_id
-            if not upload_tokens.revoke(tx, token_id, owner_id, folders=principal.reach):
+        with self._db.transaction() as tx:
+            owner = None if principal.is_admin else principal.owner_id
+            owner_id = upload_tokens.revoke(tx, token_id, owner, folders=principal.reach)
+            if owner_id is None:
                 raise NotFound("There is no such upload token.")
+            events.record(tx, "token_revoked", owner_id=owner_id, target=token_id)
 
     def authenticate(self, token: str) -> Principal:
         """The principal of a token, with its budget. Raises NotAuthenticated, also for an expired token."""

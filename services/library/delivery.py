@@ -268,12 +268,12 @@ class Delivery:
         file = self._readable(principal, found)
         self._reader.confirm(file)
         life = min(life, self._limits.url_max_ttl)
-        to = None if principal is None else (file.id, file.owner_id, principal.owner_id)
+        of = None if principal is None else (file.id, file.owner_id)
         if file.visibility == "private" and life <= self._limits.url_ttl and self._can_presign(file):
-            return self._presigned(file, life, disposition, to) or self._link(file, life, disposition)
-        if to is not None:
+            return self._presigned(file, life, disposition, of) or self._link(file, life, disposition)
+        if of is not None:
             with self._db.connection() as tx:
-                events.record(tx, to[0], owner_id=to[1], action="url_issued", actor=to[2])
+                events.record(tx, "url_issued", owner_id=file.owner_id, file_id=file.id)
         return self._link(file, life, disposition)
 
     def _link(self, file: FileRecord, life: timedelta, disposition: Disposition | None) -> Link:
@@ -294,18 +294,14 @@ class Delivery:
         return self._presigns is not None and file.encoding is None
 
     def _presigned(
-        self,
-        file: FileRecord,
-        life: timedelta,
-        disposition: Disposition | None,
-        to: tuple[UUID, str, str] | None = None,
+        self, file: FileRecord, life: timedelta, disposition: Disposition | None, of: tuple[UUID, str] | None = None
     ) -> PresignedRequest | None:
-        """None if the object is stored compressed, perhaps since a moment ago, or the store can't presign. ``to`` is as in
+        """None if the object is stored compressed, perhaps since a moment ago, or the store can't presign. ``of`` is as in
         ``objects.record_url``."""
         if self._presigns is None or not self._can_presign(file):
             return None
         with self._db.connection() as tx:
-            if not objects.record_url(tx, file.file_path, life=life, to=to):
+            if not objects.record_url(tx, file.file_path, life=life, of=of):
                 return None
         return self._presigns.presign_get(
             file.file_path,
@@ -327,9 +323,9 @@ class Delivery:
     def _count(self, principal: Principal | None, file: FileRecord) -> None:
         with self._db.connection() as tx:
             if principal is None:
-                events.count_anonymous(tx, file.id)
+                events.count_download(tx, file.id)
             else:
-                events.record_download(tx, file.id, actor=principal.owner_id)
+                events.record_download(tx, file.id)
 
     # -- many files ----------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ class Files:
         with self._db.transaction() as tx:
             etag = file.etag if state == "verified" else None
             objects.record_check(tx, file.file_path, in_bucket=found, checksum_state=state, etag=etag)
-            events.record(tx, file.id, owner_id=file.owner_id, action="verified", actor=principal.owner_id)
+            events.record(tx, "verified", owner_id=file.owner_id, file_id=file.id)
 
     def history(self, principal: Principal, file_id: UUID, *, limit: int, cursor: str | None) -> Page[EventRecord]:
         """A page of the file's events, newest first. Raises NotFound, InvalidCursor."""
@@ -238,7 +238,6 @@ class Files:
                 files.update(
                     tx,
                     file_id,
-                    actor=principal.owner_id,
                     original_name=name,
                     mime_type=mime_type,
                     visibility=visibility,
@@ -281,11 +280,7 @@ class Files:
         """Move a file to a folder, or to the root. Raises NameConflict, NotFound, PreconditionFailed."""
         check_target(principal, target_folder_id)
         with self._changing(principal, file_id, if_match, names=True, folder_id=target_folder_id) as (tx, _):
-            return _still(
-                files.update(
-                    tx, file_id, actor=principal.owner_id, action="moved", folder_id=target_folder_id, set_folder=True
-                )
-            )
+            return _still(files.update(tx, file_id, action="moved", folder_id=target_folder_id, set_folder=True))
 
     def copy(
         self,
@@ -328,7 +323,6 @@ class Files:
                     folder_id=folder_id,
                     original_name=name or file.original_name,
                     mime_type=mime_type,
-                    actor=principal.owner_id,
                 )
             )
             if not quotas.kept(tx, file.owner_id, self._quota):
@@ -339,14 +333,14 @@ class Files:
     def trash(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> FileRecord:
         """Move a file to the trash, if it is not there. Raises NotFound, PreconditionFailed."""
         with self._changing(principal, file_id, if_match) as (tx, file):
-            return files.trash(tx, file_id, actor=principal.owner_id) or file
+            return files.trash(tx, file_id) or file
 
     def restore(self, principal: Principal, file_id: UUID) -> FileRecord:
         """Restore a file from the trash, if it is there. Its name gets a number if it is taken. Raises NotFound."""
         with self._naming() as tx:
             file = owned(principal, files.get(tx, file_id))
             files.lock_names(tx, file.owner_id, file.folder_id)
-            restored = files.restore(tx, file, actor=principal.owner_id)
+            restored = files.restore(tx, file)
             return restored or _still(files.get(tx, file_id))
 
     def purge(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> None:
@@ -355,7 +349,7 @@ class Files:
             key = objects.lock_by_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
-            files.remove(tx, file_id, actor=principal.owner_id)
+            files.remove(tx, file_id)
             last = key is not None and objects.mark_purging(tx, key)
         if last and key is not None:
             purge_object(self._db, self._store, key)
@@ -391,7 +385,7 @@ class Files:
         dropped = set(clean_tags(remove))
         with self._changing(principal, file_id, None) as (tx, file):
             tags = clean_tags([*(tag for tag in file.tags if tag not in dropped), *add])
-            return _still(files.update(tx, file_id, actor=principal.owner_id, tags=tags))
+            return _still(files.update(tx, file_id, tags=tags))
 
     @contextmanager
     def _naming(self) -> Iterator[Tx]:

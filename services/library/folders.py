@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from core.cursors import Cursors, Page
 from core.errors import (
@@ -25,7 +25,7 @@ from core.errors import (
 from core.names import clean_name
 from core.principal import Principal
 from core.unset import UNSET, Unset, value_or_none
-from db import Database, Tx, folders
+from db import Database, Tx, events, folders
 from db import errors as db_errors
 from db.folders import FolderFilter
 from db.records import FolderRecord
@@ -125,6 +125,7 @@ class Folders:
             made = folders.create(tx, owner_id, name=name, description=description, parent_id=parent_id)
             folder = folders.get(tx, made, top=principal.folder_id)
             assert folder is not None
+            events.record(tx, "folder_created", owner_id=owner_id, target=made, details={"name": name})
             idempotency.record(tx, once, folder)
             return folder
 
@@ -136,7 +137,8 @@ class Folders:
         _check_description(description or "")
         set_parent, parent_id = not isinstance(change.parent_id, Unset), value_or_none(change.parent_id)
         with self._rules() as tx:
-            folders.lock_tree(tx, _owner(tx, principal, folder_id))
+            owner_id = _owner(tx, principal, folder_id)
+            folders.lock_tree(tx, owner_id)
             if parent_id is not None:
                 _owner(tx, principal, parent_id)
             elif set_parent:
@@ -144,6 +146,9 @@ class Folders:
             folders.update(
                 tx, folder_id, name=name, description=description, parent_id=parent_id, set_parent=set_parent
             )
+            details: dict[str, Any] = {} if name is None else {"name": name}
+            details |= {"parent_id": parent_id} if set_parent else {}
+            events.record(tx, "folder_updated", owner_id=owner_id, target=folder_id, details=details)
             return _visible(principal, folders.get(tx, folder_id, top=principal.folder_id))
 
     def delete(self, principal: Principal, folder_id: int, *, recursive: bool = False) -> dict[str, int]:
@@ -163,14 +168,17 @@ class Folders:
                     while True:
                         with conn.transaction():
                             folders.set_lock_timeout(conn, _LOCK_TIMEOUT)
-                            folders.lock_tree(conn, _owner(conn, principal, folder_id))
+                            owner_id = _owner(conn, principal, folder_id)
+                            folders.lock_tree(conn, owner_id)
                             ids = folders.lock_below(conn, folder_id)
                             if not recursive and (len(ids) > 1 or folders.holds_files(conn, ids)):
                                 raise FolderNotEmpty()
-                            moved, new = folders.trash_inside(conn, ids, actor=principal.owner_id, limit=_BATCH)
+                            moved, new = folders.trash_inside(conn, ids, limit=_BATCH)
                             if moved < _BATCH:
                                 removed = folders.remove(conn, ids)
-                                return {"trashed_files": trashed + new, "deleted_folders": removed}
+                                done = {"trashed_files": trashed + new, "deleted_folders": removed}
+                                events.record(conn, "folder_deleted", owner_id=owner_id, target=folder_id, details=done)
+                                return done
                         trashed += new
                 except db_errors.LOCKED:
                     pass

@@ -124,10 +124,7 @@ class Previews:
             retry = request.retry and may_change(principal, file.owner_id, file.folder_id)
             if stored is None:
                 self._raise_remembered(tx, file, shape, forget=retry)
-            if principal is None:
-                events.count_anonymous(tx, file.id, preview=True)
-            else:
-                events.record_preview(tx, file.id, actor=principal.owner_id)
+            events.count_preview(tx, file.id)
         etag = _etag(self._public_copies.shown(principal, file), shape)
         if stored is not None:
             if request.if_none_match is not None and etag_matches(request.if_none_match, etag, weak=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import chain, islice
@@ -15,6 +16,8 @@ from db import (
     Database,
     counters,
     deferred_deletions,
+    errors,
+    events,
     idempotency,
     login_sessions,
     now,
@@ -93,6 +96,7 @@ class Janitor:
         except StorageError as error:
             log.warning("janitor_bucket_unavailable", error=str(error))
         self._delete_old_rows(report)
+        self._add_partitions()
         if recount:
             self._recount(report)
         if any(value for name, value in report.as_dict().items() if name != "dry_run"):
@@ -215,6 +219,11 @@ class Janitor:
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=10 * _BATCH)
             report.forgotten_rows += login_sessions.forget_expired(tx)
             report.forgotten_rows += rate_limits.forget_expired(tx, limit=10 * _BATCH)
+
+    def _add_partitions(self) -> None:
+        """Add the next months' partitions of audit events."""
+        with self._db.connection() as tx, suppress(*errors.LOCKED):  # the next run tries again
+            events.add_partitions(tx)
 
     def _recount(self, report: JanitorReport) -> None:
         """Correct counters that differ from what they count, and log them: none should ever differ (T72)."""

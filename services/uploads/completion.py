@@ -352,7 +352,7 @@ class Completion:
                     count=1,
                     size=size,
                 )
-                file = files.publish(tx, new, actor=upload.owner_id, link=False, forget=False)
+                file = files.publish(tx, new, link=False, forget=False)
                 if file is None:
                     raise db_errors.Rollback
                 if sha256 not in (None, upload.sha256) and upload.sha256 is not None:

@@ -415,7 +415,6 @@ class Batch:
                 record = files.publish(
                     tx,
                     _new_file(item, placement, "processing" if self._scan else "ready"),
-                    actor=owner_id,
                     link=placement.on_duplicate == "link",
                     forget=True,
                     damaged=equals.damaged,

@@ -300,11 +300,11 @@ def test_a_download_updates_no_counter(db: Database) -> None:
 
     with db.connection() as tx:
         before = versions(tx)
-        events.record_download(tx, file_id, actor="alice")
+        events.record_download(tx, file_id)
         assert versions(tx) == before
-        files.update(tx, file_id, actor="alice", tags=["x"], original_name="b")
+        files.update(tx, file_id, tags=["x"], original_name="b")
         assert versions(tx) == before
-        files.trash(tx, file_id, actor="alice")
+        files.trash(tx, file_id)
         assert versions(tx) != before
 
 

@@ -42,9 +42,7 @@ def copied(tx: Tx, owner: str, folder: int | None, name: str) -> str:
     )
     assert source is not None
     files.lock_names(tx, owner, folder)
-    made = files.copy(
-        tx, source, object_key=source.file_path, folder_id=folder, original_name=name, mime_type=None, actor=owner
-    )
+    made = files.copy(tx, source, object_key=source.file_path, folder_id=folder, original_name=name, mime_type=None)
     assert made is not None
     return made.original_name
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -142,3 +144,44 @@ def test_migration_0018_lists_tags_and_queues_all_files_for_the_index(upgrade: U
         found = tx.execute("select f.original_name, t.tag from file_tags t join files f on f.id = t.file_id order by 2")
         assert found.fetchall() == [("plan.txt", "x"), ("plan.txt", "y")]
         assert tx.execute("select count(*) from search_queue").fetchone() == (2,)
+
+
+_OLD_EVENT = "insert into file_events (file_id, owner_id, action, actor) values (%s, 'alice', %s, 'alice')"
+
+
+def test_T123_migration_0025_keeps_events_and_what_older_code_adds(upgrade: Upgrade) -> None:
+    file_id = uuid4()
+    with upgrade("0024") as tx:
+        tx.execute(_OLD_EVENT, [file_id, "uploaded"])
+        # An interrupted run left these behind.
+        tx.execute("alter table file_events add column target text")
+        tx.execute("create index file_events_id on file_events (id)")
+        tx.execute("alter table file_events add constraint file_events_until check (at < '2100-01-01') not valid")
+    with upgrade("0025") as tx:
+        tx.execute(_OLD_EVENT, [file_id, "previewed"])
+        tx.execute("insert into audit_events (action, actor, file_id) values ('moved', 'bob', %s)", [file_id])
+        of_file = "from file_events where file_id = %s order by id desc limit 50"
+        found = tx.execute(f"select action, actor, id {of_file}", [file_id]).fetchall()
+        assert found == [("moved", "bob", 3), ("previewed", "alice", 2), ("uploaded", "alice", 1)]
+        [(partitions,)] = tx.execute("select count(distinct tableoid) from audit_events").fetchall()
+        tx.execute("insert into audit_events (action, actor, at) values ('moved', 'bob', now() + interval '9 years')")
+        tx.execute("select add_audit_partitions()")
+        months = "select count(*) from pg_inherits where inhparent = 'audit_events'::regclass"
+        assert partitions == 1 and (tx.execute(months).fetchone() or [0])[0] >= 4
+
+
+def test_T123_migration_0025_runs_beside_reads_and_writes(upgrade: Upgrade) -> None:
+    with upgrade("0024") as older, ThreadPoolExecutor(1) as pool:
+        older.execute(
+            "insert into file_events (file_id, owner_id, action, actor)"
+            " select uuidv7(), 'alice', 'uploaded', 'alice' from generate_series(1, 20000)"
+        )
+        running = pool.submit(upgrade, "0025")
+        written = 0
+        while not running.done():
+            older.execute(_OLD_EVENT, [uuid4(), "downloaded"])
+            written += 1
+        with running.result() as tx:
+            counts = tx.execute("select count(*), count(distinct id) from audit_events").fetchone()
+    assert written > 10
+    assert counts == (20_000 + written, 20_000 + written)

@@ -48,7 +48,7 @@ def test_concurrent_uploads_of_one_session_do_not_deadlock(db: Database) -> None
         )
         with db.transaction() as tx:
             files.open_publication(tx, "alice", None, session_id=new.session_id, count=1, size=1)
-            return files.publish(tx, made, actor="alice", link=True, forget=True) is not None
+            return files.publish(tx, made, link=True, forget=True) is not None
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(upload, range(160)))

@@ -187,7 +187,7 @@ def test_delete_recursively(
     with db.connection() as tx:
         rows = tx.execute("select original_name, version from files where deleted_at <= now() order by 1")
         assert rows.fetchall() == [(f"{name}.pdf", 2) for name in "abc"]
-        counted = tx.execute("select count(*) from file_events where action = 'trashed' and actor = 'alice'")
+        counted = tx.execute("select count(*) from audit_events where action = 'trashed' and actor = 'system'")
         assert counted.fetchone() == (3,)
         kept = files.get(tx, elsewhere)
     assert kept is not None and not kept.is_deleted
@@ -227,7 +227,7 @@ def test_only_the_deletion_retries_in_a_deadlock(
             deleted = pool.submit(folders.delete, alice, tree["a"].id, recursive=True)
             with pytest.raises(TimeoutError):
                 deleted.result(1.3)  # longer than PostgreSQL's deadlock_timeout of a second
-            assert files.update(tx, moving[0], actor="alice", folder_id=tree["c"].id, set_folder=True) is not None
+            assert files.update(tx, moving[0], folder_id=tree["c"].id, set_folder=True) is not None
         assert deleted.result(20) == {"trashed_files": 3, "deleted_folders": 3}
 
 

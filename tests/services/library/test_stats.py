@@ -51,9 +51,10 @@ def test_counts_leave_out_the_trash_and_other_owners(
     add_file(db, "trash.jpg", size=1000, file_type="image", deleted=True)
     add_file(db, "d.pdf", size=5, owner="bob")
     with db.transaction() as tx:
-        events.record(tx, shared, owner_id="alice", action="uploaded", actor="alice")
-        events.record_download(tx, shared, actor="anonymous")
-        events.record(tx, row_id := add_file(db, "gone.pdf", size=1), owner_id="alice", action="purged", actor="alice")
+        events.record(tx, "uploaded", owner_id="alice", file_id=shared)
+        events.record_download(tx, shared)
+        row_id = add_file(db, "gone.pdf", size=1)
+        events.record(tx, "purged", owner_id="alice", file_id=row_id)
         execute(tx, "delete from files where id = %(id)s", {"id": row_id})
         execute(tx, "delete from objects where size = 1")
     found = stats(db, Measured(Capacity(free=10, total=20)), 5_000).storage(alice)
