@@ -8,7 +8,7 @@ from typing import get_args
 from flask import Blueprint, Response
 
 from api import render, session_cookie
-from api.auth import identify
+from api.auth import act_as, identify
 from api.context import principal, services
 from api.operations import operation
 from api.request_models import LoginBody
@@ -56,6 +56,7 @@ def end() -> Response:
 
 def keep_session(response: Response, caller: Principal) -> None:
     """Begin a session and give it to the browser. One that the browser had before ends."""
+    act_as(caller)
     before = session_cookie.value()
     record, secret = services().login_sessions.begin(caller)
     if before is not None:

@@ -71,6 +71,11 @@ class Caller:
         upload_id, key, parts = self.part()
         return "POST", f"/s3/multipart/{upload_id}/complete?key={key}", {"json": {"parts": parts}}
 
+    def signed_in(self) -> dict[str, str]:
+        """Headers of a browser's request."""
+        answer = self.client.post("/api/session", json={"key": self.client.key})
+        return {"Cookie": answer.headers["Set-Cookie"].partition(";")[0], "Sec-Fetch-Site": "same-origin"}
+
     def token(self) -> str:
         return self.client.post("/api/upload-tokens", json={"owner_id": "alice"}).json["id"]
 
@@ -163,6 +168,8 @@ STEPS: dict[str, tuple[Step, str | None]] = {
         lambda c: ("DELETE", f"/api/upload-tokens/{c.token()}", {}),
         "token_revoked",
     ),
+    "POST /api/session": (lambda c: ("POST", "/api/session", {"json": {"key": c.client.key}}), "signed_in"),
+    "DELETE /api/session": (lambda c: ("DELETE", "/api/session", {"headers": c.signed_in()}), "signed_out"),
     "POST /api/admin/keys": (lambda _: ("POST", "/api/admin/keys", {"json": {"owner_id": "bob"}}), "key_created!"),
     "DELETE /api/admin/keys/<uuid:key_id>": (lambda c: ("DELETE", f"/api/admin/keys/{c.key()}", {}), "key_revoked!"),
     "POST /api/admin/janitor": (lambda _: ("POST", "/api/admin/janitor", {"json": {}}), "janitor_run!"),
@@ -191,6 +198,8 @@ def _events(db: Database, request_id: str) -> list[Any]:
 
 def _send(client: GatewayClient, sent: Sent) -> tuple[Answer, str]:
     method, path, options = sent
+    if "Cookie" in options.get("headers", {}):
+        client = client.as_(None)
     request_id = secrets.token_hex(16)
     options = options | {"headers": {**options.get("headers", {}), "X-Request-ID": request_id}}
     return client.request(method, path, **options), request_id
@@ -216,7 +225,8 @@ def test_T125_each_change_is_recorded_once_with_its_caller(caller: Caller, db: D
         found = _events(db, request_id)
         assert [row[0] for row in found] == ([] if action is None else [action.removesuffix("!")]), name
         for row in found:
-            assert (row[1:5], row[6]) == ((who, "key", key_of[who], "127.0.0.1"), "ok"), name
+            credential = "session" if name == "DELETE /api/session" else "key"
+            assert (row[1:5], row[6]) == ((who, credential, key_of[who], "127.0.0.1"), "ok"), name
     recorded = "\n".join(row[0] for row in sql(db, "select e::text from audit_events e"))
     for secret in (caller.client.key, caller.admin.key, PREFIX, "X-Amz", "http", SECRET):
         assert secret is not None and secret not in recorded
