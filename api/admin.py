@@ -92,7 +92,7 @@ def list_quotas(query: PageQuery) -> Response:
 
 
 @routes.put("/quotas/<path:owner_id>")
-@operation("Set an owner's quota", access="admin", body=QuotaBody, responses={200: OwnerQuotaOut}, audit="quota_set")
+@operation("Set an owner's quota", access="admin", body=QuotaBody, responses={200: OwnerQuotaOut}, audit=BY_SERVICE)
 def set_quota(owner_id: str, body: QuotaBody) -> Response:
     """It replaces the owner's own quota; null, or a member that is left out, means that the owner has none of this kind. If it is
     lower than what the owner uses, nothing is deleted, and nothing more is accepted."""

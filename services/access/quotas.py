@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from core.cursors import Cursors, Page
 from core.errors import InvalidInput
 from core.principal import Principal, Quota
-from db import Database, quotas
+from db import Database, events, quotas
 from db.quotas import OwnerQuota
 
 
@@ -30,6 +32,7 @@ class Quotas:
             raise InvalidInput("owner_id must have 1 to 255 characters.")
         with self._db.transaction() as tx:
             quotas.set_own(tx, owner_id, quota)
+            events.record(tx, "quota_set", owner_id=owner_id, target=owner_id, details=asdict(quota))
             return quotas.get(tx, owner_id, self._default)
 
 

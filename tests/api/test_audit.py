@@ -172,6 +172,10 @@ STEPS: dict[str, tuple[Step, str | None]] = {
     "DELETE /api/session": (lambda c: ("DELETE", "/api/session", {"headers": c.signed_in()}), "signed_out"),
     "POST /api/admin/keys": (lambda _: ("POST", "/api/admin/keys", {"json": {"owner_id": "bob"}}), "key_created!"),
     "DELETE /api/admin/keys/<uuid:key_id>": (lambda c: ("DELETE", f"/api/admin/keys/{c.key()}", {}), "key_revoked!"),
+    "PUT /api/admin/quotas/<path:owner_id>": (
+        lambda _: ("PUT", "/api/admin/quotas/bob", {"json": {"max_bytes": 5}}),
+        "quota_set!",
+    ),
     "POST /api/admin/janitor": (lambda _: ("POST", "/api/admin/janitor", {"json": {}}), "janitor_run!"),
     "POST /api/admin/jobs/<job_id:job_id>/retry": (
         lambda c: ("POST", f"/api/admin/jobs/{c.job()}/retry", {}),
