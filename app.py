@@ -93,17 +93,9 @@ def wire(
     preview_limit = ConcurrencyLimit(concurrency=settings.preview_concurrency)
     public_copies = PublicCopies(db, store, reader, preview_limit)
     scanning = None
-    if settings.clamd_url is not None:
-        clamd = ScannerSettings(
-            settings.clamd_url,
-            max_size=settings.scan_max_size,
-            timeout=settings.scan_timeout,
-            concurrency=settings.scan_concurrency,
-        )
+    if (clamd := scanner(settings)) is not None:
         rescan_every = timedelta(days=settings.rescan_days) if settings.rescan_days else None
-        scanning = Scanning(
-            db, store, reader, Clamd(clamd), unscannable=settings.scan_unscannable, rescan_every=rescan_every
-        )
+        scanning = Scanning(db, store, reader, clamd, unscannable=settings.scan_unscannable, rescan_every=rescan_every)
     scans = scanning is not None
     previews = Previews(
         db, store, reader, preview_limit, public_copies, scanned_only=scans, strict=settings.strict_sandbox
@@ -189,6 +181,20 @@ def _identity_provider(settings: Settings) -> IdentityProvider | None:
             bytes_claim=settings.jwt_quota_claim,
             files_claim=settings.jwt_files_claim,
             leeway=settings.jwt_leeway,
+        )
+    )
+
+
+def scanner(settings: Settings) -> Clamd | None:
+    """The virus scanner, if one is set."""
+    if settings.clamd_url is None:
+        return None
+    return Clamd(
+        ScannerSettings(
+            settings.clamd_url,
+            max_size=settings.scan_max_size,
+            timeout=settings.scan_timeout,
+            concurrency=settings.scan_concurrency,
         )
     )
 

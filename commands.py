@@ -7,9 +7,10 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -53,7 +54,8 @@ class Call:
 
     def origins(self) -> tuple[str, ...]:
         """The origins of pages that may use the bucket."""
-        return self.settings.cors_origins or (self.settings.base_url,)
+        page = urlsplit(self.settings.base_url)
+        return tuple(dict.fromkeys((*self.settings.cors_origins, f"{page.scheme}://{page.netloc}")))
 
 
 def main(arguments: list[str]) -> int:
@@ -90,6 +92,18 @@ def _settings_of_running(settings: Settings) -> Settings:
     from embedded import supervisor
 
     return Settings(**{name.lower(): value for name, value in supervisor.environment(settings).items()})  # type: ignore[arg-type]
+
+
+def _with_running(settings: Settings) -> Settings:
+    """These settings if they name a bucket; else those of the gateway that is running on this DATA_DIR, if one is, except for
+    what was set."""
+    if settings.s3_endpoint is not None:
+        return settings
+    try:
+        running = _settings_of_running(settings)
+    except GatewayError:
+        return settings
+    return running.model_copy(update={name: getattr(settings, name) for name in settings.model_fields_set})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,10 +181,19 @@ def _bootstrap(call: Call) -> None:
     store = call.store()
     if isinstance(store, ManagesBucket):
         store.ensure_bucket()
+        _check_object_lock(store, settings)
         if not store.set_cors(call.origins()):
-            _warn("The bucket's CORS rules can't be set by request; see `python app.py doctor`.")
+            _warn(
+                "The bucket's CORS rules can't be set by request. For MinIO, set its variable"
+                f" MINIO_API_CORS_ALLOW_ORIGIN={','.join(call.origins())}"
+            )
         # The rule counts from an upload's start, but clients extend an upload's lifetime: so it is generous.
-        store.set_abort_incomplete_rule(FILE_PREFIX, days=max(30, -(-settings.upload_ttl // 86_400) + 1))
+        days = max(30, -(-settings.upload_ttl // 86_400) + 1)
+        if not store.set_abort_incomplete_rule(FILE_PREFIX, days=days):
+            _warn(
+                "The bucket has no rule that ends unfinished uploads. MinIO ends them after 24 h, however active: set its"
+                f" variable MINIO_API_STALE_UPLOADS_EXPIRY={24 * days}h"
+            )
     if settings.clamd_url is not None:
         _warn(
             "CLAMD_URL is set. clamd must have AlertExceedsMax, AlertEncryptedArchive and AlertEncryptedDoc set to yes, and"
@@ -183,6 +206,18 @@ def _bootstrap(call: Call) -> None:
         print(f"ADMIN_API_KEY={new_key}")
 
 
+def _check_object_lock(store: ManagesBucket, settings: Settings) -> None:
+    keeping = store.keeping()
+    if keeping is None or not keeping.days:
+        return
+    kept = (
+        f"The bucket's object lock keeps the bytes of purged files until {keeping.days} day(s) after they were written"
+    )
+    if settings.allow_object_lock == "off":
+        raise ValueError(f"{kept}. Take another bucket, or set ALLOW_OBJECT_LOCK=on.")
+    _warn(f"{kept} (ALLOW_OBJECT_LOCK=on).")
+
+
 def _env(call: Call) -> None:
     from embedded import supervisor
 
@@ -191,13 +226,21 @@ def _env(call: Call) -> None:
 
 
 def _doctor(call: Call) -> int:
-    from services.processing.scanning import configured
-    from services.upkeep.doctor import bucket, sandbox, scanner
+    import app
+    from services.upkeep.doctor import Check, bucket, sandbox, scanner
 
-    checks = bucket.examine(call.store(), origins=call.origins())
-    checks += sandbox.examine(strict=call.settings.strict_sandbox)
-    if call.settings.clamd_url is not None:
-        checks += scanner.examine(configured(call.services().scanning).clamd)
+    call = replace(call, settings=_with_running(call.settings))
+    settings = call.settings
+    if settings.s3_endpoint is None:
+        checks = [
+            Check("bucket", None, "no gateway is running and S3_ENDPOINT is not set", "Set it, or start the gateway.")
+        ]
+    else:
+        allow_lock = settings.allow_object_lock == "on"
+        checks = bucket.examine(call.store(), origins=call.origins(), allow_lock=allow_lock)
+    checks += sandbox.examine(strict=settings.strict_sandbox)
+    if (clamd := app.scanner(settings)) is not None:
+        checks += scanner.examine(clamd)
     if call.args.json:
         _print_json([{name: getattr(c, name) for name in ("name", "ok", "detail", "consequence")} for c in checks])
     else:
@@ -383,7 +426,7 @@ _COMMANDS = {
     "migrate": Command(_migrate, "migrate the database"),
     "bootstrap": Command(_bootstrap, "migrate; create bucket, CORS rules and a first admin key", standalone=True),
     "env": Command(_env, "print the running deployment's settings as shell assignments", standalone=True),
-    "doctor": Command(_doctor, "check bucket, virus scanner and sandbox", {"--json": _JSON}),
+    "doctor": Command(_doctor, "check bucket, virus scanner and sandbox", {"--json": _JSON}, standalone=True),
     "janitor": Command(_janitor, "clean up once", _DRY_RUN),
     "rescan": Command(_rescan, "scan all files for viruses again, in the background"),
     "seed-demo": Command(_seed_demo, "add demonstration files, for owners of their own", _DEMO),

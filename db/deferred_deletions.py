@@ -6,7 +6,7 @@ deletion sets ``deleting`` first: from then on the object can't be put to use an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from db import Tx, column, execute, scalar
 
@@ -32,6 +32,15 @@ def give_up(tx: Tx, object_key: str) -> None:
     execute(tx, sql, {"key": object_key})
 
 
+def postpone(tx: Tx, object_key: str, *, until: datetime) -> None:
+    """Record a key whose object can't be deleted before ``until``."""
+    sql = """
+    insert into deferred_deletions (object_key, delete_after) values (%(key)s, %(until)s)
+    on conflict (object_key) do update set delete_after = excluded.delete_after, deleting = false
+    """
+    execute(tx, sql, {"key": object_key, "until": until})
+
+
 def claim_due(tx: Tx, *, limit: int) -> list[str]:
     """Mark keys whose time has come as ``deleting``, the longest due first, and return them."""
     sql = """
@@ -49,5 +58,7 @@ def count_due(tx: Tx) -> int:
 
 
 def forget(tx: Tx, object_keys: Sequence[str]) -> None:
-    """Delete the rows of keys that the bucket no longer holds."""
-    execute(tx, "delete from deferred_deletions where object_key = any(%(keys)s)", {"keys": list(object_keys)})
+    """Delete the rows of claimed keys that the bucket no longer holds. One that was postponed stays."""
+    execute(
+        tx, "delete from deferred_deletions where object_key = any(%(keys)s) and deleting", {"keys": list(object_keys)}
+    )

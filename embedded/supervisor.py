@@ -141,6 +141,7 @@ class _Deployment:
         if done.returncode != 0:
             reason = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-8:])
             raise EmbeddedError(f"the database or the bucket could not be prepared:\n{reason}")
+        print(done.stderr, end="", file=sys.stderr, flush=True)  # its warnings
         keys = [line for line in done.stdout.splitlines() if line.startswith("ADMIN_API_KEY=")]
         return shlex.split(keys[0].partition("=")[2])[0] if keys else None
 

@@ -13,6 +13,7 @@ translate the errors below, because only they know whether a missing object is a
     ├── ChecksumMismatch     the bytes do not match their checksum
     ├── InvalidPart          a completion lists a part that the bucket does not have
     ├── OutOfSpace           the bucket is full
+    ├── ObjectLocked         the bucket's object lock keeps the bytes for now
     └── StorageUnavailable   the request had no effect (refused, SlowDown, 503): safe to retry
         ├── StorageRefused   wrong credentials, clock, bucket name or rights: an operator has to act before a retry
         └── OutcomeUnknown   a timeout or a reset: the request may have taken effect
@@ -62,6 +63,14 @@ class InvalidPart(StorageError):
 
 class OutOfSpace(StorageError):
     """The bucket is full."""
+
+
+class ObjectLocked(StorageError):
+    """The bucket's object lock keeps the bytes ``until`` then."""
+
+    def __init__(self, message: str, *, until: datetime, **details: str | None):
+        super().__init__(message, **details)
+        self.until = until
 
 
 class StorageUnavailable(StorageError):
@@ -195,7 +204,7 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Delete an object; it may be absent."""
+        """Delete an object, in all its versions; it may be absent. Raises ObjectLocked."""
         ...
 
     def list_objects(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
@@ -205,7 +214,7 @@ class ObjectStore(Protocol):
         ...
 
     def check(self) -> None:
-        """Write, read and delete a probe object; for /readyz."""
+        """Write, read and delete a probe object; for /readyz. One that is locked is kept and only read by later calls."""
         ...
 
 
@@ -316,6 +325,16 @@ class DirectStore(PresignsParts, Copies, Protocol):
     """What direct uploads need."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a bucket keeps of what is deleted."""
+
+    versioning: str  # Enabled, Suspended, or "" if it never was
+    object_lock: bool
+    mode: str | None = None  # of the default retention: COMPLIANCE or GOVERNANCE
+    days: int = 0  # of the default retention, counted from when an object was written
+
+
 @runtime_checkable
 class ManagesBucket(Protocol):
     """What bootstrap and doctor need. If the server lacks a rule, the method returns False."""
@@ -332,6 +351,10 @@ class ManagesBucket(Protocol):
 
     def set_abort_incomplete_rule(self, prefix: str, *, days: int) -> bool:
         """A lifecycle rule that aborts unfinished uploads under ``prefix``."""
+        ...
+
+    def keeping(self) -> Keeping | None:
+        """Versioning and object lock; None if the server has neither or the credentials may not read them."""
         ...
 
 

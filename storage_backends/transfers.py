@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, BinaryIO, Literal, TypeVar
+from functools import partial
+from typing import BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
@@ -29,8 +30,10 @@ from storage_backends.base import (
     Capacity,
     Checksum,
     ChecksumMismatch,
+    Keeping,
     MultipartRef,
     ObjectInfo,
+    ObjectLocked,
     ObjectNotFound,
     OutcomeUnknown,
     OutOfSpace,
@@ -95,6 +98,8 @@ class SignedStore(ABC):
         self._http = SignedHttp(Presigner(settings.endpoint, **bucket), settings.connections)
         self._public = Presigner(settings.public_endpoint or settings.endpoint, **bucket)
         self._breaker = CircuitBreaker()
+        self._versioned: bool | None = None  # whether the bucket has versions; asked before the first deletion
+        self._locked_probe: str | None = None  # a key
         # Calls use only some of a process's threads; the rest serve requests that need no bucket.
         self._bulkhead = Bulkhead(max(1, settings.connections // 2))
         self._copies_bulkhead = Bulkhead(max(1, settings.connections // 4))
@@ -221,21 +226,33 @@ class SignedStore(ABC):
     def check(self) -> None:
         """Write, read and delete ``probe/<random>`` within PROBE_TIME, so that /readyz answers while the bucket hangs. The PUT
         is signed in its headers, as the SDKs do: with a wrong clock the bucket may refuse only such requests."""
-        key, content = f"{PROBE_PREFIX}{secrets.token_hex(16)}", secrets.token_bytes(32)
+        new_key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"
         deadline = time.monotonic() + PROBE_TIME
 
-        def send(method: str, **request: Any) -> bytes:
-            left = max(0.1, deadline - time.monotonic())
-            return self._http.send("check", method, key, timeout=left, **request).data
+        def left() -> float:
+            return max(0.1, deadline - time.monotonic())
+
+        def read(key: str) -> None:
+            if self._http.send("check", "GET", key, timeout=left()).data != key.encode():
+                raise StorageUnavailable("check: the bucket returned other bytes than were written")
 
         def request() -> None:
-            signed = {"Content-Type": "application/octet-stream", "Content-Length": "32"}
-            send("PUT", signed=signed, body=content, in_headers=True)
+            if self._locked_probe is not None:
+                with suppress(ObjectNotFound):  # its lock has ended, and the janitor has deleted it
+                    return read(self._locked_probe)
+            body = new_key.encode()
+            signed = {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))}
+            written = self._http.send(
+                "check", "PUT", new_key, signed=signed, body=body, in_headers=True, timeout=left()
+            )
+            version = written.headers.get("x-amz-version-id", "null")
             try:
-                if send("GET") != content:
-                    raise StorageUnavailable("check: the bucket returned other bytes than were written")
+                read(new_key)
             finally:
-                send("DELETE")
+                try:
+                    self._delete_version(new_key, version, timeout=left())
+                except ObjectLocked:
+                    self._locked_probe = new_key
 
         self._call("check", request, repeatable=False)
 
@@ -262,8 +279,41 @@ class SignedStore(ABC):
         return _described("stat", key, response)
 
     def delete(self, key: str) -> None:
+        if self._versioned is None:
+            keeping = self.keeping()
+            self._versioned = keeping is not None and keeping.versioning != ""
         with suppress(ObjectNotFound):
-            self._call("delete", lambda: self._http.send("delete", "DELETE", key))
+            if not self._versioned:
+                deleted = self._call("delete", lambda: self._http.send("delete", "DELETE", key))
+                self._versioned = "x-amz-version-id" in deleted.headers  # versioning was enabled meanwhile
+            if self._versioned:
+                self._delete_versions(key)
+
+    def _delete_versions(self, key: str) -> None:
+        """Delete each version of an object, and the marks of its deletions."""
+        query = {"versions": "", "prefix": key}
+        while True:
+            page = self._call("delete", lambda: self._http.send("delete", "GET", "", query=query).data)
+            found = re.findall(rb"<(?:Version|DeleteMarker)>.*?</(?:Version|DeleteMarker)>", page, re.DOTALL)
+            versions = [
+                faults.xml_text(item, "VersionId") or "" for item in found if faults.xml_text(item, "Key") == key
+            ]
+            if not versions:
+                return
+            for version in versions:
+                self._call("delete", partial(self._delete_version, key, version))
+
+    def _delete_version(self, key: str, version: str, *, timeout: float | None = None) -> None:
+        """Delete one version; ``null`` names what was written without versioning. Raises ObjectLocked."""
+        query = {"versionId": version}
+        try:
+            self._http.send("delete", "DELETE", key, query=query, timeout=timeout)
+        except StorageError as error:
+            described = self._http.send("delete", "HEAD", key, query=query, timeout=timeout)
+            until = described.headers.get("x-amz-object-lock-retain-until-date")
+            if until is None or datetime.fromisoformat(until) < datetime.now(UTC):
+                raise
+            raise ObjectLocked(f"{key} is locked until {until}", until=datetime.fromisoformat(until)) from error
 
     def _copy_source(self, key: str, etag: str | None) -> dict[str, str]:
         condition = {"x-amz-copy-source-if-match": f'"{etag}"'} if etag is not None else {}
@@ -489,6 +539,24 @@ class SignedStore(ABC):
                 send("DELETE")
 
         return faults.able(change)
+
+    def keeping(self) -> Keeping | None:
+        def described(kind: str) -> bytes:
+            try:
+                return self._call("keeping", lambda: self._http.send("keeping", "GET", "", query={kind: ""}).data)
+            except StorageError as error:
+                if error.code != "ObjectLockConfigurationNotFoundError":
+                    raise
+                return b""
+
+        try:
+            versioning, lock = described("versioning"), described("object-lock")
+        except StorageError as error:
+            if error.code not in faults.UNABLE:
+                raise
+            return None
+        days = int(faults.xml_text(lock, "Days") or 365 * int(faults.xml_text(lock, "Years") or 0))
+        return Keeping(faults.xml_text(versioning, "Status") or "", bool(lock), faults.xml_text(lock, "Mode"), days)
 
 
 def _checksum_in(found: Callable[[str], str | None]) -> Checksum | None:

@@ -30,7 +30,7 @@ from tests.client import GatewayClient
 from tests.crash_points import CrashingGateway
 from tests.lost_commits import LossyGateway
 from tests.memory_store import MemoryStore
-from tests.servers import SIGNING_KEY, S3Server, start_weed
+from tests.servers import SIGNING_KEY, S3Server, start_minio, start_weed
 
 TEMPLATE = "gateway_template"
 Leftovers = Callable[[], dict[str, list[str]]]
@@ -127,7 +127,9 @@ def db(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = start_weed(tmp_path_factory.mktemp("weed"))
+    """SeaweedFS, or MinIO if TEST_BUCKET=minio."""
+    server = (start_minio if os.environ.get("TEST_BUCKET") == "minio" else start_weed)(tmp_path_factory.mktemp("s3"))
+    open_store(server.settings()).ensure_bucket()  # type: ignore[attr-defined]
     yield server
     server.stop()
 

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import structlog
 
 from core.errors import ContentMissing, StorageFull, Unavailable, UploadGone
-from db import Database, objects, previews
+from db import Database, deferred_deletions, objects, previews
 from storage_backends.base import (
+    ObjectLocked,
     ObjectNotFound,
     ObjectStore,
     OutOfSpace,
@@ -50,7 +51,7 @@ def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool
     except Unavailable as error:
         log.warning("objects_left_for_janitor", keys=keys, error=str(error))
         return False
-    deleted = [delete_quietly(store, key) for key in keys if key not in used]
+    deleted = [delete_quietly(db, store, key) for key in keys if key not in used]
     return all(deleted)
 
 
@@ -69,10 +70,15 @@ def purge_object(db: Database, store: ObjectStore, object_key: str) -> bool:
     return True
 
 
-def delete_quietly(store: ObjectStore, key: str) -> bool:
-    """Delete an object. False if the bucket did not confirm it; the janitor then deletes it."""
+def delete_quietly(db: Database, store: ObjectStore, key: str) -> bool:
+    """Delete an object, or record that it is to be deleted once the bucket's object lock permits it. False if the bucket did not
+    confirm it; the janitor then deletes it."""
     try:
         store.delete(key)
+    except ObjectLocked as error:
+        log.info("object_locked", key=key, until=error.until.isoformat())
+        with db.connection() as tx:
+            deferred_deletions.postpone(tx, key, until=error.until)
     except StorageError as error:
         log.warning("object_left_for_janitor", key=key, error=str(error))
         return False

@@ -174,7 +174,7 @@ class Janitor:
                 old = [info for info in batch if info.last_modified < oldest_live]
                 for info in self._unknown(old):
                     log.warning("orphaned_object", key=info.key, size=info.size, dry_run=report.dry_run)
-                    if report.dry_run or delete_quietly(self._store, info.key):
+                    if report.dry_run or delete_quietly(self._db, self._store, info.key):
                         report.orphaned_objects += 1
                         report.orphaned_bytes += info.size
 

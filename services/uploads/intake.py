@@ -204,7 +204,7 @@ class Intake:
     def remove_key(self, key: str) -> bool:
         """Delete an object and abort the multipart uploads of its key. False if the bucket did not confirm."""
         if key.startswith(TAIL_PREFIX):  # never a file's
-            return delete_quietly(self._store, key)
+            return delete_quietly(self._db, self._store, key)
         return self._abort_parts(key) and delete_unused(self._db, self._store, [key])
 
     def remove_stem(self, stem: str) -> bool:

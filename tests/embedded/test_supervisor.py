@@ -162,7 +162,9 @@ def test_T144_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_c
     assert "No gateway is running" in stopped.stderr
 
     gateway.environ["ADMIN_API_KEY"] = given = secrets.token_hex(32)
+    gateway.environ["CLAMD_URL"] = "tcp://127.0.0.1:1"
     said = gateway.start()
+    assert "CLAMD_URL is set" in said, "bootstrap's warnings are passed on"
     assert "shown this once" not in said
     again = gateway.environment()
     assert again["DATABASE_URL"] == environment["DATABASE_URL"]
@@ -187,6 +189,21 @@ def test_T143_secrets_are_readable_by_their_owner_only(running: Gateway) -> None
     rules = [line for line in hba.splitlines() if line.strip() and not line.startswith("#")]
     assert rules
     assert all(rule.endswith("scram-sha-256") for rule in rules), rules
+
+
+def test_the_doctor_checks_what_runs_what_is_given_or_nothing(running: Gateway, gateway: Gateway) -> None:
+    def examined(asked: Gateway, **environ: str) -> tuple[int, dict[str, bool | None]]:
+        done = asked.command("doctor", "--json", **environ)
+        return done.returncode, {check["name"]: check["ok"] for check in json.loads(done.stdout)}
+
+    status, found = examined(running, STORAGE_BACKEND="minio")
+    assert (status, found["write"], found["CORS"]) == (0, True, True)
+    given = {"S3_ENDPOINT": "http://127.0.0.1:1", "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "b"}
+    for asked in (running, gateway):  # without a database
+        status, found = examined(asked, **given)
+        assert (status, found["write"], found["read"]) == (1, False, None)
+    status, found = examined(gateway)
+    assert (status, found["bucket"], found["sandbox: seccomp"]) == (0, None, True)
 
 
 def test_every_port_is_on_loopback(running: Gateway) -> None:

@@ -27,15 +27,18 @@ CONDITIONS = {"conditional_put", "conditional_complete", "copy_conditions", "par
 CHECKSUMS = {"checksums", "checksums_kept"}
 KEYS = {"backslash_keys", "byte_order"}
 UPLOADS = {"upload_dates", "smallest_part", "multiparts_by_prefix", "upload_gone"}
-ACCESS = {"signatures", "post_policies", "cors", "lifecycle"}
+ACCESS = {"signatures", "post_policies"}
+RULES = {"cors", "lifecycle"}
+KEEPING = {"versions", "object_lock"}
 SPEED = {"quick_requests"}  # a thousand in a few seconds
-WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS | SPEED
+WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS | RULES | {"no_rules"} | KEEPING | SPEED
 HAS = {
     "memory": {"Multipart", "Copies"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | SPEED,
     # Checks neither signatures nor lengths, checksums or conditions of a copy.
     "moto": ABILITIES | KEYS | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
-    "seaweedfs": WORDS - KEYS,
-    "minio": WORDS,
+    "seaweedfs": WORDS - KEYS - {"no_rules"},
+    # Hides `a/1` while `a` exists, lists multiparts by exact key, and has its rules in variables of the server.
+    "minio": WORDS - RULES - {"byte_order", "multiparts_by_prefix"},
 }
 
 

@@ -25,12 +25,15 @@ from storage_backends.base import (
     Checksum,
     ChecksumMismatch,
     InvalidPart,
+    Keeping,
     MultipartRef,
+    ObjectLocked,
     ObjectNotFound,
     PreconditionFailed,
     StorageError,
     UploadNotFound,
 )
+from tests.buckets import another_bucket, set_versioning, versions
 
 MIB = 1024 * 1024
 _SETTINGS = ("backend", "endpoint", "public_endpoint", "region", "bucket", "access_key", "secret_key")
@@ -526,7 +529,56 @@ class StoreContract:
     def test_the_bucket_is_created_once(self, store):
         assert store.ensure_bucket() is False
 
+    @needs("ManagesBucket", "versions")
+    @pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+    def test_a_deletion_deletes_all_versions(self, store, prefix, status):
+        """Also those from before versioning was suspended, and no mark of the deletion stays."""
+        bucket = another_bucket(store, f"{status.lower()}-{prefix[2:-1]}")
+        assert bucket.keeping() == Keeping("", object_lock=False)
+        bucket.put("ü/&", b"0", content_type="text/plain")
+        set_versioning(bucket, "Enabled")
+        for key in ("ü/&", "ü/&", "ü/& other"):
+            bucket.put(key, b"1", content_type="text/plain")
+        set_versioning(bucket, status)
+        assert bucket.keeping() == Keeping(status, object_lock=False)
+        bucket.put("ü/&", b"2", content_type="text/plain")
+        bucket.delete("ü/&")
+        bucket.delete("nothing")
+        bucket.check()
+        assert versions(bucket) == ["ü/& other"]
+        bucket.delete("ü/& other")
+        assert versions(bucket) == []
+
+    @needs("ManagesBucket", "versions")
+    def test_versioning_that_is_enabled_later_is_noticed(self, store, prefix):
+        bucket = another_bucket(store, f"later-{prefix[2:-1]}")
+        for status in (None, "Enabled"):
+            if status:
+                set_versioning(bucket, status)
+            bucket.put("x", b"1", content_type="text/plain")
+            bucket.delete("x")
+            assert versions(bucket) == []
+
+    @needs("ManagesBucket", "object_lock")
+    def test_an_object_lock_keeps_the_bytes(self, store, prefix):
+        bucket = another_bucket(store, f"locked-{prefix[2:-1]}", lock_days=2)
+        assert bucket.keeping() == Keeping("Enabled", True, "GOVERNANCE", 2)
+        bucket.put("x", b"1", content_type="text/plain")
+        with pytest.raises(ObjectLocked) as locked:
+            bucket.delete("x")
+        assert abs(locked.value.until - datetime.now(UTC) - timedelta(days=2)) < HOUR
+        assert read(bucket, "x") == b"1"
+        for _ in range(3):  # the first probe stays, and the others read it
+            bucket.check()
+        kept, other = versions(bucket)
+        assert (kept[:6], other) == ("probe/", "x")
+
     @needs("ManagesBucket", "lifecycle")
     def test_the_lifecycle_rule_for_unfinished_uploads_is_set(self, store):
         for _ in range(2):
             assert store.set_abort_incomplete_rule("files/", days=7) is True
+
+    @needs("ManagesBucket", "no_rules")
+    def test_a_server_without_rules_says_so(self, store):
+        assert store.set_cors(["http://console.example"]) is False
+        assert store.set_abort_incomplete_rule("files/", days=7) is False

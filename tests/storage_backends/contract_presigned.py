@@ -13,6 +13,7 @@ import urllib3
 from storage_backends.base import ObjectNotFound, PresignedPost, PresignedRequest
 from tests.storage_backends.contract import HOUR, MIB, ODD_NAMES, needs, noise, read, sha256
 
+LEFT_OUT = (403, 400)  # the answers to a request without a header that was signed; 400 is MinIO's
 HTTP = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=20))
 
 
@@ -101,8 +102,8 @@ class PresignedContract:
         assert send(request, b"1234").status == 403
         assert send(request, b"123456").status == 403
         assert send(request, b"12345", content_type="text/html").status == 403
-        assert send(request, b"12345", content_type=None).status == 403
-        assert send(request, b"12345", if_none_match=None).status == 403
+        assert send(request, b"12345", content_type=None).status in LEFT_OUT
+        assert send(request, b"12345", if_none_match=None).status in LEFT_OUT
         with pytest.raises(ObjectNotFound):
             store.stat(f"{prefix}x")
 
@@ -113,7 +114,7 @@ class PresignedContract:
         )
         assert send(request, b"99999").status == 400
         assert send(request, b"99999", x_amz_checksum_sha256=sha256(b"99999").value).status == 403
-        assert send(request, b"99999", x_amz_checksum_sha256=None).status == 403
+        assert send(request, b"99999", x_amz_checksum_sha256=None).status in LEFT_OUT
         with pytest.raises(ObjectNotFound):
             store.stat(f"{prefix}x")
         assert send(request, b"12345").status == 200

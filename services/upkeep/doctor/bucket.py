@@ -24,8 +24,11 @@ from storage_backends.base import (
     Checksum,
     ChecksumMismatch,
     Copies,
+    Keeping,
+    ManagesBucket,
     Multipart,
     MultipartRef,
+    ObjectLocked,
     ObjectNotFound,
     ObjectStore,
     PreconditionFailed,
@@ -45,11 +48,12 @@ Attempt = Callable[["_Probe"], str]
 _CHECKS: list[tuple[str, Attempt, str]] = []  # name, attempt, consequence, in the order of definition
 
 
-def examine(store: ObjectStore, *, origins: Sequence[str] = ()) -> list[Check]:
+def examine(store: ObjectStore, *, origins: Sequence[str] = (), allow_lock: bool = False) -> list[Check]:
     """Run all checks: a few seconds, or minutes if the bucket hangs.
 
-    ``origins`` are the web origins that should be allowed (CORS_ORIGINS and the gateway's own)."""
-    probe = _Probe(store, origins)
+    ``origins`` are the web origins that should be allowed (CORS_ORIGINS and the gateway's own). ``allow_lock``: whether the
+    bucket may keep what is deleted (ALLOW_OBJECT_LOCK)."""
+    probe = _Probe(store, origins, allow_lock)
     checks: list[Check] = []
     try:
         for name, attempt, consequence in _CHECKS:
@@ -60,7 +64,8 @@ def examine(store: ObjectStore, *, origins: Sequence[str] = ()) -> list[Check]:
     finally:
         left = probe.clean_up(delete=bool(checks and checks[0].ok))
     if left:
-        checks.append(Check("clean up", False, left, "Probe objects stay in the bucket; they may be deleted by hand."))
+        consequence = "Probe objects stay in the bucket. The janitor deletes them, once an object lock permits it."
+        checks.append(Check("clean up", None if allow_lock else False, left, consequence))
     return checks
 
 
@@ -73,8 +78,9 @@ def _checks(name: str, consequence: str) -> Callable[[Attempt], Attempt]:
 
 
 class _Probe:
-    def __init__(self, store: ObjectStore, origins: Sequence[str]):
+    def __init__(self, store: ObjectStore, origins: Sequence[str], allow_lock: bool):
         self._store = store
+        self._allow_lock = allow_lock
         self._origins = list(origins)
         self._prefix = f"{PROBE_PREFIX}doctor-{secrets.token_hex(8)}/"
         self._keys: set[str] = set()
@@ -101,11 +107,36 @@ class _Probe:
     @_checks("delete", "Storage is never freed: the key needs the right to delete.")
     def delete(self) -> str:
         key = self._put("deleted")
-        self._store.delete(key)
+        try:
+            self._store.delete(key)
+        except ObjectLocked as error:
+            raise (NotTried if self._allow_lock else Failed)(str(error)) from error
         with suppress(ObjectNotFound):
             self._store.stat(key)
             raise Failed("the object is still there")
         return "gone"
+
+    @_checks("versioning", "Unknown: if the bucket keeps old versions, what is purged may stay in it.")
+    def versioning(self) -> str:
+        keeping = self._keeping()
+        if not keeping.versioning:
+            return "off: what is deleted is gone"
+        return f"{keeping.versioning}: a deletion deletes all versions of an object, one request for each"
+
+    @_checks(
+        "object lock",
+        "The bytes of purged files stay in the bucket until their lock ends, and are deleted then; quota is free at once. "
+        "ALLOW_OBJECT_LOCK=on accepts this.",
+    )
+    def object_lock(self) -> str:
+        keeping = self._keeping()
+        if not keeping.object_lock:
+            return "off"
+        if not keeping.days:
+            return "on, without a default retention: only what somebody locks stays"
+        kept = f"{keeping.mode}: bytes stay until {keeping.days} day(s) after they were written, purged or not"
+        _expect(self._allow_lock, kept)
+        return f"{kept} (ALLOW_OBJECT_LOCK)"
 
     @_checks("private", "Anyone who learns an address can read files: make the bucket private.")
     def private(self) -> str:
@@ -267,6 +298,12 @@ class _Probe:
         return f"within {int(skew.total_seconds()) + 1} s"
 
     # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _keeping(self) -> Keeping:
+        keeping = self._able(ManagesBucket).keeping()
+        if keeping is None:
+            raise NotTried("the server does not tell, or the key may not ask")
+        return keeping
 
     def _able(self, ability: type[T]) -> T:
         if not isinstance(self._store, ability):

@@ -9,6 +9,7 @@ import pytest
 
 from services.upkeep.doctor.bucket import examine
 from storage_backends import open_store
+from tests.buckets import another_bucket, set_versioning, versions
 from tests.memory_store import MemoryStore
 from tests.servers import free_port, start_weed
 
@@ -26,9 +27,28 @@ def test_a_correct_bucket_passes_all_checks_and_is_left_empty(weed, backend):
     store.set_cors(["http://console.example"])
     checks = examine(store, origins=["http://console.example"])
     assert [(check.name, check.detail) for check in checks if check.ok is not True] == []
-    assert len(checks) == 18
+    assert len(checks) == 20
     assert list(store.list_objects("")) == []
     assert list(store.list_multiparts("")) == []
+
+
+def test_the_doctor_leaves_no_version_behind(weed):
+    bucket = another_bucket(open_store(weed.settings()), "doctor-versioned")
+    set_versioning(bucket, "Enabled")
+    found = {check.name: check for check in examine(bucket)}
+    assert {name for name, check in found.items() if check.ok is False} == set()
+    assert "all versions" in found["versioning"].detail
+    assert versions(bucket) == []
+
+
+def test_the_doctor_says_how_long_a_locked_bucket_keeps_bytes(weed):
+    bucket = another_bucket(open_store(weed.settings()), "doctor-locked", lock_days=3)
+    found = {check.name: check for check in examine(bucket)}
+    assert {name for name, check in found.items() if check.ok is False} == {"delete", "object lock", "clean up"}
+    assert "GOVERNANCE: bytes stay until 3 day(s)" in found["object lock"].detail
+    allowed = {check.name: check for check in examine(bucket, allow_lock=True)}
+    assert {name for name, check in allowed.items() if check.ok is False} == set()
+    assert "GOVERNANCE: bytes stay until 3 day(s)" in allowed["object lock"].detail
 
 
 def test_T38_the_doctor_reports_an_open_bucket(weed):
