@@ -38,10 +38,9 @@ class ByteRange:
 def parse_range(header: str | None, size: int) -> ByteRange | None:
     """The requested range, cut to ``size`` bytes; None for a full response with status 200.
 
-    A server may ignore Range (RFC 9110 §14.2): this one ignores other units, malformed or reversed ranges, and several
-    ranges. Raises RangeNotSatisfiable (§15.5.17) if the range starts after the end, as all do in an empty file
-    (T11)."""
-    if header is None or len(header) > _MAX_HEADER:
+    A server may ignore Range (RFC 9110 §14.2): this one ignores other units, malformed or reversed ranges, several ranges,
+    and any range of an empty file (T11). Raises RangeNotSatisfiable (§15.5.17) if the range starts after the end."""
+    if header is None or size == 0 or len(header) > _MAX_HEADER:
         return None
     found = _RANGE.fullmatch(header)
     if not found or found.groups() == ("", ""):
@@ -70,7 +69,7 @@ def if_range_matches(header: str | None, etag: str | None, last_modified: dateti
         return etag is not None and value == etag and not value.startswith("W/")
     try:
         date = parsedate_to_datetime(value[:64])
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a number beyond a C integer
         return False
     if last_modified is None:
         return False

@@ -641,7 +641,7 @@ def _etag(operation: str, response: Response) -> str:
 def _date(response: Response, header: str) -> datetime:
     try:
         return parsedate_to_datetime(response.headers.get(header, "")).astimezone(UTC)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return datetime.now(UTC)
 
 
