@@ -5,6 +5,7 @@
 # make bench        measure everything beside the same work without the gateway, in 15 minutes, and write BENCHMARKS.md;
 #                   make bench-quick  a part of it in two or three;  make bench-growth  up to a million files
 # make fuzz         feed the readers of headers, names, forms and contents with broken input for 20 minutes; ARGS="5 form": one
+# make fuzz-api     send a hundred valid and invalid requests of each kind to a real server
 # make lint         check style, format, types and the direction of imports;  make format  formats the code
 # make lock         update the lock files after a change of pyproject.toml;  make check-locks  checks them
 # make licenses     update docs/third-party-licenses.md
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 3
 
-.PHONY: run test test-quick coverage bench bench-quick bench-growth fuzz lint format lock check-locks licenses python tools
+.PHONY: run test test-quick coverage bench bench-quick bench-growth fuzz fuzz-api lint format lock check-locks licenses python tools
 .DEFAULT_GOAL := run
 
 run: python
@@ -41,7 +42,10 @@ bench-growth: python
 	@$(PYTHON) embedded/install.py && exec .venv/bin/python -m benchmarks.run --growth --out . $(ARGS)
 
 fuzz: tools
-	exec .venv/bin/python tests/fuzz/run.py $(or $(ARGS),120)
+	@exec .venv/bin/python tests/fuzz/run.py $(or $(ARGS),120)
+
+fuzz-api: tools
+	@FUZZ_EXAMPLES=100 exec .venv/bin/python -m pytest -n2 tests/api/test_any_input.py
 
 lint: tools
 	.venv/bin/ruff check .

@@ -32,7 +32,7 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, request
 from flask_cors import CORS
-from werkzeug.routing import BaseConverter, ValidationError
+from werkzeug.routing import BaseConverter
 
 from api import (
     admin,
@@ -130,7 +130,7 @@ class JobIdConverter(BaseConverter):
     regex = "[0-9]{1,18}"
 
     def to_python(self, value: str) -> int:
-        """The integer; ValidationError leads to 404."""
+        """The integer."""
         return int(value)
 
 
@@ -140,11 +140,9 @@ class FolderIdConverter(JobIdConverter):
     regex = "[0-9]{1,10}"
 
     def to_python(self, value: str) -> int:
-        """The integer; ValidationError leads to 404."""
+        """The integer; 0, which no folder has, for a larger one. A ValidationError would lead to 405."""
         number = int(value)
-        if not 1 <= number <= MAX_INT32:
-            raise ValidationError
-        return number
+        return number if number <= MAX_INT32 else 0
 
 
 def _begin() -> None:

@@ -13,6 +13,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, WithJsonSchema
 
+from core.cursors import MAX_LENGTH
+
 MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1
 
@@ -35,7 +37,7 @@ def _storable(value: str) -> str:
     return value
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """A list whose values are repeated, separated by commas, or both."""
     if isinstance(value, str):
         value = [value]
@@ -76,16 +78,18 @@ def page_size(value: int) -> int:
 
 _MOMENT_SCHEMA = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}
 
-Int64 = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=MAX_INT64)]
+# Bounds come before validators: pydantic documents only these.
+Int64 = Annotated[int, Field(ge=0, le=MAX_INT64), BeforeValidator(_integer)]
+Positive64 = Annotated[int, Field(ge=1, le=MAX_INT64), BeforeValidator(_integer)]
 FolderId = Annotated[int, Field(ge=1, le=MAX_INT32)]  # in JSON
 FolderIdText = Annotated[FolderId, BeforeValidator(_integer)]  # in a query or a form
-Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=MAX_INT64), AfterValidator(page_size)]
+Limit = Annotated[Positive64, AfterValidator(page_size)]
 Text = Annotated[str, AfterValidator(_storable)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(_storable)]
-TextList = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
+TextList = Annotated[tuple[Text, ...], BeforeValidator(listed)]
 From = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=False)), WithJsonSchema(_MOMENT_SCHEMA)]
 Until = Annotated[datetime, BeforeValidator(lambda value: _moment(value, end=True)), WithJsonSchema(_MOMENT_SCHEMA)]
-Cursor = Annotated[str, Field(max_length=8192)]
+Cursor = Annotated[str, Field(max_length=MAX_LENGTH)]
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]  # in JSON
 Owner = Annotated[
     str,
@@ -103,7 +107,7 @@ def _tag(value: str) -> str:
 
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag)]
 Tags = Annotated[tuple[Tag, ...], Field(max_length=50), AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))]
-TagList = Annotated[Tags, BeforeValidator(_listed)]
+TagList = Annotated[Tags, BeforeValidator(listed)]
 
 
 def as_uuid(text: str) -> UUID | None:

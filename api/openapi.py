@@ -86,6 +86,15 @@ REQUEST_HEADERS: Mapping[str, str] = {
     "Upload-Draft-Interop-Version": "3 to 9 (IETF draft)",
     "X-HTTP-Method-Override": "HEAD, PATCH or DELETE",
 }
+_PATTERNS: Mapping[str, str] = {  # of request headers
+    "Idempotency-Key": "^[!-~]{1,255}$",
+    "Upload-Session": "^[A-Za-z0-9_-]{1,64}$",
+    "Tus-Resumable": r"^1\.0\.0$",
+    "Upload-Length": "^[0-9]{1,15}$",
+    "Upload-Offset": "^[0-9]{1,15}$",
+    "Upload-Defer-Length": "^1$",
+}
+_SERVER_CODES = {408: "request_timeout", 414: "uri_too_long", 431: "headers_too_large"}  # of any request
 _COMMON_ERRORS = (errors.InvalidInput, GatewayError, errors.Unavailable)
 
 
@@ -219,7 +228,7 @@ def _header_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
                 "in": "header",
                 "required": False,
                 "description": REQUEST_HEADERS[name],
-                "schema": {"type": "string"},
+                "schema": {"type": "string"} | ({"pattern": _PATTERNS[name]} if name in _PATTERNS else {}),
             }
 
 
@@ -286,7 +295,7 @@ def _errors(rule: Rule, operation: Operation) -> dict[int, list[str]]:
         kinds.append(errors.TooMany)
     if "Idempotency-Key" in operation.request_headers:
         kinds += [errors.IdempotencyConflict, errors.IdempotencyInProgress]
-    found: dict[int, list[str]] = {}
+    found = {status: [code] for status, code in _SERVER_CODES.items()}
     for kind in dict.fromkeys(kinds):
         found.setdefault(status_of(kind), []).append(kind.code)
     return found

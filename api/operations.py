@@ -110,8 +110,8 @@ def parsed(model: type[Model], fields: Iterable[tuple[str, list[str]]]) -> Model
 
 
 def is_list(annotation: Any) -> bool:
-    """Whether a field holds several values: ``tuple[str, ...]``, alone or beside None."""
-    return get_origin(annotation) is tuple or any(get_origin(part) is tuple for part in get_args(annotation))
+    """Whether a field holds several values: ``tuple[str, ...]``, alone, beside None or with validators."""
+    return get_origin(annotation) is tuple or any(map(is_list, get_args(annotation)))
 
 
 def parse_json(model: type[Model]) -> Model:

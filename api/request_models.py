@@ -10,7 +10,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from api.fields import (
     MAX_INT32,
@@ -23,12 +23,14 @@ from api.fields import (
     Int64,
     Limit,
     Owner,
+    Positive64,
     ShortText,
     TagList,
     Tags,
     Text,
     TextList,
     Until,
+    listed,
 )
 from core.placement import OnDuplicate, Visibility
 from core.principal import Role, Scope
@@ -107,7 +109,7 @@ class DownloadQuery(Query):
 
 
 class UrlQuery(Query):
-    expires_in: Annotated[Int64 | None, Field(ge=1, description="Seconds, up to the configured maximum")] = None
+    expires_in: Annotated[Positive64 | None, Field(description="Seconds, up to the configured maximum")] = None
     disposition: Disposition | None = None
 
 
@@ -116,7 +118,7 @@ class PreviewQuery(Query):
     size: Annotated[
         Literal["128", "256", "512", "1024"], Field(description="The longest side of a thumbnail in pixels")
     ] = "256"
-    page: Annotated[Int64, Field(ge=1)] = 1
+    page: Positive64 = 1
     retry: Annotated[bool, Field(description="Try again if it has failed before; for the owner only")] = False
 
 
@@ -182,7 +184,7 @@ class SearchQuery(OwnedPageQuery):
     folder: FolderIdText | Literal["root"] | None = None
     date_from: From | None = None
     date_to: Until | None = None
-    facets: Annotated[TextList, Field(description="Any of file_type, folder, owner, month")] = ()
+    facets: Annotated[tuple[Literal["file_type", "folder", "owner", "month"], ...], BeforeValidator(listed)] = ()
 
 
 class SuggestQuery(Query):

@@ -19,10 +19,11 @@ from api.context import principal, settings
 from api.fields import as_uuid
 from api.idempotency import Digest, once
 from api.in_flight import acquire_body_slot
-from api.operations import BY_SERVICE, operation
+from api.operations import BY_SERVICE, Content, operation
 from api.placement import of_metadata
 from api.request_body import content_length, refuse_encoded
 from api.request_models import PlacementQuery
+from api.response_models import Problem
 from api.tus_body import ArrivingBody
 from api.tus_headers import (
     PATH,
@@ -93,6 +94,7 @@ _CREATION_HEADERS = (
     "Content-Disposition",
     "Content-Length",
 )
+_OTHER_METHOD = {405: Content({problems.MEDIA_TYPE: Problem}, "method_not_allowed")}
 _LOOK_ERRORS = (errors.NotFound, errors.UploadGone, errors.Locked, errors.UnsupportedVersion)
 _APPEND_ERRORS = (
     *_LOOK_ERRORS,
@@ -178,7 +180,7 @@ def offers(upload_id: str | None = None) -> Response:
     "Begin a resumable upload",
     limit="uploads",
     query=PlacementQuery,
-    responses={201: None},
+    responses={201: None, **_OTHER_METHOD},
     headers=_STATE_HEADERS,
     request_headers=(*_APPEND_HEADERS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
     errors=(*_APPEND_ERRORS, errors.InvalidName),
@@ -209,7 +211,7 @@ def create(query: PlacementQuery) -> Response:
 @operation(
     "Get upload status",
     scopes=("write",),
-    responses={200: None, 204: None},
+    responses={200: None, 204: None, **_OTHER_METHOD},
     headers=_STATE_HEADERS,
     request_headers=_PROTOCOL_HEADERS,
     errors=_LOOK_ERRORS,
@@ -280,7 +282,7 @@ def terminate(upload_id: str) -> Response:
 @tus.post("/<string:upload_id>")
 @operation(
     "Send another method with X-HTTP-Method-Override",
-    responses={200: None, 204: None},
+    responses={200: None, 204: None, **_OTHER_METHOD},
     headers=_STATE_HEADERS,
     request_headers=(*_APPEND_HEADERS, "X-HTTP-Method-Override"),
     errors=_APPEND_ERRORS,

@@ -22,7 +22,7 @@ P = TypeVar("P")
 Value = str | int | float | None
 
 _MAC_BYTES = 16
-_MAX_LENGTH = 8_192  # characters
+MAX_LENGTH = 4_096  # characters; a request line has room for 8,190
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -48,7 +48,7 @@ class Cursors:
 
     def open(self, text: str, *, scope: str) -> list[Value]:
         """The values that were signed for this scope. Raises InvalidCursor for any other text."""
-        if len(text) > _MAX_LENGTH or not _BASE64URL.fullmatch(text) or len(text) % 4 == 1:
+        if len(text) > MAX_LENGTH or not _BASE64URL.fullmatch(text) or len(text) % 4 == 1:
             raise InvalidCursor
         signed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         mac, payload = signed[:_MAC_BYTES], signed[_MAC_BYTES:]

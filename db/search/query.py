@@ -34,13 +34,12 @@ _QUEUED = 1_000  # files waiting to be indexed, from which on each match is comp
 _MAX_PREFIXES = 4  # that are looked up: a scan of the index for a prefix can't be cancelled
 _FACET_VALUES = 100
 
-_FACETS = {
+FACETS = {
     "file_type": "file_type",
     "folder": "folder_id",
     "owner": "owner_id",
     "month": "to_char(uploaded_at at time zone 'UTC', 'YYYY-MM')",
 }
-FACETS = frozenset(_FACETS)
 # The planner gets no choice but the indexes: it takes matching a text to be as cheap as comparing a number. Parallel plans would
 # lose the order. The last is how similar a misspelt word must be.
 _BEGIN = """
@@ -110,7 +109,7 @@ def find(
     """The best matches after ``after``, best first, and the newest first among equals. With ``newest``, only that many of the
     newest files are searched. Raises QueryCanceled when the clock, in whose transaction this runs, has run out."""
     search = _Search(tx, wanted, tree, corrections or {})
-    columns = ", ".join(f"'{name}', {_facet(_FACETS[name])}" for name in dict.fromkeys(facets))
+    columns = ", ".join(f"'{name}', {_facet(FACETS[name])}" for name in dict.fromkeys(facets))
     behind = "(score, uploaded_at, id) < ({}::integer, {}::timestamptz, {}::uuid)" if after else "true"
     sql = f"""
     with queued as materialized (select file_id from search_queue limit {_QUEUED}), {search.hits(newest)},

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 from core.cursors import Cursors, Page
-from core.errors import InvalidInput, Unavailable
+from core.errors import Unavailable
 from core.highlight import mark, snippet
 from core.names import name_key
 from core.principal import Principal
@@ -79,11 +79,7 @@ class Search:
 
     def search(self, principal: Principal, request: SearchRequest) -> SearchPage:
         """A page of hits. Any text is a valid query; an empty one finds everything, newest first. Raises NotAllowed, NotFound for
-        a folder, InvalidInput for an unknown facet, InvalidCursor for a cursor of another search, Unavailable."""
-        unknown = set(request.facets) - query.FACETS
-        if unknown:
-            message = f"one of {', '.join(sorted(query.FACETS))}"
-            raise InvalidInput("Unknown facet.", errors=[{"field": "facets", "message": message}])
+        a folder, InvalidCursor for a cursor of another search, Unavailable."""
         tree = parse(request.query)
         folder, _ = listed(principal, request.folder, recursive=True)
         wanted = FileFilter(
