@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))  # of each kind per operati
 ELSEWHERE = ("GET /readyz", "GET /openapi.json", "DELETE /api/admin/keys/{key_id}")
 # The last two take any 4xx for valid requests and only some for invalid ones: ``probe`` is more exact.
 CHECK_OURSELVES = {"positive_data_acceptance", "negative_data_rejection", "max_response_time"}
+
+_OF_SCHEMAS = re.compile(r"(Input|String|Tuple|Dictionary) should|Field required|Extra inputs")  # pydantic's messages
 
 BOUNDED = hypothesis_settings(
     max_examples=EXAMPLES,
@@ -81,25 +84,15 @@ def probe(
     def ask(case: Any, use_known: bool) -> None:
         if use_known and case.path_parameters:
             case.path_parameters |= {name: known[name] for name in case.path_parameters if name in known}
+        # Python's HTTP client would take the interim response 104 that this asks for as the final one.
+        case.headers.pop("Upload-Draft-Interop-Version", None)
         response = case.call(headers={"Authorization": credential}, allow_redirects=False)
         case.validate_response(response, checks=checks)
         if mode is GenerationMode.POSITIVE and response.status_code == 400:
-            # Meaning can be wrong where the form is right; the form itself must not be.
-            problem = response.json()
-            assert problem["code"] != "invalid_input" or _beyond_schemas(problem), (
-                case.as_curl_command()[-500:],
-                problem["detail"],
-                problem.get("errors"),
-            )
+            # Names, cursors and headers can be wrong in more ways than a schema tells; what it tells must be right.
+            messages = [error["message"] for error in response.json().get("errors", ())]
+            integers = any("a valid integer" in message for message in messages)  # 5.0 is one in a JSON schema
+            broken = [message for message in messages if _OF_SCHEMAS.match(message) and not integers]
+            assert not broken, (case.as_curl_command()[-500:], broken)
 
     ask()
-
-
-def _beyond_schemas(problem: dict[str, Any]) -> bool:
-    """Whether only rules are broken that the schemas don't state: the syntax of headers, rules that tie fields together, classes
-    of characters, and that 5.0 is no integer."""
-    beyond = ("printable", "NUL", "a valid integer")
-    return all(
-        error["field"] in ("body", "query") or any(word in error["message"] for word in beyond)
-        for error in problem.get("errors", ())
-    )

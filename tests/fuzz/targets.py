@@ -33,7 +33,7 @@ from services.library.sniff import detect
 
 BOUNDARY = "b"
 _LIMITS = FormLimits(max_files=4, max_segments=8, max_field_size=64, max_fields_size=128, max_header_size=256)
-_CURSORS = Cursors(b"fuzz")
+_CURSORS = Cursors([b"fuzz"])
 
 
 class _Pieces(BytesIO):
