@@ -29,6 +29,7 @@ from core.principal import Quota
 from core.secrets import Secrets
 from db import STATEMENT, STATEMENT_IN_REQUEST, Database
 from services import Services
+from services.access.code_flow import Client, CodeFlow
 from services.access.concurrency import ConcurrencyLimit
 from services.access.failed_credentials import FailedCredentials
 from services.access.idempotency import Idempotency
@@ -126,17 +127,24 @@ def wire(
     counts_url = settings.rate_limits_url.get_secret_value() if settings.rate_limits_url else None
     rate_limits = RateLimits(db, rates, url=counts_url) if settings.rate_limits == "on" else None
 
+    # Who may call
     keys = Keys(db, cursors)
     session_limits = SessionLimits(
         life=timedelta(seconds=settings.session_ttl),
         idle=timedelta(seconds=settings.session_idle_ttl),
         per_owner=settings.max_sessions,
     )
+    provider, code_flow = _identity_provider(settings), None
+    if provider is not None and settings.oidc_client_id is not None:
+        client_secret = settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret else None
+        client = Client(settings.oidc_client_id, client_secret, f"{settings.base_url}/api/session/oidc/callback")
+        code_flow = CodeFlow(provider, client, Cursors(secrets.derive("logins")))
 
     return Services(
         db=db,
         keys=keys,
-        identity_provider=_identity_provider(settings),
+        identity_provider=provider,
+        code_flow=code_flow,
         failed_credentials=FailedCredentials(rate_limits),
         login_sessions=LoginSessions(db, keys, session_limits),
         upload_tokens=UploadTokens(db, cursors),

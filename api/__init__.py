@@ -109,7 +109,7 @@ def create(services: Services, settings: Settings) -> Flask:
     app.before_request(auth.authenticate)
     app.before_request(rate_limits.count)
     app.after_request(_finish)
-    app.after_request(session_cookie.drop_ended)
+    app.after_request(session_cookie.drop_from)
     app.after_request(audit.finish)
     app.after_request(rate_limits.describe)
     app.teardown_request(lambda _: breaker.end_request())
@@ -118,6 +118,8 @@ def create(services: Services, settings: Settings) -> Flask:
         app.register_blueprint(routes, url_prefix=prefix or None)
     if services.direct is not None:
         app.register_blueprint(direct_uploads.routes, url_prefix="/api/uploads")
+    if services.code_flow is not None:
+        app.register_blueprint(login.provider_routes, url_prefix="/api/session/oidc")
     if services.resumable is not None:
         app.register_blueprint(tus, url_prefix=TUS_PATH)
     app.wsgi_app = TokenInPath(SlashAtEnd(app.wsgi_app))  # type: ignore[method-assign]

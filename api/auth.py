@@ -111,7 +111,7 @@ def _signed_in() -> Principal | None:
         with services().failed_credentials.counted(secret, proxies.client()):
             return services().login_sessions.authenticate(secret)
     except NotAuthenticated:
-        g.session_has_ended = True
+        session_cookie.drop()  # or the browser would send it again and again
         return None
 
 

@@ -7,16 +7,18 @@ from typing import get_args
 
 from flask import Blueprint, Response
 
-from api import render, session_cookie
+from api import proxies, render, session_cookie
 from api.auth import act_as, identify
-from api.context import principal, services
+from api.context import principal, services, settings
 from api.operations import operation
-from api.request_models import LoginBody
+from api.request_models import CallbackQuery, LoginBody, LoginQuery
 from api.response_models import LoginOut
 from core.errors import NotAllowed, NotAuthenticated
 from core.principal import Principal, Scope
+from services.access.code_flow import MINUTES, CodeFlow
 
 routes = Blueprint("login", __name__)
+provider_routes = Blueprint("login_at_provider", __name__)
 
 
 @routes.post("/session")
@@ -49,9 +51,56 @@ def end() -> Response:
     if principal().credential != "session" or secret is None:
         raise NotAllowed("There is no session to end: the request was made with another credential.")
     services().login_sessions.end(secret)
-    response = render.no_content()
-    session_cookie.drop(response)
+    session_cookie.drop()
+    return render.no_content()
+
+
+@provider_routes.get("")
+@operation(
+    "Sign in at the identity provider",
+    access="public",
+    query=LoginQuery,
+    responses={302: None},
+    headers=("Location", "Set-Cookie"),
+)
+def begin_at_provider(query: LoginQuery) -> Response:
+    """A browser that is sent here comes back with a session, at the path `return_to` of the gateway. This is OpenID Connect's
+    authorization code flow with PKCE."""
+    location, cookie = code_flow().begin(query.return_to)
+    response = Response(status=302, headers={"Location": location})
+    session_cookie.keep(response, cookie, seconds=MINUTES * 60, name="login")
     return response
+
+
+@provider_routes.get("/callback")
+@operation(
+    "Finish signing in at the identity provider",
+    access="public",
+    limit="logins",
+    audit="signed_in",
+    query=CallbackQuery,
+    responses={302: None},
+    headers=("Location", "Set-Cookie"),
+    errors=(NotAuthenticated,),
+)
+def finish_at_provider(query: CallbackQuery) -> Response:
+    """The provider sends the browser here. `401` if it did not sign the person in, or this browser has not begun the login."""
+    cookie = session_cookie.value("login")
+    session_cookie.drop("login")
+    if cookie is None or query.code is None:
+        raise NotAuthenticated("The identity provider did not sign you in, or not in this browser.")
+    with services().failed_credentials.counted(query.code, proxies.client(), needs_database=False):
+        caller, path = code_flow().finish(cookie, state=query.state, code=query.code, issuer=query.iss)
+    response = Response(status=302, headers={"Location": f"{settings().base_url}{path}"})
+    keep_session(response, caller)
+    return response
+
+
+def code_flow() -> CodeFlow:
+    """The routes are registered only with one."""
+    flow = services().code_flow
+    assert flow is not None
+    return flow
 
 
 def keep_session(response: Response, caller: Principal) -> None:

@@ -69,6 +69,16 @@ class Query(BaseModel):
 # -- queries -------------------------------------------------------------------------------------------------
 
 
+class LoginQuery(Query):
+    return_to: Annotated[str, Field(max_length=1_000, pattern=r"^/[!-\[\]-~]*$")] = "/"
+
+
+class CallbackQuery(Query):
+    code: Annotated[Text, Field(min_length=1, max_length=4_000)] | None = None
+    state: Annotated[Text, Field(max_length=1_000)] = ""
+    iss: Annotated[Text, Field(max_length=1_000)] | None = None
+
+
 class PageQuery(Query):
     limit: Limit = 50
     cursor: Cursor | None = None

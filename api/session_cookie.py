@@ -30,15 +30,15 @@ def keep(response: Response, secret: str, *, seconds: int, name: str = "session"
     )
 
 
-def drop(response: Response, name: str = "session") -> None:
-    """Let the browser forget the cookie."""
-    response.delete_cookie(_full_name(name), path="/", secure=_is_https(), httponly=True, samesite="Lax")
+def drop(name: str = "session") -> None:
+    """Let the browser forget the cookie, whatever the response to this request is."""
+    g.setdefault("dropped_cookies", set()).add(name)
 
 
-def drop_ended(response: Response) -> Response:
-    """After each request: drop a session that has ended, so that the browser does not send it again and again."""
-    if g.get("session_has_ended"):
-        drop(response)
+def drop_from(response: Response) -> Response:
+    """After each request: send what ``drop`` was told."""
+    for name in g.get("dropped_cookies", ()):
+        response.delete_cookie(_full_name(name), path="/", secure=_is_https(), httponly=True, samesite="Lax")
     return response
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from db import Database
+from services.access.code_flow import CodeFlow
 from services.access.failed_credentials import FailedCredentials
 from services.access.idempotency import Idempotency
 from services.access.identity_provider import IdentityProvider
@@ -55,6 +56,7 @@ class Services:
     db: Database  # closed by whoever called wire()
     keys: Keys
     identity_provider: IdentityProvider | None  # None: none is configured
+    code_flow: CodeFlow | None  # None: nobody signs in at the provider
     login_sessions: LoginSessions
     failed_credentials: FailedCredentials
     intake: Intake

@@ -4,7 +4,7 @@
         token = provider.token(sub="alice")                      # a JWT for the audience "gateway"
         answer = provider.log_in(location)                       # what a browser does: the redirect back to the client
 
-It refuses what the standards tell it to refuse: foreign redirect addresses, codes used twice, a wrong verifier or secret."""
+It refuses what the standards tell it to refuse: codes used twice or with another redirect address, a wrong verifier or secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from collections import Counter
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote_plus, urlencode, urlsplit
 
 import jwt
 import requests
@@ -63,8 +63,10 @@ class IdentityProvider:
         self.requests: Counter[str] = Counter()  # by path
         self.failing = False  # answer 503
         self.silent: threading.Event | None = None  # answer only when it is set
-        self.redirect_uri: str | None = None  # of the client; any if None
+        self.secret = SECRET  # of the client; empty for a public one
+        self.logins = 0  # that ended with an ID token
         self.id_claims: dict[str, Any] = {"sub": "alice"}  # of the next ID token
+        self.id_key: Key | None = None  # that signs it; by default the first
         self.discovery: dict[str, Any] = {}  # what differs from the truth
         self._codes: dict[str, dict[str, str]] = {}
         provider = self
@@ -158,7 +160,6 @@ class IdentityProvider:
         assert asked["client_id"] == CLIENT
         assert "openid" in asked["scope"].split()
         assert asked["code_challenge_method"] == "S256"
-        assert self.redirect_uri in (None, asked["redirect_uri"])
         code = secrets.token_urlsafe(16)
         self._codes[code] = asked
         return asked["redirect_uri"] + "?" + urlencode({"code": code, "state": asked["state"], "iss": self.issuer})
@@ -167,10 +168,10 @@ class IdentityProvider:
         asked = self._codes.pop(form.get("code", ""), None)
         if authorization is not None:
             name, _, given = base64.b64decode(authorization.removeprefix("Basic ")).decode().partition(":")
-            client, secret = unquote(name), unquote(given)
+            client, secret = unquote_plus(name), unquote_plus(given)
         else:
             client, secret = form.get("client_id", ""), form.get("client_secret", "")
-        if (client, secret) not in ((CLIENT, SECRET), (CLIENT, "")):
+        if (client, secret) != (CLIENT, self.secret):
             return 401, {"error": "invalid_client"}
         digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -181,5 +182,6 @@ class IdentityProvider:
             or asked["code_challenge"] != challenge
         ):
             return 400, {"error": "invalid_grant"}
-        identity = self.token(**({"aud": CLIENT, "nonce": asked.get("nonce")} | self.id_claims))
-        return 200, {"access_token": "opaque", "token_type": "Bearer", "id_token": identity}
+        self.logins += 1
+        claims = {"aud": CLIENT, "nonce": asked.get("nonce")} | self.id_claims
+        return 200, {"access_token": "opaque", "token_type": "Bearer", "id_token": self.token(self.id_key, **claims)}

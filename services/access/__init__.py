@@ -16,6 +16,7 @@ Read visibility.py first.
 - keys           API keys
 - identity_provider, provider_documents    JWTs of the operator's identity provider
 - login_sessions sessions of people who sign in with a browser
+- code_flow      signing in at the identity provider
 - failed_credentials    slows down addresses whose credentials are not valid
 - upload_tokens  short-lived credentials for uploads
 - idempotency    repeat the first answer to a repeated request

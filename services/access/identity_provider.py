@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import jwt
 import structlog
 
+from core.addresses import is_confidential
 from core.errors import NotAuthenticated, Unavailable
 from core.principal import SCOPES, Principal, Quota
 from services.access.provider_documents import Remembered, request_json
@@ -119,13 +120,22 @@ class IdentityProvider:
     def endpoint(self, name: str) -> str:
         """An address from the discovery document. Raises Unavailable."""
         address = self._discovery.get().get(name)
-        if not isinstance(address, str):
-            raise Unavailable("The identity provider does not name all of its addresses.")
+        if not isinstance(address, str) or not is_confidential(address):
+            log.warning("identity_provider_misconfigured", missing=name)
+            raise Unavailable("The identity provider can't be reached; try again.")
         return address
 
-    def allows(self, name: str, value: str, *, default: str) -> bool:
-        """Whether a list in the discovery document has the value."""
-        return value in self._discovery.get().get(name, [default])
+    def is_issuer(self, issuer: str | None) -> bool:
+        """Whether a redirect is the provider's by its ``iss``, which only some providers send. Raises Unavailable."""
+        if issuer is None:
+            return not self._discovery.get().get("authorization_response_iss_parameter_supported")
+        return issuer == self._settings.issuer
+
+    def accepts_basic(self) -> bool:
+        """Whether clients send their secret in an Authorization header, as is the default. Raises Unavailable."""
+        return "client_secret_basic" in self._discovery.get().get(
+            "token_endpoint_auth_methods_supported", ["client_secret_basic"]
+        )
 
     def _read_discovery(self) -> Claims:
         status, document = request_json(f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration")
@@ -155,7 +165,7 @@ class IdentityProvider:
 
 def refuse(reason: str) -> NoReturn:
     """Raise NotAuthenticated. Only the log has the reason."""
-    log.info("jwt_refused", reason=reason[:200])
+    log.info("credential_refused", reason=reason[:200])
     raise NotAuthenticated()
 
 

@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 import structlog
 import urllib3
 
-from core.addresses import is_confidential
 from core.errors import Unavailable
 
 log = structlog.get_logger()
@@ -34,8 +33,6 @@ def request_json(
     url: str, fields: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
 ) -> tuple[int, Any]:
     """Status and JSON document of a GET, or with ``fields`` of a POST of a form. No redirect is followed. Raises Unavailable."""
-    if not is_confidential(url):
-        raise Unavailable("The identity provider names an address without TLS.")
     sent = {"Accept": "application/json", "User-Agent": "upload-gateway", **(headers or {})}
     body = None
     if fields is not None:

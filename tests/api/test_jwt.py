@@ -204,7 +204,7 @@ def forgeries(provider: IdentityProvider) -> dict[str, str]:
     }
 
 
-def test_T62_no_forged_jwt_is_accepted(provider: IdentityProvider, verifier: Verifier) -> None:
+def test_T62_T68_no_forged_jwt_is_accepted(provider: IdentityProvider, verifier: Verifier) -> None:
     assert not refused(verifier, provider.token())
     forged = forgeries(provider)
     assert [name for name, token in forged.items() if not refused(verifier, token)] == []
