@@ -62,6 +62,13 @@ class FileFilter:
         return self.one_folder and replace(self, folder_id=None, in_root=False).unfiltered
 
     @property
+    def only_below(self) -> bool:
+        """Whether it names a folder with all below, and at most an owner."""
+        return (
+            self.folder_id is not None and self.recursive and replace(self, folder_id=None, recursive=False).unfiltered
+        )
+
+    @property
     def only_dates(self) -> bool:
         """Whether it names at most owner, trash and dates: an index has these files in order of time."""
         return self == FileFilter(self.owner_id, date_from=self.date_from, date_to=self.date_to, deleted=self.deleted)
@@ -78,12 +85,12 @@ class FileFilter:
         return self == FileFilter(self.owner_id, file_type=kind, deleted=self.deleted)
 
 
+_FOLDERS = """with recursive below (id, owner_id) as (
+        select id, owner_id from folders where id = %(folder)s
+        union all select c.id, c.owner_id from folders c join below on c.parent_id = below.id
+    ) select {columns} from below"""
 # An array, which an index can use. A subquery would run for each file.
-_BELOW = """f.folder_id = any(array(
-    with recursive below (id) as (
-        select id from folders where id = %(folder)s
-        union all select c.id from folders c join below on c.parent_id = below.id
-    ) select id from below))"""
+_BELOW = f"f.folder_id = any(array({_FOLDERS.format(columns='id')}))"
 
 
 # Tests of one column each; those whose value is None are left out.
@@ -191,7 +198,7 @@ def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expect
 
     - Few files are filtered and then sorted. In the order of the sort, a million others might come first.
     - Of many files, the index of the sort soon gives a page.
-    - If that index begins with owner or file type, each of these gives a page."""
+    - If that index begins with owner, file type or folder, each of these gives a page."""
     # One index has these in order: all or those of some dates by time, an owner's by name and size, the newest of a rare status,
     # and of a folder the newest or by name.
     in_order = {"original_name", "file_size"} if wanted.owner_id is not None else set()
@@ -202,10 +209,13 @@ def _candidates(wanted: FileFilter, sort: str, matching: str, order: str, expect
     )
     if expected is not None and expected <= _FEW and not ordered:
         return f"select id, key from (with few as materialized ({matching}) select * from few) few"
-    if not wanted.only_kind or sort not in _SORTED_BY_OWNER:
-        return None
     sources, same = [], ""
-    if wanted.owner_id is None:
+    if wanted.only_below and sort in _IN_FOLDER:
+        sources.append(f"({_FOLDERS.format(columns='*')}) b")
+        matching = matching.replace(_BELOW, "f.owner_id = b.owner_id and f.folder_id = b.id")
+    elif not wanted.only_kind or sort not in _SORTED_BY_OWNER:
+        return None
+    elif wanted.owner_id is None:
         sources.append("owner_usage u")
         same += " and f.owner_id = u.owner_id"
     if sort == "mime_type" and wanted.file_type is None:

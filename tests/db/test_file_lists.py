@@ -170,6 +170,7 @@ def test_T84_unknown_sorts_are_refused(db: Database, sort: str) -> None:
         ({"file_type": "image"}, "-file_size", "files_by_kind_and_size"),
         ({"file_type": "image"}, "mime_type", "files_by_kind_and_type"),
         ({"folder_id": 1}, "-uploaded_at", "files_newest_in_folder"),
+        ({"folder_id": 1, "recursive": True}, "-uploaded_at", "files_newest_in_folder"),
         ({"in_root": True}, "uploaded_at", "files_newest_in_folder"),
         ({"status": "rejected"}, "-uploaded_at", "files_not_ready"),
         ({"tag": "x"}, "-uploaded_at", "file_tags_pkey"),
