@@ -118,6 +118,7 @@ class UploadRecord:
     problem: dict[str, Any] | None = None
     cleaned: bool = False
     overdue: bool = False
+    bound: bool = False  # to its folder: if that was deleted, it becomes no file
     attempts: int = 0  # to complete it without its client, that failed for a reason in the upload itself
 
     @property

@@ -24,7 +24,7 @@ from db.records import UploadRecord
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
     " reserved, part_size, folder_id, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,"
-    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, attempts, had_folder"
+    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, attempts, had_folder, bound"
 )
 
 
@@ -48,6 +48,7 @@ class NewUpload:
     incoming_key: str | None = None
     token_id: UUID | None = None  # the upload token whose budget is charged
     urls_for: timedelta | None = None  # lifetime of the URLs in the first answer
+    bound: bool = False  # to its folder, with which it ends
 
 
 # What the session's files use; what its unfinished uploads add is decided when they become files (files.open_publication).
@@ -100,12 +101,12 @@ held as (
 ),
 upload as (
     insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved,
-                         part_size, folder_id, had_folder, visibility, tags, on_duplicate, keep_location, metadata, sha256,
+                         part_size, folder_id, had_folder, bound, visibility, tags, on_duplicate, keep_location, metadata, sha256,
                          session_id, token_id, urls_until, expires_at)
     select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s,
-           %(size)s, %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(visibility)s, %(tags)s,
-           %(on_duplicate)s, %(keep_location)s, %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s, now() + %(urls_for)s,
-           now() + %(expires_in)s
+           %(size)s, %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(bound)s, %(visibility)s,
+           %(tags)s, %(on_duplicate)s, %(keep_location)s, %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s,
+           now() + %(urls_for)s, now() + %(expires_in)s
     from held returning *
 ),
 event as ({_recording("'upload_begun'")})

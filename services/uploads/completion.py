@@ -323,10 +323,14 @@ class Completion:
 
     def _publish(self, upload: UploadRecord, etag: str, size: int, sha256: str | None) -> FileRecord | None:
         """Make the file, as ``processing``, and queue its check in the same transaction. None if the upload is over. If its
-        folder was deleted, the file goes to the root and its ``problem`` says so.
+        folder was deleted, the file goes to the root and its ``problem`` says so, or a ``bound`` upload ends.
 
         A checksum other than the one declared at the beginning rejects the file: no bytes match both."""
         self._check_size(upload, size)
+        if upload.bound and upload.folder_id is None:
+            error = UploadGone("The folder that this was uploaded to was deleted.")
+            self._intake.abort(upload, problem=error.as_problem())
+            raise error
         new = NewFile(
             upload_id=upload.id,
             owner_id=upload.owner_id,

@@ -95,9 +95,7 @@ class UploadPolicy:
     ) -> UploadRecord:
         """Commit the upload's row and what ``also`` adds, and reserve its quota; ``once`` records its id. Raises
         QuotaExceeded, LimitReached, or NotFound for the folder; then nothing is reserved."""
-        budget = principal.budget
-        if budget is not None:
-            new = replace(new, token_id=budget.token_id)
+        new = replace(new, token_id=principal.token_id, bound=principal.folder_id is not None)
         limits, upload = self._limits, None
         bounds = {"quota": limits.quota, "session_quota": limits.session_quota}
         remember_claim(self._db, principal)

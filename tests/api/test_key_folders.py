@@ -7,15 +7,19 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from flask import Flask
 
 from db import Database
 from services import Services
 from tests.api.test_foreign_folders import UNKNOWN, WAYS_IN, told
+from tests.browser import Browser
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING, Leftovers
+from tests.presigned import put
 from tests.rows import sql
 from tests.subtests import with_subtests
 from tests.tus import TUS
@@ -197,6 +201,15 @@ def test_T64_nothing_leaves_its_folder(
     assert client.get(address).json["folder_id"] == tree.own
 
 
+def test_T63_a_session_of_the_key_reaches_no_further(
+    app: Flask, limited: GatewayClient, tree: Tree, files: dict[str, str]
+) -> None:
+    browser = Browser(app)
+    browser.sign_in(limited.key)
+    assert names(browser.get("/api/files")) == {"own.txt", "below.txt"}
+    assert missing(browser.get(f"/api/files/{files['beside']}"))
+
+
 def test_public_files_outside_stay_readable_as_for_anybody(
     limited: GatewayClient, client: GatewayClient, other: GatewayClient, files: dict[str, str]
 ) -> None:
@@ -362,6 +375,36 @@ def test_T63_without_its_folder_a_key_reaches_nothing(
     ):
         assert answer.status == 404, answer.body
     assert names(client.get("/api/files")) == {"root.txt", "outer.txt", "beside.txt"}
+
+
+def test_T63_what_it_sent_to_the_bucket_becomes_no_file_without_its_folder(
+    limited: GatewayClient,
+    client: GatewayClient,
+    anonymous: GatewayClient,
+    tree: Tree,
+    services: Services,
+    leftovers: Leftovers,
+) -> None:
+    """The root is not in its reach, and neither is a public file there."""
+    token = client.as_(limited.post("/api/upload-tokens", json={"owner_id": "alice"}).json["token"])
+    sent = [
+        who.post("/api/uploads", json={"filename": "a.txt", "size": 1, "visibility": visibility}).json
+        for who, visibility in ((limited, "public"), (token, "private"))
+    ]
+    for begun in sent:
+        put(begun["url"], b"a", begun["headers"])
+    multipart = limited.post("/s3/sign", json={"method": "POST", "key": "a.bin"}).json
+    signed = urlsplit(multipart["url"])
+    part = {"method": "PUT", "key": multipart["key"], "partNumber": 1, "uploadId": multipart["id"]}
+    etag = put(limited.post("/s3/sign", json=part).json["url"], b"a")
+    assert client.delete(f"/api/folders/{tree.own}?recursive=true").status == 200
+    services.direct.sweep()  # type: ignore[union-attr]
+    body = (
+        f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+    )
+    assert anonymous.post(f"{signed.path}?{signed.query.removeprefix('uploads&')}", data=body.encode()).status == 410
+    assert client.get(f"/api/uploads/{sent[0]['id']}").status == 410
+    assert client.get("/api/files").json["items"] == [] and leftovers() == NOTHING
 
 
 def test_T63_an_upload_does_not_outlive_its_keys_folder(

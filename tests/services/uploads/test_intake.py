@@ -382,17 +382,11 @@ def test_a_foreign_folder_is_not_found_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "dot.png"])
-def test_an_upload_takes_four_statements_and_authentication_one(
-    services: Services, alice: Principal, settings: Settings, name: str
-) -> None:
+def test_an_upload_takes_four_statements(services: Services, alice: Principal, settings: Settings, name: str) -> None:
     data = b"plain text" if name.endswith("txt") else picture("PNG")
     with counted(services) as log:
         upload(services, alice, name, data, size=len(data))
     assert len(log.statements) <= 4, log.statements
-    key = services.keys.create_key("alice")[1]
-    with counted(services) as log:
-        services.keys.authenticate(key)
-    assert len(log.statements) == 1
 
 
 @pytest.mark.parametrize("size", [5, None])
