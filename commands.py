@@ -184,15 +184,15 @@ def _bootstrap(call: Call) -> None:
         _check_object_lock(store, settings)
         if not store.set_cors(call.origins()):
             _warn(
-                "The bucket's CORS rules can't be set by request. For MinIO, set its variable"
+                "The bucket's server takes no CORS rules by request. MinIO has them in its own settings:"
                 f" MINIO_API_CORS_ALLOW_ORIGIN={','.join(call.origins())}"
             )
         # The rule counts from an upload's start, but clients extend an upload's lifetime: so it is generous.
         days = max(30, -(-settings.upload_ttl // 86_400) + 1)
         if not store.set_abort_incomplete_rule(FILE_PREFIX, days=days):
             _warn(
-                "The bucket has no rule that ends unfinished uploads. MinIO ends them after 24 h, however active: set its"
-                f" variable MINIO_API_STALE_UPLOADS_EXPIRY={24 * days}h"
+                "The bucket's server takes no rule that ends unfinished uploads. MinIO ends them after 24 h, however active,"
+                f" without MINIO_API_STALE_UPLOADS_EXPIRY={24 * days}h"
             )
     if settings.clamd_url is not None:
         _warn(

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,20 @@ import yaml
 
 from embedded.child import free_port
 from embedded.seaweedfs import GRPC_ABOVE, answers_us, weed_binary
+from services.upkeep.doctor.bucket import examine
 from settings import Settings
+from storage_backends import open_store
+from storage_backends.base import StorageRefused
 from tests.listening import listening
 from tests.paths import ROOT
-from tests.servers import SIGNING_KEY, S3Server
+from tests.servers import SIGNING_KEY, S3Server, minio_binary, start_minio
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 IN_IMAGE = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
 ENVIRONMENT: dict[str, str] = COMPOSE["services"]["gateway"]["environment"]
 TIMEOUT = 60
+ACCOUNTS = (["admin", "user", "svcacct", "add", "gateway", "gateway"], ["admin", "accesskey", "create", "gateway"])
 
 
 @pytest.mark.parametrize(
@@ -52,13 +57,15 @@ def test_everything_that_services_reference_exists() -> None:
             source = volume.partition(":")[0]
             assert source in COMPOSE["volumes"] or (source.startswith(".") and (ROOT / source).exists()), volume
         for other, condition in service.get("depends_on", {}).items():
-            assert "profiles" not in services[other] or condition["required"] is False, f"{name} needs {other}"
+            same = services[other].get("profiles") in (None, service.get("profiles"))
+            assert same or condition["required"] is False, f"{name} needs {other}"
     for name in ("minio", "seaweedfs"):  # one or the other
         assert services[name]["networks"]["bucket"]["aliases"] == ["bucket"]
         assert any(port.endswith(":9000") for port in services[name]["ports"])
     assert "http://bucket:9000" in ENVIRONMENT["S3_ENDPOINT"]
     assert {name: s["profiles"] for name, s in services.items() if "profiles" in s} == {
-        name: [name] for name in ("minio", "seaweedfs", "clamav")
+        **{name: [name] for name in ("minio", "seaweedfs", "clamav")},
+        "minio-setup": ["minio"],
     }
 
 
@@ -85,8 +92,8 @@ def test_T142_ports_are_on_loopback_unless_asked_and_resources_are_limited() -> 
 
 
 def test_T142_images_are_named_by_digest() -> None:
-    images = {service["image"] for name, service in COMPOSE["services"].items() if not name.startswith("minio")}
-    assert {image for image in images if not re.search(r":\S+@sha256:[0-9a-f]{64}$", image)} == {"upload-gateway"}
+    images = {service["image"] for service in COMPOSE["services"].values()}
+    assert {image for image in images if not re.search(r":\S+@sha256:[0-9a-f]{64}}?$", image)} == {"upload-gateway"}
 
 
 def test_T142_T48_only_the_gateway_reaches_database_and_bucket() -> None:
@@ -96,9 +103,42 @@ def test_T142_T48_only_the_gateway_reaches_database_and_bucket() -> None:
     gateway = {name for name, service in COMPOSE["services"].items() if service["image"] == "upload-gateway"}
     assert gateway == {"gateway", "worker", "bootstrap"}
     assert neighbours("front") == {"proxy", "gateway"}  # all of it is trusted to name the client's address
-    assert neighbours("bucket") == gateway | {"minio", "seaweedfs"}
+    assert neighbours("bucket") == gateway | {"minio", "minio-setup", "seaweedfs"}
     assert neighbours("data") == gateway | {"postgres", "clamav"}
     assert COMPOSE["networks"]["data"] == {"internal": True}
+
+
+@pytest.mark.needs_minio
+@pytest.mark.skipif(not (minio_binary() and shutil.which("mc")), reason="needs MinIO's server and client on PATH")
+def test_T142_T48_minios_user_for_the_gateway_has_one_bucket_and_its_page_may_use_it(tmp_path: Path) -> None:
+    server, setup = start_minio(tmp_path / "minio"), COMPOSE["services"]["minio-setup"]
+    given = {
+        "MC_HOST_root": server.endpoint.replace("://", f"://{server.access_key}:{server.secret_key}@"),
+        "S3_BUCKET": "one",
+        "S3_ACCESS_KEY": "gateway",
+        "S3_SECRET_KEY": "gateway-secret",
+        "PUBLIC_URL": "https://files.example/path",
+        "CORS_ORIGINS": "https://a.example , https://b.example",
+    }
+    assert set(given) == set(setup["environment"])
+    environ = {**os.environ, **given, "MC_CONFIG_DIR": str(tmp_path / "mc")}
+    try:
+        for _ in range(2):
+            script = ROOT / setup["volumes"][0].partition(":")[0]
+            subprocess.run(["sh", str(script)], env=environ, check=True, timeout=TIMEOUT)
+        ours = replace(server.settings(), bucket="one", access_key="gateway", secret_key="gateway-secret")
+        store: Any = open_store(ours)
+        assert store.ensure_bucket() is False
+        origins = ["https://a.example", "https://b.example", "https://files.example"]
+        assert [(check.name, check.detail) for check in examine(store, origins=origins) if check.ok is not True] == []
+        assert list(store.list_multiparts("")) == []
+        with pytest.raises(StorageRefused):
+            open_store(replace(ours, bucket="another")).ensure_bucket()  # type: ignore[attr-defined]
+        environ["MC_HOST_gateway"] = server.endpoint.replace("://", "://gateway:gateway-secret@")
+        for forbidden in (["mb", "gateway/another"], ["admin", "info", "gateway"], *ACCOUNTS):
+            assert subprocess.run(["mc", *forbidden], env=environ, timeout=TIMEOUT).returncode != 0
+    finally:
+        server.stop()
 
 
 def test_T142_seaweedfs_opens_only_s3(tmp_path: Path) -> None:
