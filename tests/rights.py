@@ -278,6 +278,8 @@ ROUTES: Mapping[str, tuple[Case, ...]] = {
     # sessions of browsers
     "POST /api/session": (Case("open", 200, lambda world: ("/api/session", _json(key=world.owner.key))),),
     "DELETE /api/session": (Case("sign out", 204, _at("/api/session")),),
+    "GET /api/session/oidc": (Case("open", 503, _at("/api/session/oidc"), "without the provider"),),
+    "GET /api/session/oidc/callback": (Case("open", 401, _at("/api/session/oidc/callback"), "for another browser"),),
 }
 
 

@@ -6,6 +6,7 @@ Invariants:
 
 - A credential is never stored and never logged; it is shown once, when it is made.
 - A resource of another owner answers exactly as one that does not exist.
+- A key does what its scopes name (api/auth.py), and reaches nothing outside its folder but what is public.
 - An upload token can only upload: within its budget, into its folder, with its types, until it or its key ends.
 - The budget of a token is charged in the statements of uploads (db/uploads.py, db/files.publish), so that uploads at the same
   time can't exceed it.

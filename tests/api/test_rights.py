@@ -19,6 +19,9 @@ from tests.paths import ROOT
 from tests.rights import CALLERS, ROUTES, World, document, expected
 from tests.rows import sql
 
+# Logins through a provider are routes too, which need no provider to be refused.
+pytestmark = pytest.mark.settings(rate_limits="off", jwt_issuer="http://127.0.0.1:9", oidc_client_id="gateway")
+
 Callers = dict[str, GatewayClient | Browser]
 
 
@@ -59,7 +62,6 @@ def callers(
     }
 
 
-@pytest.mark.settings(rate_limits="off")
 def test_T61_each_route_answers_each_caller_as_the_rules_say(
     world: World, callers: Callers, subtests: pytest.Subtests
 ) -> None:
