@@ -37,7 +37,7 @@ from services.access.identity_provider import IdentityProvider, ProviderSettings
 from services.access.keys import Keys
 from services.access.login_sessions import LoginSessions, SessionLimits
 from services.access.quotas import Quotas
-from services.access.rate_limits import NAMES, RateLimits
+from services.access.rate_limits import NAMES, LimitName, RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery, DeliveryLimits
 from services.library.files import Files
@@ -140,6 +140,13 @@ def wire(
         client = Client(settings.oidc_client_id, client_secret, f"{settings.base_url}/api/session/oidc/callback")
         code_flow = CodeFlow(provider, client, Cursors(secrets.derive("logins")))
 
+    # For each of these an owner gets a quarter of a process's threads, and may let as many requests wait (T75).
+    share = max(1, settings.web_threads // 4)
+    kinds: tuple[LimitName, ...] = ("search", "batches")
+    slots = {
+        kind: ConcurrencyLimit(concurrency=2 * share, per_owner=share, waiting=share, timeout=10) for kind in kinds
+    }
+
     return Services(
         db=db,
         keys=keys,
@@ -151,6 +158,7 @@ def wire(
         idempotency=Idempotency(db),
         rate_limits=rate_limits,
         quotas=Quotas(db, cursors, quota),
+        slots=slots,
         intake=intake,
         direct=direct,
         resumable=resumable,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import wraps
 from types import UnionType
@@ -21,6 +22,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from flask import Response, g, request
 from pydantic import BaseModel, ValidationError
 
+from api.context import principal, services
 from api.request_body import has_body, read_whole, refuse_encoded
 from core import strict_json
 from core.errors import GatewayError, InvalidInput, MalformedUpload, Unsupported
@@ -55,7 +57,9 @@ class Operation:
     _: KW_ONLY
     responses: Mapping[int, type[BaseModel] | Content | None]
     access: Access = "user"
-    limit: LimitName | None = None  # the rate limit that requests count for
+    limit: LimitName | None = (
+        None  # the rate limit that requests count for, and the slots that they take if it has some
+    )
     scopes: tuple[Scope, ...] = ()  # one of these is needed; by default that of the method
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
@@ -78,7 +82,9 @@ class Operation:
             if self.body is not None:
                 left_out = self.optional_body and not has_body()
                 arguments["body"] = self.body() if left_out else parse_json(self.body)
-            return view(**arguments)
+            slots = services().slots.get(self.limit) if self.limit is not None else None
+            with nullcontext() if slots is None else slots.slot(principal().owner_id):
+                return view(**arguments)
 
         with_input.operation = replace(self, description=" ".join((view.__doc__ or "").split()))  # type: ignore[attr-defined]
         return with_input

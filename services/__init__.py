@@ -16,17 +16,19 @@ By subject, each importing only those below it (an import contract holds this):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from db import Database
 from services.access.code_flow import CodeFlow
+from services.access.concurrency import ConcurrencyLimit
 from services.access.failed_credentials import FailedCredentials
 from services.access.idempotency import Idempotency
 from services.access.identity_provider import IdentityProvider
 from services.access.keys import Keys
 from services.access.login_sessions import LoginSessions
 from services.access.quotas import Quotas
-from services.access.rate_limits import RateLimits
+from services.access.rate_limits import LimitName, RateLimits
 from services.access.upload_tokens import UploadTokens
 from services.library.delivery import Delivery
 from services.library.files import Files
@@ -78,6 +80,7 @@ class Services:
     upload_tokens: UploadTokens
     idempotency: Idempotency
     quotas: Quotas
+    slots: Mapping[LimitName, ConcurrencyLimit]  # for expensive operations
     rate_limits: RateLimits | None  # None: RATE_LIMITS=off
     audit: Audit
     health: Health
