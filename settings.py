@@ -147,6 +147,8 @@ class Settings(BaseSettings):
     rate_limit_search: str = Field(default="1200/minute", pattern=_RATE)  # and suggestions
     rate_limit_archives: str = Field(default="60/minute", pattern=_RATE)  # ZIP downloads
     rate_limit_batches: str = Field(default="600/minute", pattern=_RATE)  # changes of many files
+    rate_limit_tokens: str = Field(default="600/minute", pattern=_RATE)  # upload tokens created
+    rate_limit_idempotency_keys: str = Field(default="100000/day", pattern=_RATE)  # their answers are kept for a day
 
     # Without effect yet
     trash_days: int = Field(default=30, ge=0)

@@ -21,7 +21,7 @@ from api.response_models import (
     ReportOut,
     RescanOut,
 )
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, LimitReached, NotFound
 from core.principal import Quota
 from db.records import KeyRecord
 from services.processing.scanning import configured
@@ -39,7 +39,7 @@ _quota = render.as_model(OwnerQuotaOut)
     body=KeyBody,
     responses={201: NewKeyOut},
     request_headers=("Idempotency-Key",),
-    errors=(NotFound,),
+    errors=(NotFound, LimitReached),
     audit=BY_SERVICE,
 )
 def create_key(body: KeyBody) -> Response:

@@ -102,7 +102,7 @@ def history(file_id: UUID, query: PageQuery) -> Response:
     responses={200: FileOut},
     headers=("ETag",),
     request_headers=("If-Match",),
-    errors=(*_NAME_ERRORS, errors.NameConflict, errors.PreconditionFailed),
+    errors=(*_NAME_ERRORS, errors.NameConflict, errors.LimitReached, errors.PreconditionFailed),
     audit=BY_SERVICE,
 )
 def update(file_id: UUID, body: FileChangeBody) -> Response:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from flask import Response, g, request
 
+from api import rate_limits
 from api.context import principal, services
 from core.errors import InvalidInput
 from services.access.idempotency import Claim, Recorded
@@ -60,6 +61,7 @@ def once(
     key = key_of_request()
     if key is None:
         return render(do(None))
+    rate_limits.count_key()
     sha256 = (digest or Digest(g.get("body", b""))).sha256
     found = services().idempotency.begin(principal(), key, sha256, streamed=read_body is not None)
     while isinstance(found, Recorded):

@@ -20,9 +20,20 @@ def count() -> None:
     if operation is None or operation.limit is None or limits is None or request.method == "OPTIONS":
         return
     name, caller = operation.limit, caller_or_none()
-    g.rate_limit = hit = in_flight.once(lambda: limits.hit(name, caller, proxies.client()))
+    g.rate_limit = in_flight.once(lambda: limits.hit(name, caller, proxies.client()))
+    _check(g.rate_limit, "requests of this kind")
+
+
+def count_key() -> None:
+    """Count an Idempotency-Key, whose answer will be kept. Raises TooMany."""
+    limits = services().rate_limits
+    if limits is not None:
+        _check(limits.hit("idempotency_keys", caller_or_none(), proxies.client()), "Idempotency-Keys")
+
+
+def _check(hit: Hit, what: str) -> None:
     if not hit.allowed:
-        detail = f"At most {hit.quota:,} requests of this kind are allowed in {hit.window:,} seconds."
+        detail = f"At most {hit.quota:,} {what} are allowed in {hit.window:,} seconds."
         raise TooMany(detail, retry_after=hit.reset)
 
 

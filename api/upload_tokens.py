@@ -16,7 +16,7 @@ from api.idempotency import once
 from api.operations import BY_SERVICE, operation
 from api.request_models import OwnedPageQuery, UploadTokenBody
 from api.response_models import LiveUploadTokenOut, UploadTokenOut, UploadTokenPageOut
-from core.errors import NotFound
+from core.errors import LimitReached, NotFound
 from db.records import UploadTokenRecord
 from services.access.upload_tokens import MAX_LIFE, PREFIX, Budget
 
@@ -32,10 +32,11 @@ _IN_PATH = re.compile(rf"/t/({PREFIX}[A-Za-z0-9_-]{{43}})(/(?:s3|api/tus|api/upl
 @routes.post("/upload-tokens")
 @operation(
     "Create an upload token",
+    limit="tokens",
     body=UploadTokenBody,
     responses={201: UploadTokenOut},
     request_headers=("Idempotency-Key",),
-    errors=(NotFound,),
+    errors=(NotFound, LimitReached),
     audit=BY_SERVICE,
 )
 def create(body: UploadTokenBody) -> Response:

@@ -25,11 +25,20 @@ _QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # others: DEFAUL
 _CLASS = 1_000_000  # priorities in one class
 
 
-def enqueue(tx: Tx, task: str, *, owner_id: str, lock: str | None = None, priority: int = 0, **arguments: Any) -> None:
+def enqueue(
+    tx: Tx,
+    task: str,
+    *,
+    owner_id: str,
+    lock: str | None = None,
+    priority: int = 0,
+    once: bool = False,
+    **arguments: Any,
+) -> None:
     """Run ``task`` (a name from jobs/tasks.py) for ``owner_id`` once the transaction has committed.
 
     Jobs with the same ``lock`` run one at a time; it defaults to the ``file_id``, if there is one. ``priority`` (-2000 to 2000)
-    is a class: jobs of a higher class run first, and within a class owners take turns."""
+    is a class: jobs of a higher class run first, and within a class owners take turns. ``once``: unless the same job waits."""
     # Start-time fair queueing: an owner's next job goes one priority behind the owner's last one, and an owner without waiting
     # jobs starts at the head of the queue. So owners take turns, however many jobs each has, and nobody waits for ever. This
     # reads two index entries, however long the queue is.
@@ -46,6 +55,9 @@ def enqueue(tx: Tx, task: str, *, owner_id: str, lock: str | None = None, priori
                 order by priority limit 1) - 1
            ), %(high)s::integer)),
            %(lock)s::text, %(arguments)s::jsonb, null, %(owner)s::text
+    where not %(once)s or not exists (
+        select from procrastinate_jobs where status = 'todo' and queue_name = %(queue)s::text and owner_id = %(owner)s::text
+        and task_name = %(task)s::text and args = %(arguments)s::jsonb)
     """
     if lock is None and "file_id" in arguments:
         lock = f"file:{arguments['file_id']}"
@@ -53,6 +65,7 @@ def enqueue(tx: Tx, task: str, *, owner_id: str, lock: str | None = None, priori
         "queue": _QUEUE_OF.get(task, DEFAULT),
         "task": task,
         "owner": owner_id,
+        "once": once,
         "lock": lock,
         "low": (priority - 1) * _CLASS + 1,
         "high": priority * _CLASS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -72,6 +72,27 @@ def create(
     return one(
         tx, KeyRecord, sql, params | {"scopes": None if scopes is None else list(scopes), "expires_at": expires_at}
     )
+
+
+def lock_owner(tx: Tx, owner_id: str) -> None:
+    """Let one transaction at a time add keys of an owner."""
+    execute(tx, "select pg_advisory_xact_lock(hashtextextended('keys:' || %(owner)s, 0))", {"owner": owner_id})
+
+
+def count_of(tx: Tx, owner_id: str, *, limit: int) -> int:
+    """The number of an owner's keys that are not revoked, at most ``limit``."""
+    sql = "select count(*) from (select from api_keys where owner_id = %(owner)s and revoked_at is null limit %(limit)s) found"
+    return int(scalar(tx, sql, {"owner": owner_id, "limit": limit}))
+
+
+def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
+    """Delete keys that were revoked ``keep`` ago and that no upload token refers to. Returns how many."""
+    sql = """
+    delete from api_keys where id in (
+        select k.id from api_keys k where k.revoked_at < now() - %(keep)s
+        and not exists (select from upload_tokens t where t.key_id = k.id) limit %(limit)s)
+    """
+    return execute(tx, sql, {"keep": keep, "limit": limit})
 
 
 def any_admin(tx: Tx) -> bool:

@@ -33,6 +33,12 @@ _COLUMNS = (
     " (select k.folder_id from api_keys k where k.id = t.key_id) as key_folder_id"
 )
 _BY_ID = f"select {_COLUMNS} from upload_tokens t where t.id = %(id)s"
+# Tokens that have not expired, however many have: by the owner of the files, and by that of the key. None: everybody's.
+_CURRENT = """select id from upload_tokens where expires_at > now()"""
+_CURRENT_OF_OWNER = """
+    select id from upload_tokens where owner_id = %(owner)s and expires_at > now()
+    union all
+    select c.id from api_keys k join upload_tokens c on c.key_id = k.id where k.owner_id = %(owner)s and c.expires_at > now()"""
 # The tokens for an owner's files, and those that the owner's keys made; for a key of a folder only those for this folder.
 _OF_OWNER = """(%(owner)s::text is null or t.owner_id = %(owner)s
     or exists (select from api_keys k where k.id = t.key_id and k.owner_id = %(owner)s))
@@ -67,13 +73,31 @@ def create(
     return one(tx, UploadTokenRecord, sql, params | limits)
 
 
+def _current(owner_id: str | None) -> str:
+    return _CURRENT if owner_id is None else _CURRENT_OF_OWNER
+
+
+def lock_owner(tx: Tx, owner_id: str) -> None:
+    """Let one transaction at a time add tokens for an owner's files."""
+    execute(tx, "select pg_advisory_xact_lock(hashtextextended('tokens:' || %(owner)s, 0))", {"owner": owner_id})
+
+
+def count_current(tx: Tx, owner_id: str, *, limit: int) -> int:
+    """The number of tokens for an owner's files that have not expired, at most ``limit``."""
+    sql = """
+    select count(*) from (select from upload_tokens where owner_id = %(owner)s and expires_at > now() limit %(limit)s) found
+    """
+    return int(scalar(tx, sql, {"owner": owner_id, "limit": limit}))
+
+
 def list_live(
     tx: Tx, owner_id: str | None, *, folders: list[int] | None, after: UUID | None, limit: int
 ) -> list[UploadTokenRecord]:
     """The live tokens of an owner, or of everybody, for any of ``folders`` (None: for all), newest first, from after
     ``after``."""
     sql = f"""
-    select {_COLUMNS} from upload_tokens t where {_LIVE} and {_OF_OWNER} and (%(after)s::uuid is null or t.id < %(after)s)
+    select {_COLUMNS} from upload_tokens t
+    where t.id in ({_current(owner_id)}) and {_LIVE} and {_OF_OWNER} and (%(after)s::uuid is null or t.id < %(after)s)
     order by t.id desc limit %(limit)s
     """
     params = {"owner": owner_id, "folders": folders, "after": after, "limit": limit}
@@ -82,7 +106,10 @@ def list_live(
 
 def count_live(tx: Tx, owner_id: str | None, *, folders: list[int] | None, limit: int) -> int:
     """The number of live tokens, at most ``limit``."""
-    sql = f"select count(*) from (select from upload_tokens t where {_LIVE} and {_OF_OWNER} limit %(limit)s) found"
+    sql = f"""
+    select count(*) from (
+        select from upload_tokens t where t.id in ({_current(owner_id)}) and {_LIVE} and {_OF_OWNER} limit %(limit)s) found
+    """
     return int(scalar(tx, sql, {"owner": owner_id, "folders": folders, "limit": limit}))
 
 
@@ -95,10 +122,11 @@ def revoke(tx: Tx, token_id: UUID, owner_id: str | None, *, folders: list[int] |
     return owner
 
 
-def forget_old(tx: Tx, *, keep: timedelta) -> int:
+def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
     """Delete tokens that expired ``keep`` ago and that no upload refers to."""
     sql = """
-    delete from upload_tokens t
-    where t.expires_at < now() - %(keep)s and not exists (select from uploads u where u.token_id = t.id)
+    delete from upload_tokens where id in (
+        select t.id from upload_tokens t
+        where t.expires_at < now() - %(keep)s and not exists (select from uploads u where u.token_id = t.id) limit %(limit)s)
     """
-    return execute(tx, sql, {"keep": keep})
+    return execute(tx, sql, {"keep": keep, "limit": limit})

@@ -545,6 +545,18 @@ def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
     return execute(tx, _FORGET, {"keep": keep, "limit": limit})
 
 
+_FORGET_SESSIONS = """
+delete from upload_sessions where id in (
+    select id from upload_sessions where coalesce(completed_at, started_at) < now() - %(keep)s
+    limit %(limit)s for update skip locked)
+"""
+
+
+def forget_sessions(tx: Tx, *, keep: timedelta, limit: int) -> int:
+    """Delete upload sessions whose last file came ``keep`` ago. Returns how many. One that goes on begins anew."""
+    return execute(tx, _FORGET_SESSIONS, {"keep": keep, "limit": limit})
+
+
 _MOVE_RESERVED = f"""
 with given as (
     select id, reserved from uploads where id = any(%(ids)s) and status in ('pending', 'uploading') order by id for update

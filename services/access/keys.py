@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from uuid import UUID
 
 from core.cursors import Cursors, Page
-from core.errors import InvalidInput, NotAuthenticated, NotFound, Unavailable
+from core.errors import InvalidInput, LimitReached, NotAuthenticated, NotFound, Unavailable
 from core.ids import new_secret, secret_digest
 from core.principal import SCOPES, Principal, Role, Scope
 from db import Database, events, keys
@@ -22,6 +22,7 @@ from services.access import idempotency
 from services.access.idempotency import Claim
 
 CACHED = 0.5  # seconds
+MAX_KEYS = 1_000  # of one owner, not revoked (T73)
 _MAX_CACHED = 10_000  # keys
 
 
@@ -77,7 +78,7 @@ class Keys:
         once: Claim | None = None,
     ) -> tuple[KeyRecord, str]:
         """A new key and its record, which is what ``once`` records: the key itself is not kept. ``scopes`` None: all that the
-        role allows. Raises NotFound for a folder that is not the owner's."""
+        role allows. Raises LimitReached, and NotFound for a folder that is not the owner's."""
         if not 1 <= len(owner_id) <= 255 or len(name) > 255 or "\0" in owner_id + name:
             raise InvalidInput("owner_id must have 1 to 255 characters, name at most 255.")
         if scopes is not None and not (scopes and SCOPES.issuperset(scopes)):
@@ -88,8 +89,11 @@ class Keys:
             raise _invalid("folder_id", "only a key with the role user is limited to a folder")
         if expires_at is not None and expires_at <= datetime.now(UTC):
             raise _invalid("expires_at", "must be in the future")
-        key = key or new_secret("gw_")
+        configured, key = key is not None, key or new_secret("gw_")
         with self._db.transaction() as tx:
+            keys.lock_owner(tx, owner_id)
+            if not configured and keys.count_of(tx, owner_id, limit=MAX_KEYS) >= MAX_KEYS:
+                raise LimitReached(f"An owner can have at most {MAX_KEYS:,} keys that are not revoked.")
             record = keys.create(
                 tx,
                 secret_digest(key),

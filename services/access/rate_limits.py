@@ -29,7 +29,9 @@ from telemetry import metrics
 
 log = structlog.get_logger()
 
-LimitName = Literal["uploads", "logins", "previews", "search", "archives", "batches", "failures"]
+LimitName = Literal[
+    "uploads", "logins", "failures", "previews", "search", "archives", "batches", "tokens", "idempotency_keys"
+]
 NAMES: tuple[LimitName, ...] = get_args(LimitName)
 
 _BATCH = 32  # requests taken from the shared count at a time, and at most a hundredth of the limit

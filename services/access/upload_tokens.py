@@ -10,7 +10,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from core.cursors import Cursors, Page
-from core.errors import InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from core.errors import InvalidInput, LimitReached, NotAllowed, NotAuthenticated, NotFound
 from core.ids import new_secret, secret_digest
 from core.principal import Principal
 from db import Database, Tx, events, upload_tokens
@@ -23,7 +23,7 @@ from services.access.visibility import check_target, owner_scope
 PREFIX = "gwt_"  # tells a token from a key (gw_) without the database
 DEFAULT_LIFE = timedelta(hours=1)
 MAX_LIFE = timedelta(hours=24)  # longer requests get this
-_MOST_COUNTED = 10_000
+MAX_CURRENT = 10_000  # tokens for one owner's files that have not expired (T73)
 
 
 class UploadTokens:
@@ -45,7 +45,8 @@ class UploadTokens:
         """A new token for ``owner_id``, which ends with the caller's key. Only its digest is kept; ``once`` records the
         record without the token.
 
-        Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's."""
+        Raises NotAllowed for another owner than the caller unless that is an admin, NotFound for a folder not the owner's, and
+        LimitReached."""
         if principal.budget is not None or not (principal.is_admin or principal.owner_id == owner_id):
             raise NotAllowed("A key can create upload tokens for its own owner only.")
         if budget.folder_id is None:
@@ -55,6 +56,9 @@ class UploadTokens:
             raise InvalidInput(errors=[{"field": "expires_in", "message": "must be positive"}])
         token = new_secret(PREFIX)
         with self._db.transaction() as tx:
+            upload_tokens.lock_owner(tx, owner_id)
+            if upload_tokens.count_current(tx, owner_id, limit=MAX_CURRENT) >= MAX_CURRENT:
+                raise LimitReached(f"At most {MAX_CURRENT:,} upload tokens of an owner may be valid at the same time.")
             life, digest = min(expires_in or DEFAULT_LIFE, MAX_LIFE), secret_digest(token)
             record = upload_tokens.create(tx, digest, owner_id, budget, key_id=principal.key_id, expires_in=life)
             if record is None:
@@ -72,8 +76,8 @@ class UploadTokens:
         after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
             found = upload_tokens.list_live(tx, owner_id, folders=principal.reach, after=after, limit=limit + 1)
-            counted = upload_tokens.count_live(tx, owner_id, folders=principal.reach, limit=_MOST_COUNTED + 1)
-        total = counted if counted <= _MOST_COUNTED else None
+            counted = upload_tokens.count_live(tx, owner_id, folders=principal.reach, limit=MAX_CURRENT + 1)
+        total = counted if counted <= MAX_CURRENT else None
         return self._cursors.page(found, lambda token: token.id, limit=limit, scope=scope, total=total)
 
     def revoke(self, principal: Principal, token_id: UUID) -> None:

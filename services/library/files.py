@@ -37,6 +37,7 @@ from services.access.idempotency import Claim
 from services.access.quotas import remember_claim
 from services.access.visibility import check_target, listed, may_change, owned, owner_scope, visible
 from services.library import public_copies
+from services.library.tags import check_tags
 from services.library.type_policy import HEAD_SIZE, TypePolicy
 from services.objects.bucket import bucket_errors, purge_object
 from services.objects.object_reader import Altered, Damaged, ObjectReader
@@ -231,7 +232,11 @@ class Files:
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
         visibility, keep_location = value_or_none(change.visibility), value_or_none(change.keep_location)
-        mime_type = None if name is None else self._type_as(owned(principal, self.get(principal, file_id)), name)
+        mime_type = None
+        if name is not None or tags:
+            before = owned(principal, self.get(principal, file_id))
+            mime_type = None if name is None else self._type_as(before, name)
+            check_tags(self._db, before.owner_id, tags or ())
         renamed, retyped = name is not None, mime_type is not None
         with self._changing(principal, file_id, if_match, names=renamed, object_too=retyped) as (tx, _):
             file = _still(
@@ -250,7 +255,7 @@ class Files:
             if mime_type is not None:
                 previews.forget_all(tx, file.file_path)
                 lock = f"object:{file.file_path}"
-                jobs.enqueue(tx, "process_file", owner_id=file.owner_id, lock=lock, file_id=str(file.id))
+                jobs.enqueue(tx, "process_file", owner_id=file.owner_id, lock=lock, once=True, file_id=str(file.id))
             if visibility is not None or keep_location is not None or retyped:
                 public_copies.begin(tx, file)
             return file
@@ -383,6 +388,8 @@ class Files:
 
     def _retag(self, principal: Principal, file_id: UUID, add: Sequence[str], remove: Sequence[str]) -> FileRecord:
         dropped = set(clean_tags(remove))
+        if add:
+            check_tags(self._db, owned(principal, self.get(principal, file_id)).owner_id, clean_tags(add))
         with self._changing(principal, file_id, None) as (tx, file):
             tags = clean_tags([*(tag for tag in file.tags if tag not in dropped), *add])
             return _still(files.update(tx, file_id, tags=tags))

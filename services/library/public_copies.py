@@ -51,7 +51,7 @@ def begin(tx: Tx, file: FileRecord) -> None:
 
 
 def _enqueue(tx: Tx, file_id: UUID, owner_id: str, key: str) -> None:
-    jobs.enqueue(tx, "publish_file", owner_id=owner_id, lock=f"public:{key}", file_id=str(file_id))
+    jobs.enqueue(tx, "publish_file", owner_id=owner_id, lock=f"public:{key}", once=True, file_id=str(file_id))
 
 
 def _hides_location(file: FileRecord) -> bool:

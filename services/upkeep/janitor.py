@@ -19,6 +19,7 @@ from db import (
     errors,
     events,
     idempotency,
+    keys,
     login_sessions,
     now,
     objects,
@@ -44,7 +45,9 @@ _GRACE = timedelta(hours=1)  # added to the longest life of an upload: clocks di
 # has ended, however young. A probe has no row, and is deleted within seconds.
 _ORPHANED_AFTER = {INCOMING_PREFIX: timedelta(), TAIL_PREFIX: timedelta(), PROBE_PREFIX: timedelta(minutes=10)}
 _CLEANUP_GRACE = timedelta(minutes=5)  # for the process that ended an upload to remove its bytes
-_KEEP_UPLOADS = timedelta(days=7)  # rows of ended uploads and tokens
+_KEEP_UPLOADS = timedelta(days=7)  # rows of ended uploads, and of upload sessions after their last file
+_KEEP_TOKENS = timedelta(days=1)  # after they have expired
+_KEEP_KEYS = timedelta(days=30)  # after they were revoked
 _BATCH = 1_000
 _MAX_BATCHES = 1_000  # of one run
 
@@ -154,8 +157,8 @@ class Janitor:
 
     def _finish_purges(self, report: JanitorReport) -> None:
         with self._db.connection() as tx:
-            keys = objects.purging(tx, limit=_BATCH)
-        for key in keys:
+            purging = objects.purging(tx, limit=_BATCH)
+        for key in purging:
             if report.dry_run or purge_object(self._db, self._store, key):
                 report.purged_objects += 1
 
@@ -215,7 +218,9 @@ class Janitor:
             return
         with self._db.connection() as tx:
             report.forgotten_rows += uploads.forget_old(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
-            report.forgotten_rows += upload_tokens.forget_old(tx, keep=_KEEP_UPLOADS)
+            report.forgotten_rows += upload_tokens.forget_old(tx, keep=_KEEP_TOKENS, limit=10 * _BATCH)
+            report.forgotten_rows += uploads.forget_sessions(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
+            report.forgotten_rows += keys.forget_old(tx, keep=_KEEP_KEYS, limit=10 * _BATCH)
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=10 * _BATCH)
             report.forgotten_rows += login_sessions.forget_expired(tx)
             report.forgotten_rows += rate_limits.forget_expired(tx, limit=10 * _BATCH)

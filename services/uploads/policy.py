@@ -18,6 +18,7 @@ from services.access import idempotency
 from services.access.idempotency import Claim
 from services.access.quotas import remember_claim
 from services.access.visibility import check_target
+from services.library.tags import check_tags
 from services.library.type_policy import TypePolicy
 
 _SESSION_FULL = "This would exceed the quota of the upload session."
@@ -62,7 +63,8 @@ class UploadPolicy:
     def place(self, principal: Principal, placement: Placement) -> Placement:
         """The placement that applies. The files of an upload token with a folder go there or, if it was deleted, to the root
         as private files. Those of a key that is limited to a folder go there by default. Raises NotFound for another folder, and
-        NotAllowed for what would publish more than the token allows or reveal what the owner has."""
+        NotAllowed for what would publish more than the token allows or reveal what the owner has, and LimitReached for too many
+        tags."""
         if principal.budget is not None:
             placement = self._place_by_token(principal.budget, placement)
         elif principal.folder_id is not None:
@@ -70,6 +72,7 @@ class UploadPolicy:
                 raise NotAllowed("With a key that is limited to a folder, on_duplicate must be link or copy.")
             placement = replace(placement, folder_id=placement.folder_id or principal.folder_id)
         check_target(principal, placement.folder_id)
+        check_tags(self._db, principal.owner_id, placement.tags)
         return placement
 
     def _place_by_token(self, budget: UploadBudget, placement: Placement) -> Placement:
