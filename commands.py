@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ import telemetry
 from core.cursors import Page
 from core.errors import GatewayError
 from core.ids import FILE_PREFIX
+from core.origin import COMMAND, ORIGIN
 from parsers.locks import hide, share_arenas
 from parsers.sandbox import suffices
-from settings import Settings, database_url, storage_settings, version
+from settings import Settings, database_url, migration_database_url, storage_settings, version
 from storage_backends import open_store
 from storage_backends.base import ManagesBucket, ObjectStore
 
@@ -77,6 +79,7 @@ def run(arguments: list[str], settings: Settings) -> int:
     args = _parser().parse_args(arguments)
     name = f"{args.command or 'start'} {getattr(args, 'action', '')}".strip()
     command = _COMMANDS[name]
+    ORIGIN.set(COMMAND)
     try:
         if not command.standalone and not settings.is_complete:
             settings = _settings_of_running(settings)
@@ -172,7 +175,8 @@ def _worker(call: Call) -> None:
 def _migrate(call: Call) -> None:
     from db.migrate import migrate
 
-    migrate(database_url(call.settings))
+    settings = call.settings
+    migrate(migration_database_url(settings), gateway_url=database_url(settings))
 
 
 def _bootstrap(call: Call) -> None:
@@ -227,7 +231,8 @@ def _env(call: Call) -> None:
 
 def _doctor(call: Call) -> int:
     import app
-    from services.upkeep.doctor import Check, bucket, sandbox, scanner
+    from db import Database
+    from services.upkeep.doctor import Check, audit, bucket, sandbox, scanner
 
     call = replace(call, settings=_with_running(call.settings))
     settings = call.settings
@@ -239,6 +244,9 @@ def _doctor(call: Call) -> int:
         allow_lock = settings.allow_object_lock == "on"
         checks = bucket.examine(call.store(), origins=call.origins(), allow_lock=allow_lock)
     checks += sandbox.examine(strict=settings.strict_sandbox)
+    if settings.database_url is not None:
+        with closing(Database(database_url(settings))) as db:
+            checks += audit.examine(db)
     if (clamd := app.scanner(settings)) is not None:
         checks += scanner.examine(clamd)
     if call.args.json:
@@ -252,6 +260,27 @@ def _doctor(call: Call) -> int:
 
 def _janitor(call: Call) -> None:
     _print_json(call.services().janitor.run(dry_run=call.args.dry_run).as_dict())
+
+
+def _audit_export(call: Call) -> None:
+    import orjson
+
+    from services.upkeep.audit import EventFilter
+
+    services = call.services()
+    with closing(services.db):
+        for event in services.audit.export(EventFilter(date_from=call.args.since, date_to=call.args.until)):
+            print(orjson.dumps(event._asdict(), option=orjson.OPT_UTC_Z).decode())
+
+
+def _audit_prune(call: Call) -> None:
+    from db import Database
+    from services.upkeep import audit
+
+    settings = call.settings
+    with closing(Database(migration_database_url(settings))) as db:
+        for pruned in audit.prune(db, months=settings.audit_months, dry_run=call.args.dry_run):
+            _print_json(asdict(pruned))
 
 
 def _rescan(call: Call) -> None:
@@ -361,6 +390,12 @@ def _amount(text: str) -> int:
     return int(text)
 
 
+def _moment(text: str) -> datetime:
+    """A date or time; without a zone it is UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
 def _print_json(value: object) -> None:
     print(json.dumps(value))
 
@@ -414,7 +449,13 @@ _QUOTA = {
     "--files": {"type": _amount, "metavar": "N", "help": "the most files; the same"},
 }
 
+_EXPORT = {
+    "--since": {"type": _moment, "required": True, "metavar": "DATE", "help": "2026-11-23, or 2026-11-23T04:15:00Z"},
+    "--until": {"type": _moment, "metavar": "DATE", "help": "before this moment (now)"},
+}
+
 _GROUPS = {
+    "audit": "export audit events, and drop old ones",
     "jobs": "list, retry and remove jobs",
     "keys": "create, list and revoke API keys",
     "quotas": "list and set owners' quotas",
@@ -430,6 +471,8 @@ _COMMANDS = {
     "janitor": Command(_janitor, "clean up once", _DRY_RUN),
     "rescan": Command(_rescan, "scan all files for viruses again, in the background"),
     "seed-demo": Command(_seed_demo, "add demonstration files, for owners of their own", _DEMO),
+    "audit export": Command(_audit_export, "print events, oldest first, one JSON object per line", _EXPORT),
+    "audit prune": Command(_audit_prune, "sum and drop whole months older than AUDIT_MONTHS", _DRY_RUN),
     "jobs list": Command(_jobs_list, "list waiting, running and failed jobs, one JSON object per line", _JOBS),
     "jobs counts": Command(_jobs_counts, "print the number of jobs by queue and status as JSON"),
     "jobs retry": Command(_jobs_retry, "retry a failed job", {"id": {"type": int}}),

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     # Database and bucket
     data_dir: Path = Path("./var")
     database_url: SecretStr | None = None  # unset: an embedded PostgreSQL in DATA_DIR
+    # The role that owns the tables, for migrations and `audit prune` only; unset: that of DATABASE_URL
+    migration_database_url: SecretStr | None = None
+    audit_months: int = Field(default=12, ge=0)  # whole months of events that `audit prune` keeps; 0: all
     storage_backend: Literal["s3", "minio"] = "s3"
     s3_endpoint: str | None = None  # unset: an embedded SeaweedFS in DATA_DIR
     s3_public_endpoint: str | None = None  # the bucket's address for browsers; default S3_ENDPOINT
@@ -220,7 +223,7 @@ class Settings(BaseSettings):
                 _require_strong(secret)
         return value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migration_database_url")
     @classmethod
     def _database(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is None:
@@ -311,3 +314,9 @@ def database_url(settings: Settings) -> str:
     if settings.database_url is None:
         raise SystemExit("Set DATABASE_URL, or run `python app.py` for an embedded PostgreSQL.")
     return settings.database_url.get_secret_value()
+
+
+def migration_database_url(settings: Settings) -> str:
+    """The database's address for the role that owns the tables. Raises SystemExit if it is not set."""
+    url = settings.migration_database_url
+    return database_url(settings) if url is None else url.get_secret_value()

@@ -188,6 +188,15 @@ def after(tx: Tx, wanted: EventFilter, *, after: int, limit: int) -> list[AuditR
     return many(tx, AuditRecord, sql, params | {"limit": limit})
 
 
+def owned_by_gateway(tx: Tx) -> bool:
+    """Whether this connection's role could change events, if it disabled the trigger or dropped the table."""
+    sql = """
+    select pg_has_role(relowner, 'member') or has_table_privilege(oid, 'update, delete, truncate, maintain, trigger')
+    from pg_class where oid = 'audit_events'::regclass
+    """
+    return scalar(tx, sql) is True
+
+
 # -- partitions ------------------------------------------------------------------------------------------------------------
 
 

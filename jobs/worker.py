@@ -28,6 +28,7 @@ from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 
 from core.errors import Unavailable
+from core.origin import ORIGIN, SYSTEM
 from db import CONNECTION
 from db.jobs import QUEUES
 from jobs.tasks import register
@@ -48,6 +49,7 @@ def run(
 ) -> None:
     """Work until SIGTERM or SIGINT. ``concurrency``: jobs of each queue at one time. ``lease``: seconds without a sign of
     life after which a worker's jobs are given to others."""
+    ORIGIN.set(SYSTEM)  # no longer the command that has started this
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop handles it
     stopped = threading.Event()
     direct, resumable = services.direct, services.resumable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -77,7 +78,16 @@ def test_every_variable_is_a_setting_or_explained() -> None:
     assert used - settings - explained == {"FRONT_NETWORK"}
     assert explained - used == {"COMPOSE_PROFILES"}
     required = {name for text in ENVIRONMENT.values() for name in re.findall(r"\{(\w+):\?.*see \.env\.example", text)}
-    assert required == {"POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SECRET_KEY"}
+    assert required == {"DATABASE_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SECRET_KEY"}
+
+
+def test_T125_only_bootstrap_can_change_the_audit_log() -> None:
+    environments = {name: service.get("environment", {}) for name, service in COMPOSE["services"].items()}
+    assert [name for name, given in environments.items() if "POSTGRES_PASSWORD" in str(given)] == [
+        "bootstrap",
+        "postgres",
+    ]
+    assert environments["bootstrap"]["DATABASE_URL"] == ENVIRONMENT["DATABASE_URL"]
 
 
 def test_T141_metrics_and_documentation_are_closed() -> None:
@@ -172,7 +182,8 @@ def test_the_image_is_small_and_not_root() -> None:
 def test_the_services_run_with_only_the_files_of_the_image(
     tmp_path: Path, postgres_server: Any, s3_server: S3Server
 ) -> None:
-    """Runs bootstrap, then worker and gateway at the same time, as Compose does."""
+    """Runs bootstrap, then worker and gateway at the same time, as Compose does: with a role in PostgreSQL that bootstrap
+    creates, and that owns nothing."""
     image = tmp_path / "app"
     image.mkdir()
     for name in IN_IMAGE:
@@ -185,6 +196,7 @@ def test_the_services_run_with_only_the_files_of_the_image(
         connection.execute(
             "create database compose template template0 locale_provider builtin builtin_locale 'C.UTF-8' encoding utf8"
         )
+    owner = postgres_server.admin_url.rsplit("/", 1)[0] + "/compose"
     environ = {
         **{name: "" for name, text in ENVIRONMENT.items() if text == f"${{{name}:-}}"},  # an optional setting, not set
         "PATH": os.environ["PATH"],
@@ -193,7 +205,7 @@ def test_the_services_run_with_only_the_files_of_the_image(
         "HOST": "0.0.0.0",
         "ENVIRONMENT": "production",
         "PORT": str(free_port()),
-        "DATABASE_URL": postgres_server.admin_url.rsplit("/", 1)[0] + "/compose",
+        "DATABASE_URL": re.sub("//.*@", f"//compose:{secrets.token_hex(24)}@", owner),
         "S3_ENDPOINT": s3_server.endpoint,
         "S3_ACCESS_KEY": s3_server.access_key,
         "S3_SECRET_KEY": s3_server.secret_key,
@@ -206,7 +218,8 @@ def test_the_services_run_with_only_the_files_of_the_image(
         for name in ("bootstrap", "worker", "gateway")
     }
     for _ in range(2):  # a second run changes nothing
-        subprocess.run(commands["bootstrap"], env=environ, cwd=image, check=True, timeout=TIMEOUT)
+        migrating = {**environ, "MIGRATION_DATABASE_URL": owner}
+        subprocess.run(commands["bootstrap"], env=migrating, cwd=image, check=True, timeout=TIMEOUT)
     running = {name: subprocess.Popen(commands[name], env=environ, cwd=image) for name in ("worker", "gateway")}
     [healthcheck] = re.findall(r"^HEALTHCHECK (?:.*\\\n)* *CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
 

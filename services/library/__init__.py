@@ -2,7 +2,7 @@
 
 Bucket: this package adds nothing but public copies under ``files/``; services/objects reads and deletes the rest.
 
-Rows: ``files`` (a name on an object), ``folders``, ``file_events`` (their history), and the counters and search tables that
+Rows: ``files`` (a name on an object), ``folders``, ``audit_events`` (their history too), and the counters and search tables that
 triggers keep.
 
 Invariants:
