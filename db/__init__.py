@@ -19,7 +19,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - objects, previews, scans, deferred_deletions stored bytes, what was made of them, scan results, keys to delete later
 - uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
 - reserved_keys                                object keys for small uploads
-- keys, idempotency                            API keys, answers to repeated requests
+- keys, login_sessions, idempotency            API keys, sessions of browsers, answers to repeated requests
 - counters, stats, quotas                      counters kept by triggers, statistics read from them, and what owners may keep
 - rate_limits                                  requests counted in a time
 - search/                                      search in names and texts

@@ -50,7 +50,8 @@ class FailedCredentials:
             if not hit.remaining:
                 _remember(self._slowed, counted_as(None, address), monotonic() + hit.reset)
             raise
-        _remember(self._accepted, digest, None)
+        if needs_database:
+            _remember(self._accepted, digest, None)
 
     def _refuse_slowed(self, address: str) -> None:
         left = self._slowed.get(counted_as(None, address), 0.0) - monotonic()
@@ -62,6 +63,6 @@ class FailedCredentials:
 
 def _remember(known: dict[K, V], key: K, value: V) -> None:
     """Add an entry, instead of all others if there are too many."""
-    if len(known) >= _MOST:
+    if len(known) >= _MOST and key not in known:
         known.clear()
     known[key] = value

@@ -347,13 +347,19 @@ def test_a_revoked_key_is_not_known_any_more(client_for: Callable[..., GatewayCl
 
 @pytest.mark.settings(rate_limit_failures="1/minute")
 def test_jwts_need_no_database_and_are_always_checked(
-    provider: IdentityProvider, settings: Settings, services: Services
+    provider: IdentityProvider, settings: Settings, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("services.access.failed_credentials._MOST", 2)
     told = Settings(_env_file=None, **(settings.model_dump() | provider.settings))
     gateway = GatewayClient(create_app(told, wire(told, db=services.db)))
+    known = gateway.as_(services.keys.create_key("alice")[1])
+    assert known.get("/api/files").status == 200
+    for owner in ("bob", "carol", "dave"):  # these take no place among what is remembered
+        assert gateway.as_(provider.token(sub=owner)).get("/api/files").status == 200
     expired = gateway.as_(provider.token(exp=1))
     assert [expired.get("/api/files").status for _ in range(3)] == [401, 429, 429]
     assert gateway.as_(provider.token()).get("/api/files").status == 200
+    assert known.get("/api/files").status == 200
 
 
 @pytest.mark.settings(rate_limits="off", rate_limit_failures="1/minute")
