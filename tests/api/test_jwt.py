@@ -212,6 +212,7 @@ def test_T62_T68_no_forged_jwt_is_accepted(provider: IdentityProvider, verifier:
 
 
 @pytest.mark.memory_store
+@pytest.mark.settings(rate_limits="off")
 def test_T62_forged_jwts_get_one_answer(gateway: Flask, provider: IdentityProvider) -> None:
     client = GatewayClient(gateway)
     answers = set()
