@@ -45,6 +45,7 @@ SLOW = re.compile(
     r"|tests/api/test_(rights|s3_uploads|token_rules|tus|tus_live|upload_bodies|upload_tokens)\.py"
     r"|tests/services/(objects|processing/scanning|upkeep/doctor)/"
     r"|tests/services/\w+/test_(completion|compression|compression_faults|demo|direct|duplicates|intake|resumable|sweep)\.py"
+    r"|tests/db/test_many_rows\.py"
     r"|tests/test_(benchmarks|compose|nginx|telemetry|web_server)\.py"
 )
 

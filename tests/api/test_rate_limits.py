@@ -149,6 +149,7 @@ def test_T74_the_defaults_do_not_slow_one_owner_with_many_small_files(app: Flask
         assert counted >= 1 and SMALL_FILES * counted <= int(quota), f"{way}: even if all are sent within a minute"
 
 
+@pytest.mark.slow
 def test_T74_a_request_is_counted_once_in_all_processes(settings: Settings, services: Any, tmp_path: Path) -> None:
     """Also one that the server begins again when its body has arrived."""
     _, key = services.keys.create_key("alice")

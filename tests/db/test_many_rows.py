@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 
 from core.ids import secret_digest
+from core.principal import Quota
 from db import Database, Tx, idempotency, keys, rate_limits, scalar, tags, upload_tokens, uploads
+from db.uploads import NewUpload
 from tests.rows import sql
 
 MANY = 300_000
@@ -26,6 +28,10 @@ FILL = {
         select 'alice', 'key-' || n, 'digest', now() from generate_series(1, %(many)s) n""",
     "upload_sessions": """
         insert into upload_sessions (owner_id, session_id) select 'alice', 's' || n from generate_series(1, %(many)s) n""",
+    "uploads": """
+        insert into uploads (owner_id, protocol, status, object_key, original_name, content_type, cleaned, session_id, expires_at)
+        select 'alice', 'direct', 'aborted', 'files/' || n, 'a.bin', 'text/plain', true, 's', now()
+        from generate_series(1, %(many)s) n""",
     "rate_limits": """
         insert into rate_limits (key, count, expires_at)
         select 'uploads:address ' || n, 1, now() + interval '1 minute' from generate_series(1, %(many)s) n""",
@@ -33,6 +39,17 @@ FILL = {
         insert into file_tags (owner_id, tag, is_deleted, uploaded_at, file_id)
         select 'alice', 'tag-' || n %% 50, false, now(), uuidv7() from generate_series(1, %(many)s) n""",
 }
+_NEW = NewUpload(
+    owner_id="alice",
+    protocol="direct",
+    object_key="files/new",
+    original_name="a.bin",
+    content_type="text/plain",
+    size=1,
+    reserve=1,
+    session_id="s",
+    expires_in=timedelta(1),
+)
 Read = Callable[[Tx], object]
 READS: dict[str, list[tuple[str, Read, int]]] = {  # by table: what, how, and how many rows it may read
     "upload_tokens": [
@@ -52,6 +69,20 @@ READS: dict[str, list[tuple[str, Read, int]]] = {  # by table: what, how, and ho
         ("forget", lambda tx: idempotency.forget_old(tx, keep=timedelta(1), limit=10_000), 10),
     ],
     "upload_sessions": [("forget", lambda tx: uploads.forget_sessions(tx, keep=timedelta(7), limit=10_000), 10)],
+    "uploads": [
+        (
+            "unfinished",
+            lambda tx: uploads.unfinished(tx, "alice", token_id=None, folders=None, after=None, limit=50),
+            10,
+        ),
+        ("admit", lambda tx: uploads.admit(tx, _NEW, quota=Quota(10), session_quota=Quota(10), max_open=1_000), 10),
+        ("refusal", lambda tx: uploads.refusal(tx, _NEW, quota=Quota(0), session_quota=Quota(0)), 10),
+        ("due", lambda tx: uploads.due(tx, ["incoming/1"], lease=timedelta(1), limit=100), 10),
+        ("expired", lambda tx: uploads.expired(tx, limit=100), 10),
+        ("unclean", lambda tx: uploads.unclean(tx, grace=timedelta(), limit=100), 10),
+        ("any incoming", uploads.any_incoming, 10),
+        ("forget", lambda tx: uploads.forget_old(tx, keep=timedelta(7), limit=10_000), 10),
+    ],
     "rate_limits": [("add", lambda tx: rate_limits.add(tx, "uploads:owner bob", 1, window=timedelta(minutes=1)), 10)],
     "file_tags": [
         ("new", lambda tx: tags.count_new(tx, "alice", ["tag-1", "x"]), 10),
