@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from embedded.child import free_port
 from storage_backends import StorageSettings, open_store
 from tests.paths import ROOT
 
-ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-0123456789"
+ACCESS_KEY, SECRET_KEY = "test-access-key", secrets.token_hex(20)  # production refuses weak ones
 BUCKET = "uploads"
 SIGNING_KEY = "test-Kx7Qm2Vw9Rt4Zb8Nc3Hj6Lp5Ds-key"  # SECRET_KEY
 START_TIMEOUT = 60.0  # seconds

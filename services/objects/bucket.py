@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import structlog
 
 from core.errors import ContentMissing, StorageFull, Unavailable, UploadGone
-from db import Database, deferred_deletions, objects, previews
+from db import Database, deferred_deletions, now, objects, previews
 from storage_backends.base import (
     ObjectLocked,
     ObjectNotFound,
     ObjectStore,
+    OutcomeUnknown,
     OutOfSpace,
     StorageError,
     StorageUnavailable,
@@ -20,6 +22,8 @@ from storage_backends.base import (
 )
 
 log = structlog.get_logger()
+
+_LATE = timedelta(hours=1)  # a request without an answer may still take effect
 
 
 @contextmanager
@@ -37,6 +41,20 @@ def bucket_errors() -> Iterator[None]:
     except StorageUnavailable as error:
         log.warning("bucket_unavailable", error=str(error), storage_request_id=error.request_id)
         raise Unavailable("The bucket can't be reached or is too busy; try again.") from error
+
+
+@contextmanager
+def beginning_multipart(db: Database, object_key: str) -> Iterator[None]:
+    """Begin a multipart upload in this block. If its outcome is unknown, its key is looked at again later: the row may be gone by
+    then, and MinIO lists multipart uploads by their exact key only."""
+    try:
+        with bucket_errors():
+            yield
+    except Unavailable as error:
+        if isinstance(error.__cause__, OutcomeUnknown):
+            with suppress(Unavailable), db.connection() as tx:
+                deferred_deletions.postpone(tx, object_key, until=now(tx) + _LATE)
+        raise
 
 
 def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool:

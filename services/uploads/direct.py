@@ -42,7 +42,7 @@ from db.uploads import NewUpload
 from services.access.idempotency import Claim
 from services.access.upload_tokens import uploader_of
 from services.library.files import record_file
-from services.objects.bucket import bucket_errors
+from services.objects.bucket import beginning_multipart, bucket_errors
 from services.uploads.completion import Completion, check_owner, fits, plan_of, stored_part, unambiguous
 from services.uploads.intake import RESUMABLE, Intake
 from storage_backends.base import (
@@ -241,8 +241,9 @@ class DirectUploads:
         """Begin the multipart upload if that was not done. If it fails, the upload is discarded."""
         if upload.multipart_id is not None:
             return upload
+        ref = None
         try:
-            with bucket_errors():
+            with beginning_multipart(self._db, upload.object_key):
                 ref = self._store.create_multipart(upload.object_key, content_type=upload.content_type)
             with self._db.connection() as tx:
                 if not uploads.set_multipart(tx, upload.id, ref.upload_id):
@@ -250,6 +251,9 @@ class DirectUploads:
         except GatewayError as error:
             now = self.admitted(upload.id)
             if now is not None and now.multipart_id is not None:  # the same request, sent twice, was quicker
+                if ref is not None and ref.upload_id != now.multipart_id:
+                    with bucket_errors():
+                        self._store.abort_multipart(ref)
                 return now
             self._intake.discard([upload], problem=error.as_problem())
             raise

@@ -54,7 +54,7 @@ from services.access.idempotency import Claim
 from services.access.upload_tokens import as_sent
 from services.library import public_copies
 from services.library.type_policy import HEAD_SIZE
-from services.objects.bucket import delete_quietly, delete_unused
+from services.objects.bucket import beginning_multipart, delete_quietly, delete_unused
 from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader
 from services.objects.part_writer import PartWriter
@@ -348,7 +348,8 @@ class Batch:
 
     def _send_part(self, upload: UploadRecord, writer: PartWriter, mime_type: str, received: int) -> UploadRecord:
         if writer.ref is None:
-            ref = writer.begin(upload.object_key, mime_type)
+            with beginning_multipart(self._db, upload.object_key):
+                ref = writer.begin(upload.object_key, mime_type)
             with self._db.connection() as tx:
                 if not uploads.set_multipart(tx, upload.id, ref.upload_id):
                     raise UploadGone()

@@ -15,8 +15,10 @@ from core.principal import Principal
 from db import Database
 from services import Services
 from services.upkeep import janitor
-from storage_backends.base import StorageUnavailable
+from storage_backends.base import OutcomeUnknown, StorageUnavailable
 from tests.conftest import NOTHING, Leftovers
+from tests.direct_steps import direct
+from tests.direct_steps import upload as upload_directly
 from tests.rows import sql
 from tests.samples import Source
 from tests.services.uploads.test_intake import stored, upload
@@ -189,3 +191,54 @@ def test_a_multipart_without_a_row_is_aborted(
     monkeypatch.setattr(janitor, "_GRACE", timedelta(seconds=-5))
     assert services.janitor.run().orphaned_multiparts == 1
     assert leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("send", [upload, upload_directly])
+def test_R4_a_multipart_that_appears_after_its_row_is_gone_is_found_by_its_key(
+    services: Services,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    leftovers: Leftovers,
+    send: Callable[..., Any],
+) -> None:
+    """MinIO lists multiparts by exact key only."""
+    store, keys, listed = services.intake._store, list[str](), services.intake._store.list_multiparts
+    monkeypatch.setattr(store, "list_multiparts", lambda key: [ref for ref in listed(key) if ref.key == key])
+    with monkeypatch.context() as patch:
+
+        def without_answer(key: str, **_: Any) -> None:
+            keys.append(key)
+            raise OutcomeUnknown("no answer")
+
+        patch.setattr(store, "create_multipart", without_answer)
+        with pytest.raises(Unavailable):
+            send(services, alice, *(("a.bin",) if send is upload else ()), bytes(2 * PART_SIZE))
+    assert sql(db, "select count(*) from uploads") == [(0,)]
+    bucket.create_multipart(keys[0], content_type="text/plain")  # now it takes effect
+    services.janitor.run()
+    assert list(bucket.list_multiparts(keys[0]))
+    sql(db, "update deferred_deletions set delete_after = delete_after - interval '1 hour'")
+    services.janitor.run()
+    assert leftovers() == NOTHING
+
+
+def test_T14_of_two_multiparts_of_one_upload_the_one_that_is_not_recorded_is_aborted(
+    services: Services, alice: Principal, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = direct(services)
+    first = uploads.admit(
+        alice, protocol="direct", filename="a.bin", size=2 * PART_SIZE, content_type=None, single=False
+    )
+    create = uploads._store.create_multipart
+
+    def overtaken(*arguments: Any, **keywords: Any) -> Any:
+        """The same request, sent again, records its multipart first."""
+        monkeypatch.undo()
+        uploads.start_multipart(first)
+        return create(*arguments, **keywords)
+
+    monkeypatch.setattr(uploads._store, "create_multipart", overtaken)
+    recorded = uploads.start_multipart(first)
+    assert [ref.upload_id for ref in bucket.list_multiparts(first.object_key)] == [recorded.multipart_id]
