@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
         for problem in error.errors():
             print(f"{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", file=sys.stderr)
         return 2
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_logging(settings.log_level, settings.secrets)
     return run(arguments, settings)
 
 
@@ -205,6 +205,8 @@ def _bootstrap(call: Call) -> None:
             " `python app.py doctor` checks this."
         )
     key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
+    if key is None and call.args.no_key:
+        return
     new_key = call.services().keys.ensure_admin_key(key)
     if new_key is not None:
         print(f"ADMIN_API_KEY={new_key}")
@@ -419,6 +421,7 @@ _WORKER = {
     "--queues": {"default": "", "help": "comma-separated; default: all"},
     "--concurrency": {"type": int, "metavar": "N", "help": "concurrent jobs of each queue (WORKER_CONCURRENCY)"},
 }
+_BOOTSTRAP = {"--no-key": {"action": "store_true", "help": "create no admin key, which would be printed"}}
 _DEMO = {
     "--files": {"type": int, "required": True, "metavar": "N", "help": "number of files"},
     "--objects": {"type": int, "default": 300, "metavar": "N", "help": "how many of them have content (300)"},
@@ -465,7 +468,9 @@ _COMMANDS = {
     "serve": Command(_serve, "the HTTP server alone", standalone=True),
     "worker": Command(_worker, "a job worker alone; any number of them, on any machine", _WORKER, standalone=True),
     "migrate": Command(_migrate, "migrate the database"),
-    "bootstrap": Command(_bootstrap, "migrate; create bucket, CORS rules and a first admin key", standalone=True),
+    "bootstrap": Command(
+        _bootstrap, "migrate; create bucket, CORS rules and a first admin key", _BOOTSTRAP, standalone=True
+    ),
     "env": Command(_env, "print the running deployment's settings as shell assignments", standalone=True),
     "doctor": Command(_doctor, "check bucket, virus scanner and sandbox", {"--json": _JSON}, standalone=True),
     "janitor": Command(_janitor, "clean up once", _DRY_RUN),

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import DirectoryPath, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -245,6 +246,16 @@ class Settings(BaseSettings):
             elif not host.startswith("/") and given.keys().isdisjoint({"passfile", "sslcert"}):
                 raise ValueError("must have a password in production")
         return value
+
+    @property
+    def secrets(self) -> set[str]:
+        """The values that no log may contain."""
+        given = [value for _, value in self if isinstance(value, SecretStr)]
+        urls = self.database_url, self.migration_database_url, self.rate_limits_url
+        addresses = [urlsplit(url.get_secret_value()) for url in urls if url]
+        values = {secret for value in given for secret in [value.get_secret_value(), *_keys(value)]}
+        values |= {unquote(address.password or "") for address in addresses}
+        return {value for value in values if len(value) >= 8}
 
     @property
     def is_complete(self) -> bool:

@@ -1,4 +1,5 @@
-"""Logs: one JSON object per line on standard error, each with its request's id. Metrics: all of them are declared here.
+"""Logs: one JSON object per line on standard error, each with its request's id, and without secrets. Metrics: all of them are
+declared here.
 
 Metrics count how often and how long, never who or what: their labels are routes, operations, tasks and outcomes, of which there
 are few (T124). All processes on a machine write into one folder (``share_metrics``), so each can show the sum.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -15,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
@@ -23,8 +25,44 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 
-def configure_logging(level: str) -> None:
-    """Set up structlog. Other libraries' loggers go through it from WARNING on."""
+# What is secret in a text, by a part of it that is quickly searched for: credentials, sealed links, signatures and passwords.
+_SECRETS = {
+    "gw": r"\bgw[a-z]?_[\w-]{16,}",
+    "eyJ": r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*",  # a JWT
+    "earer ": r"(?<=earer )[^\s\"']+",
+    "/d/": r"(?<=/d/)[^/?\s\"']{16,}",
+    "/t/": r"(?<=/t/)[^/?\s\"']{16,}",
+    "ignature=": r"(?<=ignature=)\w+",
+    "ticket=": r"(?<=ticket=)[\w-]+",
+    "code=": r"(?<=[?&]code=)[^&\s\"']+",
+    "state=": r"(?<=[?&]state=)[^&\s\"']+",
+    "://": r"(?<=://)[^/\s:@\"']*:[^/\s@\"']+(?=@)",
+}
+
+
+class WithoutSecrets:
+    """A text stream that hides secrets in what is written to it: logs, and tracebacks of all libraries (T140)."""
+
+    def __init__(self, stream: TextIO, known: Iterable[str] = ()):
+        self._stream = stream
+        self._secrets = [(part, re.compile(found)) for part, found in _SECRETS.items()]
+        self._secrets += [(secret, re.compile(re.escape(secret))) for secret in known]
+
+    def write(self, text: str) -> int:
+        """Write the text with ``[hidden]`` for each secret in it."""
+        for part, secret in self._secrets:
+            if part in text:
+                text = secret.sub("[hidden]", text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def configure_logging(level: str, known: Iterable[str] = ()) -> None:
+    """Set up structlog, and hide secrets on standard error, those ``known`` from the settings too. Other libraries' loggers go
+    through structlog from WARNING on."""
+    sys.stderr = cast(TextIO, WithoutSecrets(sys.stderr, known))
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -29,6 +29,7 @@ UNSAFE: dict[str, tuple[str, ...]] = {
     "secret_key": (*WEAK, f"{GOOD['secret_key']},aZ91"),
     "admin_api_key": WEAK,
     "database_url": (*(f"postgresql://gw:{secret}@postgres/gw" for secret in WEAK), "host=postgres password=Zq81"),
+    "migration_database_url": ("postgresql://owner:x7Q@postgres/gw",),
     "cors_origins": ("*", "null", "https://*.example.com", "example.com", "https://a.example/path", "file://"),
     "flask_debug": ("1", "true"),
 }

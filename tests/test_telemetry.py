@@ -1,4 +1,4 @@
-"""Sums of metrics over several processes."""
+"""Sums of metrics over several processes, and logs without secrets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from telemetry import WithoutSecrets
 from tests.paths import ROOT
 
 COUNT = """
@@ -46,3 +47,68 @@ def test_processes_share_counters_and_a_new_run_starts_at_zero(tmp_path: Path) -
     last = start(tmp_path)
     assert counted(last) == 1
     last.communicate()
+
+
+LOG = """
+import logging, sys, threading, structlog, telemetry
+from settings import Settings
+settings = Settings(_env_file=None, secret_key="a-signing-key-of-32-characters-ok",
+                    database_url="postgresql://gw:pass%2Fword@h/d", rate_limits_url="redis://:valkey-word@h")
+telemetry.configure_logging("DEBUG", settings.secrets)
+for text in sys.argv[1:]:
+    structlog.get_logger().info(text, field=text)
+    logging.getLogger("urllib3").warning("Retrying: %s", text)
+    logging.StreamHandler(sys.stderr).emit(logging.makeLogRecord({"msg": text}))
+    thread = threading.Thread(target=int, args=[text])
+    thread.start()
+    thread.join()
+raise RuntimeError(sys.argv[1:])
+"""
+KEY = "k7Xw2mQ9vR4tZ8bN3cH6jL1pD5sF0gYaB_cD-eFgHiJ"
+
+
+def test_T140_whatever_writes_to_standard_error_shows_no_secret() -> None:
+    """Logs of the gateway and of libraries, and tracebacks of threads and of the process."""
+    secret = {
+        f"key gw_{KEY}": KEY,
+        f"'gwt_{KEY}' is an upload token": KEY,
+        f"Set-Cookie: session=gws_{KEY}; HttpOnly": KEY,
+        f"GET /d/{KEY}?disposition=inline": KEY,
+        f"/t/{KEY}/api/tus failed": KEY,
+        f"authorization: Bearer {KEY}": KEY,
+        f"token eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.{KEY}": KEY,
+        "http://bucket/uploads/files/x?X-Amz-Date=1&X-Amz-Signature=0123456789abcdef0123": "0123456789abcdef0123",
+        f"/s3/objects/1?uploads&ticket={KEY}": KEY,
+        f"/api/session/callback?code={KEY}&state={KEY[::-1]}": KEY,
+        f"/api/session/callback?state={KEY}": KEY,
+        "redis://:other-word@h:6379/0": "other-word",
+        "sealed with a-signing-key-of-32-characters-ok": "a-signing-key",
+        "password pass/word is wrong": "pass/word",
+        "AUTH valkey-word": "valkey-word",
+    }
+    command = [sys.executable, "-c", LOG, *secret]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == ""
+    assert done.stderr.count("[hidden]") >= 6 * len(secret)
+    assert (
+        "Retrying: key [hidden]" in done.stderr and "invalid literal" in done.stderr and "RuntimeError" in done.stderr
+    )
+    for value in secret.values():
+        assert value not in done.stderr
+
+
+def test_harmless_text_is_not_changed() -> None:
+    written: list[str] = []
+
+    class Stream:
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    lines = [
+        '{"route": "/api/files/<uuid:file_id>/download", "owner": "gw_team", "status": 302}',
+        "http://127.0.0.1:8080/docs#invalid_input, /d/short, /t/<token>/api, https://example.com/a@b",
+    ]
+    for line in lines:
+        WithoutSecrets(Stream(), ["known-secret"]).write(line)  # type: ignore[arg-type]
+    assert written == lines
