@@ -64,20 +64,25 @@ assert _HEAD[1:] == list(CALLERS)
 RULES: Mapping[str, Mapping[str, str]] = {line[0].strip(): dict(zip(CALLERS, line[1:], strict=True)) for line in _LINES}
 
 
+OUTSIDE = "away from all"  # the name of a folder and a file that the owner's limited keys don't reach
+
+
 class World:
-    """What the owner has: all of it in ``folder``, beside which is another."""
+    """What the owner has: all that is asked for is in ``folder``, beside which is another."""
 
     def __init__(self, owner: GatewayClient, admin: GatewayClient):
         self.owner, self.admin = owner, admin
         self._numbers = count()
-        self.folder = self.new_folder(None)
-        self.elsewhere = self.new_folder(None)
+        outside = self.new_folder(None, OUTSIDE)
+        owner.add(f"{OUTSIDE}.txt", OUTSIDE.encode(), folder_id=str(outside), tags=OUTSIDE)
+        self.folder = self.new_folder(outside)
+        self.elsewhere = self.new_folder(outside)
 
     def new_name(self) -> str:
         return f"name {next(self._numbers)}"
 
-    def new_folder(self, parent: int | None) -> int:
-        made = self.owner.post("/api/folders", json={"name": self.new_name(), "parent_folder_id": parent})
+    def new_folder(self, parent: int | None, name: str = "") -> int:
+        made = self.owner.post("/api/folders", json={"name": name or self.new_name(), "parent_folder_id": parent})
         return int(made.json["id"])
 
     def file(self, *, visibility: str = "private") -> str:

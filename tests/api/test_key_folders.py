@@ -21,6 +21,7 @@ from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING, Leftovers
 from tests.presigned import put
 from tests.rows import sql
+from tests.services.uploads.test_intake import counted
 from tests.subtests import with_subtests
 from tests.tus import TUS
 from tests.tus import begin as begin_tus
@@ -221,6 +222,19 @@ def test_public_files_outside_stay_readable_as_for_anybody(
     assert missing(limited.patch(address, json={"visibility": "private"}))
     assert missing(limited.post(f"{address}/copy", json={}))
     assert names(limited.get("/api/files")) == {"own.txt", "below.txt"}
+
+
+@with_subtests("path", ["/api/files", "/api/files/{file}", "/api/search?query=own", "/api/folders"])
+def test_a_limited_key_costs_one_more_statement(
+    limited: GatewayClient, client: GatewayClient, files: dict[str, str], services: Services, path: str
+) -> None:
+    numbers = []
+    for key in (client, limited):
+        key.get(path.format(file=files["own"]))  # the key is read, and its use is noted
+        with counted(services) as log:
+            assert key.get(path.format(file=files["own"])).status == 200
+        numbers.append(len(log.statements))
+    assert numbers[1] <= numbers[0] + 1
 
 
 # -- uploads ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from services import Services
 from tests.browser import Browser
 from tests.client import GatewayClient
 from tests.paths import ROOT
-from tests.rights import CALLERS, ROUTES, World, document, expected
+from tests.rights import CALLERS, OUTSIDE, ROUTES, World, document, expected
 from tests.rows import sql
 
 # Logins through a provider are routes too, which need no provider to be refused.
@@ -63,22 +63,26 @@ def callers(
 
 
 def test_T61_each_route_answers_each_caller_as_the_rules_say(
-    world: World, callers: Callers, subtests: pytest.Subtests
+    world: World, callers: Callers, services: Services, subtests: pytest.Subtests
 ) -> None:
+    """And tells nobody what is outside of the caller's reach."""
     assert callers.keys() == CALLERS.keys()
+    services.search.index()
     for route, cases in ROUTES.items():
         for case in cases:
             with subtests.test(route=route, note=case.note):
                 method = case.method or route.partition(" ")[0]
                 request = None
-                got, wanted = {}, {}
+                got, wanted, told = {}, {}, set[str]()
                 for name, caller in callers.items():
                     path, options = request = request or case.request(world)
                     wanted[name] = expected(case, name)
-                    got[name] = caller.request(method, path, **options).status
+                    answer = caller.request(method, path, **options)
+                    got[name] = answer.status
+                    told |= {name} if OUTSIDE.encode() in answer.body else set()
                     if got[name] == case.ok and method not in ("GET", "HEAD"):
                         request = None  # it has used up what was prepared
-                assert got == wanted
+                assert got == wanted and told.isdisjoint({"anonymous", "other", "token", "folder", "elsewhere"})
 
 
 def test_T61_every_route_has_rules(app: Flask) -> None:
