@@ -10,7 +10,7 @@ from flask import Response
 from api.context import caller_or_none
 from services.library.delivery import Stream
 
-_SANDBOX = "default-src 'none'; sandbox"
+_SANDBOX = "default-src 'none'; base-uri 'none'; frame-ancestors 'self'; sandbox"
 
 
 def stream(found: Stream) -> Response:

@@ -25,6 +25,9 @@ from werkzeug.datastructures import Headers
 from core.security_headers import SECURITY_HEADERS
 from tests.openapi_check import check_response
 
+# What responses with users' bytes permit a browser.
+SANDBOX = "default-src 'none'; base-uri 'none'; frame-ancestors 'self'; sandbox"
+
 File = tuple[str, bytes] | tuple[str, bytes, str]  # file name, bytes, media type
 
 

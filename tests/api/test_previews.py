@@ -11,12 +11,10 @@ from PIL import Image
 
 from core.principal import Principal
 from services import Services
-from tests.client import Answer, GatewayClient
+from tests.client import SANDBOX, Answer, GatewayClient
 from tests.parsers import samples
 from tests.rows import sql
 from tests.samples import picture
-
-SANDBOX = "default-src 'none'; sandbox"
 
 
 def told(answer: Answer) -> tuple[int, str | None]:

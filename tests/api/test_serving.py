@@ -15,7 +15,7 @@ import requests
 from PIL import Image
 
 from db import Database
-from tests.client import Answer, GatewayClient
+from tests.client import SANDBOX, Answer, GatewayClient
 from tests.rows import sql
 from tests.subtests import with_subtests
 
@@ -46,7 +46,7 @@ def proxied(
 
 def safe(answer: Answer) -> None:
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert answer.headers["Content-Security-Policy"] == SANDBOX
     assert answer.headers["Cross-Origin-Resource-Policy"] in ("same-origin", "cross-origin")
     assert answer.headers["Referrer-Policy"] == "no-referrer"
     assert answer.headers["Cache-Control"] in ("private, no-store", "private, no-cache")

@@ -29,6 +29,7 @@ from services.library.delivery import Link, Redirect, RequestConditions, Stream
 from services.objects.object_reader import FRAME
 from services.processing import compression
 from settings import Settings
+from tests.client import SANDBOX
 from tests.compressed_files import compressed, raw, read, text, time_passes
 from tests.conftest import NOTHING, Leftovers
 from tests.rows import sql
@@ -373,7 +374,7 @@ def test_links_over_http(client: Any, anonymous: Any, services: Services) -> Non
     assert (got.status, got.body) == (200, data)
     for name in ("ETag", "Content-Disposition", "Content-Type", "Accept-Ranges", "X-Content-Type-Options"):
         assert got.headers[name] == answer.headers[name]
-    assert got.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert got.headers["Content-Security-Policy"] == SANDBOX
     part = anonymous.get(path, headers={"Range": "bytes=100-199"})
     assert (part.status, part.body, part.headers["Content-Range"]) == (206, data[100:200], "bytes 100-199/9000")
     assert anonymous.get(path, headers={"If-None-Match": got.headers["ETag"]}).status == 304
