@@ -353,6 +353,10 @@ def _quotas_set(call: Call) -> None:
     _print_json(asdict(call.services().quotas.set_own(args.owner, Quota(args.bytes, args.files))))
 
 
+def _sessions_end(call: Call) -> None:
+    _print_json({"ended": call.services().login_sessions.end_all(call.args.owner)})
+
+
 def _jobs_list(call: Call) -> None:
     from services.upkeep.jobs import JobQuery
 
@@ -462,6 +466,7 @@ _GROUPS = {
     "jobs": "list, retry and remove jobs",
     "keys": "create, list and revoke API keys",
     "quotas": "list and set owners' quotas",
+    "sessions": "end sessions of browsers",
 }
 _COMMANDS = {
     "start": Command(_start, standalone=True),
@@ -487,4 +492,5 @@ _COMMANDS = {
     "keys revoke": Command(_keys_revoke, "revoke a key at once", {"id": {"type": UUID}}),
     "quotas list": Command(_quotas_list, "list what owners use and may use, one JSON object per line"),
     "quotas set": Command(_quotas_set, "replace an owner's own quota, and print what applies as JSON", _QUOTA),
+    "sessions end": Command(_sessions_end, "sign an owner out of all browsers", {"owner": {"help": "owner_id"}}),
 }

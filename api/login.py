@@ -44,15 +44,24 @@ def begin(body: LoginBody) -> Response:
 
 
 @routes.delete("/session")
-@operation("Sign out", scopes=get_args(Scope), audit="signed_out", responses={204: None}, headers=("Set-Cookie",))
+@operation(
+    "Sign out",
+    scopes=get_args(Scope),
+    audit="signed_out",
+    responses={204: None},
+    headers=("Set-Cookie", "Clear-Site-Data"),
+)
 def end() -> Response:
-    """The session ends at once. `403` for other credentials."""
+    """The session ends at once, and the browser removes what it has stored for the gateway. `403` for other credentials."""
     secret = session_cookie.value()
     if principal().credential != "session" or secret is None:
         raise NotAllowed("There is no session to end: the request was made with another credential.")
     services().login_sessions.end(secret)
     session_cookie.drop()
-    return render.no_content()
+    response = render.no_content()
+    # Not "cookies": those of other hosts of the domain would go too.
+    response.headers["Clear-Site-Data"] = '"cache", "storage"'
+    return response
 
 
 @provider_routes.get("")

@@ -48,6 +48,7 @@ HEADERS: Mapping[str, str] = {
     "Accept-Ranges": "RFC 9110 §14.3",
     "Retry-After": "Seconds",
     "Set-Cookie": "The session: HttpOnly, SameSite, and Secure over HTTPS",
+    "Clear-Site-Data": "What the browser stored for the gateway's pages is to be removed",
     "WWW-Authenticate": "RFC 6750",
     "RateLimit-Policy": 'Requests (q) in so many seconds (w), as "uploads";q=60000;w=60 (IETF draft)',
     "RateLimit": 'Requests that are left (r) until the window ends in so many seconds (t), as "uploads";r=59968;t=42',

@@ -40,13 +40,13 @@ def create(
     return made
 
 
-def end_oldest(tx: Tx, owner_id: str, *, keep: int) -> None:
-    """End all of an owner's sessions but the newest ``keep``."""
+def end_oldest(tx: Tx, owner_id: str, *, keep: int) -> int:
+    """End all of an owner's sessions but the newest ``keep``. Returns how many."""
     sql = """
     delete from login_sessions where id in (
         select id from login_sessions where owner_id = %(owner)s order by id desc offset %(keep)s)
     """
-    execute(tx, sql, {"owner": owner_id, "keep": keep})
+    return execute(tx, sql, {"owner": owner_id, "keep": keep})
 
 
 def find(tx: Tx, session_digest: bytes, *, idle: timedelta) -> LoginSessionRecord | None:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from core.errors import NotAllowed, NotAuthenticated
 from core.ids import new_secret, secret_digest
 from core.principal import SCOPES, Principal, Quota
-from db import Database, login_sessions
+from db import Database, events, login_sessions
 from db.records import LoginSessionRecord
 from services.access.keys import Keys
 
@@ -80,3 +80,10 @@ class LoginSessions:
         """End a session, if there is one; the next request with it is refused."""
         with self._db.connection() as tx:
             login_sessions.end(tx, secret_digest(secret))
+
+    def end_all(self, owner_id: str) -> int:
+        """End all sessions of an owner; the next request with one is refused. Returns how many there were."""
+        with self._db.transaction() as tx:
+            ended = login_sessions.end_oldest(tx, owner_id, keep=0)
+            events.record(tx, "sessions_ended", owner_id=owner_id, details={"sessions": ended})
+        return ended

@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 
 from app import create_app, wire
+from commands import Call, run
 from db import Database
 from services import Services
 from settings import Settings
@@ -76,7 +77,8 @@ def test_a_session_is_stored_as_a_digest(browser: Browser, db: Database) -> None
 
 def test_signing_out_ends_the_session_at_once(browser: Browser, db: Database) -> None:
     (cookie,) = browser.cookies.values()
-    assert browser.delete("/api/session").status == 204
+    answer = browser.delete("/api/session")
+    assert (answer.status, answer.headers["Clear-Site-Data"]) == (204, '"cache", "storage"')
     assert browser.cookies == {}
     assert browser.get("/api/files", headers={"Cookie": f"session={cookie.value}"}).status == 401
     assert sql(db, "select count(*) from login_sessions") == [(0,)]
@@ -122,6 +124,27 @@ def test_T63_a_session_ends_with_its_key(browser: Browser, admin: GatewayClient,
     assert admin.delete(f"/api/admin/keys/{key.id}").status == 204
     assert browser.get("/api/files").status == 401
     assert browser.cookies == {}  # the browser need not send it again
+
+
+def test_operators_sign_an_owner_out_of_all_browsers(
+    browser: Browser,
+    other: GatewayClient,
+    app: Flask,
+    services: Services,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bob = Browser(app)
+    bob.sign_in(other.key)
+    monkeypatch.setattr(Call, "services", lambda call: services)  # its own would stay open
+    assert run(["sessions", "end", "alice"], settings) == 0
+    assert capsys.readouterr().out == '{"ended": 1}\n'
+    assert browser.get("/api/files").status == 401
+    assert bob.get("/api/files").status == 200
+    assert sql(services.db, "select owner_id, details from audit_events where action = 'sessions_ended'") == [
+        ("alice", {"sessions": 1})
+    ]
 
 
 def test_an_idle_session_ends(browser: Browser, db: Database) -> None:
