@@ -127,7 +127,7 @@ class GatewayClient:
         if self._document is None:
             key = self.target if isinstance(self.target, str) else _routes(self.target)
             if key not in _documents:
-                _documents[key] = GatewayClient(self.target, check=False).get("/openapi.json").json
+                _documents[key] = GatewayClient(self.target, self.key, check=False).get("/openapi.json").json
             self._document = _documents[key]
         return self._document
 
