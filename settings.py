@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     )
     metrics_token: SecretStr | None = None  # a credential for these alone, for Prometheus
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    access_log: Literal["on", "off"] = "on"  # a line for each request, whatever the log level
     web_workers: int = Field(default=2, ge=1, le=64)  # processes
     web_threads: int = Field(default=32, ge=2, le=256)  # per process; a slow upload uses one, a quarter is reserved
     trusted_proxies: CommaSeparated = ()  # addresses and networks whose X-Forwarded-* are trusted

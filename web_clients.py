@@ -27,6 +27,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
@@ -61,7 +62,8 @@ class ClientSocket(socket.socket):
     timed_out = False  # the client was too slow: don't wait until it has read the last response
     _waited = 0.0  # seconds spent waiting for the body in the current window
     _received = 0  # bytes received in it
-    _written = 0  # bytes handed to the kernel
+    written = 0  # bytes handed to the kernel
+    received = 0  # bytes
 
     def __init__(self, client: socket.socket):
         super().__init__(client.family, client.type, client.proto, fileno=client.detach())
@@ -112,7 +114,7 @@ class ClientSocket(socket.socket):
         with suppress(BlockingIOError):
             while written < len(view):
                 written += super().send(view[written:])
-        self._written += written
+        self.written += written
         return written
 
     def acknowledged(self) -> int:
@@ -120,14 +122,16 @@ class ClientSocket(socket.socket):
         try:
             queued = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4))
         except OSError:  # not Linux
-            return self._written
-        return self._written - int.from_bytes(queued, "little")
+            return self.written
+        return self.written - int.from_bytes(queued, "little")
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Up to ``size`` bytes. Raises ConnectionResetError if the client sends nothing or too slowly."""
         timeout = self._timeout
         if timeout == 0:  # in the event loop
-            return super().recv(size, flags)
+            data = super().recv(size, flags)
+            self.received += len(data)
+            return data
         limit = BODY_SILENCE if timeout is None else min(timeout, BODY_SILENCE)
         begun = time.monotonic()
         while True:
@@ -142,6 +146,7 @@ class ClientSocket(socket.socket):
         # Only time spent waiting counts: a client can't send while nobody reads because the bucket is slow.
         self._waited += time.monotonic() - begun
         self._received += len(data)
+        self.received += len(data)
         if self._waited >= BODY_WINDOW:
             if self._received < BODY_RATE * self._waited:
                 raise self._too_slow(f"fewer than {BODY_RATE} bytes per second came")
@@ -258,6 +263,11 @@ class Connection(TConn):  # type: ignore[misc]
         self.awaits_body = False
         self.missing_before = 0  # bytes of the body that were missing when BODY_WINDOW began
         self.at_end = False  # the client sends nothing more
+        # What the access log will tell of the request in progress; None without one. The application adds to it.
+        self.access: dict[str, Any] | None = None
+        self.context = Context()  # of the request, in whichever thread it is processed
+        self._begun = 0.0
+        self._logged = 0, 0  # bytes received and sent before
 
     def head_is_complete(self) -> bool:
         """Whether gunicorn's parser won't block: the head is complete, or will be rejected at once."""
@@ -295,6 +305,22 @@ class Connection(TConn):  # type: ignore[misc]
             return False
         self.awaits_body = True
         raise RequestDeferred
+
+    # -- the access log ------------------------------------------------------------------------------------------------
+
+    def begin_access(self) -> None:
+        """A request has begun, or is rejected before that."""
+        address = self.client[0] if isinstance(self.client, tuple) else None
+        self.access, self._begun = {"method": None, "route": None, "status": None, "address": address}, time.monotonic()
+
+    def end_access(self) -> dict[str, Any] | None:
+        """What the access log tells of the request that has ended, with all bytes received and sent; None if there was none."""
+        access, self.access = self.access, None
+        if access is not None:
+            (received, sent), self._logged = self._logged, (self.sock.received, self.sock.written)
+            access["bytes_received"], access["bytes_sent"] = self._logged[0] - received, self._logged[1] - sent
+            access["seconds"] = round(time.monotonic() - self._begun, 6)
+        return access
 
     # -- for the worker ------------------------------------------------------------------------------------------------
 
@@ -349,7 +375,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.request = self.response = self.chunks = self.kept = None
         self.slot_timed_out = False
         if hasattr(result, "close"):
-            result.close()
+            self.context.run(result.close)
 
     def close(self, graceful: bool = False) -> None:
         """Close the socket; unsent bytes are dropped."""
@@ -412,6 +438,16 @@ def problem_response(status: int, detail: str) -> bytes:
     members = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
     body = json.dumps({**members, "request_id": request_id}).encode()
     return _head(status, title, "application/problem+json", len(body), request_id) + body
+
+
+_DESCRIBED = re.compile(rb"HTTP/1\.1 (\d{3}) .*?\r\nX-Request-ID: (\S+)", re.DOTALL)
+
+
+def described(response: bytes) -> dict[str, Any]:
+    """What the access log tells of a response that the server sends itself."""
+    found = _DESCRIBED.match(response)
+    assert found is not None
+    return {"status": int(found[1]), "request_id": found[2].decode()}
 
 
 def _head(status: int, title: str, content_type: str, length: int, request_id: str) -> bytes:

@@ -10,6 +10,7 @@ Threads do work; all waiting for clients happens in the worker's event loop:
   short body (``Connection.buffer_body``). If a slot or the body is not there yet, RequestDeferred ends the attempt; the
   event loop waits, and the request starts again.
 - The event loop answers ``/healthz`` itself.
+- When a request has ended, whoever answered it, a line in the access log says so (``_log_access``).
 
 A body that is read in a thread must keep coming: BODY_SILENCE seconds without a byte, or less than BODY_RATE over
 BODY_WINDOW seconds of waiting, raise ConnectionResetError in the reader; what had arrived stays in gunicorn's buffers. A
@@ -31,6 +32,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
+import telemetry
 import web_clients
 from settings import Settings
 from web_clients import (
@@ -191,15 +194,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif complete:
             self._begin(conn)
         else:
+            conn.begin_access()
             self._respond(conn, problem_response(431, "The header fields are too large."))
 
     def _head_timeout(self, conn: Connection) -> None:
         if conn.head:
+            conn.begin_access()
             self._respond(conn, problem_response(408, "The request's head did not arrive in time."))
         else:
             self._drop(conn)
 
     def _begin(self, conn: Connection) -> None:
+        conn.begin_access()
         if web_clients.is_health_check(conn.head):
             self._respond(conn, web_clients.health_response(conn.head))
         else:
@@ -219,6 +225,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             raise
         if conn.keep_alive and not conn.sock.unsent and not conn.has_next_request():
             # Here, since waking the event loop costs more.
+            self._log_access(conn)
             pool = conn.return_slot()
             if pool is not None and pool.queue:
                 self.method_queue.defer(self._offer_slot, pool)
@@ -243,7 +250,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except (http_errors.NoMoreData, StopIteration) as error:
             self.log.debug("The client has disconnected: %s", error)
         except MalformedBody as error:
-            self.handle_error(conn.request, conn.sock, conn.client, error.__cause__ or error)
+            self._reject(conn, error.__cause__ or error)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self.log.exception("Socket error processing request.")
@@ -251,7 +258,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             if conn.response is not None and conn.response.headers_sent:
                 self.log.exception("A response broke off")  # the connection is closed, so it can't look complete
             else:
-                self.handle_error(conn.request, conn.sock, conn.client, error)
+                self._reject(conn, error)
         conn.wanted_slot, conn.awaits_body = None, False
         self._end_request(conn)
 
@@ -271,10 +278,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not self.alive or len(self.waiting) >= self.max_keepalived:
             response.force_close()
         environ.update({"wsgi.multithread": True, "gateway.connection": conn})
-        conn.result = self.wsgi(environ, response.start_response)
+        conn.context = Context()
+        conn.result = conn.context.run(self.wsgi, environ, response.start_response)
         if not conn.skip_body():
             response.force_close()
         conn.response, conn.chunks = response, iter(conn.result)
+        if conn.access is not None:
+            conn.access["method"], conn.access["status"] = conn.request.method, response.status_code
 
     def _is_stream(self, conn: Connection) -> bool:
         return conn.slot is not None and conn.slot[0] is self.pools["stream"]
@@ -284,7 +294,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         until = time.monotonic() + SEND_SLICE
         assert conn.chunks is not None
         while not conn.sock.unsent and time.monotonic() < until:
-            chunk = next(conn.chunks, None)
+            chunk = conn.context.run(next, conn.chunks, None)
             if chunk is None:
                 conn.response.close()
                 conn.keep_alive = not conn.response.should_close()
@@ -309,6 +319,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif conn.chunks is not None:
             self._submit(conn, self.senders)
         else:
+            self._log_access(conn)
             self._release_slot(conn)
             if not conn.keep_alive:
                 self._linger(conn)
@@ -412,8 +423,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _respond(self, conn: Connection, response: bytes) -> None:
         """Send a last response, and close the connection."""
-        _send_now(conn.sock, response)
+        self._send_own(conn, response)
+        self._log_access(conn)
         self._linger(conn)
+
+    def _send_own(self, conn: Connection, response: bytes) -> None:
+        """Send a response that is smaller than any socket buffer, if the client is still there."""
+        if conn.access is not None:
+            conn.access |= web_clients.described(response)
+        with suppress(OSError):
+            conn.sock.sendall(response)
+
+    def _log_access(self, conn: Connection) -> None:
+        access = conn.end_access()
+        if access is not None and self.cfg.accesslog is not None:
+            telemetry.log_access(access)
 
     def _linger(self, conn: Connection) -> None:
         """Close the connection once the client has read the last response: closing it with unread bytes would reset it (RFC
@@ -439,6 +463,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _drop(self, conn: Connection) -> None:
         """Close the connection at once."""
+        self._log_access(conn)
         conn.close()
         self.nr_conns -= 1
         if conn.result is None:
@@ -448,14 +473,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 lambda _: self.method_queue.defer(self._release_slot, conn)
             )
 
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+    def _reject(self, conn: Connection, error: BaseException) -> None:
         """Respond to a request that gunicorn rejects, or that failed outside of the application's error handlers."""
-        status, detail = web_clients.problem_for(exc)
+        status, detail = web_clients.problem_for(error)
         if status == 500:
             self.log.exception("A request failed outside of the application")
-        else:
-            self.log.info("Rejected a request from %s: %s", (addr or ("",))[0], exc)
-        _send_now(client, problem_response(status, detail))
+        self._send_own(conn, problem_response(status, detail))
 
 
 def _received(client: ClientSocket, size: int) -> bytes | None:
@@ -466,12 +489,6 @@ def _received(client: ClientSocket, size: int) -> bytes | None:
         return None
     except OSError:
         return b""
-
-
-def _send_now(client: ClientSocket, response: bytes) -> None:
-    """Send a response that is smaller than any socket buffer, if the client is still there."""
-    with suppress(OSError):
-        client.sendall(response)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -521,7 +538,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "preload_app": False,
         "control_socket_disable": True,
         "forwarded_allow_ips": "",  # the application handles X-Forwarded-* (TRUSTED_PROXIES)
-        "accesslog": None,  # the application logs each request, with its id
+        "accesslog": "-" if settings.access_log == "on" else None,  # Worker writes it, not gunicorn
         "loglevel": "warning",
         "proc_name": "upload-gateway",
     }

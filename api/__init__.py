@@ -164,6 +164,7 @@ def _finish(response: Response) -> Response:
     if "begun" in g:
         rule = request.url_rule.rule if request.url_rule is not None else None
         metrics().request(rule, request.method, response.status_code, time.monotonic() - g.begun)
+    audit.describe()
     name = request_id()
     if name is not None:
         headers["X-Request-ID"] = name

@@ -1,4 +1,4 @@
-"""What requests leave in the audit log beside the events of services; and ``GET /api/audit``."""
+"""What requests leave in the access log, and in the audit log beside the events of services; and ``GET /api/audit``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 from api import render
 from api.auth import current_operation
 from api.context import services
+from api.fields import as_uuid
 from api.operations import operation
 from api.request_models import AuditQuery
 from api.response_models import AuditEventOut, AuditPageOut
@@ -40,6 +41,26 @@ def finish(response: Response) -> Response:
     except Unavailable as error:  # it was done, or refused, all the same
         log.warning("audit_event_lost", action=declared, status=response.status_code, error=str(error))
     return response
+
+
+def describe() -> None:
+    """Tell the access log who called what: the route and the ids in its path, but nothing else of the path, in which there may be
+    names and secrets, and nothing of the query."""
+    connection = request.environ.get("gateway.connection")
+    if connection is None or connection.access is None:
+        return
+    origin, rule = ORIGIN.get(), request.url_rule
+    connection.access |= {
+        "route": None if rule is None else rule.rule,
+        "actor": origin.actor,
+        "credential": origin.credential,
+        "credential_id": origin.credential_id,
+        "address": origin.address,
+        "request_id": origin.request_id,
+    }
+    for name, value in (request.view_args or {}).items():
+        if isinstance(value, UUID | int) or (isinstance(value, str) and as_uuid(value) is not None):
+            connection.access[name] = str(value)
 
 
 @routes.get("/audit")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,7 @@ web_server.run(create_app, settings)
 class Running:
     def __init__(self, process: subprocess.Popen[bytes], port: int, record: Path, home: Path):
         self.process, self.port, self.record, self.home = process, port, record, home
+        self.seen = 0
 
     def connect(self, data: bytes = b"", *, timeout: float = 30) -> socket.socket:
         client = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
@@ -116,6 +118,16 @@ class Running:
             return answer.status, json.loads(answer.read())
         finally:
             connection.close()
+
+    def logged(self, count: int) -> list[dict[str, Any]]:
+        """The next lines of the access log, once there are so many."""
+        deadline = time.monotonic() + 10
+        while True:
+            lines = [json.loads(line) for line in (self.home / "log").read_text().splitlines() if '"request"' in line]
+            if len(lines) >= self.seen + count or time.monotonic() > deadline:
+                self.seen, found = len(lines), lines[self.seen :]
+                return found
+            time.sleep(0.02)
 
     def wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + 30
@@ -141,7 +153,8 @@ def serving(tmp_path: Path, **limits: float) -> Iterator[Running]:
     (home / "gunicorn.conf.py").write_text("raise SystemExit('a stray gunicorn.conf.py was read')")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home), "GUNICORN_CMD_ARGS": "--workers 7"}
     command = [sys.executable, str(script), str(port), str(record), *(f"{name}={n}" for name, n in limits.items())]
-    process = subprocess.Popen(command, env=environ, cwd=home)
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environ, cwd=home, stderr=log)
     running = Running(process, port, record, home)
     try:
         running.wait_until_it_answers()
@@ -481,3 +494,35 @@ def test_T109_a_stopped_server_frees_the_port(tmp_path: Path) -> None:
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
+
+
+def test_T125_each_request_has_a_line_in_the_access_log_when_it_ends(tmp_path: Path) -> None:
+    with serving(tmp_path, HEAD_SECONDS=1, SEND_WINDOW=2) as server:
+        server.logged(1)
+        hello = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+        with server.connect(hello) as client:
+            received = client.recv(65536)
+            client.sendall(b"GET /h")  # the next one breaks off
+            one_problem(everything(client), 408)
+        first, second = server.logged(2)
+        assert (first["method"], first["status"], first["address"]) == ("GET", 200, "127.0.0.1")
+        assert (first["bytes_received"], first["bytes_sent"]) == (len(hello), len(received))
+        assert 0 < first["seconds"] < 5
+        assert (second["status"], second["bytes_received"], second["route"]) == (408, 6, None)
+        for request, status in {
+            b"GET /\x00 HTTP/1.1\r\n\r\n": 400,
+            b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n": 431,
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n": 200,
+        }.items():
+            with server.connect(request) as client:
+                answer = everything(client)
+            [line] = server.logged(1)
+            assert line["status"] == status
+            assert line["bytes_sent"] == len(answer)
+            assert line["request_id"].encode() in answer
+        with server.connect(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+            client.recv(1000)
+            assert server.logged(0) == []  # it has not ended
+        [line] = server.logged(1)
+        assert line["status"] == 200
+        assert 1000 < line["bytes_sent"] < 100_000_000
