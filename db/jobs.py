@@ -55,7 +55,10 @@ def enqueue(
                 order by priority limit 1) - 1
            ), %(high)s::integer)),
            %(lock)s::text, %(arguments)s::jsonb, null, %(owner)s::text
-    where not %(once)s or not exists (
+    """
+    if once:
+        sql += """
+    where not exists (
         select from procrastinate_jobs where status = 'todo' and queue_name = %(queue)s::text and owner_id = %(owner)s::text
         and task_name = %(task)s::text and args = %(arguments)s::jsonb)
     """
@@ -65,7 +68,6 @@ def enqueue(
         "queue": _QUEUE_OF.get(task, DEFAULT),
         "task": task,
         "owner": owner_id,
-        "once": once,
         "lock": lock,
         "low": (priority - 1) * _CLASS + 1,
         "high": priority * _CLASS,

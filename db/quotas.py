@@ -29,7 +29,12 @@ OWN = "(coalesce(u.quota_bytes, u.quota_files, u.claimed_bytes, u.claimed_files)
 def fits(more_bytes: str, more_files: str) -> str:
     """The condition that so much more fits into the quota of the row ``u`` of owner_usage. The statement has the parameters of
     ``defaults``."""
-    return f"{_fits(_BYTES, more_bytes, _MAX_BYTES)} and {_fits(_FILES, more_files, _MAX_FILES)}"
+    return f"{fits_bytes(more_bytes)} and {_fits(_FILES, more_files, _MAX_FILES)}"
+
+
+def fits_bytes(more: str) -> str:
+    """The same of bytes alone."""
+    return _fits(_BYTES, more, _MAX_BYTES)
 
 
 def _fits(used: str, more: str, limit: str) -> str:
@@ -48,7 +53,7 @@ class OwnerQuota:
     owner_id: str
     used_bytes: int
     used_files: int
-    quota_bytes: int | None  # the owner's own, else as claimed
+    quota_bytes: int | None  # the owner's own
     quota_files: int | None
     max_bytes: int | None  # what applies
     max_files: int | None

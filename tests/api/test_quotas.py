@@ -23,7 +23,7 @@ from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import begin, direct, send_all
 from tests.rows import sql
-from tests.tus import BYTES, TUS
+from tests.tus import BYTES, TUS, patch, path
 
 Clients = Callable[..., GatewayClient]
 WAYS: dict[str, Callable[[GatewayClient, str], Answer]] = {
@@ -96,6 +96,20 @@ def test_an_abandoned_upload_gives_its_file_back(
     assert client.delete(f"/api/uploads/{begun.json['id']}").status == 204
     assert leftovers() == NOTHING
     assert client.put("/api/upload/b.bin", data=b"b").status == 201
+
+
+def test_an_upload_keeps_what_it_has_reserved(
+    client: GatewayClient, admin: GatewayClient, services: Services, alice: Principal
+) -> None:
+    """A quota that is lowered below what is used ends nothing."""
+    data = os.urandom(10)
+    begun = client.post("/api/tus", headers={**TUS, "Upload-Length": "10"})
+    plan = begin(services, alice, data)
+    set_quota(admin, "alice", max_bytes=5, max_files=1)
+    send_all(plan, data)
+    assert direct(services).complete(alice, plan.upload.id).file_size == 10
+    assert patch(client, path(begun), 0, data).headers["Upload-Offset"] == "10"
+    assert client.put("/api/upload/a.bin", data=b"a").code == "quota_exceeded"
 
 
 @pytest.mark.settings(quota_bytes=100, quota_files=10)

@@ -68,7 +68,7 @@ READS: dict[str, list[tuple[str, Read, int]]] = {  # by table: what, how, and ho
         ("claim", lambda tx: idempotency.claim(tx, "alice", "x", b"", lease=timedelta(1), keep=timedelta(1)), 10),
         ("forget", lambda tx: idempotency.forget_old(tx, keep=timedelta(1), limit=10_000), 10),
     ],
-    "upload_sessions": [("forget", lambda tx: uploads.forget_sessions(tx, keep=timedelta(7), limit=10_000), 10)],
+    "upload_sessions": [("forget", lambda tx: uploads.forget_sessions(tx, keep=timedelta(7), limit=10_000), 10_100)],
     "uploads": [
         (
             "unfinished",

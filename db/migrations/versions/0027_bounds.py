@@ -1,4 +1,4 @@
-"""Indexes for bounds on an owner's rows, and for what removes old ones."""
+"""Indexes for bounds on an owner's rows."""
 
 from alembic import op
 
@@ -13,7 +13,6 @@ _STATEMENTS = [
     "create index api_keys_valid on api_keys (id) where revoked_at is null",
     "create index upload_tokens_of_owner on upload_tokens (owner_id, expires_at)",
     "create index upload_tokens_of_key on upload_tokens (key_id, expires_at) where key_id is not null",
-    "create index upload_sessions_idle on upload_sessions (coalesce(completed_at, started_at))",
 ]
 
 
