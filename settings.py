@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr | None = None
     # Use a bucket whose object lock keeps what is deleted: its bytes are then deleted when their lock ends.
     allow_object_lock: Literal["on", "off"] = "off"
-    # Signs links, cursors and sessions. Several, comma-separated, newest first, replace one without breaking what it signed.
+    # Signs links, cursors, tickets and logins. Several, comma-separated, newest first: what an older one signed stays valid.
     secret_key: SecretStr | None = None  # each of 32 characters or more; unset: made once, in DATA_DIR
     admin_api_key: SecretStr | None = None  # the first admin key; unset: one is created and shown once
 
