@@ -147,6 +147,22 @@ def test_operators_sign_an_owner_out_of_all_browsers(
     ]
 
 
+def test_T63_a_session_has_the_scopes_and_the_expiry_of_its_key(
+    app: Flask, client: GatewayClient, services: Services, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.access.keys.CACHED", 0.0)
+    folder = client.post("/api/folders", json={"name": "Plans"}).json["id"]
+    elsewhere = client.add()["id"]
+    record, key = services.keys.create_key("alice", scopes=["read"], folder_id=folder)
+    browser = Browser(app)
+    browser.sign_in(key)
+    assert browser.get(f"/api/folders/{folder}").status == 200
+    assert browser.get(f"/api/files/{elsewhere}").status == 404
+    assert browser.post("/api/folders", json={"name": "x"}).status == 403
+    sql(db, "update api_keys set expires_at = now() where id = %s", record.id)
+    assert browser.get(f"/api/folders/{folder}").status == 401
+
+
 def test_an_idle_session_ends(browser: Browser, db: Database) -> None:
     age(db, "seen_at", 7_100)
     assert browser.get("/api/files").status == 200
