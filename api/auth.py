@@ -103,8 +103,11 @@ def _signed_in() -> Principal | None:
     secret = session_cookie.value()
     if secret is None:
         return None
-    if not session_cookie.may_authenticate():
-        if request.method in ("GET", "HEAD"):
+    operation = current_operation()
+    # A GET of Uppy's protocol begins an upload.
+    changes = request.method not in ("GET", "HEAD") or (operation is not None and operation.scopes == ("write",))
+    if not session_cookie.may_authenticate(changes=changes):
+        if not changes:
             return None
         raise NotAllowed("The session counts only on requests of pages of the gateway itself, at PUBLIC_URL.")
     try:

@@ -42,11 +42,12 @@ def drop_from(response: Response) -> Response:
     return response
 
 
-def may_authenticate() -> bool:
-    """Whether the cookie counts on this request. A link on another site may be followed; it can't read the response."""
-    if request.method in ("GET", "HEAD"):
-        return _sender() != "other site" or request.headers.get("Sec-Fetch-Mode") == "navigate"
-    return _sender() == "own page"
+def may_authenticate(*, changes: bool) -> bool:
+    """Whether the cookie counts on this request, which ``changes`` something or only reads. A link on another site may be
+    followed; it can't read the response."""
+    if changes:
+        return _sender() == "own page"
+    return _sender() != "other site" or request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
 def refuse_other_sites() -> None:

@@ -285,6 +285,7 @@ def test_T66_changes_that_another_site_makes_are_refused(browser: Browser, clien
         ("DELETE", "/api/session", {}),
         ("POST", "/api/tus", {"headers": {"Tus-Resumable": "1.0.0", "Upload-Length": "1"}}),
         ("POST", "/s3/multipart", {"json": {"filename": "x", "type": "text/plain"}}),
+        ("GET", "/s3/params", {"params": {"filename": "x", "type": "text/plain"}}),
     ]
     for headers in [*FROM_ELSEWHERE, navigation, by_the_person, {}]:
         for method, path, options in changes:
