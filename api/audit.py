@@ -28,18 +28,18 @@ _event = render.as_model(AuditEventOut, of=AuditRecord)
 
 def finish(response: Response) -> Response:
     """Record what no service has recorded: that a known caller was refused, or what the operation names (``audit``)."""
-    operation = current_operation()
+    status, operation = response.status_code, current_operation()
     declared = operation.audit if operation is not None else None
     try:
-        if response.status_code in _REFUSALS and ORIGIN.get().credential is not None:
+        if status in _REFUSALS and ORIGIN.get().credential is not None:
             rule = request.url_rule
             route = f"{request.method} {'unmatched' if rule is None else rule.rule}"
-            services().audit.record_refusal(route=route, code=g.get("problem_code", str(response.status_code)))
-        elif declared and response.status_code < 400:
+            services().audit.record_refusal(route=route, code=g.get("problem_code", str(status)))
+        elif declared and status < 400:
             ids = [value for value in (request.view_args or {}).values() if isinstance(value, UUID | int)]
             services().audit.record(declared, target=next(iter(ids), None))
     except Unavailable as error:  # it was done, or refused, all the same
-        log.warning("audit_event_lost", action=declared, status=response.status_code, error=str(error))
+        log.warning("audit_event_lost", action=declared, status=status, error=str(error))
     return response
 
 
@@ -49,18 +49,13 @@ def describe() -> None:
     connection = request.environ.get("gateway.connection")
     if connection is None or connection.access is None:
         return
-    origin, rule = ORIGIN.get(), request.url_rule
-    connection.access |= {
-        "route": None if rule is None else rule.rule,
-        "actor": origin.actor,
-        "credential": origin.credential,
-        "credential_id": origin.credential_id,
-        "address": origin.address,
-        "request_id": origin.request_id,
-    }
-    for name, value in (request.view_args or {}).items():
-        if isinstance(value, UUID | int) or (isinstance(value, str) and as_uuid(value) is not None):
-            connection.access[name] = str(value)
+    rule = request.url_rule
+    connection.access |= ORIGIN.get()._asdict()
+    if rule is not None:
+        connection.access["route"] = rule.rule
+        for name, value in (request.view_args or {}).items():
+            if isinstance(value, UUID | int) or as_uuid(value) is not None:
+                connection.access[name] = str(value)
 
 
 @routes.get("/audit")

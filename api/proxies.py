@@ -31,8 +31,8 @@ def origin() -> str:
 
 def client() -> str:
     """The address that the request came from: the nearest one that is not a trusted proxy."""
-    chain = _chain()
-    return chain[min(_trusted_hops(), len(chain) - 1)]
+    hops = _trusted_hops()
+    return (_chain()[: hops + 1] if hops else [_peer()])[-1]
 
 
 def forwarded() -> bool:
@@ -43,16 +43,21 @@ def forwarded() -> bool:
 def _trusted_hops() -> int:
     """How many of the nearest addresses are trusted proxies."""
     hops = 0
-    for address in _chain():
-        if not _trusted(address):
+    trusted = settings().trusted_proxies
+    for address in _chain() if trusted else ():
+        if not _trusted(address, trusted):
             break
         hops += 1
     return hops
 
 
+def _peer() -> str:
+    return str(request.environ.get("REMOTE_ADDR", ""))
+
+
 def _chain() -> list[str]:
     """The addresses that the request passed, the nearest first."""
-    return [request.environ.get("REMOTE_ADDR", ""), *reversed(_values("X-Forwarded-For"))]
+    return [_peer(), *reversed(_values("X-Forwarded-For"))]
 
 
 def _forwarded(header: str, hops: int) -> str | None:
@@ -64,12 +69,13 @@ def _values(header: str) -> list[str]:
     return [value.strip() for value in request.headers.get(header, "").split(",") if value.strip()]
 
 
-def _trusted(address: str) -> bool:
+@lru_cache(maxsize=1024)
+def _trusted(address: str, proxies: tuple[str, ...]) -> bool:
     try:
         parsed = ip_address(address)
     except ValueError:
         return False
-    return any(parsed in network for network in networks(settings().trusted_proxies))
+    return any(parsed in network for network in networks(proxies))
 
 
 @lru_cache(maxsize=8)

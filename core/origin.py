@@ -5,13 +5,12 @@ It belongs to the context of the request, job or command, so that services and s
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from core.principal import Credential
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """The caller of a request. Without a ``credential``, the actor is no owner but "anonymous", "command" (of an operator) or
     "system" (the gateway itself)."""
 

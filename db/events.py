@@ -23,7 +23,7 @@ _COLUMNS = ", ".join(AuditRecord._fields)
 
 def by() -> dict[str, Any]:
     """The parameters of ``recording``: who acts, and from where."""
-    return asdict(ORIGIN.get())
+    return ORIGIN.get()._asdict()
 
 
 _BY = "%(actor)s, %(credential)s, %(credential_id)s, %(address)s, %(request_id)s"
