@@ -8,6 +8,7 @@ backend that its settings name.
     transfers    ``SignedStore``, the base class of both backends: objects, multipart uploads, presigned requests, rules
     s3           the backend on boto3, for any S3 server
     minio        the backend on minio-py
+    messages     what S3's responses and headers say
     presign      AWS Signature Version 4
     signed_http  one signed request, and its errors
     http_client  the connection pool, HTTP/1.1

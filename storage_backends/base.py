@@ -252,8 +252,8 @@ class Multipart(Protocol):
         ...
 
     def list_multiparts(self, prefix: str) -> Iterator[MultipartRef]:
-        """Unfinished uploads. Absence proves nothing: MinIO lists them by exact key only, not by prefix, and drops stale
-        ones after a day."""
+        """Unfinished uploads. Absence proves nothing: MinIO lists them by exact key or, with an empty ``prefix``, those since its
+        start, and drops stale ones after a day."""
         ...
 
 

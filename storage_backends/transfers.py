@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import BinaryIO, Literal, TypeVar
 from urllib.parse import quote
@@ -24,12 +23,11 @@ from xml.sax.saxutils import escape
 
 from core.breaker import Bulkhead, CallRejected, CircuitBreaker
 from core.ids import PROBE_PREFIX
-from storage_backends import Observer, StorageSettings, faults
+from storage_backends import Observer, StorageSettings, faults, messages
 from storage_backends.base import (
     ByteRange,
     Capacity,
     Checksum,
-    ChecksumMismatch,
     Keeping,
     MultipartRef,
     ObjectInfo,
@@ -196,7 +194,10 @@ class SignedStore(ABC):
             if not isinstance(body, bytes | bytearray | memoryview):
                 raise ValueError("a stream needs its size")
             size = memoryview(body).nbytes
-        length, signed = size, {"Content-Type": content_type, "Content-Length": str(size), **_checksum_header(checksum)}
+        length, signed = (
+            size,
+            {"Content-Type": content_type, "Content-Length": str(size), **messages.checksum_header(checksum)},
+        )
         if if_absent:
             signed["If-None-Match"] = "*"
 
@@ -205,8 +206,10 @@ class SignedStore(ABC):
 
         # A retry of a conditional write could find the object of its own first try, and a stream can't be read again.
         response = self._call("put", request, repeatable=not if_absent, attempts=1 if is_stream else faults.ATTEMPTS)
-        confirmed = _confirmed("put", response, checksum)
-        return ObjectInfo(key, size, _etag("put", response), content_type, _date(response, "date"), confirmed)
+        confirmed = messages.confirmed("put", response, checksum)
+        return ObjectInfo(
+            key, size, messages.etag("put", response), content_type, messages.date(response, "date"), confirmed
+        )
 
     @contextmanager
     def open(self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None) -> Iterator[Reader]:
@@ -219,7 +222,7 @@ class SignedStore(ABC):
         try:
             if byte_range and response.status != 206:
                 raise StorageUnavailable(f"open {key}: the bucket ignored the range")
-            yield Reader(_described("open", key, response), response)
+            yield Reader(messages.described("open", key, response), response)
         finally:
             response.close()
 
@@ -276,7 +279,7 @@ class SignedStore(ABC):
     def stat(self, key: str) -> ObjectInfo:
         signed = {"x-amz-checksum-mode": "ENABLED"}
         response = self._call("stat", lambda: self._http.send("stat", "HEAD", key, signed=signed))
-        return _described("stat", key, response)
+        return messages.described("stat", key, response)
 
     def delete(self, key: str) -> None:
         if self._versioned is None:
@@ -382,7 +385,7 @@ class SignedStore(ABC):
         while True:
             page = self._call("list_parts", request)
             for item in re.findall(rb"<Part>.*?</Part>", page, re.DOTALL):
-                yield _listed_part(item)
+                yield messages.listed_part(item)
             if faults.xml_text(page, "IsTruncated") != "true":
                 return
             query["part-number-marker"] = faults.xml_text(page, "NextPartNumberMarker") or ""
@@ -396,14 +399,16 @@ class SignedStore(ABC):
         self, ref: MultipartRef, number: int, body: bytes | bytearray | memoryview, *, checksum: Checksum | None = None
     ) -> Part:
         size = memoryview(body).nbytes
-        signed, query = {"Content-Length": str(size), **_checksum_header(checksum)}, _part_query(ref, number)
+        signed, query = {"Content-Length": str(size), **messages.checksum_header(checksum)}, _part_query(ref, number)
         response = self._call(
             "put_part",
             lambda: self._http.send(
                 "put_part", "PUT", ref.key, query=query, signed=signed, body=self._sending(_pieces(body, size))
             ),
         )
-        return Part(number, size, _etag("put_part", response), _confirmed("put_part", response, checksum))
+        return Part(
+            number, size, messages.etag("put_part", response), messages.confirmed("put_part", response, checksum)
+        )
 
     def copy_part(
         self,
@@ -423,7 +428,7 @@ class SignedStore(ABC):
     def complete_multipart(self, ref: MultipartRef, parts: Sequence[Part], *, if_absent: bool = False) -> ObjectInfo:
         listed = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag>"
-            f"{_checksum_element(part.checksum)}</Part>"
+            f"{messages.checksum_element(part.checksum)}</Part>"
             for part in parts
         )
         body = f'<CompleteMultipartUpload xmlns="{_XMLNS}">{listed}</CompleteMultipartUpload>'.encode()
@@ -441,7 +446,7 @@ class SignedStore(ABC):
     def presign_put(
         self, key: str, *, expires_in: timedelta, size: int, content_type: str, checksum: Checksum | None = None
     ) -> PresignedRequest:
-        headers = {"Content-Type": content_type, "If-None-Match": "*", **_checksum_header(checksum)}
+        headers = {"Content-Type": content_type, "If-None-Match": "*", **messages.checksum_header(checksum)}
         return self._presigned("PUT", key, expires_in, {}, headers, size)
 
     def presign_parts(
@@ -559,16 +564,6 @@ class SignedStore(ABC):
         return Keeping(faults.xml_text(versioning, "Status") or "", bool(lock), faults.xml_text(lock, "Mode"), days)
 
 
-def _checksum_in(found: Callable[[str], str | None]) -> Checksum | None:
-    """The first checksum that ``found`` has by its algorithm. A composite one of a multipart upload (``…-3``) is ignored."""
-    algorithms: tuple[Literal["sha256", "crc32"], ...] = ("sha256", "crc32")
-    for algorithm in algorithms:
-        value = found(algorithm)
-        if value and "-" not in value:
-            return Checksum(algorithm, value)
-    return None
-
-
 def _pieces(body: Body, size: int) -> Iterator[bytes | memoryview]:
     """Exactly ``size`` bytes of ``body``, in pieces."""
     if isinstance(body, bytes | bytearray | memoryview):
@@ -600,61 +595,3 @@ def _after(now: float, seconds: int) -> datetime:
 
 def _part_query(ref: MultipartRef, number: int) -> dict[str, str]:
     return {"partNumber": str(number), "uploadId": ref.upload_id}
-
-
-def _listed_part(item: bytes) -> Part:
-    """A part as ListParts describes it."""
-
-    def text(tag: str) -> str:
-        return faults.xml_text(item, tag) or ""
-
-    checksum = _checksum_in(lambda algorithm: text(f"Checksum{algorithm.upper()}"))
-    return Part(int(text("PartNumber")), int(text("Size")), text("ETag").strip('"'), checksum)
-
-
-def _checksum_header(checksum: Checksum | None) -> dict[str, str]:
-    return {f"x-amz-checksum-{checksum.algorithm}": checksum.value} if checksum else {}
-
-
-def _checksum_element(checksum: Checksum | None) -> str:
-    if checksum is None:
-        return ""
-    name = f"Checksum{checksum.algorithm.upper()}"
-    return f"<{name}>{escape(checksum.value)}</{name}>"
-
-
-def _confirmed(operation: str, response: Response, checksum: Checksum | None) -> Checksum | None:
-    """The checksum, if the response repeats it."""
-    echo = response.headers.get(f"x-amz-checksum-{checksum.algorithm}") if checksum else None
-    if checksum and echo and echo != checksum.value:
-        raise ChecksumMismatch(f"{operation}: the bucket stored {echo}, {checksum.value} was sent")
-    return checksum if echo else None
-
-
-def _etag(operation: str, response: Response) -> str:
-    etag = response.headers.get("etag", "").strip('"')
-    if not etag:
-        raise OutcomeUnknown(f"{operation}: the response {response.status} has no ETag")
-    return etag
-
-
-def _date(response: Response, header: str) -> datetime:
-    try:
-        return parsedate_to_datetime(response.headers.get(header, "")).astimezone(UTC)
-    except (ValueError, TypeError, OverflowError):
-        return datetime.now(UTC)
-
-
-def _described(operation: str, key: str, response: Response) -> ObjectInfo:
-    """The object's description from the response to a HEAD, or to a GET of the whole or of a range."""
-    total = response.headers.get("content-range", "").rpartition("/")[2] or response.headers.get("content-length", "")
-    if not total.isdecimal():
-        raise StorageUnavailable(f"{operation} {key}: the response does not tell the object's size")
-    return ObjectInfo(
-        key,
-        int(total),
-        _etag(operation, response),
-        response.headers.get("content-type"),
-        _date(response, "last-modified"),
-        _checksum_in(lambda algorithm: response.headers.get(f"x-amz-checksum-{algorithm}")),
-    )

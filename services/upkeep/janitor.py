@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from itertools import chain, islice
+from itertools import islice
 from typing import TypeVar
 
 import structlog
@@ -197,7 +197,8 @@ class Janitor:
         if not isinstance(self._store, Multipart):
             return
         oldest_live = self._now() - _GRACE
-        found = chain.from_iterable(self._store.list_multiparts(prefix) for prefix in (FILE_PREFIX, PROBE_PREFIX))
+        every = self._store.list_multiparts("")  # MinIO lists none by a prefix
+        found = (ref for ref in every if ref.key.startswith((FILE_PREFIX, PROBE_PREFIX)))
         for batch in _batches(found, _BATCH):
             old = [ref for ref in batch if ref.started_at is not None and ref.started_at < oldest_live]
             for ref in self._without_upload(old):

@@ -454,6 +454,7 @@ class StoreContract:
         refs = [store.create_multipart(f"{prefix}one", content_type="image/png") for _ in range(2)]
         found = list(store.list_multiparts(f"{prefix}one"))
         assert {(ref.key, ref.upload_id) for ref in found} == {(ref.key, ref.upload_id) for ref in refs}
+        assert {ref.upload_id for ref in found} <= {ref.upload_id for ref in store.list_multiparts("")}
         assert all(ref.started_at is None or abs(ref.started_at - datetime.now(UTC)) < HOUR for ref in found)
         for ref in found:
             store.abort_multipart(ref)

@@ -49,6 +49,7 @@ from tests.direct_steps import (
     upload,
 )
 from tests.presigned import post_form, put, send
+from tests.servers import KEEPS_EACH_PART
 
 MIB = 1024 * 1024
 PNG_BUT_HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>" + b" " * 100
@@ -153,7 +154,7 @@ def test_T41_a_put_url_accepts_the_declared_size_once(services: Services, alice:
     assert send(url, data + b"!", headers).status_code == 403
     assert send(url, data[:-1], headers).status_code == 403
     assert send(url, data, {**headers, "Content-Type": "text/html"}).status_code == 403
-    assert send(url, data, {k: v for k, v in headers.items() if k != "If-None-Match"}).status_code == 403
+    assert send(url, data, {k: v for k, v in headers.items() if k != "If-None-Match"}).status_code in (403, 400)
     assert send(url, data, {**headers, "x-amz-acl": "public-read"}).status_code == 403
     assert send(url, data, headers, method="POST").status_code in (403, 405)
     assert send(url, b"", method="DELETE").status_code == 403
@@ -264,6 +265,7 @@ def test_T43_missing_or_different_parts_are_listed_and_the_upload_continues(
     assert leftovers() == NOTHING
 
 
+@KEEPS_EACH_PART
 def test_T43_the_clients_etag_decides_between_repeated_parts(services: Services, alice: Principal, bucket: Any) -> None:
     for _ in range(4):  # the order in which a server lists them is random
         old, data = os.urandom(PART_SIZE + 5), os.urandom(PART_SIZE + 5)
