@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the gateway's user in MinIO, with what it needs on its one bucket and nothing else, and sets what MinIO keeps in its
-# configuration instead of in the bucket's rules. Idempotent. Needs MC_HOST_root, the address with root's name and password.
+# configuration instead of in the bucket's rules. MinIO accepts headers that were not signed, so the user may copy objects by signed
+# headers only: else whoever has a presigned URL could copy any object there whose key he knows. Idempotent. Needs MC_HOST_root, the address with root's name and password.
 set -ef
 
 origin=${PUBLIC_URL#*://}
@@ -20,6 +21,8 @@ mc admin policy create root gateway /dev/stdin <<END
   {"Effect": "Allow", "Resource": "arn:aws:s3:::$S3_BUCKET/*", "Action": [
     "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:GetObjectVersion", "s3:DeleteObjectVersion", "s3:GetObjectRetention",
     "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]},
+  {"Effect": "Deny", "Resource": "arn:aws:s3:::$S3_BUCKET/*", "Action": "s3:PutObject", "Condition": {
+    "StringEquals": {"s3:authType": "REST-QUERY-STRING"}, "Null": {"s3:x-amz-copy-source": "false"}}},
   {"Effect": "Deny", "Action": "admin:CreateServiceAccount"}
 ]}
 END

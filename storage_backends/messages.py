@@ -71,8 +71,8 @@ def date(response: Response, header: str) -> datetime:
 
 
 def described(operation: str, key: str, response: Response) -> ObjectInfo:
-    """The object's description from the response to a HEAD, or to a GET of the whole or of a range. Raises StorageUnavailable without
-    its size."""
+    """The object's description from the response to a HEAD, or to a GET of the whole or of a range. Raises StorageUnavailable if
+    it tells no size."""
     total = response.headers.get("content-range", "").rpartition("/")[2] or response.headers.get("content-length", "")
     if not total.isdecimal():
         raise StorageUnavailable(f"{operation} {key}: the response does not tell the object's size")

@@ -100,19 +100,28 @@ class Presigner:
         )
 
     def headers(
-        self, method: str, key: str, body: bytes, headers: Mapping[str, str], *, now: float | None = None
+        self,
+        method: str,
+        key: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        query: Mapping[str, str] | None = None,
+        now: float | None = None,
     ) -> tuple[str, dict[str, str]]:
         """The URL and signed headers of a request to send now. S3 refuses it as RequestTimeTooSkewed if the clocks differ by
         more than 15 minutes."""
         stamp, scope, sign = self._at(now)
         digest, path = sha256(body).hexdigest(), self._path(key)
         signed = self._lowered({**headers, "x-amz-date": stamp, "x-amz-content-sha256": digest})
-        request = f"{method}\n{path}\n\n{_canonical(signed)}\n{digest}"
+        parameters = [(quote(name, safe=""), quote(value, safe="")) for name, value in (query or {}).items()]
+        canonical_query = "&".join([f"{name}={value}" for name, value in sorted(parameters)])
+        request = f"{method}\n{path}\n{canonical_query}\n{_canonical(signed)}\n{digest}"
         signed["Authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, SignedHeaders={';'.join(sorted(signed))},"
             f" Signature={sign(_to_sign(stamp, scope, sha256(request.encode())))}"
         )
-        return f"{self.origin}{path}", signed
+        return f"{self.origin}{path}{'?' if canonical_query else ''}{canonical_query}", signed
 
     def _path(self, key: str) -> str:
         return f"/{self._bucket}/{quote(key, safe='/~')}" if key else f"/{self._bucket}"

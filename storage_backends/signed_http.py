@@ -80,7 +80,7 @@ class SignedHttp:
         closes the response. ``in_headers`` signs in the headers instead of the URL, as the SDKs do; the body is bytes then."""
         if in_headers:
             assert isinstance(body, bytes)
-            url, signed = self._presigner.headers(method, key, body, signed or {})
+            url, signed = self._presigner.headers(method, key, body, signed or {}, query=query)
         else:
             url = self._presigner.url(method, key, expires_in=URL_LIFETIME, query=query, headers=signed)
             signed = {"Host": self._presigner.host, **(signed or {})}

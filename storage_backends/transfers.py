@@ -334,7 +334,8 @@ class SignedStore(ABC):
         repeatable: bool = True,
     ) -> str:
         """Send a copy or a completion; the ETag in its response. The response may be an error although its status is 200:
-        the bucket sends the status first, to keep the connection open while it works."""
+        the bucket sends the status first, to keep the connection open while it works. It is signed in its headers, so that
+        the bucket can refuse copies by presigned URLs (deploy/minio-setup.sh)."""
 
         def request() -> str:
             response = self._http.send(
@@ -343,8 +344,9 @@ class SignedStore(ABC):
                 key,
                 query=query,
                 signed={**signed, "Content-Length": str(len(body or b""))},
-                body=body,
+                body=body or b"",
                 timeout=COPY_TIMEOUT,
+                in_headers=True,
             )
             if b"<Error>" in response.data:
                 raise error_in(operation, 500, response.headers, response.data)

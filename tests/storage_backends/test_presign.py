@@ -73,9 +73,12 @@ def test_the_urls_of_parts_are_those_of_single_requests(key, upload_id, sizes):
     ]
 
 
-@given(method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER)
-def test_the_header_signature_equals_botocores(method, key, body, kind):
-    url, ours = presigner().headers(method, key, body, {"Content-Type": kind}, now=NOW)
+@given(
+    method=st.sampled_from(["GET", "PUT"]), key=TEXT.filter(bool), body=st.binary(max_size=100), kind=HEADER, part=TEXT
+)
+def test_the_header_signature_equals_botocores(method, key, body, kind, part):
+    query = {"uploadId": part, "partNumber": "1"} if part else None
+    url, ours = presigner().headers(method, key, body, {"Content-Type": kind}, query=query, now=NOW)
     request = AWSRequest(method=method, url=url, headers={"Content-Type": kind}, data=body)
     with mock.patch("botocore.auth.get_current_datetime", return_value=datetime.fromtimestamp(NOW, UTC)):
         S3SigV4Auth(Credentials(ACCESS, SECRET), "s3", "eu-west-1").add_auth(request)

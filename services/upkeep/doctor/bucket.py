@@ -243,6 +243,20 @@ class _Probe:
         _expect_status(_send("PUT", request.url, b"54321", request.headers), 412, "a second body")
         return "length and type are fixed, once only"
 
+    @_checks(
+        "presigned PUT copies nothing",
+        "Whoever has an upload URL can copy any object there whose key he knows, of any size: for MinIO, let the gateway's user "
+        "copy by signed headers only, as deploy/minio-setup.sh does.",
+    )
+    def presigned_put_of_a_copy(self) -> str:
+        source = self._put("plain")
+        request = self._able(Presigns).presign_put(
+            self._key("taken"), expires_in=_URL_LIFE, size=5, content_type="image/png"
+        )
+        headers = {**request.headers, "x-amz-copy-source": f"/{urlsplit(request.url).path.split('/')[1]}/{source}"}
+        _expect_status(_send("PUT", request.url, b"12345", headers), (400, 403), "x-amz-copy-source, not signed,")
+        return "headers that were not signed are refused"
+
     @_checks("presigned part", "A client may store more bytes than it declared.")
     def presigned_part(self) -> str:
         store = self._able(PresignsParts)

@@ -11,7 +11,7 @@ from services.upkeep.doctor.bucket import examine
 from storage_backends import open_store
 from tests.buckets import another_bucket, set_versioning, versions
 from tests.memory_store import MemoryStore
-from tests.servers import free_port, start_weed
+from tests.servers import free_port, minio_binary, start_minio, start_weed
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_correct_bucket_passes_all_checks_and_is_left_empty(weed, backend):
     store.set_cors(["http://console.example"])
     checks = examine(store, origins=["http://console.example"])
     assert [(check.name, check.detail) for check in checks if check.ok is not True] == []
-    assert len(checks) == 20
+    assert len(checks) == 21
     assert list(store.list_objects("")) == []
     assert list(store.list_multiparts("")) == []
 
@@ -96,3 +96,17 @@ def test_missing_abilities_are_not_failures():
     assert found["multipart"] is True
     assert list(store.list_objects("")) == []
     assert list(store.list_multiparts("")) == []
+
+
+@pytest.mark.needs_minio
+@pytest.mark.skipif(minio_binary() is None, reason="needs MinIO on PATH")
+def test_T41_the_doctor_finds_that_upload_urls_can_copy(tmp_path):
+    """MinIO's administrator may; the user of the shipped deployment may not (tests/test_compose.py)."""
+    server = start_minio(tmp_path)
+    try:
+        store: Any = open_store(server.settings("minio"))
+        store.ensure_bucket()
+        failed = {check.name for check in examine(store) if check.ok is False}
+        assert failed == {"presigned PUT copies nothing"}
+    finally:
+        server.stop()
