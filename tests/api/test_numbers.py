@@ -22,6 +22,8 @@ from tests.rows import sql
 from tests.subtests import with_subtests
 from tests.tus import TUS, metadata
 
+pytestmark = pytest.mark.settings(rate_limits="off")
+
 HUGE = "9" * 5000
 # In a JSON body: values that doubles or 64-bit integers would change, and invalid JSON.
 CHANGED = [
@@ -94,6 +96,7 @@ def known(client: GatewayClient, admin: GatewayClient) -> dict[str, str]:
         "token": "t",
         "part_number": "1",
         "filename": "a.txt",
+        "owner_id": "nobody",
     }
 
 
