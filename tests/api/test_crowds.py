@@ -221,7 +221,7 @@ def test_T138_malformed_chunks_and_trailers_are_400_on_every_route(
     app: Flask, settings: Settings, services: Services, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
-    server = Live(settings, log, WEB_WORKERS="1")
+    server = Live(settings, log, WEB_WORKERS="1", RATE_LIMITS="off")
     with contextlib.ExitStack() as stack:
         stack.callback(server.kill)
         server.start()
