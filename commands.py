@@ -25,7 +25,7 @@ from parsers.locks import hide, share_arenas
 from parsers.sandbox import suffices
 from settings import Settings, database_url, migration_database_url, storage_settings, version
 from storage_backends import open_store
-from storage_backends.base import ManagesBucket, ObjectStore
+from storage_backends.base import ManagesBucket, ObjectStore, StorageError
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -75,7 +75,8 @@ def main(arguments: list[str]) -> int:
 
 
 def run(arguments: list[str], settings: Settings) -> int:
-    """Run one command; returns the exit status. GatewayError and ValueError are printed as one line."""
+    """Run one command; returns the exit status. GatewayError, StorageError and ValueError are printed as one
+    line."""
     args = _parser().parse_args(arguments)
     name = f"{args.command or 'start'} {getattr(args, 'action', '')}".strip()
     command = _COMMANDS[name]
@@ -85,7 +86,7 @@ def run(arguments: list[str], settings: Settings) -> int:
             settings = _settings_of_running(settings)
         status = command.run(Call(args, settings))
         return status if isinstance(status, int) else 0
-    except (GatewayError, ValueError) as error:
+    except (GatewayError, StorageError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
 

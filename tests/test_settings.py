@@ -6,13 +6,15 @@ import os
 import secrets
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
+from commands import Call, run
 from settings import Settings, database_url, secret_keys, storage_settings
 from tests.paths import ROOT
 
@@ -97,3 +99,18 @@ def test_T144_commands_name_unsafe_settings_and_never_show_them(tmp_path: Path) 
     said = done.stdout + done.stderr
     assert sorted(line.partition(":")[0].lower() for line in said.splitlines()) == sorted(values)
     assert not any(value in said for name, value in values.items() if name != "flask_debug")
+
+
+def test_T38_the_gateways_own_page_is_always_among_the_origins() -> None:
+    settings = Settings(
+        _env_file=None, public_url="https://files.example/path", cors_origins="https://a.example, http://b"
+    )
+    assert Call(Namespace(), settings).origins() == ("https://a.example", "http://b", "https://files.example")
+
+
+def test_a_refused_bucket_is_reported_in_one_line(
+    settings: Settings, capsys: pytest.CaptureFixture[str], database_url: str
+) -> None:
+    assert run(["bootstrap"], settings.model_copy(update={"s3_secret_key": SecretStr("another")})) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bootstrap:")]
+    assert "403" in line
