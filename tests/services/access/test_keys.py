@@ -26,6 +26,8 @@ from tests.paths import ROOT
 from tests.rows import sql
 from tests.services.uploads.test_intake import counted
 
+GIVEN = "ADMIN_API_KEY of the environment"
+
 
 @pytest.fixture
 def other_process(settings: Settings) -> Iterator[Keys]:
@@ -140,6 +142,17 @@ def test_T63_a_repeated_revocation_waits_too(services: Services, other_process: 
     with pytest.raises(NotFound):
         services.keys.revoke_key(record.id)
     assert refused(other_process, key)
+
+
+def test_T63_a_revoked_admin_api_key_stays_revoked_at_the_next_deployments(services: Services, db: Database) -> None:
+    services.keys.ensure_admin_key(GIVEN)
+    admin = services.keys.authenticate(GIVEN)
+    assert admin.key_id is not None
+    services.keys.revoke_key(admin.key_id)
+    sql(db, "update api_keys set revoked_at = now() - interval '1 year' where id = %s", admin.key_id)
+    services.janitor.run(recount=False)
+    services.keys.ensure_admin_key(GIVEN)
+    assert refused(services.keys, GIVEN)
 
 
 def test_T63_a_process_that_was_suspended_refuses_it_too(
