@@ -157,7 +157,7 @@ def test_T41_a_put_url_accepts_the_declared_size_once(services: Services, alice:
     assert send(url, data, {k: v for k, v in headers.items() if k != "If-None-Match"}).status_code in (403, 400)
     assert send(url, data, {**headers, "x-amz-meta-a": "1"}).status_code in (403, 400)
     assert send(url, data, headers, method="POST").status_code in (400, 403, 405)
-    assert send(url, b"", method="DELETE").status_code == 403
+    assert send(url, b"", method="DELETE").status_code in (400, 403)
     put(url, data, headers)
     assert send(url, b"HELLO WORLD", headers).status_code == 412
 
