@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 import telemetry
 from core.cursors import Page
@@ -48,7 +48,7 @@ class Call:
         """All services."""
         import app
 
-        return app.wire(self.settings)
+        return app.wire(_with_secret_key(self.settings))
 
     def store(self) -> ObjectStore:
         """The bucket alone."""
@@ -89,6 +89,19 @@ def run(arguments: list[str], settings: Settings) -> int:
     except (GatewayError, StorageError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+
+
+def _with_secret_key(settings: Settings) -> Settings:
+    """The settings; in development, where SECRET_KEY may be missing, with the one in DATA_DIR, which is made once."""
+    if settings.secret_key is not None or settings.environment == "production":
+        return settings
+    from embedded.child import kept_secret
+
+    try:
+        kept = kept_secret(settings.data_dir / "secret-key")
+    except OSError as error:
+        raise ValueError(f"Set SECRET_KEY (openssl rand -hex 32): none can be kept in DATA_DIR ({error})") from error
+    return settings.model_copy(update={"secret_key": SecretStr(kept)})
 
 
 def _settings_of_running(settings: Settings) -> Settings:
@@ -141,12 +154,14 @@ def _serve(call: Call) -> int:
     database_url(call.settings)  # raises if it is missing, before worker processes start
     storage_settings(call.settings)
 
+    settings = _with_secret_key(call.settings)  # once, for all worker processes
+
     def create_app() -> Flask:
         import app
 
-        return app.create_app(call.settings)
+        return app.create_app(settings)
 
-    return web_server.run(create_app, call.settings)
+    return web_server.run(create_app, settings)
 
 
 def _worker(call: Call) -> None:

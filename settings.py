@@ -260,8 +260,8 @@ class Settings(BaseSettings):
 
     @property
     def is_complete(self) -> bool:
-        """Whether a process needs nothing that `python app.py` makes."""
-        return None not in (self.database_url, self.s3_endpoint, self.secret_key)
+        """Whether a process needs no server that `python app.py` starts."""
+        return None not in (self.database_url, self.s3_endpoint)
 
     @field_validator("rate_limits_url")
     @classmethod

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,19 +175,28 @@ def private_directory(path: Path) -> Path:
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file atomically; only its owner can read it, at any moment."""
+    _written(path, text).replace(path)
+
+
+def _written(path: Path, text: str) -> Path:
+    """A temporary file beside ``path``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    return temporary
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in this file, which is created on first use."""
+    """The secret in this file, which is created on first use, by one of several processes."""
     if not path.exists():
-        write_private(path, secrets.token_urlsafe(24))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _written(path, secrets.token_urlsafe(24))
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+        temporary.unlink()
     return path.read_text().strip()
 
 

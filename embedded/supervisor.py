@@ -80,7 +80,7 @@ def environment(settings: Settings) -> dict[str, str]:
     if not run or not _is_locked(data_dir / "lock"):
         raise EmbeddedError(
             f"No gateway is running with its data in {data_dir}: start it with 'make run', or set DATA_DIR, or set "
-            "DATABASE_URL, S3_ENDPOINT and SECRET_KEY."
+            "DATABASE_URL and S3_ENDPOINT."
         )
     return dict(run["settings"])
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr
 
 from app import wire
+from commands import Call
 from core.errors import InvalidCursor, NotAllowed, NotAuthenticated
 from core.principal import Principal
+from embedded.child import kept_secret
 from services import Services
 from services.library.delivery import Link, RequestConditions
 from services.library.files import FileQuery
 from settings import Settings
+from tests.client import GatewayClient
+from tests.live import Live
 from tests.servers import SIGNING_KEY
 from tests.services.uploads.test_direct import begin
 from tests.services.uploads.test_intake import upload
@@ -50,3 +59,32 @@ def test_T143_what_the_old_key_signed_is_valid_while_it_is_listed(
         check(new, sign(new)[0], cursor, sign(new)[2])
     with pytest.raises(NotAllowed):
         check(new, *sign(new)[:2], ticket)
+
+
+def test_T143_processes_that_begin_at_once_keep_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool, ProcessPoolExecutor(4, mp_context=get_context("spawn")) as processes:
+        kept = list(
+            pool.map(lambda _: processes.submit(kept_secret, tmp_path / "new" / "secret-key").result(), range(16))
+        )
+    assert len(set(kept)) == 1
+    assert len(kept[0]) == 32
+    assert (tmp_path / "new" / "secret-key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["secret-key"]
+
+
+def test_T143_a_server_alone_makes_its_key_in_development(
+    settings: Settings, services: Services, client: GatewayClient, tmp_path: Path
+) -> None:
+    server = Live(settings, tmp_path / "log", SECRET_KEY="", DATA_DIR=str(tmp_path / "data"))
+    server.start()
+    try:
+        assert GatewayClient(server.address, client.key).get("/api/files").status == 200
+        assert (tmp_path / "data" / "secret-key").exists()
+    finally:
+        server.kill()
+
+
+def test_T144_production_refuses_to_make_one(settings: Settings) -> None:
+    production = settings.model_copy(update={"environment": "production", "secret_key": None})
+    with pytest.raises(SystemExit, match="Set SECRET_KEY"):
+        Call(Namespace(), production).services()
