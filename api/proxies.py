@@ -52,12 +52,17 @@ def _trusted_hops() -> int:
 
 
 def _peer() -> str:
-    return str(request.environ.get("REMOTE_ADDR", ""))
+    return _plain(str(request.environ.get("REMOTE_ADDR", "")))
 
 
 def _chain() -> list[str]:
     """The addresses that the request passed, the nearest first."""
-    return [_peer(), *reversed(_values("X-Forwarded-For"))]
+    return [_peer(), *map(_plain, reversed(_values("X-Forwarded-For")))]
+
+
+def _plain(address: str) -> str:
+    """The IPv4 address in the form in which a socket of both families shows it, or the address as it is."""
+    return address.removeprefix("::ffff:")
 
 
 def _forwarded(header: str, hops: int) -> str | None:

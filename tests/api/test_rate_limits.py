@@ -12,6 +12,7 @@ import http_sf
 import pytest
 from flask import Flask
 
+from api import proxies
 from api.openapi import operations
 from settings import Settings
 from tests.client import Answer, GatewayClient
@@ -115,6 +116,13 @@ def test_T74_behind_trusted_proxies_the_nearest_other_address_counts(
         "what is to the left is a claim"
     )
     assert status("6.6.6.6, 2.2.2.2") == 200
+
+
+@pytest.mark.settings(trusted_proxies=("127.0.0.1",))
+def test_T74_each_ipv4_client_counts_by_itself_at_a_socket_of_both_families(app: Flask) -> None:
+    peer = {"REMOTE_ADDR": "::ffff:127.0.0.1"}  # as with HOST=::
+    with app.test_request_context(environ_base=peer, headers={"X-Forwarded-For": "::ffff:2.2.2.2"}):
+        assert proxies.client() == "2.2.2.2"
 
 
 @pytest.mark.settings(rate_limits="off", rate_limit_search="1/hour")
