@@ -323,7 +323,7 @@ def _keys_create(call: Call) -> None:
         args.owner,
         name=args.name,
         role=args.role,
-        scopes=args.scopes.split(",") if args.scopes else None,
+        scopes=None if args.scopes is None else args.scopes.split(","),
         folder_id=args.folder,
         expires_at=args.expires_at,
     )

@@ -94,7 +94,7 @@ def test_commands_create_and_list_keys_with_their_rights(
     assert run(["keys", "list"], settings) == 0
     listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {key["id"]: key["scopes"] for key in listed}[made["id"]] == ["read", "write"]
-    for wrong in (["--scopes", "root"], ["--expires-in", "0"], ["--folder", "999"]):
+    for wrong in (["--scopes", "root"], ["--scopes", ""], ["--expires-in", "0"], ["--folder", "999"]):
         assert run(["keys", "create", "--owner", "alice", *wrong], settings) == 1, wrong
     for text in ("soon", "9" * 30):
         with pytest.raises(SystemExit):
