@@ -40,6 +40,11 @@ def create(
     return made
 
 
+def lock_owner(tx: Tx, owner_id: str) -> None:
+    """Let one transaction at a time add sessions of an owner."""
+    execute(tx, "select pg_advisory_xact_lock(hashtextextended('sessions:' || %(owner)s, 0))", {"owner": owner_id})
+
+
 def end_oldest(tx: Tx, owner_id: str, *, keep: int) -> int:
     """End all of an owner's sessions but the newest ``keep``. Returns how many."""
     sql = """

@@ -43,6 +43,7 @@ class LoginSessions:
         if principal.seconds_left is not None and principal.seconds_left < life.total_seconds():
             life = timedelta(seconds=principal.seconds_left)
         with self._db.transaction() as tx:
+            login_sessions.lock_owner(tx, principal.owner_id)
             record = login_sessions.create(
                 tx,
                 secret_digest(secret),

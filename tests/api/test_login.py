@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from flask import Flask
 
 from app import create_app, wire
 from commands import Call, run
-from db import Database
+from core.principal import Principal
+from db import Database, login_sessions
 from services import Services
+from services.access.login_sessions import LoginSessions, SessionLimits
 from settings import Settings
 from tests.browser import Browser
 from tests.client import GatewayClient
@@ -113,6 +117,22 @@ def test_T145_the_oldest_session_of_an_owner_ends(app: Flask, client: GatewayCli
         browser.sign_in(client.key)
     browsers[3].sign_in(other.key)
     assert [browser.get("/api/files").status for browser in browsers] == [401, 200, 200, 200]
+
+
+def test_T145_logins_at_the_same_time_do_not_exceed_the_bound(
+    db: Database, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = SessionLimits(timedelta(hours=1), timedelta(hours=1), per_owner=1)
+    sessions, end_oldest = LoginSessions(db, services.keys, limits), login_sessions.end_oldest
+
+    def end_later(*args: Any, **options: Any) -> int:
+        time.sleep(0.05)  # until the others have added theirs
+        return end_oldest(*args, **options)
+
+    monkeypatch.setattr(login_sessions, "end_oldest", end_later)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: sessions.begin(Principal("alice")), range(4)))
+    assert sql(db, "select count(*) from login_sessions") == [(1,)]
 
 
 # -- the end of a session ------------------------------------------------------------------------------------------------------
