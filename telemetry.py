@@ -51,11 +51,18 @@ class WithoutSecrets:
         self._secrets += [(secret, re.compile(re.escape(secret))) for secret in known]
 
     def write(self, text: str) -> int:
-        """Write the text with ``[hidden]`` for each secret in it."""
+        """Write the text with ``[hidden]`` for each secret in it. Nothing fails if the disk is full or the reader is gone."""
         for part, secret in self._secrets:
             if part in text:
                 text = secret.sub("[hidden]", text)
-        return self._stream.write(text)
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if that is possible."""
+        with suppress(OSError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -92,10 +99,10 @@ def _access_log() -> structlog.BytesLogger:
 
 
 def log_access(line: dict[str, Any]) -> None:
-    """Write a line of the access log. Not through structlog's processors: each request pays for it."""
-    _access_log().info(
-        orjson.dumps({"event": "request", "timestamp": datetime.now(UTC), **line}, option=orjson.OPT_UTC_Z)
-    )
+    """Write a line of the access log, if that is possible. Not through structlog's processors: each request pays for it."""
+    text = orjson.dumps({"event": "request", "timestamp": datetime.now(UTC), **line}, option=orjson.OPT_UTC_Z)
+    with suppress(OSError):  # the event loop would end with it
+        _access_log().info(text)
 
 
 # -- metrics ---------------------------------------------------------------------------------------------------------------

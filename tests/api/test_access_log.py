@@ -79,6 +79,18 @@ def test_T125_T140_the_access_log_names_the_caller_and_no_secret(
         assert secret not in log
 
 
+def test_requests_are_answered_although_no_log_can_be_written(settings: Settings, bucket: Any) -> None:
+    """The disk is full, or the process that reads standard error has ended."""
+    running = Live(settings, Path("/dev/full"), WEB_WORKERS="1")
+    running.start()
+    try:
+        with requests.Session() as session:
+            for path, status in {"/readyz": 200, "/nothing": 401, "/healthz": 200, "/": 200}.items():
+                assert session.get(running.address + path, timeout=10).status_code == status
+    finally:
+        running.kill()
+
+
 def test_the_access_log_can_be_turned_off(settings: Settings) -> None:
     given = [settings.model_copy(update={"access_log": state}) for state in ("on", "off")]
     assert [web_server.options(values)["accesslog"] is not None for values in given] == [True, False]
