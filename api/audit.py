@@ -33,7 +33,7 @@ def finish(response: Response) -> Response:
     try:
         if status in _REFUSALS and ORIGIN.get().credential is not None:
             rule = request.url_rule
-            route = f"{request.method} {'unmatched' if rule is None else rule.rule}"
+            route = "unmatched" if rule is None else f"{request.method} {rule.rule}"  # clients invent methods
             services().audit.record_refusal(route=route, code=g.get("problem_code", str(status)))
         elif declared and status < 400:
             ids = [value for value in (request.view_args or {}).values() if isinstance(value, UUID | int)]

@@ -280,6 +280,16 @@ def test_T125_T145_refusals_of_known_callers_are_recorded_once_a_minute(
 
 
 @pytest.mark.memory_store
+def test_T145_invented_methods_are_one_kind_of_refusal(client: GatewayClient, db: Database) -> None:
+    token = client.post("/api/upload-tokens", json={"owner_id": "alice"}).json["token"]
+    for number in range(5):
+        for path in ("/api/files", "/api/nothing"):
+            assert client.as_(token).request(f"METHOD{number}", path).status == 403
+    rows = sql(db, "select distinct target from audit_events where action = 'refused'")
+    assert rows == [("unmatched",)]
+
+
+@pytest.mark.memory_store
 def test_T145_other_processes_do_not_record_a_refusal_again(services: Services, db: Database) -> None:
     for _ in range(3):
         Audit(db, services.audit._cursors).record_refusal(route="GET /api/audit", code="not_allowed")
