@@ -125,11 +125,12 @@ def test_T145_logins_at_the_same_time_do_not_exceed_the_bound(
     limits = SessionLimits(timedelta(hours=1), timedelta(hours=1), per_owner=1)
     sessions, end_oldest = LoginSessions(db, services.keys, limits), login_sessions.end_oldest
 
-    def end_later(*args: Any, **options: Any) -> int:
-        time.sleep(0.05)  # until the others have added theirs
-        return end_oldest(*args, **options)
+    def end_before_the_others_commit(*args: Any, **options: Any) -> int:
+        ended = end_oldest(*args, **options)
+        time.sleep(0.05)
+        return ended
 
-    monkeypatch.setattr(login_sessions, "end_oldest", end_later)
+    monkeypatch.setattr(login_sessions, "end_oldest", end_before_the_others_commit)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: sessions.begin(Principal("alice")), range(4)))
     assert sql(db, "select count(*) from login_sessions") == [(1,)]
