@@ -252,10 +252,10 @@ class Settings(BaseSettings):
     def secrets(self) -> set[str]:
         """The values that no log may contain."""
         given = [value for _, value in self if isinstance(value, SecretStr)]
-        urls = self.database_url, self.migration_database_url, self.rate_limits_url
-        addresses = [urlsplit(url.get_secret_value()) for url in urls if url]
         values = {secret for value in given for secret in [value.get_secret_value(), *_keys(value)]}
-        values |= {unquote(address.password or "") for address in addresses}
+        values |= {_database_password(url) for url in (self.database_url, self.migration_database_url) if url}
+        if self.rate_limits_url is not None:
+            values.add(unquote(urlsplit(self.rate_limits_url.get_secret_value()).password or ""))
         return {value for value in values if len(value) >= 8}
 
     @property
@@ -315,6 +315,12 @@ def _require_strong(secret: str) -> None:
     """Raises ValueError for a secret that can be guessed."""
     if len(secret) < 16 or len(set(secret)) < 8 or _WELL_KNOWN.search(secret):
         raise ValueError("is too short or too simple for production; make one: openssl rand -hex 32")
+
+
+def _database_password(url: SecretStr) -> str:
+    from psycopg.conninfo import conninfo_to_dict  # here: it takes 10 MiB
+
+    return str(conninfo_to_dict(url.get_secret_value()).get("password", ""))
 
 
 def _keys(value: SecretStr) -> list[str]:

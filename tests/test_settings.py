@@ -74,6 +74,12 @@ def test_T140_an_address_that_would_log_its_password_is_refused(password: str) -
         assert "aZ91" not in str(refused.value)
 
 
+@pytest.mark.parametrize("address", ["postgresql://gw:{}@db/gw", "host=db user=gw password={}"])
+def test_T140_a_database_password_is_a_known_secret_however_it_is_given(address: str) -> None:
+    password = "se[cret#Zq81xW"
+    assert password in Settings(_env_file=None, database_url=address.format(password)).secrets
+
+
 @pytest.mark.parametrize(
     ("name", "read"), [("s3_secret_key", storage_settings), ("secret_key", secret_keys), ("database_url", database_url)]
 )
