@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -53,7 +53,7 @@ from api import (
     session_cookie,
     upload_tokens,
 )
-from api.context import EXTENSION, Gateway, request_id, settings
+from api.context import EXTENSION, Gateway
 from api.fields import MAX_INT32
 from api.render import GatewayJSON
 from api.tus import SlashAtEnd, tus
@@ -108,7 +108,8 @@ def create(services: Services, settings: Settings) -> Flask:
     app.before_request(_begin)
     app.before_request(auth.authenticate)
     app.before_request(rate_limits.count)
-    app.after_request(_finish)
+    always = OVER_HTTPS if settings.base_url.startswith("https:") else SECURITY_HEADERS
+    app.after_request(lambda response: _finish(response, always))
     app.after_request(session_cookie.drop_from)
     app.after_request(audit.finish)
     app.after_request(rate_limits.describe)
@@ -159,18 +160,15 @@ def _begin() -> None:
     auth.act_as(None)
 
 
-def _finish(response: Response) -> Response:
-    headers = response.headers
-    if "begun" in g:
-        rule = request.url_rule.rule if request.url_rule is not None else None
-        metrics().request(rule, request.method, response.status_code, time.monotonic() - g.begun)
-    audit.describe()
-    name = request_id()
-    if name is not None:
-        headers["X-Request-ID"] = name
-    wanted = OVER_HTTPS if settings().base_url.startswith("https:") else SECURITY_HEADERS
+def _finish(response: Response, always: Sequence[tuple[str, str]]) -> Response:
+    headers, rule = response.headers, request.url_rule
     given = {name.lower() for name, _ in headers}
-    headers.extend([(name, value) for name, value in wanted if name.lower() not in given])
+    headers.extend([(name, value) for name, value in always if name.lower() not in given])
+    if "begun" in g:
+        route = rule.rule if rule is not None else None
+        metrics().request(route, request.method, response.status_code, time.monotonic() - g.begun)
+        headers["X-Request-ID"] = g.request_id
+    audit.describe()
     if request.method == "OPTIONS" and response.is_sequence and not response.get_data():
         headers.pop("Content-Type", None)  # Flask would say text/html
     return response

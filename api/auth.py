@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from hmac import compare_digest
+from typing import cast
 
 from flask import current_app, g, request
 
@@ -27,15 +28,15 @@ _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,8000}) *", re.IGNORECASE)
 
 def current_operation() -> Operation | None:
     """The operation of the request's route and method; None if there is no such route."""
-    if request.endpoint is None:
-        return None
-    return getattr(current_app.view_functions.get(request.endpoint), "operation", None)
+    return cast("Operation | None", g.get("operation"))
 
 
 def authenticate() -> None:
-    """Set ``g.principal``, or raise NotAuthenticated or NotAllowed. Runs before every request."""
+    """Set ``g.operation`` and ``g.principal``, or raise NotAuthenticated or NotAllowed. Runs before every request."""
     g.principal = None
-    operation = current_operation()
+    view = current_app.view_functions.get(request.endpoint or "")
+    operation: Operation | None = getattr(view, "operation", None)
+    g.operation = operation
     access = operation.access if operation is not None else None
     if access == "public" or request.method == "OPTIONS":  # a CORS preflight has no credential, and only lists methods
         return
