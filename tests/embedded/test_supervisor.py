@@ -176,7 +176,8 @@ def test_T144_first_start_upload_end_by_sigterm_restart_with_the_same_data_and_c
     assert http.getresponse().status == 200
     http.close()
     gateway.ended_by(signal.SIGINT)
-    assert "Traceback" not in gateway.said()
+    lines = gateway.said().splitlines()  # a rescan that finds no scanner logs why, in JSON
+    assert not [line for line in lines if "Traceback" in line and not line.startswith("{")]
     assert given not in gateway.said()
 
 
