@@ -41,6 +41,11 @@ def postpone(tx: Tx, object_key: str, *, until: datetime) -> None:
     execute(tx, sql, {"key": object_key, "until": until})
 
 
+def withdraw(tx: Tx, object_key: str) -> None:
+    """Forget a key that is in use after all."""
+    execute(tx, "delete from deferred_deletions where object_key = %(key)s", {"key": object_key})
+
+
 def claim_due(tx: Tx, *, limit: int) -> list[str]:
     """Mark keys whose time has come as ``deleting``, the longest due first, and return them."""
     sql = """

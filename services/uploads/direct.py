@@ -36,7 +36,7 @@ from core.ids import FILE_PREFIX, INCOMING_PREFIX, new_id, object_key
 from core.parts import PartPlan, missing, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, files, resumable, uploads
+from db import Database, Tx, deferred_deletions, files, resumable, uploads
 from db.records import FileRecord, UploadRecord
 from db.uploads import NewUpload
 from services.access.idempotency import Claim
@@ -251,6 +251,8 @@ class DirectUploads:
         except GatewayError as error:
             now = self.admitted(upload.id)
             if now is not None and now.multipart_id is not None:  # the same request, sent twice, was quicker
+                with self._db.connection() as tx:
+                    deferred_deletions.withdraw(tx, upload.object_key)
                 if ref is not None and ref.upload_id != now.multipart_id:
                     with bucket_errors():
                         self._store.abort_multipart(ref)

@@ -242,3 +242,23 @@ def test_T14_of_two_multiparts_of_one_upload_the_one_that_is_not_recorded_is_abo
     monkeypatch.setattr(uploads._store, "create_multipart", overtaken)
     recorded = uploads.start_multipart(first)
     assert [ref.upload_id for ref in bucket.list_multiparts(first.object_key)] == [recorded.multipart_id]
+
+
+def test_T14_a_request_without_an_answer_does_not_end_the_upload_that_its_repetition_began(
+    services: Services, alice: Principal, db: Database, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = direct(services)
+    first = uploads.admit(
+        alice, protocol="direct", filename="a.bin", size=2 * PART_SIZE, content_type=None, single=False
+    )
+
+    def overtaken(*_: Any, **__: Any) -> Any:
+        monkeypatch.undo()
+        uploads.start_multipart(first)
+        raise OutcomeUnknown("no answer")
+
+    monkeypatch.setattr(uploads._store, "create_multipart", overtaken)
+    begun = uploads.start_multipart(first)
+    sql(db, "update deferred_deletions set delete_after = now()")
+    services.janitor.run()
+    assert [ref.upload_id for ref in bucket.list_multiparts(first.object_key)] == [begun.multipart_id]
