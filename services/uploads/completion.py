@@ -40,7 +40,7 @@ from db import errors as db_errors
 from db.files import NewFile
 from db.records import FileRecord, PartRecord, UploadRecord
 from services.access.upload_tokens import as_sent, uploader_of
-from services.access.visibility import may_change
+from services.access.visibility import may_change, owned
 from services.objects import part_writer
 from services.objects.bucket import bucket_errors
 from services.uploads.intake import RESUMABLE, Intake
@@ -107,7 +107,10 @@ class Completion:
             if upload.status in ("aborted", "expired"):
                 raise UploadGone()
             if upload.status == "done":
-                return as_sent(principal, upload, self._file_of(upload, sha256))
+                done = self._file_of(upload, sha256)
+                if principal.budget is None:
+                    owned(principal, done)  # it may have been moved out of a limited key's folder
+                return as_sent(principal, upload, done)
             file = self._attempt(upload, parts, sha256)
             if file is not None:
                 return as_sent(principal, upload, file)

@@ -306,6 +306,18 @@ def test_T64_uploads_to_other_folders_are_not_its_own(
     assert client.get(f"/api/uploads/{begun}").json["status"] == "pending"
 
 
+def test_T64_a_repeated_completion_does_not_show_a_file_that_was_moved_away(
+    limited: GatewayClient, client: GatewayClient, tree: Tree
+) -> None:
+    begun = limited.post("/api/uploads", json={"filename": "a.txt", "size": 1}).json
+    put(begun["url"], b"a", begun["headers"])
+    complete = f"/api/uploads/{begun['id']}/complete"
+    file = limited.post(complete).json
+    assert limited.post(complete).json["id"] == file["id"]
+    client.put(f"/api/files/{file['id']}/move", json={"target_folder_id": tree.beside})
+    assert missing(limited.post(complete))
+
+
 def test_T63_sessions_and_repeated_requests_of_wider_keys_are_not_its_own(
     limited: GatewayClient, client: GatewayClient, admin: GatewayClient, services: Services, tree: Tree
 ) -> None:
