@@ -39,6 +39,8 @@ def authenticate() -> None:
     g.operation = operation
     access = operation.access if operation is not None else None
     if access == "public" or request.method == "OPTIONS":  # a CORS preflight has no credential, and only lists methods
+        if request.method == "POST":  # a login, and before it counts: other sites must not use up a person's
+            session_cookie.refuse_other_sites()
         return
     if access == "operators" and _is_open_to_operators():
         return

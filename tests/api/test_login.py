@@ -332,14 +332,15 @@ def test_T66_other_sites_read_nothing_by_the_cookie(browser: Browser) -> None:
     assert browser.cookies  # a request of another site does not sign anybody out
 
 
-@pytest.mark.settings(rate_limits="off")
-def test_T66_other_sites_cannot_sign_a_person_in(app: Flask, other: GatewayClient) -> None:
+@pytest.mark.settings(rate_limit_logins="2/hour")
+def test_T66_other_sites_cannot_sign_a_person_in_or_use_up_their_logins(app: Flask, other: GatewayClient) -> None:
     for headers in FROM_ELSEWHERE:
         answer = Browser(app, site=None).post("/api/session", json={"key": other.key}, headers=headers)
         assert answer.status == 403, headers
         assert "Set-Cookie" not in answer.headers
     form = {"Content-Type": "text/plain"}
     assert Browser(app).post("/api/session", data=b'{"key": "x"}', headers=form).status == 415
+    Browser(app).sign_in(other.key)
 
 
 # -- addresses that fail -------------------------------------------------------------------------------------------------------
