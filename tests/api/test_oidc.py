@@ -218,7 +218,7 @@ def test_T62_a_changed_callback_is_refused(browser: Browser, provider: IdentityP
     assert come_back(browser, changed(provider.log_in(begin(browser)), code="")).status == 400
     location = provider.log_in(begin(browser))
     login = browser.cookies["login"]
-    for value in ("x", login.value[:-1], "A" + login.value[1:], login.value + "A"):
+    for value in ("x", login.value[:-1], login.value[1:], login.value + "A"):
         assert browser.get(location.removeprefix(BASE), headers={"Cookie": f"login={value}"}).status == 401
     assert not is_signed_in(browser)
 
