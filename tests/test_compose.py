@@ -151,19 +151,32 @@ def test_T142_T48_minios_user_for_the_gateway_has_one_bucket_and_its_page_may_us
         server.stop()
 
 
-def test_T142_seaweedfs_opens_only_s3(tmp_path: Path) -> None:
+def test_T142_T48_seaweedfs_opens_only_s3_and_its_user_has_one_bucket(tmp_path: Path) -> None:
+    service = COMPOSE["services"]["seaweedfs"]
     ports = {name: free_port(also_above=GRPC_ABOVE) for name in ("s3", "master", "filer", "volume")}
-    command = [*COMPOSE["services"]["seaweedfs"]["command"], *(f"-{name}.port={port}" for name, port in ports.items())]
-    environ = {**os.environ, "AWS_ACCESS_KEY_ID": "gateway", "AWS_SECRET_ACCESS_KEY": "s3-key"}
+    options = [*service["command"], *(f"-{name}.port={port}" for name, port in ports.items()), f"-dir={tmp_path}"]
+    script = (ROOT / service["volumes"][1].partition(":")[0]).read_text().replace("/tmp/s3.json", f"{tmp_path}/s3.json")
+    given = {"S3_BUCKET": "one", "S3_ACCESS_KEY": "gateway", "S3_SECRET_KEY": "s3-key"}
+    assert set(given) <= set(service["environment"])
+    environ = {**os.environ, **given, "PATH": f"{weed_binary().parent}:{os.environ['PATH']}"}
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
     with (tmp_path / "log").open("wb") as log:
-        weed = subprocess.Popen([str(weed_binary()), *command, f"-dir={tmp_path}"], env=environ, stdout=log, stderr=log)
+        weed = subprocess.Popen(["sh", "-c", script, "sh", *options], env=environ, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + TIMEOUT
-        while not answers_us(f"http://127.0.0.1:{ports['s3']}", "gateway", "s3-key"):
+        while not answers_us(endpoint, "gateway", "s3-key"):
             assert weed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
             time.sleep(0.1)
         opened = {int(address.rpartition(":")[2], 16) for address in listening(weed.pid) if address[:8] != "0100007F"}
         assert opened == {ports["s3"], ports["s3"] + GRPC_ABOVE}
+        ours = S3Server(endpoint, "gateway", "s3-key", "one").settings()
+        store: Any = open_store(ours)
+        store.ensure_bucket()
+        store.set_cors(["https://a.example"])
+        checks = examine(store, origins=["https://a.example"])
+        assert [(check.name, check.detail) for check in checks if check.ok is not True] == []
+        with pytest.raises(StorageRefused):
+            open_store(replace(ours, bucket="another")).ensure_bucket()  # type: ignore[attr-defined]
     finally:
         weed.kill()
         weed.wait()
