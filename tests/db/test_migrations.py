@@ -185,3 +185,28 @@ def test_T123_migration_0025_runs_beside_reads_and_writes(upgrade: Upgrade) -> N
             counts = tx.execute("select count(*), count(distinct id) from audit_events").fetchone()
     assert written > 10
     assert counts == (20_000 + written, 20_000 + written)
+
+
+def test_T123_migrations_run_beside_uploads_and_resume_after_interruptions(upgrade: Upgrade) -> None:
+    statements = (
+        "insert into objects (object_key, owner_id, size, etag, content_type) values (%(n)s, 'alice', 5, 'e', 'a/b')",
+        "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status, tags)"
+        " values ('alice', %(n)s, %(n)s, 'a/b', 'other', 5, 'ready', '{x}')",
+        "update files set is_deleted = true, deleted_at = now() where original_name = %(n)s",
+    )
+    others = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    with upgrade("0015") as older, ThreadPoolExecutor(1) as pool:  # the last one that says: stop the gateway
+        older.execute("set statement_timeout = '25s'")  # five times the migrations' lock_timeout
+        written = interruptions = 0
+        running = pool.submit(lambda: upgrade("head").close())
+        while not running.done() or running.exception() is not None:
+            if running.done():
+                running = pool.submit(lambda: upgrade("head").close())
+            for statement in statements:
+                older.execute(statement, {"n": str(written)})
+            written += 1
+            if interruptions < 3:
+                interruptions += bool(older.execute(f"select pg_terminate_backend(pid) {others}").fetchall())
+        counted = older.execute("select files, bytes from type_counters where is_deleted").fetchall()
+    assert interruptions
+    assert counted == [(written, 5 * written)]
