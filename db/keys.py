@@ -86,12 +86,12 @@ def count_of(tx: Tx, owner_id: str, *, limit: int) -> int:
 
 
 def forget_old(tx: Tx, *, keep: timedelta, limit: int) -> int:
-    """Delete keys that were revoked ``keep`` ago and that no upload token refers to. Returns how many.
+    """Delete keys that were revoked or expired ``keep`` ago and that no upload token refers to. Returns how many.
 
     Admins' keys stay: the next deployment would make a revoked ADMIN_API_KEY anew (T63)."""
     sql = """
     delete from api_keys where id in (
-        select k.id from api_keys k where k.revoked_at < now() - %(keep)s and k.role = 'user'
+        select k.id from api_keys k where least(k.revoked_at, k.expires_at) < now() - %(keep)s and k.role = 'user'
         and not exists (select from upload_tokens t where t.key_id = k.id) limit %(limit)s)
     """
     return execute(tx, sql, {"keep": keep, "limit": limit})

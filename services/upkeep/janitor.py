@@ -47,7 +47,7 @@ _ORPHANED_AFTER = {INCOMING_PREFIX: timedelta(), TAIL_PREFIX: timedelta(), PROBE
 _CLEANUP_GRACE = timedelta(minutes=5)  # for the process that ended an upload to remove its bytes
 _KEEP_UPLOADS = timedelta(days=7)  # rows of ended uploads, and of upload sessions after their last file
 _KEEP_TOKENS = timedelta(days=1)  # after they have expired
-_KEEP_KEYS = timedelta(days=30)  # after they were revoked
+_KEEP_KEYS = timedelta(days=30)  # after they were revoked or have expired
 _BATCH = 1_000
 _MAX_BATCHES = 1_000  # of one run
 

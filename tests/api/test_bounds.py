@@ -112,10 +112,11 @@ def test_T73_the_same_job_waits_once(client: GatewayClient, db: Database) -> Non
 def test_T145_the_janitor_forgets_what_is_over(services: Services, client: GatewayClient, db: Database) -> None:
     client.post("/api/upload-tokens", json={"owner_id": "alice"})
     client.put("/api/upload/a.txt", data=b"a")
-    record, _ = services.keys.create_key("alice")
+    revoked, expired = (services.keys.create_key("alice")[0].id for _ in range(2))
     sql(db, "update upload_tokens set expires_at = now() - interval '25 hours'")
     sql(db, "update upload_sessions set completed_at = now() - interval '8 days'")
-    sql(db, "update api_keys set revoked_at = now() - interval '31 days' where id = %s", record.id)
+    sql(db, "update api_keys set revoked_at = now() - interval '31 days' where id = %s", revoked)
+    sql(db, "update api_keys set expires_at = now() - interval '31 days' where id = %s", expired)
     services.janitor.run(recount=False)
     assert sql(db, "select from upload_tokens") == sql(db, "select from upload_sessions") == []
     assert sql(db, "select count(*) from api_keys where owner_id = 'alice'") == [(1,)]
