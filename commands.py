@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -86,6 +87,9 @@ def run(arguments: list[str], settings: Settings) -> int:
             settings = _settings_of_running(settings)
         status = command.run(Call(args, settings))
         return status if isinstance(status, int) else 0
+    except BrokenPipeError:  # whoever reads a list, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (GatewayError, StorageError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -120,3 +120,15 @@ def test_a_refused_bucket_is_reported_in_one_line(
     assert run(["bootstrap"], settings.model_copy(update={"s3_secret_key": SecretStr("another")})) == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bootstrap:")]
     assert "403" in line
+
+
+def test_a_reader_that_ends_early_is_no_error() -> None:
+    environ = {**os.environ, "DATABASE_URL": "postgresql://gw:x@127.0.0.1/gw", "S3_ENDPOINT": "http://127.0.0.1:1"}
+    command = subprocess.Popen(
+        [sys.executable, "app.py", "env"], cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert command.stdout is not None
+    command.stdout.close()
+    command.stdout = None
+    _, said = command.communicate()
+    assert (command.returncode, said) == (0, b"")

@@ -174,7 +174,7 @@ def _use(window: _Window, name: LimitName, limit: RateLimitItem, now: float) -> 
     window.left -= allowed
     if not allowed:
         metrics().rate_limit(name, "refused")
-    reset = max(1, math.ceil(window.ends - now))
+    reset = min(max(1, math.ceil(window.ends - now)), limit.get_expiry())  # the database's clock may be ahead
     return Hit(name, limit.amount, limit.get_expiry(), allowed, window.left + window.shared, reset)
 
 
