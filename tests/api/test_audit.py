@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -277,6 +278,15 @@ def test_T125_T145_refusals_of_known_callers_are_recorded_once_a_minute(
     assert sorted(rows) == [
         ("alice", f"GET {route}", "not_allowed", True) for route in ("/api/admin/keys", "/api/audit", "/api/files")
     ]
+
+
+@pytest.mark.memory_store
+def test_T125_a_request_for_the_allowed_methods_is_no_event(app: Any, anonymous: GatewayClient, db: Database) -> None:
+    """Anyone may send one, as browsers do before a request to another origin."""
+    for rule, _, operation in operations(app):
+        if operation.audit:
+            assert anonymous.options(re.sub("<[^>]+>", "1", rule.rule)).status == 200, rule
+    assert sql(db, "select action from audit_events where actor = 'anonymous'") == []
 
 
 @pytest.mark.memory_store
