@@ -35,9 +35,7 @@ def finish(response: Response) -> Response:
             rule = request.url_rule
             route = "unmatched" if rule is None else f"{request.method} {rule.rule}"  # clients invent methods
             services().audit.record_refusal(route=route, code=g.get("problem_code", str(status)))
-        elif (
-            declared and status < 400 and request.method != "OPTIONS"
-        ):  # which is answered for the route and does nothing
+        elif declared and status < 400 and request.method != "OPTIONS":  # Flask answers it, for anyone
             ids = [value for value in (request.view_args or {}).values() if isinstance(value, UUID | int)]
             services().audit.record(declared, target=next(iter(ids), None))
     except Unavailable as error:  # it was done, or refused, all the same
