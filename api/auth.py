@@ -12,7 +12,7 @@ from typing import cast
 
 from flask import current_app, g, request
 
-from api import proxies, session_cookie
+from api import session_cookie
 from api.context import request_id, services, settings
 from api.operations import Operation
 from core.errors import GatewayError, NotAllowed, NotAuthenticated
@@ -114,7 +114,7 @@ def _signed_in() -> Principal | None:
             return None
         raise NotAllowed("The session counts only on requests of pages of the gateway itself, at PUBLIC_URL.")
     try:
-        with services().failed_credentials.counted(secret, proxies.client()):
+        with services().failed_credentials.counted(secret, g.address):
             return services().login_sessions.authenticate(secret)
     except NotAuthenticated:
         session_cookie.drop()  # or the browser would send it again and again
@@ -126,10 +126,10 @@ def identify(credential: str) -> Principal:
     too many that are not valid."""
     provider, failed = services().identity_provider, services().failed_credentials
     if provider is not None and provider.accepts(credential):
-        with failed.counted(credential, proxies.client(), needs_database=False):
+        with failed.counted(credential, g.address, needs_database=False):
             return provider.authenticate(credential)
     kind = services().upload_tokens if credential.startswith(upload_tokens.PREFIX) else services().keys
-    with failed.counted(credential, proxies.client()):
+    with failed.counted(credential, g.address):
         return kind.authenticate(credential)
 
 

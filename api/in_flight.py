@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from flask import request
+from flask import g, request
 
-from api import proxies
 from api.context import caller_or_none, settings
 from core.errors import TooMany
 
@@ -58,4 +57,4 @@ def _connection() -> Any:
 def _caller() -> tuple[str, str | None]:
     """Address and owner."""
     caller = caller_or_none()
-    return proxies.client(), None if caller is None else caller.owner_id
+    return g.address, None if caller is None else caller.owner_id

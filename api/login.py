@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import get_args
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
-from api import proxies, render, session_cookie
+from api import render, session_cookie
 from api.auth import act_as, identify
 from api.context import principal, services, settings
 from api.operations import operation
@@ -97,7 +97,7 @@ def finish_at_provider(query: CallbackQuery) -> Response:
     session_cookie.drop("login")
     if cookie is None or query.code is None:
         raise NotAuthenticated("The identity provider did not sign you in, or not in this browser.")
-    with services().failed_credentials.counted(query.code, proxies.client(), needs_database=False):
+    with services().failed_credentials.counted(query.code, g.address, needs_database=False):
         caller, path = code_flow().finish(cookie, state=query.state, code=query.code, issuer=query.iss)
     response = Response(status=302, headers={"Location": f"{settings().base_url}{path}"})
     keep_session(response, caller)

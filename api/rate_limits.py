@@ -7,7 +7,7 @@ from typing import cast
 
 from flask import Response, g, request
 
-from api import in_flight, proxies
+from api import in_flight
 from api.auth import current_operation
 from api.context import caller_or_none, services
 from core.errors import TooMany
@@ -20,7 +20,7 @@ def count() -> None:
     if operation is None or operation.limit is None or limits is None or request.method == "OPTIONS":
         return
     name, caller = operation.limit, caller_or_none()
-    g.rate_limit = in_flight.once(lambda: limits.hit(name, caller, proxies.client()))
+    g.rate_limit = in_flight.once(lambda: limits.hit(name, caller, g.address))
     _check(g.rate_limit, "requests of this kind")
 
 
@@ -28,7 +28,7 @@ def count_key() -> None:
     """Count an Idempotency-Key, whose answer will be kept. Raises TooMany."""
     limits = services().rate_limits
     if limits is not None:
-        _check(limits.hit("idempotency_keys", caller_or_none(), proxies.client()), "Idempotency-Keys")
+        _check(limits.hit("idempotency_keys", caller_or_none(), g.address), "Idempotency-Keys")
 
 
 def _check(hit: Hit, what: str) -> None:
