@@ -14,6 +14,7 @@ from flask import request
 
 from api.context import settings
 
+_WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -61,8 +62,9 @@ def _chain() -> list[str]:
 
 
 def _plain(address: str) -> str:
-    """The IPv4 address in the form in which a socket of both families shows it, or the address as it is."""
-    return address.removeprefix("::ffff:")
+    """An address without the port that some proxies add, and without the prefix by which a socket of both families shows IPv4."""
+    found = _WITH_PORT.fullmatch(address)
+    return (found[1] or found[2] if found else address).removeprefix("::ffff:")
 
 
 def _forwarded(header: str, hops: int) -> str | None:

@@ -116,6 +116,8 @@ def test_T74_behind_trusted_proxies_the_nearest_other_address_counts(
         "what is to the left is a claim"
     )
     assert status("6.6.6.6, 2.2.2.2") == 200
+    assert [status("3.3.3.3:4567"), status("3.3.3.3:4568"), status("4.4.4.4:4567")] == [200, 429, 200]  # with ports
+    assert [status("[2001:db8::1]:4567"), status("2001:db8::2"), status("[2001:db8:1::1]")] == [200, 429, 200]
 
 
 @pytest.mark.settings(trusted_proxies=("127.0.0.1",))
