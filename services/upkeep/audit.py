@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.cursors import Cursors, Page
-from core.errors import InvalidInput, Unavailable
+from core.errors import InvalidInput, NotAllowed, Unavailable
 from core.origin import ORIGIN
 from db import Database, errors, events
 from db.events import EventFilter as EventFilter
@@ -77,11 +77,13 @@ class Audit:
 
 def prune(db: Database, *, months: int, dry_run: bool) -> Iterator[Pruned]:
     """Sum and drop the partitions that end before the last ``months`` whole months; none if it is 0. ``db`` is opened by the
-    role that owns the tables. Raises Unavailable if a partition stays in use."""
+    role that owns the tables. Raises NotAllowed for another role, and Unavailable if a partition stays in use."""
     if not months:
         return
     with db.connection() as tx:
         old = events.old_partitions(tx, months=months)
+        if old and not dry_run and not events.owned_by_gateway(tx):
+            raise NotAllowed("Only the role that owns the tables can drop events: set MIGRATION_DATABASE_URL.")
     for partition in old:
         if not dry_run:
             _drop(db, partition)

@@ -157,6 +157,14 @@ def test_T145_prune_sums_and_drops_old_months(
     assert _run(settings, capsys, "prune") == []
 
 
+def test_T125_the_gateways_role_is_told_that_it_can_not_prune(
+    settings: Settings, gateway_url: str, old_month: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited = settings.model_copy(update={"database_url": type(settings.database_url)(gateway_url)})
+    assert commands.run(["audit", "prune"], limited) == 1
+    assert "MIGRATION_DATABASE_URL" in capsys.readouterr().err
+
+
 def test_export_prints_events_as_json_lines(
     settings: Settings, db: Database, client: GatewayClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
