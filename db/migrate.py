@@ -15,9 +15,10 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import SQL, Identifier, Literal
 
-from core.errors import Unavailable
+from core.errors import NotAllowed, Unavailable
 
 _LOCK = 0x6761_7465  # any number that no other lock in this database uses
 _WAIT = 300  # seconds for another process that migrates
@@ -37,7 +38,8 @@ _GRANTS = (
 def migrate(url: str, *, gateway_url: str | None = None) -> None:
     """Run all outstanding revisions, and admit the role of ``gateway_url``; it is created if it does not exist.
 
-    Raises Unavailable if the server is older than 18, or the lock was not free in time."""
+    Raises Unavailable if the server is older than 18, or the lock was not free in time, and NotAllowed if ``url``'s role can't
+    create the other."""
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
         if conn.info.server_version < _REQUIRED:
             raise Unavailable(f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}.")
@@ -63,7 +65,10 @@ def _admit(conn: psycopg.Connection[Any], role: str, password: str) -> None:
     with conn.transaction():
         if conn.execute("select from pg_roles where rolname = %s", [role]).fetchone() is None:
             verifier = conn.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-            conn.execute(SQL("create role {} login password {}").format(name, Literal(verifier)))
+            try:
+                conn.execute(SQL("create role {} login password {}").format(name, Literal(verifier)))
+            except InsufficientPrivilege as error:
+                raise NotAllowed(f"{conn.info.user} can't create roles: create {role}, with its password.") from error
         for grant in _GRANTS:
             conn.execute(SQL(grant).format(role=name))
         partitions = conn.execute("select relid::regclass::text from pg_partition_tree('audit_events') where level > 0")

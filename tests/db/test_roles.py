@@ -13,6 +13,7 @@ from psycopg.errors import InsufficientPrivilege
 
 import commands
 from app import create_app, wire
+from core.errors import NotAllowed
 from db import Database
 from db.migrate import migrate
 from embedded.postgres import Postgres
@@ -92,6 +93,17 @@ def test_T125_the_gateways_role_can_add_and_read_events_only(
     assert [row[0] for row in found] == ["key_created", "uploaded", "purged"]
     migrate(database_url, gateway_url=gateway_url)  # again: the role exists
     _refused(gateway_url, ATTEMPTS)
+
+
+def test_T125_an_owner_who_can_not_create_roles_is_told_so(postgres_server: Postgres, database_url: str) -> None:
+    parts = urlsplit(database_url)
+    plain = urlunsplit(parts._replace(netloc=f"plain:secret@{parts.hostname}:{parts.port}"))
+    _admin(postgres_server, f"create role plain login password 'secret' in role {parts.username}")
+    try:
+        with pytest.raises(NotAllowed, match="create nobody"):
+            migrate(plain, gateway_url="postgresql://nobody:secret@postgres/gw")
+    finally:
+        _admin(postgres_server, "drop role plain")
 
 
 def test_T125_with_one_role_a_trigger_refuses_changes(client: GatewayClient, database_url: str) -> None:
