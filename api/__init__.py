@@ -157,7 +157,6 @@ def _begin() -> None:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     g.address = proxies.client()
-    auth.act_as(None)
 
 
 def _finish(response: Response, always: Sequence[tuple[str, str]]) -> Response:

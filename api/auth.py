@@ -37,6 +37,13 @@ def authenticate() -> None:
     view = current_app.view_functions.get(request.endpoint or "")
     operation: Operation | None = getattr(view, "operation", None)
     g.operation = operation
+    try:
+        _admit(operation)
+    finally:
+        act_as(g.principal)
+
+
+def _admit(operation: Operation | None) -> None:
     access = operation.access if operation is not None else None
     if access == "public" or request.method == "OPTIONS":  # a CORS preflight has no credential, and only lists methods
         if request.method == "POST":  # a login, and before it counts: other sites must not use up a person's
@@ -46,7 +53,6 @@ def authenticate() -> None:
         return
     g.principal = _caller()
     if g.principal is not None:
-        act_as(g.principal)
         _authorize(g.principal, operation)
         if g.principal.folder_id is not None:
             g.principal = services().folders.reached_by(g.principal)

@@ -165,7 +165,7 @@ def test_T123_migration_0025_keeps_events_and_what_older_code_adds(upgrade: Upgr
         assert found == [("moved", "bob", 3), ("previewed", "alice", 2), ("uploaded", "alice", 1)]
         [(partitions,)] = tx.execute("select count(distinct tableoid) from audit_events").fetchall()
         tx.execute("insert into audit_events (action, actor, at) values ('moved', 'bob', now() + interval '9 years')")
-        tx.execute("select add_audit_partitions()")
+        tx.execute("select add_audit_partitions('3 months')")
         months = "select count(*) from pg_inherits where inhparent = 'audit_events'::regclass"
         assert partitions == 1 and (tx.execute(months).fetchone() or [0])[0] >= 4
 

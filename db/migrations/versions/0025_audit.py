@@ -112,9 +112,10 @@ _ATTACH = [
         end loop;
     end $$
     """,
-    # Adds partitions up to the third month from now. A month that has rows in the default partition keeps them there.
+    # Adds the partitions that begin soon, and no more: statements look into each. A month that has rows in the default partition
+    # keeps them there.
     """
-    create function add_audit_partitions() returns void language plpgsql security definer
+    create function add_audit_partitions(ahead interval default '1 month') returns void language plpgsql security definer
     set search_path = public, pg_temp set timezone = 'UTC' set lock_timeout = '3s' as $$
     declare
         month timestamp;
@@ -124,7 +125,7 @@ _ATTACH = [
         where inhparent = 'audit_events'::regclass and inhrelid::regclass::text ~ '^audit_events_\\d{4}_\\d\\d$';
         loop
             month := month + interval '1 month';
-            exit when month > now() + interval '3 months';
+            exit when month > now() + ahead;
             name := 'audit_events_' || to_char(month, 'YYYY_MM');
             begin
                 execute format('create table %I (like audit_events including defaults)', name);
