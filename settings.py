@@ -144,12 +144,10 @@ class Settings(BaseSettings):
     # Where all processes count: redis://… (Redis or Valkey), memory:// (one web process only); unset: the database.
     rate_limits_url: SecretStr | None = None
     rate_limit_uploads: str = Field(default="60000/minute", pattern=_RATE)  # uploads begun, by any protocol
-    rate_limit_logins: str = Field(default="10/minute", pattern=_RATE)  # of one address
-    rate_limit_failures: str = Field(
-        default="30/minute", pattern=_RATE
-    )  # credentials of one address that were not valid
-    rate_limit_previews: str = Field(default="6000/minute", pattern=_RATE)
-    rate_limit_search: str = Field(default="1200/minute", pattern=_RATE)  # and suggestions
+    rate_limit_logins: str = Field(default="60/minute", pattern=_RATE)  # of one address
+    rate_limit_failures: str = Field(default="100/minute", pattern=_RATE)  # of one address: invalid credentials
+    rate_limit_previews: str = Field(default="30000/minute", pattern=_RATE)
+    rate_limit_search: str = Field(default="12000/minute", pattern=_RATE)  # and suggestions
     rate_limit_archives: str = Field(default="60/minute", pattern=_RATE)  # ZIP downloads
     rate_limit_batches: str = Field(default="600/minute", pattern=_RATE)  # changes of many files
     rate_limit_tokens: str = Field(default="600/minute", pattern=_RATE)  # upload tokens created
