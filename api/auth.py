@@ -98,9 +98,14 @@ def act_as(principal: Principal | None) -> None:
 
 def _caller() -> Principal | None:
     """Who sent the request's credential; None without one. Raises NotAuthenticated for one that is not valid."""
+    return _signed_in() if "Authorization" not in request.headers else bearer()
+
+
+def bearer() -> Principal | None:
+    """Whose credential is in the Authorization header; None without the header. Raises NotAuthenticated."""
     header = request.headers.get("Authorization")
     if header is None:
-        return _signed_in()
+        return None
     match = _BEARER.fullmatch(header)
     if not match:
         raise NotAuthenticated("Send the credential as: Authorization: Bearer <key>")

@@ -8,7 +8,7 @@ from typing import get_args
 from flask import Blueprint, Response, g
 
 from api import render, session_cookie
-from api.auth import act_as, identify
+from api.auth import act_as, bearer, identify
 from api.context import principal, services, settings
 from api.operations import operation
 from api.request_models import CallbackQuery, LoginBody, LoginQuery
@@ -28,15 +28,18 @@ provider_routes = Blueprint("login_at_provider", __name__)
     limit="logins",
     audit="signed_in",
     body=LoginBody,
+    optional_body=True,
     responses={200: LoginOut},
     headers=("Set-Cookie",),
     errors=(NotAuthenticated, NotAllowed),
 )
 def begin(body: LoginBody) -> Response:
-    """Exchanges an API key or a JWT for a session, which the browser keeps in a cookie that no script can read. The session can
-    do what the credential can, and ends with it. The cookie counts only on requests of pages of the gateway itself, and never
-    beside an `Authorization` header."""
-    caller = identify(body.key)
+    """Exchanges an API key or a JWT, in the body or as a Bearer credential, for a session, which the browser keeps in a cookie
+    that no script can read. The session can do what the credential can, and ends with it. The cookie counts only on requests of
+    pages of the gateway itself, and never beside an `Authorization` header."""
+    caller = bearer() if body.key is None else identify(body.key)
+    if caller is None:
+        raise NotAuthenticated("Send an API key or a JWT.")
     response = render.answer({"owner_id": caller.owner_id, "role": caller.role})
     keep_session(response, caller)
     return response

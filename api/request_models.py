@@ -264,7 +264,7 @@ class KeyBody(Body):
 
 
 class LoginBody(Body):
-    key: Annotated[str, Field(min_length=1, max_length=8_000, description="An API key or a JWT")]
+    key: Annotated[str, Field(min_length=1, max_length=8_000, description="An API key or a JWT")] | None = None
 
 
 class QuotaBody(Body):

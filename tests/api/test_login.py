@@ -48,6 +48,13 @@ def age(db: Database, column: str, seconds: int) -> None:
 # -- signing in and out --------------------------------------------------------------------------------------------------------
 
 
+def test_the_key_may_be_a_bearer_credential(client: GatewayClient, anonymous: GatewayClient) -> None:
+    answer = client.post("/api/session")
+    assert (answer.status, answer.json["owner_id"]) == (200, "alice")
+    assert "HttpOnly" in answer.headers["Set-Cookie"]
+    assert (anonymous.post("/api/session").status, client.as_("gw_none").post("/api/session").status) == (401, 401)
+
+
 def test_a_session_has_the_rights_of_its_key(app: Flask, client: GatewayClient, admin: GatewayClient) -> None:
     browser = Browser(app)
     assert browser.sign_in(client.key).json == {"owner_id": "alice", "role": "user"}
