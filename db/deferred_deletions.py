@@ -27,8 +27,8 @@ def renew(tx: Tx, object_key: str, *, lease: timedelta, multipart_id: str | None
 
 
 def give_up(tx: Tx, object_key: str) -> None:
-    """Let a reserved key be deleted now."""
-    sql = "update deferred_deletions set delete_after = now() where object_key = %(key)s"
+    """Let a reserved key be deleted now; it can't be put to use any more."""
+    sql = "update deferred_deletions set delete_after = now(), deleting = true where object_key = %(key)s"
     execute(tx, sql, {"key": object_key})
 
 

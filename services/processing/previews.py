@@ -28,7 +28,7 @@ from services.access.concurrency import ConcurrencyLimit
 from services.access.visibility import may_change, visible
 from services.library.delivery import downloadable
 from services.library.public_copies import PublicCopies
-from services.objects.bucket import bucket_errors
+from services.objects.bucket import bucket_errors, delete_unused
 from services.objects.object_reader import ObjectReader, Reader, as_missing, read_exactly
 from storage_backends.base import ObjectNotFound, ObjectStore
 from telemetry import metrics
@@ -244,7 +244,7 @@ class Previews:
         self, file: FileRecord, shape: Shape, body: bytes, width: int | None = None, height: int | None = None
     ) -> bytes:
         """Store a preview: reserve its key, write the object, record it. If another process was quicker, or the object was
-        purged, the new one is deleted soon. Returns ``body``."""
+        purged, the new one is deleted. Returns ``body``."""
         key = object_key(PREVIEW_PREFIX, FORMATS.get(shape.mime_type, "json"), datetime.now(UTC))
         record = PreviewRecord(
             file.file_path, shape.type, shape.variant, key, shape.mime_type, width, height, len(body)
@@ -260,6 +260,9 @@ class Previews:
         if not kept:
             with self._db.connection() as tx:
                 deferred_deletions.give_up(tx, key)
+            if delete_unused(self._db, self._store, [key]):
+                with self._db.connection() as tx:
+                    deferred_deletions.forget(tx, [key])
         metrics().preview(shape.type, "made")
         return body
 

@@ -12,7 +12,6 @@ from db import Database, objects
 from parsers import ParserFailed, reading
 from parsers import run as parsers
 from services import Services
-from services.objects.deferred_deletions import remove_due
 from storage_backends.base import StorageUnavailable
 from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
@@ -168,7 +167,6 @@ def test_a_file_purged_meanwhile_leaves_nothing(
 
     monkeypatch.setattr(type(services.previews), "read", lambda self, *a, **o: slow(*a, **o))
     services.pipeline.process(photo.id)
-    remove_due(db, services.previews._store)
     assert leftovers() == NOTHING
 
 
