@@ -41,6 +41,7 @@ def server(base: Path) -> Iterator[SeaweedFS]:
     running = seaweedfs.start(base)
     store(running).ensure_bucket()
     store(running).put(KEY, BYTES, content_type="text/plain")
+    listening(running.child.process.pid, at_least=2 * len(seaweedfs.PORTS))  # a closed port would prove nothing
     yield running
     running.kill()
 
