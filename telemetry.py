@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import orjson
 import structlog
 
+from core.origin import ORIGIN
+
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
@@ -73,7 +75,7 @@ def configure_logging(level: str, known: Iterable[str] = ()) -> None:
     through structlog from WARNING on."""
     sys.stderr = cast(TextIO, WithoutSecrets(sys.stderr, known))
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _with_request_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -91,6 +93,12 @@ def configure_logging(level: str, known: Iterable[str] = ()) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel("WARNING")
+
+
+def _with_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if (request_id := ORIGIN.get().request_id) is not None:
+        event.setdefault("request_id", request_id)
+    return event
 
 
 @cache

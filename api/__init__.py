@@ -26,10 +26,9 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-import structlog
 from flask import Flask, Response, g, request
 from flask_cors import CORS
 from werkzeug.routing import BaseConverter
@@ -60,10 +59,14 @@ from api.tus import SlashAtEnd, tus
 from api.tus_headers import PATH as TUS_PATH
 from api.upload_tokens import TokenInPath
 from core import breaker
+from core.origin import ORIGIN, Origin
 from core.security_headers import OVER_HTTPS, SECURITY_HEADERS
 from services import Services
 from settings import Settings
 from telemetry import metrics
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 # Headers that scripts of other origins may read.
@@ -108,8 +111,7 @@ def create(services: Services, settings: Settings) -> Flask:
     app.before_request(_begin)
     app.before_request(auth.authenticate)
     app.before_request(rate_limits.count)
-    always = OVER_HTTPS if settings.base_url.startswith("https:") else SECURITY_HEADERS
-    app.after_request(lambda response: _finish(response, always))
+    app.after_request(_finish)
     app.after_request(session_cookie.drop_from)
     app.after_request(audit.finish)
     app.after_request(rate_limits.describe)
@@ -123,8 +125,26 @@ def create(services: Services, settings: Settings) -> Flask:
         app.register_blueprint(login.provider_routes, url_prefix="/api/session/oidc")
     if services.resumable is not None:
         app.register_blueprint(tus, url_prefix=TUS_PATH)
-    app.wsgi_app = TokenInPath(SlashAtEnd(app.wsgi_app))  # type: ignore[method-assign]
+    always = OVER_HTTPS if settings.base_url.startswith("https:") else SECURITY_HEADERS
+    app.wsgi_app = _WithHeaders(TokenInPath(SlashAtEnd(app.wsgi_app)), always)  # type: ignore[method-assign]
     return app
+
+
+class _WithHeaders:
+    """Adds headers to responses that lack them. Flask would copy and check each of them, twice."""
+
+    def __init__(self, application: WSGIApplication, always: Iterable[tuple[str, str]]):
+        self._application, self._always = application, {name.lower(): (name, value) for name, value in always}
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI."""
+
+        def start(status: str, headers: list[tuple[str, str]], error: Any = None) -> Any:
+            given = {name.lower() for name, _ in headers}
+            headers += [header for name, header in self._always.items() if name not in given]
+            return start_response(status, headers, error)
+
+        return self._application(environ, start)
 
 
 class JobIdConverter(BaseConverter):
@@ -154,15 +174,12 @@ def _begin() -> None:
     g.begun = time.monotonic()
     breaker.begin_request()
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
     g.address = proxies.client()
+    ORIGIN.set(Origin("anonymous", address=g.address, request_id=g.request_id))
 
 
-def _finish(response: Response, always: Sequence[tuple[str, str]]) -> Response:
+def _finish(response: Response) -> Response:
     headers, rule = response.headers, request.url_rule
-    given = {name.lower() for name, _ in headers}
-    headers.extend([(name, value) for name, value in always if name.lower() not in given])
     if "begun" in g:
         route = rule.rule if rule is not None else None
         metrics().request(route, request.method, response.status_code, time.monotonic() - g.begun)

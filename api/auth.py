@@ -40,7 +40,8 @@ def authenticate() -> None:
     try:
         _admit(operation)
     finally:
-        act_as(g.principal)
+        if g.principal is not None:
+            act_as(g.principal)
 
 
 def _admit(operation: Operation | None) -> None:
@@ -79,11 +80,8 @@ def _is_open_to_operators() -> bool:
     return token is not None and compare_digest(sent.partition(" ")[2].encode(), token.get_secret_value().encode())
 
 
-def act_as(principal: Principal | None) -> None:
+def act_as(principal: Principal) -> None:
     """Let the events of this request tell that it is this caller's (db/events.py)."""
-    if principal is None:
-        ORIGIN.set(Origin("anonymous", address=g.address, request_id=request_id()))
-        return
     credential_id = principal.key_id or principal.token_id
     ORIGIN.set(
         Origin(
