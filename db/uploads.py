@@ -63,16 +63,11 @@ def _recording(action: str) -> str:
     return events.recording("upload where protocol not in ('form', 'raw')", action=action, file="null", target="id")
 
 
-# One conditional UPDATE decides on the quota, so that parallel uploads can't exceed it (T71). Locks are taken in the
-# order session, token, usage (db/__init__.py).
+# One conditional UPDATE decides on the quota and the number of open uploads, so that parallel uploads can't exceed them (T71,
+# T73); ``may_open`` only spares the rest. Locks are taken in the order session, token, usage (db/__init__.py).
 _ADMIT = f"""
 with may_open as (
-    select from (
-        select count(*) as n from (
-            select from uploads where owner_id = %(owner_id)s and status in ('pending', 'uploading', 'completing')
-            limit %(max_open)s
-        ) o
-    ) open where n < %(max_open)s
+    select where not exists (select from owner_usage where owner_id = %(owner_id)s and reserved_files >= %(max_open)s)
 ),
 session as (
     insert into upload_sessions (owner_id, session_id) select %(owner_id)s, %(session_id)s from may_open
@@ -96,7 +91,7 @@ held as (
     and {finished("session")} and (%(token_id)s::uuid is null or exists (select from budget))
     on conflict (owner_id) do update
     set reserved_bytes = u.reserved_bytes + excluded.reserved_bytes, reserved_files = u.reserved_files + 1
-    where {quotas.fits("excluded.reserved_bytes", "1")}
+    where u.reserved_files < %(max_open)s and {quotas.fits("excluded.reserved_bytes", "1")}
     returning 1
 ),
 upload as (
@@ -116,7 +111,7 @@ select {COLUMNS} from upload
 
 def admit(tx: Tx, new: NewUpload, *, quota: Quota, session_quota: Quota, max_open: int) -> UploadRecord | None:
     """Record an upload and reserve its quota and its token's budget. None if one of these or the number of open uploads does
-    not allow it; then the caller rolls back what was reserved. Too many open uploads change nothing."""
+    not allow it; then the caller rolls back what was reserved."""
     place = new.placement
     params = {
         **{field.name: getattr(new, field.name) for field in fields(new)},

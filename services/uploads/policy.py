@@ -102,7 +102,7 @@ class UploadPolicy:
         limits, upload = self._limits, None
         bounds = {"quota": limits.quota, "session_quota": limits.session_quota}
         remember_claim(self._db, principal)
-        # Without quota and token, one statement decides and is refused before it changes anything.
+        # Without quota and token, one statement decides. Refused in a race, it leaves at most an empty session.
         alone = once is None and also is None and self.reserves_nothing(principal)
         try:
             with self._db.connection() if alone else self._db.transaction() as tx:
