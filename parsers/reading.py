@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from core import previewable
 from core.content_types import canonical
@@ -45,10 +45,11 @@ class Reading:
     document: dict[str, Any] | None = None  # content, language, encoding, truncated; html, table
     contents: dict[str, Any] | None = None  # entries, total_entries, total_size, truncated
     pictures: tuple[Thumbnail, ...] = ()  # one for each of ``sizes``
+    failed: dict[Want, str] = field(default_factory=dict)  # what could not be read, and why; the rest could
 
 
 _TYPES: dict[str, Any] = {"metadata": dict, "text": str | None, "text_language": str | None}
-_TYPES |= {"document": dict | None, "contents": dict | None}
+_TYPES |= {"document": dict | None, "contents": dict | None, "failed": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ def read(
         if not all(isinstance(getattr(reading, name), type_) for name, type_ in _TYPES.items()):
             raise TypeError
         if len((reading.text or "").encode()) > MAX_BYTES:
+            raise ValueError
+        if not all(part in get_args(Want) and isinstance(reason, str) for part, reason in reading.failed.items()):
             raise ValueError
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ParserFailed("The parser's answer can't be read") from error
