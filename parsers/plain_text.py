@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import re
-from contextlib import suppress
 from typing import Any
 
+from core import charsets
 from parsers import Unsupported, language
 
 MAX_BYTES = 1024 * 1024  # of a text for search, in UTF-8
@@ -18,65 +18,23 @@ _POSITIONS = 2 * 16_383 * 2
 
 _UNWANTED = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _WORD = re.compile(r"\S{1,256}")  # a file without blanks is not one word
-_SAMPLE = 65_536  # bytes that an encoding is guessed from
-
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is its beginning
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-# Those still common in files; guessing among all ninety is as often wrong as right.
-_LEGACY = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "cp866", "cp437"]
-_LEGACY += ["shift_jis", "euc_jp", "iso2022_jp", "gb18030", "big5", "euc_kr"]
-_C1 = dict.fromkeys(range(0x80, 0xA0), " ")  # controls in Latin-1, letters in other encodings
 
 
 def decode(data: bytes, *, cut: bool = False) -> tuple[str, str]:
-    """Bytes as text, and the encoding's name. ``cut``: they may end within a character.
+    """Bytes as text, and the encoding's name (``core.charsets``). ``cut``: they may end within a character.
 
-    Tries the byte order mark, UTF-8, UTF-16 by where its zeros are, then the likeliest legacy encoding. Raises Unsupported
-    if it is not text."""
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return _decode_whole(data[len(mark) :], encoding), encoding
-    with suppress(UnicodeDecodeError):
-        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not cut)
-        if "\0" not in text[:_SAMPLE]:
-            return text, "utf-8"
-    if utf16 := _utf16(data[:_SAMPLE]):
-        return _decode_whole(data, utf16), utf16
-    if b"\0" in data[:_SAMPLE]:
+    Raises Unsupported if it is not text."""
+    encoding = charsets.detect(data, cut=cut)
+    if encoding is None:
         raise Unsupported("This is not text")
-    encoding = _legacy(data[:_SAMPLE])
-    return data.decode(encoding, "replace"), encoding
+    return decoded(data, encoding), encoding
 
 
-def _decode_whole(data: bytes, encoding: str) -> str:
-    """Without an incomplete last character."""
-    return codecs.getincrementaldecoder(encoding)("replace").decode(data)
-
-
-def _utf16(sample: bytes) -> str | None:
-    """UTF-16 without a mark: in most scripts one byte of each pair is often zero, and the other never."""
-    pairs = len(sample) // 2
-    if not pairs:
-        return None
-    even, odd = sample[0 : 2 * pairs : 2].count(0), sample[1 : 2 * pairs : 2].count(0)
-    for zeros, others, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
-        if zeros > pairs * 0.15 and others < pairs * 0.01:
-            return encoding
-    return None
-
-
-def _legacy(sample: bytes) -> str:
-    if len(_UNWANTED.findall(sample.decode("latin-1").translate(_C1))) > len(sample) * 0.02:
-        raise Unsupported("This is not text")
-    from charset_normalizer import from_bytes  # here, since most text is UTF-8
-
-    best = from_bytes(sample, cp_isolation=_LEGACY, threshold=0.3).best()
-    return best.encoding if best else "cp1252"
+def decoded(data: bytes, encoding: str) -> str:
+    """Without the byte order mark, and without an incomplete last character."""
+    mark = charsets.mark(data)
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    return decoder.decode(data[len(mark[0]) :] if mark and mark[1] == encoding else data)
 
 
 def clean(text: str) -> str:
