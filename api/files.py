@@ -219,15 +219,16 @@ def batch(body: BatchBody) -> Response:
 # -- bytes ---------------------------------------------------------------------------------------------------
 
 
+_VALIDATORS = ("ETag", "Last-Modified")
 _DOWNLOAD: Mapping[str, Any] = {
     "responses": {
-        200: Content({"*/*": None}, "The bytes", ("ETag", "Content-Disposition", "Accept-Ranges")),
-        206: Content({"*/*": None}, "The requested range", ("ETag", "Content-Disposition", "Content-Range")),
+        200: Content({"*/*": None}, "The bytes", (*_VALIDATORS, "Content-Disposition", "Accept-Ranges")),
+        206: Content({"*/*": None}, "The requested range", (*_VALIDATORS, "Content-Disposition", "Content-Range")),
         302: None,
         304: None,
     },
-    "headers": ("Location", "ETag"),
-    "request_headers": ("Range", "If-Range", "If-None-Match", "If-Match"),
+    "headers": ("Location", *_VALIDATORS),
+    "request_headers": ("Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since", "If-Unmodified-Since"),
     "errors": (*_CONTENT_ERRORS, errors.PreconditionFailed, errors.RangeNotSatisfiable),
 }
 
@@ -357,6 +358,8 @@ def _conditions() -> RequestConditions:
         if_range=headers.get("If-Range"),
         if_none_match=headers.get("If-None-Match"),
         if_match=headers.get("If-Match"),
+        if_modified_since=headers.get("If-Modified-Since"),
+        if_unmodified_since=headers.get("If-Unmodified-Since"),
     )
 
 

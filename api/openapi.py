@@ -40,6 +40,7 @@ _ARGUMENT_SCHEMAS: Mapping[str, dict[str, Any]] = {
 HEADERS: Mapping[str, str] = {
     "X-Request-ID": "The request's id in the logs; the client's own if it is 8 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'",
     "ETag": "Of the content, or of the file's metadata",
+    "Last-Modified": "When the content was uploaded",
     "Location": "The address of the new resource, or of the bytes",
     "Link": 'rel="next": the next page (RFC 8288)',
     "Upload-Session": "The upload session; send it with further uploads to add them to the session",
@@ -68,7 +69,9 @@ HEADERS: Mapping[str, str] = {
 REQUEST_HEADERS: Mapping[str, str] = {
     "If-Match": "412 unless the file has one of these ETags",
     "If-None-Match": "304 if the content has one of these ETags",
-    "If-Range": "The range applies only if the content has this ETag",
+    "If-Modified-Since": "304 if the content is not newer; ignored beside If-None-Match",
+    "If-Unmodified-Since": "412 if the content is newer; ignored beside If-Match",
+    "If-Range": "The range applies only if the content has this ETag or Last-Modified",
     "Range": "One range of bytes",
     "Idempotency-Key": "The same request again within 24 hours gets the first response; 1 to 255 visible ASCII characters",
     "Upload-Session": "The session to add to: 1 to 64 letters, digits, hyphens and underscores",

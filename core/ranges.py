@@ -6,15 +6,16 @@ Any header ends as a range, as a full response or as 416, in time that does not 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from core.errors import RangeNotSatisfiable
 
 _MAX_HEADER = 1_024  # characters; one range needs fifty
 _MAX_DIGITS = 19  # more than any object has
 _RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]*)\s*-\s*([0-9]*)\s*", re.IGNORECASE | re.ASCII)
+_DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")  # §5.6.7
 _ETAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
@@ -61,20 +62,21 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
 def if_range_matches(header: str | None, etag: str | None, last_modified: datetime | None = None) -> bool:
     """Whether If-Range (§13.1.5) permits a range: it is absent, or has the same strong ETag or exactly the same date.
 
-    ``etag`` is the value of the ETag header, with its quotes."""
+    ``etag`` is the value of the ETag header, with its quotes. ``last_modified`` must be a strong validator (§8.8.2.2): of
+    bytes that did not change twice in that second."""
     if header is None:
         return True
     value = header.strip()
     if value.startswith(('"', "W/")):
         return etag is not None and value == etag and not value.startswith("W/")
-    try:
-        date = parsedate_to_datetime(value[:64])
-    except (ValueError, OverflowError):  # the latter for a number beyond a C integer
-        return False
-    if last_modified is None:
-        return False
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return date == last_modified.replace(microsecond=0)
+    return last_modified is not None and _date(value) == last_modified.replace(microsecond=0)
+
+
+def modified_since(header: str | None, last_modified: datetime | None) -> bool | None:
+    """Whether ``last_modified`` is after the date of If-Modified-Since or If-Unmodified-Since (§13.1.3, §13.1.4); None, which
+    means to ignore the header, if either is unknown."""
+    date = _date(header or "")
+    return None if date is None or last_modified is None else last_modified.replace(microsecond=0) > date
 
 
 def etag_matches(header: str, etag: str | None, *, weak: bool) -> bool:
@@ -96,6 +98,14 @@ def etag_matches(header: str, etag: str | None, *, weak: bool) -> bool:
         if position >= len(header):
             break
     return False
+
+
+def _date(text: str) -> datetime | None:
+    """An HTTP-date in any of the three formats; None for anything else."""
+    for form in _DATE_FORMATS:
+        with suppress(ValueError):
+            return datetime.strptime(text[:64].strip(), form).replace(tzinfo=UTC)
+    return None
 
 
 def _bounded(digits: str) -> int | None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from core import content_types
@@ -31,7 +32,7 @@ from core.errors import (
     TooLarge,
 )
 from core.principal import Principal
-from core.ranges import ByteRange, etag_matches, if_range_matches, parse_range
+from core.ranges import ByteRange, etag_matches, if_range_matches, modified_since, parse_range
 from db import Database, events, file_lists, files, folders, objects
 from db.records import FileRecord
 from services.access.visibility import is_public, may_change, visible
@@ -68,6 +69,30 @@ class RequestConditions:
     if_range: str | None = None
     if_none_match: str | None = None
     if_match: str | None = None
+    if_modified_since: str | None = None
+    if_unmodified_since: str | None = None
+
+
+class Validators(NamedTuple):
+    """What tells whether bytes are the same as before: the values of ETag and Last-Modified (RFC 9110 §8.8)."""
+
+    etag: str | None
+    last_modified: datetime | None
+
+    @classmethod
+    def of(cls, file: FileRecord) -> Validators:
+        """The bytes of a file never change, so its upload is their date. That of a public copy is not known: it changes with
+        ``keep_location``."""
+        is_copy = file.file_path == file.public_key
+        return cls(f'"{file.file_hash}"' if file.file_hash else None, None if is_copy else file.uploaded_at)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that are known."""
+        found = {"ETag": self.etag} if self.etag else {}
+        if self.last_modified:
+            found["Last-Modified"] = format_datetime(self.last_modified.astimezone(UTC), usegmt=True)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,32 +226,37 @@ class Delivery:
         url_life: timedelta,
         before_stream: Callable[[], None],
     ) -> Redirect | NotModified | Stream:
-        etag = f'"{file.file_hash}"' if file.file_hash else None
+        etag, modified = validators = Validators.of(file)
         if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
             raise PreconditionFailed()
         if conditions.if_none_match is not None and etag_matches(conditions.if_none_match, etag, weak=True):
-            return NotModified({"ETag": etag} if etag else {})
-        if mode == "redirect" and method == "GET":
+            return NotModified(validators.headers)
+        if mode == "redirect" and method == "GET" and not (conditions.range and file.file_size == 0):  # T11: by us
             signed = self._presigned(file, url_life, disposition)
             if signed is not None:
                 self._reader.confirm(file)  # the bucket would serve whatever is under the key
                 if _is_start(conditions.range):
                     self._count(principal, file)
                 return Redirect(signed.url)
+        # After the redirect: whom the bucket serves has its date, and it compares that itself.
+        if conditions.if_match is None and modified_since(conditions.if_unmodified_since, modified):
+            raise PreconditionFailed()
+        if conditions.if_none_match is None and modified_since(conditions.if_modified_since, modified) is False:
+            return NotModified(validators.headers)
         before_stream()
-        return self._stream(principal, file, etag, method, disposition, conditions)
+        return self._stream(principal, file, validators, method, disposition, conditions)
 
     def _stream(
         self,
         principal: Principal | None,
         file: FileRecord,
-        etag: str | None,
+        validators: Validators,
         method: str,
         disposition: Disposition | None,
         conditions: RequestConditions,
     ) -> Stream:
         try:
-            wanted = conditions.range if if_range_matches(conditions.if_range, etag, file.uploaded_at) else None
+            wanted = conditions.range if if_range_matches(conditions.if_range, *validators) else None
             span = parse_range(wanted, file.file_size) if method == "GET" else None
         except RangeNotSatisfiable as error:
             raise RangeNotSatisfiable(size=file.file_size) from error
@@ -234,9 +264,8 @@ class Delivery:
             "Content-Type": content_types.served_type(file.mime_type),
             "Content-Disposition": content_disposition(_disposition(file, disposition), file.original_name),
             "Accept-Ranges": "bytes",
+            **validators.headers,
         }
-        if etag:
-            headers["ETag"] = etag
         length = span.length if span else file.file_size
         if span:
             headers["Content-Range"] = span.content_range(file.file_size)

@@ -221,6 +221,7 @@ def test_T139_public_downloads_have_no_location(
     assert strangers[0][0].get(link).status == 409
     publish(services, file)
     publish(services, file)  # a repeat changes nothing
+    owned = proxied(client, file)
     for stranger, _ in strangers:
         now = stranger.get(address(file)).json
         got = proxied(stranger, file)
@@ -231,6 +232,8 @@ def test_T139_public_downloads_have_no_location(
         assert got.headers["ETag"] == f'"{now["file_hash"]}"'
         assert got.headers["ETag"] == stranger.head(address(file, "/download")).headers["ETag"]
         assert proxied(stranger, file, If_None_Match=f'"{file["file_hash"]}"').status == 200
+        assert proxied(stranger, file, If_Modified_Since=owned.headers["Last-Modified"]).status == 200
+        assert proxied(stranger, file, Range="bytes=20-", If_Range=owned.headers["Last-Modified"]).body == got.body
         assert proxied(stranger, file, Range="bytes=20-99").body == got.body[20:100]
         assert fetched(stranger, address(file, "/download")) == got.body
         assert fetched(stranger, path_of(stranger.get(address(file, "/url")).json["url"])) == got.body

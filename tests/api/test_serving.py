@@ -7,12 +7,15 @@ import io
 import time
 import zipfile
 from collections.abc import Callable
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import requests
 from PIL import Image
+from werkzeug.http import http_date
 
 from db import Database
 from tests.client import SANDBOX, Answer, GatewayClient
@@ -215,6 +218,42 @@ def test_T33_conditional_get(client: GatewayClient) -> None:
     assert proxied(client, file, If_Match='"x"').status == 412
 
 
+def test_T33_conditions_by_date(client: GatewayClient) -> None:
+    file = client.add("a.bin", CONTENT)
+    full = proxied(client, file)
+    etag, date = full.headers["ETag"], full.headers["Last-Modified"]
+    uploaded = datetime.fromisoformat(file["uploaded_at"]).replace(microsecond=0)
+    assert parsedate_to_datetime(date) == uploaded
+    before, after = (http_date(uploaded + timedelta(seconds=step)) for step in (-1, 1))
+    for headers, status in (
+        ({"If_Modified_Since": date}, 304),
+        ({"If_Modified_Since": after}, 304),
+        ({"If_Modified_Since": before}, 200),
+        ({"If_Modified_Since": "yesterday"}, 200),
+        ({"If_Modified_Since": date, "If_None_Match": '"x"'}, 200),  # RFC 9110 §13.1.3: the ETag decides
+        ({"If_Modified_Since": before, "If_None_Match": etag}, 304),
+        ({"If_Modified_Since": date, "Range": "bytes=0-9"}, 304),
+        ({"If_Unmodified_Since": date}, 200),
+        ({"If_Unmodified_Since": before}, 412),
+        ({"If_Unmodified_Since": before, "If_Match": etag}, 200),
+        ({"Range": "bytes=0-9", "If_Range": date}, 206),
+        ({"Range": "bytes=0-9", "If_Range": after}, 200),
+    ):
+        for method in ("GET", "HEAD"):
+            answer = proxied(client, file, method=method, **headers)
+            assert answer.status == (200 if (method, status) == ("HEAD", 206) else status), headers
+            assert status == 412 or answer.headers["ETag"] == etag
+            assert status in (304, 412) or answer.headers["Last-Modified"] == date
+
+
+def test_conditions_by_date_are_the_buckets_where_it_serves_the_bytes(client: GatewayClient) -> None:
+    """A file on an object that was stored before has another date there than here."""
+    file = client.add("a.bin", CONTENT)
+    long_ago = {"If-Unmodified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}
+    assert client.get(f"/api/files/{file['id']}/download", headers=long_ago).status == 302
+    assert client.head(f"/api/files/{file['id']}/download", headers=long_ago).status == 412
+
+
 def test_T33_head_is_get_without_body(client: GatewayClient) -> None:
     file = client.add("a.bin", CONTENT)
     get, head = proxied(client, file), proxied(client, file, method="HEAD")
@@ -229,7 +268,10 @@ def test_T11_an_empty_file_is_served(client: GatewayClient) -> None:
     file = client.add("empty.txt", b"")
     answer = proxied(client, file)
     assert (answer.status, answer.headers["Content-Length"], answer.body) == (200, "0", b"")
-    assert proxied(client, file, Range="bytes=0-").status == 200
+    for path in ("/download", "/download?mode=proxy"):  # the bucket would answer 416
+        for wanted in ("bytes=0-", "bytes=0-1", "bytes=-5", "bytes=0-0,2-3"):
+            answer = client.get(f"/api/files/{file['id']}{path}", headers={"Range": wanted})
+            assert (answer.status, answer.body) == (200, b"")
     assert client.get(f"/api/files/{file['id']}/preview").code == "preview_unsupported"
 
 
