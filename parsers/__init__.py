@@ -25,6 +25,8 @@ Open run.py first, then reading.py.
 
 from collections.abc import Sequence
 
+PROTECTED = "The document is protected by a password"
+
 
 class ParserFailed(Exception):
     """The file could not be parsed: a result, not to be retried. ``reason`` is shown to people."""

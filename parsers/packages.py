@@ -15,7 +15,7 @@ from xml.sax.handler import ContentHandler
 import defusedxml.sax
 from defusedxml import DefusedXmlException
 
-from parsers import ParserFailed, Unsupported
+from parsers import PROTECTED, ParserFailed, Unsupported
 
 _MIB = 1024 * 1024
 _MAX_ENTRIES = 10_000
@@ -59,7 +59,7 @@ class Package:
         """A part's bytes. Opening or reading raises ParserFailed if there are too many."""
         entry = self._archive.getinfo(name)
         if entry.flag_bits & 1:
-            raise Unsupported("The document is encrypted")
+            raise Unsupported(PROTECTED)
         if entry.file_size > _MAX_ENTRY:
             raise ParserFailed("A part of the document is too large")
         if entry.file_size > 4 * _MIB and entry.file_size > _MAX_RATIO * entry.compress_size:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from tests.parsers.samples import docx, encoded, encrypted_pdf, pdf, pdf_of, png_of, xlsx, zipped
+from tests.parsers.samples import annotated_pdf, docx, encoded, encrypted_pdf, pdf, pdf_of, png_of, xlsx, zipped
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -82,6 +82,12 @@ def recursive_form() -> bytes:
         ],
         "/Root 1 0 R",
     )
+
+
+def form_of(fields: int) -> bytes:
+    """A page with fields that have no appearance."""
+    field = "/Subtype /Widget /FT /Tx /V (value) /DA (/F 0 Tf 0 g) /T "
+    return annotated_pdf(*(f"{field} (f{n})" for n in range(fields)), form="/NeedAppearances true")
 
 
 def squeezed_pdf(megabytes: int = 200) -> bytes:
@@ -180,11 +186,12 @@ FILES: list[tuple[str, str, Maker, str]] = [
     ("SVG nested 100,000 deep", "image/svg+xml", lambda: svg("<g>" * 100_000 + "</g>" * 100_000), "failed"),
     ("SVG that draws 10^9 rectangles", "image/svg+xml", many_uses, "failed"),
     ("PDF under a password", "application/pdf", encrypted_pdf, "unsupported"),
-    ("PDF whose pages loop", "application/pdf", looping_pages, "failed"),
+    ("PDF whose pages loop", "application/pdf", looping_pages, "read"),
     ("PDF whose drawing draws itself", "application/pdf", recursive_form, "read"),
     ("PDF with a drawing of 200 MB", "application/pdf", squeezed_pdf, "read"),
     ("PDF nested 100,000 deep", "application/pdf", lambda: pdf(contents=[b"[" * 100_000 + b"q " * 100_000]), "read"),
     ("PDF page of 1 x 10^9 points", "application/pdf", lambda: pdf(box="0 0 1 1000000000"), "read"),
+    ("PDF with 20,000 fields on a page", "application/pdf", lambda: form_of(20_000), "read"),
     (
         "PDF that runs script and opens a page",
         "application/pdf",

@@ -90,6 +90,31 @@ def pdf_of(objects: list[bytes], trailer: str) -> bytes:
     )
 
 
+def annotated_pdf(*annotations: str, form: str = "", box: str = "0 0 400 400") -> bytes:
+    """A page with the text "Name:" and these annotations, whose appearance can be object 6: a black box and "Miller".
+
+    ``form``: entries of the document's form, whose fields are all annotations."""
+    fonts = "/Resources << /Font << /F 5 0 R /ZaDb 7 0 R >> >>"
+    looks, text = b"0 0 0 rg 0 0 40 40 re f BT /F 12 Tf 50 8 Td (Miller) Tj ET", b"BT /F 12 Tf 20 370 Td (Name:) Tj ET"
+    kids = " ".join(f"{8 + at} 0 R" for at in range(len(annotations)))
+    fields = f"/AcroForm << /Fields [{kids}] /DA (/F 0 Tf 0 g) /DR << /Font << /F 5 0 R >> >> {form} >>" if form else ""
+    return pdf_of(
+        [
+            f"<< /Type /Catalog /Pages 2 0 R {fields} >>".encode(),
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [{box}] /Contents 4 0 R /Annots [{kids}] {fonts} >>".encode(),
+            b"<< /Length %d >> stream\n" % len(text) + text + b"\nendstream",
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica-Bold >>",
+            f"<< /Type /XObject /Subtype /Form /BBox [0 0 360 50] {fonts} /Length {len(looks)} >> stream\n".encode()
+            + looks
+            + b"\nendstream",
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /ZapfDingbats >>",
+            *(f"<< /Type /Annot /Rect [20 100 380 150] /F 4 {one} >>".encode() for one in annotations),
+        ],
+        "/Root 1 0 R",
+    )
+
+
 def encrypted_pdf() -> bytes:
     """A PDF that needs a password."""
     encrypt = "/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O (" + "o" * 32 + ") /U (" + "u" * 32 + ") >>"

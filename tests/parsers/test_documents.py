@@ -85,6 +85,66 @@ def test_T94_links_and_scripts_are_not_drawn() -> None:
     assert "e.org" not in repr(reading) and "alert" not in repr(reading)
 
 
+FIELD = "/Subtype /Widget /T (name) /DA (/F 30 Tf 0 g) /FT "
+LOOKS = "/AP << /N 6 0 R >>"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "form", "text"),
+    [
+        (f"{FIELD} /Tx /V (Miller) {LOOKS}", "/X 1", "Miller"),
+        (f"{FIELD} /Tx /V (Miller)", "/NeedAppearances true", "Miller"),
+        (f"{FIELD} /Tx /V (Miller)", "/X 1", "Miller"),
+        (f"{FIELD} /Tx /V (Miller) {LOOKS}", "", "Miller"),
+        (f"{FIELD} /Ch /Ff 131072 /V (b) /Opt [[(a) (Smith)] [(b) (Miller)]]", "/X 1", "Miller"),
+        (f"{FIELD} /Btn /V /Yes /AS /Yes /MK << /CA (4) >>", "/X 1", None),
+        (f"{FIELD} /Btn /V /Yes /AS /Yes /AP << /N << /Yes 6 0 R >> >>", "/X 1", "Miller"),
+        (f"/Subtype /FreeText /Contents (Miller) /DA (/F 40 Tf 0 g) {LOOKS}", "", "Miller"),
+        ("/Subtype /FreeText /Contents (Miller) /DA (/Helv 40 Tf 0 g)", "", "Miller"),
+        ("/Subtype /Highlight /C [0 0 0] /QuadPoints [20 150 380 150 20 100 380 100]", "", None),
+    ],
+    ids=[
+        "field",
+        "needs appearance",
+        "no appearance",
+        "no form",
+        "choice",
+        "check box",
+        "checked",
+        "note",
+        "bare",
+        "mark",
+    ],
+)
+def test_T94_fields_and_notes_are_drawn_and_read(annotation: str, form: str, text: str | None) -> None:
+    data = samples.annotated_pdf(annotation, form=form)
+    assert page(data).convert("L").crop((40, 630, 980, 780)).histogram()[:60] != [0] * 60
+    assert show(data, "application/pdf").text == "\n".join(filter(None, ["Name:", text]))
+
+
+@pytest.mark.parametrize("flag", [2, 32], ids=["hidden", "not for screens"])
+def test_T94_hidden_fields_are_neither_drawn_nor_read(flag: int) -> None:
+    data = samples.annotated_pdf(f"{FIELD} /Tx /V (Miller) {LOOKS} /F {flag}", form="/X 1")
+    assert page(data) == page(samples.annotated_pdf())
+    assert show(data, "application/pdf").text == "Name:"
+
+
+def test_T94_a_page_that_cannot_be_drawn_loses_no_text() -> None:
+    reading = show(samples.annotated_pdf(box="0 0 400 400] /CropBox [900 900 999 999"), "application/pdf")
+    assert (reading.failed, reading.pictures) == ({"picture": "The page has no size"}, ())
+    assert (reading.metadata, reading.text) == ({"format": "PDF", "pages": 1}, "Name:")
+
+
+@pytest.mark.parametrize("junk", [b"HTTP/1.1 200 OK\r\n\r\n", bytes(1000)])
+def test_T94_bytes_around_a_document(junk: bytes) -> None:
+    assert show(junk + samples.pdf() + junk, "application/pdf").text == "Hello page one\nSecond page"
+
+
+def test_T94_a_broken_index_is_rebuilt() -> None:
+    data = samples.pdf().replace(b"startxref\n", b"startxref\n9")
+    assert show(data, "application/pdf").text == "Hello page one\nSecond page"
+
+
 @pytest.mark.parametrize(
     ("data", "mime", "metadata", "text"),
     [
