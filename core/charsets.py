@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 
 _SAMPLE = 65_536  # bytes that are looked at, except for UTF-8
 _GUESSED = 8_192  # bytes that a legacy encoding is guessed from
@@ -18,11 +19,43 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Those still common in files; guessing among all ninety is as often wrong as right.
-_LEGACY = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "cp866", "cp437"]
-_LEGACY += ["shift_jis", "euc_jp", "iso2022_jp", "gb18030", "big5", "euc_kr"]
+# Legacy encodings that are still common in files: among all ninety, a guess is as often wrong as right. Each by chardet's name,
+# with the name of its common subset, and the label that browsers know (WHATWG Encoding) or, if they know none, IANA's.
+_LEGACY = {
+    **{f"cp{page}": (f"cp{page}", f"windows-{page}") for page in (874, *range(1250, 1258))},
+    "cp932": ("shift_jis", "shift_jis"),
+    "cp949": ("euc_kr", "euc-kr"),
+    "big5hkscs": ("big5", "big5"),
+    "euc_jis_2004": ("euc_jp", "euc-jp"),
+    "gb18030": ("gb18030", "gb18030"),
+    "koi8-r": ("koi8_r", "koi8-r"),
+    "iso8859-2": ("iso8859_2", "iso-8859-2"),
+    "iso8859-15": ("iso8859_15", "iso-8859-15"),
+    "cp866": ("cp866", "ibm866"),
+    "cp850": ("cp850", "ibm850"),
+    "cp437": ("cp437", "ibm437"),
+    "mac-roman": ("mac_roman", "macintosh"),
+}
+_LABELS = {name: label for superset, (subset, label) in _LEGACY.items() for name in (superset, subset)}
+_LABELS |= {"utf-16-le": "utf-16le", "utf-16-be": "utf-16be", "utf-32-le": "utf-32le", "utf-32-be": "utf-32be"}
+_LABELS |= {"iso2022_jp": "iso-2022-jp"}
+_ISO_2022_JP = re.compile(rb"\x1b\$[@B]")  # Japanese in seven bits: ASCII to all who don't look for it
+
+# What the wrong encoding makes of words: Latin letters beside those of other scripts or lines of a box, a capital or a symbol
+# within a word, a low quotation mark at its end.
+_LINES, _OTHERS = "\u2500-\u259f", "\u0370-\u06ff\u0e00-\u0e7f"
+_CAPITALS = "\u00c0-\u00d6\u00d8-\u00de\u0152\u0160\u0178\u017d"
+_SYMBOLS = "\u0192\u02c6\u02dc\u201c-\u201e\u2020-\u2022\u2030\u20ac\u2122"
+_SYMBOLS += "\u00a2-\u00a9\u00ac-\u00b6\u00b8-\u00b9\u00bc-\u00be\u00d7\u00f7"
+_ODD = re.compile(
+    f"[A-Za-z][{_LINES}{_OTHERS}]|[{_LINES}{_OTHERS}][A-Za-z]|[{_LINES}][{_OTHERS}]|[{_OTHERS}][{_LINES}]"
+    f"|[a-z][{_CAPITALS}]|[A-Z][{_CAPITALS}](?=[a-z])|[A-Za-z][{_SYMBOLS}](?=[A-Za-z])|[A-Za-z][\u201a\u201e]|[\x80-\x9f\ufffd]"
+)
+
+_PAIR = re.compile(rb"[\x80-\xff]{2}")
 
 _ASCII = bytes(range(0x80))
+_NO_LETTERS = bytes(byte for byte in range(0x100) if not chr(byte).isascii() or not chr(byte).isalpha())
 _CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\a\b\t\n\v\f\r\x1b"))  # that text does not have
 # What most texts in UTF-16 consist of: letters and punctuation of living scripts, and the halves of other characters.
 _COMMON = re.compile(
@@ -41,12 +74,24 @@ def is_text(data: bytes, *, cut: bool = False) -> bool:
     return _certain(data, cut) is not None or _may_be_legacy(data)
 
 
+def label(encoding: str) -> str:
+    """The name of a codec of ``detect`` in ``charset=``."""
+    return _LABELS.get(encoding, encoding)
+
+
+def decoded(data: bytes, encoding: str, *, cut: bool = True) -> str:
+    """The text in an encoding of ``detect``, without a byte order mark. ``cut``: an incomplete last character is left out."""
+    found = mark(data)
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    return decoder.decode(data[len(found[0]) :] if found and found[1] == encoding else data, final=not cut)
+
+
 def detect(data: bytes, *, cut: bool = False) -> str | None:
     """The codec's name; None if this is not text. ``cut``: the data may end within a character.
 
     Some bytes that are not UTF-8 among many that are don't change the answer. NULs before and after a text do not count: a log
     has them after a crash or a rotation."""
-    return _certain(data, cut) or (_legacy(data) if _may_be_legacy(data) else None)
+    return _certain(data, cut) or (_legacy(data, cut) if _may_be_legacy(data) else None)
 
 
 def _certain(data: bytes, cut: bool) -> str | None:
@@ -54,7 +99,7 @@ def _certain(data: bytes, cut: bool) -> str | None:
         return found[1]
     text = data.strip(b"\0\x1a")
     if b"\0" not in text[:_SAMPLE] and _is_utf8(text, cut):
-        return "utf-8"
+        return "iso2022_jp" if _ISO_2022_JP.search(text) and text.isascii() else "utf-8"
     return _utf16(data[:_SAMPLE])
 
 
@@ -72,8 +117,11 @@ def _is_utf8(data: bytes, cut: bool) -> bool:
 
 
 def _utf16(sample: bytes) -> str | None:
-    """UTF-16 without a mark: bytes that no other text has, which make common characters in pairs."""
-    if len(sample.translate(None, _CONTROLS)) == len(sample):
+    """UTF-16 without a mark: bytes that no other text has, which make common characters in pairs. Latin letters between NULs do
+    so too, but are more than every other byte."""
+    if len(sample.translate(None, _NO_LETTERS)) > 0.6 * len(sample) or len(sample.translate(None, _CONTROLS)) == len(
+        sample
+    ):
         return None
     best, most = None, 0.9
     for encoding in ("utf-16-le", "utf-16-be"):
@@ -89,9 +137,40 @@ def _may_be_legacy(data: bytes) -> bool:
     return len(sample.translate(None, _CONTROLS)) > 0.98 * len(sample) and b"\0" not in sample
 
 
-def _legacy(data: bytes) -> str:
-    from charset_normalizer import from_bytes  # here, since most text is UTF-8
-
+def _legacy(data: bytes, cut: bool) -> str:
+    """The first guess that makes no odd words, by the name of the common subset if that is enough."""
     first = len(data) - len(data.lstrip(_ASCII))
-    best = from_bytes(data[max(0, first - _GUESSED // 4) :][:_GUESSED], cp_isolation=_LEGACY, threshold=0.3).best()
-    return best.encoding if best else "cp1252"
+    lines = data[max(0, first - 512) :][:_SAMPLE].split(b"\n")
+    sample = b"\n".join(line for line in lines if not line.isascii())
+    cut, sample = cut or len(sample) > _GUESSED, sample[:_GUESSED]
+    unfit = list[str]()
+    for guess in _guesses(sample):
+        if _fits(decoded(sample, guess, cut=cut)):
+            break
+        unfit.append(guess)
+    else:
+        guess = [*unfit, "cp1252"][0]
+    subset = _LEGACY[guess][0]
+    return guess if "\ufffd" in decoded(data, subset, cut=cut) else subset
+
+
+def _fits(text: str) -> bool:
+    return len(_ODD.findall(text)) <= 0.2 * sum(character > "\x7f" for character in text)
+
+
+def _guesses(sample: bytes) -> Iterator[str]:
+    """The commonest first if there is little to guess from: at most four bytes, each alone. Then chardet's guess, the commonest,
+    and chardet's guesses among the others."""
+    import chardet  # here, since most text is UTF-8
+
+    if not _PAIR.search(sample) and len(sample.translate(None, _ASCII)) <= 4:
+        yield "cp1252"
+    left = set(_LEGACY)
+    while left:
+        guess = chardet.detect(sample, include_encodings=left, compat_names=False)["encoding"]
+        if guess not in left:  # its answer for no match
+            return
+        yield guess
+        if len(left) == len(_LEGACY):
+            yield "cp1252"
+        left -= {guess, "cp1252"}

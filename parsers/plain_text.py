@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from typing import Any
 
@@ -27,14 +26,7 @@ def decode(data: bytes, *, cut: bool = False) -> tuple[str, str]:
     encoding = charsets.detect(data, cut=cut)
     if encoding is None:
         raise Unsupported("This is not text")
-    return decoded(data, encoding), encoding
-
-
-def decoded(data: bytes, encoding: str) -> str:
-    """Without the byte order mark, and without an incomplete last character."""
-    mark = charsets.mark(data)
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    return decoder.decode(data[len(mark[0]) :] if mark and mark[1] == encoding else data)
+    return charsets.decoded(data, encoding), encoding
 
 
 def clean(text: str) -> str:
