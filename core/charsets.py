@@ -38,7 +38,7 @@ _LEGACY = {
 }
 _LABELS = {name: label for superset, (subset, label) in _LEGACY.items() for name in (superset, subset)}
 _LABELS |= {"utf-16-le": "utf-16le", "utf-16-be": "utf-16be", "utf-32-le": "utf-32le", "utf-32-be": "utf-32be"}
-_LABELS |= {"iso2022_jp": "iso-2022-jp"}
+_LABELS |= {"iso2022_jp": "iso-2022-jp", "utf-8": "utf-8"}
 _ISO_2022_JP = re.compile(rb"\x1b\$[@B]")  # Japanese in seven bits: ASCII to all who don't look for it
 
 # What the wrong encoding makes of words: Latin letters beside those of other scripts or lines of a box, a capital or a symbol
@@ -74,9 +74,9 @@ def is_text(data: bytes, *, cut: bool = False) -> bool:
     return _certain(data, cut) is not None or _may_be_legacy(data)
 
 
-def label(encoding: str) -> str:
-    """The name of a codec of ``detect`` in ``charset=``."""
-    return _LABELS.get(encoding, encoding)
+def label(encoding: object) -> str | None:
+    """What ``charset=`` says for an encoding of ``detect``; None for anything else."""
+    return _LABELS.get(encoding) if isinstance(encoding, str) else None
 
 
 def decoded(data: bytes, encoding: str, *, cut: bool = True) -> str:

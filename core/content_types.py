@@ -270,11 +270,11 @@ def may_inline(mime: str) -> bool:
     return canonical(mime) in INLINE_TYPES
 
 
-def served_type(mime: str) -> str:
+def served_type(mime: str, charset: str = "utf-8") -> str:
     """The Content-Type of a download: the detected type, never the client's (T8). Plain text gets a charset, since
     browsers used to guess UTF-7."""
     mime = canonical(mime)
-    return "text/plain; charset=utf-8" if mime == "text/plain" else mime
+    return f"text/plain; charset={charset}" if mime == "text/plain" else mime
 
 
 def resolve(extension: str, detected: str, empty: bool = False) -> str:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from core import content_types
+from core import charsets, content_types
 from core.cursors import Cursors
 from core.disposition import content_disposition
 from core.errors import (
@@ -45,6 +45,7 @@ from storage_backends.base import ObjectNotFound, ObjectStore, PresignedRequest,
 
 _LINKS = "link to a file"  # the scope of links
 _NO_LINK = "This link is not valid or has expired."
+_HEAD = 64 * 1024  # bytes that tell a text's charset
 _PIECE = 256 * 1024  # bytes held in memory for a slow reader
 
 Disposition = Literal["inline", "attachment"]
@@ -261,7 +262,7 @@ class Delivery:
         except RangeNotSatisfiable as error:
             raise RangeNotSatisfiable(size=file.file_size) from error
         headers = {
-            "Content-Type": content_types.served_type(file.mime_type),
+            "Content-Type": self._content_type(file),
             "Content-Disposition": content_disposition(_disposition(file, disposition), file.original_name),
             "Accept-Ranges": "bytes",
             **validators.headers,
@@ -335,9 +336,20 @@ class Delivery:
         return self._presigns.presign_get(
             file.file_path,
             expires_in=life,
-            content_type=content_types.served_type(file.mime_type),
+            content_type=self._content_type(file),
             disposition=content_disposition(_disposition(file, disposition), file.original_name),
         )
+
+    def _content_type(self, file: FileRecord) -> str:
+        """With the charset that processing found, else the same from the first 64 KiB. Raises ContentMissing, Unavailable."""
+        if file.mime_type != "text/plain":
+            return content_types.served_type(file.mime_type)
+        charset = charsets.label(file.metadata.get("encoding"))
+        if charset is None and file.file_size:
+            length = min(file.file_size, _HEAD)
+            head = b"".join(_pieces(*self._read(file, ByteRange(0, length - 1)), length))
+            charset = charsets.label(charsets.detect(head, cut=length < file.file_size))
+        return content_types.served_type(file.mime_type, charset or "utf-8")
 
     # -- reading an object ---------------------------------------------------------------------------------------------
 

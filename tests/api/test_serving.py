@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import requests
@@ -18,6 +18,7 @@ from PIL import Image
 from werkzeug.http import http_date
 
 from db import Database
+from services import Services
 from tests.client import SANDBOX, Answer, GatewayClient
 from tests.rows import sql
 from tests.subtests import with_subtests
@@ -96,9 +97,31 @@ def test_T32_only_types_without_script_are_inline(
     )
 
 
-def test_T32_text_is_served_as_plain_text_in_utf_8(client: GatewayClient) -> None:
-    answer = proxied(client, client.add("a.txt", "ü".encode()))
-    assert answer.headers["Content-Type"].lower().replace(" ", "") == "text/plain;charset=utf-8"
+@with_subtests(
+    ("text", "encoding", "charset"),
+    [
+        ("ü", "utf-8", "utf-8"),
+        ("Grüße aus München", "cp1252", "windows-1252"),
+        ("Grüße aus München", "utf-16", "utf-16le"),
+        ("Добрый день, высылаю документы", "koi8_r", "koi8-r"),
+        ("", "utf-8", "utf-8"),
+    ],
+)
+def test_T32_text_is_served_as_plain_text_with_its_charset(
+    client: GatewayClient, services: Services, text: str, encoding: str, charset: str
+) -> None:
+    """Before its processing and after it, by whatever way."""
+    file = client.add("a.txt", text.encode(encoding))
+    wanted = f"text/plain; charset={charset}"
+    for _ in "before", "after":
+        assert proxied(client, file).headers["Content-Type"] == wanted
+        assert client.head(f"/api/files/{file['id']}/download").headers["Content-Type"] == wanted
+        for signed in (
+            client.get(f"/api/files/{file['id']}/download").headers["Location"],
+            client.get(f"/api/files/{file['id']}/url").json["url"],
+        ):
+            assert requests.get(signed, timeout=30).headers["Content-Type"] == wanted
+        services.pipeline.process(UUID(file["id"]))
 
 
 # -- redirects -----------------------------------------------------------------------------------------------

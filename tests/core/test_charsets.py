@@ -132,3 +132,4 @@ def test_labels_are_those_that_browsers_know() -> None:
         *("utf-8", "utf-16le", "windows-1252", "shift_jis", "shift_jis", "euc-jp", "koi8-r", "gb18030", "big5"),
         "macintosh",
     ]
+    assert (label("x\r\ny"), label(None), label("gzip")) == (None, None, None)
