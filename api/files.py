@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -17,6 +17,7 @@ from api.in_flight import acquire_stream_slot
 from api.operations import BY_SERVICE, Content, operation
 from api.problems import status_of
 from api.request_models import (
+    ArchiveBody,
     ArchiveQuery,
     BatchBody,
     CopyBody,
@@ -319,18 +320,30 @@ def preview(file_id: UUID, query: PreviewQuery) -> Response:
     return response
 
 
+_ARCHIVE: Mapping[str, Any] = {
+    "limit": "archives",
+    "before": acquire_stream_slot,
+    "responses": {200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
+    "errors": (*_CONTENT_ERRORS, errors.TooLarge),
+}
+
+
 @routes.get("/archive")
-@operation(
-    "Download many files as a ZIP",
-    limit="archives",
-    query=ArchiveQuery,
-    responses={200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
-    errors=(*_CONTENT_ERRORS, errors.TooLarge),
-)
+@operation("Download many files as a ZIP", query=ArchiveQuery, **_ARCHIVE)
 def archive(query: ArchiveQuery) -> Response:
     """The files given by `?ids=`, or those of a folder and all folders below it, as a stream."""
-    acquire_stream_slot()
-    found = services().delivery.zip(principal(), ids=query.ids, folder=query.folder)
+    return _zipped(query.ids, query.folder)
+
+
+@routes.post("/archive")
+@operation("Download very many files as a ZIP", scopes=("read",), body=ArchiveBody, audit=BY_SERVICE, **_ARCHIVE)
+def archive_selection(body: ArchiveBody) -> Response:
+    """The same for more ids than an address can hold."""
+    return _zipped(body.ids, body.folder)
+
+
+def _zipped(ids: Sequence[str] | None, folder: int | None) -> Response:
+    found = services().delivery.zip(principal(), ids=ids, folder=folder)
     response = Response(
         found.body,
         content_type="application/zip",

@@ -64,6 +64,7 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     optional_body: bool = False
+    before: Callable[[], None] = lambda: None  # called before the body is read, to take a slot for what comes after it
     streams: Mapping[str, Any] | None = None  # an OpenAPI requestBody
     headers: tuple[str, ...] = ()  # of responses, in addition to those that every response has
     request_headers: tuple[str, ...] = ()
@@ -77,6 +78,7 @@ class Operation:
 
         @wraps(view)
         def with_input(**arguments: Any) -> Response:
+            self.before()
             if self.query is not None:
                 arguments["query"] = parse_query(self.query)
             if self.body is not None:

@@ -136,15 +136,17 @@ class DeleteFileQuery(Query):
     permanent: bool = False
 
 
+def _ids_or_folder(self: ArchiveQuery | ArchiveBody) -> Any:
+    if (self.folder is None) == (not self.ids):
+        raise ValueError("give either ids or folder")
+    return self
+
+
 class ArchiveQuery(Query):
     ids: TextList | None = None
     folder: FolderIdText | None = None
 
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.folder is None) == (not self.ids):
-            raise ValueError("give either ids or folder")
-        return self
+    _one_of_both = model_validator(mode="after")(_ids_or_folder)
 
 
 class PlacementQuery(Query):
@@ -236,6 +238,13 @@ class BatchBody(Body):
         if self.action == "tag" and not (self.add or self.remove):
             raise ValueError("tag needs add or remove")
         return self
+
+
+class ArchiveBody(Body):
+    ids: Annotated[tuple[Annotated[Text, Field(max_length=64)], ...], Field(max_length=10_000)] | None = None
+    folder: FolderId | None = None
+
+    _one_of_both = model_validator(mode="after")(_ids_or_folder)
 
 
 class FolderBody(Body):

@@ -193,6 +193,10 @@ ROUTES: Mapping[str, tuple[Case, ...]] = {
         Case("read one", 200, lambda world: f"/api/files/archive?ids={world.id()}", "`?ids=`"),
         Case("read one", 200, lambda world: f"/api/files/archive?folder={world.folder}", "`?folder=`"),
     ),
+    "POST /api/files/archive": (
+        Case("read one", 200, lambda world: ("/api/files/archive", _json(ids=[world.id()])), "`ids`"),
+        Case("read one", 200, lambda world: ("/api/files/archive", _json(folder=world.folder)), "`folder`"),
+    ),
     "POST /api/files/batch": (
         Case("delete", 200, lambda world: ("/api/files/batch", _json(action="delete", ids=[])), "`delete`, `purge`"),
         Case("write", 200, lambda world: ("/api/files/batch", _json(action="tag", ids=[], add=["x"])), "other actions"),

@@ -371,22 +371,26 @@ class Delivery:
     # -- many files ----------------------------------------------------------------------------------------------------
 
     def zip(self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None) -> Zip:
-        """A ZIP of files, or of a folder with all below it, streamed and uncompressed.
+        """A ZIP of files, or of a folder with all below it, also empty folders, streamed and uncompressed.
 
         All files given by id must be ready; files of a folder that are not ready are left out and listed in the ZIP. Raises
         NotFound, FileNotReady, FileInTrash, and TooLarge above the limits on count and bytes."""
         if ids is not None:
-            members, left_out = self._named(principal, ids), list[str]()
+            members, empty, left_out = self._named(principal, ids), list[str](), list[str]()
             filename = "files.zip"
         elif folder is not None:
-            filename, members, left_out = self._in_folder(principal, folder)
+            filename, members, empty, left_out = self._in_folder(principal, folder)
         else:
             raise InvalidInput("Give the ids of files, or a folder.", errors=[{"field": "ids", "message": "missing"}])
         size = sum(file.file_size for _, file in members)
         if len(members) > self._limits.max_zip_files or size > self._limits.max_zip_bytes:
             raise TooLarge("Too many files or bytes for one ZIP.")
-        entries = [ZipMember(name, file.uploaded_at, partial(self._member, principal, file)) for name, file in members]
-        body = zip_stream(entries, left_out=left_out)
+        now = datetime.now(UTC)
+        entries = [
+            ZipMember(path, file.uploaded_at, file.file_size, partial(self._member, principal, file))
+            for path, file in members
+        ]
+        body = zip_stream([*entries, *(ZipMember(path, now) for path in empty)], left_out=left_out)
         return Zip(filename, _started(next(body), body))
 
     def _named(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, FileRecord]]:
@@ -398,7 +402,10 @@ class Delivery:
         chosen = [self._readable(principal, found.get(file_id)) for file_id in wanted]
         return [(file.original_name, file) for file in chosen]
 
-    def _in_folder(self, principal: Principal, folder_id: int) -> tuple[str, list[tuple[str, FileRecord]], list[str]]:
+    def _in_folder(
+        self, principal: Principal, folder_id: int
+    ) -> tuple[str, list[tuple[str, FileRecord]], list[str], list[str]]:
+        """A name for the ZIP, the files with their paths, folders in which nothing is, and names of files that are left out."""
         with self._db.connection() as tx:
             folder = folders.get(tx, folder_id)
             if folder is None or not may_change(principal, folder.owner_id, folder_id):
@@ -414,7 +421,9 @@ class Delivery:
                 ready.append((name, file))
             elif not file.expired:
                 left_out.add(name)
-        return f"{folder.name}.zip", ready, sorted(left_out)
+        within = {path.rstrip("/").rpartition("/")[0] + "/" for path in [*paths.values(), *(path for path, _ in ready)]}
+        empty = [path for path in paths.values() if path and path not in within]
+        return f"{folder.name}.zip", ready, empty, sorted(left_out)
 
     def _member(self, principal: Principal, file: FileRecord) -> Generator[bytes]:
         stack, reader = self._read(file, None)

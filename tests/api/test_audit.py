@@ -119,6 +119,7 @@ STEPS: dict[str, tuple[Step, str | None]] = {
         "moved",
     ),
     "POST /api/files/<uuid:file_id>/copy": (lambda c: ("POST", f"/api/files/{c.file()}/copy", {"json": {}}), "copied"),
+    "POST /api/files/archive": (lambda c: ("POST", "/api/files/archive", {"json": {"ids": [c.file()]}}), "downloaded"),
     "POST /api/files/batch": (
         lambda c: ("POST", "/api/files/batch", {"json": {"action": "delete", "ids": [c.file()]}}),
         "trashed",

@@ -102,6 +102,8 @@ FOREIGN: dict[tuple[str, str], Named] = {
     ("GET /api/search", "folder"): lambda w: (f"/api/search?folder={w.folder}", {}),
     ("GET /api/files/archive", "folder"): lambda w: (f"/api/files/archive?folder={w.folder}", {}),
     ("GET /api/files/archive", "ids"): lambda w: (f"/api/files/archive?ids={w.id()}", {}),
+    ("POST /api/files/archive", "folder"): lambda w: ("/api/files/archive", {"json": {"folder": w.folder}}),
+    ("POST /api/files/archive", "ids"): lambda w: ("/api/files/archive", {"json": {"ids": [w.id()]}}),
     ("PUT /api/files/<uuid:file_id>/move", "target_folder_id"): lambda w: (
         "{file}/move",
         {"json": {"target_folder_id": w.folder}},

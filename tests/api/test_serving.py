@@ -467,16 +467,24 @@ def test_trashed_files_are_409(client: GatewayClient) -> None:
 
 def test_T36_a_zip_of_files_and_of_a_folder(client: GatewayClient) -> None:
     folder = client.post("/api/folders", json={"name": "Fotos ü"}).json["id"]
-    below = client.post("/api/folders", json={"name": "below", "parent_folder_id": folder}).json["id"]
+    below, empty = (
+        client.post("/api/folders", json={"name": name, "parent_folder_id": folder}).json["id"]
+        for name in ("below", "empty: yet")
+    )
     one, two = (client.add("a.txt", b"one", folder_id=str(folder)), client.add("a.txt", b"two", folder_id=str(below)))
-    by_ids = client.get("/api/files/archive", params={"ids": f"{one['id']},{two['id']}"})
-    assert by_ids.headers["Content-Type"] == "application/zip"
-    with zipfile.ZipFile(io.BytesIO(by_ids.body)) as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == {"a.txt": b"one", "a (1).txt": b"two"}
-    by_folder = client.get("/api/files/archive", params={"folder": folder})
-    assert "Fotos%20%C3%BC.zip" in by_folder.headers["Content-Disposition"]
-    with zipfile.ZipFile(io.BytesIO(by_folder.body)) as archive:
-        assert sorted(archive.read(name) for name in archive.namelist()) == [b"one", b"two"]
+    path = "/api/files/archive"
+    ids = [one["id"], two["id"]]
+    for by_ids in (client.get(path, params={"ids": ",".join(ids)}), client.post(path, json={"ids": ids})):
+        assert by_ids.headers["Content-Type"] == "application/zip"
+        with zipfile.ZipFile(io.BytesIO(by_ids.body)) as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == {"a.txt": b"one", "a (1).txt": b"two"}
+    for by_folder in (client.get(path, params={"folder": folder}), client.post(path, json={"folder": folder})):
+        assert "Fotos%20%C3%BC.zip" in by_folder.headers["Content-Disposition"]
+        with zipfile.ZipFile(io.BytesIO(by_folder.body)) as archive:
+            found = {name: archive.read(name) for name in archive.namelist()}
+        assert found == {"a.txt": b"one", "below/a.txt": b"two", "empty_ yet/": b""}
+    nothing = client.get(path, params={"folder": empty})
+    assert (nothing.status, zipfile.ZipFile(io.BytesIO(nothing.body)).namelist()) == (200, [])
 
 
 @with_subtests(
@@ -493,6 +501,12 @@ def test_T36_a_zip_of_files_and_of_a_folder(client: GatewayClient) -> None:
 )
 def test_T36_invalid_archive_requests(client: GatewayClient, query: str, status: int) -> None:
     assert client.get(f"/api/files/archive?{query}").status == status
+    named = dict(part.split("=") for part in query.split("&") if part)
+    body = {
+        name: text.split(",") if name == "ids" else int(text) if text.isdigit() else text
+        for name, text in named.items()
+    }
+    assert client.post("/api/files/archive", json={} if query == "ids=" else body).status == status
 
 
 def test_T36_an_archive_with_another_owners_file_is_404(
