@@ -39,6 +39,20 @@ _LEGACY = {
 _LABELS = {name: label for superset, (subset, label) in _LEGACY.items() for name in (superset, subset)}
 _LABELS |= {"utf-16-le": "utf-16le", "utf-16-be": "utf-16be", "utf-32-le": "utf-32le", "utf-32-be": "utf-32be"}
 _LABELS |= {"iso2022_jp": "iso-2022-jp", "utf-8": "utf-8"}
+# What browsers read for a label, since senders mean it so; by Python's names.
+_SUPERSETS = {subset: superset for superset, (subset, _) in _LEGACY.items()}
+_SUPERSETS |= {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+}
+_SUPERSETS |= {"gb2312": "gb18030", "gbk": "gb18030"}
+# Codecs for text; not UTF-7, punycode, base64 and the like, nor UTF-16 without a mark, whose label is nearly always wrong.
+_CHARSETS = re.compile(
+    r"ascii|utf-8|cp\d+|(?:iso8859|koi8|mac)-\w+|gb\w+|hz|big5\w*|euc_\w+|shift_jis\w*|iso2022_\w+|johab|tis-620"
+)
 _ISO_2022_JP = re.compile(rb"\x1b\$[@B]")  # Japanese in seven bits: ASCII to all who don't look for it
 
 # What the wrong encoding makes of words: Latin letters beside those of other scripts or lines of a box, a capital or a symbol
@@ -86,12 +100,30 @@ def decoded(data: bytes, encoding: str, *, cut: bool = True) -> str:
     return decoder.decode(data[len(found[0]) :] if found and found[1] == encoding else data, final=not cut)
 
 
-def detect(data: bytes, *, cut: bool = False) -> str | None:
-    """The codec's name; None if this is not text. ``cut``: the data may end within a character.
+def detect(data: bytes, *, cut: bool = False, declared: str | None = None) -> str | None:
+    """The codec's name; None if this is not text. ``cut``: the data may end within a character. ``declared`` is the label that
+    a page or mail gives itself, which counts where the bytes leave a doubt and don't contradict it.
 
     Some bytes that are not UTF-8 among many that are don't change the answer. NULs before and after a text do not count: a log
     has them after a crash or a rotation."""
-    return _certain(data, cut) or (_legacy(data, cut) if _may_be_legacy(data) else None)
+    found = _certain(data, cut)
+    if found is None and not _may_be_legacy(data):
+        return None
+    if found is None or (found == "utf-8" and data.isascii()):
+        named = _named(declared)
+        if named and "\ufffd" not in decoded(data, named, cut=cut):
+            return named
+    return found or _legacy(data, cut)
+
+
+def _named(declared: str | None) -> str | None:
+    """The codec of a label, the superset where browsers take it; None if it is unknown, or was never meant for files of text."""
+    try:
+        label = (declared or "").strip().lower().removeprefix("x-").removesuffix("-i")
+        name = codecs.lookup(re.sub("^windows-", "cp", label)).name
+    except (LookupError, ValueError):
+        return None
+    return _SUPERSETS.get(name, name) if _CHARSETS.fullmatch(name) else None
 
 
 def _certain(data: bytes, cut: bool) -> str | None:

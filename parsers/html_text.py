@@ -8,7 +8,7 @@ from typing import Any
 from parsers.cpu_timer import CpuTimeExceeded, cpu_timer
 
 _SECONDS = 1.0  # of processor time: unfinished comments make the parser start over and over
-_SKIPPED = frozenset({"script", "style", "template", "noscript", "svg", "head"})
+_SKIPPED = frozenset({"script", "style", "template", "noscript", "svg", "title"})
 _INLINE = frozenset({"a", "abbr", "b", "code", "em", "font", "i", "mark", "small", "span", "strong", "sub", "sup", "u"})
 
 

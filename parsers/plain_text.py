@@ -19,14 +19,28 @@ _UNWANTED = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\u
 _WORD = re.compile(r"\S{1,256}")  # a file without blanks is not one word
 
 
-def decode(data: bytes, *, cut: bool = False) -> tuple[str, str]:
+def decode(data: bytes, *, cut: bool = False, declared: str | None = None) -> tuple[str, str]:
     """Bytes as text, and the encoding's name (``core.charsets``). ``cut``: they may end within a character.
 
     Raises Unsupported if it is not text."""
-    encoding = charsets.detect(data, cut=cut)
+    encoding = charsets.detect(data, cut=cut, declared=declared)
     if encoding is None:
         raise Unsupported("This is not text")
     return charsets.decoded(data, encoding), encoding
+
+
+# Where a file says its encoding: HTML, XML (which may be HTML too), and source code for Emacs, Python (PEP 263) and Ruby.
+_META = re.compile(rb"<meta\b[^>]{0,500}?\bcharset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE)
+_XML = re.compile(rb"\s*<\?xml\b[^>]{0,500}?\bencoding\s*=\s*[\"']([\w.:-]{1,40})")
+_SOURCE = re.compile(rb"(?:#!?[^\n]*\n)?[ \t\f]*#[^\n]{0,200}?coding[:=][ \t]*([\w.-]{1,40})")
+_DECLARED = 4096  # bytes in which a declaration is looked for
+
+
+def declared(data: bytes, *, markup: bool = False) -> str | None:
+    """The label of the encoding that a file gives itself. ``markup``: it is HTML or XML."""
+    head = data[:_DECLARED]
+    found = (_XML.match(head) or _META.search(head)) if markup else _SOURCE.match(head)
+    return found[1].decode() if found else None
 
 
 def clean(text: str) -> str:

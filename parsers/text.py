@@ -6,6 +6,7 @@ highlights, and the Markdown renderer makes no raw HTML, no images, and no links
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from parsers import markup, plain_text, table
@@ -14,25 +15,31 @@ from parsers.plain_text import SHOWN
 
 _TABLES = {"text/csv": "csv", "text/tab-separated-values": "tsv"}
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
+_TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and other control sequences (ECMA-48)
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """``text`` for search, and ``document``: content, language, encoding, truncated, and html or table."""
     mime_type, want, head = arguments["mime_type"], arguments["want"], arguments["head"]
-    text, encoding = plain_text.decode(data, cut=head is not None and len(data) >= head)
+    cut = head is not None and len(data) >= head
+    label = plain_text.declared(data, markup="xml" in mime_type or mime_type in _HTML)
+    text, encoding = plain_text.decode(data, cut=cut, declared=None if mime_type == "text/plain" else label)
+    text = _TERMINAL.sub("", text)
     values: dict[str, Any] = {"metadata": {"format": "text", "encoding": encoding}}
     if "text" in want:
         values |= plain_text.search_values(without_tags(text) if mime_type in _HTML else text)
     if "document" in want:
-        values["document"] = _document(text, mime_type, arguments["extension"])
-        values["document"] |= {"encoding": encoding, "truncated": len(data) > SHOWN}
+        shown = text[:SHOWN].encode(errors="replace")[:SHOWN].decode(errors="ignore")
+        truncated = cut or len(shown) < len(text)
+        values["document"] = _document(plain_text.clean(shown), mime_type, arguments["extension"], truncated)
+        values["document"] |= {"encoding": encoding, "truncated": truncated}
     return values, []
 
 
-def _document(text: str, mime_type: str, extension: str) -> dict[str, Any]:
-    shown = plain_text.clean(text[:SHOWN].encode(errors="replace")[:SHOWN].decode(errors="ignore"))
+def _document(shown: str, mime_type: str, extension: str, truncated: bool) -> dict[str, Any]:
     if mime_type in _TABLES:
-        return {"content": shown, "language": _TABLES[mime_type], "table": table.rows(shown, mime_type)}
+        rows = table.rows(shown, mime_type, truncated=truncated)
+        return {"content": shown, "language": _TABLES[mime_type], "table": rows}
     if mime_type == "text/markdown":
         return {"content": shown, "language": "markdown", "html": markup.rendered(shown)}
     language, html = markup.highlighted(shown, mime_type, extension)

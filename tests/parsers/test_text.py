@@ -134,16 +134,39 @@ def test_markdown_is_rendered_without_html_images_or_scripts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "rows"),
+    ("text", "rows"),
     [
-        (b"a,b\n1,2\n", [["a", "b"], ["1", "2"]]),
-        (b"a;b,5\n1;2,5\n", [["a", "b,5"], ["1", "2,5"]]),
-        (b'a\tb\n"x\ty"\tz\n', [["a", "b"], ["x\ty", "z"]]),
-        (b'a,b\n"two\nlines","quote "" here"\n', [["a", "b"], ["two\nlines", 'quote " here']]),
+        ("a,b\n1,2\n", [["a", "b"], ["1", "2"]]),
+        ("a;b,5\n1;2,5\n", [["a", "b,5"], ["1", "2,5"]]),
+        ("a;b\n1,5;2,5\n3,5;4,5\n", [["a", "b"], ["1,5", "2,5"], ["3,5", "4,5"]]),
+        ('a\tb\n"x\ty"\tz\n', [["a", "b"], ["x\ty", "z"]]),
+        ('a,b\n"two\nlines","quote "" here"\n', [["a", "b"], ["two\nlines", 'quote " here']]),
+        ('a;b\n"1,2\n3,4\n5,6";x\n', [["a", "b"], ["1,2\n3,4\n5,6", "x"]]),
+        ("a,b\u2028c\n\u2029d,e\n", [["a", "b\u2028c"], ["\u2029d", "e"]]),
+        ("a,b\x85c\x0b\x0cd\x1c\0e\n1,2\n", [["a", "bcde"], ["1", "2"]]),
+        ("sep=;\na;b\n1,2;3\n", [["a", "b"], ["1,2", "3"]]),
+        ('"sep=|"\r\na,b|c\r\n', [["a,b", "c"]]),
+        ("a,b\r1,2\r", [["a", "b"], ["1", "2"]]),
+        ("a,b\r\n1,2\n3,4\r5,6", [["a", "b"], ["1", "2"], ["3", "4"], ["5", "6"]]),
+        ("a,b,\n1,2,\n", [["a", "b", ""], ["1", "2", ""]]),
+        ('size,name\n5",bolt\n6,nut\n', [["size", "name"], ['5"', "bolt"], ["6", "nut"]]),
+        ('size,name\n"6,nut\n7,screw\n', [["size", "name"], ['"6', "nut"], ["7", "screw"]]),
+        ("\n\na,b\n\n1,2\n", [["a", "b"], ["1", "2"]]),
+        ("one\ntwo\n", [["one"], ["two"]]),
     ],
 )
-def test_tables(data: bytes, rows: list[list[str]]) -> None:
-    assert document(data, "text/csv", "x.csv")["table"] == rows
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables(text: str, encoding: str, rows: list[list[str]]) -> None:
+    assert document(text.encode(encoding), "text/csv", "x.csv")["table"] == rows
+
+
+def test_a_row_cut_by_the_end_of_the_preview_is_left_out() -> None:
+    found = document(b'name,"two\nlines"\n' * 5_000, "text/csv", "x.csv")
+    assert found["truncated"]
+    cell = "x" * 700
+    rows = document(f"a,{cell}\n".encode() * 99, "text/csv", "x.csv")["table"]
+    assert rows[-1] == ["a", "x" * 500]
+    assert len(rows) == 65_536 // 703
 
 
 def test_tables_are_capped() -> None:
@@ -157,6 +180,35 @@ def test_json_is_indented_with_numbers_unchanged() -> None:
     plain = re.sub(r"<[^>]*>", "", found["html"]).strip()
     assert plain == '{\n  "a": [\n    1.10,\n    12345678901234567890,\n    {}\n  ],\n  "b": "{,}"\n}'
     assert found["content"] == '{"a":[1.10,12345678901234567890,{}],"b":"{,}"}'
+
+
+@pytest.mark.parametrize(
+    ("source", "mime", "encoding"),
+    [
+        ('<meta charset="iso-8859-2"><p>{}', "text/html", "iso8859_2"),
+        (
+            "<head><META http-equiv=Content-Type content='text/html; charset=windows-1250'></head><p>{}",
+            "text/html",
+            "cp1250",
+        ),
+        ('<meta charset="iso-8859-2"><p>{}', "text/html", "utf-8"),  # the bytes say otherwise
+        ('<meta charset="utf-16"><p>{}', "text/html", "cp1250"),
+        ('<meta charset="zlib"><p>{}', "text/html", "cp1250"),
+        ('<?xml version="1.0" encoding="ISO-8859-2"?>\n<a>{}</a>', "application/xml", "iso8859_2"),
+        ("<?xml version='1.0' encoding='windows-1250'?><html><p>{}</p></html>", "application/xhtml+xml", "cp1250"),
+        ("#!/usr/bin/python\n# -*- coding: iso-8859-2 -*-\nx = '{}'\n", "text/x-python", "iso8859_2"),
+    ],
+)
+def test_T83_a_file_may_say_its_encoding(source: str, mime: str, encoding: str) -> None:
+    text = source.format("Škoda: źródło, żółw")
+    found = show(text.encode(encoding), mime, "x")
+    assert found.document is not None
+    assert found.document["content"] == text
+
+
+def test_entities_are_decoded_and_a_head_need_not_end() -> None:
+    page = b"<!doctype html><head><title>t</title><style>p{}</style><body><p>M&uuml;ller &#8364;5 &lt;b&gt;<template>x</template>"
+    assert show(page, "text/html", "x.html").text == "Müller €5 <b>"
 
 
 def test_html_tags_are_not_searched() -> None:
