@@ -77,6 +77,10 @@ class Principal:
             return self.budget.token_id.hex
         return None if self.folder_id is None else f"{self.folder_id:032x}"
 
+    def began(self, session_id: str | None) -> bool:
+        """Whether it, or another key of the same folder, began the upload with this session."""
+        return self.apart is not None and (session_id or "").startswith(f"{self.apart}.")
+
     def session_of(self, name: str) -> str:
         """The id of the caller's upload session ``name``. Upload tokens and keys of a folder have sessions of their own."""
         return f"{self.apart}.{name}" if self.apart else name

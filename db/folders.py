@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
+from core.unset import UNSET, Unset
 from db import Tx, column, events, execute, many, one, scalar
 from db.records import FolderRecord
 
@@ -184,9 +185,54 @@ def trash_inside(tx: Tx, folder_ids: Sequence[int], *, limit: int) -> tuple[int,
     return row[0], row[1]
 
 
-def remove(tx: Tx, folder_ids: Sequence[int]) -> int:
-    """Delete folders and return their number."""
-    return execute(tx, "delete from folders where id = any(%(ids)s)", {"ids": list(folder_ids)})
+# What an upload token began, or a key that is limited to a folder, becomes private.
+_MOVE_UPLOADS = """
+update uploads set folder_gone = true, folder_id = case when token_id is null then f.parent_id end,
+    visibility = case when bound or token_id is not null then 'private' else visibility end
+from folders f
+where f.id = %(top)s and uploads.owner_id = f.owner_id and folder_id = any(%(ids)s)
+and status in ('pending', 'uploading', 'completing')
+"""
+_REMEMBER = """
+insert into deleted_folders (id, owner_id, heir_id)
+select f.id, f.owner_id, top.parent_id from folders f, folders top where f.id = any(%(ids)s) and top.id = %(top)s
+"""
+
+
+def remove(tx: Tx, top: int, folder_ids: Sequence[int]) -> int:
+    """Delete the folder ``top`` and all below, and return their number. Unfinished uploads go on to the folder above, those of
+    an upload token to the root."""
+    params = {"top": top, "ids": list(folder_ids)}
+    execute(tx, _MOVE_UPLOADS, params)
+    execute(tx, _REMEMBER, params)
+    return execute(tx, "delete from folders where id = any(%(ids)s)", params)
+
+
+REMEMBERED = timedelta(days=7)  # longer than an upload may take
+_HEIR = """
+with recursive up (id) as (
+    select heir_id from deleted_folders where id = %(id)s and owner_id = %(owner)s and deleted_at > now() - %(within)s
+    union all
+    select d.heir_id from up join deleted_folders d on d.id = up.id
+)
+select up.id from up left join deleted_folders d on d.id = up.id where d.id is null
+"""
+
+
+def heir(tx: Tx, owner_id: str, folder_id: int, *, within: timedelta) -> int | Unset | None:
+    """The nearest folder above the owner's folder that was deleted ``within`` the last time; None: the root. UNSET if no such
+    folder was deleted."""
+    found = column(tx, _HEIR, {"id": folder_id, "owner": owner_id, "within": within})
+    return found[0] if found else UNSET
+
+
+def forget_deleted(tx: Tx, *, limit: int) -> int:
+    """Forget folders that were deleted long ago."""
+    sql = """
+    delete from deleted_folders where id in (
+        select id from deleted_folders where deleted_at < now() - %(keep)s order by deleted_at limit %(limit)s)
+    """
+    return execute(tx, sql, {"keep": REMEMBERED, "limit": limit})
 
 
 def paths_below(tx: Tx, folder_id: int) -> dict[int, str]:

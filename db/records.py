@@ -108,7 +108,6 @@ class UploadRecord:
     created_at: datetime
     updated_at: datetime
     expires_at: datetime
-    had_folder: bool  # begun for a folder; if folder_id is None, that was deleted since
     incoming_key: str | None = None
     multipart_id: str | None = None
     part_size: int | None = None
@@ -118,7 +117,8 @@ class UploadRecord:
     problem: dict[str, Any] | None = None
     cleaned: bool = False
     overdue: bool = False
-    bound: bool = False  # to its folder: if that was deleted, it becomes no file
+    folder_gone: bool = False  # its folder was deleted; folder_id is where the file goes now
+    bound: bool = False  # begun with a key that is limited to a folder
     attempts: int = 0  # to complete it without its client, that failed for a reason in the upload itself
 
     @property

@@ -22,7 +22,7 @@ from core.principal import Principal
 from db import Tx, execute, many, one, scalar
 from db.records import PartRecord, ResumableRecord, UploadRecord, UploadState
 from db.uploads import COLUMNS as UPLOAD_COLUMNS
-from db.uploads import FAIRLY, RENEWED
+from db.uploads import FAIRLY, OWN, RENEWED, own
 
 MAX_PART_NUMBER = 10_000
 
@@ -75,14 +75,11 @@ def create(
     return UploadState(upload, record)
 
 
-_OWNED = """(%(owner)s::text is null or owner_id = %(owner)s) and (%(token)s::uuid is null or token_id = %(token)s)
-and (%(folders)s::integer[] is null or folder_id = any(%(folders)s))"""
+_OWNED = f"(%(owner)s::text is null or owner_id = %(owner)s) and {OWN}"
 
 
 def _owned_by(principal: Principal) -> dict[str, Any]:
-    """An admin's are all, an upload token's those that it began, those of a key of a folder the ones that go there."""
-    owner_id = None if principal.is_admin else principal.owner_id
-    return {"owner": owner_id, "token": principal.token_id, "folders": principal.reach}
+    return {"owner": None if principal.is_admin else principal.owner_id, **own(principal)}
 
 
 def states(tx: Tx, principal: Principal, upload_ids: Sequence[UUID]) -> dict[UUID, UploadState]:

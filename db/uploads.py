@@ -17,14 +17,14 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from core.placement import Placement
-from core.principal import Quota
+from core.principal import Principal, Quota
 from db import Tx, events, execute, finished, many, one, quotas, scalar
 from db.records import UploadRecord
 
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
     " reserved, part_size, folder_id, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,"
-    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, attempts, had_folder, bound"
+    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, attempts, folder_gone, bound"
 )
 
 
@@ -48,7 +48,8 @@ class NewUpload:
     incoming_key: str | None = None
     token_id: UUID | None = None  # the upload token whose budget is charged
     urls_for: timedelta | None = None  # lifetime of the URLs in the first answer
-    bound: bool = False  # to its folder, with which it ends
+    bound: bool = False  # begun with a key that is limited to a folder
+    folder_gone: bool = False  # ``placement`` has the nearest folder that lives
 
 
 # What the session's files use; what its unfinished uploads add is decided when they become files (files.open_publication).
@@ -96,10 +97,10 @@ held as (
 ),
 upload as (
     insert into uploads (owner_id, protocol, status, object_key, incoming_key, original_name, content_type, size, reserved,
-                         part_size, folder_id, had_folder, bound, visibility, tags, on_duplicate, keep_location, metadata, sha256,
-                         session_id, token_id, urls_until, expires_at)
+                         part_size, folder_id, folder_gone, bound, visibility, tags, on_duplicate, keep_location, metadata,
+                         sha256, session_id, token_id, urls_until, expires_at)
     select %(owner_id)s, %(protocol)s, %(status)s, %(object_key)s, %(incoming_key)s, %(original_name)s, %(content_type)s,
-           %(size)s, %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_id)s::int is not null, %(bound)s, %(visibility)s,
+           %(size)s, %(reserve)s, %(part_size)s, %(folder_id)s, %(folder_gone)s, %(bound)s, %(visibility)s,
            %(tags)s, %(on_duplicate)s, %(keep_location)s, %(metadata)s, %(sha256)s, %(session_id)s, %(token_id)s,
            now() + %(urls_for)s, now() + %(expires_in)s
     from held returning *
@@ -152,7 +153,6 @@ def without_row(new: NewUpload, upload_id: UUID, *, object_key: str) -> UploadRe
         created_at=now,
         updated_at=now,
         expires_at=now + new.expires_in,
-        had_folder=place.folder_id is not None,
     )
 
 
@@ -246,21 +246,28 @@ def unchecked_files(tx: Tx, *, after: timedelta, limit: int) -> list[tuple[UUID,
     return tx.execute(_UNCHECKED_FILES, {"after": after, "limit": limit}).fetchall()
 
 
+# An upload token has the uploads that it began; a key of a folder those that go there, and those that such a key began.
+OWN = """(%(token)s::uuid is null or token_id = %(token)s)
+and (%(folders)s::integer[] is null or folder_id = any(%(folders)s) or starts_with(session_id, %(apart)s || '.'))"""
+
+
+def own(principal: Principal) -> dict[str, Any]:
+    """The parameters of ``OWN``."""
+    return {"token": principal.token_id, "folders": principal.reach, "apart": principal.apart}
+
+
 _UNFINISHED = f"""
 select {COLUMNS} from uploads
 where owner_id = %(owner)s and status in ('pending', 'uploading', 'completing')
-and (%(token)s::uuid is null or token_id = %(token)s) and (%(folders)s::integer[] is null or folder_id = any(%(folders)s))
+and {OWN}
 and (%(after)s::uuid is null or id < %(after)s)
 order by id desc limit %(limit)s
 """
 
 
-def unfinished(
-    tx: Tx, owner_id: str, *, token_id: UUID | None, folders: list[int] | None, after: UUID | None, limit: int
-) -> list[UploadRecord]:
-    """An owner's unfinished uploads after ``after``, newest first; with ``token_id`` only those of the upload token, with
-    ``folders`` only those that go there."""
-    params = {"owner": owner_id, "token": token_id, "folders": folders, "after": after, "limit": limit}
+def unfinished(tx: Tx, principal: Principal, *, after: UUID | None, limit: int) -> list[UploadRecord]:
+    """The caller's unfinished uploads after ``after``, newest first."""
+    params = {"owner": principal.owner_id, **own(principal), "after": after, "limit": limit}
     return many(tx, UploadRecord, _UNFINISHED, params)
 
 

@@ -154,9 +154,9 @@ class Folders:
     def delete(self, principal: Principal, folder_id: int, *, recursive: bool = False) -> dict[str, int]:
         """Delete a folder; with ``recursive`` also all folders below, and their files go to the trash.
 
-        Raises NotAllowed, and FolderNotEmpty unless only files in the trash are in it. A file that is uploaded or moved to it at
-        the same time either goes to the trash with it or gets NotFound. Many files are moved in several transactions, and the
-        last one deletes the folders; after an interruption it can be repeated.
+        Raises NotAllowed, and FolderNotEmpty unless only files in the trash are in it. A file that is moved to it at the same
+        time goes to the trash with it or gets NotFound, one that is uploaded goes to the trash or to a folder above. Many files
+        are moved in several transactions, and the last one deletes the folders; after an interruption it can be repeated.
 
         A move of a file locks the file before the folder, so a deadlock is possible. This waits briefly for each lock and then
         starts again, so that no other one has to give up."""
@@ -175,7 +175,7 @@ class Folders:
                                 raise FolderNotEmpty()
                             moved, new = folders.trash_inside(conn, ids, limit=_BATCH)
                             if moved < _BATCH:
-                                removed = folders.remove(conn, ids)
+                                removed = folders.remove(conn, folder_id, ids)
                                 done = {"trashed_files": trashed + new, "deleted_folders": removed}
                                 events.record(conn, "folder_deleted", owner_id=owner_id, target=folder_id, details=done)
                                 return done

@@ -18,6 +18,7 @@ from db import (
     deferred_deletions,
     errors,
     events,
+    folders,
     idempotency,
     keys,
     login_sessions,
@@ -223,6 +224,7 @@ class Janitor:
             report.forgotten_rows += uploads.forget_sessions(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
             report.forgotten_rows += keys.forget_old(tx, keep=_KEEP_KEYS, limit=10 * _BATCH)
             report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=10 * _BATCH)
+            report.forgotten_rows += folders.forget_deleted(tx, limit=10 * _BATCH)
             report.forgotten_rows += login_sessions.forget_expired(tx)
             report.forgotten_rows += rate_limits.forget_expired(tx, limit=10 * _BATCH)
 

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -43,7 +42,7 @@ from services.access.upload_tokens import as_sent, uploader_of
 from services.access.visibility import may_change, owned
 from services.objects import part_writer
 from services.objects.bucket import bucket_errors
-from services.uploads.intake import RESUMABLE, Intake
+from services.uploads.intake import FOLDER_GONE, RESUMABLE, Intake
 from services.uploads.leases import LEASE, RENEW
 from storage_backends.base import (
     Checksum,
@@ -67,11 +66,6 @@ _SWEEP_TIME = 3.0  # seconds after which a sweep begins nothing more; the next o
 _MAX_ATTEMPTS = 4
 _AFTER_FAILURE = timedelta(seconds=5)  # doubled for each attempt, up to ten minutes
 _AFTER_OUTAGE = timedelta(seconds=30)
-
-_FOLDER_GONE = {
-    "code": "folder_gone",
-    "detail": "The folder that this was uploaded to was deleted meanwhile; it is in the root.",
-}
 
 
 class Completion:
@@ -325,15 +319,10 @@ class Completion:
         return copied.etag, copied.size
 
     def _publish(self, upload: UploadRecord, etag: str, size: int, sha256: str | None) -> FileRecord | None:
-        """Make the file, as ``processing``, and queue its check in the same transaction. None if the upload is over. If its
-        folder was deleted, the file goes to the root and its ``problem`` says so, or a ``bound`` upload ends.
+        """Make the file, as ``processing``, and queue its check in the same transaction. None if the upload is over.
 
         A checksum other than the one declared at the beginning rejects the file: no bytes match both."""
         self._check_size(upload, size)
-        if upload.bound and upload.folder_id is None:
-            error = UploadGone("The folder that this was uploaded to was deleted.")
-            self._intake.abort(upload, problem=error.as_problem())
-            raise error
         new = NewFile(
             upload_id=upload.id,
             owner_id=upload.owner_id,
@@ -347,7 +336,7 @@ class Completion:
             status="processing",
             placement=upload.placement,
             metadata={"custom": upload.metadata} if upload.metadata else {},
-            problem=_FOLDER_GONE if upload.had_folder and upload.folder_id is None else None,
+            problem=FOLDER_GONE if upload.folder_gone else None,
         )
         try:
             with self._db.transaction() as tx:
@@ -373,9 +362,11 @@ class Completion:
             self._intake.abort(upload, problem=error.as_problem())
             raise
         except db_errors.ForeignKeyViolation:
-            if upload.folder_id is None:
+            with self._db.connection() as tx:
+                now = uploads.get(tx, upload.id)
+            if now is None or now.folder_id == upload.folder_id:
                 raise
-            return self._publish(replace(upload, folder_id=None), etag, size, sha256)  # deleted a moment ago
+            return self._publish(now, etag, size, sha256)  # the folder was deleted a moment ago
         if file is not None:
             metrics().upload(upload.protocol, "done", size if upload.protocol in ("tus", "ietf") else 0)
         return file
@@ -405,11 +396,10 @@ class Completion:
 
 def check_owner(principal: Principal, upload: UploadRecord | None) -> UploadRecord:
     """The upload, if it is the caller's; else NotFound. An upload token sees only those that it began."""
-    if (
-        upload is None
-        or not may_change(principal, upload.owner_id, upload.folder_id)
-        or (principal.token_id is not None and upload.token_id != principal.token_id)
-    ):
+    own = upload is not None and (
+        principal.began(upload.session_id) or may_change(principal, upload.owner_id, upload.folder_id)
+    )
+    if upload is None or not own or (principal.token_id is not None and upload.token_id != principal.token_id):
         raise NotFound("There is no such upload.")
     return upload
 

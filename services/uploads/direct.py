@@ -506,14 +506,7 @@ class DirectUploads:
         scope = f"uploads:{principal.owner_id}:{principal.apart}"
         after = self._cursors.after(cursor, UUID, scope=scope)
         with self._db.connection() as tx:
-            found = uploads.unfinished(
-                tx,
-                principal.owner_id,
-                token_id=principal.token_id,
-                folders=principal.reach,
-                after=after,
-                limit=limit + 1,
-            )
+            found = uploads.unfinished(tx, principal, after=after, limit=limit + 1)
         return self._cursors.page(found, lambda upload: upload.id, limit=limit, scope=scope)
 
     # -- end -----------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader
 from services.objects.part_writer import PartWriter
 from services.processing import pipeline
-from services.uploads.policy import UploadPolicy, without_folder
+from services.uploads.policy import UploadPolicy
 from services.uploads.reserved_keys import ReservedKeys
 from storage_backends.base import Checksum, MultipartStore, StorageError
 from telemetry import metrics
@@ -73,6 +73,11 @@ _TTL = timedelta(minutes=3)  # heartbeats extend it, so uploads of a killed proc
 _REQUEST_ERRORS = (Unavailable, StorageFull, MalformedUpload, NotAuthenticated, NotFound)
 
 GatewayProtocol = Literal["form", "raw"]
+FOLDER_GONE = {
+    "code": "folder_gone",
+    "detail": "The folder that this was uploaded to was deleted meanwhile; it is in the nearest folder above that was left,"
+    " or in the root.",
+}
 RESUMABLE = ("tus", "ietf")  # protocols of resumable.py
 
 
@@ -327,7 +332,7 @@ class Batch:
 
     def _admit(self, new: NewUpload) -> UploadRecord:
         try:
-            upload = self._policy.admit(self._principal, new)
+            upload = self._policy.admit(self._principal, new, began=self._began)
         except Unavailable:  # it may have been committed; then its quota must be returned
             with suppress(Unavailable), self._db.connection() as tx:
                 uploads.end_key(tx, new.object_key)
@@ -339,8 +344,9 @@ class Batch:
         folder_id = new.placement.folder_id
         if folder_id is not None:
             with self._db.connection() as tx:
-                if folders.owner_of(tx, folder_id) != new.owner_id:
-                    raise NotFound("There is no such folder.")
+                known = folders.owner_of(tx, folder_id) == new.owner_id
+            if not known:
+                self._policy.landing(self._principal, new.placement, began=self._began)
         upload = self._intake.keys.take(new)
         self._unreserved = True
         self._admitted.append(upload.id)
@@ -371,10 +377,7 @@ class Batch:
         allowed = self._policy.place(self._principal, placement)
         equals = EqualObjects(self._reader, new=[item.upload.object_key for item in self.received])
         try:
-            outcome = equals.run(lambda: self._publish(allowed, equals, once))
-        except db_errors.ForeignKeyViolation:
-            self._principal = without_folder(self._principal, allowed.folder_id)
-            return self.commit(placement, once=once)
+            outcome = self._publish_in_living_folder(allowed, equals, once)
         except db_errors.CheckViolation as error:
             log.warning("upload_breaks_constraint", constraint=db_errors.constraint(error))
             raise InvalidInput("A value of the upload is not allowed.") from error
@@ -388,7 +391,18 @@ class Batch:
         self.received = []
         return outcome
 
-    def _publish(self, placement: Placement, equals: EqualObjects, once: Claim | None) -> Outcome:
+    def _publish_in_living_folder(
+        self, placement: Placement, equals: EqualObjects, once: Claim | None, problem: dict[str, str] | None = None
+    ) -> Outcome:
+        try:
+            return equals.run(lambda: self._publish(placement, problem, equals, once))
+        except db_errors.ForeignKeyViolation:
+            landing = self._policy.landing(self._principal, placement, began=self._began)
+        return self._publish_in_living_folder(landing, equals, once, FOLDER_GONE)
+
+    def _publish(
+        self, placement: Placement, problem: dict[str, str] | None, equals: EqualObjects, once: Claim | None
+    ) -> Outcome:
         owner_id = self._principal.owner_id
         published: list[FileRecord] = []
         duplicates: list[Rejected] = []
@@ -415,7 +429,7 @@ class Batch:
                         continue
                 record = files.publish(
                     tx,
-                    _new_file(item, placement, "processing" if self._scan else "ready"),
+                    _new_file(item, placement, "processing" if self._scan else "ready", problem),
                     link=placement.on_duplicate == "link",
                     forget=True,
                     damaged=equals.damaged,
@@ -462,7 +476,7 @@ class Batch:
         self._intake.discard([item.upload for item in self.received])
 
 
-def _new_file(item: Received, placement: Placement, status: str) -> NewFile:
+def _new_file(item: Received, placement: Placement, status: str, problem: dict[str, str] | None) -> NewFile:
     return NewFile(
         upload_id=item.upload.id,
         owner_id=item.upload.owner_id,
@@ -476,4 +490,5 @@ def _new_file(item: Received, placement: Placement, status: str) -> NewFile:
         status=status,
         placement=placement,
         metadata={"custom": placement.metadata} if placement.metadata else {},
+        problem=problem,
     )

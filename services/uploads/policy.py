@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from time import monotonic
 
 from core.errors import FileTooLarge, LimitReached, NotAllowed, NotFound, QuotaExceeded
 from core.placement import Placement
 from core.principal import Principal, Quota, UploadBudget
-from db import Database, Tx, files, quotas, uploads
+from core.unset import UNSET, Unset
+from db import Database, Tx, files, folders, quotas, uploads
 from db import errors as db_errors
 from db.records import SessionRecord, UploadRecord
 from db.uploads import NewUpload
@@ -71,7 +73,8 @@ class UploadPolicy:
             if placement.on_duplicate == "reject":  # the owner's other folders may have it
                 raise NotAllowed("With a key that is limited to a folder, on_duplicate must be link or copy.")
             placement = replace(placement, folder_id=placement.folder_id or principal.folder_id)
-        check_target(principal, placement.folder_id)
+        if placement.folder_id != principal.folder_id:  # its own folder may be gone, which ``landing`` knows
+            check_target(principal, placement.folder_id)
         check_tags(self._db, principal.owner_id, placement.tags)
         return placement
 
@@ -95,9 +98,11 @@ class UploadPolicy:
         *,
         once: Claim | None = None,
         also: Callable[[Tx, UploadRecord], None] | None = None,
+        began: float | None = None,
     ) -> UploadRecord:
-        """Commit the upload's row and what ``also`` adds, and reserve its quota; ``once`` records its id. Raises
-        QuotaExceeded, LimitReached, or NotFound for the folder; then nothing is reserved."""
+        """Commit the upload's row and what ``also`` adds, and reserve its quota; ``once`` records its id. ``began`` is as in
+        ``landing``, if bytes have come in already. Raises QuotaExceeded, LimitReached, or NotFound for the folder; then nothing
+        is reserved."""
         new = replace(new, token_id=principal.token_id, bound=principal.folder_id is not None)
         limits, upload = self._limits, None
         bounds = {"quota": limits.quota, "session_quota": limits.session_quota}
@@ -114,8 +119,9 @@ class UploadPolicy:
                 elif not alone:
                     raise db_errors.Rollback
         except db_errors.ForeignKeyViolation:
-            now = without_folder(principal, new.placement.folder_id)
-            return self.admit(now, replace(new, placement=self.place(now, new.placement)), once=once, also=also)
+            landing = self.landing(principal, new.placement, began=began)
+            new = replace(new, placement=landing, folder_gone=True)
+            return self.admit(principal, new, once=once, also=also, began=began)
         if upload is not None:
             return upload
         with self._db.connection() as tx:
@@ -127,6 +133,23 @@ class UploadPolicy:
         if reason == "budget":
             raise QuotaExceeded("This would exceed the upload token's budget.")
         raise LimitReached(f"At most {limits.max_open_uploads} uploads may be unfinished at the same time.")
+
+    def landing(self, principal: Principal, placement: Placement, *, began: float | None) -> Placement:
+        """Where an upload goes whose folder was deleted since it ``began`` (by ``monotonic``): to the nearest folder above, or
+        to the root, as an upload token's does. A token's becomes private, and that of a key that is limited to a folder.
+        Raises NotFound if the owner has had no such folder since then."""
+        budget, gone = principal.budget, placement.folder_id
+        heir: int | Unset | None = UNSET
+        if gone is not None and began is not None:
+            with self._db.connection() as tx:
+                heir = folders.heir(tx, principal.owner_id, gone, within=timedelta(seconds=monotonic() - began))
+        if budget is not None and (not isinstance(heir, Unset) or gone == budget.folder_id):
+            return replace(placement, folder_id=None, visibility="private")
+        if isinstance(heir, Unset):
+            raise NotFound("There is no such folder.")
+        return replace(
+            placement, folder_id=heir, visibility=placement.visibility if principal.folder_id is None else "private"
+        )
 
     def reserves_nothing(self, principal: Principal) -> bool:
         """Whether neither a quota nor an upload token bounds the caller's uploads."""
@@ -188,11 +211,3 @@ class UploadPolicy:
             if self.extend(upload, reserve, expires_in=expires_in):
                 return replace(upload, reserved=reserve)
         raise QuotaExceeded()
-
-
-def without_folder(principal: Principal, folder_id: int | None) -> Principal:
-    """The caller, after the folder of its upload token was deleted. Raises NotFound if it is no such folder."""
-    budget = principal.budget
-    if budget is None or budget.folder_gone or folder_id is None or folder_id != budget.folder_id:
-        raise NotFound("There is no such folder.")
-    return replace(principal, budget=replace(budget, folder_gone=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Literal
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from core.ids import FILE_PREFIX, new_id, object_key
 from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, resumable
+from db import Database, Tx, folders, resumable
 from db.records import PartRecord, UploadRecord, UploadState
 from db.uploads import NewUpload
 from services.access.idempotency import Claim
@@ -104,6 +105,7 @@ class ResumableUploads:
         concat: str | None,
         sources: Sequence[UUID] | None,
         once: Claim | None,
+        began: float | None = None,
     ) -> UploadState:
         created: list[UploadState] = []
 
@@ -130,7 +132,7 @@ class ResumableUploads:
                 content_type=content_types.OCTET_STREAM,
                 size=new.size,
                 reserve=reserve,
-                session_id=new_id().hex,
+                session_id=principal.session_of(new_id().hex),
                 expires_in=self._ttl,
                 part_size=plan(largest, preferred=PART_SIZE, max_count=_MAX_PARTS).part_size,
                 placement=policy.place(principal, new.placement),
@@ -138,6 +140,7 @@ class ResumableUploads:
             ),
             once=once,
             also=also,
+            began=began,
         )
         return created[-1]
 
@@ -167,7 +170,13 @@ class ResumableUploads:
         partials = [found[upload_id].upload for upload_id in sources]
         size = sum(upload.size or 0 for upload in partials)
         upload = self._admit(
-            principal, replace(new, size=size), reserve=0, concat=concat, sources=list(sources), once=once
+            principal,
+            replace(new, size=size),
+            reserve=0,
+            concat=concat,
+            sources=list(sources),
+            once=once,
+            began=monotonic() - folders.REMEMBERED.total_seconds(),  # with a partial upload
         ).upload
         with Lease.of(self._db, principal, upload.id) as lease:
             writer = self._writer(principal, lease, checksums=False)

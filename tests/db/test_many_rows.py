@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from core.ids import secret_digest
-from core.principal import Quota
+from core.principal import Principal, Quota
 from db import Database, Tx, idempotency, keys, rate_limits, scalar, tags, upload_tokens, uploads
 from db.uploads import NewUpload
 from tests.rows import sql
@@ -70,11 +70,7 @@ READS: dict[str, list[tuple[str, Read, int]]] = {  # by table: what, how, and ho
     ],
     "upload_sessions": [("forget", lambda tx: uploads.forget_sessions(tx, keep=timedelta(7), limit=10_000), 10_100)],
     "uploads": [
-        (
-            "unfinished",
-            lambda tx: uploads.unfinished(tx, "alice", token_id=None, folders=None, after=None, limit=50),
-            10,
-        ),
+        ("unfinished", lambda tx: uploads.unfinished(tx, Principal("alice"), after=None, limit=50), 10),
         ("admit", lambda tx: uploads.admit(tx, _NEW, quota=Quota(10), session_quota=Quota(10), max_open=1_000), 10),
         ("refusal", lambda tx: uploads.refusal(tx, _NEW, quota=Quota(0), session_quota=Quota(0)), 10),
         ("due", lambda tx: uploads.due(tx, ["incoming/1"], lease=timedelta(1), limit=100), 10),
