@@ -3,6 +3,8 @@
 ``reading.read`` chooses the parser by the file's type; ``run.run`` starts a child, which imports one module of this package,
 gives it the file and sends back what it made. Such a module has ``parse(data, arguments) -> (values, blobs)``. ``data`` are
 bytes, or a file object if the module ``SEEKS``; ``values`` must be JSON. It may start threads only if it says ``THREADS``.
+``parse`` may be a generator that yields ``(values, part)`` before its hardest part, mostly "picture": if that fails, even if
+the child is killed, these values are the answer, and ``values["failed"]`` names the part with the reason.
 
 Invariants
     Nothing of a file is parsed outside a child, except its first 64 KiB, to find its type (services/library/sniff.py).
@@ -15,7 +17,7 @@ Open run.py first, then reading.py.
     locks.py, sandbox.py    seccomp and Landlock, and whether this machine has them
     ranged.py           large files, of which only ranges are read
     reading.py          which parser reads which type, and what is read
-    image, heif, svg, media, pdf     pictures and metadata; pictures, thumbhash and exif help them
+    image, heif, svg, media, pdf     pictures and metadata; pictures, thumbhash, exif and declared help
     office, sheets, packages         documents that are ZIP files of XML
     text, markup, table, html_text   text files
     archive                          listings
@@ -23,7 +25,10 @@ Open run.py first, then reading.py.
     plain_text, language, cpu_timer  cleaning, language detection, limits of time within a child
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
+
+Partly = Generator[tuple[dict[str, Any], str], None, tuple[dict[str, Any], list[bytes]]]  # what ``parse`` may return
 
 PROTECTED = "The document is protected by a password"
 

@@ -14,6 +14,7 @@ import os
 import resource
 import struct
 import sys
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,10 +35,13 @@ def main() -> None:
     if missing and request["strict"]:
         answer: dict[str, Any] = {"missing": missing}
     else:
-        answer, blobs = _parse(module, request["arguments"], _file(module, request, output))
-    answer["blobs"] = [len(blob) for blob in blobs]
+        answer, blobs = _parse(module, request["arguments"], _file(module, request, output), output)
+    _send(output, answer | {"blobs": [len(blob) for blob in blobs]}, blobs)
+
+
+def _send(output: int, answer: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
     body = json.dumps(answer, allow_nan=False, ensure_ascii=False).encode(errors="surrogatepass")
-    with os.fdopen(output, "wb") as out:
+    with os.fdopen(output, "wb", closefd=False) as out:
         out.write(struct.pack(">I", len(body)) + body)
         out.writelines(blobs)
 
@@ -51,10 +55,17 @@ def _file(module: Any, request: dict[str, Any], output: int) -> Any:
     return io.BytesIO(data) if getattr(module, "SEEKS", False) else data
 
 
-def _parse(module: Any, arguments: dict[str, Any], file: Any) -> tuple[dict[str, Any], list[bytes]]:
+def _parse(module: Any, arguments: dict[str, Any], file: Any, output: int) -> tuple[dict[str, Any], list[bytes]]:
     # A library's message can hold addresses and paths (T35): the answer has only our own texts.
     try:
-        values, blobs = module.parse(file, arguments)
+        result = module.parse(file, arguments)
+        while isinstance(result, Generator):
+            try:
+                values, part = next(result)
+                _send(output, {"so_far": values, "part": part})
+            except StopIteration as end:
+                result = end.value
+        values, blobs = result
     except Unsupported as error:
         return {"unsupported": error.reason}, []
     except ParserFailed as error:

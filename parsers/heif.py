@@ -6,7 +6,7 @@ from typing import Any
 
 import pillow_heif
 
-from parsers import image
+from parsers import Partly, image
 
 THREADS = True  # the HEVC decoder works in a thread of its own
 pillow_heif.options.THUMBNAILS = False
@@ -14,6 +14,6 @@ pillow_heif.options.DECODE_THREADS = 1
 pillow_heif.register_heif_opener()
 
 
-def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+def parse(data: bytes, arguments: dict[str, Any]) -> Partly:
     """As for other images. The decoder turns the picture upright."""
     return image.parse(data, {**arguments, "formats": ["HEIF"]})

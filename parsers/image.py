@@ -2,12 +2,14 @@
 
 Only the formats named here are opened, whatever Pillow supports (T92). A picture is upright, in sRGB, and of the first frame
 (T93). To save memory the decoder shrinks first if it can (JPEG's ``draft``), then the pixels are reduced, and only the rest
-is turned and converted.
+is turned and converted. Of a truncated image what is there is drawn; what can't be drawn at all still has its metadata.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,12 +27,11 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
-    UnidentifiedImageError,
     WebPImagePlugin,
 )
 from PIL.Image import Resampling, Transpose
 
-from parsers import ParserFailed, Unsupported, exif, pictures
+from parsers import ParserFailed, Partly, Unsupported, declared, exif, pictures
 
 # Importing these plugins spares Pillow loading all forty to find them.
 FORMATS = (
@@ -63,16 +64,54 @@ _HARMLESS = (
     "|Image appears to be a malformed MPO|Invalid APNG|Palette images with Transparency"
 )
 
+_UNKNOWN = "This is not an image in a format that can be shown"
+_NO_PICTURE = "The image is damaged or incomplete, or of a kind that can't be decoded"
+_MAX_COEFFICIENTS = 448 * 1024 * 1024  # bytes; a progressive JPEG needs all of them in memory
+_MAX_SCANS = 100  # of a progressive JPEG; each passes over the whole picture
+_JPEG_SEGMENT = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")  # between compressed data
+_MAX_ICONS = 64  # of one file
+_BRANDS = {"AVIF": (b"avif", b"avis"), "HEIF": (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")}
+
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+ImageFile.LOAD_TRUNCATED_IMAGES = True  # what is there is drawn
+PngImagePlugin.MAX_TEXT_CHUNK = _MAX_ICC
 # By default a thread for each core: on a large machine their stacks alone exceed RLIMIT_AS.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+class _Chunks(PngImagePlugin.PngStream):
+    """The chunks of a PNG, without animation, and without texts that are not read here: these may be of any size."""
+
+    _TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
+
+    def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        assert self.fp
+        keyword = self.fp.read(min(32, length)).partition(b"\0")[0]
+        self.fp.seek(pos)
+        unread = keyword not in self._TEXTS or keyword.decode() in self.im_text
+        if cid in (b"acTL", b"fcTL", b"fdAT") or (cid in (b"tEXt", b"zTXt", b"iTXt") and unread):
+            return ImageFile._safe_read(self.fp, length)
+        return super().call(cid, pos, length)
+
+
+PngImagePlugin.PngStream = _Chunks  # type: ignore[misc]
+
+
+def parse(data: bytes, arguments: dict[str, Any]) -> Partly:
     """Metadata (width, height, format, exif, gps, placeholder) and pictures of the first frame."""
     sizes = pictures.sizes_of(arguments)
+    formats = tuple(arguments.get("formats", FORMATS))
     with _strict_warnings():
-        image = _open(data, tuple(arguments.get("formats", FORMATS)))
+        try:
+            image = _open(data, formats)
+        except ParserFailed as failed:
+            if (known := declared.size(data)) is None:
+                raise
+            metadata: dict[str, Any] = dict(zip(("format", "width", "height"), known, strict=True))
+            if not sizes:
+                return {"metadata": metadata}, []
+            yield {"metadata": metadata}, "picture"
+            raise ParserFailed(_too_large(*known[1:]) or failed.reason) from failed
         width, height = image.size
         camera, gps = exif.tags(image)
         # Pillow turns TIFF itself
@@ -83,6 +122,7 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
         metadata = {"width": width, "height": height, "exif": camera, "gps": gps, "format": format}
         if not sizes:
             return {"metadata": metadata}, []
+        yield {"metadata": metadata}, "picture"
         largest = _shrink(image, max(sizes), turn, (width, height))
         return pictures.result(metadata, largest, sizes, arguments["format"], (width, height))
 
@@ -102,22 +142,90 @@ def _strict_warnings() -> Iterator[None]:
         yield
 
 
-def _open(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
+def _too_large(width: int, height: int) -> str | None:
+    return f"The image has more than {MAX_PIXELS // 1_000_000} megapixels" if width * height > MAX_PIXELS else None
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """The image, with its metadata. Its pixels are not decoded yet, and may be too many."""
+    if "ICO" in formats and data.startswith((b"\0\0\1\0", b"\0\0\2\0")):
+        return _icon(data)
+    Image.MAX_IMAGE_PIXELS = None
     try:
-        image = Image.open(BytesIO(data), formats=formats)
-    except UnidentifiedImageError:
-        raise Unsupported("This is not an image in a format that can be shown") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ParserFailed(f"The image has more than {MAX_PIXELS // 1_000_000} megapixels") from None
+        image = Image.open(BytesIO(_readable(data, formats)), formats=formats)
+    except Exception:  # Pillow raises a dozen kinds
+        if data[4:8] == b"ftyp" and b"Exif" in data:  # Pillow refuses an AVIF with damaged EXIF
+            return _open(data.replace(b"Exif", b"free"), formats)
+        if any(accept and accept(data[:16]) for _, accept in map(Image.OPEN.__getitem__, formats)):
+            raise ParserFailed(_NO_PICTURE) from None
+        raise Unsupported(_UNKNOWN) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     if min(image.size) < 1:
         raise ParserFailed("The image has no pixels")
+    if image.format == "PNG" and "exif" not in image.info and (late := _late_exif(data)):
+        image.info["exif"] = late
     return image
 
 
-def _shrink(image: ImageFile.ImageFile, box: int, turn: Transpose | None, upright: tuple[int, int]) -> Image.Image:
+def _late_exif(data: bytes) -> bytes | None:
+    """EXIF behind the pixels of a PNG (third edition, §5.6)."""
+    at = 8
+    while at + 8 < len(data):
+        length = int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == b"eXIf":
+            return data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return None
+
+
+def _readable(data: bytes, formats: tuple[str, ...]) -> bytes:
+    """What Pillow opens: a truncated WebP filled up with zeros, and a coding brand among the compatible ones made the major
+    brand, since only that is looked at."""
+    if data.startswith(b"RIFF"):
+        return data.ljust(min(8 + int.from_bytes(data[4:8], "little"), 2 * len(data)), b"\0")
+    if data[4:8] == b"ftyp":
+        compatible = data[16 : min(int.from_bytes(data[:4]), 512)]
+        brands = [compatible[at : at + 4] for at in range(0, len(compatible), 4)]
+        for brand in (brand for format in formats for brand in _BRANDS.get(format, ())):
+            if brand in brands:
+                return data[:8] + brand + data[12:]
+    return data
+
+
+def _icon(data: bytes) -> Image.Image:
+    """The best picture of an icon or cursor that can be decoded, by the pictures' own sizes: the directory's are often wrong."""
+    count = max(0, min(int.from_bytes(data[4:6], "little"), _MAX_ICONS, (len(data) - 6) // 16))
+    icon = IcoImagePlugin.IcoFile(BytesIO(b"\0\0\1\0" + struct.pack("<H", count) + data[6:]))
+    found = []
+    for entry in icon.entry:
+        head = data[entry.offset : entry.offset + 41]
+        if len(head) < 41:
+            continue
+        if head.startswith(b"\x89PNG"):
+            (width, height), bits = struct.unpack_from(">2I", head, 16), 32
+        else:  # a bitmap and its mask, one upon the other (BITMAPINFOHEADER)
+            _, width, height, _, bits, _, _, _, _, colours, _ = struct.unpack_from("<I2i2H6I", head)
+            palette = 4 * (colours or (1 << bits if bits <= 8 else 0))
+            row = ((width * bits + 31) // 32 + (width + 31) // 32) * 4
+            entry = entry._replace(bpp=bits, size=40 + palette + row * (height // 2))
+        found.append((width * height, bits, entry))
+    found.sort(key=lambda one: one[:2], reverse=True)
+    icon.entry = [entry for _, _, entry in found]
+    for at in range(len(found)):
+        with suppress(Exception):  # as above
+            image = icon.frame(at)
+            image.load()
+            if image.mode == "RGBA" and image.format is None and image.getchannel("A").getextrema() == (0, 0):
+                image.putalpha(255)  # a bitmap whose fourth byte means nothing
+            image.format = "ICO"
+            return image
+    raise ParserFailed(_NO_PICTURE) if count else Unsupported(_UNKNOWN)
+
+
+def _shrink(image: Image.Image, box: int, turn: Transpose | None, upright: tuple[int, int]) -> Image.Image:
     """The first frame, upright, at most ``box`` pixels wide and high, as sRGB in mode RGB or RGBA."""
-    image.draft(None, (2 * box, 2 * box))  # twice as large, so that the resampling below looks good
-    image.load()
+    _load(image, box)
     target = pictures.fit(*upright, box)
     if turn in _SIDEWAYS:
         target = target[::-1]  # turned only after it was shrunk
@@ -126,6 +234,50 @@ def _shrink(image: ImageFile.ImageFile, box: int, turn: Transpose | None, uprigh
         pixels = pixels.resize(target, Resampling.LANCZOS)
     pixels = _to_srgb(pixels, image.info.get("icc_profile"))
     return pixels if turn is None else pixels.transpose(turn)
+
+
+def _load(image: Image.Image, box: int) -> None:
+    """Decode the image. What is missing at its end stays black, grey or transparent, but there must be something."""
+    file = getattr(image, "fp", None)
+    _decode(image, box)
+    extrema: Any = image.getextrema()  # of one band, or of each
+    if file is None or extrema[:2] not in ((0, 0), (128, 128), ((0, 0), (0, 0)), ((128, 128), (128, 128))):
+        return
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        _decode(_open(file.getvalue(), FORMATS), box)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+
+
+def _decode(image: Image.Image, box: int) -> None:
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        if image.info.get("progressive"):
+            sampled = [across * down for _, across, down, _ in image.layer]
+            if 2 * image.width * image.height * sum(sampled) / max(*sampled, 1) > _MAX_COEFFICIENTS:
+                raise ParserFailed("The image is progressive, and too large to be decoded")
+            if _scans(cast("BytesIO", image.fp).getvalue()) > _MAX_SCANS:
+                raise ParserFailed("The image is progressive, with too many scans")
+        image.draft(None, pictures.fit(*image.size, 2 * box))  # twice as large, so that resampling looks good
+    elif reason := _too_large(*image.size):
+        raise ParserFailed(reason)
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception:  # as above
+        if not ImageFile.LOAD_TRUNCATED_IMAGES or image._im is None:
+            raise ParserFailed(_NO_PICTURE) from None
+        image.tile = []  # type: ignore[attr-defined]  # what was decoded before is there
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has; counting ends when they are too many."""
+    count, at = 0, 2
+    while count <= _MAX_SCANS and (segment := _JPEG_SEGMENT.search(data, at)) and segment[0] != b"\xff\xd9":
+        count += segment[0] == b"\xff\xda"
+        at = segment.end() + int.from_bytes(data[segment.end() : segment.end() + 2])
+    return count
 
 
 def _reduce(image: Image.Image, factor: int) -> Image.Image:

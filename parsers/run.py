@@ -134,6 +134,7 @@ class _Child:
         )
         self._input, self._output = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         self._timed_out = False
+        self._requests = self._sent = 0  # ranges, and their bytes
         self._timer = threading.Timer(limits.wall_seconds, self._time_out)
         self._timer.daemon = True
         self._timer.start()
@@ -181,21 +182,11 @@ class _Child:
             self._input.close()
 
     def answer(self, source: RangedSource | None) -> Answer:
-        """Send the ranges that the child asks for, then read its answer."""
-        length = self._read(4)
-        requests = sent = 0
-        while source is not None and length == RANGE_REQUEST:
-            offset, size = RANGE.unpack(self._read(RANGE.size))
-            requests, sent = requests + 1, sent + size
-            inside = 0 < size <= MAX_LENGTH and offset + size <= source.size
-            if not inside or requests > MAX_REQUESTS or sent > self._limits.max_input:
-                raise ParserFailed("The parser asked for too much of the file")
-            self.send(source.read_at(offset, size))
-            length = self._read(4)
-        if (size := int.from_bytes(length)) > _MAX_JSON:
-            raise ParserFailed("The parser's answer is too large")
+        """Send the ranges that the child asks for, then read its answer: its last word, or what it had told before it failed."""
+        so_far: dict[str, Any] | None = None
         try:
-            answer = json.loads(self._read(size))
+            while "so_far" in (answer := self._message(source)):
+                so_far = answer
             if "missing" in answer:
                 raise WeakSandbox([str(lock) for lock in answer["missing"]])
             if "unsupported" in answer:
@@ -203,11 +194,29 @@ class _Child:
             if "failed" in answer:
                 raise ParserFailed(str(answer["failed"]))
             values, sizes = answer["values"], [int(size) for size in answer["blobs"]]
+            if any(size < 0 for size in sizes) or sum(sizes) > self._limits.max_output:
+                raise ParserFailed("The parser's answer is too large")
+            return Answer(values, [self._read(size) for size in sizes])
+        except ParserFailed as failed:
+            if so_far is None:
+                raise
+            return Answer({**so_far["so_far"], "failed": {so_far["part"]: failed.reason}}, [])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ParserFailed("The parser's answer can't be read") from error
-        if any(size < 0 for size in sizes) or sum(sizes) > self._limits.max_output:
+
+    def _message(self, source: RangedSource | None) -> dict[str, Any]:
+        """The child's next message, after the ranges that it asks for."""
+        while (length := self._read(4)) == RANGE_REQUEST and source is not None:
+            offset, size = RANGE.unpack(self._read(RANGE.size))
+            self._requests, self._sent = self._requests + 1, self._sent + size
+            inside = 0 < size <= MAX_LENGTH and offset + size <= source.size
+            if not inside or self._requests > MAX_REQUESTS or self._sent > self._limits.max_input:
+                raise ParserFailed("The parser asked for too much of the file")
+            self.send(source.read_at(offset, size))
+        if (size := int.from_bytes(length)) > _MAX_JSON:
             raise ParserFailed("The parser's answer is too large")
-        return Answer(values, [self._read(size) for size in sizes])
+        message: dict[str, Any] = json.loads(self._read(size))
+        return message
 
     def _read(self, length: int) -> bytes:
         data = self._output.read(length)

@@ -1,6 +1,7 @@
 """Files that attack memory, time or secrets, and the expected result of reading each.
 
-Each is ``(name, MIME type, maker, outcome)``; outcome is "unsupported", "failed", or "read" with what the reading shows."""
+Each is ``(name, MIME type, maker, outcome)``; outcome is "unsupported", "failed", "read", or "measured"
+(read, but without a picture)."""
 
 from __future__ import annotations
 
@@ -38,6 +39,30 @@ def webp_bomb(side: int = 12_000) -> bytes:
     """A lossless WebP of 40 bytes that claims 144 megapixels."""
     size = (side - 1) | (side - 1) << 14
     return b"RIFF\x20\0\0\0WEBPVP8L\x14\0\0\0\x2f" + struct.pack("<I", size) + bytes(15)
+
+
+def many_scans(scans: int = 10_000) -> bytes:
+    """A progressive JPEG of 60 megapixels and 200 KB, each of whose scans says that nothing changes."""
+    data = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
+    size, first = data.index(b"\xff\xc2") + 5, data.index(b"\xff\xda")
+    tables = data[first : data.rindex(b"\xff\xda")]
+    scan = b"\xff\xda\0\x08\1\1\0\1\x3f\0\0"
+    return data[:size] + struct.pack(">2H", 8_000, 7_500) + data[size + 4 : first] + tables + scan * scans + b"\xff\xd9"
+
+
+def many_icons() -> bytes:
+    """65,535 entries that all name the same bitmap, which claims 4,294 megapixels."""
+    head = struct.pack("<I2i2H6I", 40, 65_535, 131_070, 1, 32, 0, 0, 0, 0, 0, 0)
+    entry = struct.pack("<4B2H2I", 0, 0, 0, 0, 1, 32, 40, 6 + 16 * 65_535)
+    return b"\0\0\1\0\xff\xff" + entry * 65_535 + head + bytes(1_000)
+
+
+def many_texts() -> bytes:
+    image = encoded(Image.new("RGB", (9, 9)), "PNG")
+    bomb = zlib.compress(bytes(4_000_000))
+    texts = [b"zTXt" + name + b"\0\0" + bomb for n in range(200) for name in (b"%d" % n, b"Raw profile type exif")]
+    chunks = b"".join(struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in texts)
+    return image[:33] + chunks + image[33:]
 
 
 def looping_tiff() -> bytes:
@@ -172,11 +197,14 @@ ENTITY = '<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
 Maker = Callable[[], bytes]
 
 FILES: list[tuple[str, str, Maker, str]] = [
-    ("PNG of 100 megapixels", "image/png", image_bomb, "failed"),
-    ("WebP of 144 megapixels in 40 bytes", "image/webp", webp_bomb, "failed"),
-    ("GIF of 65535 x 65535", "image/gif", lambda: b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(50), "unsupported"),
-    ("PNG of no size", "image/png", lambda: png_of(0, 0), "unsupported"),
+    ("PNG of 100 megapixels", "image/png", image_bomb, "measured"),
+    ("WebP of 144 megapixels in 40 bytes", "image/webp", webp_bomb, "measured"),
+    ("GIF of 65535 x 65535", "image/gif", lambda: b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(50), "measured"),
+    ("PNG of no size", "image/png", lambda: png_of(0, 0), "failed"),
     ("PNG of 6000 x 1", "image/png", lambda: encoded(Image.new("L", (6000, 1)), "PNG"), "read"),
+    ("JPEG of 60 megapixels in 10,000 scans", "image/jpeg", many_scans, "measured"),
+    ("icon of 65535 bitmaps of 65535 x 65535", "image/vnd.microsoft.icon", many_icons, "failed"),
+    ("PNG with 400 texts of 4 MB each", "image/png", many_texts, "read"),
     ("EPS behind .png", "image/png", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n", "unsupported"),
     ("PSD behind .png", "image/png", lambda: b"8BPS\0\1" + bytes(5000), "unsupported"),
     ("TIFF whose directory loops", "image/tiff", looping_tiff, "read"),

@@ -143,6 +143,24 @@ def test_a_child_that_dies_while_it_reads_its_input(parse: Parse, monkeypatch: p
         runner.run("probe", io.BytesIO(bytes(20_000_000)), {})
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("os.abort()", "The parser crashed"),
+        ("raise ParserFailed('No picture')", "No picture"),
+        ("raise MemoryError", "The file needs too much memory"),
+        ("return {'x': 1}, [bytes(40 << 20)]", "The parser's answer is too large"),
+    ],
+)
+def test_T91_what_a_parser_told_before_it_failed_is_kept(parse: Parse, code: str, reason: str) -> None:
+    answer = parse(f"yield {{'metadata': {{'width': 7}}}}, 'picture'\n{code}", head="from parsers import ParserFailed")
+    assert answer == Answer({"metadata": {"width": 7}, "failed": {"picture": reason}}, [])
+
+
+def test_a_parser_that_tells_its_values_in_parts_returns_all(parse: Parse) -> None:
+    assert parse("yield {'a': 1}, 'picture'\nreturn {'b': 2}, [b'x']") == Answer({"b": 2}, [b"x"])
+
+
 def test_unsupported_and_parser_failed_are_passed_on(parse: Parse) -> None:
     with pytest.raises(Unsupported, match="not mine"):
         parse("from parsers import Unsupported; raise Unsupported('not mine')")
