@@ -1,33 +1,50 @@
 """SVG as a picture, drawn by resvg. The file itself is never shown: it could run scripts (T32).
 
-resvg reads local files named by ``href`` and draws as many pixels as the drawing asks for. So the markup is parsed first,
-without entities; all references are removed except fragments and embedded pictures, and the root gets the wanted size.
+resvg reads local files named by ``href`` and draws as many pixels as the drawing asks for. So the markup is parsed first, with
+no entities but plain texts of the drawing's own; all references are removed except fragments and embedded pictures, and the
+root gets the wanted size.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from io import BytesIO
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, tostring
 
 import resvg_py
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.ElementTree import XMLParser
 from PIL import Image
 
-from parsers import ParserFailed, Unsupported, pictures, plain_text
+from parsers import ParserFailed, Partly, Unsupported, pictures, plain_text
 
 _MAX_ELEMENTS = 200_000
 _MAX_DEPTH = 200
 _MAX_SIDE = 1_000_000.0  # units
+_MAX_BYTES = 8 * 1024 * 1024  # unpacked, or added by entities
 # No embedded SVG: resvg would follow its references.
 _EMBEDDED = re.compile(r"\s*(?:#|data:image/(?:png|jpe?g|gif|webp)[;,])", re.IGNORECASE)
-_LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?)\s*(px|pt|pc|mm|cm|in|)\s*")
-_UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0}
+_LENGTH = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,2})?)\s*(px|pt|pc|mm|cm|q|in|r?em|ex|)\s*", re.IGNORECASE)
+_UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "q": 96 / 101.6, "in": 96.0}
+_UNITS |= {"em": 16.0, "rem": 16.0, "ex": 8.0}
 
 
-def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+class _Parser(XMLParser):  # type: ignore[misc]
+    """Accepts entities that are plain texts, as Adobe Illustrator writes them."""
+
+    def __init__(self, references: int):
+        """``references``: how many there can be in the file."""
+        super().__init__()
+        self._longest = _MAX_BYTES // max(1, references)
+
+    def defused_entity_decl(self, name: str, is_parameter_entity: bool, value: str | None, *rest: Any) -> None:
+        if is_parameter_entity or value is None or "&" in value or len(value) > self._longest:
+            super().defused_entity_decl(name, is_parameter_entity, value, *rest)
+
+
+def parse(data: bytes, arguments: dict[str, Any]) -> Partly:
     """Metadata (width, height, title, placeholder) and pictures, in any size."""
     sizes = pictures.sizes_of(arguments)
     root = _open(data)
@@ -38,20 +55,36 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
         metadata["title"] = title
     if not sizes:
         return {"metadata": metadata}, []
+    yield {"metadata": metadata}, "picture"
     image = _draw(root, pictures.fit(width, height, max(sizes), enlarge=True), has_text)
     return pictures.result(metadata, image, sizes, arguments["format"])
 
 
 def _open(data: bytes) -> Element:
+    if data.startswith(b"\x1f\x8b"):
+        data = _unpack(data)
     try:
-        root: Element = fromstring(data)  # a DOCTYPE is common, entities are refused
+        parser = _Parser(data.count(b"&"))
+        parser.feed(data.lstrip(b"\t\r\n "))
+        root: Element = parser.close()
     except DefusedXmlException:
-        raise ParserFailed("The drawing declares entities") from None
+        raise ParserFailed("The drawing declares entities that are not plain texts") from None
     except (ParseError, ValueError, LookupError):
         raise ParserFailed("The drawing is not well-formed") from None
     if _local_name(root.tag) != "svg":
         raise Unsupported("This is not a drawing")
     return root
+
+
+def _unpack(data: bytes) -> bytes:
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = inflater.decompress(data, _MAX_BYTES)
+    except zlib.error:
+        raise ParserFailed("The drawing can't be unpacked") from None
+    if inflater.unconsumed_tail:
+        raise ParserFailed("The drawing is too large")
+    return unpacked
 
 
 def _local_name(name: Any) -> str:
@@ -103,7 +136,7 @@ def _measure(root: Element) -> tuple[float, float]:
 
 def _pixels(length: str) -> float | None:
     match = _LENGTH.fullmatch(length)
-    return float(match[1]) * _UNITS[match[2]] if match else None
+    return float(match[1]) * _UNITS[match[2].lower()] if match else None
 
 
 def _draw(root: Element, size: tuple[int, int], has_text: bool) -> Image.Image:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,72 @@ def test_embedded_pictures_are_drawn() -> None:
         ('width="200" viewBox="0 0 10 5"', (200, 100), (100, 50)),
         ('width="100000" height="1"', (100_000, 1), (100, 1)),
         ("", (300, 150), (100, 50)),
+        ('width="100%" height="100%"', (300, 150), (100, 50)),
+        ('width="auto" height="auto" viewBox="0,0,30,10"', (30, 10), (100, 33)),
+        ('width="2em" height="1REM"', (32, 16), (100, 50)),
     ],
 )
 def test_T92_the_requested_size_is_drawn(root: str, size: tuple[int, int], shown: tuple[int, int]) -> None:
     reading = show(f'<svg xmlns="http://www.w3.org/2000/svg" {root}><rect width="1e6" height="1e6"/></svg>'.encode())
     assert (reading.metadata["width"], reading.metadata["height"]) == size
     assert (reading.pictures[0].width, reading.pictures[0].height) == shown
+
+
+RECTANGLE = '<rect width="100" height="100" fill="#f00"/>'
+TITLED = svg(f"<title>Tïtle</title>{RECTANGLE}").decode()
+ILLUSTRATOR = """<?xml version="1.0" encoding="utf-8"?>
+<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd" [
+  <!ENTITY ns_svg "http://www.w3.org/2000/svg">
+  <!ENTITY ns_ai "http://ns.adobe.com/AdobeIllustrator/10.0/">
+  <!ENTITY st0 "fill:#f00">
+]>
+<svg xmlns="&ns_svg;" xmlns:i="&ns_ai;" width="100" height="100"><title>Tïtle</title>
+<switch><foreignObject requiredExtensions="&ns_ai;"/><g i:extraneous="self"><rect style="&st0;" width="100" height="100"/></g>
+</switch></svg>"""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ILLUSTRATOR.encode(),
+        gzip.compress(TITLED.encode()),
+        b"\n\n" + TITLED.encode(),
+        TITLED.encode("utf-8-sig"),
+        TITLED.encode("utf-16"),
+        f'<?xml version="1.0" encoding="utf-16"?>{TITLED}'.encode("utf-16-be"),
+        f'<?xml version="1.0" encoding="ISO-8859-1"?>{TITLED}'.encode("latin-1"),
+        f'<!DOCTYPE svg SYSTEM "http://127.0.0.1:9/svg.dtd">{TITLED}'.encode(),
+        TITLED.replace("<rect", '<style>@import "http://127.0.0.1:9/x.css"; .a { fill: red }</style><rect').encode(),
+    ],
+)
+def test_drawings_as_programs_write_them(data: bytes) -> None:
+    reading = show(data)
+    assert reading.metadata["title"] == "Tïtle"
+    assert Image.open(io.BytesIO(reading.pictures[0].data)).convert("RGB").getpixel((50, 50)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "entities",
+    [
+        '<!ENTITY e SYSTEM "file:///etc/passwd">',
+        '<!ENTITY e PUBLIC "x" "file:///etc/passwd">',
+        "<!ENTITY % p \"<!ENTITY e 'x'>\"> %p;",
+        '<!ENTITY a "x"><!ENTITY e "&a;&a;">',
+        '<!ENTITY a "x"><!ENTITY e "&#38;a;">',
+        f'<!ENTITY a "{"x" * 200}">',
+    ],
+)
+def test_T91_entities_that_are_not_plain_or_too_many_are_refused(entities: str) -> None:
+    text = "<desc>" + "&a;" * 50_000 + "</desc>" if entities.endswith('xx">') else ""
+    with pytest.raises(ParserFailed, match="entities"):
+        show(f"<!DOCTYPE svg [{entities}]>".encode() + svg(text))
+
+
+def test_T91_a_drawing_unpacks_to_a_limit() -> None:
+    with pytest.raises(ParserFailed, match="too large"):
+        show(gzip.compress(b"<svg>" + bytes(20_000_000)))
+    with pytest.raises(ParserFailed):
+        show(b"\x1f\x8bno deflate")
 
 
 def test_other_xml_is_unsupported() -> None:
