@@ -18,9 +18,10 @@ _OFFICE = "docx dotx xlsx xltx pptx ppsx potx docm xlsm pptm odt ott ods odp epu
 _ARCHIVES = "zip jar apk kmz tar gz bz2 xz zst"
 _FAMILIES: dict[str, Family] = {
     **dict.fromkeys(PICTURES | {"image/apng", "image/vnd.microsoft.icon"}, "image"),
-    **dict.fromkeys(("image/heic", "image/heif", "image/heic-sequence", "image/heif-sequence"), "heif"),
+    **dict.fromkeys(("image/heic", "image/heif"), "heif"),
     "image/svg+xml": "svg",
     "application/pdf": "pdf",
+    **dict.fromkeys(("application/x-pem-file", "model/obj"), "text"),
     **dict.fromkeys((str(mime_for_extension(extension)) for extension in _OFFICE.split()), "office"),
     **dict.fromkeys((str(mime_for_extension(extension)) for extension in _ARCHIVES.split()), "archive"),
 }
@@ -46,7 +47,7 @@ def family(mime_type: str, extension: str = "") -> Family | None:
         return _FAMILIES[mime]
     kind = file_type(mime)
     if kind in ("video", "audio"):
-        return "media" if mime not in ("audio/midi", "audio/x-mpegurl") else None
+        return "media" if mime != "audio/midi" else None
     return "text" if kind == "text" else None
 
 

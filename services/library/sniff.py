@@ -1,9 +1,9 @@
-"""Detects the type of bytes, whatever the file's name (T8).
+"""Tells what bytes are, whatever the file's name (T8).
 
 libmagic reads the first 64 KiB through python-magic: the system's library, or else the one in the pylibmagic wheel. This module
-adds what libmagic misses: text that a browser or a shell would run, and Office documents whose first ZIP entry is unusual.
-core/content_types.py weighs the detected type against the name. libmagic trusts magic numbers (``GIF89a`` and a script is a GIF),
-so the type decides about rules and previews, never about safety.
+adds what its versions miss, guess, or call differently: text, also such that a browser or a shell would run, programs, and what
+is in containers. core/content_types.py weighs what is found against the name. A signature says nothing about safety (``GIF89a``
+and a script is a GIF).
 """
 
 from __future__ import annotations
@@ -13,48 +13,65 @@ import re
 import struct
 import threading
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
-from core.content_types import EMPTY, OCTET_STREAM
+from core import charsets
+from core.content_types import ACTIVE, EMPTY, OCTET_STREAM, Found, canonical, forms
 
-HEAD_BYTES = 65_536  # given to libmagic
+HEAD_BYTES = 65_536  # that are looked at
+
+_NO_CONTAINERS = frozenset({"signature", "text", "any", "encrypted", "id3"})  # among the forms of types
+# Texts that libmagic recognises well enough for names without an extension.
+_KNOWN_TEXTS = frozenset({"application/json", "application/x-ndjson", "application/pgp-encrypted", "message/rfc822"})
+_KNOWN_TEXTS |= {"text/calendar", "text/csv", "text/vcard", "text/xml"}
+_PDF = "application/pdf"
+_ZIP = "application/zip"
 
 _lock = threading.Lock()
 _magic: Any = None
 
 
-def detect(head: bytes | bytearray | memoryview) -> str:
-    """The MIME type of a file that begins with ``head``, of which 64 KiB are read. application/octet-stream if it is unknown,
-    inode/x-empty for no bytes. Never raises."""
+def detect(head: bytes | bytearray | memoryview) -> Found:
+    """What a file is that begins with ``head``, of which 64 KiB are read. Never raises."""
     data = bytes(head[:HEAD_BYTES])
     if not data:
-        return EMPTY
-    if text := _active_text(data):
-        return text
+        return Found(EMPTY)
+    is_text = charsets.is_text(data, cut=len(data) == HEAD_BYTES)
+    if active := _active_text(data, is_text):
+        return Found(active, certain=True, forms=frozenset({"text"} if is_text else ()))
     if program := _program(data):
-        return program
-    if data.startswith(b"PK\x03\x04") and (office := _office_type(data)):
-        return office
-    found = _ask_libmagic(data)
-    if (
-        found == "application/x-dosexec"
-    ):  # a guess at .COM files by their first byte, which one in a hundred random files has
-        return OCTET_STREAM
-    return "text/plain" if found == OCTET_STREAM and len(data) < 4 and _is_plain(data) else found
+        return Found(program, certain=True, forms=_containers(program))
+    if signed := _by_signature(data):
+        return signed
+    return _by_libmagic(data, is_text)
 
 
-def _is_plain(data: bytes) -> bool:
-    """Whether this is printable text that is too short for libmagic."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return False
-    return text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
+def _containers(mime: str) -> frozenset[str]:
+    return forms(mime) - _NO_CONTAINERS
+
+
+def _certain(mime: str) -> Found:
+    """Certainly this type, or another of the same container if it is named so."""
+    return Found(mime, certain=True, forms=_containers(mime))
+
+
+def _by_libmagic(data: bytes, is_text: bool) -> Found:
+    mime = canonical(_ask_libmagic(data))
+    also = {_PDF} if b"%PDF-" in data[:1024] else set()  # readers skip what is before it
+    if is_text:
+        return Found(mime if mime in _KNOWN_TEXTS else "text/plain", forms=frozenset({"text", *also}))
+    if forms(mime) and not forms(mime) & {"text", "any"} and mime not in ACTIVE:
+        return _certain(mime)
+    if _TRANSPORT_STREAM.match(data):
+        return _certain("video/mp2t")
+    guess = OCTET_STREAM if mime in ACTIVE or mime.startswith("text/") else mime
+    return Found(guess, forms=_containers(guess) | {"any", *also})
 
 
 # Markup and scripts -------------------------------------------------------------------------------------------
 
-# Looked for after a byte order mark, white space, comments and an XML declaration. The tags are those of the MIME Sniffing
+# Looked for after a byte order mark, white space, comments and processing instructions. The tags are those of the MIME Sniffing
 # standard (§7.1), which browsers follow, and a few that can't begin anything else.
 _HTML = re.compile(
     rb"<(?:!doctype\s+html|(?:html|head|body|script|iframe|style|title|h1|div|font|table|meta|link|img|form|object"
@@ -65,7 +82,7 @@ _XHTML = re.compile(rb"<(?:[a-z]+:)?html[\s>]", re.IGNORECASE)
 _SVG = re.compile(rb"<(?:[a-z]+:)?svg(?=[\s>/])|<!doctype\s+svg", re.IGNORECASE)
 _PHP = re.compile(rb"<\?(?:php\b|=)", re.IGNORECASE)
 _SPACE = re.compile(rb"[\s\x00]*")
-_SKIPPED = re.compile(rb"<!--|<\?xml(?=[\s-])|<!doctype\s+(?!html\b|svg\b)[a-z]", re.IGNORECASE)
+_SKIPPED = re.compile(rb"<!--|<\?(?!php\b)[a-z]|<!doctype\s+(?!html\b|svg\b)[a-z]", re.IGNORECASE)
 _SHEBANG = re.compile(rb"#!\s*(\S*/)?(?:env\s+(?:-\S+\s+)*)?([A-Za-z.+_-]*)")
 _INTERPRETERS = {
     b"python": "text/x-python",
@@ -84,8 +101,8 @@ _INTERPRETERS = {
 }
 
 
-def _active_text(data: bytes) -> str | None:
-    data = _as_ascii(data)
+def _active_text(data: bytes, is_text: bool) -> str | None:
+    data = _as_ascii(data, is_text)
     position = _SPACE.match(data).end()  # type: ignore[union-attr] # it also matches no bytes
     if shebang := _SHEBANG.match(data, position):
         path, name = shebang.groups()
@@ -95,7 +112,7 @@ def _active_text(data: bytes) -> str | None:
     while skipped := _SKIPPED.match(data, position):
         opening = skipped.group()
         declared_xml = declared_xml or opening[:2] == b"<?"
-        closing = {b"<!--": b"-->", b"<?xml": b"?>"}.get(opening.lower(), b">")
+        closing = {b"<!": b">", b"<?": b"?>"}[opening[:2]] if opening != b"<!--" else b"-->"
         end = data.find(closing, skipped.end())
         if end < 0:
             return "text/html" if opening == b"<!--" else None
@@ -109,13 +126,13 @@ def _active_text(data: bytes) -> str | None:
     return "text/html" if _HTML.match(data, position) else None
 
 
-def _as_ascii(data: bytes) -> bytes:
+def _as_ascii(data: bytes, is_text: bool) -> bytes:
     """Without the byte order mark, and UTF-16 as one byte for each character, so that the same patterns find tags."""
-    if data.startswith(b"\xef\xbb\xbf"):
-        return data[3:]
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace").encode("ascii", "replace")
-    return data
+    mark, encoding = charsets.mark(data) or (b"", "")
+    if is_text and not mark and b"\0" in data[:64]:
+        encoding = charsets.detect(data, cut=True) or ""
+    data = data[len(mark) :]
+    return data.decode(encoding, "replace").encode("ascii", "replace") if encoding[:6] in ("utf-16", "utf-32") else data
 
 
 # Programs -----------------------------------------------------------------------------------------------------
@@ -131,6 +148,8 @@ def _program(data: bytes) -> str | None:
         return "application/x-mach-binary"
     if data.startswith(b"\0asm"):
         return "application/wasm"
+    if data.startswith(b"L\0\0\0\x01\x14\x02\0"):
+        return "application/x-ms-shortcut"
     if data.startswith(b"MZ") and b"\0" in data[:64]:  # text may begin with "MZ" too
         return "application/vnd.microsoft.portable-executable"
     if data.startswith(b"\xca\xfe\xba\xbe"):
@@ -139,16 +158,108 @@ def _program(data: bytes) -> str | None:
     return None
 
 
-# Office documents ---------------------------------------------------------------------------------------------
+# Signatures ---------------------------------------------------------------------------------------------------
+
+# Of types that versions of libmagic miss or guess, and of text that is more than text.
+_SIGNATURES = tuple(
+    (re.compile(pattern, re.DOTALL), mime)
+    for pattern, mime in (
+        (rb"%PDF-", _PDF),
+        (rb"\x04?%!PS|\xc5\xd0\xd3\xc6", "application/postscript"),
+        (rb"\s*\{\\rtf", "application/rtf"),
+        (rb"P[14]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-bitmap"),
+        (rb"P[25]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-graymap"),
+        (rb"P[36]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-pixmap"),
+        (rb"d\d\d?:(?:announce|info|created by|creation date|comment)", "application/x-bittorrent"),
+        (rb"\0\0[\x01\x02]\0[^\0]\0...\0", "image/vnd.microsoft.icon"),
+        (rb"(?:\0\0\0\x0cJXL |\xff\x0a)", "image/jxl"),
+        (rb"\xff\x4f\xff\x51\0|\0\0\0\x0cjP  ", "image/jp2"),
+        (rb"qoif\0", "image/qoi"),
+        (rb"AutoCAD Binary DXF\r\n\x1a", "image/vnd.dxf"),
+        (rb"R(?:F64|W64|IFF)\xff\xff\xff\xffWAVE|BW64....WAVE", "audio/wav"),
+        (rb"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d", "application/onenote"),
+        (rb"MSCF\0\0\0\0", "application/vnd.ms-cab-compressed"),
+        (rb"\x28\xb5\x2f\xfd", "application/zstd"),
+        (rb"07070[127][0-9a-fA-F]{70}", "application/x-cpio"),
+        (rb"!<arch>\ndebian-binary", "application/vnd.debian.binary-package"),
+        (rb"!<arch>\n", "application/x-archive"),
+        (rb"PAR1[\0-\x1f]", "application/vnd.apache.parquet"),
+        (rb"ARROW1\0\0", "application/vnd.apache.arrow.file"),
+        (rb"\x89HDF\r\n\x1a\n", "application/x-hdf5"),
+        (rb"OTTO\0", "font/otf"),
+        (rb"ttcf\0", "font/collection"),
+        (rb"wOF2", "font/woff2"),
+        (rb"glTF[\x01\x02]\0\0\0", "model/gltf-binary"),
+    )
+)
+# Five packets of 188 bytes, or 192 with a time stamp, perhaps after the rest of another (ISO 13818-1 §2.4.3.2).
+_TRANSPORT_STREAM = re.compile(rb".{0,207}?\x47(?:(?:.{187}\x47){4}|(?:.{191}\x47){4})", re.DOTALL)
+
+
+def _by_signature(data: bytes) -> Found | None:
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
+        return _in_zip(data)
+    if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        return _in_ole(data)
+    if data[4:8] == b"ftyp":
+        return _by_brands(data)
+    if data[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot") and not data[:4].isalnum():
+        return _certain("video/quicktime")
+    if data.startswith(b"ID3") and data[3:4] in (b"\x02", b"\x03", b"\x04"):
+        return _behind_id3(data)
+    return next((_certain(mime) for pattern, mime in _SIGNATURES if pattern.match(data)), None)
+
+
+def _behind_id3(data: bytes) -> Found:
+    """The sound behind a tag, which may be longer than ``data``, or state a wrong length: then the name tells."""
+    size = sum((byte & 127) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=False))
+    if data.startswith(b"fLaC", 10 + size):
+        return Found("audio/flac", certain=True)
+    return Found("audio/mpeg", certain=True, forms=frozenset({"id3"}))
+
+
+# Films and pictures of ISO 14496-12 ---------------------------------------------------------------------------
+
+_PICTURE_BRANDS = {  # the more specific one first
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "image/heic"),
+    b"crx ": "image/x-canon-cr3",
+    b"mif1": "image/heif",
+    b"mif2": "image/heif",
+    b"msf1": "image/heif",
+    b"miaf": "image/heif",
+}
+_FILM_BRANDS = {
+    b"qt  ": "video/quicktime",
+    b"M4A ": "audio/mp4",
+    b"M4B ": "audio/mp4",
+    b"M4V ": "video/x-m4v",
+    b"3gp": "video/3gpp",
+    b"3g2": "video/3gpp2",
+}
+
+
+def _by_brands(data: bytes) -> Found:
+    """By the major brand, or else the compatible ones. What names no picture's brand is a film, whatever it is called."""
+    size = min(int.from_bytes(data[:4]), 1024)
+    major = data[8:12]
+    brands = {major, *(data[at : at + 4] for at in range(16, size - 3, 4))}
+    if major[:3] in (b"iso", b"mp4", b"qt "):
+        brands = {major}
+    if picture := next((mime for brand, mime in _PICTURE_BRANDS.items() if brand in brands), None):
+        return _certain(picture)
+    return _certain(_FILM_BRANDS.get(major) or _FILM_BRANDS.get(major[:3]) or "video/mp4")
+
+
+# ZIP ----------------------------------------------------------------------------------------------------------
 
 _OPEN_XML = "application/vnd.openxmlformats-officedocument."
-_MAIN_TYPE = re.compile(rb'ContentType="application/(vnd\.(?:openxmlformats|ms-)[\w.+-]{1,120}?)\.main(?:\+xml)?"')
-_MACRO_TYPES = {  # whose registered name is not the main part's name without its end
-    "vnd.ms-word.document.macroenabled": "vnd.ms-word.document.macroenabled.12",
-    "vnd.ms-excel.sheet.macroenabled": "vnd.ms-excel.sheet.macroenabled.12",
-    "vnd.ms-excel.sheet.binary.macroenabled": "vnd.ms-excel.sheet.binary.macroenabled.12",
-    "vnd.ms-powerpoint.presentation.macroenabled": "vnd.ms-powerpoint.presentation.macroenabled.12",
-}
+_MAIN_TYPE = re.compile(
+    rb"""ContentType\s*=\s*["']application/(vnd\.(?:openxmlformats|ms-)[\w.+-]{1,120}?)\.main(?:\+xml)?["']"""
+)
+_MACROS = re.compile(r"\.macroenabled(?:template)?$")  # registered names have ".12" here
+_MEDIA_TYPE = re.compile(rb"\s*(application/(?:epub\+zip|vnd\.oasis\.opendocument\.[a-z-]{1,40}))")
 _FOLDERS = {
     b"word/": _OPEN_XML + "wordprocessingml.document",
     b"xl/": _OPEN_XML + "spreadsheetml.sheet",
@@ -158,43 +269,82 @@ _MAX_ENTRIES = 500
 _MAX_INFLATED = 65_536
 
 
-def _office_type(data: bytes) -> str | None:
-    """The Office Open XML type of a ZIP, by its list of content types, or else by its folders. Only local headers in ``data`` are
-    read, and at most 64 KiB are inflated (T91)."""
-    position, folder, is_package = 0, None, False
-    for _ in range(_MAX_ENTRIES):
-        if data[position : position + 4] != b"PK\x03\x04" or position + 30 > len(data):
-            break
-        flags, method = struct.unpack_from("<HH", data, position + 6)
-        packed, _, name_length, extra_length = struct.unpack_from("<IIHH", data, position + 18)
-        start = position + 30 + name_length + extra_length
-        name = data[position + 30 : position + 30 + name_length]
-        if name == b"[Content_Types].xml":
+def _in_zip(data: bytes) -> Found:
+    """The type that a manifest names, else any type that is a ZIP."""
+    if document := _manifest(data):
+        return Found(document, certain=True, forms=frozenset({_ZIP}))
+    mime = canonical(_ask_libmagic(data))
+    return _certain(mime if "zip" in forms(mime) else _ZIP)
+
+
+def _manifest(data: bytes) -> str | None:
+    """The type of an Office Open XML document by its list of content types, or else by its folders; of others by the entry
+    ``mimetype``."""
+    folder, is_package = None, False
+    for name, method, body in _entries(data):
+        if name == b"[content_types].xml":
             is_package = True
-            if found := _MAIN_TYPE.search(_inflate(data[start:], method)):
+            if found := _MAIN_TYPE.search(_inflate(body, method)):
                 main = found.group(1).decode("ascii").lower()
-                return "application/" + _MACRO_TYPES.get(main, main)
-        elif name.startswith(b"_rels/"):
-            is_package = True
-        for prefix, mime in _FOLDERS.items():
-            if name.startswith(prefix):
-                folder = folder or mime
-        if flags & 8 and not packed:  # the length follows the data, so search for the next header
-            position = data.find(b"PK\x03\x04", start)
-            if position < 0:
-                break
-        else:
-            position = start + packed
+                return "application/" + _MACROS.sub(".macroenabled.12", main)
+        elif name == b"mimetype" and (named := _MEDIA_TYPE.match(_inflate(body, method))):
+            return named.group(1).decode("ascii")
+        is_package = is_package or name.startswith(b"_rels/")
+        folder = folder or next((mime for prefix, mime in _FOLDERS.items() if name.startswith(prefix)), None)
     return folder if is_package else None
 
 
-def _inflate(data: bytes, method: int) -> bytes:
+def _entries(data: bytes) -> Iterator[tuple[bytes, int, memoryview]]:
+    """Names in lower case, methods, and all data from the entry's contents on. Only local headers in ``data`` are read (T91)."""
+    position, view = 0, memoryview(data)
+    for _ in range(_MAX_ENTRIES):
+        if data[position : position + 4] != b"PK\x03\x04" or position + 30 > len(data):
+            return
+        flags, method = struct.unpack_from("<HH", data, position + 6)
+        packed, _, name_length, extra_length = struct.unpack_from("<IIHH", data, position + 18)
+        start = position + 30 + name_length + extra_length
+        yield data[position + 30 : position + 30 + name_length].lower(), method, view[start:]
+        # if the length follows the contents, search for the next header
+        position = data.find(b"PK\x03\x04", start) if flags & 8 and not packed else start + packed
+
+
+def _inflate(data: memoryview, method: int) -> bytes:
     if method != 8:
-        return data[:_MAX_INFLATED]
+        return bytes(data[:_MAX_INFLATED])
     try:
         return zlib.decompressobj(-15).decompress(data, _MAX_INFLATED)
     except zlib.error:
         return b""
+
+
+# OLE ----------------------------------------------------------------------------------------------------------
+
+_STREAMS = {  # by which applications recognise their files (MS-DOC, MS-XLS, MS-PPT, MS-OXMSG)
+    "WordDocument": "application/msword",
+    "Workbook": "application/vnd.ms-excel",
+    "Book": "application/vnd.ms-excel",
+    "PowerPoint Document": "application/vnd.ms-powerpoint",
+    "VisioDocument": "application/vnd.visio",
+    "__properties_version1.0": "application/vnd.ms-outlook",
+}
+_INSTALLER = re.compile(rb"[\x82\x84\x86]\x10\x0c\0\0\0\0\0\xc0\0\0\0\0\0\0\x46")  # the class of its root
+
+
+def _in_ole(data: bytes) -> Found:
+    """Any type that is an OLE file; perhaps a password-protected Office Open XML document, if no other is seen in it. An
+    installer is certain, since it is a program."""
+    mime = canonical(_ask_libmagic(data))
+    if mime == "application/x-msi" or _INSTALLER.search(data):
+        return Found("application/x-msi", certain=True)
+    stream = next((mime for name, mime in _STREAMS.items() if _has_stream(data, name)), None)
+    mime = stream or (mime if "ole" in forms(mime) else "application/x-ole-storage")
+    return Found(mime, certain=True, forms=frozenset({"ole"} if stream else {"ole", "encrypted"}))
+
+
+def _has_stream(data: bytes, name: str) -> bool:
+    """Whether there is a directory entry with this name: 128 bytes, aligned (MS-CFB §2.6)."""
+    at = data.find(name.encode("utf-16-le") + b"\0\0")
+    return at >= 0 and at % 128 == 0
 
 
 # libmagic -----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class TypePolicy:
     def judge(self, principal: Principal, name: str, head: bytes | bytearray) -> str:
         """The MIME type by the name and the file's first bytes. Raises TypeMismatch, TypeNotAllowed."""
         extension = names.extension(name)
-        mime_type = content_types.resolve(extension, sniff.detect(bytes(head[:HEAD_SIZE])), empty=not head)
+        mime_type = content_types.resolve(extension, sniff.detect(head))
         for rules in self._rules_for(principal):
             rules.check(extension, mime_type)
         return mime_type

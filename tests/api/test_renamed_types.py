@@ -11,6 +11,7 @@ import pytest
 from core.content_types import Rules
 from services import Services
 from tests.client import Answer, GatewayClient
+from tests.file_types import zipped
 from tests.parsers.samples import corners, encoded
 from tests.presigned import put
 
@@ -55,6 +56,10 @@ def test_T137_the_type_is_detected_again(client: GatewayClient, way: str) -> Non
     assert client.get(f"/api/files/{renamed['id']}").json["mime_type"] == "text/csv"
     listed = client.get("/api/files", params={"file_type": "text/csv"}).json["items"]
     assert [found["id"] for found in listed] == [renamed["id"]]
+    notes = client.add("notes.bin", b"# Head\n\nimport os\n")
+    assert WAYS[way](client, notes["id"], "notes.md").json["mime_type"] == "text/markdown"
+    archive = client.add("lib", zipped(("a/B.class", "x")))
+    assert WAYS[way](client, archive["id"], "lib.jar").json["mime_type"] == "application/java-archive"
     picture = client.add("b.png", encoded(corners(), "PNG"))
     assert WAYS[way](client, picture["id"], "b.txt").json["mime_type"] == "image/png"  # its bytes decide
 

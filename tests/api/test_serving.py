@@ -81,6 +81,8 @@ def test_T31_responses_with_user_bytes_have_safe_headers(client: GatewayClient) 
         ("page.html", b"<!doctype html><script>1</script>", False),
         ("v.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", False),
         ("d.pdf", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF", False),
+        ("report.xls", b"<html><table></table></html>", False),
+        ("page.csv", b"<!doctype html><script>1</script>", False),
         ("u.bin", b"\0\1\2\3" * 9, False),
     ],
 )
@@ -104,6 +106,7 @@ def test_T32_only_types_without_script_are_inline(
         ("Grüße aus München", "cp1252", "windows-1252"),
         ("Grüße aus München", "utf-16", "utf-16le"),
         ("Добрый день, высылаю документы", "koi8_r", "koi8-r"),
+        ("<!doctype html><script>1</script>", "utf-8", "utf-8"),
         ("", "utf-8", "utf-8"),
     ],
 )

@@ -15,6 +15,7 @@ from tests.api.test_s3_uploads import Multipart, post_form
 from tests.api.test_upload_tokens import by_form, token_of
 from tests.client import Answer, GatewayClient
 from tests.conftest import NOTHING, Leftovers
+from tests.file_types import BINARY, HTML, ftyp, ole, zipped
 from tests.presigned import put
 from tests.rows import sql
 
@@ -155,6 +156,30 @@ def test_T136_a_token_ends_with_the_key_that_created_it(
     assert by_form(token).code == "not_authenticated"
     assert ticket.get(address).status == 403
     assert by_form(token_of(client)).status == 201  # another key of the owner made this one
+
+
+# -- allowed types -----------------------------------------------------------------------------------------------------
+
+
+def test_T10_an_allow_list_accepts_what_does_not_contradict_it(client: GatewayClient) -> None:
+    for allowed, name, data, status in [
+        ("xlsx", "salaries.xlsx", ole("EncryptedPackage"), 201),
+        ("video/*", "C0001.MP4", ftyp(b"XAVC", b"mp42"), 201),
+        ("pages", "letter.pages", zipped(("Index/Document.iwa", BINARY)), 201),
+        ("csv", "export.csv", "Name;Betrag\r\n".encode("utf-16-le"), 201),
+        ("ts", "app.ts", b"export const a = 1\n", 201),
+        ("text/x-python", "run.py", b"import os\n", 201),
+        ("md", "README.md", b"<h1>Head</h1>\n", 201),
+        ("image/*", "photo.jpg", BINARY, 415),
+        ("xlsx", "salaries.xlsx", BINARY, 415),
+        ("pages", "letter.pages", b"%PDF-1.7\n", 415),
+        ("xls", "report.xls", HTML, 415),
+        ("step", "part.step", b"MZ" + bytes(200), 415),
+    ]:
+        body = {"owner_id": "alice", "allowed_types": [allowed]}
+        token = client.as_(client.post("/api/upload-tokens", json=body).json["token"])
+        answer = token.put(f"/api/upload/{name}", data=data)
+        assert (answer.status, answer.json.get("code")) == (status, None if status == 201 else "type_not_allowed"), name
 
 
 # -- rules of admitted uploads -----------------------------------------------------------------------------------------

@@ -4,8 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.content_types import Rules, canonical, file_type, may_inline, mime_for_extension, resolve, served_type
+from core.content_types import (
+    TYPES_BY_EXTENSION,
+    Found,
+    Rules,
+    canonical,
+    file_type,
+    may_inline,
+    mime_for_extension,
+    resolve,
+    served_type,
+)
 from core.errors import TypeMismatch, TypeNotAllowed
+from tests import file_types
+from tests.paths import ROOT
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 EXE = "application/vnd.microsoft.portable-executable"
@@ -101,80 +113,86 @@ def test_T32_types_that_may_be_shown_inline() -> None:
     assert served_type("IMAGE/PNG; x=y") == "image/png"
 
 
-@pytest.mark.parametrize(
-    ("extension", "detected"),
-    [
-        ("png", "text/html"),
-        ("jpg", "image/svg+xml"),
-        ("gif", "text/x-php"),
-        ("pdf", "text/html"),
-        ("docx", EXE),
-        ("png", "application/x-dosexec"),
-        ("jpg", "application/x-pie-executable"),
-        ("pdf", "text/x-shellscript"),
-        ("svg", "text/html"),
-        ("doc", "application/x-mach-binary"),
-        ("webp", "application/javascript"),
-        ("odt", "application/xhtml+xml"),
-    ],
-)
-def test_T9_deceptive_content_is_rejected(extension: str, detected: str) -> None:
+def text(mime: str = "text/plain", *, certain: bool = False) -> Found:
+    return Found(mime, certain, frozenset({"text"}))
+
+
+def certain(mime: str) -> Found:
+    return Found(mime, certain=True)
+
+
+HTML, PHP, SVG = (text(mime, certain=True) for mime in ("text/html", "text/x-php", "image/svg+xml"))
+ANY = Found("application/octet-stream", forms=frozenset({"any"}))
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "svg", "mp4", "mov", "mp3", "wav", "pdf"])
+@pytest.mark.parametrize("found", [HTML, PHP, certain("text/html"), certain("application/xhtml+xml"), certain(EXE)])
+def test_T9_deceptive_content_is_rejected(extension: str, found: Found) -> None:
     with pytest.raises(TypeMismatch):
-        resolve(extension, detected)
+        resolve(extension, found)
+
+
+@pytest.mark.parametrize("extension", ["doc", "docx", "xls", "xlsx", "ppt", "ods", "rtf"])
+def test_T9_an_office_document_may_be_a_web_page_but_nothing_else_active(extension: str) -> None:
+    assert resolve(extension, HTML) == "text/html"
+    assert resolve(extension, certain("application/xhtml+xml")) == "application/xhtml+xml"
+    for found in (SVG, PHP, certain(EXE), certain("application/x-mach-binary"), certain("application/x-msi")):
+        with pytest.raises(TypeMismatch):
+            resolve(extension, found)
+
+
+@pytest.mark.parametrize("found", [HTML, PHP, SVG, text("text/x-shellscript", certain=True)])
+@pytest.mark.parametrize("extension", ["txt", "csv", "md", "json", "js", "html", "tex", "ts", "eml", "ini"])
+def test_T9_active_text_with_the_name_of_a_text_is_never_shown_as_what_it_is(extension: str, found: Found) -> None:
+    mime = resolve(extension, found)
+    assert mime in TYPES_BY_EXTENSION[extension] and file_type(mime) == "text"
+    assert served_type(mime) == "text/plain; charset=utf-8" or not may_inline(mime)
 
 
 @pytest.mark.parametrize(
-    ("extension", "detected", "stored"),
+    ("extension", "found", "stored"),
     [
-        ("png", "image/jpeg", "image/jpeg"),
-        ("pdf", "image/png", "image/png"),
-        ("pdf", "text/plain", "text/plain"),
-        ("mp4", "text/html", "text/html"),
-        ("txt", "text/html", "text/html"),
-        ("csv", "text/html", "text/html"),
-        ("docx", "application/zip", "application/zip"),
-        ("exe", EXE, EXE),
-        ("sh", "text/x-shellscript", "text/x-shellscript"),
-        ("svg", "image/svg+xml", "image/svg+xml"),
-        ("", "text/html", "text/html"),
-        ("nosuch", "application/pdf", "application/pdf"),
-        ("txt", "text/x-shellscript", "text/x-shellscript"),
-        ("svg", "text/xml", "text/xml"),
+        ("png", certain("image/jpeg"), "image/jpeg"),
+        ("pdf", certain("image/png"), "image/png"),
+        ("docx", certain("application/vnd.ms-excel"), "application/vnd.ms-excel"),
+        ("txt", certain("application/pdf"), "application/pdf"),
+        ("txt", certain(EXE), EXE),
+        ("", HTML, "text/html"),
+        ("nosuch", certain("application/pdf"), "application/pdf"),
+        ("dat", certain("image/png"), "image/png"),
+        ("zip", HTML, "text/html"),
+        ("xls", text(), "text/plain"),
+        ("gz", text("application/json"), "application/json"),
+        ("pdf", text(), "application/octet-stream"),
+        ("svg", text("text/xml"), "application/octet-stream"),
+        ("mp4", text(), "application/octet-stream"),
+        ("txt", ANY, "application/octet-stream"),
+        ("docx", ANY, "application/octet-stream"),
     ],
 )
-def test_T9_other_mismatches_are_stored_as_detected(extension: str, detected: str, stored: str) -> None:
-    assert resolve(extension, detected) == stored
+def test_T9_other_mismatches_are_stored_as_what_the_bytes_are(extension: str, found: Found, stored: str) -> None:
+    assert resolve(extension, found) == stored
 
 
-@pytest.mark.parametrize(
-    ("extension", "detected", "stored"),
-    [
-        ("csv", "text/plain", "text/csv"),
-        ("md", "text/plain", "text/markdown"),
-        ("md", "text/html", "text/markdown"),
-        ("js", "text/plain", "text/javascript"),
-        ("html", "text/plain", "text/html"),
-        ("json", "text/plain", "application/json"),
-        ("jsonl", "application/json", "application/x-ndjson"),
-        ("txt", "text/x-c", "text/plain"),
-        ("txt", "text/csv", "text/plain"),
-        ("gpx", "text/xml", "application/gpx+xml"),
-        ("doc", "application/x-ole-storage", "application/msword"),
-        ("xls", "application/CDFV2", "application/vnd.ms-excel"),
-        ("m4a", "video/mp4", "audio/mp4"),
-        ("ogg", "application/ogg", "audio/ogg"),
-        ("dng", "image/tiff", "image/x-adobe-dng"),
-        ("ts", "text/plain", "text/plain"),
-    ],
-)
-def test_the_extension_decides_if_the_content_is_ambiguous(extension: str, detected: str, stored: str) -> None:
-    assert resolve(extension, detected) == stored
+def test_T8_an_extension_with_several_types() -> None:
+    assert resolve("ts", text()) == "text/x-typescript"
+    assert resolve("ts", text("text/javascript", certain=True)) == "text/x-typescript"
+    assert resolve("ts", certain("video/mp2t")) == "video/mp2t"
+    assert resolve("ts", ANY) == "application/octet-stream"
+    assert resolve("key", text()) == "application/x-pem-file"
+    assert resolve("ai", certain("application/pdf")) == "application/pdf"
+    assert resolve("doc", certain("application/rtf")) == "application/rtf"
+    assert resolve("pub", text()) == "text/plain"
 
 
 def test_T11_an_empty_file_has_the_type_of_its_extension() -> None:
-    assert resolve("pdf", "inode/x-empty", empty=True) == "application/pdf"
-    assert resolve("txt", "application/x-empty") == "text/plain"
-    assert resolve("", "inode/x-empty", empty=True) == "application/octet-stream"
+    assert resolve("pdf", Found("inode/x-empty")) == "application/pdf"
+    assert resolve("txt", Found("inode/x-empty")) == "text/plain"
+    assert resolve("", Found("inode/x-empty")) == "application/octet-stream"
+
+
+def test_T8_the_page_of_types_is_up_to_date() -> None:
+    assert (ROOT / "docs/types.md").read_text() == file_types.document()
 
 
 def allows(rules: Rules, extension: str, mime: str) -> bool:
@@ -211,6 +229,48 @@ def test_T10_a_deny_list_applies_to_extension_and_type() -> None:
     assert not allows(rules, "txt", "text/html")
     assert allows(rules, "txt", "text/plain")
     assert allows(Rules(denied=("log",)), "txt", "text/plain")  # a shared type isn't denied by one extension
+
+
+def test_T10_a_listed_extension_allows_each_of_its_types_and_no_other() -> None:
+    typescript, film = ("ts", "text/x-typescript"), ("ts", "video/mp2t")
+    assert allows(Rules(allowed=("ts",)), *typescript) and allows(Rules(allowed=("ts",)), *film)
+    assert allows(Rules(allowed=("video/*",)), *film) and not allows(Rules(allowed=("video/*",)), *typescript)
+    assert allows(Rules(allowed=("application/typescript",)), *typescript)
+    assert allows(Rules(denied=("video/*",)), *typescript) and not allows(Rules(denied=("video/*",)), *film)
+    assert not allows(Rules(denied=("ts",)), *typescript)
+    assert allows(Rules(denied=("doc",)), "rtf", "application/rtf")
+    assert allows(Rules(allowed=("ai",)), "ai", "application/pdf")
+    assert not allows(Rules(allowed=("ai",)), "", "application/pdf")
+
+
+def test_T10_a_listed_extension_that_tells_nothing_allows_all_but_programs() -> None:
+    rules = Rules(allowed=("step", "bin"))
+    for extension in ("step", "bin"):
+        assert allows(rules, extension, "text/plain") and allows(rules, extension, "image/png")
+        assert not allows(rules, extension, EXE)
+    assert not allows(rules, "iges", "text/plain")
+
+
+@pytest.mark.parametrize(
+    ("entry", "extension", "mime"),
+    [
+        ("text/x-python", "py", "text/x-python"),
+        ("text/x-script.python", "py", "text/x-python"),
+        ("application/x-zip-compressed", "zip", "application/zip"),
+        ("application/vnd.ms-excel.sheet.macroEnabled.12", "xlsm", "application/vnd.ms-excel.sheet.macroenabled.12"),
+        ("application/x-yaml", "yml", "application/yaml"),
+        ("audio/x-m4a", "m4a", "audio/mp4"),
+        ("image/heic-sequence", "heic", "image/heic"),
+        ("video/matroska", "mkv", "video/x-matroska"),
+        ("application/x-x509-ca-cert", "crt", "application/x-pem-file"),
+        ("model/x.stl-binary", "stl", "model/stl"),
+    ],
+)
+def test_T10_other_names_of_a_type(entry: str, extension: str, mime: str) -> None:
+    Rules(allowed=(entry,)).check_name(extension, entry)
+    assert allows(Rules(allowed=(entry,)), extension, mime)
+    assert not allows(Rules(denied=(entry,)), extension, mime)
+    assert not allows(Rules(denied=(entry,)), "dat", mime)
 
 
 def test_T10_deny_wins_over_allow_and_an_empty_list_allows() -> None:
