@@ -20,7 +20,8 @@ Open run.py first, then reading.py.
     image, heif, svg, media, pdf     pictures and metadata; pictures, thumbhash, exif and declared help
     office, sheets, packages         documents that are ZIP files of XML
     text, markup, table, html_text   text files
-    archive                          listings
+    archive, zip_directory           listings; the entries of ZIP files
+    entry_names                      names in archives that do not say how they are encoded
     place                            the location in pictures, to be removed
     plain_text, language, cpu_timer  cleaning, language detection, limits of time within a child
 """

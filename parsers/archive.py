@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, BinaryIO, cast
 
-from parsers import ParserFailed, Unsupported
-from parsers.packages import open_zip
+from parsers import ParserFailed, Unsupported, entry_names, zip_directory
 from parsers.ranged import Exhausted
 
 SEEKS = True
@@ -57,8 +57,6 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     file.seek(0)
     if "contents" not in arguments["want"]:
         return {"metadata": {}}, []
-    if magic.startswith(b"PK"):
-        return {"metadata": {"format": "ZIP"}, "contents": _list_zip(file)}, []
     for prefix, format, open_stream in _COMPRESSED:
         if magic.startswith(prefix):
             return {
@@ -67,29 +65,41 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
             }, []
     if _is_tar(magic):
         return {"metadata": {"format": "TAR"}, "contents": _list_tar(file, "r:")}, []
-    raise Unsupported("This is not an archive whose contents can be listed")
+    return {"metadata": {"format": "ZIP"}, "contents": _list_zip(file, starts=magic.startswith(b"PK"))}, []
 
 
 class _Listing:
+    """Entries, whose names are decoded together at the end."""
+
     def __init__(self) -> None:
         self._entries: list[dict[str, Any]] = []
         self._count = self._size = 0
         self.complete = True
         self._until = time.process_time() + _SECONDS
 
-    def add(self, name: str, size: int, compressed: int | None, modified: str | None, is_directory: bool) -> None:
+    def add(
+        self, name: str | bytes, size: int, compressed: int | None, modified: str | None, is_directory: bool
+    ) -> None:
         """Add an entry. Raises Exhausted if there are too many."""
         size = max(0, min(size, _MAX_SIZE))
         self._count += 1
         self._size = min(self._size + size, _MAX_SIZE)
         if len(self._entries) < _MAX_LISTED:
-            entry = {"name": _INVISIBLE.sub("\ufffd", name[:_MAX_NAME]), "size": size, "compressed_size": compressed}
+            entry = {"name": name, "size": size, "compressed_size": compressed}
             self._entries.append(entry | {"is_directory": is_directory, "modified_at": modified})
         if self._count >= _MAX_COUNTED or time.process_time() > self._until:
             raise Exhausted("too many entries")
 
-    def contents(self) -> dict[str, Any]:
-        """If ``truncated``, there may be more entries than were counted."""
+    def contents(self, usual: str = "cp437") -> dict[str, Any]:
+        """If ``truncated``, there may be more entries than were counted. ``usual``: the encoding of names that is assumed if no
+        other fits better."""
+        undecoded = [entry for entry in self._entries if isinstance(entry["name"], bytes)]
+        for entry, name in zip(
+            undecoded, entry_names.decode_all([entry["name"] for entry in undecoded], usual=usual), strict=True
+        ):
+            entry["name"] = name
+        for entry in self._entries:
+            entry["name"] = _INVISIBLE.sub("\ufffd", entry["name"][:_MAX_NAME])
         return {
             "entries": self._entries,
             "total_entries": self._count,
@@ -98,17 +108,26 @@ class _Listing:
         }
 
 
-def _list_zip(file: BinaryIO) -> dict[str, Any]:
+def _list_zip(file: BinaryIO, *, starts: bool) -> dict[str, Any]:
+    """The directory's entries; if it is missing, those that the file ``starts`` with."""
     listing = _Listing()
-    with suppress(Exhausted):
-        for entry in open_zip(file).infolist():
-            modified = None
-            with suppress(ValueError):
-                modified = datetime(*entry.date_time).isoformat()
-            compressed = min(entry.compress_size, _MAX_SIZE)
-            listing.add(entry.filename, entry.file_size, compressed, modified, entry.is_dir())
-        return listing.contents()
-    listing.complete = False
+    try:
+        directory = zip_directory.read(file, _MAX_COUNTED)
+        entries, listing.complete = iter(directory.entries), directory.complete
+    except zip_directory.Missing as missing:
+        if not starts:
+            raise Unsupported("This is not an archive whose contents can be listed") from None
+        entries, listing.complete = zip_directory.local_entries(file), False
+        if (first := next(entries, None)) is None:
+            raise missing
+        entries = chain([first], entries)
+    try:
+        for entry in entries:
+            name = entry.raw_name if entry.name is None else entry.name
+            is_directory = entry.raw_name.endswith(b"/")
+            listing.add(name, entry.size, min(entry.packed, _MAX_SIZE), entry.modified, is_directory)
+    except OSError:  # also Exhausted
+        listing.complete = False
     return listing.contents()
 
 
@@ -130,10 +149,11 @@ def _list_tar(file: Any, mode: Any) -> dict[str, Any]:
                 modified = None
                 with suppress(ValueError, OverflowError, OSError):
                     modified = datetime.fromtimestamp(member.mtime, UTC).isoformat().replace("+00:00", "Z")
-                listing.add(member.name, member.size, None, modified, member.isdir())
+                name = member.name.encode("utf-8", "surrogateescape")
+                listing.add(name, member.size, None, modified, member.isdir())
     except _BROKEN:
         listing.complete = False
-    return listing.contents()
+    return listing.contents("cp1252")
 
 
 class _Limited(io.RawIOBase):
@@ -175,9 +195,9 @@ def _list_compressed(file: Any, arguments: dict[str, Any], magic: bytes) -> dict
     return listing.contents()
 
 
-def _gzip_name(magic: bytes) -> str | None:
+def _gzip_name(magic: bytes) -> bytes | None:
     """The name in a gzip header (RFC 1952 section 2.3), if no extra field precedes it."""
     if magic[:2] == b"\x1f\x8b" and len(magic) > 10 and magic[3] & 0b11100 == 0b01000:
         name, end, _ = magic[10:].partition(b"\0")
-        return name.decode("latin-1") if end and name else None
+        return name if end and name else None
     return None

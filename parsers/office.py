@@ -6,38 +6,41 @@ external reference is followed.
 
 from __future__ import annotations
 
-import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import Any, BinaryIO
-from urllib.parse import unquote
 
-from parsers import ParserFailed, plain_text, sheets
+from parsers import PROTECTED, ParserFailed, Unsupported, plain_text, sheets
 from parsers.html_text import without_tags
-from parsers.packages import Enough, Handler, Package
+from parsers.packages import Enough, Handler, Package, Relationships, resolved
 
 SEEKS = True
 _MAX_TEXT = 2 * plain_text.MAX_BYTES  # characters; blanks are removed later
 _MAX_FIELD = 500  # characters of a title or author, before cleaning
 
-_MAIN_PARTS = {"word/document.xml": "docx", "xl/workbook.xml": "xlsx", "ppt/presentation.xml": "pptx"}
+_MAIN_ELEMENTS = {"document": "docx", "workbook": "xlsx", "presentation": "pptx"}
+_MAIN_PARTS = ("word/document.xml", "xl/workbook.xml", "ppt/presentation.xml")  # in most files
 _OPEN_DOCUMENT = re.compile(r"application/vnd\.oasis\.opendocument\.(text|spreadsheet|presentation)(?:-template)?")
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_SEARCHED = 4 * 1024 * 1024  # bytes at each end of an OLE file, whose directory can be anywhere
 
 
 def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Metadata (format, title, author, pages), ``text`` for search, ``document`` with the text or the first sheet."""
     want = arguments["want"]
+    _refuse_ole(file)
     package = Package(file)
-    kind = _kind(package)
-    values: dict[str, Any] = {"metadata": {"format": kind.upper(), **_properties(package, kind)}}
+    kind, main = _main_part(package)
+    values: dict[str, Any] = {"metadata": {"format": kind.upper(), **_properties(package, kind, main)}}
     if "text" not in want and "document" not in want:
         return values, []
     rows: list[list[str]] | None = None
     if kind in ("xlsx", "ods"):
-        text, rows = (sheets.xlsx if kind == "xlsx" else sheets.ods)(package, _MAX_TEXT)
+        text, rows = (sheets.xlsx if kind == "xlsx" else sheets.ods)(package, main, _MAX_TEXT)
     else:
-        text = _capped(_READERS[kind](package))
+        text = _capped(_READERS[kind](package, main))
     if "text" in want:
         values |= plain_text.search_values(text)
     if "document" in want:
@@ -47,28 +50,82 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     return values, []
 
 
-def _kind(package: Package) -> str:
-    for name, kind in _MAIN_PARTS.items():
+def _refuse_ole(file: BinaryIO) -> None:
+    """An Office document under a password is an OLE file with a stream of this name: MS-OFFCRYPTO, 2.3.4.4."""
+    start = file.read(_SEARCHED)
+    if start.startswith(_OLE):
+        file.seek(max(0, file.seek(0, 2) - _SEARCHED))
+        is_protected = "EncryptedPackage".encode("utf-16-le") in start + file.read()
+        raise Unsupported(PROTECTED if is_protected else "Documents of Office 97-2003 have no preview")
+
+
+# -- which document ----------------------------------------------------------------------------------------------------
+
+
+class _First(Handler):
+    """The first element's name."""
+
+    tag = ""
+
+    def start(self, tag: str, attributes: Any) -> None:
+        self.tag = tag
+        raise Enough
+
+
+class _ContentTypes(Handler):
+    """The parts that are main parts by their type (ISO/IEC 29500-2, 7.2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main: list[str] = []
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag == "Override" and ".main+xml" in attributes.get("ContentType", ""):
+            self.main.append(resolved(attributes.get("PartName", "")))
+
+
+class _Manifest(Handler):
+    """The type of an OpenDocument, and whether it is encrypted (OpenDocument 1.3 part 2, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mime_type, self.encrypted = "", False
+
+    def start(self, tag: str, attributes: Any) -> None:
+        self.encrypted |= tag == "encryption-data"
+        if tag == "file-entry" and attributes.get("manifest:full-path") == "/":
+            self.mime_type = attributes.get("manifest:media-type", "")
+
+
+def _main_part(package: Package) -> tuple[str, str]:
+    """The kind of document, and the name of the part that has its content or, of a book, lists it."""
+    types, manifest = _ContentTypes(), _Manifest()
+    for name, handler in (("[Content_Types].xml", types), ("META-INF/manifest.xml", manifest)):
         if name in package:
-            return kind
+            with suppress(ParserFailed):  # there are other ways to find the main part
+                package.parse_xml(name, handler)
+    for part in [*Relationships(package).of_kind("officeDocument"), *types.main[:1], *_MAIN_PARTS]:
+        first = _First()
+        if part in package:
+            with suppress(Enough):
+                package.parse_xml(part, first)
+            if kind := _MAIN_ELEMENTS.get(first.tag):
+                return kind, part
+    if manifest.encrypted:
+        raise Unsupported(PROTECTED)
     if "mimetype" in package:
-        with package.open("mimetype") as part:
-            mime_type = part.read(200).decode("ascii", "replace").strip()
-        if mime_type == "application/epub+zip":
-            return "epub"
-        match = _OPEN_DOCUMENT.fullmatch(mime_type)
-        if match and "content.xml" in package:
-            return {"text": "odt", "spreadsheet": "ods", "presentation": "odp"}[match[1]]
+        with package.open("mimetype") as file:
+            manifest.mime_type = file.read(200).decode("ascii", "replace").strip()
+    match = _OPEN_DOCUMENT.fullmatch(manifest.mime_type)
+    if match and "content.xml" in package:
+        return {"text": "odt", "spreadsheet": "ods", "presentation": "odp"}[match[1]], "content.xml"
+    if index := _book_index(package):
+        return "epub", index
     raise ParserFailed("The document has no main part")
 
 
 # -- title, author, number of pages ------------------------------------------------------------------------------------
 
-_PROPERTY_PARTS = {
-    **dict.fromkeys(("docx", "pptx"), ("docProps/core.xml", "docProps/app.xml")),
-    "xlsx": ("docProps/core.xml",),
-    **dict.fromkeys(("odt", "ods", "odp"), ("meta.xml",)),
-}
 _ELEMENTS = {"title": "title", "creator": "author", "initial-creator": "author", "Pages": "pages", "Slides": "pages"}
 
 
@@ -99,12 +156,20 @@ class _Properties(Handler):
         self._key = ""
 
 
-def _properties(package: Package, kind: str) -> dict[str, Any]:
+def _properties(package: Package, kind: str, main: str) -> dict[str, Any]:
+    if kind == "epub":
+        parts = [main]
+    elif main == "content.xml":
+        parts = [part for part in ["meta.xml"] if part in package]
+    else:
+        relations = Relationships(package)
+        parts = relations.of_kind("core-properties", "docProps/core.xml")
+        if kind != "xlsx":
+            parts += relations.of_kind("extended-properties", "docProps/app.xml")
     properties = _Properties()
-    for name in _PROPERTY_PARTS.get(kind) or _book_parts(package)[:1]:
-        if name in package:
-            with suppress(ParserFailed):  # they are optional
-                package.parse_xml(name, properties)
+    for part in parts[:10]:
+        with suppress(ParserFailed):  # they are optional
+            package.parse_xml(part, properties)
     return properties.values
 
 
@@ -126,7 +191,8 @@ class _Text(Handler):
     def start(self, tag: str, attributes: Any) -> None:
         if tag in self._text or tag in self._skipped:
             self._open.append(tag)
-        self._add(self._starts.get(tag, ""))
+        if tag in self._starts and not self._skipped.intersection(self._open):
+            self._add(self._starts[tag])
 
     def end(self, tag: str) -> None:
         if self._open and self._open[-1] == tag:
@@ -151,34 +217,52 @@ def _part_text(package: Package, name: str, handler: _Text) -> str:
     return "".join(handler.pieces)
 
 
-def _ooxml_text(package: Package, names: list[str]) -> Iterator[str]:
+def _ooxml_text(package: Package, names: Iterable[str]) -> Iterator[str]:
+    breaks = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+    # Text boxes are there twice, moved text is also where it was, tabs are also positions, and ruby is a pronunciation.
+    skipped = {"Fallback", "moveFrom", "tabs", "rt"}
     for name in names:
-        breaks = {"tab": "\t", "br": "\n", "cr": "\n"}
-        handler = _Text(text={"t"}, starts=breaks, ends={"p": "\n", "tc": "\t"}, skipped={"Fallback"})
-        yield _part_text(package, name, handler)
+        yield _part_text(package, name, _Text(text={"t"}, starts=breaks, ends={"p": "\n", "tc": "\t"}, skipped=skipped))
 
 
-def _docx(package: Package) -> Iterator[str]:
-    names = ("word/document.xml", "word/footnotes.xml", "word/endnotes.xml")
-    return _ooxml_text(package, [name for name in names if name in package])
+def _docx(package: Package, main: str) -> Iterator[str]:
+    relations = Relationships(package, main)
+    notes = [relations.of_kind(kind, f"{kind}.xml")[:1] for kind in ("footnotes", "endnotes")]
+    return _ooxml_text(package, chain([main], *notes))
 
 
-def _pptx(package: Package) -> Iterator[str]:
-    return _ooxml_text(package, sheets.numbered(package, r"ppt/slides/slide(\d{1,5})\.xml"))
+class _Slides(Handler):
+    """The identifiers of slides, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.identifiers: dict[str, None] = {}
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag == "sldId":
+            self.identifiers[sheets.relation(attributes)] = None
 
 
-def _odf(package: Package) -> Iterator[str]:
+def _pptx(package: Package, main: str) -> Iterator[str]:
+    relations, slides = Relationships(package, main).parts, _Slides()
+    package.parse_xml(main, slides)
+    parts = dict.fromkeys(relations[one] for one in slides.identifiers if one in relations)
+    return _ooxml_text(package, parts or sheets.numbered(package, r"ppt/slides/slide(\d{1,5})\.xml"))
+
+
+def _odf(package: Package, main: str) -> Iterator[str]:
     breaks = {"tab": "\t", "line-break": "\n", "s": " "}
     skipped = {"tracked-changes", "annotation"}
-    yield _part_text(
-        package, "content.xml", _Text(text={"p", "h"}, starts=breaks, ends={"p": "\n", "h": "\n"}, skipped=skipped)
-    )
+    yield _part_text(package, main, _Text(text={"p", "h"}, starts=breaks, ends={"p": "\n", "h": "\n"}, skipped=skipped))
 
 
-def _epub(package: Package) -> Iterator[str]:
-    for name in _book_parts(package)[1:]:
-        with package.open(name) as part:
-            yield without_tags(plain_text.decode(part.read())[0])
+def _epub(package: Package, main: str) -> Iterator[str]:
+    index = _BookIndex()
+    package.parse_xml(main, index)
+    for name in index.chapters(main):
+        if name in package:
+            with suppress(Unsupported), package.open(name) as part:
+                yield without_tags(plain_text.decode(part.read())[0])
 
 
 _READERS = {"docx": _docx, "pptx": _pptx, "odt": _odf, "odp": _odf, "epub": _epub}
@@ -204,28 +288,28 @@ class _BookIndex(Handler):
         super().__init__()
         self.name = ""
         self._items: dict[str, str] = {}
-        self._spine: list[str] = []
+        self._spine: dict[str, None] = {}
 
     def start(self, tag: str, attributes: Any) -> None:
         if tag == "rootfile":
-            self.name = self.name or attributes.get("full-path", "")
+            self.name = self.name or resolved(attributes.get("full-path", ""))
         elif tag == "item":
-            self._items[attributes.get("id", "")] = attributes.get("href", "")
+            is_page = "html" in attributes.get("media-type", "html")
+            if is_page and "nav" not in attributes.get("properties", "").split():
+                self._items[attributes.get("id", "")] = attributes.get("href", "")
         elif tag == "itemref":
-            self._spine.append(attributes.get("idref", ""))
+            self._spine[attributes.get("idref", "")] = None
 
-    def chapters(self) -> list[str]:
-        folder = posixpath.dirname(self.name)
-        names = [self._items[item] for item in dict.fromkeys(self._spine) if item in self._items]
-        return [posixpath.normpath(posixpath.join(folder, unquote(name.partition("#")[0]))) for name in names]
+    def chapters(self, source: str) -> Iterable[str]:
+        return dict.fromkeys(resolved(self._items[item], source) for item in self._spine if item in self._items)
 
 
-def _book_parts(package: Package) -> list[str]:
-    """The package document, which has title and author, then the chapters."""
-    index = _BookIndex()
-    for part in ("META-INF/container.xml", None):
-        name = part or index.name
-        if name not in package:
-            raise ParserFailed("The book has no index")
-        package.parse_xml(name, index)
-    return [index.name, *(name for name in index.chapters() if name in package)]
+def _book_index(package: Package) -> str | None:
+    """The package document, which has title, author and the list of chapters."""
+    container = _BookIndex()
+    if "META-INF/container.xml" in package:
+        with suppress(ParserFailed):
+            package.parse_xml("META-INF/container.xml", container)
+    if container.name in package:
+        return container.name
+    return next((name for name in package.names if name.casefold().endswith(".opf")), None)

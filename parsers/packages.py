@@ -1,21 +1,21 @@
-"""ZIP files, and documents that are ZIP files, within limits (T95).
-
-A ZIP's directory is a claim: entries are counted and must not overlap, and the bytes read from them are counted again.
-"""
+"""Documents that are ZIP files of XML parts, within limits (T95): the bytes that parts unpack to are counted as they are read."""
 
 from __future__ import annotations
 
 import io
-import zipfile
+import posixpath
+import unicodedata
 import zlib
-from typing import IO, BinaryIO
+from contextlib import suppress
+from typing import Any, BinaryIO
+from urllib.parse import unquote
 from xml.sax import SAXException
 from xml.sax.handler import ContentHandler
 
 import defusedxml.sax
 from defusedxml import DefusedXmlException
 
-from parsers import PROTECTED, ParserFailed, Unsupported
+from parsers import PROTECTED, ParserFailed, Unsupported, zip_directory
 
 _MIB = 1024 * 1024
 _MAX_ENTRIES = 10_000
@@ -23,51 +23,37 @@ _MAX_ENTRY = 64 * _MIB  # bytes read of one entry
 _MAX_TOTAL = 192 * _MIB  # bytes read of all
 _MAX_RATIO = 250  # of an entry over 4 MiB
 _MAX_DEPTH = 256
-_LOCAL_HEADER = 30  # bytes, without the name
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
-
-
-def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """The archive. Raises ParserFailed, also for entries that overlap."""
-    try:
-        archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError, OverflowError):
-        raise ParserFailed("The archive is broken") from None
-    end = archive.start_dir
-    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset, reverse=True):
-        # CPython checks this only since 3.11.8 and 3.12.2.
-        if entry.header_offset + _LOCAL_HEADER + len(entry.orig_filename) + entry.compress_size > end:
-            raise ParserFailed("The archive's entries overlap")
-        end = entry.header_offset
-    return archive
+_BROKEN = (zlib.error, OSError, ValueError)
 
 
 class Package:
-    """A document that consists of parts in a ZIP file."""
+    """A document that consists of parts in a ZIP file.
+
+    Parts are found whatever the case of their names, percent-encoded or not, with slashes or backslashes (ISO/IEC 29500-2, 6.2.2
+    wants the first, and not all writers follow the rest)."""
 
     def __init__(self, file: BinaryIO):
-        self._archive = open_zip(file)
-        if len(self._archive.infolist()) > _MAX_ENTRIES:
+        entries = zip_directory.read(file, _MAX_ENTRIES + 1).entries
+        if len(entries) > _MAX_ENTRIES:
             raise ParserFailed("The document has too many parts")
-        self._left = _MAX_TOTAL
-        self.names = self._archive.namelist()
+        self._file, self._left = file, _MAX_TOTAL
+        self.names = [resolved(name) for name in zip_directory.names(entries)]
+        self._entries = {name.casefold(): entry for name, entry in zip(self.names, entries, strict=True)}
+        self._entries |= dict(zip(self.names, entries, strict=True))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._archive.NameToInfo
+        return name in self._entries or name.casefold() in self._entries
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> io.BufferedReader:
         """A part's bytes. Opening or reading raises ParserFailed if there are too many."""
-        entry = self._archive.getinfo(name)
-        if entry.flag_bits & 1:
+        entry = self._entries.get(name) or self._entries[name.casefold()]
+        if entry.flags & 1:
             raise Unsupported(PROTECTED)
-        if entry.file_size > _MAX_ENTRY:
+        if entry.size > _MAX_ENTRY:
             raise ParserFailed("A part of the document is too large")
-        if entry.file_size > 4 * _MIB and entry.file_size > _MAX_RATIO * entry.compress_size:
+        if entry.size > 4 * _MIB and entry.size > _MAX_RATIO * entry.packed:
             raise ParserFailed("A part of the document is packed too densely")
-        try:
-            return io.BufferedReader(_CountedEntry(self, self._archive.open(entry)))
-        except _BROKEN:
-            raise ParserFailed("The document is broken") from None
+        return io.BufferedReader(_Part(self, self._file, entry))
 
     def spend(self, count: int) -> None:
         """Count bytes read. Raises ParserFailed if they are too many."""
@@ -89,26 +75,51 @@ class Package:
             raise ParserFailed("The document is broken") from None
 
 
-class _CountedEntry(io.RawIOBase):
-    """An entry's bytes, counted as they are read."""
+def resolved(target: str, source: str = "") -> str:
+    """The name of the part that ``source`` refers to by ``target``, a URI."""
+    path = unquote(target.partition("#")[0]).replace("\\", "/")
+    name = posixpath.normpath(posixpath.join("/", posixpath.dirname(source), path)).lstrip("/")
+    return unicodedata.normalize("NFC", name)
 
-    def __init__(self, package: Package, entry: IO[bytes]):
-        self._package, self._entry, self._count = package, entry, 0
+
+class _Part(io.RawIOBase):
+    """A part's bytes, unpacked and counted as they are read."""
+
+    def __init__(self, package: Package, file: BinaryIO, entry: zip_directory.Entry):
+        self._package, self._file, self._entry = package, file, entry
+        self._at, self._left, self._count = zip_directory.data_offset(file, entry), entry.packed, 0
+        if entry.method not in (0, 8):
+            raise Unsupported("The document is packed by a method that can't be read")
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if entry.method else None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         try:
-            data = self._entry.read(len(buffer))
+            data = self._read(len(buffer))
         except _BROKEN:
             raise ParserFailed("The document is broken") from None
         self._count += len(data)
         self._package.spend(len(data))
-        if self._count > _MAX_ENTRY:
-            raise ParserFailed("A part of the document is too large")
+        if self._count > self._entry.size:
+            raise ParserFailed("A part of the document is larger than it claims")
         buffer[: len(data)] = data
         return len(data)
+
+    def _read(self, count: int) -> bytes:
+        while self._inflater is None or not self._inflater.eof:
+            packed = self._inflater.unconsumed_tail if self._inflater else b""
+            if not packed:
+                self._file.seek(self._at)
+                packed = self._file.read(min(count, self._left))
+                self._at, self._left = self._at + len(packed), self._left - len(packed)
+            data = self._inflater.decompress(packed, count) if self._inflater else packed
+            if data or self._inflater is None:
+                return data
+            if not packed:
+                raise ParserFailed("The document is broken")
+        return b""
 
 
 class Enough(Exception):
@@ -135,3 +146,32 @@ class Handler(ContentHandler):
     def start(self, tag: str, attributes: object) -> None: ...
 
     def end(self, tag: str) -> None: ...
+
+
+class Relationships(Handler):
+    """How a part refers to others: ISO/IEC 29500-2, 6.5. ``source`` is the part; "" is the document."""
+
+    def __init__(self, package: Package, source: str = ""):
+        super().__init__()
+        self._source, self._names = source, package
+        self.parts: dict[str, str] = {}  # by identifier
+        self._kinds: dict[str, list[str]] = {}
+        folder, name = posixpath.split(source)
+        if (relations := posixpath.join(folder, "_rels", f"{name}.rels")) in package:
+            with suppress(Enough, ParserFailed):
+                package.parse_xml(relations, self)
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag == "Relationship" and attributes.get("TargetMode") != "External":
+            part = resolved(attributes.get("Target", ""), self._source)
+            if part in self._names:
+                self.parts[attributes.get("Id", "")] = part
+                self._kinds.setdefault(attributes.get("Type", "").rpartition("/")[2], []).append(part)
+            if len(self.parts) > _MAX_ENTRIES:
+                raise Enough
+
+    def of_kind(self, kind: str, usual: str = "") -> list[str]:
+        """The parts of a kind: the last word of its URI, which strict and transitional documents share. If there is none, the
+        part ``usual``, named from the source."""
+        usual = resolved(usual, self._source)
+        return self._kinds.get(kind) or [part for part in [usual] if part in self._names]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from parsers.packages import Enough, Handler, Package
+from parsers.packages import Enough, Handler, Package, Relationships
 from parsers.table import MAX_CELL, MAX_COLUMNS, MAX_ROWS
 
 _MAX_SHEETS = 100
@@ -17,8 +17,13 @@ _MAX_STRING_CHARACTERS = 32 * 1024 * 1024
 
 def numbered(package: Package, pattern: str) -> list[str]:
     """The parts whose names match, in the order of the number in them."""
-    matches = [(int(match[1]), name) for name in package.names if (match := re.fullmatch(pattern, name))]
+    matches = [(int(match[1]), name) for name in package.names if (match := re.fullmatch(pattern, name, re.I))]
     return [name for _, name in sorted(matches)]
+
+
+def relation(attributes: Any) -> str:
+    """The identifier of the part that an element refers to: ``id`` in whatever prefix the namespace of relations has."""
+    return next((value for name, value in attributes.items() if name.endswith(":id")), "")
 
 
 class _Cells(Handler):
@@ -54,25 +59,48 @@ class _Cells(Handler):
 # -- xlsx --------------------------------------------------------------------------------------------------------------
 
 
-def xlsx(package: Package, limit: int) -> tuple[str, list[list[str]]]:
-    """The text of all sheets, about ``limit`` characters at most, and the rows of the first sheet that has any."""
+def xlsx(package: Package, main: str, limit: int) -> tuple[str, list[list[str]]]:
+    """The names and text of all sheets, about ``limit`` characters at most, and the rows of the first one with any that is not
+    hidden."""
+    relations, book = Relationships(package, main), _Workbook()
     strings, styles = _Strings(), _Styles()
-    for name, handler in (("xl/sharedStrings.xml", strings), ("xl/styles.xml", styles)):
-        if name in package:
+    for kind, handler in (("sharedStrings", strings), ("styles", styles)):
+        for name in relations.of_kind(kind, f"{kind}.xml")[:1]:
             with suppress(Enough):
                 package.parse_xml(name, handler)
+    package.parse_xml(main, book)
+    parts = numbered(package, r"xl/worksheets/sheet(\d{1,5})\.xml")
     lines: list[str] = []
-    rows: list[list[str]] = []
-    for name in numbered(package, r"xl/worksheets/sheet(\d{1,5})\.xml")[:_MAX_SHEETS]:
-        sheet = _Sheet(limit, strings.strings, styles.dates())
-        with suppress(Enough):
-            package.parse_xml(name, sheet)
-        lines += sheet.lines
-        rows = rows or sheet.rows
+    tables: list[tuple[bool, list[list[str]]]] = []
+    for at, (title, identifier, hidden) in enumerate((book.sheets or [("", "", False)] * len(parts))[:_MAX_SHEETS]):
+        part = relations.parts.get(identifier) or next(iter(parts[at : at + 1]), None)
+        sheet = _Sheet(limit, strings.strings, styles.dates(), book.epoch)
+        if part:
+            with suppress(Enough):
+                package.parse_xml(part, sheet)
+        lines += [title, *sheet.lines]
+        tables.append((hidden, sheet.rows))
         limit -= sum(map(len, sheet.lines))
         if limit < 0:
             break
-    return "\n".join(lines), rows
+    shown = sorted(tables, key=lambda table: (not table[1], table[0]))
+    return "\n".join(lines), shown[0][1] if shown else []
+
+
+class _Workbook(Handler):
+    """The sheets in order, and the day from which dates count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sheets: list[tuple[str, str, bool]] = []  # name, identifier, whether it is hidden
+        self.epoch = datetime(1899, 12, 30)
+
+    def start(self, tag: str, attributes: Any) -> None:
+        if tag == "workbookPr" and attributes.get("date1904") in ("1", "true"):
+            self.epoch = datetime(1904, 1, 1)
+        elif tag == "sheet":
+            hidden = attributes.get("state", "visible") != "visible"
+            self.sheets.append((attributes.get("name", ""), relation(attributes), hidden))
 
 
 class _Strings(Handler):
@@ -113,7 +141,7 @@ class _Strings(Handler):
 class _Styles(Handler):
     """Which cell formats show dates: ECMA-376 part 1, 18.8.30, and custom formats."""
 
-    _BUILT_IN = frozenset([*range(14, 23), *range(45, 48)])
+    _BUILT_IN = frozenset([*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)])
     _QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
 
     def __init__(self) -> None:
@@ -145,9 +173,9 @@ class _Styles(Handler):
 
 
 class _Sheet(_Cells):
-    def __init__(self, limit: int, strings: list[str], dates: frozenset[str]):
+    def __init__(self, limit: int, strings: list[str], dates: frozenset[str], epoch: datetime):
         super().__init__(limit)
-        self._strings, self._dates = strings, dates
+        self._strings, self._dates, self._epoch = strings, dates, epoch
         self._kind, self._style, self._column = "", "", 0
         self._value: list[str] = []
         self._reading = False
@@ -179,7 +207,7 @@ class _Sheet(_Cells):
         if self._kind == "b":
             return "TRUE" if value == "1" else "FALSE"
         if self._kind == "n" and self._style in self._dates:
-            return _date(value)
+            return _date(value, self._epoch)
         return value
 
 
@@ -193,11 +221,11 @@ def _column(reference: str) -> int:
     return column - 1
 
 
-def _date(value: str) -> str:
-    """A number of days since 1899-12-30 as date and time; without a day, the time alone."""
+def _date(value: str, epoch: datetime) -> str:
+    """A number of days since ``epoch`` as date and time; without a day, the time alone."""
     try:
         days = float(value)
-        moment = datetime(1899, 12, 30) + timedelta(seconds=round(days * 86_400))
+        moment = epoch + timedelta(seconds=round(days * 86_400))
     except (ValueError, OverflowError):
         return value
     if 0 <= days < 1:
@@ -208,11 +236,11 @@ def _date(value: str) -> str:
 # -- ods ---------------------------------------------------------------------------------------------------------------
 
 
-def ods(package: Package, limit: int) -> tuple[str, list[list[str]]]:
+def ods(package: Package, main: str, limit: int) -> tuple[str, list[list[str]]]:
     """As for xlsx."""
     handler = _Ods(limit)
     with suppress(Enough):
-        package.parse_xml("content.xml", handler)
+        package.parse_xml(main, handler)
     return "\n".join(handler.lines), handler.first or handler.rows
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from tests.parsers.samples import annotated_pdf, docx, encoded, encrypted_pdf, pdf, pdf_of, png_of, xlsx, zipped
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 LAUGHS = "<!DOCTYPE x [" + "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10 if n else "ha"}">' for n in range(10)) + "]>"
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{0}" height="{0}">{1}</svg>'
@@ -151,6 +152,22 @@ def lying_sizes(parts: bytes, size: int = 10) -> bytes:
     return bytes(data)
 
 
+def relations(target: str, count: int = 1) -> str:
+    relation = '<Relationship Type="/officeDocument" Id="r{}" Target="' + target + '"/>'
+    return f"<Relationships>{''.join(relation.format(n) for n in range(count))}</Relationships>"
+
+
+def repeated_slide() -> bytes:
+    slides = "".join(f'<sldId r:id="r{n}"/>' for n in range(100_000))
+    return zipped(
+        {
+            "ppt/presentation.xml": f'<presentation xmlns:r="r">{slides}</presentation>',
+            "ppt/_rels/presentation.xml.rels": relations("a.xml", 100_000),
+            "ppt/a.xml": f"<a><t>{'text ' * 1_000}</t></a>",
+        }
+    )
+
+
 def many_entries(count: int = 20_000) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -243,6 +260,9 @@ FILES: list[tuple[str, str, Maker, str]] = [
     ),
     ("docx nested 100,000 deep", DOCX, lambda: docx("<w:p>" * 100_000 + "</w:p>" * 100_000), "failed"),
     ("docx of 20,000 parts", DOCX, lambda: docx(**{f"x/{n}": "" for n in range(20_000)}), "failed"),
+    ("docx of 100,000 relations", DOCX, lambda: docx(**{"_rels/.rels": relations("x", 100_000)}), "read"),
+    ("docx whose relations are its main part", DOCX, lambda: docx(**{"_rels/.rels": relations("_rels/.rels")}), "read"),
+    ("pptx that shows a slide 100,000 times", PPTX, repeated_slide, "read"),
     (
         "xlsx with strings and columns that are not there",
         XLSX,

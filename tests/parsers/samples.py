@@ -132,10 +132,51 @@ def zipped(parts: Mapping[str, bytes | str], method: int = zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
+def raw_zip(names: Iterable[bytes], *, flags: int = 0, extra: bytes = b"", data: bytes = b"text") -> bytes:
+    """A ZIP whose entries have these names as they are, and this extra field."""
+    out, directory = bytearray(), bytearray()
+    for name in names:
+        lengths = struct.pack("<3L2H", zlib.crc32(data), len(data), len(data), len(name), len(extra))
+        head = struct.pack("<5H", 20, flags, 0, 0x93C0, 0x5D79) + lengths
+        directory += b"PK\1\2\x14\0" + head + struct.pack("<3H2L", 0, 0, 0, 0, len(out)) + name + extra
+        out += b"PK\3\4" + head + name + extra + data
+    count = directory.count(b"PK\1\2") & 0xFFFF
+    return bytes(out) + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(out), 0)
+
+
+class Stream(io.BytesIO):
+    """A file that can't seek: zipfile writes sizes after the data."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise OSError
+
+
+def protected(data: bytes) -> bytes:
+    """The ZIP with all entries marked as encrypted."""
+    out = bytearray(data)
+    at = out.find(b"PK\1\2")
+    while at >= 0:
+        out[at + 8] |= 1
+        at = out.find(b"PK\1\2", at + 4)
+    return bytes(out)
+
+
 _CORE = (
     '<cp:coreProperties xmlns:cp="c" xmlns:dc="d"><dc:title>The title</dc:title><dc:creator>The author</dc:creator>'
     "</cp:coreProperties>"
 )
+
+
+def related(kinds: Mapping[str, str], schema: str = "http://schemas.openxmlformats.org/officeDocument/2006") -> str:
+    """The relations of a part: targets of each kind."""
+    found = "".join(
+        f'<Relationship Id="r{at}" Type="{schema}/relationships/{kind.rstrip("123")}" Target="{target}"/>'
+        for at, (kind, target) in enumerate(kinds.items(), 1)
+    )
+    return f'<?xml version="1.0"?><Relationships xmlns="http://e.org/r">{found}</Relationships>'
 
 
 def docx(body: str | None = None, **parts: bytes | str) -> bytes:
@@ -167,7 +208,7 @@ def xlsx(sheet: str | None = None) -> bytes:
     return zipped(
         {
             "[Content_Types].xml": "<Types/>",
-            "xl/workbook.xml": '<workbook><sheets><sheet name="First"/></sheets></workbook>',
+            "xl/workbook.xml": '<workbook><sheets><sheet name="First"/><sheet name="Second"/></sheets></workbook>',
             "xl/sharedStrings.xml": "<sst><si><t>Amount</t></si><si><r><t>Due </t></r><r><t>date</t></r>"
             "<rPh><t>kana</t></rPh></si><si><t>elsewhere</t></si></sst>",
             "xl/styles.xml": '<styleSheet><numFmts><numFmt numFmtId="164" formatCode="yyyy-mm-dd hh:mm"/></numFmts>'
@@ -188,7 +229,7 @@ def pptx() -> bytes:
     }
     return zipped(
         {
-            "ppt/presentation.xml": "<p/>",
+            "ppt/presentation.xml": '<p:presentation xmlns:p="p"/>',
             **slides,
             "docProps/core.xml": _CORE,
             "docProps/app.xml": "<Properties><Slides>3</Slides></Properties>",

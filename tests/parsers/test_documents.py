@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import warnings
+import zipfile
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from parsers import Unsupported
+from parsers import Unsupported, office, pdf
 from parsers.reading import Reading, read
 from tests.parsers import samples
 from tests.parsers.samples import GERMAN
@@ -19,6 +21,12 @@ ODF = "application/vnd.oasis.opendocument."
 def show(data: bytes, mime: str, **options: Any) -> Reading:
     want: frozenset[Any] = frozenset({"metadata", "picture", "text", "document"})
     return read(io.BytesIO(data), mime, name="x", want=want, sizes=(1024, 128), format="png", **options)
+
+
+def text_of(data: bytes, parser: Any = office) -> str:
+    """The text for search, without a child process."""
+    text: str = parser.parse(io.BytesIO(data), {"want": ["text"], "sizes": [], "page": 1})[0]["text"]
+    return text
 
 
 def page(data: bytes, number: int = 1) -> Image.Image:
@@ -119,14 +127,14 @@ LOOKS = "/AP << /N 6 0 R >>"
 def test_T94_fields_and_notes_are_drawn_and_read(annotation: str, form: str, text: str | None) -> None:
     data = samples.annotated_pdf(annotation, form=form)
     assert page(data).convert("L").crop((40, 630, 980, 780)).histogram()[:60] != [0] * 60
-    assert show(data, "application/pdf").text == "\n".join(filter(None, ["Name:", text]))
+    assert text_of(data, pdf) == "\n".join(filter(None, ["Name:", text]))
 
 
 @pytest.mark.parametrize("flag", [2, 32], ids=["hidden", "not for screens"])
 def test_T94_hidden_fields_are_neither_drawn_nor_read(flag: int) -> None:
     data = samples.annotated_pdf(f"{FIELD} /Tx /V (Miller) {LOOKS} /F {flag}", form="/X 1")
     assert page(data) == page(samples.annotated_pdf())
-    assert show(data, "application/pdf").text == "Name:"
+    assert text_of(data, pdf) == "Name:"
 
 
 def test_T94_a_page_that_cannot_be_drawn_loses_no_text() -> None:
@@ -137,12 +145,12 @@ def test_T94_a_page_that_cannot_be_drawn_loses_no_text() -> None:
 
 @pytest.mark.parametrize("junk", [b"HTTP/1.1 200 OK\r\n\r\n", bytes(1000)])
 def test_T94_bytes_around_a_document(junk: bytes) -> None:
-    assert show(junk + samples.pdf() + junk, "application/pdf").text == "Hello page one\nSecond page"
+    assert text_of(junk + samples.pdf() + junk, pdf) == "Hello page one\nSecond page"
 
 
 def test_T94_a_broken_index_is_rebuilt() -> None:
     data = samples.pdf().replace(b"startxref\n", b"startxref\n9")
-    assert show(data, "application/pdf").text == "Hello page one\nSecond page"
+    assert text_of(data, pdf) == "Hello page one\nSecond page"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,7 @@ def test_T94_a_broken_index_is_rebuilt() -> None:
             samples.xlsx(),
             OFFICE + "spreadsheetml.sheet",
             {"format": "XLSX"},
-            "Amount Due date inline\n12.50 2026-11-25 TRUE 2026-11-25 18:00:00\nelsewhere",
+            "First\nAmount Due date inline\n12.50 2026-11-25 TRUE 2026-11-25 18:00:00\nSecond\nelsewhere",
         ),
         (samples.odf(), ODF + "text", {"format": "ODT", "pages": 7}, f"Heading\n{GERMAN}\none two three"),
         (samples.odf("spreadsheet"), ODF + "spreadsheet", {"format": "ODS", "pages": 7}, "Amount Due"),
@@ -181,11 +189,202 @@ def test_T95_office_documents(data: bytes, mime: str, metadata: dict[str, Any], 
     assert reading.pictures == ()
 
 
+W = '<w:document xmlns:w="w"><w:p><w:r><w:t>Hello</w:t></w:r></w:p></w:document>'
+NOTE = '<w:footnotes xmlns:w="w"><w:p><w:t>a note</w:t></w:p></w:footnotes>'
+
+
+def main_part(target: str, name: str, **parts: str) -> dict[str, str | bytes]:
+    return {"_rels/.rels": samples.related({"officeDocument": target}), name: W, **parts}
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (
+            main_part(
+                "word/document2.xml",
+                "word/document2.xml",
+                **{"word/_rels/document2.xml.rels": samples.related({"footnotes": "fn2.xml"}), "word/fn2.xml": NOTE},
+            ),
+            "Hello\na note",
+        ),
+        (main_part("/document.xml", "document.xml", **{"footnotes.xml": NOTE}), "Hello\na note"),
+        (main_part("./word/../a/b/My%20Text.xml", "a/b/My Text.xml"), "Hello"),
+        (main_part("/word/Text%20%C3%A9.xml", "word/Text%20%C3%A9.xml"), "Hello"),
+        (main_part("word/document.xml", "WORD/Document.xml", **{"WORD/Footnotes.XML": NOTE}), "Hello\na note"),
+        ({"_Rels\\.rels": samples.related({"officeDocument": "word/x.xml"}), "word\\x.xml": W}, "Hello"),
+        ({"/word/document.xml": W}, "Hello"),
+        (
+            {
+                "[Content_Types].xml": '<Types><Override PartName="/x/y.xml" ContentType="application/vnd.openxmlformats-'
+                'officedocument.wordprocessingml.document.main+xml"/></Types>',
+                "x/y.xml": W,
+            },
+            "Hello",
+        ),
+        ({"_rels/.rels": "broken", "[Content_Types].xml": "<broken", "word/document.xml": W}, "Hello"),
+        (main_part("word/missing.xml", "word/document.xml"), "Hello"),
+        (main_part("x.xml", "x.xml") | {"x.xml": W.encode("utf-16")}, "Hello"),
+        (
+            {
+                "_rels/.rels": samples.related(
+                    {"officeDocument": "x.xml"}, "http://purl.oclc.org/ooxml/officeDocument"
+                ),
+                "x.xml": W.replace("w:", "x:"),
+            },
+            "Hello",
+        ),
+    ],
+    ids=[
+        "Word Online",
+        "absolute",
+        "relative",
+        "encoded",
+        "case",
+        "backslashes",
+        "slash",
+        "types",
+        "broken",
+        "missing",
+        "UTF-16",
+        "strict",
+    ],
+)
+def test_the_main_part_is_found(parts: dict[str, str | bytes], text: str) -> None:
+    assert text_of(samples.zipped(parts)) == text
+
+
+def test_text_boxes_moved_and_deleted_text_are_read_once() -> None:
+    box = "<w:r><mc:AlternateContent><mc:Choice><w:t>box</w:t></mc:Choice><mc:Fallback><w:t>box</w:t></mc:Fallback>"
+    body = (
+        f"<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr>{box}</mc:AlternateContent></w:r></w:p>"
+        "<w:p><w:moveFrom><w:r><w:t>moved</w:t></w:r></w:moveFrom><w:sdt><w:sdtContent><w:t>e</w:t></w:sdtContent></w:sdt>"
+        "<w:noBreakHyphen/><w:r><w:t>mail</w:t></w:r><w:del><w:delText>gone</w:delText></w:del></w:p>"
+        "<w:p><w:moveTo><w:r><w:t>moved</w:t></w:r></w:moveTo></w:p>"
+    )
+    reading = show(samples.docx(body), OFFICE + "wordprocessingml.document")
+    assert reading.document and reading.document["content"] == "box\ne-mail\nmoved\n\na footnote"
+
+
+def test_sheets_have_the_order_and_names_of_the_workbook() -> None:
+    cells = '<x:worksheet xmlns:x="x"><x:row><x:c t="s"><x:v>{}</x:v></x:c><x:c s="1"><x:v>{}</x:v></x:c></x:row></x:worksheet>'
+    parts = {
+        "_rels/.rels": samples.related({"officeDocument": "xl/workbook2.xml"}),
+        "xl/workbook2.xml": '<x:workbook xmlns:x="x" xmlns:q="r"><x:workbookPr date1904="1"/><x:sheets>'
+        '<x:sheet name="Secret" state="hidden" q:id="r3"/><x:sheet name="Zulu" sheetId="9" q:id="r2"/>'
+        '<x:sheet name="Alpha" sheetId="1" q:id="r1"/></x:sheets></x:workbook>',
+        "xl/_rels/workbook2.xml.rels": samples.related(
+            {
+                "worksheet1": "worksheets/sheet1.xml",
+                "worksheet2": "/xl/worksheets/Blatt.xml",
+                "worksheet3": "worksheets/sheet3.xml",
+                "sharedStrings": "SharedStrings.xml",
+                "styles": "Styles.xml",
+            }
+        ),
+        "xl/sharedStrings.xml": "<sst><si><t>one</t></si><si><t>two</t></si><si><t>three</t></si></sst>",
+        "xl/styles.xml": '<styleSheet><cellXfs><xf numFmtId="0"/><xf numFmtId="14"/></cellXfs></styleSheet>',
+        "xl/worksheets/sheet1.xml": cells.format(0, 1),
+        "xl/worksheets/Blatt.xml": cells.format(1, 44_889),
+        "xl/worksheets/sheet3.xml": cells.format(2, 2),
+    }
+    reading = show(samples.zipped(parts), OFFICE + "spreadsheetml.sheet")
+    assert reading.text == "Secret\nthree 1904-01-03\nZulu\ntwo 2026-11-25\nAlpha\none 1904-01-02"
+    assert reading.document and reading.document["table"] == [["two", "2026-11-25"]]
+
+
+def test_slides_have_the_order_of_the_presentation() -> None:
+    slide = '<p:sld xmlns:p="p" xmlns:a="a"><a:p><a:r><a:t>{}</a:t></a:r></a:p></p:sld>'
+    parts = {
+        "_rels/.rels": samples.related({"officeDocument": "/presentation.xml"}),
+        "presentation.xml": '<p:presentation xmlns:p="p" xmlns:r="r"><p:sldIdLst><p:sldId id="1" r:id="r2"/>'
+        '<p:sldId id="2" r:id="r1"/><p:sldId id="3" r:id="r9"/></p:sldIdLst></p:presentation>',
+        "_rels/presentation.xml.rels": samples.related({"slide1": "slides/a.xml", "slide2": "slides/b.xml"}),
+        "slides/a.xml": slide.format("later"),
+        "slides/b.xml": slide.format("first"),
+    }
+    assert text_of(samples.zipped(parts)) == "first\nlater"
+
+
+def test_zip_files_as_other_writers_make_them() -> None:
+    """Streamed, after other bytes, with an entry twice, and another name in a local header."""
+    parts = main_part("word/document.xml", "word/document.xml").items()
+    with zipfile.ZipFile(streamed := samples.Stream(), "w") as archive:
+        for name, data in [("word/document.xml", b"<old/>"), *parts]:
+            with warnings.catch_warnings(action="ignore"):
+                archive.writestr(name, data)
+    data = streamed.getvalue().replace(b"word/document.xml", b"WORD\\document.xml", 1)
+    assert text_of(b"#!/bin/sh\n" + data + b"\n") == "Hello"
+
+
+OLE = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(5_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "parser"),
+    [
+        (OLE + "EncryptedPackage".encode("utf-16-le") + bytes(90), office),
+        (
+            samples.zipped(
+                {"META-INF/manifest.xml": "<m><file-entry><encryption-data/></file-entry></m>", "content.xml": "?"}
+            ),
+            office,
+        ),
+        (samples.encrypted_pdf(), pdf),
+        (samples.protected(samples.docx()), office),
+    ],
+)
+def test_documents_under_a_password_say_so(data: bytes, parser: Any) -> None:
+    with pytest.raises(Unsupported, match="protected by a password"):
+        text_of(data, parser)
+
+
 def test_books() -> None:
     """Chapters have the order of the spine; names outside the file are ignored."""
     reading = show(samples.epub(), "application/epub+zip")
     assert reading.metadata == {"format": "EPUB", "title": "A book", "author": "A writer"}
     assert reading.text == "Chapter one\nIt was dark.\nChapter two\nIt was dark."
+
+
+def test_books_as_other_writers_make_them() -> None:
+    """Without a mimetype or an index, with encoded and foreign names, and a spine with contents and pictures."""
+    items = "".join(
+        f'<opf:item id="{name[0]}" href="{name}" {more}/>'
+        for name, more in {
+            "nav.xhtml": 'media-type="application/xhtml+xml" properties="nav"',
+            "%C3%9Cber%20uns.xhtml#top": 'media-type="application/xhtml+xml"',
+            "img.png": 'media-type="image/png"',
+            "text.html": 'media-type="text/html"',
+            "broken.html": 'media-type="text/html"',
+        }.items()
+    )
+    spine = "".join(f'<opf:itemref idref="{name}"/>' for name in "ni%bt")
+    book: dict[str, bytes | str] = {
+        "a/b/content.opf": f'<opf:package xmlns:opf="o"><opf:manifest>{items}</opf:manifest><opf:spine>{spine}</opf:spine>'
+        "</opf:package>",
+        "a/b/nav.xhtml": "<p>contents</p>",
+        "a/b/U\u0308ber uns.xhtml": "<p>About us</p>",
+        "a/b/img.png": bytes(range(256)),
+        "a/b/broken.html": bytes(range(256)),
+        "a/b/Text.html": "<p>Text</p>",
+    }
+    container = {"META-INF/container.xml": '<c><rootfile full-path="/a/b/content.opf"/></c>'}
+    for parts in (book, book | container, book | container | {"mimetype": "application/epub+zip\n"}):
+        assert text_of(samples.zipped(parts)) == "About us\nText"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"META-INF/manifest.xml": f'<m><e:file-entry manifest:full-path="/" manifest:media-type="{ODF}text"/></m>'},
+        {"META-INF/manifest.xml": "<!DOCTYPE m SYSTEM 'Manifest.dtd'><m/>", "mimetype": f"{ODF}text\n"},
+    ],
+    ids=["manifest alone", "mimetype last"],
+)
+def test_opendocuments_without_a_first_mimetype(parts: dict[str, str]) -> None:
+    content: dict[str, bytes | str] = {"content.xml": '<o:c xmlns:o="o" xmlns:t="t"><t:p>Hello</t:p></o:c>'}
+    content |= {name: text.replace("<m>", '<m xmlns:e="e" xmlns:manifest="m">') for name, text in parts.items()}
+    assert text_of(samples.zipped(content)) == "Hello"
 
 
 def test_sheets_are_tables() -> None:
