@@ -12,7 +12,7 @@ from typing import Literal
 from core.content_types import OCTET_STREAM, PICTURES, canonical, file_type, mime_for_extension
 
 Kind = Literal["thumbnail", "text", "page", "contents"]
-Family = Literal["image", "heif", "svg", "pdf", "office", "text", "archive", "media"]
+Family = Literal["image", "heif", "svg", "pdf", "office", "text", "mail", "archive", "media"]
 
 _OFFICE = "docx dotx xlsx xltx pptx ppsx potx docm xlsm pptm odt ott ods odp epub"
 _ARCHIVES = "zip jar apk kmz tar gz bz2 xz zst"
@@ -21,7 +21,8 @@ _FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("image/heic", "image/heif"), "heif"),
     "image/svg+xml": "svg",
     "application/pdf": "pdf",
-    **dict.fromkeys(("application/x-pem-file", "model/obj"), "text"),
+    **dict.fromkeys(("application/x-pem-file", "model/obj", "audio/x-mpegurl"), "text"),
+    **dict.fromkeys(("message/rfc822", "application/mbox"), "mail"),
     **dict.fromkeys((str(mime_for_extension(extension)) for extension in _OFFICE.split()), "office"),
     **dict.fromkeys((str(mime_for_extension(extension)) for extension in _ARCHIVES.split()), "archive"),
 }
@@ -32,6 +33,7 @@ _KINDS: dict[Family, frozenset[Kind]] = {
     "pdf": frozenset({"thumbnail", "page", "text"}),
     "office": frozenset({"text"}),
     "text": frozenset({"text"}),
+    "mail": frozenset({"text"}),
     "archive": frozenset({"contents"}),
     "media": frozenset({"thumbnail"}),
 }

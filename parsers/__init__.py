@@ -22,6 +22,7 @@ Open run.py first, then reading.py.
     text, markup, table, html_text   text files
     archive, zip_directory           listings; the entries of ZIP files
     entry_names                      names in archives that do not say how they are encoded
+    mail                             messages and mailboxes
     place                            the location in pictures, to be removed
     plain_text, language, cpu_timer  cleaning, language detection, limits of time within a child
 """

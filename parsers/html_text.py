@@ -14,13 +14,18 @@ _INLINE = frozenset({"a", "abbr", "b", "code", "em", "font", "i", "mark", "small
 
 def without_tags(html: str) -> str:
     """The text, each block on a line of its own. If that takes too long, the HTML as it is."""
-    parser = _Text()
     try:
         with cpu_timer(_SECONDS):
-            parser.feed(html)
-            parser.close()
+            return text_of(html)
     except CpuTimeExceeded:
         return html
+
+
+def text_of(html: str) -> str:
+    """The same, for callers with a timer of their own."""
+    parser = _Text()
+    parser.feed(html)
+    parser.close()
     return "".join(parser.pieces)
 
 

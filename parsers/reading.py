@@ -66,6 +66,7 @@ _READERS: dict[Family, _Reader] = {
     "pdf": _Reader("pdf", Limits(ranged_above=64 * MIB)),  # drawing seeks much: a whole file is quicker
     "office": _Reader("office", Limits(ranged_above=4 * MIB)),
     "text": _Reader("text", Limits(head=4 * MIB)),
+    "mail": _Reader("mail", Limits(head=16 * MIB)),
     "archive": _Reader("archive", Limits(ranged_above=4 * MIB)),
     "media": _Reader("media", Limits(ranged_above=4 * MIB), needs="av"),
 }

@@ -9,6 +9,7 @@ import pytest
 from db import Database
 from parsers import Unsupported, plain_text
 from parsers.reading import Reading, read
+from parsers.text import parse
 from tests.parsers.samples import GERMAN
 
 RUSSIAN = "Это короткий рассказ о доме, который стоял у самой реки, и о людях, которые в нём когда-то жили."
@@ -157,7 +158,9 @@ def test_markdown_is_rendered_without_html_images_or_scripts() -> None:
 )
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_tables(text: str, encoding: str, rows: list[list[str]]) -> None:
-    assert document(text.encode(encoding), "text/csv", "x.csv")["table"] == rows
+    arguments = {"mime_type": "text/csv", "extension": "csv", "want": ["document"], "head": None}
+    values, _ = parse(text.encode(encoding), arguments)
+    assert values["document"]["table"] == rows
 
 
 def test_a_row_cut_by_the_end_of_the_preview_is_left_out() -> None:

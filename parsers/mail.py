@@ -1,0 +1,170 @@
+"""Mail files: headers and bodies as people read them, with attached messages and the names of attachments.
+
+The standard library splits a message into its parts. Its modern policy raises errors for malformed headers, so headers are taken
+as they stand, and words and bodies are decoded here: by the charset they name if it fits, else by a guess.
+"""
+
+from __future__ import annotations
+
+import quopri
+import re
+from base64 import b64decode
+from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
+from email.policy import Compat32
+from itertools import chain
+from typing import Any
+
+from core import charsets
+from parsers import plain_text
+from parsers.cpu_timer import CpuTimeExceeded, cpu_timer
+from parsers.html_text import text_of
+
+_SECONDS = 4.0  # of processor time: boundaries can make a message of a million parts
+_MAX_DEPTH = 20
+_MAX_MESSAGES = 100  # of a mailbox
+_MAX_TEXT = 2 * plain_text.MAX_BYTES  # characters
+_MAX_HEADER = 10_000  # characters
+_SHOWN = frozenset({"text/plain", "text/html", "text/calendar"})
+_HEADERS = ("From", "To", "Cc", "Date", "Subject")
+_MALFORMED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)  # what the library raises where it expects no nonsense
+
+_MAILBOX = re.compile(rb"^From [^\n]*\n", re.MULTILINE)  # the line before each message (RFC 4155)
+# Encoded words (RFC 2047), with a language (RFC 2231), and with the blanks that some programs leave in them.
+_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?]{0,40})?\?([bq])\?([^?]*)\?=", re.IGNORECASE)
+
+
+class _Raw(Compat32):
+    """Gives headers as they stand; their bytes that are not ASCII are surrogates."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        """The value."""
+        return value
+
+
+def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Metadata (format, title, author), ``text`` for search, ``document`` with the headers and texts."""
+    want, cut = arguments["want"], len(data) >= arguments["head"]
+    if mark := charsets.mark(data):
+        data = charsets.decoded(data, mark[1]).encode(errors="replace")
+    metadata, pieces, size = {"format": "EML"}, list[str](), 0
+    try:
+        with cpu_timer(_SECONDS):
+            messages = _messages(data.lstrip(), mailbox=arguments["mime_type"] == "application/mbox")
+            tags = {"title": _header(messages[0], "Subject"), "author": _header(messages[0], "From")}
+            metadata |= {name: title for name, text in tags.items() if (title := plain_text.title(text))}
+            for piece in chain.from_iterable(map(_readable, messages)):
+                pieces.append(piece)
+                size += len(piece)
+                if size > _MAX_TEXT:
+                    cut = True
+                    break
+    except (CpuTimeExceeded, RecursionError):
+        cut = True
+    text = plain_text.clean("\n".join(pieces)).strip() or plain_text.decode(data, cut=True)[0]
+    values: dict[str, Any] = {"metadata": metadata}
+    if "text" in want:
+        values |= plain_text.search_values(text)
+    if "document" in want:
+        values["document"] = plain_text.document(re.sub(r"\n\s*\n\s*", "\n\n", text), complete=not cut)
+    return values, []
+
+
+def _messages(data: bytes, *, mailbox: bool) -> list[Message]:
+    parts = _MAILBOX.split(data, _MAX_MESSAGES)[1:] if mailbox else []
+    return [message_from_bytes(part, policy=_Raw()) for part in parts or [data]]
+
+
+def _readable(message: Message, depth: int = 0) -> Iterator[str]:
+    """The headers that people read, the texts, and the names of what is attached."""
+    attached = list[str]()
+    yield "\n".join(f"{name}: {value}" for name in _HEADERS if (value := _header(message, name))) + "\n"
+    yield from _texts(message, attached, depth)
+    if attached:
+        yield "\nAttachments: " + ", ".join(attached)
+
+
+def _texts(part: Message, attached: list[str], depth: int) -> Iterator[str]:
+    """The texts of a part in their order. The names of its attachments are added to ``attached``."""
+    kind = part.get_content_type()
+    children: Any = part.get_payload() if part.is_multipart() and depth < _MAX_DEPTH else ()
+    if name := _name(part):
+        attached.append(name)
+    if kind == "multipart/alternative" and children:
+        # Of the alternatives the first that is plain text, else the first that has text; attachments of all.
+        found = [(child.get_content_type(), list(_texts(child, attached, depth + 1))) for child in children]
+        found = [(kind, texts) for kind, texts in found if "".join(texts).strip()]
+        yield from min(found, key=lambda each: each[0] != "text/plain", default=("", []))[1]
+    elif kind == "message/rfc822":
+        for child in children:
+            yield "\n"
+            yield from _readable(child, depth + 1)
+    elif kind == "message/delivery-status":
+        for child in children:
+            yield "\n" + "\n".join(f"{name}: {_words(value)}" for name, value in child.items())
+    elif children:
+        for child in children:
+            yield from _texts(child, attached, depth + 1)
+    elif part.get_content_disposition() != "attachment" and (kind in _SHOWN or kind.startswith("multipart/")):
+        yield _text(part, kind)
+
+
+def _text(part: Message, kind: str) -> str:
+    """The text of a body; a multipart without a boundary is one, too."""
+    try:
+        data = part.get_payload(decode=True)
+        label = part.get_content_charset()
+    except _MALFORMED:
+        return ""
+    if not isinstance(data, bytes):
+        return ""
+    is_html = kind == "text/html"
+    text = _decoded(data, label or (plain_text.declared(data, markup=True) if is_html else None))
+    return text_of(text) if is_html else text
+
+
+def _name(part: Message) -> str:
+    try:
+        return _words(part.get_filename() or "")
+    except _MALFORMED:
+        return ""
+
+
+def _header(message: Message, name: str) -> str:
+    return _words(str(message.get(name, "")))
+
+
+def _words(value: str) -> str:
+    """A header without folding and encoded words. Words of one charset are decoded together, as some programs cut characters."""
+    value = re.sub(r"[\r\n]+[ \t]*", " ", value[:_MAX_HEADER])
+    runs, end = list[tuple[str | None, bytes]](), 0
+    for word in _WORD.finditer(value):
+        between, end = value[end : word.start()], word.end()
+        if between.strip() or not runs:
+            runs.append((None, between.encode(errors="surrogateescape")))
+        label, data = word[1].lower(), _word(word[2], word[3])
+        if runs and runs[-1][0] == label:
+            data = runs.pop()[1] + data
+        runs.append((label, data))
+    runs.append((None, value[end:].encode(errors="surrogateescape")))
+    return "".join(_decoded(data, label) for label, data in runs).strip()
+
+
+def _word(encoding: str, text: str) -> bytes:
+    data = text.encode(errors="surrogateescape")
+    if encoding in "Qq":
+        return quopri.decodestring(data, header=True)
+    try:
+        return b64decode(data + b"===")
+    except ValueError:
+        return data
+
+
+def _decoded(data: bytes, label: str | None) -> str:
+    return charsets.decoded(data, charsets.detect(data, declared=label) or "cp1252")
