@@ -107,9 +107,10 @@ class Search:
             if found is None:
                 raise Unavailable("The database is too busy to search; try again.")
             if complete and found.matched < _FEW:
-                corrections = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree)) or {}
-                if corrections:
-                    found = _within(clock, conn, partial(find, corrections=corrections)) or found
+                near = _within(clock, conn, partial(_corrections, wanted=wanted, tree=tree))
+                corrected = _within(clock, conn, partial(find, corrections=near)) if near else found
+                complete = near is not None and corrected is not None
+                corrections, found = near or {}, corrected or found
             total = found.matched if complete and found.matched <= query.RANKED else None
             if not tree.groups and wanted.unfiltered:
                 total = file_lists.total(conn, wanted)

@@ -10,8 +10,9 @@ import pytest
 from core.cursors import Cursors
 from core.errors import InvalidCursor, NotAllowed, NotFound
 from core.principal import Principal
-from db import Database, execute
+from db import Database, Tx, execute
 from db.search import query as index
+from db.search.query import Clock
 from services.library import search as module
 from services.library.search import Search, SearchPage, SearchRequest
 from tests.rows import IndexingSearch, add_file
@@ -203,6 +204,21 @@ def test_T81_a_search_out_of_time_is_repeated_over_the_newest_files(
     add_file(db, "plan.pdf")
     page = search.search(alice, SearchRequest("plan", facets=("owner",)))
     assert names(page) == ["plan.pdf"] and page.total is None and page.facets["owner"][0]["count"] == 1
+
+
+def test_T81_the_total_is_unknown_if_the_time_is_over_before_misspellings_are_corrected(
+    search: Search, db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(tx: Tx, *, clock: Clock, **_: object) -> dict[str, list[str]]:
+        clock.limit(tx)
+        execute(tx, "select pg_sleep(60)")
+        return {}
+
+    monkeypatch.setattr(module, "_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_corrections", endless)
+    add_file(db, "plan.pdf")
+    page = search.search(alice, SearchRequest("plna"))
+    assert (page.items, page.total) == ([], None)
 
 
 @pytest.mark.parametrize(
