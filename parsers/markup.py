@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from html import escape
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,15 +27,19 @@ def highlighted(text: str, mime_type: str, extension: str) -> tuple[str | None, 
     from pygments.lexers import get_lexer_for_filename, get_lexer_for_mimetype
     from pygments.util import ClassNotFound
 
-    try:
-        if not extension or extension == "txt":
-            raise ClassNotFound
-        lexer = get_lexer_for_filename(f"x.{extension}", stripnl=False)
-    except ClassNotFound:
-        try:
-            lexer = get_lexer_for_mimetype(mime_type, stripnl=False)
-        except ClassNotFound:
-            return None, None
+    for find, key in (
+        (get_lexer_for_filename, "" if extension == "txt" else f"x.{extension}"),
+        (get_lexer_for_mimetype, mime_type),
+        (
+            get_lexer_for_mimetype,
+            re.sub(r".*\+", "application/", mime_type),
+        ),  # what it is made of: JSON, XML (RFC 6839)
+    ):
+        with suppress(ClassNotFound):
+            lexer = find(key, stripnl=False)
+            break
+    else:
+        return None, None
     name = lexer.aliases[0] if lexer.aliases else lexer.name.lower()
     if name == "text":
         return None, None
@@ -79,8 +84,12 @@ def _newline(depth: int) -> str:
     return "\n" + "  " * depth
 
 
+_FRONT_MATTER = re.compile(r"\A---\n(.*?\n)(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
+
+
 def rendered(text: str) -> str | None:
-    """Markdown as HTML: with tables and strikethrough, without raw HTML and images; links open in a new window."""
+    """Markdown as HTML: with tables and strikethrough, without raw HTML and images; links open in a new window. YAML before it
+    is shown as code."""
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("js-default", {"html": False, "linkify": False, "typographer": False})
@@ -89,7 +98,7 @@ def rendered(text: str) -> str | None:
     markdown.add_render_rule("link_open", _foreign_link)
     try:
         with cpu_timer(_SECONDS):
-            html = str(markdown.render(text))
+            html = str(markdown.render(_FRONT_MATTER.sub(r"~~~~~yaml\n\1~~~~~\n", text)))
     except (CpuTimeExceeded, RecursionError):
         return None
     return html if len(html) <= _MAX_HTML else None

@@ -6,9 +6,11 @@ highlights, and the Markdown renderer makes no raw HTML, no images, and no links
 
 from __future__ import annotations
 
+import quopri
 import re
 from typing import Any
 
+from core import charsets
 from parsers import markup, plain_text, table
 from parsers.html_text import without_tags
 from parsers.plain_text import SHOWN
@@ -16,6 +18,11 @@ from parsers.plain_text import SHOWN
 _TABLES = {"text/csv": "csv", "text/tab-separated-values": "tsv"}
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and other control sequences (ECMA-48)
+
+# A line of a vCard 2.1, as older phones export them; it may go on after a "=".
+_QUOTED = re.compile(
+    r"^([^:\n]{0,200};(?:ENCODING=)?QUOTED-PRINTABLE\b[^:\n]{0,200}):((?:.*=\n)*.*)", re.IGNORECASE | re.MULTILINE
+)
 
 
 def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
@@ -25,6 +32,8 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
     label = plain_text.declared(data, markup="xml" in mime_type or mime_type in _HTML)
     text, encoding = plain_text.decode(data, cut=cut, declared=None if mime_type == "text/plain" else label)
     text = _TERMINAL.sub("", text)
+    if mime_type == "text/vcard":
+        text = _QUOTED.sub(_unquoted, plain_text.clean(text))
     values: dict[str, Any] = {"metadata": {"format": "text", "encoding": encoding}}
     if "text" in want:
         values |= plain_text.search_values(without_tags(text) if mime_type in _HTML else text)
@@ -34,6 +43,13 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
         values["document"] = _document(plain_text.clean(shown), mime_type, arguments["extension"], truncated)
         values["document"] |= {"encoding": encoding, "truncated": truncated}
     return values, []
+
+
+def _unquoted(line: re.Match[str]) -> str:
+    head, value = line[1], quopri.decodestring(line[2].encode())
+    charset = re.search(r";CHARSET=([\w-]+)", head, re.IGNORECASE)
+    encoding = charsets.detect(value, declared=charset[1] if charset else None) or "utf-8"
+    return f"{head}:{charsets.decoded(value, encoding)}"
 
 
 def _document(shown: str, mime_type: str, extension: str, truncated: bool) -> dict[str, Any]:

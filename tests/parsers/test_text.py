@@ -172,6 +172,40 @@ def test_a_row_cut_by_the_end_of_the_preview_is_left_out() -> None:
     assert len(rows) == 65_536 // 703
 
 
+def test_vcards_of_older_phones_are_readable() -> None:
+    card = (
+        b"BEGIN:VCARD\r\nVERSION:2.1\r\nFN;CHARSET=UTF-8;ENCODING=QUOTED-PRINTABLE:J=C3=BCrgen=20=\r\nM=C3=BCller\r\n"
+        b"NOTE;ENCODING=QUOTED-PRINTABLE;CHARSET=windows-1251:=CC=E8=F0\r\nTEL;CELL:1=2\r\nEND:VCARD\r\n"
+    )
+    shown = document(card, "text/vcard", "x.vcf")["content"]
+    assert ":Jürgen Müller\nNOTE;" in shown and ":Мир\nTEL;CELL:1=2\n" in shown
+
+
+def test_front_matter_is_shown_as_code() -> None:
+    html = document(b"---\ntitle: x\n---\n# Title\n\n---\n", "text/markdown", "x.md")["html"]
+    assert '<code class="language-yaml">title: x\n</code>' in html and "<h1>Title</h1>\n<hr>" in html
+
+
+@pytest.mark.parametrize(
+    ("data", "mime", "name", "language"),
+    [
+        (b'{"cells":[],"nbformat":4}', "application/x-ipynb+json", "x.ipynb", "json"),
+        (b"<gpx/>", "application/gpx+xml", "x.gpx", "xml"),
+        (b'{"a":[1,2', "application/json", "x.json", "json"),
+        (b"[" * 100_000, "application/json", "x.json", "json"),
+        (b'{"a":1}\n{"b":2}\n', "application/x-ndjson", "x.ndjson", "json"),
+    ],
+)
+def test_json_and_xml_are_highlighted_whatever_they_are_for(data: bytes, mime: str, name: str, language: str) -> None:
+    found = document(data, mime, name)
+    assert (found["language"], bool(found["html"])) == (language, True)
+
+
+def test_colours_of_a_terminal_are_left_out() -> None:
+    found = show(b"\x1b[1;31merror\x1b[0m: no \x1b[Kfile\n")
+    assert (found.text, found.document and found.document["content"]) == ("error: no file", "error: no file\n")
+
+
 def test_tables_are_capped() -> None:
     table = document(((",".join(["c" * 600] * 60)) + "\n").encode() * 2, "text/csv", "x.csv")["table"]
     assert (len(table[0]), len(table[0][0])) == (50, 500)
