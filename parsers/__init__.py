@@ -17,7 +17,7 @@ Open run.py first, then reading.py.
     locks.py, sandbox.py    seccomp and Landlock, and whether this machine has them
     ranged.py           large files, of which only ranges are read
     reading.py          which parser reads which type, and what is read
-    image, heif, svg, media, pdf     pictures and metadata; pictures, thumbhash, exif and declared help
+    image, heif, svg, media, pdf     pictures and metadata; pictures, thumbhash, exif, declared and mp3 help
     office, sheets, packages         documents that are ZIP files of XML
     text, markup, table, html_text   text files
     archive, zip_directory           listings; the entries of ZIP files

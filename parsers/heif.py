@@ -16,4 +16,4 @@ pillow_heif.register_heif_opener()
 
 def parse(data: bytes, arguments: dict[str, Any]) -> Partly:
     """As for other images. The decoder turns the picture upright."""
-    return image.parse(data, {**arguments, "formats": ["HEIF"]})
+    return image.parse(data, {**arguments, "formats": ["HEIF", *image.FORMATS]})

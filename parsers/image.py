@@ -245,7 +245,7 @@ def _load(image: Image.Image, box: int) -> None:
         return
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        _decode(_open(file.getvalue(), FORMATS), box)
+        _decode(_open(file.getvalue(), ("HEIF",) if image.format == "HEIF" else FORMATS), box)
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
 

@@ -17,13 +17,12 @@ import av
 from av.audio.resampler import AudioResampler
 from PIL import Image, ImageDraw, ImageStat
 
-from parsers import ParserFailed, image, pictures, plain_text
+from parsers import ParserFailed, Partly, image, mp3, pictures, plain_text
 from parsers.ranged import Exhausted
 
 SEEKS = True
-_CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,ogg,asf,mp3,aac,wav,w64,flac,aiff,amr,au,caf,ape,wv"
-)
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,ogg,asf"
+_CONTAINERS += ",mp3,aac,wav,w64,flac,aiff,amr,au,caf,ape,wv"
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none", "probesize": "8000000"}
 # Tags that are not UTF-8 are no error; PyAV 19 (Python 3.12 and later) has no such option.
 _LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if av.__version__ < "19" else {}
@@ -38,18 +37,29 @@ _TAGS = ("title", "artist", "album_artist", "album", "date", "genre", "track", "
 _LOCATION_TAGS = ("com.apple.quicktime.location.iso6709", "location")
 
 
-def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+def parse(file: BinaryIO, arguments: dict[str, Any]) -> Partly:
     """Metadata (format, duration, width, height, video, audio, title, gps, placeholder) and pictures."""
     sizes = pictures.sizes_of(arguments)
     try:
-        with av.open(file, "r", options=_OPTIONS, **_LENIENT) as container:
+        with _open(file) as container:
             metadata = _metadata(container)
             if not sizes:
                 return {"metadata": metadata}, []
+            yield {"metadata": metadata}, "picture"
             picture = _picture(container, max(sizes), metadata)
     except (av.FFmpegError, Exhausted):
         raise ParserFailed("The recording is broken, or of a kind that can't be read") from None
     return pictures.result(metadata, picture, sizes, arguments["format"])
+
+
+def _open(file: BinaryIO) -> Any:
+    file = mp3.without_zeros(file)
+    try:
+        return av.open(file, "r", options=_OPTIONS, **_LENIENT)
+    except av.FFmpegError:
+        if (sound := mp3.from_first_frame(file)) is None:
+            raise
+        return av.open(sound, "r", format="mp3", options=_OPTIONS, **_LENIENT)
 
 
 def _film(container: Any) -> Any:
@@ -67,7 +77,9 @@ def _sound(container: Any) -> Any:
 
 def _metadata(container: Any) -> dict[str, Any]:
     metadata: dict[str, Any] = {"format": container.format.name.partition(",")[0]}
-    if container.duration and container.duration > 0:
+    if metadata["format"] == "aac":  # FFmpeg guesses their duration from a few frames
+        metadata["duration"] = _counted(container)
+    elif container.duration and container.duration > 0 and metadata["format"] != "mpegvideo":
         metadata["duration"] = round(container.duration / 1_000_000, 3)
     if (film := _film(container)) is not None:
         width, height = _display_size(film)
@@ -87,6 +99,14 @@ def _metadata(container: Any) -> dict[str, Any]:
     if location := next((text for tag in _LOCATION_TAGS if (text := plain_text.title(tags.get(tag)))), None):
         metadata["gps"] = {"ISO6709": location}
     return metadata
+
+
+def _counted(container: Any) -> float:
+    duration = 0.0
+    with suppress(av.FFmpegError, Exhausted):
+        for packet in container.demux(container.streams.audio[0]):
+            duration += float((packet.duration or 0) * packet.time_base)
+    return round(duration, 3)
 
 
 def _picture(container: Any, box: int, metadata: dict[str, Any]) -> Image.Image:

@@ -295,5 +295,7 @@ FILES: list[tuple[str, str, Maker, str]] = [
     ("Markdown of stars", "text/markdown", lambda: b"*a **b " * 9_000, "read"),
     ("bytes that are no text", "text/plain", lambda: bytes(range(256)) * 100, "unsupported"),
     ("MP4 with four thousand million samples", "video/mp4", broken_mp4, "failed"),
+    ("headers of MP3 without sound", "audio/mpeg", lambda: b"\xff\xf3\xe0\0" * 500_000, "failed"),
+    ("zeros behind .mp3", "audio/mpeg", lambda: bytes(9_000_000), "failed"),
     ("playlist behind .mp4", "video/mp4", lambda: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "failed"),
 ]

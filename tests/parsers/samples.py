@@ -11,6 +11,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -295,6 +296,7 @@ def tarred(parts: Mapping[str, bytes], mode: str = "w") -> bytes:
 # Video and audio: only with the [media] packages ----------------------------------------------------------------
 
 
+@cache
 def video(
     format: str = "mp4",
     codec: str = "mpeg4",
@@ -303,12 +305,13 @@ def video(
     height: int = 240,
     seconds: float = 2,
     turned: int = 0,
+    movflags: str = "",
 ) -> bytes:
     """A short black start, then red with green at the top left; ``turned`` clockwise, in degrees."""
     import av
 
     out = io.BytesIO()
-    with av.open(out, "w", format=format) as container:
+    with av.open(out, "w", format=format, options={"movflags": movflags} if movflags else {}) as container:
         stream: Any = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for at in range(int(25 * seconds)):
@@ -326,6 +329,7 @@ def video(
     return data
 
 
+@cache
 def audio(
     format: str = "mp3", codec: str = "mp3", *, seconds: float = 3, rate: int = 44_100, cover: bytes = b""
 ) -> bytes:

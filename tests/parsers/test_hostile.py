@@ -52,7 +52,7 @@ def test_T95_hostile_packages(mime: str, maker: hostile.Maker, outcome: str) -> 
     assert attempt(maker(), mime)[0] == outcome
 
 
-@files("text/", "application/json", "video/")
+@files("text/", "application/json", "video/", "audio/")
 def test_T91_hostile_text_and_recordings(mime: str, maker: hostile.Maker, outcome: str) -> None:
     assert attempt(maker(), mime)[0] == outcome
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,6 +113,104 @@ def test_errors_of_a_ranged_source_pass_through() -> None:
 
     with pytest.raises(ConnectionError):
         show(Broken(bytes(5_000_000)), "video/mp4")
+
+
+def tag_of(mp3: bytes, size: int | None = None) -> bytes:
+    """The file's ID3 tag, with another length."""
+    end = 10 + sum(byte << shift for byte, shift in zip(mp3[6:10], (21, 14, 7, 0), strict=True))
+    size = end - 10 if size is None else size
+    return mp3[:6] + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + mp3[10:end]
+
+
+@media
+@pytest.mark.parametrize(
+    ("before", "size", "title"),
+    [
+        (bytes(200_000), None, "A tone"),
+        (bytes(3_000_001), None, "A tone"),
+        (b"", 2_000_000, "A tone"),
+        (b"", 200_000_000, "A tone"),
+        (b"", 10, None),
+        (b"junk" * 300, None, None),
+    ],
+)
+def test_mp3_behind_zeros_or_with_a_wrong_length(before: bytes, size: int | None, title: str | None) -> None:
+    data = audio(seconds=1)
+    tag = tag_of(data, size)
+    reading = show(before + tag + data[len(tag) :], "audio/mpeg")
+    assert reading.metadata.get("title") == title
+    assert reading.metadata["duration"] == pytest.approx(1, abs=0.1)
+    assert picture(reading).size == (128, 32)
+
+
+def without_brand(data: bytes) -> bytes:
+    """A film whose first box is ``wide``, as old cameras write it."""
+    size = int.from_bytes(data[:4])
+    return struct.pack(">I4sI4s", 8, b"wide", size - 8, b"free") + data[16:]
+
+
+def waved(data: bytes, size: int, name: bytes = b"RIFF") -> bytes:
+    """A WAV file that was written as a stream: the sizes are not known."""
+    at = data.index(b"data") + 4
+    more = b"ds64" + struct.pack("<IQQQI", 28, len(data), len(data) - at - 4, 0, 0) if name == b"RF64" else b""
+    lengths = struct.pack("<I", size)
+    return name + lengths + b"WAVE" + more + data[12:at] + lengths + data[at + 4 :]
+
+
+@media
+@pytest.mark.parametrize(
+    ("data", "mime", "duration"),
+    [
+        (lambda: without_brand(video("mov")), "video/quicktime", 2),
+        (lambda: video("mp4")[:8] + b"M4VP" + video("mp4")[12:], "video/mp4", 2),
+        (lambda: fragmented()[: len(fragmented()) * 3 // 4], "video/mp4", 2),
+        (lambda: video("mpegts", "mpeg2video", seconds=1), "video/mp2t", 1),
+        (lambda: m2ts(video("mpegts", "mpeg2video", seconds=1)), "video/mp2t", 1),
+        (lambda: video("mpeg1video", "mpeg1video"), "video/mpeg", None),
+        (lambda: waved(audio("wav", "pcm_s16le", seconds=1), 0xFFFFFFFF), "audio/wav", 1),
+        (lambda: waved(audio("wav", "pcm_u8", rate=11_025, seconds=1), 0), "audio/wav", 1),
+        (lambda: waved(audio("wav", "pcm_s24le", seconds=1), 0xFFFFFFFF, b"RF64"), "audio/wav", 1),
+        (lambda: b"ID3\4\0\0\0\0\1\0" + bytes(128) + audio("flac", "flac", seconds=1), "audio/flac", 1),
+        (lambda: audio("adts", "aac", seconds=1), "audio/aac", 1),
+        (lambda: audio("opus", "libopus", rate=48_000, seconds=1), "audio/ogg", 1),
+        (lambda: audio("webm", "libopus", rate=48_000, seconds=1), "audio/webm", 1),
+    ],
+)
+def test_films_and_sounds_as_devices_write_them(data: Callable[[], bytes], mime: str, duration: float | None) -> None:
+    reading = show(data(), mime)
+    assert reading.metadata.get("duration") == (duration and pytest.approx(duration, abs=0.1))
+    assert len(reading.pictures) == 1 and not reading.failed
+
+
+def fragmented() -> bytes:
+    return video("mp4", "libx264", movflags="frag_keyframe+empty_moov+default_base_moof")
+
+
+def m2ts(data: bytes) -> bytes:
+    """As camcorders and Blu-ray discs write it: each packet behind its time."""
+    return b"".join(bytes(4) + data[at : at + 188] for at in range(0, len(data), 188))
+
+
+@media
+def test_a_broken_cover_gives_way_to_the_waveform() -> None:
+    reading = show(audio(cover=b"\xff\xd8\xff\xe0no JPEG"), "audio/mpeg")
+    assert (reading.metadata["title"], picture(reading).size) == ("With a cover", (128, 32))
+
+
+@media
+@pytest.mark.parametrize("major", [b"mif1", b"miaf", b"msf1", b"heix"])
+def test_heic_is_known_by_its_compatible_brands(major: bytes) -> None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    data = encoded(corners(), "HEIF")
+    assert close(colours(picture(show(data[:8] + major + data[12:], "image/heic")))[0], RED, 40)
+
+
+@media
+def test_avif_behind_a_heif_type_is_drawn() -> None:
+    data = encoded(corners(), "AVIF")
+    assert close(colours(picture(show(data[:8] + b"mif1" + data[12:], "image/heif")))[0], RED, 40)
 
 
 @media
