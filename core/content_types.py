@@ -30,7 +30,7 @@ def _set(text: str) -> frozenset[str]:
 # ``text``: any text. ``any``: also bytes of which nothing is recognised. Others are containers, whose contents only the name
 # tells: any ZIP, OLE file, film with an ``ftyp`` box ...
 _TYPES = """
-image signature: jpeg=jpg,jpeg,jpe,jfif gif webp avif=avif,avifs jxl bmp=bmp,dib svg+xml=svg vnd.microsoft.icon=ico,cur
+image signature: jpeg=jpg,jpeg,jpe,jfif gif webp avif=avif,avifs jxl bmp=bmp,dib svg+xml=svg,svgz vnd.microsoft.icon=ico,cur
   jp2=jp2,jpx,j2k vnd.adobe.photoshop=psd,psb x-canon-cr3=cr3 x-portable-pixmap=ppm x-portable-graymap=pgm
   x-portable-bitmap=pbm x-xcf=xcf vnd.djvu=djvu,djv vnd.dwg=dwg qoi
 image png: png apng
@@ -343,7 +343,7 @@ def resolve(extension: str, found: Found) -> str:
     named = TYPES_BY_EXTENSION.get(extension, (OCTET_STREAM,))
     if found.mime == EMPTY:
         return named[0]
-    if named[0] == OCTET_STREAM or found.mime in named:
+    if named[0] == OCTET_STREAM:
         return found.mime
     if allowed := next(filter(found.may_be, named), None):
         return allowed

@@ -238,7 +238,7 @@ Bytes veto, names decide. `services/library/sniff.py` looks at the first 64 KiB:
    (`type_mismatch`). HTML behind the name of an office document is stored as HTML, only ever an attachment. Markup and scripts
    behind the name of a text are that text.
 2. Otherwise the extension's type holds, if something in its row's last column is true. An extension with several types
-   (`ts`, `key`, `ai`, `doc`) has the first for which that is so.
+   (`ts`, `key`, `ai`, `doc`, `svgz`) has the first for which that is so.
 3. If the bytes are certainly of another type, that one is stored: a JPEG named `.heic` is `image/jpeg`. Other bytes are
    `text/plain` if they are text, but `application/octet-stream` behind the name of a picture, film, sound or PDF; and
    `application/octet-stream` if they are no text.

@@ -27,6 +27,7 @@ _KNOWN_TEXTS = frozenset({"application/json", "application/x-ndjson", "applicati
 _KNOWN_TEXTS |= {"text/calendar", "text/csv", "text/vcard", "text/xml"}
 _PDF = "application/pdf"
 _ZIP = "application/zip"
+_SVG_TYPE = "image/svg+xml"
 
 _lock = threading.Lock()
 _magic: Any = None
@@ -120,7 +121,7 @@ def _active_text(data: bytes, is_text: bool) -> str | None:
     if _PHP.match(data, position):
         return "text/x-php"
     if _SVG.match(data, position):
-        return "image/svg+xml"
+        return _SVG_TYPE
     if declared_xml and _XHTML.match(data, position):
         return "application/xhtml+xml"
     return "text/html" if _HTML.match(data, position) else None
@@ -201,6 +202,8 @@ def _by_signature(data: bytes) -> Found | None:
         return _in_zip(data)
     if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return _in_ole(data)
+    if data.startswith(b"\x1f\x8b"):
+        return Found("application/gzip", certain=True, forms=frozenset({_SVG_TYPE} if _holds_svg(data) else ()))
     if data[4:8] == b"ftyp":
         return _by_brands(data)
     if data[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot") and not data[:4].isalnum():
@@ -208,6 +211,13 @@ def _by_signature(data: bytes) -> Found | None:
     if data.startswith(b"ID3") and data[3:4] in (b"\x02", b"\x03", b"\x04"):
         return _behind_id3(data)
     return next((_certain(mime) for pattern, mime in _SIGNATURES if pattern.match(data)), None)
+
+
+def _holds_svg(data: bytes) -> bool:
+    try:
+        return _active_text(zlib.decompressobj(31).decompress(data, _MAX_INFLATED), is_text=True) == _SVG_TYPE
+    except zlib.error:
+        return False
 
 
 def _behind_id3(data: bytes) -> Found:

@@ -225,7 +225,9 @@ def test_office_documents_in_any_order_of_entries() -> None:
         ("a.ai", SIGNED["application/pdf"], "application/pdf"),
         ("a.eps", b"\xc5\xd0\xd3\xc6" + BINARY, "application/postscript"),
         ("a.doc", SIGNED["application/rtf"], "application/rtf"),
-        ("a.svgz", gzip.compress(SIGNED["image/svg+xml"]), "application/gzip"),
+        ("a.svgz", gzip.compress(SIGNED["image/svg+xml"]), "image/svg+xml"),
+        ("a.svgz", gzip.compress(TEXT), "application/gzip"),
+        ("a.svg.gz", gzip.compress(SIGNED["image/svg+xml"]), "application/gzip"),
         ("a.tgz", gzip.compress(BINARY), "application/gzip"),
         ("a.dxf", b"  0\r\nSECTION\r\n  2\r\nHEADER\r\n", "image/vnd.dxf"),
         ("a.stl", bytes(80) + struct.pack("<I", 1) + BINARY[:50], "model/stl"),
@@ -261,7 +263,6 @@ def test_office_documents_in_any_order_of_entries() -> None:
         ("a.gpx", b"<?xml version='1.0'?><gpx/>", "application/gpx+xml"),
         ("a.svg", b"<?xml version='1.0'?><?xpacket begin=''?><!-- a --><svg/>", "image/svg+xml"),
         ("a.svg", b"<?xml version='1.0'?><plan/>", "application/octet-stream"),
-        ("a.svg", gzip.compress(b"<svg/>"), "application/gzip"),
         # exports of office software
         ("report.xls", HTML, "text/html"),
         ("report.xls", b"<html xmlns:x='urn:schemas-microsoft-com:office:excel'><table>", "text/html"),
