@@ -43,7 +43,7 @@ video ftyp: mp4=mp4,mp4v,f4v x-m4v=m4v quicktime=mov,qt 3gpp=3gp 3gpp2=3g2
 video matroska: webm x-matroska=mkv,mk3d
 video ogg: ogg=ogv
 video asf: x-ms-wmv=wmv x-ms-asf=asf
-video signature: mpeg=mpg,mpeg,mpe,m2v mp2t=ts,m2ts,mts x-msvideo=avi x-flv=flv
+video signature: mpeg=mpg,mpeg,mpe,m2v,vob mp2t=ts,m2ts,mts,m2t x-msvideo=avi x-flv=flv
 audio id3 any: mpeg=mp3,mp2,mpga aac
 audio id3: flac
 audio ftyp: mp4=m4a,m4b
@@ -138,6 +138,7 @@ image/vnd.dxf: image/x-dxf application/dxf
 image/x-portable-graymap: image/x-portable-greymap
 audio/wav: audio/x-wav audio/wave audio/vnd.wave
 audio/mpeg: audio/mp3 audio/x-mp3
+audio/midi: audio/mid audio/x-midi
 audio/mp4: audio/x-m4a
 audio/flac: audio/x-flac
 audio/aiff: audio/x-aiff

@@ -38,14 +38,19 @@ def detect(head: bytes | bytearray | memoryview) -> Found:
     data = bytes(head[:HEAD_BYTES])
     if not data:
         return Found(EMPTY)
-    is_text = charsets.is_text(data, cut=len(data) == HEAD_BYTES)
+    is_text = _is_text(data)
     if active := _active_text(data, is_text):
         return Found(active, certain=True, forms=frozenset({"text"} if is_text else ()))
     if program := _program(data):
         return Found(program, certain=True, forms=_containers(program))
-    if signed := _by_signature(data):
+    if signed := _by_signature(data, is_text):
         return signed
     return _by_libmagic(data, is_text)
+
+
+def _is_text(data: bytes) -> bool:
+    start = (data if any(data[:4096]) else data.lstrip(b"\0"))[:4096]  # which suffices for most files that are no text
+    return charsets.is_text(start, cut=True) and charsets.is_text(data, cut=len(data) == HEAD_BYTES)
 
 
 def _containers(mime: str) -> frozenset[str]:
@@ -59,7 +64,7 @@ def _certain(mime: str) -> Found:
 
 def _by_libmagic(data: bytes, is_text: bool) -> Found:
     mime = canonical(_ask_libmagic(data))
-    also = {_PDF} if b"%PDF-" in data[:1024] else set()  # readers skip what is before it
+    also = {mime for pattern, mime in _HINTS if pattern.match(data)}
     if is_text:
         return Found(mime if mime in _KNOWN_TEXTS else "text/plain", forms=frozenset({"text", *also}))
     if forms(mime) and not forms(mime) & {"text", "any"} and mime not in ACTIVE:
@@ -79,11 +84,15 @@ _HTML = re.compile(
     rb"|embed|base|a|b|br|p)(?=[\s>/]))",
     re.IGNORECASE,
 )
-_XHTML = re.compile(rb"<(?:[a-z]+:)?html[\s>]", re.IGNORECASE)
-_SVG = re.compile(rb"<(?:[a-z]+:)?svg(?=[\s>/])|<!doctype\s+svg", re.IGNORECASE)
+_XHTML = re.compile(rb"<(?:[a-z][\w.-]{0,30}:)?html[\s>]", re.IGNORECASE)
+_SVG = re.compile(rb"<(?:[a-z][\w.-]{0,30}:)?svg(?=[\s>/])|<!doctype\s+svg", re.IGNORECASE)
 _PHP = re.compile(rb"<\?(?:php\b|=)", re.IGNORECASE)
 _SPACE = re.compile(rb"[\s\x00]*")
-_SKIPPED = re.compile(rb"<!--|<\?(?!php\b)[a-z]|<!doctype\s+(?!html\b|svg\b)[a-z]", re.IGNORECASE)
+_SUBSET = rb"""\[(?>[^]"'<]+|"[^"]*"|'[^']*'|<!--.*?-->|<(?!!--))*+\]\s*"""  # of a DOCTYPE, perhaps with ">" in it
+_SKIPPED = re.compile(
+    rb"(?:<!--.*?-->|<\?(?!php\b)[a-z].*?\?>|<!doctype\s+(?!html\b|svg\b)[a-z][^[>]*(?:%b)?>)[\s\x00]*" % _SUBSET,
+    re.IGNORECASE | re.DOTALL,
+)
 _SHEBANG = re.compile(rb"#!\s*(\S*/)?(?:env\s+(?:-\S+\s+)*)?([A-Za-z.+_-]*)")
 _INTERPRETERS = {
     b"python": "text/x-python",
@@ -111,20 +120,15 @@ def _active_text(data: bytes, is_text: bool) -> str | None:
             return _INTERPRETERS.get(name.rstrip(b".-"), "text/x-shellscript")
     declared_xml = False
     while skipped := _SKIPPED.match(data, position):
-        opening = skipped.group()
-        declared_xml = declared_xml or opening[:2] == b"<?"
-        closing = {b"<!": b">", b"<?": b"?>"}[opening[:2]] if opening != b"<!--" else b"-->"
-        end = data.find(closing, skipped.end())
-        if end < 0:
-            return "text/html" if opening == b"<!--" else None
-        position = _SPACE.match(data, end + len(closing)).end()  # type: ignore[union-attr]
+        declared_xml = declared_xml or data.startswith(b"<?", position)
+        position = skipped.end()
     if _PHP.match(data, position):
         return "text/x-php"
     if _SVG.match(data, position):
         return _SVG_TYPE
     if declared_xml and _XHTML.match(data, position):
         return "application/xhtml+xml"
-    return "text/html" if _HTML.match(data, position) else None
+    return "text/html" if _HTML.match(data, position) or data.startswith(b"<!--", position) else None
 
 
 def _as_ascii(data: bytes, is_text: bool) -> bytes:
@@ -166,18 +170,18 @@ _SIGNATURES = tuple(
     (re.compile(pattern, re.DOTALL), mime)
     for pattern, mime in (
         (rb"%PDF-", _PDF),
-        (rb"\x04?%!PS|\xc5\xd0\xd3\xc6", "application/postscript"),
-        (rb"\s*\{\\rtf", "application/rtf"),
+        (rb"(?:\x04|\xef\xbb\xbf)?%!PS|\xc5\xd0\xd3\xc6", "application/postscript"),
+        (rb"(?:\xef\xbb\xbf)?\s*\{\\rtf", "application/rtf"),
         (rb"P[14]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-bitmap"),
         (rb"P[25]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-graymap"),
         (rb"P[36]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-pixmap"),
-        (rb"d\d\d?:(?:announce|info|created by|creation date|comment)", "application/x-bittorrent"),
-        (rb"\0\0[\x01\x02]\0[^\0]\0...\0", "image/vnd.microsoft.icon"),
+        (rb"d\d\d?:[a-z][a-z -]{3,30}(?:\d+:|i\d+e|[dl])", "application/x-bittorrent"),
+        (rb"\0\0[\x01\x02]\0[^\0]\0...[\0\xff]", "image/vnd.microsoft.icon"),
         (rb"(?:\0\0\0\x0cJXL |\xff\x0a)", "image/jxl"),
         (rb"\xff\x4f\xff\x51\0|\0\0\0\x0cjP  ", "image/jp2"),
         (rb"qoif\0", "image/qoi"),
         (rb"AutoCAD Binary DXF\r\n\x1a", "image/vnd.dxf"),
-        (rb"R(?:F64|W64|IFF)\xff\xff\xff\xffWAVE|BW64....WAVE", "audio/wav"),
+        (rb"(?:RIFX|RF64|BW64)....WAVE", "audio/wav"),
         (rb"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d", "application/onenote"),
         (rb"MSCF\0\0\0\0", "application/vnd.ms-cab-compressed"),
         (rb"\x28\xb5\x2f\xfd", "application/zstd"),
@@ -185,7 +189,7 @@ _SIGNATURES = tuple(
         (rb"!<arch>\ndebian-binary", "application/vnd.debian.binary-package"),
         (rb"!<arch>\n", "application/x-archive"),
         (rb"PAR1[\0-\x1f]", "application/vnd.apache.parquet"),
-        (rb"ARROW1\0\0", "application/vnd.apache.arrow.file"),
+        (rb"ARROW1\0\0|FEA1", "application/vnd.apache.arrow.file"),
         (rb"\x89HDF\r\n\x1a\n", "application/x-hdf5"),
         (rb"OTTO\0", "font/otf"),
         (rb"ttcf\0", "font/collection"),
@@ -193,21 +197,28 @@ _SIGNATURES = tuple(
         (rb"glTF[\x01\x02]\0\0\0", "model/gltf-binary"),
     )
 )
+# Of bytes that are such a file if they are named so. Readers of PDF skip what is before it.
+_HINTS = (
+    (re.compile(rb".{0,1019}%PDF-", re.DOTALL), _PDF),
+    (re.compile(rb"%!|\x1b%-12345X"), "application/postscript"),
+)
 # Five packets of 188 bytes, or 192 with a time stamp, perhaps after the rest of another (ISO 13818-1 §2.4.3.2).
 _TRANSPORT_STREAM = re.compile(rb".{0,207}?\x47(?:(?:.{187}\x47){4}|(?:.{191}\x47){4})", re.DOTALL)
 
 
-def _by_signature(data: bytes) -> Found | None:
+def _by_signature(data: bytes, is_text: bool) -> Found | None:
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return _in_zip(data)
     if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return _in_ole(data)
     if data.startswith(b"\x1f\x8b"):
         return Found("application/gzip", certain=True, forms=frozenset({_SVG_TYPE} if _holds_svg(data) else ()))
-    if data[4:8] == b"ftyp":
+    if data[4:8] == b"ftyp" and not is_text:
         return _by_brands(data)
-    if data[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot") and not data[:4].isalnum():
-        return _certain("video/quicktime")
+    if (mime := _FILM_BOXES.get(data[4:8])) and not is_text:
+        return _certain(mime)
+    if data.startswith(b"\x1a\x45\xdf\xa3"):
+        return _certain("video/webm" if b"webm" in data[:64] else "video/x-matroska")
     if data.startswith(b"ID3") and data[3:4] in (b"\x02", b"\x03", b"\x04"):
         return _behind_id3(data)
     return next((_certain(mime) for pattern, mime in _SIGNATURES if pattern.match(data)), None)
@@ -247,6 +258,10 @@ _FILM_BRANDS = {
     b"M4V ": "video/x-m4v",
     b"3gp": "video/3gpp",
     b"3g2": "video/3gpp2",
+}
+_FILM_BOXES = {  # with which old films, and parts of films, begin
+    **dict.fromkeys((b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"), "video/quicktime"),
+    **dict.fromkeys((b"styp", b"sidx", b"moof"), "video/mp4"),
 }
 
 
