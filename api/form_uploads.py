@@ -26,8 +26,8 @@ from core import errors
 from core.errors import FileTooLarge, InvalidInput, MalformedUpload
 from core.placement import Placement
 from core.principal import session_name
-from db.records import FileView
 from services.access.idempotency import Claim
+from services.library.files import views
 from services.uploads.intake import Outcome, Readable
 
 routes = Blueprint("form_uploads", __name__)
@@ -161,7 +161,7 @@ def _form_answer(outcome: Outcome) -> Response:
     rejected = [render.rejected(refused.original_name, refused.error) for refused in outcome.rejected]
     if outcome.files:
         body = {
-            "files": [render.made_file(view) for view in _views(outcome)],
+            "files": [render.made_file(view) for view in views(outcome.files, outcome.previews)],
             "rejected": rejected,
             "session": render.session(outcome.session),
         }
@@ -259,7 +259,7 @@ def _store_raw(transcript: Transcript, claim: Claim | None, filename: str, place
 def _raw_answer(outcome: Outcome) -> Response:
     if not outcome.files:
         raise outcome.rejected[0].error
-    response = render.new_file(_views(outcome)[0])
+    response = render.new_file(views(outcome.files, outcome.previews)[0])
     response.headers["Upload-Session"] = session_name(outcome.session.session_id)
     return response
 
@@ -267,10 +267,6 @@ def _raw_answer(outcome: Outcome) -> Response:
 def _read_raw(transcript: Transcript) -> None:
     with transcript.reading(RequestBody()) as reader:
         _skip_rest(reader)
-
-
-def _views(outcome: Outcome) -> list[FileView]:
-    return [FileView(file, [p for p in outcome.previews if p.object_key == file.file_path]) for file in outcome.files]
 
 
 def _session_id() -> str | None:

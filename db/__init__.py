@@ -16,7 +16,8 @@ Only the deletion of a folder departs from the order: it waits briefly and start
 Read files.py first: ``publish`` makes an upload a file.
 
 - files, file_lists, folders, events           files, pages of files, the folder tree, the history of files
-- objects, previews, scans, deferred_deletions stored bytes, what was made of them, scan results, keys to delete later
+- objects, scans, deferred_deletions           stored bytes, scan results, keys to delete later
+- readings, previews                           what was read from the bytes, and made of that
 - uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
 - reserved_keys                                object keys for small uploads
 - keys, login_sessions, idempotency            API keys, sessions of browsers, answers to repeated requests

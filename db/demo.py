@@ -18,7 +18,7 @@ metadata uploaded_at last_accessed first_access download_count is_deleted delete
 # in_bucket is false until ``set_stored``.
 _OBJECTS = "object_key owner_id size sha256 etag content_type in_bucket created_at"
 _EVENTS = "file_id owner_id action actor at"
-_TABLES = "files, objects, object_texts, search_index, search_words, file_tags, folders, audit_events"
+_TABLES = "files, objects, readings, object_texts, search_index, search_words, file_tags, folders, audit_events"
 
 
 def owner_is_new(tx: Tx, owner_id: str) -> bool:
@@ -74,9 +74,11 @@ def _history(file: DemoFile, owner_id: str) -> list[tuple[Any, ...]]:
 
 def add_texts(tx: Tx, found: Sequence[tuple[str, str, str]]) -> None:
     """Add texts: (object key, text, ISO 639-1 language), sorted by key, so that all lock in one order."""
+    sql = "select file_path, read_as from files where file_path = any(%(keys)s)"
+    read_as = dict(tx.execute(sql, {"keys": [key for key, _, _ in found]}).fetchall())  # copies keep the extension
     with tx.pipeline():
         for key, content, language in found:
-            index.put_text(tx, key, content=content, language=language)
+            index.put_text(tx, key, read_as.get(key, ""), content=content, language=language)
 
 
 def set_stored(tx: Tx, object_key: str, *, etag: str) -> None:

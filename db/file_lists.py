@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from core.errors import InvalidInput
-from db import Tx, previews, scalar
+from db import Tx, previews, readings, scalar
 from db.files import COLUMNS
 from db.records import FileRecord, FileView
 
@@ -180,8 +180,8 @@ def page(
     else:
         source = f"({ids} {order} limit %(limit)s) p join files f on f.id = p.id"
     sql = (
-        f"select {COLUMNS}, {previews.OF_OBJECT}, key::text as sort_key from {source}"
-        f" join objects o on o.object_key = f.file_path order by key {direction}, f.id {direction}"
+        f"select {COLUMNS}, {previews.OF_FILE}, key::text as sort_key from {source}"
+        f" join objects o on o.object_key = f.file_path {readings.JOIN} order by key {direction}, f.id {direction}"
     )
     # Prepared if an index has just these files in order. The best plan of others depends on how rare a value is.
     of_folder = wanted.only_folder and in_folder

@@ -15,18 +15,18 @@ from core.content_types import file_type
 from core.names import numbered_parts
 from core.placement import Placement
 from core.principal import Quota
-from db import Tx, events, execute, finished, many, one, previews, quotas, scalar
+from db import Tx, events, execute, finished, many, one, previews, quotas, readings, scalar
 from db.records import FileDetailsRecord, FileRecord, SessionRecord
 
 COLUMNS = (
     "f.id, f.owner_id, f.original_name, f.stored_name, f.file_path, f.mime_type, f.file_type, f.file_size, f.file_hash,"
-    " f.folder_id, f.status, f.visibility, f.tags, o.extracted || f.metadata as metadata,"
-    " coalesce(f.problem, o.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
+    " f.folder_id, f.status, f.visibility, f.tags, coalesce(r.extracted, '{}') || f.metadata as metadata,"
+    " coalesce(f.problem, r.problem) as problem, f.uploaded_at, f.last_accessed, f.download_count, f.is_deleted,"
     " f.deleted_at, f.expires_at, f.version, o.storage_class, o.in_bucket, o.encoding, o.stored_size,"
     " o.scan_verdict is not null as scanned, o.etag, o.checksum_state, coalesce(f.expires_at <= now(), false) as expired,"
-    " f.keep_location, o.location_state, o.public_key, o.public_sha256, o.public_etag"
+    " f.keep_location, o.location_state, o.public_key, o.public_sha256, o.public_etag, f.read_as"
 )
-FROM = "files f join objects o on o.object_key = f.file_path"
+FROM = f"files f join objects o on o.object_key = f.file_path {readings.JOIN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ key as materialized (
 ),
 live as materialized (select *, 1 as row from upload union all select id, null, 0, 0 from key),
 equal as materialized (
-    select object_key, extracted, problem, encoding, stored_size, scan_verdict, etag, checksum_state, location_state, public_key,
-           public_sha256, public_etag
+    select object_key, encoding, stored_size, scan_verdict, etag, checksum_state, location_state, public_key, public_sha256,
+           public_etag
     from objects
     where owner_id = %(owner)s and sha256 = %(sha256)s and size = %(size)s and status = 'stored'
     and scan_verdict is distinct from 'infected' and object_key <> all(%(damaged)s) and %(link)s and exists (select from live)
@@ -180,10 +180,10 @@ released as (
 event as ({events.recording("file", action="'uploaded'", target="(select id from upload)")})
 select {COLUMNS}
 from file f cross join lateral (
-    select coalesce(e.extracted, '{{}}') as extracted, e.problem, e.encoding, e.stored_size, e.scan_verdict, e.location_state,
-           coalesce(e.etag, %(etag)s) as etag, coalesce(e.checksum_state, %(checksum_state)s) as checksum_state, e.public_key,
-           e.public_sha256, e.public_etag, 'standard' as storage_class, true as in_bucket
-    from (select 1) one left join equal e on true) o
+    select e.encoding, e.stored_size, e.scan_verdict, e.location_state, coalesce(e.etag, %(etag)s) as etag,
+           coalesce(e.checksum_state, %(checksum_state)s) as checksum_state, e.public_key, e.public_sha256, e.public_etag,
+           'standard' as storage_class, true as in_bucket
+    from (select 1) one left join equal e on true) o {readings.JOIN}
 """
 _PUBLISH = re.sub(r"\n +", "\n", _PUBLISH)  # psycopg does not remember how it parsed longer statements
 
@@ -229,7 +229,7 @@ def get(tx: Tx, file_id: UUID) -> FileRecord | None:
 
 
 _DETAILS = f"""
-select {previews.OF_OBJECT}, {events.NEWEST}, f.preview_count, f.first_access,
+select {previews.OF_FILE}, {events.NEWEST}, f.preview_count, f.first_access,
        greatest(f.last_accessed, f.last_previewed), o.size = f.file_size, o.checked_at, {COLUMNS}
 from {FROM} where f.id = %(id)s
 """
@@ -282,7 +282,7 @@ def _event(action: str, details: dict[str, Any] | None = None) -> dict[str, Any]
     return {"action": action, "details": None if details is None else Jsonb(details), **events.by()}
 
 
-_CHANGED = f"select {COLUMNS} from f join objects o on o.object_key = f.file_path"
+_CHANGED = f"select {COLUMNS} from f join objects o on o.object_key = f.file_path {readings.JOIN}"
 _UPDATE = f"""
 with f as (
     update files set
@@ -449,14 +449,3 @@ def finish_check(
     """
     params = {"id": file_id, "status": status, "sha256": sha256, "named": named, "onto": onto, **_types(mime_type)}
     return one(tx, FileRecord, sql, params | {"problem": None if problem is None else Jsonb(problem)})
-
-
-def another_ready(tx: Tx, file: FileRecord) -> bool:
-    """Whether a file that was uploaded with the object or later is ``ready``: then processing of the object has begun. An older
-    file was moved to the object when its own was damaged."""
-    sql = """
-    select exists (
-        select from files f join objects o on o.object_key = f.file_path
-        where f.file_path = %(key)s and f.id <> %(id)s and f.status = 'ready' and f.uploaded_at >= o.created_at)
-    """
-    return scalar(tx, sql, {"key": file.file_path, "id": file.id}) is True

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from db import Tx, column, events, execute, many, one, scalar
 from db.records import ObjectRecord
@@ -45,29 +42,6 @@ def record_check(
     """
     params = {"key": object_key, "in_bucket": in_bucket, "checksum_state": checksum_state, "etag": etag}
     execute(tx, sql, params)
-
-
-def add_extracted(tx: Tx, object_key: str, extracted: dict[str, Any]) -> None:
-    """Add metadata read from the bytes (width, EXIF, …). All files on the object show it, also those linked later."""
-    sql = """
-    with o as (
-        update objects set extracted = extracted || %(extracted)s where object_key = %(key)s and status = 'stored'
-        returning object_key
-    )
-    update files set version = version + 1 from o where file_path = o.object_key
-    """
-    execute(tx, sql, {"key": object_key, "extracted": Jsonb(extracted)})
-
-
-def set_problem(tx: Tx, object_key: str, problem: dict[str, Any] | None) -> None:
-    """Show on all files of the object which step of the processing failed; None: none did."""
-    sql = """
-    with o as (
-        update objects set problem = %(problem)s where object_key = %(key)s and status = 'stored' returning object_key
-    )
-    update files set version = version + 1 from o where file_path = o.object_key
-    """
-    execute(tx, sql, {"key": object_key, "problem": None if problem is None else Jsonb(problem)})
 
 
 # -- equal objects, and purging ------------------------------------------------------------------------------------------
@@ -142,18 +116,22 @@ def lock_with_files(tx: Tx, keys: Sequence[str]) -> None:
         execute(tx, _LOCK_FILES, {"keys": list(keys)})
 
 
-def move_files(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> None:
+def move_files(tx: Tx, damaged: Sequence[str], *, by: Sequence[str]) -> list[UUID]:
     """Move all files from damaged objects to those of ``by`` with the same bytes, and mark the damaged objects for purging. The
-    caller holds ``lock_with_files``."""
+    caller holds ``lock_with_files``. Returns, for each way that the objects are to be read, a ready file."""
     sql = """
-    update files f set file_path = good.object_key, version = version + 1
-    from objects bad join objects good on good.owner_id = bad.owner_id and good.sha256 = bad.sha256 and good.size = bad.size
-    where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and good.object_key = any(%(by)s)
+    with moved as (
+        update files f set file_path = good.object_key, version = version + 1
+        from objects bad join objects good on good.owner_id = bad.owner_id and good.sha256 = bad.sha256 and good.size = bad.size
+        where f.file_path = bad.object_key and bad.object_key = any(%(damaged)s) and good.object_key = any(%(by)s)
+        returning f.*
+    )
+    select distinct on (file_path, read_as) id from moved where status = 'ready'
     """
-    if damaged:
-        execute(tx, sql, {"damaged": list(damaged), "by": list(by)})
+    moved = column(tx, sql, {"damaged": list(damaged), "by": list(by)}) if damaged else []
     for key in damaged:
         mark_purging(tx, key)
+    return moved
 
 
 def purging(tx: Tx, *, limit: int) -> Sequence[str]:

@@ -245,6 +245,7 @@ class FileRecord(NamedTuple):
     public_key: str | None  # key, SHA-256 and ETag of the copy without the location
     public_sha256: str | None
     public_etag: str | None
+    read_as: str = ""  # what a parser sees of type and name; files of equal bytes share previews and text by it
 
     @property
     def intact(self) -> bool:
@@ -289,7 +290,7 @@ class ObjectRecord:
 
 
 class PreviewRecord(NamedTuple):
-    """A preview of an object."""
+    """A preview of the files of equal bytes that are read alike."""
 
     object_key: str  # of the original
     preview_type: str
@@ -299,6 +300,7 @@ class PreviewRecord(NamedTuple):
     width: int | None
     height: int | None
     size: int  # bytes
+    read_as: str = ""  # of the original
 
 
 @dataclass(frozen=True, slots=True)

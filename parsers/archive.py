@@ -59,10 +59,7 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
         return {"metadata": {}}, []
     for prefix, format, open_stream in _COMPRESSED:
         if magic.startswith(prefix):
-            return {
-                "metadata": {"format": format},
-                "contents": _list_compressed(open_stream(file), arguments, magic),
-            }, []
+            return {"metadata": {"format": format}, "contents": _list_compressed(open_stream(file), magic)}, []
     if _is_tar(magic):
         return {"metadata": {"format": "TAR"}, "contents": _list_tar(file, "r:")}, []
     return {"metadata": {"format": "ZIP"}, "contents": _list_zip(file, starts=magic.startswith(b"PK"))}, []
@@ -78,9 +75,9 @@ class _Listing:
         self._until = time.process_time() + _SECONDS
 
     def add(
-        self, name: str | bytes, size: int, compressed: int | None, modified: str | None, is_directory: bool
+        self, name: str | bytes | None, size: int, compressed: int | None, modified: str | None, is_directory: bool
     ) -> None:
-        """Add an entry. Raises Exhausted if there are too many."""
+        """Add an entry; without a name, it has its file's. Raises Exhausted if there are too many."""
         size = max(0, min(size, _MAX_SIZE))
         self._count += 1
         self._size = min(self._size + size, _MAX_SIZE)
@@ -99,7 +96,7 @@ class _Listing:
         ):
             entry["name"] = name
         for entry in self._entries:
-            entry["name"] = _INVISIBLE.sub("\ufffd", entry["name"][:_MAX_NAME])
+            entry["name"] = entry["name"] and _INVISIBLE.sub("\ufffd", entry["name"][:_MAX_NAME])
         return {
             "entries": self._entries,
             "total_entries": self._count,
@@ -175,7 +172,7 @@ class _Limited(io.RawIOBase):
         return len(data)
 
 
-def _list_compressed(file: Any, arguments: dict[str, Any], magic: bytes) -> dict[str, Any]:
+def _list_compressed(file: Any, magic: bytes) -> dict[str, Any]:
     limited = _Limited(file)
     stream = io.BufferedReader(limited, 1024 * 1024)
     try:
@@ -191,7 +188,7 @@ def _list_compressed(file: Any, arguments: dict[str, Any], magic: bytes) -> dict
     except _BROKEN:
         listing.complete = False
     with suppress(Exhausted):
-        listing.add(_gzip_name(magic) or arguments["stem"], limited.size, None, None, False)
+        listing.add(_gzip_name(magic), limited.size, None, None, False)
     return listing.contents()
 
 

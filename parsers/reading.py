@@ -108,7 +108,6 @@ def read(
     arguments = {
         "mime_type": canonical(mime_type),
         "extension": extension,
-        "stem": name.rpartition(".")[0],
         "want": sorted(want),
         "sizes": list(sizes),
         "format": format,

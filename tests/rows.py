@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from core.principal import Principal
-from db import Database, previews, scalar
+from db import Database, Tx, previews, scalar
 from db.records import FileRecord, PreviewRecord
 from db.search import index
 from services.library.search import Search, SearchPage, SearchRequest
@@ -81,6 +81,12 @@ def index_now(db: Database) -> None:
             indexed = index.index_queued(tx)
 
 
+def put_text(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
+    """Store the text of an object whose files are all read alike."""
+    read_as = scalar(tx, "select read_as from files where file_path = %(key)s limit 1", {"key": object_key})
+    return index.put_text(tx, object_key, read_as or "", content=content, language=language)
+
+
 class IndexingSearch(Search):
     """Indexes what is queued before it searches."""
 
@@ -94,6 +100,6 @@ class IndexingSearch(Search):
 
 
 def previews_of(db: Database, file: FileRecord) -> list[PreviewRecord]:
-    """The previews of a file's object."""
+    """The previews of a file."""
     with db.connection() as tx:
-        return previews.of_objects(tx, [file.file_path])
+        return [p for p in previews.of_objects(tx, [file.file_path]) if p.read_as == file.read_as]

@@ -12,19 +12,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
 from core.tokenizer import MAX_WORD, is_run, text_vector, tokens, without_marks, words
-from db import Tx, column, execute, scalar
+from db import Tx, column, execute, readings
 
 BATCH = 500  # files in one transaction
 _MAX_TEXT = 4_000_000  # characters of their texts; the other files wait for the next batch
 _SEGMENT_BITS = 15
 SEGMENTS = f"(select (last_value >> {_SEGMENT_BITS})::integer from search_places)"  # the number of the newest
+Reading = tuple[str, str]  # object key, and what it was read as
 LISTED = 4  # characters of the shortest word in search_words
 
 # ISO 639-1 -> the Snowball dictionary.
@@ -37,37 +38,36 @@ tr:turkish yi:yiddish
 STEMMERS = {code: f"{name}_stem" for code, name in (pair.split(":") for pair in _STEMMERS.split())}
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
-# The lock keeps out whoever adds a file to the object: they hold it FOR SHARE, and the queue would miss their file.
 _PUT = """
-with put as (
-    insert into object_texts (object_key, owner_id, content, language)
-    select o.object_key, o.owner_id, %(content)s, %(language)s
-    from objects o where o.object_key = %(key)s and o.status = 'stored' and o.scan_verdict is distinct from 'infected'
-    for no key update
-    on conflict (object_key) do update
-    set content = excluded.content, language = excluded.language, created_at = clock_timestamp()
-    returning object_key
-)
-select exists (select from put)
+insert into object_texts (object_key, read_as, owner_id, content, language)
+select o.object_key, %(read_as)s, o.owner_id, %(content)s, %(language)s from objects o where o.object_key = %(key)s
+on conflict (object_key, read_as) do update
+set content = excluded.content, language = excluded.language, created_at = clock_timestamp()
 """
-_QUEUE_OBJECT = "insert into search_queue select id from files where file_path = %(key)s"
+_QUEUE_FILES = "insert into search_queue select id from files where file_path = %(key)s and read_as = %(read_as)s"
 
 
-def put_text(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
-    """Store an object's text with its language (ISO 639-1), if known, and queue its files. False if the object is being purged
-    or infected."""
-    found = {"key": object_key, "content": UNSTORABLE.sub("", content), "language": language}
-    if not scalar(tx, _PUT, found):
+def put_text(tx: Tx, object_key: str, read_as: str, *, content: str, language: str | None) -> bool:
+    """Store an object's text, read so, with its language (ISO 639-1), if known, and queue its files. False if nobody needs it
+    any more (``readings.begin``)."""
+    found = {"key": object_key, "read_as": read_as, "content": UNSTORABLE.sub("", content), "language": language}
+    # The lock keeps out whoever adds a file to the object: the queue would miss it.
+    if not readings.begin(tx, object_key, read_as, lock="no key update"):
         return False
-    execute(tx, _QUEUE_OBJECT, {"key": object_key})
+    execute(tx, _PUT, found)
+    execute(tx, _QUEUE_FILES, found)
     return True
 
 
-def texts(tx: Tx, object_keys: Sequence[str], *, skip: int, length: int) -> dict[str, str]:
-    """``length`` characters of each object's text, after ``skip``."""
-    sql = "select object_key, substr(content, %(start)s, %(length)s) from object_texts where object_key = any(%(keys)s)"
-    params: dict[str, Any] = {"start": skip + 1, "length": length, "keys": list(object_keys)}
-    return dict(tx.execute(sql, params).fetchall())
+def texts(tx: Tx, of: Collection[Reading], *, skip: int, length: int) -> dict[Reading, str]:
+    """``length`` characters of each text, after ``skip``."""
+    sql = """
+    select t.object_key, t.read_as, substr(t.content, %(start)s, %(length)s)
+    from unnest(%(keys)s::text[], %(read_as)s::text[]) r join object_texts t on (t.object_key, t.read_as) = (r.*)
+    """
+    params: dict[str, Any] = {"start": skip + 1, "length": length}
+    params |= {"keys": [key for key, _ in of], "read_as": [read_as for _, read_as in of]}
+    return {(key, read_as): text for key, read_as, text in tx.execute(sql, params)}
 
 
 def mark_of(owner_id: str) -> str:
@@ -103,9 +103,9 @@ select f.id, f.name_key, f.original_name, d.digest, i.mark, t.language,
        case when sum(length(t.content)) over (order by f.uploaded_at, f.id) - length(t.content) < %(max)s then t.content end
        as content, t.content is not null as has_text, f.owner_id, f.status
 from files f
-left join object_texts t on t.object_key = f.file_path and f.status = 'ready'
+left join object_texts t on t.object_key = f.file_path and t.read_as = f.read_as and f.status = 'ready'
 left join search_index i on i.file_id = f.id
-cross join lateral (select md5(concat_ws(chr(1), f.owner_id, f.original_name, t.created_at))::uuid) d (digest)
+cross join lateral (select md5(concat_ws(chr(1), f.owner_id, f.original_name, t.created_at, t.read_as))::uuid) d (digest)
 where f.id = any(%(ids)s) and i.digest is distinct from d.digest
 order by f.uploaded_at, f.id
 """

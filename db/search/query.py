@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from core.search_query import Is, Leaf, SearchTree, Term
-from db import Tx, column, previews
+from db import Tx, column, previews, readings
 from db.errors import QueryCanceled
 from db.file_lists import FileFilter, conditions
 from db.files import COLUMNS
@@ -118,10 +118,10 @@ def find(
         where {behind.format(*map(search.value, after))}
         order by score desc, uploaded_at desc, id desc limit {search.value(limit)}::integer
     )
-    select totals.*, page.score, {previews.OF_OBJECT}, {COLUMNS}
+    select totals.*, page.score, {previews.OF_FILE}, {COLUMNS}
     from (select (select count(*) from found), json_build_object({columns})) totals full join (page
         join lateral (select * from files f where f.id = page.id offset 0) f on true
-        join lateral (select * from objects o where o.object_key = f.file_path offset 0) o on true
+        join lateral (select * from objects o where o.object_key = f.file_path offset 0) o on true {readings.JOIN}
     ) on false
     order by page.score desc nulls first, page.uploaded_at desc, page.id desc
     """

@@ -20,6 +20,7 @@ Read files.py first.
 - folders        the folder tree
 - delivery       downloads, presigned URLs, links, ZIPs
 - zip_stream     a ZIP of files as a stream
+- readings       which files are to be read for previews, text and metadata
 - public_copies  pictures without their location, for the public
 - search         search in names and texts, suggestions
 - stats          statistics of storage

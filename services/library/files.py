@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -27,7 +27,7 @@ from core.placement import Visibility
 from core.principal import Principal, Quota
 from core.ranges import ByteRange, etag_matches
 from core.unset import UNSET, Unset, value_or_none
-from db import Database, Tx, events, file_lists, files, folders, jobs, objects, previews, quotas
+from db import Database, Tx, events, file_lists, files, folders, objects, previews, quotas
 from db import errors as db_errors
 from db.file_lists import FileFilter
 from db.records import EventRecord, FileDetailsRecord, FileRecord, FileView, PreviewRecord
@@ -36,7 +36,7 @@ from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Claim
 from services.access.quotas import remember_claim
 from services.access.visibility import check_target, listed, may_change, owned, owner_scope, visible
-from services.library import public_copies
+from services.library import public_copies, readings
 from services.library.tags import check_tags
 from services.library.type_policy import HEAD_SIZE, TypePolicy
 from services.objects.bucket import bucket_errors, purge_object
@@ -50,10 +50,16 @@ _PIECE = 1024 * 1024  # bytes read at a time
 
 def with_previews(tx: Tx, records: Sequence[FileRecord]) -> list[FileView]:
     """Files with their previews, by one statement; by none if there are no files."""
-    found: dict[str, list[PreviewRecord]] = {record.file_path: [] for record in records}
-    for preview in previews.of_objects(tx, sorted(found)) if found else ():
-        found[preview.object_key].append(preview)
-    return [FileView(record, found[record.file_path]) for record in records]
+    keys = sorted({record.file_path for record in records})
+    return views(records, previews.of_objects(tx, keys) if keys else ())
+
+
+def views(records: Sequence[FileRecord], found: Iterable[PreviewRecord]) -> list[FileView]:
+    """Files, each with its own of these previews."""
+    of: dict[tuple[str, str], list[PreviewRecord]] = {(record.file_path, record.read_as): [] for record in records}
+    for preview in found:
+        of.get((preview.object_key, preview.read_as), []).append(preview)
+    return [FileView(record, of[record.file_path, record.read_as]) for record in records]
 
 
 def record_file(tx: Tx, once: Claim | None, file: FileRecord) -> None:
@@ -238,7 +244,7 @@ class Files:
             mime_type = None if name is None else self._type_as(before, name)
             check_tags(self._db, before.owner_id, tags or ())
         renamed, retyped = name is not None, mime_type is not None
-        with self._changing(principal, file_id, if_match, names=renamed, object_too=retyped) as (tx, _):
+        with self._changing(principal, file_id, if_match, names=renamed, object_too=renamed) as (tx, before):
             file = _still(
                 files.update(
                     tx,
@@ -252,10 +258,9 @@ class Files:
                     set_expires=not isinstance(change.expires_at, Unset),
                 )
             )
-            if mime_type is not None:
-                previews.forget_all(tx, file.file_path)
-                lock = f"object:{file.file_path}"
-                jobs.enqueue(tx, "process_file", owner_id=file.owner_id, lock=lock, once=True, file_id=str(file.id))
+            if file.read_as != before.read_as:
+                readings.leave(tx, before)
+                readings.begin(tx, file)
             if visibility is not None or keep_location is not None or retyped:
                 public_copies.begin(tx, file)
             return file
@@ -332,6 +337,7 @@ class Files:
             )
             if not quotas.kept(tx, file.owner_id, self._quota):
                 raise QuotaExceeded()
+            readings.begin(tx, copied)
             record_file(tx, once, copied)
             return copied
 
@@ -349,13 +355,15 @@ class Files:
             return restored or _still(files.get(tx, file_id))
 
     def purge(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> None:
-        """Delete a file, and its object and previews if no other file shares them. Raises NotFound, PreconditionFailed."""
+        """Delete a file, and what no other file shares of object and previews. Raises NotFound, PreconditionFailed."""
         with self._db.transaction() as tx:
             key = objects.lock_by_file(tx, file_id)
             file = owned(principal, files.lock(tx, file_id))
             _check_match(file, if_match)
             files.remove(tx, file_id)
             last = key is not None and objects.mark_purging(tx, key)
+            if not last:
+                readings.leave(tx, file)
         if last and key is not None:
             purge_object(self._db, self._store, key)
 

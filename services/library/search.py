@@ -122,7 +122,10 @@ class Search:
         marks += [[word] for near in corrections.values() for word in near]
         hits = []
         for file, previews, score in shown:
-            highlights = {"name": mark(file.original_name, marks), "content": snippets.get(file.file_path)}
+            highlights = {
+                "name": mark(file.original_name, marks),
+                "content": snippets.get((file.file_path, file.read_as)),
+            }
             hits.append(SearchHit(file, previews, score / 1e6, highlights))
         more = len(found.hits) > room and seen + room < MAX_RESULTS
         next_cursor = self._cursors.sign([seen + room, *shown[-1].position], scope=scope) if more else None
@@ -185,22 +188,22 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: Clock
 
 def _snippets(
     conn: Tx, tree: SearchTree, stems: Mapping[str, Sequence[str]], hits: Sequence[FileRecord]
-) -> dict[str, str]:
-    """By object key, a line around the first match in the text of each ready file (T82). A bounded part of the texts is
+) -> dict[index.Reading, str]:
+    """A line around the first match in the text of each ready file (T82). A bounded part of the texts is
     read; if it has no match, there is no line."""
     terms = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term)]
     asked = [piece for term in terms if not term.negated and term.where != "name" for piece in parts(term.key)]
     shared = [_shared(word, stem) for word in asked for stem in stems.get(word, ())]
     near = [*asked, *(beginning for beginning in shared if len(beginning) >= _SHORTEST_STEM)]
-    keys = {hit.file_path for hit in hits if asked and hit.status == "ready"}
-    found: dict[str, str] = {}
+    of = {(hit.file_path, hit.read_as) for hit in hits if asked and hit.status == "ready"}
+    found: dict[index.Reading, str] = {}
     for skip, length in ((0, _READ), (_READ, _READ_AGAIN)):
-        texts = index.texts(conn, sorted(keys), skip=skip, length=length // (len(keys) if skip else 1)) if keys else {}
+        texts = index.texts(conn, of, skip=skip, length=length // (len(of) if skip else 1)) if of else {}
         for key, text in texts.items():
             # The exact words first: a stem of one language may be a word of another.
             if (line := snippet(text, asked) or snippet(text, near)) is not None:
                 found[key] = line
-        keys = {key for key, text in texts.items() if key not in found and len(text) == length}
+        of = {key for key, text in texts.items() if key not in found and len(text) == length}
     return found
 
 

@@ -1,15 +1,16 @@
 """What happens to a file after its bytes are stored: virus scan, previews, text for search, metadata, compression.
 
-Jobs of the worker do it (jobs/tasks.py), one object at a time: process_file, then compress_object; rescan walks over all
+Jobs of the worker do it (jobs/tasks.py), one of an object at a time: process_file, then compress_object; rescan walks over all
 objects. Each is idempotent, and any of them may be interrupted anywhere.
 
 In the bucket
-    previews/…   thumbnails, pages, texts and listings; they belong to the object, so equal files share them
+    previews/…   thumbnails, pages, texts and listings; equal files that are read alike share them
     files/…      compressed replacements of objects, and infected objects moved to new keys
 Rows
-    file_previews, preview_failures   which previews exist, and which could not be made
-    object_texts                      text for search
-    objects                           scan verdict, metadata (``extracted``), problem, encoding and frame ends
+    readings                          metadata (``extracted``) and problem of an object, read as a certain type
+    file_previews, preview_failures   of a reading: which previews exist, and which could not be made
+    object_texts                      of a reading: text for search
+    objects                           scan verdict, encoding and frame ends
     rescans                           progress of a re-scan
     deferred_deletions                keys to delete: reserved before they are written, and replaced objects
 Invariants

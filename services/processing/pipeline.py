@@ -14,11 +14,13 @@ import structlog
 
 from core.content_types import may_shrink
 from core.errors import ContentMissing, GatewayError, PreviewFailed, PreviewUnsupported
-from db import Database, Tx, files, jobs, objects
+from db import Database, Tx, files, jobs, readings
 from db.records import FileRecord
 from db.search import index
 from parsers.reading import Reading, Want
-from services.processing.previews import SIZES, Previews, PreviewType, Shape, measured_metadata, preview_types
+from services.library.readings import begin as begin_reading
+from services.library.readings import preview_types
+from services.processing.previews import SIZES, Previews, PreviewType, Shape, measured_metadata
 
 log = structlog.get_logger()
 
@@ -28,24 +30,19 @@ _STEPS: dict[PreviewType, tuple[frozenset[Want], str]] = {
     "text": (frozenset({"metadata", "text", "document"}), "The text could not be read"),
     "contents": (frozenset({"metadata", "contents"}), "The contents could not be listed"),
 }
+_STEP_OF: dict[Want, PreviewType] = {part: step for step, (parts, _) in _STEPS.items() for part in parts - {"metadata"}}
 
 
-def begin(tx: Tx, file: FileRecord) -> None:
-    """Enqueue what follows when a file becomes ``ready`` on an object of its own; a shared object is processed already."""
-    if file.file_size and preview_types(file):
-        _enqueue(tx, "process_file", file)
-    else:
+def begin(tx: Tx, file: FileRecord, *, new: bool = False) -> None:
+    """Enqueue what follows when a file becomes ``ready``. ``new``: no other file can be on its object."""
+    if not begin_reading(tx, file, new=new):
         _begin_compression(tx, file)
 
 
 def _begin_compression(tx: Tx, file: FileRecord) -> None:
-    if may_shrink(file.mime_type, file.file_size):
-        _enqueue(tx, "compress_object", file, priority=-10)
-
-
-def _enqueue(tx: Tx, task: str, file: FileRecord, *, priority: int = 0) -> None:
-    lock = f"object:{file.file_path}"
-    jobs.enqueue(tx, task, owner_id=file.owner_id, lock=lock, priority=priority, file_id=str(file.id))
+    if may_shrink(file.mime_type, file.file_size) and file.encoding is None:
+        lock = f"object:{file.file_path}"
+        jobs.enqueue(tx, "compress_object", owner_id=file.owner_id, lock=lock, priority=-10, file_id=str(file.id))
 
 
 class Pipeline:
@@ -63,13 +60,16 @@ class Pipeline:
             return
         types = preview_types(file)
         try:
-            readings, failures = self._read(file, [step for step in _STEPS if step in types])
+            found, failures = self._read(file, [step for step in _STEPS if step in types])
         except ContentMissing:
             log.warning("processing_without_object", file_id=str(file_id))
             return
         measured: dict[str, Any] = {}
-        for reading in readings:
+        for reading in found:
             measured |= measured_metadata(reading)
+            failures |= {
+                _STEP_OF[part]: PreviewFailed(reason) for part, reason in reading.failed.items() if part in _STEP_OF
+            }
             self._keep(file, reading)
         measured["processed_at"] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         problem = None
@@ -78,8 +78,8 @@ class Pipeline:
             if problem is None and isinstance(error, PreviewFailed):
                 problem = {"code": error.code, "detail": f"{_STEPS[step][1]}: {error.detail}"}
         with self._db.transaction() as tx:
-            objects.add_extracted(tx, file.file_path, measured)
-            objects.set_problem(tx, file.file_path, problem)
+            readings.add_extracted(tx, file.file_path, file.read_as, measured)
+            readings.set_problem(tx, file.file_path, file.read_as, problem)
             _begin_compression(tx, file)  # last: it moves the object to another key
 
     def _read(
@@ -91,14 +91,14 @@ class Pipeline:
         except (PreviewFailed, PreviewUnsupported) as error:
             if len(steps) == 1:
                 return [], {steps[0]: error}
-        readings: list[Reading] = []
+        found: list[Reading] = []
         failures: dict[PreviewType, GatewayError] = {}
         for step in steps:
             try:
-                readings.append(self._read_steps(file, [step]))
+                found.append(self._read_steps(file, [step]))
             except (PreviewFailed, PreviewUnsupported) as error:
                 failures[step] = error
-        return readings, failures
+        return found, failures
 
     def _read_steps(self, file: FileRecord, steps: list[PreviewType]) -> Reading:
         want = set[Want]().union(*(_STEPS[step][0] for step in steps))
@@ -115,4 +115,4 @@ class Pipeline:
             self._previews.keep_document(file, "contents", reading.contents)
         if reading.text:
             with self._db.transaction() as tx:
-                index.put_text(tx, file.file_path, content=reading.text, language=reading.text_language)
+                index.put_text(tx, file.file_path, file.read_as, content=reading.text, language=reading.text_language)

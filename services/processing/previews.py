@@ -1,7 +1,8 @@
 """Previews: pictures, pages, texts and listings of files, stored in the bucket under a prefix of their own.
 
-They belong to the object, so equal files share them. A worker makes the usual ones after the upload (pipeline.py); others
-are made on request. A failure is remembered for a day, so that a hostile file is not opened at every request.
+Files of equal bytes share them if a parser sees no difference (services/library/readings.py). A worker makes the usual ones
+after the upload (pipeline.py); others are made on request. A failure is remembered for a day, so that a hostile file is not
+opened at every request.
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Literal
 from uuid import UUID
 
-from core import names
 from core.errors import GatewayError, InvalidInput, PreviewFailed, PreviewUnsupported, Unavailable
 from core.ids import PREVIEW_PREFIX, object_key
 from core.principal import Principal
 from core.ranges import ByteRange, etag_matches
-from db import Database, Tx, deferred_deletions, events, files, objects, previews
+from db import Database, Tx, deferred_deletions, events, files, previews, readings
 from db import errors as db_errors
 from db.records import FileRecord, PreviewRecord
 from parsers import ParserFailed, Unsupported, WeakSandbox
-from parsers.reading import Reading, Want, kinds, read
+from parsers.reading import Reading, Want, read
 from services.access.concurrency import ConcurrencyLimit
 from services.access.visibility import may_change, visible
 from services.library.delivery import downloadable
 from services.library.public_copies import PublicCopies
+from services.library.readings import preview_types
 from services.objects.bucket import bucket_errors, delete_unused
 from services.objects.object_reader import ObjectReader, Reader, as_missing, read_exactly
 from storage_backends.base import ObjectNotFound, ObjectStore
@@ -74,7 +76,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One preview of an object, as the table file_previews identifies it."""
+    """One preview of a file, as the table file_previews identifies it."""
 
     type: PreviewType
     variant: int  # the box of a thumbnail in pixels, the number of a page, or 0
@@ -119,7 +121,12 @@ class Previews:
             file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
             shape = _shape(file, request)
             stored = previews.find(
-                tx, file.file_path, preview_type=shape.type, variant=shape.variant, mime_type=shape.mime_type
+                tx,
+                file.file_path,
+                file.read_as,
+                preview_type=shape.type,
+                variant=shape.variant,
+                mime_type=shape.mime_type,
             )
             retry = request.retry and may_change(principal, file.owner_id, file.folder_id)
             if stored is None:
@@ -132,23 +139,23 @@ class Previews:
                 return Preview(b"", shape.mime_type, etag, not_modified=True)
             if (body := self._stored_body(stored)) is not None:
                 metrics().preview(shape.type, "stored")
-                return Preview(body, shape.mime_type, etag)
+                return Preview(_named(file, shape, body), shape.mime_type, etag)
         with self._limit.slot(principal.owner_id if principal else ""):
             if shape.type == "page":
                 self._check_page(file, shape.page)
             body = self._make(file, shape)
         if retry and file.problem is not None:
             with self._db.transaction() as tx:
-                objects.set_problem(tx, file.file_path, None)
-        return Preview(body, shape.mime_type, etag)
+                readings.set_problem(tx, file.file_path, file.read_as, None)
+        return Preview(_named(file, shape, body), shape.mime_type, etag)
 
     def _raise_remembered(self, tx: Tx, file: FileRecord, shape: Shape, *, forget: bool) -> None:
         """Raise the failure of the last day, unless it is to be forgotten."""
         if forget:
-            previews.forget_failure(tx, file.file_path, preview_type=shape.type, variant=shape.page)
+            previews.forget_failure(tx, file.file_path, file.read_as, preview_type=shape.type, variant=shape.page)
             return
         failure = previews.failure(
-            tx, file.file_path, preview_type=shape.type, variant=shape.page, within=_REMEMBER_FAILURE
+            tx, file.file_path, file.read_as, preview_type=shape.type, variant=shape.page, within=_REMEMBER_FAILURE
         )
         if failure is not None:
             code, detail = failure
@@ -178,7 +185,7 @@ class Previews:
                 raise
             pages = measured.get("pages") or 0
             with self._db.transaction() as tx:
-                objects.add_extracted(tx, file.file_path, measured)
+                readings.add_extracted(tx, file.file_path, file.read_as, measured)
         if page > pages:
             detail = f"The document has {pages} pages."
             raise InvalidInput(detail, errors=[{"field": "page", "message": detail}])
@@ -187,8 +194,11 @@ class Previews:
         """Make one preview and store it, or record the failure and raise it."""
         try:
             if shape.type in ("text", "contents"):
-                reading = self.read(file, {"document" if shape.type == "text" else "contents"})
+                part: Want = "document" if shape.type == "text" else "contents"
+                reading = self.read(file, {part})
                 document = reading.document if shape.type == "text" else reading.contents
+                if part in reading.failed:
+                    raise PreviewFailed(reading.failed[part])
                 if document is None:
                     raise PreviewUnsupported("The file has no preview of this type.")
                 return self.keep_document(file, shape.type, document)
@@ -199,14 +209,16 @@ class Previews:
                 format=FORMATS[shape.mime_type],
                 page=shape.page or 1,
             )
+            if not shape.page and "width" not in file.metadata:
+                with self._db.transaction() as tx:
+                    readings.add_extracted(tx, file.file_path, file.read_as, measured_metadata(reading))
+            if "picture" in reading.failed:
+                raise PreviewFailed(reading.failed["picture"])
             if not reading.pictures:
                 raise PreviewUnsupported("The file has no picture.")
         except (PreviewFailed, PreviewUnsupported) as error:
             self.record_failure(file, shape.type, error, page=shape.page)
             raise
-        if not shape.page and "width" not in file.metadata:
-            with self._db.transaction() as tx:
-                objects.add_extracted(tx, file.file_path, measured_metadata(reading))
         [picture] = reading.pictures
         return self.keep(file, shape, picture.data, picture.width, picture.height)
 
@@ -236,9 +248,7 @@ class Previews:
 
     def keep_document(self, file: FileRecord, preview_type: PreviewType, document: dict[str, Any]) -> bytes:
         """Store a text or a listing as JSON; returns the JSON."""
-        whole = _MEMBERS[preview_type] | document
-        body = json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-        return self.keep(file, Shape(preview_type, 0, JSON), body)
+        return self.keep(file, Shape(preview_type, 0, JSON), _json(_MEMBERS[preview_type] | document))
 
     def keep(
         self, file: FileRecord, shape: Shape, body: bytes, width: int | None = None, height: int | None = None
@@ -247,7 +257,7 @@ class Previews:
         purged, the new one is deleted. Returns ``body``."""
         key = object_key(PREVIEW_PREFIX, FORMATS.get(shape.mime_type, "json"), datetime.now(UTC))
         record = PreviewRecord(
-            file.file_path, shape.type, shape.variant, key, shape.mime_type, width, height, len(body)
+            file.file_path, shape.type, shape.variant, key, shape.mime_type, width, height, len(body), file.read_as
         )
         with self._db.connection() as tx:
             deferred_deletions.reserve(tx, key, lease=_LEASE)
@@ -273,7 +283,13 @@ class Previews:
         metrics().preview(preview_type, error.code)
         with self._db.transaction() as tx:
             previews.add_failure(
-                tx, file.file_path, preview_type=preview_type, variant=page, code=error.code, detail=error.detail
+                tx,
+                file.file_path,
+                file.read_as,
+                preview_type=preview_type,
+                variant=page,
+                code=error.code,
+                detail=error.detail,
             )
 
 
@@ -307,11 +323,6 @@ def measured_metadata(reading: Reading) -> dict[str, Any]:
     return {name: value for name, value in reading.metadata.items() if value not in (None, {}, []) and name != "custom"}
 
 
-def preview_types(file: FileRecord) -> frozenset[str]:
-    """The types of preview that the file can have in this installation."""
-    return kinds(file.mime_type, names.extension(file.original_name))
-
-
 def _shape(file: FileRecord, request: PreviewRequest) -> Shape:
     available = preview_types(file)
     type = request.type or next((type for type in _DEFAULT_TYPES if type in available), None)
@@ -324,10 +335,31 @@ def _shape(file: FileRecord, request: PreviewRequest) -> Shape:
     return Shape(type, 0, JSON)
 
 
+def _stem(file: FileRecord) -> str:
+    return file.original_name.rpartition(".")[0] or file.original_name
+
+
+def _named(file: FileRecord, shape: Shape, body: bytes) -> bytes:
+    """A listing in which a single compressed file that tells no name has the name of its file, without the last extension."""
+    if shape.type != "contents" or b'"name":null' not in body:
+        return body
+    listing = json.loads(body)
+    for entry in listing["entries"]:
+        entry["name"] = entry["name"] or _stem(file)
+    return _json(listing)
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
 def _etag(file: FileRecord, shape: Shape) -> str:
-    """Made of the file's bytes and the shape, not of the preview's object key, which changes when it is made again."""
+    """Made of the file's bytes, how they are read, and the shape, not of the preview's object key, which changes when it is made
+    again."""
     kind = "" if shape.type == "thumbnail" else f"-{shape.type}"
-    return f'"{(file.file_hash or "")[:32]}{kind}-{shape.variant}-{FORMATS.get(shape.mime_type, "json")}"'
+    read_as = file.read_as + (_stem(file) if shape.type == "contents" else "")
+    of = f"{(file.file_hash or '')[:32]}-{sha256(read_as.encode()).hexdigest()[:8]}"
+    return f'"{of}{kind}-{shape.variant}-{FORMATS.get(shape.mime_type, "json")}"'
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import structlog
 
 from core.cursors import Cursors, Page
 from core.errors import Conflict, GatewayError, NotFound, Unavailable
-from db import Database, Tx, files, jobs, objects
+from db import Database, Tx, files, jobs, readings
 from db.jobs import Status
 from db.records import JobRecord, QueueRecord
 
@@ -166,4 +166,4 @@ def _set_problem(tx: Tx, task: str, arguments: Mapping[str, Any], reason: str) -
         files.finish_check(tx, file.id, status="rejected", problem=problem)
     elif task == "process_file":
         problem = {"code": "processing_failed", "detail": f"No previews were made: {reason}."}
-        objects.set_problem(tx, file.file_path, problem)
+        readings.set_problem(tx, file.file_path, file.read_as, problem)

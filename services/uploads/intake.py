@@ -52,7 +52,7 @@ from db.uploads import NewUpload
 from services.access import idempotency
 from services.access.idempotency import Claim
 from services.access.upload_tokens import as_sent
-from services.library import public_copies
+from services.library import public_copies, readings
 from services.library.type_policy import HEAD_SIZE
 from services.objects.bucket import beginning_multipart, delete_quietly, delete_unused
 from services.objects.equal_objects import EqualObjects
@@ -120,7 +120,9 @@ class Outcome:
     files: list[FileRecord]
     rejected: list[Rejected]
     session: SessionRecord
-    previews: list[PreviewRecord]  # of the stored objects that the files share with older ones
+    previews: list[
+        PreviewRecord
+    ]  # of the stored objects that the files share with older ones, also those of other types
 
 
 class Intake:
@@ -439,7 +441,7 @@ class Batch:
                 equals.confirm(record.file_path)
                 published.append(as_sent(self._principal, item.upload, record))
                 self._begin_jobs(tx, record, new=record.file_path == item.upload.object_key)
-            objects.move_files(tx, equals.damaged, by=[record.file_path for record in published])
+            readings.move_files(tx, equals.damaged, by=[record.file_path for record in published])
             if self._unreserved:
                 self._policy.check_kept(tx, owner_id)
             if duplicates:
@@ -461,8 +463,8 @@ class Batch:
     def _begin_jobs(self, tx: Tx, record: FileRecord, *, new: bool) -> None:
         if self._scan:
             jobs.enqueue(tx, "check_file", owner_id=record.owner_id, file_id=str(record.id))
-        elif new:
-            pipeline.begin(tx, record)
+        else:
+            pipeline.begin(tx, record, new=new)
         public_copies.begin(tx, record)
 
     def __enter__(self) -> Batch:

@@ -17,7 +17,7 @@ from core.scan import Scan
 from db import Database, Tx, files, jobs, objects, scans, uploads
 from db.records import FileRecord
 from services.access.upload_tokens import uploader_of
-from services.library import public_copies
+from services.library import public_copies, readings
 from services.library.type_policy import HEAD_SIZE
 from services.objects.bucket import purge_object
 from services.objects.equal_objects import EqualObjects
@@ -158,9 +158,8 @@ class Verification:
                 _record(tx, done, content, scan)
             if equal is not None:
                 orphaned = objects.mark_purging(tx, file.file_path)
-            elif not files.another_ready(tx, done):
-                pipeline.begin(tx, done)
-            objects.move_files(tx, equals.damaged, by=[done.file_path])
+            pipeline.begin(tx, done)
+            readings.move_files(tx, equals.damaged, by=[done.file_path])
             public_copies.begin(tx, done)
         if orphaned:
             purge_object(self._db, self._store, file.file_path)

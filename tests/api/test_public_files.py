@@ -14,7 +14,7 @@ import requests
 
 from core.principal import Principal
 from core.scan import Scan
-from db import Database, objects, scans
+from db import Database, objects, readings, scans
 from parsers import ParserFailed
 from parsers import run as parsers
 from services import Services
@@ -115,6 +115,26 @@ def test_T139_expired_files_look_missing(client: GatewayClient, strangers: Any, 
         assert archive.namelist() == ["here.txt"]
     assert client.get(address(gone)).status == 200
     assert client.get(address(gone, "/download")).code == "file_in_trash"
+
+
+@pytest.mark.parametrize("way", ["link", "rename"])
+def test_T139_a_photo_first_kept_as_a_type_without_location_loses_it(
+    client: GatewayClient, strangers: Any, services: Services, db: Database, way: str
+) -> None:
+    """The location belongs to the bytes, whatever the first file with them was taken for."""
+    file = client.add("p", PHOTO, visibility="public")
+    sql(
+        db, "update files set mime_type = 'application/octet-stream', file_type = 'other'"
+    )  # so detected by older rules
+    assert fetched(strangers[0][0], address(file, "/download")) == PHOTO
+    if way == "link":
+        file = client.add("p.jpg", PHOTO, visibility="public")
+    else:
+        assert client.patch(address(file), json={"original_name": "p.jpg"}).json["mime_type"] == "image/jpeg"
+    assert sql(db, "select count(distinct file_path) from files") == [(1,)]
+    assert strangers[0][0].get(address(file)).json["status"] == "processing"
+    publish(services, file)
+    assert not tells_a_place(fetched(strangers[0][0], address(file, "/download")))
 
 
 # -- links -----------------------------------------------------------------------------------------------------------
@@ -502,7 +522,7 @@ def test_T139_anonymous_requests_are_counted_without_rows(
 def test_T139_only_the_owner_clears_a_problem(client: GatewayClient, strangers: Any, db: Database) -> None:
     file = client.add("p.jpg", picture(), visibility="public")
     with db.connection() as tx:
-        objects.set_problem(tx, file["file_path"], {"code": "preview_failed", "detail": "as it was"})
+        readings.set_problem(tx, file["file_path"], "image/jpeg", {"code": "preview_failed", "detail": "as it was"})
     for (stranger, _), size in zip(strangers, (512, 1024), strict=True):
         assert stranger.get(address(file, f"/preview?size={size}&retry=true")).status == 200  # makes the preview
         assert client.get(address(file)).json["problem"]["detail"] == "as it was"

@@ -187,6 +187,51 @@ def test_T123_migration_0025_runs_beside_reads_and_writes(upgrade: Upgrade) -> N
     assert counts == (20_000 + written, 20_000 + written)
 
 
+def test_T123_migration_0029_keeps_what_was_read_of_objects_whose_files_are_read_alike(upgrade: Upgrade) -> None:
+    preview = "insert into file_previews (object_key, preview_type, variant, preview_path, mime_type, size)"
+    with upgrade("0028") as tx:
+        for key, *names in (
+            ("alike", "a.csv", "B.CSV"),
+            ("mixed", "c.txt", "c.csv"),
+            ("purging",),
+            ("unread", "d.csv"),
+        ):
+            tx.execute(
+                "insert into objects (object_key, owner_id, size, etag, content_type, extracted, problem)"
+                " values (%s, 'alice', 5, 'e', 'a/b', %s::jsonb, %s::jsonb)",
+                [key, *(("{}", None) if key == "unread" else ('{"width": 1}', '{"code": "x"}'))],
+            )
+            for name in names:
+                tx.execute(
+                    "insert into files (owner_id, original_name, file_path, mime_type, file_type, file_size, status)"
+                    " values ('alice', %s, %s, %s, 'text', 5, 'ready')",
+                    [name, key, "text/plain" if name.endswith("txt") else "text/csv"],
+                )
+            if key != "unread":
+                tx.execute(f"{preview} values (%(key)s, 'text', 0, %(key)s, 'a/b', 1)", {"key": key})
+                tx.execute("insert into object_texts (object_key, owner_id, content) values (%s, 'alice', 'x')", [key])
+                tx.execute(
+                    "insert into preview_failures (object_key, preview_type, variant, code, detail)"
+                    " values (%s, 'text', 0, 'x', 'x')",
+                    [key],
+                )
+        # An interrupted run left these behind.
+        tx.execute("alter table object_texts add column read_as text")
+        tx.execute("create index object_texts_key on object_texts (content)")
+    with upgrade("0029") as tx:
+        expected = [("alike", "text/csv csv"), ("mixed", ""), ("purging", "")]
+        for table in ("readings", "file_previews", "preview_failures", "object_texts"):
+            assert tx.execute(f"select object_key, read_as from {table} order by 1").fetchall() == expected
+        found = tx.execute("select distinct extracted, problem from readings").fetchall()
+        again = tx.execute(
+            "select f.original_name from procrastinate_jobs j join files f on f.id::text = j.args ->> 'file_id' order by 1"
+        ).fetchall()
+        tx.execute("update objects set object_key = 'renamed' where object_key = 'alike'")
+        assert tx.execute("select count(*) from object_texts where object_key = 'renamed'").fetchone() == (1,)
+    assert found == [({"width": 1}, {"code": "x"})]
+    assert again == [("c.csv",), ("c.txt",)]
+
+
 def test_T123_migrations_run_beside_uploads_and_resume_after_interruptions(upgrade: Upgrade) -> None:
     statements = (
         "insert into objects (object_key, owner_id, size, etag, content_type) values (%(n)s, 'alice', 5, 'e', 'a/b')",

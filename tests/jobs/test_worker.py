@@ -107,7 +107,7 @@ def test_T106_a_killed_workers_job_is_taken_over_with_one_effect(
     photo = upload(services, alice, "a.png", picture("PNG", 200, 100))
     services.pipeline.process(photo.id)  # as if the job had been interrupted just before its end
     with db.connection() as tx:
-        tx.execute("update objects set extracted = '{}'")
+        tx.execute("update readings set extracted = '{}'")
         tx.execute('update procrastinate_jobs set args = \'{"seconds": 0, "name": "held"}\' where task_name = \'slow\'')
     pass_lease(db)
     second = crew.start()

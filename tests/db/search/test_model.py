@@ -19,9 +19,8 @@ from core.tokenizer import is_run, tokens, words
 from db import Database, Tx, execute
 from db.file_lists import FileFilter
 from db.search import query as index
-from db.search.index import put_text
 from db.search.terms import whole_names
-from tests.rows import add_file, index_now
+from tests.rows import add_file, index_now, put_text
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 NEAR = {"noet": ["note"]}

@@ -15,10 +15,9 @@ from core.search_query import parse
 from db import Database, Tx, execute, scalar
 from db.file_lists import FileFilter
 from db.search import query as index
-from db.search.index import put_text
 from db.search.query import Clock
 from db.search.terms import MARK
-from tests.rows import add_file, index_now
+from tests.rows import add_file, index_now, put_text
 
 ALICE = FileFilter(owner_id="alice")
 

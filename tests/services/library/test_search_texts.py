@@ -9,9 +9,8 @@ import pytest
 from core.cursors import Cursors
 from core.principal import Principal
 from db import Database, execute, scalar
-from db.search.index import put_text
 from services.library.search import Search, SearchPage, SearchRequest
-from tests.rows import IndexingSearch, add_file, sql
+from tests.rows import IndexingSearch, add_file, put_text, sql
 
 # Name, language, text; oldest first. Written for this test, except the first lines of works long out of copyright.
 CORPUS = [

@@ -12,6 +12,7 @@ from db import Database, objects
 from parsers import ParserFailed, reading
 from parsers import run as parsers
 from services import Services
+from services.processing.previews import PreviewRequest
 from storage_backends.base import StorageUnavailable
 from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
@@ -105,6 +106,35 @@ def test_a_failed_step_does_not_prevent_the_others(
     assert "Second page" in texts(db)[0][0]
 
 
+def test_a_part_that_a_parser_names_as_failed_costs_no_other_and_no_second_child(
+    services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper, photo = upload(services, alice, "plan.pdf", samples.pdf()), upload(services, alice, "a.png", picture("PNG"))
+    run, asked = parsers.run, []
+
+    def without_picture(parser: str, source: Any, arguments: dict[str, Any], **options: Any) -> Any:
+        asked.append(parser)
+        answer = run(
+            parser, source, arguments | {"want": [part for part in arguments["want"] if part != "picture"]}, **options
+        )
+        return parsers.Answer(answer.values | {"failed": {"picture": "Too many pixels"}}, [])
+
+    monkeypatch.setattr(parsers, "run", without_picture)
+    services.pipeline.process(paper.id)
+    with pytest.raises(PreviewFailed, match="Too many pixels"):
+        services.previews.show(alice, paper.id, PreviewRequest(type="thumbnail"))
+    services.previews.show(alice, paper.id, PreviewRequest(type="text"))
+    assert asked == ["pdf"]
+    found = services.files.get(alice, paper.id)
+    assert found.problem == {"code": "preview_failed", "detail": "The thumbnails could not be made: Too many pixels"}
+    assert found.metadata["pages"] == 2 and "Second page" in texts(db)[0][0]
+    for _ in range(2):
+        with pytest.raises(PreviewFailed, match="Too many pixels"):
+            services.previews.show(alice, photo.id, PreviewRequest())
+    assert asked == ["pdf", "image"]
+    assert services.files.get(alice, photo.id).metadata["width"]
+
+
 def test_T91_a_killed_child_is_a_result_and_not_retried(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]
 ) -> None:
@@ -117,8 +147,6 @@ def test_T91_a_killed_child_is_a_result_and_not_retried(
     assert found.status == "ready"
     assert found.problem is not None and found.problem["code"] == "preview_failed"
     services.pipeline.process(photo.id)
-    from services.processing.previews import PreviewRequest
-
     with pytest.raises(PreviewFailed, match="longer than"):
         services.previews.show(alice, photo.id, PreviewRequest())
     assert len(runs) == 1
@@ -188,9 +216,7 @@ def test_T101_killed_at_any_call_the_result_is_the_same(
         assert len(texts(db)) == 1
         assert leftovers()["rows without an object"] == []
         with db.connection() as tx:  # reset for the next crash
-            tx.execute("delete from object_texts")
-            tx.execute("delete from file_previews")
-            tx.execute("update objects set extracted = '{}'")
+            tx.execute("delete from readings")
     assert crash.number > 4
     assert len(leftovers()["objects without a row"]) > 0  # unrecorded pictures are left to the janitor
     with db.connection() as tx:

@@ -14,7 +14,6 @@ from core.principal import Principal
 from core.scan import read_version
 from db import Database, deferred_deletions, previews
 from db.records import PreviewRecord
-from db.search.index import put_text
 from services import Services
 from services.library.delivery import Link, RequestConditions
 from services.library.search import SearchRequest
@@ -28,7 +27,7 @@ from tests.compressed_files import text, time_passes
 from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
 from tests.direct_steps import checked
-from tests.rows import previews_of, sql
+from tests.rows import previews_of, put_text, sql
 from tests.samples import picture
 from tests.services.processing.scanning.conftest import not_handed_out, problem_of, refused_everywhere
 from tests.services.uploads.test_intake import upload
@@ -131,7 +130,7 @@ def test_T98_a_preview_or_text_made_during_the_hit_is_discarded(
     file = checked(services, upload(services, alice, "a.png", picture("PNG") + b"late hit"))
     scanner.learn("Test.Late", b"late hit")
     rescan(services)
-    late = PreviewRecord(file.file_path, "thumbnail", 128, "previews/x.webp", "image/webp", 1, 1, 1)
+    late = PreviewRecord(file.file_path, "thumbnail", 128, "previews/x.webp", "image/webp", 1, 1, 1, file.read_as)
     with db.connection() as tx:
         deferred_deletions.reserve(tx, late.preview_path, lease=timedelta(hours=1))
         assert not previews.add(tx, late, file_id=file.id)
