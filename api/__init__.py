@@ -27,10 +27,13 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from flask_cors import CORS
+from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.routing import BaseConverter
 
 from api import (
@@ -59,6 +62,7 @@ from api.tus import SlashAtEnd, tus
 from api.tus_headers import PATH as TUS_PATH
 from api.upload_tokens import TokenInPath
 from core import breaker
+from core.errors import InvalidInput
 from core.origin import ORIGIN, Origin
 from core.security_headers import OVER_HTTPS, SECURITY_HEADERS
 from services import Services
@@ -93,7 +97,17 @@ _ROUTES = (
 )
 
 
+class _Request(Request):
+    @cached_property
+    def args(self) -> ImmutableMultiDict[str, str]:
+        """The query. Bytes that are not UTF-8 are lone surrogates, which api/fields.py refuses; werkzeug would leave "%FF"."""
+        query = self.query_string.decode("utf-8", "surrogateescape")
+        return ImmutableMultiDict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+
+
 class _Application(Flask):
+    request_class = _Request
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The function: none is asynchronous, which Flask would look for eight times in each request."""
         return func
@@ -111,6 +125,7 @@ def create(services: Services, settings: Settings) -> Flask:
     app.before_request(_begin)
     app.before_request(auth.authenticate)
     app.before_request(rate_limits.count)
+    app.before_request(_refuse_odd_path)
     app.after_request(_finish)
     app.after_request(session_cookie.drop_from)
     app.after_request(audit.finish)
@@ -176,6 +191,14 @@ def _begin() -> None:
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     g.address = proxies.client()
     ORIGIN.set(Origin("anonymous", address=g.address, request_id=g.request_id))
+
+
+def _refuse_odd_path() -> None:
+    """Raises InvalidInput for a path whose bytes are not UTF-8; werkzeug would put U+FFFD into names."""
+    try:
+        request.environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput("The path is not UTF-8.") from None
 
 
 def _finish(response: Response) -> Response:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import unquote_to_bytes
 
-from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
+from core import charsets, disposition
 from core.errors import GatewayError, MalformedUpload, RequestTooLarge, TooManyFiles
 
 READ_BYTES = 1024 * 1024  # one read of the socket; 64 KiB reads cost three times the CPU
 _MAX_QUIET = 64 * 1024  # bytes in a row that are neither a header nor in a part
 _BOUNDARY = re.compile(r"[\x20-\x7e]{1,200}")  # RFC 2046 §5.1.1 says 70; some clients send more
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|$)', re.DOTALL)  # an open quote runs to the end: no second try
-_EXTENDED = re.compile(r";\s*filename\*\s*=\s*([A-Za-z0-9-]+)'[^';\s]*'([^\s;\"]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +111,9 @@ class FormReader:
         self._length = content_length
         self._received = 0
         self._failure: GatewayError | None = None
-        main_type, options = parse_options_header(content_type)
-        boundary = options.get("boundary", "")
-        if main_type != "multipart/form-data":
+        self._charset: str | None = "utf-8"  # of text that names none
+        boundary = disposition.parameters(content_type).get("boundary", "")
+        if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
             raise MalformedUpload("The body must be multipart/form-data")
         if not _BOUNDARY.fullmatch(boundary):
             raise MalformedUpload("The Content-Type header gives no valid boundary")
@@ -124,6 +123,7 @@ class FormReader:
             max_header_size=self._limits.max_header_size,
             max_header_count=self._limits.max_header_count,
             max_segment_count=self._limits.max_segments,
+            header_charset="latin-1",  # a character for each byte: what they mean is decided here
         )
         self._events = self._parse()
         self._parts = self._iterate()
@@ -135,8 +135,9 @@ class FormReader:
         files = field_bytes = 0
         for segment in self._events:
             assert isinstance(segment, MultipartSegment)  # each part is read to its end below
-            name = segment.name or ""
-            filename = _filename(segment)
+            with _readable_text():
+                sent = disposition.parameters(charsets.strictly_decoded(_disposition(segment), self._charset))
+                name, filename = sent.get("name", ""), disposition.sent_filename(sent)
             if filename is None:
                 if name in self._file_fields:
                     raise MalformedUpload(f"The field {name} is a file field, but has no filename")
@@ -144,7 +145,13 @@ class FormReader:
                 field_bytes += len(value)
                 if field_bytes > self._limits.max_fields_size:
                     raise RequestTooLarge("The form's fields are too large")
-                yield Field(name, _text(value))
+                label = disposition.parameters(segment.header("Content-Type", "")).get("charset")
+                with _readable_text():
+                    text = charsets.strictly_decoded(value, charsets.named(label) if label else self._charset)
+                if name == "_charset_" and text:  # RFC 7578 §4.6; as in HTML, UTF-16 stands for UTF-8
+                    found = charsets.named(text)
+                    self._charset = "utf-8" if found and found.startswith("utf-") else found
+                yield Field(name, text)
             elif filename == "":
                 if self._next_chunk():
                     raise MalformedUpload(f"A file in the field {name} has an empty filename")
@@ -207,30 +214,23 @@ class FormReader:
         return chunk
 
 
-def _filename(segment: MultipartSegment) -> str | None:
-    """The file's name, decoded once: from the escapes of browsers (HTML standard: %22, %0D, %0A), which the parser undoes, or
-    from the notation of RFC 8187, which RFC 7578 forbids but some clients send. None for a field.
+def _disposition(segment: MultipartSegment) -> bytes:
+    """The part's Content-Disposition.
 
-    Raises MalformedUpload for what two readers could understand differently: a second Content-Disposition, and transfer
-    encodings, which are obsolete (RFC 7578 §4.7)."""
+    Raises MalformedUpload for what two readers could understand differently: a second one, and transfer encodings, which are
+    obsolete (RFC 7578 §4.7)."""
     headers = [value for name, value in segment.headerlist if name == "Content-Disposition"]
     if len(headers) != 1:
         raise MalformedUpload("A part must have exactly one Content-Disposition")
     if segment.header("Content-Transfer-Encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
         raise MalformedUpload("Parts must not have a Content-Transfer-Encoding")
-    found = _EXTENDED.search(_QUOTED.sub('""', headers[0])) if "*" in headers[0] else None
-    if not found:  # or the asterisk is inside quotes
-        return segment.filename  # type: ignore[no-any-return]
-    charset, value = found[1].lower(), unquote_to_bytes(found[2])
-    if charset == "iso-8859-1":
-        return value.decode("latin-1")
-    if charset != "utf-8":
-        raise MalformedUpload("A filename* must be in UTF-8")
-    return _text(value)
+    return headers[0].encode("latin-1")  # type: ignore[no-any-return]
 
 
-def _text(value: bytes) -> str:
+@contextmanager
+def _readable_text() -> Iterator[None]:
+    """Text whose encoding is wrong or not known is malformed."""
     try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        raise MalformedUpload("Text in the form must be UTF-8") from None
+        yield
+    except ValueError as error:
+        raise MalformedUpload(str(error)) from None

@@ -223,8 +223,6 @@ def page_of(items: list[Any], next_cursor: str | None, total: int | None, **memb
     if next_cursor is not None:
         query = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
         query.append(("cursor", next_cursor))
-        address = (
-            f"{settings().base_url}{quote(request.script_root + request.path)}?{urlencode(query, errors='replace')}"
-        )
+        address = f"{settings().base_url}{quote(request.script_root + request.path)}?{urlencode(query, errors='surrogateescape')}"
         headers["Link"] = f'<{address}>; rel="next"'
     return answer({"items": items, "next_cursor": next_cursor, "total": total, **members}, 200, headers)

@@ -12,7 +12,6 @@ from uuid import UUID
 
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
-from werkzeug.http import parse_options_header
 
 from api import problems, proxies
 from api.context import principal, settings
@@ -40,6 +39,8 @@ from api.tus_headers import (
 )
 from core import errors, ietf
 from core import tus as protocol
+from core.charsets import strictly_decoded
+from core.disposition import parameters, sent_filename
 from core.errors import (
     BodyChecksumMismatch,
     ChecksumMismatch,
@@ -342,11 +343,10 @@ def _create_ietf(query: PlacementQuery, claim: Claim | None) -> UploadState:
         if size not in (None, length):
             raise InconsistentLength(f"Upload-Length is {size}, the body has {length} bytes.")
         size = length
-    _, options = parse_options_header(request.headers.get("Content-Disposition"))
     sha256 = digests(request.headers.get("Repr-Digest")).get("sha256")
     new = NewResumable(
         protocol="ietf",
-        filename=options.get("filename") or metadata_text(pairs, "filename") or metadata_text(pairs, "name"),
+        filename=_sent_filename() or metadata_text(pairs, "filename") or metadata_text(pairs, "name"),
         content_type=metadata_text(pairs, "filetype") or metadata_text(pairs, "type") or _own_type(),
         size=size,
         placement=_placement(pairs, query),
@@ -356,6 +356,14 @@ def _create_ietf(query: PlacementQuery, claim: Claim | None) -> UploadState:
     if length != 0 or (complete and size is None):
         g.state = _receive(g.state.upload.id, 0, last=complete, interim=_interim_answer(g.state))
     return cast(UploadState, g.state)
+
+
+def _sent_filename() -> str | None:
+    header = request.headers.get("Content-Disposition", "")
+    try:
+        return sent_filename(parameters(strictly_decoded(header.encode("latin-1"), "utf-8")))
+    except ValueError as error:
+        raise InvalidInput(f"Content-Disposition: {error}") from None
 
 
 def _admitted(state: UploadState) -> UploadState:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 
 _SAMPLE = 65_536  # bytes that are looked at, except for UTF-8
 _GUESSED = 8_192  # bytes that a legacy encoding is guessed from
@@ -42,16 +44,17 @@ _LABELS |= {"iso2022_jp": "iso-2022-jp", "utf-8": "utf-8"}
 # What browsers read for a label, since senders mean it so; by Python's names.
 _SUPERSETS = {subset: superset for superset, (subset, _) in _LEGACY.items()}
 _SUPERSETS |= {
-    "ascii": "cp1252",
+    "ascii": "utf-8",  # whatever browsers do: programs say so of UTF-8
     "iso8859-1": "cp1252",
     "iso8859-9": "cp1254",
     "iso8859-11": "cp874",
     "tis-620": "cp874",
 }
 _SUPERSETS |= {"gb2312": "gb18030", "gbk": "gb18030"}
-# Codecs for text; not UTF-7, punycode, base64 and the like, nor UTF-16 without a mark, whose label is nearly always wrong.
+# Codecs for text; not UTF-7, punycode, base64 and the like.
 _CHARSETS = re.compile(
-    r"ascii|utf-8|cp\d+|(?:iso8859|koi8|mac)-\w+|gb\w+|hz|big5\w*|euc_\w+|shift_jis\w*|iso2022_\w+|johab|tis-620"
+    r"ascii|latin_1|utf_(8|16|16_[bl]e)|cp\d{3,4}|iso8859_\d\d?|koi8_[rtu]|mac_(roman|cyrillic|greek|turkish|latin2)|gb2312|gbk"
+    r"|gb18030|hz|big5|big5hkscs|euc_(jp|kr|jis_2004)|shift_jis|shift_jis_2004|iso2022_(jp|jp_[123]|kr)|johab|tis_620"
 )
 _ISO_2022_JP = re.compile(rb"\x1b\$[@B]")  # Japanese in seven bits: ASCII to all who don't look for it
 
@@ -76,6 +79,28 @@ _COMMON = re.compile(
     "[\t\n\f\r -~\u00a0-\u024f\u0370-\u06ff\u0900-\u0e7f\u10a0-\u10ff\u1e00-\u1eff\u2010-\u2027\u2030-\u203a\u20a0-\u20bf"
     "\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff9f\U0001f300-\U0001faff]"
 )
+
+
+def named(label: str) -> str | None:
+    """The codec of a label, as in ``charset=``, or the superset that browsers take; None if it is unknown or no encoding of text.
+    Python's own look-up would remember each unknown name."""
+    name = normalize_encoding(re.sub("^windows-", "cp", label.strip().lower().removeprefix("x-").removesuffix("-i")))
+    name = aliases.get(name, name)
+    try:
+        name = codecs.lookup(name).name if _CHARSETS.fullmatch(name) else ""
+    except LookupError:
+        return None
+    return _SUPERSETS.get(name, name) or None
+
+
+def strictly_decoded(data: bytes, encoding: str | None) -> str:
+    """The text. Raises ValueError, with a message for the client, if ``named`` does not know the encoding or it is another."""
+    if encoding is None:
+        raise ValueError("A text has a charset that is not known.")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        raise ValueError(f"Text that should be in {encoding} is not.") from None
 
 
 def mark(data: bytes) -> tuple[bytes, str] | None:
@@ -110,20 +135,10 @@ def detect(data: bytes, *, cut: bool = False, declared: str | None = None) -> st
     if found is None and not _may_be_legacy(data):
         return None
     if found is None or (found == "utf-8" and data.isascii()):
-        named = _named(declared)
-        if named and "\ufffd" not in decoded(data, named, cut=cut):
-            return named
+        known = named(declared or "")  # UTF-16 without a mark is nearly always wrong
+        if known and not known.startswith("utf-16") and "\ufffd" not in decoded(data, known, cut=cut):
+            return known
     return found or _legacy(data, cut)
-
-
-def _named(declared: str | None) -> str | None:
-    """The codec of a label, the superset where browsers take it; None if it is unknown, or was never meant for files of text."""
-    try:
-        label = (declared or "").strip().lower().removeprefix("x-").removesuffix("-i")
-        name = codecs.lookup(re.sub("^windows-", "cp", label)).name
-    except (LookupError, ValueError):
-        return None
-    return _SUPERSETS.get(name, name) if _CHARSETS.fullmatch(name) else None
 
 
 def _certain(data: bytes, cut: bool) -> str | None:

@@ -1,20 +1,32 @@
-"""The Content-Disposition header of a download (RFC 6266), for our responses and for presigned URLs.
+"""The Content-Disposition header (RFC 6266): of downloads, in our responses and in presigned URLs, and of what clients send.
 
-Old clients read the ASCII ``filename``, others ``filename*`` in UTF-8 (RFC 8187). No character of a name can end the value,
-the header or the URL (T23).
+For downloads: old clients read the ASCII ``filename``, others ``filename*`` in UTF-8 (RFC 8187). No character of a name can end
+the value, the header or the URL (T23). What clients send is read as they mean it, each name decoded once (T22).
 """
 
 from __future__ import annotations
 
+import base64
+import quopri
 import re
 import unicodedata
+from collections.abc import Mapping
+from itertools import groupby
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
+
+from multipart import content_disposition_unquote
+
+from core import charsets
 
 _ATTR_CHARS = "!#$&+-.^_`|~"  # RFC 8187 §3.2.1, beside letters and digits
 # All but printable ASCII; also quotes, backslashes, and "%", which some clients decode (RFC 6266 appendix D).
 _NOT_PLAIN = re.compile(r'[^\x20-\x7e]|["\\%]')
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+# An open quote runs to the end: no second try. Some clients don't quote values that need it.
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.?)*(?:"|$)|[^;]*)', re.DOTALL)
+_WORD = re.compile(r"=\?([\w.:+-]+)(?:\*[\w-]*)?\?([BQ])\?([ ->@-~]*)\?=", re.IGNORECASE | re.ASCII)
+_WORDS = re.compile(rf"{_WORD.pattern}(?:\s*{_WORD.pattern})*", re.IGNORECASE | re.ASCII)
 
 
 def content_disposition(kind: Literal["inline", "attachment"], name: str) -> str:
@@ -27,3 +39,39 @@ def content_disposition(kind: Literal["inline", "attachment"], name: str) -> str
     elif plain.startswith("_") and not plain.partition(".")[0].strip("_ "):
         plain = "file" + plain[plain.index(".") :]  # 日本語.pdf -> file.pdf, not ___.pdf
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name or 'file', safe=_ATTR_CHARS)}"
+
+
+def parameters(header: str) -> dict[str, str]:
+    """The parameters of this header, or of a Content-Type, by lower-case name, without the escapes of browsers (HTML standard:
+    %22, %0D, %0A)."""
+    return {name.lower(): content_disposition_unquote(value.strip()) for name, value in _PARAMETER.findall(header)}
+
+
+def sent_filename(sent: Mapping[str, str]) -> str | None:
+    """The name of the file in the parameters that a client has sent; None if there is none.
+
+    Decoded are ``filename*`` (RFC 8187), and in ``filename`` the encoded words (RFC 2047) of .NET and Delphi. Raises ValueError,
+    with a message for the client, if the charset of ``filename*`` is not known or not what its text is in."""
+    if "filename*" in sent:
+        label, _, rest = sent["filename*"].partition("'")
+        return charsets.strictly_decoded(unquote_to_bytes(rest.partition("'")[2]), charsets.named(label))
+    name = sent.get("filename")
+    return name and _WORDS.sub(_of_words, name)
+
+
+def _of_words(words: re.Match[str]) -> str:
+    """Encoded words, which may be split within a character; as they are if one can't be decoded."""
+    text = ""
+    try:
+        for label, group in groupby(_WORD.findall(words[0]), lambda word: word[0].lower()):
+            data = b"".join(_payload(kind, payload) for _, kind, payload in group)
+            text += charsets.strictly_decoded(data, charsets.named(label))
+    except ValueError:
+        return words[0]
+    return text
+
+
+def _payload(kind: str, text: str) -> bytes:
+    if kind in "Qq":
+        return quopri.decodestring(text, header=True)
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

@@ -140,11 +140,14 @@ class GatewayClient:
 
     def _in_process(self, method: str, path: str, data: Any, headers: Headers) -> Answer:
         assert isinstance(self.target, Flask)
-        options: dict[str, Any] = {"data": data}
+        # as servers decode it: werkzeug would put U+FFFD for what is not UTF-8
+        environ = {"PATH_INFO": unquote(path.partition("?")[0], "latin-1")}
+        options: dict[str, Any] = {"data": data, "environ_overrides": environ}
         if data is not None and not isinstance(data, (bytes, bytearray)):
             headers["Transfer-Encoding"] = "chunked"
             options = {
-                "environ_overrides": {
+                "environ_overrides": environ
+                | {
                     "wsgi.input": _Chunks(data),
                     "wsgi.input_terminated": True,
                     "CONTENT_TYPE": headers.get("Content-Type", ""),  # werkzeug would draw a boundary of its own

@@ -86,6 +86,26 @@ def test_a_raw_body_is_one_file(client: GatewayClient) -> None:
     assert answer.headers["Upload-Session"]
 
 
+@with_subtests(
+    "path",
+    [
+        "/api/upload/a%FFb.txt",
+        "/api/upload/%ED%A0%80.txt",  # a surrogate
+        "/api/upload/a.txt?tags=%FF",
+        "/api/upload/a.txt?tags=%ED%A0%80",
+        "/api/files?tag=%FF",
+        "/api/files?cursor=%FF",
+        "/api/files/%FF",
+        "/d/%FF",
+        "/nothing/%FF",
+    ],
+)
+def test_T22_addresses_that_are_not_utf_8_are_400(client: GatewayClient, leftovers: Leftovers, path: str) -> None:
+    answer = client.put(path, data=b"x") if "upload" in path else client.get(path)
+    assert (answer.status, answer.code) == (400, "invalid_input")
+    assert leftovers() == NOTHING
+
+
 def test_a_chunked_raw_body(client: GatewayClient) -> None:
     answer = client.put("/api/upload/big.txt", data=iter([b"x" * MIB] * 9))
     assert (answer.status, answer.json["file_size"]) == (201, 9 * MIB)

@@ -96,6 +96,13 @@ def test_params_sign_a_form_that_both_versions_can_send(
     assert leftovers() == NOTHING
 
 
+def test_T22_parameters_that_are_not_utf_8_are_400(client: GatewayClient, leftovers: Callable[[], object]) -> None:
+    for query in ("filename=%FF.txt", "filename=a.txt&metadata[tags]=%FF", "filename=a.txt&metadata[caption]=%FF"):
+        answer = client.get(f"/s3/params?{query}")
+        assert (answer.status, answer.code) == (400, "invalid_input"), query
+    assert leftovers() == NOTHING
+
+
 def test_an_empty_file(client: GatewayClient, services: Services, leftovers: Callable[[], object]) -> None:
     params = client.get("/s3/params?filename=empty.txt&type=text/plain").json
     assert 200 <= post_form(params, b"").status_code < 300

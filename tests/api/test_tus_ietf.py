@@ -73,6 +73,25 @@ def test_each_version_in_one_and_in_several_requests(
     assert seen.headers["Upload-File-Id"] == done.headers["Upload-File-Id"]
 
 
+@with_subtests(
+    ("disposition", "name"),
+    [
+        ('attachment; filename="Pl\xc3\xa4n.txt"', "Plän.txt"),  # a character for each byte
+        ('attachment; filename="=?windows-1252?Q?Pl=E4n?=.txt"', "Plän.txt"),
+        ("attachment; filename*=windows-1252''Pl%E4n.txt; filename=Plan.txt", "Plän.txt"),
+        ('attachment; filename="Pl\xe4n.txt"', None),
+        ("attachment; filename*=UTF-8''Pl%E4n.txt", None),
+        ("attachment; filename*=rot13''Plan.txt", None),
+    ],
+)
+def test_T22_file_names_in_headers(client: GatewayClient, disposition: str, name: str | None) -> None:
+    answer = send(client, 6, b"x", complete=True, headers={"Content-Disposition": disposition})
+    if name is None:
+        assert (answer.status, answer.code) == (400, "invalid_input")
+    else:
+        assert client.get(f"/api/files/{answer.headers['Upload-File-Id']}").json["original_name"].startswith(name[:4])
+
+
 def test_an_upload_of_unknown_length_larger_than_a_part(
     client: GatewayClient, services: Services, bucket: Any, leftovers: Leftovers
 ) -> None:
