@@ -62,9 +62,12 @@ application zip encrypted: vnd.openxmlformats-officedocument.wordprocessingml.do
   vnd.openxmlformats-officedocument.presentationml.slideshow=ppsx
   vnd.openxmlformats-officedocument.presentationml.template=potx vnd.ms-word.document.macroenabled.12=docm
   vnd.ms-excel.sheet.macroenabled.12=xlsm vnd.ms-excel.sheet.binary.macroenabled.12=xlsb
-  vnd.ms-powerpoint.presentation.macroenabled.12=pptm
+  vnd.ms-powerpoint.presentation.macroenabled.12=pptm vnd.ms-word.template.macroenabled.12=dotm
+  vnd.ms-excel.template.macroenabled.12=xltm vnd.ms-powerpoint.slideshow.macroenabled.12=ppsm
+  vnd.ms-powerpoint.template.macroenabled.12=potm
 application zip: zip vnd.oasis.opendocument.text=odt vnd.oasis.opendocument.text-template=ott
-  vnd.oasis.opendocument.spreadsheet=ods vnd.oasis.opendocument.presentation=odp vnd.oasis.opendocument.graphics=odg
+  vnd.oasis.opendocument.spreadsheet=ods vnd.oasis.opendocument.spreadsheet-template=ots
+  vnd.oasis.opendocument.presentation=odp vnd.oasis.opendocument.presentation-template=otp vnd.oasis.opendocument.graphics=odg
   vnd.oasis.opendocument.formula=odf vnd.apple.pages=pages vnd.apple.numbers=numbers vnd.apple.keynote=key
   epub+zip=epub vnd.ms-xpsdocument=xps,oxps java-archive=jar,war,ear vnd.android.package-archive=apk
   vnd.google-earth.kmz=kmz

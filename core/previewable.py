@@ -14,7 +14,7 @@ from core.content_types import OCTET_STREAM, PICTURES, canonical, file_type, mim
 Kind = Literal["thumbnail", "text", "page", "contents"]
 Family = Literal["image", "heif", "svg", "pdf", "office", "text", "mail", "archive", "media"]
 
-_OFFICE = "docx dotx xlsx xltx pptx ppsx potx docm xlsm pptm odt ott ods odp epub"
+_OFFICE = "docx dotx docm dotm xlsx xltx xlsm xltm pptx ppsx potx pptm ppsm potm odt ott ods ots odp otp epub"
 _ARCHIVES = "zip jar apk kmz tar gz bz2 xz zst"
 _FAMILIES: dict[str, Family] = {
     **dict.fromkeys(PICTURES | {"image/apng", "image/vnd.microsoft.icon"}, "image"),

@@ -139,21 +139,26 @@ class _Strings(Handler):
 
 
 class _Styles(Handler):
-    """Which cell formats show dates: ECMA-376 part 1, 18.8.30, and custom formats."""
+    """Which cell formats show dates or elapsed times: ECMA-376 part 1, 18.8.30, and custom formats."""
 
-    _BUILT_IN = frozenset([*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)])
+    _BUILT_IN = dict.fromkeys(map(str, [*range(14, 23), *range(27, 37), 45, 47, *range(50, 59)]), "date") | {
+        "46": "time"
+    }
+    _ELAPSED = re.compile(r"\[(?:h+|m+|s+)\]")
     _QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
 
     def __init__(self) -> None:
         super().__init__()
-        self._custom: dict[str, bool] = {}
+        self._custom: dict[str, str] = {}
         self._formats: list[str] = []
         self._cells = False
 
     def start(self, tag: str, attributes: Any) -> None:
         if tag == "numFmt":
-            code = self._QUOTED.sub("", attributes.get("formatCode", "")[:200]).lower()
-            self._custom[attributes.get("numFmtId", "")] = any(letter in code for letter in "ydhs")
+            code = attributes.get("formatCode", "")[:200].lower()
+            is_date = any(letter in self._QUOTED.sub("", code) for letter in "ydhs")
+            shown = "time" if self._ELAPSED.search(code) else "date" if is_date else ""
+            self._custom[attributes.get("numFmtId", "")] = shown
         elif tag == "cellXfs":
             self._cells = True
         elif tag == "xf" and self._cells:
@@ -163,17 +168,14 @@ class _Styles(Handler):
         if tag == "cellXfs":
             self._cells = False
 
-    def dates(self) -> frozenset[str]:
-        """The formats' numbers, as cells refer to them."""
-        return frozenset(
-            str(at)
-            for at, number in enumerate(self._formats)
-            if self._custom.get(number, number.isdecimal() and int(number[:5]) in self._BUILT_IN)
-        )
+    def dates(self) -> dict[str, str]:
+        """What formats show, "date" or "time", by their number as cells refer to them."""
+        known = self._BUILT_IN | self._custom
+        return {str(at): known[number] for at, number in enumerate(self._formats) if known.get(number)}
 
 
 class _Sheet(_Cells):
-    def __init__(self, limit: int, strings: list[str], dates: frozenset[str], epoch: datetime):
+    def __init__(self, limit: int, strings: list[str], dates: dict[str, str], epoch: datetime):
         super().__init__(limit)
         self._strings, self._dates, self._epoch = strings, dates, epoch
         self._kind, self._style, self._column = "", "", 0
@@ -207,7 +209,7 @@ class _Sheet(_Cells):
         if self._kind == "b":
             return "TRUE" if value == "1" else "FALSE"
         if self._kind == "n" and self._style in self._dates:
-            return _date(value, self._epoch)
+            return _date(value, self._epoch if self._dates[self._style] == "date" else None)
         return value
 
 
@@ -221,10 +223,13 @@ def _column(reference: str) -> int:
     return column - 1
 
 
-def _date(value: str, epoch: datetime) -> str:
-    """A number of days since ``epoch`` as date and time; without a day, the time alone."""
+def _date(value: str, epoch: datetime | None) -> str:
+    """A number of days since ``epoch`` as date and time; without a day, the time alone; without an epoch, hours."""
     try:
         days = float(value)
+        if epoch is None:
+            minutes, seconds = divmod(round(abs(days) * 86_400), 60)
+            return f"{'-' * (days < 0)}{minutes // 60}:{minutes % 60:02}:{seconds:02}"
         moment = epoch + timedelta(seconds=round(days * 86_400))
     except (ValueError, OverflowError):
         return value
@@ -245,15 +250,22 @@ def ods(package: Package, main: str, limit: int) -> tuple[str, list[list[str]]]:
 
 
 class _Ods(_Cells):
+    _NOT_SHOWN = frozenset({"annotation", "tracked-changes"})
+
     def __init__(self, limit: int):
         super().__init__(limit)
         self.first: list[list[str]] = []
         self._text: list[str] = []
         self._repeated = 1
-        self._reading = 0
+        self._reading = self._skipped = 0
 
     def start(self, tag: str, attributes: Any) -> None:
-        if tag in ("table-cell", "covered-table-cell"):
+        self._skipped += tag in self._NOT_SHOWN
+        if self._skipped:
+            return
+        if tag == "table":
+            self.lines.append(attributes.get("table:name", ""))
+        elif tag in ("table-cell", "covered-table-cell"):
             times = attributes.get("table:number-columns-repeated", "1")
             self._repeated = min(int(times[:4]), MAX_COLUMNS) if times.isdecimal() else 1
             self._text = []
@@ -265,10 +277,13 @@ class _Ods(_Cells):
             self._text.append(" ")
 
     def characters(self, content: str) -> None:
-        if self._reading:
+        if self._reading and not self._skipped:
             self._text.append(content)
 
     def end(self, tag: str) -> None:
+        self._skipped -= tag in self._NOT_SHOWN
+        if self._skipped:
+            return
         if tag == "p":
             self._reading -= 1
         elif tag in ("table-cell", "covered-table-cell"):

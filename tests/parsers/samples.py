@@ -243,7 +243,8 @@ def odf(kind: str = "text", content: str | None = None) -> bytes:
         content = {
             "text": f'<text:h>Heading</text:h><text:p>{GERMAN}</text:p><text:p>one<text:tab/>two<text:s text:c="2"/>'
             "three</text:p>",
-            "spreadsheet": "<table:table><table:table-row><table:table-cell><text:p>Amount</text:p></table:table-cell>"
+            "spreadsheet": '<table:table table:name="Costs"><table:table-row><table:table-cell><o:annotation xmlns:o="o">'
+            "<text:p>a note</text:p></o:annotation><text:p>Amount</text:p></table:table-cell>"
             '<table:table-cell table:number-columns-repeated="2"/><table:table-cell><text:p>Due</text:p>'
             "</table:table-cell></table:table-row></table:table>",
             "presentation": "<draw:page><text:p>First slide</text:p></draw:page>",

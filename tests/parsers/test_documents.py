@@ -175,7 +175,7 @@ def test_T94_a_broken_index_is_rebuilt() -> None:
             "First\nAmount Due date inline\n12.50 2026-11-25 TRUE 2026-11-25 18:00:00\nSecond\nelsewhere",
         ),
         (samples.odf(), ODF + "text", {"format": "ODT", "pages": 7}, f"Heading\n{GERMAN}\none two three"),
-        (samples.odf("spreadsheet"), ODF + "spreadsheet", {"format": "ODS", "pages": 7}, "Amount Due"),
+        (samples.odf("spreadsheet"), ODF + "spreadsheet", {"format": "ODS", "pages": 7}, "Costs\nAmount Due"),
         (samples.odf("presentation"), ODF + "presentation", {"format": "ODP", "pages": 7}, "First slide"),
     ],
     ids=["docx", "pptx", "xlsx", "odt", "ods", "odp"],
@@ -291,6 +291,28 @@ def test_sheets_have_the_order_and_names_of_the_workbook() -> None:
     reading = show(samples.zipped(parts), OFFICE + "spreadsheetml.sheet")
     assert reading.text == "Secret\nthree 1904-01-03\nZulu\ntwo 2026-11-25\nAlpha\none 1904-01-02"
     assert reading.document and reading.document["table"] == [["two", "2026-11-25"]]
+
+
+@pytest.mark.parametrize(
+    ("format", "value", "shown"),
+    [
+        ('formatCode="[h]:mm:ss"', "1.5", "36:00:00"),
+        ('formatCode="[$-409]d/m/yy h:mm;@"', "46351.75", "2026-11-25 18:00:00"),
+        ("formatCode='yyyy&quot;年&quot;m&quot;月&quot;'", "46351", "2026-11-25"),
+        ('formatCode="h:mm"', "0.75", "18:00:00"),
+        ("formatCode='0.00&quot; days&quot;'", "46351", "46351"),
+        ('formatCode="[Red]#,##0.00"', "46351", "46351"),
+        ('formatCode="yyyy"', "1e300", "1e300"),
+    ],
+)
+def test_dates_in_custom_formats(format: str, value: str, shown: str) -> None:
+    styles = f'<s><numFmts><numFmt numFmtId="170" {format}/></numFmts><cellXfs><xf numFmtId="170"/></cellXfs></s>'
+    parts = {
+        "xl/workbook.xml": '<workbook><sheet name="A"/></workbook>',
+        "xl/styles.xml": styles,
+        "xl/worksheets/sheet1.xml": f'<worksheet><row><c s="0"><v>{value}</v></c></row></worksheet>',
+    }
+    assert text_of(samples.zipped(parts)) == f"A\n{shown}"
 
 
 def test_slides_have_the_order_of_the_presentation() -> None:
