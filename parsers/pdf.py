@@ -98,6 +98,8 @@ def _draw(document: pypdfium2.PdfDocument, number: int, box: int) -> Image.Image
     """The page on white, its longer side ``box`` pixels."""
     try:
         page = _page(document, number - 1)
+        if not all(page.get_size()):  # what is to be shown lies outside of the page
+            page.set_cropbox(*page.get_mediabox())
         width, height = page.get_size()
         if not (width > 0 and height > 0):
             raise ParserFailed("The page has no size")

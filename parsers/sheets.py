@@ -208,6 +208,8 @@ class _Sheet(_Cells):
             return self._strings[int(value[:8])] if value.isdecimal() and int(value[:8]) < len(self._strings) else ""
         if self._kind == "b":
             return "TRUE" if value == "1" else "FALSE"
+        if self._kind == "d":  # ISO 8601, in strict workbooks
+            return value.replace("T", " ").removesuffix(" 00:00:00")
         if self._kind == "n" and self._style in self._dates:
             return _date(value, self._epoch if self._dates[self._style] == "date" else None)
         return value

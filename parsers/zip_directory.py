@@ -155,7 +155,8 @@ def names(entries: Sequence[Entry]) -> list[str]:
 
 def local_entries(file: BinaryIO) -> Iterator[Entry]:
     """The entries up to any damage, by their own headers, for an archive whose directory is missing."""
-    at = 0
+    file.seek(0)
+    at = 4 if file.read(4) == b"PK\7\x08" else 0  # the first part of a split archive
     while True:
         file.seek(at)
         header = file.read(_LOCAL.size)
@@ -168,11 +169,14 @@ def local_entries(file: BinaryIO) -> Iterator[Entry]:
         entry = _entry(raw, fields, flags, method, time, date)
         entry.size, entry.packed = _large(fields, [size, packed])
         at += _LOCAL.size + name + extra
-        if flags & 8 and not packed:  # the sizes follow the data, before the next header
+        if flags & 8 and not entry.packed:  # the sizes follow the data, before the next header: APPNOTE 4.3.9
             at = _find(file, at)
-            file.seek(max(0, at - 16))
-            if (descriptor := file.read(16))[:4] == b"PK\7\x08":
-                entry.packed, entry.size = struct.unpack_from("<2L", descriptor, 8)
+            file.seek(max(0, at - 24))
+            descriptor = file.read(24)
+            if descriptor[8:12] == b"PK\7\x08":
+                entry.packed, entry.size = struct.unpack_from("<2L", descriptor, 16)
+            elif descriptor[:4] == b"PK\7\x08":
+                entry.packed, entry.size = struct.unpack_from("<2Q", descriptor, 8)
         else:
             at += entry.packed
         yield entry

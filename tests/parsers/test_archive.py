@@ -148,12 +148,17 @@ def test_T95_sizes_of_64_bits() -> None:
     assert (found["size"], found["compressed_size"]) == (5 << 30, 70)
 
 
-@pytest.mark.parametrize("target", [io.BytesIO, Stream], ids=["sizes before", "sizes after"])
-def test_T95_an_unfinished_download_lists_what_has_arrived(target: type[io.BytesIO]) -> None:
+@pytest.mark.parametrize(
+    ("target", "start", "large"),
+    [(io.BytesIO, b"", False), (Stream, b"", False), (Stream, b"", True), (io.BytesIO, b"PK\7\x08", False)],
+    ids=["sizes before", "sizes after", "large sizes", "first part"],
+)
+def test_T95_an_unfinished_download_lists_what_has_arrived(target: type[io.BytesIO], start: bytes, large: bool) -> None:
     with zipfile.ZipFile(out := target(), "w", zipfile.ZIP_DEFLATED) as zipped_file:
         for n in range(9):
-            zipped_file.writestr(f"{n}.txt", f"{n}" * 5_000)
-    found = entries(out.getvalue()[:200])
+            with zipped_file.open(f"{n}.txt", "w", force_zip64=large) as file:
+                file.write(b"%d" % n * 5_000)
+    found = entries(start + out.getvalue()[:300])
     assert [one["name"] for one in found["entries"]] == [f"{n}.txt" for n in range(len(found["entries"]))]
     assert (len(found["entries"]) > 2, found["entries"][0]["size"], found["truncated"]) == (True, 5_000, True)
 

@@ -137,10 +137,16 @@ def test_T94_hidden_fields_are_neither_drawn_nor_read(flag: int) -> None:
     assert text_of(data, pdf) == "Name:"
 
 
-def test_T94_a_page_that_cannot_be_drawn_loses_no_text() -> None:
-    reading = show(samples.annotated_pdf(box="0 0 400 400] /CropBox [900 900 999 999"), "application/pdf")
-    assert (reading.failed, reading.pictures) == ({"picture": "The page has no size"}, ())
-    assert (reading.metadata, reading.text) == ({"format": "PDF", "pages": 1}, "Name:")
+def test_T94_a_page_that_cannot_be_drawn_loses_no_other_part() -> None:
+    data = samples.annotated_pdf().replace(b"/Kids [3 0 R] /Count 1", b"/Kids [99 0 R 3 0 R] /Count 2")
+    reading = show(data, "application/pdf")
+    assert (reading.failed, reading.pictures) == ({"picture": "The page is broken"}, ())
+    assert (reading.metadata, reading.text) == ({"format": "PDF", "pages": 2}, "Name:")
+
+
+def test_T94_a_crop_box_outside_of_the_page_is_ignored() -> None:
+    cropped = samples.annotated_pdf(box="0 0 400 400] /CropBox [900 900 999 999")
+    assert page(cropped) == page(samples.annotated_pdf())
 
 
 @pytest.mark.parametrize("junk", [b"HTTP/1.1 200 OK\r\n\r\n", bytes(1000)])
