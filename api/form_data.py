@@ -141,11 +141,14 @@ class FormReader:
             if filename is None:
                 if name in self._file_fields:
                     raise MalformedUpload(f"The field {name} is a file field, but has no filename")
+                content_type = segment.header("Content-Type", "")
+                if content_type.lower().startswith("multipart/"):  # RFC 7578 §4.3; it would hide files
+                    raise MalformedUpload("Send each file in a part of its own")
                 value = self._value()
                 field_bytes += len(value)
                 if field_bytes > self._limits.max_fields_size:
                     raise RequestTooLarge("The form's fields are too large")
-                label = disposition.parameters(segment.header("Content-Type", "")).get("charset")
+                label = disposition.parameters(content_type).get("charset")
                 with _readable_text():
                     text = charsets.strictly_decoded(value, charsets.named(label) if label else self._charset)
                 if name == "_charset_" and text:  # RFC 7578 §4.6; as in HTML, UTF-16 stands for UTF-8

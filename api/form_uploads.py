@@ -138,8 +138,9 @@ def _once(
 def upload_form() -> Response:
     """Any number of parts named `files` (or `file`, `files[]`), each with a file name. Each file is accepted or rejected by
     itself: `207` if some were rejected; if all were, the status of the first one's problem, with `rejected` in it. Fields apply
-    to every file, wherever they stand in the body; fields with other names are ignored. The files appear together once the
-    entire body was read; a broken body leaves none."""
+    to every file, wherever they stand in the body; fields with other names are ignored. Text is in UTF-8, unless its part or a
+    field `_charset_` before it names another charset. The files appear together once the entire body was read; a broken body
+    leaves none."""
     refuse_encoded()
     return _once(
         _store_form, _form_answer, lambda transcript: _read_form(transcript, lambda part, reader, placement: None)

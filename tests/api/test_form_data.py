@@ -208,6 +208,7 @@ def test_content_types(content_type: str) -> None:
         body((FILE + "\r\n" + FILE, b"x")),  # two Content-Disposition headers
         body((FILE + "\r\nContent-Transfer-Encoding: base64", b"eA==")),
         body((FILE + "\r\nContent-Length: 5", b"x")),
+        body((FILE, b"x"), (segment('name="x"', "Content-Type: multipart/mixed; boundary=y"), b"--y--\r\n")),
         body((segment("name=\"files\"; filename*=UTF-8''%FF"), b"x")),
         body((segment("name=\"files\"; filename*=rot13''x"), b"x")),
         body((segment("name=\"files\"; filename*=''x"), b"x")),

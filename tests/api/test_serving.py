@@ -512,6 +512,23 @@ def test_T36_invalid_archive_requests(client: GatewayClient, query: str, status:
     assert client.post("/api/files/archive", json={} if query == "ids=" else body).status == status
 
 
+@pytest.mark.settings(max_zip_files=2, max_zip_bytes=10)
+def test_T36_archives_are_limited(client: GatewayClient) -> None:
+    folder = client.post("/api/folders", json={"name": "a"}).json["id"]
+    files = [
+        client.add(f"{n}.txt", content, folder_id=str(folder))["id"] for n, content in enumerate((b"1", b"2", bytes(9)))
+    ]
+    for body, status in (
+        ({"ids": files[:2]}, 200),
+        ({"ids": files[1:]}, 200),
+        ({"ids": files}, 413),
+        ({"folder": folder}, 413),
+    ):
+        assert client.post("/api/files/archive", json=body).status == status
+    big = client.add("big.txt", bytes(11))["id"]
+    assert client.get(f"/api/files/archive?ids={big}").status == 413
+
+
 def test_T36_an_archive_with_another_owners_file_is_404(
     client: GatewayClient, other: GatewayClient, client_for: Callable[..., GatewayClient]
 ) -> None:
