@@ -14,7 +14,7 @@ at /openapi.json from these declarations. Then files.py, which has the most rout
     Idempotency-Key     idempotency
     Routes              form_uploads      POST /api/upload, PUT /api/upload/<filename>
                         direct_uploads    /api/uploads: from the client to the bucket by presigned URLs
-                        tus, tus_headers, tus_body    /api/tus: tus 1.0.0 and the IETF draft
+                        tus, tus_headers, tus_body, tus_errors    /api/tus: tus 1.0.0 and the IETF draft
                         s3_uploads, s3_upload_models, s3_xml    /s3: what @uppy/aws-s3 expects
                         upload_tokens     /api/upload-tokens, and /t/<token>/...
                         login, session_cookie    /api/session: sign in with a browser

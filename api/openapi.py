@@ -65,6 +65,7 @@ HEADERS: Mapping[str, str] = {
     "Upload-Incomplete": "?0 or ?1 (IETF draft, interop version 3)",
     "Upload-Limit": "max-size, min-size in bytes, max-age in seconds (IETF draft)",
     "Upload-Draft-Interop-Version": "The interop version of the IETF draft of this response",
+    "Repr-Digest": "Of the complete upload (RFC 9530), as Want-Repr-Digest asked, or sha-256 once it was read back (IETF draft)",
 }
 REQUEST_HEADERS: Mapping[str, str] = {
     "If-Match": "412 unless the file has one of these ETags",
@@ -78,6 +79,7 @@ REQUEST_HEADERS: Mapping[str, str] = {
     "Content-MD5": "MD5 of the body (RFC 1864); 400 checksum_mismatch if it differs",
     "Content-Digest": "sha-256=:<base64>: of the body (RFC 9530), also as Repr-Digest; 400 checksum_mismatch if it differs",
     "Repr-Digest": "sha-256=:<base64>: of the entire upload (RFC 9530); the file is rejected if it differs",
+    "Want-Repr-Digest": "sha-256=<1 to 10>, sha-512=<1 to 10>: what to return of an upload in one request (RFC 9530)",
     "Tus-Resumable": "1.0.0; a request without it must follow the IETF draft",
     "Upload-Offset": "The offset of the body in the upload, in bytes",
     "Upload-Length": "Size of the entire upload in bytes",

@@ -13,7 +13,7 @@ from uuid import UUID
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from api import problems, proxies
+from api import problems
 from api.context import principal, settings
 from api.fields import as_uuid
 from api.idempotency import Digest, once
@@ -24,14 +24,18 @@ from api.request_body import content_length, refuse_encoded
 from api.request_models import PlacementQuery
 from api.response_models import Problem
 from api.tus_body import ArrivingBody
+from api.tus_errors import finish, refuse
 from api.tus_headers import (
     PATH,
     body_checksum,
     completes,
+    drafted,
+    first_interim,
     has_bytes,
-    limits,
+    interop_version,
     location,
     metadata_text,
+    progress_interim,
     service,
     set_headers,
     source,
@@ -41,17 +45,9 @@ from core import errors, ietf
 from core import tus as protocol
 from core.charsets import strictly_decoded
 from core.disposition import parameters, sent_filename
-from core.errors import (
-    BodyChecksumMismatch,
-    ChecksumMismatch,
-    GatewayError,
-    InconsistentLength,
-    InvalidInput,
-    Unsupported,
-    UnsupportedVersion,
-)
+from core.errors import GatewayError, InconsistentLength, InvalidInput, Unsupported, UnsupportedVersion
 from core.placement import Placement
-from core.structured_fields import digests, natural
+from core.structured_fields import digest_field, digests, hash_of, natural, wanted_digest
 from db.records import UploadState
 from services.access.idempotency import Claim
 from services.uploads.resumable import NewResumable
@@ -60,6 +56,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 tus = Blueprint("tus", __name__)
+tus.register_error_handler(GatewayError, refuse)
+tus.after_app_request(finish)
 
 _METHODS = "GET, HEAD, PATCH, DELETE, OPTIONS, POST"
 
@@ -77,8 +75,9 @@ _STATE_HEADERS = (
     "Upload-Incomplete",
     "Upload-Limit",
     "Upload-Draft-Interop-Version",
+    "Repr-Digest",
 )
-_PROTOCOL_HEADERS = ("Tus-Resumable", "Upload-Draft-Interop-Version", "Upload-Complete", "Upload-Incomplete")
+_PROTOCOL_HEADERS = ("Tus-Resumable", *ietf.FIELDS)
 _APPEND_HEADERS = (
     *_PROTOCOL_HEADERS,
     "Upload-Offset",
@@ -87,14 +86,8 @@ _APPEND_HEADERS = (
     "Content-Digest",
     "Repr-Digest",
 )
-_CREATION_HEADERS = (
-    "Upload-Defer-Length",
-    "Upload-Metadata",
-    "Upload-Concat",
-    "Content-Type",
-    "Content-Disposition",
-    "Content-Length",
-)
+_CREATION_ONLY = ("Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Want-Repr-Digest")
+_CREATION_HEADERS = (*_CREATION_ONLY, "Content-Type", "Content-Disposition", "Content-Length")
 _OTHER_METHOD = {405: Content({problems.MEDIA_TYPE: Problem}, "method_not_allowed")}
 _LOOK_ERRORS = (errors.NotFound, errors.UploadGone, errors.Locked, errors.UnsupportedVersion)
 _APPEND_ERRORS = (
@@ -149,13 +142,13 @@ def _choose_protocol() -> None:
         if version.strip() != protocol.VERSION:
             raise UnsupportedVersion(f"Only tus {protocol.VERSION} is supported.")
         return
-    draft = any(name in request.headers for name in _PROTOCOL_HEADERS)
+    draft = drafted()
     if not draft:
         target = as_uuid(str((request.view_args or {}).get("upload_id", "")))
         draft = target is not None and service().find(principal(), target).upload.protocol == "ietf"
     if not draft:
         raise UnsupportedVersion("Send Tus-Resumable: 1.0.0, or the headers of the IETF draft.")
-    g.interop = ietf.version(request.headers.get("Upload-Draft-Interop-Version"))
+    g.interop = interop_version()
 
 
 # -- the routes ------------------------------------------------------------------------------------------------------------
@@ -183,7 +176,7 @@ def offers(upload_id: str | None = None) -> Response:
     query=PlacementQuery,
     responses={201: None, **_OTHER_METHOD},
     headers=_STATE_HEADERS,
-    request_headers=(*_APPEND_HEADERS, "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat", "Idempotency-Key"),
+    request_headers=(*_APPEND_HEADERS, *_CREATION_ONLY, "Idempotency-Key"),
     errors=(*_APPEND_ERRORS, errors.InvalidName),
     streams=_BYTES,
     audit=BY_SERVICE,
@@ -223,6 +216,9 @@ def look(upload_id: str) -> Response:
     if request.method == "GET" and g.interop is None:
         raise MethodNotAllowed(_METHODS.split(", "))
     g.state = service().settle(principal(), upload_id_of(upload_id))
+    sha256 = service().sha256(g.state) if g.interop is not None else None
+    if sha256 is not None:
+        g.repr_digest = digest_field("sha-256", sha256)
     response = Response(status=200 if g.interop is None else 204)
     set_headers(response, g.state, full=True)
     return response
@@ -354,7 +350,9 @@ def _create_ietf(query: PlacementQuery, claim: Claim | None) -> UploadState:
     )
     _admitted(service().create(principal(), new, once=claim))
     if length != 0 or (complete and size is None):
-        g.state = _receive(g.state.upload.id, 0, last=complete, interim=_interim_answer(g.state))
+        g.state = _receive(g.state.upload.id, 0, last=complete, interim=first_interim(g.state))
+    elif complete and (algorithm := wanted_digest(request.headers.get("Want-Repr-Digest"))):
+        g.repr_digest = digest_field(algorithm, hash_of(algorithm).digest())
     return cast(UploadState, g.state)
 
 
@@ -394,22 +392,6 @@ def _created(state: UploadState) -> Response:
     return response
 
 
-def _interim_answer(state: UploadState) -> bytes:
-    """The interim answer that lets a client resume if it sends everything with its first request (section 4.2.1 of the draft).
-    Empty behind a proxy: an older one takes an unknown interim answer for the final one."""
-    version = natural(request.headers.get("Upload-Draft-Interop-Version"))
-    http_1_1 = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-    if version not in ietf.VERSIONS or proxies.forwarded() or not http_1_1:
-        return b""
-    lines = [
-        "HTTP/1.1 104 Upload Resumption Supported",
-        f"Location: {location(state)}",
-        f"Upload-Draft-Interop-Version: {version}",
-        f"Upload-Limit: {limits(state)}",
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-
-
 # -- bytes -----------------------------------------------------------------------------------------------------------------
 
 
@@ -423,11 +405,15 @@ def _receive(
     interim: bytes = b"",
 ) -> UploadState:
     """Store the request's body. ``interim`` is sent before it is read."""
+    algorithm, progress = None, None
     if g.interop is not None:
         checksums = digests(request.headers.get("Content-Digest"))
-    body = ArrivingBody(interim)
+        progress = progress_interim()
+        algorithm = wanted_digest(request.headers.get("Want-Repr-Digest")) if offset == 0 else None
+    digest = hash_of(algorithm) if algorithm else None
+    body = ArrivingBody(interim, progress, digest)
     with body.polling():
-        return service().append(
+        state = service().append(
             principal(),
             upload_id,
             offset=offset,
@@ -437,48 +423,6 @@ def _receive(
             last=last,
             checksums=checksums,
         )
-
-
-@tus.errorhandler(GatewayError)
-def _refuse(error: GatewayError) -> Response:
-    """An error, with what the draft adds: registered problem types, and the right offset."""
-    interop = g.get("interop")
-    if interop is not None:
-        if isinstance(error, BodyChecksumMismatch):  # tus has a status of its own for it
-            error = ChecksumMismatch()
-        for kind, problem_type in _PROBLEM_TYPES.items():
-            if isinstance(error, kind):
-                error.extra["type"] = problem_type
-    response = problems.from_gateway_error(error)
-    expected = error.extra.get("expected-offset")
-    if expected is not None:
-        response.headers["Upload-Offset"] = str(expected)
-        if interop is not None:
-            response.headers.update(ietf.completeness(interop, False))
-    if g.get("created") and g.state is not None:
-        response.headers["Location"] = location(g.state)
-    return response
-
-
-_PROBLEM_TYPES: Mapping[type[GatewayError], str] = {
-    errors.OffsetMismatch: ietf.MISMATCHING_OFFSET,
-    errors.InconsistentLength: ietf.INCONSISTENT_LENGTH,
-    errors.AlreadyComplete: ietf.COMPLETED_UPLOAD,
-}
-
-
-@tus.after_app_request
-def _finish_answer(response: Response) -> Response:
-    """Every answer under this path, also the server's own errors, has the headers that tus demands."""
-    if request.path != PATH and not request.path.startswith(PATH + "/"):
-        return response
-    response.headers["Cache-Control"] = "no-store"
-    if g.get("interop") is None:
-        response.headers["Tus-Resumable"] = protocol.VERSION
-    if response.status_code == 412:
-        response.headers["Tus-Version"] = protocol.VERSION
-    if response.status_code == 460:
-        response.status = "460 Checksum Mismatch"
-    if response.status_code in (200, 201, 204) and not response.get_data():
-        response.headers.pop("Content-Type", None)
-    return response
+    if algorithm and digest and state.complete:
+        g.repr_digest = digest_field(algorithm, digest.digest())
+    return state

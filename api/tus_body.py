@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,10 +12,12 @@ from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
 from api.request_body import content_length, read_once
+from core.tus import Digest
 
 SILENCE = 30.0  # seconds without a byte that end a body (T55); the server's own limit is the same
 POLL = 1.0  # seconds after which a read without bytes returns, so that the writer can look at its lease
 _STOP_READ = 0.05  # seconds without a byte, and
+TELL_AFTER = 1.0  # seconds between interim answers
 _STOP_TIME = 0.5  # seconds in all, that end a body after ``stop_soon``
 
 
@@ -24,12 +27,18 @@ class ArrivingBody:
 
     A failed read loses nothing on gunicorn: what it had read is taken from its buffers."""
 
-    def __init__(self, interim: bytes = b""):
-        """``interim``: an interim answer, sent before the first read. WSGI has no call for it; gunicorn lends its socket."""
+    def __init__(
+        self, interim: bytes = b"", progress: Callable[[int], bytes] | None = None, digest: Digest | None = None
+    ):
+        """``interim``: an interim answer, sent before the first read. ``progress`` makes more of them, for offsets. ``digest`` is
+        updated with the bytes."""
         self.length = content_length()
         self.received = 0
         self.broken = False
         self._interim = interim
+        self._progress = progress
+        self._told_at = time.monotonic()
+        self._digest = digest
         self._read_once = read_once(request.stream)
         self._source: Any = request.environ.get("wsgi.input")
         self._ended = False
@@ -62,13 +71,32 @@ class ArrivingBody:
 
     def read(self, size: int, /) -> bytes | None:
         """At most ``size`` bytes."""
-        if self._interim and self._socket is not None:
-            with suppress(OSError):  # the client has gone, but what it sent still counts
-                self._socket.sendall(self._interim)
+        if self._interim:
+            self._send(self._interim)
             self._interim = b""
         piece = self._read(size)
         self.received += len(piece or b"")
+        if self._digest is not None and piece:
+            self._digest.update(piece)
         return piece
+
+    def acknowledge(self, offset: int, /) -> None:
+        """Tell the client what is durable, at most once a second."""
+        now = time.monotonic()
+        if self._progress is not None and now - self._told_at >= TELL_AFTER:
+            self._told_at = now
+            self._send(self._progress(offset))
+
+    def _send(self, interim: bytes) -> None:
+        """WSGI has no call for interim answers; gunicorn lends its socket. A client that reads none gets no more once the
+        socket's buffer is filled: half of one would spoil the final answer."""
+        if self._socket is None:
+            return
+        writable = select.poll()
+        writable.register(self._socket, select.POLLOUT)
+        with suppress(OSError):  # the client has gone, but what it sent still counts
+            if writable.poll(0):
+                self._socket.sendall(interim)
 
     def _read(self, size: int) -> bytes | None:
         if self._ended:

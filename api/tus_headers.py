@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
+import structlog
 from flask import Response, g, request
 from werkzeug.http import http_date
 
@@ -16,10 +17,16 @@ from api.fields import as_uuid
 from core import ietf
 from core import tus as protocol
 from core.errors import InvalidInput, NotFound
+from core.structured_fields import natural
 from db.records import UploadState
 from services.uploads.resumable import ResumableUploads
 
 PATH = "/api/tus"
+_INTEROP = "Upload-Draft-Interop-Version"
+_MAX_UNKNOWN = 20  # numbers that a process logs
+_unknown: set[int] = set()
+
+log = structlog.get_logger("api")
 
 
 def service() -> ResumableUploads:
@@ -43,6 +50,20 @@ def source(address: str) -> UUID:
     if head and not head.endswith(PATH):
         raise NotFound("There is no such upload.")
     return upload_id_of(last)
+
+
+def drafted() -> bool:
+    """Whether the request says that it follows the draft."""
+    return "Tus-Resumable" not in request.headers and any(name in request.headers for name in ietf.FIELDS)
+
+
+def interop_version() -> int:
+    """The draft's version that the request follows. An unknown one is logged once, and then served like the newest."""
+    sent = natural(request.headers.get(_INTEROP))
+    if sent is not None and sent not in ietf.VERSIONS and sent not in _unknown and len(_unknown) < _MAX_UNKNOWN:
+        _unknown.add(sent)
+        log.warning("unknown_interop_version", version=sent)
+    return ietf.version(request.headers.get(_INTEROP))
 
 
 def has_bytes() -> bool:
@@ -79,6 +100,30 @@ def location(state: UploadState) -> str:
     return f"{proxies.origin()}{request.script_root}{PATH}/{state.upload.id}"
 
 
+def _hears_interim() -> bool:
+    """Whether interim answers can be sent. Not behind a proxy: an older one takes an unknown interim answer for the final one."""
+    http_1_1 = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+    return natural(request.headers.get(_INTEROP)) in ietf.VERSIONS and http_1_1 and not proxies.forwarded()
+
+
+def _interim(**headers: str) -> bytes:
+    lines = ["HTTP/1.1 104 Upload Resumption Supported", f"{_INTEROP}: {g.interop}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+def first_interim(state: UploadState) -> bytes:
+    """The interim answer that lets a client resume if it sends everything with its first request (section 4.2.2 of the draft);
+    empty if it can't be sent."""
+    return _interim(Location=location(state), Upload_Limit=limits(state)) if _hears_interim() else b""
+
+
+def progress_interim() -> Callable[[int], bytes] | None:
+    """What makes the interim answers that tell offsets, so that the client need not keep what is stored; None if they can't be
+    sent."""
+    return (lambda offset: _interim(Upload_Offset=str(offset))) if _hears_interim() else None
+
+
 def limits(state: UploadState) -> str:
     """Upload-Limit."""
     left = int((state.upload.expires_at - datetime.now(UTC)).total_seconds())
@@ -94,6 +139,8 @@ def set_headers(response: Response, state: UploadState, *, full: bool = False) -
     if g.interop is not None:
         headers["Upload-Draft-Interop-Version"] = str(g.interop)
         headers["Upload-Limit"] = limits(state)
+        if "repr_digest" in g:
+            headers["Repr-Digest"] = g.repr_digest
         headers.update(ietf.completeness(g.interop, state.complete))
         if upload.size is not None:
             headers["Upload-Length"] = str(upload.size)

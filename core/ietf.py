@@ -8,7 +8,7 @@ They are Structured Fields (RFC 9651); a malformed one is ignored. What changed 
     6         -04, -05    Upload-Complete          application/partial-upload      expires
     7         -06 … -08   Upload-Complete          application/partial-upload      max-age
     8         -09 … -11   Upload-Complete          application/partial-upload      max-age
-    9         2026-07     Upload-Complete          application/partial-upload      max-age; GET is HEAD"""
+    9         -12         Upload-Complete          application/partial-upload      max-age; GET is HEAD"""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from core.structured_fields import boolean, natural
 
 VERSIONS = range(3, 10)
 CONTENT_TYPE = "application/partial-upload"
+FIELDS = ("Upload-Draft-Interop-Version", "Upload-Complete", "Upload-Incomplete")
 
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 MISMATCHING_OFFSET = _PROBLEMS + "mismatching-upload-offset"

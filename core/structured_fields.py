@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,23 @@ def digests(text: str | None) -> dict[str, bytes]:
         if isinstance(value, bytes) and algorithm and len(value) == size:
             found[algorithm] = value
     return found
+
+
+def wanted_digest(text: str | None) -> str | None:
+    """The algorithm of ``digest_field`` that Want-Repr-Digest prefers: 10 is the most, 0 is not at all."""
+    wishes = {name: member[0] for name, member in _dictionary(text).items() if isinstance(member, tuple)}
+    usable = {name: wish for name in _HASHES if type(wish := wishes.get(name)) is int and 1 <= wish <= 10}
+    return max(usable, key=lambda name: usable[name], default=None)
+
+
+def hash_of(algorithm: str) -> hashlib._Hash:
+    """A new hash for an algorithm of ``wanted_digest``."""
+    return hashlib.new(_HASHES[algorithm][0], usedforsecurity=False)
+
+
+def digest_field(algorithm: str, digest: bytes) -> str:
+    """The value of Repr-Digest."""
+    return http_sf.ser({algorithm: digest})
 
 
 def _item(text: str | None) -> Any:

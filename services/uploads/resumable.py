@@ -31,7 +31,7 @@ from core.ids import FILE_PREFIX, new_id, object_key
 from core.parts import PART_SIZE, plan
 from core.placement import Placement
 from core.principal import Principal
-from db import Database, Tx, folders, resumable
+from db import Database, Tx, files, folders, resumable
 from db.records import PartRecord, UploadRecord, UploadState
 from db.uploads import NewUpload
 from services.access.idempotency import Claim
@@ -220,6 +220,12 @@ class ResumableUploads:
             if state.offset == state.upload.size and not state.complete:
                 state = self._close(principal, lease)
         return self._finish(principal, state)
+
+    def sha256(self, state: UploadState) -> bytes | None:
+        """The SHA-256 of the upload's file, if a worker has read it back."""
+        with self._db.connection() as tx:
+            file = None if state.file_id is None else files.get(tx, state.file_id)
+        return None if file is None or file.file_hash is None else bytes.fromhex(file.file_hash)
 
     # -- write ---------------------------------------------------------------------------------------------------------
 

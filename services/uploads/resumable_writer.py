@@ -50,6 +50,9 @@ class Body(Protocol):
     def stop_soon(self) -> None:
         """Return what has arrived, and then end."""
 
+    def acknowledge(self, offset: int, /) -> None:
+        """Called while it is read, when all bytes up to this offset of the upload are durable."""
+
 
 class NoBytes:
     """An empty body."""
@@ -62,6 +65,9 @@ class NoBytes:
 
     def stop_soon(self) -> None:
         """It has ended."""
+
+    def acknowledge(self, offset: int, /) -> None:
+        """Nobody waits for it."""
 
 
 class ResumableWriter:
@@ -133,6 +139,7 @@ class ResumableWriter:
             self._judge(ended=False)
             if not self._parts.room and self.position != self.upload.size:
                 self._send_part(stage=bool(digests))
+                body.acknowledge(self.record.received)
         if body.broken and digests:
             return False
         if any(digest.digest() != (checksums or {})[name] for name, digest in digests.items()):

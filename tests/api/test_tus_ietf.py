@@ -9,7 +9,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
+from api import tus_headers
 from core import ietf
 from services import Services
 from tests.api.test_tus import stored
@@ -183,3 +185,96 @@ def test_malformed_fields_are_ignored(client: GatewayClient) -> None:
     whole = client.post("/api/tus", data=b"hello", headers=sent)
     assert whole.status == 201 and whole.headers["Upload-Complete"] == "?1"
     assert client.patch(path(whole), data=b"", headers=fields(8, True, Content_Type=PARTIAL)).status == 400
+
+
+# -- digests of the whole ------------------------------------------------------------------------------------------------------
+
+
+@with_subtests(
+    ("wish", "algorithm"),
+    [
+        ("sha-256=10", "sha-256"),
+        ("sha-512=3, sha-256=2;x=1, md5=9", "sha-512"),
+        ("sha-512=0, sha-256=1", "sha-256"),
+        ("sha-256=5, sha-512=5", "sha-256"),
+        ("md5=10, sha-256=0", None),
+        ("sha-256=11", None),
+        ("sha-256=?1", None),
+        ("sha-256=(1 2)", None),
+        ("sha-256", None),
+        ("=", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_creation_that_completes_returns_the_digest_it_asks_for(
+    client: GatewayClient, wish: str | None, algorithm: str | None
+) -> None:
+    asked = {} if wish is None else {"Want-Repr-Digest": wish}
+    for data, whole in ((b"hello", b"hello"), (iter([b"hel", b"lo"]), b"hello"), (b"", b"")):
+        done = send(client, 9, data, complete=True, headers=asked)
+        expected = None if algorithm is None else digest(whole, algorithm)
+        assert (done.status, done.headers.get("Repr-Digest")) == (201, expected)
+    assert "Repr-Digest" not in send(client, 9, b"hello", complete=False, headers=asked).headers
+
+
+def test_an_upload_in_several_requests_has_its_digest_once_it_is_checked(
+    client: GatewayClient, services: Services
+) -> None:
+    where = path(send(client, 9, b"hel", complete=False, headers={"Want-Repr-Digest": "sha-256=1"}))
+    done = append(client, 9, where, 3, b"lo", complete=True)
+    assert "Repr-Digest" not in client.head(where).headers
+    services.verification.check(UUID(done.headers["Upload-File-Id"]))
+    for look in (client.head, client.get):
+        assert look(where).headers["Repr-Digest"] == digest(b"hello")
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_errors_say_whether_the_upload_goes_on(
+    client: GatewayClient, anonymous: GatewayClient, other: GatewayClient
+) -> None:
+    """``?1``: it does not, since it was refused as a whole."""
+    elf = b"\x7fELF\x02\x01\x01" + bytes(2000)
+    named = {"Content-Disposition": 'attachment; filename="a.png"'}
+    where = path(send(client, 9, b"hel", complete=False))
+    over = path(send(client, 9, b"hel", complete=False, headers={"Upload-Length": "4"}))
+    typed = path(send(client, 9, b"", complete=False, headers=named))
+    done = path(send(client, 9, b"hello", complete=True))
+    for version in (3, 8, 9):
+        for status, told, answer in (
+            (401, "?1", send(anonymous, version, b"hello", complete=True)),
+            (413, "?1", send(client, version, b"", complete=False, headers={"Upload-Length": str(10**14)})),
+            (415, "?1", send(client, version, elf, complete=True, headers=named)),
+            (404, "?1", client.post("/api/tus?folder_id=99", headers=fields(version, True))),
+            (405, "?1", client.put("/api/tus", headers=fields(version, True))),
+            (409, "?0", append(client, version, where, 2, b"lo", complete=True)),
+            (400, "?0", append(client, version, where, 3, b"lo", complete=True, Content_Digest=digest(b"LO"))),
+            (400, "?0", append(client, version, done, 5, b"more", complete=True)),
+            (404, "?0", append(other, version, where, 3, b"lo", complete=True)),
+            (404, "?0", client.head("/api/tus/x", headers=fields(version, True))),
+        ):
+            told = told if version > 3 else told.translate(str.maketrans("01", "10"))
+            field = "Upload-Complete" if version > 3 else "Upload-Incomplete"
+            assert (answer.status, answer.headers.get(field)) == (status, told), (version, answer.body)
+            assert "Tus-Resumable" not in answer.headers
+            assert ("Upload-Limit" in answer.headers) == (status == 413)
+    assert client.head(where).headers["Upload-Offset"] == "3"
+    assert append(client, 9, over, 3, b"lo", complete=False).headers["Upload-Complete"] == "?1"
+    assert append(client, 9, typed, 0, elf, complete=True).headers["Upload-Complete"] == "?1"
+    assert append(client, 9, typed, 0, elf, complete=True).status == 410
+    assert "Upload-Complete" not in client.post("/api/tus", headers={"Tus-Resumable": "1.0.0"}).headers
+
+
+def test_an_unknown_interop_version_is_served_and_logged_once(
+    client: GatewayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tus_headers, "_unknown", set())
+    with capture_logs() as logs:
+        for version in (12, 12, "x", *range(100, 130)):
+            sent = {"Upload-Draft-Interop-Version": str(version), "Upload-Complete": "?0"}
+            answer = client.post("/api/tus", data=b"hel", headers=sent)
+            assert (answer.status, answer.headers["Upload-Complete"]) == (201, "?0")
+    logged = [entry["version"] for entry in logs if entry["event"] == "unknown_interop_version"]
+    assert logged == [12, *range(100, 119)]

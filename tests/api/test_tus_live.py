@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 
+from core.parts import PART_SIZE
 from core.principal import Principal
 from db import resumable
 from services import Services
@@ -24,7 +25,7 @@ from tests.live import Live
 from tests.tus import MIB, TUS, begin, offset, patch, path, random_bytes
 
 SILENT = 3.0  # seconds: the timeout of a stalled body in these tests
-SHORT = f"import api.tus_body; api.tus_body.SILENCE = {SILENT}"
+SHORT = f"import api.tus_body; api.tus_body.SILENCE, api.tus_body.TELL_AFTER = {SILENT}, 0.0"
 
 
 @pytest.fixture
@@ -238,3 +239,30 @@ def test_an_interim_response_has_the_location_before_the_body(
         client = begun(version, *more)
         client.sendall(b"hello world")
         assert answer_of(client).startswith(b"HTTP/1.1 201 ")
+
+
+def test_interim_responses_tell_what_is_stored(live: Live, user: GatewayClient) -> None:
+    """After each part that the bucket has; none to clients of other versions."""
+    length = 3 * PART_SIZE + 5
+
+    def send(method: str, where: str, version: str) -> list[bytes]:
+        fields = [f"{method} {where} HTTP/1.1", "Host: x", f"Authorization: Bearer {user.key}", "Upload-Complete: ?1"]
+        fields += ["Upload-Offset: 0", f"Content-Length: {length}", f"Upload-Draft-Interop-Version: {version}"]
+        fields += ["Content-Type: application/partial-upload", "Connection: close"]
+        client = socket.create_connection(("127.0.0.1", live.port), 60)
+        client.sendall(("\r\n".join(fields) + "\r\n\r\n").encode() + random_bytes(length))
+        with client, client.makefile("rb") as answers:
+            return answers.read().split(b"HTTP/1.1 ")[1:]
+
+    first, *told, final = send("POST", "/api/tus", "9")
+    assert first.startswith(b"104 ") and b"\r\nLocation: " in first and final.startswith(b"201 ")
+    begun = user.post("/api/tus", headers={"Upload-Draft-Interop-Version": "9", "Upload-Complete": "?0"})
+    *told_again, final = send("PATCH", path(begun), "9")
+    assert final.startswith(b"204 ")
+    lines = ["Upload-Draft-Interop-Version: 9", "Upload-Offset: {}"]
+    expected = [
+        "\r\n".join(["104 Upload Resumption Supported", *lines]).format(number * PART_SIZE) + "\r\n\r\n"
+        for number in (1, 2, 3)
+    ]
+    assert [answer.decode() for answer in told] == [answer.decode() for answer in told_again] == expected
+    assert [answer[:4] for answer in send("POST", "/api/tus", "10")] == [b"201 "]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from itertools import product
@@ -11,6 +12,7 @@ from itertools import product
 import pytest
 from flask import Flask
 
+from api import tus_body
 from tests.bodies import HTML, Cut, Unread, names, send
 from tests.client import Answer, GatewayClient, form_data
 from tests.conftest import NOTHING, Leftovers
@@ -230,3 +232,20 @@ def test_invalid_keys(client: GatewayClient, key: str) -> None:
     headers = {"Idempotency-Key": key.encode().decode("latin-1")}
     assert client.put("/api/upload/a.txt", data=b"one", headers=headers).status == 400
     assert client.post("/api/folders", json={"name": "a"}, headers=headers).status == 400
+
+
+def test_interim_answers_are_at_most_one_a_second_and_only_whole_ones(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that does not read them is not waited for."""
+    server, client = socket.socketpair()
+    with server, client, app.test_request_context("/", data=b"x", environ_overrides={"gunicorn.socket": server}):
+        body = tus_body.ArrivingBody(progress=lambda offset: b"%09d\n" % offset)
+        body.acknowledge(1)
+        monkeypatch.setattr(tus_body, "TELL_AFTER", 0.0)
+        for offset in range(100_000):
+            body.acknowledge(offset)
+        server.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as told:
+            lines = told.read().splitlines()
+    assert 0 < len(lines) < 100_000 and lines == [b"%09d" % offset for offset in range(len(lines))]

@@ -176,6 +176,9 @@ class Body(Source):
     def stop_soon(self) -> None:
         pass
 
+    def acknowledge(self, offset: int, /) -> None:
+        pass
+
 
 def _appended(name: str, size: int, first: int, more: int, protocol: str = "tus") -> None:
     def prepare(services: Services, who: Principal) -> Action:

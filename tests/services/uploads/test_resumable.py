@@ -50,6 +50,9 @@ class Bytes:
         self.broken = self.broken or bool(self._data)
         self._data = b""
 
+    def acknowledge(self, offset: int, /) -> None:
+        pass
+
 
 def noise(size: int) -> bytes:
     """Unique bytes, made quickly."""
@@ -276,6 +279,9 @@ class Flood:
 
     def stop_soon(self) -> None:
         self.left, self.broken = 0, True
+
+    def acknowledge(self, offset: int, /) -> None:
+        pass
 
 
 @pytest.mark.parametrize("size", [6 * PART_SIZE, None])
