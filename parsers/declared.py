@@ -1,10 +1,12 @@
-"""Format, width and height as a picture's first bytes declare them, for pictures that can't be opened."""
+"""Format, width, height and EXIF as a file states them, for pictures that can't be opened."""
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG_SEGMENT = re.compile(rb"\xff+([\x01-\xfe])")
 _SIZE_OF_ITEM = re.compile(rb"\0\0\0\x14ispe\0\0\0\0(.{8})", re.DOTALL)  # ISO/IEC 23008-12 §6.5.3.2
 
@@ -18,23 +20,40 @@ def size(data: bytes) -> tuple[str, int, int] | None:
     return found if found and min(found[1:]) > 0 else None
 
 
+def exif(data: bytes) -> bytes | None:
+    """The EXIF of a PNG, also behind the pixels (PNG, third edition, §5.6), WebP or JPEG."""
+    if data.startswith(_PNG):
+        return next((body for name, body in _chunks(data, 8, ">I4s", 4) if name == b"eXIf"), None)
+    if _is_webp(data):
+        return next((body for name, body in _chunks(data, 12, "<4sI", 0) if name == b"EXIF"), None)
+    segments = _segments(data) if data.startswith(b"\xff\xd8") else iter(())
+    return next((body for marker, body in segments if marker == 0xE1 and body.startswith(b"Exif\0\0")), None)
+
+
 def _size(data: bytes) -> tuple[str, int, int] | None:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(_PNG):
         return "PNG", *struct.unpack_from(">2I", data, 16)
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF", *struct.unpack_from("<2H", data, 6)
     if data.startswith(b"BM"):
         width, height = struct.unpack_from("<2H" if data[14:15] == b"\x0c" else "<2i", data, 18)
         return "BMP", width, abs(height)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+    if _is_webp(data):
         return "WEBP", *_webp(data)
     if data.startswith(b"\xff\xd8"):
-        return _jpeg(data)
+        for marker, body in _segments(data):
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF (ITU-T T.81, table B.1)
+                height, width = struct.unpack_from(">2H", body, 1)
+                return "JPEG", width, height
     if data[4:8] == b"ftyp":
         sizes = [struct.unpack(">2I", match[1]) for match in _SIZE_OF_ITEM.finditer(data[:65_536])]
         width, height = max(sizes, default=(0, 0), key=lambda one: one[0] * one[1])
         return "AVIF" if re.search(b"avi[fs]", data[8:64]) else "HEIF", width, height
     return None
+
+
+def _is_webp(data: bytes) -> bool:
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
 
 
 def _webp(data: bytes) -> tuple[int, int]:
@@ -48,12 +67,19 @@ def _webp(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _jpeg(data: bytes) -> tuple[str, int, int] | None:
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and body of each segment of a JPEG, up to its pixels."""
     at = 2
-    while segment := _JPEG_SEGMENT.match(data, at):
-        marker, at = segment[1][0], segment.end()
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF (ITU-T T.81, table B.1)
-            height, width = struct.unpack_from(">2H", data, at + 3)
-            return "JPEG", width, height
-        at += struct.unpack_from(">H", data, at)[0]
-    return None
+    while (segment := _JPEG_SEGMENT.match(data, at)) and segment[1] != b"\xda":
+        start = segment.end()
+        at = start + int.from_bytes(data[start : start + 2])
+        yield segment[1][0], data[start + 2 : at]
+
+
+def _chunks(data: bytes, at: int, head: str, behind: int) -> Iterator[tuple[bytes, bytes]]:
+    """Name and body of each chunk; ``head``: the order of its length and name, ``behind``: bytes after its body."""
+    while at + 8 <= len(data):
+        fields = struct.unpack_from(head, data, at)
+        name, length = fields if head.endswith("I") else fields[::-1]
+        yield name, data[at + 8 : at + 8 + length]
+        at += 8 + length + (behind or length % 2)

@@ -102,16 +102,17 @@ def parse(data: bytes, arguments: dict[str, Any]) -> Partly:
     sizes = pictures.sizes_of(arguments)
     formats = tuple(arguments.get("formats", FORMATS))
     with _strict_warnings():
+        failure = None
         try:
             image = _open(data, formats)
         except ParserFailed as failed:
             if (known := declared.size(data)) is None:
                 raise
-            metadata: dict[str, Any] = dict(zip(("format", "width", "height"), known, strict=True))
-            if not sizes:
-                return {"metadata": metadata}, []
-            yield {"metadata": metadata}, "picture"
-            raise ParserFailed(_too_large(*known[1:]) or failed.reason) from failed
+            image = Image.new("1", (1, 1))  # stands for the one that can't be opened
+            image.format, image._size = known[0], known[1:]
+            failure = ParserFailed(_too_large(*image.size) or failed.reason)
+        if "exif" not in image.info and (found := declared.exif(data)):
+            image.info["exif"] = found
         width, height = image.size
         camera, gps = exif.tags(image)
         # Pillow turns TIFF itself
@@ -123,6 +124,8 @@ def parse(data: bytes, arguments: dict[str, Any]) -> Partly:
         if not sizes:
             return {"metadata": metadata}, []
         yield {"metadata": metadata}, "picture"
+        if failure:
+            raise failure
         largest = _shrink(image, max(sizes), turn, (width, height))
         return pictures.result(metadata, largest, sizes, arguments["format"], (width, height))
 
@@ -163,20 +166,7 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     if min(image.size) < 1:
         raise ParserFailed("The image has no pixels")
-    if image.format == "PNG" and "exif" not in image.info and (late := _late_exif(data)):
-        image.info["exif"] = late
     return image
-
-
-def _late_exif(data: bytes) -> bytes | None:
-    """EXIF behind the pixels of a PNG (third edition, §5.6)."""
-    at = 8
-    while at + 8 < len(data):
-        length = int.from_bytes(data[at : at + 4])
-        if data[at + 4 : at + 8] == b"eXIf":
-            return data[at + 8 : at + 8 + length]
-        at += 12 + length
-    return None
 
 
 def _readable(data: bytes, formats: tuple[str, ...]) -> bytes:

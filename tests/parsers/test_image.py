@@ -399,9 +399,17 @@ def test_T92_width_and_height_are_told_of_what_is_too_large(data: bytes, size: t
 
 
 def test_T92_exif_is_told_of_what_is_too_large() -> None:
-    data, tags = png(9000, 9000), exif_of([(0x010F, b"Maker\0"), (0x0112, 6)])
-    told = make(data[:33] + chunk(b"eXIf", tags) + data[33:]).metadata
-    assert (told["exif"]["Make"], told["width"], told["height"]) == ("Maker", 9000, 9000)
+    tags, image = exif_of([(0x010F, b"Maker\0"), (0x0112, 6)]), png(9000, 8000)
+    webp = bytearray(encoded(corners(), "WEBP", exif=tags))
+    webp[24:30] = (8999).to_bytes(3, "little") + (7999).to_bytes(3, "little")
+    jpeg = bytearray(encoded(corners(), "JPEG", exif=b"Exif\0\0" + tags))
+    at = jpeg.index(b"\xff\xc0") + 4
+    jpeg[at : at + 5] = struct.pack(">BHH", 12, 8000, 9000)  # bits of a sample, which can't be decoded
+    for data in (image[:33] + chunk(b"eXIf", tags) + image[33:], bytes(webp), bytes(jpeg)):
+        result = make(data)
+        told = result.metadata
+        assert (told["exif"]["Make"], told["width"], told["height"]) == ("Maker", 8000, 9000)
+        assert result.failed == {"picture": "The image has more than 64 megapixels"}
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (65_500, 4_000), (1_000, 65_500), (40_000, 30_000)])
