@@ -38,18 +38,14 @@ _LEGACY = {
     "cp437": ("cp437", "ibm437"),
     "mac-roman": ("mac_roman", "macintosh"),
 }
+_WINDOWS = {"iso8859-15": "cp1252", "iso8859-2": "cp1250"}  # commoner where both fit
 _LABELS = {name: label for superset, (subset, label) in _LEGACY.items() for name in (superset, subset)}
 _LABELS |= {"utf-16-le": "utf-16le", "utf-16-be": "utf-16be", "utf-32-le": "utf-32le", "utf-32-be": "utf-32be"}
 _LABELS |= {"iso2022_jp": "iso-2022-jp", "utf-8": "utf-8"}
 # What browsers read for a label, since senders mean it so; by Python's names.
 _SUPERSETS = {subset: superset for superset, (subset, _) in _LEGACY.items()}
-_SUPERSETS |= {
-    "ascii": "utf-8",  # whatever browsers do: programs say so of UTF-8
-    "iso8859-1": "cp1252",
-    "iso8859-9": "cp1254",
-    "iso8859-11": "cp874",
-    "tis-620": "cp874",
-}
+_SUPERSETS |= {"ascii": "utf-8"}  # whatever browsers do: programs say so of UTF-8
+_SUPERSETS |= {"iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874"}
 _SUPERSETS |= {"gb2312": "gb18030", "gbk": "gb18030"}
 # Codecs for text; not UTF-7, punycode, base64 and the like.
 _CHARSETS = re.compile(
@@ -70,6 +66,8 @@ _ODD = re.compile(
 )
 
 _PAIR = re.compile(rb"[\x80-\xff]{2}")
+_BOX = re.compile(rb"\xc4{3}|\xcd{3}")  # a line drawn in DOS
+_DOS_WORD = re.compile(rb"[\x80-\xaf\xe0-\xef]{4}")  # only Cyrillic has so many such letters together
 
 _ASCII = bytes(range(0x80))
 _NO_LETTERS = bytes(byte for byte in range(0x100) if not chr(byte).isascii() or not chr(byte).isalpha())
@@ -109,7 +107,7 @@ def mark(data: bytes) -> tuple[bytes, str] | None:
 
 
 def is_text(data: bytes, *, cut: bool = False) -> bool:
-    """Whether ``detect`` finds an encoding, in a millisecond: which legacy encoding is not asked."""
+    """Whether ``detect`` finds an encoding, without the time to guess which it is."""
     return _certain(data, cut) is not None or _may_be_legacy(data)
 
 
@@ -144,6 +142,8 @@ def detect(data: bytes, *, cut: bool = False, declared: str | None = None) -> st
 def _certain(data: bytes, cut: bool) -> str | None:
     if found := mark(data):
         return found[1]
+    if not data:
+        return "utf-8"
     text = data.strip(b"\0\x1a")
     if b"\0" not in text[:_SAMPLE] and _is_utf8(text, cut):
         return "iso2022_jp" if _ISO_2022_JP.search(text) and text.isascii() else "utf-8"
@@ -166,9 +166,8 @@ def _is_utf8(data: bytes, cut: bool) -> bool:
 def _utf16(sample: bytes) -> str | None:
     """UTF-16 without a mark: bytes that no other text has, which make common characters in pairs. Latin letters between NULs do
     so too, but are more than every other byte."""
-    if len(sample.translate(None, _NO_LETTERS)) > 0.6 * len(sample) or len(sample.translate(None, _CONTROLS)) == len(
-        sample
-    ):
+    letters, allowed = (len(sample.translate(None, others)) for others in (_NO_LETTERS, _CONTROLS))
+    if letters > 0.6 * len(sample) or allowed == len(sample):
         return None
     best, most = None, 0.9
     for encoding in ("utf-16-le", "utf-16-be"):
@@ -197,6 +196,9 @@ def _legacy(data: bytes, cut: bool) -> str:
         unfit.append(guess)
     else:
         guess = [*unfit, "cp1252"][0]
+    windows = _WINDOWS.get(guess, guess)
+    if decoded(data, windows, cut=cut) == decoded(data, guess, cut=cut):
+        guess = windows
     subset = _LEGACY[guess][0]
     return guess if "\ufffd" in decoded(data, subset, cut=cut) else subset
 
@@ -206,10 +208,12 @@ def _fits(text: str) -> bool:
 
 
 def _guesses(sample: bytes) -> Iterator[str]:
-    """The commonest first if there is little to guess from: at most four bytes, each alone. Then chardet's guess, the commonest,
-    and chardet's guesses among the others."""
+    """DOS, if a line is drawn. The commonest, if there is little to guess from: at most four bytes, each alone. Then chardet's
+    guess, the commonest, and chardet's guesses among the others."""
     import chardet  # here, since most text is UTF-8
 
+    if _BOX.search(sample):
+        yield "cp866" if _DOS_WORD.search(sample) else "cp437"
     if not _PAIR.search(sample) and len(sample.translate(None, _ASCII)) <= 4:
         yield "cp1252"
     left = set(_LEGACY)

@@ -28,12 +28,7 @@ _MAX_TEXT = 2 * plain_text.MAX_BYTES  # characters
 _MAX_HEADER = 10_000  # characters
 _SHOWN = frozenset({"text/plain", "text/html", "text/calendar"})
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
-_MALFORMED = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)  # what the library raises where it expects no nonsense
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)  # what the library raises for nonsense
 
 _MAILBOX = re.compile(rb"^From [^\n]*\n", re.MULTILINE)  # the line before each message (RFC 4155)
 # Encoded words (RFC 2047), with a language (RFC 2231), and with the blanks that some programs leave in them.

@@ -16,6 +16,8 @@ TABLE = [
     ("id;straße;ort\n1;Königsstraße 5;Köln\n2;Österreicher Weg;Düsseldorf\n", "cp1252 cp850 cp437 mac_roman"),
     ("error: C:\\Benutzer\\Müller\\größe.txt\nok\nok\n", "cp1252 cp850"),
     ("└── src\n    ├── main.c\n    └── Änderungen.txt\n", "utf-8 cp437 cp850"),
+    ("╔═══╗\n║ DOS ║\n╚═══╝\nÄpfel", "utf-8 cp437 cp850"),
+    ("┌───┐\n│ Привет │\n└───┘\n", "cp866"),
     ("Café", "cp1252 cp850"),
     ("ÄÖÜ", "cp1252"),
     ("Voilà un café à Orléans. L'élève a été reçu.", "cp1252 cp850 mac_roman"),
@@ -86,6 +88,7 @@ def test_T83_big_endian_marks() -> None:
         b"GET /\xe9 404\n" + "Zugriff verweigert für Übung\n".encode() * 9,
         b"\0" * 500 + "Grüße".encode(),  # a log after its rotation
         "Grüße".encode() + b"\0" * 500,
+        b"",
         b"dir\r\n\x1a",  # DOS marks the end
         b"8=FIX.4.2\x019=178\x0135=8\x01",
         b"+AGEAYg-",  # UTF-7 is never read
@@ -112,7 +115,6 @@ def test_T83_a_character_cut_in_two_does_not_change_the_encoding(text: str, enco
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         bytes(99),
         b"\x7fELF\x02\x01\x01" + bytes(99),
         bytes(range(256)) * 9,
@@ -124,6 +126,22 @@ def test_T83_a_character_cut_in_two_does_not_change_the_encoding(text: str, enco
 def test_what_is_no_text(data: bytes) -> None:
     assert detect(data) is None
     assert not is_text(data)
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp", "gb18030", "koi8_r", "cp1252", "cp437"])
+def test_T83_a_few_words_in_much_source_code_are_enough(encoding: str) -> None:
+    """As VS Code and GitLab were reported to show them: comments in code that is ASCII."""
+    comments = {
+        "gb18030": "释放内存",
+        "koi8_r": "освободить память",
+        "cp932": "メモリを解放する",
+        "euc_jp": "表示処理です",
+    }
+    comment = comments.get(encoding, "Speicher für Größe freigeben")
+    code = "int main(void) {\n    return 0;\n}\n" * 500 + f"/* {comment} */\n" + "int x;\n" * 9_000
+    data = code.encode(encoding)
+    assert decoded(data, str(detect(data))) == code
+    assert decoded(data, str(detect(data[:65_536], cut=True))) == code
 
 
 def test_labels_are_those_that_browsers_know() -> None:
