@@ -52,8 +52,8 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
 
 def _refuse_ole(file: BinaryIO) -> None:
     """An Office document under a password is an OLE file with a stream of this name: MS-OFFCRYPTO, 2.3.4.4."""
-    start = file.read(_SEARCHED)
-    if start.startswith(_OLE):
+    if file.read(len(_OLE)) == _OLE:
+        start = file.read(_SEARCHED)
         file.seek(max(0, file.seek(0, 2) - _SEARCHED))
         is_protected = "EncryptedPackage".encode("utf-16-le") in start + file.read()
         raise Unsupported(PROTECTED if is_protected else "Documents of Office 97-2003 have no preview")

@@ -62,6 +62,7 @@ def test_T95_zip_listing() -> None:
         ("cp437", "Ü.txt"),
         ("cp437", "plain.txt|Señor.txt"),
         ("cp850", "Smørrebrød/Åben.txt|À propos.txt"),
+        ("cp1252", "Österreich/Verträge.txt"),
         ("cp1252", "Übersicht März.pdf|São Paulo.txt"),
         ("cp866", "Новая папка/Документ.txt|ОТЧЕТ.doc"),
         ("cp1251", "Документы/Отчёт.doc|ИТОГИ.xls"),
@@ -73,6 +74,7 @@ def test_T95_zip_listing() -> None:
         ("cp932", "表紙.jpg"),
         ("gbk", "新建文本文档.txt"),
         ("gbk", "报告.doc|简历.doc"),
+        ("gbk", "图片/学习.jpg"),  # also UTF-8, by chance
         ("big5", "新增資料夾/說明書.txt|測試.doc"),
         ("euc_kr", "새 폴더/문서.txt|보고서.hwp"),
         ("euc_jp", "テスト.txt"),
