@@ -65,9 +65,11 @@ def _certain(mime: str) -> Found:
 def _by_libmagic(data: bytes, is_text: bool) -> Found:
     mime = canonical(_ask_libmagic(data))
     also = {mime for pattern, mime in _HINTS if pattern.match(data)}
-    if is_text:
+    certain = bool(forms(mime)) and not forms(mime) & {"text", "any"} and mime not in ACTIVE
+    # Even pixels and packed data can look like UTF-16 without a mark.
+    if is_text and not (certain and b"\0" in data.strip(b"\0") and not charsets.mark(data)):
         return Found(mime if mime in _KNOWN_TEXTS else "text/plain", forms=frozenset({"text", *also}))
-    if forms(mime) and not forms(mime) & {"text", "any"} and mime not in ACTIVE:
+    if certain:
         return _certain(mime)
     if _TRANSPORT_STREAM.match(data):
         return _certain("video/mp2t")

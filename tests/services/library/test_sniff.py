@@ -342,3 +342,15 @@ def test_T8_a_guess_at_an_old_program_is_ignored() -> None:
     assert {detect(bytes([0xB8, n, 0xD8, 0x59]) + bytes(range(256))).mime for n in range(256)} <= {
         "application/octet-stream"
     }
+
+
+def test_T8_a_picture_whose_bytes_look_like_utf_16_is_a_picture() -> None:
+    for packed in (b"\x55", b"\x9d\x4e", b" \0"):
+        text = packed * 2000
+        image = picture("PNG", 30, 20)
+        assert (
+            detect(image[:33] + struct.pack(">I", len(text)) + b"zTXt" + text + bytes(4) + image[33:]).mime
+            == "image/png"
+        )
+    assert detect(picture("BMP", 30, 20)[:54] + b"\x55" * 1800).mime == "image/bmp"
+    assert detect("Not a picture\r\n".encode("utf-16-le") * 30).mime == "text/plain"
