@@ -262,7 +262,8 @@ def _epub(package: Package, main: str) -> Iterator[str]:
     for name in index.chapters(main):
         if name in package:
             with suppress(Unsupported), package.open(name) as part:
-                yield without_tags(plain_text.decode(part.read())[0])
+                data = part.read()
+                yield without_tags(plain_text.decode(data, declared=plain_text.declared(data, markup=True))[0])
 
 
 _READERS = {"docx": _docx, "pptx": _pptx, "odt": _odf, "odp": _odf, "epub": _epub}

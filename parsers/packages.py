@@ -37,7 +37,7 @@ class Package:
         if len(entries) > _MAX_ENTRIES:
             raise ParserFailed("The document has too many parts")
         self._file, self._left = file, _MAX_TOTAL
-        self.names = [resolved(name) for name in zip_directory.names(entries)]
+        self.names = [_normal(name) for name in zip_directory.names(entries)]
         self._entries = {name.casefold(): entry for name, entry in zip(self.names, entries, strict=True)}
         self._entries |= dict(zip(self.names, entries, strict=True))
 
@@ -71,15 +71,18 @@ class Package:
                 parser.parse(part)
         except DefusedXmlException:
             raise ParserFailed("The document declares entities") from None
-        except (SAXException, *_BROKEN):
+        except (SAXException, LookupError, *_BROKEN):  # LookupError: an encoding that Python does not know
             raise ParserFailed("The document is broken") from None
 
 
 def resolved(target: str, source: str = "") -> str:
     """The name of the part that ``source`` refers to by ``target``, a URI."""
-    path = unquote(target.partition("#")[0]).replace("\\", "/")
-    name = posixpath.normpath(posixpath.join("/", posixpath.dirname(source), path)).lstrip("/")
-    return unicodedata.normalize("NFC", name)
+    return _normal(target.partition("#")[0], posixpath.dirname(source))
+
+
+def _normal(name: str, folder: str = "") -> str:
+    path = posixpath.normpath(posixpath.join("/", folder, unquote(name).replace("\\", "/")))
+    return unicodedata.normalize("NFC", path.lstrip("/"))
 
 
 class _Part(io.RawIOBase):

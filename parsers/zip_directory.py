@@ -196,9 +196,9 @@ def _find(file: BinaryIO, at: int) -> int:
 
 def data_offset(file: BinaryIO, entry: Entry) -> int:
     """Where an entry's data begins. Raises ParserFailed if it is not there."""
-    file.seek(entry.offset)
+    file.seek(max(0, entry.offset))
     header = file.read(_LOCAL.size)
-    if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
+    if entry.offset < 0 or len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
         raise ParserFailed("The archive is broken")
     *_, name, extra = _LOCAL.unpack(header)
     return entry.offset + _LOCAL.size + int(name) + int(extra)
