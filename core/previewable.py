@@ -53,6 +53,12 @@ def family(mime_type: str, extension: str = "") -> Family | None:
     return "text" if kind == "text" else None
 
 
+def read_by_extension(mime_type: str) -> bool:
+    """Whether a parser of this type is told the extension. ``files.read_as`` has it for just these."""
+    mime = canonical(mime_type)
+    return mime == OCTET_STREAM or file_type(mime) == "text"
+
+
 def kinds(mime_type: str, extension: str = "") -> frozenset[Kind]:
     """The kinds of preview (``?type=``) of this type, if all libraries are installed."""
     found = family(mime_type, extension)

@@ -107,7 +107,7 @@ def read(
         raise Unsupported("Files of this type have no preview")
     arguments = {
         "mime_type": canonical(mime_type),
-        "extension": extension,
+        "extension": extension if previewable.read_by_extension(mime_type) else "",
         "want": sorted(want),
         "sizes": list(sizes),
         "format": format,
