@@ -23,7 +23,7 @@ from core.principal import Principal
 from db import Database
 from db.records import FileRecord
 from services import Services
-from services.library.files import FileChange
+from services.library.files import FileChange, FileQuery
 from services.library.search import SearchRequest
 from services.processing.previews import PreviewRequest
 from tests.conftest import Leftovers
@@ -66,6 +66,8 @@ def shown(services: Services, owner: Principal, file_id: UUID) -> Shown:
     """All that was made of a file's bytes, without when."""
     file = services.files.get(owner, file_id)
     kept = services.files.view(file).previews
+    listed = [view.previews for view in services.files.list(owner, FileQuery()).views if view.file.id == file_id]
+    assert [kept, kept] == [services.files.details(owner, file_id).previews, *listed]
     made = [services.previews.show(owner, file_id, PreviewRequest(type=kind.preview_type)) for kind in kept]  # type: ignore[arg-type]
     found = {}
     for word in ("alpha", "beta", "gamma"):
