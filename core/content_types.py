@@ -386,7 +386,7 @@ class Rules:
         TypeNotAllowed."""
         self._check_extension(extension)
         claimed = canonical(claimed_mime or "")
-        if claimed not in _GENERIC:
+        if claimed not in (*_GENERIC, *TYPES_BY_EXTENSION.get(extension, ())):
             self._check_type(extension, claimed, needs_permission=not extension)
 
     def _check_type(self, extension: str, mime: str, *, needs_permission: bool) -> None:

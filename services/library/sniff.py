@@ -63,7 +63,7 @@ def _certain(mime: str) -> Found:
 
 
 def _by_libmagic(data: bytes, is_text: bool) -> Found:
-    mime = canonical(_ask_libmagic(data))
+    mime = canonical(_ask_libmagic(_BLANKS.sub(b"\n", data) if is_text else data))
     also = {mime for pattern, mime in _HINTS if pattern.match(data)}
     certain = bool(forms(mime)) and not forms(mime) & {"text", "any"} and mime not in ACTIVE
     # Even pixels and packed data can look like UTF-16 without a mark.
@@ -199,6 +199,7 @@ _SIGNATURES = tuple(
         (rb"glTF[\x01\x02]\0\0\0", "model/gltf-binary"),
     )
 )
+_BLANKS = re.compile(rb"\s{9,}")  # of 64 KiB of line feeds libmagic thinks for a second
 # Of bytes that are such a file if they are named so. Readers of PDF skip what is before it.
 _HINTS = (
     (re.compile(rb".{0,1019}%PDF-", re.DOTALL), _PDF),

@@ -238,6 +238,7 @@ def test_T10_a_listed_extension_allows_each_of_its_types_and_no_other() -> None:
     assert allows(Rules(allowed=("application/typescript",)), *typescript)
     assert allows(Rules(denied=("video/*",)), *typescript) and not allows(Rules(denied=("video/*",)), *film)
     assert not allows(Rules(denied=("ts",)), *typescript)
+    Rules(denied=("video/*",)).check_name("ts", "video/mp2t")  # so browsers call TypeScript
     assert allows(Rules(denied=("doc",)), "rtf", "application/rtf")
     assert allows(Rules(allowed=("ai",)), "ai", "application/pdf")
     assert not allows(Rules(allowed=("ai",)), "", "application/pdf")
