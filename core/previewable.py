@@ -1,6 +1,6 @@
 """Which previews a type has: thumbnails, text, pages, an archive's contents.
 
-A type's ``family`` names the module of parsers/ that reads it. The stored type counts, which came from the bytes; the
+A type's ``family`` names the module of parsers/ that reads it. The stored type counts (``core.content_types.resolve``); the
 extension counts only for application/octet-stream. Video, audio and HEIC need libraries that are optional:
 ``parsers.run.kinds`` returns the kinds that this installation can make.
 """

@@ -92,7 +92,7 @@ SIGNED: dict[str, bytes] = {
     "image/x-canon-cr2": b"II*\0\x10\0\0\0CR\2\0" + BINARY,
     "image/x-canon-cr3": ftyp(b"crx ", b"crx ", b"isom"),
     "image/x-portable-pixmap": b"P6\n8 8\n255\n" + BINARY,
-    "image/x-portable-graymap": b"P2\n# made by hand\n2 1\n255\n0 255\n",
+    "image/x-portable-graymap": b"P5 8 8 255\n" + BINARY,
     "image/x-portable-bitmap": b"P4 8 8\n" + BINARY,
     "image/x-xcf": b"gimp xcf v011\0" + BINARY,
     "image/vnd.djvu": b"AT&TFORM\0\0\1\0DJVUINFO" + BINARY,

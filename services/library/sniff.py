@@ -174,10 +174,10 @@ _SIGNATURES = tuple(
         (rb"%PDF-", _PDF),
         (rb"(?:\x04|\xef\xbb\xbf)?%!PS|\xc5\xd0\xd3\xc6", "application/postscript"),
         (rb"(?:\xef\xbb\xbf)?\s*\{\\rtf", "application/rtf"),
-        (rb"P[14]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-bitmap"),
-        (rb"P[25]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-graymap"),
-        (rb"P[36]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s", "image/x-portable-pixmap"),
-        (rb"d\d\d?:[a-z][a-z -]{3,30}(?:\d+:|i\d+e|[dl])", "application/x-bittorrent"),
+        (
+            rb"d\d\d?:(?:announce|comment|creat(?:ed by|ion date)|encoding|info|nodes|publisher)",
+            "application/x-bittorrent",
+        ),
         (rb"\0\0[\x01\x02]\0[^\0]\0...[\0\xff]", "image/vnd.microsoft.icon"),
         (rb"(?:\0\0\0\x0cJXL |\xff\x0a)", "image/jxl"),
         (rb"\xff\x4f\xff\x51\0|\0\0\0\x0cjP  ", "image/jp2"),
@@ -200,10 +200,13 @@ _SIGNATURES = tuple(
     )
 )
 _BLANKS = re.compile(rb"\s{9,}")  # of 64 KiB of line feeds libmagic thinks for a second
-# Of bytes that are such a file if they are named so. Readers of PDF skip what is before it.
+# Of bytes that are such a file only if they are named so. Readers of PDF skip what is before it.
 _HINTS = (
     (re.compile(rb".{0,1019}%PDF-", re.DOTALL), _PDF),
     (re.compile(rb"%!|\x1b%-12345X"), "application/postscript"),
+    (re.compile(rb"P[14]\s"), "image/x-portable-bitmap"),
+    (re.compile(rb"P[25]\s"), "image/x-portable-graymap"),
+    (re.compile(rb"P[36]\s"), "image/x-portable-pixmap"),
 )
 # Five packets of 188 bytes, or 192 with a time stamp, perhaps after the rest of another (ISO 13818-1 §2.4.3.2).
 _TRANSPORT_STREAM = re.compile(rb".{0,207}?\x47(?:(?:.{187}\x47){4}|(?:.{191}\x47){4})", re.DOTALL)

@@ -241,6 +241,8 @@ def test_office_documents_in_any_order_of_entries() -> None:
         ("a.svgz", gzip.compress(TEXT), "application/gzip"),
         ("a.svg.gz", gzip.compress(SIGNED["image/svg+xml"]), "application/gzip"),
         ("a.tgz", gzip.compress(BINARY), "application/gzip"),
+        ("a.pgm", b"P2\n# made by hand\n2 1\n255\n0 255\n", "image/x-portable-graymap"),
+        ("a.tsv", b"P2 12 13\n", "text/tab-separated-values"),
         ("a.dxf", b"  0\r\nSECTION\r\n  2\r\nHEADER\r\n", "image/vnd.dxf"),
         ("a.stl", bytes(80) + struct.pack("<I", 1) + BINARY[:50], "model/stl"),
         ("a.stl", b"solid part\nfacet normal 0 0 1\n", "model/stl"),
