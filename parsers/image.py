@@ -69,6 +69,8 @@ _NO_PICTURE = "The image is damaged or incomplete, or of a kind that can't be de
 _MAX_COEFFICIENTS = 448 * 1024 * 1024  # bytes; a progressive JPEG needs all of them in memory
 _MAX_SCANS = 100  # of a progressive JPEG; each passes over the whole picture
 _JPEG_SEGMENT = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")  # between compressed data
+_NO_HEIGHT = re.compile(rb"\xff\xd8\xff.*?\xff[\xc0-\xc2]\0.\x08(\0\0)", re.DOTALL)
+_HEIGHT = re.compile(rb"\xff\xdc\0\x04(..)", re.DOTALL)  # DNL (ITU-T T.81, B.2.5)
 _MAX_ICONS = 64  # of one file
 _BRANDS = {"AVIF": (b"avif", b"avis"), "HEIF": (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")}
 
@@ -170,10 +172,12 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 
 def _readable(data: bytes, formats: tuple[str, ...]) -> bytes:
-    """What Pillow opens: a truncated WebP filled up with zeros, and a coding brand among the compatible ones made the major
-    brand, since only that is looked at."""
+    """What Pillow opens: a truncated WebP filled up with zeros, a JPEG's height before its pixels, and a coding brand among the
+    compatible ones made the major brand, since only that is looked at."""
     if data.startswith(b"RIFF"):
         return data.ljust(min(8 + int.from_bytes(data[4:8], "little"), 2 * len(data)), b"\0")
+    if (frame := _NO_HEIGHT.match(data, 0, 65_536)) and (height := _HEIGHT.search(data, frame.end())):
+        return data[: frame.start(1)] + height[1] + data[frame.end(1) :]
     if data[4:8] == b"ftyp":
         compatible = data[16 : min(int.from_bytes(data[:4]), 512)]
         brands = [compatible[at : at + 4] for at in range(0, len(compatible), 4)]

@@ -419,6 +419,13 @@ def test_T92_a_jpeg_of_any_size_is_shrunk_while_it_is_decoded(width: int, height
     assert max(picture(result).size) == 64
 
 
+def test_a_jpeg_that_tells_its_height_at_its_end() -> None:
+    data = jpeg_sized(400, 0)
+    assert picture(make(data[:-2] + b"\xff\xdc\0\4" + struct.pack(">H", 300) + data[-2:])).size == (128, 96)
+    with pytest.raises(ParserFailed):
+        make(data)
+
+
 def test_T92_a_progressive_jpeg_is_limited_by_memory() -> None:
     data = encoded(corners(), "JPEG", progressive=True)
     at = data.index(b"\xff\xc2") + 5
