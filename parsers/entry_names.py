@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
 _SAMPLE = 4_000  # bytes of names that are not ASCII
+_LOOKED_AT = 256  # characters of a name in UTF-8
 _USUAL = set(
     "абвгдежзийклмнопрстуфхцчшщыьэюяАБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЫЬЭЮЯёЇїІіЄєҐґ"
     "äöüÄÖÜßéèêëÉÈÊàâáãÀÁçÇîïíñÑóòôÓÔúùûÚåÅæÆøØąćęłńśźżŁŚŻčďěňřšťůýžČŘŠŽőűğışİŞ"
@@ -65,7 +66,7 @@ def decode_all(names: Sequence[bytes], *, usual: str = "cp437") -> list[str]:
 def _is_utf8(name: bytes) -> bool:
     """Whether this is UTF-8, and not by chance: pairs of bytes in other encodings can be, but are of several scripts then."""
     try:
-        words = _WORD.findall(name.decode())
+        words = _WORD.findall(name.decode()[:_LOOKED_AT])
     except UnicodeDecodeError:
         return False
     for word in words:
