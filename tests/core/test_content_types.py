@@ -10,6 +10,7 @@ from core.content_types import (
     Rules,
     canonical,
     file_type,
+    may_hold_location,
     may_inline,
     mime_for_extension,
     resolve,
@@ -193,6 +194,14 @@ def test_T11_an_empty_file_has_the_type_of_its_extension() -> None:
 
 def test_T8_the_page_of_types_is_up_to_date() -> None:
     assert (ROOT / "docs/types.md").read_text() == file_types.document()
+
+
+def test_T37_a_picture_can_not_hide_its_location_behind_another_name() -> None:
+    for extension in ("bin", "mp3", "stl", "dng", "txt", "zip", "heic"):
+        assert may_hold_location(resolve(extension, certain("image/jpeg")))
+    for extension in ("tif", "dng", "cr2", "nef", "arw"):
+        assert may_hold_location(resolve(extension, Found("image/tiff", certain=True, forms=frozenset({"tiff"}))))
+    assert may_hold_location(resolve("cr3", certain("image/x-canon-cr3")))
 
 
 def allows(rules: Rules, extension: str, mime: str) -> bool:
