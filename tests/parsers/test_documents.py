@@ -30,8 +30,9 @@ def text_of(data: bytes, parser: Any = office) -> str:
 
 
 def page(data: bytes, number: int = 1) -> Image.Image:
-    shown = show(data, "application/pdf", page=number).pictures[0]
-    return Image.open(io.BytesIO(shown.data)).convert("RGB")
+    """A page as a picture, without a child process."""
+    arguments = {"want": ["picture"], "sizes": [1024], "format": "png", "page": number}
+    return Image.open(io.BytesIO(pdf.parse(io.BytesIO(data), arguments)[1][0])).convert("RGB")
 
 
 def red(pixel: Any) -> bool:
