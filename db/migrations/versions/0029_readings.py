@@ -21,11 +21,14 @@ _BATCH = 2_000  # objects
 _NEW = [
     "set lock_timeout = '5s'",
     # All that a parser sees of a file's type and name: the type, and of texts the extension, as ``core.names.extension`` has it.
+    # Lists compute it for each file, so ASCII names get a quick form, which may only tell more.
     """
-    alter table files add column if not exists read_as text generated always as (
-        case when file_type <> 'text' and mime_type <> 'application/octet-stream' then mime_type
-        else mime_type || ' ' || coalesce(substring(
+    alter table files add column if not exists read_as text generated always as (case
+        when file_type <> 'text' and mime_type <> 'application/octet-stream' then mime_type
+        when octet_length(original_name) > length(original_name) then mime_type || ' ' || coalesce(substring(
             rtrim(casefold(normalize(original_name, NFKC) collate pg_unicode_fast), '. ') from '\\.([a-z0-9]{1,16})$'), '')
+        when strpos(original_name, '.') > 0 then mime_type || ' ' || lower(split_part(rtrim(original_name, '. '), '.', -1))
+        else mime_type || ' '
         end) virtual
     """,
     """
