@@ -133,10 +133,13 @@ class Statement:
         return [*found, *self.near.get(term.key, ())] if near and term.kind == "part" and not term.negated else found
 
     def _spelt(self, term: Term, begin: str, end: str, others: Iterable[str] = ()) -> str:
-        """Whether the name has the words of the term in order, its token, or one of the others."""
-        patterns = [begin + like(" ".join(term.words)) + end, *(f"% {like(other)} %" for other in others)]
+        """Whether the name has the words of the term in order, its token, or, as a word and not as a token, one of the others."""
+        patterns = [begin + like(" ".join(term.words)) + end]
         patterns += [f"% {like(term.token)}{end}"] if term.token else []
-        return f"f.names like any({self.value(patterns)}::text[])"
+        test = f"f.names like any({self.value(patterns)}::text[])"
+        if patterns := [f"% {like(other)} %" for other in others]:
+            test = f"({test} or split_part(f.names, '   ', 1) || ' ' like any({self.value(patterns)}::text[]))"
+        return test
 
     def name_test(self, term: Term, *, near: bool = True, parts: bool = True) -> str:
         """Whether the name has the term; without ``parts``, as whole words."""
