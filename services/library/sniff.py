@@ -185,6 +185,7 @@ _SIGNATURES = tuple(
         (rb"AutoCAD Binary DXF\r\n\x1a", "image/vnd.dxf"),
         (rb"(?:RIFX|RF64|BW64)....WAVE", "audio/wav"),
         (rb"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d", "application/onenote"),
+        (rb".{60}(?:BOOKMOBI|TEXtREAd)", "application/x-mobipocket-ebook"),
         (rb"MSCF\0\0\0\0", "application/vnd.ms-cab-compressed"),
         (rb"\x28\xb5\x2f\xfd", "application/zstd"),
         (rb"07070[127][0-9a-fA-F]{70}", "application/x-cpio"),
@@ -195,7 +196,8 @@ _SIGNATURES = tuple(
         (rb"\x89HDF\r\n\x1a\n", "application/x-hdf5"),
         (rb"OTTO\0", "font/otf"),
         (rb"ttcf\0", "font/collection"),
-        (rb"wOF2", "font/woff2"),
+        (rb"wOFF[\0Ot]", "font/woff"),
+        (rb"wOF2[\0Ot]", "font/woff2"),
         (rb"glTF[\x01\x02]\0\0\0", "model/gltf-binary"),
     )
 )
