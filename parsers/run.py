@@ -183,10 +183,10 @@ class _Child:
 
     def answer(self, source: RangedSource | None) -> Answer:
         """Send the ranges that the child asks for, then read its answer: its last word, or what it had told before it failed."""
-        so_far: dict[str, Any] | None = None
+        so_far: tuple[dict[str, Any], str] | None = None  # values, and the part that comes next
         try:
             while "so_far" in (answer := self._message(source)):
-                so_far = answer
+                so_far = dict(answer["so_far"]), str(answer["part"])
             if "missing" in answer:
                 raise WeakSandbox([str(lock) for lock in answer["missing"]])
             if "unsupported" in answer:
@@ -200,7 +200,8 @@ class _Child:
         except ParserFailed as failed:
             if so_far is None:
                 raise
-            return Answer({**so_far["so_far"], "failed": {so_far["part"]: failed.reason}}, [])
+            values, part = so_far
+            return Answer(values | {"failed": {part: failed.reason}}, [])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ParserFailed("The parser's answer can't be read") from error
 

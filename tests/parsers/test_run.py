@@ -161,6 +161,12 @@ def test_a_parser_that_tells_its_values_in_parts_returns_all(parse: Parse) -> No
     assert parse("yield {'a': 1}, 'picture'\nreturn {'b': 2}, [b'x']") == Answer({"b": 2}, [b"x"])
 
 
+@pytest.mark.parametrize("told", ["5", "'x'", "[[]]"])
+def test_T91_what_was_told_before_a_failure_is_checked_too(parse: Parse, told: str) -> None:
+    with pytest.raises(ParserFailed, match="can't be read"):
+        parse(f"yield {told}, []\nos.abort()")
+
+
 def test_unsupported_and_parser_failed_are_passed_on(parse: Parse) -> None:
     with pytest.raises(Unsupported, match="not mine"):
         parse("from parsers import Unsupported; raise Unsupported('not mine')")
