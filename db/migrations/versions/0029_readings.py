@@ -27,7 +27,8 @@ _NEW = [
         when file_type <> 'text' and mime_type <> 'application/octet-stream' then mime_type
         when octet_length(original_name) > length(original_name) then mime_type || ' ' || coalesce(substring(
             rtrim(casefold(normalize(original_name, NFKC) collate pg_unicode_fast), '. ') from '\\.([a-z0-9]{1,16})$'), '')
-        when strpos(original_name, '.') > 0 then mime_type || ' ' || lower(split_part(rtrim(original_name, '. '), '.', -1))
+        when strpos(rtrim(original_name, '. '), '.') > 0
+        then mime_type || ' ' || lower(split_part(rtrim(original_name, '. '), '.', -1))
         else mime_type || ' '
         end) virtual
     """,
