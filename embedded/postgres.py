@@ -42,7 +42,13 @@ DATABASE = ROLE = "gw"
 # Trigrams consist of what the locale calls letters, under C only those of ASCII. The first available is used.
 CTYPES = ("C.UTF-8", "en_US.UTF-8", "C")
 START_TIMEOUT = 180  # seconds; after a crash, recovery comes first
-_UNSAFE_BUT_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_wal_size=256MB")
+_UNSAFE_BUT_FAST = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "max_wal_size=256MB",
+    "shared_buffers=64MB",  # all are searched when a database is created or dropped
+)
 
 
 class Postgres:

@@ -24,7 +24,7 @@ from tests.e2e.tus_run import PATIENCE, Run
 from tests.e2e.tus_steps import Create, sequences
 
 MANY = int(os.environ.get("TUS_SEQUENCES", "0"))
-COUNT = MANY or 8
+COUNT = MANY or 5
 
 
 def test_T101_a_crash_during_completion(gateway: Gateway) -> None:
