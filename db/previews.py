@@ -11,10 +11,10 @@ from db import Tx, execute, many, one, readings
 from db.records import PreviewRecord
 
 _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size, read_as"
-# The previews of the file ``f``, in a column of its row; null without any.
+# The previews of a file with the reading ``r`` (``readings.JOIN``), in a column of its row; null without any.
 OF_FILE = f"""(
     select json_agg(json_build_array({_COLUMNS}))
-    from (select * from file_previews where object_key = f.file_path and read_as = f.read_as
+    from (select * from file_previews where object_key = r.object_key and read_as = r.read_as
           order by preview_type, variant) p)"""
 
 
