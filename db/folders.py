@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from core.unset import UNSET, Unset
@@ -211,7 +211,7 @@ def remove(tx: Tx, top: int, folder_ids: Sequence[int]) -> int:
 REMEMBERED = timedelta(days=7)  # longer than an upload may take
 _HEIR = """
 with recursive up (id) as (
-    select heir_id from deleted_folders where id = %(id)s and owner_id = %(owner)s and deleted_at > now() - %(within)s
+    select heir_id from deleted_folders where id = %(id)s and owner_id = %(owner)s and deleted_at > %(since)s
     union all
     select d.heir_id from up join deleted_folders d on d.id = up.id
 )
@@ -219,10 +219,10 @@ select up.id from up left join deleted_folders d on d.id = up.id where d.id is n
 """
 
 
-def heir(tx: Tx, owner_id: str, folder_id: int, *, within: timedelta) -> int | Unset | None:
-    """The nearest folder above the owner's folder that was deleted ``within`` the last time; None: the root. UNSET if no such
-    folder was deleted."""
-    found = column(tx, _HEIR, {"id": folder_id, "owner": owner_id, "within": within})
+def heir(tx: Tx, owner_id: str, folder_id: int, *, since: datetime) -> int | Unset | None:
+    """The nearest folder above the owner's folder that was deleted after ``since``; None: the root. UNSET if no such folder was
+    deleted."""
+    found = column(tx, _HEIR, {"id": folder_id, "owner": owner_id, "since": since})
     return found[0] if found else UNSET
 
 

@@ -12,7 +12,7 @@ from core.errors import FileTooLarge, LimitReached, NotAllowed, NotFound, QuotaE
 from core.placement import Placement
 from core.principal import Principal, Quota, UploadBudget
 from core.unset import UNSET, Unset
-from db import Database, Tx, files, folders, quotas, uploads
+from db import Database, Tx, files, folders, now, quotas, uploads
 from db import errors as db_errors
 from db.records import SessionRecord, UploadRecord
 from db.uploads import NewUpload
@@ -142,7 +142,8 @@ class UploadPolicy:
         heir: int | Unset | None = UNSET
         if gone is not None and began is not None:
             with self._db.connection() as tx:
-                heir = folders.heir(tx, principal.owner_id, gone, within=timedelta(seconds=monotonic() - began))
+                since = now(tx) - timedelta(seconds=monotonic() - began)  # in this order: never later than it began
+                heir = folders.heir(tx, principal.owner_id, gone, since=since)
         if budget is not None and (not isinstance(heir, Unset) or gone == budget.folder_id):
             return replace(placement, folder_id=None, visibility="private")
         if isinstance(heir, Unset):

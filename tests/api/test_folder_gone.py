@@ -207,9 +207,10 @@ def test_T63_T146_a_limited_keys_file_is_the_owners_and_out_of_its_reach(
     assert anonymous.get(f"/api/files/{file['id']}").status == 401
 
 
-def test_T146_a_folder_that_was_deleted_before_is_404(client: GatewayClient) -> None:
+def test_T146_a_folder_that_was_deleted_before_is_404(client: GatewayClient, db: Database) -> None:
     folder = folder_in(client, None, "a")
     deleting(client, folder)()
+    sql(db, "update deleted_folders set deleted_at = now() - interval '1 minute'")
     for way in ("raw", "form", "form, folder last"):
         assert missing(WAYS[way](client, folder, lambda: None)), way  # type: ignore[arg-type]
     assert client.get("/api/files").json["items"] == []
