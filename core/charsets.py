@@ -75,7 +75,7 @@ _CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\a\b\t\n\v\f\r\x1b"))  # that tex
 # What most texts in UTF-16 consist of: letters and punctuation of living scripts, and the halves of other characters.
 _COMMON = re.compile(
     "[\t\n\f\r -~\u00a0-\u024f\u0370-\u06ff\u0900-\u0e7f\u10a0-\u10ff\u1e00-\u1eff\u2010-\u2027\u2030-\u203a\u20a0-\u20bf"
-    "\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff9f\U0001f300-\U0001faff]"
+    "\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff9f\U0001f300-\U0001faff]+"
 )
 
 
@@ -172,7 +172,7 @@ def _utf16(sample: bytes) -> str | None:
     best, most = None, 0.9
     for encoding in ("utf-16-le", "utf-16-be"):
         text = codecs.getincrementaldecoder(encoding)("replace").decode(sample)
-        share = len(_COMMON.findall(text)) / max(1, len(text))
+        share = sum(map(len, _COMMON.findall(text))) / max(1, len(text))
         if share > most:
             best, most = encoding, share
     return best

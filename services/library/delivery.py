@@ -38,6 +38,7 @@ from db.records import FileRecord
 from services.access.visibility import is_public, may_change, visible
 from services.library.files import parse_id
 from services.library.public_copies import PublicCopies
+from services.library.sniff import HEAD_BYTES
 from services.library.zip_stream import ZipMember, zip_stream
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import ObjectReader, Reader, as_missing, check_intact
@@ -45,7 +46,6 @@ from storage_backends.base import ObjectNotFound, ObjectStore, PresignedRequest,
 
 _LINKS = "link to a file"  # the scope of links
 _NO_LINK = "This link is not valid or has expired."
-_HEAD = 64 * 1024  # bytes that tell a text's charset
 _PIECE = 256 * 1024  # bytes held in memory for a slow reader
 
 Disposition = Literal["inline", "attachment"]
@@ -346,7 +346,7 @@ class Delivery:
             return content_types.served_type(file.mime_type)
         charset = charsets.label(file.metadata.get("encoding"))
         if charset is None and file.file_size:
-            length = min(file.file_size, _HEAD)
+            length = min(file.file_size, HEAD_BYTES)
             head = b"".join(_pieces(*self._read(file, ByteRange(0, length - 1)), length))
             charset = charsets.label(charsets.detect(head, cut=length < file.file_size))
         return content_types.served_type(file.mime_type, charset or "utf-8")

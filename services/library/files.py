@@ -37,8 +37,9 @@ from services.access.idempotency import Claim
 from services.access.quotas import remember_claim
 from services.access.visibility import check_target, listed, may_change, owned, owner_scope, visible
 from services.library import public_copies, readings
+from services.library.sniff import HEAD_BYTES
 from services.library.tags import check_tags
-from services.library.type_policy import HEAD_SIZE, TypePolicy
+from services.library.type_policy import TypePolicy
 from services.objects.bucket import bucket_errors, purge_object
 from services.objects.object_reader import Altered, Damaged, ObjectReader
 from storage_backends.base import ObjectNotFound, ObjectStore
@@ -275,9 +276,9 @@ class Files:
         head = b""
         try:
             if file.file_size:
-                span = ByteRange(0, min(HEAD_SIZE, file.file_size) - 1)
+                span = ByteRange(0, min(HEAD_BYTES, file.file_size) - 1)
                 with bucket_errors(), self._reader.open(file, span) as reader:
-                    while piece := reader.read(HEAD_SIZE):
+                    while piece := reader.read(HEAD_BYTES):
                         head += piece
         except ContentMissing:  # there are no bytes to detect the type of, nor to download
             return None

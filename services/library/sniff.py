@@ -19,7 +19,7 @@ from typing import Any
 from core import charsets
 from core.content_types import ACTIVE, EMPTY, OCTET_STREAM, Found, canonical, forms
 
-HEAD_BYTES = 65_536  # that are looked at
+HEAD_BYTES = 64 * 1024  # first bytes of a file, by which types and charsets are detected
 
 _NO_CONTAINERS = frozenset({"signature", "text", "any", "encrypted", "id3"})  # among the forms of types
 # Texts that libmagic recognises well enough for names without an extension.
@@ -41,16 +41,14 @@ def detect(head: bytes | bytearray | memoryview) -> Found:
     is_text = _is_text(data)
     if active := _active_text(data, is_text):
         return Found(active, certain=True, forms=frozenset({"text"} if is_text else ()))
-    if program := _program(data):
-        return Found(program, certain=True, forms=_containers(program))
     if signed := _by_signature(data, is_text):
         return signed
     return _by_libmagic(data, is_text)
 
 
 def _is_text(data: bytes) -> bool:
-    start = (data if any(data[:4096]) else data.lstrip(b"\0"))[:4096]  # which suffices for most files that are no text
-    return charsets.is_text(start, cut=True) and charsets.is_text(data, cut=len(data) == HEAD_BYTES)
+    start = data.lstrip(b"\0")[:1024]  # which suffices for most files that are no text
+    return start != b"" and charsets.is_text(start, cut=True) and charsets.is_text(data, cut=len(data) == HEAD_BYTES)
 
 
 def _containers(mime: str) -> frozenset[str]:
@@ -63,7 +61,8 @@ def _certain(mime: str) -> Found:
 
 
 def _by_libmagic(data: bytes, is_text: bool) -> Found:
-    mime = canonical(_ask_libmagic(_BLANKS.sub(b"\n", data) if is_text else data))
+    has_blanks = is_text and b" " * 32 in data.translate(_SPACES)  # quicker than the pattern
+    mime = canonical(_ask_libmagic(_BLANKS.sub(b"\n", data) if has_blanks else data))
     also = {mime for pattern, mime in _HINTS if pattern.match(data)}
     certain = bool(forms(mime)) and not forms(mime) & {"text", "any"} and mime not in ACTIVE
     # Even pixels and packed data can look like UTF-16 without a mark.
@@ -142,35 +141,22 @@ def _as_ascii(data: bytes, is_text: bool) -> bytes:
     return data.decode(encoding, "replace").encode("ascii", "replace") if encoding[:6] in ("utf-16", "utf-32") else data
 
 
-# Programs -----------------------------------------------------------------------------------------------------
-
-_MACH_O = (b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe")
-
-
-def _program(data: bytes) -> str | None:
-    """The type of an executable. Versions of libmagic name these differently, or miss truncated ones."""
-    if data.startswith(b"\x7fELF"):
-        return "application/x-executable"
-    if data.startswith(_MACH_O):
-        return "application/x-mach-binary"
-    if data.startswith(b"\0asm"):
-        return "application/wasm"
-    if data.startswith(b"L\0\0\0\x01\x14\x02\0"):
-        return "application/x-ms-shortcut"
-    if data.startswith(b"MZ") and b"\0" in data[:64]:  # text may begin with "MZ" too
-        return "application/vnd.microsoft.portable-executable"
-    if data.startswith(b"\xca\xfe\xba\xbe"):
-        few = data[4:7] == b"\0\0\0" and data[7:8] < b"\x1e"  # architectures; a Java class has its version here
-        return "application/x-mach-binary" if few else "application/x-java-applet"
-    return None
-
-
 # Signatures ---------------------------------------------------------------------------------------------------
 
-# Of types that versions of libmagic miss or guess, and of text that is more than text.
+# Of types that versions of libmagic miss, guess or name differently, and of text that is more than text.
 _SIGNATURES = tuple(
     (re.compile(pattern, re.DOTALL), mime)
     for pattern, mime in (
+        (rb"\x7fELF", "application/x-executable"),
+        # Several architectures have a Mach-O file each, their number where a Java class has its version.
+        (
+            rb"\xfe\xed\xfa[\xce\xcf]|[\xce\xcf]\xfa\xed\xfe|\xca\xfe\xba\xbe\0\0\0[\0-\x1d]",
+            "application/x-mach-binary",
+        ),
+        (rb"\xca\xfe\xba\xbe", "application/x-java-applet"),
+        (rb"\0asm", "application/wasm"),
+        (rb"L\0\0\0\x01\x14\x02\0", "application/x-ms-shortcut"),
+        (rb"MZ[^\0]{0,61}\0", "application/vnd.microsoft.portable-executable"),  # text may begin with "MZ" too
         (rb"%PDF-", _PDF),
         (rb"(?:\x04|\xef\xbb\xbf)?%!PS|\xc5\xd0\xd3\xc6", "application/postscript"),
         (rb"(?:\xef\xbb\xbf)?\s*\{\\rtf", "application/rtf"),
@@ -183,6 +169,8 @@ _SIGNATURES = tuple(
         (rb"\xff\x4f\xff\x51\0|\0\0\0\x0cjP  ", "image/jp2"),
         (rb"qoif\0", "image/qoi"),
         (rb"AutoCAD Binary DXF\r\n\x1a", "image/vnd.dxf"),
+        (rb"\x1a\x45\xdf\xa3.{0,56}webm", "video/webm"),
+        (rb"\x1a\x45\xdf\xa3", "video/x-matroska"),
         (rb"(?:RIFX|RF64|BW64)....WAVE", "audio/wav"),
         (rb"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d", "application/onenote"),
         (rb".{60}(?:BOOKMOBI|TEXtREAd)", "application/x-mobipocket-ebook"),
@@ -201,7 +189,8 @@ _SIGNATURES = tuple(
         (rb"glTF[\x01\x02]\0\0\0", "model/gltf-binary"),
     )
 )
-_BLANKS = re.compile(rb"\s{9,}")  # of 64 KiB of line feeds libmagic thinks for a second
+_BLANKS = re.compile(rb"\s{32,}")  # of 64 KiB of line feeds libmagic thinks for a second
+_SPACES = bytes.maketrans(b"\t\n\v\f\r", b"     ")
 # Of bytes that are such a file only if they are named so. Readers of PDF skip what is before it.
 _HINTS = (
     (re.compile(rb".{0,1019}%PDF-", re.DOTALL), _PDF),
@@ -215,6 +204,8 @@ _TRANSPORT_STREAM = re.compile(rb".{0,207}?\x47(?:(?:.{187}\x47){4}|(?:.{191}\x4
 
 
 def _by_signature(data: bytes, is_text: bool) -> Found | None:
+    if signed := next((mime for pattern, mime in _SIGNATURES if pattern.match(data)), None):
+        return _certain(signed)
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return _in_zip(data)
     if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
@@ -225,11 +216,9 @@ def _by_signature(data: bytes, is_text: bool) -> Found | None:
         return _by_brands(data)
     if (mime := _FILM_BOXES.get(data[4:8])) and not is_text:
         return _certain(mime)
-    if data.startswith(b"\x1a\x45\xdf\xa3"):
-        return _certain("video/webm" if b"webm" in data[:64] else "video/x-matroska")
     if data.startswith(b"ID3") and data[3:4] in (b"\x02", b"\x03", b"\x04"):
         return _behind_id3(data)
-    return next((_certain(mime) for pattern, mime in _SIGNATURES if pattern.match(data)), None)
+    return None
 
 
 def _holds_svg(data: bytes) -> bool:

@@ -7,8 +7,6 @@ from core.content_types import Rules
 from core.principal import Principal
 from services.library import sniff
 
-HEAD_SIZE = 64 * 1024  # first bytes of a file, which its type is detected by
-
 
 class TypePolicy:
     """The rules of the settings, and of the principal's upload token."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from core.errors import GatewayError, Unsupported
 from db import Database, uploads
 from db.records import UploadRecord
-from services.library.type_policy import HEAD_SIZE
+from services.library.sniff import HEAD_BYTES
 from services.objects.bucket import bucket_errors
 from services.uploads.completion import Completion
 from services.uploads.intake import Intake
@@ -61,8 +61,8 @@ class Concatenation:
         head = b""
         for upload in partials:
             assert upload.size is not None
-            if upload.size and len(head) < HEAD_SIZE:
-                head += self._read(upload.object_key, 0, min(upload.size, HEAD_SIZE - len(head)))
+            if upload.size and len(head) < HEAD_BYTES:
+                head += self._read(upload.object_key, 0, min(upload.size, HEAD_BYTES - len(head)))
         try:
             writer.judge(head)
         except Unsupported:

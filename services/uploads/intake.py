@@ -53,7 +53,7 @@ from services.access import idempotency
 from services.access.idempotency import Claim
 from services.access.upload_tokens import as_sent
 from services.library import public_copies, readings
-from services.library.type_policy import HEAD_SIZE
+from services.library.sniff import HEAD_BYTES
 from services.objects.bucket import beginning_multipart, delete_quietly, delete_unused
 from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader
@@ -307,12 +307,12 @@ class Batch:
                 if md5 is not None:
                     md5.update(chunk)
                 writer.add(chunk)
-                if not mime_type and writer.filled >= HEAD_SIZE:
-                    mime_type = policy.types.judge(principal, new.original_name, writer.head(HEAD_SIZE))
+                if not mime_type and writer.filled >= HEAD_BYTES:
+                    mime_type = policy.types.judge(principal, new.original_name, writer.head(HEAD_BYTES))
                 if not writer.room:
                     upload = upload or self._admit(replace(new, reserve=2 * PART_SIZE))
                     upload = self._send_part(upload, writer, mime_type, received)
-            mime_type = mime_type or policy.types.judge(principal, new.original_name, writer.head(HEAD_SIZE))
+            mime_type = mime_type or policy.types.judge(principal, new.original_name, writer.head(HEAD_BYTES))
             upload = upload or (self._take_key if small else self._admit)(replace(new, reserve=received))
             if new.size not in (None, received):
                 raise MalformedUpload(f"{new.size} bytes were declared and {received} arrived.")

@@ -28,7 +28,7 @@ from core.tus import digest_of
 from db import Database, resumable
 from db.records import PartRecord, UploadState
 from db.resumable import MAX_PART_NUMBER
-from services.library.type_policy import HEAD_SIZE
+from services.library.sniff import HEAD_BYTES
 from services.objects.bucket import bucket_errors
 from services.objects.part_writer import PartWriter
 from services.uploads.intake import Intake
@@ -222,13 +222,13 @@ class ResumableWriter:
 
     def _judge(self, *, ended: bool) -> None:
         """Judge the type as soon as enough bytes are there. A refusal ends the upload."""
-        if self._judged or not (ended or self.pending >= HEAD_SIZE):
+        if self._judged or not (ended or self.pending >= HEAD_BYTES):
             return
         if self.record.partial:
             self._judged = True
             return
         try:
-            self.judge(self._parts.head(HEAD_SIZE))
+            self.judge(self._parts.head(HEAD_BYTES))
         except Unsupported as error:
             self._intake.abort(self.upload, problem=error.as_problem())
             raise

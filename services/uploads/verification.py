@@ -18,7 +18,7 @@ from db import Database, Tx, files, jobs, objects, scans, uploads
 from db.records import FileRecord
 from services.access.upload_tokens import uploader_of
 from services.library import public_copies, readings
-from services.library.type_policy import HEAD_SIZE
+from services.library.sniff import HEAD_BYTES
 from services.objects.bucket import purge_object
 from services.objects.equal_objects import EqualObjects
 from services.objects.object_reader import ObjectReader, as_missing
@@ -111,8 +111,8 @@ class Verification:
         digest, size, head = hashlib.sha256(), 0, b""
         with self._reader.open(file) as reader:
             while chunk := reader.read(_READ):
-                if len(head) < HEAD_SIZE:
-                    head += chunk[: HEAD_SIZE - len(head)]
+                if len(head) < HEAD_BYTES:
+                    head += chunk[: HEAD_BYTES - len(head)]
                 digest.update(chunk)
                 size += len(chunk)
         if size != file.file_size:
