@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from core.demo import DemoFile
 from db import Tx, execute, scalar
+from db.records import ReadingKey
 from db.search import index
 
 _FILES = """id owner_id original_name file_path mime_type file_type file_size file_hash folder_id status problem visibility tags
@@ -78,7 +79,7 @@ def add_texts(tx: Tx, found: Sequence[tuple[str, str, str]]) -> None:
     read_as = dict(tx.execute(sql, {"keys": [key for key, _, _ in found]}).fetchall())  # copies keep the extension
     with tx.pipeline():
         for key, content, language in found:
-            index.put_text(tx, key, read_as.get(key, ""), content=content, language=language)
+            index.put_text(tx, ReadingKey(key, read_as.get(key, "")), content=content, language=language)
 
 
 def set_stored(tx: Tx, object_key: str, *, etag: str) -> None:

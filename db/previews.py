@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from db import Tx, execute, many, one, readings
-from db.records import PreviewRecord
+from db.records import PreviewRecord, ReadingKey
 
 _COLUMNS = "object_key, preview_type, variant, preview_path, mime_type, width, height, size, read_as"
 # The previews of a file with the reading ``r`` (``readings.JOIN``), in a column of its row; null without any.
@@ -18,17 +18,15 @@ OF_FILE = f"""(
           order by preview_type, variant) p)"""
 
 
-def find(
-    tx: Tx, object_key: str, read_as: str, *, preview_type: str, variant: int, mime_type: str
-) -> PreviewRecord | None:
+def find(tx: Tx, reading: ReadingKey, *, preview_type: str, variant: int, mime_type: str) -> PreviewRecord | None:
     """One preview."""
     sql = f"""
     select {_COLUMNS} from file_previews
-    where object_key = %(key)s and read_as = %(read_as)s and preview_type = %(type)s and variant = %(variant)s
+    where object_key = %(object_key)s and read_as = %(read_as)s and preview_type = %(type)s and variant = %(variant)s
     and mime_type = %(mime_type)s
     """
-    params = {"key": object_key, "read_as": read_as, "type": preview_type, "variant": variant, "mime_type": mime_type}
-    return one(tx, PreviewRecord, sql, params)
+    params = {"type": preview_type, "variant": variant, "mime_type": mime_type}
+    return one(tx, PreviewRecord, sql, reading._asdict() | params)
 
 
 def parsed(column: list[list[Any]] | None) -> list[PreviewRecord]:
@@ -56,7 +54,7 @@ def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
     )
     delete from deferred_deletions d using added where d.object_key = added.preview_path and not d.deleting
     """
-    if not readings.begin(tx, preview.object_key, preview.read_as):
+    if not readings.begin(tx, preview.reading):
         return False
     return execute(tx, sql, preview._asdict() | {"file_id": file_id}) == 1
 
@@ -69,37 +67,35 @@ def remove(tx: Tx, preview_path: str) -> None:
 # -- previews that can't be made -------------------------------------------------------------------------------------------
 
 
-def add_failure(
-    tx: Tx, object_key: str, read_as: str, *, preview_type: str, variant: int, code: str, detail: str
-) -> None:
+def add_failure(tx: Tx, reading: ReadingKey, *, preview_type: str, variant: int, code: str, detail: str) -> None:
     """Record why a preview can't be made. ``variant`` is a page; 0 stands for all pages and for the other types."""
     sql = """
     insert into preview_failures (object_key, read_as, preview_type, variant, code, detail)
-    values (%(key)s, %(read_as)s, %(type)s, %(variant)s, %(code)s, %(detail)s)
+    values (%(object_key)s, %(read_as)s, %(type)s, %(variant)s, %(code)s, %(detail)s)
     on conflict (object_key, read_as, preview_type, variant) do update
     set code = excluded.code, detail = excluded.detail, failed_at = now()
     """
-    params = {"key": object_key, "read_as": read_as, "type": preview_type, "variant": variant}
-    if readings.begin(tx, object_key, read_as):
-        execute(tx, sql, params | {"code": code, "detail": detail})
+    params = {"type": preview_type, "variant": variant, "code": code, "detail": detail}
+    if readings.begin(tx, reading):
+        execute(tx, sql, reading._asdict() | params)
 
 
 _FAILURES = """
-preview_failures where object_key = %(key)s and read_as = %(read_as)s and preview_type = %(type)s and variant in (0, %(variant)s)
+preview_failures
+where object_key = %(object_key)s and read_as = %(read_as)s and preview_type = %(type)s and variant in (0, %(variant)s)
 """
 
 
 def failure(
-    tx: Tx, object_key: str, read_as: str, *, preview_type: str, variant: int, within: timedelta
+    tx: Tx, reading: ReadingKey, *, preview_type: str, variant: int, within: timedelta
 ) -> tuple[str, str] | None:
     """Code and detail of a failure that is not older than ``within``."""
     sql = f"select code, detail from {_FAILURES} and failed_at > now() - %(within)s order by variant limit 1"
-    params = {"key": object_key, "read_as": read_as, "type": preview_type, "variant": variant, "within": within}
-    row = tx.execute(sql, params).fetchone()
+    params = {"type": preview_type, "variant": variant, "within": within}
+    row = tx.execute(sql, reading._asdict() | params).fetchone()
     return (row[0], row[1]) if row else None
 
 
-def forget_failure(tx: Tx, object_key: str, read_as: str, *, preview_type: str, variant: int) -> None:
+def forget_failure(tx: Tx, reading: ReadingKey, *, preview_type: str, variant: int) -> None:
     """Delete a failure, so that the preview is tried again."""
-    params = {"key": object_key, "read_as": read_as, "type": preview_type, "variant": variant}
-    execute(tx, f"delete from {_FAILURES}", params)
+    execute(tx, f"delete from {_FAILURES}", reading._asdict() | {"type": preview_type, "variant": variant})

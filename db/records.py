@@ -207,6 +207,13 @@ class SessionRecord:
     completed_at: datetime | None
 
 
+class ReadingKey(NamedTuple):
+    """What db/readings.py keeps apart: an object, and what a parser sees of a file's type and name."""
+
+    object_key: str
+    read_as: str
+
+
 class FileRecord(NamedTuple):
     """A file with what its object tells of the bytes: the columns of ``files.COLUMNS``, in their order."""
 
@@ -246,6 +253,11 @@ class FileRecord(NamedTuple):
     public_sha256: str | None
     public_etag: str | None
     read_as: str = ""  # what a parser sees of type and name; files of equal bytes share previews and text by it
+
+    @property
+    def reading(self) -> ReadingKey:
+        """The reading that its metadata, previews and text belong to."""
+        return ReadingKey(self.file_path, self.read_as)
 
     @property
     def intact(self) -> bool:
@@ -301,6 +313,11 @@ class PreviewRecord(NamedTuple):
     height: int | None
     size: int  # bytes
     read_as: str = ""  # of the original
+
+    @property
+    def reading(self) -> ReadingKey:
+        """What it was made of."""
+        return ReadingKey(self.object_key, self.read_as)
 
 
 @dataclass(frozen=True, slots=True)

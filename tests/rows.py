@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from core.principal import Principal
 from db import Database, Tx, previews, scalar
-from db.records import FileRecord, PreviewRecord
+from db.records import FileRecord, PreviewRecord, ReadingKey
 from db.search import index
 from services.library.search import Search, SearchPage, SearchRequest
 
@@ -84,7 +84,7 @@ def index_now(db: Database) -> None:
 def put_text(tx: Tx, object_key: str, *, content: str, language: str | None) -> bool:
     """Store the text of an object whose files are all read alike."""
     read_as = scalar(tx, "select read_as from files where file_path = %(key)s limit 1", {"key": object_key})
-    return index.put_text(tx, object_key, read_as or "", content=content, language=language)
+    return index.put_text(tx, ReadingKey(object_key, read_as or ""), content=content, language=language)
 
 
 class IndexingSearch(Search):

@@ -20,12 +20,12 @@ from psycopg.rows import dict_row
 
 from core.tokenizer import MAX_WORD, is_run, text_vector, tokens, without_marks, words
 from db import Tx, column, execute, readings
+from db.records import ReadingKey
 
 BATCH = 500  # files in one transaction
 _MAX_TEXT = 4_000_000  # characters of their texts; the other files wait for the next batch
 _SEGMENT_BITS = 15
 SEGMENTS = f"(select (last_value >> {_SEGMENT_BITS})::integer from search_places)"  # the number of the newest
-Reading = tuple[str, str]  # object key, and what it was read as
 LISTED = 4  # characters of the shortest word in search_words
 
 # ISO 639-1 -> the Snowball dictionary.
@@ -40,26 +40,28 @@ UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 _PUT = """
 insert into object_texts (object_key, read_as, owner_id, content, language)
-select o.object_key, %(read_as)s, o.owner_id, %(content)s, %(language)s from objects o where o.object_key = %(key)s
+select o.object_key, %(read_as)s, o.owner_id, %(content)s, %(language)s from objects o where o.object_key = %(object_key)s
 on conflict (object_key, read_as) do update
 set content = excluded.content, language = excluded.language, created_at = clock_timestamp()
 """
-_QUEUE_FILES = "insert into search_queue select id from files where file_path = %(key)s and read_as = %(read_as)s"
+_QUEUE_FILES = (
+    "insert into search_queue select id from files where file_path = %(object_key)s and read_as = %(read_as)s"
+)
 
 
-def put_text(tx: Tx, object_key: str, read_as: str, *, content: str, language: str | None) -> bool:
+def put_text(tx: Tx, reading: ReadingKey, *, content: str, language: str | None) -> bool:
     """Store an object's text, read so, with its language (ISO 639-1), if known, and queue its files. False if nobody needs it
     any more (``readings.begin``)."""
-    found = {"key": object_key, "read_as": read_as, "content": UNSTORABLE.sub("", content), "language": language}
+    found = reading._asdict() | {"content": UNSTORABLE.sub("", content), "language": language}
     # The lock keeps out whoever adds a file to the object: the queue would miss it.
-    if not readings.begin(tx, object_key, read_as, lock="no key update"):
+    if not readings.begin(tx, reading, lock="no key update"):
         return False
     execute(tx, _PUT, found)
     execute(tx, _QUEUE_FILES, found)
     return True
 
 
-def texts(tx: Tx, of: Collection[Reading], *, skip: int, length: int) -> dict[Reading, str]:
+def texts(tx: Tx, of: Collection[ReadingKey], *, skip: int, length: int) -> dict[ReadingKey, str]:
     """``length`` characters of each text, after ``skip``."""
     sql = """
     select t.object_key, t.read_as, substr(t.content, %(start)s, %(length)s)
@@ -67,7 +69,7 @@ def texts(tx: Tx, of: Collection[Reading], *, skip: int, length: int) -> dict[Re
     """
     params: dict[str, Any] = {"start": skip + 1, "length": length}
     params |= {"keys": [key for key, _ in of], "read_as": [read_as for _, read_as in of]}
-    return {(key, read_as): text for key, read_as, text in tx.execute(sql, params)}
+    return {ReadingKey(key, read_as): text for key, read_as, text in tx.execute(sql, params)}
 
 
 def mark_of(owner_id: str) -> str:

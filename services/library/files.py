@@ -30,7 +30,7 @@ from core.unset import UNSET, Unset, value_or_none
 from db import Database, Tx, events, file_lists, files, folders, objects, previews, quotas
 from db import errors as db_errors
 from db.file_lists import FileFilter
-from db.records import EventRecord, FileDetailsRecord, FileRecord, FileView, PreviewRecord
+from db.records import EventRecord, FileDetailsRecord, FileRecord, FileView, PreviewRecord, ReadingKey
 from services.access import idempotency
 from services.access.concurrency import ConcurrencyLimit
 from services.access.idempotency import Claim
@@ -57,10 +57,10 @@ def with_previews(tx: Tx, records: Sequence[FileRecord]) -> list[FileView]:
 
 def views(records: Sequence[FileRecord], found: Iterable[PreviewRecord]) -> list[FileView]:
     """Files, each with its own of these previews."""
-    of: dict[tuple[str, str], list[PreviewRecord]] = {(record.file_path, record.read_as): [] for record in records}
+    of: dict[ReadingKey, list[PreviewRecord]] = {record.reading: [] for record in records}
     for preview in found:
-        of.get((preview.object_key, preview.read_as), []).append(preview)
-    return [FileView(record, of[record.file_path, record.read_as]) for record in records]
+        of.get(preview.reading, []).append(preview)
+    return [FileView(record, of[record.reading]) for record in records]
 
 
 def record_file(tx: Tx, once: Claim | None, file: FileRecord) -> None:

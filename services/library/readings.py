@@ -23,7 +23,7 @@ def begin(tx: Tx, file: FileRecord, *, new: bool = False) -> bool:
     nothing to read. ``new``: no other file can be on its object."""
     if file.status != "ready" or not file.file_size or not preview_types(file):
         return False
-    if "processed_at" not in file.metadata and (new or not readings.is_queued(tx, file.file_path, file.read_as)):
+    if "processed_at" not in file.metadata and (new or not readings.is_queued(tx, file.reading)):
         lock = f"object:{file.file_path}"
         jobs.enqueue(tx, "process_file", owner_id=file.owner_id, lock=lock, file_id=str(file.id))
     return True
@@ -32,7 +32,7 @@ def begin(tx: Tx, file: FileRecord, *, new: bool = False) -> bool:
 def leave(tx: Tx, before: FileRecord) -> None:
     """A file, as it was ``before``, is gone or read otherwise now: delete what no other file needs. If its job was to serve
     another one too, enqueue one for that. The caller has locked the object."""
-    remaining = readings.drop_unused(tx, before.file_path, before.read_as)
+    remaining = readings.drop_unused(tx, before.reading)
     if remaining is not None and (file := files.get(tx, remaining)) is not None:
         begin(tx, file)
 

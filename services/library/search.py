@@ -19,7 +19,7 @@ from core.tokenizer import is_near, is_run, misspellable, parts, phrase, swapped
 from db import Database, Tx, file_lists, set_timeout
 from db import errors as db_errors
 from db.file_lists import FileFilter
-from db.records import FileRecord, FileView
+from db.records import FileRecord, FileView, ReadingKey
 from db.search import index, query, words
 from db.search.query import Clock
 from services.access.visibility import listed, owner_scope
@@ -122,10 +122,7 @@ class Search:
         marks += [[word] for near in corrections.values() for word in near]
         hits = []
         for file, previews, score in shown:
-            highlights = {
-                "name": mark(file.original_name, marks),
-                "content": snippets.get((file.file_path, file.read_as)),
-            }
+            highlights = {"name": mark(file.original_name, marks), "content": snippets.get(file.reading)}
             hits.append(SearchHit(file, previews, score / 1e6, highlights))
         more = len(found.hits) > room and seen + room < MAX_RESULTS
         next_cursor = self._cursors.sign([seen + room, *shown[-1].position], scope=scope) if more else None
@@ -188,15 +185,15 @@ def _corrections(conn: Tx, *, wanted: FileFilter, tree: SearchTree, clock: Clock
 
 def _snippets(
     conn: Tx, tree: SearchTree, stems: Mapping[str, Sequence[str]], hits: Sequence[FileRecord]
-) -> dict[index.Reading, str]:
+) -> dict[ReadingKey, str]:
     """A line around the first match in the text of each ready file (T82). A bounded part of the texts is
     read; if it has no match, there is no line."""
     terms = [leaf for group in tree.groups for leaf in group if isinstance(leaf, Term)]
     asked = [piece for term in terms if not term.negated and term.where != "name" for piece in parts(term.key)]
     shared = [_shared(word, stem) for word in asked for stem in stems.get(word, ())]
     near = [*asked, *(beginning for beginning in shared if len(beginning) >= _SHORTEST_STEM)]
-    of = {(hit.file_path, hit.read_as) for hit in hits if asked and hit.status == "ready"}
-    found: dict[index.Reading, str] = {}
+    of = {hit.reading for hit in hits if asked and hit.status == "ready"}
+    found: dict[ReadingKey, str] = {}
     for skip, length in ((0, _READ), (_READ, _READ_AGAIN)):
         texts = index.texts(conn, of, skip=skip, length=length // (len(of) if skip else 1)) if of else {}
         for key, text in texts.items():

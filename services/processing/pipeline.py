@@ -78,8 +78,8 @@ class Pipeline:
             if problem is None and isinstance(error, PreviewFailed):
                 problem = {"code": error.code, "detail": f"{_STEPS[step][1]}: {error.detail}"}
         with self._db.transaction() as tx:
-            readings.add_extracted(tx, file.file_path, file.read_as, measured)
-            readings.set_problem(tx, file.file_path, file.read_as, problem)
+            readings.add_extracted(tx, file.reading, measured)
+            readings.set_problem(tx, file.reading, problem)
             _begin_compression(tx, file)  # last: it moves the object to another key
 
     def _read(
@@ -115,4 +115,4 @@ class Pipeline:
             self._previews.keep_document(file, "contents", reading.contents)
         if reading.text:
             with self._db.transaction() as tx:
-                index.put_text(tx, file.file_path, file.read_as, content=reading.text, language=reading.text_language)
+                index.put_text(tx, file.reading, content=reading.text, language=reading.text_language)

@@ -121,12 +121,7 @@ class Previews:
             file = downloadable(visible(principal, files.get(tx, file_id)), scanned_only=self._scanned_only)
             shape = _shape(file, request)
             stored = previews.find(
-                tx,
-                file.file_path,
-                file.read_as,
-                preview_type=shape.type,
-                variant=shape.variant,
-                mime_type=shape.mime_type,
+                tx, file.reading, preview_type=shape.type, variant=shape.variant, mime_type=shape.mime_type
             )
             retry = request.retry and may_change(principal, file.owner_id, file.folder_id)
             if stored is None:
@@ -146,16 +141,16 @@ class Previews:
             body = self._make(file, shape)
         if retry and file.problem is not None:
             with self._db.transaction() as tx:
-                readings.set_problem(tx, file.file_path, file.read_as, None)
+                readings.set_problem(tx, file.reading, None)
         return Preview(_named(file, shape, body), shape.mime_type, etag)
 
     def _raise_remembered(self, tx: Tx, file: FileRecord, shape: Shape, *, forget: bool) -> None:
         """Raise the failure of the last day, unless it is to be forgotten."""
         if forget:
-            previews.forget_failure(tx, file.file_path, file.read_as, preview_type=shape.type, variant=shape.page)
+            previews.forget_failure(tx, file.reading, preview_type=shape.type, variant=shape.page)
             return
         failure = previews.failure(
-            tx, file.file_path, file.read_as, preview_type=shape.type, variant=shape.page, within=_REMEMBER_FAILURE
+            tx, file.reading, preview_type=shape.type, variant=shape.page, within=_REMEMBER_FAILURE
         )
         if failure is not None:
             code, detail = failure
@@ -185,7 +180,7 @@ class Previews:
                 raise
             pages = measured.get("pages") or 0
             with self._db.transaction() as tx:
-                readings.add_extracted(tx, file.file_path, file.read_as, measured)
+                readings.add_extracted(tx, file.reading, measured)
         if page > pages:
             detail = f"The document has {pages} pages."
             raise InvalidInput(detail, errors=[{"field": "page", "message": detail}])
@@ -211,7 +206,7 @@ class Previews:
             )
             if not shape.page and "width" not in file.metadata:
                 with self._db.transaction() as tx:
-                    readings.add_extracted(tx, file.file_path, file.read_as, measured_metadata(reading))
+                    readings.add_extracted(tx, file.reading, measured_metadata(reading))
             if "picture" in reading.failed:
                 raise PreviewFailed(reading.failed["picture"])
             if not reading.pictures:
@@ -283,13 +278,7 @@ class Previews:
         metrics().preview(preview_type, error.code)
         with self._db.transaction() as tx:
             previews.add_failure(
-                tx,
-                file.file_path,
-                file.read_as,
-                preview_type=preview_type,
-                variant=page,
-                code=error.code,
-                detail=error.detail,
+                tx, file.reading, preview_type=preview_type, variant=page, code=error.code, detail=error.detail
             )
 
 

@@ -166,4 +166,4 @@ def _set_problem(tx: Tx, task: str, arguments: Mapping[str, Any], reason: str) -
         files.finish_check(tx, file.id, status="rejected", problem=problem)
     elif task == "process_file":
         problem = {"code": "processing_failed", "detail": f"No previews were made: {reason}."}
-        readings.set_problem(tx, file.file_path, file.read_as, problem)
+        readings.set_problem(tx, file.reading, problem)

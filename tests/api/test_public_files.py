@@ -15,6 +15,7 @@ import requests
 from core.principal import Principal
 from core.scan import Scan
 from db import Database, objects, readings, scans
+from db.records import ReadingKey
 from parsers import ParserFailed
 from parsers import run as parsers
 from services import Services
@@ -522,7 +523,8 @@ def test_T139_anonymous_requests_are_counted_without_rows(
 def test_T139_only_the_owner_clears_a_problem(client: GatewayClient, strangers: Any, db: Database) -> None:
     file = client.add("p.jpg", picture(), visibility="public")
     with db.connection() as tx:
-        readings.set_problem(tx, file["file_path"], "image/jpeg", {"code": "preview_failed", "detail": "as it was"})
+        reading = ReadingKey(file["file_path"], "image/jpeg")
+        readings.set_problem(tx, reading, {"code": "preview_failed", "detail": "as it was"})
     for (stranger, _), size in zip(strangers, (512, 1024), strict=True):
         assert stranger.get(address(file, f"/preview?size={size}&retry=true")).status == 200  # makes the preview
         assert client.get(address(file)).json["problem"]["detail"] == "as it was"
