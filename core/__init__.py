@@ -1,4 +1,4 @@
-"""Values and rules: standard library and http_sf only, no I/O, no settings.
+"""Values and rules: standard library, http_sf, multipart and chardet only, no I/O, no settings.
 
 Everything else may import this package; it imports nothing of the project. Open ``errors`` first, then ``principal`` and
 ``placement``: they are in most signatures.
@@ -12,7 +12,8 @@ Everything else may import this package; it imports nothing of the project. Open
     previewable      which previews a type has
     parts            how a file is divided into parts
     ranges           Range, If-Range and ETag headers
-    disposition      Content-Disposition
+    disposition, encoded_words    Content-Disposition; RFC 2047
+    charsets         which encoding a text is in
     cursors          pages of lists, and signed values
     security_headers  headers of every response
     secrets          keys derived from SECRET_KEY, one for each purpose

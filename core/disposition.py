@@ -6,18 +6,15 @@ the value, the header or the URL (T23). What clients send is read as they mean i
 
 from __future__ import annotations
 
-import base64
-import quopri
 import re
 import unicodedata
 from collections.abc import Mapping
-from itertools import groupby
 from typing import Literal
 from urllib.parse import quote, unquote_to_bytes
 
 from multipart import content_disposition_unquote
 
-from core import charsets
+from core import charsets, encoded_words
 
 _ATTR_CHARS = "!#$&+-.^_`|~"  # RFC 8187 §3.2.1, beside letters and digits
 # All but printable ASCII; also quotes, backslashes, and "%", which some clients decode (RFC 6266 appendix D).
@@ -25,8 +22,6 @@ _NOT_PLAIN = re.compile(r'[^\x20-\x7e]|["\\%]')
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 # An open quote runs to the end: no second try. Some clients don't quote values that need it.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.?)*(?:"|$)|[^;]*)', re.DOTALL)
-_WORD = re.compile(r"=\?([\w.:+-]+)(?:\*[\w-]*)?\?([BQ])\?([ ->@-~]*)\?=", re.IGNORECASE | re.ASCII)
-_WORDS = re.compile(rf"{_WORD.pattern}(?:\s*{_WORD.pattern})*", re.IGNORECASE | re.ASCII)
 
 
 def content_disposition(kind: Literal["inline", "attachment"], name: str) -> str:
@@ -56,22 +51,10 @@ def sent_filename(sent: Mapping[str, str]) -> str | None:
         label, _, rest = sent["filename*"].partition("'")
         return charsets.strictly_decoded(unquote_to_bytes(rest.partition("'")[2]), charsets.named(label))
     name = sent.get("filename")
-    return name and _WORDS.sub(_of_words, name)
-
-
-def _of_words(words: re.Match[str]) -> str:
-    """Encoded words, which may be split within a character; as they are if one can't be decoded."""
-    text = ""
+    if not name:
+        return name
     try:
-        for label, group in groupby(_WORD.findall(words[0]), lambda word: word[0].lower()):
-            data = b"".join(_payload(kind, payload) for _, kind, payload in group)
-            text += charsets.strictly_decoded(data, charsets.named(label))
+        words = encoded_words.runs(name, strict=True)
+        return "".join(charsets.strictly_decoded(data, charsets.named(label or "utf-8")) for label, data in words)
     except ValueError:
-        return words[0]
-    return text
-
-
-def _payload(kind: str, text: str) -> bytes:
-    if kind in "Qq":
-        return quopri.decodestring(text, header=True)
-    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return name

@@ -6,9 +6,7 @@ as they stand, and words and bodies are decoded here: by the charset they name i
 
 from __future__ import annotations
 
-import quopri
 import re
-from base64 import b64decode
 from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
@@ -16,7 +14,7 @@ from email.policy import Compat32
 from itertools import chain
 from typing import Any
 
-from core import charsets
+from core import charsets, encoded_words
 from parsers import plain_text
 from parsers.cpu_timer import CpuTimeExceeded, cpu_timer
 from parsers.html_text import text_of
@@ -31,8 +29,6 @@ _HEADERS = ("From", "To", "Cc", "Date", "Subject")
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError)  # what the library raises for nonsense
 
 _MAILBOX = re.compile(rb"^From [^\n]*\n", re.MULTILINE)  # the line before each message (RFC 4155)
-# Encoded words (RFC 2047), with a language (RFC 2231), and with the blanks that some programs leave in them.
-_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?]{0,40})?\?([bq])\?([^?]*)\?=", re.IGNORECASE)
 
 
 class _Raw(Compat32):
@@ -136,29 +132,9 @@ def _header(message: Message, name: str) -> str:
 
 
 def _words(value: str) -> str:
-    """A header without folding and encoded words. Words of one charset are decoded together, as some programs cut characters."""
+    """A header without folding and encoded words."""
     value = re.sub(r"[\r\n]+[ \t]*", " ", value[:_MAX_HEADER])
-    runs, end = list[tuple[str | None, bytes]](), 0
-    for word in _WORD.finditer(value):
-        between, end = value[end : word.start()], word.end()
-        if between.strip() or not runs:
-            runs.append((None, between.encode(errors="surrogateescape")))
-        label, data = word[1].lower(), _word(word[2], word[3])
-        if runs and runs[-1][0] == label:
-            data = runs.pop()[1] + data
-        runs.append((label, data))
-    runs.append((None, value[end:].encode(errors="surrogateescape")))
-    return "".join(_decoded(data, label) for label, data in runs).strip()
-
-
-def _word(encoding: str, text: str) -> bytes:
-    data = text.encode(errors="surrogateescape")
-    if encoding in "Qq":
-        return quopri.decodestring(data, header=True)
-    try:
-        return b64decode(data + b"===")
-    except ValueError:
-        return data
+    return "".join(_decoded(data, label) for label, data in encoded_words.runs(value, strict=False)).strip()
 
 
 def _decoded(data: bytes, label: str | None) -> str:
