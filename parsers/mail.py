@@ -67,6 +67,13 @@ def parse(data: bytes, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[
     return values, []
 
 
+def text(data: bytes) -> str:
+    """The text of a message within another document."""
+    values, _ = parse(data, {"want": ["text"], "head": len(data) + 1, "mime_type": "message/rfc822"})
+    found: str = values["text"]
+    return found
+
+
 def _messages(data: bytes, *, mailbox: bool) -> list[Message]:
     parts = _MAILBOX.split(data, _MAX_MESSAGES)[1:] if mailbox else []
     return [message_from_bytes(part, policy=_Raw()) for part in parts or [data]]

@@ -7,17 +7,18 @@ external reference is followed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, BinaryIO
 
-from parsers import PROTECTED, ParserFailed, Unsupported, plain_text, sheets
+from parsers import PROTECTED, ParserFailed, Unsupported, mail, plain_text, sheets
 from parsers.html_text import without_tags
 from parsers.packages import Enough, Handler, Package, Relationships, resolved
 
 SEEKS = True
 _MAX_TEXT = 2 * plain_text.MAX_BYTES  # characters; blanks are removed later
+_MAX_PARTS = 10  # of a kind beside the main part
 _MAX_FIELD = 500  # characters of a title or author, before cleaning
 
 _MAIN_ELEMENTS = {"document": "docx", "workbook": "xlsx", "presentation": "pptx"}
@@ -36,15 +37,19 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     values: dict[str, Any] = {"metadata": {"format": kind.upper(), **_properties(package, kind, main)}}
     if "text" not in want and "document" not in want:
         return values, []
+    package.damaged = False
     rows: list[list[str]] | None = None
     if kind in ("xlsx", "ods"):
         text, rows = (sheets.xlsx if kind == "xlsx" else sheets.ods)(package, main, _MAX_TEXT)
     else:
         text = _capped(_READERS[kind](package, main))
+    if package.damaged and not text.strip():
+        raise ParserFailed("The document is broken")
     if "text" in want:
         values |= plain_text.search_values(text)
     if "document" in want:
-        values["document"] = plain_text.document(re.sub(r"\n\s*\n\s*", "\n\n", plain_text.clean(text)).strip())
+        shown = re.sub(r"\n\s*\n\s*", "\n\n", plain_text.clean(text)).strip()
+        values["document"] = plain_text.document(shown, complete=not package.damaged)
         if rows is not None:
             values["document"]["table"] = [[plain_text.clean(cell) for cell in row] for row in rows]
     return values, []
@@ -167,7 +172,7 @@ def _properties(package: Package, kind: str, main: str) -> dict[str, Any]:
         if kind != "xlsx":
             parts += relations.of_kind("extended-properties", "docProps/app.xml")
     properties = _Properties()
-    for part in parts[:10]:
+    for part in parts[:_MAX_PARTS]:
         with suppress(ParserFailed):  # they are optional
             package.parse_xml(part, properties)
     return properties.values
@@ -227,8 +232,17 @@ def _ooxml_text(package: Package, names: Iterable[str]) -> Iterator[str]:
 
 def _docx(package: Package, main: str) -> Iterator[str]:
     relations = Relationships(package, main)
-    notes = [relations.of_kind(kind, f"{kind}.xml")[:1] for kind in ("footnotes", "endnotes")]
-    return _ooxml_text(package, chain([main], *notes))
+    kinds = ("footnotes", "endnotes", "comments", "header", "footer")
+    others = [relations.of_kind(kind, f"{kind}.xml")[:_MAX_PARTS] for kind in kinds]
+    return chain(_ooxml_text(package, chain([main], *others)), _foreign(package, relations.of_kind("aFChunk")))
+
+
+def _foreign(package: Package, parts: Sequence[str]) -> Iterator[str]:
+    """Pages and mails that take the place of text, as programs insert them that write HTML: ECMA-376 part 1, 17.17.2.1."""
+    for part in parts[:_MAX_PARTS]:
+        with suppress(Unsupported), package.open(part) as file:
+            data = file.read()
+            yield mail.text(data) if data.lstrip()[:13].lower() == b"mime-version:" else _page(data)
 
 
 class _Slides(Handler):
@@ -262,8 +276,12 @@ def _epub(package: Package, main: str) -> Iterator[str]:
     for name in index.chapters(main):
         if name in package:
             with suppress(Unsupported), package.open(name) as part:
-                data = part.read()
-                yield without_tags(plain_text.decode(data, declared=plain_text.declared(data, markup=True))[0])
+                yield _page(part.read())
+
+
+def _page(data: bytes) -> str:
+    """The text of an HTML page. Raises Unsupported if it is none."""
+    return without_tags(plain_text.decode(data, declared=plain_text.declared(data, markup=True))[0])
 
 
 _READERS = {"docx": _docx, "pptx": _pptx, "odt": _odf, "odp": _odf, "epub": _epub}

@@ -37,6 +37,7 @@ class Package:
         if len(entries) > _MAX_ENTRIES:
             raise ParserFailed("The document has too many parts")
         self._file, self._left = file, _MAX_TOTAL
+        self.damaged = False  # a part was read only as far as it could be
         self.names = [_normal(name) for name in zip_directory.names(entries)]
         self._entries = {name.casefold(): entry for name, entry in zip(self.names, entries, strict=True)}
         self._entries |= dict(zip(self.names, entries, strict=True))
@@ -62,17 +63,17 @@ class Package:
             raise ParserFailed("The document is too large")
 
     def parse_xml(self, name: str, handler: ContentHandler) -> None:
-        """Pass the events of an XML part to the handler. No DTD, no entities, nothing external."""
+        """Pass the events of an XML part to the handler, up to any damage. No entities, nothing external."""
         parser = defusedxml.sax.make_parser()
-        parser.forbid_dtd = True
+        parser.forbid_external = False  # a DOCTYPE may name its DTD, which is not read
         parser.setContentHandler(handler)
         try:
             with self.open(name) as part:
                 parser.parse(part)
         except DefusedXmlException:
             raise ParserFailed("The document declares entities") from None
-        except (SAXException, LookupError, *_BROKEN):  # LookupError: an encoding that Python does not know
-            raise ParserFailed("The document is broken") from None
+        except (SAXException, LookupError, ValueError):  # LookupError: an encoding that Python does not know
+            self.damaged = True
 
 
 def resolved(target: str, source: str = "") -> str:
@@ -86,7 +87,7 @@ def _normal(name: str, folder: str = "") -> str:
 
 
 class _Part(io.RawIOBase):
-    """A part's bytes, unpacked and counted as they are read."""
+    """A part's bytes, unpacked and counted as they are read. Damage ends them."""
 
     def __init__(self, package: Package, file: BinaryIO, entry: zip_directory.Entry):
         self._package, self._file, self._entry = package, file, entry
@@ -102,7 +103,7 @@ class _Part(io.RawIOBase):
         try:
             data = self._read(len(buffer))
         except _BROKEN:
-            raise ParserFailed("The document is broken") from None
+            self._package.damaged, data = True, b""
         self._count += len(data)
         self._package.spend(len(data))
         if self._count > self._entry.size:
@@ -121,7 +122,7 @@ class _Part(io.RawIOBase):
             if data or self._inflater is None:
                 return data
             if not packed:
-                raise ParserFailed("The document is broken")
+                raise ValueError
         return b""
 
 

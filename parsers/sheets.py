@@ -132,7 +132,7 @@ class _Strings(Handler):
         elif tag == "rPh":
             self._phonetic = False
         elif tag == "si" and self._pieces is not None:
-            self.strings.append("".join(self._pieces))
+            self.strings.append(_unescaped("".join(self._pieces)))
             self._pieces = None
             if len(self.strings) > _MAX_STRINGS or self._size > _MAX_STRING_CHARACTERS:
                 raise Enough
@@ -206,6 +206,8 @@ class _Sheet(_Cells):
     def _shown(self, value: str) -> str:
         if self._kind == "s":
             return self._strings[int(value[:8])] if value.isdecimal() and int(value[:8]) < len(self._strings) else ""
+        if self._kind in ("str", "inlineStr"):
+            return _unescaped(value)
         if self._kind == "b":
             return "TRUE" if value == "1" else "FALSE"
         if self._kind == "d":  # ISO 8601, in strict workbooks
@@ -213,6 +215,11 @@ class _Sheet(_Cells):
         if self._kind == "n" and self._style in self._dates:
             return _date(value, self._epoch if self._dates[self._style] == "date" else None)
         return value
+
+
+def _unescaped(text: str) -> str:
+    """A string with the characters that XML can't have, or that Excel escapes as if it could not: ECMA-376 part 1, 22.9.2.19."""
+    return re.sub(r"_x([0-9A-Fa-f]{4})_", lambda match: chr(int(match[1], 16)), text)
 
 
 def _column(reference: str) -> int:

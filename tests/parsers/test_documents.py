@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from parsers import Unsupported, office, pdf
+from parsers import ParserFailed, Unsupported, office, pdf
 from parsers.reading import Reading, read
 from tests.parsers import samples
 from tests.parsers.samples import GERMAN
@@ -197,6 +197,7 @@ def test_T95_office_documents(data: bytes, mime: str, metadata: dict[str, Any], 
 
 
 W = '<w:document xmlns:w="w"><w:p><w:r><w:t>Hello</w:t></w:r></w:p></w:document>'
+SHEET = {"xl/worksheets/sheet1.xml": "<worksheet><row><c><v>1</v></c></row></worksheet>"}
 NOTE = '<w:footnotes xmlns:w="w"><w:p><w:t>a note</w:t></w:p></w:footnotes>'
 
 
@@ -232,6 +233,7 @@ def main_part(target: str, name: str, **parts: str) -> dict[str, str | bytes]:
         ({"_rels/.rels": "broken", "[Content_Types].xml": "<broken", "word/document.xml": W}, "Hello"),
         (main_part("word/missing.xml", "word/document.xml"), "Hello"),
         (main_part("x.xml", "x.xml") | {"x.xml": W.encode("utf-16")}, "Hello"),
+        (main_part("x.xml", "x.xml") | {"x.xml": f'<!DOCTYPE w SYSTEM "http://127.0.0.1:9/w.dtd">{W}'}, "Hello"),
         (
             {
                 "_rels/.rels": samples.related(
@@ -254,6 +256,7 @@ def main_part(target: str, name: str, **parts: str) -> dict[str, str | bytes]:
         "broken",
         "missing",
         "UTF-16",
+        "DOCTYPE",
         "strict",
     ],
 )
@@ -271,6 +274,57 @@ def test_text_boxes_moved_and_deleted_text_are_read_once() -> None:
     )
     reading = show(samples.docx(body), OFFICE + "wordprocessingml.document")
     assert reading.document and reading.document["content"] == "box\ne-mail\nmoved\n\na footnote"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (samples.docx("<w:p><w:t>before</w:t></w:p><w:p><w:tabs>"), "before\na footnote"),
+        (
+            samples.docx(**{"word/comments.xml": "<broken", "docProps/core.xml": "<broken"}),
+            f"{GERMAN}\none two\na footnote",
+        ),
+        (samples.xlsx("<worksheet><row><c><v>12</v></c></row><row>"), "First\n12\nSecond\nelsewhere"),
+        (samples.zipped({"xl/workbook.xml": "<workbook/>", "xl/styles.xml": "<", **SHEET}), "1"),
+        (samples.odf(content="<text:p>before</text:p><text:p"), "before"),
+    ],
+    ids=["document", "comments", "sheet", "styles", "OpenDocument"],
+)
+def test_what_is_damaged_in_a_document_loses_nothing_else(data: bytes, text: str) -> None:
+    assert text_of(data) == text
+    values, _ = office.parse(io.BytesIO(data), {"want": ["document"]})
+    assert values["document"]["truncated"]
+
+
+def test_a_document_without_any_text_that_can_be_read_is_broken() -> None:
+    with pytest.raises(ParserFailed):
+        text_of(
+            samples.zipped({"_rels/.rels": samples.related({"officeDocument": "a.xml"}), "a.xml": "<w:document><w:t"})
+        )
+
+
+def test_headers_comments_and_inserted_pages_of_a_document_are_read() -> None:
+    relations = {
+        "header1": "h.xml",
+        "footer": "f.xml",
+        "comments": "c.xml",
+        "aFChunk1": "page.html",
+        "aFChunk2": "a.mht",
+    }
+    page = "<html><meta charset=windows-1252><p>K\u00e4se</p>".encode("cp1252")
+    mail = b"MIME-Version: 1.0\nContent-Type: text/html\nContent-Transfer-Encoding: quoted-printable\n\n<b>=C3=A4</b>"
+    parts = {f"{name}.xml": f"<w:p><w:t>{name}</w:t></w:p>" for name in "hfc"} | {"page.html": page, "a.mht": mail}
+    rels = {"word/_rels/document.xml.rels": samples.related(relations)}
+    data = samples.docx("<w:t>text</w:t>", **rels, **{f"word/{name}": part for name, part in parts.items()})
+    assert text_of(data) == "text\na footnote\nc\nh\nf\nK\u00e4se\n\u00e4"
+
+
+def test_characters_that_excel_escapes() -> None:
+    cells = '<c t="inlineStr"><is><t>a_x000D_\nb_x005F_x0041_</t></is></c><c t="str"><v>_x00e4_</v></c>'
+    assert text_of(samples.xlsx(f"<worksheet><row>{cells}</row></worksheet>")).splitlines()[1:3] == [
+        "a",
+        "b_x0041_ \u00e4",
+    ]
 
 
 def test_sheets_have_the_order_and_names_of_the_workbook() -> None:
