@@ -7,6 +7,8 @@ import re
 from itertools import islice
 from typing import BinaryIO, cast
 
+from parsers.ranged import Seekable
+
 _SEARCHED = 8 * 1024 * 1024  # bytes
 _TRIED = 100_000  # possible headers
 # The header of a frame of layer III (ISO/IEC 11172-3, 2.4.1.3; 13818-3; MPEG 2.5)
@@ -56,26 +58,12 @@ def _length(data: bytes, at: int) -> int:
     return (72_000 if low else 144_000) * kbits // max(1, sampling) + (rates >> 1 & 1)
 
 
-class _Spliced(io.RawIOBase):
+class _Spliced(Seekable):
     """Other bytes in place of a file's beginning."""
 
     def __init__(self, head: bytes, file: BinaryIO, start: int):
         self._head, self._file, self._start = head, file, start
         self._size = len(head) + file.seek(0, io.SEEK_END) - start
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
-        return self._position
 
     def readinto(self, buffer: memoryview | bytearray) -> int:  # type: ignore[override]
         if self._position < len(self._head):

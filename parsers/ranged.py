@@ -23,16 +23,11 @@ class Exhausted(OSError):
     """The parser reached a limit; it goes on with what it has read."""
 
 
-class RangedFile(io.RawIOBase):
-    """A file whose ranges are fetched from the parent process when they are read."""
+class Seekable(io.RawIOBase):
+    """A file of ``_size`` bytes that is read at ``_position``."""
 
-    def __init__(self, size: int, budget: int, reader: BinaryIO, writer: int):
-        """``size``: bytes of the file; ``budget``: bytes that may be fetched in all; ``writer``: a file descriptor."""
-        self._size, self._budget, self._requests = size, budget, 0
-        self._reader, self._writer = reader, io.FileIO(writer, "w", closefd=False)
-        self._position = 0
-        self._ranges: list[tuple[int, bytes]] = []
-        self._next = (-1, 0)  # the end of the last range, and its length
+    _size: int
+    _position = 0
 
     def readable(self) -> bool:
         return True
@@ -49,6 +44,17 @@ class RangedFile(io.RawIOBase):
             raise ValueError("negative position")
         self._position = start + offset
         return self._position
+
+
+class RangedFile(Seekable):
+    """A file whose ranges are fetched from the parent process when they are read."""
+
+    def __init__(self, size: int, budget: int, reader: BinaryIO, writer: int):
+        """``size``: bytes of the file; ``budget``: bytes that may be fetched in all; ``writer``: a file descriptor."""
+        self._size, self._budget, self._requests = size, budget, 0
+        self._reader, self._writer = reader, io.FileIO(writer, "w", closefd=False)
+        self._ranges: list[tuple[int, bytes]] = []
+        self._next = (-1, 0)  # the end of the last range, and its length
 
     def readinto(self, buffer: memoryview | bytearray) -> int:  # type: ignore[override]
         if self._position >= self._size or not len(buffer):
