@@ -181,11 +181,15 @@ inode/x-empty: application/x-empty
 """
 
 
+def _rows(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^(\w.*): ([^:]+)$(?=\n\w|\n\Z)", text, re.MULTILINE)
+
+
 def _table() -> tuple[dict[str, tuple[str, ...]], dict[str, frozenset[str]]]:
     """The types of each extension, and the forms of each type."""
     extensions: dict[str, tuple[str, ...]] = {}
     forms: dict[str, frozenset[str]] = {}
-    for heading, items in re.findall(r"^(\w.*): ([^:]+)$(?=\n\w|\n\Z)", _TYPES, re.MULTILINE):
+    for heading, items in _rows(_TYPES):
         family, *of_these = heading.split()
         for item in items.split():
             subtype, _, named = item.partition("=")
@@ -196,19 +200,8 @@ def _table() -> tuple[dict[str, tuple[str, ...]], dict[str, frozenset[str]]]:
     return extensions, forms
 
 
-def _aliases() -> dict[str, str]:
-    found: dict[str, str] = {}
-    mime = ""
-    for item in _OTHER_NAMES.split():
-        if item.endswith(":"):
-            mime = item[:-1]
-        else:
-            found[item] = mime
-    return found
-
-
 TYPES_BY_EXTENSION, FORMS = _table()
-_ALIASES = _aliases()
+_ALIASES = {name: mime for mime, names in _rows(_OTHER_NAMES) for name in names.split()}
 
 _SCRIPTS = _set(
     "text/javascript text/x-shellscript text/x-python text/x-perl text/x-ruby text/x-php text/x-lua text/x-tcl"

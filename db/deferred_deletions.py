@@ -67,3 +67,16 @@ def forget(tx: Tx, object_keys: Sequence[str]) -> None:
     execute(
         tx, "delete from deferred_deletions where object_key = any(%(keys)s) and deleting", {"keys": list(object_keys)}
     )
+
+
+_LIVE_MULTIPARTS = """
+select multipart_id from uploads
+where multipart_id = any(%(ids)s) and status in ('pending', 'uploading', 'completing')
+union all
+select multipart_id from deferred_deletions where multipart_id = any(%(ids)s)
+"""
+
+
+def live_multiparts(tx: Tx, multipart_ids: list[str]) -> set[str]:
+    """Those of S3's upload ids that an unfinished upload or an object being rewritten owns."""
+    return {row[0] for row in tx.execute(_LIVE_MULTIPARTS, {"ids": multipart_ids}).fetchall()}

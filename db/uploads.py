@@ -594,16 +594,3 @@ where id = %(from)s and {finished("filled")}
 def return_reserved(tx: Tx, upload_id: UUID, to: list[UUID]) -> None:
     """Undo ``move_reserved`` for uploads that are not over, each of which had reserved its size."""
     execute(tx, _RETURN_RESERVED, {"from": upload_id, "ids": to})
-
-
-_LIVE_MULTIPARTS = """
-select multipart_id from uploads
-where multipart_id = any(%(ids)s) and status in ('pending', 'uploading', 'completing')
-union all
-select multipart_id from deferred_deletions where multipart_id = any(%(ids)s)
-"""
-
-
-def live_multiparts(tx: Tx, multipart_ids: list[str]) -> set[str]:
-    """Those of S3's upload ids that an unfinished upload or an object being rewritten owns."""
-    return {row[0] for row in tx.execute(_LIVE_MULTIPARTS, {"ids": multipart_ids}).fetchall()}

@@ -16,8 +16,6 @@ _MAX_TAGS = 250
 _MAX_TEXT = 500  # characters of one value
 _MAX_NUMBERS = 16  # of one value; longer ones are tables
 _POINTERS = {0x8769, 0x8825, 0xA005, 0x927C, 0x014A, 0x02BC, 0x83BB, 0x8649, 0x8773}
-
-
 _COMMENTS = ("UserComment", "GPSProcessingMethod", "GPSAreaInformation")  # begin with the name of their encoding
 _GUESSES = ("cp1250", "cp1254", "cp1257", "cp437")  # not to be told from cp1252 in so short texts
 
@@ -73,10 +71,8 @@ def _decoded(name: str, raw: Any, encoding: str) -> Any:
     elif isinstance(raw, bytes) and name in _COMMENTS:
         kind, raw = raw[:8].rstrip(b"\0 "), raw[8:]
         guess = charsets.detect(raw[: 4 * _MAX_TEXT], cut=True) or encoding
-        encodings = {b"UNICODE": [guess if guess.startswith("utf-16") else "utf-16"], b"JIS": ["iso2022_jp"]}.get(
-            kind, []
-        )
-        encodings = [*encodings, "utf-8", encoding]
+        named = {b"UNICODE": [guess if guess.startswith("utf-16") else "utf-16"], b"JIS": ["iso2022_jp"]}
+        encodings = [*named.get(kind, []), "utf-8", encoding]
     else:
         return raw
     for one in encodings:

@@ -27,14 +27,10 @@ def highlighted(text: str, mime_type: str, extension: str) -> tuple[str | None, 
     from pygments.lexers import get_lexer_for_filename, get_lexer_for_mimetype
     from pygments.util import ClassNotFound
 
-    for find, key in (
-        (get_lexer_for_filename, "" if extension == "txt" else f"x.{extension}"),
-        (get_lexer_for_mimetype, mime_type),
-        (
-            get_lexer_for_mimetype,
-            re.sub(r".*\+", "application/", mime_type),
-        ),  # what it is made of: JSON, XML (RFC 6839)
-    ):
+    filename = "" if extension == "txt" else f"x.{extension}"
+    basis = re.sub(r".*\+", "application/", mime_type)  # JSON, XML (RFC 6839)
+    by_type = get_lexer_for_mimetype
+    for find, key in ((get_lexer_for_filename, filename), (by_type, mime_type), (by_type, basis)):
         with suppress(ClassNotFound):
             lexer = find(key, stripnl=False)
             break

@@ -38,11 +38,8 @@ def from_first_frame(file: BinaryIO) -> BinaryIO | None:
     for match in islice(_FRAME.finditer(data), _TRIED):
         at = match.start()
         second = at + _length(data, at)
-        if (
-            data[at : at + 2]
-            == data[second : second + 2]
-            == data[(third := second + _length(data, second)) : third + 2]
-        ):
+        third = second + _length(data, second)
+        if data[at : at + 2] == data[second : second + 2] == data[third : third + 2]:
             size = bytes(at - 10 >> shift & 127 for shift in (21, 14, 7, 0))
             tag = data[:6] + size + data[10:at] if data.startswith(b"ID3") else b""
             return cast("BinaryIO", _Spliced(tag, file, at))

@@ -141,9 +141,8 @@ class _Strings(Handler):
 class _Styles(Handler):
     """Which cell formats show dates or elapsed times: ECMA-376 part 1, 18.8.30, and custom formats."""
 
-    _BUILT_IN = dict.fromkeys(map(str, [*range(14, 23), *range(27, 37), 45, 47, *range(50, 59)]), "date") | {
-        "46": "time"
-    }
+    _DATES = (*range(14, 23), *range(27, 37), 45, 47, *range(50, 59))
+    _BUILT_IN = dict.fromkeys(map(str, _DATES), "date") | {"46": "time"}
     _ELAPSED = re.compile(r"\[(?:h+|m+|s+)\]")
     _QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
 

@@ -29,9 +29,8 @@ def rows(text: str, mime_type: str, *, truncated: bool = False) -> list[list[str
     else:
         delimiter = "\t" if mime_type == "text/tab-separated-values" else _delimiter(text)
     found = list(islice(_read(text, delimiter), MAX_ROWS + 1))
-    if (
-        not truncated and found and "\n" in found[-1][-1] and text.count('"') % 2
-    ):  # a lone quotation mark opened that cell
+    # A lone quotation mark opened the last cell.
+    if not truncated and found and "\n" in found[-1][-1] and text.count('"') % 2:
         found = list(islice(_read(text, delimiter, csv.QUOTE_NONE), MAX_ROWS))
     shown = found[: -1 if truncated and len(found) > 1 else None]
     return [[cell[:MAX_CELL] for cell in row[:MAX_COLUMNS]] for row in shown[:MAX_ROWS]]

@@ -12,6 +12,7 @@ import zipfile
 
 from core.content_types import FORMS, TYPES_BY_EXTENSION, file_type
 from tests.parsers.samples import corners, encoded
+from tests.parsers.samples import zipped as zip_of
 
 BINARY = bytes(range(7, 256)) * 2  # nothing is recognised in it
 TEXT = b"Name;Amount\r\nM\xc3\xbcller;12\r\n"
@@ -26,12 +27,8 @@ def ftyp(major: bytes, *compatible: bytes) -> bytes:
     return box(b"ftyp", major + bytes(4) + b"".join(compatible)) + box(b"mdat", BINARY)
 
 
-def zipped(*entries: tuple[str, bytes | str], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", compression) as archive:
-        for name, data in entries:
-            archive.writestr(name, data)
-    return out.getvalue()
+def zipped(*entries: tuple[str, bytes | str], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    return zip_of(dict(entries), method)
 
 
 def ole(*streams: str, root: bytes = bytes(16)) -> bytes:

@@ -114,8 +114,5 @@ def uploader_of(tx: Tx, upload: UploadRecord) -> Principal:
 def as_sent(principal: Principal, upload: UploadRecord, file: FileRecord) -> FileRecord:
     """For an upload token, or outside of the folder that a key is limited to, the file under the name it was sent with: a
     number added to it would tell which files exist."""
-    return (
-        file
-        if principal.budget is None and principal.reaches(file.folder_id)
-        else file._replace(original_name=upload.original_name)
-    )
+    shown = principal.budget is None and principal.reaches(file.folder_id)
+    return file if shown else file._replace(original_name=upload.original_name)

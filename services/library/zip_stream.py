@@ -19,9 +19,8 @@ from core import names
 _LEFT_OUT = "NOT INCLUDED.txt"
 _FIRST_TIME = datetime(1980, 1, 1, tzinfo=UTC)  # in a ZIP
 _FORBIDDEN = re.compile(r'[\0-\x1f\x7f<>:"\\|?*]')  # in names on Windows
-_RESERVED = re.compile(
-    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\.|$)", re.IGNORECASE
-)  # also with an extension
+# Also with an extension.
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\.|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

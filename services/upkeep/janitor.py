@@ -212,7 +212,7 @@ class Janitor:
         if not refs:
             return []
         with self._db.connection() as tx:
-            live = uploads.live_multiparts(tx, [ref.upload_id for ref in refs])
+            live = deferred_deletions.live_multiparts(tx, [ref.upload_id for ref in refs])
         return [ref for ref in refs if ref.upload_id not in live]
 
     def _delete_old_rows(self, report: JanitorReport) -> None:

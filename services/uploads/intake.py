@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Annotated, Literal, Protocol
@@ -409,11 +410,10 @@ class Batch:
         published: list[FileRecord] = []
         duplicates: list[Rejected] = []
         with self._db.transaction() as tx:
-            session = self._policy.open_publication(
-                tx,
-                owner_id,
-                placement.folder_id,
-                session_id=self.session_id,
+            count_files = partial(
+                self._policy.open_publication, tx, owner_id, placement.folder_id, session_id=self.session_id
+            )
+            session = count_files(
                 count=len(self.received),
                 size=sum(item.size for item in self.received),
                 contents=() if placement.on_duplicate == "copy" else {item.sha256 for item in self.received},
@@ -445,11 +445,7 @@ class Batch:
             if self._unreserved:
                 self._policy.check_kept(tx, owner_id)
             if duplicates:
-                session = self._policy.open_publication(
-                    tx,
-                    owner_id,
-                    placement.folder_id,
-                    session_id=self.session_id,
+                session = count_files(
                     count=-len(duplicates),
                     size=sum(record.file_size for record in published) - sum(item.size for item in self.received),
                 )

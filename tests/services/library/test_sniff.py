@@ -141,7 +141,7 @@ def test_T9_programs_are_recognised(data: bytes, mime: str) -> None:
 def test_office_documents_in_any_order_of_entries() -> None:
     word = content_types("vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml")
     macro = content_types("vnd.ms-excel.sheet.macroEnabled.main+xml")
-    inner = ("inner.docx", zipped(word, ("word/document.xml", ""), compression=zipfile.ZIP_STORED))
+    inner = ("inner.docx", zipped(word, ("word/document.xml", ""), method=zipfile.ZIP_STORED))
     for data, mime in [
         (zipped(word, ("word/document.xml", "")), WORD),
         (zipped(("docProps/app.xml", "x" * 500), word), WORD),
