@@ -7,11 +7,12 @@ as they stand, and words and bodies are decoded here: by the charset they name i
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
 from email.policy import Compat32
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from core import charsets, encoded_words
@@ -29,6 +30,7 @@ _HEADERS = ("From", "To", "Cc", "Date", "Subject")
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError)  # what the library raises for nonsense
 
 _MAILBOX = re.compile(rb"^From [^\n]*\n", re.MULTILINE)  # the line before each message (RFC 4155)
+_BASE64 = re.compile(r"[A-Za-z0-9+/ ]*[= ]*")
 
 
 class _Raw(Compat32):
@@ -102,7 +104,7 @@ def _texts(part: Message, attached: list[str], depth: int) -> Iterator[str]:
     elif kind == "message/rfc822":
         for child in children:
             yield "\n"
-            yield from _readable(child, depth + 1)
+            yield from _readable(_unpacked(child) if _is_base64(part) else child, depth + 1)
     elif kind == "message/delivery-status":
         for child in children:
             yield "\n" + "\n".join(f"{name}: {_words(value)}" for name, value in child.items())
@@ -116,7 +118,7 @@ def _texts(part: Message, attached: list[str], depth: int) -> Iterator[str]:
 def _text(part: Message, kind: str) -> str:
     """The text of a body; a multipart without a boundary is one, too."""
     try:
-        data = part.get_payload(decode=True)
+        data = (_is_base64(part) and _decoded_base64(part)) or part.get_payload(decode=True)
         label = part.get_content_charset()
     except _MALFORMED:
         return ""
@@ -125,6 +127,23 @@ def _text(part: Message, kind: str) -> str:
     is_html = kind == "text/html"
     text = _decoded(data, label or (plain_text.declared(data, markup=True) if is_html else None))
     return text_of(text) if is_html else text
+
+
+def _unpacked(message: Message) -> Message:
+    """An attached message that is base64 itself, as Exchange writes it in spite of RFC 2046 §5.2.1."""
+    return message if message.keys() else _messages(_decoded_base64(message), mailbox=False)[0]
+
+
+def _is_base64(part: Message) -> bool:
+    return str(part.get("Content-Transfer-Encoding", "")).strip().lower() == "base64"
+
+
+def _decoded_base64(part: Message) -> bytes:
+    """A body in base64 up to what is not, as mailing lists add it; b"" if that is all."""
+    payload = part.get_payload()
+    lines = payload.splitlines() if isinstance(payload, str) else ()
+    data = "".join(takewhile(_BASE64.fullmatch, lines)).translate({ord("="): "", ord(" "): ""})
+    return b64decode(data[: len(data) - (len(data) % 4 == 1)] + "===")
 
 
 def _name(part: Message) -> str:
