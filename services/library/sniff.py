@@ -211,7 +211,8 @@ def _by_signature(data: bytes, is_text: bool) -> Found | None:
     if data.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return _in_ole(data)
     if data.startswith(b"\x1f\x8b"):
-        return Found("application/gzip", certain=True, forms=frozenset({_SVG_TYPE} if _holds_svg(data) else ()))
+        is_svg = _active_text(_inflated(data, wbits=31), is_text=True) == _SVG_TYPE
+        return Found("application/gzip", certain=True, forms=frozenset({_SVG_TYPE} if is_svg else ()))
     if data[4:8] == b"ftyp" and not is_text:
         return _by_brands(data)
     if (mime := _FILM_BOXES.get(data[4:8])) and not is_text:
@@ -219,13 +220,6 @@ def _by_signature(data: bytes, is_text: bool) -> Found | None:
     if data.startswith(b"ID3") and data[3:4] in (b"\x02", b"\x03", b"\x04"):
         return _behind_id3(data)
     return None
-
-
-def _holds_svg(data: bytes) -> bool:
-    try:
-        return _active_text(zlib.decompressobj(31).decompress(data, _MAX_INFLATED), is_text=True) == _SVG_TYPE
-    except zlib.error:
-        return False
 
 
 def _behind_id3(data: bytes) -> Found:
@@ -306,10 +300,10 @@ def _manifest(data: bytes) -> str | None:
     for name, method, body in _entries(data):
         if name == b"[content_types].xml":
             is_package = True
-            if found := _MAIN_TYPE.search(_inflate(body, method)):
+            if found := _MAIN_TYPE.search(_unpacked(body, method)):
                 main = found.group(1).decode("ascii").lower()
                 return "application/" + _MACROS.sub(".macroenabled.12", main)
-        elif name == b"mimetype" and (named := _MEDIA_TYPE.match(_inflate(body, method))):
+        elif name == b"mimetype" and (named := _MEDIA_TYPE.match(_unpacked(body, method))):
             return named.group(1).decode("ascii")
         is_package = is_package or name.startswith(b"_rels/")
         folder = folder or next((mime for prefix, mime in _FOLDERS.items() if name.startswith(prefix)), None)
@@ -330,11 +324,13 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, int, memoryview]]:
         position = data.find(b"PK\x03\x04", start) if flags & 8 and not packed else start + packed
 
 
-def _inflate(data: memoryview, method: int) -> bytes:
-    if method != 8:
-        return bytes(data[:_MAX_INFLATED])
+def _unpacked(data: memoryview, method: int) -> bytes:
+    return _inflated(data, wbits=-15) if method == 8 else bytes(data[:_MAX_INFLATED])
+
+
+def _inflated(data: bytes | memoryview, *, wbits: int) -> bytes:
     try:
-        return zlib.decompressobj(-15).decompress(data, _MAX_INFLATED)
+        return zlib.decompressobj(wbits).decompress(data, _MAX_INFLATED)
     except zlib.error:
         return b""
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import struct
 import subprocess
 import sys
-import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,24 +56,11 @@ def test_T8_a_format_with_a_signature_is_contradicted_by_its_absence(mime: str) 
     assert resolve(extension, detect(TEXT)) != mime
 
 
-@pytest.mark.parametrize("format", ["png", "jpeg", "gif", "webp", "tiff", "bmp"])
-def test_T8_pictures(format: str) -> None:
-    assert detect(picture(format.upper())).mime == f"image/{format}"
-
-
 def test_T8_kinds_of_files() -> None:
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("a"))
     for data, mime in [
-        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "application/pdf"),
         (b"hello, world\n", "text/plain"),
         ("grüße\n".encode(), "text/plain"),
         (b'{"a": [1, 2]}', "application/json"),
-        (gzip.compress(b"x"), "application/gzip"),
-        (tar.getvalue(), "application/x-tar"),
-        (zipped(("a.txt", "x")), "application/zip"),
-        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miafMA1B", "image/avif"),
         (os.urandom(16).join([b"\xfe\x01\x02"] * 50), "application/octet-stream"),
         (b"", "inode/x-empty"),
     ]:
