@@ -239,32 +239,35 @@ class Files:
         name = None if isinstance(change.original_name, Unset) else names.clean_name(change.original_name)
         tags = None if isinstance(change.tags, Unset) else clean_tags(change.tags)
         visibility, keep_location = value_or_none(change.visibility), value_or_none(change.keep_location)
-        mime_type = None
-        if name is not None or tags:
-            before = owned(principal, self.get(principal, file_id))
-            mime_type = None if name is None else self._type_as(before, name)
-            check_tags(self._db, before.owner_id, tags or ())
-        renamed, retyped = name is not None, mime_type is not None
-        with self._changing(principal, file_id, if_match, names=renamed, object_too=renamed) as (tx, before):
-            file = _still(
-                files.update(
-                    tx,
-                    file_id,
-                    original_name=name,
-                    mime_type=mime_type,
-                    visibility=visibility,
-                    keep_location=keep_location,
-                    tags=tags,
-                    expires_at=value_or_none(change.expires_at),
-                    set_expires=not isinstance(change.expires_at, Unset),
+        renamed = name is not None
+        while True:
+            judged, mime_type = None, None
+            if name is not None or tags:
+                judged = owned(principal, self.get(principal, file_id))
+                mime_type = None if name is None else self._type_as(judged, name)
+                check_tags(self._db, judged.owner_id, tags or ())
+            with self._changing(principal, file_id, if_match, names=renamed, object_too=renamed) as (tx, before):
+                if judged and not _same_type(judged, before):
+                    continue  # renamed meanwhile
+                file = _still(
+                    files.update(
+                        tx,
+                        file_id,
+                        original_name=name,
+                        mime_type=mime_type,
+                        visibility=visibility,
+                        keep_location=keep_location,
+                        tags=tags,
+                        expires_at=value_or_none(change.expires_at),
+                        set_expires=not isinstance(change.expires_at, Unset),
+                    )
                 )
-            )
-            if file.read_as != before.read_as:
-                readings.leave(tx, before)
-                readings.begin(tx, file)
-            if visibility is not None or keep_location is not None or retyped:
-                public_copies.begin(tx, file)
-            return file
+                if file.read_as != before.read_as:
+                    readings.leave(tx, before)
+                    readings.begin(tx, file)
+                if visibility is not None or keep_location is not None or mime_type is not None:
+                    public_copies.begin(tx, file)
+                return file
 
     def _type_as(self, file: FileRecord, name: str) -> str | None:
         """The type of the file under another name, detected from its bytes; None if it stays the same. Raises TypeMismatch,
@@ -306,41 +309,45 @@ class Files:
 
         Raises NotFound, FileNotReady, QuotaExceeded, TypeMismatch, TypeNotAllowed, ContentMissing."""
         name = None if original_name is None else names.clean_name(original_name)
-        source = owned(principal, self.get(principal, file_id))
-        if source.status == "ready":
-            try:
-                self._reader.confirm(source)
-            except ContentMissing:
-                self.get(principal, file_id)  # NotFound if it was purged since
-                raise
-        mime_type = None if name is None else self._type_as(source, name)
-        if principal.owner_id == source.owner_id:
-            remember_claim(self._db, principal)
-        with self._naming() as tx:
-            file = owned(principal, files.get(tx, file_id))
-            if file.status != "ready":
-                raise FileNotReady()
-            folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
-            check_target(principal, folder_id)
-            files.lock_names(tx, file.owner_id, folder_id)
-            key = objects.lock_by_file(tx, file_id, share=True)
-            if key is None:
-                raise NotFound("There is no such file.")
-            copied = _still(
-                files.copy(
-                    tx,
-                    file,
-                    object_key=key,
-                    folder_id=folder_id,
-                    original_name=name or file.original_name,
-                    mime_type=mime_type,
+        while True:
+            source = owned(principal, self.get(principal, file_id))
+            if source.status == "ready":
+                try:
+                    self._reader.confirm(source)
+                except ContentMissing:
+                    self.get(principal, file_id)  # NotFound if it was purged since
+                    raise
+            mime_type = None if name is None else self._type_as(source, name)
+            if principal.owner_id == source.owner_id:
+                remember_claim(self._db, principal)
+            with self._naming() as tx:
+                file = owned(principal, files.get(tx, file_id))
+                if file.status != "ready":
+                    raise FileNotReady()
+                folder_id = file.folder_id if isinstance(target_folder_id, Unset) else target_folder_id
+                check_target(principal, folder_id)
+                files.lock_names(tx, file.owner_id, folder_id)
+                key = objects.lock_by_file(tx, file_id, share=True)  # for which a rename waits
+                if key is None:
+                    raise NotFound("There is no such file.")
+                file = _still(files.get(tx, file_id))
+                if not _same_type(source, file):
+                    continue  # renamed meanwhile
+                copied = _still(
+                    files.copy(
+                        tx,
+                        file,
+                        object_key=key,
+                        folder_id=folder_id,
+                        original_name=name or file.original_name,
+                        mime_type=mime_type,
+                    )
                 )
-            )
-            if not quotas.kept(tx, file.owner_id, self._quota):
-                raise QuotaExceeded()
-            readings.begin(tx, copied)
-            record_file(tx, once, copied)
-            return copied
+                if not quotas.kept(tx, file.owner_id, self._quota):
+                    raise QuotaExceeded()
+                readings.begin(tx, copied)
+                record_file(tx, once, copied)
+                return copied
 
     def trash(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> FileRecord:
         """Move a file to the trash, if it is not there. Raises NotFound, PreconditionFailed."""
@@ -462,6 +469,12 @@ def clean_tags(tags: Sequence[str]) -> list[str]:
             errors=[{"field": "tags", "message": "not valid"}],
         )
     return clean
+
+
+def _same_type(judged: FileRecord, locked: FileRecord) -> bool:
+    """Whether what the rules said of the one holds for the other: the file was not renamed to another type in between."""
+    one, other = ((names.extension(file.original_name), file.mime_type) for file in (judged, locked))
+    return one == other
 
 
 def _check_match(file: FileRecord, if_match: str | None) -> None:

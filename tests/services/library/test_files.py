@@ -52,6 +52,27 @@ def test_rename_move_and_copy_transfer_no_bytes(services: Services, alice: Princ
     assert len(list(bucket.list_objects("files/"))) == 1
 
 
+@pytest.mark.parametrize("act", ["rename", "copy", "copy under the same name"])
+def test_T137_a_file_renamed_while_another_name_is_judged_is_judged_again(
+    services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    file = upload(services, alice, "a.txt", b"<!doctype html><p>")
+    look = services.files.get
+
+    def slow(principal: Principal, file_id: UUID) -> Any:
+        found = look(principal, file_id)
+        monkeypatch.setattr(services.files, "get", look)
+        services.files.update(alice, file.id, FileChange(original_name="a.html"), if_match=None)
+        return found
+
+    monkeypatch.setattr(services.files, "get", slow)
+    if act == "rename":
+        found = services.files.update(alice, file.id, FileChange(original_name="b.txt"), if_match=None)
+    else:
+        found = services.files.copy(alice, file.id, original_name="b.txt" if act == "copy" else None)
+    assert found.mime_type == ("text/html" if found.original_name.endswith("html") else "text/plain")
+
+
 def test_T24_renaming_to_a_taken_name_is_refused(services: Services, alice: Principal) -> None:
     upload(services, alice, "Café.txt", b"1")
     file = upload(services, alice, "b.txt", b"2")
