@@ -69,6 +69,8 @@ def _is_over(status: int) -> bool:
     if status >= 500 or status in (404, 409, 410, 423):
         return False
     with suppress(GatewayError):
-        upload_id = g.state.upload.id if g.get("created") else upload_id_of((request.view_args or {})["upload_id"])
+        upload_id = (
+            g.state.upload.id if g.get("created") else upload_id_of((request.view_args or {}).get("upload_id", ""))
+        )
         return service().find(principal(), upload_id).upload.status in ("aborted", "expired")
     return False

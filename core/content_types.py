@@ -85,7 +85,7 @@ application text any: pgp-encrypted=pgp,gpg,asc pkcs8=p8 x-pem-file=pem,crt,cer,
 application text: xhtml+xml=xhtml,xht mbox json=json,map x-ndjson=jsonl,ndjson geo+json=geojson ld+json=jsonld
   x-ipynb+json=ipynb manifest+json=webmanifest yaml=yaml,yml toml sql graphql=graphql,gql x-tex=tex,latex,sty
   x-bibtex=bib x-subrip=sub rss+xml=rss atom+xml=atom gpx+xml=gpx vnd.google-earth.kml+xml=kml
-text text: plain=txt,text,log,ini,conf,cfg,properties,env,lst,nfo,srt,pub html=html,htm css javascript=js,mjs,cjs csv
+text text: plain=txt,text,log,ini,conf,cfg,properties,env,lst,nfo,srt,pub,pot,dot html=html,htm css javascript=js,mjs,cjs csv
   tab-separated-values=tsv,tab markdown=md,markdown,mdown,mkd x-rst=rst asciidoc=adoc,asciidoc xml=xml,xsd,xsl,xslt
   calendar=ics vcard=vcf,vcard vtt x-python=py,pyw,pyi x-shellscript=sh,bash,zsh,ksh,fish x-perl=pl,pm x-ruby=rb
   x-php=php,phtml,php3,php4,php5,php7,phps,phar x-lua=lua x-tcl=tcl x-c=c,h x-c++=cc,cpp,cxx,hpp,hxx x-java=java

@@ -45,10 +45,11 @@ def parameters(header: str) -> dict[str, str]:
 def sent_filename(sent: Mapping[str, str]) -> str | None:
     """The name of the file in the parameters that a client has sent; None if there is none.
 
-    Decoded are ``filename*`` (RFC 8187), and in ``filename`` the encoded words (RFC 2047) of .NET and Delphi. Raises ValueError,
-    with a message for the client, if the charset of ``filename*`` is not known or not what its text is in."""
-    if "filename*" in sent:
-        label, _, rest = sent["filename*"].partition("'")
+    Decoded are ``filename*`` (RFC 8187), also in pieces, and in ``filename`` the encoded words (RFC 2047) of .NET and Delphi.
+    Raises ValueError, with a message for the client, if the charset of ``filename*`` is not known or not what its text is in."""
+    extended = sent.get("filename*", _joined(sent))
+    if extended is not None:
+        label, _, rest = extended.partition("'")
         return charsets.strictly_decoded(unquote_to_bytes(rest.partition("'")[2]), charsets.named(label))
     name = sent.get("filename")
     if not name:
@@ -58,3 +59,11 @@ def sent_filename(sent: Mapping[str, str]) -> str | None:
         return "".join(charsets.strictly_decoded(data, charsets.named(label or "utf-8")) for label, data in words)
     except ValueError:
         return name
+
+
+def _joined(sent: Mapping[str, str]) -> str | None:
+    """``filename*0``, ``filename*1*`` and so on, in which libraries for mail split long names (RFC 2231 §3), as ``filename*``."""
+    value, number = "" if "filename*0*" in sent else "utf-8''", 0
+    while piece := sent.get(f"filename*{number}*", quote(sent.get(f"filename*{number}", ""))):
+        value, number = value + piece, number + 1
+    return value if number else None

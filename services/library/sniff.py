@@ -87,7 +87,7 @@ _HTML = re.compile(
 )
 _XHTML = re.compile(rb"<(?:[a-z][\w.-]{0,30}:)?html[\s>]", re.IGNORECASE)
 _SVG = re.compile(rb"<(?:[a-z][\w.-]{0,30}:)?svg(?=[\s>/])|<!doctype\s+svg", re.IGNORECASE)
-_PHP = re.compile(rb"<\?(?:php\b|=)", re.IGNORECASE)
+_PHP = re.compile(rb"<\?(?:php\b|=|\s)", re.IGNORECASE)  # no XML has a space there
 _SPACE = re.compile(rb"[\s\x00]*")
 _SUBSET = rb"""\[(?>[^]"'<]+|"[^"]*"|'[^']*'|<!--.*?-->|<(?!!--))*+\]\s*"""  # of a DOCTYPE, perhaps with ">" in it
 _SKIPPED = re.compile(

@@ -111,6 +111,8 @@ def test_bytes_like_the_boundary_are_content(noise: bytes) -> None:
         ("name=\"files\"; filename*=windows-1252''%80.txt", "€.txt"),
         ('name="files"; filename*="utf-8\'\'a%20b.txt"', "a b.txt"),
         ("name=files; filename=\"=?utf-8?B?4oKsLnR4dA==?=\"; filename*=utf-8''%E2%82%AC.txt", "€.txt"),  # .NET
+        ("name=files; filename*0*=utf-8''%E2%82; filename*1*=%AC; filename*2=\"5%41.txt\"; filename*4=x", "€5%41.txt"),
+        ('name=files; filename*1=".txt"; filename=x; filename*0="€5"', "€5.txt"),
         ("name=files; filename=my photo (1).jpg", "my photo (1).jpg"),
         ("name=files; filename=C:\\My files\\a.txt; size=1", "C:\\My files\\a.txt"),
         ('name="files"; filename="C:\\new\\a.txt"', "C:\\new\\a.txt"),

@@ -249,6 +249,7 @@ def test_errors_say_whether_the_upload_goes_on(
             (415, "?1", send(client, version, elf, complete=True, headers=named)),
             (404, "?1", client.post("/api/tus?folder_id=99", headers=fields(version, True))),
             (405, "?1", client.put("/api/tus", headers=fields(version, True))),
+            (405, "?0", client.put(where, headers=fields(version, True))),
             (409, "?0", append(client, version, where, 2, b"lo", complete=True)),
             (400, "?0", append(client, version, where, 3, b"lo", complete=True, Content_Digest=digest(b"LO"))),
             (400, "?0", append(client, version, done, 5, b"more", complete=True)),

@@ -85,6 +85,8 @@ def test_T8_kinds_of_files() -> None:
         ("<?xml version='1.0'?><html xmlns='x'/>", "application/xhtml+xml"),
         ("<?php system('id');", "text/x-php"),
         ("<?= 1 ?>", "text/x-php"),
+        ("<? system('id'); ?>", "text/x-php"),
+        ("<!-- a -->\n<?\nsystem('id');", "text/x-php"),
         ("#!/bin/sh\nrm", "text/x-shellscript"),
         ("#!/usr/bin/env -S python3 -u\n", "text/x-python"),
         ("#! /usr/bin/perl\n", "text/x-perl"),
