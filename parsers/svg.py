@@ -11,7 +11,7 @@ import re
 import zlib
 from io import BytesIO
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError, tostring
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, tostring
 
 import resvg_py
 from defusedxml import DefusedXmlException
@@ -31,12 +31,23 @@ _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "mm": 96 / 25.4, "cm": 96
 _UNITS |= {"em": 16.0, "rem": 16.0, "ex": 8.0}
 
 
+class _Builder(TreeBuilder):
+    """Has the root from its beginning on, so that a truncated drawing is drawn as far as it goes."""
+
+    root: Element | None = None
+
+    def start(self, tag: str, attrs: dict[Any, Any], /) -> Element:
+        element = super().start(tag, attrs)
+        self.root = element if self.root is None else self.root
+        return element
+
+
 class _Parser(XMLParser):  # type: ignore[misc]
     """Accepts entities that are plain texts, as Adobe Illustrator writes them."""
 
-    def __init__(self, references: int):
+    def __init__(self, references: int, target: _Builder):
         """``references``: how many there can be in the file."""
-        super().__init__()
+        super().__init__(target=target)
         self._longest = _MAX_BYTES // max(1, references)
 
     def defused_entity_decl(self, name: str, is_parameter_entity: bool, value: str | None, *rest: Any) -> None:
@@ -63,15 +74,18 @@ def parse(data: bytes, arguments: dict[str, Any]) -> Partly:
 def _open(data: bytes) -> Element:
     if data.startswith(b"\x1f\x8b"):
         data = _unpack(data)
+    builder = _Builder()
     try:
-        parser = _Parser(data.count(b"&"))
+        parser = _Parser(data.count(b"&"), builder)
         parser.feed(data.lstrip(b"\t\r\n "))
-        root: Element = parser.close()
+        parser.close()
     except DefusedXmlException:
         raise ParserFailed("The drawing declares entities that are not plain texts") from None
     except (ParseError, ValueError, LookupError):
-        raise ParserFailed("The drawing is not well-formed") from None
-    if _local_name(root.tag) != "svg":
+        if builder.root is None:
+            raise ParserFailed("The drawing is not well-formed") from None
+    root = builder.root
+    if root is None or _local_name(root.tag) != "svg":
         raise Unsupported("This is not a drawing")
     return root
 

@@ -121,6 +121,8 @@ ILLUSTRATOR = """<?xml version="1.0" encoding="utf-8"?>
         f'<?xml version="1.0" encoding="utf-16"?>{TITLED}'.encode("utf-16-be"),
         f'<?xml version="1.0" encoding="ISO-8859-1"?>{TITLED}'.encode("latin-1"),
         f'<!DOCTYPE svg SYSTEM "http://127.0.0.1:9/svg.dtd">{TITLED}'.encode(),
+        TITLED.removesuffix("</svg>").encode() + b"<rec",
+        gzip.compress(TITLED.replace("</svg>", "<text>&nbsp;</text></svg>").encode())[:-9],
         TITLED.replace("<rect", '<style>@import "http://127.0.0.1:9/x.css"; .a { fill: red }</style><rect').encode(),
     ],
 )
