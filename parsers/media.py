@@ -54,6 +54,8 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> Partly:
 
 def _open(file: BinaryIO) -> Any:
     file = mp3.without_zeros(file)
+    if mp3.has_wrong_tag(file):
+        file = mp3.from_first_frame(file) or file
     try:
         return av.open(file, "r", options=_OPTIONS, **_LENIENT)
     except av.FFmpegError:

@@ -31,6 +31,18 @@ def without_zeros(file: BinaryIO) -> BinaryIO:
     return file
 
 
+def has_wrong_tag(file: BinaryIO) -> bool:
+    """Whether a tag's length leads to what can't follow it, perhaps into the sound, of which FFmpeg would skip a part."""
+    file.seek(0)
+    head = file.read(10)
+    file.seek(10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)))
+    behind = file.read(4)
+    file.seek(0)
+    return (
+        head.startswith(b"ID3") and behind[:1] not in b"\0\xffIRFO"
+    )  # zeros, frames, a tag, or what begins another format
+
+
 def from_first_frame(file: BinaryIO) -> BinaryIO | None:
     """The file from the first of three frames in a row, behind its tag if it has one; None if there are none."""
     file.seek(0)

@@ -130,7 +130,8 @@ def tag_of(mp3: bytes, size: int | None = None) -> bytes:
         (bytes(3_000_001), None, "A tone"),
         (b"", 2_000_000, "A tone"),
         (b"", 200_000_000, "A tone"),
-        (b"", 10, None),
+        (b"", 5_000, "A tone"),
+        (b"", 10, "A tone"),
         (b"junk" * 300, None, None),
     ],
 )
