@@ -39,7 +39,7 @@ def has_wrong_tag(file: BinaryIO) -> bool:
     behind = file.read(4)
     file.seek(0)
     return (
-        head.startswith(b"ID3") and behind[:1] not in b"\0\xffIRFO"
+        head.startswith(b"ID3") and behind[:1] not in b"\0\xffIRFOf"
     )  # zeros, frames, a tag, or what begins another format
 
 
