@@ -123,7 +123,7 @@ def _list_zip(file: BinaryIO, *, starts: bool) -> dict[str, Any]:
             name = entry.raw_name if entry.name is None else entry.name
             is_directory = entry.raw_name.endswith(b"/")
             listing.add(name, entry.size, min(entry.packed, _MAX_SIZE), entry.modified, is_directory)
-    except (OSError, OverflowError):  # also Exhausted, and sizes that no file has
+    except OSError:  # also Exhausted
         listing.complete = False
     return listing.contents()
 

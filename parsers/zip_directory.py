@@ -155,12 +155,13 @@ def names(entries: Sequence[Entry]) -> list[str]:
 
 def local_entries(file: BinaryIO) -> Iterator[Entry]:
     """The entries up to any damage, by their own headers, for an archive whose directory is missing."""
+    end = file.seek(0, 2)
     file.seek(0)
     at = 4 if file.read(4) == b"PK\7\x08" else 0  # the first part of a split archive
-    while True:
+    while at + _LOCAL.size <= end:
         file.seek(at)
         header = file.read(_LOCAL.size)
-        if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
+        if header[:4] != b"PK\3\4":
             return
         _, _, flags, method, time, date, _, packed, size, name, extra = _LOCAL.unpack(header)
         raw, fields = file.read(name), file.read(extra)
@@ -168,6 +169,7 @@ def local_entries(file: BinaryIO) -> Iterator[Entry]:
             return
         entry = _entry(raw, fields, flags, method, time, date)
         entry.size, entry.packed = _large(fields, [size, packed])
+        entry.offset = at
         at += _LOCAL.size + name + extra
         if flags & 8 and not entry.packed:  # the sizes follow the data, before the next header: APPNOTE 4.3.9
             at = _find(file, at)

@@ -8,16 +8,17 @@ and a script is a GIF).
 
 from __future__ import annotations
 
+import io
 import os
 import re
-import struct
 import threading
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, BinaryIO
 
 from core import charsets
 from core.content_types import ACTIVE, EMPTY, OCTET_STREAM, Found, canonical, forms
+from parsers import zip_directory
 
 HEAD_BYTES = 64 * 1024  # first bytes of a file, by which types and charsets are detected
 
@@ -296,39 +297,27 @@ def _in_zip(data: bytes) -> Found:
 def _manifest(data: bytes) -> str | None:
     """The type of an Office Open XML document by its list of content types, or else by its folders; of others by the entry
     ``mimetype``."""
-    folder, is_package = None, False
-    for name, method, body in _entries(data):
+    folder, is_package, file = None, False, io.BytesIO(data)
+    for entry in islice(zip_directory.local_entries(file), _MAX_ENTRIES):  # no more than ``data`` is read (T91)
+        name = entry.raw_name.lower()
         if name == b"[content_types].xml":
             is_package = True
-            if found := _MAIN_TYPE.search(_unpacked(body, method)):
+            if found := _MAIN_TYPE.search(_unpacked(file, entry)):
                 main = found.group(1).decode("ascii").lower()
                 return "application/" + _MACROS.sub(".macroenabled.12", main)
-        elif name == b"mimetype" and (named := _MEDIA_TYPE.match(_unpacked(body, method))):
+        elif name == b"mimetype" and (named := _MEDIA_TYPE.match(_unpacked(file, entry))):
             return named.group(1).decode("ascii")
         is_package = is_package or name.startswith(b"_rels/")
         folder = folder or next((mime for prefix, mime in _FOLDERS.items() if name.startswith(prefix)), None)
     return folder if is_package else None
 
 
-def _entries(data: bytes) -> Iterator[tuple[bytes, int, memoryview]]:
-    """Names in lower case, methods, and all data from the entry's contents on. Only local headers in ``data`` are read (T91)."""
-    position, view = 0, memoryview(data)
-    for _ in range(_MAX_ENTRIES):
-        if data[position : position + 4] != b"PK\x03\x04" or position + 30 > len(data):
-            return
-        flags, method = struct.unpack_from("<HH", data, position + 6)
-        packed, _, name_length, extra_length = struct.unpack_from("<IIHH", data, position + 18)
-        start = position + 30 + name_length + extra_length
-        yield data[position + 30 : position + 30 + name_length].lower(), method, view[start:]
-        # if the length follows the contents, search for the next header
-        position = data.find(b"PK\x03\x04", start) if flags & 8 and not packed else start + packed
+def _unpacked(file: BinaryIO, entry: zip_directory.Entry) -> bytes:
+    file.seek(zip_directory.data_offset(file, entry))
+    return _inflated(file.read(), wbits=-15) if entry.method == 8 else file.read()
 
 
-def _unpacked(data: memoryview, method: int) -> bytes:
-    return _inflated(data, wbits=-15) if method == 8 else bytes(data[:_MAX_INFLATED])
-
-
-def _inflated(data: bytes | memoryview, *, wbits: int) -> bytes:
+def _inflated(data: bytes, *, wbits: int) -> bytes:
     try:
         return zlib.decompressobj(wbits).decompress(data, _MAX_INFLATED)
     except zlib.error:

@@ -296,6 +296,9 @@ def test_T8_detection_never_raises(data: bytes) -> None:
         b" " * 70_000,
         b"#!" + b"-x " * 20_000,
         b"PK\x03\x04" * 20_000,
+        (struct.pack("<4s5H3L2H", b"PK\3\4", 20, 8, *[0] * 6, 1, 0) + b"a") * 2_000,
+        struct.pack("<4s5H3L2H", b"PK\3\4", *[0] * 6, *[2**32 - 1] * 2, 1, 20)
+        + struct.pack("<s2H2Q", b"a", 1, 16, *[2**64 - 1] * 2),
         b"<?xml " * 10_000,
         b"<!DOCTYPE a [" + b"]  " * 20_000,
         b"<!DOCTYPE a [" + b"<!--" * 16_000,
