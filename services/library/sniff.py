@@ -26,6 +26,8 @@ _NO_CONTAINERS = frozenset({"signature", "text", "any", "encrypted", "id3"})  # 
 # Texts that libmagic recognises well enough for names without an extension.
 _KNOWN_TEXTS = frozenset({"application/json", "application/x-ndjson", "application/pgp-encrypted", "message/rfc822"})
 _KNOWN_TEXTS |= {"text/calendar", "text/csv", "text/vcard", "text/xml"}
+# How mails begin that libmagic does not know, and pages and workbooks that Office saves as one file.
+_MAIL = re.compile(rb"MIME-Version: ?1\.0|Message-ID: ?<|DKIM-Signature: |X-Mozilla-Status: ", re.IGNORECASE)
 _PDF = "application/pdf"
 _ZIP = "application/zip"
 _SVG_TYPE = "image/svg+xml"
@@ -68,7 +70,8 @@ def _by_libmagic(data: bytes, is_text: bool) -> Found:
     certain = bool(forms(mime)) and not forms(mime) & {"text", "any"} and mime not in ACTIVE
     # Even pixels and packed data can look like UTF-16 without a mark.
     if is_text and not (certain and b"\0" in data.strip(b"\0") and not charsets.mark(data)):
-        return Found(mime if mime in _KNOWN_TEXTS else "text/plain", forms=frozenset({"text", *also}))
+        mime = "message/rfc822" if _MAIL.match(data) else mime if mime in _KNOWN_TEXTS else "text/plain"
+        return Found(mime, forms=frozenset({"text", *also}))
     if certain:
         return _certain(mime)
     if _TRANSPORT_STREAM.match(data):

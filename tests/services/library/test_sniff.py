@@ -269,6 +269,9 @@ def test_office_documents_in_any_order_of_entries() -> None:
         ("report.xls", b"<html xmlns:x='urn:schemas-microsoft-com:office:excel'><table>", "text/html"),
         ("report.xls", b"<?xml version='1.0'?><?mso-application progid='Excel.Sheet'?><Workbook/>", "text/xml"),
         ("report.xls", b"a\tb\r\n1\t2\r\n", "text/plain"),
+        ("report.xls", b"MIME-Version: 1.0\r\nX-Document-Type: Workbook\r\n\r\n<html>", "message/rfc822"),
+        ("mail", b"DKIM-Signature: v=1\r\nSubject: a\r\n\r\nb", "message/rfc822"),
+        ("a.txt", b"MIME-Version: 1.0 is what mails say\n", "text/plain"),
         ("wiki.doc", b"Date: Sat, 28 Nov 2026 10:00:00 +0000\r\nMIME-Version: 1.0\r\n\r\n<html>", "message/rfc822"),
     ],
 )  # fmt: skip
