@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import struct
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def test_T8_each_signature_is_recognised_without_a_name() -> None:
 @pytest.mark.parametrize("mime", STRICT)
 def test_T8_a_format_with_a_signature_is_contradicted_by_its_absence(mime: str) -> None:
     extension = usual_extension(mime) or ""
-    for data in (BINARY, os.urandom(3) + BINARY, b"\0" * 100 + BINARY):
+    for data in (BINARY, b"\x9c\x17\xe4" + BINARY, b"\0" * 100 + BINARY):
         assert resolve(extension, detect(data)) == "application/octet-stream"
     assert resolve(extension, detect(TEXT)) != mime
 
@@ -61,7 +60,7 @@ def test_T8_kinds_of_files() -> None:
         (b"hello, world\n", "text/plain"),
         ("grüße\n".encode(), "text/plain"),
         (b'{"a": [1, 2]}', "application/json"),
-        (os.urandom(16).join([b"\xfe\x01\x02"] * 50), "application/octet-stream"),
+        (BINARY, "application/octet-stream"),
         (b"", "inode/x-empty"),
     ]:
         assert detect(data).mime == mime
