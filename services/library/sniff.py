@@ -69,9 +69,10 @@ def _by_libmagic(data: bytes, is_text: bool) -> Found:
     also = {mime for pattern, mime in _HINTS if pattern.match(data)}
     certain = bool(forms(mime)) and not forms(mime) & {"text", "any"} and mime not in ACTIVE
     # Even pixels and packed data can look like UTF-16 without a mark.
-    if is_text and not (certain and b"\0" in data.strip(b"\0") and not charsets.mark(data)):
+    in_doubt = is_text and b"\0" in data.strip(b"\0") and not charsets.mark(data)
+    if is_text and not (certain and in_doubt):
         mime = "message/rfc822" if _MAIL.match(data) else mime if mime in _KNOWN_TEXTS else "text/plain"
-        return Found(mime, forms=frozenset({"text", *also}))
+        return Found(mime, forms=frozenset({"text", *also, *(["any"] if in_doubt else [])}))
     if certain:
         return _certain(mime)
     if _TRANSPORT_STREAM.match(data):
