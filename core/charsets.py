@@ -108,7 +108,7 @@ def mark(data: bytes) -> tuple[bytes, str] | None:
 
 def is_text(data: bytes, *, cut: bool = False) -> bool:
     """Whether ``detect`` finds an encoding, without the time to guess which it is."""
-    return _certain(data, cut) is not None or _may_be_legacy(data)
+    return _may_be_legacy(data) or _certain(data, cut) is not None  # the quicker one first
 
 
 def label(encoding: object) -> str | None:
