@@ -37,19 +37,19 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     values: dict[str, Any] = {"metadata": {"format": kind.upper(), **_properties(package, kind, main)}}
     if "text" not in want and "document" not in want:
         return values, []
-    package.damaged = False
+    package.incomplete = False
     rows: list[list[str]] | None = None
     if kind in ("xlsx", "ods"):
         text, rows = (sheets.xlsx if kind == "xlsx" else sheets.ods)(package, main, _MAX_TEXT)
     else:
         text = _capped(_READERS[kind](package, main))
-    if package.damaged and not text.strip():
+    if package.incomplete and not text.strip():
         raise ParserFailed("The document is broken")
     if "text" in want:
         values |= plain_text.search_values(text)
     if "document" in want:
         shown = re.sub(r"\n\s*\n\s*", "\n\n", plain_text.clean(text)).strip()
-        values["document"] = plain_text.document(shown, complete=not package.damaged)
+        values["document"] = plain_text.document(shown, complete=not package.incomplete)
         if rows is not None:
             values["document"]["table"] = [[plain_text.clean(cell) for cell in row] for row in rows]
     return values, []

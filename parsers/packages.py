@@ -37,7 +37,7 @@ class Package:
         if len(entries) > _MAX_ENTRIES:
             raise ParserFailed("The document has too many parts")
         self._file, self._left = file, _MAX_TOTAL
-        self.damaged = False  # a part was read only as far as it could be
+        self.incomplete = False  # a part was read only as far as it could be
         self.names = [_normal(name) for name in zip_directory.names(entries)]
         self._entries = {name.casefold(): entry for name, entry in zip(self.names, entries, strict=True)}
         self._entries |= dict(zip(self.names, entries, strict=True))
@@ -46,12 +46,10 @@ class Package:
         return name in self._entries or name.casefold() in self._entries
 
     def open(self, name: str) -> io.BufferedReader:
-        """A part's bytes. Opening or reading raises ParserFailed if there are too many."""
+        """A part's first 64 MiB. Opening or reading raises ParserFailed if it is packed too densely or lies about its size."""
         entry = self._entries.get(name) or self._entries[name.casefold()]
         if entry.flags & 1:
             raise Unsupported(PROTECTED)
-        if entry.size > _MAX_ENTRY:
-            raise ParserFailed("A part of the document is too large")
         if entry.size > 4 * _MIB and entry.size > _MAX_RATIO * entry.packed:
             raise ParserFailed("A part of the document is packed too densely")
         return io.BufferedReader(_Part(self, self._file, entry))
@@ -73,7 +71,7 @@ class Package:
         except DefusedXmlException:
             raise ParserFailed("The document declares entities") from None
         except (SAXException, LookupError, ValueError):  # LookupError: an encoding that Python does not know
-            self.damaged = True
+            self.incomplete = True
 
 
 def resolved(target: str, source: str = "") -> str:
@@ -101,9 +99,10 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         try:
-            data = self._read(len(buffer))
+            data = self._read(len(buffer)) if self._count < _MAX_ENTRY else b""
+            self._package.incomplete |= self._count >= _MAX_ENTRY
         except _BROKEN:
-            self._package.damaged, data = True, b""
+            self._package.incomplete, data = True, b""
         self._count += len(data)
         self._package.spend(len(data))
         if self._count > self._entry.size:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from parsers import ParserFailed, Unsupported, office, pdf
+from parsers import ParserFailed, Unsupported, office, packages, pdf
 from parsers.reading import Reading, read
 from tests.parsers import samples
 from tests.parsers.samples import GERMAN
@@ -301,6 +301,17 @@ def test_a_document_without_any_text_that_can_be_read_is_broken() -> None:
         text_of(
             samples.zipped({"_rels/.rels": samples.related({"officeDocument": "a.xml"}), "a.xml": "<w:document><w:t"})
         )
+
+
+def test_T95_a_large_part_is_read_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_MAX_ENTRY", 100_000)
+    rows = "".join(f"<row><c><v>{number}</v></c></row>" for number in range(20_000))
+    data = samples.zipped(
+        {"xl/workbook.xml": "<workbook/>", "xl/worksheets/sheet1.xml": f"<worksheet>{rows}</worksheet>"}
+    )
+    values, _ = office.parse(io.BytesIO(data), {"want": ["document"]})
+    assert values["document"]["truncated"]
+    assert 2_000 < len(values["document"]["content"].splitlines()) < 6_000
 
 
 def test_headers_comments_and_inserted_pages_of_a_document_are_read() -> None:
