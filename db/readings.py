@@ -57,12 +57,13 @@ def _update(tx: Tx, reading: ReadingKey, change: str, value: Jsonb | None) -> No
 
 
 def is_queued(tx: Tx, reading: ReadingKey) -> bool:
-    """Whether a job waits that will read the object so."""
+    """Whether a job waits that will read the object so. No worker takes it before the transaction ends: it would read the file
+    as it was before."""
     sql = """
-    select exists (
-        select from procrastinate_jobs j join files f on f.id = (j.args ->> 'file_id')::uuid
-        where j.lock = 'object:' || %(object_key)s and j.status = 'todo' and j.task_name = 'process_file'
-        and f.file_path = %(object_key)s and f.read_as = %(read_as)s)
+    select true from procrastinate_jobs j join files f on f.id = (j.args ->> 'file_id')::uuid
+    where j.lock = 'object:' || %(object_key)s and j.status = 'todo' and j.task_name = 'process_file'
+    and f.file_path = %(object_key)s and f.read_as = %(read_as)s
+    limit 1 for share of j skip locked
     """
     return scalar(tx, sql, reading._asdict()) is True
 

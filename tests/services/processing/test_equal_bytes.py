@@ -19,7 +19,7 @@ from core.errors import InvalidName, NameConflict
 from core.names import clean_name, extension
 from core.previewable import read_by_extension
 from core.principal import Principal
-from db import Database
+from db import Database, readings, scalar
 from db.records import FileRecord
 from services import Services
 from services.library.files import FileChange, FileQuery
@@ -38,6 +38,7 @@ _PACKED = bz2.compress(_ROWS)
 UNUSED = """
 select from readings r where not exists (select from files f where f.file_path = r.object_key and f.read_as = r.read_as)
 """
+_FETCH = "select id from procrastinate_fetch_job_v2(null, null)"
 CONTENTS = {
     "page": (_PAGE, ["a.html", "b.htm", "a.md", "c.html"]),
     "rows": (_ROWS, ["a.txt", "b.csv", "c", "a.md", "d.csv", "e.py"]),
@@ -184,6 +185,20 @@ def test_a_file_renamed_while_it_is_read_leaves_nothing_of_its_old_type(
     assert work(services, db) == 1
     assert sql(db, "select read_as from readings") == [("text/csv csv",)]
     assert json.loads(services.previews.show(alice, file.id, PreviewRequest()).body)["table"]
+
+
+def test_no_worker_takes_a_job_that_a_rename_counts_on_before_it_is_done(
+    services: Services, alice: Principal, db: Database
+) -> None:
+    """It would read the file under its old name, and no job would be left for the new one."""
+    file = upload(services, alice, "a.txt", _ROWS)
+    with db.transaction() as rename:
+        assert readings.is_queued(rename, file.reading)
+        with db.transaction() as worker:
+            assert scalar(worker, _FETCH) is None
+    with db.transaction() as worker, db.transaction() as rename:
+        assert scalar(worker, _FETCH) is not None
+        assert not readings.is_queued(rename, file.reading)
 
 
 def test_many_renames_keep_one_reading(
