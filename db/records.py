@@ -118,7 +118,6 @@ class UploadRecord:
     cleaned: bool = False
     overdue: bool = False
     folder_gone: bool = False  # its folder was deleted; folder_id is where the file goes now
-    bound: bool = False  # begun with a key that is limited to a folder
     attempts: int = 0  # to complete it without its client, that failed for a reason in the upload itself
 
     @property

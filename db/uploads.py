@@ -24,7 +24,7 @@ from db.records import UploadRecord
 COLUMNS = (
     "id, owner_id, protocol, status, object_key, incoming_key, multipart_id, original_name, content_type, size,"
     " reserved, part_size, folder_id, visibility, tags, on_duplicate, keep_location, metadata, sha256, session_id, token_id,"
-    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, attempts, folder_gone, bound"
+    " file_id, problem, cleaned, created_at, updated_at, expires_at, expires_at < now() as overdue, attempts, folder_gone"
 )
 
 
