@@ -90,13 +90,10 @@ class _Listing:
     def contents(self, usual: str = "cp437") -> dict[str, Any]:
         """If ``truncated``, there may be more entries than were counted. ``usual``: the encoding of names that is assumed if no
         other fits better."""
-        undecoded = [entry for entry in self._entries if isinstance(entry["name"], bytes)]
-        for entry, name in zip(
-            undecoded, entry_names.decode_all([entry["name"] for entry in undecoded], usual=usual), strict=True
-        ):
-            entry["name"] = name
-        for entry in self._entries:
-            entry["name"] = entry["name"] and _INVISIBLE.sub("\ufffd", entry["name"][:_MAX_NAME])
+        named = [entry for entry in self._entries if entry["name"] is not None]
+        names = entry_names.decode_all([entry["name"] for entry in named], usual=usual)
+        for entry, name in zip(named, names, strict=True):
+            entry["name"] = _INVISIBLE.sub("\ufffd", name[:_MAX_NAME])
         return {
             "entries": self._entries,
             "total_entries": self._count,

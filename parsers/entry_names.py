@@ -53,14 +53,20 @@ _FREQUENT = set(
 _WORD = re.compile("[A-Za-z\u0080-\U0010ffff]+")
 
 
-def decode_all(names: Sequence[bytes], *, usual: str = "cp437") -> list[str]:
-    """The names of one archive as text. UTF-8 if most of them are; ``usual``: the encoding if nothing speaks for another."""
-    foreign = [name for name in names if not name.isascii()]
+def decode_all(names: Sequence[bytes | str], *, usual: str = "cp437") -> list[str]:
+    """The names of one archive as text, which some may be. Others are in UTF-8 if most of them are; ``usual``: the encoding if
+    nothing speaks for another."""
+    foreign = [name for name in names if isinstance(name, bytes) and not name.isascii()]
     utf8 = {name for name in foreign if _is_utf8(name)}
     if 2 * sum(name in utf8 for name in foreign) < len(foreign):
         utf8 = set()
     encoding = _guess([name for name in foreign if name not in utf8], usual)
-    return [name.decode("utf-8" if name.isascii() or name in utf8 else encoding, "replace") for name in names]
+    return [
+        name
+        if isinstance(name, str)
+        else name.decode("utf-8" if name in utf8 or name.isascii() else encoding, "replace")
+        for name in names
+    ]
 
 
 def _is_utf8(name: bytes) -> bool:

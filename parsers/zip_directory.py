@@ -149,8 +149,7 @@ def _large(extra: bytes, values: list[int]) -> list[int]:
 
 def names(entries: Sequence[Entry]) -> list[str]:
     """The entries' names. Those without a declared encoding share one."""
-    decoded = iter(entry_names.decode_all([entry.raw_name for entry in entries if entry.name is None]))
-    return [next(decoded) if entry.name is None else entry.name for entry in entries]
+    return entry_names.decode_all([entry.raw_name if entry.name is None else entry.name for entry in entries])
 
 
 def local_entries(file: BinaryIO) -> Iterator[Entry]:
