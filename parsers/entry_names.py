@@ -61,12 +61,8 @@ def decode_all(names: Sequence[bytes | str], *, usual: str = "cp437") -> list[st
     if 2 * sum(name in utf8 for name in foreign) < len(foreign):
         utf8 = set()
     encoding = _guess([name for name in foreign if name not in utf8], usual)
-    return [
-        name
-        if isinstance(name, str)
-        else name.decode("utf-8" if name in utf8 or name.isascii() else encoding, "replace")
-        for name in names
-    ]
+    encodings = dict.fromkeys(utf8, "utf-8")
+    return [one if isinstance(one, str) else one.decode(encodings.get(one, encoding), "replace") for one in names]
 
 
 def _is_utf8(name: bytes) -> bool:
