@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import unquote, unquote_to_bytes, urlencode
 
 import requests
 from flask import Flask
@@ -141,7 +141,7 @@ class GatewayClient:
     def _in_process(self, method: str, path: str, data: Any, headers: Headers) -> Answer:
         assert isinstance(self.target, Flask)
         # as servers decode it: werkzeug would put U+FFFD for what is not UTF-8
-        environ = {"PATH_INFO": unquote(path.partition("?")[0], "latin-1")}
+        environ = {"PATH_INFO": unquote_to_bytes(path.partition("?")[0]).decode("latin-1")}
         options: dict[str, Any] = {"data": data, "environ_overrides": environ}
         if data is not None and not isinstance(data, (bytes, bytearray)):
             headers["Transfer-Encoding"] = "chunked"
