@@ -37,7 +37,6 @@ def parse(file: BinaryIO, arguments: dict[str, Any]) -> tuple[dict[str, Any], li
     values: dict[str, Any] = {"metadata": {"format": kind.upper(), **_properties(package, kind, main)}}
     if "text" not in want and "document" not in want:
         return values, []
-    package.incomplete = False
     rows: list[list[str]] | None = None
     if kind in ("xlsx", "ods"):
         text, rows = (sheets.xlsx if kind == "xlsx" else sheets.ods)(package, main, _MAX_TEXT)

@@ -7,6 +7,7 @@ import posixpath
 import unicodedata
 import zlib
 from contextlib import suppress
+from itertools import islice
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 from xml.sax import SAXException
@@ -33,11 +34,16 @@ class Package:
     wants the first, and not all writers follow the rest)."""
 
     def __init__(self, file: BinaryIO):
-        entries = zip_directory.read(file, _MAX_ENTRIES + 1).entries
+        self.incomplete = False  # something was read only as far as it could be
+        try:
+            entries = zip_directory.read(file, _MAX_ENTRIES + 1).entries
+        except zip_directory.Missing:
+            entries, self.incomplete = list(islice(zip_directory.local_entries(file), _MAX_ENTRIES + 1)), True
+            if not entries:
+                raise
         if len(entries) > _MAX_ENTRIES:
             raise ParserFailed("The document has too many parts")
         self._file, self._left = file, _MAX_TOTAL
-        self.incomplete = False  # a part was read only as far as it could be
         self.names = [_normal(name) for name in zip_directory.names(entries)]
         self._entries = {name.casefold(): entry for name, entry in zip(self.names, entries, strict=True)}
         self._entries |= dict(zip(self.names, entries, strict=True))

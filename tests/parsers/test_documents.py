@@ -287,8 +287,10 @@ def test_text_boxes_moved_and_deleted_text_are_read_once() -> None:
         (samples.xlsx("<worksheet><row><c><v>12</v></c></row><row>"), "First\n12\nSecond\nelsewhere"),
         (samples.zipped({"xl/workbook.xml": "<workbook/>", "xl/styles.xml": "<", **SHEET}), "1"),
         (samples.odf(content="<text:p>before</text:p><text:p"), "before"),
+        (samples.docx()[:500], f"{GERMAN}\none two\na footnote"),
+        (samples.zipped({"word/document.xml": W + "x" * 9_000}, zipfile.ZIP_STORED)[:5_000], "Hello"),
     ],
-    ids=["document", "comments", "sheet", "styles", "OpenDocument"],
+    ids=["document", "comments", "sheet", "styles", "OpenDocument", "truncated", "truncated part"],
 )
 def test_what_is_damaged_in_a_document_loses_nothing_else(data: bytes, text: str) -> None:
     assert text_of(data) == text
