@@ -78,6 +78,12 @@ class Pipeline:
             if problem is None and isinstance(error, PreviewFailed):
                 problem = {"code": error.code, "detail": f"{_STEPS[step][1]}: {error.detail}"}
         with self._db.transaction() as tx:
+            readings.begin(tx, file.reading)  # locks the object, so that its files keep their names
+            now = files.get(tx, file_id)
+            if now is None or now.version != file.version:  # renamed, perhaps and back: what was kept may be gone
+                if now is not None:
+                    begin_reading(tx, now)
+                return
             readings.add_extracted(tx, file.reading, measured)
             readings.set_problem(tx, file.reading, problem)
             _begin_compression(tx, file)  # last: it moves the object to another key

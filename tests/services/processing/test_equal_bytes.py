@@ -187,6 +187,26 @@ def test_a_file_renamed_while_it_is_read_leaves_nothing_of_its_old_type(
     assert json.loads(services.previews.show(alice, file.id, PreviewRequest()).body)["table"]
 
 
+def test_a_file_renamed_there_and_back_while_it_is_read_is_read_again(
+    services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upload(services, alice, "a.txt", _ROWS)
+    with monkeypatch.context() as patch:
+        keep = services.previews.keep_document
+
+        def slow(*arguments: Any) -> bytes:
+            body = keep(*arguments)
+            for name in ("a.csv", "a.txt"):
+                services.files.update(alice, file.id, FileChange(original_name=name), if_match=None)
+            return body
+
+        patch.setattr(services.previews, "keep_document", slow)
+        services.pipeline.process(file.id)
+    work(services, db)
+    found = shown(services, alice, file.id)
+    assert len(found["previews"]) == 1 and found["text"]["alpha"]
+
+
 def test_no_worker_takes_a_job_that_a_rename_counts_on_before_it_is_done(
     services: Services, alice: Principal, db: Database
 ) -> None:
