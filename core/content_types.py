@@ -334,9 +334,10 @@ class Found:
 def resolve(extension: str, found: Found) -> str:
     """The MIME type to store: the extension's where the bytes allow it, also of an empty file (T11), else the bytes'.
 
-    Behind a name of another format, bytes of which nothing is certain are application/octet-stream, and so is text behind the
-    name of a picture, film, sound or PDF (T8). Raises TypeMismatch if active markup, a script or a program has the extension of
-    a picture, film, sound or document (T9); but HTML may have that of an office document, as reports do."""
+    Behind a name of another format, bytes of which nothing is certain are application/octet-stream. So is text behind the name
+    of a picture, film, sound, archive or document (T8), except those of old Office, which programs give to texts. Raises
+    TypeMismatch if active markup, a script or a program has the extension of a picture, film, sound or document (T9); but HTML
+    may have that of an office document, as reports do."""
     named = TYPES_BY_EXTENSION.get(extension, (OCTET_STREAM,))
     if found.mime == EMPTY:
         return named[0]
@@ -345,11 +346,12 @@ def resolve(extension: str, found: Found) -> str:
     if allowed := next(filter(found.may_be, named), None):
         return allowed
     family = file_type(named[0])
-    strict = named[0] == "application/pdf" or family in ("image", "video", "audio")
-    disguised = ACTIVE if strict else ACTIVE - _PAGES if family == "document" else frozenset()
-    if found.certain and found.mime in disguised:
+    harmless = family in ("image", "video", "audio", "document")
+    disguised = ACTIVE - _PAGES if family == "document" and named[0] != "application/pdf" else ACTIVE
+    if found.certain and harmless and found.mime in disguised:
         raise TypeMismatch(f"The name says {named[0]}, the content is {found.mime}")
-    return found.mime if found.certain or ("text" in found.forms and not strict) else OCTET_STREAM
+    may_be_text = "ole" in forms(named[0]) or not (harmless or family == "archive")
+    return found.mime if found.certain or ("text" in found.forms and may_be_text) else OCTET_STREAM
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,9 +236,9 @@ Bytes veto, names decide. `services/library/sniff.py` looks at the first 64 KiB:
    behind the name of a text are that text.
 2. Otherwise the extension's type holds, if something in its row's last column is true. An extension with several types
    (`ts`, `key`, `ai`, `doc`, `svgz`) has the first for which that is so.
-3. If the bytes are certainly of another type, that one is stored: a JPEG named `.heic` is `image/jpeg`. Other bytes are
-   `text/plain` if they are text, but `application/octet-stream` behind the name of a picture, film, sound or PDF; and
-   `application/octet-stream` if they are no text.
+3. If the bytes are certainly of another type, that one is stored: a JPEG named `.heic` is `image/jpeg`. Else they are
+   `application/octet-stream`; but text is `text/plain` if its name is not that of a picture, film, sound, archive or document, or
+   is `doc`, `xls` or another of old Office, which programs give to texts.
 4. Without an extension, or with one that tells nothing (`bin`, `dat`, and all that are not in the table), the bytes decide. What
    only looks like source code is `text/plain`.
 
