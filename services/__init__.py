@@ -7,6 +7,7 @@ makes all services.
 By subject, each importing only those below it (an import contract holds this):
 
 - upkeep      the janitor, health, the doctors, jobs, demonstration files
+- recovery    backups and restores, moves to another bucket, import and export
 - uploads     all ways to upload a file
 - processing  scans, previews, texts and compression after an upload
 - library     files and folders: list, search, change, download
