@@ -148,6 +148,9 @@ def wire(
         kind: ConcurrencyLimit(concurrency=2 * share, per_owner=share, waiting=share, timeout=10) for kind in kinds
     }
 
+    jobs = Jobs(db, cursors)
+    stats = Stats(db, store, quota)
+
     return Services(
         db=db,
         keys=keys,
@@ -174,11 +177,12 @@ def wire(
         delivery=delivery,
         public_copies=public_copies,
         search=Search(db, cursors),
-        stats=Stats(db, store, quota),
-        jobs=Jobs(db, cursors),
+        stats=stats,
+        jobs=jobs,
         audit=Audit(db, cursors),
         health=Health(db, store, scanning),
         janitor=Janitor(db, store, intake, upload_ttl=upload_ttl),
+        gauges=[jobs.gauges, stats.gauges],
     )
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import orjson
 import structlog
 
+from core.errors import Unavailable
 from core.origin import ORIGIN
 
 if TYPE_CHECKING:
@@ -235,18 +236,25 @@ class Gauge:
     name: str
     help: str
     labels: tuple[str, ...]
-    samples: list[tuple[tuple[str, ...], float]]
+    samples: Sequence[tuple[tuple[str, ...], float]]
 
 
-def queue_jobs(samples: list[tuple[tuple[str, ...], float]]) -> Gauge:
-    """The number of jobs by queue and state."""
-    return Gauge("gateway_queue_jobs", "Jobs: waiting, scheduled, running, failed", ("queue", "state"), samples)
+def gauge(name: str, help: str, value: float) -> Gauge:
+    """A single value that was measured now."""
+    return Gauge(name, help, (), [((), value)])
 
 
-def queue_oldest(samples: list[tuple[tuple[str, ...], float]]) -> Gauge:
-    """The age of the oldest job by queue."""
-    text = "Seconds that the oldest due job has been waiting"
-    return Gauge("gateway_queue_oldest_seconds", text, ("queue",), samples)
+def measured(sources: Iterable[Callable[[], list[Gauge]]]) -> list[Gauge]:
+    """The gauges of all sources. One that fails, mostly for want of the database, is left out."""
+    found: list[Gauge] = []
+    for source in sources:
+        try:
+            found += source()
+        except Unavailable:
+            pass
+        except Exception:  # the other metrics tell about the rest
+            structlog.get_logger().exception("gauges_failed")
+    return found
 
 
 def _all_processes() -> CollectorRegistry:

@@ -47,24 +47,8 @@ def readyz() -> Response:
 @operation("Get metrics", access="operators", responses={200: Content({"text/plain": None}, "Prometheus text format")})
 def show_metrics() -> Response:
     """Counts, durations and outcomes of requests, uploads, calls to the bucket, jobs and previews, of all processes on this
-    machine; and the state of the queues if the database is available."""
-    now = []
-    try:
-        queues = services().jobs.queues()
-    except Unavailable:
-        pass
-    else:
-        now.append(
-            telemetry.queue_jobs(
-                [
-                    ((queue.queue, state), float(getattr(queue, state)))
-                    for queue in queues
-                    for state in ("waiting", "scheduled", "running", "failed")
-                ]
-            )
-        )
-        now.append(telemetry.queue_oldest([((queue.queue,), queue.oldest_seconds) for queue in queues]))
-    text = telemetry.metrics().exposition(now)
+    machine; and what rows tell now, such as the state of the queues, if the database is available."""
+    text = telemetry.metrics().exposition(telemetry.measured(services().gauges))
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -78,6 +78,17 @@ def page(tx: Tx, default: Quota, *, after: str, limit: int) -> list[OwnerQuota]:
     return many(tx, OwnerQuota, sql, {"after": after, "limit": limit, **defaults(default)})
 
 
+_NEAR = f"""
+select count(*) from owner_usage u
+where {_BYTES} >= %(share)s * {_MAX_BYTES} and {_MAX_BYTES} > 0 or {_FILES} >= %(share)s * {_MAX_FILES} and {_MAX_FILES} > 0
+"""
+
+
+def near(tx: Tx, default: Quota, *, share: float) -> int:
+    """How many owners have used this share of their quota. It reads the rows of all owners."""
+    return int(scalar(tx, _NEAR, {"share": share, **defaults(default)}))
+
+
 _SET = """
 insert into owner_usage as u (owner_id, quota_bytes, quota_files) values (%(owner)s, %(max_bytes)s, %(max_files)s)
 on conflict (owner_id) do update set quota_bytes = excluded.quota_bytes, quota_files = excluded.quota_files

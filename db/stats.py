@@ -50,6 +50,15 @@ class StorageUsage:
     files: int
 
 
+@dataclass(frozen=True, slots=True)
+class OpenUploads:
+    """Uploads in progress of one protocol."""
+
+    protocol: str
+    number: int
+    oldest_seconds: float  # since the oldest of them began
+
+
 def count(tx: Tx, owner_id: str | None) -> FileCounts:
     """Files by type and by status."""
     sql = f"""
@@ -96,6 +105,17 @@ def usage(tx: Tx, owner_id: str | None) -> StorageUsage:
     record = one(tx, StorageUsage, sql, {"owner": owner_id})
     assert record is not None
     return record
+
+
+_OPEN_UPLOADS = """
+select protocol, count(*)::bigint as number, extract(epoch from now() - min(created_at))::float as oldest_seconds
+from uploads where status in ('pending', 'uploading', 'completing') group by protocol order by protocol
+"""
+
+
+def open_uploads(tx: Tx) -> list[OpenUploads]:
+    """The uploads in progress, by protocol."""
+    return many(tx, OpenUploads, _OPEN_UPLOADS)
 
 
 # Files' events among the newest thousand. Two statements: a plan for both would not use the right index.

@@ -17,7 +17,7 @@ By subject, each importing only those below it (an import contract holds this):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from db import Database
@@ -50,6 +50,7 @@ from services.uploads.intake import Intake
 from services.uploads.resumable import ResumableUploads
 from services.uploads.s3_uploads import S3Uploads
 from services.uploads.verification import Verification
+from telemetry import Gauge
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,4 @@ class Services:
     audit: Audit
     health: Health
     janitor: Janitor
+    gauges: Sequence[Callable[[], list[Gauge]]]  # what /metrics measures when it is asked

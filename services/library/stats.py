@@ -10,9 +10,11 @@ from core.principal import Principal, Quota
 from db import Database, quotas, stats
 from services.access.visibility import owner_scope
 from storage_backends.base import ObjectStore, ReportsCapacity, StorageError
+from telemetry import Gauge, gauge
 
 _FOLDERS = 100
 _RECENT = 20
+_NEAR = 0.9  # of a quota
 
 
 class Stats:
@@ -58,6 +60,36 @@ class Stats:
             "capacity": self._capacity(),
             "recent_activity": [asdict(event) for event in recent],
         }
+
+    def gauges(self) -> list[Gauge]:
+        """Files, bytes, quotas and open uploads of all owners together, for /metrics."""
+        with self._db.connection() as tx:
+            counts, usage, uploads = stats.count(tx, None), stats.usage(tx, None), stats.open_uploads(tx)
+            near = quotas.near(tx, self._quota, share=_NEAR)
+        files = [((status,), float(number)) for status, number in counts.by_status.items()]
+        sizes = {"files": usage.used, "objects": usage.stored, "saved": usage.saved}
+        return [
+            Gauge("gateway_files", "Files outside the trash, by status", ("status",), files),
+            Gauge(
+                "gateway_bytes",
+                "Bytes of all files, of the objects that they share, and saved by compression; the trash included",
+                ("of",),
+                [((kind,), float(size)) for kind, size in sizes.items()],
+            ),
+            gauge("gateway_quota_near_owners", f"Owners who have used {_NEAR:.0%} of their quota", near),
+            Gauge(
+                "gateway_open_uploads",
+                "Uploads in progress",
+                ("protocol",),
+                [((found.protocol,), float(found.number)) for found in uploads],
+            ),
+            Gauge(
+                "gateway_open_upload_oldest_seconds",
+                "Seconds since the oldest upload in progress began",
+                ("protocol",),
+                [((found.protocol,), found.oldest_seconds) for found in uploads],
+            ),
+        ]
 
     def _capacity(self) -> dict[str, int] | None:
         if not isinstance(self._store, ReportsCapacity):

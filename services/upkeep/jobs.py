@@ -19,6 +19,7 @@ from core.errors import Conflict, GatewayError, NotFound, Unavailable
 from db import Database, Tx, files, jobs, readings
 from db.jobs import Status
 from db.records import JobRecord, QueueRecord
+from telemetry import Gauge
 
 log = structlog.get_logger()
 
@@ -77,6 +78,17 @@ class Jobs:
         """Each queue with its backlog."""
         with self._db.connection() as tx:
             return jobs.queues(tx)
+
+    def gauges(self) -> list[Gauge]:
+        """The backlog for /metrics."""
+        queues = self.queues()
+        states = ("waiting", "scheduled", "running", "failed")
+        counts = [((queue.queue, state), float(getattr(queue, state))) for queue in queues for state in states]
+        ages = [((queue.queue,), queue.oldest_seconds) for queue in queues]
+        return [
+            Gauge("gateway_queue_jobs", "Jobs: waiting, scheduled, running, failed", ("queue", "state"), counts),
+            Gauge("gateway_queue_oldest_seconds", "Seconds that the oldest due job has been waiting", ("queue",), ages),
+        ]
 
     def retry(self, job_id: int) -> JobRecord:
         """Enqueue a failed or cancelled job again, with all its attempts. Raises NotFound, or Conflict for other jobs."""

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from core.errors import Unavailable
+from core.principal import Quota
 from db import Database
 from services import Services
 from tests.client import GatewayClient
+from tests.rows import sql
 
 TOKEN = "metrics-Zk4Jw8Tq2Xv6Lp1Rn9"
 pytestmark = [pytest.mark.memory_store, pytest.mark.settings(ops_access="admin", metrics_token=TOKEN)]
@@ -49,3 +51,44 @@ def test_T141_without_access_readyz_tells_its_status_only(
         assert (answer.status, answer.json["detail"]) == (503, "Not ready.")
         assert "database" not in answer.body.decode()
     assert prometheus.get("/readyz").json["checks"]["database"] is False
+
+
+class TestGauges:
+    """What rows tell, measured when /metrics is asked."""
+
+    def metrics(self, app: Any) -> dict[str, float]:
+        answer = GatewayClient(app, TOKEN, check=False).get("/metrics")
+        assert answer.status == 200
+        lines = [line.rpartition(" ") for line in answer.body.decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
+    def test_owners_near_their_quota_are_a_number(self, app: Any, services: Services) -> None:
+        before = self.metrics(app)["gateway_quota_near_owners"]
+        for owner, size, limit in (("near-1", 95, 100), ("near-2", 90, 100), ("far", 89, 100), ("none", 10**6, None)):
+            services.quotas.set_own(owner, Quota(limit, None))
+            GatewayClient(app, services.keys.create_key(owner)[1], check=False).add("a.txt", b"x" * size)
+        assert self.metrics(app)["gateway_quota_near_owners"] == before + 2
+
+    def test_uploads_in_progress_are_counted_by_protocol(self, app: Any, services: Services) -> None:
+        for status in ("pending", "uploading", "done", "expired"):
+            row = """
+            insert into uploads (owner_id, protocol, status, object_key, original_name, content_type, created_at, expires_at)
+            values ('alice', 'tus', %s, %s, 'a', 'text/plain', now() - interval '1 hour', now())
+            """
+            sql(services.db, row, status, status)
+        found = self.metrics(app)
+        assert found['gateway_open_uploads{protocol="tus"}'] == 2
+        assert 3600 <= found['gateway_open_upload_oldest_seconds{protocol="tus"}'] < 3900
+
+    def test_a_source_that_fails_hides_no_other(self, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails() -> Any:
+            raise RuntimeError("a bug")
+
+        def unavailable(*_: Any) -> Any:
+            raise Unavailable()
+
+        monkeypatch.setattr("services.library.stats.stats.count", lambda *_: fails())
+        monkeypatch.setattr("services.upkeep.jobs.jobs.queues", unavailable)
+        names = {name.partition("{")[0] for name in self.metrics(app)}
+        assert "gateway_files" not in names and "gateway_queue_jobs" not in names
+        assert "gateway_http_request_seconds_count" in names
