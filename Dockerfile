@@ -14,8 +14,9 @@ FROM python:3.13.14-slim@sha256:9662417aace5ae7b8e2609cce472b72a8958e134ba372808
 RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/gateway /opt/gateway
 WORKDIR /app
-COPY pyproject.toml app.py commands.py settings.py telemetry.py web_clients.py web_server.py ./
+COPY pyproject.toml app.py settings.py telemetry.py web_clients.py web_server.py ./
 COPY api/ api/
+COPY commands/ commands/
 COPY core/ core/
 COPY db/ db/
 COPY embedded/ embedded/

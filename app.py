@@ -2,13 +2,7 @@
 
 python app.py             start everything: PostgreSQL and an S3 server unless they are set, the worker, the server
 python app.py serve       the HTTP server alone           python app.py worker     a job worker alone
-python app.py bootstrap   migrate; create bucket and key  python app.py migrate    migrate the database
-python app.py env         settings of the running gateway as shell assignments
-python app.py doctor      check bucket, scanner, sandbox  python app.py keys       create, list and revoke API keys
-python app.py audit       export events, drop old months
-python app.py janitor     clean up once                   python app.py jobs       list, retry and remove jobs
-python app.py rescan      scan all files again            python app.py seed-demo  add demonstration files
-python app.py quotas      list and set quotas
+python app.py --help      all commands (commands/)
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import os
 import secrets
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def test_T38_the_gateways_own_page_is_always_among_the_origins() -> None:
     settings = Settings(
         _env_file=None, public_url="https://files.example/path", cors_origins="https://a.example, http://b"
     )
-    assert Call(Namespace(), settings).origins() == ("https://a.example", "http://b", "https://files.example")
+    assert Call(settings).origins() == ("https://a.example", "http://b", "https://files.example")
 
 
 def test_a_refused_bucket_is_reported_in_one_line(

@@ -122,7 +122,7 @@ def test_jobs_command(settings: Any, services: Services, db: Database, tmp_path:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert json.loads(command("list", "--status", "failed"))["id"] == job
+    assert json.loads(command("list", "--status", "failed", "--json"))["id"] == job
     command("retry", str(job))
     assert services.jobs.counts() == {"checks": {"todo": 1}}
 

@@ -91,14 +91,13 @@ def test_commands_create_and_list_keys_with_their_rights(
     assert (made["scopes"], made["folder_id"]) == (["read", "write"], folder)
     assert timedelta(seconds=50) < left < timedelta(seconds=60)
     assert client.as_(made["key"]).delete(f"/api/files/{folder}").status == 404
-    assert run(["keys", "list"], settings) == 0
+    assert run(["keys", "list", "--json"], settings) == 0
     listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {key["id"]: key["scopes"] for key in listed}[made["id"]] == ["read", "write"]
     for wrong in (["--scopes", "root"], ["--scopes", ""], ["--expires-in", "0"], ["--folder", "999"]):
         assert run(["keys", "create", "--owner", "alice", *wrong], settings) == 1, wrong
-    for text in ("soon", "9" * 30):
-        with pytest.raises(SystemExit):
-            run(["keys", "create", "--owner", "alice", "--expires-in", text], settings)
+    for text, status in (("soon", 2), ("9" * 30, 1)):
+        assert run(["keys", "create", "--owner", "alice", "--expires-in", text], settings) == status
 
 
 def test_T63_a_missing_scope_is_named(key_with: KeyWith, client: GatewayClient) -> None:

@@ -143,10 +143,9 @@ def test_an_admin_sets_and_reads_quotas(client: GatewayClient, other: GatewayCli
 def test_quotas_by_command(
     settings: Settings, services: Services, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    call = lambda **args: commands.Call(type("Args", (), args), settings)  # type: ignore[arg-type]  # noqa: E731
     monkeypatch.setattr(commands.Call, "services", lambda _: services)
-    commands._quotas_set(call(owner="alice", bytes=5, files=None))
-    commands._quotas_list(call())
+    assert commands.run(["quotas", "set", "alice", "--bytes", "5", "--json"], settings) == 0
+    assert commands.run(["quotas", "list", "--json"], settings) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert said[0] == said[1] and said[0]["max_bytes"] == 5 and said[0]["max_files"] is None
 

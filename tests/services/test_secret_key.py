@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -87,4 +86,4 @@ def test_T143_a_server_alone_makes_its_key_in_development(
 def test_T144_production_refuses_to_make_one(settings: Settings) -> None:
     production = settings.model_copy(update={"environment": "production", "secret_key": None})
     with pytest.raises(SystemExit, match="Set SECRET_KEY"):
-        Call(Namespace(), production).services()
+        Call(production).services()

@@ -352,7 +352,7 @@ def test_commands_for_rescans_and_the_scanners_checks(
 ) -> None:
     monkeypatch.setattr("app.wire", lambda _: services)
     configured(services.scanning)
-    assert commands.run(["rescan"], settings) == 0
+    assert commands.run(["rescan", "--json"], settings) == 0
     assert json.loads(capsys.readouterr().out) == {"id": 1, "scanned": 0, "infected": 0}
     commands.run(["doctor", "--json"], settings)
     found = {check["name"]: check["ok"] for check in json.loads(capsys.readouterr().out)}

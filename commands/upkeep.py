@@ -1,0 +1,160 @@
+"""Commands that keep a deployment in order: the janitor, jobs, audit events, scans, statistics, demonstration files."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+import click
+
+from commands.base import (
+    Call,
+    Command,
+    Group,
+    Moment,
+    all_pages,
+    dry_run_option,
+    json_option,
+    pass_call,
+    print_json,
+    show,
+    show_rows,
+    warn,
+)
+from settings import migration_database_url
+
+
+@click.command(cls=Command)
+@dry_run_option
+@json_option
+@pass_call
+def janitor(call: Call, dry_run: bool, as_json: bool) -> None:
+    """Clean up once, and correct what is counted wrong."""
+    show(call.services().janitor.run(dry_run=dry_run), as_json=as_json)
+
+
+@click.command(cls=Command)
+@json_option
+@pass_call
+def rescan(call: Call, as_json: bool) -> None:
+    """Scan all files for viruses again, in the background."""
+    from services.processing.scanning import configured
+
+    begun = configured(call.services().scanning).begin_rescan()
+    show({"id": begun.id, "scanned": begun.scanned, "infected": begun.infected}, as_json=as_json)
+
+
+@click.command(cls=Command)
+@click.option("--owner", default="*", metavar="ID", help="Of one owner; default: of all.")
+@json_option
+@pass_call
+def stats(call: Call, owner: str, as_json: bool) -> None:
+    """Show how much is stored, of which types, and how much space is left."""
+    from core.principal import Principal
+
+    show(call.services().stats.storage(Principal("", role="admin"), owner), as_json=as_json)
+
+
+@click.command("seed-demo", cls=Command)
+@click.option("--files", type=int, required=True, help="Number of files.")
+@click.option("--objects", type=int, default=300, show_default=True, help="How many of them have content.")
+@click.option("--folders", type=int, default=50, show_default=True, help="Folders of each owner; at most 10000.")
+@click.option("--owners", type=int, default=1, show_default=True, help="Number of owners: demo-1, demo-2 …")
+@click.option("--owner", metavar="ID", help="Instead, an owner who has nothing yet.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Other numbers invent other files.")
+@json_option
+@pass_call
+def seed_demo(call: Call, /, as_json: bool, **plan: Any) -> None:
+    """Add demonstration files, for owners of their own."""
+    from services.upkeep.demo import Demo, DemoPlan
+
+    show(Demo(call.services().db, call.store()).seed(DemoPlan(**plan), progress=warn), as_json=as_json)
+
+
+# -- audit events ----------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Group)
+def audit() -> None:
+    """Export audit events, and drop old ones."""
+
+
+@audit.command("export")
+@click.option("--since", type=Moment(), required=True, help="2026-11-23, or 2026-11-23T04:15:00Z.")
+@click.option("--until", type=Moment(), help="Before this moment (now).")
+@click.option("--json", is_flag=True, help="As always.")
+@pass_call
+def export_events(call: Call, since: datetime, until: datetime | None, json: bool) -> None:
+    """Print events, oldest first, one JSON object per line."""
+    from services.upkeep.audit import EventFilter
+
+    services = call.services()
+    with closing(services.db):
+        for event in services.audit.export(EventFilter(date_from=since, date_to=until)):
+            print_json(event._asdict())
+
+
+@audit.command("prune")
+@dry_run_option
+@json_option
+@pass_call
+def prune_events(call: Call, dry_run: bool, as_json: bool) -> None:
+    """Sum and drop whole months older than AUDIT_MONTHS."""
+    from db import Database
+    from services.upkeep import audit
+
+    settings = call.deployment()
+    with closing(Database(migration_database_url(settings))) as db:
+        show_rows(audit.prune(db, months=settings.audit_months, dry_run=dry_run), as_json=as_json)
+
+
+# -- jobs ------------------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Group)
+def jobs() -> None:
+    """List, retry and remove jobs."""
+
+
+@jobs.command("list")
+@click.option("--status", type=click.Choice(["todo", "doing", "failed", "cancelled"]))
+@click.option("--queue")
+@click.option("--task")
+@click.option("--owner")
+@json_option
+@pass_call
+def list_jobs(call: Call, /, as_json: bool, **wanted: Any) -> None:
+    """List waiting, running and failed jobs, newest first."""
+    from services.upkeep.jobs import JobQuery
+
+    jobs = call.services().jobs
+    found = all_pages(lambda cursor: jobs.page(JobQuery(**wanted, limit=200, cursor=cursor)))
+    show_rows(found, as_json=as_json)
+
+
+@jobs.command("counts")
+@json_option
+@pass_call
+def count_jobs(call: Call, as_json: bool) -> None:
+    """Print the number of jobs by queue and status."""
+    show(call.services().jobs.counts(), as_json=as_json)
+
+
+@jobs.command("retry")
+@click.argument("id", type=int)
+@pass_call
+def retry_job(call: Call, id: int) -> None:
+    """Retry a failed job."""
+    call.services().jobs.retry(id)
+
+
+@jobs.command("remove")
+@click.argument("id", type=int)
+@pass_call
+def remove_job(call: Call, id: int) -> None:
+    """Remove a failed job, or cancel one that waits."""
+    call.services().jobs.remove(id)
+
+
+COMMANDS = (janitor, rescan, stats, seed_demo, audit, jobs)
