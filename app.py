@@ -62,7 +62,7 @@ from services.uploads.verification import Verification
 from settings import Settings, database_url, secret_keys, storage_settings
 from storage_backends import open_store
 from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
-from telemetry import metrics
+from telemetry import bucket_call
 
 
 def wire(
@@ -75,7 +75,7 @@ def wire(
     storage = storage_settings(settings)
     connections = max(4, settings.web_threads // 2)
     db = db or Database(database_url(settings), max_connections=connections, statement=statement)
-    store = store or open_store(storage, observe=lambda *call: metrics().bucket_call(*call))
+    store = store or open_store(storage, observe=bucket_call)
     if not isinstance(store, Multipart):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} does not support multipart uploads.")
     secrets = Secrets(secret_keys(settings))

@@ -29,6 +29,8 @@ from core.origin import ORIGIN
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from storage_backends import BucketCall
+
 
 # What is secret in a text, by a part of it that is quickly searched for: credentials, sealed links, signatures and passwords.
 _SECRETS = {
@@ -71,12 +73,17 @@ class WithoutSecrets:
         return getattr(self._stream, name)
 
 
+_logs_debug = False
+
+
 def configure_logging(level: str, known: Iterable[str] = ()) -> None:
     """Set up structlog, and hide secrets on standard error, those ``known`` from the settings too. Other libraries' loggers go
     through structlog from WARNING on."""
+    global _logs_debug
+    _logs_debug = level == "DEBUG"
     sys.stderr = cast(TextIO, WithoutSecrets(sys.stderr, known))
     shared: list[structlog.typing.Processor] = [
-        _with_request_id,
+        _with_origin,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -96,10 +103,21 @@ def configure_logging(level: str, known: Iterable[str] = ()) -> None:
     root.setLevel("WARNING")
 
 
-def _with_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    if (request_id := ORIGIN.get().request_id) is not None:
-        event.setdefault("request_id", request_id)
+def _with_origin(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    origin = ORIGIN.get()
+    if origin.request_id is not None:
+        event.setdefault("request_id", origin.request_id)
+    if origin.job is not None:
+        event.setdefault("job", origin.job.id)
+        event.setdefault("task", origin.job.task)
+    if origin.trace is not None:
+        event["trace_id"] = trace_id(origin.trace)
     return event
+
+
+def trace_id(trace: str) -> str:
+    """The id in a traceparent (W3C Trace Context, 3.2.2)."""
+    return trace[3:35]
 
 
 @cache
@@ -112,6 +130,25 @@ def log_access(line: dict[str, Any]) -> None:
     text = orjson.dumps({"event": "request", "timestamp": datetime.now(UTC), **line}, option=orjson.OPT_UTC_Z)
     with suppress(OSError):  # the event loop would end with it
         _access_log().info(text)
+
+
+_SLOW = 5.0  # seconds
+
+
+def bucket_call(call: BucketCall) -> None:
+    """Count a call to the bucket, and log it: at WARNING if it failed or was slow, else at DEBUG. A line has the bucket's id of
+    the request, but no key and no URL."""
+    metrics().bucket_call(call.operation, call.outcome, call.seconds)
+    noteworthy = call.failed or call.seconds > _SLOW
+    if noteworthy or _logs_debug:
+        structlog.get_logger().log(
+            logging.WARNING if noteworthy else logging.DEBUG,
+            "bucket_call",
+            operation=call.operation,
+            outcome=call.outcome,
+            seconds=round(call.seconds, 6),
+            bucket_request_id=call.request_id,
+        )
 
 
 # -- metrics ---------------------------------------------------------------------------------------------------------------

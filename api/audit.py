@@ -18,11 +18,13 @@ from core.errors import Unavailable
 from core.origin import ORIGIN
 from db.records import AuditRecord
 from services.upkeep.audit import EventFilter
+from telemetry import trace_id
 
 routes = Blueprint("audit", __name__)
 log = structlog.get_logger()
 
 _REFUSALS = (403, 429)
+_CALLER = ("actor", "credential", "credential_id", "address", "request_id")  # the first members of an Origin
 _event = render.as_model(AuditEventOut, of=AuditRecord)
 
 
@@ -50,7 +52,10 @@ def describe() -> None:
     if connection is None or connection.access is None:
         return
     rule = request.url_rule
-    connection.access |= ORIGIN.get()._asdict()
+    origin = ORIGIN.get()
+    connection.access.update(zip(_CALLER, origin, strict=False))
+    if origin.trace is not None:
+        connection.access["trace_id"] = trace_id(origin.trace)
     if rule is not None:
         connection.access["route"] = rule.rule
         for name, value in (request.view_args or {}).items():

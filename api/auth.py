@@ -13,10 +13,10 @@ from typing import cast
 from flask import current_app, g, request
 
 from api import session_cookie
-from api.context import request_id, services, settings
+from api.context import services, settings
 from api.operations import Operation
 from core.errors import GatewayError, NotAllowed, NotAuthenticated
-from core.origin import ORIGIN, Origin
+from core.origin import ORIGIN
 from core.principal import Principal, Scope
 from services.access import upload_tokens
 
@@ -84,12 +84,10 @@ def act_as(principal: Principal) -> None:
     """Let the events of this request tell that it is this caller's (db/events.py)."""
     credential_id = principal.key_id or principal.token_id
     ORIGIN.set(
-        Origin(
-            principal.owner_id,
-            principal.credential,
-            None if credential_id is None else str(credential_id),
-            g.address,
-            request_id(),
+        ORIGIN.get()._replace(
+            actor=principal.owner_id,
+            credential=principal.credential,
+            credential_id=None if credential_id is None else str(credential_id),
         )
     )
 

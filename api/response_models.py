@@ -368,6 +368,8 @@ class JobOut(Out):
     attempts: int
     deaths: int = Field(description="Workers that died while running it")
     error: str | None
+    request_id: str | None = Field(description="The request that led to it, as logs and audit events name it")
+    actor: str | None = Field(description="Who made that request")
     enqueued_at: datetime | None
     started_at: datetime | None
     scheduled_at: datetime | None = Field(description="It does not run before this time")

@@ -1,7 +1,7 @@
 """The job queue: enqueue jobs in the caller's transaction, list and repair them.
 
-The tables are procrastinate's, whose workers fetch, retry and finish jobs. Three columns are ours: the job's owner, how many
-workers died while they ran it, and the error of its last attempt.
+The tables are procrastinate's, whose workers fetch, retry and finish jobs. Six columns are ours: the job's owner, how many
+workers died while they ran it, the error of its last attempt, and of the request that led to it the id, the actor and the trace.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
+from core.origin import ORIGIN, Job, Origin
 from db import Tx, column, execute, many, one
 from db.records import JobRecord, QueueRecord
 
@@ -43,7 +44,7 @@ def enqueue(
     # jobs starts at the head of the queue. So owners take turns, however many jobs each has, and nobody waits for ever. This
     # reads two index entries, however long the queue is.
     sql = """
-    insert into procrastinate_jobs (queue_name, task_name, priority, lock, args, scheduled_at, owner_id)
+    insert into procrastinate_jobs (queue_name, task_name, priority, lock, args, scheduled_at, owner_id, request_id, actor, trace)
     select %(queue)s::text, %(task)s::text,
            greatest(%(low)s::integer, coalesce(least(
                (select priority from procrastinate_jobs
@@ -54,7 +55,7 @@ def enqueue(
                 and priority between %(low)s::integer and %(high)s::integer
                 order by priority limit 1) - 1
            ), %(high)s::integer)),
-           %(lock)s::text, %(arguments)s::jsonb, null, %(owner)s::text
+           %(lock)s::text, %(arguments)s::jsonb, null, %(owner)s::text, %(request_id)s::text, %(actor)s::text, %(trace)s::text
     """
     if once:
         sql += """
@@ -64,6 +65,7 @@ def enqueue(
     """
     if lock is None and "file_id" in arguments:
         lock = f"file:{arguments['file_id']}"
+    origin = ORIGIN.get()
     params = {
         "queue": _QUEUE_OF.get(task, DEFAULT),
         "task": task,
@@ -72,6 +74,9 @@ def enqueue(
         "low": (priority - 1) * _CLASS + 1,
         "high": priority * _CLASS,
         "arguments": Jsonb(arguments),
+        "request_id": origin.request_id,
+        "actor": origin.cause(),
+        "trace": origin.trace,
     }
     execute(tx, sql, params)
 
@@ -81,7 +86,8 @@ def enqueue(
 
 _COLUMNS = """
 j.id, j.queue_name as queue, j.task_name as task, j.owner_id, j.args as arguments, j.status::text, j.attempts, j.deaths,
-j.error, (select min(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'deferred') as enqueued_at,
+j.error, j.request_id, j.actor,
+(select min(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'deferred') as enqueued_at,
 (select max(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'started') as started_at, j.scheduled_at
 """
 
@@ -108,6 +114,13 @@ def rescue(tx: Tx, *, lease: timedelta, wait: timedelta, max_deaths: int) -> lis
     """Take jobs back from workers without a heartbeat for ``lease``. They wait for about ``wait``, doubled with each death, and
     fail at the ``max_deaths``-th."""
     return many(tx, JobRecord, _RESCUE, {"lease": lease, "wait": wait, "max_deaths": max_deaths})
+
+
+def origin(tx: Tx, job_id: int, task: str) -> Origin:
+    """The origin of what the job does: the system, for the request that led to the job."""
+    sql = "select request_id, coalesce(actor, 'system'), trace from procrastinate_jobs where id = %(id)s"
+    request_id, actor, trace = tx.execute(sql, {"id": job_id}).fetchone() or (None, "system", None)
+    return Origin("system", request_id=request_id, trace=trace, job=Job(job_id, task, actor))
 
 
 def give_back(tx: Tx, ids: Sequence[int]) -> int:

@@ -417,6 +417,8 @@ class JobRecord:
     attempts: int
     deaths: int
     error: str | None
+    request_id: str | None  # of the request that led to it
+    actor: str | None  # who made that request
     enqueued_at: datetime | None
     started_at: datetime | None
     scheduled_at: datetime | None  # not before then

@@ -131,6 +131,9 @@ class _Worker:
         """Around each job: record that it runs, how long it takes, and why it fails."""
         job, begun, outcome = context.job, time.monotonic(), "ok"
         self._running.add(job.id)
+        ORIGIN.set(
+            await asyncio.to_thread(self._services.jobs.origin, job.id, job.task_name)
+        )  # of this job's asyncio task
         try:
             return await call()
         except Exception as error:
@@ -141,15 +144,17 @@ class _Worker:
             raise
         finally:
             self._running.discard(job.id)
-            metrics().job(job.task_name, outcome, time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            metrics().job(job.task_name, outcome, seconds)
+            log.info("job", outcome=outcome, seconds=round(seconds, 6))
 
     def _record_failure(self, job: Any, error: Exception, final: bool) -> None:
         traceback = None if isinstance(error, Unavailable) else error  # the message says enough
-        log.warning("job_failed", job=job.id, task=job.task_name, final=final, error=str(error), exc_info=traceback)
+        log.warning("job_failed", final=final, error=str(error), exc_info=traceback)
         try:
             self._services.jobs.failed(job.id, job.task_name, job.task_kwargs, error, final=final)
         except Unavailable:
-            log.warning("job_error_not_kept", job=job.id)
+            log.warning("job_error_not_kept")
 
     async def _abandon(self) -> None:
         """Return unfinished jobs to the queue and exit at once, since a job in a thread can't be stopped. Its parsers die

@@ -30,10 +30,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from storage_backends.base import ObjectStore
 
-Observer = Callable[[str, str, float], None]  # operation, "ok" or the error's name, seconds
+
+class BucketCall(NamedTuple):
+    """A call that has ended."""
+
+    operation: str
+    outcome: str  # "ok", or the error's name
+    seconds: float  # until the response's head, if the caller reads its body
+    failed: bool  # the bucket, not the caller, is to blame; "not found" is an answer
+    request_id: str | None  # the bucket's, of the last try; None if an SDK made the call
+
+
+Observer = Callable[[BucketCall], None]
 
 _BACKENDS = {"s3": ("storage_backends.s3", "S3Store"), "minio": ("storage_backends.minio", "MinioStore")}
 
@@ -54,7 +66,7 @@ class StorageSettings:
 
 
 def open_store(settings: StorageSettings, *, observe: Observer | None = None) -> ObjectStore:
-    """The store that the settings name. It connects on first use; ``observe`` gets each call's outcome and time.
+    """The store that the settings name. It connects on first use; ``observe`` gets each call.
 
     Raises ValueError for an unknown backend or an endpoint that can't be signed for."""
     if settings.backend not in _BACKENDS:

@@ -61,6 +61,15 @@ class SignedHttp:
         host, port = str(parts.hostname), parts.port or DEFAULT_PORTS[parts.scheme]
         certificates = ca_bundle() if parts.scheme == "https" else None
         self.pool = PerProcess(lambda: Pool(host, port, size=connections, ca_bundle=certificates))
+        self._last = threading.local()  # the bucket's id of this thread's last request
+
+    def begin_call(self) -> None:
+        """Forget the last request of this thread."""
+        self._last.request_id = None
+
+    def last_request_id(self) -> str | None:
+        """The bucket's id of this thread's last request since ``begin_call``; None if there was no answer."""
+        return getattr(self._last, "request_id", None)
 
     def send(
         self,
@@ -95,6 +104,7 @@ class SignedHttp:
                 send_timeout=STALL_TIMEOUT,
                 timeout=timeout,
             )
+            self._last.request_id = response.headers.get("x-amz-request-id")
             if response.status < 300 and stream:
                 return response
             try:

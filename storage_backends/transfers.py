@@ -23,11 +23,12 @@ from xml.sax.saxutils import escape
 
 from core.breaker import Bulkhead, CallRejected, CircuitBreaker
 from core.ids import PROBE_PREFIX
-from storage_backends import Observer, StorageSettings, faults, messages
+from storage_backends import BucketCall, Observer, StorageSettings, faults, messages
 from storage_backends.base import (
     ByteRange,
     Capacity,
     Checksum,
+    InvalidPart,
     Keeping,
     MultipartRef,
     ObjectInfo,
@@ -37,6 +38,7 @@ from storage_backends.base import (
     OutOfSpace,
     Part,
     PartLimits,
+    PreconditionFailed,
     PresignedPost,
     PresignedRequest,
     StorageError,
@@ -54,6 +56,8 @@ PIECE = 256 * 1024  # bytes handed to the socket at once
 PROBE_TIME = 5.0  # seconds for all of a probe
 COPY_TIMEOUT = 600.0  # seconds: the bucket answers a copy when it is done, after minutes for 5 GiB
 COPIES = frozenset({"copy", "copy_part", "complete_multipart"})  # the operations with that timeout
+# What the bucket answers to a request that it has understood.
+ANSWERS = (ObjectNotFound, UploadNotFound, PreconditionFailed, InvalidPart, ObjectLocked)
 # Storage counts as full below this: SeaweedFS opens no further volume, or keeps a hundredth free.
 FULL_BELOW, FULL_SHARE = 256 * 1024**2, 0.02  # bytes, and share of the disk
 RULE_ID = "upload-gateway"  # of the gateway's rules on the bucket; it leaves others alone
@@ -133,19 +137,22 @@ class SignedStore(ABC):
                     raise
                 raise translated from error
 
-        started, outcome = time.monotonic(), "ok"
+        started, outcome, failed = time.monotonic(), "ok", False
+        self._http.begin_call()
         try:
             with (self._copies_bulkhead if operation in COPIES else self._bulkhead).slot():
                 return self._guarded(operation, lambda: faults.attempt(once, repeatable=repeatable, attempts=attempts))
         except CallRejected as rejected:
-            outcome = type(rejected).__name__
+            outcome, failed = type(rejected).__name__, True
             raise StorageUnavailable(f"{operation}: not sent to the bucket: {rejected}") from rejected
         except Exception as error:
             outcome = type(error).__name__
+            failed = isinstance(error, StorageError) and not isinstance(error, ANSWERS)
             raise
         finally:
             if self._observe:
-                self._observe(operation, outcome, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                self._observe(BucketCall(operation, outcome, seconds, failed, self._http.last_request_id()))
 
     def _guarded(self, operation: str, request: Callable[[], T]) -> T:
         """Report the outcome to the circuit breaker, and distinguish a full disk from other errors."""

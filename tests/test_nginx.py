@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import socketserver
 import threading
@@ -83,6 +84,38 @@ def test_bodies_are_passed_on_unbuffered(proxy: tuple[int, Upstream]) -> None:
     assert "6.6.6.6" not in head
     assert "X-Forwarded-Proto: http\r\n" in head
     assert "Host: files.test:8080" in head
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("My-request_1.2", True),
+        ("a" * 128, True),
+        ("a" * 129, False),
+        ("short", False),
+        ('a"b\\c{d}efgh', False),
+        ("a b c d e f", False),
+        (None, False),
+    ],
+)
+def test_T25_a_request_has_one_id_in_the_log_and_for_the_gateway(
+    proxy: tuple[int, Upstream], tmp_path: Path, given: str | None, kept: bool
+) -> None:
+    port, upstream = proxy
+    header = b"" if given is None else b"X-Request-ID: " + given.encode() + b"\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
+        client.sendall(b"PUT /api/upload/SECRET HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n")
+        client.sendall(header + b"\r\n0\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    [passed] = re.findall(rb"X-Request-ID: (.*)\r\n", bytes(upstream.received))
+    assert (passed.decode() == given) is kept
+    assert re.fullmatch(rb"[A-Za-z0-9._-]{8,128}", passed)
+    deadline = time.monotonic() + TIMEOUT
+    while not (log := (tmp_path / "nginx.log").read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    line = json.loads(log)
+    assert (line["event"], line["status"], line["request_id"]) == ("proxied", 200, passed.decode())
+    assert "SECRET" not in log
 
 
 LINK = b"/d/SECRET"

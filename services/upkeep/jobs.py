@@ -16,6 +16,7 @@ import structlog
 
 from core.cursors import Cursors, Page
 from core.errors import Conflict, GatewayError, NotFound, Unavailable
+from core.origin import Job, Origin
 from db import Database, Tx, files, jobs, readings
 from db.jobs import Status
 from db.records import JobRecord, QueueRecord
@@ -111,6 +112,14 @@ class Jobs:
         raise Conflict("The job is running; it can be removed when it has ended.")
 
     # -- for workers ---------------------------------------------------------------------------------------------------
+
+    def origin(self, job_id: int, task: str) -> Origin:
+        """The origin of what a job does. Without its row's, also while the database is away."""
+        try:
+            with self._db.connection() as tx:
+                return jobs.origin(tx, job_id, task)
+        except Unavailable:
+            return Origin("system", job=Job(job_id, task, "system"))
 
     def rescue(self, lease: timedelta) -> int:
         """Return the jobs of workers without a sign of life for ``lease`` to the queue; returns how many.

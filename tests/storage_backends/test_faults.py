@@ -289,7 +289,9 @@ assert {other!r} not in sys.modules
 def test_observers_are_called_for_every_request(backend):
     heard: list[tuple[str, str]] = []
     script = Script(answer(200, ETag='"e"'), problem(404, "NoSuchUpload"))
-    store = open_store(settings(backend, script.port), observe=lambda name, outcome, _: heard.append((name, outcome)))
+    store = open_store(
+        settings(backend, script.port), observe=lambda call: heard.append((call.operation, call.outcome))
+    )
     CALLS["put"](store)
     with pytest.raises(UploadNotFound):
         CALLS["list_parts"](store)

@@ -1,4 +1,4 @@
-"""The request that enqueued a job."""
+"""A job has the request that led to it: its id, who made it, and its trace."""
 
 from alembic import op
 
@@ -7,7 +7,15 @@ down_revision = "0034"
 branch_labels = None
 depends_on = None
 
-_STATEMENTS: list[str] = []
+_STATEMENTS = [
+    "set local lock_timeout = '5s'",
+    """
+    alter table procrastinate_jobs
+        add column request_id text,
+        add column actor text,
+        add column trace text                                  -- W3C's traceparent
+    """,
+]
 
 
 def upgrade() -> None:

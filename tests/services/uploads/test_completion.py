@@ -92,9 +92,7 @@ def test_T46_a_lifecycle_rule_aborts_multiparts_that_the_janitor_missed(
 def counted(settings: Settings, services: Services) -> tuple[DirectUploads, Counter[str]]:
     """Direct uploads whose requests to the bucket are counted."""
     requests: Counter[str] = Counter()
-    store: Any = open_store(
-        storage_settings(settings), observe=lambda operation, outcome, seconds: requests.update([operation])
-    )
+    store: Any = open_store(storage_settings(settings), observe=lambda call: requests.update([call.operation]))
     limits = DirectLimits(timedelta(days=1), timedelta(hours=1))
     return DirectUploads(
         services.db,
