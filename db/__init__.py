@@ -24,6 +24,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - counters, stats, quotas                      counters kept by triggers, statistics read from them, and what owners may keep
 - rate_limits                                  requests counted in a time
 - search/                                      search in names and texts
+- dump                                         all rows of one moment as text, and back
 - jobs, demo, disk, migrate, errors            the job queue, demonstration rows, a disk check, migrations, SQLSTATEs
 """
 

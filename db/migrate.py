@@ -14,11 +14,12 @@ from typing import Any
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import SQL, Identifier, Literal
 
-from core.errors import NotAllowed, Unavailable
+from core.errors import NotAllowed, Unavailable, Unprocessable
 
 _LOCK = 0x6761_7465  # any number that no other lock in this database uses
 _WAIT = 300  # seconds for another process that migrates
@@ -35,11 +36,11 @@ _GRANTS = (
 )
 
 
-def migrate(url: str, *, gateway_url: str | None = None) -> None:
+def migrate(url: str, *, gateway_url: str | None = None, revision: str = "head") -> None:
     """Run all outstanding revisions, and admit the role of ``gateway_url``; it is created if it does not exist.
 
-    Raises Unavailable if the server is older than 18, or the lock was not free in time, and NotAllowed if ``url``'s role can't
-    create the other."""
+    Raises Unavailable if the server is older than 18, or the lock was not free in time, NotAllowed if ``url``'s role can't
+    create the other, and Unprocessable if this program has no such ``revision``."""
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
         if conn.info.server_version < _REQUIRED:
             raise Unavailable(f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}.")
@@ -54,7 +55,10 @@ def migrate(url: str, *, gateway_url: str | None = None) -> None:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["url"] = url
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, revision)
+        except CommandError as error:
+            raise Unprocessable(f"This program can't migrate the database: {error}") from error
         gateway = conninfo_to_dict(gateway_url or url)
         if gateway.get("user") not in (None, conn.info.user):
             _admit(conn, str(gateway["user"]), str(gateway.get("password") or ""))
