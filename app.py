@@ -62,7 +62,7 @@ from services.uploads.verification import Verification
 from settings import Settings, database_url, secret_keys, storage_settings
 from storage_backends import open_store
 from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
-from telemetry import bucket_call
+from telemetry import bucket_call, processes
 
 
 def wire(
@@ -142,6 +142,7 @@ def wire(
         kind: ConcurrencyLimit(concurrency=2 * share, per_owner=share, waiting=share, timeout=10) for kind in kinds
     }
 
+    health = Health(db, store, scanning)
     jobs = Jobs(db, cursors)
     stats = Stats(db, store, quota)
 
@@ -174,9 +175,9 @@ def wire(
         stats=stats,
         jobs=jobs,
         audit=Audit(db, cursors),
-        health=Health(db, store, scanning),
+        health=health,
         janitor=Janitor(db, store, intake, upload_ttl=upload_ttl),
-        gauges=[jobs.gauges, stats.gauges],
+        gauges=[jobs.gauges, stats.gauges, health.gauges, processes],
     )
 
 
