@@ -104,11 +104,6 @@ class FileNotReady(Conflict, code="file_not_ready", title="The file has not pass
 class FileInTrash(Conflict, code="file_in_trash", title="The file is in the trash"): ...
 
 
-class FileArchived(
-    Conflict, code="file_archived", title="The file is in the archive, and it takes time to bring it back"
-): ...
-
-
 class NameConflict(Conflict, code="name_conflict", title="The name is already taken in this folder"): ...
 
 
@@ -135,6 +130,15 @@ class PartsMismatch(Conflict, code="parts_mismatch", title="The listed parts do 
 
 
 class LimitReached(Conflict, code="limit_reached", title="A limit is reached"): ...
+
+
+class GatewayRunning(Conflict, code="gateway_running", title="The gateway is running"): ...
+
+
+class NotCopied(Conflict, code="not_copied", title="Not all objects are copied"): ...
+
+
+class UploadsUnfinished(Conflict, code="uploads_unfinished", title="Uploads are unfinished"): ...
 
 
 class OffsetMismatch(Conflict, code="offset_mismatch", title="Upload-Offset does not match the current offset"): ...

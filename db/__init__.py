@@ -17,6 +17,7 @@ Read files.py first: ``publish`` makes an upload a file.
 
 - files, file_lists, folders, events           files, pages of files, the folder tree, the history of files
 - objects, scans, deferred_deletions           stored bytes, scan results, keys to delete later
+- copies                                       copies of stored objects in another bucket
 - readings, previews                           what was read from the bytes, and made of that
 - uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
 - reserved_keys                                object keys for small uploads
@@ -26,13 +27,13 @@ Read files.py first: ``publish`` makes an upload a file.
 - search/                                      search in names and texts
 - dump                                         all rows of one moment as text, and back
 - jobs, demo, disk, migrate, errors            the job queue, demonstration rows, a disk check, migrations, SQLSTATEs
-- server                                       what PostgreSQL tells about itself
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +51,6 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from core.breaker import CallRejected, CircuitBreaker
 from core.errors import Unavailable
-from telemetry import metrics
 
 
 def _json(text: str | bytes) -> Any:
@@ -154,6 +154,7 @@ class Database:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
                 kwargs = {**CONNECTION, "autocommit": True, "options": _SESSION.format(self._statement * 1000)}
+                kwargs["application_name"] = f"gateway {os.getpid()} on {socket.gethostname()}"[:63]
                 if self._cursor_factory is not None:
                     kwargs["cursor_factory"] = self._cursor_factory
                 self._pool = ConnectionPool(
@@ -190,12 +191,9 @@ class Database:
 
     def _check_out(self, pool: ConnectionPool[Tx]) -> Tx:
         """A connection that is alive. Dead ones are replaced: nothing was sent on them yet."""
-        began = monotonic()
+        deadline = monotonic() + pool.timeout
         while True:
-            try:
-                conn = pool.getconn(began + pool.timeout - monotonic())
-            finally:
-                metrics().database_wait(monotonic() - began)
+            conn = pool.getconn(deadline - monotonic())
             try:
                 conn.check()
             except BaseException as error:
