@@ -42,6 +42,7 @@ from services.library.search import Search
 from services.library.stats import Stats
 from services.library.type_policy import TypePolicy
 from services.objects.object_reader import ObjectReader
+from services.objects.rewriting import Rewriter
 from services.processing.clamd import Clamd, ScannerSettings
 from services.processing.compression import Compression
 from services.processing.pipeline import Pipeline
@@ -62,7 +63,7 @@ from services.uploads.verification import Verification
 from settings import Settings, database_url, secret_keys, storage_settings
 from storage_backends import open_store
 from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
-from telemetry import bucket_call
+from telemetry import bucket_call, processes
 
 
 def wire(
@@ -76,11 +77,12 @@ def wire(
     connections = max(4, settings.web_threads // 2)
     db = db or Database(database_url(settings), max_connections=connections, statement=statement)
     store = store or open_store(storage, observe=bucket_call)
-    if not isinstance(store, Multipart):
-        raise SystemExit(f"STORAGE_BACKEND {storage.backend} does not support multipart uploads.")
+    if not isinstance(store, Multipart) or not isinstance(store, Copies):
+        raise SystemExit(f"STORAGE_BACKEND {storage.backend} supports neither multipart uploads nor copies.")
     secrets = Secrets(secret_keys(settings))
     cursors, links, tickets = (Cursors(secrets.derive(purpose)) for purpose in ("cursors", "links", "tickets"))
     reader = ObjectReader(db, store)
+    rewriter = Rewriter(db, store, reader)
     types = TypePolicy(Rules(allowed=settings.allowed_types, denied=settings.denied_types))
     quota, upload_ttl = Quota(settings.quota_bytes, settings.quota_files), timedelta(seconds=settings.upload_ttl)
 
@@ -111,16 +113,14 @@ def wire(
     policy = UploadPolicy(db, types, bounds)
     intake = Intake(db, store, reader, policy, scan=scans)
     direct = resumable = None
-    if isinstance(store, PresignsParts) and isinstance(store, Copies):
+    if isinstance(store, PresignsParts):
         limits = DirectLimits(upload_ttl, url_ttl=timedelta(seconds=settings.upload_url_ttl))
         completion = Completion(db, store, intake)
         direct = DirectUploads(db, store, intake, completion, limits, cursors=cursors)
         concatenation = Concatenation(db, store, intake, completion)
         resumable = ResumableUploads(db, store, intake, completion, concatenation, ttl=upload_ttl)
 
-    rates = {name: getattr(settings, f"rate_limit_{name}") for name in NAMES}
-    counts_url = settings.rate_limits_url.get_secret_value() if settings.rate_limits_url else None
-    rate_limits = RateLimits(db, rates, url=counts_url) if settings.rate_limits == "on" else None
+    rate_limits = _rate_limits(db, settings)
 
     # Who may call
     keys = Keys(db, cursors)
@@ -135,13 +135,7 @@ def wire(
         client = Client(settings.oidc_client_id, client_secret, f"{settings.base_url}/api/session/oidc/callback")
         code_flow = CodeFlow(provider, client, Cursors(secrets.derive("logins")))
 
-    # For each of these an owner gets a quarter of a process's threads, and may let as many requests wait (T75).
-    share = max(1, settings.web_threads // 4)
-    kinds: tuple[LimitName, ...] = ("search", "batches")
-    slots = {
-        kind: ConcurrencyLimit(concurrency=2 * share, per_owner=share, waiting=share, timeout=10) for kind in kinds
-    }
-
+    health = Health(db, store, scanning)
     jobs = Jobs(db, cursors)
     stats = Stats(db, store, quota)
 
@@ -156,7 +150,7 @@ def wire(
         idempotency=Idempotency(db),
         rate_limits=rate_limits,
         quotas=Quotas(db, cursors, quota),
-        slots=slots,
+        slots=_slots(settings),
         intake=intake,
         direct=direct,
         resumable=resumable,
@@ -165,7 +159,7 @@ def wire(
         scanning=scanning,
         pipeline=Pipeline(db, previews),
         previews=previews,
-        compression=Compression(db, store, reader, on=settings.compression == "on"),
+        compression=Compression(db, rewriter, on=settings.compression == "on"),
         files=files,
         folders=Folders(db, cursors),
         delivery=delivery,
@@ -174,10 +168,23 @@ def wire(
         stats=stats,
         jobs=jobs,
         audit=Audit(db, cursors),
-        health=Health(db, store, scanning),
+        health=health,
         janitor=Janitor(db, store, intake, upload_ttl=upload_ttl),
-        gauges=[jobs.gauges, stats.gauges],
+        gauges=[jobs.gauges, stats.gauges, health.gauges, processes],
     )
+
+
+def _rate_limits(db: Database, settings: Settings) -> RateLimits | None:
+    rates = {name: getattr(settings, f"rate_limit_{name}") for name in NAMES}
+    counts_url = settings.rate_limits_url.get_secret_value() if settings.rate_limits_url else None
+    return RateLimits(db, rates, url=counts_url) if settings.rate_limits == "on" else None
+
+
+def _slots(settings: Settings) -> dict[LimitName, ConcurrencyLimit]:
+    """For each of these an owner gets a quarter of a process's threads, and may let as many requests wait (T75)."""
+    share = max(1, settings.web_threads // 4)
+    kinds: tuple[LimitName, ...] = ("search", "batches")
+    return {kind: ConcurrencyLimit(concurrency=2 * share, per_owner=share, waiting=share, timeout=10) for kind in kinds}
 
 
 def _identity_provider(settings: Settings) -> IdentityProvider | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 import orjson
 import structlog
@@ -27,7 +27,7 @@ from core.errors import Unavailable
 from core.origin import ORIGIN
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Metric
 
     from storage_backends import BucketCall
 
@@ -209,10 +209,15 @@ class Metrics:
             "Seconds until a response began, by route, method and status",
             ["route", "method", "status"],
         )
+        own_bytes = "Bytes of HTTP {}, heads included, by route. What clients {} the bucket is not among them"
+        self._http_received = counter("gateway_http_received_bytes", own_bytes.format("requests", "send to"), ["route"])
+        self._http_sent = counter("gateway_http_sent_bytes", own_bytes.format("responses", "get from"), ["route"])
+        self._of_route: dict[str | None, list[Counter]] = {}  # what ``labels`` would look for at each request
         self._uploads = counter("gateway_uploads", "Files whose upload ended", ["protocol", "outcome"])
         self._received = counter(
             "gateway_received_bytes", "Bytes of files that passed through the gateway", ["protocol"]
         )
+        self._waits = histogram("gateway_database_wait_seconds", "Waiting for a free connection to the database", [])
         self._bucket = histogram("gateway_bucket_call_seconds", "Calls to the bucket", ["operation", "outcome"])
         outcomes = "Jobs by task and outcome: ok, retried, failed"
         self._jobs = histogram("gateway_job_seconds", outcomes, ["task", "outcome"], _JOB_SECONDS)
@@ -223,6 +228,19 @@ class Metrics:
         """Count a request. ``route``: its template, as ``/api/files/<id>``; None if no route matched."""
         known = method if method in _METHODS else "other"
         self._requests.labels(route or "unmatched", known, str(status)).observe(seconds)
+
+    def transferred(self, route: str | None, received: int, sent: int) -> None:
+        """Count the bytes of a request that has ended."""
+        counters = self._of_route.get(route)
+        if counters is None:
+            both = self._http_received, self._http_sent
+            counters = self._of_route[route] = [counter.labels(route or "unmatched") for counter in both]
+        counters[0].inc(received)
+        counters[1].inc(sent)
+
+    def database_wait(self, seconds: float) -> None:
+        """Count that a connection to the database was taken from the pool, or that none was free in time."""
+        self._waits.observe(seconds)
 
     def upload(self, protocol: str, outcome: str, size: int = 0) -> None:
         """Count an upload. ``outcome``: ``done`` or an error code; ``size``: bytes that passed through this process."""
@@ -248,22 +266,14 @@ class Metrics:
 
     def exposition(self, gauges: Iterable[Gauge] = ()) -> bytes:
         """All metrics in Prometheus' text format, with ``gauges`` that were measured now."""
-        from prometheus_client import Metric, generate_latest
-        from prometheus_client.core import GaugeMetricFamily
-
-        families: list[Metric] = []
-        for gauge in gauges:
-            family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
-            for labels, value in gauge.samples:
-                family.add_metric(labels, value)
-            families.append(family)
-
-        class Gauges:
-            def collect(self) -> Iterable[Metric]:
-                return families
+        from prometheus_client import generate_latest
 
         registry = _all_processes() if _SHARED in os.environ else self._own
-        return generate_latest(registry) + generate_latest(Gauges())
+        return generate_latest(registry) + generate_latest(_Measured(lambda: gauges))
+
+    def declared(self) -> set[str]:
+        """The names of all metrics but those that are measured when they are asked for."""
+        return {family.name for family in self._own.collect()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +304,70 @@ def measured(sources: Iterable[Callable[[], list[Gauge]]]) -> list[Gauge]:
     return found
 
 
+class _Measured:
+    """Gauges for prometheus-client."""
+
+    def __init__(self, measure: Callable[[], Iterable[Gauge]]):
+        self._measure = measure
+
+    def collect(self) -> Iterable[Metric]:
+        """Each gauge with its samples."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        for gauge in self._measure():
+            family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
+            for labels, value in gauge.samples:
+                family.add_metric(labels, value)
+            yield family
+
+
+_ROLES = ("serve", "worker")
+
+
+def processes() -> list[Gauge]:
+    """What the processes of this machine use that share their metrics, by role, as Linux tells it."""
+    found: dict[str, list[_Usage]] = {}
+    for pid in {path.stem.rpartition("_")[2] for path in Path(os.environ.get(_SHARED, "/nowhere")).glob("*.db")}:
+        with suppress(OSError, ValueError):  # it has ended, or belongs to another user
+            role, used = _usage(pid)
+            found.setdefault(role, []).append(used)
+
+    def by_role(name: str, text: str, value: Callable[[list[_Usage]], float]) -> Gauge:
+        return Gauge(name, text, ("role",), [((role,), value(used)) for role, used in sorted(found.items())])
+
+    def of(name: str) -> Callable[[list[_Usage]], float]:
+        return lambda used: sum(getattr(one, name) for one in used)
+
+    return [
+        by_role("gateway_processes", "Processes on this machine", len),
+        by_role("gateway_process_resident_bytes", "Their memory", of("resident")),
+        by_role("gateway_process_cpu_seconds", "CPU time that those alive have used", of("seconds")),
+        by_role(
+            "gateway_process_files_ratio",
+            "Open files and sockets of the process that is next to its limit, as a share of it",
+            lambda used: max(one.files for one in used),
+        ),
+    ]
+
+
+class _Usage(NamedTuple):
+    resident: int  # bytes
+    seconds: float  # of CPU time
+    files: float  # open ones, as a share of the limit
+
+
+def _usage(pid: str) -> tuple[str, _Usage]:
+    """A process's role and usage (proc(5)). OSError or ValueError if it has ended."""
+    proc = Path("/proc", pid)
+    stat = (proc / "stat").read_text().rpartition(")")[2].split()  # from the third field on
+    limit = re.search(r"^Max open files +(\d+)", (proc / "limits").read_text(), re.MULTILINE)
+    words = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    role = next((word for word in words if word in _ROLES), "other")
+    seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    files = len(os.listdir(proc / "fd")) / int(limit[1]) if limit else 0.0
+    return role, _Usage(int(stat[21]) * os.sysconf("SC_PAGE_SIZE"), seconds, files)
+
+
 def _all_processes() -> CollectorRegistry:
     from prometheus_client import CollectorRegistry
     from prometheus_client.multiprocess import MultiProcessCollector
@@ -307,7 +381,9 @@ def serve_metrics(host: str, port: int) -> None:
     """Serve the metrics at a port: for a worker on a machine without the HTTP server."""
     from prometheus_client import start_http_server
 
-    start_http_server(port, addr=host, registry=_all_processes())
+    registry = _all_processes()
+    registry.register(_Measured(processes))
+    start_http_server(port, addr=host, registry=registry)
 
 
 @cache

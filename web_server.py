@@ -436,7 +436,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _log_access(self, conn: Connection) -> None:
         access = conn.end_access()
-        if access is not None and self.cfg.accesslog is not None:
+        if access is None:
+            return
+        telemetry.metrics().transferred(access["route"], access["bytes_received"], access["bytes_sent"])
+        if self.cfg.accesslog is not None:
             telemetry.log_access(access)
 
     def _linger(self, conn: Connection) -> None:

@@ -104,6 +104,11 @@ class FileNotReady(Conflict, code="file_not_ready", title="The file has not pass
 class FileInTrash(Conflict, code="file_in_trash", title="The file is in the trash"): ...
 
 
+class FileArchived(
+    Conflict, code="file_archived", title="The file is in the archive, and it takes time to bring it back"
+): ...
+
+
 class NameConflict(Conflict, code="name_conflict", title="The name is already taken in this folder"): ...
 
 

@@ -27,6 +27,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - search/                                      search in names and texts
 - dump                                         all rows of one moment as text, and back
 - jobs, demo, disk, migrate, errors            the job queue, demonstration rows, a disk check, migrations, SQLSTATEs
+- server                                       what PostgreSQL tells about itself
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from core.breaker import CallRejected, CircuitBreaker
 from core.errors import Unavailable
+from telemetry import metrics
 
 
 def _json(text: str | bytes) -> Any:
@@ -191,9 +193,12 @@ class Database:
 
     def _check_out(self, pool: ConnectionPool[Tx]) -> Tx:
         """A connection that is alive. Dead ones are replaced: nothing was sent on them yet."""
-        deadline = monotonic() + pool.timeout
+        began = monotonic()
         while True:
-            conn = pool.getconn(deadline - monotonic())
+            try:
+                conn = pool.getconn(began + pool.timeout - monotonic())
+            finally:
+                metrics().database_wait(monotonic() - began)
             try:
                 conn.check()
             except BaseException as error:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 
 from core.origin import ORIGIN, Job, Origin
-from db import Tx, column, execute, many, one
+from db import Tx, column, execute, many, one, scalar
 from db.records import JobRecord, QueueRecord
 
 Status = Literal["todo", "doing", "failed", "cancelled", "succeeded"]
@@ -231,6 +231,12 @@ def queues(tx: Tx) -> list[QueueRecord]:
     ) q order by 1
     """
     return many(tx, QueueRecord, sql)
+
+
+def workers(tx: Tx) -> int:
+    """How many queues of workers have shown a sign of life within a minute: each worker has a row for each of its queues."""
+    sql = "select count(*) from procrastinate_workers where last_heartbeat > now() - interval '1 minute'"
+    return int(scalar(tx, sql))
 
 
 def lagging(tx: Tx, *, longer_than: timedelta) -> list[str]:

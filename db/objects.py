@@ -6,7 +6,9 @@ its object, or an object without its row, never lasts."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 from uuid import UUID
 
 from db import Tx, column, events, execute, many, one, scalar
@@ -211,29 +213,66 @@ _TAKE_RESERVED = """taken as (
 )"""
 
 
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """An object that holds the bytes of another one, under a reserved key."""
+
+    object_key: str
+    size: int  # bytes in the bucket
+    etag: str
+    frame_ends: Sequence[int] = ()  # of a compressed object: the end of each frame
+
+
 def replace(
-    tx: Tx, old: str, new: str, *, sha256: str, stored_size: int, frame_ends: Sequence[int], etag: str, grace: timedelta
+    tx: Tx,
+    old: str,
+    new: Replacement,
+    *,
+    sha256: str,
+    grace: timedelta,
+    storage_class: Literal["standard", "archived"] = "standard",
+    action: str | None = None,
 ) -> bool:
-    """Put a compressed replacement to use. The old object is kept until its presigned URLs expire, at least for ``grace``, for
-    those who read it now. False if the object is gone, replaced or infected, or the replacement is being deleted."""
+    """Put a replacement to use, with an event ``action`` for each file on the object. The old object is kept until its presigned
+    URLs expire, at least for ``grace``, for those who read it now. False if the object is gone, replaced or infected, or the
+    replacement is being deleted."""
     # Files, previews and texts follow the key by their foreign keys (on update cascade).
     sql = f"""
     with object as (
         select object_key, urls_until from objects
-        where object_key = %(old)s and status = 'stored' and encoding is null and sha256 = %(sha256)s
+        where object_key = %(old)s and status = 'stored' and sha256 = %(sha256)s
         and scan_verdict is distinct from 'infected' for update
     ),
     {_TAKE_RESERVED},
     replaced as (
-        update objects o set object_key = %(new)s, encoding = 'zstd', stored_size = %(stored_size)s, frame_ends = %(frame_ends)s,
-            etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(), urls_until = null
+        update objects o set object_key = %(new)s, storage_class = %(storage_class)s,
+            encoding = %(encoding)s, stored_size = %(stored_size)s, frame_ends = %(frame_ends)s,
+            etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(), urls_until = null,
+            restore_requested_at = case when %(storage_class)s = 'archived' then null else restore_requested_at end
         from object, taken where o.object_key = object.object_key returning 1
-    )
+    ),
+    event as ({events.recording(_FILES_OF_REPLACED, action="%(action)s")})
     insert into deferred_deletions (object_key, delete_after, replaced_by)
     select object.object_key, greatest(object.urls_until, now() + %(grace)s), %(new)s from object, replaced
     """
-    params = {"old": old, "new": new, "sha256": sha256, "etag": etag, "grace": grace}
-    return execute(tx, sql, params | {"stored_size": stored_size, "frame_ends": list(frame_ends)}) == 1
+    params = {
+        "old": old,
+        "new": new.object_key,
+        "sha256": sha256,
+        "etag": new.etag,
+        "grace": grace,
+        "storage_class": storage_class,
+        "action": action,
+        "encoding": "zstd" if new.frame_ends else None,
+        "stored_size": new.size if new.frame_ends else None,
+        "frame_ends": list(new.frame_ends) or None,
+    }
+    return execute(tx, sql, params | events.by()) == 1
+
+
+_FILES_OF_REPLACED = """(
+    select f.id, f.owner_id from files f, replaced where f.file_path = %(old)s and %(action)s::text is not null
+) f"""
 
 
 def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
@@ -242,7 +281,7 @@ def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
     with object as (select object_key from objects where object_key = %(old)s and status = 'stored' for update),
     {_TAKE_RESERVED},
     renamed as (
-        update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null
+        update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null, storage_class = 'standard'
         from object, taken where o.object_key = object.object_key returning 1
     )
     insert into deferred_deletions (object_key, delete_after, replaced_by)
@@ -303,6 +342,14 @@ def to_copy(tx: Tx, *, limit: int) -> list[tuple[UUID, str, str]]:
 
 
 # -- compressed objects ----------------------------------------------------------------------------------------------------
+
+
+def frame_ends(tx: Tx, object_key: str) -> list[int]:
+    """The end of each frame of a compressed object; none of another one."""
+    ends: list[int] | None = scalar(
+        tx, "select frame_ends from objects where object_key = %(key)s", {"key": object_key}
+    )
+    return ends or []
 
 
 def frame_bounds(tx: Tx, object_key: str, *, first: int, last: int) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ translate the errors below, because only they know whether a missing object is a
     ├── InvalidPart          a completion lists a part that the bucket does not have
     ├── OutOfSpace           the bucket is full
     ├── ObjectLocked         the bucket's object lock keeps the bytes for now
+    ├── ObjectFrozen         its storage class can't be read before a thaw
     └── StorageUnavailable   the request had no effect (refused, SlowDown, 503): safe to retry
         ├── StorageRefused   wrong credentials, clock, bucket name or rights: an operator has to act before a retry
         └── OutcomeUnknown   a timeout or a reset: the request may have taken effect
@@ -73,6 +74,10 @@ class ObjectLocked(StorageError):
         self.until = until
 
 
+class ObjectFrozen(StorageError):
+    """The object is in a storage class that can't be read before a thaw."""
+
+
 class StorageUnavailable(StorageError):
     """The request had no effect. ``no_answer``: it timed out, or the connection was refused."""
 
@@ -107,6 +112,9 @@ class ObjectInfo:
     content_type: str | None  # None in listings
     last_modified: datetime
     checksum: Checksum | None = None
+    storage_class: str | None = None  # None: the bucket's default, and in listings
+    readable: bool = True  # False: frozen, until a thaw has ended
+    thawing: bool = False
 
 
 class ObjectReader(Protocol):
@@ -225,10 +233,16 @@ class Multipart(Protocol):
     part_limits: PartLimits
 
     def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
+        self,
+        key: str,
+        *,
+        content_type: str,
+        checksums: Literal["sha256", "crc32"] | None = None,
+        storage_class: str | None = None,
     ) -> MultipartRef:
         """Begin an upload. ``checksums`` is the algorithm of all parts' checksums: AWS S3 refuses a part's checksum that was
-        not announced here; if it was, the completion must repeat it in each ``Part``."""
+        not announced here; if it was, the completion must repeat it in each ``Part``. ``storage_class`` is the server's own
+        name of one; None: its default."""
         ...
 
     def put_part(
@@ -294,10 +308,17 @@ class Copies(Protocol):
     """Copies inside the bucket, whose bytes do not pass through the gateway."""
 
     def copy(
-        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
+        self,
+        source: str,
+        target: str,
+        *,
+        content_type: str | None = None,
+        if_source_etag: str | None = None,
+        storage_class: str | None = None,
     ) -> ObjectInfo:
-        """Copy an object with one request, up to 5 GiB on S3. ``content_type`` replaces the source's. Raises
-        PreconditionFailed if the source's ETag is not ``if_source_etag``."""
+        """Copy an object with one request, up to 5 GiB on S3. ``content_type`` replaces the source's; ``storage_class`` is the
+        server's own name of one, None: its default. Raises PreconditionFailed if the source's ETag is not
+        ``if_source_etag``, and ObjectFrozen."""
         ...
 
     def copy_part(
@@ -310,6 +331,16 @@ class Copies(Protocol):
         if_source_etag: str | None = None,
     ) -> Part:
         """Make a part from an object or a range of it. Raises PreconditionFailed as ``copy`` does."""
+        ...
+
+
+@runtime_checkable
+class Archives(Copies, Protocol):
+    """Storage classes that must be thawed before they are read."""
+
+    def thaw(self, key: str, *, days: int) -> None:
+        """Ask for a temporary readable copy, kept for ``days``: it takes minutes to days until ``stat`` says ``readable``. It may
+        be asked for again."""
         ...
 
 

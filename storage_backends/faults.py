@@ -17,6 +17,7 @@ from storage_backends.base import (
     CLOCK_SKEW,
     ChecksumMismatch,
     InvalidPart,
+    ObjectFrozen,
     ObjectNotFound,
     OutcomeUnknown,
     OutOfSpace,
@@ -39,6 +40,8 @@ RETRY_WITHIN = 3.0  # seconds; later there is no further attempt, since a client
 _CODES: dict[str, type[StorageError]] = {
     "NoSuchKey": ObjectNotFound,
     "NoSuchUpload": UploadNotFound,
+    "InvalidObjectState": ObjectFrozen,
+    "ObjectNotInActiveTierError": ObjectFrozen,  # the same of the source of a copy
     "PreconditionFailed": PreconditionFailed,
     "BadDigest": ChecksumMismatch,
     "InvalidDigest": ChecksumMismatch,

@@ -70,12 +70,18 @@ def date(response: Response, header: str) -> datetime:
         return datetime.now(UTC)
 
 
+_FROZEN = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # storage classes that need a thaw
+
+
 def described(operation: str, key: str, response: Response) -> ObjectInfo:
     """The object's description from the response to a HEAD, or to a GET of the whole or of a range. Raises StorageUnavailable if
     it tells no size."""
     total = response.headers.get("content-range", "").rpartition("/")[2] or response.headers.get("content-length", "")
     if not total.isdecimal():
         raise StorageUnavailable(f"{operation} {key}: the response does not tell the object's size")
+    storage_class, thaw = response.headers.get("x-amz-storage-class"), response.headers.get("x-amz-restore", "")
+    # x-amz-archive-status: a tier of INTELLIGENT_TIERING that needs a thaw
+    frozen = storage_class in _FROZEN or "x-amz-archive-status" in response.headers
     return ObjectInfo(
         key,
         int(total),
@@ -83,4 +89,7 @@ def described(operation: str, key: str, response: Response) -> ObjectInfo:
         response.headers.get("content-type"),
         date(response, "last-modified"),
         checksum_in(lambda algorithm: response.headers.get(f"x-amz-checksum-{algorithm}")),
+        storage_class,
+        readable=not frozen or 'ongoing-request="false"' in thaw,
+        thawing='ongoing-request="true"' in thaw,
     )

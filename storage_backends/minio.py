@@ -22,6 +22,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeout
 
 from storage_backends import Observer, StorageSettings, faults, signed_http
 from storage_backends.base import (
+    Archives,
     Copies,
     ManagesBucket,
     MultipartRef,
@@ -124,4 +125,5 @@ def _new_client(settings: StorageSettings) -> Minio:
 # The abilities, for the type checker to prove.
 _direct: type[PresignsParts] = MinioStore
 _copies: type[Copies] = MinioStore
+_archives: type[Archives] = MinioStore
 _manages: type[ManagesBucket] = MinioStore

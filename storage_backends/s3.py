@@ -20,6 +20,7 @@ from botocore.exceptions import (
 
 from storage_backends import Observer, StorageSettings, faults, signed_http
 from storage_backends.base import (
+    Archives,
     Copies,
     ManagesBucket,
     MultipartRef,
@@ -122,4 +123,5 @@ def _new_client(settings: StorageSettings) -> Any:
 # The abilities, for the type checker to prove.
 _direct: type[PresignsParts] = S3Store
 _copies: type[Copies] = S3Store
+_archives: type[Archives] = S3Store
 _manages: type[ManagesBucket] = S3Store

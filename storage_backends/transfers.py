@@ -272,9 +272,15 @@ class SignedStore(ABC):
             yield piece
 
     def copy(
-        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
+        self,
+        source: str,
+        target: str,
+        *,
+        content_type: str | None = None,
+        if_source_etag: str | None = None,
+        storage_class: str | None = None,
     ) -> ObjectInfo:
-        headers = self._copy_source(source, if_source_etag)
+        headers = self._copy_source(source, if_source_etag) | _class_header(storage_class)
         if content_type is not None:
             headers |= {"Content-Type": content_type, "x-amz-metadata-directive": "REPLACE"}
         self._slow_request("copy", "PUT", target, {}, headers)
@@ -325,6 +331,20 @@ class SignedStore(ABC):
                 raise
             raise ObjectLocked(f"{key} is locked until {until}", until=datetime.fromisoformat(until)) from error
 
+    def thaw(self, key: str, *, days: int) -> None:
+        tier = "<GlacierJobParameters><Tier>Standard</Tier></GlacierJobParameters>"
+        body = f'<RestoreRequest xmlns="{_XMLNS}"><Days>{days}</Days>{tier}</RestoreRequest>'.encode()
+        signed = {"Content-Type": "application/xml", "Content-Length": str(len(body))}
+
+        def request() -> None:
+            try:
+                self._http.send("thaw", "POST", key, query={"restore": ""}, signed=signed, body=body)
+            except StorageError as error:
+                if error.code != "RestoreAlreadyInProgress":
+                    raise
+
+        self._call("thaw", request)
+
     def _copy_source(self, key: str, etag: str | None) -> dict[str, str]:
         condition = {"x-amz-copy-source-if-match": f'"{etag}"'} if etag is not None else {}
         return {"x-amz-copy-source": quote(f"/{self._bucket}/{key}", safe="/~"), **condition}
@@ -367,9 +387,14 @@ class SignedStore(ABC):
     # Parts
 
     def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
+        self,
+        key: str,
+        *,
+        content_type: str,
+        checksums: Literal["sha256", "crc32"] | None = None,
+        storage_class: str | None = None,
     ) -> MultipartRef:
-        signed = {"Content-Type": content_type, "Content-Length": "0"}
+        signed = {"Content-Type": content_type, "Content-Length": "0", **_class_header(storage_class)}
         if checksums:
             signed["x-amz-checksum-algorithm"] = checksums.upper()
 
@@ -592,6 +617,10 @@ def _pieces(body: Body, size: int) -> Iterator[bytes | memoryview]:
             raise _SourceFailed from ValueError(f"the stream ended {left} bytes early")
         left -= len(piece)
         yield piece
+
+
+def _class_header(storage_class: str | None) -> dict[str, str]:
+    return {"x-amz-storage-class": storage_class} if storage_class else {}
 
 
 def _seconds(expires_in: timedelta) -> int:

@@ -131,7 +131,12 @@ class MemoryStore:
     # Multipart
 
     def create_multipart(
-        self, key: str, *, content_type: str, checksums: Literal["sha256", "crc32"] | None = None
+        self,
+        key: str,
+        *,
+        content_type: str,
+        checksums: Literal["sha256", "crc32"] | None = None,
+        storage_class: str | None = None,
     ) -> MultipartRef:
         ref = MultipartRef(key, secrets.token_hex(16), datetime.now(UTC))
         with self._lock:
@@ -187,7 +192,13 @@ class MemoryStore:
     # Copies
 
     def copy(
-        self, source: str, target: str, *, content_type: str | None = None, if_source_etag: str | None = None
+        self,
+        source: str,
+        target: str,
+        *,
+        content_type: str | None = None,
+        if_source_etag: str | None = None,
+        storage_class: str | None = None,
     ) -> ObjectInfo:
         info, data = self._load(source, if_source_etag)
         return self._store(target, data, content_type or info.content_type, False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from telemetry import WithoutSecrets
 from tests.paths import ROOT
@@ -14,15 +16,15 @@ import sys, telemetry
 from pathlib import Path
 telemetry.share_metrics(Path(sys.argv[1]))
 telemetry.metrics().job("check_file", "ok", 0.1)
-sys.stdout.write(telemetry.metrics().exposition().decode())
+sys.stdout.write(telemetry.metrics().exposition(telemetry.processes()).decode())
 sys.stdout.flush()
 sys.stdin.read()
 """
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", COUNT, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", COUNT, str(folder), *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
 
 
@@ -32,6 +34,20 @@ def counted(process: subprocess.Popen[bytes]) -> float:
         if line.startswith(b"gateway_job_seconds_count"):
             return float(line.split()[-1])
     raise AssertionError("it counted nothing")
+
+
+def test_processes_tell_what_they_use_by_role(tmp_path: Path) -> None:
+    first = start(tmp_path, "worker")
+    assert counted(first) == 1
+    second = start(tmp_path, "serve")
+    text, _ = second.communicate()
+    first.communicate()
+    found = dict(line.split(" ") for line in text.decode().splitlines() if line.startswith("gateway_process"))
+    for role in ("serve", "worker"):
+        assert float(found[f'gateway_processes{{role="{role}"}}']) == 1
+        assert 1e7 < float(found[f'gateway_process_resident_bytes{{role="{role}"}}']) < 1e9
+        assert 0 < float(found[f'gateway_process_cpu_seconds{{role="{role}"}}']) < 60
+        assert 0 < float(found[f'gateway_process_files_ratio{{role="{role}"}}']) < 1
 
 
 def test_processes_share_counters_and_a_new_run_starts_at_zero(tmp_path: Path) -> None:
@@ -64,6 +80,44 @@ for text in sys.argv[1:]:
     thread.join()
 raise RuntimeError(sys.argv[1:])
 """
+CALLS = """
+import sys, telemetry
+from core.origin import ORIGIN, Job, Origin
+from storage_backends import BucketCall
+telemetry.configure_logging(sys.argv[1])
+trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+ORIGIN.set(Origin("system", request_id="request-1", trace=trace, job=Job(7, "check_file", "alice")))
+telemetry.bucket_call(BucketCall("put", "ok", 0.5, False, "bucket-1"))
+telemetry.bucket_call(BucketCall("stat", "ObjectNotFound", 0.5, False, "bucket-2"))
+telemetry.bucket_call(BucketCall("open", "ok", 5.5, False, None))
+telemetry.bucket_call(BucketCall("copy", "OutcomeUnknown", 0.5, True, "bucket-4"))
+"""
+
+
+def test_calls_to_the_bucket_are_logged_with_what_led_to_them() -> None:
+    def lines(level: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "-c", CALLS, level]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+        return [json.loads(line) for line in done.stderr.splitlines()]
+
+    every, noteworthy = lines("DEBUG"), lines("INFO")
+    assert [line["operation"] for line in every] == ["put", "stat", "open", "copy"]
+    assert [(line["operation"], line["level"]) for line in noteworthy] == [("open", "warning"), ("copy", "warning")]
+    del every[-1]["timestamp"]
+    assert every[-1] == {
+        "event": "bucket_call",
+        "level": "warning",
+        "operation": "copy",
+        "outcome": "OutcomeUnknown",
+        "seconds": 0.5,
+        "bucket_request_id": "bucket-4",
+        "request_id": "request-1",
+        "trace_id": "a" * 32,
+        "job": 7,
+        "task": "check_file",
+    }
+
+
 KEY = "k7Xw2mQ9vR4tZ8bN3cH6jL1pD5sF0gYaB_cD-eFgHiJ"
 
 

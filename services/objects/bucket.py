@@ -8,9 +8,10 @@ from datetime import timedelta
 
 import structlog
 
-from core.errors import ContentMissing, StorageFull, Unavailable, UploadGone
+from core.errors import ContentMissing, FileArchived, StorageFull, Unavailable, UploadGone
 from db import Database, deferred_deletions, now, objects, previews
 from storage_backends.base import (
+    ObjectFrozen,
     ObjectLocked,
     ObjectNotFound,
     ObjectStore,
@@ -28,14 +29,16 @@ _LATE = timedelta(hours=1)  # a request without an answer may still take effect
 
 @contextmanager
 def bucket_errors() -> Iterator[None]:
-    """Translate: full -> StorageFull, unreachable -> Unavailable, a missing object that a row promises -> ContentMissing, a
-    multipart upload that the bucket has dropped -> UploadGone."""
+    """Translate: full -> StorageFull, unreachable -> Unavailable, a missing object that a row promises -> ContentMissing, one
+    that must be thawed -> FileArchived, a multipart upload that the bucket has dropped -> UploadGone."""
     try:
         yield
     except OutOfSpace as error:
         raise StorageFull("The bucket is full.") from error
     except ObjectNotFound as error:
         raise ContentMissing() from error
+    except ObjectFrozen as error:
+        raise FileArchived() from error
     except UploadNotFound as error:
         raise UploadGone("The bucket no longer has this upload; begin a new one.") from error
     except StorageUnavailable as error:

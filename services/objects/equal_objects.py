@@ -1,5 +1,5 @@
 """A new file may be put on an equal object of its owner, but only if the bucket confirms that object. Otherwise the new bytes are
-kept, and the files on the damaged object are moved to them."""
+kept, and the files on the object, which is damaged or archived, are moved to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class _Unconfirmed(Exception):
-    def __init__(self, object_key: str):
+    def __init__(self, object_key: str, archived: bool):
         super().__init__(object_key)
-        self.object_key = object_key
+        self.object_key, self.archived = object_key, archived
 
 
 class EqualObjects:
@@ -38,14 +38,15 @@ class EqualObjects:
             try:
                 return transaction()
             except _Unconfirmed as error:
-                key = error.object_key
-            if self._reader.is_sound(key):
+                key, archived = error.object_key, error.archived
+            if self._reader.is_sound(key, archived=archived):
                 self._sound.add(key)
             else:
-                log.error("damaged_object_met", key=key)
+                log.warning("unfit_object_met", key=key)
                 self.damaged.append(key)
 
-    def confirm(self, object_key: str) -> None:
-        """Call it in the transaction, which is rolled back here unless the object is known to be sound."""
+    def confirm(self, object_key: str, *, archived: bool = False) -> None:
+        """Call it in the transaction, which is rolled back here unless the object is known to be sound. ``archived``: no file is
+        to be put on it, so an archived one will do."""
         if object_key not in self._sound:
-            raise _Unconfirmed(object_key)
+            raise _Unconfirmed(object_key, archived)

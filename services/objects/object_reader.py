@@ -13,13 +13,13 @@ from typing import IO, Protocol, TypeVar, cast
 import structlog
 import zstandard
 
-from core.errors import ContentMissing
+from core.errors import ContentMissing, FileArchived
 from core.ranges import ByteRange
 from db import Database, files, objects
 from db.records import FileRecord
 from services.objects import bucket_mark
 from services.objects.bucket import bucket_errors
-from storage_backends.base import ObjectNotFound, ObjectStore, PreconditionFailed
+from storage_backends.base import ObjectInfo, ObjectNotFound, ObjectStore, PreconditionFailed
 
 log = structlog.get_logger()
 
@@ -65,8 +65,8 @@ class ObjectReader:
     def open(self, file: FileRecord, span: ByteRange | None = None) -> Iterator[Reader]:
         """Open the file's bytes, or a span of them.
 
-        Raises, before a byte is read, ObjectNotFound if the object is gone, its subclass Altered if it is not the stored one, and
-        Unavailable. Damage found then or while reading is recorded."""
+        Raises, before a byte is read, ObjectNotFound if the object is gone, its subclass Altered if it is not the stored one,
+        FileArchived if it must be thawed first, and Unavailable. Damage found then or while reading is recorded."""
         with ExitStack() as stack:
             reader = self._look(file, lambda now: stack.enter_context(self._opened(now, span)))
             try:
@@ -75,19 +75,25 @@ class ObjectReader:
                 self._record(file, altered=True)
                 raise
 
-    def confirm(self, file: FileRecord) -> None:
-        """Check, without reading it, that the bucket holds the object as stored. Raises ContentMissing, Unavailable."""
+    def confirm(self, file: FileRecord, *, to_read: bool = False) -> None:
+        """Check, without reading it, that the bucket holds the object as stored; ``to_read``: and that it can be read now. Raises
+        ContentMissing, FileArchived, Unavailable."""
         check_intact(file)
         try:
-            self._look(file, lambda now: self._stat(now.file_path, _stored_size(now), now.etag))
+            info = self._look(file, lambda now: self._stat(now.file_path, _stored_size(now), now.etag))
         except ObjectNotFound as error:
             raise as_missing(error) from error
+        if to_read and not info.readable:
+            raise FileArchived()
 
-    def is_sound(self, object_key: str) -> bool:
-        """Whether the object is not known to be damaged, and the bucket confirms its size and ETag. Raises Unavailable."""
+    def is_sound(self, object_key: str, *, archived: bool) -> bool:
+        """Whether the object is not known to be damaged, and the bucket confirms its size and ETag. ``archived``: whether an
+        archived one may be sound. Raises Unavailable."""
         with self._db.connection() as tx:
             record = objects.get(tx, object_key)
         if record is None or not record.in_bucket or record.checksum_state == "mismatch":
+            return False
+        if record.storage_class == "archived" and not archived:
             return False
         try:
             self._stat(object_key, record.stored_size, record.etag)
@@ -97,7 +103,7 @@ class ObjectReader:
 
     def with_current_etag(self, file: FileRecord) -> FileRecord:
         """The file with its object's present ETag, for a caller who compares all bytes. Raises ObjectNotFound, Unavailable."""
-        return self._look(file, lambda now: now._replace(etag=self._stat(now.file_path, _stored_size(now), None)))
+        return self._look(file, lambda now: now._replace(etag=self._stat(now.file_path, _stored_size(now), None).etag))
 
     def _look(self, file: FileRecord, look: Callable[[FileRecord], T]) -> T:
         """Call ``look``; if the object is not found but was replaced since the record was read, call it with the new one. Record
@@ -144,14 +150,14 @@ class ObjectReader:
             _check_size(raw.info.size, _stored_size(file))
             yield _Decoding(raw, skip=span.first - first * FRAME, length=span.length)
 
-    def _stat(self, object_key: str, size: int, etag: str | None) -> str:
-        """The object's ETag. Raises ObjectNotFound, also if size or ETag differ."""
+    def _stat(self, object_key: str, size: int, etag: str | None) -> ObjectInfo:
+        """The object's description. Raises ObjectNotFound, also if size or ETag differ."""
         with _storage_errors():
             info = self._store.stat(object_key)
         if etag not in (None, info.etag):
             raise Altered(f"The ETag {etag} was recorded, the object has {info.etag}.")
         _check_size(info.size, size)
-        return info.etag
+        return info
 
     def _rewritten(self, file: FileRecord) -> FileRecord | None:
         """The file as it is now, if its object was replaced since the record was read. A public copy is never replaced."""

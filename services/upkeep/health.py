@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from core.errors import Unavailable
-from db import Database, disk, jobs
+from db import Database, disk, jobs, server
 from parsers import sandbox
 from services.objects import bucket_mark
 from services.processing.scanning import Scanning
 from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
+from telemetry import Gauge, gauge
 
 log = structlog.get_logger()
 
 _MAX_QUEUE_LAG = timedelta(minutes=10)
 _OLD_SIGNATURES = 7  # days
+_DISK = 64 * 1024**2  # bytes that must be free where temporary files are written
 
 
 class Health:
@@ -33,9 +37,27 @@ class Health:
             "database": self._database(),
             **self._bucket(),
             **self._queues(),
+            "disk": _disk(),
             "sandbox": "weak" if sandbox.missing() else True,
         }
         return checks if self._scanning is None else checks | self._scanner(self._scanning)
+
+    def gauges(self) -> list[Gauge]:
+        """The database for /metrics: its connections, of which all gateways and workers have some, its size, and the workers."""
+        with self._db.connection() as tx:
+            connections, limit, size, workers = (
+                server.connections(tx),
+                server.limit(tx),
+                server.size(tx),
+                jobs.workers(tx),
+            )
+        counts = [((state,), float(number)) for state, number in connections.items()]
+        return [
+            Gauge("gateway_database_connections", "Connections to the database, by state", ("state",), counts),
+            gauge("gateway_database_connections_limit", "Connections that the database's server accepts", limit),
+            gauge("gateway_database_bytes", "Bytes of the database", size),
+            gauge("gateway_workers", "Queues that some worker waits for, of all workers with a sign of life", workers),
+        ]
 
     def _scanner(self, scanning: Scanning) -> dict[str, bool | str]:
         """Whether clamd answers, and the age of its signatures, which does not affect readiness."""
@@ -92,3 +114,11 @@ class Health:
         if not right:
             log.error("wrong_bucket", detail=bucket_mark.WRONG_BUCKET)
         return right
+
+
+def _disk() -> bool:
+    """Whether this machine's disk has space for temporary files. ``_database`` tries the database's disk."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < _DISK:
+        log.warning("disk_is_full", folder=tempfile.gettempdir(), free=free)
+    return free >= _DISK

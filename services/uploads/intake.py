@@ -426,7 +426,7 @@ class Batch:
                 if placement.on_duplicate == "reject":
                     known = files.duplicate_of(tx, owner_id, item.sha256, item.size, damaged=equals.damaged)
                     if known is not None:
-                        equals.confirm(known)
+                        equals.confirm(known, archived=True)
                         duplicates.append(Rejected(item.upload.original_name, DuplicateFile()))
                         continue
                 record = files.publish(

@@ -189,7 +189,7 @@ def _equal_object(tx: Tx, file: FileRecord, content: _Content, on_duplicate: str
     else:
         return None
     if equal is not None:
-        equals.confirm(equal)
+        equals.confirm(equal, archived=on_duplicate == "reject")
     return equal
 
 

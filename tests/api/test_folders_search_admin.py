@@ -258,7 +258,13 @@ def test_T124_readiness_reveals_only_checks(
 ) -> None:
     assert anonymous.get("/readyz").json == {
         "status": "ready",
-        "checks": {"database": True, "bucket": True, "queue": True, "sandbox": "weak" if sandbox.missing() else True},
+        "checks": {
+            "database": True,
+            "bucket": True,
+            "queue": True,
+            "disk": True,
+            "sandbox": "weak" if sandbox.missing() else True,
+        },
     }
     monkeypatch.setattr(type(services.health), "ready", lambda self: {"database": True, "bucket": False, "queue": True})
     answer = anonymous.get("/readyz")

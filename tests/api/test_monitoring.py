@@ -92,3 +92,13 @@ class TestGauges:
         names = {name.partition("{")[0] for name in self.metrics(app)}
         assert "gateway_files" not in names and "gateway_queue_jobs" not in names
         assert "gateway_http_request_seconds_count" in names
+
+    def test_the_database_and_the_workers_are_told(self, app: Any, services: Services) -> None:
+        sql(
+            services.db,
+            "insert into procrastinate_workers (last_heartbeat) select now() - n * interval '50 s' from generate_series(0, 2) n",
+        )
+        found = self.metrics(app)
+        assert found["gateway_workers"] == 2
+        assert found["gateway_database_bytes"] > 1e6
+        assert 1 <= found['gateway_database_connections{state="active"}'] < found["gateway_database_connections_limit"]

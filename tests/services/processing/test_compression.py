@@ -26,8 +26,8 @@ from db import Database, objects, stats
 from db.records import FileRecord
 from services import Services
 from services.library.delivery import Link, Redirect, RequestConditions, Stream
+from services.objects import rewriting
 from services.objects.object_reader import FRAME
-from services.processing import compression
 from settings import Settings
 from tests.client import SANDBOX
 from tests.compressed_files import compressed, raw, read, text, time_passes
@@ -89,7 +89,7 @@ def test_sizes_around_frame_boundaries_are_read_back(
 def test_an_object_of_many_parts(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers, db: Database
 ) -> None:
-    monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
+    monkeypatch.setattr(rewriting, "PART_SIZE", 5 * 1024 * 1024)
     noise = base64.b64encode(os.urandom(12 * FRAME))  # 16 MiB that shrink by a quarter: two parts and a rest
     file = compressed(services, alice, noise)
     assert file.encoding == "zstd"

@@ -20,9 +20,9 @@ from db.records import FileRecord
 from services import Services
 from services.library.delivery import Stream
 from services.library.files import FileQuery
+from services.objects import rewriting
 from services.objects.object_reader import FRAME, Damaged, ObjectReader
-from services.processing import compression
-from services.processing.compression import Compression
+from services.objects.rewriting import Rewriter
 from tests.compressed_files import compressed, raw, read, text, time_passes
 from tests.conftest import NOTHING, Leftovers
 from tests.crash_points import CrashingGateway
@@ -186,7 +186,7 @@ def test_T101_killed_at_any_call_the_bytes_are_kept_and_nothing_is_left(
     data: bytes,
 ) -> None:
     """The replacement is written by a single PUT, or in two parts."""
-    monkeypatch.setattr(compression, "PART_SIZE", 5 * 1024 * 1024)
+    monkeypatch.setattr(rewriting, "PART_SIZE", 5 * 1024 * 1024)
     done = set()
     file = upload(services, alice, "a.txt", data)
     for crash in crashing.crash_points():
@@ -210,7 +210,7 @@ def test_a_replacement_whose_lease_expired_is_not_used(
 ) -> None:
     """If writing took longer than the lease, the janitor has begun to delete the replacement."""
     file = upload(services, alice, "a.txt", text(9000))
-    real = Compression._reads_back
+    real = Rewriter._reads_back
 
     def slow(self: Any, *arguments: Any) -> bool:
         good = real(self, *arguments)
@@ -218,7 +218,7 @@ def test_a_replacement_whose_lease_expired_is_not_used(
         services.janitor.run()
         return good
 
-    monkeypatch.setattr(Compression, "_reads_back", slow)
+    monkeypatch.setattr(Rewriter, "_reads_back", slow)
     services.compression.compress(file.id)
     assert services.files.get(alice, file.id).encoding is None
     assert download_plain(services, file) == text(9000)

@@ -1,0 +1,267 @@
+"""Replaces a stored object by one under another key that holds the same bytes: compressed, or copied inside the bucket. So
+objects are compressed, archived, and brought back.
+
+1. Reserve a key for the replacement, and write it.
+2. Read it back and compare.
+3. In one transaction, put it to use and defer the deletion of the old object until no URL for it is valid.
+
+A crash before step 3 loses nothing: the janitor deletes a replacement whose reservation has expired. Clients see no change:
+size, checksum, ETag, ranges and quota stay those of the original (object_reader.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import structlog
+import zstandard
+
+from core import names
+from core.errors import Unavailable
+from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, object_key
+from core.parts import PART_SIZE, plan
+from core.ranges import ByteRange
+from db import Database, deferred_deletions, objects
+from db.records import FileRecord
+from services.objects.bucket import bucket_errors
+from services.objects.object_reader import FRAME, ObjectReader, read_exactly
+from services.objects.part_writer import PartWriter, complete
+from storage_backends.base import CopyingStore
+
+log = structlog.get_logger()
+
+_MEDIA_TYPE = "application/zstd"
+_LEASE = timedelta(hours=1)  # of the reserved key
+_RENEW = 600.0  # seconds between renewals of the lease
+_GRACE = timedelta(hours=1)  # for readers of the old object
+_MAX_COPY = 5 * 1024**3  # bytes that one request copies (S3's limit)
+_COPIED_PART = 1024**3  # bytes
+_FROZEN = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # classes in which nothing can be read back
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a replacement goes."""
+
+    prefix: str
+    storage_class: Literal["standard", "archived"]
+    bucket_class: str | None = None  # the bucket's name of its storage class; None: its default
+    action: str | None = None  # the event of the files on the object
+
+
+IN_PLACE = Target(FILE_PREFIX, "standard")
+OUT_OF_ARCHIVE = Target(FILE_PREFIX, "standard", action="unarchived")
+
+
+def into_archive(bucket_class: str | None) -> Target:
+    """The target of what is archived."""
+    return Target(ARCHIVE_PREFIX, "archived", bucket_class, "archived")
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What was written so far under a reserved key."""
+
+    key: str
+    size: int = 0
+    ends: list[int] = field(default_factory=list)  # of each frame, if it is compressed
+    etag: str = ""
+    renewed: float = field(default_factory=time.monotonic)
+
+
+class Rewriter:
+    """Replaces objects. Its methods are idempotent, also if two workers do the same at once. They raise ContentMissing or
+    ObjectNotFound if the object is gone, FileArchived if it must be thawed first, and Unavailable: try again later."""
+
+    def __init__(self, db: Database, store: CopyingStore, reader: ObjectReader):
+        self._db = db
+        self._store = store
+        self._reader = reader
+
+    def saving(self, file: FileRecord, *, level: int) -> float:
+        """The share of the stored bytes that this level saves in the first frame: a quick check, and an estimate."""
+        if not file.file_size:
+            return 0.0
+        with self._reader.open(file, ByteRange(0, min(FRAME, file.file_size) - 1)) as reader:
+            first = read_exactly(reader, FRAME)
+        stored = self._frame_ends(file)[0] if file.encoding else len(first)
+        return 1 - len(zstandard.ZstdCompressor(level=level, write_checksum=True).compress(first)) / stored
+
+    def compress(self, file: FileRecord, target: Target = IN_PLACE, *, level: int) -> bool:
+        """Replace the file's object by one compressed at this level of zstd. False if it saves less than a tenth of the stored
+        bytes, the object is damaged, or it was changed or deleted meanwhile."""
+        if not _pays(self.saving(file, level=level)):
+            return False
+        with self._draft(file, target) as draft:
+            if not self._write(file, draft, level):
+                return False
+            if not self._reads_back(file, draft):
+                raise _differs(file, draft)
+            if target.bucket_class is None:
+                return self._put_to_use(file, draft, target)
+            # Into its class only now: reading costs more there, or is not possible at all.
+            with self._draft(file, target) as copy:
+                self._copy(draft, copy, target)
+                return self._put_to_use(file, copy, target)
+
+    def copy(self, file: FileRecord, target: Target) -> bool:
+        """Replace the file's object by a copy that the bucket makes. False as of ``compress``."""
+        self._reader.confirm(file)
+        stored = file.file_size if file.stored_size is None else file.stored_size
+        source = _Draft(file.file_path, stored, self._frame_ends(file) if file.encoding else [], file.etag)
+        readable = target.bucket_class not in _FROZEN
+        if not readable and not self._is_intact(file):
+            return False
+        with self._draft(file, target) as draft:
+            self._copy(source, draft, target)
+            if readable and not self._reads_back(file, draft):
+                if self._is_intact(file):
+                    raise _differs(file, draft)
+                return False
+            return self._put_to_use(file, draft, target)
+
+    def _frame_ends(self, file: FileRecord) -> list[int]:
+        with self._db.connection() as tx:
+            return objects.frame_ends(tx, file.file_path)
+
+    @contextmanager
+    def _draft(self, file: FileRecord, target: Target) -> Iterator[_Draft]:
+        """A reserved key, which the janitor may delete after the block, unless the draft was put to use."""
+        key = object_key(target.prefix, names.extension(file.original_name), datetime.now(UTC))
+        with self._db.connection() as tx:
+            deferred_deletions.reserve(tx, key, lease=_LEASE)
+        try:
+            yield _Draft(key)
+        finally:
+            # If the last transaction was committed although its answer was lost, nothing is left to give up (T104).
+            with suppress(Unavailable), self._db.connection() as tx:
+                deferred_deletions.give_up(tx, key)
+
+    def _write(self, file: FileRecord, draft: _Draft, level: int) -> bool:
+        """Compress into the bucket, frame by frame. False if that saves too little, or the original is damaged."""
+        digest = hashlib.sha256()
+        compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+        writer = PartWriter(self._store, plan(file.file_size, preferred=PART_SIZE).part_size)
+        with self._reader.open(file) as reader:
+            while piece := read_exactly(reader, FRAME):
+                digest.update(piece)
+                frame = compressor.compress(piece)
+                draft.size += len(frame)
+                draft.ends.append(draft.size)
+                rest = memoryview(frame)
+                while rest := writer.add(rest):
+                    self._renew(draft)
+                    if writer.ref is None:
+                        self._renew(draft, multipart_id=writer.begin(draft.key, _MEDIA_TYPE).upload_id)
+                    writer.send()
+        if not self._is_original(file, digest.hexdigest()):
+            return False
+        if not _pays(1 - draft.size / (file.stored_size or file.file_size)):
+            return False
+        self._renew(draft)
+        draft.etag = writer.finish(draft.key, _MEDIA_TYPE).etag
+        return True
+
+    def _copy(self, source: _Draft, draft: _Draft, target: Target) -> None:
+        """Copy inside the bucket, a large object in parts."""
+        etag = source.etag
+        draft.size, draft.ends = source.size, source.ends
+        with bucket_errors():
+            if source.size <= _MAX_COPY:
+                copied = self._store.copy(source.key, draft.key, if_source_etag=etag, storage_class=target.bucket_class)
+            else:
+                content_type = self._store.stat(source.key).content_type or "application/octet-stream"
+                ref = self._store.create_multipart(
+                    draft.key, content_type=content_type, storage_class=target.bucket_class
+                )
+                self._renew(draft, multipart_id=ref.upload_id)
+                parts = []
+                for number, first in enumerate(range(0, source.size, _COPIED_PART), 1):
+                    span = ByteRange(first, min(first + _COPIED_PART, source.size) - 1)
+                    parts.append(self._store.copy_part(ref, number, source.key, byte_range=span, if_source_etag=etag))
+                    self._renew(draft)
+                copied = complete(self._store, ref, parts)
+        if copied.size != source.size:
+            raise Unavailable("The bucket has copied another number of bytes; try again.")
+        draft.etag = copied.etag
+
+    def _renew(self, draft: _Draft, *, multipart_id: str | None = None) -> None:
+        if multipart_id is None and time.monotonic() - draft.renewed < _RENEW:
+            return
+        with self._db.connection() as tx:
+            if not deferred_deletions.renew(tx, draft.key, lease=_LEASE, multipart_id=multipart_id):
+                raise Unavailable("The replacement was given up; try again.")
+        draft.renewed = time.monotonic()
+
+    def _put_to_use(self, file: FileRecord, draft: _Draft, target: Target) -> bool:
+        """False if the file's object was changed or deleted meanwhile."""
+        assert file.file_hash is not None
+        with self._db.transaction() as tx:
+            done = objects.replace(
+                tx,
+                file.file_path,
+                objects.Replacement(draft.key, draft.size, draft.etag, draft.ends),
+                sha256=file.file_hash,
+                grace=_GRACE,
+                storage_class=target.storage_class,
+                action=target.action,
+            )
+        if done:
+            log.info("object_rewritten", file_id=str(file.id), key=draft.key, size=file.file_size, stored=draft.size)
+        return done
+
+    def _reads_back(self, file: FileRecord, draft: _Draft) -> bool:
+        """Decompress each frame on its own, as a range is read."""
+        digest, begin = hashlib.sha256(), 0
+        decompressor = zstandard.ZstdDecompressor()
+        with bucket_errors(), self._store.open(draft.key) as reader:
+            if reader.info.size != draft.size:
+                return False
+            while not draft.ends and (piece := reader.read(FRAME)):
+                digest.update(piece)
+                self._renew(draft)
+            for end in draft.ends:
+                try:
+                    digest.update(decompressor.decompress(read_exactly(reader, end - begin), max_output_size=FRAME))
+                except zstandard.ZstdError:
+                    return False
+                begin = end
+                self._renew(draft)
+        return digest.hexdigest() == file.file_hash
+
+    def _is_intact(self, file: FileRecord) -> bool:
+        """Whether the object holds the file's bytes. Damage is recorded."""
+        digest = hashlib.sha256()
+        with self._reader.open(file) as reader:
+            while piece := reader.read(FRAME):
+                digest.update(piece)
+        return self._is_original(file, digest.hexdigest())
+
+    def _is_original(self, file: FileRecord, sha256: str) -> bool:
+        if sha256 == file.file_hash:
+            return True
+        log.error("rewriting_found_damage", file_id=str(file.id), key=file.file_path)
+        with self._db.connection() as tx:
+            objects.record_check(tx, file.file_path, in_bucket=True, checksum_state="mismatch")
+        return False
+
+
+def may_rewrite(file: FileRecord | None) -> FileRecord | None:
+    """The file, if its object may be replaced."""
+    return file if file is not None and file.status == "ready" and file.file_hash is not None else None
+
+
+def _pays(saving: float) -> bool:
+    """At least a tenth."""
+    return saving >= 0.1
+
+
+def _differs(file: FileRecord, draft: _Draft) -> Unavailable:
+    log.error("rewriting_read_back_differs", file_id=str(file.id), key=draft.key)
+    return Unavailable("The bucket returned other bytes than were written; try again.")
