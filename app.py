@@ -40,6 +40,7 @@ from services.library.folders import Folders
 from services.library.public_copies import PublicCopies
 from services.library.search import Search
 from services.library.stats import Stats
+from services.library.trash import Trash
 from services.library.type_policy import TypePolicy
 from services.objects.object_reader import ObjectReader
 from services.objects.rewriting import Rewriter
@@ -136,8 +137,12 @@ def wire(
         code_flow = CodeFlow(provider, client, Cursors(secrets.derive("logins")))
 
     health = Health(db, store, scanning)
+    verification = Verification(db, store, reader, intake, scanning)
     jobs = Jobs(db, cursors)
     stats = Stats(db, store, quota)
+    trash = Trash(db, files, keep=timedelta(days=settings.trash_days))
+    requeues = (verification.requeue_lost, jobs.revive, public_copies.enqueue_missing)
+    janitor = Janitor(db, store, intake, trash, requeues, upload_ttl=upload_ttl)
 
     return Services(
         db=db,
@@ -155,7 +160,7 @@ def wire(
         direct=direct,
         resumable=resumable,
         s3_uploads=S3Uploads(db, direct, bucket=storage.bucket, tickets=tickets) if direct else None,
-        verification=Verification(db, store, reader, intake, scanning),
+        verification=verification,
         scanning=scanning,
         pipeline=Pipeline(db, previews),
         previews=previews,
@@ -169,8 +174,8 @@ def wire(
         jobs=jobs,
         audit=Audit(db, cursors),
         health=health,
-        janitor=Janitor(db, store, intake, upload_ttl=upload_ttl),
-        gauges=[jobs.gauges, stats.gauges, health.gauges, processes],
+        janitor=janitor,
+        gauges=[jobs.gauges, stats.gauges, health.gauges, janitor.gauges, processes],
     )
 
 

@@ -222,6 +222,7 @@ class Metrics:
         outcomes = "Jobs by task and outcome: ok, retried, failed"
         self._jobs = histogram("gateway_job_seconds", outcomes, ["task", "outcome"], _JOB_SECONDS)
         self._previews = counter("gateway_previews", "Previews requested or made ahead", ["kind", "outcome"])
+        self._janitor = counter("gateway_janitor_found", "What the janitor found, and bytes of it", ["kind"])
         self._rate_limits = counter("gateway_rate_limits", "Rate limits that refused or failed", ["limit", "outcome"])
 
     def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
@@ -263,6 +264,10 @@ class Metrics:
     def rate_limit(self, name: str, outcome: str) -> None:
         """Count what a rate limit met. ``outcome``: ``refused``, or ``storage_down`` (the process counts by itself)."""
         self._rate_limits.labels(name, outcome).inc()
+
+    def janitor_found(self, kind: str, count: int) -> None:
+        """Count what the janitor found: objects, files, uploads, rows or bytes by kind."""
+        self._janitor.labels(kind).inc(count)
 
     def exposition(self, gauges: Iterable[Gauge] = ()) -> bytes:
         """All metrics in Prometheus' text format, with ``gauges`` that were measured now."""

@@ -75,8 +75,11 @@ def revoke_key(key_id: UUID) -> Response:
 @routes.post("/janitor")
 @operation("Run the janitor now", access="admin", body=JanitorBody, responses={200: ReportOut}, audit="janitor_run")
 def janitor(body: JanitorBody) -> Response:
-    """Remove what crashes and abandoned uploads have left. With `dry_run`, the default, only report what would be removed."""
-    return render.answer(services().janitor.run(dry_run=body.dry_run).as_dict())
+    """Remove what crashes and abandoned uploads have left, empty the trash, and compare all of the bucket with the database. With
+    `dry_run`, the default, only report what would be done. Objects without a row that were written in a protected period, of
+    which the database may have forgotten something, are kept unless `delete_protected` is set."""
+    report = services().janitor.run(dry_run=body.dry_run, delete_protected=body.delete_protected)
+    return render.answer(report.as_dict())
 
 
 # -- quotas ----------------------------------------------------------------------------------------------------------------

@@ -283,6 +283,7 @@ class QuotaBody(Body):
 
 class JanitorBody(Body):
     dry_run: bool = True
+    delete_protected: bool = False
 
 
 # -- uploads ---------------------------------------------------------------------------------------------------------

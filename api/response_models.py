@@ -423,18 +423,31 @@ class RescanOut(Out):
 
 
 class ReportOut(Out):
-    """What the janitor removed, or with ``dry_run`` would remove."""
+    """What the janitor did, or with ``dry_run`` would do."""
 
     dry_run: bool
+    compared: Annotated[bool, Field(description="Whether all of the bucket was compared with the database")]
+    requeued_jobs: int
     expired_uploads: int
     cleaned_uploads: int
+    expired_files: Annotated[int, Field(description="Moved to the trash")]
+    purged_files: Annotated[int, Field(description="Purged from the trash")]
     purged_objects: int
     retired_objects: int
-    orphaned_objects: int
+    orphaned_objects: Annotated[int, Field(description="Without a row; deleted")]
     orphaned_bytes: int
     orphaned_multiparts: int
+    protected_objects: Annotated[int, Field(description="Without a row, but kept")]
+    protected_bytes: int
+    protected_multiparts: int
+    missing_objects: Annotated[int, Field(description="Rows whose object the bucket lacks, found now")]
+    still_missing_objects: Annotated[int, Field(description="The same, found before")]
+    missing_previews: int
+    missing_public_copies: int
+    returned_objects: Annotated[int, Field(description="Found again after they were missing")]
     forgotten_rows: int
     corrected_counters: int
+    examples: Annotated[dict[str, list[str]], Field(description="The first keys or ids of each kind")]
 
 
 # -- uploads ---------------------------------------------------------------------------------------------------------

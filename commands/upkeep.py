@@ -18,6 +18,7 @@ from commands.base import (
     json_option,
     pass_call,
     print_json,
+    progress,
     show,
     show_rows,
     warn,
@@ -27,11 +28,30 @@ from settings import migration_database_url
 
 @click.command(cls=Command)
 @dry_run_option
+@click.option(
+    "--delete-protected",
+    is_flag=True,
+    help="Also delete objects without a row that were written in a protected period, of which the database may have forgotten"
+    " something: an older state was put back, or the gateway did not run.",
+)
 @json_option
 @pass_call
-def janitor(call: Call, dry_run: bool, as_json: bool) -> None:
-    """Clean up once, and correct what is counted wrong."""
-    show(call.services().janitor.run(dry_run=dry_run), as_json=as_json)
+def janitor(call: Call, dry_run: bool, delete_protected: bool, as_json: bool) -> int:
+    """Clean up once: end abandoned uploads, empty the trash, compare all of the bucket with the database, correct what is counted
+    wrong. Status 1 if the bucket lacks an object that a file needs, or could not be compared."""
+    with progress("Objects compared") as bar:
+        report = call.services().janitor.run(dry_run=dry_run, delete_protected=delete_protected, listed=bar.advance)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print("This would be done:" if dry_run else "This was done:")
+        for kind, count in report.counts().items():
+            print(f"  {kind.replace('_', ' '):<24}{count:>12}")
+            for example in report.examples.get(kind, ()):
+                print(f"      {example}")
+        if not report.compared:
+            print("The bucket could not be compared to its end.")
+    return int(not report.compared or bool(report.missing_objects or report.still_missing_objects))
 
 
 @click.command(cls=Command)

@@ -22,6 +22,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
 - reserved_keys                                object keys for small uploads
 - keys, login_sessions, idempotency            API keys, sessions of browsers, answers to repeated requests
+- comparison, janitor_runs, protected_periods  what the janitor compares with the bucket, when it ran, and what it must keep
 - counters, stats, quotas                      counters kept by triggers, statistics read from them, and what owners may keep
 - rate_limits                                  requests counted in a time
 - search/                                      search in names and texts
@@ -210,9 +211,10 @@ class Database:
                 return conn
 
     @contextmanager
-    def transaction(self) -> Iterator[Tx]:
-        """A transaction that commits at the end of the block and rolls back on any error. Raises Unavailable."""
-        with self.connection() as conn, conn.transaction():
+    def transaction(self, *, undo: bool = False) -> Iterator[Tx]:
+        """A transaction that commits at the end of the block and rolls back on any error. Raises Unavailable. With ``undo`` it
+        rolls back in any case, to see what its statements would do."""
+        with self.connection() as conn, conn.transaction(force_rollback=undo):
             yield conn
 
     def close(self) -> None:
@@ -229,6 +231,19 @@ def finished(cte: str) -> str:
     PostgreSQL runs the data-modifying CTEs of one statement in no defined order. A step that reads another's RETURNING rows
     comes after it, so counting them fixes the order in which a statement locks rows."""
     return f"(select count(*) from {cte}) >= 0"
+
+
+_LOCK = "hashtextextended('job:' || %(work)s, 0)"
+
+
+def serialize(tx: Tx, work: str) -> None:
+    """Do some work in one transaction at a time: wait until the others that do it have ended."""
+    execute(tx, f"select pg_advisory_xact_lock({_LOCK})", {"work": work})
+
+
+def try_claim(tx: Tx, work: str) -> bool:
+    """Claim some work until the transaction ends. False if another one has claimed it."""
+    return scalar(tx, f"select pg_try_advisory_xact_lock({_LOCK})", {"work": work}) is True
 
 
 def set_timeout(tx: Tx, seconds: float) -> None:

@@ -87,10 +87,10 @@ where coalesce(kept, 0) <> coalesce(counted, 0) order by owner_id, counter
 _TIMEOUT = 600.0  # seconds; counting very many files takes longer than a request may
 
 
-def differences(tx: Tx) -> list[Difference]:
-    """All counters that differ from what they count."""
+def differences(tx: Tx, owner_id: str | None = None) -> list[Difference]:
+    """The counters that differ from what they count: an owner's, or those of everybody."""
     set_timeout(tx, _TIMEOUT)
-    return many(tx, Difference, _DIFFERENCES, {"owner": None})
+    return many(tx, Difference, _DIFFERENCES, {"owner": owner_id})
 
 
 _REPAIR_USAGE = f"""
@@ -101,12 +101,14 @@ on conflict (owner_id) do update set {_counters("{0} = excluded.{0}")}
 """
 
 
-def repair(tx: Tx, owner_id: str) -> None:
-    """Count an owner's files anew. Transactions that change them wait until this one ends, and add to the new counts."""
+def repair(tx: Tx, owner_id: str) -> list[Difference]:
+    """Count an owner's files anew, and return what was wrong. Transactions that change them wait until this one ends, and add to
+    the new counts."""
     params = {"owner": owner_id}
     set_timeout(tx, _TIMEOUT)
+    execute(tx, "select from owner_usage where owner_id = %(owner)s for update", params)
+    wrong = differences(tx, owner_id)
     for sql in (
-        "select from owner_usage where owner_id = %(owner)s for update",
         _REPAIR_USAGE,
         "delete from type_counters where owner_id = %(owner)s",
         f"insert into type_counters {_BY_TYPE}",
@@ -114,3 +116,4 @@ def repair(tx: Tx, owner_id: str) -> None:
         f"insert into folder_counters {_BY_FOLDER}",
     ):
         execute(tx, sql, params)
+    return wrong

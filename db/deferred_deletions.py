@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from db import Tx, column, execute, scalar
+from db import Tx, column, execute, many
 
 
 def reserve(tx: Tx, object_key: str, *, lease: timedelta) -> None:
@@ -46,27 +47,37 @@ def withdraw(tx: Tx, object_key: str) -> None:
     execute(tx, "delete from deferred_deletions where object_key = %(key)s", {"key": object_key})
 
 
-def claim_due(tx: Tx, *, limit: int) -> list[str]:
+class Due(NamedTuple):
+    """A key whose time has come."""
+
+    key: str
+    replaced: bool  # whether another object has replaced it
+
+
+def claim_due(tx: Tx, *, limit: int) -> list[Due]:
     """Mark keys whose time has come as ``deleting``, the longest due first, and return them."""
     sql = """
     update deferred_deletions set deleting = true where object_key in (
         select object_key from deferred_deletions where delete_after <= now() order by delete_after limit %(limit)s
         for update skip locked)
-    returning object_key
+    returning object_key, replaced_by is not null
     """
-    return column(tx, sql, {"limit": limit})
+    return many(tx, Due, sql, {"limit": limit})
 
 
-def count_due(tx: Tx) -> int:
-    """The number of keys whose time has come."""
-    return int(scalar(tx, "select count(*) from deferred_deletions where delete_after <= now()"))
+def due(tx: Tx, *, after: str, limit: int) -> list[Due]:
+    """The next ``limit`` keys after ``after`` whose time has come."""
+    sql = """
+    select object_key, replaced_by is not null from deferred_deletions
+    where delete_after <= now() and object_key > %(after)s order by object_key limit %(limit)s
+    """
+    return many(tx, Due, sql, {"after": after, "limit": limit})
 
 
-def forget(tx: Tx, object_keys: Sequence[str]) -> None:
-    """Delete the rows of claimed keys that the bucket no longer holds. One that was postponed stays."""
-    execute(
-        tx, "delete from deferred_deletions where object_key = any(%(keys)s) and deleting", {"keys": list(object_keys)}
-    )
+def forget(tx: Tx, object_keys: Sequence[str]) -> list[str]:
+    """Delete the rows of claimed keys that the bucket no longer holds, and return these. One that was postponed stays."""
+    sql = "delete from deferred_deletions where object_key = any(%(keys)s) and deleting returning object_key"
+    return column(tx, sql, {"keys": list(object_keys)})
 
 
 _LIVE_MULTIPARTS = """

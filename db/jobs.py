@@ -20,7 +20,8 @@ Status = Literal["todo", "doing", "failed", "cancelled", "succeeded"]
 
 # Queues never wait for each other: a worker runs each with its own concurrency (jobs/worker.py).
 CHECKS, PROCESSING, MAINTENANCE, DEFAULT = "checks", "processing", "maintenance", "default"
-QUEUES = (CHECKS, PROCESSING, DEFAULT, MAINTENANCE)
+COMPARISON = "comparison"  # of all rows and objects, which may take long
+QUEUES = (CHECKS, PROCESSING, DEFAULT, MAINTENANCE, COMPARISON)
 _QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # others: DEFAULT
 
 _CLASS = 1_000_000  # priorities in one class

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
-from db import Tx, column, events, execute, many, one, scalar
+from db import Tx, column, events, execute, many, one, scalar, serialize
 from db.records import ObjectRecord
 
 COLUMNS = (
@@ -142,9 +142,16 @@ def purging(tx: Tx, *, limit: int) -> Sequence[str]:
     return column(tx, sql, {"limit": limit})
 
 
-def remove(tx: Tx, object_key: str) -> None:
-    """Delete the row, once the bucket no longer holds the object. The rows of its previews go with it."""
-    execute(tx, "delete from objects where object_key = %(key)s and status = 'purging'", {"key": object_key})
+def count_purging(tx: Tx) -> int:
+    """The number of objects in ``purging``."""
+    return int(scalar(tx, "select count(*) from objects where status = 'purging'"))
+
+
+def remove(tx: Tx, object_key: str) -> bool:
+    """Delete the row, once the bucket no longer holds the object. The rows of its previews go with it. False if it is gone."""
+    return (
+        execute(tx, "delete from objects where object_key = %(key)s and status = 'purging'", {"key": object_key}) == 1
+    )
 
 
 # -- which keys are used -----------------------------------------------------------------------------------------------
@@ -317,17 +324,19 @@ def add_public_copy(tx: Tx, object_key: str, copy: str, *, sha256: str, etag: st
     return execute(tx, sql, {"key": object_key, "new": copy, "sha256": sha256, "etag": etag}) == 1
 
 
-def drop_public_copy(tx: Tx, copy: str) -> None:
-    """Let a copy that the bucket no longer holds be made again."""
+def drop_public_copy(tx: Tx, copy: str) -> bool:
+    """Let a copy that the bucket no longer holds be made again. False if that was done."""
     sql = (
         "update objects set location_state = 'present', public_key = null, public_sha256 = null, public_etag = null"
         " where public_key = %(copy)s"
     )
-    execute(tx, sql, {"copy": copy})
+    return execute(tx, sql, {"copy": copy}) == 1
 
 
 def to_copy(tx: Tx, *, limit: int) -> list[tuple[UUID, str, str]]:
-    """Objects whose copy is missing and has no job: the id and owner of one public file, and the object key."""
+    """Objects whose copy is missing and has no job: the id and owner of one public file, and the object key. One transaction at a
+    time finds them, so that what it enqueues is seen by the next."""
+    serialize(tx, "objects_to_copy")
     sql = """
     select f.id, f.owner_id, o.object_key from objects o join lateral (
         select id, owner_id from files f

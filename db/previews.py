@@ -59,9 +59,9 @@ def add(tx: Tx, preview: PreviewRecord, *, file_id: UUID | None) -> bool:
     return execute(tx, sql, preview._asdict() | {"file_id": file_id}) == 1
 
 
-def remove(tx: Tx, preview_path: str) -> None:
-    """Delete the row of a preview that the bucket no longer holds, so that it is made again on demand."""
-    execute(tx, "delete from file_previews where preview_path = %(path)s", {"path": preview_path})
+def remove(tx: Tx, preview_path: str) -> bool:
+    """Delete the row of a preview that the bucket no longer holds, so that it is made again on demand. False if it is gone."""
+    return execute(tx, "delete from file_previews where preview_path = %(path)s", {"path": preview_path}) == 1
 
 
 # -- previews that can't be made -------------------------------------------------------------------------------------------

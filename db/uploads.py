@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from core.placement import Placement
 from core.principal import Principal, Quota
-from db import Tx, events, execute, finished, many, one, quotas, scalar
+from db import Tx, events, execute, finished, many, one, quotas, scalar, serialize
 from db.records import UploadRecord
 
 COLUMNS = (
@@ -242,7 +242,9 @@ order by f.uploaded_at limit %(limit)s
 
 
 def unchecked_files(tx: Tx, *, after: timedelta, limit: int) -> list[tuple[UUID, timedelta]]:
-    """``processing`` files without a job, with the time since they were uploaded."""
+    """``processing`` files without a job, with the time since they were uploaded. One transaction at a time finds them, so that
+    what it enqueues is seen by the next."""
+    serialize(tx, "unchecked_files")
     return tx.execute(_UNCHECKED_FILES, {"after": after, "limit": limit}).fetchall()
 
 
@@ -502,24 +504,28 @@ def delete(tx: Tx, upload_ids: list[UUID]) -> None:
     execute(tx, "delete from uploads where id = any(%(ids)s) and status in ('done', 'aborted')", {"ids": upload_ids})
 
 
-def mark_cleaned(tx: Tx, upload_id: UUID) -> None:
-    """Record that the bucket holds nothing of it."""
-    execute(
-        tx,
-        "update uploads set cleaned = true where id = %(id)s and status in ('aborted', 'expired')",
-        {"id": upload_id},
-    )
+_MARK_CLEANED = (
+    "update uploads set cleaned = true where id = %(id)s and status in ('aborted', 'expired') and not cleaned"
+)
 
 
-_EXPIRED = f"""
-select {COLUMNS} from uploads
-where status in ('pending', 'uploading') and expires_at < now() order by expires_at limit %(limit)s
-"""
+def mark_cleaned(tx: Tx, upload_id: UUID) -> bool:
+    """Record that the bucket holds nothing of it. False if that was done."""
+    return execute(tx, _MARK_CLEANED, {"id": upload_id}) == 1
+
+
+_ARE_EXPIRED = "status in ('pending', 'uploading') and expires_at < now()"
 
 
 def expired(tx: Tx, *, limit: int) -> list[UploadRecord]:
     """Open uploads past their expiry, oldest first."""
-    return many(tx, UploadRecord, _EXPIRED, {"limit": limit})
+    sql = f"select {COLUMNS} from uploads where {_ARE_EXPIRED} order by expires_at limit %(limit)s"
+    return many(tx, UploadRecord, sql, {"limit": limit})
+
+
+def count_expired(tx: Tx) -> int:
+    """The number of open uploads past their expiry."""
+    return int(scalar(tx, f"select count(*) from uploads where {_ARE_EXPIRED}"))
 
 
 _UNCLEAN = f"""

@@ -10,12 +10,12 @@ from procrastinate import BaseRetryStrategy, RetryDecision
 from procrastinate.jobs import Job
 
 from core.errors import Unavailable
-from db.jobs import MAINTENANCE
+from db.jobs import COMPARISON, MAINTENANCE
 from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
 RESCAN_CRON = "23 * * * *"
-RECOUNT_CRON = "23 3 * * *"  # UTC; it reads all files
+FULL_JANITOR_CRON = "23 3 * * *"  # UTC
 
 
 class RetryPolicy(BaseRetryStrategy):
@@ -56,16 +56,14 @@ def register(queue: procrastinate.App, services: Services) -> None:
     @queue.periodic(cron=JANITOR_CRON)
     @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)
     def janitor(timestamp: int) -> None:
-        services.verification.requeue_lost()
-        services.jobs.revive()
-        services.public_copies.enqueue_missing()
+        services.janitor.run(full=False)
         if scanning is not None:
             scanning.delete_quarantined()
-        services.janitor.run(recount=False)
 
-    @queue.periodic(cron=RECOUNT_CRON)
-    @queue.task(name="recount", queueing_lock="recount", lock="janitor", queue=MAINTENANCE)
-    def recount(timestamp: int) -> None:
+    # Of a very large bucket it takes hours: it has a queue of its own, and runs beside the quick ones.
+    @queue.periodic(cron=FULL_JANITOR_CRON)
+    @queue.task(name="full_janitor", queueing_lock="full_janitor", lock="full_janitor", queue=COMPARISON)
+    def full_janitor(timestamp: int) -> None:
         services.janitor.run()
         services.search.repair_index()
 

@@ -364,10 +364,19 @@ class Files:
 
     def purge(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> None:
         """Delete a file, and what no other file shares of object and previews. Raises NotFound, PreconditionFailed."""
+
+        def check(file: FileRecord | None) -> FileRecord:
+            file = owned(principal, file)
+            _check_match(file, if_match)
+            return file
+
+        self.purge_checked(file_id, check)
+
+    def purge_checked(self, file_id: UUID, check: Callable[[FileRecord | None], FileRecord]) -> None:
+        """Purge a file. ``check`` gets it locked, or None, and raises an error if it is not to be purged."""
         with self._db.transaction() as tx:
             key = objects.lock_by_file(tx, file_id)
-            file = owned(principal, files.lock(tx, file_id))
-            _check_match(file, if_match)
+            file = check(files.lock(tx, file_id))
             files.remove(tx, file_id)
             last = key is not None and objects.mark_purging(tx, key)
             if not last:

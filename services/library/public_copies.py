@@ -119,9 +119,9 @@ class PublicCopies:
         with self._db.connection() as tx:
             objects.set_location_state(tx, file.file_path, state)
 
-    def enqueue_missing(self) -> int:
+    def enqueue_missing(self, *, dry_run: bool = False) -> int:
         """Enqueue the copies that are missing and have no job. Returns their number."""
-        with self._db.transaction() as tx:
+        with self._db.transaction(undo=dry_run) as tx:
             missing = objects.to_copy(tx, limit=_BATCH)
             for file_id, owner_id, key in missing:
                 _enqueue(tx, file_id, owner_id, key)

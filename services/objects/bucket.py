@@ -77,8 +77,8 @@ def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool
 
 
 def purge_object(db: Database, store: ObjectStore, object_key: str) -> bool:
-    """Finish a purge: delete previews, public copy and object, then the row. False if the bucket failed; the janitor then
-    repeats it."""
+    """Finish a purge: delete previews, public copy and object, then the row. False if the bucket failed, and the janitor is to
+    repeat it, or if another call has finished it."""
     with db.connection() as tx:
         keys = [preview.preview_path for preview in previews.of_objects(tx, [object_key])]
         record = objects.get(tx, object_key)
@@ -87,8 +87,7 @@ def purge_object(db: Database, store: ObjectStore, object_key: str) -> bool:
     if not delete_unused(db, store, [*keys, object_key]):
         return False
     with db.connection() as tx:
-        objects.remove(tx, object_key)
-    return True
+        return objects.remove(tx, object_key)
 
 
 def delete_quietly(db: Database, store: ObjectStore, key: str) -> bool:

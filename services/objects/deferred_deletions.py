@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import structlog
 
 from db import Database, deferred_deletions
+from services.objects import protection
 from services.objects.bucket import delete_unused
+from services.objects.protection import Protection
 from storage_backends.base import Multipart, ObjectStore, StorageError
 
 log = structlog.get_logger()
@@ -13,15 +17,33 @@ log = structlog.get_logger()
 _BATCH = 1_000
 
 
-def remove_due(db: Database, store: ObjectStore) -> int:
-    """Delete what is due and return its number. What the bucket does not confirm stays due."""
-    with db.connection() as tx:
-        due = deferred_deletions.claim_due(tx, limit=_BATCH)
-    gone = [key for key in due if _remove(db, store, key)]
-    if gone:
+def remove_due(db: Database, store: ObjectStore, protected: Protection | None = None) -> list[str]:
+    """Delete what is due, and return its keys. What the bucket does not confirm stays due. Protected objects are forgotten and
+    kept, unless another one has replaced them."""
+    protected = protected or protection.load(db, store)
+    removed: list[str] = []
+    while True:
         with db.connection() as tx:
-            deferred_deletions.forget(tx, gone)
-    return len(gone)
+            due = deferred_deletions.claim_due(tx, limit=_BATCH)
+        kept = {item.key for item in due if not item.replaced and protected.keeps(item.key)}
+        gone = [item.key for item in due if item.key in kept or _remove(db, store, item.key)]
+        with db.connection() as tx:
+            forgotten = deferred_deletions.forget(tx, gone) if gone else []
+        removed += [key for key in forgotten if key not in kept]
+        if len(due) < _BATCH or not forgotten:
+            return removed
+
+
+def find_due(db: Database, protected: Protection) -> Iterator[str]:
+    """The keys that ``remove_due`` would delete."""
+    after = ""
+    while True:
+        with db.connection() as tx:
+            due = deferred_deletions.due(tx, after=after, limit=_BATCH)
+        yield from (item.key for item in due if item.replaced or not protected.keeps(item.key))
+        if len(due) < _BATCH:
+            return
+        after = due[-1].key
 
 
 def _remove(db: Database, store: ObjectStore, key: str) -> bool:

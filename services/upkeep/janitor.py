@@ -1,29 +1,35 @@
-"""The janitor ends abandoned uploads and makes rows and bucket agree. Idempotent, and safe with many at once."""
+"""The janitor ends abandoned uploads, empties the trash, and makes rows and bucket agree. Idempotent, and safe with many at once.
+
+A quick run, every few minutes, finds what is to be done by rows; a full one also compares all of the bucket (comparison.py) and
+all counters. What several runs do at once is done once, and counted in the report of one of them.
+
+A dry run takes the same steps: what is only rows is undone at the end of its transaction, and the bucket is only read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from itertools import islice
-from typing import TypeVar
+from datetime import timedelta
+from time import monotonic
+from typing import Protocol
 
 import structlog
 
-from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
+from core.ids import TAIL_PREFIX
+from core.origin import ORIGIN, SYSTEM
 from db import (
     Database,
     counters,
-    deferred_deletions,
     errors,
     events,
     folders,
     idempotency,
+    janitor_runs,
     keys,
     login_sessions,
     now,
     objects,
+    protected_periods,
     rate_limits,
     reserved_keys,
     resumable,
@@ -32,201 +38,261 @@ from db import (
 )
 from db.records import UploadRecord
 from services.access.idempotency import KEEP as KEEP_IDEMPOTENCY_KEYS
-from services.objects.bucket import delete_quietly, purge_object
-from services.objects.deferred_deletions import remove_due
+from services.library.trash import Trash
+from services.objects import protection
+from services.objects.bucket import purge_object
+from services.objects.deferred_deletions import find_due, remove_due
+from services.objects.protection import Protection
+from services.upkeep.comparison import Comparison
+from services.upkeep.report import JanitorReport
 from services.uploads.intake import Intake
-from storage_backends.base import Multipart, MultipartRef, ObjectInfo, ObjectStore, StorageError
+from storage_backends.base import ObjectStore, StorageError
+from telemetry import Gauge, gauge, metrics
 
 log = structlog.get_logger()
 
-# All that belongs to the gateway in the bucket; nothing else is ever touched.
-PREFIXES = (FILE_PREFIX, PREVIEW_PREFIX, INCOMING_PREFIX, TAIL_PREFIX, PROBE_PREFIX)
 _GRACE = timedelta(hours=1)  # added to the longest life of an upload: clocks differ, rows come late
-# Incoming objects and tails have a row before anybody learns their key: without one they are late writes to an upload that
-# has ended, however young. A probe has no row, and is deleted within seconds.
-_ORPHANED_AFTER = {INCOMING_PREFIX: timedelta(), TAIL_PREFIX: timedelta(), PROBE_PREFIX: timedelta(minutes=10)}
 _CLEANUP_GRACE = timedelta(minutes=5)  # for the process that ended an upload to remove its bytes
 _KEEP_UPLOADS = timedelta(days=7)  # rows of ended uploads, and of upload sessions after their last file
 _KEEP_TOKENS = timedelta(days=1)  # after they have expired
 _KEEP_KEYS = timedelta(days=30)  # after they were revoked or have expired
 _BATCH = 1_000
 _MAX_BATCHES = 1_000  # of one run
+_EXAMPLES = 5  # ids that a dry run reads of what it counts
 
-T = TypeVar("T")
 
+class Requeues(Protocol):
+    """Enqueues lost jobs again."""
 
-@dataclass(slots=True)
-class JanitorReport:
-    """What a run did, or would do (``dry_run``)."""
-
-    dry_run: bool
-    expired_uploads: int = 0
-    cleaned_uploads: int = 0
-    purged_objects: int = 0
-    retired_objects: int = 0
-    orphaned_objects: int = 0
-    orphaned_bytes: int = 0
-    orphaned_multiparts: int = 0
-    forgotten_rows: int = 0
-    corrected_counters: int = 0
-
-    def as_dict(self) -> dict[str, int | bool]:
-        """For JSON."""
-        return asdict(self)
+    def __call__(self, *, dry_run: bool = False) -> int:
+        """The number of jobs."""
+        ...
 
 
 class Janitor:
     """One clean-up run at a time; every few minutes a job calls it."""
 
-    def __init__(self, db: Database, store: ObjectStore, intake: Intake, *, upload_ttl: timedelta):
+    def __init__(
+        self,
+        db: Database,
+        store: ObjectStore,
+        intake: Intake,
+        trash: Trash,
+        requeues: Sequence[Requeues],
+        *,
+        upload_ttl: timedelta,
+    ):
         self._db = db
         self._store = store
         self._intake = intake
+        self._trash = trash
+        self._requeues = requeues
         self._orphan_age = max(upload_ttl, timedelta(hours=1)) + _GRACE
 
-    def run(self, *, dry_run: bool = False, recount: bool = True) -> JanitorReport:
-        """Clean up everything. ``recount`` also verifies the counters, which reads all files. Raises Unavailable without the
-        database; what fails in the bucket is left to the next run."""
-        report = JanitorReport(dry_run)
-        self._expire_uploads(report)
-        self._clean_uploads(report)
-        self._forget_keys(report)
-        self._remove_reserved(report)
-        self._finish_purges(report)
-        self._remove_due(report)
+    def run(
+        self,
+        *,
+        dry_run: bool = False,
+        full: bool = True,
+        delete_protected: bool = False,
+        listed: Callable[[int], object] = lambda number: None,
+    ) -> JanitorReport:
+        """Clean up. A ``full`` run lists all of the bucket, and verifies the counters, which reads all files. Raises Unavailable
+        without the database; what fails in the bucket is left to the next run.
+
+        ``delete_protected`` also deletes objects of protected periods, if it is a full run, and then forgets the periods.
+        ``listed`` is told how many more objects were compared."""
+        began, report = monotonic(), JanitorReport(dry_run)
+        caller = ORIGIN.set(SYSTEM)
         try:
-            self._remove_orphans(report)
-            self._abort_orphaned_multiparts(report)
-        except StorageError as error:
-            log.warning("janitor_bucket_unavailable", error=str(error))
-        self._delete_old_rows(report)
-        self._add_partitions()
-        if recount:
-            self._recount(report)
-        if any(value for name, value in report.as_dict().items() if name != "dry_run"):
-            log.info("janitor_run", **report.as_dict())
+            protected = protection.begin_run(self._db, self._store, dry_run=dry_run)
+            for requeue in self._requeues:
+                report.add("requeued_jobs", count=requeue(dry_run=dry_run))
+            self._delete_old_rows(report)
+            self._expire_uploads(report, protected)
+            self._clean_uploads(report, protected)
+            self._forget_keys(report, protected)
+            self._remove_reserved(report, protected)
+            self._finish_purges(report)
+            self._remove_due(report, protected)
+            self._empty_trash(report)
+            self._compare(
+                report, protected, delete_protected=full and delete_protected, listed=listed if full else None
+            )
+            if not dry_run:
+                self._add_partitions()
+            if full:
+                self._recount(report)
+            self._end(report, seconds=monotonic() - began if full else None)
+        finally:
+            ORIGIN.reset(caller)
         return report
 
-    def _expire_uploads(self, report: JanitorReport) -> None:
+    def gauges(self) -> list[Gauge]:
+        """The last full run for /metrics."""
+        with self._db.connection() as tx:
+            last = {run.kind: run for run in janitor_runs.all(tx)}.get("full")
+        if last is None:
+            return []
+        text = "When the last comparison of all rows and objects ended, in seconds since 1970"
+        return [
+            gauge("gateway_janitor_last_full_run_timestamp_seconds", text, last.last_at.timestamp()),
+            gauge("gateway_janitor_last_full_run_seconds", "Seconds that it took", last.seconds or 0.0),
+        ]
+
+    def _end(self, report: JanitorReport, *, seconds: float | None) -> None:
+        found = {kind: count for kind, count in report.counts().items() if count}
+        if found:
+            log.info("janitor_run", dry_run=report.dry_run, **found)
+        if report.dry_run:
+            return
+        for kind, count in found.items():
+            metrics().janitor_found(kind, count)
+        with self._db.connection() as tx:
+            janitor_runs.record(tx)
+            if report.compared:
+                janitor_runs.record(tx, "full", seconds=seconds)
+
+    def _show_life(self) -> None:
+        """Record that the janitor runs, in a run that may take long."""
+        with self._db.connection() as tx:
+            janitor_runs.record(tx)
+
+    # -- uploads -----------------------------------------------------------------------------------------------------------
+
+    def _expire_uploads(self, report: JanitorReport, protected: Protection) -> None:
         """Set pending and uploading uploads past their time to expired in one statement, then remove their bytes."""
         for _ in range(_MAX_BATCHES):
             with self._db.connection() as tx:
                 found = uploads.expired(tx, limit=_BATCH)
-            if report.dry_run or not found:
-                report.expired_uploads += len(found)
-                return
-            with self._db.connection() as tx:
+                if report.dry_run:
+                    ids = [upload.id for upload in found[:_EXAMPLES]]
+                    report.add("expired_uploads", ids, count=uploads.count_expired(tx))
+                if report.dry_run or not found:
+                    return
                 ended = set(uploads.end(tx, [upload.id for upload in found], status="expired", expired_only=True))
             for upload in found:
                 if upload.id in ended:
-                    self._remove_bytes(upload)
-            report.expired_uploads += len(ended)
+                    self._remove_bytes(upload, protected)
+            report.add("expired_uploads", [upload.id for upload in found if upload.id in ended])
             if not ended:
                 return
+            self._show_life()
 
-    def _clean_uploads(self, report: JanitorReport) -> None:
+    def _clean_uploads(self, report: JanitorReport, protected: Protection) -> None:
         with self._db.connection() as tx:
             found = uploads.unclean(tx, grace=_CLEANUP_GRACE, limit=_BATCH)
-        report.cleaned_uploads += sum(report.dry_run or self._remove_bytes(upload) for upload in found)
+        done = [upload.id for upload in found if report.dry_run or self._remove_bytes(upload, protected)]
+        report.add("cleaned_uploads", done)
 
-    def _remove_bytes(self, upload: UploadRecord) -> bool:
-        removed = self._intake.remove_bytes(upload)
-        if removed:
-            with self._db.connection() as tx:
-                uploads.mark_cleaned(tx, upload.id)
-        return removed
+    def _remove_bytes(self, upload: UploadRecord, protected: Protection) -> bool:
+        """Remove what an upload has left, unless it may have become a file of which the database does not know; that is then an
+        object without a row. False if the bucket did not confirm, or another run has done it."""
+        stored = [upload.object_key, *([upload.incoming_key] if upload.incoming_key else [])]
+        with self._db.connection() as tx:
+            stored += resumable.keys(tx, upload.id)
+        if not any(protected.keeps(key) for key in stored) and not self._intake.remove_bytes(upload):
+            return False
+        with self._db.connection() as tx:
+            return uploads.mark_cleaned(tx, upload.id)
 
-    def _forget_keys(self, report: JanitorReport) -> None:
+    def _forget_keys(self, report: JanitorReport, protected: Protection) -> None:
         """Remove keys reserved by writers of ended resumable uploads, unless they have become files' objects."""
         if report.dry_run:
             return
         with self._db.connection() as tx:
             recorded = resumable.keys_of_ended(tx, limit=10 * _BATCH)
-        done = [key for key, has_file in recorded if has_file or self._intake.remove_key(key)]
+        done = [
+            key
+            for key, has_file in recorded
+            if has_file or self._is_kept(key, protected) or self._intake.remove_key(key)
+        ]
         with self._db.connection() as tx:
             resumable.forget_keys(tx, done)
 
-    def _remove_reserved(self, report: JanitorReport) -> None:
+    def _is_kept(self, key: str, protected: Protection) -> bool:
+        return not key.startswith(TAIL_PREFIX) and protected.keeps(key)
+
+    def _remove_reserved(self, report: JanitorReport, protected: Protection) -> None:
         """Remove what uploads of killed processes stored under reserved keys."""
         if report.dry_run:
             return
         with self._db.connection() as tx:
             expired = reserved_keys.end_expired(tx, limit=_BATCH)
-        done = [key_id for key_id, stem in expired if self._intake.remove_stem(stem)]
+        done = [key_id for key_id, stem in expired if self._intake.remove_stem(stem, keeps=protected.keeps)]
         with self._db.connection() as tx:
             reserved_keys.forget(tx, done)
+
+    # -- files and objects -------------------------------------------------------------------------------------------------
 
     def _finish_purges(self, report: JanitorReport) -> None:
         with self._db.connection() as tx:
             purging = objects.purging(tx, limit=_BATCH)
-        for key in purging:
-            if report.dry_run or purge_object(self._db, self._store, key):
-                report.purged_objects += 1
+        done = [key for key in purging if report.dry_run or purge_object(self._db, self._store, key)]
+        report.add("purged_objects", done)
 
-    def _remove_due(self, report: JanitorReport) -> None:
+    def _remove_due(self, report: JanitorReport, protected: Protection) -> None:
         if report.dry_run:
-            with self._db.connection() as tx:
-                report.retired_objects = deferred_deletions.count_due(tx)
+            for key in find_due(self._db, protected):
+                report.add("retired_objects", [key])
         else:
-            report.retired_objects = remove_due(self._db, self._store)
+            report.add("retired_objects", remove_due(self._db, self._store, protected))
 
-    def _remove_orphans(self, report: JanitorReport) -> None:
-        """Delete objects under our prefixes that no row refers to, and that are too old for a row still to come."""
-        for prefix in PREFIXES:
-            oldest_live = self._now() - _ORPHANED_AFTER.get(prefix, self._orphan_age)
-            for batch in _batches(self._store.list_objects(prefix), _BATCH):
-                old = [info for info in batch if info.last_modified < oldest_live]
-                for info in self._unknown(old):
-                    log.warning("orphaned_object", key=info.key, size=info.size, dry_run=report.dry_run)
-                    if report.dry_run or delete_quietly(self._db, self._store, info.key):
-                        report.orphaned_objects += 1
-                        report.orphaned_bytes += info.size
-
-    def _now(self) -> datetime:
-        """PostgreSQL's time: the clock that all processes share."""
-        with self._db.connection() as tx:
-            return now(tx)
-
-    def _unknown(self, infos: list[ObjectInfo]) -> list[ObjectInfo]:
-        if not infos:
-            return []
-        with self._db.connection() as tx:
-            known = objects.known_keys(tx, [info.key for info in infos])
-        return [info for info in infos if info.key not in known]
-
-    def _abort_orphaned_multiparts(self, report: JanitorReport) -> None:
-        if not isinstance(self._store, Multipart):
+    def _empty_trash(self, report: JanitorReport) -> None:
+        """Purge first: what moves to the trash now is not purged before the next run."""
+        if report.dry_run:
+            (expired, moved), (old, purged) = self._trash.due(limit=_EXAMPLES)
+            report.add("expired_files", moved, count=expired)
+            report.add("purged_files", purged, count=old)
             return
-        oldest_live = self._now() - _GRACE
-        every = self._store.list_multiparts("")  # MinIO lists none by a prefix
-        found = (ref for ref in every if ref.key.startswith((FILE_PREFIX, PROBE_PREFIX)))
-        for batch in _batches(found, _BATCH):
-            old = [ref for ref in batch if ref.started_at is not None and ref.started_at < oldest_live]
-            for ref in self._without_upload(old):
-                log.warning("orphaned_multipart", key=ref.key, dry_run=report.dry_run)
-                if not report.dry_run:
-                    self._store.abort_multipart(ref)
-                report.orphaned_multiparts += 1
+        for kind, steps in (("purged_files", self._trash.purge_old()), ("expired_files", self._trash.move_expired())):
+            for ids in steps:
+                report.add(kind, ids)
+                self._show_life()
 
-    def _without_upload(self, refs: list[MultipartRef]) -> list[MultipartRef]:
-        if not refs:
-            return []
+    def _compare(
+        self,
+        report: JanitorReport,
+        protected: Protection,
+        *,
+        delete_protected: bool,
+        listed: Callable[[int], object] | None,
+    ) -> None:
+        comparison = Comparison(
+            self._db, self._store, report, protected, orphan_age=self._orphan_age, delete_protected=delete_protected
+        )
         with self._db.connection() as tx:
-            live = deferred_deletions.live_multiparts(tx, [ref.upload_id for ref in refs])
-        return [ref for ref in refs if ref.upload_id not in live]
+            began = now(tx)
+        try:
+            comparison.remove_transient_orphans()
+            comparison.abort_orphaned_multiparts()
+            if listed is not None:
+                comparison.run(listed)
+                report.compared = True
+        except StorageError as error:
+            log.warning("janitor_bucket_unavailable", error=str(error))
+            return
+        if delete_protected and not report.dry_run:
+            with self._db.connection() as tx:
+                # Younger objects may still get a row, so they were not deleted, and stay protected.
+                protected_periods.forget(tx, protected.ended_before(began - self._orphan_age))
+
+    # -- rows --------------------------------------------------------------------------------------------------------------
 
     def _delete_old_rows(self, report: JanitorReport) -> None:
-        if report.dry_run:
-            return
-        with self._db.connection() as tx:
-            report.forgotten_rows += uploads.forget_old(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
-            report.forgotten_rows += upload_tokens.forget_old(tx, keep=_KEEP_TOKENS, limit=10 * _BATCH)
-            report.forgotten_rows += uploads.forget_sessions(tx, keep=_KEEP_UPLOADS, limit=10 * _BATCH)
-            report.forgotten_rows += keys.forget_old(tx, keep=_KEEP_KEYS, limit=10 * _BATCH)
-            report.forgotten_rows += idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=10 * _BATCH)
-            report.forgotten_rows += folders.forget_deleted(tx, limit=10 * _BATCH)
-            report.forgotten_rows += login_sessions.forget_expired(tx)
-            report.forgotten_rows += rate_limits.forget_expired(tx, limit=10 * _BATCH)
+        limit = 10 * _BATCH
+        with self._db.transaction(undo=report.dry_run) as tx:
+            deleted: Iterable[int] = (
+                uploads.forget_old(tx, keep=_KEEP_UPLOADS, limit=limit),
+                upload_tokens.forget_old(tx, keep=_KEEP_TOKENS, limit=limit),
+                uploads.forget_sessions(tx, keep=_KEEP_UPLOADS, limit=limit),
+                keys.forget_old(tx, keep=_KEEP_KEYS, limit=limit),
+                idempotency.forget_old(tx, keep=KEEP_IDEMPOTENCY_KEYS, limit=limit),
+                folders.forget_deleted(tx, limit=limit),
+                login_sessions.forget_expired(tx),
+                rate_limits.forget_expired(tx, limit=limit),
+            )
+        report.add("forgotten_rows", count=sum(deleted))
 
     def _add_partitions(self) -> None:
         """Add the next months' partitions of audit events."""
@@ -237,6 +303,12 @@ class Janitor:
         """Correct counters that differ from what they count, and log them: none should ever differ (T72)."""
         with self._db.transaction() as tx:
             found = counters.differences(tx)
+        if not report.dry_run:
+            owners = sorted({wrong.owner_id for wrong in found})
+            found = []
+            for owner_id in owners:
+                with self._db.transaction() as tx:
+                    found += counters.repair(tx, owner_id)
         for wrong in found:
             log.warning(
                 "counter_differs",
@@ -246,14 +318,4 @@ class Janitor:
                 counted=wrong.counted,
                 dry_run=report.dry_run,
             )
-        if not report.dry_run:
-            for owner_id in sorted({wrong.owner_id for wrong in found}):
-                with self._db.transaction() as tx:
-                    counters.repair(tx, owner_id)
-        report.corrected_counters += len(found)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    source = iter(items)
-    while batch := list(islice(source, size)):
-        yield batch
+        report.add("corrected_counters", [f"{wrong.owner_id}: {wrong.counter}" for wrong in found])

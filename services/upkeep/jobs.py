@@ -148,11 +148,11 @@ class Jobs:
             elif final:
                 _set_problem(tx, task, arguments, f"it failed each time ({type(error).__name__})")
 
-    def revive(self) -> int:
+    def revive(self, *, dry_run: bool = False) -> int:
         """Retry, hourly for a week, jobs that failed because bucket or database was unavailable; returns how many.
 
         Checks are left to ``Verification.requeue_lost``."""
-        with self._db.transaction() as tx:
+        with self._db.transaction(undo=dry_run) as tx:
             return jobs.revive(
                 tx, error=Unavailable.code, other_than=["check_file"], wait=_REVIVE_AFTER, within=_REVIVE_FOR
             )

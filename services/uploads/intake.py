@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -215,10 +215,10 @@ class Intake:
             return delete_quietly(self._db, self._store, key)
         return self._abort_parts(key) and delete_unused(self._db, self._store, [key])
 
-    def remove_stem(self, stem: str) -> bool:
-        """Delete what was stored under a reserved key. False if the bucket did not confirm."""
+    def remove_stem(self, stem: str, *, keeps: Callable[[str], bool]) -> bool:
+        """Delete what was stored under a reserved key, unless ``keeps`` names it. False if the bucket did not confirm."""
         try:
-            found = [info.key for info in self._store.list_objects(stem)]
+            found = [info.key for info in self._store.list_objects(stem) if not keeps(info.key)]
         except StorageError as error:
             log.warning("reserved_key_left_for_janitor", stem=stem, error=str(error))
             return False

@@ -82,11 +82,11 @@ class Verification:
         if self._scanning is not None and scan is not None and scan.verdict == "infected":
             self._scanning.delete_quarantined()
 
-    def requeue_lost(self) -> int:
+    def requeue_lost(self, *, dry_run: bool = False) -> int:
         """Queue again the checks that were lost. Files that could not be checked for a week are rejected, unless the scanner
         is unreachable. Returns how many."""
         scanner_is_away = self._scanner_is_away()
-        with self._db.transaction() as tx:
+        with self._db.transaction(undo=dry_run) as tx:
             lost = uploads.unchecked_files(tx, after=_LOST, limit=_BATCH)
             for file_id, age in lost:
                 file = files.get(tx, file_id)
@@ -94,7 +94,7 @@ class Verification:
                     detail = "The file could not be checked for a week; its bytes are kept."
                     problem = {"code": "check_failed", "detail": detail}
                     files.finish_check(tx, file_id, status="rejected", problem=problem)
-                    log.error("file_never_checked", file_id=str(file_id))
+                    log.error("file_never_checked", file_id=str(file_id), dry_run=dry_run)
                 elif file is not None:
                     jobs.enqueue(tx, "check_file", owner_id=file.owner_id, file_id=str(file_id))
         return len(lost)

@@ -117,6 +117,6 @@ def test_T145_the_janitor_forgets_what_is_over(services: Services, client: Gatew
     sql(db, "update upload_sessions set completed_at = now() - interval '8 days'")
     sql(db, "update api_keys set revoked_at = now() - interval '31 days' where id = %s", revoked)
     sql(db, "update api_keys set expires_at = now() - interval '31 days' where id = %s", expired)
-    services.janitor.run(recount=False)
+    services.janitor.run(full=False)
     assert sql(db, "select from upload_tokens") == sql(db, "select from upload_sessions") == []
     assert sql(db, "select count(*) from api_keys where owner_id = 'alice'") == [(1,)]

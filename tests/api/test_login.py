@@ -202,7 +202,7 @@ def test_an_idle_session_ends(browser: Browser, db: Database) -> None:
 def test_a_session_in_use_ends_too(browser: Browser, db: Database, services: Services) -> None:
     age(db, "expires_at", 1)
     assert browser.get("/api/files").status == 401
-    services.janitor.run(recount=False)
+    services.janitor.run(full=False)
     assert sql(db, "select count(*) from login_sessions") == [(0,)]
 
 

@@ -371,7 +371,7 @@ def test_the_janitor_repairs_a_wrong_counter(services: Services, db: Database) -
         ("carol", "ready image bytes", 1, 0),
     }
     assert services.janitor.run(dry_run=True).corrected_counters == len(wrong)
-    assert services.janitor.run(recount=False).corrected_counters == 0
+    assert services.janitor.run(full=False).corrected_counters == 0
     assert differences(db) == wrong
     assert services.janitor.run().corrected_counters == len(wrong)
     assert differences(db) == []

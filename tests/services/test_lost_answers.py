@@ -244,7 +244,7 @@ def the_janitor(services: Services, who: Principal) -> Action:
     begun(services, who, 200, os.urandom(100))
     begin(services, who, bytes(PART_SIZE + 1))
     sql(services.db, "update uploads set expires_at = now() - interval '1 second'")
-    return lambda gateway: gateway.janitor.run(recount=False)
+    return lambda gateway: gateway.janitor.run(full=False)
 
 
 @pytest.mark.parametrize("names", [list(PREPARED)[n::4] for n in range(4)], ids=str)

@@ -150,7 +150,7 @@ def test_T63_a_revoked_admin_api_key_stays_revoked_at_the_next_deployments(servi
     assert admin.key_id is not None
     services.keys.revoke_key(admin.key_id)
     sql(db, "update api_keys set revoked_at = now() - interval '1 year' where id = %s", admin.key_id)
-    services.janitor.run(recount=False)
+    services.janitor.run(full=False)
     services.keys.ensure_admin_key(GIVEN)
     assert refused(services.keys, GIVEN)
 

@@ -139,7 +139,7 @@ def test_the_janitor_forgets_what_is_over(services: Services, db: Database) -> N
     limits = limiter(db, "5/hour")
     assert allowed(limits, ALICE) and allowed(limits, BOB)
     sql(db, "update rate_limits set expires_at = now() - interval '1 second' where key like '%%alice'")
-    services.janitor.run(recount=False)
+    services.janitor.run(full=False)
     assert sql(db, "select key from rate_limits") == [("uploads:owner bob",)]
     assert sql(db, "select relpersistence from pg_class where relname = 'rate_limits'") == [("u",)]
 

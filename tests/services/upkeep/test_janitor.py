@@ -14,7 +14,7 @@ from core.parts import PART_SIZE
 from core.principal import Principal
 from db import Database
 from services import Services
-from services.upkeep import janitor
+from services.upkeep import comparison
 from storage_backends.base import OutcomeUnknown, StorageUnavailable
 from tests.conftest import NOTHING, Leftovers
 from tests.direct_steps import direct
@@ -188,7 +188,7 @@ def test_a_multipart_without_a_row_is_aborted(
 ) -> None:
     bucket.create_multipart("files/2020/01/lost.bin", content_type="application/octet-stream")
     assert services.janitor.run().orphaned_multiparts == 0
-    monkeypatch.setattr(janitor, "_GRACE", timedelta(seconds=-5))
+    monkeypatch.setattr(comparison, "_GRACE", timedelta(seconds=-5))
     assert services.janitor.run().orphaned_multiparts == 1
     assert leftovers() == NOTHING
 

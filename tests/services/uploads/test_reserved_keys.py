@@ -27,7 +27,7 @@ ALICE = Principal("alice", has_quota=False)
 def clean_up(services: Services, db: Database) -> None:
     """What the janitor does once all keys have expired."""
     sql(db, "update reserved_keys set expires_at = now() - interval '1 second' where expires_at > '-infinity'")
-    services.janitor.run(recount=False)
+    services.janitor.run(full=False)
     assert sql(db, "select id from reserved_keys") == []
 
 
