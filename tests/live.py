@@ -1,4 +1,4 @@
-"""The gateway's HTTP server in its own process, beside the services of the test."""
+"""The gateway's HTTP server and worker in processes of their own, beside the services of the test."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from tests.servers import SIGNING_KEY, free_port
 
 
 class Live:
-    """A server process. ``first`` is Python code to run before it starts, for example to shorten limits."""
+    """A server process, or a worker. ``first`` is Python code to run before it starts, for example to shorten limits."""
 
-    def __init__(self, settings: Settings, log: Path, *, first: str = "", **environ: str):
+    def __init__(self, settings: Settings, log: Path, *, first: str = "", command: str = "serve", **environ: str):
+        self._command = command
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self._log = log
@@ -40,7 +41,7 @@ class Live:
             "WEB_THREADS": "8",
             **environ,
         }
-        self._script = f"{first}\nimport sys, commands\nsys.exit(commands.main(['serve']))"
+        self._script = f"{first}\nimport sys, commands\nsys.exit(commands.main(['{command}']))"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -53,12 +54,22 @@ class Live:
                 stderr=output,
                 start_new_session=True,
             )
+        if self._command == "worker":
+            return
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.05)
         raise RuntimeError(self._log.read_text()[-2000:])
+
+    def stop(self) -> int:
+        """SIGTERM, as a supervisor sends it; the exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        status = self.process.wait(timeout=90)
+        self.process = None
+        return status
 
     def kill(self) -> None:
         """kill -9 of master and workers."""

@@ -116,8 +116,8 @@ def start_minio(directory: Path) -> S3Server:
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, upstream: int) -> Iterator[int]:
-    """The port of an nginx with the project's configuration before ``upstream``, which logs to nginx.log in the directory.
+def nginx(directory: Path, *upstreams: int) -> Iterator[int]:
+    """The port of an nginx with the project's configuration before these ports, which logs to nginx.log in the directory.
     Raises FileNotFoundError without nginx."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
@@ -125,7 +125,10 @@ def nginx(directory: Path, upstream: int) -> Iterator[int]:
     port, text = free_port(), (ROOT / "deploy" / "nginx.conf").read_text()
     temporary = "".join(f" {kind}_temp_path {directory}/temp/{kind};" for kind in ("client_body", "proxy"))
     for theirs, ours in (
-        ("server gateway:8080;", f"server 127.0.0.1:{upstream};"),
+        (
+            "gateway:8080 max_fails=0;",
+            " max_fails=0; server ".join(f"127.0.0.1:{port}" for port in upstreams) + " max_fails=0;",
+        ),
         ("listen 8080;", f"listen 127.0.0.1:{port};"),
         ("pid /tmp/nginx.pid;", f"pid {directory}/nginx.pid;"),
         ("http {", f"http {{{temporary}"),
