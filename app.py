@@ -8,6 +8,7 @@ python app.py --help      all commands (commands/)
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import timedelta
 
 if __name__ == "__main__":  # without the imports below, which take 50 MiB: only commands that wire() anything need them
@@ -53,6 +54,9 @@ from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
 from services.upkeep.jobs import Jobs
+from services.upkeep.scrub import Scrub
+from services.upkeep.scrub_reading import Examiner
+from services.upkeep.scrub_repair import Repairs
 from services.uploads.completion import Completion
 from services.uploads.concatenation import Concatenation
 from services.uploads.direct import DirectLimits, DirectUploads
@@ -77,6 +81,8 @@ def wire(
     storage = storage_settings(settings)
     connections = max(4, settings.web_threads // 2)
     db = db or Database(database_url(settings), max_connections=connections, statement=statement)
+    # The scrub has a client of its own: an object that stalls must not open the others' circuit breaker.
+    reading = store or open_store(replace(storage, connections=2), observe=bucket_call)
     store = store or open_store(storage, observe=bucket_call)
     if not isinstance(store, Multipart) or not isinstance(store, Copies):
         raise SystemExit(f"STORAGE_BACKEND {storage.backend} supports neither multipart uploads nor copies.")
@@ -130,11 +136,7 @@ def wire(
         idle=timedelta(seconds=settings.session_idle_ttl),
         per_owner=settings.max_sessions,
     )
-    provider, code_flow = _identity_provider(settings), None
-    if provider is not None and settings.oidc_client_id is not None:
-        client_secret = settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret else None
-        client = Client(settings.oidc_client_id, client_secret, f"{settings.base_url}/api/session/oidc/callback")
-        code_flow = CodeFlow(provider, client, Cursors(secrets.derive("logins")))
+    provider = _identity_provider(settings)
 
     health = Health(db, store, scanning)
     verification = Verification(db, store, reader, intake, scanning)
@@ -143,12 +145,16 @@ def wire(
     trash = Trash(db, files, keep=timedelta(days=settings.trash_days))
     requeues = (verification.requeue_lost, jobs.revive, public_copies.enqueue_missing)
     janitor = Janitor(db, store, intake, trash, requeues, upload_ttl=upload_ttl)
+    repairs = Repairs(db, store, lambda: None)
+    scrub = Scrub(
+        db, Examiner(db, store, reading), repairs, cursors, days=settings.scrub_days, rate=settings.scrub_rate
+    )
 
     return Services(
         db=db,
         keys=keys,
         identity_provider=provider,
-        code_flow=code_flow,
+        code_flow=_code_flow(settings, provider, secrets),
         failed_credentials=FailedCredentials(rate_limits),
         login_sessions=LoginSessions(db, keys, session_limits),
         upload_tokens=UploadTokens(db, cursors),
@@ -175,7 +181,8 @@ def wire(
         audit=Audit(db, cursors),
         health=health,
         janitor=janitor,
-        gauges=[jobs.gauges, stats.gauges, health.gauges, janitor.gauges, processes],
+        scrub=scrub,
+        gauges=[jobs.gauges, stats.gauges, health.gauges, janitor.gauges, scrub.gauges, processes],
     )
 
 
@@ -210,6 +217,14 @@ def _identity_provider(settings: Settings) -> IdentityProvider | None:
             leeway=settings.jwt_leeway,
         )
     )
+
+
+def _code_flow(settings: Settings, provider: IdentityProvider | None, secrets: Secrets) -> CodeFlow | None:
+    if provider is None or settings.oidc_client_id is None:
+        return None
+    client_secret = settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret else None
+    client = Client(settings.oidc_client_id, client_secret, f"{settings.base_url}/api/session/oidc/callback")
+    return CodeFlow(provider, client, Cursors(secrets.derive("logins")))
 
 
 def scanner(settings: Settings) -> Clamd | None:

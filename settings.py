@@ -119,6 +119,10 @@ class Settings(BaseSettings):
     scan_unscannable: Literal["reject", "accept"] = "reject"
     rescan_days: int = Field(default=7, ge=0)  # scan everything again with new signatures; 0: only by command
 
+    # Reading stored bytes back (services/upkeep/scrub.py)
+    scrub_days: int = Field(default=30, ge=0, le=3_650)  # in which each object is read once; 0: only on request
+    scrub_rate: int = Field(default=20 * MIB, ge=MIB // 16)  # bytes per second
+
     # JWTs of your identity provider (services/access/identity_provider.py). A claim inside another is named outer.inner.
     jwt_issuer: str | None = None  # exactly as in its discovery document; with one of the next two
     jwt_audience: str | None = None  # unset: JWTs are no credentials

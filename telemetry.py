@@ -223,6 +223,9 @@ class Metrics:
         self._jobs = histogram("gateway_job_seconds", outcomes, ["task", "outcome"], _JOB_SECONDS)
         self._previews = counter("gateway_previews", "Previews requested or made ahead", ["kind", "outcome"])
         self._janitor = counter("gateway_janitor_found", "What the janitor found, and bytes of it", ["kind"])
+        self._scrubbed = counter("gateway_scrub_objects", "Objects that the scrub has read, by outcome", ["outcome"])
+        self._scrubbed_bytes = counter("gateway_scrub_bytes", "Bytes that the scrub has read", [])
+        self._repaired = counter("gateway_scrub_repairs", "Damaged objects that the scrub has repaired", [])
         self._rate_limits = counter("gateway_rate_limits", "Rate limits that refused or failed", ["limit", "outcome"])
 
     def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
@@ -260,6 +263,15 @@ class Metrics:
     def preview(self, kind: str, outcome: str) -> None:
         """Count a preview. ``outcome``: ``stored`` (it was in the bucket), ``made``, ``not_modified``, or an error code."""
         self._previews.labels(kind, outcome).inc()
+
+    def scrubbed(self, outcome: str, size: int) -> None:
+        """Count an object that the scrub has read, and its bytes in the bucket."""
+        self._scrubbed.labels(outcome).inc()
+        self._scrubbed_bytes.inc(size)
+
+    def scrub_repaired(self) -> None:
+        """Count a repair."""
+        self._repaired.inc()
 
     def rate_limit(self, name: str, outcome: str) -> None:
         """Count what a rate limit met. ``outcome``: ``refused``, or ``storage_down`` (the process counts by itself)."""

@@ -38,11 +38,8 @@ def serve(call: Call) -> int:
 
     def create_app() -> Flask:
         import app
-        from db import STATEMENT_IN_REQUEST
 
-        services = app.wire(settings, statement=STATEMENT_IN_REQUEST)
-        services.health.refuse_wrong_bucket()
-        return app.create_app(settings, services)
+        return app.create_app(settings)
 
     return web_server.run(create_app, settings)
 
@@ -66,10 +63,8 @@ def worker(call: Call, queues: str, concurrency: int | None) -> None:
     telemetry.share_metrics(settings.data_dir)
     if settings.worker_metrics_port is not None:
         telemetry.serve_metrics(settings.host, settings.worker_metrics_port)
-    services = call.services()
-    services.health.refuse_wrong_bucket()
     worker.run(
-        services,
+        call.services(),
         database_url=database_url(settings),
         queues=names,
         concurrency=concurrency or settings.worker_concurrency,

@@ -405,6 +405,62 @@ class RescanRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrubPassRecord:
+    """A pass of the scrub over all objects, and how far it has come."""
+
+    id: int
+    requested: bool  # by an admin or a command: as fast as the rate allows
+    began_at: datetime
+    objects: int  # to be read
+    read_objects: int
+    read_bytes: int  # in the bucket
+    swept_at: datetime | None  # when each object had had its turn
+    finished_at: datetime | None
+
+
+class ScrubObject(NamedTuple):
+    """An object whose check has begun: what its row says, and what the row said before the mark."""
+
+    object_key: str
+    owner_id: str
+    size: int
+    sha256: str
+    etag: str
+    content_type: str
+    encoding: str | None
+    stored_size: int
+    public_key: str | None
+    public_sha256: str | None
+    public_etag: str | None
+    began_at: datetime  # the mark
+    checked_before: datetime | None
+    state_before: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubFindingRecord:
+    """What the scrub found out about a damaged object. It is open until ``resolved_at``."""
+
+    id: int
+    object_key: str
+    owner_id: str
+    kind: str  # missing, changed, swapped or unreadable
+    found_at: datetime
+    expected_sha256: str
+    expected_size: int  # bytes in the bucket
+    expected_etag: str
+    found_sha256: str | None
+    found_size: int | None
+    found_etag: str | None
+    belongs_to: str | None  # the key of the object whose bytes these are
+    error: str | None
+    repaired_at: datetime | None
+    repaired_from: str | None  # duplicate, backup or original
+    repaired_key: str | None
+    resolved_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """A job in the queue."""
 

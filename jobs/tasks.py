@@ -16,6 +16,7 @@ from services import Services
 JANITOR_CRON = "*/5 * * * *"
 RESCAN_CRON = "23 * * * *"
 FULL_JANITOR_CRON = "23 3 * * *"  # UTC
+SCRUB_CRON = "* * * * *"  # a slice takes less than a minute
 
 
 class RetryPolicy(BaseRetryStrategy):
@@ -47,6 +48,12 @@ def register(queue: procrastinate.App, services: Services) -> None:
         if scanning is not None:
             scanning.scan_next_batch()
 
+    _register_upkeep(queue, services)
+
+
+def _register_upkeep(queue: procrastinate.App, services: Services) -> None:
+    scanning = services.scanning
+
     @queue.periodic(cron=RESCAN_CRON)
     @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning", queue=MAINTENANCE)
     def keep_rescanning(timestamp: int) -> None:
@@ -66,6 +73,11 @@ def register(queue: procrastinate.App, services: Services) -> None:
     def full_janitor(timestamp: int) -> None:
         services.janitor.run()
         services.search.repair_index()
+
+    @queue.periodic(cron=SCRUB_CRON)
+    @queue.task(name="scrub", queueing_lock="scrub", lock="scrub", queue=MAINTENANCE)
+    def scrub(timestamp: int) -> None:
+        services.scrub.run()
 
     @queue.periodic(cron="17 * * * *")
     @queue.task(name="forget_jobs", queueing_lock="forget_jobs", queue=MAINTENANCE)

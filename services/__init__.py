@@ -45,6 +45,7 @@ from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
 from services.upkeep.jobs import Jobs
+from services.upkeep.scrub import Scrub
 from services.uploads.direct import DirectUploads
 from services.uploads.intake import Intake
 from services.uploads.resumable import ResumableUploads
@@ -87,4 +88,5 @@ class Services:
     audit: Audit
     health: Health
     janitor: Janitor
+    scrub: Scrub
     gauges: Sequence[Callable[[], list[Gauge]]]  # what /metrics measures when it is asked
