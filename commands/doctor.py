@@ -19,7 +19,7 @@ def doctor(call: Call, as_json: bool) -> int:
     """Check bucket, virus scanner and sandbox."""
     import app
     from db import Database
-    from services.upkeep.doctor import Check, audit, bucket, sandbox, scanner
+    from services.upkeep.doctor import Check, audit, bucket, mark, sandbox, scanner
 
     call = replace(call, settings=_with_running(call.settings))
     settings = call.settings
@@ -34,14 +34,15 @@ def doctor(call: Call, as_json: bool) -> int:
     if settings.database_url is not None:
         with closing(Database(database_url(settings))) as db:
             checks += audit.examine(db)
+            checks += mark.examine(db, call.store()) if settings.s3_endpoint is not None else []
     if (clamd := app.scanner(settings)) is not None:
         checks += scanner.examine(clamd)
     if as_json:
         print_json(checks)
     else:
         for check in checks:
-            mark = {True: "yes", False: "no", None: "?"}[check.ok]
-            print(f"{check.name}: {mark}\n  {check.detail}" + ("" if check.ok else f"\n  {check.consequence}"))
+            answer = {True: "yes", False: "no", None: "?"}[check.ok]
+            print(f"{check.name}: {answer}\n  {check.detail}" + ("" if check.ok else f"\n  {check.consequence}"))
     return 0 if all(check.ok is not False for check in checks) else 1
 
 

@@ -38,8 +38,11 @@ def serve(call: Call) -> int:
 
     def create_app() -> Flask:
         import app
+        from db import STATEMENT_IN_REQUEST
 
-        return app.create_app(settings)
+        services = app.wire(settings, statement=STATEMENT_IN_REQUEST)
+        services.health.refuse_wrong_bucket()
+        return app.create_app(settings, services)
 
     return web_server.run(create_app, settings)
 
@@ -63,8 +66,10 @@ def worker(call: Call, queues: str, concurrency: int | None) -> None:
     telemetry.share_metrics(settings.data_dir)
     if settings.worker_metrics_port is not None:
         telemetry.serve_metrics(settings.host, settings.worker_metrics_port)
+    services = call.services()
+    services.health.refuse_wrong_bucket()
     worker.run(
-        call.services(),
+        services,
         database_url=database_url(settings),
         queues=names,
         concurrency=concurrency or settings.worker_concurrency,

@@ -16,6 +16,7 @@ from uuid import UUID
 # The layout of the bucket. The janitor touches nothing outside these prefixes.
 FILE_PREFIX = "files/"
 ARCHIVE_PREFIX = "archive/"  # objects that are seldom read, in the storage class S3_ARCHIVE_CLASS
+MARK_KEY = "gateway/bucket"  # an object that names the bucket, once its objects were copied to another or from there
 INCOMING_PREFIX = "incoming/"  # objects written with a presigned URL, until they are copied to keys that only we know
 PREVIEW_PREFIX = "previews/"
 PROBE_PREFIX = "probe/"  # written and deleted by checks; left behind if they time out

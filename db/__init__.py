@@ -18,6 +18,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - files, file_lists, folders, events           files, pages of files, the folder tree, the history of files
 - objects, scans, deferred_deletions           stored bytes, scan results, keys to delete later
 - scrub                                        which object is read back next, and what was found
+- copies                                       copies of stored objects in another bucket
 - readings, previews                           what was read from the bytes, and made of that
 - uploads, resumable, upload_tokens            uploads in progress, and the quota they reserve
 - reserved_keys                                object keys for small uploads
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -156,6 +158,7 @@ class Database:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
                 kwargs = {**CONNECTION, "autocommit": True, "options": _SESSION.format(self._statement * 1000)}
+                kwargs["application_name"] = f"gateway {os.getpid()} on {socket.gethostname()}"[:63]
                 if self._cursor_factory is not None:
                     kwargs["cursor_factory"] = self._cursor_factory
                 self._pool = ConnectionPool(

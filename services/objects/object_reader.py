@@ -17,6 +17,7 @@ from core.errors import ContentMissing, FileArchived
 from core.ranges import ByteRange
 from db import Database, files, objects
 from db.records import FileRecord
+from services.objects import bucket_mark
 from services.objects.bucket import bucket_errors
 from storage_backends.base import ObjectInfo, ObjectNotFound, ObjectStore, PreconditionFailed
 
@@ -117,6 +118,8 @@ class ObjectReader:
         return look(now)
 
     def _record(self, file: FileRecord, *, altered: bool) -> None:
+        with bucket_errors():
+            bucket_mark.check(self._db, self._store)
         log.error("content_altered" if altered else "content_missing", file_id=str(file.id), key=file.file_path)
         with self._db.connection() as tx:
             if file.file_path == file.public_key:  # it can be made again

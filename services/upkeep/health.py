@@ -11,6 +11,7 @@ import structlog
 from core.errors import Unavailable
 from db import Database, disk, jobs, server
 from parsers import sandbox
+from services.objects import bucket_mark
 from services.processing.scanning import Scanning
 from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
 from telemetry import Gauge, gauge
@@ -90,13 +91,29 @@ class Health:
         return {"queue": not late} | {f"queue_{name}": False for name in late}
 
     def _bucket(self) -> dict[str, bool | str]:
-        """``clock_skew`` if the bucket refuses requests because its clock differs."""
+        """``clock_skew`` if the bucket refuses requests because its clock differs; ``wrong_bucket`` if it is another than that
+        which the rows belong to."""
         try:
             self._store.check()
         except StorageError as error:
             log.warning("bucket_not_ready", error=str(error))
             return {"bucket": False, **({"clock_skew": True} if error.code == CLOCK_SKEW else {})}
-        return {"bucket": True}
+        return {"bucket": True} if self._belongs() else {"bucket": False, "wrong_bucket": True}
+
+    def refuse_wrong_bucket(self) -> None:
+        """Raise ValueError if this is known not to be the bucket that the rows belong to: what is uploaded would be lost."""
+        if not self._belongs():
+            raise ValueError(bucket_mark.WRONG_BUCKET)
+
+    def _belongs(self) -> bool:
+        """Whether it is the bucket that the rows belong to. What can't be read fails its own check."""
+        try:
+            right = bucket_mark.is_right(self._db, self._store)
+        except (Unavailable, StorageError):
+            return True
+        if not right:
+            log.error("wrong_bucket", detail=bucket_mark.WRONG_BUCKET)
+        return right
 
 
 def _disk() -> bool:

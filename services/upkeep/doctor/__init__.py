@@ -6,6 +6,7 @@ none leaves anything behind.
 bucket.py    what the S3 server enforces, seen by the gateway and by clients of presigned URLs
 scanner.py   what clamd finds, and what it reports as not scanned
 sandbox.py   which locks parsers get on this kernel
+mark.py      whether it is the bucket that the rows belong to
 audit.py     whether the gateway could change audit events
 """
 
