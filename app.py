@@ -43,6 +43,7 @@ from services.library.search import Search
 from services.library.stats import Stats
 from services.library.trash import Trash
 from services.library.type_policy import TypePolicy
+from services.objects.capacity import CapacityLimits, StorageCapacity
 from services.objects.object_reader import ObjectReader
 from services.objects.rewriting import Rewriter
 from services.processing.clamd import Clamd, ScannerSettings
@@ -90,6 +91,8 @@ def wire(
     cursors, links, tickets = (Cursors(secrets.derive(purpose)) for purpose in ("cursors", "links", "tickets"))
     reader = ObjectReader(db, store)
     rewriter = Rewriter(db, store, reader)
+    space = CapacityLimits(settings.s3_capacity, settings.capacity_warning, settings.capacity_full)
+    capacity = StorageCapacity(db, store, space)
     types = TypePolicy(Rules(allowed=settings.allowed_types, denied=settings.denied_types))
     quota, upload_ttl = Quota(settings.quota_bytes, settings.quota_files), timedelta(seconds=settings.upload_ttl)
 
@@ -117,7 +120,7 @@ def wire(
     # Uploads: direct and resumable ones only if the store has the abilities
     session_quota = Quota(settings.session_quota_bytes, settings.session_quota_files)
     bounds = PolicyLimits(settings.max_file_size, quota, session_quota, settings.max_open_uploads)
-    policy = UploadPolicy(db, types, bounds)
+    policy = UploadPolicy(db, types, capacity, bounds)
     intake = Intake(db, store, reader, policy, scan=scans)
     direct = resumable = None
     if isinstance(store, PresignsParts):
@@ -138,10 +141,10 @@ def wire(
     )
     provider = _identity_provider(settings)
 
-    health = Health(db, store, scanning)
+    health = Health(db, store, capacity, scanning)
     verification = Verification(db, store, reader, intake, scanning)
     jobs = Jobs(db, cursors)
-    stats = Stats(db, store, quota)
+    stats = Stats(db, capacity, quota)
     trash = Trash(db, files, keep=timedelta(days=settings.trash_days))
     requeues = (verification.requeue_lost, jobs.revive, public_copies.enqueue_missing)
     janitor = Janitor(db, store, intake, trash, requeues, upload_ttl=upload_ttl)
@@ -177,12 +180,13 @@ def wire(
         public_copies=public_copies,
         search=Search(db, cursors),
         stats=stats,
+        capacity=capacity,
         jobs=jobs,
         audit=Audit(db, cursors),
         health=health,
         janitor=janitor,
         scrub=scrub,
-        gauges=[jobs.gauges, stats.gauges, health.gauges, janitor.gauges, scrub.gauges, processes],
+        gauges=[jobs.gauges, stats.gauges, capacity.gauges, health.gauges, janitor.gauges, scrub.gauges, processes],
     )
 
 

@@ -18,6 +18,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]  # "a, b, c" in the enviro
 # With public keys only: a secret shared with the provider could make tokens, and a public key could pass for one.
 JwtAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
+_AMOUNT = r"^([1-9]?[0-9]%|[0-9]{1,18})$"
 _RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 
 MIB = 1024 * 1024
@@ -72,7 +73,14 @@ class Settings(BaseSettings):
     storage_backend: Literal["s3", "minio"] = "s3"
     s3_endpoint: str | None = None  # unset: an embedded SeaweedFS in DATA_DIR
     s3_public_endpoint: str | None = None  # the bucket's address for browsers; default S3_ENDPOINT
-    s3_local_path: DirectoryPath | None = None  # a folder on the bucket server's disk, to see when it is full
+    # What tells the space in the bucket: a folder on its server's disk, else its metrics (MinIO, SeaweedFS), else a size
+    s3_local_path: DirectoryPath | None = None
+    s3_metrics_url: str | None = None
+    s3_metrics_token: SecretStr | None = None
+    s3_capacity: int | None = Field(default=None, ge=1)  # bytes
+    # Free space, in bytes or percent of the total: below the first /readyz and metrics warn, the second is kept free of uploads
+    capacity_warning: str = Field(default="10%", pattern=_AMOUNT)
+    capacity_full: str = Field(default=str(GIB), pattern=_AMOUNT)
     s3_region: str = "us-east-1"
     s3_bucket: str = "uploads"
     s3_access_key: str | None = None
@@ -167,7 +175,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
-    @field_validator("public_url", "s3_endpoint", "s3_public_endpoint")
+    @field_validator("public_url", "s3_endpoint", "s3_public_endpoint", "s3_metrics_url")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -303,6 +311,8 @@ def storage_settings(settings: Settings) -> StorageSettings:
         secret_key=settings.s3_secret_key.get_secret_value(),
         connections=settings.web_threads,
         local_path=settings.s3_local_path,
+        metrics_url=settings.s3_metrics_url,
+        metrics_token=settings.s3_metrics_token.get_secret_value() if settings.s3_metrics_token else None,
     )
 
 

@@ -132,7 +132,7 @@ def progress(upload_id: UUID) -> Response:
     "Get new URLs for parts",
     body=PartNumbersBody,
     responses={200: PartUrlsOut},
-    errors=(UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany),
+    errors=(UploadGone, errors.Locked, errors.QuotaExceeded, errors.FileTooLarge, errors.TooMany, errors.StorageFull),
     audit=BY_SERVICE,
 )
 def sign_parts(upload_id: UUID, body: PartNumbersBody) -> Response:

@@ -268,8 +268,13 @@ class QuotaOut(Out):
 
 
 class CapacityOut(Out):
+    """Of the bucket, in bytes. ``growth_per_day`` is that of the last month; null until there are samples of two days."""
+
     free: int
     total: int
+    level: Literal["ok", "warning", "full"]
+    growth_per_day: int | None
+    days_until_full: float | None
 
 
 class ActivityOut(Out):

@@ -56,8 +56,15 @@ _METADATA = re.compile(r"metadata\[(.{1,255})\]", re.DOTALL)
 _UUID_BEFORE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-", re.IGNORECASE)
 
 _CONTINUE_ERRORS = (errors.NotFound, errors.UploadGone)
-_SIGN_ERRORS = (*_CONTINUE_ERRORS, errors.FileTooLarge, errors.QuotaExceeded, errors.Locked, errors.TooMany)
-_COMPLETE_ERRORS = (*_SIGN_ERRORS, errors.PartsMismatch, errors.StorageFull)
+_SIGN_ERRORS = (
+    *_CONTINUE_ERRORS,
+    errors.FileTooLarge,
+    errors.QuotaExceeded,
+    errors.Locked,
+    errors.TooMany,
+    errors.StorageFull,
+)
+_COMPLETE_ERRORS = (*_SIGN_ERRORS, errors.PartsMismatch)
 
 
 # -- companionEndpoint -------------------------------------------------------------------------------------------------

@@ -76,6 +76,18 @@ def stats(call: Call, owner: str, as_json: bool) -> None:
     show(call.services().stats.storage(Principal("", role="admin"), owner), as_json=as_json)
 
 
+@click.command(cls=Command)
+@json_option
+@pass_call
+def capacity(call: Call, as_json: bool) -> int:
+    """Show the space in the bucket and when it will be full. Exit status 1 if uploads are refused."""
+    report = call.services().capacity.report()
+    if report is None:
+        raise ValueError("nothing tells the space: set S3_LOCAL_PATH, S3_METRICS_URL or S3_CAPACITY")
+    show(report, as_json=as_json)
+    return 1 if report["level"] == "full" else 0
+
+
 @click.command("seed-demo", cls=Command)
 @click.option("--files", type=int, required=True, help="Number of files.")
 @click.option("--objects", type=int, default=300, show_default=True, help="How many of them have content.")
@@ -177,4 +189,4 @@ def remove_job(call: Call, id: int) -> None:
     call.services().jobs.remove(id)
 
 
-COMMANDS = (janitor, rescan, stats, seed_demo, audit, jobs)
+COMMANDS = (janitor, rescan, stats, capacity, seed_demo, audit, jobs)

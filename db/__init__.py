@@ -24,7 +24,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - reserved_keys                                object keys for small uploads
 - keys, login_sessions, idempotency            API keys, sessions of browsers, answers to repeated requests
 - comparison, janitor_runs, protected_periods  what the janitor compares with the bucket, when it ran, and what it must keep
-- counters, stats, quotas                      counters kept by triggers, statistics read from them, and what owners may keep
+- counters, stats, quotas, capacity            counters kept by triggers, statistics read from them, quotas, space in the bucket
 - rate_limits                                  requests counted in a time
 - search/                                      search in names and texts
 - dump                                         all rows of one moment as text, and back

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 import procrastinate
@@ -48,38 +50,43 @@ def register(queue: procrastinate.App, services: Services) -> None:
         if scanning is not None:
             scanning.scan_next_batch()
 
-    _register_upkeep(queue, services)
+    for job in _cron_jobs(services):
+        task = queue.task(name=job.name, queueing_lock=job.name, lock=job.name, queue=job.queue)
+        queue.periodic(cron=job.cron)(task(job))
 
 
-def _register_upkeep(queue: procrastinate.App, services: Services) -> None:
+@dataclass(frozen=True, slots=True)
+class CronJob:
+    """A task that runs at certain times (UTC), one at a time."""
+
+    name: str
+    cron: str
+    run: Callable[[], object]
+    queue: str = MAINTENANCE
+
+    def __call__(self, timestamp: int) -> None:
+        """Run it; ``timestamp`` is the time that it was due."""
+        self.run()
+
+
+def _cron_jobs(services: Services) -> list[CronJob]:
     scanning = services.scanning
 
-    @queue.periodic(cron=RESCAN_CRON)
-    @queue.task(name="keep_rescanning", queueing_lock="keep_rescanning", queue=MAINTENANCE)
-    def keep_rescanning(timestamp: int) -> None:
-        if scanning is not None:
-            scanning.continue_rescan()
-
-    @queue.periodic(cron=JANITOR_CRON)
-    @queue.task(name="janitor", queueing_lock="janitor", lock="janitor", queue=MAINTENANCE)
-    def janitor(timestamp: int) -> None:
+    def janitor() -> None:
         services.janitor.run(full=False)
         if scanning is not None:
             scanning.delete_quarantined()
 
-    # Of a very large bucket it takes hours: it has a queue of its own, and runs beside the quick ones.
-    @queue.periodic(cron=FULL_JANITOR_CRON)
-    @queue.task(name="full_janitor", queueing_lock="full_janitor", lock="full_janitor", queue=COMPARISON)
-    def full_janitor(timestamp: int) -> None:
+    def full_janitor() -> None:
         services.janitor.run()
         services.search.repair_index()
 
-    @queue.periodic(cron=SCRUB_CRON)
-    @queue.task(name="scrub", queueing_lock="scrub", lock="scrub", queue=MAINTENANCE)
-    def scrub(timestamp: int) -> None:
-        services.scrub.run()
-
-    @queue.periodic(cron="17 * * * *")
-    @queue.task(name="forget_jobs", queueing_lock="forget_jobs", queue=MAINTENANCE)
-    def forget_jobs(timestamp: int) -> None:
-        services.jobs.forget_old()
+    jobs = [
+        CronJob("janitor", JANITOR_CRON, janitor),
+        # Of a very large bucket it takes hours: it has a queue of its own, and runs beside the quick ones.
+        CronJob("full_janitor", FULL_JANITOR_CRON, full_janitor, queue=COMPARISON),
+        CronJob("scrub", SCRUB_CRON, services.scrub.run),
+        CronJob("forget_jobs", "17 * * * *", services.jobs.forget_old),
+        CronJob("sample_capacity", "41 * * * *", services.capacity.sample),
+    ]
+    return jobs if scanning is None else [*jobs, CronJob("keep_rescanning", RESCAN_CRON, scanning.continue_rescan)]

@@ -37,6 +37,7 @@ from services.library.folders import Folders
 from services.library.public_copies import PublicCopies
 from services.library.search import Search
 from services.library.stats import Stats
+from services.objects.capacity import StorageCapacity
 from services.processing.compression import Compression
 from services.processing.pipeline import Pipeline
 from services.processing.previews import Previews
@@ -80,6 +81,7 @@ class Services:
     jobs: Jobs
     search: Search
     stats: Stats
+    capacity: StorageCapacity
     upload_tokens: UploadTokens
     idempotency: Idempotency
     quotas: Quotas

@@ -13,6 +13,7 @@ backend that its settings name.
     signed_http  one signed request, and its errors
     http_client  the connection pool, HTTP/1.1
     faults       S3's error codes, and retries
+    capacity     the space on the server's disk
 
 Invariants:
 - No call is repeated if that could hide the outcome of its first try. ``OutcomeUnknown`` says that a call may have taken
@@ -62,7 +63,10 @@ class StorageSettings:
     access_key: str
     secret_key: str = field(repr=False)
     connections: int = 32  # kept open: one for each thread that may use the bucket
-    local_path: Path | None = None  # a folder on the server's disk, if that is in this machine
+    # What tells the space on the server's disk: a folder on it, if it is in this machine, or the server's metrics.
+    local_path: Path | None = None
+    metrics_url: str | None = None
+    metrics_token: str | None = field(default=None, repr=False)
 
 
 def open_store(settings: StorageSettings, *, observe: Observer | None = None) -> ObjectStore:

@@ -394,5 +394,5 @@ class ReportsCapacity(Protocol):
     """Knows the space on the bucket's disk."""
 
     def capacity(self) -> Capacity | None:
-        """The space; None if it is unknown."""
+        """The space; None if nothing tells it. Raises StorageUnavailable if what tells it does not answer."""
         ...

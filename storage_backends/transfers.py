@@ -10,7 +10,6 @@ import base64
 import hashlib
 import re
 import secrets
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from xml.sax.saxutils import escape
 
 from core.breaker import Bulkhead, CallRejected, CircuitBreaker
 from core.ids import PROBE_PREFIX
-from storage_backends import BucketCall, Observer, StorageSettings, faults, messages
+from storage_backends import BucketCall, Observer, StorageSettings, capacity, faults, messages
 from storage_backends.base import (
     ByteRange,
     Capacity,
@@ -175,13 +174,16 @@ class SignedStore(ABC):
         self._copies_bulkhead.progress()  # the bucket is up, and copies show no progress of their own
 
     def capacity(self) -> Capacity | None:
-        if self._settings.local_path is None:
-            return None
-        disk = shutil.disk_usage(self._settings.local_path)
-        return Capacity(free=disk.free, total=disk.total)
+        settings = self._settings
+        if settings.local_path is not None:
+            return capacity.of_path(settings.local_path)
+        return capacity.of_metrics(settings.metrics_url, settings.metrics_token) if settings.metrics_url else None
 
     def _is_full(self) -> bool:
-        disk = self.capacity()
+        try:
+            disk = self.capacity()
+        except StorageUnavailable:
+            return False
         return disk is not None and disk.free < max(FULL_BELOW, FULL_SHARE * disk.total)
 
     # Objects

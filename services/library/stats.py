@@ -9,7 +9,7 @@ from core.errors import NotAllowed
 from core.principal import Principal, Quota
 from db import Database, quotas, stats
 from services.access.visibility import owner_scope
-from storage_backends.base import ObjectStore, ReportsCapacity, StorageError
+from services.objects.capacity import StorageCapacity
 from telemetry import Gauge, gauge
 
 _FOLDERS = 100
@@ -20,9 +20,9 @@ _NEAR = 0.9  # of a quota
 class Stats:
     """Reads statistics."""
 
-    def __init__(self, db: Database, store: ObjectStore, quota: Quota):
+    def __init__(self, db: Database, capacity: StorageCapacity, quota: Quota):
         self._db = db
-        self._store = store
+        self._capacity = capacity
         self._quota = quota  # the deployment's
 
     def storage(self, principal: Principal, owner: str | None = None) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Stats:
                 "files": usage.files,
                 "max_files": None if limits is None else limits.max_files,
             },
-            "capacity": self._capacity(),
+            "capacity": self._capacity.report(),
             "recent_activity": [asdict(event) for event in recent],
         }
 
@@ -90,12 +90,3 @@ class Stats:
                 [((found.protocol,), found.oldest_seconds) for found in uploads],
             ),
         ]
-
-    def _capacity(self) -> dict[str, int] | None:
-        if not isinstance(self._store, ReportsCapacity):
-            return None
-        try:
-            capacity = self._store.capacity()
-        except StorageError:  # report the rest all the same (T103)
-            return None
-        return None if capacity is None else {"free": capacity.free, "total": capacity.total}

@@ -12,6 +12,7 @@ from core.errors import Unavailable
 from db import Database, disk, jobs, server
 from parsers import sandbox
 from services.objects import bucket_mark
+from services.objects.capacity import StorageCapacity
 from services.processing.scanning import Scanning
 from storage_backends.base import CLOCK_SKEW, ObjectStore, StorageError
 from telemetry import Gauge, gauge
@@ -26,9 +27,10 @@ _DISK = 64 * 1024**2  # bytes that must be free where temporary files are writte
 class Health:
     """Answer ``/readyz``."""
 
-    def __init__(self, db: Database, store: ObjectStore, scanning: Scanning | None = None):
+    def __init__(self, db: Database, store: ObjectStore, capacity: StorageCapacity, scanning: Scanning | None):
         self._db = db
         self._store = store
+        self._capacity = capacity
         self._scanning = scanning
 
     def ready(self) -> dict[str, bool | str]:
@@ -38,6 +40,7 @@ class Health:
             **self._bucket(),
             **self._queues(),
             "disk": _disk(),
+            **self._space(),
             "sandbox": "weak" if sandbox.missing() else True,
         }
         return checks if self._scanning is None else checks | self._scanner(self._scanning)
@@ -89,6 +92,11 @@ class Health:
         except Unavailable:
             return {"queue": False}
         return {"queue": not late} | {f"queue_{name}": False for name in late}
+
+    def _space(self) -> dict[str, bool | str]:
+        """The level of the free space, which does not affect readiness: downloads and deletions go on."""
+        space = self._capacity.space()
+        return {} if space is None else {"capacity": space.level}
 
     def _bucket(self) -> dict[str, bool | str]:
         """``clock_skew`` if the bucket refuses requests because its clock differs; ``wrong_bucket`` if it is another than that

@@ -365,7 +365,7 @@ class DirectUploads:
 
     def sign_parts(self, principal: Principal, upload_id: UUID, part_numbers: Sequence[int]) -> list[PartUrl]:
         """Fresh URLs for these parts; this also postpones the upload's expiry. An upload by one PUT is its part 1. Raises
-        UploadGone, Locked, InvalidInput."""
+        UploadGone, Locked, InvalidInput, StorageFull."""
         if not 1 <= len(part_numbers) <= MAX_BATCH:
             raise InvalidInput(
                 f"Ask for 1 to {MAX_BATCH} parts.", errors=[{"field": "part_numbers", "message": "1 to 1000"}]
@@ -382,6 +382,7 @@ class DirectUploads:
                 f"Parts are numbered 1 to {last}.", errors=[{"field": "part_numbers", "message": "out of range"}]
             )
         self._look_up(upload)
+        self._intake.policy.check_size(principal, upload.size or 0)
         if parts is not None or not upload.open:
             return self._signed(self._renew(upload), parts, part_numbers)
         # Every part but the last has at least 5 MiB, so this much must fit.

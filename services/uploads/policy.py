@@ -22,6 +22,7 @@ from services.access.quotas import remember_claim
 from services.access.visibility import check_target
 from services.library.tags import check_tags
 from services.library.type_policy import TypePolicy
+from services.objects.capacity import StorageCapacity
 
 _SESSION_FULL = "This would exceed the quota of the upload session."
 
@@ -39,23 +40,26 @@ class PolicyLimits:
 class UploadPolicy:
     """The rules, and the reservations of quota."""
 
-    def __init__(self, db: Database, types: TypePolicy, limits: PolicyLimits):
+    def __init__(self, db: Database, types: TypePolicy, capacity: StorageCapacity, limits: PolicyLimits):
         self._db = db
         self.types = types
+        self._capacity = capacity
         self._limits = limits
 
     def check_declared(self, principal: Principal, name: str, *, size: int | None, claimed_type: str | None) -> str:
         """Check what is known before a byte arrives. Returns the cleaned name. Raises InvalidName, FileTooLarge,
-        TypeNotAllowed."""
+        TypeNotAllowed, StorageFull."""
         clean = self.types.check_name(principal, name, claimed_type=claimed_type)
-        self.check_size(principal, size or 0)
+        self.check_size(principal, size or 0, more=size or 0)
         return clean
 
-    def check_size(self, principal: Principal, size: int) -> None:
-        """Raises FileTooLarge."""
+    def check_size(self, principal: Principal, size: int, *, more: int = 0) -> None:
+        """Check an upload of ``size`` bytes, ``more`` of which the bucket must now find room for. Raises FileTooLarge,
+        StorageFull."""
         limit = self.max_size(principal)
         if size > limit:
             raise FileTooLarge(f"A file may have at most {limit} bytes.")
+        self._capacity.admit(more)
 
     def max_size(self, principal: Principal) -> int:
         """Bytes that a file of this caller may have: the deployment's limit, or the upload token's if that is lower."""

@@ -118,7 +118,7 @@ class ResumableUploads:
         policy = self._intake.policy
         name = new.filename if new.filename else _default_name(new.content_type)
         if new.partial:  # its name and type are the final upload's
-            policy.check_size(principal, new.size or 0)
+            policy.check_size(principal, new.size or 0, more=new.size or 0)
         else:
             name = policy.check_declared(principal, name, size=new.size, claimed_type=new.content_type)
         largest = policy.max_size(principal) if new.size is None else new.size
@@ -316,7 +316,7 @@ class ResumableUploads:
             raise InconsistentLength(f"The upload has {upload.size} bytes, not {size}.")
         if size < writer.record.received:
             raise InconsistentLength(f"{writer.record.received} bytes have already arrived.")
-        policy.check_size(principal, size)
+        policy.check_size(principal, size, more=size - writer.record.received)
         if not policy.extend(upload, size, expires_in=self._ttl):
             raise QuotaExceeded()
         with self._db.connection() as tx:

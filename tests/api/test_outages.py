@@ -100,7 +100,7 @@ def bucket_line(services: Services, bucket_proxy: FaultProxy, monkeypatch: pytes
             (breaker, "OPEN_SECONDS", 0.1),
         ):
             monkeypatch.setattr(module, name, seconds)
-        store: Any = services.stats._store
+        store: Any = services.health._store
         store._client._made = store._http.pool._made = None  # so that new clients are made, with these limits
 
     return Line(bucket_proxy, shorten)

@@ -7,7 +7,16 @@ down_revision = "0035"
 branch_labels = None
 depends_on = None
 
-_STATEMENTS: list[str] = []
+_STATEMENTS = [
+    """
+    create table capacity_samples (
+        day date primary key,
+        stored bigint not null,    -- bytes of all objects, as the bucket holds them
+        free bigint,               -- bytes on its disk; null: not known
+        total bigint
+    )
+    """
+]
 
 
 def upgrade() -> None:

@@ -6,24 +6,13 @@ from core.errors import NotAllowed
 from core.principal import Principal, Quota
 from db import Database, events, execute
 from services.library.stats import Stats
-from storage_backends.base import Capacity, StorageUnavailable
+from services.objects.capacity import CapacityLimits, StorageCapacity
 from tests.rows import add_file, sql
 
 
-class Measured:
-    """The part of a store that the statistics use."""
-
-    def __init__(self, capacity: Capacity | Exception | None):
-        self._capacity = capacity
-
-    def capacity(self) -> Capacity | None:
-        if isinstance(self._capacity, Exception):
-            raise self._capacity
-        return self._capacity
-
-
-def stats(db: Database, store: object = None, quota: int | None = None) -> Stats:
-    return Stats(db, store, Quota(quota))  # type: ignore[arg-type]
+def stats(db: Database, quota: int | None = None) -> Stats:
+    capacity = StorageCapacity(db, object(), CapacityLimits(size=None, warning="10%", kept="0"))  # type: ignore[arg-type]
+    return Stats(db, capacity, Quota(quota))
 
 
 def test_statistics_without_files(db: Database, alice: Principal) -> None:
@@ -57,7 +46,7 @@ def test_counts_leave_out_the_trash_and_other_owners(
         events.record(tx, "purged", owner_id="alice", file_id=row_id)
         execute(tx, "delete from files where id = %(id)s", {"id": row_id})
         execute(tx, "delete from objects where size = 1")
-    found = stats(db, Measured(Capacity(free=10, total=20)), 5_000).storage(alice)
+    found = stats(db, 5_000).storage(alice)
     assert (found["total_files"], found["total_size"]) == (3, 207)
     assert found["by_type"] == [
         {"file_type": "document", "count": 2, "size": 200},
@@ -70,7 +59,6 @@ def test_counts_leave_out_the_trash_and_other_owners(
     assert found["by_status"] == {"ready": 2, "processing": 1}
     assert found["deduplicated_bytes"] == 100
     assert found["quota"] == {"used": 1207, "limit": 5_000, "files": 4, "max_files": None}
-    assert found["capacity"] == {"free": 10, "total": 20}
     assert [(event["action"], event["original_name"]) for event in found["recent_activity"]] == [
         ("purged", None),
         ("downloaded", "a.pdf"),
@@ -89,8 +77,3 @@ def test_an_owners_own_quota_overrides_the_default(db: Database, alice: Principa
     with db.transaction() as tx:
         execute(tx, "update owner_usage set quota_bytes = 0")
     assert stats(db, quota=9).storage(alice)["quota"]["limit"] == 0
-
-
-@pytest.mark.parametrize("capacity", [None, StorageUnavailable("down")])
-def test_T103_statistics_work_without_the_bucket(db: Database, alice: Principal, capacity: Exception | None) -> None:
-    assert stats(db, Measured(capacity)).storage(alice)["capacity"] is None
