@@ -262,7 +262,7 @@ def test_a_gateway_with_the_wrong_bucket_notices_and_blames_no_file(
 
 def wire_with(services: Services, store: Any) -> Services:
     intake = type(services.intake)(services.db, store, ObjectReader(services.db, store), services.intake.policy)
-    return replace(services, intake=intake, health=Health(services.db, store))
+    return replace(services, intake=intake, health=Health(services.db, store, services.capacity, None))
 
 
 @pytest.mark.parametrize("damage", ["deleted", "changed"])
