@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 if __name__ == "__main__":  # without the imports below, which take 50 MiB: only commands that wire() anything need them
     import commands
@@ -51,6 +52,8 @@ from services.processing.compression import Compression
 from services.processing.pipeline import Pipeline
 from services.processing.previews import Previews
 from services.processing.scanning import Scanning
+from services.recovery.backup import Backups
+from services.recovery.repository import RepositoryOptions
 from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
@@ -66,7 +69,7 @@ from services.uploads.policy import PolicyLimits, UploadPolicy
 from services.uploads.resumable import ResumableUploads
 from services.uploads.s3_uploads import S3Uploads
 from services.uploads.verification import Verification
-from settings import Settings, database_url, secret_keys, storage_settings
+from settings import Settings, backup_storage_settings, database_url, keep_rules, secret_keys, storage_settings
 from storage_backends import open_store
 from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
 from telemetry import bucket_call, processes
@@ -143,6 +146,14 @@ def wire(
 
     health = Health(db, store, capacity, scanning)
     verification = Verification(db, store, reader, intake, scanning)
+    backups = Backups(
+        db,
+        store,
+        partial(repository_options, settings),
+        to=settings.backup_to,
+        schedule=settings.backup_schedule,
+        keep=keep_rules(settings.backup_keep) if settings.backup_keep else None,
+    )
     jobs = Jobs(db, cursors)
     stats = Stats(db, capacity, quota)
     trash = Trash(db, files, keep=timedelta(days=settings.trash_days))
@@ -183,10 +194,20 @@ def wire(
         capacity=capacity,
         jobs=jobs,
         audit=Audit(db, cursors),
+        backups=backups,
         health=health,
         janitor=janitor,
         scrub=scrub,
-        gauges=[jobs.gauges, stats.gauges, capacity.gauges, health.gauges, janitor.gauges, scrub.gauges, processes],
+        gauges=[
+            backups.gauges,
+            jobs.gauges,
+            stats.gauges,
+            capacity.gauges,
+            health.gauges,
+            janitor.gauges,
+            scrub.gauges,
+            processes,
+        ],
     )
 
 
@@ -242,6 +263,18 @@ def scanner(settings: Settings) -> Clamd | None:
             timeout=settings.scan_timeout,
             concurrency=settings.scan_concurrency,
         )
+    )
+
+
+def repository_options(settings: Settings) -> RepositoryOptions:
+    """How backups are signed, encrypted and reached. Raises OSError if the identity file can't be read."""
+    identities = settings.backup_identity_file
+    return RepositoryOptions(
+        keys=Secrets(secret_keys(settings)).derive("backups"),
+        storage=backup_storage_settings(settings),
+        gateway=storage_settings(settings),
+        recipients=settings.backup_recipients,
+        identities=identities.read_text() if identities else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ _RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
+_PERIODS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _WELL_KNOWN = re.compile(r"change.?me|default|example|minioadmin|password|secret|1234567", re.IGNORECASE)
 
 
@@ -165,17 +167,34 @@ class Settings(BaseSettings):
     rate_limit_tokens: str = Field(default="600/minute", pattern=_RATE)  # upload tokens created
     rate_limit_idempotency_keys: str = Field(default="100000/day", pattern=_RATE)  # their answers are kept for a day
 
+    # Backups (services/recovery/repository.py)
+    backup_to: str | None = None  # a folder or s3://bucket/prefix, for the schedule and /api/admin/backups
+    backup_schedule: str | None = None  # cron in UTC, as 30 2 * * *; unset: only by command
+    backup_keep: str | None = None  # daily=7,weekly=5,monthly=12: prune after each scheduled backup; unset: keep all
+    backup_recipients: CommaSeparated = ()  # age public keys; empty: backups are not encrypted
+    backup_identity_file: Path | None = None  # age identities, to read encrypted backups; making them needs none
+    backup_s3_endpoint: str | None = None  # of s3://bucket/prefix; these four default to those of the gateway's bucket
+    backup_s3_region: str | None = None
+    backup_s3_access_key: str | None = None
+    backup_s3_secret_key: SecretStr | None = None
+
     # Without effect yet
     trash_days: int = Field(default=30, ge=0)
 
     @field_validator(
-        "trusted_proxies", "cors_origins", "allowed_types", "denied_types", "jwt_algorithms", mode="before"
+        "trusted_proxies",
+        "cors_origins",
+        "allowed_types",
+        "denied_types",
+        "jwt_algorithms",
+        "backup_recipients",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
-    @field_validator("public_url", "s3_endpoint", "s3_public_endpoint", "s3_metrics_url")
+    @field_validator("public_url", "s3_endpoint", "s3_public_endpoint", "s3_metrics_url", "backup_s3_endpoint")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -196,6 +215,31 @@ class Settings(BaseSettings):
             raise ValueError("JWT_AUDIENCE, JWT_JWKS_URL and OIDC_CLIENT_ID need JWT_ISSUER")
         if self.jwt_issuer is not None and not any(used):
             raise ValueError("JWT_ISSUER needs JWT_AUDIENCE, OIDC_CLIENT_ID or both")
+        return self
+
+    @field_validator("backup_schedule")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        if value is not None:
+            from croniter import croniter  # here: only who schedules backups needs it
+
+            if len(value.split()) != 5 or not croniter.is_valid(value):
+                raise ValueError("must be cron with five fields, in UTC, as 30 2 * * *")
+        return value
+
+    @field_validator("backup_keep")
+    @classmethod
+    def _keep(cls, value: str | None) -> str | None:
+        if value is not None:
+            keep_rules(value)
+        return value
+
+    @model_validator(mode="after")
+    def _backup_place(self) -> Self:
+        if self.backup_schedule is not None and self.backup_to is None:
+            raise ValueError("BACKUP_SCHEDULE needs BACKUP_TO")
+        if (self.backup_s3_access_key is None) != (self.backup_s3_secret_key is None):
+            raise ValueError("BACKUP_S3_ACCESS_KEY and BACKUP_S3_SECRET_KEY go together")
         return self
 
     @field_validator("clamd_url")
@@ -227,7 +271,9 @@ class Settings(BaseSettings):
             raise ValueError("each key must have 32 characters or more, as of: openssl rand -hex 32")
         return value
 
-    @field_validator("s3_secret_key", "secret_key", "admin_api_key", "metrics_token", "oidc_client_secret")
+    @field_validator(
+        "backup_s3_secret_key", "s3_secret_key", "secret_key", "admin_api_key", "metrics_token", "oidc_client_secret"
+    )
     @classmethod
     def _strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and info.data.get("environment") == "production":
@@ -314,6 +360,35 @@ def storage_settings(settings: Settings) -> StorageSettings:
         metrics_url=settings.s3_metrics_url,
         metrics_token=settings.s3_metrics_token.get_secret_value() if settings.s3_metrics_token else None,
     )
+
+
+def backup_storage_settings(settings: Settings) -> StorageSettings:
+    """How to reach buckets of backups. Raises SystemExit if a setting is missing."""
+    ours = storage_settings(settings)
+    secret = settings.backup_s3_secret_key
+    endpoint = settings.backup_s3_endpoint or ours.endpoint
+    return replace(
+        ours,
+        endpoint=endpoint,
+        public_endpoint=endpoint,
+        region=settings.backup_s3_region or ours.region,
+        access_key=settings.backup_s3_access_key or ours.access_key,
+        secret_key=secret.get_secret_value() if secret else ours.secret_key,
+        local_path=None,
+    )
+
+
+def keep_rules(text: str) -> dict[str, int]:
+    """How many snapshots to keep of which periods, from ``daily=7,weekly=5``. Raises ValueError."""
+    rules: dict[str, int] = {}
+    for rule in text.split(","):
+        period, _, number = rule.strip().partition("=")
+        if period not in _PERIODS or not re.fullmatch(r"[0-9]{1,4}", number):
+            raise ValueError(f"must be like daily=7,weekly=5,monthly=12; the periods are {', '.join(_PERIODS)}")
+        rules[period] = int(number)
+    if not any(rules.values()):
+        raise ValueError("must keep something")
+    return rules
 
 
 def secret_keys(settings: Settings) -> list[str]:

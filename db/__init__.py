@@ -26,6 +26,7 @@ Read files.py first: ``publish`` makes an upload a file.
 - comparison, janitor_runs, protected_periods  what the janitor compares with the bucket, when it ran, and what it must keep
 - counters, stats, quotas, capacity            counters kept by triggers, statistics read from them, quotas, space in the bucket
 - rate_limits                                  requests counted in a time
+- backup_holds, backup_runs                    backups: what must not be deleted meanwhile, and how they ended
 - search/                                      search in names and texts
 - dump                                         all rows of one moment as text, and back
 - jobs, demo, disk, migrate, errors            the job queue, demonstration rows, a disk check, migrations, SQLSTATEs

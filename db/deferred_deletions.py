@@ -52,15 +52,18 @@ class Due(NamedTuple):
 
     key: str
     replaced: bool  # whether another object has replaced it
+    urgent: bool  # of an infected file: deleted also while a backup runs
 
 
 def claim_due(tx: Tx, *, limit: int) -> list[Due]:
-    """Mark keys whose time has come as ``deleting``, the longest due first, and return them."""
+    """Mark keys whose time has come as ``deleting``, the longest due first, and return them; while a backup runs
+    (backup_holds.py), only the ``urgent`` ones."""
     sql = """
     update deferred_deletions set deleting = true where object_key in (
-        select object_key from deferred_deletions where delete_after <= now() order by delete_after limit %(limit)s
-        for update skip locked)
-    returning object_key, replaced_by is not null
+        select object_key from deferred_deletions where delete_after <= now()
+        and (urgent or not exists (select from backup_holds where held_until > now()))
+        order by delete_after limit %(limit)s for update skip locked)
+    returning object_key, replaced_by is not null, urgent
     """
     return many(tx, Due, sql, {"limit": limit})
 
@@ -68,7 +71,7 @@ def claim_due(tx: Tx, *, limit: int) -> list[Due]:
 def due(tx: Tx, *, after: str, limit: int) -> list[Due]:
     """The next ``limit`` keys after ``after`` whose time has come."""
     sql = """
-    select object_key, replaced_by is not null from deferred_deletions
+    select object_key, replaced_by is not null, urgent from deferred_deletions
     where delete_after <= now() and object_key > %(after)s order by object_key limit %(limit)s
     """
     return many(tx, Due, sql, {"after": after, "limit": limit})

@@ -21,8 +21,9 @@ Status = Literal["todo", "doing", "failed", "cancelled", "succeeded"]
 # Queues never wait for each other: a worker runs each with its own concurrency (jobs/worker.py).
 CHECKS, PROCESSING, MAINTENANCE, DEFAULT = "checks", "processing", "maintenance", "default"
 COMPARISON = "comparison"  # of all rows and objects, which may take long
-QUEUES = (CHECKS, PROCESSING, DEFAULT, MAINTENANCE, COMPARISON)
-_QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING}  # others: DEFAULT
+BACKUPS = "backups"  # which take hours
+QUEUES = (CHECKS, PROCESSING, DEFAULT, MAINTENANCE, COMPARISON, BACKUPS)
+_QUEUE_OF = {"check_file": CHECKS, "process_file": PROCESSING, "backup": BACKUPS}  # others: DEFAULT
 
 _CLASS = 1_000_000  # priorities in one class
 

@@ -5,7 +5,7 @@ its object, or an object without its row, never lasts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -185,6 +185,18 @@ def in_use(tx: Tx, keys: Sequence[str]) -> set[str]:
     return set(column(tx, sql, {"keys": list(keys)}))
 
 
+def holding(tx: Tx, contents: Collection[str]) -> dict[str, list[tuple[str, str | None, int]]]:
+    """Stored objects with these SHA-256s: key, encoding and stored size of each, by SHA-256. Reads all objects."""
+    sql = """
+    select sha256, object_key, encoding, coalesce(stored_size, size) from objects
+    where sha256 = any(%(contents)s) and status = 'stored' and in_bucket
+    """
+    found: dict[str, list[tuple[str, str | None, int]]] = {}
+    for sha256, *values in tx.execute(sql, {"contents": list(contents)}):
+        found.setdefault(sha256, []).append((values[0], values[1], values[2]))
+    return found
+
+
 # -- replacing an object -------------------------------------------------------------------------------------------------
 
 
@@ -291,8 +303,8 @@ def rename(tx: Tx, old: str, new: str, *, etag: str) -> bool:
         update objects o set object_key = %(new)s, etag = %(etag)s, urls_until = null, storage_class = 'standard'
         from object, taken where o.object_key = object.object_key returning 1
     )
-    insert into deferred_deletions (object_key, delete_after, replaced_by)
-    select object.object_key, now(), %(new)s from object, renamed
+    insert into deferred_deletions (object_key, delete_after, replaced_by, urgent)
+    select object.object_key, now(), %(new)s, true from object, renamed
     """
     return execute(tx, sql, {"old": old, "new": new, "etag": etag}) == 1
 

@@ -66,12 +66,14 @@ with quarantined as (
 deleted_object_texts as (delete from object_texts where object_key = any(%(keys)s)),
 deleted_previews as (delete from file_previews where object_key = any(%(keys)s) returning preview_path),
 due as (
-    insert into deferred_deletions (object_key, delete_after)
-    select preview_path, now() from deleted_previews union all
-    select public_key, now() from quarantined where public_key is not null
-    on conflict (object_key) do update set delete_after = excluded.delete_after
+    insert into deferred_deletions (object_key, delete_after, urgent)
+    select preview_path, now(), true from deleted_previews union all
+    select public_key, now(), true from quarantined where public_key is not null
+    on conflict (object_key) do update set delete_after = excluded.delete_after, urgent = true
 ),
-due_earlier as (update deferred_deletions set delete_after = now() where replaced_by = any(%(keys)s))
+due_earlier as (
+    update deferred_deletions set delete_after = now(), urgent = true where replaced_by = any(%(keys)s)
+)
 update files set status = 'infected', problem = %(problem)s, version = version + 1
 where file_path = any(%(keys)s) and status in ('processing', 'ready')
 """

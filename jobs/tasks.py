@@ -50,6 +50,8 @@ def register(queue: procrastinate.App, services: Services) -> None:
         if scanning is not None:
             scanning.scan_next_batch()
 
+    queue.task(name="backup", retry=retry)(services.backups.back_up)
+
     for job in _cron_jobs(services):
         task = queue.task(name=job.name, queueing_lock=job.name, lock=job.name, queue=job.queue)
         queue.periodic(cron=job.cron)(task(job))
@@ -89,4 +91,6 @@ def _cron_jobs(services: Services) -> list[CronJob]:
         CronJob("forget_jobs", "17 * * * *", services.jobs.forget_old),
         CronJob("sample_capacity", "41 * * * *", services.capacity.sample),
     ]
+    if services.backups.schedule is not None:
+        jobs.append(CronJob("schedule_backup", services.backups.schedule, services.backups.start))
     return jobs if scanning is None else [*jobs, CronJob("keep_rescanning", RESCAN_CRON, scanning.continue_rescan)]

@@ -42,6 +42,7 @@ from services.processing.compression import Compression
 from services.processing.pipeline import Pipeline
 from services.processing.previews import Previews
 from services.processing.scanning import Scanning
+from services.recovery.backup import Backups
 from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
@@ -88,6 +89,7 @@ class Services:
     slots: Mapping[LimitName, ConcurrencyLimit]  # for expensive operations
     rate_limits: RateLimits | None  # None: RATE_LIMITS=off
     audit: Audit
+    backups: Backups
     health: Health
     janitor: Janitor
     scrub: Scrub

@@ -9,7 +9,8 @@ from datetime import timedelta
 import structlog
 
 from core.errors import ContentMissing, FileArchived, StorageFull, Unavailable, UploadGone
-from db import Database, deferred_deletions, now, objects, previews
+from core.ids import INCOMING_PREFIX, PROBE_PREFIX, TAIL_PREFIX
+from db import Database, backup_holds, deferred_deletions, now, objects, previews
 from storage_backends.base import (
     ObjectFrozen,
     ObjectLocked,
@@ -24,6 +25,7 @@ from storage_backends.base import (
 
 log = structlog.get_logger()
 
+_NEVER_NAMED = (INCOMING_PREFIX, PROBE_PREFIX, TAIL_PREFIX)  # by a snapshot of a backup
 _LATE = timedelta(hours=1)  # a request without an answer may still take effect
 
 
@@ -60,8 +62,8 @@ def beginning_multipart(db: Database, object_key: str) -> Iterator[None]:
         raise
 
 
-def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool:
-    """Delete those of the keys that are not in use. True if nothing is left to delete.
+def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str], *, urgent: bool = False) -> bool:
+    """Delete those of the keys that are not in use. True if nothing is left to delete; ``urgent``: also while a backup runs.
 
     The rows decide, since an exception does not tell whether a COMMIT before it succeeded. The caller has first ended whatever
     could still put a key to use; the lock for that waits for a COMMIT in progress."""
@@ -69,17 +71,20 @@ def delete_unused(db: Database, store: ObjectStore, keys: Iterable[str]) -> bool
     try:
         with db.connection() as tx:
             used = objects.in_use(tx, keys)
+            held = not urgent and backup_holds.is_live(tx)
     except Unavailable as error:
         log.warning("objects_left_for_janitor", keys=keys, error=str(error))
         return False
-    deleted = [delete_quietly(db, store, key) for key in keys if key not in used]
+    deleted = [_delete(db, store, key, held=held) for key in keys if key not in used]
     return all(deleted)
 
 
 def purge_object(db: Database, store: ObjectStore, object_key: str) -> bool:
-    """Finish a purge: delete previews, public copy and object, then the row. False if the bucket failed, and the janitor is to
-    repeat it, or if another call has finished it."""
+    """Finish a purge: delete previews, public copy and object, then the row. False if the bucket failed or a backup runs, and the
+    janitor is to repeat it, or if another call has finished it."""
     with db.connection() as tx:
+        if backup_holds.is_live(tx):
+            return False
         keys = [preview.preview_path for preview in previews.of_objects(tx, [object_key])]
         record = objects.get(tx, object_key)
     if record is not None and record.public_key:
@@ -91,8 +96,20 @@ def purge_object(db: Database, store: ObjectStore, object_key: str) -> bool:
 
 
 def delete_quietly(db: Database, store: ObjectStore, key: str) -> bool:
-    """Delete an object, or record that it is to be deleted once the bucket's object lock permits it. False if the bucket did not
-    confirm it; the janitor then deletes it."""
+    """Delete an object that no row names, or record that it is to be deleted once the bucket's object lock permits it. False if
+    the bucket did not confirm it, or a backup runs whose snapshot may name it; the janitor then deletes it."""
+    try:
+        with db.connection() as tx:
+            held = backup_holds.is_live(tx)
+    except Unavailable as error:
+        log.warning("object_left_for_janitor", key=key, error=str(error))
+        return False
+    return _delete(db, store, key, held=held)
+
+
+def _delete(db: Database, store: ObjectStore, key: str, *, held: bool) -> bool:
+    if held and not key.startswith(_NEVER_NAMED):
+        return False
     try:
         store.delete(key)
     except ObjectLocked as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import structlog
 
 from db import Database, deferred_deletions
+from db.deferred_deletions import Due
 from services.objects import protection
 from services.objects.bucket import delete_unused
 from services.objects.protection import Protection
@@ -18,15 +19,15 @@ _BATCH = 1_000
 
 
 def remove_due(db: Database, store: ObjectStore, protected: Protection | None = None) -> list[str]:
-    """Delete what is due, and return its keys. What the bucket does not confirm stays due. Protected objects are forgotten and
-    kept, unless another one has replaced them."""
+    """Delete what is due, and return its keys. What the bucket does not confirm stays due, and while a backup runs all but what
+    is of infected files. Protected objects are forgotten and kept, unless another one has replaced them."""
     protected = protected or protection.load(db, store)
     removed: list[str] = []
     while True:
         with db.connection() as tx:
             due = deferred_deletions.claim_due(tx, limit=_BATCH)
         kept = {item.key for item in due if not item.replaced and protected.keeps(item.key)}
-        gone = [item.key for item in due if item.key in kept or _remove(db, store, item.key)]
+        gone = [item.key for item in due if item.key in kept or _remove(db, store, item)]
         with db.connection() as tx:
             forgotten = deferred_deletions.forget(tx, gone) if gone else []
         removed += [key for key in forgotten if key not in kept]
@@ -46,13 +47,13 @@ def find_due(db: Database, protected: Protection) -> Iterator[str]:
         after = due[-1].key
 
 
-def _remove(db: Database, store: ObjectStore, key: str) -> bool:
+def _remove(db: Database, store: ObjectStore, item: Due) -> bool:
     """Delete the object, and the parts of one whose writer died."""
     try:
         if isinstance(store, Multipart):
-            for ref in [ref for ref in store.list_multiparts(key) if ref.key == key]:
+            for ref in [ref for ref in store.list_multiparts(item.key) if ref.key == item.key]:
                 store.abort_multipart(ref)
     except StorageError as error:
-        log.warning("parts_left_for_janitor", key=key, error=str(error))
+        log.warning("parts_left_for_janitor", key=item.key, error=str(error))
         return False
-    return delete_unused(db, store, [key])
+    return delete_unused(db, store, [item.key], urgent=item.urgent)

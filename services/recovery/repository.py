@@ -99,6 +99,14 @@ class Blob(NamedTuple):
         return f"blobs/{self.name[:2]}/{self.name}{self.form}"
 
 
+class Need(NamedTuple):
+    """A blob that a snapshot needs. If the object's rows have no SHA-256, also what saves the next backup from reading it."""
+
+    blob: Blob
+    key_digest: str = ""  # of the object key
+    masked: str = ""  # the SHA-256, readable for who knows SECRET_KEY and the object key
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A complete snapshot: what its manifest says."""
@@ -232,14 +240,13 @@ class Repository:
             for line in _lines(reader):
                 yield orjson.loads(line)
 
-    def needed(self, snapshot_id: str) -> Iterator[tuple[Blob, str]]:
-        """The blobs of a snapshot; each with the digest of the object's key if its rows do not have its SHA-256, else "".
-        Raises NotFound, InvalidBackup; needs no identity."""
+    def needed(self, snapshot_id: str) -> Iterator[Need]:
+        """The blobs of a snapshot, some several times. Raises NotFound, InvalidBackup; needs no identity."""
         snapshot = self.snapshot(snapshot_id)
         with self._verified(snapshot, "blobs") as file, self._opened(file, encrypted=False) as reader:
             for line in _lines(reader):
-                name, form, size, digest = line.decode().split(",")
-                yield Blob(name, form, int(size)), digest
+                name, form, size, digest, masked = line.decode().split(",")
+                yield Need(Blob(name, form, int(size)), digest, masked)
 
     @contextmanager
     def _verified(self, snapshot: Snapshot, part: str) -> Iterator[IO[bytes]]:
@@ -347,6 +354,11 @@ class Repository:
     def key_digest(self, object_key: str) -> str:
         """A digest of an object key, which nobody without SECRET_KEY can compare with one."""
         return hmac.digest(self._keys[0], b"key:" + object_key.encode(), "sha256").hex()[:32]
+
+    def mask(self, object_key: str, sha256: str) -> str:
+        """Hide an object's SHA-256, or show it again. Each key has one content, so a mask is used once."""
+        mask = hmac.digest(self._keys[0], b"mask:" + object_key.encode(), "sha256")
+        return bytes(a ^ b for a, b in zip(mask, bytes.fromhex(sha256), strict=True)).hex()
 
     def blobs(self) -> Iterator[Blob]:
         """All stored blobs, in any order."""
