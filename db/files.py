@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -218,6 +218,30 @@ def publish(tx: Tx, new: NewFile, *, link: bool, forget: bool, damaged: Sequence
         "forget": forget,
     }
     return one(tx, FileRecord, _PUBLISH, params | _names(new.original_name) | events.by())
+
+
+def set_time(tx: Tx, file_id: UUID, uploaded_at: datetime) -> None:
+    """Let a file that was just published have been uploaded at a time in the past; one in the future changes nothing."""
+    sql = "update files set uploaded_at = %(at)s where id = %(id)s and %(at)s between '1970-01-01Z' and now()"
+    execute(tx, sql, {"id": file_id, "at": uploaded_at})
+
+
+class NamedFile(NamedTuple):
+    """What tells a file in a folder from the others."""
+
+    original_name: str
+    file_size: int
+    uploaded_at: datetime
+    file_hash: str | None
+
+
+def in_folder(tx: Tx, owner_id: str, folder_id: int | None) -> list[NamedFile]:
+    """All files directly in a folder (None: the root), by name."""
+    sql = """
+    select original_name, file_size, uploaded_at, file_hash from files
+    where owner_id = %(owner)s and folder_id is not distinct from %(folder)s and not is_deleted order by name_key
+    """
+    return many(tx, NamedFile, sql, {"owner": owner_id, "folder": folder_id})
 
 
 _GET = f"select {COLUMNS} from {FROM} where f.id = %(id)s"

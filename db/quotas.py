@@ -46,6 +46,11 @@ def defaults(quota: Quota) -> dict[str, Any]:
     return asdict(quota)
 
 
+def has_own(tx: Tx, owner_id: str) -> bool:
+    """Whether the owner has a quota besides the deployment's."""
+    return bool(scalar(tx, f"select {OWN} from {OF_OWNER}", {"owner_id": owner_id}))
+
+
 @dataclass(frozen=True, slots=True)
 class OwnerQuota:
     """What an owner keeps and may keep. Null: no limit."""

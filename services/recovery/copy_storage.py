@@ -36,7 +36,7 @@ from core.errors import (
     Unavailable,
     UploadsUnfinished,
 )
-from core.ids import FILE_PREFIX, PREVIEW_PREFIX
+from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, PREVIEW_PREFIX
 from db import Database, copies, objects, previews, set_timeout, uploads
 from db.copies import Copied, Counts, Kind, StoredObject
 from services.objects import bucket_mark
@@ -68,7 +68,7 @@ _WAITS = (
 _FOLLOW = 5.0  # seconds between passes
 _SWITCH_TIMEOUT = 3_600.0  # seconds for one statement of the switch
 _MAX_PROBLEMS = 1_000  # that are told one by one
-_PREFIXES = (FILE_PREFIX, PREVIEW_PREFIX)
+_PREFIXES = (FILE_PREFIX, ARCHIVE_PREFIX, PREVIEW_PREFIX)
 _MOVED = {"code": "upload_gone", "detail": "The files have moved to another bucket; begin the upload again."}
 
 

@@ -112,6 +112,7 @@ class Received:
     size: int
     sha256: str
     mime_type: str
+    uploaded_at: datetime | None = None  # before now; None: now
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +268,11 @@ class Batch:
         sha256: str | None = None,
         content_md5: bytes | None = None,
         placement: Placement = Placement(),  # noqa: B008 immutable
+        uploaded_at: datetime | None = None,
     ) -> None:
         """Store one file's bytes and check them; if that fails, nothing of the file is left. An error in this file alone goes to
         ``rejected``; one that ends the request is raised. ``commit`` decides on the folder; one that is known here must
-        exist."""
+        exist. ``uploaded_at`` is the time that an imported file keeps, unless it is to come."""
         try:
             clean = self._policy.check_declared(self._principal, name, size=size, claimed_type=claimed_type)
             new = NewUpload(
@@ -286,7 +288,8 @@ class Batch:
                 expires_in=_TTL,
                 placement=self._policy.place(self._principal, placement),
             )
-            self.received.append(self._store_bytes(new, stream, sha256, content_md5))
+            received = self._store_bytes(new, stream, sha256, content_md5)
+            self.received.append(replace(received, uploaded_at=uploaded_at))
         except _REQUEST_ERRORS:
             raise
         except GatewayError as error:
@@ -439,6 +442,8 @@ class Batch:
                 if record is None:
                     raise UploadGone("The upload took too long and has expired.")
                 equals.confirm(record.file_path)
+                if item.uploaded_at is not None:
+                    files.set_time(tx, record.id, item.uploaded_at)
                 published.append(as_sent(self._principal, item.upload, record))
                 self._begin_jobs(tx, record, new=record.file_path == item.upload.object_key)
             readings.move_files(tx, equals.damaged, by=[record.file_path for record in published])
