@@ -20,6 +20,7 @@ if __name__ == "__main__":  # without the imports below, which take 50 MiB: only
 import flask
 
 import api
+from core import archive_rules
 from core.content_types import Rules
 from core.cursors import Cursors
 from core.principal import Quota
@@ -36,6 +37,7 @@ from services.access.login_sessions import LoginSessions, SessionLimits
 from services.access.quotas import Quotas
 from services.access.rate_limits import NAMES, LimitName, RateLimits
 from services.access.upload_tokens import UploadTokens
+from services.library.archive import Archive
 from services.library.delivery import Delivery, DeliveryLimits
 from services.library.files import Files
 from services.library.folders import Folders
@@ -54,6 +56,7 @@ from services.processing.previews import Previews
 from services.processing.scanning import Scanning
 from services.recovery.backup import Backups
 from services.recovery.repository import RepositoryOptions
+from services.upkeep.archive_rules import ArchiveRules
 from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
@@ -71,7 +74,7 @@ from services.uploads.s3_uploads import S3Uploads
 from services.uploads.verification import Verification
 from settings import Settings, backup_storage_settings, database_url, keep_rules, secret_keys, storage_settings
 from storage_backends import open_store
-from storage_backends.base import Copies, Multipart, ObjectStore, PresignsParts
+from storage_backends.base import Archives, Copies, Multipart, ObjectStore, PresignsParts
 from telemetry import bucket_call, processes
 
 
@@ -96,17 +99,15 @@ def wire(
     rewriter = Rewriter(db, store, reader)
     space = CapacityLimits(settings.s3_capacity, settings.capacity_warning, settings.capacity_full)
     capacity = StorageCapacity(db, store, space)
+    archive = _archive(settings, db, store, rewriter)
     types = TypePolicy(Rules(allowed=settings.allowed_types, denied=settings.denied_types))
     quota, upload_ttl = Quota(settings.quota_bytes, settings.quota_files), timedelta(seconds=settings.upload_ttl)
 
     # Files and their previews
-    files = Files(db, store, reader, types, ConcurrencyLimit(), quota=quota, cursors=cursors)
+    files = Files(db, store, reader, types, archive, ConcurrencyLimit(), quota=quota, cursors=cursors)
     preview_limit = ConcurrencyLimit(concurrency=settings.preview_concurrency)
-    public_copies = PublicCopies(db, store, reader, preview_limit)
-    scanning = None
-    if (clamd := scanner(settings)) is not None:
-        rescan_every = timedelta(days=settings.rescan_days) if settings.rescan_days else None
-        scanning = Scanning(db, store, reader, clamd, unscannable=settings.scan_unscannable, rescan_every=rescan_every)
+    public_copies = PublicCopies(db, store, reader, archive, preview_limit)
+    scanning = _scanning(settings, db, store, reader)
     scans = scanning is not None
     previews = Previews(
         db, store, reader, preview_limit, public_copies, scanned_only=scans, strict=settings.strict_sandbox
@@ -118,7 +119,7 @@ def wire(
         max_zip_files=settings.max_zip_files,
         max_zip_bytes=settings.max_zip_bytes,
     )
-    delivery = Delivery(db, store, reader, public_copies, download_limits, links=links, scanned_only=scans)
+    delivery = Delivery(db, store, reader, public_copies, archive, download_limits, links=links, scanned_only=scans)
 
     # Uploads: direct and resumable ones only if the store has the abilities
     session_quota = Quota(settings.session_quota_bytes, settings.session_quota_files)
@@ -184,6 +185,8 @@ def wire(
         scanning=scanning,
         pipeline=Pipeline(db, previews),
         previews=previews,
+        archive=archive,
+        archive_rules=ArchiveRules(db, archive, rewriter, archive_rules.parse(settings.archive_rules or "")),
         compression=Compression(db, rewriter, on=settings.compression == "on"),
         files=files,
         folders=Folders(db, cursors),
@@ -209,6 +212,20 @@ def wire(
             processes,
         ],
     )
+
+
+def _archive(settings: Settings, db: Database, store: ObjectStore, rewriter: Rewriter) -> Archive:
+    if settings.s3_archive_class and not isinstance(store, Archives):
+        raise SystemExit(f"STORAGE_BACKEND {settings.storage_backend} has no storage classes: unset S3_ARCHIVE_CLASS.")
+    return Archive(db, store, rewriter, bucket_class=settings.s3_archive_class)
+
+
+def _scanning(settings: Settings, db: Database, store: ObjectStore, reader: ObjectReader) -> Scanning | None:
+    clamd = scanner(settings)
+    if clamd is None:
+        return None
+    rescan_every = timedelta(days=settings.rescan_days) if settings.rescan_days else None
+    return Scanning(db, store, reader, clamd, unscannable=settings.scan_unscannable, rescan_every=rescan_every)
 
 
 def _rate_limits(db: Database, settings: Settings) -> RateLimits | None:

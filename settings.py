@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import DirectoryPath, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from core import archive_rules
 from core.addresses import is_confidential
 from storage_backends import StorageSettings
 
@@ -109,6 +110,10 @@ class Settings(BaseSettings):
     # slots and an address three quarters; others wait for about 12 s.
     max_bodies_in_flight: int = Field(default=24, ge=1)
     compression: Literal["on", "off"] = "on"  # store files with zstd if that saves a tenth; off: no further files
+
+    # Rules as "days=180 type=video; days=365", each with owner=, folder=, type=, min_size= (core/archive_rules.py)
+    archive_rules: str | None = None  # unset: nothing is archived by itself
+    s3_archive_class: str | None = Field(default=None, pattern="^[A-Z0-9_]+$")  # unset: the bucket's default
 
     # Downloads and previews
     download_mode: Literal["redirect", "proxy"] = "redirect"
@@ -247,6 +252,12 @@ class Settings(BaseSettings):
     def _scanner(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"tcp://[^/:]+:\d{1,5}|unix://(/.+)", value):
             raise ValueError("must be tcp://host:port or unix:///path")
+        return value
+
+    @field_validator("archive_rules")
+    @classmethod
+    def _rules(cls, value: str | None) -> str | None:
+        archive_rules.parse(value or "")  # raises ValueError
         return value
 
     @field_validator("cors_origins")

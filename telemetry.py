@@ -226,6 +226,8 @@ class Metrics:
         self._scrubbed = counter("gateway_scrub_objects", "Objects that the scrub has read, by outcome", ["outcome"])
         self._scrubbed_bytes = counter("gateway_scrub_bytes", "Bytes that the scrub has read", [])
         self._repaired = counter("gateway_scrub_repairs", "Damaged objects that the scrub has repaired", [])
+        self._archived = counter("gateway_archived_objects", "Objects archived and brought back", ["action"])
+        self._archived_bytes = counter("gateway_archived_bytes", "Their bytes, before compression", ["action"])
         self._rate_limits = counter("gateway_rate_limits", "Rate limits that refused or failed", ["limit", "outcome"])
 
     def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
@@ -259,6 +261,11 @@ class Metrics:
     def job(self, task: str, outcome: str, seconds: float) -> None:
         """Count a job."""
         self._jobs.labels(task, outcome).observe(seconds)
+
+    def archived(self, action: str, size: int) -> None:
+        """Count an object of ``size`` bytes. ``action``: ``archived`` or ``unarchived``."""
+        self._archived.labels(action).inc()
+        self._archived_bytes.labels(action).inc(size)
 
     def preview(self, kind: str, outcome: str) -> None:
         """Count a preview. ``outcome``: ``stored`` (it was in the bucket), ``made``, ``not_modified``, or an error code."""

@@ -41,21 +41,25 @@ from api.response_models import (
     FilePageOut,
     PublicFileOut,
     TextPreviewOut,
+    ThawingOut,
     UrlOut,
 )
 from core import errors
 from core.disposition import content_disposition
 from core.unset import UNSET
 from db.records import FileView
-from services.library.delivery import Link, NotModified, Redirect, RequestConditions, Stream
+from services.library.archive import THAW_TAKES
+from services.library.delivery import Link, NotModified, Redirect, RequestConditions, Stream, Thawing
 from services.library.files import FileChange, FileQuery
 from services.processing.previews import PictureType, PreviewRequest
 
 routes = Blueprint("files", __name__)
 link_routes = Blueprint("links", __name__)
 
-_NAME_ERRORS = (errors.InvalidName, errors.TypeMismatch, errors.TypeNotAllowed)
+_NAME_ERRORS = (errors.InvalidName, errors.TypeMismatch, errors.TypeNotAllowed, errors.FileArchived)
 _CONTENT_ERRORS = (errors.NotFound, errors.FileNotReady, errors.FileInTrash, errors.ContentMissing)
+_STORED_ERRORS = (*_CONTENT_ERRORS, errors.FileArchived)
+_THAW_SECONDS = str(round(THAW_TAKES.total_seconds()))
 _PICTURES = ("image/webp", "image/jpeg", "image/png")
 
 
@@ -138,10 +142,22 @@ def delete(file_id: UUID, query: DeleteFileQuery) -> Response:
 
 
 @routes.post("/<uuid:file_id>/restore")
-@operation("Restore a file", responses={200: FileOut}, headers=("ETag",), audit=BY_SERVICE)
+@operation(
+    "Restore a file",
+    responses={200: FileOut, 202: Content({"application/json": FileOut}, "Under way", ("Retry-After",))},
+    headers=("ETag",),
+    audit=BY_SERVICE,
+)
 def restore(file_id: UUID) -> Response:
-    """Move it out of the trash; its name is numbered if it has been taken since."""
-    return render.file_answer(services().files.restore(principal(), file_id), principal())
+    """Move it out of the trash, where its name is numbered if it has been taken since; or else bring it back from the archive,
+    with all files of the same bytes. `202` while that takes time: seconds for a large file, hours where the storage class needs
+    a thaw."""
+    record, pending = services().files.take_back(principal(), file_id)
+    response = render.file_answer(record, principal())
+    if pending:
+        response.status_code = 202
+        response.headers["Retry-After"] = _THAW_SECONDS
+    return response
 
 
 @routes.put("/<uuid:file_id>/move")
@@ -198,7 +214,9 @@ def copy(file_id: UUID, body: CopyBody) -> Response:
 )
 def batch(body: BatchBody) -> Response:
     """Results in the order of `ids`, each with the status that a single request would have; a failure does not stop the
-    others. `delete` and `purge` need the scope `delete`, other actions `write`."""
+    others. `delete` and `purge` need the scope `delete`, other actions `write`. For `archive`, and for `restore` of an archived
+    file, `200` means that a job does it soon; `storage_class` tells when it is done. All files of the same bytes are archived
+    together."""
     require(principal(), "delete" if body.action in ("delete", "purge") else "write")
     results = services().files.batch(
         principal(), body.action, body.ids, target_folder_id=body.target_folder_id, add=body.add, remove=body.remove
@@ -225,6 +243,7 @@ _DOWNLOAD: Mapping[str, Any] = {
     "responses": {
         200: Content({"*/*": None}, "The bytes", (*_VALIDATORS, "Content-Disposition", "Accept-Ranges")),
         206: Content({"*/*": None}, "The requested range", (*_VALIDATORS, "Content-Disposition", "Content-Range")),
+        202: Content({"application/json": ThawingOut}, "It thaws in the archive", ("Retry-After",)),
         302: None,
         304: None,
     },
@@ -238,7 +257,8 @@ _DOWNLOAD: Mapping[str, Any] = {
 @operation("Download a file", access="public files", query=DownloadQuery, **_DOWNLOAD)
 def download(file_id: UUID, query: DownloadQuery) -> Response:
     """A redirect to a presigned URL, or the bytes themselves with `?mode=proxy` or if so configured. HEAD is never redirected.
-    `?disposition=inline` applies only to types that can't run scripts."""
+    `?disposition=inline` applies only to types that can't run scripts. A file in the archive comes back when it is downloaded:
+    at once where its storage class allows it, otherwise `202` until it is thawed."""
     found = services().delivery.open(
         caller_or_none(),
         file_id,
@@ -267,7 +287,7 @@ def download_by_link(token: str) -> Response:
 
 
 @routes.get("/<uuid:file_id>/url")
-@operation("Get a download URL", access="public files", query=UrlQuery, responses={200: UrlOut}, errors=_CONTENT_ERRORS)
+@operation("Get a download URL", access="public files", query=UrlQuery, responses={200: UrlOut}, errors=_STORED_ERRORS)
 def url(file_id: UUID, query: UrlQuery) -> Response:
     """A URL with which anybody may download until it expires: a presigned URL of the bucket, or a link of the gateway, which is
     checked at each use, if the file is public or stored compressed, or the time is longer than presigned URLs may live."""
@@ -294,7 +314,7 @@ def url(file_id: UUID, query: UrlQuery) -> Response:
     },
     headers=("ETag",),
     request_headers=("Accept", "If-None-Match"),
-    errors=(*_CONTENT_ERRORS, errors.PreviewUnsupported, errors.PreviewFailed, errors.TooMany, errors.Unavailable),
+    errors=(*_STORED_ERRORS, errors.PreviewUnsupported, errors.PreviewFailed, errors.TooMany, errors.Unavailable),
 )
 def preview(file_id: UUID, query: PreviewQuery) -> Response:
     """Made on demand if it is missing. The default `type` is the first of `thumbnail`, `text` and `contents` that the file has.
@@ -324,7 +344,7 @@ _ARCHIVE: Mapping[str, Any] = {
     "limit": "archives",
     "before": acquire_stream_slot,
     "responses": {200: Content({"application/zip": None}, "The archive", ("Content-Disposition",))},
-    "errors": (*_CONTENT_ERRORS, errors.TooLarge),
+    "errors": (*_STORED_ERRORS, errors.TooLarge),
 }
 
 
@@ -356,7 +376,11 @@ def _zipped(ids: Sequence[str] | None, folder: int | None) -> Response:
     return streaming.guarded(response)
 
 
-def _delivered(found: Redirect | NotModified | Stream) -> Response:
+def _delivered(found: Redirect | NotModified | Stream | Thawing) -> Response:
+    if isinstance(found, Thawing):
+        detail = "The file is in the archive and on its way back. Ask again later."
+        thawing = {"id": found.file_id, "storage_class": "archived", "detail": detail}
+        return render.answer(thawing, 202, {"Retry-After": _THAW_SECONDS, "Cache-Control": "no-store"})
     if isinstance(found, Redirect):
         return streaming.redirect(found.url)
     if isinstance(found, NotModified):

@@ -37,6 +37,7 @@ from core.principal import Role, Scope
 
 FileType = Literal["image", "video", "audio", "document", "text", "archive", "other"]
 Status = Literal["processing", "ready", "rejected", "infected"]
+StorageClass = Literal["standard", "archived"]
 Disposition = Literal["attachment", "inline"]
 Sort = Literal[
     "uploaded_at",
@@ -105,6 +106,7 @@ class FileListQuery(OwnedPageQuery):
     max_size: Int64 | None = None
     tag: ShortText | None = None
     status: Status | None = None
+    storage_class: StorageClass | None = None
     deleted: bool = False
     sort: Sort = "-uploaded_at"
 
@@ -225,7 +227,7 @@ class CopyBody(Body):
 
 
 class BatchBody(Body):
-    action: Literal["delete", "restore", "move", "tag", "purge"]
+    action: Literal["delete", "restore", "move", "tag", "purge", "archive"]
     ids: Annotated[tuple[Annotated[Text, Field(max_length=64)], ...], Field(max_length=1000)]
     target_folder_id: FolderId | None = None
     add: Tags = ()

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.request_models import FileType, Status
+from api.request_models import FileType, Status, StorageClass
 from core.placement import Visibility
 from core.principal import Role, Scope
 
@@ -116,7 +116,7 @@ class FileOut(FileCore):
     keep_location: Annotated[bool, Field(description="The location is kept in pictures that are public")]
     tags: list[str]
     owner_id: str
-    storage_class: Literal["standard", "archived"]
+    storage_class: StorageClass
     last_accessed: datetime | None
     download_count: Annotated[int, Field(ge=0)]
     is_deleted: bool
@@ -192,6 +192,14 @@ class UploadOut(Out):
     files: list[FileOut | SentFileOut]
     rejected: list[RejectedFile]
     session: SessionOut
+
+
+class ThawingOut(Out):
+    """The file is on its way back from the archive. Ask again after the seconds in `Retry-After`."""
+
+    id: UUID
+    storage_class: Literal["archived"]
+    detail: str
 
 
 class UrlOut(Out):

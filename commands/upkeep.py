@@ -88,6 +88,27 @@ def capacity(call: Call, as_json: bool) -> int:
     return 1 if report["level"] == "full" else 0
 
 
+@click.command(cls=Command)
+@dry_run_option
+@json_option
+@pass_call
+def archive(call: Call, dry_run: bool, as_json: bool) -> int:
+    """Archive now what ARCHIVE_RULES say; or tell, for each rule, what that would be and save."""
+    rules = call.services().archive_rules
+    if not rules.rules:
+        warn("archive: ARCHIVE_RULES is not set, so nothing is archived by itself.")
+        return 0
+    if dry_run:
+        reports = rules.preview()
+    else:
+        with progress("Archiving") as bar:
+            reports = rules.run(bar.advance)
+    show_rows([report.as_dict() for report in reports], as_json=as_json)
+    if dry_run and not as_json:
+        warn("estimated_saved_bytes: by compression, from the first MiB of each sampled object.")
+    return 0 if dry_run or all(report.archived_objects == report.objects for report in reports) else 1
+
+
 @click.command("seed-demo", cls=Command)
 @click.option("--files", type=int, required=True, help="Number of files.")
 @click.option("--objects", type=int, default=300, show_default=True, help="How many of them have content.")
@@ -189,4 +210,4 @@ def remove_job(call: Call, id: int) -> None:
     call.services().jobs.remove(id)
 
 
-COMMANDS = (janitor, rescan, stats, capacity, seed_demo, audit, jobs)
+COMMANDS = (janitor, archive, rescan, stats, capacity, seed_demo, audit, jobs)

@@ -205,6 +205,14 @@ def _bytes(found: re.Match[str]) -> tuple[int, int]:
     return int(number * unit), max(1, int(step * unit))
 
 
+def parse_size(text: str) -> int:
+    """The bytes of a size such as 10mb, as in ``size:``. Raises ValueError."""
+    found = _SIZE.fullmatch(text.lower())
+    if found is None or found[1]:
+        raise ValueError("no size")
+    return _bytes(found)[0]
+
+
 def _instant(value: str) -> datetime | None:
     try:
         if _DATE.fullmatch(value):

@@ -44,6 +44,7 @@ class FileFilter:
     max_size: int | None = None
     tag: str | None = None
     status: str | None = None
+    storage_class: str | None = None
     deleted: bool = False
 
     @property
@@ -105,6 +106,9 @@ _TESTS = {
 }
 
 
+_IN_CLASS = "exists (select from objects c where c.object_key = f.file_path and c.storage_class = '{}')"
+
+
 def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
     """The WHERE clause of a filter, and its parameters."""
     values = {
@@ -121,6 +125,8 @@ def conditions(wanted: FileFilter) -> tuple[str, dict[str, Any]]:
     tests = ["f.is_deleted" if wanted.deleted else "not f.is_deleted", *(_TESTS[name] for name in params)]
     if wanted.status not in (None, "ready"):
         tests.append("f.status <> 'ready'")  # the predicate of the index files_not_ready, which a parameter can't prove
+    if wanted.storage_class is not None:  # written out, for the index objects_archived
+        tests.append(_IN_CLASS.format("archived" if wanted.storage_class == "archived" else "standard"))
     if wanted.file_type is not None:
         test, value = _type_test(wanted.file_type)
         tests.append(test)

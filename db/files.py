@@ -281,6 +281,15 @@ def get_many(tx: Tx, file_ids: Sequence[UUID]) -> list[FileRecord]:
     return many(tx, FileRecord, f"select {COLUMNS} from {FROM} where f.id = any(%(ids)s)", {"ids": list(file_ids)})
 
 
+def read_apart(tx: Tx, object_key: str) -> list[FileRecord]:
+    """A ready file for each way that the object is to be read."""
+    sql = f"""
+    select distinct on (f.read_as) {COLUMNS} from {FROM} where f.file_path = %(key)s and f.status = 'ready'
+    order by f.read_as, f.id
+    """
+    return many(tx, FileRecord, sql, {"key": object_key})
+
+
 def duplicate_of(tx: Tx, owner_id: str, sha256: str, size: int, *, damaged: Sequence[str]) -> str | None:
     """The object of a file outside the trash with these bytes, or a damaged object with these bytes, which comes first. The
     caller's ``damaged`` objects are left out."""

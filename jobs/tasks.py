@@ -16,6 +16,7 @@ from db.jobs import COMPARISON, MAINTENANCE
 from services import Services
 
 JANITOR_CRON = "*/5 * * * *"
+ARCHIVE_CRON = "*/10 * * * *"
 RESCAN_CRON = "23 * * * *"
 FULL_JANITOR_CRON = "23 3 * * *"  # UTC
 SCRUB_CRON = "* * * * *"  # a slice takes less than a minute
@@ -42,8 +43,12 @@ def register(queue: procrastinate.App, services: Services) -> None:
         "process_file": services.pipeline.process,
         "compress_object": services.compression.compress,
         "publish_file": services.public_copies.publish,
+        "archive_object": services.archive.archive,
+        "unarchive_object": services.archive.unarchive,
     }.items():
-        queue.task(name=name, retry=retry)(lambda file_id, process=process: process(UUID(file_id)))
+        queue.task(name=name, retry=retry)(
+            lambda file_id, process=process, **options: process(UUID(file_id), **options)
+        )
 
     @queue.task(name="rescan", retry=retry)
     def rescan() -> None:
@@ -87,6 +92,8 @@ def _cron_jobs(services: Services) -> list[CronJob]:
         CronJob("janitor", JANITOR_CRON, janitor),
         # Of a very large bucket it takes hours: it has a queue of its own, and runs beside the quick ones.
         CronJob("full_janitor", FULL_JANITOR_CRON, full_janitor, queue=COMPARISON),
+        CronJob("archive", ARCHIVE_CRON, services.archive_rules.continue_pass),
+        CronJob("unarchive", ARCHIVE_CRON, services.archive.continue_returns),
         CronJob("scrub", SCRUB_CRON, services.scrub.run),
         CronJob("forget_jobs", "17 * * * *", services.jobs.forget_old),
         CronJob("sample_capacity", "41 * * * *", services.capacity.sample),

@@ -31,6 +31,7 @@ from services.access.login_sessions import LoginSessions
 from services.access.quotas import Quotas
 from services.access.rate_limits import LimitName, RateLimits
 from services.access.upload_tokens import UploadTokens
+from services.library.archive import Archive
 from services.library.delivery import Delivery
 from services.library.files import Files
 from services.library.folders import Folders
@@ -43,6 +44,7 @@ from services.processing.pipeline import Pipeline
 from services.processing.previews import Previews
 from services.processing.scanning import Scanning
 from services.recovery.backup import Backups
+from services.upkeep.archive_rules import ArchiveRules
 from services.upkeep.audit import Audit
 from services.upkeep.health import Health
 from services.upkeep.janitor import Janitor
@@ -75,6 +77,8 @@ class Services:
     resumable: ResumableUploads | None  # as direct
     s3_uploads: S3Uploads | None  # as direct
     delivery: Delivery
+    archive: Archive
+    archive_rules: ArchiveRules
     compression: Compression
     previews: Previews
     pipeline: Pipeline

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -21,6 +21,7 @@ from core.cursors import Cursors
 from core.disposition import content_disposition
 from core.errors import (
     ContentMissing,
+    FileArchived,
     FileInTrash,
     FileNotReady,
     InvalidCursor,
@@ -36,6 +37,7 @@ from core.ranges import ByteRange, etag_matches, if_range_matches, modified_sinc
 from db import Database, events, file_lists, files, folders, objects
 from db.records import FileRecord
 from services.access.visibility import is_public, may_change, visible
+from services.library.archive import Archive
 from services.library.files import parse_id
 from services.library.public_copies import PublicCopies
 from services.library.sniff import HEAD_BYTES
@@ -119,6 +121,13 @@ class NotModified:
 
 
 @dataclass(frozen=True, slots=True)
+class Thawing:
+    """The file is on its way back from the archive."""
+
+    file_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """The bytes of a file. ``close`` must be called, also if the client disconnects. HEAD has no body."""
 
@@ -146,6 +155,7 @@ class Delivery:
         store: ObjectStore,
         reader: ObjectReader,
         public_copies: PublicCopies,
+        archive: Archive,
         limits: DeliveryLimits,
         *,
         links: Cursors,
@@ -154,6 +164,7 @@ class Delivery:
         self._db = db
         self._reader = reader
         self._public_copies = public_copies
+        self._archive = archive
         self._links = links
         self._scanned_only = scanned_only
         self._presigns = store if isinstance(store, Presigns) else None
@@ -169,7 +180,7 @@ class Delivery:
         disposition: Disposition | None = None,
         conditions: RequestConditions = RequestConditions(),
         before_stream: Callable[[], None] = lambda: None,
-    ) -> Redirect | NotModified | Stream:
+    ) -> Redirect | NotModified | Stream | Thawing:
         """A download. HEAD is never redirected: a URL signed for GET answers it with 403. ``before_stream`` is called before the
         bytes are requested from the bucket.
 
@@ -196,7 +207,7 @@ class Delivery:
         method: Literal["GET", "HEAD"],
         conditions: RequestConditions,
         before_stream: Callable[[], None] = lambda: None,
-    ) -> Redirect | NotModified | Stream:
+    ) -> Redirect | NotModified | Stream | Thawing:
         """The download of a link, with the disposition fixed when it was made. A link ends with its file; a link to a public file
         also when the file becomes private. Raises NotAuthenticated for an expired or invalid link, and what ``open`` raises."""
         file_id, expires, disposition, public = self._parse_link(token)
@@ -226,6 +237,24 @@ class Delivery:
         conditions: RequestConditions,
         url_life: timedelta,
         before_stream: Callable[[], None],
+    ) -> Redirect | NotModified | Stream | Thawing:
+        try:
+            return self._delivered(principal, file, method, mode, disposition, conditions, url_life, before_stream)
+        except FileArchived:
+            if method == "GET":
+                self._archive.request_now(file)
+            return Thawing(file.id)
+
+    def _delivered(
+        self,
+        principal: Principal | None,
+        file: FileRecord,
+        method: Literal["GET", "HEAD"],
+        mode: Literal["redirect", "proxy"],
+        disposition: Disposition | None,
+        conditions: RequestConditions,
+        url_life: timedelta,
+        before_stream: Callable[[], None],
     ) -> Redirect | NotModified | Stream:
         etag, modified = validators = Validators.of(file)
         if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
@@ -235,7 +264,7 @@ class Delivery:
         if mode == "redirect" and method == "GET" and not (conditions.range and file.file_size == 0):  # T11: by us
             signed = self._presigned(file, url_life, disposition)
             if signed is not None:
-                self._reader.confirm(file)  # the bucket would serve whatever is under the key
+                self._reader.confirm(file, to_read=True)  # the bucket would serve whatever is under the key
                 if _is_start(conditions.range):
                     self._count(principal, file)
                 return Redirect(signed.url)
@@ -272,7 +301,7 @@ class Delivery:
             headers["Content-Range"] = span.content_range(file.file_size)
         status: Literal[200, 206] = 206 if span else 200
         if method == "HEAD":
-            self._reader.confirm(file)
+            self._reader.confirm(file, to_read=True)
             return Stream(status, headers, length, None)
         stack, reader = self._read(file, span)
         if span is None or span.first == 0:
@@ -288,7 +317,7 @@ class Delivery:
         disposition: Disposition | None = None,
     ) -> PresignedRequest | Link:
         """A presigned download URL, or a link (see the module's docstring), with its life clamped to the maximum (T42).
-        Raises InvalidInput below one second, and what ``open`` raises."""
+        Raises InvalidInput below one second, FileArchived, and what ``open`` raises."""
         if expires_in is not None and expires_in < 1:
             errors = [{"field": "expires_in", "message": "too small"}]
             raise InvalidInput("expires_in must be at least 1 second.", errors=errors)
@@ -296,7 +325,7 @@ class Delivery:
         with self._db.connection() as tx:
             found = files.get(tx, file_id)
         file = self._readable(principal, found)
-        self._reader.confirm(file)
+        self._reader.confirm(file, to_read=True)
         life = min(life, self._limits.url_max_ttl)
         of = None if principal is None else (file.id, file.owner_id)
         if file.visibility == "private" and life <= self._limits.url_ttl and self._can_presign(file):
@@ -367,14 +396,16 @@ class Delivery:
                 events.count_download(tx, file.id)
             else:
                 events.record_download(tx, file.id)
+            if file.file_path != file.public_key:  # a public copy is never archived
+                self._archive.request(tx, file)
 
     # -- many files ----------------------------------------------------------------------------------------------------
 
     def zip(self, principal: Principal, *, ids: Sequence[str] | None = None, folder: int | None = None) -> Zip:
         """A ZIP of files, or of a folder with all below it, also empty folders, streamed and uncompressed.
 
-        All files given by id must be ready; files of a folder that are not ready are left out and listed in the ZIP. Raises
-        NotFound, FileNotReady, FileInTrash, and TooLarge above the limits on count and bytes."""
+        All files given by id must be ready; files of a folder that are not ready, or must be thawed, are left out and listed in
+        the ZIP. Raises NotFound, FileNotReady, FileInTrash, FileArchived, and TooLarge above the limits on count and bytes."""
         if ids is not None:
             members, empty, left_out = self._named(principal, ids), list[str](), list[str]()
             filename = "files.zip"
@@ -400,7 +431,21 @@ class Delivery:
         with self._db.connection() as tx:
             found = {file.id: file for file in files.get_many(tx, wanted)}
         chosen = [self._readable(principal, found.get(file_id)) for file_id in wanted]
+        frozen = [file for file in chosen if not self._is_readable_now(file)]
+        if frozen:
+            raise FileArchived("Some of the files are in the archive and on their way back. Ask again later.")
         return [(file.original_name, file) for file in chosen]
+
+    def _is_readable_now(self, file: FileRecord) -> bool:
+        """False if the file is in the archive and must be thawed first; that is asked for. Raises ContentMissing."""
+        if file.storage_class != "archived" or file.file_path == file.public_key:
+            return True
+        try:
+            self._reader.confirm(file, to_read=True)
+        except FileArchived:
+            self._archive.request_now(file)
+            return False
+        return True
 
     def _in_folder(
         self, principal: Principal, folder_id: int
@@ -417,10 +462,13 @@ class Delivery:
         ready, left_out = list[tuple[str, FileRecord]](), set[str]()
         for file in (view.file for view in found):
             name = paths.get(file.folder_id or 0, "") + file.original_name
-            if file.intact and is_ready(file, scanned_only=self._scanned_only) and not file.expired:
-                ready.append((name, file))
-            elif not file.expired:
-                left_out.add(name)
+            if file.expired:
+                continue
+            with suppress(ContentMissing):
+                if is_ready(file, scanned_only=self._scanned_only) and file.intact and self._is_readable_now(file):
+                    ready.append((name, file))
+                    continue
+            left_out.add(name)
         within = {path.rstrip("/").rpartition("/")[0] + "/" for path in [*paths.values(), *(path for path, _ in ready)]}
         empty = [path for path in paths.values() if path and path not in within]
         return f"{folder.name}.zip", ready, empty, sorted(left_out)

@@ -14,6 +14,8 @@ from core import names
 from core.cursors import Cursors, Page
 from core.errors import (
     ContentMissing,
+    FileArchived,
+    FileInTrash,
     FileNotReady,
     GatewayError,
     InvalidCursor,
@@ -37,6 +39,7 @@ from services.access.idempotency import Claim
 from services.access.quotas import remember_claim
 from services.access.visibility import check_target, listed, may_change, owned, owner_scope, visible
 from services.library import public_copies, readings
+from services.library.archive import Archive
 from services.library.sniff import HEAD_BYTES
 from services.library.tags import check_tags
 from services.library.type_policy import TypePolicy
@@ -44,7 +47,7 @@ from services.objects.bucket import bucket_errors, purge_object
 from services.objects.object_reader import Altered, Damaged, ObjectReader
 from storage_backends.base import ObjectNotFound, ObjectStore
 
-BatchAction = Literal["delete", "restore", "move", "tag", "purge"]
+BatchAction = Literal["delete", "restore", "move", "tag", "purge", "archive"]
 MAX_TAGS = 50
 _PIECE = 1024 * 1024  # bytes read at a time
 
@@ -89,6 +92,7 @@ class FileQuery:
     max_size: int | None = None
     tag: str | None = None
     status: str | None = None
+    storage_class: str | None = None
     deleted: bool = False
     sort: str = "-uploaded_at"
     owner: str | None = None
@@ -121,6 +125,7 @@ class Files:
         store: ObjectStore,
         reader: ObjectReader,
         types: TypePolicy,
+        archive: Archive,
         verify_limit: ConcurrencyLimit,
         *,
         quota: Quota,
@@ -130,6 +135,7 @@ class Files:
         self._store = store
         self._reader = reader
         self._types = types
+        self._archive = archive
         self._quota = quota  # the deployment's
         self._cursors = cursors
         self._verify_limit = verify_limit
@@ -176,6 +182,8 @@ class Files:
             found = True
             if file.file_hash is not None:
                 state = "verified" if (digest.hexdigest(), size) == (file.file_hash, file.file_size) else "mismatch"
+        except FileArchived:  # it is there, and can't be read before a thaw
+            found = True
         except (Altered, Damaged):
             found, state = True, "mismatch"
         except ObjectNotFound:
@@ -211,6 +219,7 @@ class Files:
             max_size=query.max_size,
             tag=query.tag,
             status=query.status,
+            storage_class=query.storage_class,
             deleted=query.deleted,
         )
         scope = f"files:{principal.owner_id}:{query.sort}:{[getattr(wanted, f.name) for f in fields(wanted)]}"
@@ -362,6 +371,30 @@ class Files:
             restored = files.restore(tx, file)
             return restored or _still(files.get(tx, file_id))
 
+    def take_back(self, principal: Principal, file_id: UUID, *, now: bool = True) -> tuple[FileRecord, bool]:
+        """Restore a file from the trash, or else bring it back from the archive. Whether that takes longer than this call, which
+        is ``now`` to do what is quick. Raises NotFound."""
+        file = owned(principal, self.get(principal, file_id))
+        if file.is_deleted or file.storage_class != "archived":
+            return self.restore(principal, file_id), False
+        self._archive.request_now(file, action="unarchive_requested")
+        if now:
+            self._archive.bring_back_small(file)
+        file = owned(principal, self.get(principal, file_id))
+        return file, file.storage_class == "archived"
+
+    def archive(self, principal: Principal, file_id: UUID) -> None:
+        """Let a job archive a ready file, with its equals. Raises NotFound, FileInTrash, FileNotReady."""
+        with self._db.transaction() as tx:
+            file = owned(principal, files.get(tx, file_id))
+            if file.is_deleted:
+                raise FileInTrash()
+            if file.status != "ready":
+                raise FileNotReady()
+            if file.storage_class == "standard":
+                self._archive.enqueue(tx, file.id, file.owner_id, file.file_path)
+                events.record(tx, "archive_requested", owner_id=file.owner_id, file_id=file.id)
+
     def purge(self, principal: Principal, file_id: UUID, *, if_match: str | None = None) -> None:
         """Delete a file, and what no other file shares of object and previews. Raises NotFound, PreconditionFailed."""
 
@@ -397,10 +430,11 @@ class Files:
         """Apply an action to many files, each in its own transaction; a failure does not stop the others."""
         steps: dict[BatchAction, Callable[[UUID], object]] = {
             "delete": lambda file_id: self.trash(principal, file_id),
-            "restore": lambda file_id: self.restore(principal, file_id),
+            "restore": lambda file_id: self.take_back(principal, file_id, now=False),
             "move": lambda file_id: self.move(principal, file_id, target_folder_id, if_match=None),
             "tag": lambda file_id: self._retag(principal, file_id, add, remove),
             "purge": lambda file_id: self.purge(principal, file_id),
+            "archive": lambda file_id: self.archive(principal, file_id),
         }
         results: list[tuple[str, GatewayError | None]] = []
         for text in ids:

@@ -18,7 +18,7 @@ import structlog
 
 from core import names
 from core.content_types import may_hold_location, served_type
-from core.errors import ContentMissing, GatewayError, Unavailable
+from core.errors import ContentMissing, FileArchived, GatewayError, Unavailable
 from core.ids import FILE_PREFIX, object_key
 from core.principal import Principal
 from db import Database, Tx, deferred_deletions, files, jobs, objects
@@ -27,6 +27,7 @@ from parsers import ParserFailed
 from parsers import run as parsers
 from services.access.concurrency import ConcurrencyLimit
 from services.access.visibility import may_change
+from services.library.archive import Archive
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import ObjectReader, Reader
 from storage_backends.base import ObjectStore
@@ -70,10 +71,13 @@ def is_stuck(file: FileRecord) -> bool:
 class PublicCopies:
     """Makes public copies, and decides who gets them."""
 
-    def __init__(self, db: Database, store: ObjectStore, reader: ObjectReader, limit: ConcurrencyLimit):
+    def __init__(
+        self, db: Database, store: ObjectStore, reader: ObjectReader, archive: Archive, limit: ConcurrencyLimit
+    ):
         self._db = db
         self._store = store
         self._reader = reader
+        self._archive = archive
         self._limit = limit
 
     def shown(self, principal: Principal | None, file: FileRecord) -> FileRecord:
@@ -115,6 +119,9 @@ class PublicCopies:
             state = "unremovable"
         except ContentMissing:
             log.warning("publishing_without_object", file_id=str(file_id))
+            return
+        except FileArchived:  # ``enqueue_missing`` tries again
+            self._archive.request_now(file)
             return
         with self._db.connection() as tx:
             objects.set_location_state(tx, file.file_path, state)

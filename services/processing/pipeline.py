@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from core.content_types import may_shrink
-from core.errors import ContentMissing, GatewayError, PreviewFailed, PreviewUnsupported
+from core.errors import ContentMissing, FileArchived, GatewayError, PreviewFailed, PreviewUnsupported
 from db import Database, Tx, files, jobs, readings
 from db.records import FileRecord
 from db.search import index
@@ -63,6 +63,8 @@ class Pipeline:
             found, failures = self._read(file, [step for step in _STEPS if step in types])
         except ContentMissing:
             log.warning("processing_without_object", file_id=str(file_id))
+            return
+        except FileArchived:  # renamed there; it is read when it is back
             return
         measured: dict[str, Any] = {}
         for reading in found:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import structlog
 
 from core import names
-from core.errors import Conflict, ContentMissing, Unavailable
+from core.errors import Conflict, ContentMissing, FileArchived, Unavailable
 from core.ids import FILE_PREFIX, object_key
 from core.scan import Scan, Signatures
 from db import Database, Tx, deferred_deletions, jobs, objects, scans, uploads
@@ -191,7 +191,7 @@ class Scanning:
         assert file.file_hash is not None
         try:
             scan = self._scan(file)
-        except ObjectNotFound:
+        except (ObjectNotFound, FileArchived):
             return "failed"
         except Unavailable:
             self.clamd.signatures()

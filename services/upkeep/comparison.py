@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
+from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
 from db import Database, comparison, deferred_deletions, now, objects, previews, try_claim
 from db.comparison import Expected, Range
 from db.records import ObjectRecord
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 # All that belongs to the gateway in the bucket; nothing else is ever touched. What is in the transient ones belongs to
 # unfinished uploads, so they are short.
 TRANSIENT = (INCOMING_PREFIX, TAIL_PREFIX, PROBE_PREFIX)
-LASTING = (FILE_PREFIX, PREVIEW_PREFIX)
+LASTING = (FILE_PREFIX, ARCHIVE_PREFIX, PREVIEW_PREFIX)
 _GRACE = timedelta(hours=1)  # clocks differ, rows come late
 # Incoming objects and tails have a row before anybody learns their key: without one they are late writes to an upload that
 # has ended, however young. A probe has no row, and is deleted within seconds.

@@ -17,7 +17,7 @@ from tests.rows import add_file
 def test_long_lists_are_counted_for_the_first_page_only(
     db: Database, alice: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = Files(db, None, None, None, None, quota=Quota(), cursors=Cursors([b"secret"]))  # type: ignore[arg-type]
+    files = Files(db, None, None, None, None, None, quota=Quota(), cursors=Cursors([b"secret"]))  # type: ignore[arg-type]
     made = {add_file(db, f"{number}.pdf", tags=["x"], size=number % 2) for number in range(8)}
     add_file(db, "untagged.pdf")
     monkeypatch.setattr(file_lists, "EXACT_UP_TO", 3)
@@ -38,7 +38,7 @@ def test_long_lists_are_counted_for_the_first_page_only(
 
 
 def test_T84_a_cursor_is_valid_for_its_own_list_only(db: Database, alice: Principal, bob: Principal) -> None:
-    files = Files(db, None, None, None, None, quota=Quota(), cursors=Cursors([b"secret"]))  # type: ignore[arg-type]
+    files = Files(db, None, None, None, None, None, quota=Quota(), cursors=Cursors([b"secret"]))  # type: ignore[arg-type]
     for number in range(3):
         add_file(db, f"{number}.pdf")
         add_file(db, f"{number}.pdf", owner="bob")
