@@ -108,7 +108,13 @@ class Janitor:
             protected = protection.begin_run(self._db, self._store, dry_run=dry_run)
             for requeue in self._requeues:
                 report.add("requeued_jobs", count=requeue(dry_run=dry_run))
+            # What is found is what was there before the run, as in a dry run; then what rows tell is done.
             self._delete_old_rows(report)
+            self._compare(
+                report, protected, delete_protected=full and delete_protected, listed=listed if full else None
+            )
+            if full:
+                self._recount(report)
             self._expire_uploads(report, protected)
             self._clean_uploads(report, protected)
             self._forget_keys(report, protected)
@@ -116,13 +122,8 @@ class Janitor:
             self._finish_purges(report)
             self._remove_due(report, protected)
             self._empty_trash(report)
-            self._compare(
-                report, protected, delete_protected=full and delete_protected, listed=listed if full else None
-            )
             if not dry_run:
                 self._add_partitions()
-            if full:
-                self._recount(report)
             self._end(report, seconds=monotonic() - began if full else None)
         finally:
             ORIGIN.reset(caller)
