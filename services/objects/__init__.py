@@ -20,6 +20,7 @@ Read object_reader.py first.
 - part_writer         write an object in parts
 - equal_objects       check an equal object in the bucket before a new file is put on it
 - deferred_deletions  delete what is due
+- protection          what is kept because the database may have forgotten it
 - bucket              translate the bucket's errors, delete unused keys, purge objects
 
 Versions and retention belong in services/library, integrity checks of all objects in services/upkeep.

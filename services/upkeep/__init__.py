@@ -8,7 +8,9 @@ Invariants
 Archiving belongs here when it comes.
 
 Open janitor.py first.
-    janitor.py   expired uploads, orphaned objects, deferred deletions, old rows, counters
+    janitor.py   expired uploads and files, interrupted deletions, old rows, counters
+    comparison.py  the bucket against the rows, in both directions
+    report.py    what a run of the janitor found
     scrub.py     reads every object back: passes, findings; scrub_reading.py examines, scrub_repair.py repairs
     jobs.py      the job queue: list, retry, remove; failures, and jobs of dead workers
     health.py    readiness
