@@ -1,7 +1,8 @@
-"""``/api/admin``: API keys, quotas, jobs, the janitor and virus scans."""
+"""``/api/admin``: API keys, quotas, jobs, the janitor, the scrub and virus scans."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from uuid import UUID
 
 from flask import Blueprint, Response
@@ -10,7 +11,7 @@ from api import render
 from api.context import services
 from api.idempotency import once
 from api.operations import BY_SERVICE, operation
-from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery, QuotaBody
+from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery, QuotaBody, ScrubQuery
 from api.response_models import (
     JobOut,
     JobPageOut,
@@ -20,6 +21,8 @@ from api.response_models import (
     QuotaPageOut,
     ReportOut,
     RescanOut,
+    ScrubOut,
+    ScrubPassOut,
 )
 from core.errors import Conflict, LimitReached, NotFound
 from core.principal import Quota
@@ -153,3 +156,23 @@ def latest_rescan() -> Response:
     if found is None:
         raise NotFound("There has been no scan of all files yet.")
     return render.answer(render.rescan(found))
+
+
+# -- the scrub -------------------------------------------------------------------------------------------------------------
+
+
+@routes.get("/scrub")
+@operation("Get damaged objects", access="admin", query=ScrubQuery, responses={200: ScrubOut})
+def scrub(query: ScrubQuery) -> Response:
+    """How reading all stored objects back goes, and what was found, newest first: open findings, or all with `resolved`."""
+    found = services().scrub.findings(limit=query.limit, cursor=query.cursor, resolved=query.resolved)
+    state = services().scrub.state()
+    latest = state.latest_pass and render.scrub_pass(state.latest_pass)
+    return render.page(found, render.scrub_finding, **asdict(state) | {"latest_pass": latest})
+
+
+@routes.post("/scrub")
+@operation("Read all stored objects back now", access="admin", responses={202: ScrubPassOut}, audit="scrub_begun")
+def begin_scrub() -> Response:
+    """In the background, as fast as `SCRUB_RATE` allows. If such a pass is running already, this returns its progress."""
+    return render.answer(render.scrub_pass(services().scrub.begin()), 202)

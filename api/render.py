@@ -26,6 +26,8 @@ from api.response_models import (
     PreviewOut,
     PublicFileOut,
     RescanOut,
+    ScrubFindingOut,
+    ScrubPassOut,
     SentFileOut,
     SessionOut,
 )
@@ -189,6 +191,8 @@ def made_file(view: FileView) -> Json:
 event = as_model(EventOut, of=EventRecord)
 key = as_model(KeyOut)
 rescan = as_model(RescanOut)
+scrub_pass = as_model(ScrubPassOut)
+scrub_finding = as_model(ScrubFindingOut)
 _as_session = as_model(SessionOut, "session_id")
 _as_job = as_model(JobOut, "file_id")
 

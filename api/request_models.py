@@ -168,6 +168,10 @@ class JobListQuery(PageQuery):
     owner: Owner | None = None
 
 
+class ScrubQuery(PageQuery):
+    resolved: Annotated[bool, Field(description="Also findings that were repaired or resolved")] = False
+
+
 class AuditQuery(PageQuery):
     actor: Annotated[ShortText | None, Field(description="Whose credential it was; or anonymous, command, system")] = (
         None

@@ -435,6 +435,50 @@ class RescanOut(Out):
     failed: int
 
 
+class ScrubPassOut(Out):
+    """A pass over all stored objects. ``requested``: as fast as ``SCRUB_RATE`` allows."""
+
+    id: int
+    requested: bool
+    began_at: datetime
+    objects: int
+    read_objects: int
+    read_bytes: int
+    finished_at: datetime | None
+
+
+class ScrubFindingOut(Out):
+    """A damaged object: what should be there, and what is."""
+
+    id: int
+    object_key: str
+    owner_id: str
+    kind: Literal["missing", "changed", "swapped", "unreadable"]
+    found_at: datetime
+    expected_sha256: str
+    expected_size: int
+    expected_etag: str
+    found_sha256: str | None
+    found_size: int | None
+    found_etag: str | None
+    belongs_to: str | None = Field(description="The key of the object whose bytes these are")
+    error: str | None
+    repaired_at: datetime | None
+    repaired_from: Literal["duplicate", "backup", "original"] | None
+    repaired_key: str | None
+    resolved_at: datetime | None
+
+
+class ScrubOut(PageOut):
+    items: list[ScrubFindingOut]
+    days: int
+    rate: int
+    latest_pass: ScrubPassOut | None
+    oldest_check: datetime | None
+    open: dict[str, int] = Field(description="Open findings, by kind")
+    suspected: int = Field(description="Objects that could not be read, and are tried again in a minute")
+
+
 class ReportOut(Out):
     """What the janitor did, or with ``dry_run`` would do."""
 

@@ -5,7 +5,7 @@ servers.py    what runs: start, serve, worker, bootstrap, migrate, env
 doctor.py     what this deployment's bucket, scanner and sandbox can do
 access.py     keys, quotas, sessions
 backup.py     backup, and its list, verify and prune
-upkeep.py     janitor, jobs, audit, rescan, stats, seed-demo
+upkeep.py     janitor, scrub, jobs, audit, rescan, stats, seed-demo
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Commands that keep a deployment in order: the janitor, jobs, audit events, scans, statistics, demonstration files."""
+"""Commands that keep a deployment in order: the janitor, the scrub, jobs, audit events, scans, statistics, demonstrations."""
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +26,9 @@ from commands.base import (
     warn,
 )
 from settings import migration_database_url
+
+if TYPE_CHECKING:
+    from db.records import ScrubPassRecord
 
 
 @click.command(cls=Command)
@@ -52,6 +57,42 @@ def janitor(call: Call, dry_run: bool, delete_protected: bool, as_json: bool) ->
         if not report.compared:
             print("The bucket could not be compared to its end.")
     return int(not report.compared or bool(report.missing_objects or report.still_missing_objects))
+
+
+@click.command(cls=Command)
+@click.option("--all", "everything", is_flag=True, help="Read all objects, not only those that are due now.")
+@click.option("--report", is_flag=True, help="Read nothing; print what was found, as a text that can be mailed.")
+@json_option
+@pass_call
+def scrub(call: Call, everything: bool, report: bool, as_json: bool) -> int:
+    """Read stored objects back, compare them with their SHA-256, and repair what is damaged from an equal object or a backup, at
+    SCRUB_RATE. Status 1 if objects are damaged, or the bucket could not be read."""
+    service = call.services().scrub
+    interrupted, shown = None, 0
+    if not report:
+        if everything:
+            service.begin()
+        with progress("Objects read") as bar:
+
+            def advance(current: ScrubPassRecord) -> None:
+                nonlocal shown
+                bar.expect(current.objects)
+                bar.advance(current.read_objects - shown)
+                shown = current.read_objects
+
+            interrupted = service.run(seconds=None, progress=advance).interrupted
+            while everything and interrupted is None and service.suspected():
+                time.sleep(5)  # they are tried again in a minute
+                interrupted = service.run(seconds=None, progress=advance).interrupted
+    state = service.state()
+    if as_json:
+        found = all_pages(lambda cursor: service.findings(limit=200, cursor=cursor))
+        print_json(asdict(state) | {"interrupted": interrupted, "findings": list(map(asdict, found))})
+    else:
+        print(service.report(), end="")
+        if interrupted is not None:
+            warn(f"The bucket or the database could not be read: {interrupted}")
+    return int(bool(state.open) or interrupted is not None)
 
 
 @click.command(cls=Command)
@@ -210,4 +251,4 @@ def remove_job(call: Call, id: int) -> None:
     call.services().jobs.remove(id)
 
 
-COMMANDS = (janitor, archive, rescan, stats, capacity, seed_demo, audit, jobs)
+COMMANDS = (janitor, archive, scrub, rescan, stats, capacity, seed_demo, audit, jobs)

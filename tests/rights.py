@@ -279,6 +279,8 @@ ROUTES: Mapping[str, tuple[Case, ...]] = {
     "DELETE /api/admin/keys/<uuid:key_id>": (Case("admin", 204, lambda world: f"/api/admin/keys/{world.key()}"),),
     "POST /api/admin/rescan": (Case("admin", 409, _at("/api/admin/rescan"), "without a scanner"),),
     "GET /api/admin/rescan": (Case("admin", 409, _at("/api/admin/rescan"), "without a scanner"),),
+    "POST /api/admin/scrub": (Case("admin", 202, _at("/api/admin/scrub")),),
+    "GET /api/admin/scrub": (Case("admin", 200, _at("/api/admin/scrub")),),
     "GET /api/admin/quotas": (Case("admin", 200, _at("/api/admin/quotas")),),
     "PUT /api/admin/quotas/<path:owner_id>": (
         Case("admin", 200, lambda world: ("/api/admin/quotas/alice", _json(max_bytes=None, max_files=None))),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -24,7 +24,7 @@ from db import Database, now, scrub
 from db.records import ScrubFindingRecord, ScrubObject, ScrubPassRecord
 from db.scrub import Damage
 from services.upkeep.scrub_reading import BucketAway, BucketBusy, Examiner, Right, Stored, Throttle
-from services.upkeep.scrub_repair import Repairs
+from services.upkeep.scrub_repair import EVIDENCE, Repairs
 from storage_backends.base import StorageError
 from telemetry import Gauge, gauge, metrics
 
@@ -36,6 +36,13 @@ _SOON, _LATER = timedelta(minutes=1), timedelta(hours=1)  # until a suspicion, a
 _PROGRESS = 2.0  # seconds between records of the pass's progress
 _KEEP = timedelta(days=366)  # findings that were resolved, and passes
 _KINDS = ("missing", "changed", "swapped", "unreadable")
+
+_WHAT = {
+    "missing": "the bucket has no such object",
+    "changed": "the bucket has other bytes",
+    "swapped": "the bucket has another object's bytes",
+    "unreadable": "the bucket can't read it, though it can read others",
+}
 
 Outcome = Literal["verified", "missing", "changed", "swapped", "unreadable", "suspected", "frozen", "replaced"]
 Progress = Callable[[ScrubPassRecord], None]
@@ -249,6 +256,11 @@ class Scrub:
                 suspected=scrub.suspicions(tx),
             )
 
+    def report(self, *, limit: int = 100) -> str:
+        """How the scrub stands, with the newest findings of each kind, open and resolved, as plain text."""
+        resolved = [finding for finding in self.findings(limit=limit, resolved=True).items if finding.resolved_at]
+        return summary(self.state(), self.findings(limit=limit).items + resolved)
+
     def findings(self, *, limit: int, cursor: str | None = None, resolved: bool = False) -> Page[ScrubFindingRecord]:
         """A page of open findings, or of all, newest first. Raises InvalidCursor."""
         scope = f"scrub:{resolved}"
@@ -267,3 +279,53 @@ class Scrub:
             Gauge("gateway_scrub_open_findings", "Damaged objects that are not repaired yet", ("kind",), counts),
             gauge("gateway_scrub_oldest_check_seconds", "Seconds since the oldest check of an object began", age),
         ]
+
+
+def summary(state: ScrubState, findings: Sequence[ScrubFindingRecord]) -> str:
+    """A report to be read, or mailed."""
+    damaged = sum(state.open.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in state.open.items())
+    lines = [f"{damaged} damaged objects ({kinds})." if damaged else "No object is known to be damaged."]
+    if state.suspected:
+        lines.append(f"{state.suspected} could not be read at the first try, and will be tried again.")
+    latest = state.latest_pass
+    if latest is None:
+        lines.append("No pass over all objects has begun yet.")
+    else:
+        end = f"ended {_minute(latest.finished_at)}" if latest.finished_at else "goes on"
+        read = f"{latest.read_objects} of {latest.objects} objects, {latest.read_bytes} bytes, were read"
+        lines.append(f"The latest pass began {_minute(latest.began_at)} and {end}: {read}.")
+    if state.oldest_check is not None:
+        lines.append(f"The oldest check of an object began {_minute(state.oldest_check)}.")
+    for title, wanted in (("Damaged", False), ("Repaired, or right again", True)):
+        chosen = [finding for finding in findings if (finding.resolved_at is not None) == wanted]
+        if chosen:
+            lines += ["", f"{title}:"]
+            lines += [line for finding in chosen for line in _described(finding)]
+    return "\n".join(lines) + "\n"
+
+
+def _described(finding: ScrubFindingRecord) -> list[str]:
+    lines = [
+        f"  {finding.object_key}",
+        f"    {finding.kind}: {_WHAT[finding.kind]}; found {_minute(finding.found_at)}; owner {finding.owner_id}",
+        f"    expected SHA-256 {finding.expected_sha256}, {finding.expected_size} bytes",
+    ]
+    if finding.found_sha256 is not None:
+        lines.append(f"    found    SHA-256 {finding.found_sha256}, {finding.found_size} bytes")
+    if finding.belongs_to is not None:
+        lines.append(f"    these are the bytes of {finding.belongs_to}")
+    if finding.error is not None:
+        lines.append(f"    {finding.error}")
+    if finding.repaired_at is not None:
+        lines.append(
+            f"    repaired {_minute(finding.repaired_at)} from {finding.repaired_from}, now {finding.repaired_key}; the damaged"
+            f" object is kept until {_minute(finding.repaired_at + EVIDENCE)}"
+        )
+    elif finding.resolved_at is not None:
+        lines.append(f"    resolved {_minute(finding.resolved_at)}: uploaded again, purged, or right again")
+    return lines
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

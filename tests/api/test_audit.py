@@ -179,6 +179,7 @@ STEPS: dict[str, tuple[Step, str | None]] = {
         "quota_set!",
     ),
     "POST /api/admin/janitor": (lambda _: ("POST", "/api/admin/janitor", {"json": {}}), "janitor_run!"),
+    "POST /api/admin/scrub": (lambda _: ("POST", "/api/admin/scrub", {}), "scrub_begun!"),
     "POST /api/admin/jobs/<job_id:job_id>/retry": (
         lambda c: ("POST", f"/api/admin/jobs/{c.job()}/retry", {}),
         "job_retried!",

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
+from json import loads
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from commands import run
 from core.errors import Unavailable
 from core.principal import Principal
 from db import Database
@@ -27,6 +29,7 @@ from services.upkeep.scrub_repair import Repairs
 from settings import Settings, storage_settings
 from storage_backends import open_store, signed_http
 from storage_backends.base import ObjectNotFound, StorageUnavailable
+from tests.client import GatewayClient
 from tests.compressed_files import compressed, raw, read, text, time_passes
 from tests.conftest import NOTHING, Leftovers
 from tests.fault_proxy import Fault, FaultProxy
@@ -463,3 +466,34 @@ def test_the_database_going_down_is_no_finding(services: Services, alice: Princi
     assert full_pass(scrub).interrupted == "down"
     services.db.connection = connection  # type: ignore[method-assign]
     assert findings(scrub) == []
+
+
+# -- reports ---------------------------------------------------------------------------------------------------------------
+
+
+def test_T121_damage_is_reported_by_command_route_and_metrics(
+    services: Services, settings: Settings, alice: Principal, admin: GatewayClient, bucket: Any, capsys: Any
+) -> None:
+    assert admin.get("/api/admin/scrub").json["latest_pass"] is None
+    lost, moved = (upload(services, alice, "secret name.bin", os.urandom(500)) for _ in range(2))
+    upload(services, alice, "b.bin", raw(bucket, moved.file_path), on_duplicate="copy")
+    for file in (lost, moved):
+        bucket.delete(file.file_path)
+    begun = admin.post("/api/admin/scrub")
+    assert (begun.status, begun.json["objects"]) == (202, 3)
+    assert run(["scrub"], settings) == 1
+    _, head, text = capsys.readouterr().out.partition("1 damaged objects (1 missing)")
+    assert head
+    assert "3 of 3 objects" in text
+    assert text.index(lost.file_path) < text.index("Repaired") < text.index(moved.file_path)
+    assert "secret name" not in text
+    assert run(["scrub", "--report", "--json"], settings) == 1
+    told = loads(capsys.readouterr().out.splitlines()[-1])
+    assert [finding["object_key"] for finding in told["findings"]] == [lost.file_path]
+    found = admin.get("/api/admin/scrub?resolved=true&limit=1").json
+    assert (found["open"], found["items"][0]["repaired_from"]) == ({"missing": 1}, "duplicate")
+    assert len(admin.get(f"/api/admin/scrub?resolved=true&limit=1&cursor={found['next_cursor']}").json["items"]) == 1
+    assert 'gateway_scrub_open_findings{kind="missing"} 1.0' in admin.get("/metrics").body.decode()
+    services.files.purge(alice, lost.id)
+    assert run(["scrub", "--all"], settings) == 0
+    assert "No object is known to be damaged." in capsys.readouterr().out
