@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from core.errors import Conflict, Unprocessable
-from db import CONNECTION, Database, Tx, column, execute, now, scalar, set_timeout, uploads
+from db import CONNECTION, Database, Tx, column, execute, many, now, scalar, set_timeout, uploads
 from db.migrate import migrate
 
 # Every table is in one of these two lists; tests/db/test_dump.py compares them with the schema. A table that is in neither is
@@ -48,6 +48,7 @@ KEPT: Final[Mapping[str, str]] = {
     "preview_failures": "files that can't be shown are not tried again",
     "procrastinate_events": "when jobs were enqueued",
     "procrastinate_jobs": "what follows an upload is done, or listed as failed",
+    "protected_periods": "what the janitor must keep is to be kept on",
     "readings": "what was read from the bytes",
     "rescans": "when everything was last scanned",
     "resumable_uploads": "clients ask what became of an upload",
@@ -67,7 +68,9 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "alembic_version": "the revision is in the first line",
     "buckets": "the rows may come back beside another bucket; so may the next table's",
     "copies": "what another bucket had then, it may have no more",
+    "archive_pass": "how far a pass has come, which starts over",
     "deferred_deletions": "keys that nothing used; what is left in the bucket is found by the janitor as an orphan",
+    "janitor_runs": "when the janitor ran; the restore itself tells what it must keep",
     "login_sessions": "a session that was ended must not live again; people sign in again",
     "procrastinate_periodic_defers": "only tells which periodic jobs were enqueued",
     "procrastinate_workers": "processes that no longer run",
@@ -206,6 +209,18 @@ def stored_keys(tx: Tx) -> Iterator[StoredKey]:
     with tx.cursor(name="stored_keys", row_factory=class_row(StoredKey)) as cursor:
         cursor.itersize = 2_000
         yield from cursor.execute(_STORED_KEYS)
+
+
+def hashed_keys(tx: Tx, *, after: str, limit: int) -> list[StoredKey]:
+    """Stored keys whose SHA-256 rows have, in order, from behind ``after``."""
+    sql = f"select * from ({_STORED_KEYS}) s where sha256 is not null and key > %(after)s order by key limit %(limit)s"
+    return many(tx, StoredKey, sql, {"after": after, "limit": limit})
+
+
+def unhashed_keys(tx: Tx, keys: Sequence[str]) -> list[StoredKey]:
+    """Those of the keys that rows name as stored, without their SHA-256."""
+    sql = f"select * from ({_STORED_KEYS}) s where sha256 is null and key = any(%(keys)s)"
+    return many(tx, StoredKey, sql, {"keys": list(keys)})
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------

@@ -269,6 +269,14 @@ def details(tx: Tx, file_id: UUID) -> FileDetailsRecord | None:
     return FileDetailsRecord(file, previews.parsed(made), events.parsed(happened), *counted)
 
 
+def on_object(tx: Tx, object_key: str) -> FileRecord | None:
+    """A ready file on this object."""
+    file_id = scalar(
+        tx, "select id from files where file_path = %(key)s and status = 'ready' limit 1", {"key": object_key}
+    )
+    return None if file_id is None else get(tx, file_id)
+
+
 def lock(tx: Tx, file_id: UUID) -> FileRecord | None:
     """The file, with its row locked. Two statements: one that waits for a rewrite of the object would join the file as it is now
     with the object as it was before."""

@@ -46,6 +46,22 @@ def record_check(
     execute(tx, sql, params)
 
 
+def record_restored(tx: Tx, object_key: str, *, etag: str, plain: bool) -> None:
+    """Record that the bucket holds the object's bytes, compared by SHA-256; ``plain``: as they were uploaded."""
+    uncompressed = "encoding = null, stored_size = null, frame_ends = null," if plain else ""
+    sql = f"""
+    update objects set {uncompressed} etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(),
+        storage_class = 'standard'
+    where object_key = %(key)s and status = 'stored'
+    """
+    execute(tx, sql, {"key": object_key, "etag": etag})
+
+
+def set_public_etag(tx: Tx, copy: str, *, etag: str) -> None:
+    """Record the ETag of a public copy that was written again."""
+    execute(tx, "update objects set public_etag = %(etag)s where public_key = %(copy)s", {"copy": copy, "etag": etag})
+
+
 # -- equal objects, and purging ------------------------------------------------------------------------------------------
 
 _KEY_OF_FILE = "select file_path from files where id = %(file_id)s"

@@ -33,6 +33,7 @@ from tests.memory_store import MemoryStore
 from tests.servers import SIGNING_KEY, S3Server, start_minio, start_weed
 
 TEMPLATE = "gateway_template"
+EMPTY = "template template0 locale_provider builtin builtin_locale 'C.UTF-8' lc_ctype 'C.UTF-8' encoding utf8"
 Leftovers = Callable[[], dict[str, list[str]]]
 
 
@@ -104,11 +105,7 @@ def _memory() -> str | None:
 @pytest.fixture(scope="session")
 def database_template(postgres_server: postgres.Postgres) -> str:
     """The address of a migrated database; tests get clones of it."""
-    _admin(
-        postgres_server,
-        f"create database {TEMPLATE} template template0 locale_provider builtin"
-        " builtin_locale 'C.UTF-8' lc_ctype 'C.UTF-8' encoding utf8",
-    )
+    _admin(postgres_server, f"create database {TEMPLATE} {EMPTY}")
     url = _address(postgres_server.admin_url, TEMPLATE)
     migrate(url)
     return url
@@ -122,6 +119,18 @@ def database_url(postgres_server: postgres.Postgres, database_template: str) -> 
         f"create database gateway_test template {TEMPLATE} strategy file_copy",  # half the work of writing WAL
     )
     return _address(postgres_server.admin_url, "gateway_test")
+
+
+@pytest.fixture
+def empty_url(postgres_server: postgres.Postgres, database_template: str) -> Iterator[str]:
+    """The address of a second database, migrated and without rows, to restore a backup into."""
+    _admin(
+        postgres_server,
+        "drop database if exists gateway_restored with (force)",
+        f"create database gateway_restored template {TEMPLATE} strategy file_copy",
+    )
+    yield _address(postgres_server.admin_url, "gateway_restored")
+    _admin(postgres_server, "drop database if exists gateway_restored with (force)")
 
 
 @pytest.fixture

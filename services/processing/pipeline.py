@@ -36,10 +36,11 @@ _STEP_OF: dict[Want, PreviewType] = {part: step for step, (parts, _) in _STEPS.i
 def begin(tx: Tx, file: FileRecord, *, new: bool = False) -> None:
     """Enqueue what follows when a file becomes ``ready``. ``new``: no other file can be on its object."""
     if not begin_reading(tx, file, new=new):
-        _begin_compression(tx, file)
+        begin_compression(tx, file)
 
 
-def _begin_compression(tx: Tx, file: FileRecord) -> None:
+def begin_compression(tx: Tx, file: FileRecord) -> None:
+    """Enqueue the compression of a file's object, if its type promises that it shrinks."""
     if may_shrink(file.mime_type, file.file_size) and file.encoding is None:
         lock = f"object:{file.file_path}"
         jobs.enqueue(tx, "compress_object", owner_id=file.owner_id, lock=lock, priority=-10, file_id=str(file.id))
@@ -88,7 +89,7 @@ class Pipeline:
                 return
             readings.add_extracted(tx, file.reading, measured)
             readings.set_problem(tx, file.reading, problem)
-            _begin_compression(tx, file)  # last: it moves the object to another key
+            begin_compression(tx, file)  # last: it moves the object to another key
 
     def _read(
         self, file: FileRecord, steps: list[PreviewType]

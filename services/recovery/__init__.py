@@ -3,5 +3,6 @@
 - repository    snapshots and blobs in a folder or a bucket; read it first
 - locations     folders and buckets
 - age           encryption
+- restore       a backup comes back
 - lock          one writer for each repository
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,24 +16,10 @@ from db.migrate import migrate
 from embedded.postgres import Postgres
 from services import Services
 from services.access.upload_tokens import Budget
-from tests.conftest import TEMPLATE, _address, _admin
+from tests.conftest import EMPTY, _admin
 from tests.direct_steps import begin
 from tests.rows import add_file, index_now, sql
 from tests.services.uploads.test_intake import upload
-
-_NO_TABLES = "template template0 locale_provider builtin builtin_locale 'C.UTF-8' lc_ctype 'C.UTF-8' encoding utf8"
-
-
-@pytest.fixture
-def empty_url(postgres_server: Postgres, database_template: str) -> Iterator[str]:
-    """The address of a migrated database without rows."""
-    _admin(
-        postgres_server,
-        "drop database if exists gateway_restored with (force)",
-        f"create database gateway_restored template {TEMPLATE} strategy file_copy",
-    )
-    yield _address(postgres_server.admin_url, "gateway_restored")
-    _admin(postgres_server, "drop database if exists gateway_restored with (force)")
 
 
 def dumped(db: Database) -> list[bytes]:
@@ -161,7 +146,7 @@ def test_T122_a_dump_with_other_rows_than_it_says_is_refused(filled: Services, d
 def test_T122_a_dump_of_an_older_version_is_loaded_and_migrated(
     empty_url: str, db: Database, database_url: str, postgres_server: Postgres
 ) -> None:
-    _admin(postgres_server, "drop database gateway_restored", f"create database gateway_restored {_NO_TABLES}")
+    _admin(postgres_server, "drop database gateway_restored", f"create database gateway_restored {EMPTY}")
     migrate(empty_url, revision="0029")
     old = Database(empty_url)
     add_file(old, "a.txt", tags=["x"], deleted=True)
@@ -193,7 +178,7 @@ def test_T122_T125_the_gateways_role_dumps_and_the_owners_loads(
         postgres_server,
         "drop database gateway_restored",
         "create role owner login password 'secret'",
-        f"create database gateway_restored owner owner {_NO_TABLES}",
+        f"create database gateway_restored owner owner {EMPTY}",
     )
     migrate(database_url, gateway_url=as_role(database_url, "gateway"))
     gateway, restored = Database(as_role(database_url, "gateway")), Database(as_role(empty_url, "owner"))

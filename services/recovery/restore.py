@@ -1,0 +1,301 @@
+"""Puts a backup back: the rows into an empty database, then the objects that the bucket lacks.
+
+An interrupted restore goes on where it was: the database remembers which snapshot it holds (db/dump.py), and objects that are in
+the bucket are only compared. Bytes are verified before an object appears, and an object is never overwritten: one key has one
+content (R1), so other bytes under it are somebody else's, or damaged, and are reported."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from itertools import islice
+from threading import Event
+from typing import Any, TypeVar
+
+import structlog
+from zstandard import ZstdError
+
+from core.errors import NotFound, Unavailable
+from core.parts import plan
+from db import Database, dump, files, now, objects, previews, protected_periods
+from db.dump import StoredKey
+from services.objects.bucket import bucket_errors
+from services.objects.object_reader import Damaged, Reader
+from services.objects.part_writer import PartWriter
+from services.processing import pipeline
+from services.recovery.parallel import in_parallel
+from services.recovery.repository import BlobMissing, Entry, Repository, Snapshot, decompressed
+from storage_backends.base import MultipartStore, ObjectInfo, ObjectNotFound
+
+log = structlog.get_logger()
+
+_THREADS = 8
+_BATCH = 500  # keys
+_PIECE = 1024 * 1024  # bytes
+_LISTED = 1_000  # lost objects that a report names
+
+T = TypeVar("T")
+
+_WAITS = (1.0, 5.0, 15.0)  # seconds before a call is repeated that the bucket did not take
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What a restore did."""
+
+    snapshot: str
+    taken_at: datetime
+    files: int  # that the snapshot has
+    ended_uploads: int = 0  # that were in progress then
+    kept: int = 0  # objects that the bucket had
+    written: int = 0
+    written_bytes: int = 0  # of the originals
+    made_again: int = 0  # lost previews and public copies, which are made again on demand
+    lost: int = 0  # objects that neither bucket nor repository has whole; their files have no content
+    differing: int = 0  # objects under whose key the bucket has other bytes
+    problems: list[dict[str, str]] = field(default_factory=list)  # the first of both: key and reason
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file has its bytes."""
+        return not self.lost and not self.differing
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What a restore would do."""
+
+    snapshot: Snapshot
+    present: int  # objects that the bucket has, by their keys
+    missing: int  # objects to write
+    missing_bytes: int
+    lost: int  # of the missing ones, those that the repository does not have
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "snapshot": self.snapshot.id,
+            "taken_at": self.snapshot.taken_at,
+            "files": self.snapshot.files,
+            "present": self.present,
+            "missing": self.missing,
+            "missing_bytes": self.missing_bytes,
+            "lost": self.lost,
+        }
+
+
+def choose(repository: Repository, *, snapshot_id: str | None = None, as_of: datetime | None = None) -> Snapshot:
+    """A snapshot: this one, or the newest, or the newest not after ``as_of``. Raises NotFound."""
+    if snapshot_id is not None:
+        return repository.snapshot(snapshot_id)
+    found = [each for each in repository.snapshots() if as_of is None or each.taken_at <= as_of]
+    if not found:
+        raise NotFound("There is no snapshot" + ("." if as_of is None else f" from {as_of.isoformat()} or before."))
+    return found[-1]
+
+
+def pieces(reader: Reader) -> Iterator[bytes]:
+    """What a reader gives."""
+    while piece := reader.read(_PIECE):
+        yield piece
+
+
+class Restore:
+    """Restores one repository into one deployment. No gateway or worker may run on it meanwhile."""
+
+    def __init__(
+        self,
+        db: Database,
+        store: MultipartStore,
+        repository: Repository,
+        *,
+        owner_url: str,
+        advance: Callable[[int], None] = lambda done: None,
+    ):
+        """``owner_url``: the database's address for the role that owns the tables. ``advance`` is called with the number of
+        objects that were looked at."""
+        self._db = db
+        self._store = store
+        self._repository = repository
+        self._owner_url = owner_url
+        self._advance = advance
+
+    def plan(self, snapshot: Snapshot) -> RestorePlan:
+        """What ``run`` would do with the bucket as it is. Nothing is written."""
+        present = missing = missing_bytes = lost = 0
+        for size, state in in_parallel(
+            self._looked, self._repository.entries(snapshot.id), threads=_THREADS, stopping=Event()
+        ):
+            present += state == "present"
+            missing += state != "present"
+            missing_bytes += size if state != "present" else 0
+            lost += state == "lost"
+            self._advance(1)
+        return RestorePlan(snapshot, present, missing, missing_bytes, lost)
+
+    def _looked(self, entry: Entry) -> tuple[int, str]:
+        if self._stat(entry.key) is not None:
+            return entry.size, "present"
+        return entry.size, "missing" if self._repository.has(entry.sha256) else "lost"
+
+    def run(self, snapshot: Snapshot) -> RestoreReport:
+        """Load the snapshot's rows into the empty database, then write what the bucket lacks. Can be repeated after any
+        interruption. Raises Conflict if the database is not empty, InvalidBackup and Unprocessable for a damaged
+        backup, IdentityNeeded, and Unavailable."""
+        report = RestoreReport(snapshot.id, snapshot.taken_at, snapshot.files)
+        with self._repository.open_database(snapshot.id) as reader:
+            dump.load(self._owner_url, pieces(reader), name=snapshot.id, gateway_url=self._db.url)
+        with self._db.transaction() as tx:
+            report.ended_uploads = dump.end_unfinished(tx)
+            reason = f"the backup {snapshot.id} was restored"
+            protected_periods.add(tx, began=min(snapshot.taken_at, now(tx)), ended=now(tx), reason=reason)
+        self._restore_objects(snapshot, report)
+        dump.finish(self._owner_url)
+        log.info("backup_restored", **report.as_dict() | {"problems": len(report.problems)})
+        return report
+
+    def run_bucket(self, snapshot: Snapshot) -> RestoreReport:
+        """Write what the bucket lacks of what the database names, which stays as it is. Can be repeated."""
+        report = RestoreReport(snapshot.id, snapshot.taken_at, snapshot.files)
+        self._restore_objects(snapshot, report)
+        log.info("bucket_restored", **report.as_dict() | {"problems": len(report.problems)})
+        return report
+
+    # -- objects -----------------------------------------------------------------------------------------------------------
+
+    def _restore_objects(self, snapshot: Snapshot, report: RestoreReport) -> None:
+        for outcome in in_parallel(
+            lambda item: self._repeatedly(*item), self._wanted(snapshot), threads=_THREADS, stopping=Event()
+        ):
+            setattr(report, outcome.count, getattr(report, outcome.count) + 1)
+            report.written_bytes += outcome.written
+            if outcome.problem and len(report.problems) < _LISTED:
+                report.problems.append({"key": outcome.key, "problem": outcome.problem})
+            self._advance(1)
+
+    def _wanted(self, snapshot: Snapshot) -> Iterator[tuple[StoredKey, str]]:
+        """What the bucket should hold, each with its SHA-256: rows have it, or the snapshot's entries (of previews)."""
+        page = self._page(after="")
+        while page:
+            yield from ((stored, stored.sha256 or "") for stored in page)
+            page = self._page(after=page[-1].key)
+        for batch in _batches(self._repository.entries(snapshot.id)):
+            sums = {entry.key: entry.sha256 for entry in batch}
+            with self._db.connection() as tx:
+                unhashed = dump.unhashed_keys(tx, list(sums))
+            yield from ((stored, sums[stored.key]) for stored in unhashed)
+
+    def _page(self, *, after: str) -> list[StoredKey]:
+        with self._db.connection() as tx:
+            return dump.hashed_keys(tx, after=after, limit=_BATCH)
+
+    def _repeatedly(self, stored: StoredKey, sha256: str) -> _Outcome:
+        for wait in _WAITS:
+            with suppress(Unavailable):
+                return self._restore(stored, sha256)
+            time.sleep(wait)
+        return self._restore(stored, sha256)
+
+    def _restore(self, stored: StoredKey, sha256: str) -> _Outcome:
+        info = self._stat(stored.key)
+        if info is not None:
+            return self._compare(stored, sha256, info)
+        try:
+            info = self._write(stored, sha256)
+        except (BlobMissing, Damaged) as error:
+            return self._lost(stored, error)
+        self._record(stored, info, plain=True)
+        return _Outcome(stored.key, "written", written=info.size)
+
+    def _stat(self, key: str) -> ObjectInfo | None:
+        with bucket_errors(), suppress(ObjectNotFound):
+            return self._store.stat(key)
+        return None
+
+    def _compare(self, stored: StoredKey, sha256: str, info: ObjectInfo) -> _Outcome:
+        """Keep what the bucket has. It is read only if size or ETag are not as recorded: then it was moved, or an interrupted
+        restore has written it."""
+        if info.size == stored.stored_size and stored.etag in (None, info.etag):
+            return _Outcome(stored.key, "kept")
+        for plain in (True, False):
+            if info.size == (stored.size if plain else stored.stored_size) and self._has(info, sha256, plain=plain):
+                self._record(stored, info, plain=plain)
+                return _Outcome(stored.key, "kept")
+        with self._db.connection() as tx:
+            objects.record_check(tx, stored.key, in_bucket=True, checksum_state="mismatch")
+        return _Outcome(stored.key, "differing", problem="The bucket has other bytes under this key; they were left.")
+
+    def _has(self, info: ObjectInfo, sha256: str, *, plain: bool) -> bool:
+        digest = hashlib.sha256()
+        try:
+            with bucket_errors(), self._store.open(info.key, if_match=info.etag) as raw:
+                for piece in pieces(raw if plain else decompressed(raw)):
+                    digest.update(piece)
+        except ZstdError:
+            return False
+        return digest.hexdigest() == sha256
+
+    def _write(self, stored: StoredKey, sha256: str) -> ObjectInfo:
+        """Write the original bytes. They are verified before the object appears."""
+        writer = PartWriter(self._store, plan(stored.size).part_size, capacity=stored.size)
+        try:
+            with self._repository.open(sha256) as reader:
+                for piece in pieces(reader):
+                    rest = memoryview(piece)
+                    while rest := writer.add(rest):
+                        if writer.ref is None:
+                            writer.begin(stored.key, stored.content_type)
+                        writer.send_behind()
+            return writer.finish(stored.key, stored.content_type)
+        except BaseException:
+            with suppress(Exception):
+                writer.settle()
+            if writer.ref is not None:
+                with suppress(Exception):
+                    self._store.abort_multipart(writer.ref)
+            raise
+
+    def _record(self, stored: StoredKey, info: ObjectInfo, *, plain: bool) -> None:
+        with self._db.connection() as tx:
+            if stored.kind == "object":
+                objects.record_restored(tx, stored.key, etag=info.etag, plain=plain)
+                if plain and stored.encoding and (file := files.on_object(tx, stored.key)) is not None:
+                    pipeline.begin_compression(tx, file)
+            elif stored.kind == "public_copy":
+                objects.set_public_etag(tx, stored.key, etag=info.etag)
+
+    def _lost(self, stored: StoredKey, error: Exception) -> _Outcome:
+        """Record that neither bucket nor repository has the bytes. Previews and public copies are made again."""
+        with self._db.connection() as tx:
+            if stored.kind == "preview":
+                previews.remove(tx, stored.key)
+            elif stored.kind == "public_copy":
+                objects.drop_public_copy(tx, stored.key)
+            else:
+                objects.record_check(tx, stored.key, in_bucket=False)
+                return _Outcome(stored.key, "lost", problem=str(error))
+        return _Outcome(stored.key, "made_again")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one object."""
+
+    key: str
+    count: str  # of the report
+    written: int = 0  # bytes
+    problem: str | None = None
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    source = iter(items)
+    while batch := list(islice(source, _BATCH)):
+        yield batch
