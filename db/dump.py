@@ -63,12 +63,13 @@ KEPT: Final[Mapping[str, str]] = {
 # Rows about keys of objects that nothing uses yet must not come back: by now a file may use such an object, and the janitor
 # would delete it (T122).
 LEFT_OUT: Final[Mapping[str, str]] = {
+    "alembic_version": "the revision is in the first line",
+    "archive_pass": "how far a pass has come, which starts over",
     "backup_holds": "nothing is backed up now",
     "backup_runs": "the repository's manifests tell which backups there are",
-    "alembic_version": "the revision is in the first line",
-    "buckets": "the rows may come back beside another bucket; so may the next table's",
+    "buckets": "the rows may come back beside another bucket; so may those of `copies`",
+    "capacity_samples": "how full another bucket was",
     "copies": "what another bucket had then, it may have no more",
-    "archive_pass": "how far a pass has come, which starts over",
     "deferred_deletions": "keys that nothing used; what is left in the bucket is found by the janitor as an orphan",
     "janitor_runs": "when the janitor ran; the restore itself tells what it must keep",
     "login_sessions": "a session that was ended must not live again; people sign in again",
@@ -76,6 +77,8 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "procrastinate_workers": "processes that no longer run",
     "rate_limits": "counts of the last minute",
     "reserved_keys": "keys for uploads that were in progress",
+    "scrub_findings": "of another bucket; what was damaged is compared when it is restored",
+    "scrub_passes": "how far a pass has come, which starts over",
     "upload_objects": "keys that uploads in progress had written",
     "upload_parts": "parts of uploads in progress, which end",
 }

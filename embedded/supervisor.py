@@ -19,8 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -83,6 +83,19 @@ def environment(settings: Settings) -> dict[str, str]:
             "DATABASE_URL and S3_ENDPOINT."
         )
     return dict(run["settings"])
+
+
+@contextmanager
+def servers(settings: Settings) -> Iterator[Settings]:
+    """PostgreSQL and SeaweedFS alone, as far as the settings name none: for a restore, while no gateway runs. Yields the
+    completed settings. Raises EmbeddedError if a gateway is running with this DATA_DIR."""
+    with ExitStack() as parts:
+        deployment = _Deployment(settings, parts)
+        deployment.data_dir.mkdir(parents=True, exist_ok=True)
+        _lock(deployment.data_dir, parts)
+        deployment._end_leftovers()
+        variables = deployment._start_servers()
+        yield Settings(**{_NAMES[name]: value for name, value in variables.items() if name in _NAMES})  # type: ignore[arg-type]
 
 
 class _Deployment:

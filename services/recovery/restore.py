@@ -68,6 +68,10 @@ class RestoreReport:
         """For JSON."""
         return asdict(self)
 
+    def counts(self) -> dict[str, Any]:
+        """For the log."""
+        return {name: value for name, value in asdict(self).items() if isinstance(value, int | str)}
+
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
@@ -159,14 +163,14 @@ class Restore:
             protected_periods.add(tx, began=min(snapshot.taken_at, now(tx)), ended=now(tx), reason=reason)
         self._restore_objects(snapshot, report)
         dump.finish(self._owner_url)
-        log.info("backup_restored", **report.as_dict() | {"problems": len(report.problems)})
+        log.info("backup_restored", **report.counts())
         return report
 
     def run_bucket(self, snapshot: Snapshot) -> RestoreReport:
         """Write what the bucket lacks of what the database names, which stays as it is. Can be repeated."""
         report = RestoreReport(snapshot.id, snapshot.taken_at, snapshot.files)
         self._restore_objects(snapshot, report)
-        log.info("bucket_restored", **report.as_dict() | {"problems": len(report.problems)})
+        log.info("bucket_restored", **report.counts())
         return report
 
     # -- objects -----------------------------------------------------------------------------------------------------------

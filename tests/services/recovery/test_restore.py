@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pyrage
@@ -22,7 +22,8 @@ from db import Database, counters
 from services import Services
 from services.objects.object_reader import ObjectReader
 from services.recovery import restore
-from services.recovery.repository import Repository, RepositoryOptions, open_repository
+from services.recovery.locations import Folder
+from services.recovery.repository import Repository, RepositoryOptions, Snapshot
 from services.recovery.restore import Restore
 from settings import Settings
 from storage_backends import open_store
@@ -37,7 +38,6 @@ from tests.parsers.test_place import with_exif
 from tests.rows import sql
 from tests.servers import SIGNING_KEY
 from tests.services.uploads.test_intake import upload
-from tests.snapshots import back_up
 
 IDENTITY = pyrage.x25519.Identity.generate()
 
@@ -46,8 +46,9 @@ IDENTITY = pyrage.x25519.Identity.generate()
 def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
     recipients = [str(IDENTITY.to_public())] if request.param == "encrypted" else []
     keys = Secrets([SIGNING_KEY]).derive("backups")
-    options = RepositoryOptions(keys, recipients=recipients, identities=f"{IDENTITY}\n")
-    return open_repository(str(tmp_path / "backups"), options)
+    return Repository(
+        Folder(tmp_path / "backups"), RepositoryOptions(keys, recipients=recipients, identities=f"{IDENTITY}\n")
+    )
 
 
 plain_only = pytest.mark.parametrize("repository", ["plain"], indirect=True)
@@ -64,6 +65,13 @@ class Deployment:
     @property
     def db(self) -> Database:
         return self.services.db
+
+    def back_up(self, repository: Repository) -> Snapshot:
+        options = RepositoryOptions(
+            repository._keys, recipients=[str(IDENTITY.to_public())] if repository.encrypts else []
+        )
+        place = str(cast(Folder, repository.location)._root)
+        return repository.snapshot(self.services.backups.run(place, options=options).snapshot)
 
     def restore(self, repository: Repository, store: Any = None) -> Restore:
         return Restore(self.db, store or self.store, repository, owner_url=self.db.url)
@@ -91,7 +99,10 @@ class Deployment:
         return found
 
 
-_LASTING = "id original_name mime_type file_size file_hash folder_id status visibility tags uploaded_at is_deleted metadata previews"
+_LASTING = (
+    "id original_name mime_type file_size file_hash folder_id status visibility tags uploaded_at is_deleted metadata"
+    " previews"
+)
 
 
 def _stable(details: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def beside(settings: Settings, empty_url: str, s3_server: Any) -> Iterator[Deplo
     """An empty deployment beside the first."""
     store = another_bucket(open_store(s3_server.settings()), "restored")
     _empty(store)
-    values = {"database_url": type(settings.database_url)(empty_url), "s3_bucket": "restored"}  # type: ignore[call-arg]
+    values = {"database_url": type(settings.database_url)(empty_url), "s3_bucket": "restored"}
     other = settings.model_copy(update=values)
     services = wire(other)
     ORIGIN.set(SYSTEM)
@@ -151,7 +162,7 @@ def test_T122_an_empty_deployment_becomes_the_one_that_was_backed_up(
     origin.services.public_copies.publish(photo.id)
     assert sql(origin.db, "select count(*) from objects where public_key is not null") == [(1,)]
     before = origin.seen(key)
-    snapshot = back_up(origin.db, origin.store, repository)
+    snapshot = origin.back_up(repository)
     upload(origin.services, Principal("alice"), "later.txt", b"later")
     living = origin.seen(key)
 
@@ -176,7 +187,7 @@ def test_T122_after_the_loss_of_the_database_the_bucket_is_kept(
     origin: Deployment, beside: Deployment, repository: Repository, key: str
 ) -> None:
     before = origin.seen(key)
-    snapshot = back_up(origin.db, origin.store, repository)
+    snapshot = origin.back_up(repository)
     later = upload(origin.services, Principal("alice"), "later.txt", b"later")
     kept = {info.key for info in origin.store.list_objects("")}
     restored = Deployment(
@@ -201,7 +212,7 @@ def test_T122_after_the_loss_of_the_database_the_bucket_is_kept(
 def test_T122_after_the_loss_of_the_bucket_its_objects_are_written_again(
     origin: Deployment, repository: Repository, key: str
 ) -> None:
-    snapshot = back_up(origin.db, origin.store, repository)
+    snapshot = origin.back_up(repository)
     later = upload(origin.services, Principal("alice"), "later.txt", b"later")
     again = upload(origin.services, Principal("bob"), "again.txt", b"equal bytes")  # the repository has them
     _empty(origin.store)
@@ -221,7 +232,7 @@ def test_T122_a_restore_that_was_killed_goes_on(
     origin: Deployment, beside: Deployment, repository: Repository, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = origin.seen(key)
-    snapshot = back_up(origin.db, origin.store, repository)
+    snapshot = origin.back_up(repository)
     for number in (1, 8):  # calls of the bucket until it is killed
         with monkeypatch.context() as patch:
             left = iter(range(1, number))
@@ -256,7 +267,7 @@ def _killed(function: Callable[..., Any], left: Iterator[int]) -> Callable[..., 
 def test_T122_other_bytes_under_a_key_are_left_and_reported(
     origin: Deployment, beside: Deployment, repository: Repository, key: str
 ) -> None:
-    snapshot = back_up(origin.db, origin.store, repository)
+    snapshot = origin.back_up(repository)
     [[theirs]] = sql(origin.db, "select file_path from files where original_name = 'large.bin'")
     [[same]] = sql(origin.db, "select file_path from files where original_name = 'long.txt'")
     beside.store.put(theirs, b"other bytes", content_type="text/plain")
@@ -272,7 +283,7 @@ def test_T122_other_bytes_under_a_key_are_left_and_reported(
 def test_T122_files_whose_bytes_no_backup_has_are_listed(
     origin: Deployment, beside: Deployment, repository: Repository, key: str
 ) -> None:
-    snapshot = back_up(origin.db, origin.store, repository)
+    snapshot = origin.back_up(repository)
     for stored in list(repository.blobs()):
         repository.location.delete(stored.path)
     assert beside.restore(repository).plan(snapshot).lost == snapshot.objects
@@ -285,7 +296,7 @@ def test_T122_files_whose_bytes_no_backup_has_are_listed(
 def test_a_bucket_that_is_busy_is_asked_again(
     origin: Deployment, beside: Deployment, repository: Repository, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshot = back_up(origin.db, origin.store, repository)
+    snapshot = origin.back_up(repository)
     monkeypatch.setattr(restore, "_WAITS", (0.0, 0.0))
     calls: list[str] = []
     real = type(beside.store).put
@@ -307,7 +318,7 @@ def test_a_bucket_that_is_busy_is_asked_again(
 def test_the_newest_snapshot_not_after_a_time_is_chosen(origin: Deployment, repository: Repository) -> None:
     with pytest.raises(NotFound):
         restore.choose(repository)
-    first, second = (back_up(origin.db, origin.store, repository, number=number) for number in (5, 3))
+    first, second = (origin.back_up(repository) for _ in range(2))
     assert restore.choose(repository).id == second.id
     assert restore.choose(repository, as_of=first.taken_at).id == first.id
     assert restore.choose(repository, snapshot_id=first.id).id == first.id
