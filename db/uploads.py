@@ -164,15 +164,16 @@ select case
         select from upload_tokens where id = %(token_id)s and expires_at > now()
         and (max_files is null or files_used < max_files)
         and (max_total_size is null or bytes_used + %(reserve)s <= max_total_size)) then 'budget'
-    else 'open uploads' end
+    when u.reserved_files >= %(max_open)s then 'open uploads' end
 from {quotas.OF_OWNER}
 """
 
 
-def refusal(tx: Tx, new: NewUpload, *, quota: Quota, session_quota: Quota) -> str:
-    """Why ``admit`` returned None: 'quota', 'session', 'budget' or 'open uploads'."""
+def refusal(tx: Tx, new: NewUpload, *, quota: Quota, session_quota: Quota, max_open: int) -> str | None:
+    """Why ``admit`` returned None: 'quota', 'session', 'budget' or 'open uploads'; None if it would not do so now."""
     params = {name: getattr(new, name) for name in ("owner_id", "session_id", "reserve", "token_id")}
-    return str(scalar(tx, _REFUSAL, params | _limits(quota, session_quota)))
+    reason: str | None = scalar(tx, _REFUSAL, params | {"max_open": max_open} | _limits(quota, session_quota))
+    return reason
 
 
 # However often it is extended, an upload expires after seven times the extension, at the latest after a week.

@@ -129,7 +129,9 @@ class UploadPolicy:
         if upload is not None:
             return upload
         with self._db.connection() as tx:
-            reason = uploads.refusal(tx, new, **bounds)
+            reason = uploads.refusal(tx, new, **bounds, max_open=limits.max_open_uploads)
+        if reason is None:  # another request has freed it meanwhile
+            return self.admit(principal, new, once=once, also=also, began=began)
         if reason == "quota":
             raise QuotaExceeded()
         if reason == "session":

@@ -16,7 +16,7 @@ import commands
 from core.errors import QuotaExceeded
 from core.placement import Placement
 from core.principal import Principal, Quota
-from db import Database, counters
+from db import Database, counters, uploads
 from services import Services
 from settings import Settings
 from tests.client import Answer, GatewayClient
@@ -72,6 +72,21 @@ def test_T71_all_ways_at_once_accept_no_more_than_the_quota(
     assert sql(db, used) == [(12, 120)]
     no_counter_differs(db)
     assert all(way(other, "a.bin").status in (200, 201) for way in WAYS.values()), "another owner is not bound by it"
+
+
+def test_T71_room_that_is_made_before_the_refusal_is_explained_is_used(
+    client: GatewayClient, admin: GatewayClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_quota(admin, "alice", max_files=0)
+    explain = uploads.refusal
+
+    def make_room(*arguments: Any, **options: Any) -> str | None:
+        set_quota(admin, "alice", max_files=1)
+        return explain(*arguments, **options)
+
+    monkeypatch.setattr(uploads, "refusal", make_room)
+    assert client.post("/api/uploads", json={"filename": "a.bin", "size": 10}).status == 201
+    assert client.post("/api/uploads", json={"filename": "b.bin", "size": 10}).code == "quota_exceeded"
 
 
 @pytest.mark.settings(quota_files=2)

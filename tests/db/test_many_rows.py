@@ -72,7 +72,7 @@ READS: dict[str, list[tuple[str, Read, int]]] = {  # by table: what, how, and ho
     "uploads": [
         ("unfinished", lambda tx: uploads.unfinished(tx, Principal("alice"), after=None, limit=50), 10),
         ("admit", lambda tx: uploads.admit(tx, _NEW, quota=Quota(10), session_quota=Quota(10), max_open=1_000), 10),
-        ("refusal", lambda tx: uploads.refusal(tx, _NEW, quota=Quota(0), session_quota=Quota(0)), 10),
+        ("refusal", lambda tx: uploads.refusal(tx, _NEW, quota=Quota(0), session_quota=Quota(0), max_open=1), 10),
         ("due", lambda tx: uploads.due(tx, ["incoming/1"], lease=timedelta(1), limit=100), 10),
         ("expired", lambda tx: uploads.expired(tx, limit=100), 10),
         ("unclean", lambda tx: uploads.unclean(tx, grace=timedelta(), limit=100), 10),
