@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def run(
     """Work until SIGTERM or SIGINT. ``concurrency``: jobs of each queue at one time. ``lease``: seconds without a sign of
     life after which a worker's jobs are given to others."""
     ORIGIN.set(SYSTEM)  # no longer the command that has started this
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop handles it
     stopped = threading.Event()
     direct, resumable = services.direct, services.resumable
@@ -173,5 +176,14 @@ def _repeat(stopped: threading.Event, calls: Sequence[Callable[[], object]], eve
         for call in calls:
             try:
                 call()
+            except Unavailable as error:
+                log.warning("sweep_failed", error=str(error))
             except Exception:  # the next call must still happen
                 log.exception("sweep_failed")
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """procrastinate logs each lost connection with its traceback, several times in an outage; the message says enough."""
+    if record.exc_info and isinstance(record.exc_info[1], ConnectorException):
+        record.exc_info = None
+    return True
