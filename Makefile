@@ -6,6 +6,7 @@
 #                   make bench-quick  a part of it in two or three;  make bench-growth  up to a million files
 # make fuzz         feed the readers of headers, names, forms and contents with broken input for 20 minutes; ARGS="5 form": one
 # make fuzz-api     send a hundred valid and invalid requests of each kind to a real server
+# make drills       harm a whole deployment under load for an hour, in every way; ARGS="kill_web --seed 7 --seconds 120": one drill
 # make lint         check style, format, types and the direction of imports;  make format  formats the code
 # make lock         update the lock files after a change of pyproject.toml;  make check-locks  checks them
 # make licenses     update docs/third-party-licenses.md
@@ -17,7 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 3
 
-.PHONY: run test test-quick coverage bench bench-quick bench-growth fuzz fuzz-api lint format lock check-locks licenses python tools
+.PHONY: run test test-quick coverage bench bench-quick bench-growth fuzz fuzz-api drills lint format lock check-locks licenses python tools
 .DEFAULT_GOAL := run
 
 run: python
@@ -46,6 +47,9 @@ fuzz: tools
 
 fuzz-api: tools
 	@FUZZ_EXAMPLES=100 exec .venv/bin/python -m pytest -n2 tests/api/test_any_input.py
+
+drills: tools
+	@exec .venv/bin/python -m tests.drills $(ARGS)
 
 lint: tools
 	.venv/bin/ruff check .

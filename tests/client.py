@@ -43,8 +43,9 @@ class Answer:
 
     @property
     def code(self) -> str | None:
-        """The problem's code; None if the answer is not a problem."""
-        return self.json["code"] if self.headers.get("Content-Type") == "application/problem+json" else None
+        """The problem's code; None if the answer is not a problem, or has no body (HEAD)."""
+        is_problem = self.body and self.headers.get("Content-Type") == "application/problem+json"
+        return self.json["code"] if is_problem else None
 
 
 class GatewayClient:

@@ -6,7 +6,7 @@
         proxy.heal()
 
 A fault counts the bytes of all connections together from the moment it is armed, and hits the connection that passes the
-last one."""
+last one. A rule judges each request instead, by the bytes that the nearer side sends at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import contextlib
 import socket
 import struct
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
 
@@ -35,16 +36,34 @@ class Fault:
     times: int = 1  # how often; ``after`` is counted anew each time
 
 
+@dataclass
+class Rule:
+    """What becomes of a request that ``applies`` is true for: the proxy gives its own ``answer`` and passes nothing on; or, with
+    None, the request passes and its answer is lost, because the connection is reset as soon as it comes."""
+
+    applies: Callable[[bytes], bool]  # of a request's first bytes
+    answer: bytes | None = None
+
+
+@dataclass
+class _Line:
+    """One connection through the proxy."""
+
+    over: threading.Event = field(default_factory=threading.Event)  # it has been ended on purpose
+    lossy: bool = False  # the next answer is to be lost
+
+
 class FaultProxy:
     """Listens at once; ``close`` closes all connections."""
 
     def __init__(self, host: str, port: int):
-        self._target = (host, port)
+        self.target = (host, port)  # of new connections
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.struck = 0  # faults that occurred
         self._lock = threading.Lock()
         self._fault: Fault | None = None
+        self._rule: Rule | None = None
         self._passed = 0  # bytes in the fault's direction since it was armed or last occurred
         self._healed = threading.Event()
         self._open: set[socket.socket] = set()
@@ -55,10 +74,14 @@ class FaultProxy:
         with self._lock:
             self._fault, self._passed, self._healed = fault, 0, threading.Event()
 
+    def obey(self, rule: Rule) -> None:
+        """Replace the current rule."""
+        self._rule = rule
+
     def heal(self) -> None:
-        """Remove the fault; stalled connections continue."""
+        """Remove fault and rule; stalled connections continue."""
         with self._lock:
-            self._fault = None
+            self._fault = self._rule = None
             self._healed.set()
 
     def drop_all(self) -> None:
@@ -90,7 +113,7 @@ class FaultProxy:
             except OSError:
                 return
             try:
-                far = socket.create_connection(self._target, timeout=10)
+                far = socket.create_connection(self.target, timeout=10)
             except OSError:  # nobody there at the moment: the nearer side is told as it would be without us
                 _reset(near)
                 continue
@@ -99,10 +122,10 @@ class FaultProxy:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._open |= {near, far}
-            over = threading.Event()  # the connection has been ended on purpose
+            line = _Line()
             threads = [
-                threading.Thread(target=self._pump, args=(near, far, "up", over), daemon=True),
-                threading.Thread(target=self._pump, args=(far, near, "down", over), daemon=True),
+                threading.Thread(target=self._pump, args=(near, far, "up", line), daemon=True),
+                threading.Thread(target=self._pump, args=(far, near, "down", line), daemon=True),
             ]
             for thread in threads:
                 thread.start()
@@ -116,9 +139,23 @@ class FaultProxy:
         near.close()
         far.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, direction: Direction, over: threading.Event) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, direction: Direction, line: _Line) -> None:
+        over = line.over
         try:
             while data := source.recv(CHUNK):
+                if direction == "down" and line.lossy:
+                    over.set()
+                    _reset(source)
+                    _reset(sink)
+                    return
+                if direction == "up" and (rule := self._rule) is not None and rule.applies(data):
+                    self.struck += 1
+                    if rule.answer is not None:
+                        over.set()
+                        _end(sink)
+                        _answer(source, rule.answer)
+                        return
+                    line.lossy = True
                 while data:
                     passing, fault, healed = self._meet(direction, len(data))
                     if not _sent(sink, data[:passing]):
@@ -164,6 +201,16 @@ def _sent(sock: socket.socket, data: bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def _answer(sock: socket.socket, answer: bytes) -> None:
+    """Answer as a server does that refuses a request: it closes once the client has read the answer."""
+    sock.sendall(answer)
+    sock.shutdown(socket.SHUT_WR)
+    sock.settimeout(10)
+    with contextlib.suppress(TimeoutError):
+        while sock.recv(CHUNK):
+            pass
 
 
 def _end(sock: socket.socket) -> None:

@@ -122,7 +122,7 @@ def deployment(
         with (tmp_path / "worker.log").open("wb") as log:
             for name in ("bootstrap", "worker"):
                 command = [sys.executable, str(ROOT / "app.py"), name]
-                process = subprocess.Popen(command, env=server._environment, cwd=tmp_path, stdout=log, stderr=log)
+                process = subprocess.Popen(command, env=server.environment, cwd=tmp_path, stdout=log, stderr=log)
                 if name == "bootstrap":
                     assert process.wait(TIMEOUT) == 0
                 else:
@@ -131,7 +131,7 @@ def deployment(
         server.start()
         parts.callback(server.kill)
         known = {admin, metrics_token, str(database.password), settings.s3_secret_key.get_secret_value()}
-        known |= {server._environment["SECRET_KEY"], jwt := provider.token(sub="alice")}
+        known |= {server.environment["SECRET_KEY"], jwt := provider.token(sub="alice")}
         caller = Caller(f"http://127.0.0.1:{parts.enter_context(nginx(tmp_path, server.port))}", known)
         yield Deployment(caller, server, admin, jwt, (bucket, postgres))
 

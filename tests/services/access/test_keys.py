@@ -167,7 +167,7 @@ def test_T63_a_process_that_was_suspended_refuses_it_too(
             assert GatewayClient(live.address, key).get("/api/files").status == 200
         assert live.process is not None
         os.killpg(live.process.pid, signal.SIGSTOP)
-        environment = {**live._environment, "ADMIN_API_KEY": ""}
+        environment = {**live.environment, "ADMIN_API_KEY": ""}
         subprocess.run(
             [sys.executable, "app.py", "keys", "revoke", str(record.id)], cwd=ROOT, env=environment, check=True
         )
