@@ -160,7 +160,7 @@ def wire(
     trash = Trash(db, files, keep=timedelta(days=settings.trash_days))
     requeues = (verification.requeue_lost, jobs.revive, public_copies.enqueue_missing)
     janitor = Janitor(db, store, intake, trash, requeues, upload_ttl=upload_ttl)
-    repairs = Repairs(db, store, lambda: None)
+    repairs = Repairs(db, store, backups.repository if settings.backup_to else None)
     scrub = Scrub(
         db, Examiner(db, store, reading), repairs, cursors, days=settings.scrub_days, rate=settings.scrub_rate
     )

@@ -52,7 +52,7 @@ class BackupCopies(Protocol):
 class Repairs:
     """Repairs one object at a time."""
 
-    def __init__(self, db: Database, store: MultipartStore, backups: Callable[[], BackupCopies | None]):
+    def __init__(self, db: Database, store: MultipartStore, backups: Callable[[], BackupCopies] | None):
         self._db = db
         self._store = store
         self._backups = backups
@@ -70,11 +70,23 @@ class Repairs:
                     return "duplicate"
             elif self._copy(marked, damage, throttle, partial(self._open, equal, throttle), "duplicate"):
                 return "duplicate"
-        backups = self._backups()
-        if backups is None or not backups.has(marked.sha256):
-            return None
-        copied = self._copy(marked, damage, throttle, partial(backups.open, marked.sha256), "backup")
-        return "backup" if copied else None
+        return (
+            "backup"
+            if self._backups is not None and self._from_backup(self._backups, marked, damage, throttle)
+            else None
+        )
+
+    def _from_backup(
+        self, backups: Callable[[], BackupCopies], marked: ScrubObject, damage: Damage, throttle: Throttle
+    ) -> bool:
+        try:
+            copies = backups()
+            if not copies.has(marked.sha256):
+                return False
+        except (StorageError, GatewayError, OSError) as error:
+            log.warning("backup_unreadable", error=str(error))
+            return False
+        return self._copy(marked, damage, throttle, partial(copies.open, marked.sha256), "backup")
 
     @contextmanager
     def _open(self, equal: ScrubObject, throttle: Throttle) -> Iterator[Reader]:

@@ -72,7 +72,7 @@ class Watched:
 def scrub_of(services: Services, reading: Any, *, others: Any = None, backup: Backup | None = None) -> Scrub:
     store: Any = services.intake._store
     examiner = Examiner(services.db, others or store, reading, pause=0.01)
-    repairs = Repairs(services.db, store, lambda: backup)
+    repairs = Repairs(services.db, store, None if backup is None else lambda: backup)
     return Scrub(services.db, examiner, repairs, services.scrub._cursors, days=30, rate=2**40)
 
 
