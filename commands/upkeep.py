@@ -130,12 +130,17 @@ def capacity(call: Call, as_json: bool) -> int:
 
 
 @click.command(cls=Command)
+@click.option("--rules", "text", metavar="RULES", help="Instead of ARCHIVE_RULES.")
 @dry_run_option
 @json_option
 @pass_call
-def archive(call: Call, dry_run: bool, as_json: bool) -> int:
+def archive(call: Call, text: str | None, dry_run: bool, as_json: bool) -> int:
     """Archive now what ARCHIVE_RULES say; or tell, for each rule, what that would be and save."""
+    from core import archive_rules
+
     rules = call.services().archive_rules
+    if text is not None:
+        rules = rules.instead(archive_rules.parse(text))
     if not rules.rules:
         warn("archive: ARCHIVE_RULES is not set, so nothing is archived by itself.")
         return 0

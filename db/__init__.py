@@ -16,7 +16,7 @@ Only the deletion of a folder departs from the order: it waits briefly and start
 Read files.py first: ``publish`` makes an upload a file.
 
 - files, file_lists, folders, events           files, pages of files, the folder tree, the history of files
-- objects, scans, deferred_deletions           stored bytes, scan results, keys to delete later
+- objects, archive, scans, deferred_deletions  stored bytes, which are archived, scan results, keys to delete later
 - scrub                                        which object is read back next, and what was found
 - copies                                       copies of stored objects in another bucket
 - readings, previews                           what was read from the bytes, and made of that

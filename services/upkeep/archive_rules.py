@@ -59,6 +59,10 @@ class ArchiveRules:
         self.rules = rules
         self._days = min((rule.days for rule in rules), default=0)
 
+    def instead(self, rules: Sequence[ArchiveRule]) -> ArchiveRules:
+        """The same with other rules."""
+        return ArchiveRules(self._db, self._archive, self._rewriter, rules)
+
     def continue_pass(self) -> int:
         """The periodic job: begin a pass if one is due, look at some slices, and return how many objects are to be archived."""
         if not self.rules:
