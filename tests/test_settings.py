@@ -33,6 +33,8 @@ UNSAFE: dict[str, tuple[str, ...]] = {
     "migration_database_url": ("postgresql://owner:x7Q@postgres/gw",),
     "cors_origins": ("*", "null", "https://*.example.com", "example.com", "https://a.example/path", "file://"),
     "flask_debug": ("1", "true"),
+    "archive_rules": ("type=video", "days=1 colour=red"),
+    "s3_archive_class": ("glacier\r\nx: y",),
 }
 
 

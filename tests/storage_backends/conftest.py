@@ -22,7 +22,7 @@ from tests.servers import BUCKET, S3Server, minio_binary, start_minio, start_wee
 
 pytest.register_assert_rewrite("tests.storage_backends.contract", "tests.storage_backends.contract_presigned")
 
-ABILITIES = {"Multipart", "Presigns", "PresignsParts", "Copies", "ManagesBucket"}
+ABILITIES = {"Multipart", "Presigns", "PresignsParts", "Copies", "ManagesBucket", "Archives"}
 CONDITIONS = {"conditional_put", "conditional_complete", "copy_conditions", "part_copy_conditions"}
 CHECKSUMS = {"checksums", "checksums_kept"}
 KEYS = {"backslash_keys", "byte_order"}
@@ -31,14 +31,18 @@ ACCESS = {"signatures", "post_policies"}
 RULES = {"cors", "lifecycle"}
 KEEPING = {"versions", "object_lock"}
 SPEED = {"quick_requests"}  # a thousand in a few seconds
-WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS | RULES | {"no_rules"} | KEEPING | SPEED
+THAWS = {"thaws"}  # has storage classes, of which some need a thaw
+WORDS = ABILITIES | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | ACCESS | RULES | {"no_rules"} | KEEPING | SPEED | THAWS
 HAS = {
     "memory": {"Multipart", "Copies"} | CONDITIONS | CHECKSUMS | KEYS | UPLOADS | SPEED,
     # Checks neither signatures nor lengths, checksums or conditions of a copy.
-    "moto": ABILITIES | KEYS | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"},
-    "seaweedfs": WORDS - KEYS - {"no_rules"},
+    "moto": ABILITIES
+    | KEYS
+    | {"conditional_put", "conditional_complete", "smallest_part", "multiparts_by_prefix"}
+    | THAWS,
+    "seaweedfs": WORDS - KEYS - THAWS - {"no_rules"},
     # Hides `a/1` while `a` exists, lists multiparts by exact key, and has its rules in variables of the server.
-    "minio": WORDS - RULES - {"byte_order", "multiparts_by_prefix"},
+    "minio": WORDS - RULES - THAWS - {"byte_order", "multiparts_by_prefix"},
 }
 
 

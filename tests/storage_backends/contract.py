@@ -27,6 +27,7 @@ from storage_backends.base import (
     InvalidPart,
     Keeping,
     MultipartRef,
+    ObjectFrozen,
     ObjectLocked,
     ObjectNotFound,
     PreconditionFailed,
@@ -489,6 +490,27 @@ class StoreContract:
             store.copy(f"{prefix}nothing", f"{prefix}target")
         with pytest.raises(ObjectNotFound):
             store.stat(f"{prefix}target")
+
+    @needs("Archives", "thaws")
+    def test_storage_classes_and_their_thaw(self, store, prefix):
+        store.put(f"{prefix}x", b"hello", content_type="text/plain")
+        store.copy(f"{prefix}x", f"{prefix}cheap", storage_class="GLACIER_IR")
+        assert store.stat(f"{prefix}cheap").storage_class == "GLACIER_IR"
+        assert read(store, f"{prefix}cheap") == b"hello"
+        frozen = store.copy(f"{prefix}x", f"{prefix}frozen", storage_class="DEEP_ARCHIVE")
+        assert (frozen.readable, frozen.size) == (False, 5)
+        with pytest.raises(ObjectFrozen):
+            read(store, f"{prefix}frozen")
+        with pytest.raises(ObjectFrozen):
+            store.copy(f"{prefix}frozen", f"{prefix}back")
+        for _ in range(2):
+            store.thaw(f"{prefix}frozen", days=1)
+        assert store.stat(f"{prefix}frozen").readable
+        store.copy(f"{prefix}frozen", f"{prefix}back")
+        assert store.stat(f"{prefix}back").storage_class is None
+        assert read(store, f"{prefix}back") == b"hello"
+        for name in ("x", "cheap", "frozen", "back"):
+            store.delete(f"{prefix}{name}")
 
     @needs("Copies", "copy_conditions")
     def test_copy_if_source_matches(self, store, prefix):
