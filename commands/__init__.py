@@ -6,6 +6,7 @@ doctor.py     what this deployment's bucket, scanner and sandbox can do
 access.py     keys, quotas, sessions
 backup.py     backup, and its list, verify and prune
 restore.py    restore
+transfer.py   copy-storage, import, export
 upkeep.py     janitor, scrub, jobs, audit, rescan, stats, seed-demo
 """
 
@@ -17,7 +18,7 @@ import click
 from pydantic import ValidationError
 
 import telemetry
-from commands import access, backup, doctor, restore, servers, upkeep
+from commands import access, backup, doctor, restore, servers, transfer, upkeep
 from commands.base import Call as Call
 from commands.base import Group
 from core.origin import COMMAND, ORIGIN
@@ -33,7 +34,7 @@ def cli(context: click.Context) -> int:
     return servers.start(context.obj) if context.invoked_subcommand is None else 0
 
 
-for module in (servers, doctor, access, backup, restore, upkeep):
+for module in (servers, doctor, access, backup, restore, transfer, upkeep):
     for command in module.COMMANDS:
         cli.add_command(command)
 
