@@ -13,6 +13,7 @@ from api.idempotency import once
 from api.operations import BY_SERVICE, operation
 from api.request_models import JanitorBody, JobListQuery, KeyBody, PageQuery, QuotaBody, ScrubQuery
 from api.response_models import (
+    BackupsOut,
     JobOut,
     JobPageOut,
     KeyPageOut,
@@ -176,3 +177,22 @@ def scrub(query: ScrubQuery) -> Response:
 def begin_scrub() -> Response:
     """In the background, as fast as `SCRUB_RATE` allows. If such a pass is running already, this returns its progress."""
     return render.answer(render.scrub_pass(services().scrub.begin()), 202)
+
+
+# -- backups ---------------------------------------------------------------------------------------------------------------
+
+
+@routes.get("/backups")
+@operation("List backups", access="admin", responses={200: BackupsOut})
+def list_backups() -> Response:
+    """The last hundred that this deployment has made, newest first. `python app.py backup list` tells which of them are still in
+    the repository."""
+    return render.answer({"items": list(map(render.backup, services().backups.runs()))})
+
+
+@routes.post("/backups")
+@operation("Make a backup", access="admin", responses={202: BackupsOut}, errors=(Conflict,), audit="backup_started")
+def start_backup() -> Response:
+    """To `BACKUP_TO`, in the background, unless one waits already. Returns the last ones."""
+    services().backups.start()
+    return render.answer({"items": list(map(render.backup, services().backups.runs()))}, 202)

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from api.context import principal, services, settings
 from api.response_models import (
+    BackupOut,
     EventOut,
     FileOut,
     JobOut,
@@ -193,6 +194,7 @@ key = as_model(KeyOut)
 rescan = as_model(RescanOut)
 scrub_pass = as_model(ScrubPassOut)
 scrub_finding = as_model(ScrubFindingOut)
+backup = as_model(BackupOut)
 _as_session = as_model(SessionOut, "session_id")
 _as_job = as_model(JobOut, "file_id")
 

@@ -479,6 +479,29 @@ class ScrubOut(PageOut):
     suspected: int = Field(description="Objects that could not be read, and are tried again in a minute")
 
 
+class BackupOut(Out):
+    """A backup. It runs, or was killed, if it has no ``outcome``; ``incomplete``: objects were missing or damaged."""
+
+    id: UUID
+    place: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Literal["complete", "incomplete", "failed"] | None
+    snapshot_id: str | None
+    taken_at: datetime | None
+    files: int | None
+    objects: int | None
+    bytes: int | None
+    sent_objects: int | None
+    sent_bytes: int | None
+    damaged: int | None
+    error: str | None
+
+
+class BackupsOut(Out):
+    items: list[BackupOut]
+
+
 class ReportOut(Out):
     """What the janitor did, or with ``dry_run`` would do."""
 

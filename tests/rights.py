@@ -277,6 +277,8 @@ ROUTES: Mapping[str, tuple[Case, ...]] = {
     "POST /api/admin/keys": (Case("admin", 201, lambda world: ("/api/admin/keys", _json(owner_id="alice"))),),
     "GET /api/admin/keys": (Case("admin", 200, _at("/api/admin/keys")),),
     "DELETE /api/admin/keys/<uuid:key_id>": (Case("admin", 204, lambda world: f"/api/admin/keys/{world.key()}"),),
+    "POST /api/admin/backups": (Case("admin", 409, _at("/api/admin/backups"), "without a place"),),
+    "GET /api/admin/backups": (Case("admin", 200, _at("/api/admin/backups")),),
     "POST /api/admin/rescan": (Case("admin", 409, _at("/api/admin/rescan"), "without a scanner"),),
     "GET /api/admin/rescan": (Case("admin", 409, _at("/api/admin/rescan"), "without a scanner"),),
     "POST /api/admin/scrub": (Case("admin", 202, _at("/api/admin/scrub")),),

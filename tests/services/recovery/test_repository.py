@@ -23,6 +23,7 @@ from services.recovery.age import IdentityNeeded
 from services.recovery.locations import Bucket, Folder
 from services.recovery.lock import RepositoryBusy, locked
 from services.recovery.repository import (
+    Blob,
     BlobMissing,
     Entry,
     InvalidBackup,
@@ -70,13 +71,18 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_snapshot(repository: Repository, snapshot_id: str = ID, *, damaged: list[str] | None = None) -> Snapshot:
+def write_snapshot(
+    repository: Repository, snapshot_id: str = ID, *, damaged: list[str] | None = None, rows: bytes = b"rows and rows"
+) -> Snapshot:
     entries = [orjson.dumps({"key": "files/a", "sha256": sha256(b"a"), "size": 1, "content_type": "text/plain"})]
     entries += [orjson.dumps({"key": key, "damaged": "missing"}) for key in damaged or []]
+    stored_blobs = repository.blobs()
+    name = repository.blob_names(sha256(b"a"), encrypted=repository.encrypts)[0]
+    blob = next((blob for blob in stored_blobs if blob.name == name), Blob(name, "", 1))
     parts = {
-        "database": ([b"rows ", b"and rows"], repository.encrypts),
+        "database": ([rows[:5], rows[5:]], repository.encrypts),
         "entries": ([line + b"\n" for line in entries], repository.encrypts),
-        "blobs": ([f"{repository.blob_names(sha256(b'a'), encrypted=repository.encrypts)[0]},,1,,\n".encode()], False),
+        "blobs": ([f"{blob.name},{blob.form},{blob.size},,\n".encode()], False),
     }
     stored = {}
     for name, (pieces, encrypted) in parts.items():
