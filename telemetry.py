@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 import orjson
 import structlog
 
+import tracing
 from core.errors import Unavailable
 from core.origin import ORIGIN
 
@@ -139,6 +140,13 @@ def bucket_call(call: BucketCall) -> None:
     """Count a call to the bucket, and log it: at WARNING if it failed or was slow, else at DEBUG. A line has the bucket's id of
     the request, but no key and no URL."""
     metrics().bucket_call(call.operation, call.outcome, call.seconds)
+    tracing.record(
+        f"bucket {call.operation}",
+        call.seconds,
+        failed=call.failed,
+        outcome=call.outcome,
+        bucket_request_id=call.request_id,
+    )
     noteworthy = call.failed or call.seconds > _SLOW
     if noteworthy or _logs_debug:
         structlog.get_logger().log(
@@ -368,7 +376,7 @@ def processes() -> list[Gauge]:
         by_role("gateway_process_cpu_seconds", "CPU time that those alive have used", of("seconds")),
         by_role(
             "gateway_process_files_ratio",
-            "Open files and sockets of the process that is next to its limit, as a share of it",
+            "Open files and sockets of the process that is asked, as a share of its limit",
             lambda used: max(one.files for one in used),
         ),
     ]
@@ -388,7 +396,9 @@ def _usage(pid: str) -> tuple[str, _Usage]:
     words = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
     role = next((word for word in words if word in _ROLES), "other")
     seconds = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-    files = len(os.listdir(proc / "fd")) / int(limit[1]) if limit else 0.0
+    files = 0.0
+    with suppress(OSError):  # processes hide theirs from others (parsers/sandbox.hide), but not from themselves
+        files = len(os.listdir(proc / "fd")) / int(limit[1]) if limit else 0.0
     return role, _Usage(int(stat[21]) * os.sysconf("SC_PAGE_SIZE"), seconds, files)
 
 

@@ -36,6 +36,7 @@ from flask_cors import CORS
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.routing import BaseConverter
 
+import tracing
 from api import (
     admin,
     audit,
@@ -190,7 +191,9 @@ def _begin() -> None:
     breaker.begin_request()
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     g.address = proxies.client()
-    ORIGIN.set(Origin("anonymous", address=g.address, request_id=g.request_id))
+    g.span = tracing.begin("request", "SERVER", request.headers.get("traceparent"))
+    trace = None if g.span is None else g.span.traceparent
+    ORIGIN.set(Origin("anonymous", address=g.address, request_id=g.request_id, trace=trace))
 
 
 def _refuse_odd_path() -> None:
@@ -207,10 +210,24 @@ def _finish(response: Response) -> Response:
         route = rule.rule if rule is not None else None
         metrics().request(route, request.method, response.status_code, time.monotonic() - g.begun)
         headers["X-Request-ID"] = g.request_id
+        if g.span is not None:
+            _end_span(g.span, route or "unmatched", response.status_code)
     audit.describe()
     if request.method == "OPTIONS" and response.is_sequence and not response.get_data():
         headers.pop("Content-Type", None)  # Flask would say text/html
     return response
+
+
+def _end_span(span: tracing.Span, route: str, status: int) -> None:
+    """Attributes are named by OpenTelemetry's conventions for HTTP servers."""
+    span.end(
+        f"{request.method} {route}",
+        failed=status >= 500,
+        http__request__method=request.method,
+        http__route=route,
+        http__response__status_code=status,
+        request_id=g.request_id,
+    )
 
 
 def _allow_origins(app: Flask, origins: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import telemetry
+import tracing
 from commands.base import Call, Command, pass_call, warn, with_secret_key
 from core.ids import FILE_PREFIX
 from parsers.sandbox import suffices
@@ -31,6 +32,7 @@ def serve(call: Call) -> int:
     """Run the HTTP server alone."""
     import web_server
 
+    tracing.check()
     suffices(strict=call.settings.strict_sandbox)  # once, for all worker processes
     telemetry.share_metrics(call.settings.data_dir)
     _require_servers(call.settings)  # before worker processes start
@@ -57,6 +59,7 @@ def worker(call: Call, queues: str, concurrency: int | None) -> None:
     from jobs import worker
 
     settings = call.settings
+    tracing.check()
     if not suffices(strict=settings.strict_sandbox):
         raise ValueError("parsers can't be sandboxed here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
     names = [name.strip() for name in queues.split(",") if name.strip()] or QUEUES

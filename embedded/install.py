@@ -1,4 +1,4 @@
-"""Creates .venv from the lock files: ``python embedded/install.py [--media] [--tests]``, which ``make`` runs first.
+"""Creates .venv from the lock files: ``python embedded/install.py [--media] [--tracing] [--tests]``, which ``make`` runs first.
 
 Standard library only, since nothing else is installed yet. Uses uv if it is there, else pip. Nothing is installed again from
 an unchanged lock. The embedded servers are installed only if DATABASE_URL or S3_ENDPOINT is not set, each by itself, because
@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
         )
     stamps = json.loads(STAMPS.read_text()) if STAMPS.exists() else {}
     changed = False
-    names = ["requirements.txt"]
-    names += ["requirements-media.txt"] if for_tests or "--media" in arguments else []
+    extras = [extra for extra in ("media", "tracing") if for_tests or f"--{extra}" in arguments]
+    names = ["requirements.txt", *(f"requirements-{extra}.txt" for extra in extras)]
     names += ["requirements-dev.txt"] if for_tests else []
     files = [ROOT / name for name in names]
     wanted = digest("".join(file.read_text() for file in files))

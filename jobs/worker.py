@@ -28,6 +28,7 @@ import structlog
 from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 
+import tracing
 from core.errors import Unavailable
 from core.origin import ORIGIN, SYSTEM
 from db import CONNECTION
@@ -132,12 +133,13 @@ class _Worker:
 
     async def _observe(self, call: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
         """Around each job: record that it runs, how long it takes, and why it fails."""
-        job, begun, outcome = context.job, time.monotonic(), "ok"
+        job, begun, outcome, span = context.job, time.monotonic(), "ok", None
         self._running.add(job.id)
-        ORIGIN.set(
-            await asyncio.to_thread(self._services.jobs.origin, job.id, job.task_name)
-        )  # of this job's asyncio task
         try:
+            origin = await asyncio.to_thread(self._services.jobs.origin, job.id, job.task_name)
+            span = tracing.begin(job.task_name, "CONSUMER", origin.trace)
+            # In the context of this job's asyncio task, which its thread gets too.
+            ORIGIN.set(origin._replace(trace=span.traceparent if span else None))
             return await call()
         except Exception as error:
             task = self._app.tasks.get(job.task_name)
@@ -150,6 +152,9 @@ class _Worker:
             seconds = time.monotonic() - begun
             metrics().job(job.task_name, outcome, seconds)
             log.info("job", outcome=outcome, seconds=round(seconds, 6))
+            if span is not None:
+                told = {"outcome": outcome, "job": job.id, "request_id": ORIGIN.get().request_id}
+                span.end(job.task_name, failed=outcome != "ok", **told)
 
     def _record_failure(self, job: Any, error: Exception, final: bool) -> None:
         traceback = None if isinstance(error, Unavailable) else error  # the message says enough

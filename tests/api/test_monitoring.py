@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -102,3 +104,38 @@ class TestGauges:
         assert found["gateway_workers"] == 2
         assert found["gateway_database_bytes"] > 1e6
         assert 1 <= found['gateway_database_connections{state="active"}'] < found["gateway_database_connections_limit"]
+
+
+@pytest.mark.settings(ops_access="public")
+def test_T124_health_and_metrics_name_nothing(app: Any, services: Services) -> None:
+    """A gateway with odd names in everything that a client can name, asked by somebody without a credential."""
+    record, key = services.keys.create_key("secret-owner")
+    client = GatewayClient(app, key, check=False)
+    folder = client.post("/api/folders", json={"name": "secret-folder"}).json["id"]
+    file = client.add("secret\n\"name\"} 1.txt", b"secret text", tags="secret-tag", folder_id=str(folder))
+    client.get(f"/api/files/{file['id']}/download?mode=proxy")
+    for method, path in (("SECRET", "/"), ("GET", "/secret-path"), ("GET", "/api/search?q=secret"), ("GET", "/d/secret")):
+        client.request(method, path, headers={"X-Request-ID": "secret-request", "User-Agent": "secret-agent"})
+    GatewayClient(app, "gw_secret-credential", check=False).get("/api/files")
+    [stored] = [row[0] for row in sql(services.db, "select file_path from files")]
+    anonymous = GatewayClient(app, None, check=False)
+    for path in ("/healthz", "/readyz", "/metrics"):
+        answer = anonymous.get(path)
+        text = answer.body.decode() + str(dict(answer.headers))
+        assert answer.status == 200
+        for word in ("secret", "SECRET", key, str(record.id), file["id"], stored, sys.version.split()[0]):
+            assert word not in text, (path, word)
+        assert not re.search(r"\b\d+\.\d+\.\d+\b", answer.body.decode().replace(".0.1", "")), path
+
+
+def test_T124_health_needs_nothing_and_readiness_tells_a_full_disk(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prometheus = GatewayClient(app, TOKEN, check=False)
+    monkeypatch.setattr("services.upkeep.health._DISK", 10**18)
+    assert (prometheus.get("/readyz").status, prometheus.get("/readyz").json["checks"]["disk"]) == (503, False)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("used")
+
+    monkeypatch.setattr(Database, "connection", refuse)
+    monkeypatch.setattr("services.upkeep.health.Health.ready", refuse)
+    assert GatewayClient(app, None, check=False).get("/healthz").json == {"status": "ok"}
