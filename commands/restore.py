@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from uuid import UUID
 
 import click
 
@@ -20,6 +21,7 @@ from commands.base import (
     pass_call,
     progress,
     show,
+    show_rows,
     warn,
     with_secret_key,
 )
@@ -28,7 +30,8 @@ from storage_backends import open_store
 from storage_backends.base import ManagesBucket, MultipartStore
 
 if TYPE_CHECKING:
-    from services.recovery.repository import Repository
+    from services.recovery.repository import Repository, Snapshot
+    from services.recovery.restore_files import Wanted
 
 
 @click.command(cls=Command)
@@ -43,6 +46,10 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file of age identities, to read encrypted backups; default: BACKUP_IDENTITY_FILE.",
 )
+@click.option("--file", "file_id", type=click.UUID, help="Bring back only this file, into the living deployment.")
+@click.option("--folder", metavar="ID|PATH", help="Only what was in this folder: its id then, or its path, as /a/b.")
+@click.option("--owner", help="Whose the folder of the path is.")
+@click.option("--into", type=int, metavar="ID", help="The folder to bring it back into; default: where it was.")
 @click.option("--unsigned", is_flag=True, help="SECRET_KEY is lost: trust the backup, whoever has made it.")
 @dry_run_option
 @json_option
@@ -54,6 +61,10 @@ def restore(
     as_of: datetime | None,
     bucket_only: bool,
     identity: Path | None,
+    file_id: UUID | None,
+    folder: str | None,
+    owner: str | None,
+    into: int | None,
     unsigned: bool,
     dry_run: bool,
     as_json: bool,
@@ -61,12 +72,21 @@ def restore(
     """Restore a backup: its rows into an empty database, and all objects that the bucket lacks.
 
     Stop the gateway and its workers before. What was interrupted goes on when it is started again. Status 1 if the bytes of
-    a file are lost."""
+    a file are lost.
+
+    With --file or --folder, files come back into the living deployment, as new private files of their owner."""
     from db import Database
     from services.recovery.restore import Restore, choose
+    from services.recovery.restore_files import Wanted
 
     if snapshot is not None and as_of is not None:
         raise click.UsageError("Give --snapshot or --as-of.")
+    if file_id is not None or folder is not None:
+        if folder is not None and (file_id is not None or (folder.startswith("/") and owner is None)):
+            raise click.UsageError("Give --file, or --folder with its id, or --folder with its path and --owner.")
+        repository = _repository(call.deployment(), location, identity, unsigned=unsigned)
+        chosen = choose(repository, snapshot_id=snapshot, as_of=as_of)
+        return _restore_files(call, repository, chosen, Wanted(owner, file_id, folder), into, dry_run, as_json)
     with _deployment(call.settings) as settings:
         repository = _repository(settings, location, identity, unsigned=unsigned)
         chosen = choose(repository, snapshot_id=snapshot, as_of=as_of)
@@ -89,6 +109,29 @@ def restore(
     if not report.complete:
         warn(f"{report.lost + report.differing} objects are not as they were; `problems` has the first.")
     return 0 if report.complete else 1
+
+
+def _restore_files(
+    call: Call,
+    repository: Repository,
+    snapshot: Snapshot,
+    wanted: Wanted,
+    into: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    from services.recovery.restore_files import FileRestore
+
+    services = call.services()
+    with closing(services.db), progress("Files") as bar:
+        work = FileRestore(services.db, services.intake, services.folders, repository)
+        report = work.run(snapshot, wanted, into=into, dry_run=dry_run, advance=bar.advance)
+    if as_json:
+        show(report.as_dict(), as_json=True)
+    else:
+        for state in ("restored", "still_there", "failed"):
+            show_rows([{"state": state.replace("_", " "), **line} for line in getattr(report, state)], as_json=False)
+    return int(bool(report.failed))
 
 
 @contextmanager

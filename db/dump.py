@@ -287,6 +287,14 @@ def _value(text: str) -> str | None:
     return None if text == r"\N" else _ESCAPED.sub(lambda match: _ESCAPES.get(match[1], match[1]), text)
 
 
+_ITEM = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}]+)')
+
+
+def text_array(text: str) -> list[str]:
+    """The items of a column of type text[] in ``records``; it has no nulls."""
+    return [plain if plain else re.sub(r"\\(.)", r"\1", quoted) for quoted, plain in _ITEM.findall(text)]
+
+
 # -- loading ---------------------------------------------------------------------------------------------------------------
 
 _HOLDS = """

@@ -25,6 +25,7 @@ from services.recovery import restore
 from services.recovery.locations import Folder
 from services.recovery.repository import Repository, RepositoryOptions, Snapshot
 from services.recovery.restore import Restore
+from services.recovery.restore_files import FileRestore, Wanted
 from settings import Settings
 from storage_backends import open_store
 from storage_backends.base import StorageUnavailable
@@ -324,3 +325,31 @@ def test_the_newest_snapshot_not_after_a_time_is_chosen(origin: Deployment, repo
     assert restore.choose(repository, snapshot_id=first.id).id == first.id
     with pytest.raises(NotFound):
         restore.choose(repository, as_of=first.taken_at.replace(year=2000))
+
+
+@plain_only
+def test_single_files_and_folders_come_back_into_the_living_deployment(
+    origin: Deployment, repository: Repository, key: str
+) -> None:
+    services, alice = origin.services, Principal("alice")
+    [[plans, deep]] = sql(origin.db, "select a.id, b.id from folders a join folders b on b.parent_id = a.id")
+    [[lost]] = sql(origin.db, "select id from files where original_name = 'a.txt'")
+    snapshot = origin.back_up(repository)
+    services.files.purge(alice, lost)
+    services.folders.delete(alice, deep)
+    upload(services, alice, "a.txt", b"another")
+    work = FileRestore(origin.db, services.intake, services.folders, repository)
+
+    shown = work.run(snapshot, Wanted("alice", folder="/Plans"), dry_run=True)
+    assert [line["path"] for line in shown.restored] == ["/Plans/deep/a.txt"] and "new_id" not in shown.restored[0]
+    assert sorted(line["path"] for line in shown.still_there) == ["/Plans/b.txt", "/Plans/long.txt"]
+    report = work.run(snapshot, Wanted(folder=str(plans)))
+    file = services.files.get(alice, UUID(report.restored[0]["new_id"]))
+    assert (file.original_name, file.tags, file.visibility) == ("a.txt", ["one", "two"], "private")
+    assert sql(origin.db, "select name, parent_id from folders where id = %s", file.folder_id) == [("deep", plans)]
+    again = work.run(snapshot, Wanted(file_id=lost), into=plans)
+    assert services.files.get(alice, UUID(again.restored[0]["new_id"])).file_hash == file.file_hash
+    with pytest.raises(NotFound):
+        work.run(snapshot, Wanted("bob", file_id=lost))
+    services.quotas.set_own("alice", Quota(1, None))
+    assert work.run(snapshot, Wanted(file_id=lost)).failed[0]["problem"]
