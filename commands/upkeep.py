@@ -160,7 +160,7 @@ def archive(call: Call, text: str | None, dry_run: bool, as_json: bool) -> int:
 @click.option("--objects", type=int, default=300, show_default=True, help="How many of them have content.")
 @click.option("--folders", type=int, default=50, show_default=True, help="Folders of each owner; at most 10000.")
 @click.option("--owners", type=int, default=1, show_default=True, help="Number of owners: demo-1, demo-2 …")
-@click.option("--owner", metavar="ID", help="Instead, an owner who has nothing yet.")
+@click.option("--owner", "owner_id", metavar="ID", help="Instead, an owner who has nothing yet.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Other numbers invent other files.")
 @json_option
 @pass_call

@@ -244,7 +244,7 @@ def test_invalid_keys(admin: GatewayClient, body: Any) -> None:
 
 
 def test_the_janitor_runs_on_request(admin: GatewayClient) -> None:
-    for body in ({}, {"dry_run": True}, {"dry_run": False}):
+    for body in ({}, {"dry_run": True}, {"dry_run": False}, {"delete_protected": True}):
         answer = admin.post("/api/admin/janitor", json=body)
         assert answer.status == 200
         assert answer.json["dry_run"] is body.get("dry_run", True)
