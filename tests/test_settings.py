@@ -33,7 +33,6 @@ UNSAFE: dict[str, tuple[str, ...]] = {
     "migration_database_url": ("postgresql://owner:x7Q@postgres/gw",),
     "cors_origins": ("*", "null", "https://*.example.com", "example.com", "https://a.example/path", "file://"),
     "flask_debug": ("1", "true"),
-    "archive_rules": ("type=video", "days=1 colour=red"),
     "s3_archive_class": ("glacier\r\nx: y",),
 }
 
@@ -89,6 +88,11 @@ def test_T144_missing_secrets_are_named(name: str, read: Callable[[Settings], ob
     read(production(**given))
     with pytest.raises(SystemExit, match=name.upper()):
         read(production(**given, **{name: None}))  # type: ignore[arg-type]
+
+
+def test_a_wrong_rule_of_the_archive_is_named() -> None:
+    with pytest.raises(ValidationError, match="days=1 colour=red"):
+        production(archive_rules="days=7; days=1 colour=red")
 
 
 def test_T144_commands_name_unsafe_settings_and_never_show_them(tmp_path: Path) -> None:
