@@ -28,7 +28,7 @@ import orjson
 import structlog
 import zstandard
 
-from core.errors import Conflict, InvalidInput, Unavailable
+from core.errors import Conflict, FileArchived, InvalidInput, Unavailable
 from core.heartbeat import beating
 from core.ids import new_id
 from core.parts import PART_SIZE
@@ -341,6 +341,9 @@ class _Run:
             except ObjectNotFound:
                 work.lost(item.id, "missing")
                 log.error("backup_object_missing", key=item.key)
+            except FileArchived:
+                work.lost(item.id, "archived")
+                log.error("backup_object_archived", key=item.key)
             except Damaged as error:
                 work.lost(item.id, "altered")
                 log.error("backup_object_altered", key=item.key, error=str(error))
@@ -386,7 +389,7 @@ class _Run:
             for item in batch:
                 for key, encoding, stored_size in held.get(item.sha256 or "", ()):
                     other = item._replace(key=key, encoding=encoding, stored_size=stored_size)
-                    with suppress(ObjectNotFound, Damaged):
+                    with suppress(ObjectNotFound, Damaged, FileArchived):
                         self._sent(work, item, *self._send(work, other))
                         break
 

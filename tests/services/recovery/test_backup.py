@@ -20,6 +20,7 @@ from services.recovery import backup as backups
 from services.recovery.backup import Backups
 from services.recovery.repository import Repository, RepositoryOptions
 from settings import Settings
+from storage_backends.base import ObjectFrozen
 from tests.client import GatewayClient
 from tests.rows import sql
 
@@ -141,6 +142,23 @@ def test_damaged_objects_are_listed_and_stop_nothing(
     assert contents(repository, report.snapshot) == {key_of(db, good): b"body 2"}
     (run,) = service.runs()
     assert run.outcome == "incomplete"
+
+
+def test_an_archived_object_that_cant_be_read_stops_nothing(
+    service: Backups, client: GatewayClient, db: Database, bucket: Any, monkeypatch: Any
+) -> None:
+    frozen, good = (key_of(db, client.add(f"{n}.bin", f"body {n}".encode())) for n in range(2))
+    real = bucket.open
+
+    def opened(key: str, **given: Any) -> Any:
+        if key == frozen:
+            raise ObjectFrozen("archived")
+        return real(key, **given)
+
+    monkeypatch.setattr(bucket, "open", opened)
+    report = service.run()
+    assert dict(service.repository().damaged(report.snapshot)) == {frozen: "archived"}
+    assert contents(service.repository(), report.snapshot) == {good: b"body 1"}
 
 
 @pytest.fixture
