@@ -7,6 +7,8 @@ import os
 import random
 import re
 import signal
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -316,6 +318,46 @@ def clocks_apart(field: Field) -> None:
         _refuse(field, _REQUEST, error("403 Forbidden", "RequestTimeTooSkewed"), 1.0)
         field.wait(1.0, 4.0)
         field.deployment.bucket_line.heal()
+
+
+# -- scanner, clients --------------------------------------------------------------------------------------------------
+
+_PARTS = (
+    b"POST /api/upload",
+    b"PUT /api/upload/dying.bin",
+    b"POST /api/tus",
+    b"POST /api/files/batch",
+    b"GET /api/files",
+)
+
+
+@drill
+def clients_dying(field: Field) -> None:
+    """Connections that end, break or fall silent at any byte of a request; nobody was told of their files."""
+    deployment = field.deployment
+    silent: list[socket.socket] = []
+    key = deployment.admin().post("/api/admin/keys", json={"owner_id": "dying"}).json["key"]
+    for _ in field.moments(0.02, 0.3):
+        body = field.random.randbytes(field.random.randrange(1, 300_000))
+        head = (
+            f"{field.random.choice(_PARTS).decode()} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+            f"Tus-Resumable: 1.0.0\r\nUpload-Length: {len(body)}\r\nContent-Type: application/offset+octet-stream\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        sent = (head + body)[: field.random.randrange(len(head) + len(body))]
+        with contextlib.suppress(OSError):
+            sock = socket.create_connection(("127.0.0.1", field.random.choice(deployment.webs).port), 5)
+            sock.settimeout(5)
+            sock.sendall(sent)
+            end = field.random.choice(["fin", "reset", "silent"])
+            if end == "silent" and len(silent) < 20:
+                silent.append(sock)
+                continue
+            if end == "reset":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+    for sock in silent:
+        sock.close()
 
 
 def of_names(names: list[str]) -> dict[str, Drill]:
