@@ -223,3 +223,6 @@ class Unavailable(GatewayError, code="unavailable", title="The service is tempor
 
 
 class StorageFull(GatewayError, code="storage_full", title="The storage is full"): ...
+
+
+WAIT = (Unavailable, StorageFull)  # what work in the background waits out: it has not failed itself

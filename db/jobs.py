@@ -139,16 +139,16 @@ def note_error(tx: Tx, job_id: int, error: str) -> None:
     execute(tx, "update procrastinate_jobs set error = %(error)s where id = %(id)s", {"id": job_id, "error": error})
 
 
-def revive(tx: Tx, *, error: str, other_than: Sequence[str], wait: timedelta, within: timedelta) -> int:
-    """Retry failed jobs whose ``error`` starts with this text, if they failed at least ``wait`` ago and were enqueued no longer
-    ago than ``within``. Returns their number."""
+def revive(tx: Tx, *, errors: Sequence[str], other_than: Sequence[str], wait: timedelta, within: timedelta) -> int:
+    """Retry failed jobs whose error starts with one of these codes, if they failed at least ``wait`` ago and were enqueued no
+    longer ago than ``within``. Returns their number."""
     sql = """
     update procrastinate_jobs j set status = 'todo', attempts = 0, scheduled_at = null
-    where j.status = 'failed' and j.error like %(error)s || '%%' and j.task_name <> all(%(others)s)
+    where j.status = 'failed' and split_part(j.error, ':', 1) = any(%(errors)s) and j.task_name <> all(%(others)s)
     and not exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'failed' and e.at > now() - %(wait)s)
     and exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'deferred' and e.at > now() - %(within)s)
     """
-    params = {"error": error, "others": list(other_than), "wait": wait, "within": within}
+    params = {"errors": list(errors), "others": list(other_than), "wait": wait, "within": within}
     return execute(tx, sql, params)
 
 

@@ -11,7 +11,7 @@ import procrastinate
 from procrastinate import BaseRetryStrategy, RetryDecision
 from procrastinate.jobs import Job
 
-from core.errors import Unavailable
+from core.errors import WAIT
 from db.jobs import COMPARISON, MAINTENANCE
 from services import Services
 
@@ -24,11 +24,11 @@ SCRUB_CRON = "* * * * *"  # a slice takes less than a minute
 
 class RetryPolicy(BaseRetryStrategy):
     """Retry after 2, 4, 8 … seconds, with jitter: ten attempts in about half an hour if the bucket or database is
-    unavailable, four if the job itself fails."""
+    unavailable or full, four if the job itself fails."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         """The delay before the next attempt; None after the last."""
-        max_attempts = 10 if isinstance(exception, Unavailable) else 4
+        max_attempts = 10 if isinstance(exception, WAIT) else 4
         if job.attempts + 1 >= max_attempts:
             return None
         delay = min(2 ** (job.attempts + 1), 600) * random.uniform(0.75, 1.25)  # noqa: S311 spreads load

@@ -29,7 +29,7 @@ from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 
 import tracing
-from core.errors import Unavailable
+from core.errors import WAIT, Unavailable
 from core.origin import ORIGIN, SYSTEM
 from db import CONNECTION
 from db.jobs import QUEUES
@@ -157,7 +157,7 @@ class _Worker:
                 span.end(job.task_name, failed=outcome != "ok", **told)
 
     def _record_failure(self, job: Any, error: Exception, final: bool) -> None:
-        traceback = None if isinstance(error, Unavailable) else error  # the message says enough
+        traceback = None if isinstance(error, WAIT) else error  # the message says enough
         log.warning("job_failed", final=final, error=str(error), exc_info=traceback)
         try:
             self._services.jobs.failed(job.id, job.task_name, job.task_kwargs, error, final=final)
@@ -181,7 +181,7 @@ def _repeat(stopped: threading.Event, calls: Sequence[Callable[[], object]], eve
         for call in calls:
             try:
                 call()
-            except Unavailable as error:
+            except WAIT as error:
                 log.warning("sweep_failed", error=str(error))
             except Exception:  # the next call must still happen
                 log.exception("sweep_failed")

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from core.cursors import Cursors, Page
-from core.errors import Conflict, GatewayError, NotFound, Unavailable
+from core.errors import WAIT, Conflict, GatewayError, NotFound, Unavailable
 from core.origin import Job, Origin
 from db import Database, Tx, files, jobs, readings
 from db.jobs import Status
@@ -138,23 +138,28 @@ class Jobs:
         self, job_id: int, task: str, arguments: Mapping[str, Any], error: BaseException, *, final: bool
     ) -> None:
         """Record why an attempt failed; if it was the ``final`` one, on the file too. If only the bucket or database was
-        unavailable, ``revive`` retries the job, and an unchecked file stays unchecked."""
+        unavailable or full, ``revive`` retries the job, and an unchecked file stays unchecked."""
         with self._db.transaction() as tx:
             jobs.note_error(tx, job_id, _describe(error))
-            if final and isinstance(error, Unavailable):
+            if final and isinstance(error, WAIT):
                 if task != "check_file":
-                    reason = "the bucket or the database was unavailable; it will be tried again"
+                    reason = "the bucket or the database was unavailable or full; it will be tried again"
                     _set_problem(tx, task, arguments, reason)
             elif final:
                 _set_problem(tx, task, arguments, f"it failed each time ({type(error).__name__})")
 
     def revive(self, *, dry_run: bool = False) -> int:
-        """Retry, hourly for a week, jobs that failed because bucket or database was unavailable; returns how many.
+        """Retry, hourly for a week, jobs that failed because bucket or database was unavailable or full; returns how
+        many.
 
         Checks are left to ``Verification.requeue_lost``."""
         with self._db.transaction(undo=dry_run) as tx:
             return jobs.revive(
-                tx, error=Unavailable.code, other_than=["check_file"], wait=_REVIVE_AFTER, within=_REVIVE_FOR
+                tx,
+                errors=[error.code for error in WAIT],
+                other_than=["check_file"],
+                wait=_REVIVE_AFTER,
+                within=_REVIVE_FOR,
             )
 
     def give_back(self, ids: list[int]) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from core.errors import Unavailable
+from core.errors import StorageFull, Unavailable
 from db import Database, jobs
 from services import Services
 from services.upkeep.jobs import JobQuery
@@ -76,13 +76,14 @@ def test_failed_jobs_are_retried_or_deleted(admin: GatewayClient, db: Database) 
         assert admin.post(f"/api/admin/jobs/{odd}/retry").status == 404
 
 
-def test_jobs_that_failed_without_a_bucket_are_retried_for_a_week(
-    client: GatewayClient, services: Services, db: Database
+@pytest.mark.parametrize("reason", [Unavailable("The bucket is away."), StorageFull("The bucket is full.")])
+def test_T105_jobs_that_failed_without_a_bucket_are_retried_for_a_week(
+    client: GatewayClient, services: Services, db: Database, reason: Exception
 ) -> None:
     """The file shows the problem until its job succeeds. Jobs that failed for other reasons or long ago stay failed."""
     photo = client.add("a.png", picture("PNG"))
     [job] = services.jobs.page(JobQuery(task="process_file")).items
-    services.jobs.failed(job.id, job.task, job.arguments, Unavailable("The bucket is away."), final=True)
+    services.jobs.failed(job.id, job.task, job.arguments, reason, final=True)
     with db.connection() as tx:
         tx.execute("update procrastinate_jobs set status = 'doing'")
         tx.execute("update procrastinate_jobs set status = 'failed', attempts = 10")
