@@ -6,6 +6,7 @@ import argparse
 import logging
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in DRILLS]:
         parser.error(f"there is no drill {', '.join(unknown)}; there are {', '.join(DRILLS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end all processes
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     first = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     base = arguments.keep or Path(tempfile.mkdtemp(prefix="drills-"))

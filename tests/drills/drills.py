@@ -106,7 +106,7 @@ def kill_janitor(field: Field) -> None:
 
 @drill
 def kill_all(field: Field) -> None:
-    """kill -9 of every process of the gateway at once."""
+    """kill -9 of every process of the gateway at once (T101)."""
     for _ in field.moments(3.0, 8.0):
         with field.deployment.unattended():
             for program in (*field.deployment.webs, *field.deployment.workers):
@@ -117,7 +117,7 @@ def kill_all(field: Field) -> None:
 
 @drill
 def rolling_restart(field: Field) -> None:
-    """SIGTERM and a new start, one process after another: no request fails that was begun."""
+    """SIGTERM and a new start, one process after another: no request fails that was begun (T109)."""
     for _ in field.moments(0.5, 2.0):
         with field.deployment.unattended():
             for program in (*field.deployment.webs, *field.deployment.workers):
@@ -147,7 +147,7 @@ def _ended(field: Field) -> None:
 
 @drill
 def postgres_killed(field: Field) -> None:
-    """kill -9 of PostgreSQL's main process, or of one of its backends, which makes it restart itself."""
+    """kill -9 of PostgreSQL's main process, or of one of its backends, which makes it restart itself (T102)."""
     for _ in field.moments(3.0, 8.0):
         backends = children(_postmaster(field))
         if backends and field.random.random() < 0.3:
@@ -161,7 +161,7 @@ def postgres_killed(field: Field) -> None:
 
 @drill
 def postgres_stopped(field: Field) -> None:
-    """A fast shutdown, as at an upgrade or a failover."""
+    """A fast shutdown, as at an upgrade or a failover (T102)."""
     for _ in field.moments(3.0, 8.0):
         _kill(_postmaster(field), signal.SIGINT)
         _ended(field)
@@ -171,7 +171,7 @@ def postgres_stopped(field: Field) -> None:
 
 @drill
 def postgres_frozen(field: Field) -> None:
-    """PostgreSQL stops to answer, and goes on where it was."""
+    """PostgreSQL stops to answer, and goes on where it was (T102)."""
     for _ in field.moments(4.0, 10.0):
         frozen = [_postmaster(field), *children(_postmaster(field))]
         for pid in frozen:
@@ -192,7 +192,7 @@ def _weed(field: Field) -> int:
 
 @drill
 def bucket_killed(field: Field) -> None:
-    """kill -9 of the bucket's server."""
+    """kill -9 of the bucket's server (T103)."""
     for _ in field.moments(4.0, 10.0):
         weed = field.deployment.servers.weed
         assert weed is not None
@@ -203,7 +203,7 @@ def bucket_killed(field: Field) -> None:
 
 @drill
 def bucket_frozen(field: Field) -> None:
-    """The bucket stops to answer, and goes on where it was."""
+    """The bucket stops to answer, and goes on where it was (T103)."""
     for _ in field.moments(4.0, 10.0):
         _kill(_weed(field), signal.SIGSTOP)
         field.wait(1.0, 15.0)
@@ -229,7 +229,7 @@ def _refuse(field: Field, pattern: re.Pattern[bytes], answer: bytes | None, shar
 
 @drill
 def bucket_refusing(field: Field) -> None:
-    """503 SlowDown to many requests, or to all for a while."""
+    """503 SlowDown to many requests, or to all for a while (T103)."""
     before = field.deployment.bucket_line.struck
     for _ in field.moments(0.5, 3.0):
         _refuse(field, _REQUEST, error("503 Slow Down", "SlowDown"), field.random.choice([0.1, 0.5, 1.0]))
@@ -240,7 +240,7 @@ def bucket_refusing(field: Field) -> None:
 
 @drill
 def bucket_full(field: Field) -> None:
-    """507 to all that stores bytes."""
+    """507 to all that stores bytes (T105)."""
     before = field.deployment.bucket_line.struck
     for _ in field.moments(0.5, 3.0):
         _refuse(field, _STORING, error("507 Insufficient Storage", "InsufficientStorage"), 1.0)
@@ -270,7 +270,7 @@ _STATEMENT = re.compile(rb"\b(insert into|update|delete from)\b", re.IGNORECASE)
 
 @drill
 def commits_lost(field: Field) -> None:
-    """PostgreSQL commits, and the answer does not arrive; now and then that of another statement."""
+    """PostgreSQL commits, and the answer does not arrive; now and then that of another statement (T104)."""
     line, chance = field.deployment.database_line, field.random.random
 
     def applies(data: bytes) -> bool:
@@ -301,7 +301,7 @@ _datetime.datetime = _Shifted
 @drill
 def clocks_apart(field: Field) -> None:
     """One web server's clock is an hour ahead, the other's or the worker's an hour behind, in turn; then the bucket refuses all
-    for its clock."""
+    for its clock (T108)."""
     programs = [*field.deployment.webs, *field.deployment.workers]
     normal = programs[0].first
     for _ in field.moments(0.5, 2.0):
@@ -333,7 +333,7 @@ _PARTS = (
 
 @drill
 def clients_dying(field: Field) -> None:
-    """Connections that end, break or fall silent at any byte of a request; nobody was told of their files."""
+    """Connections that end, break or fall silent at any byte of a request; nobody was told of their files (T110)."""
     deployment = field.deployment
     silent: list[socket.socket] = []
     key = deployment.admin().post("/api/admin/keys", json={"owner_id": "dying"}).json["key"]
