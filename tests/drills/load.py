@@ -382,7 +382,7 @@ class Client(threading.Thread):
         self.made += 1
         name = f"{self.prefix}-{self.made}-copy.{entry.name.rpartition('.')[2]}"
         made = self.create("POST", f"/api/files/{entry.id}/copy", 201, json={"original_name": name}).json
-        new = Entry(made["id"], self.owner, name, entry.sha256, entry.size, made["folder_id"])
+        new = Entry(made["id"], self.owner, name, entry.sha256, entry.size, entry.folder, entry.tags)
         self.mine.append(self.ledger.add("copy", new))
 
     def tag(self) -> None:
