@@ -69,7 +69,8 @@ _NEXT = f"""
 with next as (
     select object_key from objects
     where {_SCRUBBED} and coalesce(checked_at, '-infinity') < %(before)s
-    order by coalesce(checked_at, '-infinity') limit 1 for no key update skip locked
+    and (coalesce(checked_at, '-infinity'), object_key) > (coalesce(%(checked)s::timestamptz, '-infinity'), %(key)s)
+    order by coalesce(checked_at, '-infinity'), object_key limit 1 for no key update skip locked
 )
 {_MARK}
 """
@@ -91,9 +92,13 @@ with next as (
 """
 
 
-def mark_next(tx: Tx, *, before: datetime) -> ScrubObject | None:
-    """Mark the object whose check is the oldest, if it began before this moment."""
-    return one(tx, ScrubObject, _NEXT, {"before": before})
+def mark_next(tx: Tx, *, before: datetime, after: ScrubObject | None) -> ScrubObject | None:
+    """Mark the object whose check is the oldest, if it began before this moment.
+
+    The search begins where ``after`` was found: PostgreSQL keeps the index entries of earlier marks while an old snapshot
+    lives, as that of a backup, and would step over all of them each time."""
+    params = {"before": before, "checked": after and after.checked_before, "key": after.object_key if after else ""}
+    return one(tx, ScrubObject, _NEXT, params)
 
 
 def mark_unfinished(tx: Tx, *, began: datetime, swept: datetime) -> ScrubObject | None:

@@ -132,9 +132,14 @@ class Scrub:
             return
         due = self._due(current)
         read, seen, told = 0, throttle.bytes, time.monotonic()
+        after: ScrubObject | None = None
         try:
             while read < due and time.monotonic() < deadline and current.finished_at is None:
-                marked = self._mark_next(current)
+                marked = self._mark_next(current, after)
+                if marked is None and after is not None:
+                    after = None  # once more from the start: others may have put objects back
+                    continue
+                after = marked
                 if marked is not None:
                     self._check(marked, run, throttle)
                     read += 1
@@ -164,10 +169,10 @@ class Scrub:
             return float("inf")
         return int(current.objects * elapsed) - current.read_objects
 
-    def _mark_next(self, current: ScrubPassRecord) -> ScrubObject | None:
+    def _mark_next(self, current: ScrubPassRecord, after: ScrubObject | None) -> ScrubObject | None:
         with self._db.connection() as tx:
             if current.swept_at is None:
-                return scrub.mark_next(tx, before=current.began_at)
+                return scrub.mark_next(tx, before=current.began_at, after=after)
             return scrub.mark_unfinished(tx, began=current.began_at, swept=current.swept_at)
 
     def _advance(self, current: ScrubPassRecord, objects: int, size: int, *, at_end: bool = False) -> ScrubPassRecord:

@@ -56,7 +56,7 @@ _STATEMENTS = [
 _SCRUBBED = """status = 'stored' and sha256 is not null and scan_verdict is distinct from 'infected'
     and (in_bucket or checked_at is not null)"""
 _INDEXES = {
-    "objects_to_scrub": f"(coalesce(checked_at, '-infinity')) where {_SCRUBBED}",
+    "objects_to_scrub": f"(coalesce(checked_at, '-infinity'), object_key) where {_SCRUBBED}",
     "objects_unfinished": f"(checked_at) where checksum_state = 'unverified' and {_SCRUBBED}",
     "objects_damaged": f"(object_key) where (not in_bucket or checksum_state = 'mismatch') and {_SCRUBBED}",
 }
