@@ -15,7 +15,9 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +29,7 @@ from embedded.child import (
     Child,
     EmbeddedError,
     as_user,
+    command_line,
     end_leftover,
     free_port,
     kept_secret,
@@ -42,6 +45,7 @@ DATABASE = ROLE = "gw"
 # Trigrams consist of what the locale calls letters, under C only those of ASCII. The first available is used.
 CTYPES = ("C.UTF-8", "en_US.UTF-8", "C")
 START_TIMEOUT = 180  # seconds; after a crash, recovery comes first
+_END_OF_SESSIONS = 10.0  # seconds; they are killed
 _UNSAFE_BUT_FAST = (
     "fsync=off",
     "synchronous_commit=off",
@@ -206,14 +210,48 @@ def _initialise(
 
 
 def _stop_leftover(cluster: Path) -> None:
-    """Stop a server that still uses this cluster, and delete its lock file."""
+    """Stop a server that still uses this cluster, and the sessions that a killed one has left."""
     lock = cluster / "postmaster.pid"
-    if not lock.exists():
-        return
-    first_line = lock.read_text().partition("\n")[0]
+    first_line = lock.read_text().partition("\n")[0] if lock.exists() else ""
     if first_line.isdigit():  # else it was cut short
         end_leftover(int(first_line), command=["postgres", str(cluster)], stop_signal=signal.SIGINT, stop_timeout=60)
-    lock.unlink(missing_ok=True)
+    _end_sessions(cluster)
+    # PostgreSQL itself replaces a stale lock file, after making sure by the shared memory it names that no session is left.
+    # But it takes any process that has got the server's id since for the server.
+    if not first_line.isdigit() or _exists(int(first_line)):
+        lock.unlink(missing_ok=True)
+
+
+def _end_sessions(cluster: Path) -> None:
+    """A session that is busy does not notice the end of its server: it goes on, and no server starts beside it. Elsewhere than
+    on Linux the start fails until it has ended."""
+    deadline = time.monotonic() + _END_OF_SESSIONS
+    while (left := _sessions(cluster)) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _sessions(cluster: Path) -> list[int]:
+    """PostgreSQL's processes that work in this folder."""
+    found, folder = [], str(cluster.resolve())
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if os.readlink(process / "cwd") == folder and command_line(int(process.name)).startswith("postgres: "):
+                found.append(int(process.name))
+    return found
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, be it a zombie."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _answers(server: Postgres) -> bool:

@@ -60,6 +60,26 @@ def test_it_ends_with_its_killed_parent_and_restarts_with_its_data(tmp_path: Pat
         server.stop()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the start fails")
+def test_a_busy_session_of_a_killed_server_is_ended(tmp_path: Path) -> None:
+    first = postgres.start(tmp_path / "data", fsync=False)
+    connection = psycopg.connect(first.url, autocommit=True)
+    session, deadline = connection.info.backend_pid, time.monotonic() + 30
+    connection.pgconn.send_query(b"do $$ begin loop end loop; end $$")
+    while not command_line(session).rstrip().endswith("DO"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.child.kill()
+    assert command_line(session)
+    connection.close()
+    second = postgres.start(tmp_path / "data", fsync=False)
+    try:
+        assert not command_line(session)
+        psycopg.connect(second.url).close()
+    finally:
+        second.stop()
+
+
 @pytest.mark.parametrize(
     "pid", ["1", str(os.getpid()), "999999999", "", "rubbish"], ids=["init", "own", "none", "empty", "rubbish"]
 )
