@@ -71,7 +71,8 @@ _COMPLETE_ERRORS = (
 def begin(body: BeginUploadBody) -> Response:
     """Name, size, type and quota are checked before any bytes are sent. Send small files with one PUT to `url`, larger ones in
     parts; the response has the URLs of the first hundred. Send the given `headers` with the bytes, and a `Content-Length` of
-    exactly the size, as every client does by itself."""
+    exactly the size, as every client does by itself. If the answer to the PUT was lost, send it again: 412 means that the bytes
+    are there. Then complete the upload in any case."""
     return once(
         lambda claim: _direct().begin(
             principal(),

@@ -27,6 +27,8 @@ def request(method, url, body=None, headers=()):
             with urllib.request.urlopen(req, timeout=120) as response:
                 return response.read()
         except OSError as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code == 412:
+                return b""  # the bytes are there: only the answer was lost
             if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429:
                 raise
             problem = error

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import pytest
@@ -64,6 +68,15 @@ def test_the_script_resumes_after_it_was_killed(owner: Owner, tmp_path: Path) ->
     assert again.stdout == f"film.txt is file {file['id']}\n"
     done = owner.client.get(f"/api/uploads/{upload['id']}").json
     assert (done["status"], done["file_id"]) == ("done", file["id"])
+
+
+def test_the_script_goes_on_if_only_the_buckets_answer_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY", "")
+    monkeypatch.setenv("KEY", "")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    lost = [ConnectionResetError(), HTTPError("", 412, "Precondition Failed", Message(), None)]
+    monkeypatch.setattr("urllib.request.urlopen", Mock(side_effect=lost))
+    assert runpy.run_path(str(EXAMPLES / "resume.py"))["request"]("PUT", "http://bucket/", b"1") == b""
 
 
 def test_the_script_with_an_empty_file(owner: Owner, tmp_path: Path) -> None:
