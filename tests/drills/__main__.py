@@ -12,10 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 import structlog
 
 from tests.drills.deployment import deployed, own_servers
-from tests.drills.drills import DRILLS, of_names
+from tests.drills.drills import DRILLS, NEEDS, of_names
 from tests.drills.run import Outcome, run
 
 HEAD = ("drill", "seed", "faults", "acknowledged", "deleted", "unanswered", "losses", "seconds")
@@ -37,21 +38,29 @@ def main() -> int:
     base = arguments.keep or Path(tempfile.mkdtemp(prefix="drills-"))
     base.mkdir(parents=True, exist_ok=True)
     base.chmod(0o755)
-    outcomes = []
+    outcomes: list[Outcome] = []
+    left_out: set[str] = set()
     for seed in range(first, first + arguments.times):
         for name, drill in of_names(arguments.names).items():
             print(f"{time.strftime('%H:%M:%S')} {name} --seed {seed} …", flush=True)
             folder = base / f"{name}-{seed}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o755)
-            with own_servers(folder) as servers, deployed(folder, servers) as deployment:
-                outcome = run(deployment, drill, seed=seed, seconds=arguments.seconds)
+            try:
+                with own_servers(folder, **NEEDS.get(name, {})) as servers, deployed(folder, servers) as deployment:
+                    outcome = run(deployment, drill, seed=seed, seconds=arguments.seconds)
+            except pytest.skip.Exception as missing:
+                print(f"  left out: {missing}", flush=True)
+                left_out.add(name)
+                continue
             outcomes.append(outcome)
             for finding in outcome.findings:
                 print(f"  {finding}", flush=True)
             if not arguments.keep and not outcome.findings:
                 shutil.rmtree(folder, ignore_errors=True)
     print(table(outcomes))
+    if left_out:
+        print(f"left out: {', '.join(sorted(left_out))}")
     failed = sum(bool(outcome.findings) for outcome in outcomes)
     if failed:
         print(f"{failed} of {len(outcomes)} drills found something; data and logs are in {base}", file=sys.stderr)

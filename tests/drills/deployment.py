@@ -34,12 +34,15 @@ from services import Services
 from settings import Settings, storage_settings
 from storage_backends.base import MultipartRef, ObjectInfo
 from storage_backends.s3 import S3Store
+from tests.clamd import Clamd, Proxy
 from tests.client import GatewayClient
 from tests.fault_proxy import FaultProxy
 from tests.live import Program
-from tests.servers import SIGNING_KEY, free_port
+from tests.servers import SIGNING_KEY, free_port, small_disk
 
 _AGE = timedelta(days=3)
+SMALL = "400m"  # of a disk that is to be filled; as much memory
+UNLIMITED = {"StreamMaxLength": "128M", "MaxScanSize": "128M", "MaxFileSize": "128M"}
 WAIT = 120.0  # seconds until something that was started must answer
 # Time limits that a drill would otherwise mostly wait for; what depends on them is the same.
 SHORT_LEASES = """
@@ -107,22 +110,38 @@ class Servers:
     postgres_dir: Path | None = None
     weed: seaweedfs.SeaweedFS | None = None
     weed_dir: Path | None = None
+    disk: Path | None = None  # the small one, on which one of the two has its data
+    clamd: Clamd | None = None
+    scanner_line: Proxy | None = None  # before clamd
+    settings: dict[str, str] = field(default_factory=dict)  # that the gateway needs for them
 
 
 @contextlib.contextmanager
-def own_servers(directory: Path) -> Iterator[Servers]:
-    """A PostgreSQL that loses no COMMIT and a SeaweedFS, for one drill."""
-    database, bucket = directory / "postgres", directory / "bucket"
-    started = postgres.start(database)
-    weed = seaweedfs.start(bucket)
-    servers = Servers(started.url, weed.endpoint, weed.access_key, weed.secret_key, started, database, weed, bucket)
-    try:
-        yield servers
-    finally:
-        assert servers.weed is not None and servers.postgres is not None
-        servers.weed.kill()
-        servers.postgres.child.process.send_signal(signal.SIGQUIT)
-        servers.postgres.child.process.wait(60)
+def own_servers(directory: Path, *, small: str | None = None, scanner: bool = False) -> Iterator[Servers]:
+    """A PostgreSQL that loses no COMMIT and a SeaweedFS, for one drill. ``small``: "postgres" or "bucket" has a disk of its own
+    that can be filled. ``scanner``: with a clamd. Raises pytest's Skipped if this machine can't provide that."""
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(small_disk(directory / "disk", SMALL)) if small else None
+        folders = {name: (disk if disk and name == small else directory) / name for name in ("postgres", "bucket")}
+        clamd = Clamd(directory / "clamd", **UNLIMITED) if scanner else None
+        started, weed = postgres.start(folders["postgres"]), seaweedfs.start(folders["bucket"])
+        servers = Servers(started.url, weed.endpoint, weed.access_key, weed.secret_key, started, folders["postgres"])
+        servers.weed, servers.weed_dir, servers.disk = weed, folders["bucket"], disk
+        if small == "bucket":
+            servers.settings["S3_LOCAL_PATH"] = str(disk)
+        if clamd is not None:
+            clamd.start()
+            stack.callback(clamd.stop)
+            servers.clamd, servers.scanner_line = clamd, Proxy(clamd.port)
+            stack.callback(servers.scanner_line.close)
+            servers.settings |= {"CLAMD_URL": servers.scanner_line.url, "SCAN_TIMEOUT": "5"}
+        try:
+            yield servers
+        finally:
+            servers.weed.kill()
+            assert servers.postgres is not None
+            servers.postgres.child.process.send_signal(signal.SIGQUIT)
+            servers.postgres.child.process.wait(60)
 
 
 def _host(url: str) -> tuple[str, int]:
@@ -307,7 +326,9 @@ def deployed(directory: Path, servers: Servers, **environ: str) -> Iterator[Depl
             "WORKER_LEASE": "6",
             "RATE_LIMITS": "off",
         }
-        deployment = Deployment(directory, servers, database_line, bucket_line, {**kept, **given, **environ})
+        deployment = Deployment(
+            directory, servers, database_line, bucket_line, {**kept, **given, **servers.settings, **environ}
+        )
         try:
             deployment.start()
             yield deployment

@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from tests.drills.deployment import Deployment, Web, children
 from tests.fault_proxy import Rule
@@ -44,11 +47,22 @@ class Field:
 
 Drill = Callable[[Field], None]
 DRILLS: dict[str, Drill] = {}
+NEEDS: dict[str, dict[str, Any]] = {}
 
 
 def drill(function: Drill) -> Drill:
     DRILLS[function.__name__] = function
     return function
+
+
+def needs(**what: Any) -> Callable[[Drill], Drill]:
+    """Arguments of own_servers()."""
+
+    def noted(function: Drill) -> Drill:
+        NEEDS[function.__name__] = what
+        return function
+
+    return noted
 
 
 def _kill(pid: int, number: int = signal.SIGKILL) -> None:
@@ -179,6 +193,41 @@ def postgres_frozen(field: Field) -> None:
         field.wait(1.0, 15.0)
         for pid in reversed(frozen):
             _kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _full_disk(field: Field) -> Iterator[None]:
+    """In this block not even a byte more can be stored."""
+    assert field.deployment.servers.disk is not None
+    ballast = field.deployment.servers.disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(2**20)) == 2**20:
+            pass
+        while file.write(bytes(4096)):
+            pass
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+@drill
+@needs(small="postgres")
+def database_disk_full(field: Field) -> None:
+    """No space for PostgreSQL, and space again. Without any for its log it ends, and is started again (T105)."""
+    for _ in field.moments(1.0, 4.0):
+        with _full_disk(field):
+            field.wait(1.0, 8.0)
+        server = field.deployment.servers.postgres
+        assert server is not None
+        deadline = time.monotonic() + 60
+        while server.child.running and time.monotonic() < deadline:  # it may be about to end
+            with contextlib.suppress(psycopg.Error):
+                field.deployment.sql("create temporary table space as select 1")
+                break
+            time.sleep(0.1)
+        else:
+            field.deployment.start_postgres()
 
 
 # -- the bucket --------------------------------------------------------------------------------------------------------
@@ -320,7 +369,46 @@ def clocks_apart(field: Field) -> None:
         field.deployment.bucket_line.heal()
 
 
+@drill
+@needs(small="bucket")
+def bucket_disk_full(field: Field) -> None:
+    """No space for the bucket's server, and space again (T105)."""
+    for _ in field.moments(1.0, 4.0):
+        with _full_disk(field):
+            field.wait(1.0, 8.0)
+
+
 # -- scanner, clients --------------------------------------------------------------------------------------------------
+
+
+@drill
+@needs(scanner=True)
+def scanner_down(field: Field) -> None:
+    """kill -9 of clamd, and a new start: no file is ready without a verdict (T97)."""
+    clamd = field.deployment.servers.clamd
+    assert clamd is not None
+    for _ in field.moments(0.5, 3.0):
+        clamd.stop()
+        field.wait(0.0, 6.0)
+        clamd.start()
+
+
+@drill
+@needs(scanner=True)
+def scanner_stalling(field: Field) -> None:
+    """clamd falls silent, or ends the connection, at any byte of a scan (T97)."""
+    line = field.deployment.servers.scanner_line
+    assert line is not None
+    for _ in field.moments(0.5, 3.0):
+        after = int(10 ** field.random.uniform(0, 5))
+        line.stall_after, line.cut_after = field.random.choice([(after, None), (after, None), (None, after)])
+        field.wait(1.0, 8.0)
+        line.stall_after = line.cut_after = None
+        if field.random.random() < 0.5:  # else the gateway waits until SCAN_TIMEOUT
+            line.released.set()
+            line.released.clear()
+    line.released.set()
+
 
 _PARTS = (
     b"POST /api/upload",
