@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 @click.option("--folder", metavar="ID|PATH", help="Only what was in this folder: its id then, or its path, as /a/b.")
 @click.option("--owner", help="Whose the folder of the path is.")
 @click.option("--into", type=int, metavar="ID", help="The folder to bring it back into; default: where it was.")
+@click.option("--stopped", is_flag=True, help="Don't look for processes of the gateway.")
 @click.option("--unsigned", is_flag=True, help="SECRET_KEY is lost: trust the backup, whoever has made it.")
 @dry_run_option
 @json_option
@@ -65,6 +66,7 @@ def restore(
     folder: str | None,
     owner: str | None,
     into: int | None,
+    stopped: bool,
     unsigned: bool,
     dry_run: bool,
     as_json: bool,
@@ -74,7 +76,7 @@ def restore(
     Stop the gateway and its workers before. What was interrupted goes on when it is started again. Status 1 if the bytes of
     a file are lost.
 
-    With --file or --folder, files come back into the living deployment, as new private files of their owner."""
+    With --file or --folder, files come back into the living deployment, as new files of their owner."""
     from db import Database
     from services.recovery.restore import Restore, choose
     from services.recovery.restore_files import Wanted
@@ -99,6 +101,7 @@ def restore(
                 cast(MultipartStore, store),
                 repository,
                 owner_url=migration_database_url(settings),
+                stopped=stopped,
                 advance=bar.advance,
             )
             if dry_run:

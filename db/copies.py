@@ -178,16 +178,6 @@ def forget(tx: Tx, bucket_id: UUID, keys: Sequence[str]) -> None:
 # -- the switch --------------------------------------------------------------------------------------------------------------
 
 
-def others_connected(tx: Tx) -> list[str]:
-    """Connections to this database by the gateway's role, other than those of this process: process and client of each."""
-    sql = """
-    select concat_ws(' ', pid, nullif(application_name, ''), client_addr) from pg_stat_activity
-    where datname = current_database() and usename = current_user and backend_type = 'client backend'
-    and application_name <> current_setting('application_name') order by pid
-    """
-    return column(tx, sql)
-
-
 def lock(tx: Tx) -> None:
     """Let nobody else change what is stored."""
     execute(tx, "lock table uploads, objects, file_previews in share row exclusive mode")

@@ -22,10 +22,11 @@ from graphlib import TopologicalSorter
 from typing import Any, Final, NamedTuple
 
 import psycopg
+from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import class_row
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from core.errors import Conflict, Unprocessable
+from core.errors import Conflict, NotAllowed, Unprocessable
 from db import CONNECTION, Database, Tx, column, execute, many, now, scalar, set_timeout, uploads
 from db.migrate import migrate
 
@@ -311,9 +312,15 @@ def load(url: str, pieces: Iterable[bytes], *, name: str, gateway_url: str | Non
 
     A database counts as empty without files, folders, uploads and keys, but one (bootstrap's). Until ``finish``, it
     remembers ``name``, the dump's: to load it again then only migrates, so that an interrupted restore can go on. Raises
-    Conflict if the database is not empty or another process loads, Unprocessable if the dump is damaged, and Unavailable as
-    ``migrate`` does."""
-    lines = _lines(pieces)
+    Conflict if the database is not empty or another process loads, Unprocessable if the dump is damaged, NotAllowed for a role
+    that does not own the tables, and Unavailable as ``migrate`` does."""
+    try:
+        return _load(url, _lines(pieces), name=name, gateway_url=gateway_url)
+    except InsufficientPrivilege as error:
+        raise NotAllowed("The tables' owner restores a backup: set MIGRATION_DATABASE_URL to its address.") from error
+
+
+def _load(url: str, lines: Iterator[bytes], *, name: str, gateway_url: str | None) -> Header:
     header = _header(lines)
     with psycopg.connect(url, autocommit=True, **CONNECTION, options="-c timezone=UTC") as conn:
         if not _scalar(conn, f"select pg_try_advisory_lock({_LOCK})"):

@@ -236,10 +236,11 @@ class NamedFile(NamedTuple):
 
 
 def in_folder(tx: Tx, owner_id: str, folder_id: int | None) -> list[NamedFile]:
-    """All files directly in a folder (None: the root), by name."""
+    """All files directly in a folder (None: the root), by name, but those whose bytes are lost."""
     sql = """
-    select original_name, file_size, uploaded_at, file_hash from files
-    where owner_id = %(owner)s and folder_id is not distinct from %(folder)s and not is_deleted order by name_key
+    select original_name, file_size, uploaded_at, file_hash from files f left join objects on object_key = file_path
+    where f.owner_id = %(owner)s and folder_id is not distinct from %(folder)s and not is_deleted
+    and in_bucket is not false order by name_key
     """
     return many(tx, NamedFile, sql, {"owner": owner_id, "folder": folder_id})
 

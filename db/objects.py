@@ -46,12 +46,13 @@ def record_check(
     execute(tx, sql, params)
 
 
-def record_restored(tx: Tx, object_key: str, *, etag: str, plain: bool) -> None:
-    """Record that the bucket holds the object's bytes, compared by SHA-256; ``plain``: as they were uploaded."""
-    uncompressed = "encoding = null, stored_size = null, frame_ends = null," if plain else ""
+def record_restored(tx: Tx, object_key: str, *, etag: str, plain: bool, written: bool) -> None:
+    """Record that the bucket holds the object's bytes, compared by SHA-256; ``plain``: as they were uploaded. What was just
+    ``written`` has left the archive."""
+    changes = "encoding = null, stored_size = null, frame_ends = null," if plain else ""
+    changes += "storage_class = 'standard', restore_requested_at = null," if written else ""
     sql = f"""
-    update objects set {uncompressed} etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now(),
-        storage_class = 'standard'
+    update objects set {changes} etag = %(etag)s, in_bucket = true, checksum_state = 'verified', checked_at = now()
     where object_key = %(key)s and status = 'stored'
     """
     execute(tx, sql, {"key": object_key, "etag": etag})

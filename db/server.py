@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from db import Tx, scalar
+from psycopg.conninfo import conninfo_to_dict
+
+from db import Tx, column, scalar
 
 
 def connections(tx: Tx) -> dict[str, int]:
@@ -12,6 +14,19 @@ def connections(tx: Tx) -> dict[str, int]:
     where datname = current_database() and backend_type = 'client backend' group by 1 order by 1
     """
     return dict(tx.execute(sql).fetchall())
+
+
+def others_connected(tx: Tx, *, gateway_url: str | None = None) -> list[str]:
+    """Connections to this database by this user or that of ``gateway_url``, other than those of this process: process and client
+    of each."""
+    sql = """
+    select concat_ws(' ', pid, nullif(application_name, ''), client_addr) from pg_stat_activity
+    where datname = current_database() and usename in (current_user, %(role)s)
+    and coalesce(backend_type, 'client backend') = 'client backend'  -- null: of a role whose sessions are not shown
+    and application_name <> current_setting('application_name') order by pid
+    """
+    role = None if gateway_url is None else conninfo_to_dict(gateway_url).get("user")
+    return column(tx, sql, {"role": role})
 
 
 def limit(tx: Tx) -> int:

@@ -27,15 +27,7 @@ from uuid import UUID
 import structlog
 import zstandard
 
-from core.errors import (
-    GatewayError,
-    GatewayRunning,
-    InvalidInput,
-    NotCopied,
-    StorageFull,
-    Unavailable,
-    UploadsUnfinished,
-)
+from core.errors import GatewayError, InvalidInput, NotCopied, StorageFull, Unavailable, UploadsUnfinished
 from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, PREVIEW_PREFIX
 from db import Database, copies, objects, previews, set_timeout, uploads
 from db.copies import Copied, Counts, Kind, StoredObject
@@ -43,6 +35,7 @@ from services.objects import bucket_mark
 from services.objects.object_reader import Altered, Damaged, Reader
 from services.objects.streams import PIECE, Hashed, Stoppable, store_stream
 from services.recovery.parallel import in_parallel
+from services.recovery.stopped import check_stopped
 from services.uploads.intake import Intake
 from storage_backends.base import (
     ChecksumMismatch,
@@ -298,7 +291,8 @@ class CopyStorage:
         Raises GatewayRunning if anything else is connected to the database, unless it is ``stopped`` for certain;
         UploadsUnfinished unless they are to be ended; NotCopied if objects could not be copied, unless only damaged ones are
         missing that are to be left behind. Then nothing has changed."""
-        self._check_stopped(stopped)
+        if not stopped:
+            check_stopped(self._db)
         self._end_uploads(end=end_uploads)
         report = self.run(progress=progress)
         target_id = bucket_mark.read_or_write(self._target)
@@ -306,7 +300,8 @@ class CopyStorage:
             again = self.run(progress=progress)
             report.copied, report.failed, report.damaged = report.copied + again.copied, again.failed, again.damaged
         source_id = bucket_mark.read_or_write(self._source)
-        self._check_stopped(stopped)
+        if not stopped:
+            check_stopped(self._db)
         with self._db.transaction() as tx:
             set_timeout(tx, _SWITCH_TIMEOUT)
             copies.lock(tx)
@@ -316,20 +311,6 @@ class CopyStorage:
             copies.switch(tx, old=source_id, new=target_id)
         report.switched = True
         return report
-
-    def _check_stopped(self, stopped: bool) -> None:
-        if stopped:
-            return
-        for _ in range(50):  # a server that was stopped a moment ago has connections for as long
-            with self._db.connection() as tx:
-                others = copies.others_connected(tx)
-            if not others:
-                return
-            time.sleep(0.1)
-        raise GatewayRunning(
-            f"Stop the gateway and its workers first: {len(others)} other connection(s) to the database"
-            f" ({', '.join(others[:5])})."
-        )
 
     def _end_uploads(self, *, end: bool) -> None:
         with self._db.connection() as tx:

@@ -96,7 +96,7 @@ class Importing:
         self._visibility: Visibility = visibility
         self._known: dict[tuple[int | None, str], int] = {}  # parent and name_key -> folder
         self._paths: dict[tuple[str, ...], int | GatewayError | None] = {}  # None: the root, or not made in a dry run
-        self._contents: tuple[tuple[str, ...], _Contents] | None = None  # of the folder that was met last
+        self._contents: tuple[tuple[str, ...], Contents] | None = None  # of the folder that was met last
         self._stopping = Event()
 
     def run(
@@ -202,10 +202,10 @@ class Importing:
             self._known |= {(folder.parent_id, names.name_key(folder.name)): folder.id for folder in found}
         return self._known[key]
 
-    def _contents_of(self, place: tuple[str, ...], folder_id: int | None) -> _Contents:
+    def _contents_of(self, place: tuple[str, ...], folder_id: int | None) -> Contents:
         if self._contents is None or self._contents[0] != place:
             new = folder_id is None and place != ()  # in a dry run
-            self._contents = place, _Contents([] if new else self._files_in(folder_id))
+            self._contents = place, Contents([] if new else self._files_in(folder_id))
         return self._contents[1]
 
     def _files_in(self, folder_id: int | None) -> list[NamedFile]:
@@ -255,7 +255,7 @@ class Importing:
 
     def _looked_up(self, job: _Job) -> _Job:
         """With what is in the folder now: the file may have been published though no answer came."""
-        here, clean = _Contents(self._files_in(job.folder_id)), names.clean_name(_plain(job.path[-1]))
+        here, clean = Contents(self._files_in(job.folder_id)), names.clean_name(_plain(job.path[-1]))
         return job._replace(alike=here.alike(clean, job.size))
 
     def _is_alike(self, job: _Job) -> bool:
@@ -283,8 +283,8 @@ class Importing:
         return _problem(job.path, refused[0].error) if refused else None
 
 
-class _Contents:
-    """The files in a folder, of which each stands for one file of the tree."""
+class Contents:
+    """The files in a folder, of which each stands for one file that is to be there."""
 
     def __init__(self, found: Iterable[NamedFile]):
         self._by_size: dict[int, list[NamedFile]] = defaultdict(list)

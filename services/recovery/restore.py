@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import structlog
 from zstandard import ZstdError
 
-from core.errors import NotFound, Unavailable
+from core.errors import FileArchived, NotFound, Unavailable
 from core.parts import plan
-from db import Database, dump, files, now, objects, previews, protected_periods
+from db import Database, dump, events, files, now, objects, previews, protected_periods
 from db.dump import StoredKey
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import Damaged, Reader
@@ -29,6 +29,7 @@ from services.objects.part_writer import PartWriter
 from services.processing import pipeline
 from services.recovery.parallel import in_parallel
 from services.recovery.repository import BlobMissing, Entry, Repository, Snapshot, decompressed
+from services.recovery.stopped import check_stopped
 from storage_backends.base import MultipartStore, ObjectInfo, ObjectNotFound
 
 log = structlog.get_logger()
@@ -122,14 +123,16 @@ class Restore:
         repository: Repository,
         *,
         owner_url: str,
+        stopped: bool = False,
         advance: Callable[[int], None] = lambda done: None,
     ):
-        """``owner_url``: the database's address for the role that owns the tables. ``advance`` is called with the number of
-        objects that were looked at."""
+        """``owner_url``: the database's address for the role that owns the tables. ``stopped``: nothing else uses the database,
+        for certain. ``advance`` is called with the number of objects that were looked at."""
         self._db = db
         self._store = store
         self._repository = repository
         self._owner_url = owner_url
+        self._stopped = stopped
         self._advance = advance
 
     def plan(self, snapshot: Snapshot) -> RestorePlan:
@@ -152,26 +155,36 @@ class Restore:
 
     def run(self, snapshot: Snapshot) -> RestoreReport:
         """Load the snapshot's rows into the empty database, then write what the bucket lacks. Can be repeated after any
-        interruption. Raises Conflict if the database is not empty, InvalidBackup and Unprocessable for a damaged
-        backup, IdentityNeeded, and Unavailable."""
+        interruption. Raises GatewayRunning, Conflict if the database is not empty, InvalidBackup and Unprocessable for a
+        damaged backup, IdentityNeeded, NotAllowed for a role that does not own the tables, and Unavailable."""
         report = RestoreReport(snapshot.id, snapshot.taken_at, snapshot.files)
+        self._check_stopped()
         with self._repository.open_database(snapshot.id) as reader:
             dump.load(self._owner_url, pieces(reader), name=snapshot.id, gateway_url=self._db.url)
         with self._db.transaction() as tx:
             report.ended_uploads = dump.end_unfinished(tx)
             reason = f"the backup {snapshot.id} was restored"
             protected_periods.add(tx, began=min(snapshot.taken_at, now(tx)), ended=now(tx), reason=reason)
+            events.record(tx, "backup_restored", owner_id=None, target=snapshot.id)
         self._restore_objects(snapshot, report)
         dump.finish(self._owner_url)
         log.info("backup_restored", **report.counts())
         return report
 
     def run_bucket(self, snapshot: Snapshot) -> RestoreReport:
-        """Write what the bucket lacks of what the database names, which stays as it is. Can be repeated."""
+        """Write what the bucket lacks of what the database names, which stays as it is. Can be repeated. Raises as ``run``."""
         report = RestoreReport(snapshot.id, snapshot.taken_at, snapshot.files)
+        self._check_stopped()
+        with self._db.connection() as tx:
+            events.record(tx, "bucket_restored", owner_id=None, target=snapshot.id)
         self._restore_objects(snapshot, report)
         log.info("bucket_restored", **report.counts())
         return report
+
+    def _check_stopped(self) -> None:
+        if not self._stopped:  # asked as the owner: an empty server may not know the gateway's role yet
+            with closing(Database(self._owner_url, max_connections=1)) as db:
+                check_stopped(db, gateway_url=self._db.url)
 
     # -- objects -----------------------------------------------------------------------------------------------------------
 
@@ -216,7 +229,7 @@ class Restore:
             info = self._write(stored, sha256)
         except (BlobMissing, Damaged) as error:
             return self._lost(stored, error)
-        self._record(stored, info, plain=True)
+        self._record(stored, info, plain=True, written=True)
         return _Outcome(stored.key, "written", written=info.size)
 
     def _stat(self, key: str) -> ObjectInfo | None:
@@ -230,9 +243,14 @@ class Restore:
         if info.size == stored.stored_size and stored.etag in (None, info.etag):
             return _Outcome(stored.key, "kept")
         for plain in (True, False):
-            if info.size == (stored.size if plain else stored.stored_size) and self._has(info, sha256, plain=plain):
-                self._record(stored, info, plain=plain)
-                return _Outcome(stored.key, "kept")
+            try:
+                if info.size == (stored.size if plain else stored.stored_size) and self._has(info, sha256, plain=plain):
+                    self._record(stored, info, plain=plain)
+                    return _Outcome(stored.key, "kept")
+            except FileArchived:
+                return _Outcome(
+                    stored.key, "differing", problem="It must be thawed before it can be compared; it was left."
+                )
         with self._db.connection() as tx:
             objects.record_check(tx, stored.key, in_bucket=True, checksum_state="mismatch")
         return _Outcome(stored.key, "differing", problem="The bucket has other bytes under this key; they were left.")
@@ -267,10 +285,10 @@ class Restore:
                     self._store.abort_multipart(writer.ref)
             raise
 
-    def _record(self, stored: StoredKey, info: ObjectInfo, *, plain: bool) -> None:
+    def _record(self, stored: StoredKey, info: ObjectInfo, *, plain: bool, written: bool = False) -> None:
         with self._db.connection() as tx:
             if stored.kind == "object":
-                objects.record_restored(tx, stored.key, etag=info.etag, plain=plain)
+                objects.record_restored(tx, stored.key, etag=info.etag, plain=plain, written=written)
                 if plain and stored.encoding and (file := files.on_object(tx, stored.key)) is not None:
                     pipeline.begin_compression(tx, file)
             elif stored.kind == "public_copy":

@@ -2,23 +2,26 @@
 uploads.
 
 The rows come from the snapshot's dump, read as a stream. What was infected, rejected, unfinished or in the trash then is left
-out; a file that is still there is left alone."""
+out; a file that is still there, or was brought back before, is left alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 
 from core.errors import ContentMissing, GatewayError, NotFound
-from core.placement import Placement
+from core.placement import Placement, Visibility
 from core.principal import Principal
-from db import Database, dump, files, folders
+from db import Database, dump, files, folders, quotas
 from db.folders import FolderFilter
+from db.records import FileRecord
 from services.library.folders import Folders
+from services.recovery.importing import Contents
 from services.recovery.repository import BlobMissing, Repository, Snapshot
 from services.recovery.restore import pieces
 from services.uploads.intake import Intake
@@ -44,6 +47,8 @@ class OldFile(NamedTuple):
     tags: tuple[str, ...]
     metadata: dict[str, Any]
     path: tuple[str, ...]  # names of its folders
+    uploaded_at: datetime
+    visibility: Visibility  # private for one that was to expire, which it no longer does
 
 
 @dataclass(slots=True)
@@ -69,6 +74,8 @@ class FileRestore:
         self._intake = intake
         self._folders = library
         self._repository = repository
+        self._contents: dict[int | None, Contents] = {}  # of folders that there are
+        self._known: dict[str, dict[tuple[int | None, str], int]] = {}  # folders of an owner by parent and name
 
     def run(
         self,
@@ -80,16 +87,23 @@ class FileRestore:
         advance: Callable[[int], object] = lambda done: None,
     ) -> FilesReport:
         """Bring the files back under the folders that they were in, which are made if they are missing, or those under the
-        folder ``into``. All are private; a name that is taken gets a number. Raises NotFound if the snapshot has none of
+        folder ``into``. They keep times, tags and visibility; what was to expire, or is in the trash as private, comes back
+        private. A name that is taken gets a number. A repeated run goes on. Raises NotFound if the snapshot has none of
         them, and what reading it raises."""
         report, found = FilesReport(snapshot.id, dry_run), False
+        self._contents, self._known = {}, {}
         for old in self._find(snapshot, wanted):
             found = True
             line = {"id": str(old.id), "path": "/" + "/".join((*old.path, old.name))}
             try:
-                if self._is_there(old):
+                with self._db.connection() as tx:
+                    row = files.get(tx, old.id)
+                if self._is_there(old, row, into):
                     report.still_there.append(line)
                     continue
+                if row is not None and row.visibility == "private":
+                    old = old._replace(visibility="private")
+                line["visibility"] = old.visibility
                 if not dry_run:
                     line["new_id"] = str(self._restore(old, into))
                 report.restored.append(line)
@@ -112,30 +126,58 @@ class FileRestore:
                 if _is_wanted(row, wanted, ids, names):
                     yield _old_file(row, names)
 
-    def _is_there(self, old: OldFile) -> bool:
-        with self._db.connection() as tx:
-            file = files.get(tx, old.id)
-        return file is not None and not file.is_deleted and file.file_hash == old.sha256 and file.in_bucket
+    def _is_there(self, old: OldFile, row: FileRecord | None, into: int | None) -> bool:
+        folder_id = self._folder(old.owner_id, old.path, into)
+        if folder_id is None and old.path:
+            restored = False
+        else:
+            if folder_id not in self._contents:
+                with self._db.connection() as tx:
+                    self._contents[folder_id] = Contents(files.in_folder(tx, old.owner_id, folder_id))
+            restored = self._contents[folder_id].take(old.name, old.size, old.uploaded_at)
+        kept = row is not None and not row.is_deleted and row.file_hash == old.sha256 and row.in_bucket
+        return kept or restored
 
     def _restore(self, old: OldFile, into: int | None) -> UUID:
-        owner = Principal(old.owner_id)
-        folder_id = self._folder(owner, old.path, into)
+        with self._db.connection() as tx:
+            owner = Principal(old.owner_id, has_quota=quotas.has_own(tx, old.owner_id))
+        folder_id = self._folder_made(owner, old.path, into)
         with self._repository.open(old.sha256) as reader, self._intake.batch(owner, protocol="raw") as batch:
-            batch.receive(name=old.name, claimed_type=None, stream=reader, size=old.size, sha256=old.sha256)
-            outcome = batch.commit(Placement(folder_id, tags=old.tags, metadata=old.metadata.get("custom", {})))
+            batch.receive(
+                name=old.name,
+                claimed_type=None,
+                stream=reader,
+                size=old.size,
+                sha256=old.sha256,
+                uploaded_at=old.uploaded_at,
+            )
+            custom = old.metadata.get("custom", {})
+            outcome = batch.commit(Placement(folder_id, old.visibility, tags=old.tags, metadata=custom))
         for refused in outcome.rejected:
             raise refused.error
         if not outcome.files:
             raise ContentMissing()
         return outcome.files[0].id
 
-    def _folder(self, owner: Principal, path: tuple[str, ...], into: int | None) -> int | None:
+    def _folder(self, owner_id: str, path: tuple[str, ...], into: int | None) -> int | None:
+        """The folder of a path below ``into``; None: the root, or there is none."""
+        if owner_id not in self._known:
+            with self._db.connection() as tx:
+                tree = folders.tree(tx, FolderFilter(owner_id))
+            self._known[owner_id] = {(folder.parent_id, folder.name): folder.id for folder in tree}
+        for name in path:
+            if (into := self._known[owner_id].get((into, name))) is None:
+                break
+        return into
+
+    def _folder_made(self, owner: Principal, path: tuple[str, ...], into: int | None) -> int | None:
         parent = into
         for name in path:
-            with self._db.connection() as tx:
-                known = folders.tree(tx, FolderFilter(owner.owner_id))
-            found = next((each.id for each in known if (each.parent_id, each.name) == (parent, name)), None)
-            parent = found or self._folders.create(owner, name, parent_id=parent).id
+            found = self._folder(owner.owner_id, (name,), parent)
+            if found is None:
+                found = self._folders.create(owner, name, parent_id=parent).id
+                self._known[owner.owner_id][parent, name] = found
+            parent = found
         return parent
 
 
@@ -172,4 +214,6 @@ def _old_file(row: dict[str, str | None], names: tuple[str, ...]) -> OldFile:
         tags=tuple(dump.text_array(row["tags"] or "{}")),
         metadata=orjson.loads(row["metadata"] or "{}"),
         path=names,
+        uploaded_at=datetime.fromisoformat(str(row["uploaded_at"])),
+        visibility="public" if (row["visibility"], row["expires_at"]) == ("public", None) else "private",
     )

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import psycopg
 import pyrage
 import pytest
 import requests
 
 from app import create_app, wire
-from core.errors import Conflict, NotFound, Unavailable
+from core.errors import Conflict, GatewayRunning, NotFound, Unavailable
 from core.origin import ORIGIN, SYSTEM
 from core.principal import Principal, Quota
 from core.secrets import Secrets
 from db import Database, counters
 from services import Services
+from services.library.files import FileChange
 from services.objects.object_reader import ObjectReader
 from services.recovery import restore
 from services.recovery.locations import Folder
@@ -163,7 +165,11 @@ def test_T122_an_empty_deployment_becomes_the_one_that_was_backed_up(
     origin.services.public_copies.publish(photo.id)
     assert sql(origin.db, "select count(*) from objects where public_key is not null") == [(1,)]
     before = origin.seen(key)
-    snapshot = origin.back_up(repository)
+    archived = "update objects set storage_class = '{}', restore_requested_at = {} where encoding is not null"
+    with origin.db.connection() as tx:
+        tx.execute(archived.format("archived", "now()"))
+        snapshot = origin.back_up(repository)
+        tx.execute(archived.format("standard", "null"))
     upload(origin.services, Principal("alice"), "later.txt", b"later")
     living = origin.seen(key)
 
@@ -176,7 +182,11 @@ def test_T122_an_empty_deployment_becomes_the_one_that_was_backed_up(
     sound(beside)
     upload(beside.services, Principal("alice"), "new.txt", b"new")
     assert origin.seen(key) == living
-    assert sql(beside.db, "select count(*) from objects where encoding is not null") == [(0,)]
+    assert sql(beside.db, "select distinct encoding, storage_class, restore_requested_at from objects") == [
+        (None, "standard", None)
+    ]
+    told = sql(beside.db, "select target from audit_events where action = 'backup_restored'")
+    assert told == [(snapshot.id,)]
     jobs = sql(beside.db, "select count(*) from procrastinate_jobs where task_name = 'compress_object'")
     assert jobs >= sql(origin.db, "select count(*) from procrastinate_jobs where task_name = 'compress_object'")
     with pytest.raises(Conflict, match="not empty"):
@@ -265,6 +275,19 @@ def _killed(function: Callable[..., Any], left: Iterator[int]) -> Callable[..., 
 
 
 @plain_only
+def test_T122_a_gateway_that_runs_holds_a_restore_up(
+    origin: Deployment, beside: Deployment, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = origin.back_up(repository)
+    with monkeypatch.context() as patch, psycopg.connect(beside.db.url):
+        patch.setattr("time.sleep", lambda seconds: None)
+        for restore_ in (beside.restore(repository).run, beside.restore(repository).run_bucket):
+            with pytest.raises(GatewayRunning):
+                restore_(snapshot)
+    assert beside.restore(repository).run(snapshot).complete
+
+
+@plain_only
 def test_T122_other_bytes_under_a_key_are_left_and_reported(
     origin: Deployment, beside: Deployment, repository: Repository, key: str
 ) -> None:
@@ -333,7 +356,8 @@ def test_single_files_and_folders_come_back_into_the_living_deployment(
 ) -> None:
     services, alice = origin.services, Principal("alice")
     [[plans, deep]] = sql(origin.db, "select a.id, b.id from folders a join folders b on b.parent_id = a.id")
-    [[lost]] = sql(origin.db, "select id from files where original_name = 'a.txt'")
+    [[lost, time]] = sql(origin.db, "select id, uploaded_at from files where original_name = 'a.txt'")
+    services.files.update(alice, lost, FileChange(visibility="public"), if_match=None)
     snapshot = origin.back_up(repository)
     services.files.purge(alice, lost)
     services.folders.delete(alice, deep)
@@ -345,11 +369,18 @@ def test_single_files_and_folders_come_back_into_the_living_deployment(
     assert sorted(line["path"] for line in shown.still_there) == ["/Plans/b.txt", "/Plans/long.txt"]
     report = work.run(snapshot, Wanted(folder=str(plans)))
     file = services.files.get(alice, UUID(report.restored[0]["new_id"]))
-    assert (file.original_name, file.tags, file.visibility) == ("a.txt", ["one", "two"], "private")
+    assert (file.original_name, file.tags, file.visibility) == ("a.txt", ["one", "two"], "public")
+    assert file.uploaded_at == time
+    assert not work.run(snapshot, Wanted(folder=str(plans))).restored  # it is there
     assert sql(origin.db, "select name, parent_id from folders where id = %s", file.folder_id) == [("deep", plans)]
     again = work.run(snapshot, Wanted(file_id=lost), into=plans)
     assert services.files.get(alice, UUID(again.restored[0]["new_id"])).file_hash == file.file_hash
+    assert again.restored[0]["visibility"] == "public"
+    [[trashed]] = sql(origin.db, "select id from files where original_name = 'b.txt'")
+    services.files.trash(alice, trashed)
+    assert work.run(snapshot, Wanted(file_id=trashed)).restored[0]["visibility"] == "private"
     with pytest.raises(NotFound):
         work.run(snapshot, Wanted("bob", file_id=lost))
+    services.files.purge(alice, file.id)
     services.quotas.set_own("alice", Quota(1, None))
     assert work.run(snapshot, Wanted(file_id=lost)).failed[0]["problem"]
