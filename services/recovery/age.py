@@ -10,14 +10,14 @@ from typing import IO, Any
 
 import pyrage
 
-from core.errors import GatewayError, InvalidInput
+from core.errors import InvalidInput, Unprocessable
 from services.objects.object_reader import Damaged, Reader
 from services.recovery.locations import Sink
 
 _PIECE = 256 * 1024  # bytes read at once: the library asks for 8 KiB
 
 
-class IdentityNeeded(GatewayError, code="identity_needed", title="The backup is encrypted; an age identity is needed"):
+class IdentityNeeded(Unprocessable, code="identity_needed", title="The backup is encrypted; an age identity is needed"):
     """None of the identities opens it, or none is given."""
 
 

@@ -31,7 +31,7 @@ import orjson
 import structlog
 import zstandard
 
-from core.errors import GatewayError, InvalidInput, NotFound
+from core.errors import InvalidInput, NotFound, Unprocessable
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
 from services.objects.object_reader import Damaged, Reader
 from services.recovery import age
@@ -55,7 +55,7 @@ class BlobMissing(ObjectNotFound):
     """The repository does not have these bytes."""
 
 
-class InvalidBackup(GatewayError, code="backup_invalid", title="The backup is damaged or was not made here"):
+class InvalidBackup(Unprocessable, code="backup_invalid", title="The backup is damaged or was not made here"):
     """A signature or a checksum does not match."""
 
 
