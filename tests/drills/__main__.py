@@ -54,14 +54,14 @@ def main() -> int:
                 left_out.add(name)
                 continue
             outcomes.append(outcome)
-            for finding in outcome.findings:
+            for finding in outcome.ledger.findings:
                 print(f"  {finding}", flush=True)
-            if not arguments.keep and not outcome.findings:
+            if not arguments.keep and not outcome.ledger.findings:
                 shutil.rmtree(folder, ignore_errors=True)
     print(table(outcomes))
     if left_out:
         print(f"left out: {', '.join(sorted(left_out))}")
-    failed = sum(bool(outcome.findings) for outcome in outcomes)
+    failed = sum(bool(outcome.ledger.findings) for outcome in outcomes)
     if failed:
         print(f"{failed} of {len(outcomes)} drills found something; data and logs are in {base}", file=sys.stderr)
     elif not arguments.keep:
@@ -75,10 +75,10 @@ def table(outcomes: list[Outcome]) -> str:
             one.name,
             str(one.seed),
             str(one.faults),
-            str(one.acknowledged),
-            str(one.deletions),
-            str(one.unanswered),
-            str(len(one.findings) or "none"),
+            str(one.ledger.acknowledged),
+            str(one.ledger.deletions),
+            str(one.ledger.unanswered),
+            str(len(one.ledger.findings) or "none"),
             f"{one.seconds:.0f}",
         )
         for one in outcomes

@@ -58,15 +58,20 @@ def unfinished(deployment: Deployment) -> dict[str, Any]:
 
 
 def audit(deployment: Deployment, ledger: Ledger, keys: dict[str, str]) -> None:
-    """Add all that is wrong to the ledger's findings. ``keys``: a key of each owner."""
+    """Let all work end, and add all that is wrong to the ledger's findings. ``keys``: a key of each owner."""
     wait_until_quiet(deployment, ledger)
     _run_janitor(deployment, ledger)
     wait_until_quiet(deployment, ledger)
+    look(deployment, ledger, keys)
+
+
+def look(deployment: Deployment, ledger: Ledger, keys: dict[str, str], *, patience: float = 30.0) -> None:
+    """``audit`` without the janitor, who repairs something. ``patience``: seconds until rows and bucket must agree."""
     for web in deployment.webs:
         if not web.ready():
             ledger.finding("not ready", web=web.url, answer=requests.get(f"{web.url}/readyz", timeout=10).text)
     _files(deployment, ledger, keys)
-    _rows_and_bucket(deployment, ledger)
+    _rows_and_bucket(deployment, ledger, patience)
     _jobs(deployment, ledger)
     _logs(deployment, ledger)
 
@@ -130,6 +135,7 @@ def _file(ledger: Ledger, url: str, key: str, entry: Entry) -> None:
         ledger.finding("an acknowledged file is not ready with its hash", file=entry.id, **found)
     if entry.state == "trashed":
         client.post(f"/api/files/{entry.id}/restore")
+        entry.state = "here"
     for way in ("proxy", "redirect"):
         answer = client.get(f"/api/files/{entry.id}/download?mode={way}")
         status, body = answer.status, answer.body
@@ -140,8 +146,8 @@ def _file(ledger: Ledger, url: str, key: str, entry: Entry) -> None:
             ledger.finding("an acknowledged file can't be read", file=entry.id, way=way, status=status, body=body[:200])
 
 
-def _rows_and_bucket(deployment: Deployment, ledger: Ledger) -> None:
-    store, deadline = deployment.store(), time.monotonic() + 30
+def _rows_and_bucket(deployment: Deployment, ledger: Ledger, patience: float) -> None:
+    store, deadline = deployment.store(), time.monotonic() + patience
     while (found := _differing(deployment, store)) and time.monotonic() < deadline:
         time.sleep(1)  # a worker may be replacing an object in this moment
     for name, some in found.items():

@@ -128,7 +128,8 @@ def own_servers(directory: Path, *, small: str | None = None, scanner: bool = Fa
         servers = Servers(started.url, weed.endpoint, weed.access_key, weed.secret_key, started, folders["postgres"])
         servers.weed, servers.weed_dir, servers.disk = weed, folders["bucket"], disk
         if small == "bucket":
-            servers.settings["S3_LOCAL_PATH"] = str(disk)
+            # As on a larger disk that is nearly full: a gateway that keeps the usual GiB free would not get so far.
+            servers.settings |= {"S3_LOCAL_PATH": str(disk), "CAPACITY_FULL": "0"}
         if clamd is not None:
             clamd.start()
             stack.callback(clamd.stop)
