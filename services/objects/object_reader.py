@@ -24,6 +24,7 @@ from storage_backends.base import ObjectInfo, ObjectNotFound, ObjectStore, Preco
 log = structlog.get_logger()
 
 FRAME = 1024 * 1024  # original bytes in each frame but the last
+WINDOW = 8 * 1024 * 1024  # bytes of memory that a damaged frame may ask for; the gateway's own need 2 MiB
 _PIECE = 256 * 1024
 _ALTERED = "The bucket does not hold the bytes that were uploaded. Upload the same bytes again to repair the file."
 
@@ -52,6 +53,22 @@ def read_exactly(reader: Reader, size: int) -> bytes:
         pieces.append(piece)
         left -= len(piece)
     return b"".join(pieces)
+
+
+class Decompressed:
+    """The bytes of a zstd stream, which may have several frames."""
+
+    def __init__(self, reader: Reader):
+        decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
+        source = cast(IO[bytes], reader)  # only read
+        self._stream = decompressor.stream_reader(source, read_across_frames=True, closefd=False)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """As in Reader."""
+        try:
+            return self._stream.read(size)
+        except zstandard.ZstdError as error:
+            raise Damaged("The object can't be decompressed.") from error
 
 
 class ObjectReader:
@@ -172,8 +189,7 @@ class _Decoding:
     """Decompresses frames, from ``skip`` on."""
 
     def __init__(self, raw: Reader, *, skip: int, length: int):
-        source = cast(IO[bytes], raw)  # only read
-        self._stream = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True, closefd=False)
+        self._stream = Decompressed(raw)
         self._skip = skip
         self._left = length
 
@@ -187,10 +203,7 @@ class _Decoding:
     def _decode(self, size: int) -> bytes:
         if not size:
             return b""
-        try:
-            data = self._stream.read(size)
-        except zstandard.ZstdError as error:
-            raise Damaged("The object can't be decompressed.") from error
+        data = self._stream.read(size)
         if not data:
             raise Damaged("The object ends before its length.")
         return data

@@ -32,6 +32,7 @@ from db.records import FileRecord
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import FRAME, ObjectReader, read_exactly
 from services.objects.part_writer import PartWriter, complete
+from services.objects.streams import Hashed
 from storage_backends.base import CopyingStore
 
 log = structlog.get_logger()
@@ -237,11 +238,10 @@ class Rewriter:
 
     def _is_intact(self, file: FileRecord) -> bool:
         """Whether the object holds the file's bytes. Damage is recorded."""
-        digest = hashlib.sha256()
         with self._reader.open(file) as reader:
-            while piece := reader.read(FRAME):
-                digest.update(piece)
-        return self._is_original(file, digest.hexdigest())
+            hashed = Hashed(reader)
+            hashed.read_to_end()
+        return self._is_original(file, hashed.sha256)
 
     def _is_original(self, file: FileRecord, sha256: str) -> bool:
         if sha256 == file.file_hash:

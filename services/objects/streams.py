@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Event
+from typing import Any, cast
+
+import zstandard
 
 from core.parts import plan
-from services.objects.object_reader import Reader
+from services.objects.object_reader import WINDOW, Damaged, Reader
 from services.objects.part_writer import PartWriter
 from storage_backends.base import Checksum, ChecksumMismatch, MultipartStore, ObjectInfo
 
@@ -34,19 +38,30 @@ class Stoppable:
 
 
 class Hashed:
-    """A stream whose SHA-256 and length are known when it has been read."""
+    """A stream whose SHA-256 and length are known when it has been read. ``read`` raises Damaged at the end if they are not
+    those expected."""
 
-    def __init__(self, reader: Reader):
+    def __init__(self, reader: Reader, *, sha256: str | None = None, size: int | None = None):
+        """``sha256``, ``size``: what is expected, if that is known."""
         self._reader = reader
+        self._expected = sha256, size
         self._digest = hashlib.sha256()
         self.length = 0  # bytes so far
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to ``size`` bytes, b"" at the end."""
         data = self._reader.read(size)
+        self._take(data)
+        if not data and size:
+            sha256, length = self._expected
+            if sha256 not in (None, self.sha256) or length not in (None, self.length):
+                raise Damaged(f"The bytes are not those expected: {self.length} with the SHA-256 {self.sha256}.")
+        return data
+
+    def _take(self, data: bytes) -> int:
         self._digest.update(data)
         self.length += len(data)
-        return data
+        return len(data)
 
     def read_to_end(self) -> None:
         """Read what is left."""
@@ -62,6 +77,27 @@ class Hashed:
     def sha256(self) -> str:
         """The same in hexadecimal."""
         return self._digest.hexdigest()
+
+
+class HashedOriginal(Hashed):
+    """Passes on a compressed object as it is stored; SHA-256 and length are those of its original. ``read`` raises Damaged also
+    if it can't be decompressed."""
+
+    def __init__(self, reader: Reader, *, sha256: str | None = None, size: int | None = None):
+        super().__init__(reader, sha256=sha256, size=size)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
+        self._decoder = decompressor.stream_writer(cast(Any, _Writer(super()._take)), closefd=False)
+
+    def _take(self, data: bytes) -> int:
+        try:
+            return self._decoder.write(data)
+        except zstandard.ZstdError as error:
+            raise Damaged("The object can't be decompressed.") from error
+
+
+class _Writer:
+    def __init__(self, write: Callable[[bytes], int]):
+        self.write = write
 
 
 def store_stream(store: MultipartStore, key: str, stream: Hashed, *, size: int, content_type: str) -> ObjectInfo:

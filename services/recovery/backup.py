@@ -9,7 +9,6 @@ other bytes than were recorded, is listed as damaged and stops nothing."""
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import tempfile
 import time
@@ -26,27 +25,20 @@ from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
-import zstandard
 
+from core.batches import batches
 from core.errors import Conflict, FileArchived, InvalidInput, Unavailable
 from core.heartbeat import beating
 from core.ids import new_id
 from core.parts import PART_SIZE
 from db import Database, backup_holds, backup_runs, dump, jobs, objects
 from db.backup_runs import BackupRun
-from services.objects.object_reader import Damaged, Reader
+from services.objects.object_reader import Damaged, Reader, read_exactly
+from services.objects.streams import PIECE, Hashed, HashedOriginal
 from services.recovery.locations import Bucket, Sink
 from services.recovery.lock import Lock, locked
 from services.recovery.prune import prune
-from services.recovery.repository import (
-    Blob,
-    Repository,
-    RepositoryOptions,
-    Snapshot,
-    StoredFile,
-    open_repository,
-    read_up_to,
-)
+from services.recovery.repository import Blob, Repository, RepositoryOptions, Snapshot, StoredFile, open_repository
 from services.recovery.worklist import Wanted, Worklist
 from storage_backends.base import MultipartStore, ObjectNotFound
 from telemetry import Gauge, gauge
@@ -363,12 +355,11 @@ class _Run:
         sha256, small = item.sha256, None
         if sha256 is None:  # its name is known once it is read; large ones are read again
             with self._source.open(item.key) as raw:
-                hashed = _Hashed(raw, item)
-                small = read_up_to(hashed, PART_SIZE)
-                while hashed.read(PART_SIZE):
-                    pass
+                hashed = _hashed(raw, item)
+                small = read_exactly(hashed, PART_SIZE)
+                while hashed.read(PIECE):
+                    small = None
                 sha256 = hashed.sha256
-                small = small if len(small) == hashed.stored_size else None
         if (name := self._stored_name(work, sha256)) is not None:
             return sha256, name, None
         zstd = item.encoding is not None
@@ -376,14 +367,13 @@ class _Run:
             blob = self._repository.write_blob(sha256, BytesIO(small), zstd=zstd, size=len(small))
         else:
             with self._source.open(item.key) as raw:
-                reader = _Hashed(raw, item._replace(sha256=sha256))
+                reader = _hashed(raw, item._replace(sha256=sha256))
                 blob = self._repository.write_blob(sha256, reader, zstd=zstd, size=item.stored_size)
         return sha256, blob.name, blob
 
     def _send_elsewhere(self, work: Worklist) -> None:
         """Look for the bytes of damaged objects under other keys: an infected object is moved also while a backup runs."""
-        source = work.wanted(damaged=True)
-        while batch := list(islice(source, _BATCH)):
+        for batch in batches(work.wanted(damaged=True), _BATCH):
             with self._db.connection() as tx:
                 held = objects.holding(tx, {item.sha256 for item in batch if item.sha256 is not None})
             for item in batch:
@@ -401,46 +391,9 @@ class _Run:
                 yield f"{name},{form},{size},{found_out}\n".encode()
 
 
-class _Hashed:
-    """Reads an object as it is stored, and raises Damaged at its end if its original bytes have another SHA-256 or size."""
-
-    def __init__(self, reader: Reader, item: Wanted):
-        self._reader = reader
-        self._item = item
-        self._digest = hashlib.sha256()
-        self._size = 0
-        self.stored_size = 0
-        self._decoder = None
-        if item.encoding is not None:
-            self._decoder = zstandard.ZstdDecompressor().stream_writer(cast(Any, _Writer(self._add)), closefd=False)
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._reader.read(size)
-        self.stored_size += len(data)
-        if self._decoder is None:
-            self._add(data)
-        else:
-            try:
-                self._decoder.write(data)
-            except zstandard.ZstdError as error:
-                raise Damaged("The object can't be decompressed.") from error
-        if not data and size and (self._size != self._item.size or self._item.sha256 not in (None, self.sha256)):
-            raise Damaged(f"It has {self._size} bytes with the SHA-256 {self.sha256}.")
-        return data
-
-    def _add(self, data: bytes) -> int:
-        self._digest.update(data)
-        self._size += len(data)
-        return len(data)
-
-
-class _Writer:
-    def __init__(self, write: Callable[[bytes], int]):
-        self.write = write
+def _hashed(reader: Reader, item: Wanted) -> Hashed:
+    """Reads an object as it is stored, and raises Damaged at its end if its original bytes are others than were recorded."""
+    return (Hashed if item.encoding is None else HashedOriginal)(reader, sha256=item.sha256, size=item.size)
 
 
 def _lines(work: Worklist) -> Iterator[bytes]:

@@ -14,26 +14,24 @@ lead there until they expire."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from threading import Event
-from typing import IO, cast
 from uuid import UUID
 
 import structlog
-import zstandard
 
+from core.batches import batches
 from core.errors import GatewayError, InvalidInput, NotCopied, StorageFull, Unavailable, UploadsUnfinished
 from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, PREVIEW_PREFIX
 from db import Database, copies, objects, previews, set_timeout, uploads
 from db.copies import Copied, Counts, Kind, StoredObject
 from services.objects import bucket_mark
-from services.objects.object_reader import Altered, Damaged, Reader
-from services.objects.streams import PIECE, Hashed, Stoppable, store_stream
+from services.objects.object_reader import Altered, Damaged
+from services.objects.streams import Hashed, HashedOriginal, Stoppable, store_stream
 from services.recovery.parallel import in_parallel
 from services.recovery.stopped import check_stopped
 from services.uploads.intake import Intake
@@ -239,13 +237,12 @@ class CopyStorage:
             if wanted.size is not None and size != wanted.size:
                 raise Altered(f"{wanted.size} bytes were recorded, the object has {size}.")
             source = Stoppable(raw, self._stopping)
-            decoded = _Decoded(source) if wanted.encoding is not None else None
-            stream = Hashed(decoded or source)
+            if wanted.encoding is None:
+                stream = Hashed(source, sha256=wanted.sha256)
+            else:
+                stream = Hashed(HashedOriginal(source, sha256=wanted.sha256))
             content_type = raw.info.content_type or "application/octet-stream"
             info = store_stream(self._target, wanted.key, stream, size=size, content_type=content_type)
-        if wanted.sha256 not in (None, decoded.sha256 if decoded else stream.sha256):
-            self._target.delete(wanted.key)
-            raise Altered("The bytes are not those that were uploaded.")
         return Copied(wanted.key, info.size, info.etag)
 
     def _is_damaged(self, kind: Kind, wanted: StoredObject, finding: ObjectNotFound) -> bool:
@@ -326,10 +323,9 @@ class CopyStorage:
     def _forget_lost(self, target_id: UUID) -> bool:
         """Compare the copies with what the target lists, and forget those that it lost or that changed. True if there are any."""
         listed = 0
-        everything = self._target.list_objects("")
-        while batch := [Copied(info.key, info.size, info.etag) for info in islice(everything, _PAGE)]:
+        for batch in batches(self._target.list_objects(""), _PAGE):
             with self._db.connection() as tx:
-                listed += copies.count_same(tx, target_id, batch)
+                listed += copies.count_same(tx, target_id, [Copied(info.key, info.size, info.etag) for info in batch])
         with self._db.connection() as tx:
             if listed == copies.count_complete(tx, target_id):
                 return False
@@ -356,43 +352,6 @@ class CopyStorage:
         except ObjectNotFound:
             return copied.key, False
         return copied.key, copied.size in (None, info.size) and copied.etag in (None, info.etag)
-
-
-class _Decoded:
-    """The bytes of a compressed object as they are stored; beside, they are decompressed for their SHA-256. Raises Damaged."""
-
-    def __init__(self, raw: Reader):
-        self._passed = bytearray()  # read for the decompressor, and not by the caller yet
-        self._digest = hashlib.sha256()
-        tee = cast(IO[bytes], _Tee(raw, self._passed))  # only read
-        self._decoder = zstandard.ZstdDecompressor().stream_reader(tee, read_across_frames=True, closefd=False)
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            while not self._passed and (data := self._decoder.read(PIECE)):
-                self._digest.update(data)
-        except zstandard.ZstdError as error:
-            raise Damaged("The object can't be decompressed.") from error
-        piece = bytes(self._passed[:size])
-        del self._passed[:size]
-        return piece
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
-class _Tee:
-    """Keeps what is read."""
-
-    def __init__(self, reader: Reader, kept: bytearray):
-        self._reader = reader
-        self._kept = kept
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._reader.read(size)
-        self._kept += data
-        return data
 
 
 def _check_complete(missing: Counts, *, leave_damaged: bool) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import io
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +32,8 @@ import zstandard
 
 from core.errors import InvalidInput, NotFound, Unprocessable
 from core.ids import FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
-from services.objects.object_reader import Damaged, Reader
+from services.objects.object_reader import Decompressed, Reader, read_exactly
+from services.objects.streams import Hashed
 from services.recovery import age
 from services.recovery.locations import Bucket, Folder, Location, Sink
 from storage_backends import StorageSettings, open_store
@@ -204,7 +204,7 @@ class Repository:
             raise NotFound(f"{snapshot_id[:50]!r} is no id of a snapshot.")
         try:
             with self.location.open(f"snapshots/{snapshot_id}/manifest.json") as reader:
-                data = read_up_to(reader, _MAX_MANIFEST + 1)
+                data = read_exactly(reader, _MAX_MANIFEST + 1)
         except ObjectNotFound:
             raise NotFound(f"There is no snapshot {snapshot_id}.") from None
         try:
@@ -273,10 +273,10 @@ class Repository:
     @contextmanager
     def _opened(self, file: Reader, encrypted: bool) -> Iterator[Reader]:
         if not encrypted:
-            yield decompressed(file)
+            yield Decompressed(file)
             return
         with age.decrypted(file, self._identities) as reader:
-            yield decompressed(reader)
+            yield Decompressed(reader)
 
     def check_parts(self, snapshot: Snapshot) -> None:
         """Verify the checksums of a snapshot's files. Raises InvalidBackup."""
@@ -337,9 +337,9 @@ class Repository:
         with self.location.open(path) as stored:
             if form.endswith(".age"):
                 with age.decrypted(stored, self._identities) as reader:
-                    yield Checked(decompressed(reader) if ".zst" in form else reader, sha256)
+                    yield Hashed(Decompressed(reader) if ".zst" in form else reader, sha256=sha256)
             else:
-                yield Checked(decompressed(stored) if ".zst" in form else stored, sha256)
+                yield Hashed(Decompressed(stored) if ".zst" in form else stored, sha256=sha256)
 
     def _paths(self, sha256: str) -> Iterator[tuple[str, str]]:
         """The names that a blob may have, each with its form."""
@@ -403,26 +403,6 @@ class HashingSink:
         return self._sink.write(data)
 
 
-class Checked:
-    """Reads original bytes, and raises Damaged at their end if they have another SHA-256."""
-
-    def __init__(self, reader: Reader, sha256: str):
-        self._reader = reader
-        self._sha256 = sha256
-        self._digest = hashlib.sha256()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """As in Reader."""
-        try:
-            data = self._reader.read(size)
-        except zstandard.ZstdError as error:
-            raise Damaged("The stored bytes can't be decompressed.") from error
-        self._digest.update(data)
-        if not data and size and self._digest.hexdigest() != self._sha256:
-            raise Damaged(f"The bytes do not have the SHA-256 {self._sha256}.")
-        return data
-
-
 class Pieces:
     """Reads what an iterator gives."""
 
@@ -440,20 +420,6 @@ class Pieces:
         size = len(self._rest) if size < 0 else size
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
-
-
-def decompressed(reader: Reader) -> Reader:
-    """The bytes of a zstd stream, which may have several frames."""
-    source = cast(IO[bytes], reader)  # only read
-    return zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True, closefd=False)
-
-
-def read_up_to(reader: Reader, size: int) -> bytes:
-    """At most ``size`` bytes, fewer only at the end."""
-    data = io.BytesIO()
-    while data.tell() < size and (piece := reader.read(size - data.tell())):
-        data.write(piece)
-    return data.getvalue()
 
 
 def _lines(reader: Reader) -> Iterator[bytes]:

@@ -6,29 +6,28 @@ content (R1), so other bytes under it are somebody else's, or damaged, and are r
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from itertools import islice
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
-from zstandard import ZstdError
 
+from core.batches import batches
 from core.errors import FileArchived, NotFound, Unavailable
 from core.parts import plan
 from db import Database, dump, events, files, now, objects, previews, protected_periods
 from db.dump import StoredKey
 from services.objects.bucket import bucket_errors
-from services.objects.object_reader import Damaged, Reader
+from services.objects.object_reader import Damaged, Decompressed, Reader
 from services.objects.part_writer import PartWriter
+from services.objects.streams import Hashed
 from services.processing import pipeline
 from services.recovery.parallel import in_parallel
-from services.recovery.repository import BlobMissing, Entry, Repository, Snapshot, decompressed
+from services.recovery.repository import BlobMissing, Entry, Repository, Snapshot
 from services.recovery.stopped import check_stopped
 from storage_backends.base import MultipartStore, ObjectInfo, ObjectNotFound
 
@@ -38,8 +37,6 @@ _THREADS = 8
 _BATCH = 500  # keys
 _PIECE = 1024 * 1024  # bytes
 _LISTED = 1_000  # lost objects that a report names
-
-T = TypeVar("T")
 
 _WAITS = (1.0, 5.0, 15.0)  # seconds before a call is repeated that the bucket did not take
 
@@ -204,7 +201,7 @@ class Restore:
         while page:
             yield from ((stored, stored.sha256 or "") for stored in page)
             page = self._page(after=page[-1].key)
-        for batch in _batches(self._repository.entries(snapshot.id)):
+        for batch in batches(self._repository.entries(snapshot.id), _BATCH):
             sums = {entry.key: entry.sha256 for entry in batch}
             with self._db.connection() as tx:
                 unhashed = dump.unhashed_keys(tx, list(sums))
@@ -256,14 +253,12 @@ class Restore:
         return _Outcome(stored.key, "differing", problem="The bucket has other bytes under this key; they were left.")
 
     def _has(self, info: ObjectInfo, sha256: str, *, plain: bool) -> bool:
-        digest = hashlib.sha256()
         try:
             with bucket_errors(), self._store.open(info.key, if_match=info.etag) as raw:
-                for piece in pieces(raw if plain else decompressed(raw)):
-                    digest.update(piece)
-        except ZstdError:
+                Hashed(raw if plain else Decompressed(raw), sha256=sha256).read_to_end()
+        except Damaged:
             return False
-        return digest.hexdigest() == sha256
+        return True
 
     def _write(self, stored: StoredKey, sha256: str) -> ObjectInfo:
         """Write the original bytes. They are verified before the object appears."""
@@ -315,9 +310,3 @@ class _Outcome:
     count: str  # of the report
     written: int = 0  # bytes
     problem: str | None = None
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    source = iter(items)
-    while batch := list(islice(source, _BATCH)):
-        yield batch

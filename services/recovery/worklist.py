@@ -6,11 +6,11 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from core.batches import batches
 from db.dump import StoredKey
 from services.recovery.repository import Blob, Need
 
@@ -63,8 +63,7 @@ class Worklist:
             return self._file.execute(sql, values).fetchall()
 
     def _add(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        source = iter(rows)
-        while batch := list(islice(source, _BATCH)):
+        for batch in batches(rows, _BATCH):
             with self._lock:
                 self._file.executemany(sql, batch)
 

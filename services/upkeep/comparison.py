@@ -9,13 +9,13 @@ asked for (R4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import TypeVar
 
 import structlog
 
+from core.batches import batches
 from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
 from db import Database, comparison, deferred_deletions, now, objects, previews, try_claim
 from db.comparison import Expected, Range
@@ -65,13 +65,13 @@ class Comparison:
     def remove_transient_orphans(self) -> None:
         """Delete what unfinished uploads and checks have left. Raises StorageError."""
         for prefix in TRANSIENT:
-            for batch in _batches(self._store.list_objects(prefix), _BATCH):
+            for batch in batches(self._store.list_objects(prefix), _BATCH):
                 self._remove_orphans(prefix, batch)
 
     def run(self, listed: Callable[[int], object]) -> None:
         """Compare all objects with the rows, and tell ``listed`` how many more. Raises StorageError."""
         for prefix in LASTING:
-            for batch in _batches(self._store.list_objects(prefix), _BATCH):
+            for batch in batches(self._store.list_objects(prefix), _BATCH):
                 self._remove_orphans(prefix, self._match(batch))
                 listed(len(batch))
         for kind in comparison.KINDS:
@@ -203,7 +203,7 @@ class Comparison:
             return
         oldest_live = self._now() - _GRACE
         ours = (ref for ref in store.list_multiparts("") if ref.key.startswith((*LASTING, *TRANSIENT)))
-        for batch in _batches(ours, _BATCH):
+        for batch in batches(ours, _BATCH):
             old = [ref for ref in batch if ref.started_at is not None and ref.started_at < oldest_live]
             with self._db.connection() as tx:
                 live = deferred_deletions.live_multiparts(tx, [ref.upload_id for ref in old])
@@ -245,9 +245,3 @@ def _rests(ranges: Sequence[Range], found: Sequence[Expected], limit: int) -> li
         counts[row.range] = counts.get(row.range, 0) + 1
         ends[row.range] = row.key
     return [Range(r.folder, ends[number], r.last) for number, r in enumerate(ranges) if counts.get(number, 0) == limit]
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    source = iter(items)
-    while batch := list(islice(source, size)):
-        yield batch

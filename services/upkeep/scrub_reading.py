@@ -11,22 +11,21 @@ If others can't be read either, or the bucket says that it is busy, nothing is k
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import IO, Literal, cast
+from typing import Literal
 
 import structlog
-import zstandard
 
 from core.breaker import OPEN_SECONDS
 from core.ranges import ByteRange
 from db import Database, scrub
 from db.records import ScrubObject
 from db.scrub import Damage
-from services.objects.object_reader import Damaged, Reader
+from services.objects.object_reader import Damaged, Decompressed, Reader
+from services.objects.streams import Hashed
 from storage_backends.base import (
     ObjectFrozen,
     ObjectInfo,
@@ -42,7 +41,6 @@ from storage_backends.base import ObjectReader as OpenObject
 log = structlog.get_logger()
 
 PIECE = 256 * 1024  # bytes read at once
-_WINDOW = 8 * 1024 * 1024  # bytes of memory that a damaged frame may ask for; the gateway's frames need 2 MiB
 _SLOWEST = 16 * 1024  # bytes per second; an object that comes in more slowly stalls
 _PATIENCE = 60.0  # seconds, added to the time at that speed
 _OTHERS = 2  # other objects that must be readable if this one is not
@@ -143,41 +141,26 @@ class _Paced:
         return data
 
 
-class _Decoded:
-    """Decompresses a stream of frames."""
-
-    def __init__(self, source: Reader):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-        self._stream = decompressor.stream_reader(cast(IO[bytes], source), read_across_frames=True, closefd=False)
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            return self._stream.read(size)
-        except zstandard.ZstdError as error:
-            raise Damaged("The object can't be decompressed.") from error
-
-
 @contextmanager
 def original(store: ObjectStore, stored: Stored, throttle: Throttle) -> Iterator[tuple[Reader, ObjectInfo]]:
     """Open the original bytes, and tell what the bucket says about the object. Reading raises StorageError, and Damaged if it
     can't be decompressed."""
     with store.open(stored.key) as raw:
         source = _Paced(raw, throttle)
-        yield source if stored.encoding is None else _Decoded(source), raw.info
+        yield source if stored.encoding is None else Decompressed(source), raw.info
 
 
 def read(store: ObjectStore, stored: Stored, throttle: Throttle) -> Found:
     """Read the object to its end and hash what it decodes to. Raises StorageError."""
-    digest, size = hashlib.sha256(), 0
     with original(store, stored, throttle) as (reader, info):
+        hashed = Hashed(reader)
         try:
             # What is damaged could decode to any length.
-            while (stored.encoding is None or size <= stored.size) and (piece := reader.read(PIECE)):
-                digest.update(piece)
-                size += len(piece)
+            while (stored.encoding is None or hashed.length <= stored.size) and hashed.read(PIECE):
+                pass
         except Damaged:
-            return Found(None, size, info.etag, info.size)
-        return Found(digest.hexdigest(), size, info.etag, info.size)
+            return Found(None, hashed.length, info.etag, info.size)
+        return Found(hashed.sha256, hashed.length, info.etag, info.size)
 
 
 class Examiner:
