@@ -13,15 +13,14 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import BytesIO
 from itertools import chain, islice
-from typing import Any, TypeVar, cast
+from threading import Event
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -37,6 +36,7 @@ from services.objects.object_reader import Damaged, Reader, read_exactly
 from services.objects.streams import PIECE, Hashed, HashedOriginal
 from services.recovery.locations import Bucket, Sink
 from services.recovery.lock import Lock, locked
+from services.recovery.parallel import again, in_parallel
 from services.recovery.prune import prune
 from services.recovery.repository import Blob, Repository, RepositoryOptions, Snapshot, StoredFile, open_repository
 from services.recovery.worklist import Wanted, Worklist
@@ -48,11 +48,9 @@ log = structlog.get_logger()
 _HOLD = timedelta(minutes=10)
 _RENEW = 60.0  # seconds between renewals of the hold
 _SENDERS = 8  # threads; in a bucket each holds a part
-_DELAYS = (1, 2, 4, 8, 16, 32)  # seconds before an object is tried again, if a bucket is unavailable
 _LISTED = 1_000  # damaged keys in the manifest; the entries have all
 _BATCH = 1_000
 
-T = TypeVar("T")
 Progress = Callable[[int, int], object]  # objects done, and all
 
 
@@ -213,6 +211,9 @@ class Backups:
         return report
 
 
+_Sent = tuple[str, str, Blob | None]  # SHA-256, name of the blob, and the blob if it was written
+
+
 class _Run:
     """One backup."""
 
@@ -222,6 +223,7 @@ class _Run:
         self._repository = repository
         self._lock = lock
         self._progress = progress
+        self._stopping = Event()
         self._sent_objects = self._sent_bytes = 0
 
     def run(self, began: float) -> BackupReport:
@@ -288,7 +290,7 @@ class _Run:
             file.seek(0)
             return self._repository.write_part(snapshot_id, part, cast(Reader, file), size=size)
 
-        return _again(write)
+        return again(write, self._stopping)
 
     def _match(self, work: Worklist) -> None:
         """Find the objects whose bytes are there already."""
@@ -305,40 +307,33 @@ class _Run:
 
     def _send_all(self, work: Worklist, hold: _Hold) -> None:
         """Send what is missing, several at once."""
-        total = work.totals()[0]
-        running: dict[Future[tuple[str, str, Blob | None]], Wanted] = {}
-        with ThreadPoolExecutor(_SENDERS, "backup-sender") as pool:
-            try:
-                for item in work.wanted():
-                    if self._lock.lost or hold.lost:
-                        self._lock.check()
-                        hold.check()
-                    future = pool.submit(copy_context().run, self._send, work, item)
-                    running[future] = item
-                    if len(running) >= 2 * _SENDERS:
-                        self._collect(work, running)
-                        self._progress(item.id, total)
-                while running:
-                    self._collect(work, running)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        total, done = work.totals()[0], 0
+        sending = in_parallel(partial(self._try, work), work.wanted(), threads=_SENDERS, stopping=self._stopping)
+        with closing(sending) as results:
+            for item, result in results:
+                if self._lock.lost or hold.lost:
+                    self._lock.check()
+                    hold.check()
+                if isinstance(result, str):
+                    work.lost(item.id, result)
+                else:
+                    self._sent(work, item, *result)
+                done = max(done, item.id)
+                self._progress(done, total)
         self._progress(total, total)
 
-    def _collect(self, work: Worklist, running: dict[Future[tuple[str, str, Blob | None]], Wanted]) -> None:
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            item = running.pop(future)
-            try:
-                self._sent(work, item, *future.result())
-            except ObjectNotFound:
-                work.lost(item.id, "missing")
-                log.error("backup_object_missing", key=item.key)
-            except FileArchived:
-                work.lost(item.id, "archived")
-                log.error("backup_object_archived", key=item.key)
-            except Damaged as error:
-                work.lost(item.id, "altered")
-                log.error("backup_object_altered", key=item.key, error=str(error))
+    def _try(self, work: Worklist, item: Wanted) -> tuple[Wanted, _Sent | str]:
+        """What was sent, or what is wrong with the object."""
+        try:
+            return item, self._send(work, item)
+        except ObjectNotFound:
+            reason, error = "missing", None
+        except FileArchived:
+            reason, error = "archived", None
+        except Damaged as damaged:
+            reason, error = "altered", str(damaged)
+        log.error("backup_object_damaged", key=item.key, reason=reason, error=error)
+        return item, reason
 
     def _sent(self, work: Worklist, item: Wanted, sha256: str, name: str, blob: Blob | None) -> None:
         if blob is not None:
@@ -347,11 +342,11 @@ class _Run:
             self._sent_bytes += blob.size
         work.found(item.id, sha256, name)
 
-    def _send(self, work: Worklist, item: Wanted) -> tuple[str, str, Blob | None]:
+    def _send(self, work: Worklist, item: Wanted) -> _Sent:
         """Read an object, and write its blob unless it is there. Raises ObjectNotFound, Damaged, Unavailable, StorageFull."""
-        return _again(partial(self._send_once, work, item))
+        return again(partial(self._send_once, work, item), self._stopping)
 
-    def _send_once(self, work: Worklist, item: Wanted) -> tuple[str, str, Blob | None]:
+    def _send_once(self, work: Worklist, item: Wanted) -> _Sent:
         sha256, small = item.sha256, None
         if sha256 is None:  # its name is known once it is read; large ones are read again
             with self._source.open(item.key) as raw:
@@ -402,14 +397,3 @@ def _lines(work: Worklist) -> Iterator[bytes]:
             yield orjson.dumps({"key": key, "sha256": sha256, "size": size, "content_type": content_type}) + b"\n"
         else:
             yield orjson.dumps({"key": key, "damaged": damaged}) + b"\n"
-
-
-def _again(call: Callable[[], T]) -> T:
-    """Try again while a bucket is unavailable."""
-    for delay in _DELAYS:
-        try:
-            return call()
-        except Unavailable as error:
-            log.warning("backup_waits", seconds=delay, error=str(error))
-            time.sleep(delay)
-    return call()

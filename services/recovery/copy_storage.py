@@ -32,7 +32,7 @@ from db.copies import Copied, Counts, Kind, StoredObject
 from services.objects import bucket_mark
 from services.objects.object_reader import Altered, Damaged
 from services.objects.streams import Hashed, HashedOriginal, Stoppable, store_stream
-from services.recovery.parallel import in_parallel
+from services.recovery.parallel import again, in_parallel
 from services.recovery.stopped import check_stopped
 from services.uploads.intake import Intake
 from storage_backends.base import (
@@ -49,13 +49,6 @@ log = structlog.get_logger()
 
 _PAGE = 2_000  # rows read by one statement
 _BATCH = 200  # keys recorded by one statement
-_WAITS = (
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    15.0,
-)  # seconds before an object is tried again while a bucket or the database is unavailable
 _FOLLOW = 5.0  # seconds between passes
 _SWITCH_TIMEOUT = 3_600.0  # seconds for one statement of the switch
 _MAX_PROBLEMS = 1_000  # that are told one by one
@@ -212,26 +205,20 @@ class CopyStorage:
 
     def _copy(self, kind: Kind, wanted: StoredObject) -> tuple[StoredObject, Copied | Exception | None]:
         """Copy one object. None if nobody needs it any more. Raises what ends the pass: Unavailable, StorageFull."""
-        for wait in (*_WAITS, None):
-            try:
-                if wanted.begun:  # an earlier process may have left parts
-                    for ref in [ref for ref in self._target.list_multiparts(wanted.key) if ref.key == wanted.key]:
-                        self._target.abort_multipart(ref)
-                return wanted, self._copied(wanted)
-            except (ObjectNotFound, PreconditionFailed, Damaged) as error:
-                finding = error if isinstance(error, ObjectNotFound) else Altered(str(error))
-                return wanted, finding if self._is_damaged(kind, wanted, finding) else None
-            except (StorageRefused, StorageFull):
-                raise
-            except (Unavailable, StorageUnavailable) as error:
-                if wait is None or self._stopping.wait(wait):
-                    raise
-                log.info("copy_again", key=wanted.key, reason=str(error))
-            except (ChecksumMismatch, StorageError, GatewayError, ValueError) as error:
-                return wanted, error
-        raise AssertionError("unreachable")
+        try:
+            return wanted, again(lambda: self._copied(wanted), self._stopping)
+        except (ObjectNotFound, PreconditionFailed, Damaged) as error:
+            finding = error if isinstance(error, ObjectNotFound) else Altered(str(error))
+            return wanted, finding if self._is_damaged(kind, wanted, finding) else None
+        except (Unavailable, StorageUnavailable, StorageFull):
+            raise
+        except (ChecksumMismatch, StorageError, GatewayError, ValueError) as error:
+            return wanted, error
 
     def _copied(self, wanted: StoredObject) -> Copied:
+        if wanted.begun:  # an earlier process may have left parts
+            for ref in [ref for ref in self._target.list_multiparts(wanted.key) if ref.key == wanted.key]:
+                self._target.abort_multipart(ref)
         with self._source.open(wanted.key, if_match=wanted.etag) as raw:
             size = raw.info.size
             if wanted.size is not None and size != wanted.size:

@@ -15,8 +15,6 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
-import structlog
-
 from core import names
 from core.errors import GatewayError, InvalidInput, NotFound, Unavailable
 from db import Database, file_lists, files, folders
@@ -25,12 +23,10 @@ from db.folders import FolderFilter
 from db.records import FileRecord, FolderRecord
 from services.objects.object_reader import Altered, ObjectReader
 from services.objects.streams import PIECE, Hashed, Stoppable
-from services.recovery.importing import WAITS, Problem, TransferReport
-from services.recovery.parallel import in_parallel
+from services.recovery.importing import Problem, TransferReport
+from services.recovery.parallel import again, in_parallel
 from services.recovery.trees import EXPORTING
 from storage_backends.base import ObjectNotFound, StorageError, StorageUnavailable
-
-log = structlog.get_logger()
 
 _PAGE = 1_000
 _TRASH = "Trash"  # the folder for the trash
@@ -173,14 +169,9 @@ class Exporting:
     def _export(self, target: Path, job: _Job) -> tuple[_Job, Problem | None]:
         """The problem, if there is one; ``present`` if the file is there. Raises what ends the export."""
         problem, temporary = self._found(target, job), target / EXPORTING / job.file.id.hex
-        for wait in (*WAITS, None) if problem is None else ():
+        if problem is None:
             try:
-                problem = self._attempt(temporary, target, job)
-                break
-            except (Unavailable, StorageUnavailable) as error:
-                if wait is None or self._stopping.wait(wait):
-                    raise
-                log.info("export_again", path=_shown(job.path), reason=str(error))
+                problem = again(lambda: self._attempt(temporary, target, job), self._stopping)
             finally:
                 temporary.unlink(missing_ok=True)
         return job, problem

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import count
 from threading import Event
 from typing import NamedTuple
-
-import structlog
 
 from core import names
 from core.errors import GatewayError, NameConflict, StorageFull, Unavailable
@@ -26,14 +26,11 @@ from db.files import NamedFile
 from db.folders import FolderFilter
 from services.library.folders import Folders
 from services.objects.streams import Hashed, Stoppable
-from services.recovery.parallel import in_parallel
+from services.recovery.parallel import again, in_parallel
 from services.recovery.trees import Entry, Source, TreeFolder, Unreadable
 from services.uploads.intake import Intake
-from storage_backends.base import StorageError, StorageRefused, StorageUnavailable
+from storage_backends.base import StorageError, StorageUnavailable
 
-log = structlog.get_logger()
-
-WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds before a file is tried again while bucket or database are unavailable
 _MAX_PROBLEMS = 1_000  # that are told one by one
 _NUMBER = re.compile(r" \(([1-9]\d{0,9})\)")
 
@@ -231,17 +228,7 @@ class Importing:
     def _import(self, job: _Job) -> tuple[_Job, Problem | None]:
         """The problem, if there is one; ``present`` if the file is there. Raises what ends the import."""
         try:
-            for wait in (*WAITS, None):
-                try:
-                    if self._is_alike(job):
-                        return job, Problem("", "present", "")
-                    return job, self._upload(job)
-                except (Unavailable, StorageUnavailable) as error:
-                    if wait is None or isinstance(error, StorageRefused) or self._stopping.wait(wait):
-                        raise
-                    log.info("import_again", path="/".join(job.path), reason=str(error))
-                    job = self._looked_up(job)
-            raise AssertionError("unreachable")
+            return job, again(partial(self._attempt, job, count()), self._stopping)
         except (Unavailable, StorageFull, StorageUnavailable):
             raise
         except GatewayError as error:
@@ -252,6 +239,11 @@ class Importing:
             return job, Problem(_shown(job.path), "unreadable", str(error))
         finally:
             job.source.close()
+
+    def _attempt(self, job: _Job, attempts: Iterator[int]) -> Problem | None:
+        if next(attempts):
+            job = self._looked_up(job)
+        return Problem("", "present", "") if self._is_alike(job) else self._upload(job)
 
     def _looked_up(self, job: _Job) -> _Job:
         """With what is in the folder now: the file may have been published though no answer came."""

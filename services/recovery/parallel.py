@@ -1,4 +1,4 @@
-"""Work on many things at once, with bounded memory."""
+"""Work on many things at once, with bounded memory, and again while a bucket or the database is unavailable."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from threading import Event
 from typing import TypeVar
+
+import structlog
+
+from core.errors import Unavailable
+from storage_backends.base import StorageRefused, StorageUnavailable
+
+log = structlog.get_logger()
+
+_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,3 +45,17 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int, sto
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def again(call: Callable[[], R], stopping: Event | None = None) -> R:
+    """What ``call`` returns. For about a minute it is called again while a bucket or the database is unavailable, but not once
+    ``stopping`` is set. Raises what ``call`` raises."""
+    stopping = stopping or Event()
+    for wait_for in _WAITS:
+        try:
+            return call()
+        except (Unavailable, StorageUnavailable) as error:
+            if isinstance(error, StorageRefused) or stopping.wait(wait_for):
+                raise
+            log.warning("trying_again", seconds=wait_for, reason=str(error))
+    return call()

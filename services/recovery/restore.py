@@ -6,7 +6,6 @@ content (R1), so other bytes under it are somebody else's, or damaged, and are r
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import structlog
 
 from core.batches import batches
-from core.errors import FileArchived, NotFound, Unavailable
+from core.errors import FileArchived, NotFound
 from core.parts import plan
 from db import Database, dump, events, files, now, objects, previews, protected_periods
 from db.dump import StoredKey
@@ -26,7 +25,7 @@ from services.objects.object_reader import Damaged, Decompressed, Reader
 from services.objects.part_writer import PartWriter
 from services.objects.streams import Hashed
 from services.processing import pipeline
-from services.recovery.parallel import in_parallel
+from services.recovery.parallel import again, in_parallel
 from services.recovery.repository import BlobMissing, Entry, Repository, Snapshot
 from services.recovery.stopped import check_stopped
 from storage_backends.base import MultipartStore, ObjectInfo, ObjectNotFound
@@ -37,8 +36,6 @@ _THREADS = 8
 _BATCH = 500  # keys
 _PIECE = 1024 * 1024  # bytes
 _LISTED = 1_000  # lost objects that a report names
-
-_WAITS = (1.0, 5.0, 15.0)  # seconds before a call is repeated that the bucket did not take
 
 
 @dataclass(slots=True)
@@ -187,7 +184,7 @@ class Restore:
 
     def _restore_objects(self, snapshot: Snapshot, report: RestoreReport) -> None:
         for outcome in in_parallel(
-            lambda item: self._repeatedly(*item), self._wanted(snapshot), threads=_THREADS, stopping=Event()
+            lambda item: again(lambda: self._restore(*item)), self._wanted(snapshot), threads=_THREADS, stopping=Event()
         ):
             setattr(report, outcome.count, getattr(report, outcome.count) + 1)
             report.written_bytes += outcome.written
@@ -210,13 +207,6 @@ class Restore:
     def _page(self, *, after: str) -> list[StoredKey]:
         with self._db.connection() as tx:
             return dump.hashed_keys(tx, after=after, limit=_BATCH)
-
-    def _repeatedly(self, stored: StoredKey, sha256: str) -> _Outcome:
-        for wait in _WAITS:
-            with suppress(Unavailable):
-                return self._restore(stored, sha256)
-            time.sleep(wait)
-        return self._restore(stored, sha256)
 
     def _restore(self, stored: StoredKey, sha256: str) -> _Outcome:
         info = self._stat(stored.key)

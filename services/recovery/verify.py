@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from threading import Event
 
 import structlog
 
 from core.errors import GatewayError
 from db import dump
 from services.objects.object_reader import Damaged
+from services.recovery.parallel import in_parallel
 from services.recovery.repository import BlobMissing, InvalidBackup, Repository, Snapshot
 from services.recovery.worklist import Worklist
 from storage_backends.base import ObjectNotFound
@@ -19,7 +20,6 @@ from storage_backends.base import ObjectNotFound
 log = structlog.get_logger()
 
 _READERS = 4  # threads
-_BATCH = 1_000
 _LISTED = 1_000  # findings in a report
 _PIECE = 256 * 1024
 
@@ -111,11 +111,9 @@ def _read_blobs(repository: Repository, work: Worklist, report: VerifyReport, pr
             return sha256, size, str(error)
         return sha256, size, None
 
-    names = work.names()
-    with ThreadPoolExecutor(_READERS, "verify-reader") as pool:
-        while batch := list(islice(names, _BATCH)):
-            for sha256, size, problem in pool.map(read, batch):
-                report.blobs, report.bytes = report.blobs + 1, report.bytes + size
-                if problem is not None:
-                    report.add(problem, blob=sha256)
-                progress(1)
+    with closing(in_parallel(read, work.names(), threads=_READERS, stopping=Event())) as results:
+        for sha256, size, problem in results:
+            report.blobs, report.bytes = report.blobs + 1, report.bytes + size
+            if problem is not None:
+                report.add(problem, blob=sha256)
+            progress(1)

@@ -21,7 +21,7 @@ from services import Services
 from services.library.files import FileQuery
 from services.objects import bucket_mark
 from services.objects.object_reader import ObjectReader
-from services.recovery import copy_storage
+from services.recovery import copy_storage, parallel
 from services.recovery.copy_storage import CopyStorage
 from services.upkeep.doctor import mark
 from services.upkeep.health import Health
@@ -50,7 +50,7 @@ def target() -> MemoryStore:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_storage, "_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(parallel, "_WAITS", (0.01, 0.01))
 
 
 def copying(services: Services, target: Any, source: Any = None) -> CopyStorage:

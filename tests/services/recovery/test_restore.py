@@ -23,7 +23,7 @@ from db import Database, counters
 from services import Services
 from services.library.files import FileChange
 from services.objects.object_reader import ObjectReader
-from services.recovery import restore
+from services.recovery import parallel, restore
 from services.recovery.locations import Folder
 from services.recovery.repository import Repository, RepositoryOptions, Snapshot
 from services.recovery.restore import Restore
@@ -321,7 +321,7 @@ def test_a_bucket_that_is_busy_is_asked_again(
     origin: Deployment, beside: Deployment, repository: Repository, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = origin.back_up(repository)
-    monkeypatch.setattr(restore, "_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(parallel, "_WAITS", (0.0, 0.0))
     calls: list[str] = []
     real = type(beside.store).put
 

@@ -17,7 +17,7 @@ from core.principal import Principal, Quota
 from db import Database
 from services import Services
 from services.objects.object_reader import ObjectReader
-from services.recovery import exporting, importing
+from services.recovery import exporting, parallel
 from services.recovery.exporting import Exporting
 from services.recovery.importing import Importing, TransferReport
 from services.recovery.trees import Entry, bucket_tree, local_tree
@@ -253,7 +253,7 @@ def test_T101_an_import_killed_at_any_file_is_completed_by_the_next(
 def test_an_outage_is_waited_for_and_makes_no_duplicate(
     services: Services, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
 ) -> None:
-    monkeypatch.setattr(importing, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(parallel, "_WAITS", (0.01, 0.01))
     write(tmp_path / "a.txt")
     real, failures = services.intake.batch, iter([1])
 
