@@ -372,10 +372,14 @@ def clocks_apart(field: Field) -> None:
 @drill
 @needs(small="bucket")
 def bucket_disk_full(field: Field) -> None:
-    """No space for the bucket's server, and space again (T105)."""
+    """No space for the bucket's server, and space again, and it is restarted: its index does not recover without (T105)."""
     for _ in field.moments(1.0, 4.0):
         with _full_disk(field):
             field.wait(1.0, 8.0)
+        weed = field.deployment.servers.weed
+        assert weed is not None
+        weed.kill()
+        field.deployment.start_bucket()
 
 
 # -- scanner, clients --------------------------------------------------------------------------------------------------
