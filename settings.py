@@ -109,6 +109,7 @@ class Settings(BaseSettings):
     # Concurrent uploads of one owner in one web process. Whatever this says, an owner gets at most half of the process's
     # slots and an address three quarters; others wait for about 12 s.
     max_bodies_in_flight: int = Field(default=24, ge=1)
+    trash_days: int = Field(default=30, ge=0)  # until what is in the trash is purged; 0: at the janitor's next run
     compression: Literal["on", "off"] = "on"  # store files with zstd if that saves a tenth; off: no further files
 
     # Rules as "days=180 type=video; days=365", each with owner=, folder=, type=, min_size= (core/archive_rules.py)
@@ -182,9 +183,6 @@ class Settings(BaseSettings):
     backup_s3_region: str | None = None
     backup_s3_access_key: str | None = None
     backup_s3_secret_key: SecretStr | None = None
-
-    # Without effect yet
-    trash_days: int = Field(default=30, ge=0)
 
     @field_validator(
         "trusted_proxies",
@@ -283,7 +281,13 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "backup_s3_secret_key", "s3_secret_key", "secret_key", "admin_api_key", "metrics_token", "oidc_client_secret"
+        "secret_key",
+        "admin_api_key",
+        "metrics_token",
+        "oidc_client_secret",
+        "s3_secret_key",
+        "s3_metrics_token",
+        "backup_s3_secret_key",
     )
     @classmethod
     def _strong(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:

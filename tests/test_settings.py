@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -29,6 +30,7 @@ UNSAFE: dict[str, tuple[str, ...]] = {
     "s3_secret_key": WEAK,
     "secret_key": (*WEAK, f"{GOOD['secret_key']},aZ91"),
     "admin_api_key": WEAK,
+    "s3_metrics_token": WEAK,
     "database_url": (*(f"postgresql://gw:{secret}@postgres/gw" for secret in WEAK), "host=postgres password=Zq81"),
     "migration_database_url": ("postgresql://owner:x7Q@postgres/gw",),
     "cors_origins": ("*", "null", "https://*.example.com", "example.com", "https://a.example/path", "file://"),
@@ -88,6 +90,29 @@ def test_T144_missing_secrets_are_named(name: str, read: Callable[[Settings], ob
     read(production(**given))
     with pytest.raises(SystemExit, match=name.upper()):
         read(production(**given, **{name: None}))  # type: ignore[arg-type]
+
+
+def test_T67_every_credential_is_checked_in_production_and_hidden_in_logs() -> None:
+    names = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    addresses = {"database_url", "migration_database_url", "rate_limits_url"}
+    [strong] = [
+        validator.info.fields
+        for name, validator in Settings.__pydantic_decorators__.field_validators.items()
+        if name == "_strong"
+    ]
+    assert names - addresses == set(strong)
+    token = secrets.token_urlsafe(24)
+    for name in strong:
+        given = {name: token} | ({"backup_s3_access_key": "k"} if name == "backup_s3_secret_key" else {})
+        assert token in Settings(_env_file=None, **given).secrets, name  # type: ignore[arg-type]
+
+
+def test_the_readme_names_every_setting() -> None:
+    readme, identities = ((ROOT / name).read_text() for name in ("README.md", "docs/identities.md"))
+    table = readme.partition("| variable |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", table))
+    named |= {name for name in re.findall(r"`([A-Z][A-Z0-9_]+)`", identities) if name.startswith("JWT_")}
+    assert {name.upper() for name in Settings.model_fields} - named == {"FLASK_DEBUG"}  # Flask's own
 
 
 def test_a_wrong_rule_of_the_archive_is_named() -> None:
