@@ -30,8 +30,10 @@ _identity = click.option(
 @json_option
 @click.pass_context
 def backup(context: click.Context, to: str | None, recipients: tuple[str, ...], as_json: bool) -> int:
-    """Back up the database and every object that it names. What is there already is not sent again, and a run that was cut off is
-    continued. Exits with 1 if objects were missing or damaged."""
+    """Back up the database and every object that it names.
+
+    What is there already is not sent again, and a run that was cut off is continued. Status 1 if objects were missing
+    or damaged."""
     if context.invoked_subcommand is not None:
         return 0
     call: Call = context.obj
@@ -82,7 +84,7 @@ def list_snapshots(call: Call, to: str | None, as_json: bool) -> None:
 def verify_snapshots(
     call: Call, snapshot: str | None, to: str | None, quick: bool, identity: Path | None, as_json: bool
 ) -> int:
-    """Read everything back, of one snapshot or of all. Exits with 1 if anything is wrong."""
+    """Read everything back, of one snapshot or of all. Status 1 if anything is wrong."""
     from services.recovery.verify import verify
 
     with progress("Verifying") as bar:

@@ -100,6 +100,7 @@ class Group(click.Group):
 
 pass_call = click.make_pass_decorator(Call)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_NOTHING = "There is nothing to show."
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only report what would be done.")
 
 
@@ -126,10 +127,12 @@ def print_json(value: object) -> None:
 
 
 def show(value: Any, *, as_json: bool) -> None:
-    """Print a mapping, dataclass or named tuple: as JSON, or each member on a line."""
+    """Print a mapping, dataclass or named tuple: as JSON, or each member on a line; of an empty one that there is nothing."""
     if as_json:
         return print_json(value)
     members = _members(value)
+    if not members:
+        warn(_NOTHING)
     width = max((len(name) for name in members), default=0)
     for name, member in members.items():
         print(f"{name:<{width}}  {_as_text(member)}")
@@ -137,15 +140,19 @@ def show(value: Any, *, as_json: bool) -> None:
 
 def show_rows(rows: Iterable[Any], *, as_json: bool) -> None:
     """Print mappings, dataclasses or named tuples of equal members: as one line of JSON each, or as columns that tabs separate,
-    under a line of their names."""
-    for number, row in enumerate(rows):
+    under a line of their names. Without rows, people are told so on standard error."""
+    empty = True
+    for row in rows:
         if as_json:
             print_json(row)
             continue
         members = _members(row)
-        if not number:
+        if empty:
             print("\t".join(members))
+        empty = False
         print("\t".join(map(_as_text, members.values())))
+    if empty and not as_json:
+        warn(_NOTHING)
 
 
 def _members(value: Any) -> Mapping[str, Any]:

@@ -71,10 +71,10 @@ def restore(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Restore a backup: its rows into an empty database, and all objects that the bucket lacks.
+    """Restore a backup into an empty database and the bucket.
 
-    Stop the gateway and its workers before. What was interrupted goes on when it is started again. Status 1 if the bytes of
-    a file are lost.
+    It writes all rows, and all objects that the bucket lacks. Stop the gateway and its workers before. What was
+    interrupted goes on when it is started again. Status 1 if the bytes of a file are lost.
 
     With --file or --folder, files come back into the living deployment, as new files of their owner."""
     from db import Database
@@ -133,7 +133,8 @@ def _restore_files(
         show(report.as_dict(), as_json=True)
     else:
         for state in ("restored", "still_there", "failed"):
-            show_rows([{"state": state.replace("_", " "), **line} for line in getattr(report, state)], as_json=False)
+            if lines := getattr(report, state):
+                show_rows([{"state": state.replace("_", " "), **line} for line in lines], as_json=False)
     return int(bool(report.failed))
 
 
@@ -155,7 +156,7 @@ def _repository(settings: Settings, location: str | None, identity: Path | None,
 
     place = location or settings.backup_to
     if place is None:
-        raise click.UsageError("Say where the backups are: --from, or BACKUP_TO.")
+        raise click.UsageError("Say where: --from a folder or s3://bucket/prefix, or set BACKUP_TO.")
     if identity is not None:
         settings = settings.model_copy(update={"backup_identity_file": identity})
     return open_repository(place, replace(app.repository_options(with_secret_key(settings)), unsigned=unsigned))

@@ -64,7 +64,7 @@ def worker(call: Call, queues: str, concurrency: int | None) -> None:
         raise ValueError("parsers can't be sandboxed here, see `python app.py doctor` (ALLOW_WEAK_SANDBOX=on)")
     names = [name.strip() for name in queues.split(",") if name.strip()] or QUEUES
     if not set(names) <= set(QUEUES):
-        raise ValueError(f"--queues takes some of {', '.join(QUEUES)}")
+        raise click.BadParameter(f"takes some of {', '.join(QUEUES)}", param_hint="--queues")
     _require_servers(settings)
     telemetry.share_metrics(settings.data_dir)
     if settings.worker_metrics_port is not None:
@@ -103,7 +103,7 @@ def _migrate(settings: Settings) -> None:
 @click.option("--no-key", is_flag=True, help="Create no admin key, which would be printed.")
 @pass_call
 def bootstrap(call: Call, no_key: bool) -> None:
-    """Migrate; create the bucket, its CORS rules and a first admin key."""
+    """Migrate; make the bucket, its CORS rules and a first key."""
     settings = call.settings
     _migrate(settings)
     _require_servers(settings)
@@ -156,7 +156,7 @@ def _check_object_lock(store: ManagesBucket, settings: Settings) -> None:
 @click.command(cls=Command)
 @pass_call
 def env(call: Call) -> None:
-    """Print the running deployment's settings as shell assignments."""
+    """Print the settings of what runs, as shell assignments."""
     from embedded import supervisor
 
     for name, value in supervisor.environment(call.settings).items():

@@ -61,10 +61,10 @@ def copy_storage(
     parallel: int,
     as_json: bool,
 ) -> int:
-    """Copy all objects to another bucket while the gateway runs, and switch to it.
+    """Copy all objects to another bucket, and switch to it.
 
-    It can be broken off and repeated at any time. After --switch, start the gateway with the other bucket's settings. The way
-    back is the same, while both buckets are kept."""
+    The gateway keeps running while it copies. It can be broken off and repeated at any time. After --switch, start
+    the gateway with the other bucket's settings. The way back is the same, while both buckets are kept."""
     from services.recovery.copy_storage import CopyReport, CopyStorage
 
     with _deployment(call, start=switch) as (services, settings):
@@ -124,10 +124,10 @@ def import_files(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Import a folder, or objects of a bucket, as files of an owner.
+    """Import a folder, or objects of a bucket, for an owner.
 
-    Folders and times are kept; type rules, quota and scans apply. What is there already is left out, so an import that was
-    broken off is simply repeated. Exit status 1 if a file failed."""
+    Folders and times are kept; type rules, quota and scans apply. What is there already is left out, so an import
+    that was broken off is simply repeated. Status 1 if a file failed."""
     from services.recovery.importing import Importing
     from services.recovery.trees import bucket_tree, local_tree
 
@@ -158,10 +158,10 @@ def import_files(
 def export_files(
     call: Call, folder: Path, owner: str, folder_id: int | None, trash: bool, parallel: int, as_json: bool
 ) -> int:
-    """Write an owner's files into a folder, with their folders and times, each checked by its SHA-256.
+    """Write an owner's files into a folder.
 
-    Nothing is overwritten; what is there already is left out, so an export that was broken off is simply repeated. Exit
-    status 1 if a file failed."""
+    Folders and times are kept, and each file is checked by its SHA-256. Nothing is overwritten; what is there already
+    is left out, so an export that was broken off is simply repeated. Status 1 if a file failed."""
     from services.objects.object_reader import ObjectReader
     from services.recovery.exporting import Exporting
 

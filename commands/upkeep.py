@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 @json_option
 @pass_call
 def janitor(call: Call, dry_run: bool, delete_protected: bool, as_json: bool) -> int:
-    """Clean up once: end abandoned uploads, empty the trash, compare all of the bucket with the database, correct what is counted
-    wrong. Status 1 if the bucket lacks an object that a file needs, or could not be compared."""
+    """Clean up, and compare all of the bucket with the database.
+
+    Ends abandoned uploads, empties the trash, corrects what is counted wrong. Status 1 if the bucket lacks an object
+    that a file needs, or could not be compared."""
     with progress("Objects compared") as bar:
         report = call.services().janitor.run(dry_run=dry_run, delete_protected=delete_protected, listed=bar.advance)
     if as_json:
@@ -65,8 +67,10 @@ def janitor(call: Call, dry_run: bool, delete_protected: bool, as_json: bool) ->
 @json_option
 @pass_call
 def scrub(call: Call, everything: bool, report: bool, as_json: bool) -> int:
-    """Read stored objects back, compare them with their SHA-256, and repair what is damaged from an equal object or a backup, at
-    SCRUB_RATE. Status 1 if objects are damaged, or the bucket could not be read."""
+    """Read stored objects back, and repair what is damaged.
+
+    Each is compared with its SHA-256, and repaired from an equal object or a backup, at SCRUB_RATE. Status 1 if
+    objects are damaged, or the bucket could not be read."""
     service = call.services().scrub
     interrupted, shown = None, 0
     if not report:
@@ -111,7 +115,7 @@ def rescan(call: Call, as_json: bool) -> None:
 @json_option
 @pass_call
 def stats(call: Call, owner: str, as_json: bool) -> None:
-    """Show how much is stored, of which types, and how much space is left."""
+    """Show how much is stored, of which types, and the space left."""
     from core.principal import Principal
 
     show(call.services().stats.storage(Principal("", role="admin"), owner), as_json=as_json)
@@ -121,7 +125,7 @@ def stats(call: Call, owner: str, as_json: bool) -> None:
 @json_option
 @pass_call
 def capacity(call: Call, as_json: bool) -> int:
-    """Show the space in the bucket and when it will be full. Exit status 1 if uploads are refused."""
+    """Show the space in the bucket and when it will be full. Status 1 if uploads are refused."""
     report = call.services().capacity.report()
     if report is None:
         raise ValueError("nothing tells the space: set S3_LOCAL_PATH, S3_METRICS_URL or S3_CAPACITY")
@@ -130,17 +134,22 @@ def capacity(call: Call, as_json: bool) -> int:
 
 
 @click.command(cls=Command)
-@click.option("--rules", "text", metavar="RULES", help="Instead of ARCHIVE_RULES.")
+@click.option("--rules", "text", metavar="RULES", help="Rules as in ARCHIVE_RULES, instead of these.")
 @dry_run_option
 @json_option
 @pass_call
 def archive(call: Call, text: str | None, dry_run: bool, as_json: bool) -> int:
-    """Archive now what ARCHIVE_RULES say; or tell, for each rule, what that would be and save."""
+    """Archive now what ARCHIVE_RULES say.
+
+    With --dry-run: tell, for each rule, what that would be and save. Status 1 if an object could not be archived."""
     from core import archive_rules
 
     rules = call.services().archive_rules
     if text is not None:
-        rules = rules.instead(archive_rules.parse(text))
+        try:
+            rules = rules.instead(archive_rules.parse(text))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--rules") from None
     if not rules.rules:
         warn("archive: ARCHIVE_RULES is not set, so nothing is archived by itself.")
         return 0
@@ -182,7 +191,7 @@ def audit() -> None:
 @audit.command("export")
 @click.option("--since", type=Moment(), required=True, help="2026-11-23, or 2026-11-23T04:15:00Z.")
 @click.option("--until", type=Moment(), help="Before this moment (now).")
-@click.option("--json", is_flag=True, help="As always.")
+@click.option("--json", is_flag=True, help="Changes nothing: events are always JSON.")
 @pass_call
 def export_events(call: Call, since: datetime, until: datetime | None, json: bool) -> None:
     """Print events, oldest first, one JSON object per line."""
