@@ -24,12 +24,14 @@ def request_restore(tx: Tx, object_key: str) -> bool:
 
 
 def wanted_back(tx: Tx, *, limit: int) -> list[tuple[UUID, str, str]]:
-    """Archived objects that are wanted back and have no job, longest wanted first: a file's id, its owner, and the object key."""
+    """Archived objects that are wanted back and have no job, longest wanted first: a file's id, its owner, and the object key.
+    Those that are damaged wait for their repair."""
     sql = """
     select f.id, f.owner_id, o.object_key
     from objects o cross join lateral (
         select id, owner_id from files where file_path = o.object_key and status = 'ready' limit 1) f
-    where o.storage_class = 'archived' and o.restore_requested_at is not null and o.status = 'stored' and not exists (
+    where o.storage_class = 'archived' and o.restore_requested_at is not null and o.status = 'stored'
+    and o.in_bucket and o.checksum_state <> 'mismatch' and not exists (
         select from procrastinate_jobs j where j.lock = 'object:' || o.object_key and j.task_name = 'unarchive_object'
         and j.status in ('todo', 'doing'))
     order by o.restore_requested_at limit %(limit)s

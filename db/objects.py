@@ -171,6 +171,17 @@ def remove(tx: Tx, object_key: str) -> bool:
     )
 
 
+def sample(tx: Tx, *, limit: int) -> list[str]:
+    """Keys of some stored objects that the last check found in the bucket, chosen at random."""
+    sql = "select greatest(reltuples, 1) from pg_class where oid = 'objects'::regclass"
+    percent = min(100.0, 100 * 50 * limit / scalar(tx, sql))  # of the table's pages: rows of a page are of one time
+    sql = """
+    select object_key from objects tablesample system (%(percent)s::real) where status = 'stored' and in_bucket
+    order by random() limit %(limit)s
+    """
+    return column(tx, sql, {"percent": percent, "limit": limit})
+
+
 # -- which keys are used -----------------------------------------------------------------------------------------------
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from time import monotonic
 
 import urllib3
 
 from storage_backends.base import Capacity, StorageUnavailable
 
 _TIMEOUT = urllib3.Timeout(connect=2, read=3)  # seconds
+_SECONDS = 5.0  # for all of the answer
 _MOST = 8 * 1024 * 1024  # bytes of metrics that are read
 # The metrics that tell it: name, and the label that must have a value.
 _Wanted = tuple[tuple[str, dict[str, str]], ...]
@@ -23,11 +25,15 @@ _TOTAL: _Wanted = (
     ("minio_cluster_capacity_usable_total_bytes", {}),
     ("minio_cluster_health_capacity_usable_total_bytes", {}),
 )
+_NAMES = tuple(name.encode() for name, _ in (*_FREE, *_TOTAL))
 
 
 def of_path(path: Path) -> Capacity:
-    """The space on the disk that holds ``path``."""
-    disk = shutil.disk_usage(path)
+    """The space on the disk that holds ``path``. Raises StorageUnavailable."""
+    try:
+        disk = shutil.disk_usage(path)
+    except OSError as error:
+        raise StorageUnavailable(f"disk: {error}") from error
     return Capacity(free=disk.free, total=disk.total)
 
 
@@ -38,13 +44,23 @@ def of_metrics(url: str, token: str | None) -> Capacity:
     try:
         with urllib3.PoolManager(retries=False, timeout=_TIMEOUT) as pool:
             answer = pool.request("GET", url, headers=headers, preload_content=False)
-            text = answer.read(_MOST).decode(errors="replace")
-            answer.release_conn()
+            text = _read(answer).decode(errors="replace")
     except urllib3.exceptions.HTTPError as error:
         raise StorageUnavailable(f"metrics: {error}") from error
     if answer.status != 200:
         raise StorageUnavailable(f"metrics: the server answers {answer.status}")
     return parse(text)
+
+
+def _read(answer: urllib3.BaseHTTPResponse) -> bytes:
+    """The lines that may tell the space. Raises StorageUnavailable if there are too many, or they come too slowly."""
+    ends, text = monotonic() + _SECONDS, bytearray()
+    while piece := answer.read1(64 * 1024):
+        text += piece
+        if len(text) > _MOST or monotonic() > ends:
+            answer.close()
+            raise StorageUnavailable("metrics: the answer is too long or too slow")
+    return b"\n".join(line for line in text.splitlines() if line.startswith(_NAMES)) + b"\n"
 
 
 def parse(text: str) -> Capacity:
@@ -59,7 +75,7 @@ def parse(text: str) -> Capacity:
                     free = (free or 0) + int(sample.value)
                 elif _is_one_of(_TOTAL, sample.name, sample.labels):
                     total = (total or 0) + int(sample.value)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, LookupError) as error:
         raise StorageUnavailable(f"metrics: {error}") from error
     if free is None or total is None:
         raise StorageUnavailable("metrics: they do not tell the space of a MinIO or SeaweedFS")

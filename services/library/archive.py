@@ -13,13 +13,13 @@ from uuid import UUID
 
 import structlog
 
-from core.errors import ContentMissing, FileArchived, Unavailable
+from core.errors import WAIT, ContentMissing, FileArchived
 from db import Database, Tx, archive, events, files, jobs
 from db.records import FileRecord
 from services.library import readings
 from services.objects.bucket import bucket_errors
 from services.objects.rewriting import OUT_OF_ARCHIVE, Rewriter, into_archive, may_rewrite
-from storage_backends.base import Archives, ObjectNotFound, ObjectStore
+from storage_backends.base import Archives, ObjectNotFound, ObjectStore, StorageError
 from telemetry import metrics
 
 log = structlog.get_logger()
@@ -110,7 +110,7 @@ class Archive:
         if (file.stored_size or file.file_size) <= _AT_ONCE:
             try:
                 self.unarchive(file.id)
-            except Unavailable as error:
+            except (*WAIT, StorageError) as error:
                 log.warning("unarchiving_left_to_job", file_id=str(file.id), error=str(error))
 
     def unarchive(self, file_id: UUID) -> bool:

@@ -5,8 +5,8 @@ still be written and objects be deleted; and what unfinished uploads may still s
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
+from threading import Lock, Thread
 from time import monotonic
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ Level = Literal["ok", "warning", "full"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "full")
 
 _FRESH = 5.0  # seconds that a measurement is used
+_PATIENCE = 2.0  # seconds that a request waits for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +58,34 @@ class StorageCapacity:
         self._db = db
         self._reports = store if isinstance(store, ReportsCapacity) else None
         self._limits = limits
-        self._lock = threading.Lock()
+        self._lock = Lock()
+        self._measuring = Thread()
         self._space: Space | None = None
         self._measured = float("-inf")  # by monotonic
         self._admitted = 0  # bytes by this process since then
 
     def space(self) -> Space | None:
         """The space as measured within the last seconds; None if it is not known."""
-        if monotonic() - self._measured > _FRESH and self._lock.acquire(blocking=self._measured < 0):
-            try:
-                self._space, self._admitted = self._measure(), 0
-                self._measured = monotonic()
-            finally:
-                self._lock.release()
+        began = False
+        if monotonic() - self._measured > _FRESH:
+            with self._lock:
+                began = not self._measuring.is_alive()
+                if began:
+                    self._measuring = Thread(target=self._refresh, name="space", daemon=True)
+                    self._measuring.start()
+        if began or self._measured < 0:  # others use what was measured before
+            self._measuring.join(_PATIENCE)
         return self._space
+
+    def _refresh(self) -> None:
+        admitted = self._admitted
+        space = None
+        try:
+            space = self._measure()
+        finally:
+            with self._lock:
+                self._space, self._measured = space, monotonic()
+                self._admitted -= admitted
 
     def admit(self, size: int) -> None:
         """Raises StorageFull if there is no room for ``size`` bytes more or, if it is 0, for more bytes of an upload that was
@@ -81,7 +96,8 @@ class StorageCapacity:
         if space.level == "full" or (size and size > space.room - self._admitted):
             log.warning("upload_refused_for_space", size=size, room=space.room)
             raise StorageFull("There is no space left for this upload.")
-        self._admitted += size
+        with self._lock:
+            self._admitted += size
 
     def _measure(self) -> Space | None:
         try:

@@ -30,6 +30,7 @@ from core.ranges import ByteRange
 from db import Database, deferred_deletions, objects
 from db.records import FileRecord
 from services.objects.bucket import bucket_errors
+from services.objects.capacity import StorageCapacity
 from services.objects.object_reader import FRAME, ObjectReader, read_exactly
 from services.objects.part_writer import PartWriter, complete
 from services.objects.streams import Hashed
@@ -78,9 +79,11 @@ class _Draft:
 
 class Rewriter:
     """Replaces objects. Its methods are idempotent, also if two workers do the same at once. They raise ContentMissing or
-    ObjectNotFound if the object is gone, FileArchived if it must be thawed first, and Unavailable: try again later."""
+    ObjectNotFound if the object is gone, FileArchived if it must be thawed first, and Unavailable or StorageFull: try again
+    later."""
 
-    def __init__(self, db: Database, store: CopyingStore, reader: ObjectReader):
+    def __init__(self, db: Database, store: CopyingStore, reader: ObjectReader, capacity: StorageCapacity):
+        self._capacity = capacity
         self._db = db
         self._store = store
         self._reader = reader
@@ -133,7 +136,9 @@ class Rewriter:
 
     @contextmanager
     def _draft(self, file: FileRecord, target: Target) -> Iterator[_Draft]:
-        """A reserved key, which the janitor may delete after the block, unless the draft was put to use."""
+        """A reserved key, which the janitor may delete after the block, unless the draft was put to use. Raises StorageFull: both
+        objects are kept for a while."""
+        self._capacity.admit(0)
         key = object_key(target.prefix, names.extension(file.original_name), datetime.now(UTC))
         with self._db.connection() as tx:
             deferred_deletions.reserve(tx, key, lease=_LEASE)

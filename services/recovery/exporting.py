@@ -6,10 +6,11 @@ was broken off is repeated, and leaves out files of the same size and time. Noth
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -62,7 +63,8 @@ class Exporting:
         """Write a folder's files, by default all, with all folders below; ``trash``: also those in the trash, into a folder
         ``Trash``. Files that are not ready are left out and told.
 
-        Raises NotFound for the folder, InvalidInput if ``target`` can't be written, Unavailable, StorageError."""
+        Raises NotFound for the folder, InvalidInput if ``target`` can't be written or another export writes there, Unavailable,
+        StorageError."""
         report = report or TransferReport()
         with self._db.connection() as tx:
             found = folders.tree(tx, FolderFilter(self._owner))
@@ -73,11 +75,17 @@ class Exporting:
             children.setdefault(folder.parent_id, []).append(folder)
         self._stopping.clear()
         try:
-            (target / EXPORTING).mkdir(parents=True, exist_ok=True)
-            jobs = self._jobs(target, folder_id, children, report, trash=trash)
-            with closing(
-                in_parallel(lambda job: self._export(target, job), jobs, threads=threads, stopping=self._stopping)
-            ) as results:
+            with (
+                _unfinished(target),
+                closing(
+                    in_parallel(
+                        lambda job: self._export(target, job),
+                        self._jobs(target, folder_id, children, report, trash=trash),
+                        threads=threads,
+                        stopping=self._stopping,
+                    )
+                ) as results,
+            ):
                 for job, problem in results:
                     if problem is None:
                         report.files += 1
@@ -87,7 +95,6 @@ class Exporting:
                     else:
                         report.note(problem, failed=True)
                     progress(report)
-            (target / EXPORTING).rmdir()
         except OSError as error:
             raise InvalidInput(f"{error.filename or target}: {error.strerror or error}") from error
         return report
@@ -209,7 +216,6 @@ class Exporting:
         return None
 
     def _write(self, temporary: Path, path: Path, file: FileRecord) -> None:
-        temporary.unlink(missing_ok=True)  # of a run that was killed
         with self._reader.open(file) as raw, open(temporary, "xb", buffering=0) as out:
             stream = Hashed(Stoppable(raw, self._stopping))
             while piece := stream.read(PIECE):
@@ -226,6 +232,28 @@ class Exporting:
             if error.errno not in _NO_LINKS:
                 raise
             temporary.rename(path)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[None]:
+    """Have the folder for files that are being written, empty and for this export alone: two would finish each other's files.
+    Raises OSError, InvalidInput."""
+    folder = target / EXPORTING
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInput(f"Another export writes into {target}.") from error
+        except OSError as error:  # a file system without locks
+            log.warning("export_not_locked", error=str(error))
+        for left in folder.iterdir():  # by a run that was killed
+            left.unlink()
+        yield
+        folder.rmdir()
+    finally:
+        os.close(lock)
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

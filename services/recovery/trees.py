@@ -72,8 +72,9 @@ Entry = TreeFile | TreeFolder | Unreadable
 
 
 def local_tree(top: Path) -> Iterator[Entry]:
-    """A folder with all below, in the order of names. Symbolic links are not followed; names that are not UTF-8 are decoded as
-    the others in their folder suggest. Raises OSError if ``top`` can't be read."""
+    """A folder with all below, in the order of names. Symbolic links in it are not followed; names that are not UTF-8 are decoded
+    as the others in their folder suggest. Raises OSError if ``top`` can't be read."""
+    top = top.resolve()  # it may be a link itself
     errors: list[OSError] = []
     with os.scandir(top):  # raises
         pass

@@ -16,10 +16,12 @@ from typing import TypeVar
 import structlog
 
 from core.batches import batches
+from core.errors import Unavailable
 from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, INCOMING_PREFIX, PREVIEW_PREFIX, PROBE_PREFIX, TAIL_PREFIX
 from db import Database, comparison, deferred_deletions, now, objects, previews, try_claim
 from db.comparison import Expected, Range
 from db.records import ObjectRecord
+from services.objects import bucket_mark
 from services.objects.bucket import delete_quietly
 from services.objects.protection import Protection
 from services.upkeep.report import JanitorReport
@@ -37,6 +39,12 @@ _GRACE = timedelta(hours=1)  # clocks differ, rows come late
 _ORPHANED_AFTER = {INCOMING_PREFIX: timedelta(), TAIL_PREFIX: timedelta(), PROBE_PREFIX: timedelta(minutes=10)}
 _BATCH = 1_000  # listed keys
 _ROWS = 4_000  # of one statement
+_FOREIGN = 20  # old objects without a row, if there are no others, belong to another gateway
+_FOREIGN_BUCKET = (
+    "No row names any of the first {count} objects in the bucket: it seems to be another gateway's. Check S3_ENDPOINT, S3_BUCKET"
+    " and DATABASE_URL. Nothing was changed. If these objects are really left over, run `python app.py janitor"
+    " --delete-protected`."
+)
 
 T = TypeVar("T")
 
@@ -61,6 +69,20 @@ class Comparison:
         self._orphan_age = orphan_age
         self._delete_protected = delete_protected
         self._reached: dict[str, str] = {}  # the last listed key of each folder that has rows
+
+    def require_right_bucket(self) -> None:
+        """Raise Unavailable if this can't be the bucket of these rows: none of many objects is there or, if there are few rows,
+        no row names any of its first old objects. Raises StorageError."""
+        if bucket_mark.require_objects(self._db, self._store) or self._delete_protected:  # or somebody has looked
+            return
+        oldest_live = self._now() - self._orphan_age
+        first = [
+            info for info in islice(self._store.list_objects(FILE_PREFIX), _BATCH) if info.last_modified < oldest_live
+        ]
+        old = [info.key for info in first if not self._protection.covers(info.key, info.last_modified)]
+        with self._db.connection() as tx:
+            if len(old) >= _FOREIGN and not objects.known_keys(tx, old):
+                raise Unavailable(_FOREIGN_BUCKET.format(count=len(old)))
 
     def remove_transient_orphans(self) -> None:
         """Delete what unfinished uploads and checks have left. Raises StorageError."""

@@ -98,7 +98,8 @@ class Janitor:
         listed: Callable[[int], object] = lambda number: None,
     ) -> JanitorReport:
         """Clean up. A ``full`` run lists all of the bucket, and verifies the counters, which reads all files. Raises Unavailable
-        without the database; what fails in the bucket is left to the next run.
+        without the database, and before anything is changed if this can't be the right bucket; what fails in the bucket is left
+        to the next run.
 
         ``delete_protected`` also deletes objects of protected periods, if it is a full run, and then forgets the periods.
         ``listed`` is told how many more objects were compared."""
@@ -106,13 +107,27 @@ class Janitor:
         caller = ORIGIN.set(SYSTEM)
         try:
             protected = protection.begin_run(self._db, self._store, dry_run=dry_run)
+            comparison = Comparison(
+                self._db,
+                self._store,
+                report,
+                protected,
+                orphan_age=self._orphan_age,
+                delete_protected=full and delete_protected,
+            )
+            reachable = self._require_right_bucket(comparison)
             for requeue in self._requeues:
                 report.add("requeued_jobs", count=requeue(dry_run=dry_run))
             # What is found is what was there before the run, as in a dry run; then what rows tell is done.
             self._delete_old_rows(report)
-            self._compare(
-                report, protected, delete_protected=full and delete_protected, listed=listed if full else None
-            )
+            if reachable:
+                self._compare(
+                    comparison,
+                    report,
+                    protected,
+                    delete_protected=full and delete_protected,
+                    listed=listed if full else None,
+                )
             if full:
                 self._recount(report)
             self._expire_uploads(report, protected)
@@ -251,17 +266,24 @@ class Janitor:
                 report.add(kind, ids)
                 self._show_life()
 
+    def _require_right_bucket(self, comparison: Comparison) -> bool:
+        """False if the bucket can't be reached, so that nothing is known. Raises Unavailable."""
+        try:
+            comparison.require_right_bucket()
+        except StorageError as error:
+            log.warning("janitor_bucket_unavailable", error=str(error))
+            return False
+        return True
+
     def _compare(
         self,
+        comparison: Comparison,
         report: JanitorReport,
         protected: Protection,
         *,
         delete_protected: bool,
         listed: Callable[[int], object] | None,
     ) -> None:
-        comparison = Comparison(
-            self._db, self._store, report, protected, orphan_age=self._orphan_age, delete_protected=delete_protected
-        )
         with self._db.connection() as tx:
             began = now(tx)
         try:

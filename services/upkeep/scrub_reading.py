@@ -20,10 +20,12 @@ from typing import Literal
 import structlog
 
 from core.breaker import OPEN_SECONDS
+from core.errors import Unavailable
 from core.ranges import ByteRange
 from db import Database, scrub
 from db.records import ScrubObject
 from db.scrub import Damage
+from services.objects import bucket_mark
 from services.objects.object_reader import Damaged, Decompressed, Reader
 from services.objects.streams import Hashed
 from storage_backends.base import (
@@ -198,6 +200,7 @@ class Examiner:
                 return Right(found.etag)
             return self._differs(damage, stored, found, throttle, identify=again)
         except ObjectNotFound:
+            self._require_right_bucket()
             return damage
         except ObjectFrozen:
             return "frozen"
@@ -222,6 +225,13 @@ class Examiner:
                 if owner is not None:
                     return replace(changed, kind="swapped", found_sha256=digest, belongs_to=owner)
         return replace(changed, found_sha256=digests[0] or digests[-1])
+
+    def _require_right_bucket(self) -> None:
+        """Raise BucketAway if others are missing too: a repair would fill another bucket."""
+        try:
+            bucket_mark.require_objects(self._db, self._store)
+        except (StorageError, Unavailable) as error:
+            raise BucketAway(str(error)) from error
 
     def _require_others(self, key: str) -> None:
         """Raise BucketAway unless other objects can be read now."""

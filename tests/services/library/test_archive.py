@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import FileArchived, FileInTrash, NotFound
+from core.errors import FileArchived, FileInTrash, NotFound, StorageFull
 from core.ids import ARCHIVE_PREFIX, FILE_PREFIX
 from core.principal import Principal
 from core.ranges import ByteRange
@@ -18,6 +18,7 @@ from services import Services
 from services.library.delivery import Redirect, Stream, Thawing
 from services.library.files import FileQuery
 from services.objects import rewriting
+from services.objects.capacity import Space
 from services.processing.previews import PreviewRequest
 from settings import Settings
 from storage_backends.base import ObjectFrozen
@@ -172,6 +173,24 @@ def test_damage_is_found_and_not_archived(services: Services, alice: Principal, 
     sql(db, "update objects set etag = %s", turned.etag)
     assert not services.archive.archive(file.id)
     assert (now(services, file).storage_class, now(services, file).checksum_state) == ("standard", "mismatch")
+
+
+def test_what_is_wanted_back_waits_for_space_and_for_repair(
+    services: Services, alice: Principal, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = archived(services, alice, NOISE, "a.bin")
+    with monkeypatch.context() as patch:
+        full = Space(free=0, total=1, kept=1, outstanding=0, level="full")
+        patch.setattr(services.capacity, "space", lambda: full)
+        assert services.files.take_back(alice, file.id) == (now(services, file), True)
+        with pytest.raises(StorageFull):
+            services.archive.unarchive(file.id)
+    sql(db, "delete from procrastinate_jobs")
+    sql(db, "update objects set checksum_state = 'mismatch'")
+    assert services.archive.continue_returns() == 0
+    sql(db, "update objects set checksum_state = 'verified'")
+    assert services.archive.continue_returns() == 1
+    assert services.archive.unarchive(file.id)
 
 
 # -- over HTTP -----------------------------------------------------------------------------------------------------------------

@@ -237,3 +237,49 @@ def test_an_amount_is_bytes_or_a_share(amount: str) -> None:
     if amount:
         with pytest.raises(ValueError, match="capacity_full"):
             Settings(_env_file=None, capacity_full=amount)
+
+
+def test_a_measurement_that_hangs_holds_no_request(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.01)
+    disk, answer = Disk(0), threading.Event()
+    told = disk.capacity
+
+    def hangs() -> Capacity | None:
+        answer.wait(60)
+        return told()
+
+    monkeypatch.setattr(disk, "capacity", hangs)
+    space = measured(db, disk)
+    space.admit(1)  # nothing is known yet
+    answer.set()
+    space._measuring.join(60)
+    with pytest.raises(StorageFull):
+        space.admit(1)
+
+
+def test_metrics_that_come_slowly_or_do_not_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(b"# " + b"x" * 100_000 + b"\n")
+            except OSError:
+                pass
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(StorageUnavailable, match="too long or too slow"):
+            capacity.of_metrics(f"http://127.0.0.1:{server.server_port}/", None)
+        monkeypatch.setattr(capacity, "_SECONDS", 0.0)
+        monkeypatch.setattr(capacity, "_MOST", 10**12)
+        with pytest.raises(StorageUnavailable, match="too long or too slow"):
+            capacity.of_metrics(f"http://127.0.0.1:{server.server_port}/", None)
+    finally:
+        server.shutdown()
+        server.server_close()

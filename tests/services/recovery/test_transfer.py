@@ -20,7 +20,7 @@ from services.objects.object_reader import ObjectReader
 from services.recovery import exporting, parallel
 from services.recovery.exporting import Exporting
 from services.recovery.importing import Importing, TransferReport
-from services.recovery.trees import Entry, bucket_tree, local_tree
+from services.recovery.trees import EXPORTING, Entry, bucket_tree, local_tree
 from tests.conftest import NOTHING, Leftovers
 from tests.memory_store import MemoryStore
 from tests.rows import sql
@@ -362,3 +362,20 @@ def test_an_export_that_was_broken_off_goes_on(
     report = exported(services, tmp_path / "out")
     assert report.files + report.present == 5 and report.present >= 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{number}.txt" for number in range(5)}
+
+
+def test_one_export_at_a_time_writes_into_a_folder_and_removes_what_a_killed_one_left(
+    services: Services, tmp_path: Path
+) -> None:
+    upload(services, ALICE, "a.txt", b"a")
+    write(tmp_path / "out" / EXPORTING / "left", b"by a killed export")
+    with exporting._unfinished(tmp_path / "out"), pytest.raises(InvalidInput, match="Another export"):
+        exported(services, tmp_path / "out")
+    assert exported(services, tmp_path / "out").files == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
+
+
+def test_the_folder_itself_may_be_a_symbolic_link(services: Services, tmp_path: Path) -> None:
+    write(tmp_path / "tree" / "a.txt")
+    (tmp_path / "link").symlink_to("tree")
+    assert imported(services, local_tree(tmp_path / "link"), dry_run=True).files == 1

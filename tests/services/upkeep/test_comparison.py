@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import ContentMissing
+from core.errors import ContentMissing, Unavailable
 from core.principal import Principal
 from db import Database
 from services import Services
@@ -188,3 +188,33 @@ def test_a_quick_run_lists_nothing_that_lasts(
     report = services.janitor.run(full=False)
     assert (prefixes, report.compared) == (["incoming/", "tails/", "probe/"], False)
     assert leftovers() == NOTHING
+
+
+@in_memory
+def test_in_another_bucket_nothing_is_missing_and_nothing_is_left_over(
+    services: Services, bucket: Any, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.janitor, "_orphan_age", timedelta(seconds=-1))
+    theirs = [f"files/2025/01/theirs{number}" for number in range(20)]
+    for key in [*theirs, "incoming/theirs"]:
+        bucket.put(key, b"1", content_type=PLAIN)
+
+    def refused() -> bool:
+        for dry_run, full in ((True, True), (False, False), (False, True)):
+            with pytest.raises(Unavailable, match=r"DATABASE_URL|S3_BUCKET"):
+                services.janitor.run(dry_run=dry_run, full=full)
+        assert bucket.stat("incoming/theirs")
+        return not sql(db, "select 1 from objects where not in_bucket")
+
+    assert refused()  # there are no rows
+    for number in range(25):
+        add_file(db, f"ours {number}", key=f"files/2026/11/ours{number}")
+    sql(db, "update objects set sha256 = repeat('a', 64)")
+    assert refused()
+    services.scrub.begin()
+    run = services.scrub.run()
+    assert "none of 25 objects" in str(run.interrupted) and sql(db, "select count(*) from scrub_findings") == [(0,)]
+
+    bucket.put("files/2026/11/ours7", b"1", content_type=PLAIN)  # others are really lost
+    report = services.janitor.run()
+    assert (report.missing_objects, report.orphaned_objects) == (24, 21)
