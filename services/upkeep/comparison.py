@@ -70,10 +70,11 @@ class Comparison:
         self._delete_protected = delete_protected
         self._reached: dict[str, str] = {}  # the last listed key of each folder that has rows
 
-    def require_right_bucket(self) -> None:
-        """Raise Unavailable if this can't be the bucket of these rows: none of many objects is there or, if there are few rows,
-        no row names any of its first old objects. Raises StorageError."""
-        if bucket_mark.require_objects(self._db, self._store) or self._delete_protected:  # or somebody has looked
+    def require_right_bucket(self, *, full: bool) -> None:
+        """Raise Unavailable if this can't be the bucket of these rows: none of many objects is there or, in a ``full`` run with few
+        rows, no row names any of its first old objects. Raises StorageError."""
+        known = bucket_mark.require_objects(self._db, self._store)
+        if known or not full or self._delete_protected:  # which somebody asks for who has looked
             return
         oldest_live = self._now() - self._orphan_age
         first = [

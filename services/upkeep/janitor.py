@@ -115,7 +115,7 @@ class Janitor:
                 orphan_age=self._orphan_age,
                 delete_protected=full and delete_protected,
             )
-            reachable = self._require_right_bucket(comparison)
+            reachable = self._require_right_bucket(comparison, full=full)
             for requeue in self._requeues:
                 report.add("requeued_jobs", count=requeue(dry_run=dry_run))
             # What is found is what was there before the run, as in a dry run; then what rows tell is done.
@@ -266,10 +266,10 @@ class Janitor:
                 report.add(kind, ids)
                 self._show_life()
 
-    def _require_right_bucket(self, comparison: Comparison) -> bool:
+    def _require_right_bucket(self, comparison: Comparison, *, full: bool) -> bool:
         """False if the bucket can't be reached, so that nothing is known. Raises Unavailable."""
         try:
-            comparison.require_right_bucket()
+            comparison.require_right_bucket(full=full)
         except StorageError as error:
             log.warning("janitor_bucket_unavailable", error=str(error))
             return False
