@@ -71,8 +71,8 @@ class Comparison:
         self._reached: dict[str, str] = {}  # the last listed key of each folder that has rows
 
     def require_right_bucket(self, *, full: bool) -> None:
-        """Raise Unavailable if this can't be the bucket of these rows: none of many objects is there or, in a ``full`` run with few
-        rows, no row names any of its first old objects. Raises StorageError."""
+        """Raise Unavailable if this can't be the bucket of these rows: none of many objects is there or, in a ``full`` run with
+        few rows, no row names any of its first old objects. Raises StorageError."""
         known = bucket_mark.require_objects(self._db, self._store)
         if known or not full or self._delete_protected:  # which somebody asks for who has looked
             return
