@@ -16,6 +16,8 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+import structlog
+
 from core import names
 from core.errors import GatewayError, InvalidInput, NotFound, Unavailable
 from db import Database, file_lists, files, folders
@@ -28,6 +30,8 @@ from services.recovery.importing import Problem, TransferReport
 from services.recovery.parallel import again, in_parallel
 from services.recovery.trees import EXPORTING
 from storage_backends.base import ObjectNotFound, StorageError, StorageUnavailable
+
+log = structlog.get_logger()
 
 _PAGE = 1_000
 _TRASH = "Trash"  # the folder for the trash
