@@ -17,6 +17,7 @@ Invariants:
 Read files.py first.
 
 - files          read, list, change, move, copy, trash, restore and purge files
+- archive        files to and from the archive
 - trash          expired files to the trash, old ones purged
 - folders        the folder tree
 - delivery       downloads, presigned URLs, links, ZIPs

@@ -18,10 +18,15 @@ Read object_reader.py first.
 
 - object_reader       read a file's bytes, however they are stored; detect and record damage
 - part_writer         write an object in parts
+- streams             hash, check and store streams
+- drafts              write under a reserved key
+- rewriting           replace an object by one with the same bytes
+- capacity            free space
+- bucket_mark         which bucket the rows belong to
 - equal_objects       check an equal object in the bucket before a new file is put on it
 - deferred_deletions  delete what is due
 - protection          what is kept because the database may have forgotten it
 - bucket              translate the bucket's errors, delete unused keys, purge objects
 
-Versions and retention belong in services/library, integrity checks of all objects in services/upkeep.
+Versions and retention belong in services/library.
 """

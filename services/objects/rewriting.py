@@ -12,10 +12,8 @@ size, checksum, ETag, ranges and quota stay those of the original (object_reader
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -25,22 +23,20 @@ import zstandard
 from core import names
 from core.errors import Unavailable
 from core.ids import ARCHIVE_PREFIX, FILE_PREFIX, object_key
-from core.parts import PART_SIZE, plan
 from core.ranges import ByteRange
-from db import Database, deferred_deletions, objects
+from db import Database, objects
 from db.records import FileRecord
 from services.objects.bucket import bucket_errors
 from services.objects.capacity import StorageCapacity
+from services.objects.drafts import Draft, DraftWriter, drafted
 from services.objects.object_reader import FRAME, ObjectReader, read_exactly
-from services.objects.part_writer import PartWriter, complete
+from services.objects.part_writer import complete
 from services.objects.streams import Hashed
 from storage_backends.base import CopyingStore
 
 log = structlog.get_logger()
 
 _MEDIA_TYPE = "application/zstd"
-_LEASE = timedelta(hours=1)  # of the reserved key
-_RENEW = 600.0  # seconds between renewals of the lease
 _GRACE = timedelta(hours=1)  # for readers of the old object
 _MAX_COPY = 5 * 1024**3  # bytes that one request copies (S3's limit)
 _COPIED_PART = 1024**3  # bytes
@@ -64,17 +60,6 @@ OUT_OF_ARCHIVE = Target(FILE_PREFIX, "standard", action="unarchived")
 def into_archive(bucket_class: str | None) -> Target:
     """The target of what is archived."""
     return Target(ARCHIVE_PREFIX, "archived", bucket_class, "archived")
-
-
-@dataclass(slots=True)
-class _Draft:
-    """What was written so far under a reserved key."""
-
-    key: str
-    size: int = 0
-    ends: list[int] = field(default_factory=list)  # of each frame, if it is compressed
-    etag: str = ""
-    renewed: float = field(default_factory=time.monotonic)
 
 
 class Rewriter:
@@ -111,108 +96,88 @@ class Rewriter:
                 return self._put_to_use(file, draft, target)
             # Into its class only now: reading costs more there, or is not possible at all.
             with self._draft(file, target) as copy:
-                self._copy(draft, copy, target)
+                self._copy(draft.replacement(), copy, target)
                 return self._put_to_use(file, copy, target)
 
     def copy(self, file: FileRecord, target: Target) -> bool:
         """Replace the file's object by a copy that the bucket makes. False as of ``compress``."""
         self._reader.confirm(file)
-        stored = file.file_size if file.stored_size is None else file.stored_size
-        source = _Draft(file.file_path, stored, self._frame_ends(file) if file.encoding else [], file.etag)
         readable = target.bucket_class not in _FROZEN
         if not readable and not self._is_intact(file):
             return False
         with self._draft(file, target) as draft:
-            self._copy(source, draft, target)
+            self._copy(self._stored(file), draft, target)
             if readable and not self._reads_back(file, draft):
                 if self._is_intact(file):
                     raise _differs(file, draft)
                 return False
             return self._put_to_use(file, draft, target)
 
+    def _stored(self, file: FileRecord) -> objects.Replacement:
+        size = file.file_size if file.stored_size is None else file.stored_size
+        return objects.Replacement(file.file_path, size, file.etag, self._frame_ends(file) if file.encoding else [])
+
     def _frame_ends(self, file: FileRecord) -> list[int]:
         with self._db.connection() as tx:
             return objects.frame_ends(tx, file.file_path)
 
-    @contextmanager
-    def _draft(self, file: FileRecord, target: Target) -> Iterator[_Draft]:
-        """A reserved key, which the janitor may delete after the block, unless the draft was put to use. Raises StorageFull: both
-        objects are kept for a while."""
+    def _draft(self, file: FileRecord, target: Target) -> AbstractContextManager[Draft]:
+        """Raises StorageFull: both objects are kept for a while."""
         self._capacity.admit(0)
-        key = object_key(target.prefix, names.extension(file.original_name), datetime.now(UTC))
-        with self._db.connection() as tx:
-            deferred_deletions.reserve(tx, key, lease=_LEASE)
-        try:
-            yield _Draft(key)
-        finally:
-            # If the last transaction was committed although its answer was lost, nothing is left to give up (T104).
-            with suppress(Unavailable), self._db.connection() as tx:
-                deferred_deletions.give_up(tx, key)
+        return drafted(self._db, object_key(target.prefix, names.extension(file.original_name), datetime.now(UTC)))
 
-    def _write(self, file: FileRecord, draft: _Draft, level: int) -> bool:
+    def _write(self, file: FileRecord, draft: Draft, level: int) -> bool:
         """Compress into the bucket, frame by frame. False if that saves too little, or the original is damaged."""
         digest = hashlib.sha256()
         compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
-        writer = PartWriter(self._store, plan(file.file_size, preferred=PART_SIZE).part_size)
+        writer = DraftWriter(self._store, draft, size=file.file_size, content_type=_MEDIA_TYPE)
         with self._reader.open(file) as reader:
             while piece := read_exactly(reader, FRAME):
                 digest.update(piece)
-                frame = compressor.compress(piece)
-                draft.size += len(frame)
+                writer.write(compressor.compress(piece))
                 draft.ends.append(draft.size)
-                rest = memoryview(frame)
-                while rest := writer.add(rest):
-                    self._renew(draft)
-                    if writer.ref is None:
-                        self._renew(draft, multipart_id=writer.begin(draft.key, _MEDIA_TYPE).upload_id)
-                    writer.send()
         if not self._is_original(file, digest.hexdigest()):
             return False
         if not _pays(1 - draft.size / (file.stored_size or file.file_size)):
             return False
-        self._renew(draft)
-        draft.etag = writer.finish(draft.key, _MEDIA_TYPE).etag
+        writer.finish()
         return True
 
-    def _copy(self, source: _Draft, draft: _Draft, target: Target) -> None:
+    def _copy(self, source: objects.Replacement, draft: Draft, target: Target) -> None:
         """Copy inside the bucket, a large object in parts."""
         etag = source.etag
-        draft.size, draft.ends = source.size, source.ends
+        draft.size, draft.ends = source.size, list(source.frame_ends)
         with bucket_errors():
             if source.size <= _MAX_COPY:
-                copied = self._store.copy(source.key, draft.key, if_source_etag=etag, storage_class=target.bucket_class)
+                copied = self._store.copy(
+                    source.object_key, draft.key, if_source_etag=etag, storage_class=target.bucket_class
+                )
             else:
-                content_type = self._store.stat(source.key).content_type or "application/octet-stream"
+                content_type = self._store.stat(source.object_key).content_type or "application/octet-stream"
                 ref = self._store.create_multipart(
                     draft.key, content_type=content_type, storage_class=target.bucket_class
                 )
-                self._renew(draft, multipart_id=ref.upload_id)
+                draft.renew(multipart_id=ref.upload_id)
                 parts = []
                 for number, first in enumerate(range(0, source.size, _COPIED_PART), 1):
                     span = ByteRange(first, min(first + _COPIED_PART, source.size) - 1)
-                    parts.append(self._store.copy_part(ref, number, source.key, byte_range=span, if_source_etag=etag))
-                    self._renew(draft)
+                    parts.append(
+                        self._store.copy_part(ref, number, source.object_key, byte_range=span, if_source_etag=etag)
+                    )
+                    draft.renew()
                 copied = complete(self._store, ref, parts)
         if copied.size != source.size:
             raise Unavailable("The bucket has copied another number of bytes; try again.")
         draft.etag = copied.etag
 
-    def _renew(self, draft: _Draft, *, multipart_id: str | None = None) -> None:
-        if multipart_id is None and time.monotonic() - draft.renewed < _RENEW:
-            return
-        with self._db.connection() as tx:
-            if not deferred_deletions.renew(tx, draft.key, lease=_LEASE, multipart_id=multipart_id):
-                raise Unavailable("The replacement was given up; try again.")
-        draft.renewed = time.monotonic()
-
-    def _put_to_use(self, file: FileRecord, draft: _Draft, target: Target) -> bool:
+    def _put_to_use(self, file: FileRecord, draft: Draft, target: Target) -> bool:
         """False if the file's object was changed or deleted meanwhile."""
         assert file.file_hash is not None
         with self._db.transaction() as tx:
             done = objects.replace(
                 tx,
                 file.file_path,
-                objects.Replacement(draft.key, draft.size, draft.etag, draft.ends),
+                draft.replacement(),
                 sha256=file.file_hash,
                 grace=_GRACE,
                 storage_class=target.storage_class,
@@ -222,7 +187,7 @@ class Rewriter:
             log.info("object_rewritten", file_id=str(file.id), key=draft.key, size=file.file_size, stored=draft.size)
         return done
 
-    def _reads_back(self, file: FileRecord, draft: _Draft) -> bool:
+    def _reads_back(self, file: FileRecord, draft: Draft) -> bool:
         """Decompress each frame on its own, as a range is read."""
         digest, begin = hashlib.sha256(), 0
         decompressor = zstandard.ZstdDecompressor()
@@ -231,14 +196,14 @@ class Rewriter:
                 return False
             while not draft.ends and (piece := reader.read(FRAME)):
                 digest.update(piece)
-                self._renew(draft)
+                draft.renew()
             for end in draft.ends:
                 try:
                     digest.update(decompressor.decompress(read_exactly(reader, end - begin), max_output_size=FRAME))
                 except zstandard.ZstdError:
                     return False
                 begin = end
-                self._renew(draft)
+                draft.renew()
         return digest.hexdigest() == file.file_hash
 
     def _is_intact(self, file: FileRecord) -> bool:
@@ -267,6 +232,6 @@ def _pays(saving: float) -> bool:
     return saving >= 0.1
 
 
-def _differs(file: FileRecord, draft: _Draft) -> Unavailable:
+def _differs(file: FileRecord, draft: Draft) -> Unavailable:
     log.error("rewriting_read_back_differs", file_id=str(file.id), key=draft.key)
     return Unavailable("The bucket returned other bytes than were written; try again.")

@@ -9,4 +9,8 @@
 - locations      folders and buckets
 - age            encryption
 - lock           one writer for each repository
+- copy_storage   all objects to another bucket, and the switch to it
+- importing      folders and buckets into an owner's files; trees.py reads them
+- exporting      the other way round
+- parallel       several things at once, and again while a bucket is unavailable
 """

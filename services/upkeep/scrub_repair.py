@@ -4,10 +4,8 @@ Nothing that a user can see tells which of them it was: it could be another owne
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal, Protocol
@@ -15,15 +13,15 @@ from typing import Literal, Protocol
 import structlog
 
 from core import names
-from core.errors import GatewayError, Unavailable
+from core.errors import GatewayError
 from core.ids import FILE_PREFIX, object_key
-from core.parts import PART_SIZE, plan
 from db import Database, Tx, deferred_deletions, now, objects, previews, scrub, uploads
 from db.records import ScrubObject
 from db.scrub import Damage
 from services.library import readings
+from services.objects.drafts import Draft, DraftWriter, drafted
 from services.objects.object_reader import Damaged, Reader
-from services.objects.part_writer import PartWriter
+from services.objects.streams import Hashed
 from services.upkeep.scrub_reading import PIECE, Stored, Throttle, original, read
 from storage_backends.base import MultipartStore, StorageError
 
@@ -31,8 +29,6 @@ log = structlog.get_logger()
 
 EVIDENCE = timedelta(days=30)  # for which a damaged object stays under its key after the repair
 _EQUALS = 10  # equal objects that are tried
-_LEASE = timedelta(hours=1)  # of the new key
-_RENEW = 600.0  # seconds between renewals of the lease
 
 Source = Literal["duplicate", "backup", "original"]
 
@@ -137,62 +133,41 @@ class Repairs:
     ) -> bool:
         """Write the bytes under a new key, read them back, and put that to use. False if they are not the right ones."""
         key = object_key(FILE_PREFIX, names.extension(marked.object_key), datetime.now(UTC))
-        with self._db.connection() as tx:
-            deferred_deletions.reserve(tx, key, lease=_LEASE)
-        used = False
-        try:
-            with source() as reader:
-                etag = self._write(marked, key, reader, throttle)
-            used = etag is not None and self._put_to_use(marked, damage, key, etag, throttle, origin)
-        except (StorageError, Damaged, GatewayError, OSError, ValueError) as error:
-            log.warning("repair_failed", key=marked.object_key, source=origin, error=str(error))
-        finally:
-            if not used:  # if it was put to use although the answer was lost, it has no reservation left
-                with suppress(Unavailable), self._db.connection() as tx:
-                    deferred_deletions.give_up(tx, key)
-        return used
+        with drafted(self._db, key) as draft:
+            try:
+                with source() as reader:
+                    written = self._write(marked, draft, reader, throttle)
+                return written and self._put_to_use(marked, damage, draft, throttle, origin)
+            except (StorageError, Damaged, GatewayError, OSError, ValueError) as error:
+                log.warning("repair_failed", key=marked.object_key, source=origin, error=str(error))
+                return False
 
-    def _write(self, marked: ScrubObject, key: str, reader: Reader, throttle: Throttle) -> str | None:
-        """The new object's ETag. None if the source has other bytes."""
-        writer = PartWriter(self._store, plan(marked.size, preferred=PART_SIZE).part_size)
-        digest, size, renewed = hashlib.sha256(), 0, time.monotonic()
-        while size <= marked.size and (piece := reader.read(PIECE)):
+    def _write(self, marked: ScrubObject, draft: Draft, reader: Reader, throttle: Throttle) -> bool:
+        """False if the source has other bytes."""
+        hashed = Hashed(reader)
+        writer = DraftWriter(self._store, draft, size=marked.size, content_type=marked.content_type)
+        while draft.size <= marked.size and (piece := hashed.read(PIECE)):
             throttle.passed(len(piece))
-            digest.update(piece)
-            size += len(piece)
-            rest = memoryview(piece)
-            while rest := writer.add(rest):
-                if writer.ref is None:
-                    renewed = self._renew(key, multipart_id=writer.begin(key, marked.content_type).upload_id)
-                writer.send()
-            if time.monotonic() - renewed > _RENEW:
-                renewed = self._renew(key)
-        if (digest.hexdigest(), size) != (marked.sha256, marked.size):
+            writer.write(piece)
+        if (hashed.sha256, draft.size) != (marked.sha256, marked.size):
             log.warning("repair_source_differs", key=marked.object_key)
-            return None
-        self._renew(key)
-        return writer.finish(key, marked.content_type).etag
-
-    def _renew(self, key: str, *, multipart_id: str | None = None) -> float:
-        with self._db.connection() as tx:
-            if not deferred_deletions.renew(tx, key, lease=_LEASE, multipart_id=multipart_id):
-                raise Unavailable("The new object was given up; try again.")
-        return time.monotonic()
+            return False
+        writer.finish()
+        return True
 
     def _put_to_use(
-        self, marked: ScrubObject, damage: Damage, key: str, etag: str, throttle: Throttle, origin: Source
+        self, marked: ScrubObject, damage: Damage, draft: Draft, throttle: Throttle, origin: Source
     ) -> bool:
-        new = Stored(key, marked.sha256, marked.size, etag, None, marked.size)
+        new = Stored(draft.key, marked.sha256, marked.size, draft.etag, None, marked.size)
         if not read(self._store, new, throttle).is_right(new):
-            log.error("repair_read_back_differs", key=key)
+            log.error("repair_read_back_differs", key=draft.key)
             return False
         with self._db.transaction() as tx:
-            replacement = objects.Replacement(key, marked.size, etag)
             if not scrub.is_current(tx, marked) or not objects.replace(
-                tx, marked.object_key, replacement, sha256=marked.sha256, grace=EVIDENCE
+                tx, marked.object_key, draft.replacement(), sha256=marked.sha256, grace=EVIDENCE
             ):
                 return False
-            scrub.record_repair(tx, damage, marked.owner_id, source=origin, new_key=key)
+            scrub.record_repair(tx, damage, marked.owner_id, source=origin, new_key=draft.key)
         return True
 
 

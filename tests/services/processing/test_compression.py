@@ -26,7 +26,7 @@ from db import Database, objects, stats
 from db.records import FileRecord
 from services import Services
 from services.library.delivery import Link, Redirect, RequestConditions, Stream
-from services.objects import rewriting
+from services.objects import drafts
 from services.objects.object_reader import FRAME
 from settings import Settings
 from tests.client import SANDBOX
@@ -89,7 +89,7 @@ def test_sizes_around_frame_boundaries_are_read_back(
 def test_an_object_of_many_parts(
     services: Services, alice: Principal, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers, db: Database
 ) -> None:
-    monkeypatch.setattr(rewriting, "PART_SIZE", 5 * 1024 * 1024)
+    monkeypatch.setattr(drafts, "PART_SIZE", 5 * 1024 * 1024)
     noise = base64.b64encode(os.urandom(12 * FRAME))  # 16 MiB that shrink by a quarter: two parts and a rest
     file = compressed(services, alice, noise)
     assert file.encoding == "zstd"

@@ -20,7 +20,7 @@ from db.records import FileRecord
 from services import Services
 from services.library.delivery import Stream
 from services.library.files import FileQuery
-from services.objects import rewriting
+from services.objects import drafts
 from services.objects.object_reader import FRAME, Damaged, ObjectReader
 from services.objects.rewriting import Rewriter
 from tests.compressed_files import compressed, raw, read, text, time_passes
@@ -186,7 +186,7 @@ def test_T101_killed_at_any_call_the_bytes_are_kept_and_nothing_is_left(
     data: bytes,
 ) -> None:
     """The replacement is written by a single PUT, or in two parts."""
-    monkeypatch.setattr(rewriting, "PART_SIZE", 5 * 1024 * 1024)
+    monkeypatch.setattr(drafts, "PART_SIZE", 5 * 1024 * 1024)
     done = set()
     file = upload(services, alice, "a.txt", data)
     for crash in crashing.crash_points():
