@@ -41,13 +41,13 @@ Leftovers = Callable[[], dict[str, list[str]]]
 # tests that are marked themselves. Each room keeps tests that are quick. Durations: `make test ARGS=--durations=50`.
 SLOW = re.compile(
     r"_T(57|72|101|104|107|138)_"
-    r"|tests/(e2e|embedded|jobs|parsers|storage_backends)/"
+    r"|tests/(drills|e2e|embedded|jobs|parsers|storage_backends)/"
     r"|tests/api/test_(any_input|crowds|jobs|lost_answers|numbers|outages|over_quota|public_files|renamed_types)\.py"
     r"|tests/api/test_(rights|s3_uploads|token_rules|tus|tus_live|upload_bodies|upload_tokens)\.py"
     r"|tests/services/(objects|processing/scanning|recovery|upkeep/doctor)/"
     r"|tests/services/\w+/test_(completion|compression|compression_faults|demo|direct|duplicates|intake|resumable|sweep)\.py"
     r"|tests/db/test_many_rows\.py"
-    r"|tests/test_(benchmarks|compose|nginx|telemetry|web_server)\.py"
+    r"|tests/test_(benchmarks|compose|nginx|rolling_restart|telemetry|tracing|watching|web_server)\.py"
 )
 
 
