@@ -47,8 +47,8 @@ class Call:
         return app.wire(with_secret_key(self.deployment()))
 
     def store(self) -> ObjectStore:
-        """The bucket alone."""
-        return open_store(storage_settings(self.deployment()))
+        """The bucket alone: the one that the settings name, also without a database."""
+        return open_store(storage_settings(self.deployment() if self.settings.s3_endpoint is None else self.settings))
 
     def origins(self) -> tuple[str, ...]:
         """The origins of pages that may use the bucket."""

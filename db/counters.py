@@ -82,7 +82,7 @@ compared (owner_id, counter, kept, counted) as (
     full join (select *, coalesce(folder_id, 0) as folder from ({_BY_FOLDER}) g) c using (owner_id, folder)
 )
 select owner_id, counter, coalesce(kept, 0) as kept, coalesce(counted, 0) as counted from compared
-where coalesce(kept, 0) <> coalesce(counted, 0) order by owner_id, counter
+where coalesce(kept, 0) <> coalesce(counted, 0) and {OF_OWNER} order by owner_id, counter
 """
 _TIMEOUT = 600.0  # seconds; counting very many files takes longer than a request may
 

@@ -167,7 +167,7 @@ def test_operators_sign_an_owner_out_of_all_browsers(
     bob.sign_in(other.key)
     monkeypatch.setattr(Call, "services", lambda call: services)  # its own would stay open
     assert run(["sessions", "end", "alice"], settings) == 0
-    assert capsys.readouterr().out == '{"ended": 1}\n'
+    assert capsys.readouterr().out == "ended  1\n"
     assert browser.get("/api/files").status == 401
     assert bob.get("/api/files").status == 200
     assert sql(services.db, "select owner_id, details from audit_events where action = 'sessions_ended'") == [

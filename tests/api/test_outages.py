@@ -215,7 +215,7 @@ def test_T103_a_request_waits_for_the_bucket_once(
     backend: str, services: Services, bucket_line: Line, with_bucket: Requests
 ) -> None:
     """Even if other requests succeed meanwhile, which keeps the breaker closed."""
-    services.stats._store._breaker._last_answer = float("inf")  # type: ignore[attr-defined]
+    services.health._store._breaker._last_answer = float("inf")  # type: ignore[attr-defined]
     bucket_line.stall()
     for name, request in with_bucket.items():
         struck = bucket_line.proxy.struck
