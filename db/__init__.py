@@ -40,7 +40,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import monotonic
 from typing import Any, TypeVar
@@ -216,7 +216,8 @@ class Database:
     def transaction(self, *, undo: bool = False) -> Iterator[Tx]:
         """A transaction that commits at the end of the block and rolls back on any error. Raises Unavailable. With ``undo`` it
         rolls back in any case, to see what its statements would do."""
-        with self.connection() as conn, conn.transaction(force_rollback=undo):
+        # psycopg lets Rollback through if the connection has been lost; then the server rolls back.
+        with self.connection() as conn, suppress(psycopg.Rollback), conn.transaction(force_rollback=undo):
             yield conn
 
     def close(self) -> None:

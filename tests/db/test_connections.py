@@ -14,6 +14,7 @@ from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH
 import db as database
 from core.errors import Unavailable
 from db import Database, scalar
+from db.errors import Rollback
 from tests.fault_proxy import Fault, FaultProxy
 
 
@@ -103,6 +104,15 @@ def test_a_connection_that_is_left_in_a_transaction_is_rolled_back(db: Database)
         tx.execute("insert into counted values (1)")
     with db.connection() as tx:
         assert scalar(tx, "select count(*) from counted") == 0
+
+
+def test_T102_a_wish_to_roll_back_on_a_lost_connection_is_no_error(db: Database, database_url: str) -> None:
+    with db.transaction() as tx:
+        tx.execute("insert into owner_usage (owner_id) values ('alice')")
+        _end(database_url, [tx.info.backend_pid])
+        raise Rollback
+    with db.connection() as tx:
+        assert scalar(tx, "select count(*) from owner_usage") == 0
 
 
 def test_statements_are_short_enough_for_psycopg_to_remember_how_it_parsed_them() -> None:
