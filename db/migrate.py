@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import SQL, Identifier, Literal
@@ -41,6 +38,11 @@ def migrate(url: str, *, gateway_url: str | None = None, revision: str = "head")
 
     Raises Unavailable if the server is older than 18, or the lock was not free in time, NotAllowed if ``url``'s role can't
     create the other, and Unprocessable if this program has no such ``revision``."""
+    # Here, since db/dump.py is part of every process: with SQLAlchemy that is a third of a second and 20 MB.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
         if conn.info.server_version < _REQUIRED:
             raise Unavailable(f"PostgreSQL 18 or newer is needed; this server is {conn.info.server_version // 10000}.")
