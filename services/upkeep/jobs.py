@@ -24,7 +24,8 @@ from telemetry import Gauge
 
 log = structlog.get_logger()
 
-MAX_DEATHS = 3  # workers that may die of one job
+# Workers that may die of one job. While a machine crashes again and again, innocent jobs die several times too.
+MAX_DEATHS = 5
 _WAIT = timedelta(seconds=5)  # after the first death; doubled with each
 _KEEP = timedelta(days=30)  # failed jobs
 _REVIVE_AFTER, _REVIVE_FOR = timedelta(hours=1), timedelta(days=7)  # jobs that failed for want of bucket or database
