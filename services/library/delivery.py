@@ -239,42 +239,29 @@ class Delivery:
         before_stream: Callable[[], None],
     ) -> Redirect | NotModified | Stream | Thawing:
         try:
-            return self._delivered(principal, file, method, mode, disposition, conditions, url_life, before_stream)
+            etag, modified = validators = Validators.of(file)
+            if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
+                raise PreconditionFailed()
+            if conditions.if_none_match is not None and etag_matches(conditions.if_none_match, etag, weak=True):
+                return NotModified(validators.headers)
+            if mode == "redirect" and method == "GET" and not (conditions.range and file.file_size == 0):  # T11: by us
+                signed = self._presigned(file, url_life, disposition)
+                if signed is not None:
+                    self._reader.confirm(file, to_read=True)  # the bucket would serve whatever is under the key
+                    if _is_start(conditions.range):
+                        self._count(principal, file)
+                    return Redirect(signed.url)
+            # After the redirect: whom the bucket serves has its date, and it compares that itself.
+            if conditions.if_match is None and modified_since(conditions.if_unmodified_since, modified):
+                raise PreconditionFailed()
+            if conditions.if_none_match is None and modified_since(conditions.if_modified_since, modified) is False:
+                return NotModified(validators.headers)
+            before_stream()
+            return self._stream(principal, file, validators, method, disposition, conditions)
         except FileArchived:
             if method == "GET":
                 self._archive.request_now(file)
             return Thawing(file.id)
-
-    def _delivered(
-        self,
-        principal: Principal | None,
-        file: FileRecord,
-        method: Literal["GET", "HEAD"],
-        mode: Literal["redirect", "proxy"],
-        disposition: Disposition | None,
-        conditions: RequestConditions,
-        url_life: timedelta,
-        before_stream: Callable[[], None],
-    ) -> Redirect | NotModified | Stream:
-        etag, modified = validators = Validators.of(file)
-        if conditions.if_match is not None and not etag_matches(conditions.if_match, etag, weak=False):
-            raise PreconditionFailed()
-        if conditions.if_none_match is not None and etag_matches(conditions.if_none_match, etag, weak=True):
-            return NotModified(validators.headers)
-        if mode == "redirect" and method == "GET" and not (conditions.range and file.file_size == 0):  # T11: by us
-            signed = self._presigned(file, url_life, disposition)
-            if signed is not None:
-                self._reader.confirm(file, to_read=True)  # the bucket would serve whatever is under the key
-                if _is_start(conditions.range):
-                    self._count(principal, file)
-                return Redirect(signed.url)
-        # After the redirect: whom the bucket serves has its date, and it compares that itself.
-        if conditions.if_match is None and modified_since(conditions.if_unmodified_since, modified):
-            raise PreconditionFailed()
-        if conditions.if_none_match is None and modified_since(conditions.if_modified_since, modified) is False:
-            return NotModified(validators.headers)
-        before_stream()
-        return self._stream(principal, file, validators, method, disposition, conditions)
 
     def _stream(
         self,
