@@ -105,7 +105,7 @@ def store_stream(store: MultipartStore, key: str, stream: Hashed, *, size: int, 
     same bytes. Memory is bounded by one part, or two.
 
     The bucket has confirmed a checksum of the bytes, or they were read back. Raises ChecksumMismatch if it did not store them,
-    ValueError if the stream has another length."""
+    Damaged if the stream has another length."""
     writer = PartWriter(store, plan(size).part_size, capacity=size)
     try:
         while piece := stream.read(min(PIECE, writer.room)):
@@ -116,7 +116,7 @@ def store_stream(store: MultipartStore, key: str, stream: Hashed, *, size: int, 
                 writer.send_behind()
         stream.read(1)
         if stream.length != size:
-            raise ValueError(f"{key} has {stream.length} bytes instead of {size}")
+            raise Damaged(f"{key} has {stream.length} bytes instead of {size}")
         checksum = Checksum("sha256", b64encode(stream.digest).decode())
         info = writer.finish(key, content_type, checksum=checksum)
     except BaseException:

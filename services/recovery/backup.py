@@ -13,12 +13,12 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import BytesIO
-from itertools import chain, islice
+from itertools import chain, count, islice
 from threading import Event
 from typing import Any, cast
 
@@ -48,7 +48,7 @@ log = structlog.get_logger()
 _HOLD = timedelta(minutes=10)
 _RENEW = 60.0  # seconds between renewals of the hold
 _SENDERS = 8  # threads; in a bucket each holds a part
-_LISTED = 1_000  # damaged keys in the manifest; the entries have all
+_LISTED = 1_000  # damaged keys in the manifest and in the log; the entries have all
 _BATCH = 1_000
 
 Progress = Callable[[int, int], object]  # objects done, and all
@@ -225,6 +225,7 @@ class _Run:
         self._progress = progress
         self._stopping = Event()
         self._sent_objects = self._sent_bytes = 0
+        self._damaged = count()
 
     def run(self, began: float) -> BackupReport:
         repository = self._repository
@@ -309,7 +310,7 @@ class _Run:
         """Send what is missing, several at once."""
         total, done = work.totals()[0], 0
         sending = in_parallel(partial(self._try, work), work.wanted(), threads=_SENDERS, stopping=self._stopping)
-        with closing(sending) as results:
+        with sending as results:
             for item, result in results:
                 if self._lock.lost or hold.lost:
                     self._lock.check()
@@ -332,7 +333,8 @@ class _Run:
             reason, error = "archived", None
         except Damaged as damaged:
             reason, error = "altered", str(damaged)
-        log.error("backup_object_damaged", key=item.key, reason=reason, error=error)
+        if next(self._damaged) < _LISTED:
+            log.error("backup_object_damaged", key=item.key, reason=reason, error=error)
         return item, reason
 
     def _sent(self, work: Worklist, item: Wanted, sha256: str, name: str, blob: Blob | None) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from threading import Event
@@ -79,8 +78,8 @@ class CopyReport:
 
     def note(self, key: str, problem: str) -> None:
         """Add a problem."""
-        log.warning("object_not_copied", key=key, problem=problem)
         if len(self.problems) < _MAX_PROBLEMS:
+            log.warning("object_not_copied", key=key, problem=problem)
             self.problems.append({"key": key, "problem": problem})
 
 
@@ -152,13 +151,13 @@ class CopyStorage:
     ) -> None:
         done: list[Copied] = []
         self._stopping.clear()
-        results = in_parallel(
+        copying = in_parallel(
             lambda wanted: self._copy(kind, wanted),
             self._wanted(target_id, kind),
             threads=self._threads,
             stopping=self._stopping,
         )
-        with closing(results):
+        with copying as results:
             try:
                 for wanted, result in results:
                     if isinstance(result, Copied):
@@ -317,7 +316,8 @@ class CopyStorage:
             if listed == copies.count_complete(tx, target_id):
                 return False
         checked = in_parallel(self._is_there, self._recorded(target_id), threads=self._threads, stopping=self._stopping)
-        lost = [key for key, sound in checked if not sound]
+        with checked as results:
+            lost = [key for key, sound in results if not sound]
         with self._db.connection() as tx:
             copies.forget(tx, target_id, lost)
         log.warning("copies_lost", count=len(lost), first=lost[:1])

@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -81,13 +81,11 @@ class Exporting:
         try:
             with (
                 _unfinished(target),
-                closing(
-                    in_parallel(
-                        lambda job: self._export(target, job),
-                        self._jobs(target, folder_id, children, report, trash=trash),
-                        threads=threads,
-                        stopping=self._stopping,
-                    )
+                in_parallel(
+                    lambda job: self._export(target, job),
+                    self._jobs(target, folder_id, children, report, trash=trash),
+                    threads=threads,
+                    stopping=self._stopping,
                 ) as results,
             ):
                 for job, problem in results:

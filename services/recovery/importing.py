@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
@@ -124,7 +123,7 @@ class Importing:
                 self._dry_run(job, report)
                 progress(report)
             return report
-        with closing(in_parallel(self._import, jobs, threads=threads, stopping=self._stopping)) as results:
+        with in_parallel(self._import, jobs, threads=threads, stopping=self._stopping) as results:
             for job, problem in results:
                 if problem is None:
                     report.files += 1

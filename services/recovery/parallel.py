@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from contextvars import copy_context
 from threading import Event
 from typing import TypeVar
@@ -21,11 +22,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int, stopping: Event) -> Generator[R]:
+@contextmanager
+def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int, stopping: Event) -> Generator[Iterator[R]]:
     """``work`` on each item, in ``threads`` threads; results come as they are ready. At most twice as many items are taken ahead.
 
     If work fails, or the caller ends early, no further item is begun, and ``stopping`` is set for those that are being
     worked on, which end first."""
+    with closing(_results(work, items, threads, stopping)) as results:
+        yield results
+
+
+def _results(work: Callable[[T], R], items: Iterable[T], threads: int, stopping: Event) -> Generator[R]:
     source = iter(items)
     running: set[Future[R]] = set()
     with ThreadPoolExecutor(threads) as pool:

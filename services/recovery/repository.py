@@ -327,7 +327,7 @@ class Repository:
         return any(self.location.size(path) is not None for path, _ in self._paths(sha256))
 
     @contextmanager
-    def open(self, sha256: str) -> Iterator[Reader]:
+    def open(self, sha256: str) -> Iterator[Hashed]:
         """The original bytes. Raises BlobMissing; ``read`` raises Damaged, at the end if they have another SHA-256."""
         found = next((item for item in self._paths(sha256) if self.location.size(item[0]) is not None), None)
         if found is None:

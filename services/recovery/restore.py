@@ -17,13 +17,11 @@ import structlog
 
 from core.batches import batches
 from core.errors import FileArchived, NotFound
-from core.parts import plan
 from db import Database, dump, events, files, now, objects, previews, protected_periods
 from db.dump import StoredKey
 from services.objects.bucket import bucket_errors
 from services.objects.object_reader import Damaged, Decompressed, Reader
-from services.objects.part_writer import PartWriter
-from services.objects.streams import Hashed
+from services.objects.streams import Hashed, store_stream
 from services.processing import pipeline
 from services.recovery.parallel import again, in_parallel
 from services.recovery.repository import BlobMissing, Entry, Repository, Snapshot
@@ -132,14 +130,14 @@ class Restore:
     def plan(self, snapshot: Snapshot) -> RestorePlan:
         """What ``run`` would do with the bucket as it is. Nothing is written."""
         present = missing = missing_bytes = lost = 0
-        for size, state in in_parallel(
-            self._looked, self._repository.entries(snapshot.id), threads=_THREADS, stopping=Event()
-        ):
-            present += state == "present"
-            missing += state != "present"
-            missing_bytes += size if state != "present" else 0
-            lost += state == "lost"
-            self._advance(1)
+        entries = self._repository.entries(snapshot.id)
+        with in_parallel(self._looked, entries, threads=_THREADS, stopping=Event()) as results:
+            for size, state in results:
+                present += state == "present"
+                missing += state != "present"
+                missing_bytes += size if state != "present" else 0
+                lost += state == "lost"
+                self._advance(1)
         return RestorePlan(snapshot, present, missing, missing_bytes, lost)
 
     def _looked(self, entry: Entry) -> tuple[int, str]:
@@ -183,14 +181,20 @@ class Restore:
     # -- objects -----------------------------------------------------------------------------------------------------------
 
     def _restore_objects(self, snapshot: Snapshot, report: RestoreReport) -> None:
-        for outcome in in_parallel(
-            lambda item: again(lambda: self._restore(*item)), self._wanted(snapshot), threads=_THREADS, stopping=Event()
-        ):
-            setattr(report, outcome.count, getattr(report, outcome.count) + 1)
-            report.written_bytes += outcome.written
-            if outcome.problem and len(report.problems) < _LISTED:
-                report.problems.append({"key": outcome.key, "problem": outcome.problem})
-            self._advance(1)
+        stopping = Event()
+        restoring = in_parallel(
+            lambda item: again(lambda: self._restore(*item), stopping),
+            self._wanted(snapshot),
+            threads=_THREADS,
+            stopping=stopping,
+        )
+        with restoring as results:
+            for outcome in results:
+                setattr(report, outcome.count, getattr(report, outcome.count) + 1)
+                report.written_bytes += outcome.written
+                if outcome.problem and len(report.problems) < _LISTED:
+                    report.problems.append({"key": outcome.key, "problem": outcome.problem})
+                self._advance(1)
 
     def _wanted(self, snapshot: Snapshot) -> Iterator[tuple[StoredKey, str]]:
         """What the bucket should hold, each with its SHA-256: rows have it, or the snapshot's entries (of previews)."""
@@ -252,23 +256,8 @@ class Restore:
 
     def _write(self, stored: StoredKey, sha256: str) -> ObjectInfo:
         """Write the original bytes. They are verified before the object appears."""
-        writer = PartWriter(self._store, plan(stored.size).part_size, capacity=stored.size)
-        try:
-            with self._repository.open(sha256) as reader:
-                for piece in pieces(reader):
-                    rest = memoryview(piece)
-                    while rest := writer.add(rest):
-                        if writer.ref is None:
-                            writer.begin(stored.key, stored.content_type)
-                        writer.send_behind()
-            return writer.finish(stored.key, stored.content_type)
-        except BaseException:
-            with suppress(Exception):
-                writer.settle()
-            if writer.ref is not None:
-                with suppress(Exception):
-                    self._store.abort_multipart(writer.ref)
-            raise
+        with self._repository.open(sha256) as reader:
+            return store_stream(self._store, stored.key, reader, size=stored.size, content_type=stored.content_type)
 
     def _record(self, stored: StoredKey, info: ObjectInfo, *, plain: bool, written: bool = False) -> None:
         with self._db.connection() as tx:

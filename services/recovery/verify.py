@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -111,7 +110,7 @@ def _read_blobs(repository: Repository, work: Worklist, report: VerifyReport, pr
             return sha256, size, str(error)
         return sha256, size, None
 
-    with closing(in_parallel(read, work.names(), threads=_READERS, stopping=Event())) as results:
+    with in_parallel(read, work.names(), threads=_READERS, stopping=Event()) as results:
         for sha256, size, problem in results:
             report.blobs, report.bytes = report.blobs + 1, report.bytes + size
             if problem is not None:
