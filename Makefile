@@ -17,6 +17,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 3
+# Empty: else each of the processes that tests start compiles the program again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test test-quick coverage bench bench-quick bench-growth fuzz fuzz-api drills lint format lock check-locks licenses python tools
 .DEFAULT_GOAL := run

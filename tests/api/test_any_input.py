@@ -25,7 +25,7 @@ from settings import Settings
 from tests.client import GatewayClient
 from tests.live import Live
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))  # of each kind per operation
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))  # of each kind per operation
 # One writes to the bucket on each call, one defines the requests, one would revoke the key that asks.
 ELSEWHERE = ("GET /readyz", "GET /openapi.json", "DELETE /api/admin/keys/{key_id}")
 # The last two take any 4xx for valid requests and only some for invalid ones: ``probe`` is more exact.

@@ -137,7 +137,7 @@ def client(request: pytest.FixtureRequest, page: Any, owner: Owner, bundled: Cal
 @pytest.fixture
 def film(tmp_path: Path, client: Client) -> Path:
     """Three parts."""
-    return made(tmp_path, "film.txt", 2 * client.part_size + MIB)
+    return made(tmp_path, "film.bin", 2 * client.part_size + MIB)
 
 
 class Held:
@@ -170,7 +170,7 @@ SECOND_PART = r"[?&]partNumber=2(&|$)"
 
 
 def test_single_files_including_an_empty_one_and_a_japanese_name(client: Client, owner: Owner, tmp_path: Path) -> None:
-    paths = [made(tmp_path, "single.txt", MIB), made(tmp_path, "empty.txt", 0), made(tmp_path, "写真 (最終).txt", 1000)]
+    paths = [made(tmp_path, "single.bin", MIB), made(tmp_path, "empty.txt", 0), made(tmp_path, "写真 (最終).txt", 1000)]
     client.choose(*paths)
     client.finished(*paths)
     files = owner.ready(*paths)
@@ -179,7 +179,7 @@ def test_single_files_including_an_empty_one_and_a_japanese_name(client: Client,
 
 
 def test_multipart_with_a_japanese_name(client: Client, owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "映画.txt", 2 * client.part_size + MIB)
+    path = made(tmp_path, "映画.bin", 2 * client.part_size + MIB)
     client.choose(path)
     client.finished(path)
     [file] = owner.ready(path)
@@ -190,7 +190,7 @@ def test_multipart_with_a_japanese_name(client: Client, owner: Owner, tmp_path: 
 def test_T135_six_concurrent_files_fit_the_quota(client: Client, owner: Owner, tmp_path: Path) -> None:
     """The quota is slightly larger than the six files. Version 6 declares no size: the reservation grows with the bytes."""
     sizes = [2 * client.part_size + MIB, 2 * client.part_size + MIB, 1000, 2000, MIB, 0]
-    paths = [made(tmp_path, f"file {number}.txt", size) for number, size in enumerate(sizes)]
+    paths = [made(tmp_path, f"file {number}.bin", size) for number, size in enumerate(sizes)]
     owner.live.sql(
         "insert into owner_usage (owner_id, quota_bytes) values (%s, %s) returning 1",
         owner.name,

@@ -43,7 +43,7 @@ def test_the_uppy_page(owner: Owner, page: Any, bundled: Callable[[int], None], 
     page.route("https://esm.sh/**", package)
     settings = urlencode({"gateway": owner.live.url, "token": owner.token})
     page.goto(f"{owner.live.page}/uppy.html#{settings}")
-    paths = [made(tmp_path, "small.txt", 1000), made(tmp_path, "large.txt", 17 * MIB)]
+    paths = [made(tmp_path, "small.txt", 1000), made(tmp_path, "large.bin", 17 * MIB)]
     page.wait_for_load_state("networkidle")
     page.set_input_files("#files", paths)
     for path in paths:
@@ -53,7 +53,7 @@ def test_the_uppy_page(owner: Owner, page: Any, bundled: Callable[[int], None], 
 
 
 def test_the_script_resumes_after_it_was_killed(owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "film.txt", 20 * MIB)
+    path = made(tmp_path, "film.bin", 20 * MIB)
     environ = {**os.environ, "GATEWAY": owner.live.url, "KEY": owner.key, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(EXAMPLES / "resume.py"), str(path)]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as first:
@@ -65,7 +65,7 @@ def test_the_script_resumes_after_it_was_killed(owner: Owner, tmp_path: Path) ->
     assert again.returncode == 0, again.stderr
     assert "part 1 of 3" not in again.stderr
     [file] = owner.ready(path)
-    assert again.stdout == f"film.txt is file {file['id']}\n"
+    assert again.stdout == f"film.bin is file {file['id']}\n"
     done = owner.client.get(f"/api/uploads/{upload['id']}").json
     assert (done["status"], done["file_id"]) == ("done", file["id"])
 

@@ -127,7 +127,7 @@ for name, job in DRAFT_WAYS.items():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_js_uploads(way: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path) -> None:
-    path = made(tmp_path, "report.txt", 9 * MIB + 17)
+    path = made(tmp_path, "report.bin", 9 * MIB + 17)
     job = tus_js(owner, path, **WAYS[way]).succeeded()
     [file] = owner.ready(path)
     assert job.end["headers"].get("upload-file-id") == file["id"]
@@ -142,7 +142,7 @@ def test_js_uploads(way: str, gateway: Gateway, owner: Owner, tus_js: Callable[.
 def test_js_sizes_at_part_boundaries(
     size: int, protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
-    path = made(tmp_path, "edge.txt", size)
+    path = made(tmp_path, "edge.bin", size)
     tus_js(owner, path, source="buffer", options={"protocol": protocol}).succeeded()
     owner.ready(path)
 
@@ -175,7 +175,7 @@ def test_js_with_an_upload_token(
     place: str, protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
     made_token = owner.client.post("/api/upload-tokens", json={"owner_id": owner.name, "max_size": 7 * MIB}).json
-    path = made(tmp_path, "by-token.txt", 6 * MIB)
+    path = made(tmp_path, "by-token.bin", 6 * MIB)
     options: dict[str, Any] = {"protocol": protocol, "chunkSize": 5 * MIB}
     if place == "path":
         assert made_token["endpoints"]["tus"].startswith(gateway.front.url)
@@ -185,7 +185,7 @@ def test_js_with_an_upload_token(
         # The client sends no token header, so the URL must contain the token.
         assert job.url.startswith(made_token["endpoints"]["tus"])
     owner.ready(path)
-    large = made(tmp_path, "too-large.txt", 7 * MIB + 1)
+    large = made(tmp_path, "too-large.bin", 7 * MIB + 1)
     refused = tus_js(owner, large, bearer=made_token["token"], options=options)
     assert refused.end["event"] == "error"
     assert refused.statuses("POST") == [413]
@@ -198,7 +198,7 @@ def test_js_with_an_upload_token(
 def test_js_resumes_after_a_lost_connection(
     action: Any, protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
-    path = made(tmp_path, "cut.txt", 9 * MIB + 5)
+    path = made(tmp_path, "cut.bin", 9 * MIB + 5)
     gateway.front.arm(Fault(action, after=4 * MIB + 11, times=2))
     job = tus_js(owner, path, options={"protocol": protocol}).succeeded()
     assert gateway.front.struck >= 1
@@ -216,7 +216,7 @@ def test_js_resumes_after_a_lost_connection(
 def test_js_resumes_in_a_new_process(
     options: dict[str, Any], owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
-    path, storage = made(tmp_path, "later.txt", 9 * MIB + 5), str(tmp_path / "urls.json")
+    path, storage = made(tmp_path, "later.bin", 9 * MIB + 5), str(tmp_path / "urls.json")
     first = tus_js(owner, path, urlStorage=storage, stopAt=5 * MIB, options=options)
     assert first.end["event"] == "stopped", first.end
     second = tus_js(owner, path, urlStorage=storage, resume=True, options=options).succeeded()
@@ -232,7 +232,7 @@ def test_js_resumes_in_a_new_process(
 def test_js_resumes_after_the_gateway_was_killed(
     gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
-    path = made(tmp_path, "killed.txt", 9 * MIB + 5)
+    path = made(tmp_path, "killed.bin", 9 * MIB + 5)
     gateway.front.arm(Fault("stall", after=6 * MIB))
     ended: list[Job] = []
     client = threading.Thread(
@@ -254,7 +254,7 @@ def test_js_resumes_after_the_gateway_was_killed(
 
 @pytest.mark.parametrize("protocol", ["tus-v1", IETF[1]])
 def test_js_terminates(protocol: str, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path) -> None:
-    path = made(tmp_path, "unwanted.txt", 9 * MIB)
+    path = made(tmp_path, "unwanted.bin", 9 * MIB)
     job = tus_js(owner, path, terminateAt=5 * MIB, options={"protocol": protocol, "chunkSize": 4 * MIB})
     assert job.end["event"] == "stopped", job.end
     assert job.statuses("DELETE")[-1] == 204
@@ -274,7 +274,7 @@ def test_T56_js_terminating_a_finished_upload_keeps_the_file(
 def test_T58_js_starts_again_if_its_upload_has_expired(
     protocol: str, gateway: Gateway, owner: Owner, tus_js: Callable[..., Job], tmp_path: Path
 ) -> None:
-    path, storage = made(tmp_path, "late.txt", 9 * MIB + 5), str(tmp_path / "urls.json")
+    path, storage = made(tmp_path, "late.bin", 9 * MIB + 5), str(tmp_path / "urls.json")
     options = {"protocol": protocol, "chunkSize": 4 * MIB}
     first = tus_js(owner, path, urlStorage=storage, stopAt=5 * MIB, options=options)
     if protocol == "tus-v1":
@@ -312,13 +312,13 @@ def test_py_uploads(chunk_size: int | None, checksum: bool, gateway: Gateway, ow
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB])
 def test_py_sizes_at_part_boundaries(size: int, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "edge.txt", size)
+    path = made(tmp_path, "edge.bin", size)
     tuspy(gateway, owner.key).uploader(str(path), metadata={"filename": path.name}).upload()
     owner.ready(path)
 
 
 def test_py_asynchronous(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "async.txt", 9 * MIB + 17)
+    path = made(tmp_path, "async.bin", 9 * MIB + 17)
 
     async def upload() -> None:
         uploader = tuspy(gateway, owner.key).async_uploader(
@@ -332,7 +332,7 @@ def test_py_asynchronous(gateway: Gateway, owner: Owner, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("place", ["path", "header"])
 def test_py_with_an_upload_token(place: str, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "by-token.txt", 6 * MIB)
+    path = made(tmp_path, "by-token.bin", 6 * MIB)
     made_token = owner.client.post("/api/upload-tokens", json={"owner_id": owner.name}).json
     by_path = place == "path"
     client = tuspy(
@@ -343,7 +343,7 @@ def test_py_with_an_upload_token(place: str, gateway: Gateway, owner: Owner, tmp
 
 
 def test_py_resumes_after_a_lost_connection(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "cut.txt", 9 * MIB + 5)
+    path = made(tmp_path, "cut.bin", 9 * MIB + 5)
     gateway.front.arm(Fault("reset", after=4 * MIB + 11))
     uploader = tuspy(gateway, owner.key).uploader(
         str(path), metadata={"filename": path.name}, retries=8, retry_delay=1, upload_checksum=True
@@ -354,7 +354,7 @@ def test_py_resumes_after_a_lost_connection(gateway: Gateway, owner: Owner, tmp_
 
 
 def test_py_resumes_with_a_stored_url(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    path, storage = made(tmp_path, "later.txt", 9 * MIB + 5), str(tmp_path / "urls.json")
+    path, storage = made(tmp_path, "later.bin", 9 * MIB + 5), str(tmp_path / "urls.json")
     options: dict[str, Any] = {
         "metadata": {"filename": path.name},
         "chunk_size": 2 * MIB,
@@ -371,7 +371,7 @@ def test_py_resumes_with_a_stored_url(gateway: Gateway, owner: Owner, tmp_path: 
 
 
 def test_T58_py_gets_an_error_for_an_expired_upload(gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "late.txt", 3 * MIB)
+    path = made(tmp_path, "late.bin", 3 * MIB)
     client = tuspy(gateway, owner.key)
     uploader = client.uploader(str(path), metadata={"filename": path.name}, chunk_size=MIB)
     uploader.upload(stop_at=MIB)
@@ -420,7 +420,7 @@ def urlsession(version: int, gateway: Gateway, owner: Owner, path: Path, **heade
 def test_ietf_104_precedes_the_body_and_an_interrupted_post_resumes(
     version: int, gateway: Gateway, owner: Owner, tmp_path: Path
 ) -> None:
-    path = made(tmp_path, "session.txt", 7 * MIB + 3)
+    path = made(tmp_path, "session.bin", 7 * MIB + 3)
     content = path.read_bytes()
     post = urlsession(version, gateway, owner, path)
     interim = post.interim()  # not one byte of the body has been sent
@@ -460,7 +460,7 @@ def test_ietf_104_precedes_the_body_and_an_interrupted_post_resumes(
 
 @pytest.mark.parametrize("version", [3, 5, 8])
 def test_ietf_one_post_without_faults(version: int, gateway: Gateway, owner: Owner, tmp_path: Path) -> None:
-    path = made(tmp_path, "session.txt", 2 * MIB)
+    path = made(tmp_path, "session.bin", 2 * MIB)
     post = urlsession(version, gateway, owner, path)
     assert post.interim().status == 104
     post.send(path.read_bytes())
