@@ -54,6 +54,7 @@ def main() -> int:
                 left_out.add(name)
                 continue
             outcomes.append(outcome)
+            print(table([outcome]).splitlines()[-1], flush=True)  # as the whole table may never be printed
             for finding in outcome.ledger.findings:
                 print(f"  {finding}", flush=True)
             if not arguments.keep and not outcome.ledger.findings:
