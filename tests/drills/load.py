@@ -481,8 +481,11 @@ class Client(threading.Thread):
     def preview(self) -> None:
         entry = self.one()
         if entry.name.endswith(".png") and self.ready(entry):
-            self.ask("GET", f"/api/files/{entry.id}/preview?size=128", 200)
-            self.ledger.did("preview")
+            answer = self.ask("GET", f"/api/files/{entry.id}/preview?size=128", 200, 422)
+            if answer.status == 200:
+                self.ledger.did("preview")
+            elif b"too much processor time or memory" not in answer.body:  # what a parser is taken for that was killed
+                self.ledger.finding("no preview", file=entry.id, body=answer.body[:300])
 
     def search(self) -> None:
         self.ask("GET", f"/api/search?query={quote(self.prefix)}&limit=5", 200)
