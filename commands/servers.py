@@ -116,6 +116,10 @@ def bootstrap(call: Call, no_key: bool) -> None:
             f" StreamMaxLength, MaxFileSize and MaxScanSize to {settings.scan_max_size} bytes or more (SCAN_MAX_SIZE);"
             " `python app.py doctor` checks this."
         )
+    from services.recovery.restore import unfinished
+
+    if snapshot := unfinished(call.services().db):
+        warn(f"The restore of {snapshot} was interrupted: stop the gateway, and run `python app.py restore` again.")
     key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     if key is None and no_key:
         return

@@ -99,6 +99,12 @@ def choose(repository: Repository, *, snapshot_id: str | None = None, as_of: dat
     return found[-1]
 
 
+def unfinished(db: Database) -> str | None:
+    """The id of a snapshot whose restore was interrupted: its rows are here, perhaps not all of its objects."""
+    with db.connection() as tx:
+        return dump.loading(tx)
+
+
 def pieces(reader: Reader) -> Iterator[bytes]:
     """What a reader gives."""
     while piece := reader.read(_PIECE):

@@ -166,7 +166,9 @@ def test_a_job_that_always_kills_its_worker_ends_as_failed(
             deaths += 1
             pass_lease(db)
             worker = crew.start(POISONED=str(photo.id))
-        sql(db, "update procrastinate_jobs set scheduled_at = now() where scheduled_at > now()")  # not half a minute later
+        sql(
+            db, "update procrastinate_jobs set scheduled_at = now() where scheduled_at > now()"
+        )  # not half a minute later
         time.sleep(0.05)
     assert deaths == MAX_DEATHS
     [job] = failed()

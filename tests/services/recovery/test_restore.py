@@ -26,7 +26,7 @@ from services.objects.object_reader import ObjectReader
 from services.recovery import parallel, restore
 from services.recovery.locations import Folder
 from services.recovery.repository import Repository, RepositoryOptions, Snapshot
-from services.recovery.restore import Restore
+from services.recovery.restore import Restore, unfinished
 from services.recovery.restore_files import FileRestore, Wanted
 from settings import Settings
 from storage_backends import open_store
@@ -255,8 +255,10 @@ def test_T122_a_restore_that_was_killed_goes_on(
         patch.setattr(Restore, "_record", _killed(Restore._record, iter(())))  # written, but not recorded
         with pytest.raises(Killed):
             beside.restore(repository).run(snapshot)
+    assert unfinished(beside.db) == snapshot.id
     report = beside.restore(repository).run(snapshot)
     assert report.complete and report.written + report.kept == snapshot.objects
+    assert unfinished(beside.db) is None
     assert beside.seen(key) == before
     for ref in list(beside.store.list_multiparts("")):
         beside.store.abort_multipart(ref)  # the janitor does, after an hour
