@@ -10,6 +10,7 @@ import pyrage
 import pytest
 from pydantic import SecretStr
 
+from core.errors import Conflict
 from core.parts import PART_SIZE
 from core.principal import Principal
 from core.secrets import Secrets
@@ -282,6 +283,21 @@ def test_a_backup_whose_hold_has_ended_is_none(
     with pytest.raises(Exception, match="silent for too long"):
         service.run()
     assert service.repository().snapshots() == []
+
+
+def test_the_scheduled_job_makes_a_backup_and_prunes(
+    db: Database, bucket: Any, options: RepositoryOptions, place: str
+) -> None:
+    service = Backups(db, bucket, lambda: options, to=place, schedule="30 2 * * *", keep={"daily": 1})
+    service.start()
+    service.start()  # while one waits
+    assert sql(db, "select task_name, lock from procrastinate_jobs") == [("backup", "backup")]
+    service.back_up()
+    service.back_up()
+    latest = service.runs()[0]
+    assert [found.id for found in service.repository().snapshots()] == [latest.snapshot_id]
+    with pytest.raises(Conflict):
+        Backups(db, bucket, lambda: options).start()
 
 
 def test_gauges_tell_how_the_last_backup_went(service: Backups, client: GatewayClient, alice: Principal) -> None:
