@@ -337,7 +337,14 @@ def commits_lost(field: Field) -> None:
 SHIFTED = """
 import datetime as _datetime, time as _time
 _shift, _real_time, _real = {hours} * 3600, _time.time, _datetime.datetime
-class _Shifted(_real):
+class _Either(type):
+    def __instancecheck__(cls, value): return isinstance(value, _real)
+class _Shifted(_real, metaclass=_Either):
+    __slots__ = ()
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        from pydantic_core.core_schema import datetime_schema
+        return datetime_schema()
     @classmethod
     def now(cls, tz=None): return _real.now(tz) + _datetime.timedelta(seconds=_shift)
     @classmethod

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import http.client
 import random
+import re
 import threading
 import time
 import traceback
@@ -33,6 +34,7 @@ PATIENCE = 60.0  # seconds that a client waits for an answer; the gateway gives 
 SETTLE = 180.0  # seconds after the end of the drill in which every open outcome must become known
 # Not now: unreachable, busy, the first request still runs, another writer; a proxy's own; a full disk, which the drill empties
 AGAIN = {502, 503, 504, 429, 423, 507}
+_TIME = re.compile(rb"RequestTimeTooSkewed|[Ee]xpired|NotYetValid")  # in a bucket's refusal of a URL
 
 
 class _Response(http.client.HTTPResponse):
@@ -141,13 +143,15 @@ class Client(threading.Thread):
 
     def store(self, method: str, url: str, data: bytes, headers: Mapping[str, str] | None = None) -> requests.Response:
         """Send bytes to the bucket by a presigned URL, until it has taken them, or until it refuses the URL, as after the
-        gateway has found and completed an upload."""
+        gateway has found and completed an upload. Raises Over if it was signed by a clock that is wrong."""
         while True:
             try:
                 response = self.bucket.request(method, url, data=data, headers=headers, timeout=(5, PATIENCE))
             except requests.RequestException:
                 self.ledger.count(unanswered=1)
             else:
+                if response.status_code == 403 and _TIME.search(response.content):
+                    raise Over
                 if response.status_code < 500:
                     return response
             self.pause()
