@@ -147,15 +147,17 @@ class ResumableWriter:
         return True
 
     def close(self) -> None:
-        """Store what is in the buffer: as the end of the upload, as a part if it is large enough, else as the tail."""
+        """Store what is in the buffer: as the end of the upload, as a part if it is large enough, else as the tail. Of an upload
+        whose bytes are all stored there is nothing: its client repeats the end."""
+        if self.record.bytes_complete:
+            return
         if self.position == self.upload.size:
             self._judge(ended=True)
             if self.upload.multipart_id is None:
                 self._store_whole()
-            elif self.pending or not self._in_parts:  # S3 makes an empty object of one empty part
-                self._send_part(stage=True)
-                self._record()
-            elif not self.record.bytes_complete:
+            else:
+                if self.pending or not self._in_parts:  # S3 makes an empty object of one empty part
+                    self._send_part(stage=True)
                 self._record()
         elif self.pending >= self._store.part_limits.min_size and self._numbers_suffice():
             self._send_part(stage=True)

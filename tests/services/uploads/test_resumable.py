@@ -123,6 +123,35 @@ def test_T53_T101_a_crash_at_any_call_loses_no_acknowledged_byte(
     assert crash.number > 16
 
 
+@pytest.mark.parametrize("size", [500, PART + 100])
+def test_T101_a_repeated_end_keeps_the_bytes(
+    services: Services,
+    crashing: CrashingGateway,
+    alice: Principal,
+    db: Database,
+    bucket: Any,
+    leftovers: Leftovers,
+    size: int,
+) -> None:
+    """The gateway crashes at any call; the client sends what is missing, which is nothing if only the file is."""
+    repeated = 0
+    for crash in crashing.crash_points():
+        data = noise(size)
+        upload_id = begin(services, alice, size)
+        with crash:
+            send(crashing.services, alice, upload_id, 0, data)
+        lease_passes(db)
+        time_passes(db, expires=False)
+        state = resumable(services).find(alice, upload_id)
+        if state.upload.status != "done":
+            repeated += state.complete
+            assert send(services, alice, upload_id, state.offset, data[state.offset :]) == size
+        end(services, alice, upload_id, data, bucket)
+    services.janitor.run()
+    assert leftovers() == NOTHING
+    assert repeated > 2
+
+
 def test_T101_the_sweep_makes_a_file_of_a_complete_upload(
     services: Services, crashing: CrashingGateway, alice: Principal, db: Database, bucket: Any, leftovers: Leftovers
 ) -> None:
