@@ -379,7 +379,8 @@ def _copy(conn: psycopg.Connection[Any], header: Header, lines: Iterator[bytes])
         conn.execute(SQL("alter table {} enable trigger user").format(Identifier(table)))
     for sequence, (value, called) in block["sequences"].items():
         conn.execute("select setval(%s::regclass, %s, %s)", [f'public."{sequence}"', value, called])
-    conn.execute("update procrastinate_jobs set status = 'todo' where status = 'doing'")  # their workers are gone
+    # Their workers are gone, and another job may wait with the same queueing_lock.
+    conn.execute("update procrastinate_jobs set status = 'todo', queueing_lock = null where status = 'doing'")
 
 
 _BOUND = re.compile(r"FOR VALUES FROM \((MINVALUE|'[-+:. \d]+')\) TO \('[-+:. \d]+'\)")

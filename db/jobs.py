@@ -93,6 +93,7 @@ j.error, j.request_id, j.actor,
 (select max(e.at) from procrastinate_events e where e.job_id = j.id and e.type = 'started') as started_at, j.scheduled_at
 """
 
+# Whatever goes back to the queue gives up its queueing_lock: since it began, another job may wait with the same one.
 # The wait is random, so that jobs that ran beside one that kills its worker do not meet it again.
 _RESCUE = f"""
 with dead as (
@@ -104,7 +105,7 @@ with dead as (
     set status = case when j.deaths + 1 >= %(max_deaths)s then 'failed' else 'todo' end::procrastinate_job_status,
         deaths = j.deaths + 1, attempts = j.attempts + 1, worker_id = null, abort_requested = false,
         scheduled_at = now() + %(wait)s * power(2, j.deaths) * (0.5 + random()),
-        error = 'Its worker ended or fell silent.'
+        queueing_lock = null, error = 'Its worker ended or fell silent.'
     from dead where j.id = dead.id
     returning j.*
 )
@@ -128,7 +129,7 @@ def origin(tx: Tx, job_id: int, task: str) -> Origin:
 def give_back(tx: Tx, ids: Sequence[int]) -> int:
     """Return jobs to the queue that a stopping worker can't finish. It does not count as an attempt."""
     sql = """
-    update procrastinate_jobs set status = 'todo', worker_id = null, abort_requested = false
+    update procrastinate_jobs set status = 'todo', worker_id = null, abort_requested = false, queueing_lock = null
     where id = any(%(ids)s) and status = 'doing'
     """
     return execute(tx, sql, {"ids": list(ids)})
@@ -143,7 +144,7 @@ def revive(tx: Tx, *, errors: Sequence[str], other_than: Sequence[str], wait: ti
     """Retry failed jobs whose error starts with one of these codes, if they failed at least ``wait`` ago and were enqueued no
     longer ago than ``within``. Returns their number."""
     sql = """
-    update procrastinate_jobs j set status = 'todo', attempts = 0, scheduled_at = null
+    update procrastinate_jobs j set status = 'todo', attempts = 0, scheduled_at = null, queueing_lock = null
     where j.status = 'failed' and split_part(j.error, ':', 1) = any(%(errors)s) and j.task_name <> all(%(others)s)
     and not exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'failed' and e.at > now() - %(wait)s)
     and exists (select from procrastinate_events e where e.job_id = j.id and e.type = 'deferred' and e.at > now() - %(within)s)
@@ -202,7 +203,7 @@ def counts(tx: Tx) -> list[tuple[str, str, int]]:
 def retry(tx: Tx, job_id: int) -> bool:
     """failed | cancelled -> todo, with all attempts again. False if it is neither."""
     sql = """
-    update procrastinate_jobs set status = 'todo', scheduled_at = null, attempts = 0, deaths = 0
+    update procrastinate_jobs set status = 'todo', scheduled_at = null, attempts = 0, deaths = 0, queueing_lock = null
     where id = %(id)s and status in ('failed', 'cancelled')
     """
     return execute(tx, sql, {"id": job_id}) == 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 
-from db import Database, jobs
+from db import Database, dump, jobs
 
 
 def enqueued(db: Database, owners: str, *, priority: int = 0, task: str = "work") -> None:
@@ -66,3 +67,26 @@ def test_a_queue_with_a_running_job_does_not_lag(db: Database) -> None:
         assert 3_500 < queue.oldest_seconds < 3_700
         tx.execute("select procrastinate_fetch_job_v2(array['default'], (select procrastinate_register_worker_v1()))")
         assert jobs.lagging(tx, longer_than=timedelta(minutes=10)) == []
+
+
+def test_T106_a_job_goes_back_to_the_queue_though_one_with_its_queueing_lock_waits(
+    db: Database, empty_url: str
+) -> None:
+    """A worker dies during the janitor, and the next janitor is due before another worker looks."""
+    insert = (
+        "insert into procrastinate_jobs (queue_name, task_name, queueing_lock, args, status)"
+        " select 'maintenance', 'janitor', 'janitor', '{}', s::procrastinate_job_status"
+        " from unnest(array['doing', 'doing', 'failed', 'todo']) s returning id"
+    )
+    with db.connection() as tx:
+        abandoned, given_back, failed, _ = [row[0] for row in tx.execute(insert)]
+    with dump.snapshot(db) as tx:
+        dump.load(empty_url, list(dump.dump(tx)), name="one")
+    with db.connection() as tx:
+        assert jobs.give_back(tx, [given_back]) == 1
+        [rescued] = jobs.rescue(tx, lease=timedelta(seconds=30), wait=timedelta(), max_deaths=5)
+        assert (rescued.id, rescued.status) == (abandoned, "todo")
+        assert jobs.retry(tx, failed)
+        assert jobs.counts(tx) == [("maintenance", "todo", 4)]
+    with closing(Database(empty_url)) as restored, restored.connection() as tx:
+        assert jobs.counts(tx) == [("maintenance", "failed", 1), ("maintenance", "todo", 3)]
