@@ -115,6 +115,7 @@ def database_template(postgres_server: postgres.Postgres) -> str:
 
 @pytest.fixture
 def database_url(postgres_server: postgres.Postgres, database_template: str) -> str:
+    ORIGIN.set(SYSTEM)  # the last test's requests came from somebody, who would be in this test's events
     _admin(
         postgres_server,
         "drop database if exists gateway_test with (force)",
@@ -196,7 +197,6 @@ def settings(request: pytest.FixtureRequest, database_url: str, s3_server: S3Ser
 @pytest.fixture
 def services(settings: Settings, bucket: Any) -> Iterator[Services]:
     wired = wire(settings, store=bucket if isinstance(bucket, MemoryStore) else None)
-    ORIGIN.set(SYSTEM)  # the last test's requests came from somebody
     yield wired
     wired.db.close()
 

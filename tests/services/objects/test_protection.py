@@ -22,8 +22,6 @@ def keys_of(bucket: Any) -> set[str]:
     return {info.key for info in bucket.list_objects("files/")}
 
 
-# A pool may be collected by one of its own threads, whose database was dropped.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_T122_an_older_dump_that_is_put_back_costs_no_newer_object(
     services: Services,
     alice: Principal,
